@@ -1,0 +1,1 @@
+"""Choosing an instance: instances, policies, and groups of groups."""

@@ -1,0 +1,130 @@
+"""What can go wrong while a request is carried out, and the one table from failure to status.
+
+A :class:`Failure` says *what* happened (:class:`Kind`), *which side* is to blame (:class:`Side`) and whether
+another attempt may help. Everything that ends a request early is one of these; nothing else decides a status.
+"""
+
+from __future__ import annotations
+
+import enum
+from http import HTTPStatus
+
+
+class Side(enum.Enum):
+    """Who is to blame: it is what the log line says and what health looks at."""
+
+    CLIENT = "client"
+    GATEWAY = "gateway"
+    UPSTREAM = "upstream"
+
+
+class Kind(enum.Enum):
+    """What happened. The value is the name used in logs and metrics."""
+
+    # the client's
+    BAD_REQUEST = "bad_request"
+    BAD_PATH = "bad_path"
+    NO_ROUTE = "no_route"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    EXPECTATION_FAILED = "expectation_failed"
+    HEAD_TOO_LARGE = "head_too_large"
+    TARGET_TOO_LONG = "target_too_long"
+    BODY_TOO_LARGE = "body_too_large"
+    HEAD_TIMEOUT = "head_timeout"
+    BODY_TIMEOUT = "body_timeout"
+    VERSION_UNSUPPORTED = "version_unsupported"
+    METHOD_UNKNOWN = "method_unknown"
+    CODING_UNSUPPORTED = "coding_unsupported"
+    CLIENT_GONE = "client_gone"
+    # ours
+    INTERNAL = "internal"
+    NO_INSTANCE = "no_instance"
+    OVERLOADED = "overloaded"
+    STOPPING = "stopping"
+    # the upstream's
+    CONNECT_FAILED = "connect_failed"
+    CONNECT_TIMEOUT = "connect_timeout"
+    UPSTREAM_CLOSED = "upstream_closed"
+    UPSTREAM_RESET = "upstream_reset"
+    BAD_RESPONSE = "bad_response"
+    TRUNCATED = "truncated"
+    TIMEOUT = "timeout"
+    PART_FAILED = "part_failed"
+
+
+# The one table: kind -> (status, side, title for the client).
+TABLE: dict[Kind, tuple[int, Side, str]] = {
+    Kind.BAD_REQUEST: (400, Side.CLIENT, "The request is malformed"),
+    Kind.BAD_PATH: (400, Side.CLIENT, "The path is not allowed"),
+    Kind.NO_ROUTE: (404, Side.CLIENT, "No route matches"),
+    Kind.METHOD_NOT_ALLOWED: (405, Side.CLIENT, "The method is not allowed here"),
+    Kind.EXPECTATION_FAILED: (417, Side.CLIENT, "The expectation cannot be met"),
+    Kind.HEAD_TOO_LARGE: (431, Side.CLIENT, "The header section is too large"),
+    Kind.TARGET_TOO_LONG: (414, Side.CLIENT, "The request target is too long"),
+    Kind.BODY_TOO_LARGE: (413, Side.CLIENT, "The request body is too large"),
+    Kind.HEAD_TIMEOUT: (408, Side.CLIENT, "The header section took too long"),
+    Kind.BODY_TIMEOUT: (408, Side.CLIENT, "The request body took too long"),
+    Kind.VERSION_UNSUPPORTED: (505, Side.CLIENT, "The HTTP version is not supported"),
+    Kind.METHOD_UNKNOWN: (501, Side.CLIENT, "The method is not supported"),
+    Kind.CODING_UNSUPPORTED: (501, Side.CLIENT, "The transfer coding is not supported"),
+    Kind.CLIENT_GONE: (499, Side.CLIENT, "The client left"),
+    Kind.INTERNAL: (500, Side.GATEWAY, "The gateway failed"),
+    Kind.NO_INSTANCE: (503, Side.GATEWAY, "The service is not available"),
+    Kind.OVERLOADED: (503, Side.GATEWAY, "The service is overloaded"),
+    Kind.STOPPING: (503, Side.GATEWAY, "The gateway is stopping"),
+    Kind.CONNECT_FAILED: (502, Side.UPSTREAM, "The service cannot be reached"),
+    Kind.CONNECT_TIMEOUT: (504, Side.UPSTREAM, "The service did not accept in time"),
+    Kind.UPSTREAM_CLOSED: (502, Side.UPSTREAM, "The service closed without an answer"),
+    Kind.UPSTREAM_RESET: (502, Side.UPSTREAM, "The service broke off"),
+    Kind.BAD_RESPONSE: (502, Side.UPSTREAM, "The service answered with a malformed message"),
+    Kind.TRUNCATED: (502, Side.UPSTREAM, "The service's answer was cut short"),
+    Kind.TIMEOUT: (504, Side.UPSTREAM, "The service did not answer in time"),
+    Kind.PART_FAILED: (502, Side.UPSTREAM, "A part of the answer failed"),
+}
+
+
+class Failure(Exception):
+    """A request, or one attempt of it, that failed.
+
+    ``detail`` is for the log; ``public`` (if any) may be shown to the client: it never names an upstream's address.
+    ``retryable`` is true only where another attempt cannot repeat an effect (RFC 9110 §9.2.2).
+    """
+
+    __slots__ = ("detail", "kind", "public", "retryable")
+
+    def __init__(self, kind: Kind, detail: str = "", *, public: str = "", retryable: bool = False) -> None:
+        super().__init__(kind, detail)
+        self.kind = kind
+        self.detail = detail
+        self.public = public
+        self.retryable = retryable
+
+    @property
+    def status(self) -> int:
+        """The status code that tells a client of it."""
+        return TABLE[self.kind][0]
+
+    @property
+    def side(self) -> Side:
+        """Who is to blame."""
+        return TABLE[self.kind][1]
+
+    @property
+    def title(self) -> str:
+        """One sentence for the client (the ``title`` of RFC 9457 problem details)."""
+        return TABLE[self.kind][2]
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}: {self.detail}" if self.detail else self.kind.value
+
+
+def reason_phrase(status: int) -> bytes:
+    """The phrase of a status line; for codes without a registered one, an empty phrase (RFC 9112 §4)."""
+    return _REASONS.get(status, b"")
+
+
+_REASONS = {s.value: s.phrase.encode("ascii") for s in HTTPStatus} | {
+    413: b"Content Too Large",
+    422: b"Unprocessable Content",
+    499: b"Client Closed Request",
+}

@@ -1,0 +1,1 @@
+"""Starts, watches and stops gateway workers and service instances."""
