@@ -1,0 +1,141 @@
+"""From a snapshot of :mod:`passerelle.observability.metrics` to the text that Prometheus scrapes.
+
+``docs/reference/metrics.md`` lists every name; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from passerelle.errors import TABLE
+from passerelle.observability.metrics import BUCKETS, Snapshot
+
+_BOUNDS = [str(bound) for bound in BUCKETS] + ["+Inf"]
+_SIDES = {kind.value: row[1].value for kind, row in TABLE.items()}
+
+
+def render(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
+    """The exposition of a snapshot and its media type.
+
+    ``accept`` is the request's Accept field: OpenMetrics where it asks for it, the Prometheus text format 0.0.4
+    otherwise. Costs about 7 µs a line: with many routes, call it on a thread (it touches nothing but its argument).
+    """
+    registry = CollectorRegistry()
+    registry.register(_Families(snapshot))
+    encode, media_type = choose_encoder(accept)
+    return encode(registry), media_type
+
+
+class _Families(Collector):
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> list[Metric]:
+        return []  # the registry would otherwise collect everything once more to learn the names
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._snapshot
+        yield from _requests(snapshot["routes"])
+        yield from _upstream(snapshot["services"])
+        yield from _connections(snapshot)
+        yield from _process(snapshot)
+
+
+def _requests(routes: dict[str, Any]) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "passerelle_requests", "Requests answered, by route, method and status.", labels=["route", "method", "code"]
+    )
+    failures = CounterMetricFamily(
+        "passerelle_request_failures",
+        "Requests that ended early, by what happened and which side is to blame.",
+        labels=["route", "kind", "side"],
+    )
+    in_flight = GaugeMetricFamily("passerelle_requests_in_flight", "Requests being carried out now.", labels=["route"])
+    durations = HistogramMetricFamily(
+        "passerelle_request_duration_seconds",
+        "From a request's head to the last byte of its answer.",
+        labels=["route"],
+    )
+    for route, values in routes.items():
+        for method, codes in values["codes"].items():
+            for code, count in codes.items():
+                requests.add_metric([route, method, code], count)
+        for kind, count in values["failures"].items():
+            failures.add_metric([route, kind, _SIDES[kind]], count)
+        in_flight.add_metric([route], values["in_flight"])
+        durations.add_metric([route], _cumulative(values["buckets"]), values["sum"])
+    yield from (requests, failures, in_flight, durations)
+
+
+def _upstream(services: dict[str, Any]) -> Iterator[Metric]:
+    responses = CounterMetricFamily(
+        "passerelle_upstream_responses", "Attempts that a service answered, by status.", labels=["service", "code"]
+    )
+    failures = CounterMetricFamily(
+        "passerelle_upstream_failures",
+        "Attempts that failed, by what happened and which side is to blame.",
+        labels=["service", "kind", "side"],
+    )
+    retries = CounterMetricFamily(
+        "passerelle_upstream_retries", "Attempts after a request's first one.", labels=["service"]
+    )
+    in_flight = GaugeMetricFamily(
+        "passerelle_upstream_in_flight", "Attempts under way at a service's instances now.", labels=["service"]
+    )
+    durations = HistogramMetricFamily(
+        "passerelle_upstream_duration_seconds",
+        "From picking an instance to the last byte of its answer, failed attempts included.",
+        labels=["service"],
+    )
+    for service, values in services.items():
+        for code, count in values["codes"].items():
+            responses.add_metric([service, code], count)
+        for kind, count in values["failures"].items():
+            failures.add_metric([service, kind, _SIDES[kind]], count)
+        retries.add_metric([service], values["retries"])
+        in_flight.add_metric([service], values["in_flight"])
+        durations.add_metric([service], _cumulative(values["buckets"]), values["sum"])
+    yield from (responses, failures, retries, in_flight, durations)
+
+
+def _connections(snapshot: Snapshot) -> Iterator[Metric]:
+    connections = snapshot["connections"]
+    yield GaugeMetricFamily("passerelle_connections_open", "Client connections open now.", connections["open"])
+    yield CounterMetricFamily("passerelle_connections_accepted", "Client connections.", connections["accepted"])
+    yield CounterMetricFamily(
+        "passerelle_connections_refused", "Client connections closed at once, over the limit.", connections["refused"]
+    )
+    malformed = CounterMetricFamily(
+        "passerelle_requests_malformed", "Messages that never became a request.", labels=["kind"]
+    )
+    for kind, count in snapshot["malformed"].items():
+        malformed.add_metric([kind], count)
+    yield malformed
+
+
+def _process(snapshot: Snapshot) -> Iterator[Metric]:
+    log = snapshot["access_log"]
+    yield CounterMetricFamily("passerelle_access_log_lines", "Access log lines written.", log["lines"])
+    yield CounterMetricFamily(
+        "passerelle_access_log_lines_dropped", "Access log lines given up: nobody took them.", log["dropped"]
+    )
+    yield GaugeMetricFamily("passerelle_workers", "Gateway workers in this sum.", snapshot["workers"])
+    yield CounterMetricFamily(
+        "passerelle_worker_cpu_seconds", "CPU time, user and system, of the gateway workers.", snapshot["cpu_seconds"]
+    )
+    yield GaugeMetricFamily(
+        "passerelle_worker_resident_memory_bytes",
+        "Resident memory of the gateway workers.",
+        snapshot["resident_bytes"],
+    )
+
+
+def _cumulative(buckets: list[int]) -> list[tuple[str, float]]:
+    return list(zip(_BOUNDS, accumulate(buckets), strict=True))
