@@ -1,0 +1,26 @@
+"""The shop as it was before it was split: one process, one database, and the answer made of both tables."""
+
+from __future__ import annotations
+
+from flask import Flask, Response
+from shopkit.catalogue import PRODUCTS, USERS
+from shopkit.routes import answer
+from shopkit.service import create_app, engine_of
+
+
+def build(url: str | None = None) -> Flask:
+    """Return the monolith over the database at ``url`` (by default its own)."""
+    app = create_app("monolith", (USERS, PRODUCTS), url)
+    engine = engine_of(app)
+
+    def user_and_product(user_id: str, product_id: str) -> Response:
+        with engine.connect() as connection:
+            user = USERS.find(connection, user_id)
+            product = PRODUCTS.find(connection, product_id)
+        return answer({"user": user, "product": product})
+
+    app.add_url_rule("/api/<user_id>/<product_id>", "api", user_and_product, methods=["GET"])
+    return app
+
+
+app = build()

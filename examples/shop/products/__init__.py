@@ -1,0 +1,8 @@
+"""The product service: what the shop sells."""
+
+from __future__ import annotations
+
+from shopkit.catalogue import PRODUCTS
+from shopkit.service import create_app
+
+app = create_app("products", (PRODUCTS,))

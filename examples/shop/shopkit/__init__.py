@@ -1,0 +1,1 @@
+"""What the shop's services have in common: settings, database, problem details, paging, resources."""

@@ -1,0 +1,45 @@
+"""One engine per process, tuned for one indexed statement a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+
+# How long a statement waits for SQLite's one writer, and a request for a connection of the pool.
+BUSY_TIMEOUT = 5.0  # seconds
+POOL_TIMEOUT = 5.0  # seconds
+# The application server's threads never hold more than one connection each. Ten instances stay far below
+# PostgreSQL's default of 100 connections.
+POOL_SIZE = 4
+
+
+def connect(url: str) -> Engine:
+    """Return an engine for ``url``: SQLite in WAL mode, or PostgreSQL through psycopg 3. Opens no connection yet.
+
+    Every statement is its own transaction (autocommit): each request of the shop is one statement, so BEGIN and
+    COMMIT would only be two more round trips.
+    """
+    sqlite = make_url(url).get_backend_name() == "sqlite"
+    engine = create_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT,
+        # Nothing to roll back under autocommit.
+        pool_reset_on_return=None,
+        # A restarted PostgreSQL must not cost every pooled connection one failed request.
+        pool_pre_ping=not sqlite,
+        connect_args={"timeout": BUSY_TIMEOUT} if sqlite else {"connect_timeout": int(BUSY_TIMEOUT)},
+    )
+    if sqlite:
+        event.listen(engine, "connect", _set_pragmas)
+    return engine
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    """Let readers and the writer work at once (WAL), and sync at checkpoints only, which WAL makes safe."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")

@@ -1,0 +1,160 @@
+"""Bring the shop's databases to their latest schema and fill empty ones: ``python -m shopkit.prepare [SERVICE…]``.
+
+It runs once before the services start, never inside them: ten instances that start at once must not race to migrate.
+It is safe all the same if it is run twice at a time: one run holds a lock, the other waits and then finds nothing to
+do. Migration and seed are one transaction, so a run that is killed leaves the database as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Table, create_engine, event, func, insert, select, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from shopkit import catalogue
+from shopkit.settings import SERVICES, SHOP, database_url
+
+USERS = 10_000
+PRODUCTS = 1_000
+LOCK_TIMEOUT = 60.0  # seconds
+# Any number that no other program on the same PostgreSQL server uses as an advisory lock.
+ADVISORY_LOCK = 0x73686F70
+
+
+def alembic_config(service: str) -> Config:
+    """Return the Alembic configuration of ``service``, the same as ``alembic -n SERVICE`` uses."""
+    return Config(SHOP / "alembic.ini", ini_section=service)
+
+
+def prepare(service: str, url: str, *, seeds: bool = True) -> int:
+    """Migrate the database of ``service`` at ``url``, seed its empty tables, and return how many rows that added."""
+    with exclusive(make_url(url)) as connection:
+        config = alembic_config(service)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        return seed(service, connection) if seeds else 0
+
+
+def seed(service: str, connection: Connection) -> int:
+    """Fill the tables of ``service`` that are empty: 10,000 users, 1,000 products. Return how many rows that added."""
+    added = 0
+    if service in ("users", "monolith") and _empty(connection, catalogue.users):
+        rows = [{"id": n, "username": f"user_{n}", "email": f"user_{n}@example.com"} for n in range(1, USERS + 1)]
+        added += _fill(connection, catalogue.users, rows)
+    if service in ("products", "monolith") and _empty(connection, catalogue.products):
+        goods = [{"id": n, "name": f"Produit_{n}", "price": price(n)} for n in range(1, PRODUCTS + 1)]
+        added += _fill(connection, catalogue.products, goods)
+    return added
+
+
+def price(number: int) -> float:
+    """Return the price of the seeded product ``number``: 19.99 for the first, from 5.99 to 103.99 for the others."""
+    return (599 + 1400 * number % 10_000) / 100
+
+
+def _empty(connection: Connection, table: Table) -> bool:
+    return connection.execute(select(table.c.id).limit(1)).first() is None
+
+
+def _fill(connection: Connection, table: Table, rows: Sequence[dict[str, object]]) -> int:
+    connection.execute(insert(table), rows)
+    if connection.dialect.name == "postgresql":
+        # Rows came with their ids, which the sequence has not seen.
+        sequence = func.pg_get_serial_sequence(table.name, "id")
+        connection.execute(select(func.setval(sequence, len(rows))))
+    return len(rows)
+
+
+@contextmanager
+def exclusive(url: URL) -> Iterator[Connection]:
+    """Open a connection to ``url`` in one transaction that no other run of this program shares.
+
+    Raises:
+        TimeoutError: another run held the lock for longer than ``LOCK_TIMEOUT``.
+    """
+    engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT} if _is_sqlite(url) else {})
+    try:
+        if _is_sqlite(url):
+            path = Path(url.database or "")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The driver starts transactions late and not for CREATE TABLE: begin them here instead.
+            event.listen(engine, "connect", _start_no_transaction)
+            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+            with _file_lock(path.with_suffix(".lock")), engine.begin() as connection:
+                yield connection
+        else:
+            with engine.begin() as connection:
+                connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT:.0f}s'"))
+                # Freed by the end of the transaction, also when this process dies.
+                connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+                yield connection
+    finally:
+        engine.dispose()
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _start_no_transaction(connection: object, _record: object) -> None:
+    connection.isolation_level = None  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on ``path``; the kernel frees it when this process dies. The file stays."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"another run has held {path} for over {LOCK_TIMEOUT:.0f} s") from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare the named services (all three by default); return 0, or 1 if a database could not be prepared."""
+    parser = argparse.ArgumentParser(prog="shopkit.prepare", description="Migrate and seed the shop's databases.")
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"one of {', '.join(SERVICES)}; all by default")
+    parser.add_argument("--no-seed", action="store_true", help="migrate only")
+    options = parser.parse_args(arguments)
+    services = options.services or list(SERVICES)
+    unknown = [service for service in services if service not in SERVICES]
+    if unknown:
+        parser.error(f"unknown service {unknown[0]!r}: there are {', '.join(SERVICES)}")
+    urls = {service: database_url(service) for service in services}
+    if len(set(urls.values())) < len(services):
+        names = ", ".join(f"{service.upper()}_DATABASE_URL" for service in services)
+        parser.error(f"DATABASE_URL names one database and each service has its own: set {names}")
+    for service, url in urls.items():
+        started = time.monotonic()
+        try:
+            added = prepare(service, url, seeds=not options.no_seed)
+        except (SQLAlchemyError, OSError) as error:
+            print(f"{service}: {getattr(error, 'orig', None) or error}".strip(), file=sys.stderr)
+            return 1
+        where = make_url(url).render_as_string(hide_password=True)
+        print(f"{service}: ready, {added} rows added in {time.monotonic() - started:.1f} s ({where})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""A Flask application over one database: the shape that the three services share."""
+
+from __future__ import annotations
+
+import orjson
+from flask import Flask, Response
+from sqlalchemy import Engine, select
+
+from shopkit import database, problems, settings
+from shopkit.resource import Resource
+from shopkit.routes import JSON, mount
+
+BODY_LIMIT = 64 * 1024  # bytes; the largest valid body is under 2 KiB
+
+
+def create_app(service: str, resources: tuple[Resource, ...], url: str | None = None) -> Flask:
+    """Return the application of ``service`` with the routes of ``resources``.
+
+    ``url`` is the database's; by default what :func:`shopkit.settings.database_url` says. No connection is opened
+    until the first request, so importing an application never fails for want of a database.
+    """
+    app = Flask(service, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
+    # One resource has one name: no redirect from //user//1.
+    app.url_map.merge_slashes = False
+    problems.install(app)
+    app.extensions["engine"] = engine = database.connect(url or settings.database_url(service))
+    for resource in resources:
+        mount(app, resource, engine)
+    probes = [select(resource.table.c.id).limit(1) for resource in resources]
+
+    def healthz() -> Response:
+        # Reads one row of each table, so that a database that was never prepared is not healthy.
+        with engine.connect() as connection:
+            for probe in probes:
+                connection.execute(probe).first()
+        response = Response(orjson.dumps({"status": "ok", "service": service}), content_type=JSON)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    app.add_url_rule("/healthz", "healthz", healthz, methods=["GET"])
+    return app
+
+
+def engine_of(app: Flask) -> Engine:
+    """Return the engine of an application made by :func:`create_app`."""
+    engine = app.extensions["engine"]
+    assert isinstance(engine, Engine)
+    return engine

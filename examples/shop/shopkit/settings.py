@@ -1,0 +1,25 @@
+"""Where each service keeps its data: the environment first, SQLite under ``var/`` otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+SHOP = Path(__file__).resolve().parent.parent
+SERVICES = ("users", "products", "monolith")
+
+
+def database_url(service: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the SQLAlchemy URL of ``service``'s own database.
+
+    ``<SERVICE>_DATABASE_URL`` comes first, then ``DATABASE_URL``, then ``var/<service>.db`` beside this example. An
+    empty variable counts as absent. ``postgres://`` and ``postgresql://`` mean psycopg 3.
+    """
+    given = environ.get(f"{service.upper()}_DATABASE_URL") or environ.get("DATABASE_URL")
+    if not given:
+        return f"sqlite:///{SHOP / 'var' / service}.db"
+    for scheme in ("postgres://", "postgresql://"):
+        if given.startswith(scheme):
+            return "postgresql+psycopg://" + given.removeprefix(scheme)
+    return given
