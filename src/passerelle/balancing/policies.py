@@ -1,0 +1,372 @@
+"""Balancing policies: which instance takes the next request.
+
+A policy is the leaf of the tree of nodes (:mod:`.group` has the branches). It keeps small immutable tuples of what may
+be picked, rebuilt at the first pick after something changed, so that a pick itself looks at one or two instances
+whatever their number. None of them waits, locks or reads a clock; chance comes from the given ``random``.
+
+=================  ==========================================  =====================================
+policy             who is picked                               cost in the number of instances
+=================  ==========================================  =====================================
+RoundRobin         each in turn, weights ignored               O(1)
+Weighted           each in proportion to its weight, smoothly  O(log n), a heap of next turns
+LeastLoaded        the least loaded, ties in turn              O(log n) amortised, a heap of loads
+PowerOfTwo         the less loaded of two at random            O(1); O(log n) with unequal weights
+=================  ==========================================  =====================================
+"""
+
+from __future__ import annotations
+
+import random as _random
+from bisect import bisect
+from collections.abc import Callable, Iterable
+from heapq import heapify, heappop, heappush, heapreplace
+from itertools import accumulate, count
+from typing import Protocol
+
+from passerelle.balancing import instance as _instance
+from passerelle.balancing.instance import Instance, Metric, Status
+from passerelle.balancing.schedule import Schedule
+
+Random = Callable[[], float]  # uniform in [0, 1), like random.random
+
+DRAWS = 8  # pairs tried before a full look; with a third of the instances excluded all fail once in 43 million
+
+
+class Node(Protocol):
+    """Whatever picks an instance: a policy over instances, or a group of nodes."""
+
+    parent: Node | None
+
+    def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
+        """An instance that is up and not in ``exclude``, or None.
+
+        ``exclude`` holds those already tried; ``key`` is what hashing policies go by. Picking counts nothing:
+        :meth:`acquire` does, before anything that waits.
+        """
+
+    def acquire(self, instance: Instance) -> None:
+        """:func:`.instance.acquire`."""
+
+    def release(self, instance: Instance, ok: bool | None, seconds: float) -> None:
+        """:func:`.instance.release`."""
+
+    def changed(self) -> None:
+        """Something below changed its status or weight."""
+
+    @property
+    def status(self) -> Status:
+        """The best status of anything below; DOWN if there is nothing."""
+
+    @property
+    def size(self) -> int:
+        """How many instances are below, in any status but DRAINING."""
+
+    @property
+    def up(self) -> int:
+        """How many of them may be picked."""
+
+    @property
+    def members(self) -> tuple[Instance, ...]:
+        """All instances below."""
+
+
+class Policy:
+    """What all policies share: members, and the tuple of those that are up."""
+
+    __slots__ = ("_fast", "_fresh", "_members", "_metric", "_random", "_size", "_status", "_up", "parent")
+
+    def __init__(
+        self, members: Iterable[Instance] = (), *, metric: Metric | None = None, random: Random = _random.random
+    ) -> None:
+        """``metric`` says what load is; None is requests in flight per weight."""
+        self.parent: Node | None = None
+        self._metric = metric
+        self._random = random
+        self._members: tuple[Instance, ...] = ()
+        self._up: tuple[Instance, ...] = ()
+        self._size = 0
+        self._status = Status.DOWN
+        self._fresh = False  # the tuples are true
+        self._fast = False  # ... and the common case applies: what a policy takes that for is its own
+        self.replace(members)
+
+    acquire = staticmethod(_instance.acquire)
+    release = staticmethod(_instance.release)
+
+    def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
+        """See :meth:`Node.pick`."""
+        raise NotImplementedError
+
+    def replace(self, members: Iterable[Instance]) -> None:
+        """Take this member list; members that stay keep their state, their turn included.
+
+        Each instance is in one node at a time: the last that took it owns it.
+        """
+        before = set(self._members)
+        self._members = tuple(dict.fromkeys(members))
+        for instance in before.difference(self._members):
+            if instance.owner is self:
+                instance.owner = None
+                instance.watcher = None
+                instance.entry = None
+        for instance in self._members:
+            if instance.owner is not self:
+                instance.owner = self
+                instance.watcher = None
+                instance.entry = None
+                instance.metric = self._metric
+                _instance.reload(instance)
+                self._adopt(instance)
+        self.changed()
+
+    def changed(self) -> None:
+        """Have the tuples rebuilt at the next pick."""
+        self._fresh = self._fast = False
+        if self.parent is not None:
+            self.parent.changed()
+
+    @property
+    def members(self) -> tuple[Instance, ...]:
+        """All instances, in any status."""
+        return self._members
+
+    @property
+    def status(self) -> Status:
+        """The best status of the members; DOWN if there are none."""
+        self._refresh()
+        return self._status
+
+    @property
+    def size(self) -> int:
+        """How many members there are but for those that drain."""
+        self._refresh()
+        return self._size
+
+    @property
+    def up(self) -> int:
+        """How many members may be picked."""
+        self._refresh()
+        return len(self._up)
+
+    def _adopt(self, instance: Instance) -> None:
+        """A new member: prepare what this policy keeps on it."""
+
+    def _refresh(self) -> None:
+        if not self._fresh:
+            self._up = tuple(instance for instance in self._members if instance.up)
+            self._size = sum(instance.status is not Status.DRAINING for instance in self._members)
+            self._status = max((instance.status for instance in self._members), default=Status.DOWN)
+            self._fresh = True
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        """``_up`` is new: derive the rest and set ``_fast``."""
+
+
+class RoundRobin(Policy):
+    """Each instance that is up in turn. Weights and loads do not count."""
+
+    __slots__ = ("_last", "_turn")
+
+    def __init__(
+        self, members: Iterable[Instance] = (), *, metric: Metric | None = None, random: Random = _random.random
+    ) -> None:
+        self._turn = -1  # index of the next in _up; before the first pick chosen at random, so that workers differ
+        self._last: Instance | None = None
+        super().__init__(members, metric=metric, random=random)
+
+    def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
+        """See :meth:`Node.pick`."""
+        if not self._fresh:
+            self._refresh()
+        up = self._up
+        # of len(exclude) + 1 neighbours one is not excluded, so this ends without a full round
+        for _ in range(min(len(up), len(exclude) + 1)):
+            turn = self._turn
+            if turn >= len(up):
+                turn = 0
+            self._turn = turn + 1
+            self._last = chosen = up[turn]
+            if not exclude or chosen not in exclude:
+                return chosen
+        return None
+
+    def _rebuild(self) -> None:
+        if self._last is None:
+            self._turn = int(self._random() * len(self._up))
+        else:
+            # go on behind the last one picked, wherever that is in the member list now
+            place = {instance: index for index, instance in enumerate(self._members)}
+            after = place.get(self._last)
+            if after is not None:
+                self._turn = sum(1 for instance in self._up if place[instance] <= after)
+
+
+class Weighted(Policy):
+    """Each instance in proportion to its weight, as evenly spread in time as can be (no bursts to the heavy one).
+
+    Earliest deadline first: the next turn of an instance is 1/weight after its last one. Nginx's smooth weighted
+    round robin gives the same kind of order but looks at every instance for each pick.
+    """
+
+    __slots__ = ("_schedule",)
+
+    def __init__(
+        self, members: Iterable[Instance] = (), *, metric: Metric | None = None, random: Random = _random.random
+    ) -> None:
+        self._schedule: Schedule[Instance] = Schedule(random)
+        super().__init__(members, metric=metric, random=random)
+
+    def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
+        """See :meth:`Node.pick`."""
+        if not self._fresh:
+            self._refresh()
+        return self._schedule.next(exclude)
+
+    def _rebuild(self) -> None:
+        self._schedule.replace((instance, instance.weight * instance.share) for instance in self._up)
+
+
+class LeastLoaded(Policy):
+    """The instance with the least load; equals take turns.
+
+    A heap of loads, put right late: a load that rose is corrected when its entry comes to the top, a load that fell
+    gets a new entry at once and the old one is dropped when it comes to the top.
+    """
+
+    __slots__ = ("_count", "_heap")
+
+    def __init__(
+        self, members: Iterable[Instance] = (), *, metric: Metric | None = None, random: Random = _random.random
+    ) -> None:
+        self._count = count().__next__
+        self._heap: list[tuple[float, int, Instance]] = []
+        super().__init__(members, metric=metric, random=random)
+
+    def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
+        """See :meth:`Node.pick`."""
+        if not self._fresh:
+            self._refresh()
+        heap = self._heap
+        passed: list[tuple[float, int, Instance]] = []
+        chosen = None
+        while heap and chosen is None:
+            entry = heap[0]
+            instance = entry[2]
+            if entry is not instance.entry:
+                heappop(heap)
+            elif exclude and instance in exclude:
+                passed.append(heappop(heap))
+            else:
+                if entry[0] == instance.load:
+                    chosen = instance
+                # the entry was too low, or goes behind its equals because it has had its turn
+                instance.entry = (instance.load, self._count(), instance)
+                heapreplace(heap, instance.entry)
+        for entry in passed:
+            heappush(heap, entry)
+        return chosen
+
+    def _adopt(self, instance: Instance) -> None:
+        instance.watcher = self._moved
+
+    def _moved(self, instance: Instance) -> None:
+        entry = instance.entry
+        if entry is not None and instance.load < entry[0]:
+            instance.entry = (instance.load, self._count(), instance)
+            heap = self._heap
+            heappush(heap, instance.entry)
+            # old entries that never come to the top are cleared when they are three in four
+            if len(heap) > 64 + 4 * len(self._up):
+                self._heap = [entry for entry in heap if entry is entry[2].entry]
+                heapify(self._heap)
+
+    def _rebuild(self) -> None:
+        # newcomers queue up from a random one on, so that several workers do not begin alike
+        start = int(self._random() * len(self._members))
+        for instance in self._members[start:] + self._members[:start]:
+            if not instance.up:
+                instance.entry = None
+            elif instance.entry is None:
+                instance.entry = (instance.load, self._count(), instance)
+        self._heap = [instance.entry for instance in self._up if instance.entry is not None]
+        heapify(self._heap)
+
+
+class PowerOfTwo(Policy):
+    """The less loaded of two different instances drawn at random, in proportion to their weights.
+
+    As good as looking at all of them to within a constant (Mitzenmacher 2001), and it does not send everybody to one
+    instance when several gateways see the same counts.
+    """
+
+    __slots__ = ("_pairs", "_sums")
+
+    def __init__(
+        self, members: Iterable[Instance] = (), *, metric: Metric | None = None, random: Random = _random.random
+    ) -> None:
+        self._pairs = 0
+        self._sums: list[float] = []
+        super().__init__(members, metric=metric, random=random)
+
+    def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
+        """See :meth:`Node.pick`."""
+        if exclude or not self._fast:
+            return self._pick_slowly(exclude)
+        up = self._up
+        pair = int(self._random() * self._pairs)
+        n = len(up)
+        first = pair % n
+        a = up[first]
+        b = up[first - 1 - pair // n]  # 1 to n-1 places before the first, by way of negative indices
+        return a if a.load <= b.load else b
+
+    def _pick_slowly(self, exclude: tuple[Instance, ...]) -> Instance | None:
+        """Excluded instances, unequal weights, fewer than two, or tuples to rebuild."""
+        if not self._fresh:
+            self._refresh()
+            if self._fast and not exclude:
+                return self.pick()
+        up = self._up
+        if len(up) < 2:
+            return up[0] if up and up[0] not in exclude else None
+        if not exclude:
+            a, b = self._draw()
+            return a if a.load <= b.load else b
+        for _ in range(DRAWS):
+            left = [instance for instance in self._draw() if instance not in exclude]
+            if left:
+                return left[0] if len(left) == 1 or left[0].load <= left[1].load else left[1]
+        return min((instance for instance in up if instance not in exclude), key=_load, default=None)
+
+    def _draw(self) -> tuple[Instance, Instance]:
+        """Two different ones by weight, without replacement: the second from the line with the first cut out."""
+        up = self._up
+        sums = self._sums
+        last = len(up) - 1
+        first = bisect(sums, self._random() * sums[last], 0, last)
+        start = sums[first - 1] if first else 0.0
+        width = sums[first] - start
+        point = self._random() * (sums[last] - width)
+        second = bisect(sums, point + width if point >= start else point, 0, last)
+        if second == first:  # only by rounding, at an edge
+            second = first - 1 if first else 1
+        return up[first], up[second]
+
+    def _rebuild(self) -> None:
+        up = self._up
+        self._pairs = len(up) * (len(up) - 1)
+        self._sums = list(accumulate(instance.weight * instance.share for instance in up))
+        self._fast = len(up) > 1 and len({instance.unit for instance in up}) == 1
+
+
+def _load(instance: Instance) -> float:
+    return instance.load
+
+
+POLICIES: dict[str, type[Policy]] = {
+    "round_robin": RoundRobin,
+    "weighted": Weighted,
+    "least_inflight": LeastLoaded,
+    "p2c": PowerOfTwo,
+}
