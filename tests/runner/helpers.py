@@ -1,0 +1,60 @@
+"""What the runner's tests share: waiting for a condition with a bound, and looking for survivors in /proc."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+PYTHON = sys.executable
+
+
+def run(work: Coroutine[Any, Any, T], limit: float = 20.0) -> T:
+    """Run ``work`` in a loop of its own; more than ``limit`` seconds is a failure."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(limit):
+            return await work
+
+    return asyncio.run(bounded())
+
+
+async def until(condition: Callable[[], object], limit: float = 10.0, what: str = "") -> None:
+    """Wait until ``condition`` holds; fails after ``limit`` seconds."""
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, f"not within {limit} s: {what or condition}"
+        await asyncio.sleep(0.01)
+
+
+def until_now(condition: Callable[[], object], limit: float = 10.0, what: str = "") -> None:
+    """:func:`until` without a loop."""
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, f"not within {limit} s: {what or condition}"
+        time.sleep(0.01)
+
+
+def alive(entry: str) -> dict[int, str]:
+    """The live processes whose environment holds ``entry`` (``NAME=value``), without this one: pid and command."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if entry.encode() not in file.read().split(b"\0"):
+                    continue
+            with open(f"/proc/{name}/stat", "rb") as file:
+                if file.read().rpartition(b") ")[2][:1] in b"ZX":
+                    continue
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                found[int(name)] = file.read().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+    return found
