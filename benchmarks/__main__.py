@@ -1,0 +1,111 @@
+"""``python -m benchmarks [SCENARIO...]``: see ``docs/benchmarks.md``. Exit 0 measured, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from benchmarks.figures import Figure
+from benchmarks.report import machine, plots, write
+from benchmarks.rig.core import Rig
+from benchmarks.rig.server import RigError
+from benchmarks.scenarios.base import Bench, Scenario
+from benchmarks.scenarios.compose import Compose
+from benchmarks.scenarios.forward import Forward
+
+SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (Forward(), Compose())}
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; wrong usage exits with 2."""
+    peers = sorted({peer for scenario in SCENARIOS.values() for peer in scenario.peers})
+    about = "\n".join(f"  {scenario.name:12} {scenario.about}" for scenario in SCENARIOS.values())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure passerelle beside its peers.",
+        epilog=f"scenarios:\n{about}\n\npeers: {', '.join(peers)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="what to measure; all without any")
+    parser.add_argument("--peers", default="", metavar="NAME,...", help="whom to compare with; all without any")
+    parser.add_argument("--seconds", type=int, default=3, metavar="N", help="length of a headline's run (default 3)")
+    parser.add_argument("--pairs", type=int, default=3, metavar="N", help="times that all is measured (default 3)")
+    parser.add_argument("--json", action="store_true", help="one line of JSON a figure instead of a table")
+    chosen = parser.parse_args(argv)
+    chosen.scenarios = chosen.scenarios or list(SCENARIOS)
+    chosen.peers = frozenset(filter(None, chosen.peers.split(",")))
+    for what, given, known in (("scenario", chosen.scenarios, SCENARIOS), ("peer", chosen.peers, peers)):
+        for name in given:
+            if name not in known:
+                parser.error(f"unknown {what} {name!r}: choose from {', '.join(known)}")
+    if chosen.seconds < 1 or chosen.pairs < 1:
+        parser.error("--seconds and --pairs must be at least 1")
+    return chosen
+
+
+def progress(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def run(scenario: Scenario, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Run one scenario on a rig of its own and show its figures; returns its part of the report."""
+    load = machine.load()
+    figures: list[Figure] = []
+    failure = None
+    began = time.monotonic()
+    print(f"{scenario.name}: {scenario.about}", file=sys.stderr)
+    with Rig.on_this_machine() as rig:
+        bench = Bench(rig, chosen.seconds, chosen.pairs, chosen.peers, progress)
+        try:
+            for figure in scenario.run(bench):
+                figures.append(figure)
+                if chosen.json:
+                    print(json.dumps(figure.line() | load), flush=True)
+        except RigError as error:
+            failure = str(error)
+            print(f"{scenario.name} failed: {failure}", file=sys.stderr)
+            if chosen.json:
+                print(json.dumps({"scenario": scenario.name, "failure": failure, "errors": 1}), flush=True)
+    found = write.entry(bench, figures, load, failure)
+    if found["errors"]:
+        print(f"errors: {found['errors']} in {scenario.name}: it counts as failed", file=sys.stderr)
+    if not chosen.json:
+        print(f"{write.remarks(found)}\n\n{write.table(found['figures'])}\n", flush=True)
+    progress(f"{scenario.name} took {time.monotonic() - began:.0f} s")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    chosen = arguments(argv)
+    signal.signal(signal.SIGTERM, _leave)
+    found: dict[str, Any] = {}
+    try:
+        for name in chosen.scenarios:
+            found[name] = run(SCENARIOS[name], chosen)
+    except RigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: everything was stopped", file=sys.stderr)
+        return 130
+    finally:
+        if found:
+            latest = write.save(found)
+            lacking = plots.draw(found, latest.parent)
+            progress(f"written: {latest.parent}" + (f"; no plots: {lacking}" if lacking else ""))
+    return 1 if any(entry["errors"] or entry["failure"] for entry in found.values()) else 0
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    """Leave as Ctrl-C does, so that every server is stopped."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

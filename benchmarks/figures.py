@@ -1,0 +1,111 @@
+"""What a scenario finds out, and what is judged by it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.rig.pairs import Run, median_ratio
+
+CPU_US = "us"  # CPU microseconds of the server a request
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on a figure's ratio, or on our own value where there is nothing to compare it with."""
+
+    bound: float
+    at_most: bool = True
+    absolute: bool = False
+
+    def met(self, value: float) -> bool:
+        return value <= self.bound if self.at_most else value >= self.bound
+
+    def __str__(self) -> str:
+        return f"{'<=' if self.at_most else '>='} {self.bound:g}{'' if self.absolute else ' x'}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One comparison: medians of ours and of the peer's in ``unit``, and the median of the pairwise ratios."""
+
+    scenario: str
+    variant: str
+    unit: str
+    ours: float
+    peer: str | None = None
+    theirs: float | None = None
+    ratio: float | None = None
+    pairs: int = 1
+    errors: int = 0
+    noisy: bool = False
+    target: Target | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; ``None`` without one, or when there was nothing to compare with."""
+        value = self.ours if self.target and self.target.absolute else self.ratio
+        return None if self.target is None or value is None else self.target.met(value)
+
+    def line(self) -> dict[str, Any]:
+        """As the report and ``--json`` show it."""
+        shown: dict[str, Any] = {
+            "scenario": self.scenario,
+            "variant": self.variant,
+            f"ours_{self.unit}": rounded(self.ours),
+            "peer": self.peer,
+            f"peer_{self.unit}": rounded(self.theirs),
+            "ratio": rounded(self.ratio),
+            "pairs": self.pairs,
+            "errors": self.errors,
+            "noisy": self.noisy,
+        }
+        if self.target is not None:
+            shown |= {"target": str(self.target), "met": self.met}
+        return shown | {key: rounded(value) for key, value in self.more.items()}
+
+
+def rounded(value: Any) -> Any:
+    """Four significant digits of a small float, none after the point of a large one; anything else as it is."""
+    if not isinstance(value, float):
+        return value
+    return round(value) if abs(value) >= 10_000 else float(f"{value:.4g}")
+
+
+def cpu_figure(
+    scenario: str,
+    variant: str,
+    ours: Sequence[Run],
+    peer: str | None = None,
+    theirs: Sequence[Run] = (),
+    target: Target | None = None,
+) -> Figure:
+    """Compare CPU microseconds a request, with requests per second and latencies (medians, us) beside them."""
+    more: dict[str, Any] = _beside("ours", ours)
+    if theirs:
+        more |= _beside("peer", theirs)
+    return Figure(
+        scenario,
+        variant,
+        CPU_US,
+        statistics.median(run.us for run in ours),
+        peer,
+        statistics.median(run.us for run in theirs) if theirs else None,
+        median_ratio([run.us for run in ours], [run.us for run in theirs]) if theirs else None,
+        len(ours),
+        sum(run.errors for run in [*ours, *theirs]),
+        any(run.noisy for run in [*ours, *theirs]),
+        target,
+        more,
+    )
+
+
+def _beside(side: str, runs: Sequence[Run]) -> dict[str, float]:
+    return {
+        f"{side}_rps": statistics.median(run.rps for run in runs),
+        f"{side}_p50_us": statistics.median(run.p50_us for run in runs),
+        f"{side}_p99_us": statistics.median(run.p99_us for run in runs),
+    }

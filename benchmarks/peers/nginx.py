@@ -1,0 +1,92 @@
+"""nginx: the yardstick. One worker, kept-alive upstream connections, no access log (as published)."""
+
+from __future__ import annotations
+
+import os
+
+from benchmarks.peers.base import Command, Site, first_line, lacks_program, program
+
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+_FORWARD = 'proxy_pass http://upstreams; proxy_http_version 1.1; proxy_set_header Connection "";'
+_PAGE = '{"user":<!--# include virtual="/user/$u" -->,"product":<!--# include virtual="/product/$p" -->}'
+
+
+def command(site: Site, http: str, connections: int = 4096) -> Command:
+    """nginx with one worker, everything of its own in the site's folder, and ``http`` as that block's content."""
+    temporary = "\n".join(f"  {kind}_temp_path {site.folder}/{kind};" for kind in _TEMPORARY)
+    file = site.write(
+        "nginx.conf",
+        f"""daemon off;
+worker_processes 1;
+worker_rlimit_nofile {2 * connections + 64};
+pid {site.folder}/nginx.pid;
+error_log stderr warn;
+{"user root;" if os.geteuid() == 0 else ""}
+events {{ worker_connections {connections}; }}
+http {{
+  access_log off;
+  keepalive_requests 100000000;
+{temporary}
+{http}
+}}
+""",
+    )
+    return Command([program("nginx"), "-p", str(site.folder), "-c", str(file), "-e", "stderr"])
+
+
+def upstream_block(site: Site) -> str:
+    """The upstreams, taken in turn, with their connections kept."""
+    servers = " ".join(f"server {address};" for address in site.upstreams)
+    return f"  upstream upstreams {{ {servers} keepalive 256; keepalive_requests 100000000; }}"
+
+
+class Nginx:
+    name = "nginx"
+
+    def missing(self) -> str | None:
+        return lacks_program("nginx", "nginx")
+
+    def version(self) -> str:
+        return first_line("nginx", "-v")
+
+    def forward(self, site: Site, connections: int = 4096) -> Command:
+        return command(
+            site,
+            f"""{upstream_block(site)}
+  server {{
+    listen 127.0.0.1:{site.port} backlog=4096;
+    location / {{ {_FORWARD} }}
+  }}""",
+            connections,
+        )
+
+    def compose(self, site: Site) -> Command:
+        """Server-side includes: the page's two parts are subrequests, which nginx makes at the same time."""
+        pages = site.folder / "pages"
+        pages.mkdir()
+        (pages / "page.json").write_text(_PAGE)
+        return command(
+            site,
+            f"""{upstream_block(site)}
+  server {{
+    listen 127.0.0.1:{site.port} backlog=4096;
+    location ~ ^/api/([^/]+)/([^/]+)$ {{
+      set $u $1; set $p $2;
+      ssi on; ssi_types application/json; default_type application/json;
+      root {pages}; try_files /page.json =404;
+    }}
+    location / {{ {_FORWARD} }}
+  }}""",
+        )
+
+    def stream(self, site: Site) -> Command:
+        """Without storing: otherwise nginx takes an upload in whole first, and spills downloads to a file."""
+        return command(
+            site,
+            f"""{upstream_block(site)}
+  client_max_body_size 0;
+  server {{
+    listen 127.0.0.1:{site.port} backlog=4096;
+    location / {{ {_FORWARD} proxy_request_buffering off; proxy_max_temp_file_size 0; }}
+  }}""",
+        )

@@ -1,0 +1,87 @@
+"""Ours: one worker, ``passerelle gateway CONFIG``, metrics on, access log to a file or off."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.base import Command, Site
+
+BODY_LIMIT = "unlimited"
+
+
+class Passerelle:
+    """``admin_port`` serves the metrics, as it does in use."""
+
+    name = "ours"
+
+    def __init__(self, admin_port: int, access_log: bool = True):
+        self._admin_port = admin_port
+        self._access_log = access_log
+
+    def missing(self) -> str | None:
+        return None
+
+    def version(self) -> str:
+        return f"passerelle {importlib.metadata.version('passerelle')}, Python {sys.version.split()[0]}"
+
+    def forward(self, site: Site, balance: str = "p2c", connections: int = 10_000) -> Command:
+        """One service, one route. ``balance`` names the policy; ``weighted`` gets the weights 1, 2, 3 in turn."""
+        targets: list[Any] = [f"http://{address}" for address in site.upstreams]
+        if balance == "weighted":
+            targets = [{"url": url, "weight": 1 + number % 3} for number, url in enumerate(targets)]
+        services = {"user": {"targets": targets, "balance": balance}}
+        routes = [{"path": "/user/{user_id}", "service": "user"}]
+        return self._command(site, services, routes, {"connections": connections})
+
+    def compose(self, site: Site) -> Command:
+        targets = [f"http://{address}" for address in site.upstreams]
+        return self.compose_of(site, targets, targets)
+
+    def compose_of(self, site: Site, users: Sequence[str], products: Sequence[str]) -> Command:
+        """The composed route over two services, each with its own targets (URLs)."""
+        parts = {
+            "user": {"service": "user", "path": "/user/{user_id}"},
+            "product": {"service": "product", "path": "/product/{product_id}"},
+        }
+        services = {"user": {"targets": list(users)}, "product": {"targets": list(products)}}
+        return self._command(site, services, [{"path": "/api/{user_id}/{product_id}", "compose": parts}])
+
+    def stream(self, site: Site) -> Command:
+        services = {"files": {"targets": [f"http://{address}" for address in site.upstreams]}}
+        return self._command(
+            site, services, [{"path": "/{rest*}", "service": "files", "body": BODY_LIMIT, "timeout": "10m"}]
+        )
+
+    def routes(self, site: Site, count: int) -> Command:
+        """``count`` routes ``/catalogue-N/item/{id}``, N from 1, that all end at the same service."""
+        services = {"user": {"targets": [f"http://{address}" for address in site.upstreams]}}
+        routes = [
+            {"path": f"/catalogue-{number}/item/{{item_id}}", "service": "user", "rewrite": "/user/{item_id}"}
+            for number in range(1, count + 1)
+        ]
+        return self._command(site, services, routes)
+
+    def _command(
+        self,
+        site: Site,
+        services: Mapping[str, Any],
+        routes: Sequence[Mapping[str, Any]],
+        limits: Mapping[str, Any] | None = None,
+    ) -> Command:
+        config: dict[str, Any] = {
+            "listen": f"127.0.0.1:{site.port}",
+            "admin": f"127.0.0.1:{self._admin_port}",
+            "access_log": str(site.folder / "access.log") if self._access_log else "off",
+            "services": services,
+            "routes": routes,
+        }
+        if limits:
+            config["limits"] = limits
+        # JSON is YAML, and takes no time to write where ten thousand routes would take seconds.
+        file = site.write("gateway.yaml", json.dumps(config, indent=1))
+        return Command([str(Path(sys.executable).with_name("passerelle")), "gateway", str(file)])

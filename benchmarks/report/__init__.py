@@ -1,0 +1,1 @@
+"""Every figure as JSON, the same as a Markdown table, and plots."""

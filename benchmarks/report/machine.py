@@ -1,0 +1,37 @@
+"""What the figures were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+HIGH_LOAD = 0.5  # one-minute load average before the rig itself starts to work
+
+
+def parse_cpu_model(text: str) -> str:
+    """The CPU's name out of the text of ``/proc/cpuinfo``; ``unknown`` where it is not told."""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return "unknown"
+
+
+def describe() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": parse_cpu_model(cpuinfo.read_text()) if cpuinfo.exists() else "unknown",
+        "cpus": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def load() -> dict[str, Any]:
+    """How busy the machine was before a scenario; when it was, requests per second are not to be trusted."""
+    averages = os.getloadavg()
+    return {"load_average": [round(value, 2) for value in averages], "load_average_high": averages[0] > HIGH_LOAD}

@@ -1,0 +1,99 @@
+"""``latest.json``, ``latest.md`` and the plots, in ``benchmarks/results``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import Figure
+from benchmarks.report import machine
+from benchmarks.scenarios.base import Bench
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def entry(bench: Bench, figures: Iterable[Figure], load: Mapping[str, Any], failure: str | None) -> dict[str, Any]:
+    """One scenario's part of ``latest.json``: its figures, each run behind them, and how they came about."""
+    lines = [figure.line() for figure in figures]
+    return {
+        "seconds": bench.seconds,
+        "pairs": bench.pairs,
+        **load,
+        "versions": bench.versions,
+        "missing": bench.missing,
+        "failure": failure,
+        "errors": sum(line["errors"] for line in lines),
+        "figures": lines,
+        "runs": bench.runs,
+    }
+
+
+def merge(old: Mapping[str, Any], here: Mapping[str, Any], scenarios: Mapping[str, Any]) -> dict[str, Any]:
+    """The new content of ``latest.json``: scenarios that were not run keep their last figures, same machine only."""
+    kept = old.get("scenarios", {}) if old.get("machine") == here else {}
+    return {"machine": here, "scenarios": {**kept, **scenarios}}
+
+
+def save(scenarios: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Write all the files; returns where ``latest.json`` is."""
+    folder.mkdir(exist_ok=True)
+    latest = folder / "latest.json"
+    old = json.loads(latest.read_text()) if latest.exists() else {}
+    content = merge(old, machine.describe(), scenarios)
+    latest.write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "latest.md").write_text(markdown(content))
+    return latest
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """A page with the machine and one table a scenario."""
+    here = content["machine"]
+    parts = [
+        "# Figures",
+        f"{here['cpu']}, {here['cpus']} CPUs, {here['memory_gib']} GiB, Linux {here['kernel']}, "
+        f"Python {here['python']}.",
+    ]
+    for name, scenario in content["scenarios"].items():
+        parts += [f"## {name}", remarks(scenario), table(scenario["figures"])]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def remarks(scenario: Mapping[str, Any]) -> str:
+    """What a reader of the figures must know besides."""
+    said = [f"{scenario['pairs']} pairs, {scenario['seconds']} s a run."]
+    if scenario["load_average_high"]:
+        said.append(f"The machine was busy before (load average {scenario['load_average'][0]}).")
+    said += [f"Missing: {peer}: {what}." for peer, what in scenario["missing"].items()]
+    if scenario["errors"]:
+        said.append(f"**{scenario['errors']} errors: failed.**")
+    if scenario["failure"]:
+        said.append("**Failed: " + scenario["failure"].split("\n", 1)[0] + "**")
+    return " ".join(said)
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The figures as a Markdown table; empty without any."""
+    if not lines:
+        return ""
+    rows = [
+        "| scenario | variant | unit | ours | peer | peer's | ratio | target | met | errors | noisy |",
+        "|---|---|---|---:|---|---:|---:|---|---|---:|---|",
+    ]
+    for line in lines:
+        unit = next(key for key in line if key.startswith("ours_")).removeprefix("ours_")
+        cells = [line["scenario"], line["variant"], unit, line[f"ours_{unit}"], line["peer"], line[f"peer_{unit}"]]
+        cells += [line["ratio"], line.get("target"), line.get("met"), line["errors"], line["noisy"]]
+        rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)

@@ -1,0 +1,1 @@
+"""Starting, pinning, loading and accounting for servers; it knows neither peers nor scenarios."""

@@ -1,0 +1,127 @@
+"""One server under the rig's control: pinned to a CPU, waited for, accounted for, and certain to be stopped."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from benchmarks.rig import procfs
+from benchmarks.rig.ports import LOOPBACK
+
+_STOP_SECONDS = 5.0
+_POLL_SECONDS = 0.02
+
+
+class RigError(Exception):
+    """The benchmark cannot go on: a server did not start or died, a tool is missing or failed."""
+
+
+class Server:
+    """A running server, with everything that it has started itself.
+
+    It leads a session of its own, so a Ctrl-C at the terminal reaches the rig alone, which then stops it in order.
+    Should the rig itself be killed, the kernel sends the server SIGTERM (prctl(2), PR_SET_PDEATHSIG).
+    """
+
+    def __init__(self, name: str, argv: Sequence[str], port: int, cpu: int, folder: Path, env: Mapping[str, str]):
+        """Start ``argv``; its output goes to ``folder/NAME.log``. ``port`` is where it is expected to listen."""
+        self.name = name
+        self.port = port
+        self.log = folder / f"{name}.log"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(cpu), *argv],
+                cwd=folder,
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_ready(self, path: str, headers: Mapping[str, str], seconds: float) -> bytes:
+        """Wait until ``path`` is answered with 200 and return that answer's body.
+
+        Raises ``RigError`` with the end of the server's log when it exits, or does not get there in ``seconds``.
+        """
+        deadline = time.monotonic() + seconds
+        seen = "no connection"
+        while time.monotonic() < deadline:
+            self.check_alive()
+            try:
+                status, body = fetch(self.port, path, headers)
+            except (OSError, http.client.HTTPException) as error:
+                seen = str(error)
+            else:
+                if status == 200:
+                    return body
+                seen = f"status {status}: {body[:200]!r}"
+            time.sleep(_POLL_SECONDS)
+        raise RigError(f"{self.name} was not ready in {seconds:.0f} s: {seen}\n{self._log_end()}")
+
+    def check_alive(self) -> None:
+        """Raise ``RigError`` when the server has exited."""
+        if self._process.poll() is not None:
+            raise RigError(f"{self.name} exited with {self._process.returncode}\n{self._log_end()}")
+
+    def cpu_seconds(self) -> float:
+        return procfs.cpu_seconds(self.pid)
+
+    def terminate(self) -> None:
+        """Ask it to stop, without waiting."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """Stop it and everything it has started, by force if it takes over five seconds."""
+        members = [stat.pid for stat in procfs.tree(self.pid, procfs.processes())]
+        self.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        # Only what still belongs to the session or was a member: a pid may have been given anew in between.
+        left = {stat.pid for stat in procfs.processes() if stat.session == self.pid}
+        for pid in left.union(pid for pid in members if _parent_is_init(pid)):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def _log_end(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _parent_is_init(pid: int) -> bool:
+    try:
+        return procfs.parse_stat((procfs.PROC / str(pid) / "stat").read_text()).parent == 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def fetch(port: int, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    """GET ``path`` once from the loopback ``port``. Raises ``OSError`` or ``http.client.HTTPException``."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
+    try:
+        connection.request("GET", path, headers=dict(headers))
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()

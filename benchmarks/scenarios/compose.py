@@ -1,0 +1,48 @@
+"""``compose``: one answer out of two calls, a user and a product, 100 bytes of JSON each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from benchmarks.figures import Figure, Target, cpu_figure
+from benchmarks.peers import upstreams
+from benchmarks.peers.base import Composer
+from benchmarks.peers.by_hand import Aiohttp, FastAPI
+from benchmarks.peers.nginx import Nginx
+from benchmarks.rig.pairs import Cell
+from benchmarks.rig.wrk import Load
+from benchmarks.scenarios.base import OURS, Bench
+
+LOADS = {"10hdr": Load("/api/42/7"), "varying": Load("/api/{}/{}", varying=True)}
+TARGETS = {"nginx": Target(1.25), "aiohttp": Target(0.25)}
+
+
+class Compose:
+    """nginx composes with server-side includes, which copy without a look at the parts; the others parse them."""
+
+    name = "compose"
+    about = "compose a user and a product"
+    peers = ("nginx", "aiohttp", "fastapi")
+
+    def run(self, bench: Bench) -> Iterable[Figure]:
+        _, addresses = upstreams.start(bench.rig)
+        contestants: list[Composer] = bench.present([Nginx(), Aiohttp(), FastAPI()])
+        servers = {}
+        for server_name, gateway in [(OURS, bench.ours()), *((peer.name, peer) for peer in contestants)]:
+            site = bench.site(server_name, addresses)
+            servers[server_name] = bench.start(server_name, site, gateway.compose(site), LOADS["10hdr"].path)
+        lengths = {"10hdr": bench.seconds, "varying": bench.brief}
+        runs = bench.in_turn(
+            [
+                Cell(f"{variant} {server_name}", server, load, lengths[variant])
+                for variant, load in LOADS.items()
+                for server_name, server in servers.items()
+            ]
+        )
+        for variant in LOADS:
+            ours = runs[f"{variant} {OURS}"]
+            for peer in contestants:
+                target = TARGETS.get(peer.name)
+                yield cpu_figure(self.name, variant, ours, peer.name, runs[f"{variant} {peer.name}"], target)
+            if not contestants:
+                yield cpu_figure(self.name, variant, ours)

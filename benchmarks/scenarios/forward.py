@@ -1,0 +1,57 @@
+"""``forward``: pass a request for 100 bytes of JSON on to one of three upstreams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from benchmarks.figures import Figure, Target, cpu_figure
+from benchmarks.peers import upstreams
+from benchmarks.peers.base import Forwarder
+from benchmarks.peers.caddy import Caddy
+from benchmarks.peers.envoy import Envoy
+from benchmarks.peers.haproxy import HAProxy
+from benchmarks.peers.nginx import Nginx
+from benchmarks.peers.varnish import Varnish
+from benchmarks.rig.pairs import Cell
+from benchmarks.rig.wrk import Load
+from benchmarks.scenarios.base import OURS, Bench
+
+FIXED = Load("/user/42")
+VARYING = Load("/user/{}", varying=True)
+TARGETS = {"nginx": Target(1.6), "envoy": Target(0.6)}
+
+
+class Forward:
+    """The headline logs every request to a file; the peers, as published, log none."""
+
+    name = "forward"
+    about = "forward to one of three upstreams"
+    peers = ("nginx", "haproxy", "envoy", "caddy", "varnish")
+
+    def run(self, bench: Bench) -> Iterable[Figure]:
+        _, addresses = upstreams.start(bench.rig)
+        contestants: list[Forwarder] = bench.present([Nginx(), HAProxy(), Envoy(), Caddy(), Varnish()])
+        cells = []
+        for server_name, gateway in [(OURS, bench.ours()), *((peer.name, peer) for peer in contestants)]:
+            site = bench.site(server_name, addresses)
+            server = bench.start(server_name, site, gateway.forward(site), FIXED.path)
+            cells.append(Cell(f"10hdr {server_name}", server, FIXED, bench.seconds))
+            cells.append(Cell(f"varying {server_name}", server, VARYING, bench.brief))
+        site = bench.site("ours-quiet", addresses)
+        quiet = bench.start("ours-quiet", site, bench.ours(access_log=False).forward(site), FIXED.path)
+        cells.append(Cell("no-log ours", quiet, FIXED, bench.brief))
+        # The headline's runs stand next to each other, so that its pairs are pairs.
+        runs = bench.in_turn(sorted(cells, key=lambda cell: not cell.label.startswith("10hdr")))
+
+        for variant, ours, theirs in (
+            ("10hdr", "10hdr", "10hdr"),
+            ("varying", "varying", "varying"),
+            ("no-log", "no-log", "10hdr"),
+        ):
+            for peer in contestants:
+                target = TARGETS.get(peer.name)
+                yield cpu_figure(
+                    self.name, variant, runs[f"{ours} {OURS}"], peer.name, runs[f"{theirs} {peer.name}"], target
+                )
+            if not contestants:
+                yield cpu_figure(self.name, variant, runs[f"{ours} {OURS}"])
