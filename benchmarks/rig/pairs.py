@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from benchmarks.rig import procfs, wrk
 from benchmarks.rig.core import Rig
-from benchmarks.rig.server import Server
+from benchmarks.rig.server import RigError, Server
 from benchmarks.rig.wrk import Load
 
 FOREIGN_LIMIT = 0.15  # of one CPU; above it a run counts as noisy
+_ENOUGH_CPU = 0.2  # seconds: 20 ticks, so that the last of them decides about 5 % at most
+_MOST_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -62,24 +64,32 @@ class Cell:
         wrk.run(self.load, self.server.port, 1, rig.load_cpu, rig.folder)
 
     def measure(self, rig: Rig) -> Run:
-        """Load the server once and account for it. Raises ``RigError`` if it died of it."""
+        """Load the server and account for it. Raises ``RigError`` if it died of it.
+
+        Where others take the CPU, or the server waits, a short run may hold too few ticks to count: it is then made
+        longer by another one, at most three times.
+        """
         busy, known, began = procfs.busy_seconds(), rig.known_cpu_seconds(), time.monotonic()
         before = self.server.cpu_seconds()
-        answers = wrk.run(self.load, self.server.port, self.seconds, rig.load_cpu, rig.folder)
-        cpu = self.server.cpu_seconds() - before
+        parts = [self._load(rig)]
+        while (cpu := self.server.cpu_seconds() - before) < _ENOUGH_CPU and len(parts) < _MOST_TRIES:
+            parts.append(self._load(rig))
         self.server.check_alive()
         foreign = (procfs.busy_seconds() - busy) - (rig.known_cpu_seconds() - known)
         return Run(
             self.label,
             cpu,
-            answers.requests,
-            answers.seconds,
-            answers.bytes,
-            answers.p50_us,
-            answers.p99_us,
-            answers.errors,
+            sum(part.requests for part in parts),
+            sum(part.seconds for part in parts),
+            sum(part.bytes for part in parts),
+            statistics.median(part.p50_us for part in parts),
+            max(part.p99_us for part in parts),
+            sum(part.errors for part in parts),
             max(0.0, foreign / (time.monotonic() - began)),
         )
+
+    def _load(self, rig: Rig) -> wrk.Answers:
+        return wrk.run(self.load, self.server.port, self.seconds, rig.load_cpu, rig.folder)
 
 
 def in_turn(rig: Rig, cells: Sequence[Cell], rounds: int, progress: Callable[[str], None]) -> Mapping[str, list[Run]]:
@@ -97,5 +107,11 @@ def in_turn(rig: Rig, cells: Sequence[Cell], rounds: int, progress: Callable[[st
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the pairwise ratios. Raises ``ValueError`` unless both are equally long and not empty."""
+    """The median of the pairwise ratios.
+
+    Raises ``ValueError`` unless both are equally long and not empty, and ``RigError`` for a figure of nothing: the
+    run was too short for the clock.
+    """
+    if 0 in theirs:
+        raise RigError("a run was too short for the CPU's clock: use more --seconds, or a quieter machine")
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))

@@ -43,15 +43,11 @@ class Forward:
         # The headline's runs stand next to each other, so that its pairs are pairs.
         runs = bench.in_turn(sorted(cells, key=lambda cell: not cell.label.startswith("10hdr")))
 
-        for variant, ours, theirs in (
-            ("10hdr", "10hdr", "10hdr"),
-            ("varying", "varying", "varying"),
-            ("no-log", "no-log", "10hdr"),
-        ):
+        for variant in ("10hdr", "varying", "no-log"):
+            ours = runs[f"{variant} {OURS}"]
+            beside = "10hdr" if variant == "no-log" else variant  # the peers log nothing anyway
             for peer in contestants:
                 target = TARGETS.get(peer.name)
-                yield cpu_figure(
-                    self.name, variant, runs[f"{ours} {OURS}"], peer.name, runs[f"{theirs} {peer.name}"], target
-                )
+                yield cpu_figure(self.name, variant, ours, peer.name, runs[f"{beside} {peer.name}"], target)
             if not contestants:
-                yield cpu_figure(self.name, variant, runs[f"{ours} {OURS}"])
+                yield cpu_figure(self.name, variant, ours)
