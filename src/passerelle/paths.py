@@ -51,8 +51,8 @@ def canonical_path(path: bytes) -> bytes:
     """The canonical form of a request path (without query), or ``Failure(Kind.BAD_PATH)``.
 
     Escapes of unreserved characters are decoded and the others written in upper case (RFC 3986 §6.2.2.1-2); then
-    dot segments are removed (§5.2.4). ``%2F``, ``%3F``, ``%25`` and empty segments stay as they are: they mean something
-    else than their look-alikes. Refused is what two readers could take for two different paths: backslashes and
+    dot segments are removed (§5.2.4). ``%2F``, ``%3F``, ``%25`` and empty segments stay as they are: they do not mean
+    what their look-alikes mean. Refused is what two readers could take for two different paths: backslashes and
     control octets, plain or encoded; broken escapes; octets outside ASCII; overlong UTF-8; dot segments with
     parameters (``..;x``) or beside an encoded slash (``..%2F``). The result is stable:
     ``canonical_path(canonical_path(p)) == canonical_path(p)``.

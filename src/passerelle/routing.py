@@ -189,7 +189,7 @@ class Router:
             tables.setdefault(rule.host, _Table()).add(rule)
         for table in tables.values():
             table.seal()
-        everywhere = (tables.pop(None),)
+        everywhere: tuple[_Table, ...] = (tables.pop(None),)
         wildcards = {host[2:]: table for host, table in tables.items() if host is not None and host.startswith(b"*.")}
         # A name's chain: its own table, then those of the wildcards above it from the longest on, then the one for all.
         self._suffixes: dict[bytes, tuple[_Table, ...]] = {

@@ -1,0 +1,207 @@
+"""What a configuration says that cannot work, although each of its values is allowed. All findings at once.
+
+A check sees a :class:`Draft`: what could be made of the file, even when parts of it are broken, so that one run tells
+everything. What was repaired on the way is named (``touched``) and not judged again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from passerelle.config.models import Config, Part, Route, Service
+from passerelle.config.problems import Finding, Loc, key_of
+from passerelle.config.values import Address, hint
+from passerelle.paths import REST, Pattern, PatternError, Template
+from passerelle.routing import Router, Rule
+
+_WILDCARD_ADDRESSES = ("0.0.0.0", "::")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_MOST_NAMES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRoute:
+    """A route, its place in the list, and which of its keys had to be left out."""
+
+    index: int
+    route: Route
+    touched: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What the checks look at. A service is None where nothing could be made of it; its name counts all the same."""
+
+    listen: Address | None
+    admin: Address | None
+    services: dict[str, Service | None]
+    routes: list[DraftRoute]
+
+    @classmethod
+    def of(cls, config: Config) -> Draft:
+        """The draft of a whole configuration."""
+        routes = [DraftRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
+        return cls(config.listen, config.admin, dict(config.services), routes)
+
+
+def errors(draft: Draft) -> Iterator[Finding]:
+    """Everything that cannot work."""
+    yield from _addresses(draft)
+    for name, service in draft.services.items():
+        if service is not None:
+            yield from _service(name, service, draft.listen)
+    for each in draft.routes:
+        yield from _route(each, draft.services)
+    yield from _duplicates(draft.routes)
+
+
+def warnings(config: Config) -> Iterator[Finding]:
+    """What works, but is probably not what was meant."""
+    used = {name for route in config.routes for name in services_of(route)}
+    for name in config.services:
+        if name not in used:
+            yield Finding(("services", name), "no route leads to this service", at_key=True)
+    for index, network in enumerate(config.trusted_proxies):
+        if network.prefixlen == 0:
+            yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
+    for index, route in enumerate(config.routes):
+        for key, part in (route.compose or {}).items():
+            if part.timeout is not None and part.timeout > route.timeout:
+                loc = ("routes", index, "compose", key, "timeout")
+                yield Finding(loc, f"longer than the route's timeout of {route.timeout:g}s, which ends it first")
+
+
+def services_of(route: Route) -> list[str]:
+    """The names of the services that a route asks."""
+    if route.compose is not None:
+        return [part.service for part in route.compose.values()]
+    return [route.service] if route.service is not None else []
+
+
+def rules(config: Config) -> list[Rule]:
+    """The routes as rules for :class:`passerelle.routing.Router`; a rule's value is its :class:`Route`."""
+    return [rule_of(route) for route in config.routes]
+
+
+def rule_of(route: Route) -> Rule:
+    """One route as a rule."""
+    return Rule(route.host.encode() if route.host is not None else None, route.accepted, route.path, route)
+
+
+def table_finding(config: Config) -> Finding | None:
+    """What makes the whole route table unusable although each route is right, or None."""
+    try:
+        Router(rules(config))
+    except ValueError as error:
+        return Finding(("routes",), str(error))
+    return None
+
+
+def _same(one: Address, other: Address) -> bool:
+    """Whether two sockets cannot be told apart (port 0 is a different one each time)."""
+    if one.port != other.port or one.port == 0:
+        return False
+    return one.host == other.host or bool({one.host, other.host} & set(_WILDCARD_ADDRESSES))
+
+
+def _addresses(draft: Draft) -> Iterator[Finding]:
+    if draft.listen is not None and draft.admin is not None and _same(draft.listen, draft.admin):
+        yield Finding(("admin",), f"found {draft.admin}, the address of listen; give it another port, or off")
+
+
+def _service(name: str, service: Service, listen: Address | None) -> Iterator[Finding]:
+    loc: Loc = ("services", name)
+    if service.run is not None and not any("{port}" in word for word in service.run):
+        found = " ".join(service.run)
+        yield Finding((*loc, "run"), f"found no {{port}} in {found!r}; it says where to serve, such as --port {{port}}")
+    places: list[tuple[Loc, Address]] = [
+        ((*loc, "targets", index), target.url) for index, target in enumerate(service.targets or ())
+    ]
+    for key, zone in (service.zones or {}).items():
+        places += [((*loc, "zones", key, "targets", index), target.url) for index, target in enumerate(zone.targets)]
+    for place, address in places:
+        if listen is not None and _calls(address, listen):
+            yield Finding(place, f"found {address}, where the gateway itself listens: it would call itself")
+
+
+def _calls(target: Address, listen: Address) -> bool:
+    if target.port != listen.port:
+        return False
+    return target.host == listen.host or (
+        listen.host in (*_WILDCARD_ADDRESSES, *_LOOPBACK) and target.host in _LOOPBACK
+    )
+
+
+def _route(each: DraftRoute, services: dict[str, Service | None]) -> Iterator[Finding]:
+    loc: Loc = ("routes", each.index)
+    route = each.route
+    pattern = Pattern.parse(route.path) if "path" not in each.touched else None
+    if route.service is not None:
+        yield from _reference((*loc, "service"), route.service, services)
+        if route.rewrite is not None:
+            yield from _template((*loc, "rewrite"), route.rewrite, pattern)
+    for key, part in (route.compose or {}).items():
+        yield from _part((*loc, "compose", key), part, pattern, services)
+    if route.compose is not None and route.methods is not None:
+        for index, method in enumerate(route.methods):
+            if method not in ("GET", "HEAD"):
+                yield Finding((*loc, "methods", index), f"found {method!r}; a composition answers GET and HEAD only")
+    for index, method in enumerate(route.methods or ()):
+        if method in (route.methods or ())[:index]:
+            yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
+
+
+def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:
+    yield from _reference((*loc, "service"), part.service, services)
+    yield from _template((*loc, "path"), part.path, pattern)
+    if part.pass_status and not part.required:
+        yield Finding((*loc, "pass_status"), "found beside on_error; allowed for a required part only")
+
+
+def _reference(loc: Loc, name: str, services: dict[str, Service | None]) -> Iterator[Finding]:
+    if services and name not in services:
+        names = list(services)
+        more = f", … ({len(names)} services)" if len(names) > _MOST_NAMES else ""
+        yield Finding(loc, f"found {name!r}; allowed: {', '.join(names[:_MOST_NAMES])}{more}{hint(name, names)}")
+
+
+def _template(loc: Loc, text: str, pattern: Pattern | None) -> Iterator[Finding]:
+    if pattern is None:
+        return
+    rest = frozenset(segment.text for segment in pattern.segments if segment.kind == REST)
+    try:
+        template = Template(text, rest)
+    except PatternError as error:
+        yield Finding(loc, str(error))
+        return
+    known = pattern.names
+    for name in template.names:
+        if name not in known:
+            has = (
+                f"the path has {', '.join(f'{{{known_name}}}' for known_name in known)}"
+                if known
+                else "the path has none"
+            )
+            yield Finding(loc, f"found the parameter {{{name}}}; {has}{hint(name, known)}")
+
+
+def _duplicates(routes: list[DraftRoute]) -> Iterator[Finding]:
+    """Routes that nothing could tell apart: same host, same path but for the names, same method."""
+    seen: dict[tuple[str | None, str, str], Loc] = {}
+    for each in routes:
+        if each.touched & {"path", "host", "methods"}:
+            continue
+        route = each.route
+        shape = Pattern.parse(route.path).shape
+        loc: Loc = ("routes", each.index)
+        clashes: dict[Loc, list[str]] = {}
+        for method in sorted(m.decode() for m in route.accepted) if route.accepted is not None else ["every method"]:
+            first = seen.setdefault((route.host, shape, method), loc)
+            if first != loc:
+                clashes.setdefault(first, []).append(method)
+        for first, methods in clashes.items():
+            same = "host, path" if route.host else "path"
+            yield Finding(
+                (*loc, "path"), f"found the {same} and method ({', '.join(methods)}) of {key_of(first)} again"
+            )

@@ -1,0 +1,144 @@
+"""What is wrong with a configuration, each with file, line, column and key."""
+
+from __future__ import annotations
+
+import functools
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from passerelle.config.models import Config, Model
+from passerelle.config.values import describe, hint
+
+Loc = tuple[str | int, ...]
+"""Where something stands: keys and list indexes from the top of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong at ``loc``; ``at_key`` points at the key instead of its value."""
+
+    loc: Loc
+    message: str
+    at_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One error or warning. Line and column are 1-based; ``key`` is empty for what concerns the whole file."""
+
+    file: str
+    line: int
+    column: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        key = f"{self.key}: " if self.key else ""
+        return f"{self.file}:{self.line}:{self.column}: {key}{self.message}"
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used, with every problem that was found, in the order of the file."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+def key_of(loc: Loc) -> str:
+    """``("routes", 2, "path")`` as ``routes[2].path``."""
+    text = ""
+    for step in loc:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            word = step if step.replace("-", "_").isidentifier() or step.isalnum() else repr(step)
+            text += f".{word}" if text else word
+    return text
+
+
+def from_pydantic(error: ErrorDetails, keys: Sequence[str]) -> Finding:
+    """One of pydantic's errors in our words. ``keys`` are those of the mapping around it."""
+    loc: Loc = error["loc"]
+    found = error.get("input")
+    context: dict[str, Any] = error.get("ctx") or {}
+    kind = error["type"]
+    if loc and loc[-1] == "[key]":
+        return Finding(loc[:-1], _text(error), at_key=True)
+    if kind == "missing":
+        return Finding(loc, f"missing; {_needs(loc)}")
+    if kind == "extra_forbidden":
+        allowed = [name for name in allowed_keys(loc[:-1]) if name not in keys]
+        near = hint(str(loc[-1]), allowed)
+        return Finding(loc, f"unknown key; allowed: {', '.join(allowed_keys(loc[:-1]))}{near}", at_key=True)
+    if kind == "literal_error":
+        allowed = str(context["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
+        near = hint(found, allowed) if isinstance(found, str) else ""
+        return Finding(loc, f"found {describe(found)}; allowed: {', '.join(allowed)}{near}")
+    if kind == "too_short":
+        return Finding(
+            loc, f"found an empty {'list' if isinstance(found, list) else 'mapping'}; at least one is needed"
+        )
+    if kind in ("tuple_type", "list_type"):
+        return Finding(loc, f"found {describe(found)}; allowed is a list, such as {_example(found)}")
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        names = allowed_keys(loc)
+        keys_text = f" with the keys {', '.join(names)}" if names else ""
+        return Finding(loc, f"found {describe(found)}; allowed is a mapping{keys_text}")
+    return Finding(loc, _text(error))
+
+
+def _text(error: ErrorDetails) -> str:
+    if error["type"] == "value_error":
+        return str((error.get("ctx") or {}).get("error", error["msg"]))
+    return f"found {describe(error.get('input'))}; {error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def _example(found: object) -> str:
+    return f"[{found}]" if isinstance(found, str | int) and not isinstance(found, bool) else "[…]"
+
+
+def _needs(loc: Loc) -> str:
+    model = model_at(loc[:-1])
+    field = model.model_fields.get(str(loc[-1])) if model else None
+    description = (field.description or "") if field else ""
+    return f"needed is {str(loc[-1])!r}: {description[:1].lower()}{description[1:]}".rstrip(".").replace("`", "")
+
+
+def allowed_keys(loc: Loc) -> list[str]:
+    """The keys that the mapping at ``loc`` may have; empty where the keys are free."""
+    model = model_at(loc)
+    return list(model.model_fields) if model else []
+
+
+def model_at(loc: Loc) -> type[Model] | None:
+    """The model of the mapping at ``loc``, or None where there is none."""
+    annotation: Any = Config
+    for step in loc:
+        if isinstance(annotation, type) and issubclass(annotation, Model):
+            if step not in annotation.model_fields:
+                return None
+            annotation = _bare(typing.cast(Any, annotation.model_fields[str(step)].annotation))
+        else:
+            arguments = typing.get_args(annotation)
+            if not arguments:
+                return None
+            annotation = _bare(arguments[-1] if typing.get_origin(annotation) is dict else arguments[0])
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Model) else None
+
+
+@functools.cache
+def _bare(annotation: Any) -> Any:
+    """The annotation without ``Annotated`` and ``| None``."""
+    origin: Any = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _bare(typing.get_args(annotation)[0])
+    if origin in (types.UnionType, typing.Union):
+        rest = [argument for argument in typing.get_args(annotation) if argument is not types.NoneType]
+        return _bare(rest[0]) if len(rest) == 1 else annotation
+    return annotation
