@@ -1,0 +1,200 @@
+"""Where access log lines go: a file or standard output, by a thread of its own.
+
+No request ever waits for a log. A disk may be full or slow, a pipe may be closed or have a reader that has stopped
+reading; then lines pile up to a bound, further ones are dropped and counted, and what waits is tried again. A thread
+and not a non-blocking descriptor, because files have no such thing, and because O_NONBLOCK on a standard output is set
+for every process that shares it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import SimpleQueue
+
+# Bytes that may wait for the thread. At 450 bytes a line, about 18,000 requests.
+LIMIT_BYTES = 8 * 1024 * 1024
+
+# POSIX: a write of up to PIPE_BUF bytes to a pipe is atomic; select.PIPE_BUF is what poll() promises room for.
+_PIPE_BYTES = select.PIPE_BUF
+_RETRY_SECONDS = 1.0
+_BUSY_SECONDS = 0.01
+_WARN_SECONDS = 60.0
+_STDOUT = 1
+
+
+class LogSink:
+    """Writes batches of lines to a file (opened for appending, created with mode 0640) or, for None, to stdout.
+
+    Raises OSError where the file cannot be opened. ``put``, ``reopen``, ``counts`` and ``close`` are for one thread,
+    the loop's. ``warn`` is called by the sink's own thread with one sentence, at most once a minute. ``retry`` is how
+    many seconds pass between two tries.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        limit: int = LIMIT_BYTES,
+        warn: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        retry: float = _RETRY_SECONDS,
+    ) -> None:
+        self._path = path
+        self._fd = _STDOUT if path is None else _open(path)
+        self._limit = limit
+        self._warn = warn or _to_stderr
+        self._clock = clock
+        self._retry = retry
+        self._quiet_until = float("-inf")
+        # Each number below has one writer, so none needs a lock: the loop's thread ...
+        self._taken_bytes = 0
+        self._refused_lines = 0
+        self._told_lines = 0
+        # ... and the sink's.
+        self._done_bytes = 0
+        self._written_lines = 0
+        self._lost_lines = 0
+        self._queue: SimpleQueue[list[bytes] | None] = SimpleQueue()
+        self._wake = threading.Event()
+        self._reopening = False
+        self._closing = False
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self._thread.start()
+
+    def put(self, lines: list[bytes], size: int) -> None:
+        """Take over whole lines, ``size`` bytes in all; they are dropped where too much waits already. Never blocks."""
+        if self._closing or self._taken_bytes - self._done_bytes + size > self._limit:
+            self._refused_lines += len(lines)
+            return
+        self._taken_bytes += size
+        self._queue.put(lines)
+
+    def reopen(self) -> None:
+        """Open the path again, as after logrotate renamed it; what was taken before goes to the old file if it can."""
+        self._reopening = True
+        self._nudge()
+
+    def counts(self) -> tuple[int, int]:
+        """Lines written and lines dropped, so far."""
+        return self._written_lines, self._refused_lines + self._lost_lines
+
+    def close(self, timeout: float) -> None:
+        """Write what waits for at most ``timeout`` seconds, drop the rest, close the file."""
+        self._closing = True
+        self._nudge()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._abandoned = True
+            self._nudge()
+            self._thread.join(2 * self._retry)
+
+    def _nudge(self) -> None:
+        self._queue.put(None)
+        self._wake.set()
+
+    # What follows runs on the sink's thread.
+
+    def _run(self) -> None:
+        while True:
+            lines = self._queue.get()
+            if lines is not None:
+                self._write(lines)
+            if self._reopening and self._queue.empty():
+                self._reopen()
+            if self._closing and self._queue.empty():
+                break
+        if self._path is not None:
+            os.close(self._fd)
+
+    def _write(self, lines: list[bytes]) -> None:
+        for data, count in self._portions(lines):
+            if self._abandoned or not self._write_all(data):
+                self._lost_lines += count
+            else:
+                self._written_lines += count
+            self._done_bytes += len(data)
+        unsaid = self._refused_lines + self._lost_lines
+        if unsaid > self._told_lines and self._say("could not keep up"):
+            self._told_lines = unsaid
+
+    def _portions(self, lines: list[bytes]) -> Iterator[tuple[bytes, int]]:
+        """What to write at once: for a pipe, no more than it takes in one piece; the whole batch otherwise."""
+        if not stat.S_ISFIFO(os.fstat(self._fd).st_mode):
+            yield b"".join(lines), len(lines)
+            return
+        start = size = 0
+        for index, line in enumerate(lines):
+            if index > start and size + len(line) > _PIPE_BYTES:
+                yield b"".join(lines[start:index]), index - start
+                start, size = index, 0
+            size += len(line)
+        yield b"".join(lines[start:]), len(lines) - start
+
+    def _write_all(self, data: bytes) -> bool:
+        """Write it all, however long that takes; False where close() ran out of patience first."""
+        view = memoryview(data)
+        while view:
+            if self._abandoned:
+                return False
+            try:
+                if not self._ready():
+                    self._say("nothing reads it")
+                    continue
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:  # whoever shares our stdout made it non-blocking
+                self._pause(_BUSY_SECONDS)
+            except OSError as error:
+                self._say(error.strerror or type(error).__name__)
+                self._pause(self._retry)
+                if self._reopening:
+                    self._reopen()
+                    line = data.rfind(b"\n", 0, len(data) - len(view)) + 1
+                    view = memoryview(data)[line:]
+        return True
+
+    def _pause(self, seconds: float) -> None:
+        self._wake.wait(seconds)
+        self._wake.clear()
+
+    def _ready(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return bool(poll.poll(self._retry * 1000))
+
+    def _reopen(self) -> None:
+        self._reopening = False
+        if self._path is None:
+            return
+        try:
+            fd = _open(self._path)
+        except OSError as error:
+            self._say(f"cannot be opened again: {error.strerror}")
+            return
+        os.close(self._fd)
+        self._fd = fd
+
+    def _say(self, what: str) -> bool:
+        now = self._clock()
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + _WARN_SECONDS
+        dropped = self._refused_lines + self._lost_lines
+        self._warn(f"access log ({self._path or 'stdout'}): {what}; {dropped} lines dropped so far")
+        return True
+
+
+def _open(path: Path) -> int:
+    # O_NONBLOCK: a named pipe that nobody reads is an error here, not a wait for ever. It changes nothing for files.
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+
+
+def _to_stderr(sentence: str) -> None:
+    print(f"passerelle: {sentence}", file=sys.stderr, flush=True)

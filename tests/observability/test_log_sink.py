@@ -1,0 +1,211 @@
+"""The access log's writer: full disks, blocked and closed pipes, rotation, bounds."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from passerelle.observability.log_sink import LogSink
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.002)
+
+
+@contextmanager
+def sink_to(path: Path | None, warnings: list[str] | None = None, limit: int = 1 << 20) -> Iterator[LogSink]:
+    heard: list[str] = [] if warnings is None else warnings
+    sink = LogSink(path, limit=limit, warn=heard.append, retry=0.02)
+    try:
+        yield sink
+    finally:
+        sink.close(0.2)
+
+
+def put(sink: LogSink, *lines: bytes) -> None:
+    sink.put(list(lines), sum(map(len, lines)))
+
+
+def test_lines_are_appended_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    path.write_bytes(b"before\n")
+    with sink_to(path) as sink:
+        put(sink, b"1\n", b"2\n")
+        put(sink, b"3\n")
+    assert path.read_bytes() == b"before\n1\n2\n3\n"
+    assert sink.counts() == (3, 0)
+
+
+def test_a_new_file_is_not_for_everybody(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    with sink_to(path):
+        assert path.stat().st_mode & 0o007 == 0
+
+
+def test_a_path_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        LogSink(tmp_path / "missing" / "access.log")
+
+
+def test_a_named_pipe_without_reader_is_told_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError):
+        LogSink(tmp_path / "pipe")
+
+
+def test_reopening_after_a_rename(tmp_path: Path) -> None:
+    path, old = tmp_path / "access.log", tmp_path / "access.log.1"
+    with sink_to(path) as sink:
+        put(sink, b"1\n")
+        path.rename(old)
+        put(sink, b"2\n")
+        sink.reopen()
+        until(path.exists)
+        put(sink, b"3\n")
+    assert old.read_bytes() == b"1\n2\n"
+    assert path.read_bytes() == b"3\n"
+
+
+def test_reopening_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
+    folder, warnings = tmp_path / "logs", list[str]()
+    folder.mkdir()
+    with sink_to(folder / "access.log", warnings) as sink:
+        folder.rename(tmp_path / "moved")
+        sink.reopen()
+        until(lambda: bool(warnings))
+        put(sink, b"1\n")
+    assert (tmp_path / "moved" / "access.log").read_bytes() == b"1\n"
+    assert "opened again" in warnings[0]
+
+
+def test_a_full_disk_loses_nothing_within_the_bound_and_is_told_once(tmp_path: Path) -> None:
+    path, target, warnings = tmp_path / "access.log", tmp_path / "real", list[str]()
+    path.symlink_to("/dev/full")
+    with sink_to(path, warnings) as sink:
+        put(sink, b"1\n", b"2\n")
+        until(lambda: bool(warnings))
+        put(sink, b"3\n")
+        path.unlink()
+        path.symlink_to(target)
+        sink.reopen()
+        until(lambda: sink.counts() == (3, 0))
+    assert target.read_bytes() == b"1\n2\n3\n"
+    assert len(warnings) == 1
+    assert "No space left" in warnings[0]
+
+
+def test_over_the_bound_lines_are_dropped_and_counted_and_put_never_waits(tmp_path: Path) -> None:
+    path, warnings = tmp_path / "access.log", list[str]()
+    path.symlink_to("/dev/full")
+    line = b"x" * 99 + b"\n"
+    with sink_to(path, warnings, limit=1000) as sink:
+        for _ in range(50):
+            put(sink, line)
+        assert sink.counts() == (0, 40)
+    assert sink.counts() == (0, 50)
+
+
+def test_a_pipe_whose_reader_stops_blocks_nobody_and_goes_on_when_it_reads(tmp_path: Path) -> None:
+    path, warnings = tmp_path / "pipe", list[str]()
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    lines = [b"%07d" % number + b"y" * 192 + b"\n" for number in range(1000)]
+    with sink_to(path, warnings) as sink:
+        put(sink, *lines)  # 200 KB: more than a pipe holds
+        until(lambda: bool(warnings))
+        assert sink.counts()[0] < 1000
+        received = b""
+
+        def drained() -> bool:
+            nonlocal received
+            with suppress(BlockingIOError):
+                received += os.read(reader, 1 << 16)
+            return received.count(b"\n") == 1000
+
+        until(drained)
+    os.close(reader)
+    assert received == b"".join(lines)
+    assert sink.counts() == (1000, 0)
+    assert "nothing reads it" in warnings[0]
+
+
+def test_a_closed_pipe_is_survived(tmp_path: Path) -> None:
+    path, warnings = tmp_path / "pipe", list[str]()
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with sink_to(path, warnings) as sink:
+        os.close(reader)
+        put(sink, b"1\n")
+        until(lambda: bool(warnings))
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        until(lambda: sink.counts() == (1, 0))
+        assert os.read(reader, 100) == b"1\n"
+        os.close(reader)
+    assert "Broken pipe" in warnings[0]
+
+
+def test_writers_that_share_a_pipe_do_not_tear_each_others_lines(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    received: list[bytes] = []
+
+    with sink_to(path) as first, sink_to(path) as second:
+        os.set_blocking(reader, True)
+        collecting = threading.Thread(target=lambda: received.extend(iter(lambda: os.read(reader, 1 << 16), b"")))
+        collecting.start()
+        for sink, mark in ((first, b"a"), (second, b"b")):
+            put(sink, *([mark * 450 + b"\n"] * 2000))
+        until(lambda: first.counts() == (2000, 0) and second.counts() == (2000, 0))
+    collecting.join(10)
+    os.close(reader)
+    lines = b"".join(received).splitlines()
+    assert len(lines) == 4000
+    assert set(lines) == {b"a" * 450, b"b" * 450}
+
+
+def test_closing_gives_up_after_its_time_and_counts_what_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    path.symlink_to("/dev/full")
+    with sink_to(path) as sink:
+        put(sink, b"1\n", b"2\n")
+        begun = time.monotonic()
+        sink.close(0.05)
+        assert time.monotonic() - begun < 5
+        assert sink.counts() == (0, 2)
+        put(sink, b"3\n")
+        assert sink.counts() == (0, 3)
+
+
+def test_warnings_come_at_most_once_a_minute(tmp_path: Path) -> None:
+    path, warnings, now = tmp_path / "access.log", list[str](), [0.0]
+    path.symlink_to("/dev/full")
+    tries: list[float] = []
+
+    def clock() -> float:
+        tries.append(now[0])
+        return now[0]
+
+    sink = LogSink(path, warn=warnings.append, clock=clock, retry=0.005)
+    put(sink, b"1\n")
+    until(lambda: len(tries) > 5)
+    assert len(warnings) == 1
+    now[0] = 61.0
+    until(lambda: len(warnings) == 2)
+    sink.close(0.01)
+
+
+def test_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    with sink_to(None) as sink:
+        put(sink, b"1\n")
+    assert capfd.readouterr().out == "1\n"
+    os.fstat(1)  # still open

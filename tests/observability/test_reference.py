@@ -1,0 +1,67 @@
+"""The reference pages say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from passerelle.errors import TABLE, Kind, Side
+from passerelle.observability.access_log import LINE_BYTES
+from passerelle.observability.exposition import render
+from passerelle.observability.metrics import BUCKETS, Metrics
+from passerelle.observability.redaction import redact
+
+DOCS = Path(__file__).parents[2] / "docs" / "reference"
+
+
+def test_metrics_page_lists_every_name_with_its_type_and_no_other() -> None:
+    metrics = Metrics()
+    metrics.route("/").observe(200, 0.1)
+    exposed = dict(re.findall(r"^# TYPE (\S+) (\S+)$", render(metrics.snapshot())[0].decode(), re.MULTILINE))
+    page = (DOCS / "metrics.md").read_text()
+    listed = dict(re.findall(r"^\| `(passerelle_\w+)` \| (\w+) \|", page, re.MULTILINE))
+    assert listed == exposed
+
+
+def test_metrics_page_lists_the_labels() -> None:
+    metrics = Metrics()
+    metrics.route("/").observe(200, 0.1)
+    metrics.route("/").failed(Kind.TIMEOUT)
+    service = metrics.service("s", lambda: 0)
+    service.observe(200, 0.1)
+    service.failed(Kind.TIMEOUT, 0.1)
+    metrics.malformed(Kind.BAD_REQUEST)
+    text = render(metrics.snapshot())[0].decode()
+    page = (DOCS / "metrics.md").read_text()
+    for name, labels in re.findall(r"^\| `(passerelle_\w+)` \| \w+ \| ([^|]*)\|", page, re.MULTILINE):
+        match = re.search(rf"^{name}(?:_count)?(?:{{(.*)}})? ", text, re.MULTILINE)
+        assert match, name
+        assert set(re.findall(r"(\w+)=", match[1] or "")) == set(re.findall(r"`(\w+)`", labels)), name
+
+
+def test_metrics_page_tells_the_bounds() -> None:
+    page = (DOCS / "metrics.md").read_text()
+    match = re.search(r"bounds at ([\d., and]+) milliseconds and at ([\d., and]+) seconds", page)
+    assert match
+    milliseconds, seconds = ([float(n) for n in re.findall(r"[\d.]+\d|\d", part)] for part in match.groups())
+    assert [n / 1000 for n in milliseconds] + seconds == list(BUCKETS)
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_access_log_page_lists_every_failure_under_its_side(side: Side) -> None:
+    page = (DOCS / "access-log.md").read_text()
+    match = re.search(rf"^\| {side.value} \| (.*) \|$", page, re.MULTILINE)
+    assert match
+    assert re.findall(r"`(\w+)`", match[1]) == [kind.value for kind in Kind if TABLE[kind][1] is side]
+
+
+def test_access_log_page_tells_the_bound_and_the_telling_names() -> None:
+    page = (DOCS / "access-log.md").read_text()
+    assert f"at most {LINE_BYTES} bytes" in page
+    section = page.split("## Secrets")[1].split("## Delivery")[0]
+    before, after = section.split("replaced by", 1)[1].split("not `", 1)
+    for name in re.findall(r"`([\w-]+)`", before):
+        assert redact(f"/x?{name}=1".encode(), 100).endswith(b"[redacted]"), name
+    assert redact(b"/x?" + after.split("`")[0].encode() + b"=1", 100).endswith(b"=1")
