@@ -60,6 +60,7 @@ class Instance:
         "address",
         "cost",
         "cost_at",
+        "counted",
         "deadline",
         "endpoint",
         "entry",
@@ -71,6 +72,7 @@ class Instance:
         "owner",
         "share",
         "status",
+        "streak",
         "total",
         "unit",
         "up",
@@ -98,6 +100,7 @@ class Instance:
         self.in_flight = 0  # requests and tunnels open now
         self.total = 0  # ever acquired
         self.failures = 0  # ever released with ok=False
+        self.streak = 0  # failures since the last success, or since it came up
         # share of the work
         self.weight = _checked(weight)
         self.share = 1.0
@@ -112,9 +115,20 @@ class Instance:
         self.deadline = 0.0
         self.cost = 0.0
         self.cost_at = 0.0
+        self.counted = 0
+
+    @property
+    def identity(self) -> str:
+        """What it is known by in snapshots and on hash rings; unique in a service."""
+        return identity(self.name, self.address)
 
     def __repr__(self) -> str:
         return f"<Instance {self.name} {self.status.name} in_flight={self.in_flight} weight={self.weight:g}>"
+
+
+def identity(name: str, address: str) -> str:
+    """The key of an instance, a string so that it can be one in JSON."""
+    return f"{name}@{address}"
 
 
 def acquire(instance: Instance) -> None:
@@ -144,6 +158,9 @@ def release(instance: Instance, ok: bool | None, seconds: float) -> None:
     instance.in_flight = in_flight
     if ok is False:
         instance.failures += 1
+        instance.streak += 1
+    elif ok and instance.streak:
+        instance.streak = 0
     metric = instance.metric
     if metric is None:
         instance.load = in_flight * instance.unit
@@ -160,6 +177,8 @@ def set_status(instance: Instance, status: Status) -> None:
         return
     instance.status = status
     instance.up = status is Status.UP
+    if instance.up:
+        instance.streak = 0
     if instance.owner is not None:
         instance.owner.changed()
 
@@ -224,15 +243,15 @@ class Roster:
 
     def __init__(self, status: Status = Status.UP) -> None:
         """``status`` is the one that members join with."""
-        self._current: dict[tuple[str, str], Instance] = {}
-        self._leaving: dict[tuple[str, str], Instance] = {}
+        self._current: dict[str, Instance] = {}
+        self._leaving: dict[str, Instance] = {}
         self._status = status
 
     def replace(self, members: Iterable[Member]) -> list[Instance]:
         """The instances of ``members``, in their order; those that stay keep all their state."""
-        current: dict[tuple[str, str], Instance] = {}
+        current: dict[str, Instance] = {}
         for member in members:
-            key = (member.name, member.address)
+            key = identity(member.name, member.address)
             instance = self._current.get(key)
             if instance is None:
                 instance = self._leaving.pop(key, None)

@@ -1,0 +1,125 @@
+"""A limit of requests in flight that finds itself, by what latency says of the queue behind it."""
+
+from __future__ import annotations
+
+import enum
+from math import inf, sqrt
+
+
+class _Phase(enum.Enum):
+    FOLLOW = enum.auto()  # the gradient
+    SETTLE = enum.auto()  # the limit is halved; what was queued before drains
+    MEASURE = enum.auto()  # ... and what is heard now is latency without a queue
+
+
+class AdaptiveLimit:
+    """A limit to be read at any time as ``limit``; one for each instance (or service) and worker.
+
+    Samples are gathered in windows of at least 0.1 s and 10 requests. ``base`` is the latency without a queue: the
+    least mean of a window. After each window the limit moves a fifth of the way to ``limit * gradient + sqrt(limit)``,
+    with ``gradient = tolerance * base / mean``, kept between 0.5 and 1: it grows while latency is flat, shrinks when
+    latency shows a queue, and rests where the two balance. It does not grow while less than half of it is used. A
+    failure that means overload (refused, timed out) cuts it by a tenth at once, at most once a window.
+
+    A service can become slower for good. So every ``every`` windows (300: half a minute at least) the limit is halved
+    for about the time of two windows, and the latency heard then is the new ``base``. At rest nearly half of what is
+    in flight is queue, so this costs next to no throughput.
+
+    The gradient is that of Netflix's concurrency-limits, the new base like Envoy's adaptive concurrency (which goes
+    down to three requests for it).
+    """
+
+    __slots__ = (
+        "_base",
+        "_count",
+        "_cut",
+        "_ends",
+        "_every",
+        "_floor",
+        "_limit",
+        "_most",
+        "_peak",
+        "_phase",
+        "_saved",
+        "_sum",
+        "_tolerance",
+        "_windows",
+    )
+
+    def __init__(
+        self, initial: int = 20, *, least: int = 2, most: int = 1000, tolerance: float = 1.5, every: int = 300
+    ) -> None:
+        """Raises ValueError unless 1 <= least <= initial <= most, tolerance >= 1 and every >= 1."""
+        if not 1 <= least <= initial <= most or tolerance < 1 or every < 1:
+            raise ValueError("an adaptive limit needs 1 <= least <= initial <= most, tolerance >= 1 and every >= 1")
+        self._limit = float(initial)
+        self._floor = least
+        self._most = most
+        self._tolerance = tolerance
+        self._every = every
+        self._base = inf
+        self._phase = _Phase.FOLLOW
+        self._windows = 0  # since the base was last measured
+        self._saved = 0.0  # the limit before it was halved
+        self._ends = -inf  # the earliest end of this window
+        self._count = 0
+        self._sum = 0.0
+        self._peak = 0  # most in flight in this window
+        self._cut = False  # a failure has cut the limit in this window
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be in flight."""
+        return int(self._limit)
+
+    @property
+    def base(self) -> float:
+        """Latency without a queue, in seconds; infinite before the first window has ended."""
+        return self._base
+
+    def observe(self, seconds: float, in_flight: int, ok: bool | None, now: float) -> None:
+        """A request ended after ``seconds``, with ``in_flight`` open at that moment, itself included.
+
+        ``ok`` is False if it failed in a way that means overload, None if its end says nothing.
+        """
+        if ok is None:
+            return
+        self._peak = max(self._peak, in_flight)
+        if not ok:
+            if not self._cut:
+                self._cut = True
+                self._limit = max(self._floor, self._limit * 0.9)
+            return
+        self._count += 1
+        self._sum += seconds
+        if now >= self._ends and self._count >= 10:
+            mean = self._sum / self._count
+            self._end_of_window(mean)
+            # what was sent under the old limit must be through before the next window says something of the new one
+            self._ends = now + max(0.1, mean if self._phase is not _Phase.FOLLOW else 0.0)
+            self._count = self._peak = 0
+            self._sum = 0.0
+            self._cut = False
+
+    def _end_of_window(self, mean: float) -> None:
+        if self._phase is _Phase.SETTLE:
+            self._phase = _Phase.MEASURE
+            return
+        if self._phase is _Phase.MEASURE:
+            self._phase = _Phase.FOLLOW
+            self._base = mean
+            self._limit = self._saved
+            self._windows = 0
+            return
+        self._base = min(self._base, mean)
+        self._windows += 1
+        if self._windows >= self._every:
+            self._phase = _Phase.SETTLE
+            self._saved = self._limit
+            self._limit = max(float(self._floor), self._limit / 2)
+            return
+        gradient = min(1.0, max(0.5, self._tolerance * self._base / mean)) if mean > 0 else 1.0
+        wanted = self._limit * gradient + sqrt(self._limit)
+        if wanted > self._limit and self._peak < self._limit / 2:
+            return
+        self._limit = min(float(self._most), max(float(self._floor), self._limit + 0.2 * (wanted - self._limit)))

@@ -1,0 +1,319 @@
+"""Health of a service's instances: active probes, passive ejection, slow start and panic, as one state machine.
+
+One :class:`ServiceHealth` decides for all workers; what they see is its :meth:`~ServiceHealth.snapshot`, put into
+effect by :func:`apply`. It is pure: probes, timers and messages are the driver's, ``now`` is seconds of any clock that
+does not go back. The states of one instance and all their transitions (:data:`TABLE`; a dot changes nothing):
+
+========  =======  ========  ========  ==========  ========  =======
+state     passed   failed    misbehvd  served      drain     resume
+========  =======  ========  ========  ==========  ========  =======
+joining   up       .         .         .           draining  .
+up        .        down      ejected   .           draining  .
+down      up       .         .         .           draining  .
+ejected   .        down      .         up          draining  .
+draining  .        .         .         .           .         joining
+========  =======  ========  ========  ==========  ========  =======
+
+passed      ``rise`` good probes in a row (1)
+failed      ``fall`` bad probes in a row (3)
+misbehaved  a worker saw ``failures`` (5) requests in a row fail. Refused if the instance is the last one up, or if more
+            than ``ejected_part`` (half) of the service would be ejected
+served      the ejection is over: 30 s, twice as long each time again up to 5 min, forgotten by one step for each 30 s
+            up. At once when no other instance is up, or scaling down made the ejected more than half
+drain       the runner wants it empty; ``resume`` takes that back
+
+An instance that comes up starts slowly: what counts of its weight rises from a tenth to all of it in ``slow_start``
+seconds (10).
+
+Panic: when no more than ``panic`` of the instances are up (default 0: none at all), those that are down or ejected but
+have been up before are used as if they were up: trying is no worse than refusing. None switches that off. An instance
+that has never passed a probe is not used even then.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import floor
+from typing import Any, NamedTuple
+
+from passerelle.balancing.instance import Instance, Status, set_status, set_weight
+
+VERSION = 1  # of the snapshot
+FAILURES = 5  # requests in a row
+STEPS = 10  # of a slow start: each rebuilds the policies' tuples
+
+
+class State(enum.Enum):
+    """Of one instance; the value is its name in snapshots."""
+
+    JOINING = "joining"
+    UP = "up"
+    DOWN = "down"
+    EJECTED = "ejected"
+    DRAINING = "draining"
+
+
+class Event(enum.Enum):
+    """What can happen to it."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    MISBEHAVED = "misbehaved"
+    SERVED = "served"
+    DRAIN = "drain"
+    RESUME = "resume"
+
+
+TABLE: dict[tuple[State, Event], State] = {
+    (State.JOINING, Event.PASSED): State.UP,
+    (State.JOINING, Event.DRAIN): State.DRAINING,
+    (State.UP, Event.FAILED): State.DOWN,
+    (State.UP, Event.MISBEHAVED): State.EJECTED,
+    (State.UP, Event.DRAIN): State.DRAINING,
+    (State.DOWN, Event.PASSED): State.UP,
+    (State.DOWN, Event.DRAIN): State.DRAINING,
+    (State.EJECTED, Event.FAILED): State.DOWN,
+    (State.EJECTED, Event.SERVED): State.UP,
+    (State.EJECTED, Event.DRAIN): State.DRAINING,
+    (State.DRAINING, Event.RESUME): State.JOINING,
+}
+
+_STATUS = {
+    State.JOINING: Status.DOWN,
+    State.UP: Status.UP,
+    State.DOWN: Status.DOWN,
+    State.EJECTED: Status.EJECTED,
+    State.DRAINING: Status.DRAINING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of one service; times in seconds, parts from 0 to 1."""
+
+    probed: bool = True  # False: there are no active probes, and instances join up
+    rise: int = 1
+    fall: int = 3
+    failures: int = FAILURES
+    ejection: float = 30.0
+    ejection_max: float = 300.0
+    ejected_part: float = 0.5
+    slow_start: float = 10.0
+    panic: float | None = 0.0
+
+
+class Change(NamedTuple):
+    """One transition, for the log."""
+
+    key: str
+    before: State
+    event: Event
+    after: State
+
+
+class _Record:
+    __slots__ = ("bad", "ejected_until", "ejections", "good", "known", "since", "state")
+
+    def __init__(self, now: float) -> None:
+        self.state = State.JOINING
+        self.since = now  # of the state
+        self.good = 0  # probes in a row
+        self.bad = 0
+        self.known = False  # has been up
+        self.ejections = 0  # not yet forgotten
+        self.ejected_until = 0.0
+
+
+class ServiceHealth:
+    """The health of all instances of one service, by key (:attr:`.instance.Instance.identity`)."""
+
+    __slots__ = ("_records", "_settings")
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
+        self._records: dict[str, _Record] = {}
+
+    def replace(self, keys: Iterable[str], now: float) -> list[Change]:
+        """Take these instances; those that stay keep their state. Unknown keys elsewhere are ignored."""
+        old = self._records
+        self._records = {key: old.get(key) or _Record(now) for key in keys}
+        changes: list[Change] = []
+        if not self._settings.probed:
+            for key, record in self._records.items():
+                if record.state is State.JOINING:
+                    self._move(key, Event.PASSED, now, changes)
+        return self._settle(now, changes)
+
+    def probed(self, key: str, ok: bool, now: float) -> list[Change]:
+        """An active probe of ``key`` ended."""
+        changes: list[Change] = []
+        record = self._records.get(key)
+        if record is not None:
+            record.good, record.bad = (record.good + 1, 0) if ok else (0, record.bad + 1)
+            if record.good >= self._settings.rise:
+                self._move(key, Event.PASSED, now, changes)
+            elif record.bad >= self._settings.fall:
+                self._move(key, Event.FAILED, now, changes)
+        return self._settle(now, changes)
+
+    def misbehaved(self, key: str, now: float) -> list[Change]:
+        """A worker saw too many requests in a row fail (:func:`suspicious`)."""
+        changes: list[Change] = []
+        record = self._records.get(key)
+        if record is not None and record.state is State.UP and self._may_eject():
+            settings = self._settings
+            # one step is forgotten for each ejection's time spent up since
+            forgotten = floor((now - record.since) / settings.ejection)
+            record.ejections = max(0, record.ejections - forgotten) + 1
+            # 2**32 ejections' worth of doubling is over any maximum, and floats stay finite
+            length = settings.ejection * 2.0 ** min(record.ejections - 1, 32)
+            record.ejected_until = now + min(length, settings.ejection_max)
+            self._move(key, Event.MISBEHAVED, now, changes)
+        return self._settle(now, changes)
+
+    def drain(self, key: str, now: float) -> list[Change]:
+        """Send nothing new to ``key``; it no longer counts as a part of the service."""
+        changes: list[Change] = []
+        self._move(key, Event.DRAIN, now, changes)
+        return self._settle(now, changes)
+
+    def resume(self, key: str, now: float) -> list[Change]:
+        """Take :meth:`drain` back: the instance joins anew."""
+        changes: list[Change] = []
+        self._move(key, Event.RESUME, now, changes)
+        if not self._settings.probed:
+            self._move(key, Event.PASSED, now, changes)
+        return self._settle(now, changes)
+
+    def tick(self, now: float) -> list[Change]:
+        """End the ejections that are over. To be called when :meth:`next_change` says, or at any time."""
+        return self._settle(now, [])
+
+    def next_change(self, now: float) -> float | None:
+        """When the snapshot next changes by time alone (``>= now``), or None."""
+        settings = self._settings
+        times = []
+        for record in self._records.values():
+            if record.state is State.EJECTED:
+                times.append(record.ejected_until)
+            elif record.state is State.UP and self._share(record, now) < 1.0:
+                times.append(record.since + (self._steps(record, now) + 1) * settings.slow_start / STEPS)
+        return max(now, min(times)) if times else None
+
+    def state(self, key: str) -> State | None:
+        """The state of ``key``, or None if it is no instance of this service."""
+        record = self._records.get(key)
+        return record.state if record is not None else None
+
+    @property
+    def panicking(self) -> bool:
+        """Whether too few are up, so that health is disregarded."""
+        part = self._settings.panic
+        members = self._members()
+        if part is None or not any(record.known and record.state is not State.UP for record in members):
+            return False
+        return sum(record.state is State.UP for record in members) <= part * len(members)
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """All of it as a JSON-able dict: for workers (:func:`apply`), for the admin API, for :meth:`restore`.
+
+        Times are ages and remainders in seconds, so that it means the same in a process with another clock.
+        """
+        panicking = self.panicking
+        instances: dict[str, Any] = {}
+        for key, record in self._records.items():
+            pressed = panicking and record.known and record.state in (State.DOWN, State.EJECTED)
+            instances[key] = {
+                "state": record.state.value,
+                "status": (Status.UP if pressed else _STATUS[record.state]).name,
+                "share": 1.0 if pressed else self._share(record, now),
+                "age": now - record.since,
+                "good": record.good,
+                "bad": record.bad,
+                "known": record.known,
+                "ejections": record.ejections,
+                "ejected_for": max(0.0, record.ejected_until - now) if record.state is State.EJECTED else 0.0,
+            }
+        return {"version": VERSION, "panic": panicking, "instances": instances}
+
+    def restore(self, snapshot: Mapping[str, Any], now: float) -> None:
+        """Go on from a snapshot, for the instances known here. Raises ValueError for one of another version."""
+        if snapshot.get("version") != VERSION:
+            raise ValueError(f"a health snapshot of version {snapshot.get('version')!r}, not {VERSION}")
+        for key, values in snapshot["instances"].items():
+            record = self._records.get(key)
+            if record is not None:
+                record.state = State(values["state"])
+                record.since = now - values["age"]
+                record.good = values["good"]
+                record.bad = values["bad"]
+                record.known = values["known"]
+                record.ejections = values["ejections"]
+                record.ejected_until = now + values["ejected_for"]
+
+    def _members(self) -> list[_Record]:
+        return [record for record in self._records.values() if record.state is not State.DRAINING]
+
+    def _share(self, record: _Record, now: float) -> float:
+        if record.state is not State.UP or self._settings.slow_start <= 0:
+            return 1.0
+        return min(max(self._steps(record, now), 1), STEPS) / STEPS
+
+    def _steps(self, record: _Record, now: float) -> int:
+        """Steps of slow start that are over; a step counts at the very moment that next_change() gave for it."""
+        return floor((now - record.since) / self._settings.slow_start * STEPS + 1e-6)
+
+    def _may_eject(self) -> bool:
+        members = self._members()
+        up = sum(record.state is State.UP for record in members)
+        ejected = sum(record.state is State.EJECTED for record in members)
+        return up > 1 and ejected + 1 <= self._settings.ejected_part * len(members)
+
+    def _settle(self, now: float, changes: list[Change]) -> list[Change]:
+        """End ejections that are over, and those that must not stand: first the ones due first."""
+        if any(record.state is State.EJECTED for record in self._records.values()):
+            ejected = [(r.ejected_until, key) for key, r in self._records.items() if r.state is State.EJECTED]
+            members = self._members()
+            allowed = floor(self._settings.ejected_part * len(members))
+            up = sum(record.state is State.UP for record in members)
+            for number, (until, key) in enumerate(sorted(ejected)):
+                if until <= now or up == 0 or len(ejected) - number > allowed:
+                    self._move(key, Event.SERVED, now, changes)
+                    up += 1
+        return changes
+
+    def _move(self, key: str, event: Event, now: float, changes: list[Change]) -> None:
+        record = self._records.get(key)
+        after = TABLE.get((record.state, event)) if record is not None else None
+        if record is None or after is None:
+            return
+        changes.append(Change(key, record.state, event, after))
+        record.state = after
+        record.since = now
+        if after is State.JOINING:
+            record.good = record.bad = 0
+        record.known = record.known or after is State.UP
+
+
+def suspicious(instance: Instance, failures: int = FAILURES) -> bool:
+    """Whether the failure just counted on ``instance`` is a reason to call :meth:`ServiceHealth.misbehaved`.
+
+    True at every ``failures``-th failure in a row, so that a refused ejection is asked for again, but not each time.
+    """
+    return instance.streak > 0 and instance.streak % failures == 0
+
+
+def apply(snapshot: Mapping[str, Any], instances: Iterable[Instance]) -> None:
+    """Put a snapshot into effect in this process. Instances that it does not name are left as they are.
+
+    Raises ValueError for a snapshot of another version.
+    """
+    if snapshot.get("version") != VERSION:
+        raise ValueError(f"a health snapshot of version {snapshot.get('version')!r}, not {VERSION}")
+    for instance in instances:
+        values = snapshot["instances"].get(instance.identity)
+        if values is not None:
+            set_status(instance, Status[values["status"]])
+            set_weight(instance, share=values["share"])
