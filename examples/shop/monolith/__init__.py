@@ -12,12 +12,10 @@ def build(url: str | None = None) -> Flask:
     """Return the monolith over the database at ``url`` (by default its own)."""
     app = create_app("monolith", (USERS, PRODUCTS), url)
     engine = engine_of(app)
+    find_user, find_product = USERS.finder(engine), PRODUCTS.finder(engine)
 
     def user_and_product(user_id: str, product_id: str) -> Response:
-        with engine.connect() as connection:
-            user = USERS.find(connection, user_id)
-            product = PRODUCTS.find(connection, product_id)
-        return answer({"user": user, "product": product})
+        return answer({"user": find_user(user_id), "product": find_product(product_id)})
 
     app.add_url_rule("/api/<user_id>/<product_id>", "api", user_and_product, methods=["GET"])
     return app

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from flask import Flask, Response, request
+from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
@@ -40,11 +41,13 @@ def problem(status: int, detail: str, errors: Sequence[tuple[str, str]] = ()) ->
     return response
 
 
-def install(app: Flask) -> None:
-    """Answer every error of ``app`` with problem details."""
+def install(app: Flask, engine: Engine) -> None:
+    """Answer every error of ``app``, whose database is ``engine``'s, with problem details."""
     app.register_error_handler(Problem, lambda error: problem(error.status, error.detail, error.errors))
     app.register_error_handler(HTTPException, _http_error)
-    for unavailable in (OperationalError, InterfaceError, PoolTimeout):
+    driver = engine.dialect.loaded_dbapi
+    # SQLAlchemy's errors, and the driver's own from the statements that go straight to it.
+    for unavailable in (OperationalError, InterfaceError, PoolTimeout, driver.OperationalError, driver.InterfaceError):
         app.register_error_handler(unavailable, _database_unavailable)
     app.register_error_handler(Exception, _unexpected)
 

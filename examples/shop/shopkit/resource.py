@@ -11,9 +11,23 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Insert, Select, Table, Update, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Delete,
+    Engine,
+    Insert,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
+from shopkit.database import lookup
 from shopkit.paging import Page, number
 from shopkit.problems import Problem
 
@@ -39,10 +53,6 @@ class Resource:
     @cached_property
     def _by_id(self) -> Any:
         return self.table.c.id == bindparam("identity")
-
-    @cached_property
-    def _find(self) -> Select[Any]:
-        return self._columns.where(self._by_id)
 
     @cached_property
     def _page(self) -> Select[Any]:
@@ -71,12 +81,17 @@ class Resource:
             document[column] = self.present[column](value) if column in self.present else value
         return document
 
-    def find(self, connection: Connection, text: str) -> dict[str, object]:
-        """Return the document whose id is written ``text``; raise 404 if there is none."""
-        row = connection.execute(self._find, {"identity": self._identity(text)}).first()
-        if row is None:
-            raise self._missing(text)
-        return self.document(row[0], row[1:])
+    def finder(self, engine: Engine) -> Callable[[str], dict[str, object]]:
+        """Return the function that reads the document whose id is written so, or raises 404: the hot path."""
+        first = lookup(engine, self._columns.where(self._by_id))
+
+        def find(text: str) -> dict[str, object]:
+            row = first({"identity": self._identity(text)})
+            if row is None:
+                raise self._missing(text)
+            return self.document(row[0], row[1:])
+
+        return find
 
     def list(self, connection: Connection, page: Page) -> tuple[list[dict[str, object]], str | None]:
         """Return the documents of ``page`` in the order of their ids, and the id to go on after, if there are more."""

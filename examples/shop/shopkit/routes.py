@@ -44,6 +44,7 @@ def answer(document: object, status: int = 200) -> Response:
 def mount(app: Flask, resource: Resource, engine: Engine) -> None:
     """Add the routes of ``resource`` to ``app``, over the database of ``engine``."""
     path, plural = f"/{resource.name}", str(resource.table.name)
+    find = resource.finder(engine)
 
     def index() -> Response:
         asked = page(request.args)
@@ -56,8 +57,7 @@ def mount(app: Flask, resource: Resource, engine: Engine) -> None:
         return response
 
     def read(identity: str) -> Response:
-        with engine.connect() as connection:
-            return answer(resource.find(connection, identity))
+        return answer(find(identity))
 
     def create() -> Response:
         body = json_body()

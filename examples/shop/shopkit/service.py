@@ -23,8 +23,8 @@ def create_app(service: str, resources: tuple[Resource, ...], url: str | None = 
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     # One resource has one name: no redirect from //user//1.
     app.url_map.merge_slashes = False
-    problems.install(app)
     app.extensions["engine"] = engine = database.connect(url or settings.database_url(service))
+    problems.install(app, engine)
     for resource in resources:
         mount(app, resource, engine)
     probes = [select(resource.table.c.id).limit(1) for resource in resources]

@@ -1,0 +1,22 @@
+"""The product service of the founding design: it makes its answer up instead of asking a database.
+
+``python products.py`` serves it with Flask's own server on ``PORT`` (5002); ``founding.products:app`` is the
+application.
+"""
+
+from __future__ import annotations
+
+import os
+
+from flask import Flask, Response, jsonify
+
+app = Flask(__name__)
+
+
+@app.get("/product/<product_id>")
+def product(product_id: str) -> Response:
+    return jsonify({"product_id": product_id, "name": f"Produit_{product_id}", "price": 19.99})
+
+
+if __name__ == "__main__":
+    app.run(port=int(os.environ.get("PORT", "5002")))
