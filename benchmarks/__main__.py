@@ -16,10 +16,16 @@ from benchmarks.report import machine, plots, write
 from benchmarks.rig.core import Rig
 from benchmarks.rig.server import RigError
 from benchmarks.scenarios.base import Bench, Scenario
+from benchmarks.scenarios.bodies import Bodies
 from benchmarks.scenarios.compose import Compose
+from benchmarks.scenarios.connections import Connections
+from benchmarks.scenarios.crossing import Crossing
 from benchmarks.scenarios.forward import Forward
+from benchmarks.scenarios.instances import Instances
+from benchmarks.scenarios.routes import Routes
 
-SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (Forward(), Compose())}
+ALL: tuple[Scenario, ...] = (Forward(), Compose(), Routes(), Instances(), Bodies(), Connections(), Crossing())
+SCENARIOS = {scenario.name: scenario for scenario in ALL}
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.rig.pairs import Run, median_ratio
 
 CPU_US = "us"  # CPU microseconds of the server a request
+RPS = "rps"  # requests per second
 
 
 @dataclass(frozen=True)
@@ -83,29 +84,51 @@ def cpu_figure(
     theirs: Sequence[Run] = (),
     target: Target | None = None,
 ) -> Figure:
-    """Compare CPU microseconds a request, with requests per second and latencies (medians, us) beside them."""
-    more: dict[str, Any] = _beside("ours", ours)
-    if theirs:
-        more |= _beside("peer", theirs)
+    """Compare CPU microseconds a request; requests per second and latencies (medians, us) are shown beside them."""
+    return _figure(scenario, variant, CPU_US, ours, peer, theirs, target)
+
+
+def rps_figure(
+    scenario: str,
+    variant: str,
+    ours: Sequence[Run],
+    peer: str | None = None,
+    theirs: Sequence[Run] = (),
+    target: Target | None = None,
+) -> Figure:
+    """Compare requests per second; CPU microseconds a request and latencies (medians) are shown beside them."""
+    return _figure(scenario, variant, RPS, ours, peer, theirs, target)
+
+
+def _figure(
+    scenario: str,
+    variant: str,
+    unit: str,
+    ours: Sequence[Run],
+    peer: str | None,
+    theirs: Sequence[Run],
+    target: Target | None,
+) -> Figure:
+    own, others = [getattr(run, unit) for run in ours], [getattr(run, unit) for run in theirs]
     return Figure(
         scenario,
         variant,
-        CPU_US,
-        statistics.median(run.us for run in ours),
+        unit,
+        statistics.median(own),
         peer,
-        statistics.median(run.us for run in theirs) if theirs else None,
-        median_ratio([run.us for run in ours], [run.us for run in theirs]) if theirs else None,
+        statistics.median(others) if others else None,
+        median_ratio(own, others) if others else None,
         len(ours),
         sum(run.errors for run in [*ours, *theirs]),
         any(run.noisy for run in [*ours, *theirs]),
         target,
-        more,
+        _beside("ours", unit, ours) | _beside("peer", unit, theirs),
     )
 
 
-def _beside(side: str, runs: Sequence[Run]) -> dict[str, float]:
-    return {
-        f"{side}_rps": statistics.median(run.rps for run in runs),
-        f"{side}_p50_us": statistics.median(run.p50_us for run in runs),
-        f"{side}_p99_us": statistics.median(run.p99_us for run in runs),
-    }
+def _beside(side: str, unit: str, runs: Sequence[Run]) -> dict[str, float]:
+    """The medians of what is not compared itself."""
+    if not runs:
+        return {}
+    kinds = [kind for kind in (CPU_US, RPS, "p50_us", "p99_us") if kind != unit]
+    return {f"{side}_{kind}": statistics.median(getattr(run, kind) for run in runs) for kind in kinds}

@@ -34,7 +34,8 @@ class Envoy:
     def version(self) -> str:
         return first_line(str(binary()), "--version").removeprefix(f"{binary()}").strip()
 
-    def forward(self, site: Site) -> Command:
+    def forward(self, site: Site, connections: int = 4096) -> Command:
+        """It takes as many ``connections`` as there are files for, without being told."""
         endpoints = []
         for upstream in site.upstreams:
             host, _, port = upstream.rpartition(":")

@@ -14,13 +14,13 @@ class HAProxy:
     def version(self) -> str:
         return first_line("haproxy", "-v")
 
-    def forward(self, site: Site, connections: int = 4096) -> Command:
+    def forward(self, site: Site) -> Command:
         servers = "\n".join(f"  server s{number} {address}" for number, address in enumerate(site.upstreams))
         file = site.write(
             "haproxy.cfg",
             f"""global
   nbthread 1
-  maxconn {connections}
+  maxconn 4096
 defaults
   mode http
   timeout connect 5s

@@ -18,7 +18,6 @@ def command(site: Site, http: str, connections: int = 4096) -> Command:
         "nginx.conf",
         f"""daemon off;
 worker_processes 1;
-worker_rlimit_nofile {2 * connections + 64};
 pid {site.folder}/nginx.pid;
 error_log stderr warn;
 {"user root;" if os.geteuid() == 0 else ""}

@@ -29,12 +29,12 @@ class Passerelle:
     def version(self) -> str:
         return f"passerelle {importlib.metadata.version('passerelle')}, Python {sys.version.split()[0]}"
 
-    def forward(self, site: Site, balance: str = "p2c", connections: int = 10_000) -> Command:
+    def forward(self, site: Site, balance: str = "p2c", keepalive: str = "4s", connections: int = 10_000) -> Command:
         """One service, one route. ``balance`` names the policy; ``weighted`` gets the weights 1, 2, 3 in turn."""
         targets: list[Any] = [f"http://{address}" for address in site.upstreams]
         if balance == "weighted":
             targets = [{"url": url, "weight": 1 + number % 3} for number, url in enumerate(targets)]
-        services = {"user": {"targets": targets, "balance": balance}}
+        services = {"user": {"targets": targets, "balance": balance, "keepalive": keepalive}}
         routes = [{"path": "/user/{user_id}", "service": "user"}]
         return self._command(site, services, routes, {"connections": connections})
 

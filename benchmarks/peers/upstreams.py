@@ -16,6 +16,7 @@ from benchmarks.rig.server import Server
 
 USER = '{"user_id":"42","username":"user_42","email":"user_42@example.com","created":"2026-01-01T00:00:00Z"}'
 PRODUCT = '{"product_id":"7","name":"Produit_7","price":19.99,"stock":1200,"currency":"EUR","kind":"book"}'
+COMPOSED = f'{{"user":{USER},"product":{PRODUCT}}}'
 
 
 def start(rig: Rig, count: int = 3, connections: int = 4096) -> tuple[Server, Sequence[str]]:

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -16,6 +17,7 @@ from benchmarks.rig.ports import free_ports
 from benchmarks.rig.server import RigError, Server
 
 _READY_SECONDS = 60.0
+_FILES = 32_768  # open files that servers may be in need of, where the machine lets them
 _TOOLS = ("taskset", "setpriv")
 
 
@@ -41,6 +43,7 @@ class Rig:
         return cls(cpus[0], cpus[1])
 
     def __enter__(self) -> Self:
+        self.files = raise_file_limit(_FILES)
         self.folder = Path(tempfile.mkdtemp(prefix="passerelle-bench-"))
         self.folder.chmod(0o755)  # nginx's workers give up root and still serve files from here
         self._affinity = os.sched_getaffinity(0)
@@ -95,9 +98,31 @@ class Rig:
         """Stop every server, the last started first: upstreams outlive what calls them."""
         self.stop(*reversed(self._servers))
 
+    def watch(self) -> Watch:
+        """Begin to watch for work of others."""
+        return Watch(self)
+
     def known_cpu_seconds(self) -> float:
         """CPU seconds so far of all that the rig runs: what the machine did beyond that was somebody else's."""
         return wrk.own_cpu_seconds() + sum(procfs.cpu_seconds(server.pid) for server in self._servers)
+
+
+class Watch:
+    """How much the machine does for others while the rig measures."""
+
+    def __init__(self, rig: Rig):
+        self._rig = rig
+        self._busy, self._known, self._began = procfs.busy_seconds(), rig.known_cpu_seconds(), time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the watch began."""
+        return time.monotonic() - self._began
+
+    def foreign(self) -> float:
+        """CPUs' worth of work, on average, of processes that are not the rig's. Servers must not stop meanwhile."""
+        busy, known = procfs.busy_seconds() - self._busy, self._rig.known_cpu_seconds() - self._known
+        return max(0.0, (busy - known) / self.seconds)
 
 
 def raise_file_limit(wanted: int) -> int:

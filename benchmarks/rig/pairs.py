@@ -7,11 +7,10 @@ that, so the ratio of a pair holds still where the figures of each do not; the m
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.rig import procfs, wrk
+from benchmarks.rig import wrk
 from benchmarks.rig.core import Rig
 from benchmarks.rig.server import RigError, Server
 from benchmarks.rig.wrk import Load
@@ -64,28 +63,30 @@ class Cell:
         wrk.run(self.load, self.server.port, 1, rig.load_cpu, rig.folder)
 
     def measure(self, rig: Rig) -> Run:
-        """Load the server and account for it. Raises ``RigError`` if it died of it.
+        """Load the server and account for it. Raises ``RigError`` if it died of it, or never answered.
 
         Where others take the CPU, or the server waits, a short run may hold too few ticks to count: it is then made
         longer by another one, at most three times.
         """
-        busy, known, began = procfs.busy_seconds(), rig.known_cpu_seconds(), time.monotonic()
+        watch = rig.watch()
         before = self.server.cpu_seconds()
         parts = [self._load(rig)]
         while (cpu := self.server.cpu_seconds() - before) < _ENOUGH_CPU and len(parts) < _MOST_TRIES:
             parts.append(self._load(rig))
         self.server.check_alive()
-        foreign = (procfs.busy_seconds() - busy) - (rig.known_cpu_seconds() - known)
+        requests = sum(part.requests for part in parts)
+        if not requests:
+            raise RigError(f"{self.label}: no answer in {watch.seconds:.0f} s: {parts}")
         return Run(
             self.label,
             cpu,
-            sum(part.requests for part in parts),
+            requests,
             sum(part.seconds for part in parts),
             sum(part.bytes for part in parts),
             statistics.median(part.p50_us for part in parts),
             max(part.p99_us for part in parts),
             sum(part.errors for part in parts),
-            max(0.0, foreign / (time.monotonic() - began)),
+            watch.foreign(),
         )
 
     def _load(self, rig: Rig) -> wrk.Answers:

@@ -109,6 +109,11 @@ def peak_rss(root: int) -> int:
     )
 
 
+def open_files(root: int) -> int:
+    """How many file descriptors the tree under ``root`` holds: a way to see that connections were accepted."""
+    return sum(len(os.listdir(PROC / str(stat.pid) / "fd")) for stat in tree(root, processes()))
+
+
 def parse_busy(text: str) -> float:
     """Seconds for which the machine's CPUs together have worked, from the text of ``/proc/stat``."""
     user, nice, system, _idle, _iowait, irq, softirq = (int(field) for field in text.split("\n", 1)[0].split()[1:8])

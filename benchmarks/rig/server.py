@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -73,6 +73,15 @@ class Server:
         """Raise ``RigError`` when the server has exited."""
         if self._process.poll() is not None:
             raise RigError(f"{self.name} exited with {self._process.returncode}\n{self._log_end()}")
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait for a condition. Raises ``RigError`` when it does not come within ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.check_alive()
+            if time.monotonic() > deadline:
+                raise RigError(f"{self.name}: {what} did not happen in {seconds:.0f} s\n{self._log_end()}")
+            time.sleep(_POLL_SECONDS)
 
     def cpu_seconds(self) -> float:
         return procfs.cpu_seconds(self.pid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -11,7 +12,7 @@ from benchmarks.peers.base import Command, Peer, Site
 from benchmarks.peers.passerelle import Passerelle
 from benchmarks.rig.core import Rig
 from benchmarks.rig.pairs import Cell, Run, in_turn
-from benchmarks.rig.server import Server
+from benchmarks.rig.server import RigError, Server, fetch
 
 OURS = "ours"
 AnyPeer = TypeVar("AnyPeer", bound=Peer)
@@ -62,10 +63,18 @@ class Bench:
     def site(self, name: str, upstreams: Sequence[str]) -> Site:
         return Site(self.rig.subfolder(name), self.rig.port(), upstreams)
 
-    def start(self, name: str, site: Site, command: Command, ready: str) -> Server:
-        """Start a server under test and wait until it answers ``ready``."""
+    def start(self, name: str, site: Site, command: Command, ready: str, answer: str | None = None) -> Server:
+        """Start a server under test and wait until it answers ``ready``.
+
+        ``answer`` is the JSON that it must be answered with, so that all who are compared do the same work.
+        """
         self.progress(f"starting {name}")
-        return self.rig.start(name, command.argv, site.port, site.folder, ready=ready, env=command.env)
+        server = self.rig.start(name, command.argv, site.port, site.folder, ready=ready, env=command.env)
+        if answer is not None:
+            _, body = fetch(site.port, ready, {})
+            if json.loads(body) != json.loads(answer):
+                raise RigError(f"{name} answered {ready} with {body!r} instead of {answer}")
+        return server
 
     def in_turn(self, cells: Sequence[Cell]) -> Mapping[str, list[Run]]:
         """Measure the cells ``pairs`` times in turn and keep every run."""
@@ -77,6 +86,11 @@ class Bench:
     def keep(self, label: str, rows: list[dict[str, Any]]) -> None:
         """Leave raw figures for the report."""
         self.runs.setdefault(label, []).extend(rows)
+
+
+def peer_names(peers: Iterable[Peer]) -> list[str | None]:
+    """The peers that ours is set beside: one ``None`` when there are none, so that ours is shown alone."""
+    return [peer.name for peer in peers] or [None]
 
 
 class Scenario(Protocol):

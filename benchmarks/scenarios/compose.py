@@ -11,10 +11,10 @@ from benchmarks.peers.by_hand import Aiohttp, FastAPI
 from benchmarks.peers.nginx import Nginx
 from benchmarks.rig.pairs import Cell
 from benchmarks.rig.wrk import Load
-from benchmarks.scenarios.base import OURS, Bench
+from benchmarks.scenarios.base import OURS, Bench, peer_names
 
 LOADS = {"10hdr": Load("/api/42/7"), "varying": Load("/api/{}/{}", varying=True)}
-TARGETS = {"nginx": Target(1.25), "aiohttp": Target(0.25)}
+TARGETS: dict[str | None, Target] = {"nginx": Target(1.25), "aiohttp": Target(0.25)}
 
 
 class Compose:
@@ -30,7 +30,8 @@ class Compose:
         servers = {}
         for server_name, gateway in [(OURS, bench.ours()), *((peer.name, peer) for peer in contestants)]:
             site = bench.site(server_name, addresses)
-            servers[server_name] = bench.start(server_name, site, gateway.compose(site), LOADS["10hdr"].path)
+            path = LOADS["10hdr"].path
+            servers[server_name] = bench.start(server_name, site, gateway.compose(site), path, upstreams.COMPOSED)
         lengths = {"10hdr": bench.seconds, "varying": bench.brief}
         runs = bench.in_turn(
             [
@@ -41,8 +42,6 @@ class Compose:
         )
         for variant in LOADS:
             ours = runs[f"{variant} {OURS}"]
-            for peer in contestants:
-                target = TARGETS.get(peer.name)
-                yield cpu_figure(self.name, variant, ours, peer.name, runs[f"{variant} {peer.name}"], target)
-            if not contestants:
-                yield cpu_figure(self.name, variant, ours)
+            for name in peer_names(contestants):
+                theirs = runs[f"{variant} {name}"] if name else ()
+                yield cpu_figure(self.name, variant, ours, name, theirs, TARGETS.get(name))

@@ -14,11 +14,11 @@ from benchmarks.peers.nginx import Nginx
 from benchmarks.peers.varnish import Varnish
 from benchmarks.rig.pairs import Cell
 from benchmarks.rig.wrk import Load
-from benchmarks.scenarios.base import OURS, Bench
+from benchmarks.scenarios.base import OURS, Bench, peer_names
 
 FIXED = Load("/user/42")
 VARYING = Load("/user/{}", varying=True)
-TARGETS = {"nginx": Target(1.6), "envoy": Target(0.6)}
+TARGETS: dict[str | None, Target] = {"nginx": Target(1.6), "envoy": Target(0.6)}
 
 
 class Forward:
@@ -34,11 +34,12 @@ class Forward:
         cells = []
         for server_name, gateway in [(OURS, bench.ours()), *((peer.name, peer) for peer in contestants)]:
             site = bench.site(server_name, addresses)
-            server = bench.start(server_name, site, gateway.forward(site), FIXED.path)
+            server = bench.start(server_name, site, gateway.forward(site), FIXED.path, upstreams.USER)
             cells.append(Cell(f"10hdr {server_name}", server, FIXED, bench.seconds))
             cells.append(Cell(f"varying {server_name}", server, VARYING, bench.brief))
         site = bench.site("ours-quiet", addresses)
-        quiet = bench.start("ours-quiet", site, bench.ours(access_log=False).forward(site), FIXED.path)
+        command = bench.ours(access_log=False).forward(site)
+        quiet = bench.start("ours-quiet", site, command, FIXED.path, upstreams.USER)
         cells.append(Cell("no-log ours", quiet, FIXED, bench.brief))
         # The headline's runs stand next to each other, so that its pairs are pairs.
         runs = bench.in_turn(sorted(cells, key=lambda cell: not cell.label.startswith("10hdr")))
@@ -46,8 +47,6 @@ class Forward:
         for variant in ("10hdr", "varying", "no-log"):
             ours = runs[f"{variant} {OURS}"]
             beside = "10hdr" if variant == "no-log" else variant  # the peers log nothing anyway
-            for peer in contestants:
-                target = TARGETS.get(peer.name)
-                yield cpu_figure(self.name, variant, ours, peer.name, runs[f"{beside} {peer.name}"], target)
-            if not contestants:
-                yield cpu_figure(self.name, variant, ours)
+            for name in peer_names(contestants):
+                theirs = runs[f"{beside} {name}"] if name else ()
+                yield cpu_figure(self.name, variant, ours, name, theirs, TARGETS.get(name))
