@@ -36,9 +36,9 @@ def _escape_table() -> dict[bytes, bytes | None]:
 
 
 _ESCAPES = _escape_table()
-# Visible ASCII without what needs a second look: escapes, backslash, dots; "?" and "#" end a path.
-_PLAIN = re.compile(rb"/[!\"$&-\-/->@-\[\]-~]*").fullmatch
-_CLEAN = re.compile(rb"/[!\"$&->@-\[\]-~]*").fullmatch
+# Visible ASCII without what needs a second look: escapes and backslash; "?" and "#" end a path. Possessive ("*+"), so
+# that a path that is refused is not read twice.
+_CLEAN = re.compile(rb"/[!\"$&->@-\[\]-~]*+").fullmatch
 _FORBIDDEN = re.compile(rb"[^!-~]|[\\?#]").search
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 # UTF-8 that spells an ASCII character in two, three or four octets (RFC 3629 §3): "%C0%AE" was once read as ".".
@@ -57,7 +57,7 @@ def canonical_path(path: bytes) -> bytes:
     parameters (``..;x``) or beside an encoded slash (``..%2F``). The result is stable:
     ``canonical_path(canonical_path(p)) == canonical_path(p)``.
     """
-    if _PLAIN(path) or (_CLEAN(path) and b"/." not in path):
+    if _CLEAN(path) and b"/." not in path:
         return path
     return _canonical(path)
 

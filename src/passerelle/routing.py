@@ -22,6 +22,10 @@ __all__ = ["Match", "Pattern", "PatternError", "Router", "Rule", "Template", "ca
 
 MAX_STEPS = 1000
 """The most trie nodes that one lookup may visit, whatever the path."""
+MAX_SEEN = 1024
+"""How many spellings of hosts a router remembers."""
+MAX_HOST = 255
+"""The longest host that is remembered, in octets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +182,9 @@ def normal_host(host: bytes) -> bytes:
 
 
 class Router:
-    """The compiled route table. Immutable once built: a reload builds another and swaps it."""
+    """The compiled route table. It does not change once built: a reload builds another and swaps it."""
 
-    __slots__ = ("_chains", "_labels", "_open", "_suffixes")
+    __slots__ = ("_by_host", "_chains", "_labels", "_open", "_seen", "_suffixes")
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         """Compile ``rules``. ``ValueError`` for a bad pattern, a duplicate, or a table too ambiguous to be fast."""
@@ -201,7 +205,9 @@ class Router:
             if host is not None and not host.startswith(b"*.")
         }
         self._open = everywhere
-        self._labels = max((suffix.count(b".") for suffix in wildcards), default=-1)
+        self._labels = max((suffix.count(b".") + 1 for suffix in wildcards), default=0)
+        self._by_host = bool(tables)
+        self._seen: dict[bytes, tuple[_Table, ...]] = {}
 
     def match(self, host: bytes, method: bytes, path: bytes) -> Match:
         """Find the rule for a request.
@@ -209,84 +215,103 @@ class Router:
         ``host`` is the authority as it came (any case, with or without port); ``path`` is canonical, without query.
         """
         chain = self._open
-        if self._chains or self._suffixes:
-            chain = self._chain(host)
-        allowed: set[bytes] | None = None
+        if self._by_host:
+            chain = self._seen.get(host) or self._chain(host)
         for table in chain:
             leaf = table.static.get(path)
             if leaf is not None:
                 entry = leaf.methods.get(method) or leaf.any
                 if entry is not None:
                     return entry.match
-                allowed = allowed or set()
+            found = _walk(table.root, path.split(b"/", table.splits), method, None)
+            if found is not None:
+                return found
+        return self._refusal(chain, path)
+
+    def _refusal(self, chain: tuple[_Table, ...], path: bytes) -> Match:
+        """405 with every method that some rule would take at this host and path (RFC 9110 §15.5.6), or 404."""
+        allowed: set[bytes] = set()
+        for table in chain:
+            leaf = table.static.get(path)
+            if leaf is not None:
                 allowed.update(leaf.methods)
-            segments = path.split(b"/", table.splits)
-            if segments[0]:
-                return NOT_FOUND
-            count = len(segments)
-            index = 1
-            node: _Node | None = table.root
-            others: list[tuple[_Node | None, int, _Leaf | None]] = []
-            while True:
-                leaf = None
-                if node is None:
-                    # A dead end: take the nearest alternative that was left aside, or give up.
-                    if not others:
-                        break
-                    node, index, leaf = others.pop()
-                elif index == count:
-                    leaf = node.leaf
-                    if node.rest is not None:
-                        others.append((None, index, node.rest))
-                    node = None
-                else:
-                    segment = segments[index]
-                    index += 1
-                    following = node.literals.get(segment)
-                    if node.rest is not None:
-                        others.append((None, index - 1, node.rest))
-                    if node.param is not None and segment:
-                        if following is None:
-                            following = node.param
-                        else:
-                            others.append((node.param, index, None))
-                    node = following
-                if leaf is None:
-                    continue
-                entry = leaf.methods.get(method) or leaf.any
-                if entry is None:
-                    allowed = allowed or set()
-                    allowed.update(leaf.methods)
-                    continue
-                params = {}
-                for name, place in entry.names:
-                    params[name] = segments[place]
-                if entry.rest is not None:
-                    name, place = entry.rest
-                    params[name] = b"/".join(segments[place:])
-                return Match(entry.value, params)
-        if allowed:
-            return Match(None, {}, tuple(sorted(allowed)))
-        return NOT_FOUND
+            # No method is empty, so no rule takes it and all of them are seen.
+            _walk(table.root, path.split(b"/", table.splits), b"", allowed)
+        return Match(None, {}, tuple(sorted(allowed))) if allowed else NOT_FOUND
 
     def _chain(self, host: bytes) -> tuple[_Table, ...]:
         """The tables to ask for ``host``, from the most specific on."""
-        chain = self._chains.get(host)
-        if chain is not None:
-            return chain
-        host = normal_host(host)
-        chain = self._chains.get(host)
-        if chain is not None:
-            return chain
-        if self._labels < 0:
-            return self._open
-        # Names longer than the longest suffix are cut to it first, so that a long Host costs no more than a short one.
-        labels = host.split(b".")
-        for start in range(max(1, len(labels) - self._labels - 1), len(labels)):
+        name = normal_host(host)
+        chain = self._chains.get(name) or self._suffix_chain(name)
+        # Remembered as it was written, which spares half a microsecond; bounded, since clients choose what stands here.
+        if len(host) <= MAX_HOST:
+            if len(self._seen) >= MAX_SEEN:
+                self._seen.clear()
+            self._seen[host] = chain
+        return chain
+
+    def _suffix_chain(self, name: bytes) -> tuple[_Table, ...]:
+        """The chain of the longest ``*.suffix`` that covers ``name``, or the one for all hosts."""
+        # Only as many labels as the longest suffix has are looked at: a long Host costs no more than a short one.
+        labels = name.split(b".")
+        for start in range(max(1, len(labels) - self._labels), len(labels)):
             chain = self._suffixes.get(b".".join(labels[start:]))
             if chain is not None:
                 return chain
         return self._open
+
+
+def _walk(node: _Node, segments: list[bytes], method: bytes, refused: set[bytes] | None) -> Match | None:
+    """Search the trie from its root, the most specific way first.
+
+    ``segments`` are those of the path behind an empty first one. A node is reached by one way only, so no node is
+    visited twice. With ``refused``, the methods of leaves that do not take ``method`` are added to it.
+    """
+    if segments[0]:
+        return None
+    count = len(segments)
+    index = 1
+    # Ways left aside, the nearest last: a leaf, or a node and the segment to go on with.
+    others: list[tuple[_Node, int, _Leaf | None]] | None = None
+    while True:
+        leaf: _Leaf | None = None
+        if index < count:
+            segment = segments[index]
+            following = node.literals.get(segment)
+            if node.rest is not None:
+                others = others or []
+                others.append((node, index, node.rest))
+            index += 1
+            if segment:
+                if following is None:
+                    following = node.param
+                elif node.param is not None:
+                    others = others or []
+                    others.append((node.param, index, None))
+            if following is not None:
+                node = following
+                continue
+        else:
+            leaf = node.leaf
+            if node.rest is not None:
+                others = others or []
+                others.append((node, index, node.rest))
+        while leaf is None or (entry := leaf.methods.get(method) or leaf.any) is None:
+            if refused is not None and leaf is not None:
+                refused.update(leaf.methods)
+            if not others:
+                return None
+            node, index, leaf = others.pop()
+            if leaf is None:
+                break
+        else:
+            params = {}
+            for name, place in entry.names:
+                params[name] = segments[place]
+            if entry.rest is not None:
+                name, place = entry.rest
+                params[name] = b"/".join(segments[place:])
+            return Match(entry.value, params)
 
 
 def _above(host: bytes, wildcards: dict[bytes, _Table]) -> Sequence[_Table]:
@@ -294,3 +319,16 @@ def _above(host: bytes, wildcards: dict[bytes, _Table]) -> Sequence[_Table]:
     labels = host.split(b".")
     suffixes = (b".".join(labels[start:]) for start in range(1, len(labels)))
     return [wildcards[suffix] for suffix in suffixes if suffix in wildcards]
+
+
+def specificity(rule: Rule) -> tuple[object, ...]:
+    """A sort key: of two rules that match one request, the one with the lesser key wins."""
+    host = rule.host
+    if host is None:
+        place: tuple[int, int, bytes] = (2, 0, b"")
+    elif host.startswith(b"*."):
+        place = (1, -host.count(b"."), host)
+    else:
+        place = (0, 0, host)
+    segments = tuple((segment.kind, segment.text) for segment in Pattern.parse(rule.pattern).segments)
+    return (place, segments, rule.methods is None, sorted(rule.methods or ()))

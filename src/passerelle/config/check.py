@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from passerelle.config.addresses import Address
 from passerelle.config.models import Config, Part, Route, Service
 from passerelle.config.problems import Finding, Loc, key_of
-from passerelle.config.values import Address, hint
+from passerelle.config.words import hint
 from passerelle.paths import REST, Pattern, PatternError, Template
 from passerelle.routing import Router, Rule
 

@@ -12,10 +12,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from passerelle.config import check, tree
+from passerelle.config.addresses import Address, parse_admin, parse_listen
 from passerelle.config.models import SOURCES, Config, Route, Service, Shape, route_shape, service_shape
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of
 from passerelle.config.substitute import substitute
-from passerelle.config.values import Address, nearest, parse_admin, parse_listen
+from passerelle.config.words import nearest
 
 _SERVICE = TypeAdapter(Service)
 _ROUTE = TypeAdapter(Route)

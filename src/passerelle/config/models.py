@@ -11,27 +11,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
+from passerelle.config.addresses import Address, Admin, Listen, Network, Url
+from passerelle.config.units import Duration, Limit, Size
 from passerelle.config.values import (
     AccessLog,
-    Address,
-    Admin,
     App,
     Command,
-    Duration,
     EnvName,
     File,
-    Limit,
-    Listen,
     Method,
     Name,
-    Network,
     PatternText,
     PlainPath,
     RouteHost,
-    Size,
     TemplateText,
     Text,
-    Url,
     Whole,
 )
 

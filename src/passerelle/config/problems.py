@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from passerelle.config.models import Config, Model
-from passerelle.config.values import describe, hint
+from passerelle.config.words import describe, hint
 
 Loc = tuple[str | int, ...]
 """Where something stands: keys and list indexes from the top of the file."""

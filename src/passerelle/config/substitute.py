@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from passerelle.config.values import hint
+from passerelle.config.words import hint
 
 MAX_SECRET_BYTES = 64 * 1024
 """Largest file that ``${file:path}`` reads."""

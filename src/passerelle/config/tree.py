@@ -118,13 +118,15 @@ class _Builder:
 
     def feed(self, event: yaml.Event) -> None:
         mark = event.start_mark
+        assert mark is not None
         line, column = mark.line + 1, mark.column + 1
         if isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
             raise SyntaxProblem(line, column, "found a second document; allowed is one")
         if isinstance(event, yaml.AliasEvent):
-            self._add(self._alias(event.anchor, line, column), None, line, column)
+            self._add(self._alias(str(event.anchor), line, column), None, line, column)
         elif isinstance(event, yaml.ScalarEvent):
             self._require_plain_tag(event.tag, line, column)
+            assert event.end_mark is not None
             end = (event.end_mark.line, event.end_mark.column)
             scalar = Scalar(line, column, text=event.value, quoted=not event.implicit[0], end=end)
             self._add(scalar, event.anchor, line, column)

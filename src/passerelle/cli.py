@@ -1,0 +1,61 @@
+"""The command line: ``passerelle``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from passerelle.cli_support import LazyGroup, use_colour
+
+_COMMANDS = {
+    "up": "passerelle.runner.commands:up",
+    "gateway": "passerelle.runner.commands:gateway",
+    "proxy": "passerelle.runner.commands:proxy",
+    "status": "passerelle.runner.commands:status",
+    "check": "passerelle.cli_file:check",
+    "routes": "passerelle.cli_file:routes",
+    "explain": "passerelle.cli_explain:explain",
+    "schema": "passerelle.cli_file:schema",
+    "version": "passerelle.cli_file:version",
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="CONFIG is gateway.yaml (or passerelle.yaml) of the current folder where it is left out.",
+)
+@click.version_option(package_name="passerelle", message="%(prog)s %(version)s")
+@click.pass_context
+def passerelle(ctx: click.Context) -> None:
+    """API gateway, load balancer and runner for Python services.
+
+    \b
+    passerelle up                           run the services and the gateway of gateway.yaml
+    passerelle proxy http://localhost:5000  put a gateway in front of one address, without a file
+    passerelle check                        say what is wrong with gateway.yaml
+    passerelle explain GET /user/42         say which route answers, and why not the others
+    """
+    ctx.color = use_colour()
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process: 0 done, 1 the answer is no, 2 wrong usage (said on one line)."""
+    try:
+        code = passerelle.main(args, prog_name="passerelle", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        command = context.command_path if context is not None else "passerelle"
+        message = " ".join(error.format_message().split()).rstrip(".")
+        click.echo(f"{command}: {message[:1].lower()}{message[1:]} (see {command} --help)", err=True)
+        sys.exit(error.exit_code if isinstance(error, click.UsageError) else 1)
+    except click.Abort:
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

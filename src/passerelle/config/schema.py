@@ -1,0 +1,70 @@
+"""The JSON Schema of the configuration file (draft 2020-12), for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from passerelle.config import models
+from passerelle.config.models import SOURCES, Config, Model
+from passerelle.config.units import duration_text, size_text
+from passerelle.config.values import Whole
+
+_SUBSTITUTION = {
+    "description": "`${VAR}`, `${VAR:-default}` or `${file:path}`.",
+    "type": "string",
+    "pattern": r"\$\{",
+}
+_LEAVES = ("type", "pattern", "enum", "const", "minimum", "maximum", "examples")
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema. It says what a single key may be; what depends on other keys is left to ``passerelle check``."""
+    schema = Config.model_json_schema()
+    definitions = schema["$defs"]
+    for name, definition in {"Config": schema, **definitions}.items():
+        definition.pop("title", None)
+        for key, field in definition.get("properties", {}).items():
+            _tidy(field, getattr(models, name), key)
+    definitions["Service"]["oneOf"] = [{"required": [source]} for source in SOURCES]
+    definitions["Service"]["properties"]["env"]["additionalProperties"] = {"type": ["string", "number", "boolean"]}
+    definitions["Route"]["oneOf"] = [{"required": ["service"]}, {"required": ["compose"]}]
+    definitions["Target"]["type"] = ["object", "string"]
+    definitions["Substitution"] = _SUBSTITUTION
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passerelle gateway.yaml", **schema}
+
+
+def default_text(field: FieldInfo) -> str | int | None:
+    """A field's default as the file would write it; None where it is required, a collection, or "not given"."""
+    default = field.default
+    if isinstance(default, float):
+        return duration_text(default)
+    if isinstance(default, int):
+        return default if any(isinstance(item, Whole) for item in field.metadata) else size_text(default)
+    if field.is_required() or default is None or isinstance(default, tuple | dict | Model):
+        return None
+    return str(default)
+
+
+def _tidy(field: dict[str, Any], model: type[Model], key: str) -> None:
+    """Write defaults as the file does, and let any value be filled in; null is not how a key is left out."""
+    field.pop("title", None)
+    field.pop("default", None)
+    default = default_text(model.model_fields[key])
+    if key != "on_error":
+        if "anyOf" in field:
+            options = [option for option in field.pop("anyOf") if option != {"type": "null"}]
+            field.update(options[0] if len(options) == 1 else {"anyOf": options})
+        _allow_substitution(field)
+        _allow_substitution(field.get("items", {}))
+    if default is not None:
+        field["default"] = default
+
+
+def _allow_substitution(field: dict[str, Any]) -> None:
+    options = field.get("anyOf", [])
+    if not options and ("minimum" in field or "pattern" in field or "enum" in field):
+        options = [{name: field.pop(name) for name in _LEAVES if name in field}]
+    if options:
+        field["anyOf"] = [*options, {"$ref": "#/$defs/Substitution"}]
