@@ -1,0 +1,72 @@
+# One command each; `make` alone lists them. Options: PYTHON=python3.12, and for some targets ARGS='…'.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+ARGS ?=
+SCENARIO ?=
+PEERS ?=
+SECONDS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install up test check lint types layers docs format bench lock clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+install: $(VENV)/.installed ## set up .venv from the lock file
+
+up: install ## run the shop behind the gateway: http://127.0.0.1:8080, Ctrl-C stops it all
+	@cd examples/shop && ../../$(BIN)/python -m shopkit.prepare
+	@exec $(BIN)/passerelle up examples/shop/gateway.yaml $(ARGS)
+
+test: install ## all tests; ARGS='-k NAME', ARGS='-m "not slow"' narrow it
+	@scripts/system-packages test
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint types layers docs ## style, types, layers, documents
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+layers: install
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/check_lengths.py
+
+docs: install
+	$(BIN)/python scripts/check_docs.py
+
+format: install ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench ## measure beside others; SCENARIO=forward PEERS=nginx SECONDS=3 ARGS=--json narrow it
+	@scripts/system-packages bench
+	@$(BIN)/python -m benchmarks $(SCENARIO) $(if $(PEERS),--peers $(PEERS)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+lock: ## pin the dependencies again; ARGS=--upgrade takes the newest
+	@scripts/lock $(ARGS)
+
+clean: ## remove .venv and all that tools left; the shop's databases stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests benchmarks examples scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@scripts/make-venv $(VENV) $(PYTHON)
+
+# The stamps make a second call instant. Everything comes with a hash from the lock file, the build backend too.
+$(VENV)/.installed: requirements-dev.lock pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV): about a minute the first time" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.installed requirements-bench.lock
+	@echo "Installing what the benchmarks compare with" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
