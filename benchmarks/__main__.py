@@ -89,7 +89,8 @@ def run(scenario: Scenario, chosen: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = arguments(argv)
-    signal.signal(signal.SIGTERM, _leave)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background job ignores it
+        signal.signal(number, _leave)
     found: dict[str, Any] = {}
     try:
         for name in chosen.scenarios:
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
-    """Leave as Ctrl-C does, so that every server is stopped."""
+    """Leave in order, so that every server is stopped."""
     raise KeyboardInterrupt
 
 

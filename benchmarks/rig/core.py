@@ -52,9 +52,10 @@ class Rig:
 
     def __exit__(self, *_: object) -> None:
         # A second Ctrl-C must not leave behind what the first one was stopping.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         self.stop_all()
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         os.sched_setaffinity(0, self._affinity)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -77,7 +77,7 @@ def _ours(bench: Bench) -> Callable[[Site], Command]:
     return compose
 
 
-def _cell(bench: Bench, label: str, compose: Callable[[Site], Command], services: Sequence[str], seconds: int) -> Cell:
+def _cell(bench: Bench, label: str, compose: Callable[[Site], Command], services: Sequence[str]) -> Cell:
     """Start a gateway that is measured."""
     site = bench.site(label.replace(" ", "-"), services)
     server = bench.start(label.replace(" ", "-"), site, compose(site), LOAD.sample(), _ANSWER)
