@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -102,18 +102,22 @@ class Client:
         """
         if self.closed:
             raise ControlError("the worker is gone")
-        self._last += 1
-        number = self._last
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        number = self.post(op, **arguments)
         self._waiting[number] = answer
         try:
-            self._writer.write(encode({"id": number, "op": op, **arguments}))
             async with asyncio.timeout(within):
                 return await answer
         except TimeoutError:
             raise ControlError(f"no answer to {op} within {within:g} s") from None
         finally:
             self._waiting.pop(number, None)
+
+    def post(self, op: str, **arguments: Any) -> int:
+        """Ask without waiting for the answer; gives the number of the question."""
+        self._last += 1
+        self._writer.write(encode({"id": self._last, "op": op, **arguments}))
+        return self._last
 
     def close(self) -> None:
         """End the channel: to the worker it means that the supervisor is gone."""
@@ -131,7 +135,7 @@ class Server:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        operations: dict[str, Callable[[Message], Awaitable[Any]]],
+        operations: Mapping[str, Callable[[Message], Awaitable[Any]]],
     ) -> None:
         self._reader = reader
         self._writer = writer

@@ -9,12 +9,13 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
 from typing import NamedTuple
 
 # <linux/prctl.h>
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+_LOOKS = 10
 
 
 def _prctl(option: int, value: int) -> None:
@@ -60,11 +61,19 @@ def _stat(pid: str) -> Proc | None:
     return Proc(int(pid), state.decode(), int(parent), int(group), int(session))
 
 
-def processes() -> Iterator[Proc]:
-    """Every live process that /proc shows. Zombies are left out: they hold nothing and cannot be signalled."""
+def _table() -> tuple[list[Proc], set[int]]:
+    """The live processes, and the pids that were listed but have ended: gone by now, or zombies."""
+    live: list[Proc] = []
+    ended: set[int] = set()
     for name in os.listdir("/proc"):
-        if name.isdigit() and (proc := _stat(name)) is not None and proc.state not in "ZX":
-            yield proc
+        if not name.isdigit():
+            continue
+        proc = _stat(name)
+        if proc is None or proc.state in "ZX":
+            ended.add(int(name))
+        else:
+            live.append(proc)
+    return live, ended
 
 
 def _environment_has(pid: int, entry: bytes) -> bool:
@@ -80,25 +89,30 @@ def members(session: int, marker: bytes) -> set[int]:
 
     Those of its ``session``; those whose environment holds ``marker`` (``NAME=value``), which a process keeps when it
     daemonises; and the descendants of either.
+
+    One look at /proc proves nothing while processes fork and exit: a parent may be gone when its line is read, and its
+    child too young to be listed. So an empty answer is given only when a look met no process that ended since the one
+    before, or after ``_LOOKS`` looks (another part of a busy machine may well start processes all the time).
     """
-    found: set[int] = set()
-    children: dict[int, list[int]] = {}
-    for proc in processes():
-        children.setdefault(proc.parent, []).append(proc.pid)
-        if proc.session == session or _environment_has(proc.pid, marker):
-            found.add(proc.pid)
-    return found | _below(found, children)
+    known = {session}
+    for _ in range(_LOOKS):
+        live, ended = _table()
+        found = {proc.pid for proc in live if proc.session == session or _environment_has(proc.pid, marker)}
+        if found or ended <= known:
+            return found | _below(found, live)
+        known |= ended
+    return set()
 
 
 def descendants(pid: int) -> set[int]:
     """The live processes below ``pid``, itself left out."""
+    return _below({pid}, _table()[0]) - {pid}
+
+
+def _below(roots: set[int], live: list[Proc]) -> set[int]:
     children: dict[int, list[int]] = {}
-    for proc in processes():
+    for proc in live:
         children.setdefault(proc.parent, []).append(proc.pid)
-    return _below({pid}, children) - {pid}
-
-
-def _below(roots: set[int], children: dict[int, list[int]]) -> set[int]:
     found: set[int] = set()
     todo = list(roots)
     while todo:

@@ -1,0 +1,247 @@
+"""The commands ``up``, ``gateway``, ``proxy`` and ``status``."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import orjson
+
+from passerelle.cli_support import (
+    answer_no,
+    config_argument,
+    config_path,
+    json_option,
+    print_json,
+    print_problems,
+    print_table,
+)
+from passerelle.config.addresses import Address, parse_admin, parse_listen, parse_url
+from passerelle.config.loader import inspect, inspect_text
+from passerelle.config.models import Config
+from passerelle.runner import guard
+from passerelle.runner.output import Output
+from passerelle.runner.report import Report, seconds, wants_colour
+from passerelle.runner.supervisor import Setup, Supervisor
+
+DEFAULT_ADMIN = "127.0.0.1:9900"
+
+
+def _as(parse: Callable[[object], object]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A word, or several, as one of the configuration's own values."""
+
+    def one(ctx: click.Context, param: click.Parameter, word: str) -> object:
+        try:
+            # `off` stays a word, because None means that the option was not given.
+            return parse(word) or "off"
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx, param) from None
+
+    def callback(ctx: click.Context, param: click.Parameter, found: Any) -> Any:
+        if isinstance(found, tuple):
+            return tuple(one(ctx, param, word) for word in found)
+        return None if found is None else one(ctx, param, found)
+
+    return callback
+
+
+_listen = click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    callback=_as(parse_listen),
+    help="Where clients connect, such as 127.0.0.1:8080; port 0 takes a free one.",
+)
+_admin = click.option(
+    "--admin",
+    metavar="HOST:PORT|off",
+    callback=_as(parse_admin),
+    help="Where metrics, health and status are served.",
+)
+_workers = click.option("--workers", type=click.IntRange(1, 256), help="Gateway processes that share the port.")
+
+
+@click.command()
+@config_argument
+@_listen
+@_admin
+@_workers
+def up(config: str | None, listen: Address | None, admin: Address | str | None, workers: int | None) -> NoReturn:
+    """Run everything: the services' instances and the gateway. Ctrl-C stops it all; a second one kills it all.
+
+    The options override the file.
+    """
+    name, text, loaded = _read(config)
+    _supervise(Setup(_override(loaded, listen, admin, workers), text, name, Path(name).resolve().parent))
+
+
+@click.command()
+@click.argument("urls", metavar="URL...", nargs=-1, required=True, callback=_as(parse_url))
+@_listen
+@_admin
+@_workers
+@click.option(
+    "--balance",
+    type=click.Choice(["round_robin", "weighted", "least_inflight", "p2c"]),
+    default="p2c",
+    show_default=True,
+    help="How a target is picked.",
+)
+def proxy(
+    urls: tuple[Address, ...],
+    listen: Address | None,
+    admin: Address | str | None,
+    workers: int | None,
+    balance: str,
+) -> NoReturn:
+    """Balance requests over running servers, without any file: `passerelle proxy http://127.0.0.1:5000`."""
+    # JSON is YAML (YAML 1.2 §1.3), so this is a configuration like any other.
+    text = orjson.dumps(
+        {
+            "services": {"upstream": {"targets": [f"http://{url}" for url in urls], "balance": balance}},
+            "routes": [{"path": "/{rest*}", "service": "upstream"}],
+        }
+    ).decode()
+    name = "the command line"
+    report = inspect_text(text, name)
+    if report.config is None:
+        raise click.UsageError("; ".join(problem.message for problem in report.errors))
+    _supervise(Setup(_override(report.config, listen, admin, workers), text, name, Path.cwd()))
+
+
+@click.command()
+@config_argument
+@_listen
+@_admin
+def gateway(config: str | None, listen: Address | None, admin: Address | str | None) -> NoReturn:
+    """Run one gateway worker and nothing else, for containers: the services must run elsewhere (`targets`, `zones`)."""
+    name, _, loaded = _read(config)
+    local = [name for name, service in loaded.services.items() if service.is_local]
+    if local:
+        names = ", ".join(local)
+        text = f"{name}: these services have app or run, but `passerelle gateway` starts none: {names};"
+        click.echo(f"{text} give them targets, or use `passerelle up`", err=True)
+        answer_no()
+    from passerelle.runner import alone, worker
+
+    worker.raise_descriptor_limit()
+    sys.exit(worker.run(alone.serve(_override(loaded, listen, admin, None), name)))
+
+
+@click.command()
+@click.option(
+    "--admin",
+    metavar="HOST:PORT",
+    callback=_as(parse_admin),
+    default=DEFAULT_ADMIN,
+    show_default=True,
+    envvar="PASSERELLE_ADMIN",
+    help="The admin address of the one to ask.",
+)
+@json_option
+def status(admin: Address | str, as_json: bool) -> None:
+    """Show what a running `passerelle up`, `proxy` or `gateway` does."""
+    if not isinstance(admin, Address):
+        raise click.UsageError("with the admin address off there is nobody to ask")
+    try:
+        answer = _fetch(admin, "/status")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        click.echo(f"nothing to ask on the admin address {admin}: {error}", err=True)
+        answer_no()
+    if as_json:
+        print_json(answer)
+    else:
+        _describe(answer)
+
+
+def _read(given: str | None) -> tuple[str, str, Config]:
+    """The configuration's path, its text, what it says. Ends the command, with every error, if it cannot be used."""
+    name = config_path(given)
+    try:
+        # Once: the workers must get what is checked here, not what the file says a moment later.
+        data = Path(name).read_bytes()
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text, report = "", inspect(name)  # it knows how to say where
+        else:
+            report = inspect_text(text, name, folder=Path(name).parent)
+    except OSError as error:
+        raise click.UsageError(f"cannot read {name}: {(error.strerror or str(error)).lower()}") from None
+    print_problems(report.warnings, "warning: ", err=True)
+    if report.config is None:
+        print_problems(report.errors, err=True)
+        answer_no()
+    return name, text, report.config
+
+
+def _override(config: Config, listen: Address | None, admin: Address | str | None, workers: int | None) -> Config:
+    changes: dict[str, Any] = {}
+    if listen is not None:
+        changes["listen"] = listen
+    if admin is not None:
+        changes["admin"] = admin if isinstance(admin, Address) else None
+    if workers is not None:
+        changes["workers"] = workers
+    return config.model_copy(update=changes)
+
+
+def _supervise(setup: Setup) -> NoReturn:
+    guard.divide()
+    output = Output(1)
+    report = Report(output, terminal=sys.stdout.isatty(), colour=wants_colour(sys.stdout), clock=time.monotonic)
+
+    async def run() -> int:
+        return await Supervisor(setup, report).run()
+
+    try:
+        code = asyncio.run(run())
+    finally:
+        output.close()
+    sys.exit(code)
+
+
+def _fetch(address: Address, path: str) -> Any:
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=5.0)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise ValueError(f"it answers with {response.status} {response.reason}")
+    return orjson.loads(body)
+
+
+def _describe(answer: dict[str, Any]) -> None:
+    where = f"http://{answer['listen']} · pid {answer['pid']} · up for {seconds(answer['uptime'])}"
+    click.echo(f"passerelle {answer['version']} · {answer['config']} · {answer['state']} · {where}\n")
+    members = [instance for service in answer["services"].values() for instance in service["instances"]]
+    members += [{"address": answer["listen"], **worker} for worker in answer["workers"]]
+    head = ("name", "state", "address", "pid", "restarts", "in flight", "uptime", "")
+    print_table(head, [_columns(member) for member in members])
+
+
+def _columns(member: dict[str, Any]) -> tuple[str, ...]:
+    def cell(key: str) -> str:
+        value = member.get(key)
+        return "-" if value is None else str(value)
+
+    uptime = member.get("uptime")
+    note = member.get("problem") or (member.get("last_end") if member["state"] == "waiting" else None) or ""
+    return (
+        member["name"],
+        member["state"],
+        cell("address"),
+        cell("pid"),
+        cell("restarts"),
+        cell("in_flight"),
+        "-" if uptime is None else seconds(uptime),
+        note,
+    )

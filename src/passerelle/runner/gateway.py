@@ -1,0 +1,137 @@
+"""A gateway worker as the supervisor sees it: a process, its listening socket, its control channel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from passerelle.observability.metrics import Snapshot, merge, retired
+from passerelle.runner import control
+from passerelle.runner.backoff import Backoff
+from passerelle.runner.kept import Events, Kept
+from passerelle.runner.process import Process
+from passerelle.runner.service import Service
+
+_START_LIMIT = 30.0  # seconds for a worker to load and listen
+_ANSWER_LIMIT = 2.0  # seconds for an answer that people wait for
+# Counters are asked for this often, so that a worker that dies takes no more than these seconds of them with it.
+_SNAPSHOT_INTERVAL = 5.0
+
+
+class Worker(Kept):
+    """One gateway worker. It gets ``listener`` at every start, so while it is replaced connections wait in the kernel.
+
+    ``text`` is the configuration, as the supervisor read and checked it: what the file says by the time a worker is
+    started again is another matter. It begins to listen when ``go`` is set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        file: str,
+        text: str,
+        listener: socket.socket,
+        services: Iterable[Service],
+        go: asyncio.Event,
+        write: Callable[[str, bytes], None],
+        write_raw: Callable[[bytes], None],
+        backoff: Backoff,
+        events: Events,
+        clock: Callable[[], float],
+        program: str = "passerelle.runner.worker",
+    ) -> None:
+        super().__init__(name, backoff, events, clock)
+        self.listener = listener
+        self._snapshot: Snapshot | None = None  # the last one of the present process
+        self._retired: Snapshot | None = None  # the sum of those of earlier processes
+        self._file = file
+        self._text = text
+        self._services = services
+        self._go = go
+        self._write = write
+        self._write_raw = write_raw
+        self._program = program
+        self._client: control.Client | None = None
+        self._socket: socket.socket | None = None
+
+    def _spawn(self) -> Process:
+        ours, theirs = socket.socketpair()
+        text = os.memfd_create("configuration")
+        try:
+            with open(text, "wb", closefd=False) as file:
+                file.write(self._text.encode())
+            fds = {"--control-fd": theirs.fileno(), "--listen-fd": self.listener.fileno(), "--config-fd": text}
+            argv = [sys.executable, "-m", self._program, self._file]
+            argv += [word for option, fd in fds.items() for word in (option, str(fd))]
+            process = Process.spawn(
+                self.name,
+                argv,
+                on_line=lambda line: self._write(self.name, line),
+                on_raw=self._write_raw,
+                pass_fds=tuple(fds.values()),
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(text)
+        self._socket = ours
+        return process
+
+    async def _watch(self, process: Process) -> None:
+        assert self._socket is not None
+        client = self._client = control.Client(*await control.open_channel(self._socket), lambda event: None)
+        reading = asyncio.create_task(client.run())
+        try:
+            await self._go.wait()
+            for service in self._services:
+                self.tell(service)
+            await client.ask("start", _START_LIMIT)
+            self._is_up()
+            while not client.closed:
+                await asyncio.wait({reading}, timeout=_SNAPSHOT_INTERVAL)
+                await self.read_snapshot()
+        except control.ControlError as error:
+            if not client.closed:
+                self._write(self.name, str(error).encode())
+        finally:
+            client.close()
+            await reading
+            self._client = None
+
+    def _ended(self) -> None:
+        if self._snapshot is not None:
+            gone = retired(self._snapshot)
+            self._retired = gone if self._retired is None else merge([self._retired, gone])
+            self._snapshot = None
+
+    def tell(self, service: Service) -> None:
+        """Let the worker know the instances of ``service``, if it runs."""
+        if self._client is not None:
+            self._client.post("instances", service=service.name, instances=service.listing())
+
+    async def read_snapshot(self) -> list[Snapshot]:
+        """The counters of this worker's processes, the present one's asked for now."""
+        if self._client is not None and self.up_since is not None:
+            with contextlib.suppress(control.ControlError):
+                self._snapshot = await self._client.ask("metrics", _ANSWER_LIMIT)
+        return [snapshot for snapshot in (self._retired, self._snapshot) if snapshot is not None]
+
+    async def status(self) -> dict[str, Any] | None:
+        """What the worker says of itself: ``connections``, and of every service the instances as it sees them.
+
+        None when it does not answer.
+        """
+        if self._client is None or self.up_since is None:
+            return None
+        try:
+            answer: dict[str, Any] = await self._client.ask("status", _ANSWER_LIMIT)
+        except control.ControlError:
+            return None
+        return answer

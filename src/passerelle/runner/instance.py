@@ -1,0 +1,90 @@
+"""An instance of a service that the runner starts itself, kept running on a port of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from passerelle.config.models import Service as ServiceConfig
+from passerelle.gateway.service import InstanceSpec
+from passerelle.runner import appserver, ports
+from passerelle.runner.backoff import Backoff
+from passerelle.runner.kept import Events, Kept, State
+from passerelle.runner.process import Process
+from passerelle.runner.service import Service
+
+
+class Instance(Kept):
+    """``service``'s instance called ``name``. ``taken`` holds the ports of all instances; each start takes a new one,
+    so that nothing an earlier process left behind can stand in its way.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        service: Service,
+        folder: Path,
+        taken: set[int],
+        write: Callable[[str, bytes], None],
+        backoff: Backoff,
+        events: Events,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(name, backoff, events, clock)
+        self.service = service
+        self.port = 0
+        self._folder = folder
+        self._taken = taken
+        self._write = write
+
+    @property
+    def state(self) -> State:
+        """How it is now; down when it fails its probes."""
+        state = super().state
+        return State.DOWN if state is State.UP and not self.service.is_up(self.name) else state
+
+    @property
+    def address(self) -> str:
+        """``host:port``, or nothing before the first start."""
+        return ports.join(ports.LOOPBACK, self.port) if self.port else ""
+
+    def _spawn(self) -> Process:
+        self._taken.discard(self.port)
+        self.port = ports.free(self._taken)
+        self._taken.add(self.port)
+        config = self.service.config
+        return Process.spawn(
+            self.name,
+            command(config, self.port),
+            on_line=lambda line: self._write(self.name, line),
+            env={
+                "HOST": ports.LOOPBACK,
+                "PORT": str(self.port),
+                "PASSERELLE_SERVICE": self.service.name,
+                "PASSERELLE_INSTANCE": self.name,
+                # Through a pipe Python would hold back what it prints until it ends.
+                "PYTHONUNBUFFERED": "1",
+                # Last, so that it changes nothing that PATH already finds: `python` is there too where our virtual
+                # environment was not activated.
+                "PATH": os.pathsep.join(filter(None, (os.environ.get("PATH"), str(Path(sys.executable).parent)))),
+                **{key: value.replace("{port}", str(self.port)) for key, value in config.env.items()},
+            },
+            cwd=config.cwd or self._folder,
+        )
+
+    async def _watch(self, process: Process) -> None:
+        spec = InstanceSpec(self.name, ports.LOOPBACK, self.port)
+        self.service.join(spec)
+        await self.service.watch(spec, self._is_up)
+
+    def _ended(self) -> None:
+        self.service.leave(self.name)
+
+
+def command(config: ServiceConfig, port: int) -> list[str]:
+    """The command line of an instance on ``port``: of the application server, or what ``run`` says."""
+    if config.app is not None:
+        return appserver.command(config.app, ports.LOOPBACK, port, config.interface or "auto")
+    return [word.replace("{port}", str(port)) for word in config.run or ()]

@@ -1,0 +1,130 @@
+"""A service as the supervisor sees it: which instances there are, and which of them are up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from passerelle.balancing.health import ServiceHealth, Settings, State
+from passerelle.balancing.instance import Status
+from passerelle.config.models import Service as ServiceConfig
+from passerelle.gateway.service import InstanceSpec
+from passerelle.runner.ports import join
+from passerelle.runner.probe import INTERVAL, TIMEOUT, probe
+
+
+class Service:
+    """The instances that can be asked (processes that run, or targets) and their health.
+
+    ``changed`` is called, with this service, when what the workers must know has changed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ServiceConfig,
+        changed: Callable[[Service], None],
+        clock: Callable[[], float],
+        rng: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.path = config.health.path if config.health is not None else None
+        self.within = config.health.timeout if config.health is not None else TIMEOUT
+        self.problems: dict[str, str] = {}  # what the last probe of an instance found wrong; by name
+        self._changed = changed
+        self._clock = clock
+        self._rng = rng
+        self._present: dict[str, InstanceSpec] = {}
+        self._health = ServiceHealth(Settings(slow_start=0.0))
+        self._told: list[dict[str, Any]] | None = None
+
+    def join(self, spec: InstanceSpec) -> None:
+        """``spec`` exists from now on; it is down until its first good probe."""
+        self._present[spec.name] = spec
+        self._replaced()
+
+    def leave(self, name: str) -> None:
+        """The instance called ``name`` is gone: no worker may pick it any more."""
+        if self._present.pop(name, None) is not None:
+            self.problems.pop(name, None)
+            self._replaced()
+
+    async def watch(self, spec: InstanceSpec, up: Callable[[], None], failed: Callable[[], None] | None = None) -> None:
+        """Probe ``spec`` for ever: often until it first answers, then every 3 s.
+
+        ``up`` is called once, when it first answers; ``failed``, if given, after each probe before that.
+        """
+        pause = 0.02
+        while not await self._ask(spec):
+            if failed is not None:
+                failed()
+            await asyncio.sleep(pause)
+            # So an instance that took T seconds to start waits for us no longer than about T / 5.
+            pause = min(pause * 1.2, INTERVAL)
+        up()
+        # The instances of a service start together; their probes must not come together for ever.
+        await asyncio.sleep(INTERVAL * self._rng())
+        while True:
+            await self._ask(spec)
+            await asyncio.sleep(INTERVAL)
+
+    async def _ask(self, spec: InstanceSpec) -> bool:
+        problem = await probe(spec.host, spec.port, self.path, self.within)
+        if problem:
+            self.problems[spec.name] = problem
+        else:
+            self.problems.pop(spec.name, None)
+        self._health.probed(_key(spec), not problem, self._clock())
+        self._tell()
+        return not problem
+
+    def is_up(self, name: str) -> bool:
+        """Whether the instance called ``name`` passes its probes."""
+        spec = self._present.get(name)
+        return spec is not None and self._health.state(_key(spec)) is State.UP
+
+    def listing(self) -> list[dict[str, Any]]:
+        """All instances for the workers, each with ``up``: whether it may be picked."""
+        health = self._health.snapshot(self._clock())["instances"]
+        up = Status.UP.name
+        return [{**s._asdict(), "up": health[_key(s)]["status"] == up} for s in self._present.values()]
+
+    def _replaced(self) -> None:
+        self._health.replace(map(_key, self._present.values()), self._clock())
+        self._tell()
+
+    def _tell(self) -> None:
+        listing = self.listing()
+        if listing != self._told:
+            self._told = listing
+            self._changed(self)
+
+
+def _key(spec: InstanceSpec) -> str:
+    # With the port: a process that was started again is another one, whose health nobody knows.
+    return f"{spec.name}@{spec.host}:{spec.port}"
+
+
+class Target:
+    """An instance that runs already, somewhere else: only probed. ``settled`` is set when it was asked once."""
+
+    def __init__(self, spec: InstanceSpec, service: Service) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.service = service
+        self.address = join(spec.host, spec.port)
+        self.settled = asyncio.Event()
+
+    @property
+    def state(self) -> str:
+        """``up``, ``down``, or ``starting`` before the first probe."""
+        if not self.settled.is_set():
+            return "starting"
+        return "up" if self.service.is_up(self.name) else "down"
+
+    async def run(self) -> None:
+        """Probe it for ever."""
+        self.service.join(self.spec)
+        await self.service.watch(self.spec, self.settled.set, self.settled.set)

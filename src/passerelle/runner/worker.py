@@ -1,0 +1,166 @@
+"""The process of one gateway worker.
+
+``python -m passerelle.runner.worker CONFIG --control-fd N [--listen-fd N] [--config-fd N]`` is started by the
+supervisor; ``passerelle gateway CONFIG`` runs the same gateway alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from passerelle.config.loader import load, load_text
+from passerelle.config.models import Config
+from passerelle.gateway.app import Gateway, InstanceSpec
+from passerelle.runner import control
+from passerelle.runner.control import Message
+
+GRACE = 10.0  # seconds that requests in flight get when the worker is told to stop
+
+
+class Stop:
+    """When to stop: asked by a signal, by the supervisor, or by its end. A second signal takes the grace away."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.hurry = asyncio.Event()
+        self._signals = 0
+
+    def on_signal(self) -> None:
+        """SIGTERM or SIGINT came."""
+        self._signals += 1
+        if self._signals > 1:
+            self.hurry.set()
+        self.asked.set()
+
+    def listen(self) -> None:
+        """Take the signals."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.on_signal)
+
+    async def carry_out(self, gateway: Gateway, grace: float = GRACE) -> None:
+        """Stop ``gateway``: within ``grace`` seconds, or at once when a second signal comes."""
+        stopping = asyncio.create_task(gateway.stop(grace))
+        hurry = asyncio.create_task(self.hurry.wait())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not stopping.done():
+            stopping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await stopping
+            await gateway.stop(0.0)
+
+
+class Operations:
+    """What the supervisor can ask of a worker (see :mod:`passerelle.runner.control`)."""
+
+    def __init__(self, gateway: Gateway, listener: socket.socket | None, stop: Stop) -> None:
+        self._gateway = gateway
+        self._listener = listener
+        self._stop = stop
+        self.table = {
+            "start": self.start,
+            "instances": self.instances,
+            "metrics": self.metrics,
+            "status": self.status,
+            "drain": self.drain,
+        }
+
+    async def start(self, message: Message) -> dict[str, Any]:
+        """Listen."""
+        host, port = await self._gateway.start(self._listener)
+        tune_memory()
+        return {"host": host, "port": port}
+
+    async def instances(self, message: Message) -> None:
+        """Replace the instances of a service by those that are up."""
+        self._gateway.set_instances(
+            message["service"],
+            [
+                InstanceSpec(i["name"], i["host"], i["port"], i["weight"], i["zone"])
+                for i in message["instances"]
+                if i["up"]
+            ],
+        )
+
+    async def metrics(self, message: Message) -> dict[str, Any]:
+        """The counters."""
+        return self._gateway.snapshot()
+
+    async def status(self, message: Message) -> dict[str, Any]:
+        """The instances as this worker sees them."""
+        return {"pid": os.getpid(), "services": self._gateway.status()}
+
+    async def drain(self, message: Message) -> None:
+        """Stop in order and exit; the answer comes before."""
+        self._stop.asked.set()
+
+
+def tune_memory() -> None:
+    """Keep what was built for the whole life of the process out of the garbage collector's sight."""
+    gc.collect()
+    gc.freeze()
+
+
+def raise_descriptor_limit() -> None:
+    """Take as many descriptors as we may: every connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def run(work: Any) -> Any:
+    """Run a coroutine on uvloop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+async def serve(config: Config, control_fd: int, listen_fd: int | None) -> int:
+    """Serve as the supervisor says, until it says stop or is gone."""
+    stop = Stop()
+    stop.listen()
+    gateway = Gateway(config)
+    listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
+    streams = await control.open_channel(socket.socket(fileno=control_fd))
+    server = control.Server(*streams, Operations(gateway, listener, stop).table)
+    supervised = asyncio.create_task(server.run())
+    supervised.add_done_callback(lambda task: stop.asked.set())
+    await stop.asked.wait()
+    await stop.carry_out(gateway)
+    supervised.cancel()
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one worker."""
+    parser = argparse.ArgumentParser(prog="passerelle.runner.worker")
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int)
+    parser.add_argument("--config-fd", type=int, help="read the configuration from here; CONFIG only names it")
+    options = parser.parse_args(arguments)
+    raise_descriptor_limit()
+    if options.config_fd is None:
+        config = load(options.config)
+    else:
+        with open(options.config_fd, encoding="utf-8") as file:
+            file.seek(0)
+            config = load_text(file.read(), options.config, folder=Path(options.config).parent)
+    return int(run(serve(config, options.control_fd, options.listen_fd)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
