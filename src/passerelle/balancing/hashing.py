@@ -21,6 +21,7 @@ import random as _random
 import struct
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from math import inf
 
 from passerelle.balancing.instance import Instance, Metric
 from passerelle.balancing.policies import Policy, Random
@@ -100,7 +101,11 @@ class BoundedHash(Policy):
             self._refresh()
         if not self._up:
             return None
-        bound = BOUND * (self._in_flight + 1) / self._weight
+        weight = self._weight
+        for instance in exclude:  # what may not be picked has no fair share
+            if instance.up and instance.owner is self:
+                weight -= instance.weight * instance.share
+        bound = BOUND * (self._in_flight + 1) / weight if weight > 0 else inf
         here = place(key) if key is not None else int(self._random() * 2**64)
         cells = self._cells
         shift = self._shift

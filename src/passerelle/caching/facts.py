@@ -1,0 +1,114 @@
+"""What a request says to a cache, read once. A connection remembers its last head, and these facts with it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from passerelle.caching.directives import NONE, Directives, parse_cache_control
+from passerelle.caching.entry import AUTHORIZATION, COOKIE, SPECIAL
+from passerelle.caching.vary import variant_key
+from passerelle.messages import Fields
+
+# Request directives that a cache does something about (RFC 9111 §5.2.1); no-transform is the coder's.
+REQUEST_DIRECTIVES: Final = (b"no-cache", b"no-store", b"max-age", b"max-stale", b"min-fresh", b"only-if-cached")
+
+_SELECTING: Final = frozenset(
+    {
+        b"authorization",
+        b"cache-control",
+        b"cookie",
+        b"if-match",
+        b"if-modified-since",
+        b"if-none-match",
+        b"if-range",
+        b"if-unmodified-since",
+        b"range",
+    }
+)
+
+
+class Facts:
+    """A request as a cache sees it.
+
+    ``needs`` has COOKIE and AUTHORIZATION for what identifies its sender, and SPECIAL for whatever the short way of a
+    hit does not look at. ``guarded`` counts an identity that the gateway itself established (API key, token, session)
+    as Authorization (RFC 9111 §3.5 is about both alike). ``consumer`` is that identity, for keys per consumer.
+    ``origin_only`` is true for conditions that only an origin evaluates (If-Match, If-Unmodified-Since).
+    """
+
+    __slots__ = (
+        "_variants",
+        "consumer",
+        "directives",
+        "fields",
+        "has_body",
+        "if_modified_since",
+        "if_none_match",
+        "if_range",
+        "method",
+        "needs",
+        "origin_only",
+        "range",
+    )
+
+    def __init__(
+        self,
+        method: bytes,
+        fields: Fields,
+        *,
+        has_body: bool = False,
+        guarded: bool = False,
+        consumer: bytes = b"",
+    ) -> None:
+        self.method = method
+        self.fields = fields
+        self.has_body = has_body
+        self.consumer = consumer
+        self.directives: Directives = NONE
+        self.if_none_match: bytes | None = None
+        self.if_modified_since: bytes | None = None
+        self.if_range: bytes | None = None
+        self.range: bytes | None = None
+        self.origin_only = False
+        self._variants: dict[tuple[bytes, ...], bytes] | None = None
+        needs = AUTHORIZATION if guarded or consumer else 0
+        if method != b"GET" or has_body:
+            needs |= SPECIAL
+        controls: list[bytes] | None = None
+        for name, value in fields:
+            if name not in _SELECTING:
+                continue
+            if name == b"cookie":
+                needs |= COOKIE
+            elif name == b"authorization":
+                needs |= AUTHORIZATION
+            elif name == b"cache-control":
+                controls = [value] if controls is None else [*controls, value]
+            else:
+                needs |= SPECIAL
+                if name == b"if-none-match":
+                    # A list field: further lines continue it (RFC 9110 §5.3).
+                    self.if_none_match = value if self.if_none_match is None else self.if_none_match + b", " + value
+                elif name == b"if-modified-since":
+                    self.if_modified_since = value
+                elif name == b"range":
+                    self.range = value
+                elif name == b"if-range":
+                    self.if_range = value
+                else:
+                    self.origin_only = True
+        if controls is not None:
+            self.directives = directives = parse_cache_control(controls)
+            if any(name in directives for name in REQUEST_DIRECTIVES):
+                needs |= SPECIAL
+        self.needs = needs
+
+    def variant(self, names: tuple[bytes, ...]) -> bytes:
+        """The part of a key that the request fields ``names`` make (RFC 9111 §4.1), remembered with these facts."""
+        known = self._variants
+        if known is None:
+            known = self._variants = {}
+        key = known.get(names)
+        if key is None:
+            key = known[names] = variant_key(names, self.fields, self.consumer)
+        return key

@@ -1,0 +1,94 @@
+"""Updating a stored response with a 304 or with the answer to a HEAD (RFC 9111 §3.2, §4.3.4, §4.3.5)."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from passerelle.caching.dates import parse_date
+from passerelle.caching.entry import Entry, head_lines, status_line
+from passerelle.caching.facts import Facts
+from passerelle.caching.received import Received
+from passerelle.caching.settings import Settings
+from passerelle.caching.storing import COOKIE_FIELDS, build_entry, prohibition, read_terms
+from passerelle.caching.validators import entity_tag, strongly_equal, weakly_equal
+from passerelle.messages import get
+
+# RFC 9111 §3.2: what the stored body depends on stays as it was when the body came. A 304 often has a length of 0 or no
+# coding at all, and neither says anything about the bytes that are kept.
+_BODY_FIELDS: Final = frozenset({b"content-length", b"content-encoding", b"content-range"})
+
+
+class Merged(NamedTuple):
+    """An updated entry (its key as before). ``keep`` is false when the update forbids storing: it answers this request.
+
+    ``own`` are field lines (without CRLF) for the client whose request was validated, and for nobody else: cookies.
+    """
+
+    entry: Entry
+    keep: bool
+    own: tuple[bytes, ...]
+
+
+def matches(entry: Entry, response: Received) -> bool:
+    """Whether a 304 is about this entry (RFC 9111 §4.3.4).
+
+    A strong validator must be the entry's own. A weak one, or Last-Modified, must correspond to it. With neither, the
+    304 can only be about the one response that was validated.
+    """
+    tag = entity_tag(get(response.fields, b"etag"))
+    if tag is not None:
+        if entry.etag is None:
+            return False
+        return weakly_equal(tag, entry.etag) if tag.startswith(b"W/") else strongly_equal(tag, entry.etag)
+    modified = get(response.fields, b"last-modified")
+    stored = entry.get(b"last-modified")
+    return modified is None or stored is None or _same_date(modified, stored, response.response_time)
+
+
+def matches_head(entry: Entry, response: Received) -> bool:
+    """Whether the answer to a HEAD describes this entry: nothing that both have differs (RFC 9111 §4.3.5)."""
+    if response.status != entry.status:
+        return False
+    for name in (b"etag", b"last-modified", b"content-length"):
+        new, stored = get(response.fields, name), entry.get(name)
+        if new is not None and stored is not None and new != stored:
+            return False
+    return True
+
+
+def _same_date(a: bytes, b: bytes, now: float) -> bool:
+    return a == b or (when := parse_date(a, now)) is not None and when == parse_date(b, now)
+
+
+def freshen(entry: Entry, response: Received, facts: Facts, settings: Settings) -> Merged:
+    """``entry`` with the fields of ``response`` in place of its own; the body is the same object (RFC 9111 §3.2)."""
+    own: tuple[bytes, ...] = ()
+    updates = []
+    for field in response.lines():
+        if field[0] in _BODY_FIELDS:
+            continue
+        if field[0] in COOKIE_FIELDS and not settings.store_set_cookie:
+            own += (field[2],)
+        else:
+            updates.append(field)
+    replaced = {name for name, _, _ in updates}
+    # Without a Date of its own the update happened when it came (RFC 9110 §6.6.1): one is added anew.
+    replaced.add(b"date")
+    lines = [field for field in head_lines(entry.head) if field[0] not in replaced] + updates
+    fields = [(name, value) for name, value, _ in lines]
+    age = get(response.fields, b"age")
+    if age is not None:
+        fields.append((b"age", age))
+    relay = b"\r\n".join([status_line(entry.head), *(line for _, _, line in lines), b""])
+    merged = Received(
+        entry.status,
+        fields,
+        request_time=response.request_time,
+        response_time=response.response_time,
+        relay=relay,
+    )
+    terms = read_terms(merged, settings)
+    fresh = build_entry(facts, merged, terms, settings, entry.tags, entry.body)
+    fresh.key = entry.key
+    fresh.size = fresh.measure()
+    return Merged(fresh, prohibition(facts, merged, terms, settings) is None, own)

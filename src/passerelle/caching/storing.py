@@ -1,0 +1,242 @@
+"""Whether a response may be stored, and what of it (RFC 9111 §3)."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+
+from passerelle.caching.dates import format_date
+from passerelle.caching.directives import Directives
+from passerelle.caching.entry import AUTHORIZATION, COOKIE, NEVER, SPECIAL, Entry, build_head
+from passerelle.caching.facts import Facts
+from passerelle.caching.freshness import HEURISTIC_STATUSES, Lifetime, freshness_lifetime, initial_age
+from passerelle.caching.received import TAG_FIELDS, Received, response_tags
+from passerelle.caching.settings import Identity, Settings
+from passerelle.caching.validators import entity_tag
+from passerelle.caching.vary import CONSUMER, vary_names
+from passerelle.messages import Fields, get
+
+# RFC 9111 §3 and §5.2.2.3: status codes whose caching rules this cache knows. Ranges are not stored as such.
+UNDERSTOOD: Final = frozenset(status.value for status in HTTPStatus if status >= 200) - {206, 304}
+
+# Storing these is not forbidden (RFC 9111 §7.3); giving one client's cookie to another is seldom meant.
+COOKIE_FIELDS: Final = frozenset({b"set-cookie", b"set-cookie2"})
+
+# Fields that a cache works with: where a qualified directive lists one, it is read as unqualified instead.
+_NEEDED: Final = frozenset(
+    {
+        b"age",
+        b"cache-control",
+        b"content-encoding",
+        b"content-length",
+        b"content-range",
+        b"content-type",
+        b"date",
+        b"etag",
+        b"expires",
+        b"last-modified",
+        b"vary",
+    }
+)
+
+
+class Terms:
+    """What a response's head says about storing and using it, for one route."""
+
+    __slots__ = ("directives", "lifetime", "names", "omitted", "targeted")
+
+    def __init__(
+        self,
+        directives: Directives,
+        targeted: bool,
+        lifetime: Lifetime,
+        names: tuple[bytes, ...] | None,
+        omitted: frozenset[bytes],
+    ) -> None:
+        self.directives = directives
+        self.targeted = targeted
+        self.lifetime = lifetime
+        self.names = names  # the fields that choose among responses, None for `Vary: *`
+        self.omitted = omitted  # fields that may not be stored
+
+    @property
+    def shareable(self) -> bool:
+        """Whether the response itself allows reuse for requests with Authorization (RFC 9111 §3.5)."""
+        return any(d in self.directives for d in (b"public", b"s-maxage", b"must-revalidate"))
+
+
+def read_terms(response: Received, settings: Settings) -> Terms:
+    """The terms of a response as it came."""
+    fields = response.fields
+    directives, targeted = response.directives(settings.targeted)
+    lifetime = freshness_lifetime(
+        directives, fields, response.status, targeted, response.response_time, settings.heuristic
+    )
+    omitted: frozenset[bytes] = frozenset()
+    for name in (b"no-cache", b"private"):
+        if not directives.unqualified(name):
+            omitted |= directives.fields(name)
+    if omitted & _NEEDED:
+        omitted = frozenset()
+    return Terms(directives, targeted, lifetime, _names(fields, settings), omitted)
+
+
+def _names(fields: Fields, settings: Settings) -> tuple[bytes, ...] | None:
+    names = vary_names(fields)
+    if names is None:
+        return None
+    extra = set(settings.vary_on)
+    if settings.identity is Identity.CONSUMER:
+        extra.add(CONSUMER)
+    return tuple(sorted(extra.union(names))) if extra else names
+
+
+def _blanket(terms: Terms, name: bytes) -> bool:
+    """Whether a directive that may be qualified holds for the whole response."""
+    if name not in terms.directives:
+        return False
+    return terms.directives.unqualified(name) or bool(terms.directives.fields(name) & _NEEDED)
+
+
+def prohibition(facts: Facts, response: Received, terms: Terms, settings: Settings) -> str | None:
+    """Why the response may not be stored whatever its lifetime (RFC 9111 §3), or None. The reason is one token."""
+    directives = terms.directives
+    if settings.obey_client_directives and b"no-store" in facts.directives:
+        return "request-no-store"
+    if b"must-understand" in directives:
+        # RFC 9111 §5.2.2.3: who understands the status code may overlook the no-store beside it.
+        if response.status not in UNDERSTOOD:
+            return "not-understood"
+    elif b"no-store" in directives:
+        return "no-store"
+    if _blanket(terms, b"private"):
+        return "private"
+    if terms.names is None:
+        return "vary"
+    if facts.needs & refused(terms, facts, settings) & ~SPECIAL:
+        return "identity"
+    if not settings.store_set_cookie and any(n in COOKIE_FIELDS and n not in terms.omitted for n, _ in response.fields):
+        return "set-cookie"
+    return None
+
+
+def refused(terms: Terms, facts: Facts, settings: Settings) -> int:
+    """The identities that an entry with these terms may not answer: bits COOKIE and AUTHORIZATION, and SPECIAL.
+
+    Authorization by RFC 9111 §3.5. Of cookies the RFC says nothing; where the origin gave neither a lifetime nor
+    no-cache, nothing tells that it thought of caches at all, so a response is then not shared with cookies in play.
+    """
+    if terms.shareable or settings.identity is Identity.SHARED:
+        return SPECIAL
+    if settings.identity is Identity.CONSUMER and facts.consumer:
+        return SPECIAL
+    explicit = terms.lifetime.explicit or b"no-cache" in terms.directives
+    if explicit or (terms.names is not None and b"cookie" in terms.names):
+        return SPECIAL | AUTHORIZATION
+    return SPECIAL | AUTHORIZATION | COOKIE
+
+
+class Draft:
+    """A response that may be stored, before its body is there.
+
+    ``names`` are the request fields that choose it (RFC 9111 §4.1). ``length`` is its Content-Length, -1 if unknown.
+    """
+
+    __slots__ = ("_entry", "_has_length", "length", "names")
+
+    def __init__(self, entry: Entry, names: tuple[bytes, ...], length: int, has_length: bool) -> None:
+        self._entry = entry
+        self.names = names
+        self.length = length
+        self._has_length = has_length
+
+    def complete(self, body: bytes) -> Entry | None:
+        """The entry, or None when ``body`` is not as long as its head says: an incomplete response (RFC 9111 §3.3)."""
+        entry = self._entry
+        if self.length >= 0 and len(body) != self.length:
+            return None
+        if not self._has_length and entry.status != 204:
+            entry.head += b"Content-Length: %d\r\n" % len(body)
+        entry.body = body
+        entry.size = entry.measure()
+        return entry
+
+
+def make_draft(
+    facts: Facts, response: Received, settings: Settings, tags: tuple[bytes, ...] = (), terms: Terms | None = None
+) -> Draft | str:
+    """The response as it may be stored, or the reason (one token) why it may not (RFC 9111 §3)."""
+    status = response.status
+    if status < 200 or status in (206, 304) or get(response.fields, b"content-range") is not None:
+        return "partial" if status >= 200 else "interim"
+    terms = terms or read_terms(response, settings)
+    reason = prohibition(facts, response, terms, settings)
+    if reason is not None:
+        return reason
+    lifetime = terms.lifetime
+    own = settings.ttl is not None and status in settings.statuses
+    if not own and not (lifetime.explicit or status in HEURISTIC_STATUSES or b"public" in terms.directives):
+        return "status"
+    entry = build_entry(facts, response, terms, settings, tags)
+    stale = entry.stale_while_revalidate or entry.stale_if_error
+    if not (entry.fresh_until > response.response_time or stale or _validator(response.fields)):
+        return "no-lifetime"
+    length = -1
+    value = get(response.fields, b"content-length")
+    if value is not None and value.isdigit():
+        length = int(value[:18])
+    if status == 204:
+        length = 0
+    if length > settings.max_body:
+        return "too-large"
+    return Draft(entry, terms.names or (), length, value is not None)
+
+
+def _validator(fields: Fields) -> bool:
+    return entity_tag(get(fields, b"etag")) is not None or get(fields, b"last-modified") is not None
+
+
+def build_entry(
+    facts: Facts, response: Received, terms: Terms, settings: Settings, tags: tuple[bytes, ...], body: bytes = b""
+) -> Entry:
+    """The entry of a response with these terms, its key still empty."""
+    directives = terms.directives
+    arrived = response.response_time
+    age = initial_age(response.fields, response.request_time, arrived)
+    if _blanket(terms, b"no-cache"):
+        fresh_until = NEVER
+    elif settings.ttl is not None and response.status in settings.statuses:
+        # The route's lifetime counts from when the response came: how old it was by then is not the route's concern.
+        fresh_until = arrived + settings.ttl
+    else:
+        fresh_until = arrived + terms.lifetime.seconds - age
+    # RFC 9111 §4.2.4: these forbid every stale use. s-maxage implies proxy-revalidate (§5.2.2.10), but an origin that
+    # writes a stale-while-revalidate or stale-if-error beside it means the exception that it names, as CDNs read it.
+    forbidden = b"must-revalidate" in directives or b"proxy-revalidate" in directives or _blanket(terms, b"no-cache")
+    swr = 0 if forbidden else _window(directives, b"stale-while-revalidate", settings.stale_while_revalidate)
+    sie = 0 if forbidden else _window(directives, b"stale-if-error", settings.stale_if_error)
+    named = response_tags(response.fields)
+    lines = response.lines()
+    skip = terms.omitted | TAG_FIELDS
+    kept = [line for name, _, line in lines if name not in skip]
+    if get(response.fields, b"date") is None:
+        kept.append(b"Date: " + format_date(arrived))
+    return Entry(
+        b"",
+        response.status,
+        build_head(response.status_line, kept),
+        body,
+        born=arrived - age,
+        fresh_until=fresh_until,
+        stale_while_revalidate=swr,
+        stale_if_error=sie,
+        strict=forbidden or b"s-maxage" in directives,
+        refuses=refused(terms, facts, settings),
+        etag=entity_tag(get(response.fields, b"etag")),
+        tags=tuple(dict.fromkeys(tags + named)) if named else tags,
+    )
+
+
+def _window(directives: Directives, name: bytes, own: int | None) -> int:
+    return own if own is not None else directives.seconds(name) or 0
+

@@ -1,0 +1,68 @@
+"""The field lines that a request carries upstream: those of the client that are end to end, and the gateway's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from passerelle.http1.head import RequestHead
+
+# RFC 9110 §7.6.3: a gateway says in each request that it forwards that it was here.
+VIA = b"Via: 1.1 passerelle\r\n"
+
+# What a part of a composition must not inherit: conditions, ranges and codings are about the whole answer (RFC 9110
+# §13, §14, §12.5.3), and there is no body.
+_NOT_FOR_PARTS = frozenset(
+    {
+        b"accept",
+        b"accept-encoding",
+        b"accept-ranges",
+        b"content-encoding",
+        b"content-language",
+        b"content-length",
+        b"content-location",
+        b"content-range",
+        b"content-type",
+        b"if-match",
+        b"if-modified-since",
+        b"if-none-match",
+        b"if-range",
+        b"if-unmodified-since",
+        b"range",
+    }
+)
+
+
+def forwarding_lines(head: RequestHead, peer: bytes, trusted: Callable[[bytes], bool]) -> bytes:
+    """Via and the X-Forwarded lines. A client that is no trusted proxy starts the chain: what it said is dropped, so an
+    upstream reads a chain that nobody could forge (RFC 7239 §8.1)."""
+    chain, host, proto = peer, head.get(b"host") or b"", b"http"
+    if head.forwarded and trusted(peer):
+        said = [f.value for f in head.lines if f.name == b"x-forwarded-for" and f.value]
+        chain = b", ".join([*said, peer])
+        host = head.get(b"x-forwarded-host") or host
+        proto = head.get(b"x-forwarded-proto") or proto
+    host_line = b"X-Forwarded-Host: %b\r\n" % host if host else b""
+    return b"%bX-Forwarded-For: %b\r\n%bX-Forwarded-Proto: %b\r\n" % (VIA, chain, host_line, proto)
+
+
+def upstream_fields(head: RequestHead, peer: bytes, trusted: Callable[[bytes], bool]) -> bytes:
+    """All field lines for the upstream but the request id. The same for as long as a client repeats its head."""
+    fields = head.relay + forwarding_lines(head, peer, trusted)
+    if head.host is None:
+        fields = b"Host: \r\n" + fields  # RFC 9112 §3.2: an HTTP/1.0 client need not send one, we must
+    if head.chunked:
+        fields += b"Transfer-Encoding: chunked\r\n"
+    if head.expect:
+        fields += b"Expect: 100-continue\r\n"
+    if head.upgrade is not None:
+        fields += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
+    return fields
+
+
+def part_fields(head: RequestHead, peer: bytes, trusted: Callable[[bytes], bool]) -> bytes:
+    """All field lines for a part of a composition but the request id."""
+    relayed = [line for line in head.relay.split(b"\r\n") if line]
+    kept = [line for line in relayed if line.partition(b":")[0].lower() not in _NOT_FOR_PARTS]
+    kept += [b"Accept: application/json", b"Accept-Encoding: identity", b""]
+    fields = b"\r\n".join(kept) + forwarding_lines(head, peer, trusted)
+    return fields if head.host is not None else b"Host: \r\n" + fields

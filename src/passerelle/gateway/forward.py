@@ -1,0 +1,289 @@
+"""One request to one service: pick an instance, send, hear the answer, and try another instance where that is safe.
+
+What may be tried again (RFC 9110 §9.2.2): anything of which not one byte was written, and idempotent methods as long as
+no response head came and the body can be sent again byte for byte. A second attempt takes an instance not yet tried, if
+there is one, and always a new connection: idle ones to one instance tend to die together.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Protocol, cast
+
+from passerelle.balancing.instance import Instance
+from passerelle.errors import Failure, Kind
+from passerelle.gateway.body import RequestBody
+from passerelle.gateway.deadlines import Deadlines
+from passerelle.gateway.service import Service
+from passerelle.http1.client import Pool, UpstreamConnection
+from passerelle.http1.head import ResponseHead
+from passerelle.http1.listener import Tunnel
+from passerelle.messages import IDEMPOTENT_METHODS
+
+
+class Receiver(Protocol):
+    """Who asked, and is told of the answer: the calls of :class:`passerelle.http1.client.Receiver`, once each."""
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx response."""
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The final response's head and the first bytes of its body."""
+
+    def on_data(self, data: bytes) -> None:
+        """More of the body."""
+
+    def on_end(self) -> None:
+        """The body is complete."""
+
+    def on_failure(self, failure: Failure) -> None:
+        """No attempt succeeded, or the answer broke off."""
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None:
+        """101: the protocol changes."""
+
+
+class Forward:
+    """``message`` is the request's head with its empty line; ``attempts_allowed`` counts the first one too."""
+
+    __slots__ = (
+        "_allowed",
+        "_body",
+        "_connection",
+        "_deadlines",
+        "_message",
+        "_over",
+        "_receiver",
+        "_responded",
+        "_service",
+        "_since",
+        "_status",
+        "_tried",
+        "attempts",
+        "instance",
+        "method",
+        "progress",
+        "seconds",
+    )
+
+    def __init__(
+        self,
+        service: Service,
+        deadlines: Deadlines,
+        receiver: Receiver,
+        method: bytes,
+        message: bytes,
+        body: RequestBody | None = None,
+        attempts_allowed: int = 2,
+    ) -> None:
+        self._service = service
+        self._deadlines = deadlines
+        self._receiver = receiver
+        self._message = message
+        self._body = body
+        self._allowed = attempts_allowed
+        self._connection: UpstreamConnection | None = None
+        self._tried: tuple[Instance, ...] = ()
+        self._over = False
+        self._responded = False
+        self._since = 0.0
+        self._status = 0
+        self.method = method
+        self.attempts = 0
+        self.instance: Instance | None = None
+        self.progress = 0
+        self.seconds = 0.0
+
+    def start(self) -> None:
+        """Begin. The receiver hears of the end, whatever it is, exactly once."""
+        self._since = now = perf_counter()
+        self._deadlines.add(self, now)
+        self._attempt()
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more: free the instance and the connection at once."""
+        if not self._over:
+            self._stop(None)
+
+    # ---- an attempt
+
+    def _attempt(self) -> None:
+        node = self._service.node
+        instance = node.pick(self._tried)
+        if instance is None and self._tried:
+            instance = node.pick()
+        if instance is None:
+            self._end(Failure(Kind.NO_INSTANCE, f"no instance of {self._service.name} is up"))
+            return
+        self.instance = instance
+        self.attempts += 1
+        node.acquire(instance)
+        pool = cast(Pool, instance.endpoint)
+        connection = pool.checkout() if self.attempts == 1 else None
+        if connection is None:
+            pool.request(self)
+        else:
+            self._send(connection)
+
+    def on_connection(self, connection: UpstreamConnection) -> None:
+        """A connection that was waited for."""
+        if not connection.usable():
+            connection.abort()
+            self.on_no_connection(Failure(Kind.UPSTREAM_CLOSED, "closed before use", retryable=True))
+        elif self._over:
+            connection.pool.release(connection)
+        else:
+            self._send(connection)
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        body = self._body
+        if body is None:
+            connection.send(self, self._message, True)
+        else:
+            connection.send(self, self._message + body.attach(connection), body.complete)
+
+    def on_no_connection(self, failure: Failure) -> None:
+        """The picked instance cannot be reached; nothing was sent."""
+        if not self._over:
+            self.on_failure(failure)
+
+    # ---- the answer
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx response."""
+        self._receiver.on_interim(head)
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The final response begins."""
+        self._deadlines.discard(self)
+        self._responded = True
+        if complete:
+            self._settle(head.status)
+        else:
+            self._status = head.status
+            self._service.streaming.add(self)
+        self._receiver.on_response(head, data, complete)
+
+    def on_data(self, data: bytes) -> None:
+        """More of the body."""
+        self.progress += 1
+        self._receiver.on_data(data)
+
+    def on_end(self) -> None:
+        """The body is complete."""
+        self._service.streaming.discard(self)
+        self._settle(self._status)
+        self._receiver.on_end()
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None:
+        """101: from here on the connection is a tunnel, counted until :meth:`cancel`."""
+        self._deadlines.discard(self)
+        self._responded = True
+        self._receiver.on_switch(head, data)
+
+    def tunnel(self, other: Tunnel) -> UpstreamConnection:
+        """Join the instance's side to ``other`` (after :meth:`on_switch`); gives that side."""
+        connection = cast(UpstreamConnection, self._connection)
+        connection.begin_tunnel(other)
+        return connection
+
+    def on_failure(self, failure: Failure) -> None:
+        """The attempt failed: try again if that is safe, else tell."""
+        if self._over:
+            return
+        instance = cast(Instance, self.instance)
+        self._connection = None
+        if self._body is not None:
+            self._body.detach()
+        if self._responded or not self._may_retry(failure):
+            self._fail(failure)
+            return
+        seconds = perf_counter() - self._since
+        self._service.metrics.failed(failure.kind, seconds)
+        self._service.metrics.retries += 1
+        self._service.node.release(instance, False, seconds)
+        self._tried = (*self._tried, instance)
+        self._attempt()
+
+    def _may_retry(self, failure: Failure) -> bool:
+        if self.attempts >= self._allowed or failure.kind is Kind.OVERLOADED:
+            return False
+        if failure.retryable:  # nothing was sent
+            return True
+        return self.method in IDEMPOTENT_METHODS and (self._body is None or self._body.replayable)
+
+    def on_deadline(self) -> None:
+        """The route's time is up, whatever attempt it is."""
+        failure = Failure(Kind.TIMEOUT, f"no answer within {self._deadlines.limit:g} s")
+        self._stop(failure.kind)
+        self._receiver.on_failure(failure)
+
+    def on_stalled(self) -> None:
+        """No byte of the body came for too long."""
+        failure = Failure(Kind.TIMEOUT, "the body stalled")
+        self._stop(failure.kind)
+        self._receiver.on_failure(failure)
+
+    def on_upstream_paused(self) -> None:
+        """The instance does not keep up: neither may the client."""
+        if self._body is not None:
+            self._body.pause()
+
+    def on_upstream_resumed(self) -> None:
+        """The instance keeps up again."""
+        if self._body is not None:
+            self._body.resume()
+
+    def pause(self) -> None:
+        """The client does not keep up: neither may the instance."""
+        if self._connection is not None and not self._over:
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        """The client keeps up again."""
+        if self._connection is not None and not self._over:
+            self._connection.resume_reading()
+
+    # ---- the end
+
+    def _settle(self, status: int) -> None:
+        """The instance has answered in full."""
+        self._over = True
+        self.seconds = seconds = perf_counter() - self._since
+        service = self._service
+        service.metrics.observe(status, seconds)
+        service.node.release(cast(Instance, self.instance), status < 500, seconds)
+
+    def _fail(self, failure: Failure) -> None:
+        """The last attempt failed."""
+        self._over = True
+        self._deadlines.discard(self)
+        self._service.streaming.discard(self)
+        self.seconds = seconds = perf_counter() - self._since
+        self._service.metrics.failed(failure.kind, seconds)
+        self._service.node.release(cast(Instance, self.instance), False, seconds)
+        self._receiver.on_failure(failure)
+
+    def _end(self, failure: Failure) -> None:
+        """No instance could be picked."""
+        self._over = True
+        self._deadlines.discard(self)
+        self._receiver.on_failure(failure)
+
+    def _stop(self, kind: Kind | None) -> None:
+        """End the attempt under way from our side; ``kind`` when it is the instance's fault."""
+        self._over = True
+        self._deadlines.discard(self)
+        self._service.streaming.discard(self)
+        self.seconds = seconds = perf_counter() - self._since
+        instance = cast(Instance, self.instance)
+        connection, self._connection = self._connection, None
+        if self._body is not None:
+            self._body.detach()
+        if connection is not None:
+            connection.detach()
+        else:
+            cast(Pool, instance.endpoint).withdraw(self)
+        self._service.metrics.failed(kind or Kind.CLIENT_GONE, seconds)
+        self._service.node.release(instance, None if kind is None else False, seconds)

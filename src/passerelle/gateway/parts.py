@@ -1,0 +1,92 @@
+"""One part of a composition, asked for: collects a whole answer and hands it to the gathering."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from passerelle.composition import Gathering, PartAnswer
+from passerelle.errors import Failure, Kind
+from passerelle.gateway.deadlines import Deadlines
+from passerelle.gateway.forward import Forward
+from passerelle.gateway.service import Service
+from passerelle.http1.head import ResponseHead
+
+# The largest answer of one part, in bytes: it is held in memory until the whole is spliced.
+MAX_PART = 10 * 1024 * 1024
+
+
+class PartCall:
+    """Asks ``service`` for part ``index`` of ``gathering``; ``cookies`` are the Set-Cookie lines of its answer."""
+
+    __slots__ = ("_gathering", "_index", "_pieces", "_response", "_size", "cookies", "forward")
+
+    def __init__(
+        self,
+        gathering: Gathering,
+        index: int,
+        service: Service,
+        deadlines: Deadlines,
+        message: bytes,
+        attempts: int,
+    ) -> None:
+        self._gathering = gathering
+        self._index = index
+        self._response: ResponseHead | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self.cookies: list[bytes] = []
+        self.forward = Forward(service, deadlines, self, b"GET", message, None, attempts)
+
+    def cancel(self) -> None:
+        """The part is not wanted any more."""
+        self.forward.cancel()
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """Nothing to do: the whole answer is not there yet."""
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None:
+        """Nobody asked for another protocol."""
+        self.forward.cancel()
+        self._gathering.failed(self._index, Failure(Kind.PART_FAILED, "status 101"))
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The part's answer begins."""
+        self._response = head
+        if complete:
+            self._answer(data)
+        elif head.content_length > MAX_PART:
+            self._too_large()
+        elif data:
+            self.on_data(data)
+
+    def on_data(self, data: bytes) -> None:
+        """More of it."""
+        self._size += len(data)
+        if self._size > MAX_PART:
+            self._too_large()
+        else:
+            self._pieces.append(data)
+
+    def on_end(self) -> None:
+        """All of it is there."""
+        self._answer(b"".join(self._pieces))
+
+    def on_failure(self, failure: Failure) -> None:
+        """It could not be had."""
+        self._gathering.failed(self._index, failure)
+
+    def _answer(self, body: bytes) -> None:
+        head = cast(ResponseHead, self._response)
+        media_type = coding = b""
+        for field in head.lines:
+            if field.name == b"content-type":
+                media_type = field.value
+            elif field.name == b"content-encoding":
+                coding = field.value
+            elif field.name == b"set-cookie":
+                self.cookies.append(field.value)
+        self._gathering.answered(self._index, PartAnswer(head.status, media_type, coding, body))
+
+    def _too_large(self) -> None:
+        self.forward.cancel()
+        self._gathering.failed(self._index, Failure(Kind.PART_FAILED, f"more than {MAX_PART} bytes"))

@@ -1,0 +1,100 @@
+"""Routes compiled from configuration to immutable plans, ready to run. A reload builds all of it anew and swaps it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from passerelle.composition import Composition, Part
+from passerelle.config.models import Config, Route
+from passerelle.gateway.deadlines import Deadlines
+from passerelle.gateway.service import Service
+from passerelle.observability.access_log import RouteLog
+from passerelle.observability.metrics import RouteMetrics
+from passerelle.paths import Pattern, Template
+from passerelle.routing import Router, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class PartPlan:
+    """How one part of a composition is asked for."""
+
+    name: str
+    service: Service
+    path: Template
+    deadlines: Deadlines
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """How a route answers: by one ``service``, or by a ``composition`` of ``parts``.
+
+    ``body_limit`` in bytes. ``log`` is None when there is no access log.
+    """
+
+    metrics: RouteMetrics
+    log: RouteLog | None
+    deadlines: Deadlines
+    body_limit: int
+    attempts: int
+    service: Service | None = None
+    rewrite: Template | None = None
+    composition: Composition | None = None
+    parts: tuple[PartPlan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What plans are built from besides the configuration: each gives the same object for the same argument."""
+
+    services: Mapping[str, Service]
+    deadlines: Callable[[float], Deadlines]
+    metrics: Callable[[str], RouteMetrics]
+    log: Callable[[str, str | None], RouteLog | None]
+
+
+def build_router(config: Config, environment: Environment) -> Router:
+    """The route table of ``config``, its values :class:`RoutePlan`."""
+    return Router(
+        Rule(
+            route.host.encode("ascii") if route.host else None,
+            route.accepted,
+            route.path,
+            _plan(config, route, environment),
+        )
+        for route in config.routes
+    )
+
+
+def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
+    limit = config.body_limit(route)
+    metrics = environment.metrics(route.label)
+    log = environment.log(route.label, route.service)
+    deadlines = environment.deadlines(route.timeout)
+    body_limit = sys.maxsize if limit is None else limit
+    rest = _rest_names(route.path)
+    if route.service is not None:
+        service = environment.services[route.service]
+        rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
+        return RoutePlan(metrics, log, deadlines, body_limit, route.attempts, service, rewrite)
+    parts = []
+    plans = []
+    for name, part in (route.compose or {}).items():
+        fallback = None if part.required else orjson.dumps(part.fallback)
+        parts.append(Part(name, fallback, frozenset(part.pass_status)))
+        seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
+        plans.append(
+            PartPlan(
+                name, environment.services[part.service], Template(part.path, rest), environment.deadlines(seconds)
+            )
+        )
+    return RoutePlan(
+        metrics, log, deadlines, body_limit, route.attempts, composition=Composition(parts), parts=tuple(plans)
+    )
+
+
+def _rest_names(path: str) -> frozenset[str]:
+    return frozenset(s.text for s in Pattern.parse(path).segments if str(s).endswith("*}"))

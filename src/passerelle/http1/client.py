@@ -1,0 +1,483 @@
+"""The upstreams' side of HTTP/1.1: one :class:`UpstreamConnection` per connection to an instance, and their pool."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from passerelle.errors import Failure, Kind
+from passerelle.http1.body import ChunkedDecoder, CloseDecoder, CountedDecoder, Decoder
+from passerelle.http1.head import ResponseHead
+from passerelle.http1.listener import Tunnel
+
+# A response's head, in bytes: larger than any honest one, smaller than an attack.
+MAX_HEAD = 65_536
+
+
+class Receiver(Protocol):
+    """Who asked, and is told of the answer."""
+
+    method: bytes
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx response other than 101 (RFC 9110 §15.2)."""
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The final response's head, with the first bytes of its body: all of it if ``complete``."""
+
+    def on_data(self, data: bytes) -> None:
+        """More of the response's body, not empty."""
+
+    def on_end(self) -> None:
+        """The response's body is complete."""
+
+    def on_failure(self, failure: Failure) -> None:
+        """There will be no (further) answer."""
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None:
+        """101: the protocol changes; ``data`` are bytes of the new one that already came."""
+
+    def on_upstream_paused(self) -> None:
+        """The upstream does not keep up reading."""
+
+    def on_upstream_resumed(self) -> None:
+        """The upstream reads again."""
+
+
+class Waiter(Protocol):
+    """Who asked a pool for a connection."""
+
+    def on_connection(self, connection: UpstreamConnection) -> None:
+        """Here it is."""
+
+    def on_no_connection(self, failure: Failure) -> None:
+        """There is none."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to an instance. It carries one request at a time; it never pipelines."""
+
+    __slots__ = (
+        "_decoder",
+        "_deferred",
+        "_held",
+        "_last",
+        "_poll",
+        "_receiver",
+        "_request_done",
+        "_response_done",
+        "_transport",
+        "_tunnel",
+        "_write",
+        "fresh",
+        "idle_since",
+        "pool",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._write: Callable[[bytes], None] = _nowhere
+        self._poll: Callable[[int], list[tuple[int, int]]] | None = None
+        self._receiver: Receiver | None = None
+        self._decoder: Decoder | None = None
+        self._last: ResponseHead | None = None
+        self._held = b""
+        self._deferred: list[bytes] = []
+        self._request_done = True
+        self._response_done = True
+        self._tunnel: Tunnel | None = None
+        self.fresh = True
+        self.idle_since = 0.0
+
+    # ---- the event loop's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._write = self._transport.write
+        poll = select.poll()
+        poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
+        self._poll = poll.poll
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, whoever ended it."""
+        self._transport = None
+        self._write = _nowhere
+        self.pool.lost(self)
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            tunnel.close()
+        receiver, self._receiver = self._receiver, None
+        if receiver is None or self._response_done:
+            return
+        if self._decoder is None:
+            kind = Kind.UPSTREAM_CLOSED if exc is None and not self._held else Kind.UPSTREAM_RESET
+            receiver.on_failure(Failure(kind, str(exc or "closed before a response")))
+        elif isinstance(self._decoder, CloseDecoder) and exc is None:
+            receiver.on_end()
+        else:
+            receiver.on_failure(Failure(Kind.TRUNCATED, str(exc or "closed within a body")))
+
+    def eof_received(self) -> bool:
+        """The instance sends no more; nothing useful can follow on this connection, so it is closed."""
+        if self._tunnel is not None:
+            self._tunnel.write_eof()
+            return True
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the instance."""
+        self._receive(data)
+        if self._deferred:
+            self._write_deferred()
+
+    def _receive(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None or self._response_done:
+            if self._tunnel is not None:
+                self._tunnel.write(data)
+            else:
+                self.abort()  # nobody asked for these bytes (RFC 9112 §9.2): they must never answer anyone
+            return
+        if self._decoder is not None:
+            self._body(receiver, data)
+            return
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        last = self._last
+        if last is not None and data.startswith(last.raw):
+            head = last  # services repeat their heads within a second; comparing is 50 times cheaper than parsing
+            start = len(head.raw)
+        else:
+            end = data.find(b"\r\n\r\n")
+            if end < 0 or end > MAX_HEAD:
+                self._hold(receiver, data)
+                return
+            start = end + 4
+            try:
+                head = ResponseHead(data[:start])
+            except Failure as failure:
+                self._fail(receiver, failure)
+                return
+            self._last = head
+        if head.content_length == len(data) - start and head.bodied and receiver.method != b"HEAD":
+            self._finished(head.close)
+            receiver.on_response(head, data[start:], True)
+        else:
+            self._head(receiver, head, data[start:])
+
+    def pause_writing(self) -> None:
+        """The instance does not keep up."""
+        if self._tunnel is not None:
+            self._tunnel.pause_reading()
+        elif self._receiver is not None:
+            self._receiver.on_upstream_paused()
+
+    def resume_writing(self) -> None:
+        """The instance caught up."""
+        if self._tunnel is not None:
+            self._tunnel.resume_reading()
+        elif self._receiver is not None:
+            self._receiver.on_upstream_resumed()
+
+    # ---- responses in
+
+    def _hold(self, receiver: Receiver, data: bytes) -> None:
+        if len(data) > MAX_HEAD:
+            self._fail(receiver, Failure(Kind.BAD_RESPONSE, f"head over {MAX_HEAD} bytes"))
+        elif not b"HTTP/1.".startswith(data[:7]):
+            self._fail(receiver, Failure(Kind.BAD_RESPONSE, "not HTTP/1"))
+        else:
+            self._held = data
+
+    def _head(self, receiver: Receiver, head: ResponseHead, data: bytes) -> None:
+        """A head whose body is not simply there in whole."""
+        if head.status < 200:
+            self._interim(receiver, head, data)
+            return
+        if not head.bodied or receiver.method == b"HEAD":
+            self._finished(head.close or bool(data))
+            receiver.on_response(head, b"", True)
+            return
+        decoder: Decoder
+        if head.chunked:
+            decoder = ChunkedDecoder(Kind.BAD_RESPONSE)
+        elif head.content_length >= 0:
+            decoder = CountedDecoder(head.content_length)
+        else:
+            decoder = CloseDecoder()
+        self._decoder = decoder
+        try:
+            payload = decoder.feed(data) if data else b""
+        except Failure as failure:
+            self._fail(receiver, failure)
+            return
+        if decoder.done:
+            self._finished(head.close or bool(decoder.rest))
+            receiver.on_response(head, payload, True)
+        else:
+            receiver.on_response(head, payload, False)
+
+    def _interim(self, receiver: Receiver, head: ResponseHead, data: bytes) -> None:
+        self._last = None
+        if head.status == 101:
+            if head.upgrade is None:
+                self._fail(receiver, Failure(Kind.BAD_RESPONSE, "101 without Upgrade"))
+                return
+            self._response_done = True
+            receiver.on_switch(head, data)
+            return
+        receiver.on_interim(head)
+        if data and self._receiver is receiver:
+            self._receive(data)
+
+    def _body(self, receiver: Receiver, data: bytes) -> None:
+        decoder = cast(Decoder, self._decoder)
+        try:
+            payload = decoder.feed(data)
+        except Failure as failure:
+            self._fail(receiver, failure)
+            return
+        if payload:
+            receiver.on_data(payload)
+        if decoder.done and self._receiver is receiver:
+            head = cast(ResponseHead, self._last)
+            self._finished(head.close or bool(decoder.rest))
+            receiver.on_end()
+
+    def _finished(self, close: bool) -> None:
+        """The response is complete: give the connection back, or end it, or wait for the rest of the request."""
+        self._decoder = None
+        self._response_done = True
+        if close:
+            self.abort() if self._request_done else self.close()
+        elif self._request_done:
+            self._receiver = None
+            self.pool.release(self)
+
+    def _fail(self, receiver: Receiver, failure: Failure) -> None:
+        self._receiver = None
+        self.abort()
+        receiver.on_failure(failure)
+
+    # ---- requests out
+
+    def send(self, receiver: Receiver, data: bytes, complete: bool) -> None:
+        """Send a request: its head and perhaps its body; ``complete`` says that nothing follows."""
+        self._receiver = receiver
+        self._request_done = complete
+        self._response_done = False
+        self._write(data)
+
+    def send_body(self, data: bytes) -> None:
+        """More of the request's body, framed.
+
+        When an answer already waits in the kernel, it is read first: an instance that answers early and closes resets
+        the connection at our next write, and with it its answer would be lost (RFC 9112 §9.5).
+        """
+        if self._deferred or (self._poll is not None and self._poll(0)):
+            self._deferred.append(data)
+            if self._receiver is not None:
+                self._receiver.on_upstream_paused()
+        else:
+            self._write(data)
+
+    def _write_deferred(self) -> None:
+        deferred, self._deferred = self._deferred, []
+        self._write(b"".join(deferred))
+        if self._receiver is not None:
+            self._receiver.on_upstream_resumed()
+
+    def end_request(self) -> None:
+        """The request's body is complete."""
+        self._request_done = True
+        if self._response_done and self._receiver is not None and self._tunnel is None:
+            self._receiver = None
+            self.pool.release(self)
+
+    @property
+    def open(self) -> bool:
+        """Whether bytes can still be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def usable(self) -> bool:
+        """Whether an idle connection may carry a request: open, with neither EOF nor unasked bytes waiting in the
+        kernel (RFC 9112 §9.2, §9.3.1). One poll(2), 0.4 us, on every reuse."""
+        return self._transport is not None and self._poll is not None and not self._poll(0)
+
+    def pause_reading(self) -> None:
+        """Stop the response's bytes from coming."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Let them come again."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def detach(self) -> None:
+        """The receiver no longer wants to hear anything; the connection cannot be used for another."""
+        self._receiver = None
+        self.abort()
+
+    def begin_tunnel(self, tunnel: Tunnel) -> None:
+        """Stop framing; bytes go to ``tunnel`` from here on (RFC 9110 §7.8)."""
+        self._tunnel = tunnel
+        self._receiver = None
+
+    def write(self, data: bytes) -> None:
+        """Raw bytes (a tunnel's)."""
+        self._write(data)
+
+    def write_eof(self) -> None:
+        """The tunnel's other side sends no more."""
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close once everything written has gone out."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Pool:
+    """Connections to one instance: those idle, the number open, who waits for one.
+
+    ``checkout`` and ``release`` are O(1). At most ``limit`` connections are open; over that at most ``waiting_limit``
+    requests wait in order; over that the answer is a Failure at once.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_host",
+        "_idle",
+        "_keepalive",
+        "_limit",
+        "_loop",
+        "_port",
+        "_tasks",
+        "_timeout",
+        "_waiting",
+        "_waiting_limit",
+        "open",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        host: str,
+        port: int,
+        *,
+        limit: int = 256,
+        waiting_limit: int = 256,
+        connect_timeout: float = 2.0,
+        keepalive: float = 4.0,
+    ) -> None:
+        self._loop = loop
+        self._host = host
+        self._port = port
+        self._limit = limit
+        self._waiting_limit = waiting_limit
+        self._timeout = connect_timeout
+        self._keepalive = keepalive
+        self._idle: deque[UpstreamConnection] = deque()
+        self._waiting: deque[Waiter] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self.open = 0
+
+    def checkout(self) -> UpstreamConnection | None:
+        """The idle connection used last, if there is one fit for a request."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if connection.usable():
+                return connection
+            connection.abort()
+        return None
+
+    def request(self, waiter: Waiter) -> None:
+        """Give ``waiter`` a new connection, or, at the limit, the next one that is returned."""
+        if self.open < self._limit:
+            self.open += 1
+            task = self._loop.create_task(self._connect(waiter))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif len(self._waiting) < self._waiting_limit:
+            self._waiting.append(waiter)
+        else:
+            waiter.on_no_connection(Failure(Kind.OVERLOADED, "connections and queue are full"))
+
+    def withdraw(self, waiter: Waiter) -> None:
+        """``waiter`` no longer wants a connection."""
+        if self._waiting:
+            self._waiting = deque(w for w in self._waiting if w is not waiter)
+
+    async def _connect(self, waiter: Waiter) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                _, connection = await self._loop.create_connection(
+                    lambda: UpstreamConnection(self), self._host, self._port
+                )
+        except TimeoutError:
+            self._not_connected(waiter, Failure(Kind.CONNECT_TIMEOUT, "connect timed out", retryable=True))
+        except OSError as error:
+            self._not_connected(waiter, Failure(Kind.CONNECT_FAILED, error.strerror or str(error), retryable=True))
+        else:
+            waiter.on_connection(connection)
+
+    def _not_connected(self, waiter: Waiter, failure: Failure) -> None:
+        self.open -= 1
+        waiter.on_no_connection(failure)
+        self._serve_waiting()
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """``connection`` has done its work and may do more."""
+        if self._waiting:
+            self._waiting.popleft().on_connection(connection)
+        elif self._closed:
+            connection.close()
+        else:
+            connection.fresh = False
+            connection.idle_since = self._loop.time()
+            self._idle.append(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """``connection`` is gone."""
+        self.open -= 1
+        if not connection.fresh and self._idle:
+            with contextlib.suppress(ValueError):
+                self._idle.remove(connection)
+        self._serve_waiting()
+
+    def _serve_waiting(self) -> None:
+        """A place has become free: connect for the first who waits."""
+        if self._waiting and self.open < self._limit:
+            self.request(self._waiting.popleft())
+
+    def sweep(self, now: float) -> None:
+        """Close what has been idle for longer than ``keepalive`` at ``now`` (the loop's clock): oldest first."""
+        idle = self._idle
+        while idle and now - idle[0].idle_since > self._keepalive:
+            idle.popleft().close()
+
+    def close(self) -> None:
+        """Close idle connections now, the others when they come back."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _nowhere(data: bytes) -> None:
+    """Writing to a connection that is gone changes nothing; its receiver is told by ``on_failure``."""

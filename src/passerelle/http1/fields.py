@@ -1,0 +1,179 @@
+"""Field lines of HTTP/1.1 header sections (RFC 9110 §5, RFC 9112 §5), each checked once and then remembered.
+
+Whether a line is well formed depends on nothing but the line, and clients and services send the same lines again and
+again, also where the section as a whole differs from request to request. So a checked line is kept in a bounded table:
+a section of ten fields costs 2 us when its lines are known, against 8 us with llhttp's callbacks and the same checks
+(``docs/decisions/007-heads.md``).
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Mapping
+
+from passerelle.errors import Failure, Kind
+from passerelle.messages import HOP_BY_HOP, list_members
+
+# RFC 9112 §5: no blank before the colon; RFC 9110 §5.5: a value holds no control byte but HTAB, so no bare CR or LF
+# either; a line that starts with a blank is obs-fold (RFC 9112 §5.2) and does not match.
+_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
+
+# 1*DIGIT and nothing that int() would also take (RFC 9110 §8.6); 15 digits are a petabyte.
+_LENGTH = re.compile(rb"[0-9]{1,15}")
+
+# RFC 9110 §7.2 with RFC 3986 §3.2.2: a name, an IPv4 address or a bracketed IPv6 one, and perhaps a port.
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z!$&'()*+;=._~%-]*)(?::([0-9]{0,5}))?")
+
+# What the gateway itself says; from a client or a service such a name means nothing.
+OWN_PREFIX = b"passerelle-"
+
+# How many lines are remembered and how long one may be: 4,096 lines of 120 bytes are about 1.5 MB.
+REMEMBERED = 4096
+LONGEST_REMEMBERED = 512
+
+
+class Role(enum.IntEnum):
+    """What a field means to framing and relaying. ORDINARY is 0, so that one truth test finds the others."""
+
+    ORDINARY = 0
+    DROPPED = 1  # hop-by-hop, or written by the gateway itself
+    HOST = 2
+    CONTENT_LENGTH = 3
+    TRANSFER_ENCODING = 4
+    CONNECTION = 5
+    UPGRADE = 6
+    EXPECT = 7
+    DEBUG = 8
+    DATE = 9
+    FORWARDED = 10  # where a client says that it comes from
+    USER_AGENT = 11
+
+
+class FieldLine:
+    """One checked field line.
+
+    ``name`` is lower case, ``value`` without surrounding blanks, ``line`` as received, without CRLF. ``data`` is what
+    the role needs: a Content-Length's int, a Host's normal form, a Connection's options, whether a coding is chunked.
+    """
+
+    __slots__ = ("data", "line", "name", "role", "value")
+
+    def __init__(self, name: bytes, value: bytes, line: bytes, role: Role, data: object) -> None:
+        self.name = name
+        self.value = value
+        self.line = line
+        self.role = role
+        self.data = data
+
+
+class FieldTable:
+    """Field lines known so far, for requests or for responses (``kind`` is what a malformed line is)."""
+
+    __slots__ = ("_kind", "_roles", "known")
+
+    def __init__(self, kind: Kind, roles: Mapping[bytes, Role]) -> None:
+        self._kind = kind
+        self._roles = roles
+        self.known: dict[bytes, FieldLine] = {}
+
+    def learn(self, line: bytes) -> FieldLine:
+        """Check ``line`` (without CRLF) and remember it; a Failure when it is malformed."""
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise Failure(self._kind, "malformed field line")
+        name = match[1].lower()
+        value = match[2].strip(b" \t")
+        role = self._roles.get(name, Role.ORDINARY)
+        if name.startswith(OWN_PREFIX) and role is Role.ORDINARY:
+            role = Role.DROPPED
+        read = _READERS.get(role)
+        field = FieldLine(name, value, line, role, read(value, self._kind) if read else None)
+        if len(line) <= LONGEST_REMEMBERED:
+            if len(self.known) >= REMEMBERED:
+                # Lines of one request only (cookies, trace ids) fill the table; starting anew costs 20 us each time.
+                self.known.clear()
+            self.known[line] = field
+        return field
+
+
+def parse_length(value: bytes, kind: Kind) -> int:
+    """A Content-Length in bytes (RFC 9110 §8.6: 1*DIGIT, ASCII); a Failure of ``kind`` for anything else."""
+    if not _LENGTH.fullmatch(value):
+        raise Failure(kind, "malformed Content-Length")
+    return int(value)
+
+
+def parse_host(value: bytes, kind: Kind) -> bytes:
+    """A Host without its port, lower case, without a final dot (RFC 9112 §3.2); a Failure when it is no host."""
+    match = _HOST.fullmatch(value)
+    if match is None or (match[2] and int(match[2]) > 65535):
+        raise Failure(kind, "malformed Host")
+    return match[1].lower().rstrip(b".")
+
+
+def parse_transfer_encoding(value: bytes, kind: Kind) -> bool:
+    """True for ``chunked``; empty list members count for nothing (RFC 9110 §5.6.1.2, RFC 9112 §6.1)."""
+    codings = [m.lower() for m in list_members(value)]
+    if codings == [b"chunked"]:
+        return True
+    if kind is Kind.BAD_REQUEST and codings and codings[-1] == b"chunked" and codings.count(b"chunked") == 1:
+        raise Failure(Kind.CODING_UNSUPPORTED, "a transfer coding other than chunked")
+    raise Failure(kind, "malformed Transfer-Encoding")
+
+
+def _options(value: bytes, kind: Kind) -> frozenset[bytes]:
+    return frozenset(m.lower() for m in list_members(value))
+
+
+def _expectation(value: bytes, kind: Kind) -> bool:
+    if value.lower() != b"100-continue":
+        raise Failure(Kind.EXPECTATION_FAILED, "unknown expectation")
+    return True
+
+
+_READERS: dict[Role, Callable[[bytes, Kind], object]] = {
+    Role.HOST: parse_host,
+    Role.CONTENT_LENGTH: parse_length,
+    Role.TRANSFER_ENCODING: parse_transfer_encoding,
+    Role.CONNECTION: _options,
+    Role.EXPECT: _expectation,
+}
+
+_DROPPED: dict[bytes, Role] = dict.fromkeys(HOP_BY_HOP, Role.DROPPED)
+
+REQUEST_FIELDS = FieldTable(
+    Kind.BAD_REQUEST,
+    {
+        **_DROPPED,
+        b"connection": Role.CONNECTION,
+        b"content-length": Role.CONTENT_LENGTH,
+        b"expect": Role.EXPECT,
+        b"forwarded": Role.FORWARDED,
+        b"host": Role.HOST,
+        b"passerelle-debug": Role.DEBUG,
+        b"transfer-encoding": Role.TRANSFER_ENCODING,
+        b"upgrade": Role.UPGRADE,
+        b"user-agent": Role.USER_AGENT,
+        # A client's word counts only when it is a trusted proxy (RFC 7239 §8.1); the gateway writes these itself.
+        b"x-forwarded-for": Role.FORWARDED,
+        b"x-forwarded-host": Role.FORWARDED,
+        b"x-forwarded-port": Role.FORWARDED,
+        b"x-forwarded-proto": Role.FORWARDED,
+        b"x-real-ip": Role.FORWARDED,
+        b"via": Role.DROPPED,
+        b"x-request-id": Role.DROPPED,
+    },
+)
+
+RESPONSE_FIELDS = FieldTable(
+    Kind.BAD_RESPONSE,
+    {
+        **_DROPPED,
+        b"connection": Role.CONNECTION,
+        b"content-length": Role.CONTENT_LENGTH,
+        b"date": Role.DATE,
+        b"transfer-encoding": Role.TRANSFER_ENCODING,
+        b"upgrade": Role.UPGRADE,
+    },
+)

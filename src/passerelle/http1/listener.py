@@ -1,0 +1,142 @@
+"""What the listener's side shares: the contracts with the rest of the gateway, the limits, the set of connections."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from passerelle.errors import Failure
+from passerelle.http1.head import RequestHead
+
+if TYPE_CHECKING:
+    from passerelle.http1.connection import ClientConnection
+
+
+class Exchange(Protocol):
+    """One request being carried out, as its connection sees it."""
+
+    @property
+    def wants_body(self) -> bool:
+        """Whether someone still takes the request body after the response is out."""
+
+    def on_body(self, data: bytes) -> None:
+        """Payload of the request body, never empty."""
+
+    def on_body_end(self) -> None:
+        """The request body is complete."""
+
+    def on_body_failure(self, failure: Failure) -> None:
+        """The request body broke its framing or stalled; nothing more of it comes."""
+
+    def on_client_lost(self) -> None:
+        """The client is gone: free everything."""
+
+    def on_client_paused(self) -> None:
+        """The client does not keep up reading."""
+
+    def on_client_resumed(self) -> None:
+        """The client reads again."""
+
+
+class Tunnel(Protocol):
+    """The other side of a connection after a protocol switch (RFC 9110 §7.8)."""
+
+    def write(self, data: bytes) -> None:
+        """Pass bytes on."""
+
+    def write_eof(self) -> None:
+        """This side sends no more."""
+
+    def close(self) -> None:
+        """This side is gone."""
+
+    def pause_reading(self) -> None:
+        """Stop the other side's bytes from coming."""
+
+    def resume_reading(self) -> None:
+        """Let them come again."""
+
+
+class Handler(Protocol):
+    """Carries requests out."""
+
+    def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
+        """A request's head is complete. Must answer, now or later, through ``connection``."""
+
+    def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
+        """A message that is no request was refused; gives the request id that the answer carries."""
+
+
+class Limits:
+    """What a client may ask of the listener: sizes in bytes, times in seconds."""
+
+    __slots__ = ("body_timeout", "connections", "fields", "head", "head_timeout", "idle_timeout", "send_timeout")
+
+    def __init__(
+        self,
+        *,
+        head: int = 32_768,
+        fields: int = 100,
+        head_timeout: float = 10.0,
+        idle_timeout: float = 75.0,
+        body_timeout: float = 30.0,
+        send_timeout: float = 60.0,
+        connections: int = 10_000,
+    ) -> None:
+        self.head = head
+        self.fields = fields
+        self.head_timeout = head_timeout
+        self.idle_timeout = idle_timeout
+        self.body_timeout = body_timeout
+        self.send_timeout = send_timeout
+        self.connections = connections
+
+
+class Listener:
+    """What all client connections of one worker share.
+
+    ``now`` (monotonic seconds) and ``date`` (the Date field line, CRLF included) are coarse: ``tick`` moves them, so
+    that no request has to ask for the time.
+    """
+
+    __slots__ = ("_emptied", "accepted", "connections", "date", "draining", "handler", "limits", "now", "refused")
+
+    def __init__(self, handler: Handler, limits: Limits, now: float, date: bytes) -> None:
+        self.handler = handler
+        self.limits = limits
+        self.connections: set[ClientConnection] = set()
+        self.accepted = 0
+        self.refused = 0
+        self.now = now
+        self.date = date
+        self.draining = False
+        self._emptied: asyncio.Event | None = None
+
+    def tick(self, now: float, date: bytes) -> None:
+        """Move the coarse clock."""
+        self.now = now
+        self.date = date
+
+    def sweep(self) -> None:
+        """Enforce the connections' time limits: O(connections), meant for about once a second."""
+        now = self.now
+        for connection in list(self.connections):
+            connection.check_time(now)
+
+    def drain(self) -> None:
+        """Close idle connections now and the others after their present request."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.drain()
+
+    async def empty(self) -> None:
+        """Wait until the last connection is gone."""
+        if self.connections:
+            self._emptied = asyncio.Event()
+            await self._emptied.wait()
+
+    def gone(self, connection: ClientConnection) -> None:
+        """``connection`` ended."""
+        self.connections.discard(connection)
+        if self._emptied is not None and not self.connections:
+            self._emptied.set()

@@ -1,0 +1,312 @@
+"""One call of a WSGI application (PEP 3333): its environ from a request, its answer to bytes. Runs in a worker thread.
+
+The connection is a :class:`Sink`; nothing here knows of sockets or event loops.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
+from typing import IO, Any, Protocol
+from urllib.parse import unquote_to_bytes
+
+log = logging.getLogger("passerelle.appserver")
+
+Environ = dict[str, Any]
+Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+# Fields of one connection, which PEP 3333 forbids to applications (RFC 9110, section 7.6.1).
+_HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"})
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_STATUS = re.compile(r"[2-5][0-9][0-9](?: .*)?")
+_ERROR = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
+_NAMES_KEPT = 1000  # a client may invent names without end; the memo of their environ keys stays small
+
+_keys: dict[bytes, str] = {}
+_date = (0, "")
+
+
+class Sink(Protocol):
+    """Where an answer goes. Both methods are called from the worker thread."""
+
+    def send(self, data: bytes) -> bool:
+        """Take the next bytes of an answer that goes on, at the client's pace. False: the client is gone."""
+        ...
+
+    def finish(self, data: bytes, keep: bool) -> None:
+        """Take the last bytes of an answer. ``keep`` says whether the connection may carry another request."""
+        ...
+
+
+def base_environ(host: str, port: int) -> Environ:
+    """Return what the environ of every request at ``host:port`` starts from."""
+    return {
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port),
+        "SERVER_SOFTWARE": "passerelle",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        # The body is complete before the application is called, so reading it to its end is safe.
+        "wsgi.input_terminated": True,
+    }
+
+
+def environ_of(
+    base: Environ, method: bytes, target: bytes, version: str, fields: Iterable[tuple[bytes, bytes]], peer: str
+) -> Environ:
+    """Return the environ of a request without a body; ``version`` is ``1.0`` or ``1.1``.
+
+    Field names with an underscore are dropped: ``X_User`` would pass for the ``X-User`` that the gateway sets.
+    """
+    environ = dict(base)
+    environ["REQUEST_METHOD"] = method.decode("ascii")
+    environ["REQUEST_URI"] = target.decode("latin-1")
+    environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
+    environ["REMOTE_ADDR"] = peer
+    if not target.startswith(b"/"):
+        # absolute-form (RFC 9112, section 3.2.2); the asterisk-form of OPTIONS has an empty path.
+        _, _, rest = target.partition(b"://")
+        target = rest[rest.find(b"/") :] if b"/" in rest else b""
+    path, _, query = target.partition(b"?")
+    environ["PATH_INFO"] = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+    environ["QUERY_STRING"] = query.decode("latin-1")
+    environ["wsgi.input"] = io.BytesIO()
+    for name, value in fields:
+        key = _keys.get(name) or _key(name)
+        if not key:
+            continue
+        text = value.decode("latin-1")
+        if key in environ:
+            text = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
+        environ[key] = text
+    # Only the gateway connects to an instance, from this machine, and it alone writes this field.
+    if peer.startswith("127.") or peer == "::1":
+        scheme = environ.get("HTTP_X_FORWARDED_PROTO")
+        if scheme in ("http", "https"):
+            environ["wsgi.url_scheme"] = scheme
+    return environ
+
+
+def add_body(environ: Environ, body: IO[bytes], length: int) -> None:
+    """Give ``environ`` the whole ``body`` of ``length`` bytes; how it was framed on the wire no longer matters."""
+    environ["wsgi.input"] = body
+    environ["CONTENT_LENGTH"] = str(length)
+
+
+def _key(name: bytes) -> str:
+    text = name.decode("latin-1").upper()
+    if "_" in text or text == "TRANSFER-ENCODING":
+        key = ""
+    elif text in ("CONTENT-TYPE", "CONTENT-LENGTH"):
+        key = text.replace("-", "_")
+    else:
+        key = "HTTP_" + text.replace("-", "_")
+    if len(_keys) < _NAMES_KEPT:
+        _keys[name] = key
+    return key
+
+
+def run(application: Application, environ: Environ, sink: Sink, keep: bool) -> None:
+    """Call ``application`` and send its answer to ``sink``; whatever it raises is logged, and answered with 500."""
+    answer = Answer(environ, sink, keep)
+    try:
+        result = application(environ, answer.start)
+        try:
+            answer.write_all(result)
+        finally:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+    # SystemExit too: one request does not end the instance.
+    except BaseException:
+        log.exception("%s %s failed", environ["REQUEST_METHOD"], environ["PATH_INFO"])
+        answer.fail()
+    finally:
+        environ["wsgi.input"].close()
+
+
+class Answer:
+    """The server's half of one WSGI call. ``keep``: the request allows another one on its connection."""
+
+    __slots__ = ("_bodiless", "_chunked", "_done", "_fields", "_head", "_keep", "_left", "_method", "_old", "_sink", "_status")
+
+    def __init__(self, environ: Environ, sink: Sink, keep: bool) -> None:
+        self._method: str = environ["REQUEST_METHOD"]
+        self._old = environ["SERVER_PROTOCOL"] == "HTTP/1.0"
+        self._sink = sink
+        self._keep = keep
+        self._status = ""  # set by start
+        self._fields: list[tuple[str, str]] = []
+        self._head: bytes | None = None  # made with the first bytes of the body, then empty once it is sent
+        self._left: int | None = None  # bytes of the body still to come, where Content-Length tells
+        self._bodiless = False
+        self._chunked = False
+        self._done = False
+
+    def start(
+        self, status: str, fields: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        """Be the ``start_response`` of PEP 3333."""
+        if exc_info is not None:
+            try:
+                if self._head is not None:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self._status:
+            raise RuntimeError("start_response was called twice")
+        self._status = status
+        self._fields = fields
+        return self.write
+
+    def write_all(self, result: Iterable[bytes]) -> None:
+        """Send the application's body to its end."""
+        if isinstance(result, list | tuple):
+            # Known as a whole, so its length is too.
+            body = b"".join(result)
+            if self._head is None and self._status:
+                self._begin(len(body))
+            self.write(body)
+        else:
+            for chunk in result:
+                if not self.write(chunk):
+                    return
+        self._end()
+
+    def write(self, chunk: bytes) -> bool:
+        """Send ``chunk``. False says that nobody wants more of this body."""
+        if not isinstance(chunk, bytes):
+            raise TypeError(f"a body is made of bytes, not {type(chunk).__name__}")
+        if not chunk:
+            return True
+        if self._done:
+            # The client has its whole answer; what the application does after its last byte is still done.
+            return not self._bodiless
+        if self._head is None:
+            self._begin(None)
+        if self._bodiless:
+            self._finish(b"", keep=True)
+            return False
+        if self._left is not None:
+            if len(chunk) > self._left:
+                log.error("the body is longer than its Content-Length: cut")
+                chunk = chunk[: self._left]
+            self._left -= len(chunk)
+            if not self._left:
+                self._finish(chunk, keep=True)
+                return True
+        elif self._chunked:
+            chunk = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        head, self._head = self._head, b""
+        return self._sink.send(head + chunk if head else chunk)
+
+    def fail(self) -> None:
+        """Answer 500, or break the answer off if it has begun: the client must not take it for a whole one."""
+        if self._done:
+            return
+        if self._head:
+            self._head = None
+        if self._head is None:
+            self._status, self._fields = "500 Internal Server Error", [("Content-Type", "application/problem+json")]
+            self._begin(len(_ERROR))
+            self._finish(b"" if self._bodiless else _ERROR, keep=True)
+        else:
+            self._finish(b"", keep=False)
+
+    def _end(self) -> None:
+        if self._done:
+            return
+        if self._head is None:
+            self._begin(0)
+        if self._bodiless or self._left == 0:
+            self._finish(b"", keep=True)
+        elif self._chunked:
+            self._finish(b"0\r\n\r\n", keep=True)
+        else:
+            if self._left:
+                log.error("the body ended %d bytes before its Content-Length", self._left)
+            self._finish(b"", keep=False)
+
+    def _finish(self, data: bytes, *, keep: bool) -> None:
+        self._done = True
+        head, self._head = self._head, b""
+        self._sink.finish(head + data if head else data, keep and self._keep)
+
+    def _begin(self, length: int | None) -> None:
+        """Make the head. ``length`` is the body's where it is known without a Content-Length."""
+        status = self._status
+        if not status:
+            raise RuntimeError("the application did not call start_response")
+        if not _STATUS.fullmatch(status):
+            raise ValueError(f"not a final status: {status!r}")
+        code = status[:3]
+        self._bodiless = self._method == "HEAD" or code in ("204", "304")
+        lines = [f"HTTP/1.1 {status}"]
+        dated = False
+        self._left = None
+        for name, value in self._fields:
+            lowered = name.lower()
+            if lowered in _HOP_BY_HOP:
+                continue
+            if lowered == "content-length":
+                if not value.isascii() or not value.isdigit():
+                    raise ValueError(f"not a Content-Length: {value!r}")
+                if self._left not in (None, int(value)):
+                    raise ValueError("two Content-Lengths")
+                if self._left is not None or code == "204":
+                    continue
+                self._left = int(value)
+            elif lowered == "date":
+                dated = True
+            elif lowered not in _known and not _learn(lowered):
+                raise ValueError(f"not a field name: {name!r}")
+            lines.append(f"{name}: {value}")
+        if not dated:
+            lines.append(_date_field())
+        if self._left is None and not self._bodiless:
+            if length is not None:
+                self._left = length
+                lines.append(f"Content-Length: {length}")
+            elif not self._old:
+                self._chunked = True
+                lines.append("Transfer-Encoding: chunked")
+            else:
+                self._keep = False  # the end of the connection is the end of the body
+        if not self._keep:
+            lines.append("Connection: close")
+        elif self._old:
+            lines.append("Connection: keep-alive")
+        text = "\r\n".join(lines)
+        # One look for what would let a value of the application's end its field and begin another.
+        if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or "\0" in text:
+            raise ValueError("a line break or NUL in the status or a field")
+        self._head = f"{text}\r\n\r\n".encode("latin-1")
+
+
+_known: set[str] = set()
+
+
+def _learn(name: str) -> bool:
+    if not _TOKEN.fullmatch(name):
+        return False
+    if len(_known) < _NAMES_KEPT:
+        _known.add(name)
+    return True
+
+
+def _date_field() -> str:
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, f"Date: {formatdate(now, usegmt=True)}")
+    return _date[1]
