@@ -1,0 +1,61 @@
+"""Programs that are not Python packages: a test says which it needs, and is skipped by name where one is missing.
+
+With ``CI=true`` a missing one fails the test instead: a green run that skipped half proves nothing.
+``scripts/system-packages test`` installs them where it may.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from glob import glob
+from typing import NoReturn
+
+import pytest
+
+# program -> package of Debian and Ubuntu
+PACKAGES = {
+    "caddy": "caddy",
+    "chromium": "chromium",
+    "haproxy": "haproxy",
+    "initdb": "postgresql",
+    "nginx": "nginx",
+    "pg_ctl": "postgresql",
+    "postgres": "postgresql",
+    "redis-server": "redis-server",
+    "taskset": "util-linux",
+    "varnishd": "varnish",
+    "wrk": "wrk",
+}
+
+# Debian keeps daemons off the path of ordinary users, and PostgreSQL's off everybody's; the newest comes first.
+_FOLDERS = ["/usr/sbin", "/usr/local/sbin", *sorted(glob("/usr/lib/postgresql/*/bin"), reverse=True)]
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    """Mark a test, a class or (as ``pytestmark``) a module as one that starts these programs."""
+    unknown = set(programs) - PACKAGES.keys()
+    if unknown:
+        raise ValueError(f"no package is known for {', '.join(sorted(unknown))}: add it to {__name__}")
+    return pytest.mark.needs(*programs)
+
+
+def program(name: str) -> str:
+    """Where the program is. Skips (or, with ``CI=true``, fails) the calling test where it is not."""
+    found = find(name)
+    if found is None:
+        missing(name)
+    return found
+
+
+def find(name: str) -> str | None:
+    """Where the program is, or None."""
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(_FOLDERS))
+
+
+def missing(name: str) -> NoReturn:
+    """Skip, or with ``CI=true`` fail, for want of a program."""
+    reason = f"{name} is missing (Debian, Ubuntu: apt-get install {PACKAGES[name]})"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
