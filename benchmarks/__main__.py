@@ -89,8 +89,6 @@ def run(scenario: Scenario, chosen: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = arguments(argv)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background job ignores it
-        signal.signal(number, _leave)
     found: dict[str, Any] = {}
     try:
         for name in chosen.scenarios:
@@ -115,4 +113,6 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background job ignores it
+        signal.signal(number, _leave)
     sys.exit(main())

@@ -14,7 +14,7 @@ from typing import Self
 
 from benchmarks.rig import procfs, wrk
 from benchmarks.rig.ports import free_ports
-from benchmarks.rig.server import RigError, Server
+from benchmarks.rig.server import STOP_SECONDS, RigError, Server
 
 _READY_SECONDS = 60.0
 _FILES = 32_768  # open files that servers may be in need of, where the machine lets them
@@ -87,17 +87,18 @@ class Rig:
         server.wait_ready(ready, wrk.BROWSER, _READY_SECONDS)
         return server
 
-    def stop(self, *servers: Server) -> None:
-        """Stop some servers before the end, all at the same time."""
+    def stop(self, *servers: Server, seconds: float = STOP_SECONDS) -> None:
+        """Stop some servers before the end, all at the same time, by force what is left after ``seconds``."""
         for server in servers:
             server.terminate()
+        deadline = time.monotonic() + seconds
         for server in servers:
-            server.stop()
+            server.stop(max(0.0, deadline - time.monotonic()))
             self._servers.remove(server)
 
-    def stop_all(self) -> None:
-        """Stop every server, the last started first: upstreams outlive what calls them."""
-        self.stop(*reversed(self._servers))
+    def stop_all(self, seconds: float = STOP_SECONDS) -> None:
+        """Stop every server, by force what is left after ``seconds``."""
+        self.stop(*self._servers, seconds=seconds)
 
     def watch(self) -> Watch:
         """Begin to watch for work of others."""

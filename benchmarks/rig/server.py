@@ -14,7 +14,7 @@ from typing import Self
 from benchmarks.rig import procfs
 from benchmarks.rig.ports import LOOPBACK
 
-_STOP_SECONDS = 5.0
+STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
 
@@ -91,12 +91,12 @@ class Server:
         if self._process.poll() is None:
             self._process.terminate()
 
-    def stop(self) -> None:
-        """Stop it and everything it has started, by force if it takes over five seconds."""
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Stop it and everything it has started, by force what is left after ``seconds``."""
         members = [stat.pid for stat in procfs.tree(self.pid, procfs.processes())]
         self.terminate()
         try:
-            self._process.wait(_STOP_SECONDS)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
