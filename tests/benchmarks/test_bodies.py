@@ -6,12 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from benchmarks.peers import programs
 from benchmarks.rig.core import Rig
 from benchmarks.rig.server import RigError
 from benchmarks.rig.sockets import IdleConnections, download, upload
 from benchmarks.scenarios.bodies import Moved, sparse_file
-
 from tests.requirements import needs
 
 SIZE = 3_000_000

@@ -1,11 +1,12 @@
 """The arithmetic of pairs, targets and figures."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from benchmarks.figures import Figure, Target, cpu_figure, rounded, rps_figure
 from benchmarks.rig.pairs import FOREIGN_LIMIT, Run, median_ratio
 from benchmarks.rig.server import RigError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def run(cpu, requests=1000, seconds=1.0, errors=0, foreign=0.0):

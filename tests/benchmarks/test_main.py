@@ -4,16 +4,15 @@ import json
 import os
 
 import pytest
+
+from benchmarks import __main__ as command
 from benchmarks.figures import Figure
 from benchmarks.peers.base import lacks_modules, lacks_program
+from benchmarks.report import write
 from benchmarks.rig.server import RigError
-
 from tests.requirements import needs
 
 TWO_CPUS = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two CPUs are needed")
-
-
-from benchmarks import __main__ as command
 
 
 def test_without_arguments_everything_is_measured_with_everyone():
@@ -63,7 +62,7 @@ class Told:
 
 def main(monkeypatch, tmp_path, scenarios, *argv):
     monkeypatch.setattr(command, "SCENARIOS", {scenario.name: scenario for scenario in scenarios})
-    monkeypatch.setattr(command.write, "save", lambda found: tmp_path / "latest.json")
+    monkeypatch.setattr(write, "save", lambda found: tmp_path / "latest.json")
     return command.main(argv)
 
 

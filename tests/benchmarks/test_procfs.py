@@ -6,10 +6,11 @@ import sys
 import time
 
 import pytest
-from benchmarks.rig import procfs
-from benchmarks.rig.procfs import Stat
 from hypothesis import given
 from hypothesis import strategies as st
+
+from benchmarks.rig import procfs
+from benchmarks.rig.procfs import Stat
 
 REAL = "4242 (nginx: worker) S 4240 4240 4240 0 -1 4194624 1 2 3 4 150 50 7 3 20 0 1 0 100 1 2"
 
@@ -57,7 +58,7 @@ def test_the_cpu_of_a_child_that_is_gone_still_counts():
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as parent:
-        assert parent.stdout.readline() == b"done\n"
+        assert parent.stdout is not None and parent.stdout.readline() == b"done\n"
         assert procfs.cpu_seconds(parent.pid) >= 0.13
         parent.communicate(b"\n")
 

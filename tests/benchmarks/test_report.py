@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+
 from benchmarks.figures import Figure, Target
 from benchmarks.report import machine, plots, write
 

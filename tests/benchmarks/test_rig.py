@@ -8,13 +8,13 @@ import sys
 import time
 
 import pytest
+
 from benchmarks.rig import procfs
 from benchmarks.rig.core import Rig
 from benchmarks.rig.pairs import Cell
 from benchmarks.rig.ports import LOOPBACK, free, free_ports
 from benchmarks.rig.server import RigError, fetch
 from benchmarks.rig.wrk import Load
-
 from tests.requirements import needs
 
 SERVER = """
@@ -110,6 +110,7 @@ with Rig.on_this_machine() as rig:
     input()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
         pid, folder = process.stdout.readline().split()
         assert alive(int(pid))
         process.send_signal(signal.SIGKILL)

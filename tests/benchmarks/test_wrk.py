@@ -4,10 +4,10 @@ import socket
 import threading
 
 import pytest
+
 from benchmarks.rig import wrk
 from benchmarks.rig.server import RigError
 from benchmarks.rig.wrk import BROWSER, Load
-
 from tests.requirements import needs
 
 REPORT = """Running 3s test @ http://127.0.0.1:1
