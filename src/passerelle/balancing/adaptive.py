@@ -8,7 +8,7 @@ from math import inf, sqrt
 
 class _Phase(enum.Enum):
     FOLLOW = enum.auto()  # the gradient
-    SETTLE = enum.auto()  # the limit is halved; what was queued before drains
+    SETTLE = enum.auto()  # the limit is quartered; what was queued before drains
     MEASURE = enum.auto()  # ... and what is heard now is latency without a queue
 
 
@@ -21,9 +21,10 @@ class AdaptiveLimit:
     latency shows a queue, and rests where the two balance. It does not grow while less than half of it is used. A
     failure that means overload (refused, timed out) cuts it by a tenth at once, at most once a window.
 
-    A service can become slower for good. So every ``every`` windows (300: half a minute at least) the limit is halved
-    for about the time of two windows, and the latency heard then is the new ``base``. At rest nearly half of what is
-    in flight is queue, so this costs next to no throughput.
+    The first base may have been heard over a queue, and a service can become slower for good. So after 10 windows and
+    then every ``every`` windows (300: half a minute at least) the limit is quartered for about two windows, and the
+    latency heard then is the new ``base``. At rest half of what is in flight is queue, so half of the throughput is
+    lost in these two windows of 300. (With half the limit, small limits would keep a base that has a queue in it.)
 
     The gradient is that of Netflix's concurrency-limits, the new base like Envoy's adaptive concurrency (which goes
     down to three requests for it).
@@ -59,8 +60,8 @@ class AdaptiveLimit:
         self._every = every
         self._base = inf
         self._phase = _Phase.FOLLOW
-        self._windows = 0  # since the base was last measured
-        self._saved = 0.0  # the limit before it was halved
+        self._windows = max(0, every - 10)  # since the base was last measured
+        self._saved = 0.0  # the limit before it was quartered
         self._ends = -inf  # the earliest end of this window
         self._count = 0
         self._sum = 0.0
@@ -116,7 +117,7 @@ class AdaptiveLimit:
         if self._windows >= self._every:
             self._phase = _Phase.SETTLE
             self._saved = self._limit
-            self._limit = max(float(self._floor), self._limit / 2)
+            self._limit = max(float(self._floor), self._limit / 4)
             return
         gradient = min(1.0, max(0.5, self._tolerance * self._base / mean)) if mean > 0 else 1.0
         wanted = self._limit * gradient + sqrt(self._limit)
