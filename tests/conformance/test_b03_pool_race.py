@@ -1,0 +1,168 @@
+"""B03: a pooled connection that died is noticed, and nothing is executed twice (RFC 9110 §9.2.2, RFC 9112 §9.3.1)."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.support.expect import problem
+from tests.support.gateways import Rig
+from tests.support.upstream import Connection, Script, answering, ok
+from tests.support.wire import wait_until
+
+ROUNDS = 20
+
+
+def leaves(how: str, after: threading.Event) -> Script:
+    """Answers requests until ``after`` is set, then closes without notice."""
+
+    def script(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(ok(b"first"))
+        conn.wait(after)
+        conn.reset() if how == "reset" else conn.close()
+
+    return script
+
+
+@pytest.mark.parametrize("how", ["eof", "reset"])
+def test_a_post_after_the_upstream_left_runs_once_and_is_answered(rig: Rig, how: str) -> None:
+    for _ in range(ROUNDS):
+        leave = threading.Event()
+        upstream = rig.upstream([leaves(how, leave)] * 3 + [answering(ok(b"second"))])
+        gateway = rig.forward(upstream)
+        clients = [rig.connect(gateway) for _ in range(3)]
+        for client in clients:
+            client.send(b"GET /fill HTTP/1.1\r\nHost: gw\r\n\r\n")
+        assert [client.read_response().body for client in clients] == [b"first"] * 3
+        leave.set()
+        answer = clients[0].request("POST", "/", body=b"0123456789")
+        # The upstream's close and this request cross: it ran once, or (had a byte of it been written) it is a 502.
+        posts = [r for r in upstream.requests if r.method == b"POST"]
+        if answer.status == 200:
+            assert answer.body == b"second" and [p.body for p in posts] == [b"0123456789"]
+        else:
+            problem(answer, 502)
+            assert not posts
+        gateway.stop()
+        upstream.close()
+
+
+@pytest.mark.parametrize("how", ["eof", "reset"])
+def test_a_close_long_before_is_always_noticed(rig: Rig, how: str) -> None:
+    leave = threading.Event()
+    upstream = rig.upstream([leaves(how, leave), answering(ok(b"second"))])
+    client = rig.connect(rig.forward(upstream))
+    assert client.request().body == b"first"
+    leave.set()
+    assert upstream.connections[0].gone.wait(5)
+    wait_until(lambda: client.request("GET", "/").body == b"second")  # from then on the pool knows
+    assert client.request("POST", "/", body=b"x").body == b"second"
+
+
+@pytest.mark.parametrize("how", ["eof", "reset"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+def test_an_idempotent_request_that_got_no_answer_is_sent_once_more_on_a_new_connection(
+    rig: Rig, how: str, method: str
+) -> None:
+    def dies(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(ok(b"first"))
+        conn.read_request()
+        conn.reset() if how == "reset" else conn.close()
+
+    upstream = rig.upstream([dies, answering(ok(b"second"))])
+    client = rig.connect(rig.forward(upstream))
+    assert client.request().body == b"first"
+    answer = client.request(method, "/again", body=b"x" if method == "PUT" else None)
+    assert answer.status == 200 and answer.body in (b"second", b"")
+    assert [(r.method, r.target) for r in upstream.requests[1:]] == [(method.encode(), b"/again")] * 2
+    assert len(upstream.connections) == 2
+
+
+@pytest.mark.parametrize("how", ["eof", "reset"])
+@pytest.mark.parametrize("method", ["POST", "PATCH", "WEIRD"])
+def test_a_request_that_may_have_run_is_never_sent_again(rig: Rig, how: str, method: str) -> None:
+    def dies(conn: Connection) -> None:
+        conn.read_request()
+        conn.reset() if how == "reset" else conn.close()
+
+    upstream = rig.upstream([dies, answering(ok(b"again"))])
+    client = rig.connect(rig.forward(upstream))
+    problem(client.request(method, "/once", body=b"0123456789"), 502)
+    assert client.request("GET", "/").body == b"again"
+    assert [r.target for r in upstream.requests] == [b"/once", b"/"]
+
+
+@pytest.mark.parametrize("how", ["eof", "reset"])
+def test_a_get_is_tried_twice_and_no_more(rig: Rig, how: str) -> None:
+    def dies(conn: Connection) -> None:
+        conn.read_request()
+        conn.reset() if how == "reset" else conn.close()
+
+    upstream = rig.upstream(dies)
+    client = rig.connect(rig.forward(upstream))
+    problem(client.request("GET", "/"), 502)
+    assert len(upstream.requests) == 2
+
+
+def test_the_second_try_goes_to_another_instance(rig: Rig) -> None:
+    def dies(conn: Connection) -> None:
+        conn.read_request()
+        conn.close()
+
+    bad, good = rig.upstream(dies), rig.upstream(answering(ok(b"good")))
+    client = rig.connect(rig.forward(bad, good, service={"balance": "round_robin"}))
+    for _ in range(6):
+        assert client.request("GET", "/").body == b"good"
+
+
+def test_a_refused_connection_is_tried_elsewhere_even_for_a_post(rig: Rig) -> None:
+    down, good = rig.upstream(answering(ok(b"never"))), rig.upstream(answering(ok(b"good")))
+    down.refuse()
+    client = rig.connect(rig.forward(down, good, service={"balance": "round_robin"}))
+    for _ in range(4):
+        assert client.request("POST", "/", body=b"x").body == b"good"
+    assert [r.body for r in good.requests] == [b"x"] * 4
+
+
+def test_no_answer_at_all_is_a_502_or_504_never_an_empty_reply(rig: Rig) -> None:
+    down = rig.upstream(answering(ok()))
+    down.refuse()
+    client = rig.connect(rig.forward(down))
+    problem(client.request("GET", "/"), 502)
+    problem(client.request("POST", "/", body=b"x"), 502)
+
+
+def test_an_answer_begun_is_not_tried_again(rig: Rig) -> None:
+    def dies(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(b"HTTP/1.1 200 OK\r\nContent-Le")
+        conn.close()
+
+    upstream = rig.upstream([dies, answering(ok(b"second"))])
+    client = rig.connect(rig.forward(upstream, route={"attempts": 1}))
+    problem(client.request("GET", "/"), 502)
+
+
+def test_a_slow_upstream_is_a_504_at_the_routes_deadline_and_not_tried_again(rig: Rig) -> None:
+    def sleeps(conn: Connection) -> None:
+        conn.read_request()
+
+    upstream = rig.upstream(sleeps)
+    client = rig.connect(rig.forward(upstream, route={"timeout": "200ms"}))
+    problem(client.request("POST", "/", body=b"x"), 504)
+    upstream.wait_all_closed()
+    assert len(upstream.requests) == 1
+
+
+def test_attempts_1_means_no_second_try(rig: Rig) -> None:
+    def dies(conn: Connection) -> None:
+        conn.read_request()
+        conn.close()
+
+    upstream = rig.upstream(dies)
+    client = rig.connect(rig.forward(upstream, route={"attempts": 1}))
+    problem(client.request("GET", "/"), 502)
+    assert len(upstream.requests) == 1

@@ -1,0 +1,184 @@
+"""Gateways for tests: each with its own configuration on a free port, all on one event loop in one thread.
+
+Only the two public doors are used: ``passerelle.config.load_text(text)`` and ``passerelle.gateway.app.Gateway``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import uvloop
+
+from passerelle.config import load_text
+from passerelle.gateway.app import Gateway, InstanceSpec
+from tests.support.client import Client
+from tests.support.upstream import Script, Upstream
+from tests.support.wire import DEADLINE, wait_until
+
+T = TypeVar("T")
+
+
+class Loop:
+    """A uvloop in a thread. Whatever its exception handler is told is a defect and is kept in ``errors``."""
+
+    def __init__(self) -> None:
+        self.loop = uvloop.new_event_loop()
+        self.errors: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def run(self, coroutine: Coroutine[Any, Any, T], within: float = 2 * DEADLINE) -> T:
+        """The coroutine's result, computed on the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(within)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """A plain function's result, computed on the loop."""
+
+        async def inner() -> T:
+            return function()
+
+        return self.run(inner())
+
+    def close(self) -> None:
+        """Stop the thread and close the loop."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(DEADLINE)
+        self.loop.close()
+
+
+class Log(logging.Handler):
+    """Keeps log records that carry a traceback, or are errors: no request may cause one unless a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def defects(self) -> list[str]:
+        """What was logged as a defect of the gateway itself."""
+        return [r.getMessage() for r in self.records if r.exc_info or r.levelno >= logging.ERROR]
+
+
+class Running:
+    """A started gateway."""
+
+    def __init__(self, loop: Loop, settings: dict[str, Any]) -> None:
+        self._loop = loop
+        self.gateway = loop.call(lambda: Gateway(load_text(json.dumps(settings))))
+        _, self.port = loop.run(self.gateway.start())
+        self._targets = {name: list(s["targets"]) for name, s in settings["services"].items()}
+        self._stopped = False
+
+    def connect(self, *, receive_buffer: int | None = None) -> Client:
+        """A new client connection."""
+        return Client(self.port, receive_buffer=receive_buffer)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The gateway's own account of itself."""
+        return self._loop.call(self.gateway.snapshot)
+
+    def set_instances(self, service: str, *upstreams: Upstream) -> None:
+        """Replace the service's instances by these upstreams, named by their ports."""
+        specs = [InstanceSpec(self._name(service, u), "127.0.0.1", u.port, 1.0) for u in upstreams]
+        self._loop.call(lambda: self.gateway.set_instances(service, specs))
+
+    def _name(self, service: str, upstream: Upstream) -> str:
+        """The name that the configuration gave a target (its place, from 1), or a new one."""
+        targets = self._targets.setdefault(service, [])
+        if upstream.url not in targets:
+            targets.append(upstream.url)
+        return f"{service}-{targets.index(upstream.url) + 1}"
+
+    def stop(self, grace: float = 0.0) -> None:
+        """Stop it (once)."""
+        if not self._stopped:
+            self._stopped = True
+            self._loop.run(self.gateway.stop(grace))
+
+
+class Rig:
+    """Makes upstreams and gateways for one test and ends them all after it."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.log = Log()
+        self.upstreams: list[Upstream] = []
+        self.gateways: list[Running] = []
+        self.clients: list[Client] = []
+        self.allowed_defects = 0
+
+    def upstream(self, script: Script | Sequence[Script], *, send_buffer: int | None = None) -> Upstream:
+        """A scripted upstream (see :mod:`tests.support.upstream`)."""
+        upstream = Upstream(script, send_buffer=send_buffer)
+        self.upstreams.append(upstream)
+        return upstream
+
+    def gateway(self, services: dict[str, Any], routes: list[dict[str, Any]], **top: Any) -> Running:
+        """A gateway with these services and routes; ``top`` holds the other top-level keys."""
+        settings = {
+            "listen": "127.0.0.1:0",
+            "admin": "off",
+            "access_log": "off",
+            "services": services,
+            "routes": routes,
+            **top,
+        }
+        running = Running(self.loop, settings)
+        self.gateways.append(running)
+        return running
+
+    def forward(
+        self,
+        *upstreams: Upstream,
+        service: dict[str, Any] | None = None,
+        route: dict[str, Any] | None = None,
+        **top: Any,
+    ) -> Running:
+        """A gateway whose one route sends everything to these upstreams."""
+        return self.gateway(
+            {"u": {"targets": [u.url for u in upstreams], **(service or {})}},
+            [{"path": "/{rest*}", "service": "u", **(route or {})}],
+            **top,
+        )
+
+    def connect(self, gateway: Running, *, receive_buffer: int | None = None) -> Client:
+        """A client connection that is closed after the test."""
+        client = gateway.connect(receive_buffer=receive_buffer)
+        self.clients.append(client)
+        return client
+
+    def close(self) -> None:
+        """End everything; fail on anything that went wrong behind the test's back."""
+        for client in self.clients:
+            client.close()
+        for upstream in self.upstreams:
+            upstream.close()
+        for running in self.gateways:
+            running.stop()
+        errors, self.loop.errors = self.loop.errors, []
+        for upstream in self.upstreams:
+            upstream.check()
+        assert not errors, f"the loop's exception handler was called: {errors}"
+        assert not self.log.defects(), f"logged as defects: {self.log.defects()}"
+
+
+def settle(running: Running, within: float = DEADLINE) -> None:
+    """Wait until the gateway has no request in flight."""
+    wait_until(lambda: in_flight(running) == 0, "no request in flight", within)
+
+
+def in_flight(running: Running) -> int:
+    """Requests that the gateway says it is carrying out."""
+    return sum(route["in_flight"] for route in running.snapshot()["routes"].values())

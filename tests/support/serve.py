@@ -1,0 +1,32 @@
+"""One gateway in a process of its own: ``python -m tests.support.serve``, its configuration as one line of JSON.
+
+Prints the port it listens on, then answers each further line of its input with its counters as JSON. Ends at
+the end of its input. For tests that look at a process from outside (memory), and for the public suites.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import uvloop
+
+from passerelle.config import load_text
+from passerelle.gateway.app import Gateway
+
+
+async def main(text: str) -> None:
+    """Run the gateway configured by ``text`` until the input ends."""
+    gateway = Gateway(load_text(text))
+    _, port = await gateway.start()
+    print(port, flush=True)
+    loop = asyncio.get_running_loop()
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        print(json.dumps(gateway.snapshot()), flush=True)
+    await gateway.stop(0.0)
+
+
+if __name__ == "__main__":
+    # The configuration is the first line (JSON is YAML), so that standard input can stay open after it.
+    uvloop.run(main(sys.stdin.readline()))
