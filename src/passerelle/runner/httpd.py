@@ -8,10 +8,12 @@ either. Requests are parsed by httptools (llhttp, in its strict mode).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import socket
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import IO, cast
@@ -23,7 +25,7 @@ from passerelle.runner import wsgi
 THREADS = 4
 IDLE_TIMEOUT = 75.0  # seconds; far above the 4 s for which the gateway keeps an idle connection, so it closes first
 READ_TIMEOUT = 30.0  # seconds without a byte in the middle of a request
-WRITE_TIMEOUT = 30.0  # seconds for which a client may take nothing of an answer
+WRITE_TIMEOUT = 300.0  # seconds without a byte taken of a long answer; the gateway's own limits are shorter
 _SWEEP = 1.0  # seconds between two looks for connections that have timed out
 _HEAD_LIMIT = 64 * 1024  # bytes; twice what the gateway lets through by default
 _SPOOL = 256 * 1024  # bytes of a body kept in memory; more goes to a temporary file
@@ -77,21 +79,21 @@ class Server:
         for connection in list(self.connections):
             connection.close_if_idle()
         if self.connections:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.empty.wait(), grace)
-            except TimeoutError:
-                pass
         self._sweeper.cancel()
         whole = not self.connections
         for connection in list(self.connections):
             connection.abort()
         for _ in self._threads:
             self._jobs.put(None)
-        if whole:
-            # The last answers are out; what applications do after them (closing a result) is all that is left.
-            for thread in self._threads:
-                await self.loop.run_in_executor(None, thread.join, grace)
         return whole
+
+    def join(self, timeout: float) -> None:
+        """Wait for what applications still do after their last answers, ``timeout`` seconds at most."""
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def call(self, environ: wsgi.Environ, connection: Connection, keep: bool) -> None:
         """Have a thread answer the request."""
@@ -134,13 +136,17 @@ class Connection(asyncio.Protocol):
         # The request being answered, and whole ones behind it:
         self._busy = False
         self._waiting: deque[tuple[wsgi.Environ, bool]] = deque()
-        self._last = False  # no request after this one is read
-        self._paused = False
+        self._held = False  # reading waits for the answers
+        self._last = False  # nothing more is read
+        self._paused = False  # the transport holds more than _WINDOW bytes
+        self._ahead = 0  # bytes that the thread has sent since it last waited for the client
         self._writable: Callable[[], None] | None = None
+        self._unsent = -1  # bytes in the transport at the last check
 
     # asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WINDOW)
         peer = transport.get_extra_info("peername")
@@ -151,6 +157,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
+        """Parse; a request that cannot be read is refused and ends the connection."""
         if self._last:
             return
         self._touched = self._loop.time()
@@ -168,11 +175,12 @@ class Connection(asyncio.Protocol):
             self._refuse(431)
 
     def eof_received(self) -> bool:
-        # A client may close its half and still wait for its answer.
+        """Read no more; True keeps the connection open for the answer that a client waits for."""
         self._last = True
         return self._busy
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Free what is held, also a thread that waits for the client."""
         self._gone = True
         self.resume_writing()
         self._waiting.clear()
@@ -184,9 +192,11 @@ class Connection(asyncio.Protocol):
             self._server.empty.set()
 
     def pause_writing(self) -> None:
+        """Note that more than ``_WINDOW`` bytes wait for the client."""
         self._paused = True
 
     def resume_writing(self) -> None:
+        """Let a thread that waits for the client go on."""
         self._paused = False
         if self._writable is not None:
             self._writable()
@@ -195,28 +205,35 @@ class Connection(asyncio.Protocol):
     # the parser's callbacks
 
     def on_message_begin(self) -> None:
+        """Begin a request."""
         self._reading = True
         self._target = b""
         self._fields = []
 
     def on_url(self, url: bytes) -> None:
+        """Take a piece of the request target."""
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field."""
         self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
+        """Ask for the body if the client waits to be asked (RFC 9110, section 10.1.1)."""
         self._in_head = False
-        if any(name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in self._fields):
+        expected = any(name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in self._fields)
+        if expected and not self._busy:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
         if self._body is None:
             self._body = tempfile.SpooledTemporaryFile(_SPOOL)  # noqa: SIM115 - closed by wsgi.run or connection_lost
         self._body.write(body)
         self._body_size += len(body)
 
     def on_message_complete(self) -> None:
+        """Hand the request over, or keep it until those before it are answered."""
         parser = self._parser
         environ = wsgi.environ_of(
             self._server.base,
@@ -237,15 +254,107 @@ class Connection(asyncio.Protocol):
         keep = parser.should_keep_alive()
         if self._busy:
             self._waiting.append((environ, keep))
-            self._transport.pause_reading()
+            if not self._held:
+                self._held = True
+                self._transport.pause_reading()
         else:
             self._start(environ, keep)
 
-    # the answer; send and finish are called by worker threads
+    # the answer: send and finish are called by a worker thread, all else by the loop
 
     def send(self, data: bytes) -> bool:
-        self._loop.call_soon_threadsafe(self._write, data)
-        ...
+        """See :class:`passerelle.runner.wsgi.Sink`."""
+        if self._gone:
+            return False
+        self._post(self._write, data)
+        self._ahead += len(data)
+        if self._ahead >= _WINDOW:
+            self._ahead = 0
+            ready = threading.Event()
+            self._post(self._when_writable, ready.set)
+            ready.wait()
+        return not self._gone
 
     def finish(self, data: bytes, keep: bool) -> None:
-        self._loop.call_soon_threadsafe(self._finish, data, keep)
+        """See :class:`passerelle.runner.wsgi.Sink`."""
+        self._post(self._finish, data, keep)
+
+    def _post(self, callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            # The loop is closed: the instance has stopped without waiting for this answer.
+            self._gone = True
+            if callback == self._when_writable:
+                cast(Callable[[], None], arguments[0])()
+
+    def _start(self, environ: wsgi.Environ, keep: bool) -> None:
+        self._busy = True
+        self._ahead = 0
+        self._server.call(environ, self, keep and not self._last and not self._server.stopping)
+
+    def _write(self, data: bytes) -> None:
+        if not self._gone:
+            self._transport.write(data)
+
+    def _when_writable(self, callback: Callable[[], None]) -> None:
+        if self._gone or not self._paused:
+            callback()
+        else:
+            self._writable = callback
+            self._unsent = -1
+
+    def _finish(self, data: bytes, keep: bool) -> None:
+        if self._gone:
+            return
+        if data:
+            self._transport.write(data)
+        self._busy = False
+        self._touched = self._loop.time()
+        if keep and self._waiting:
+            self._start(*self._waiting.popleft())
+        elif not keep or self._last or (self._server.stopping and not self._reading):
+            self._transport.close()
+        elif self._held:
+            self._held = False
+            self._transport.resume_reading()
+
+    def _refuse(self, status: int) -> None:
+        """Answer a request that cannot be read, and read no more; answers that are under way go first."""
+        self._last = True
+        if self._busy:
+            return
+        title = _REFUSALS[status]
+        body = f'{{"type":"about:blank","title":"{title}","status":{status}}}'
+        head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n"
+        self._transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        self._transport.close()
+
+    # what the server asks
+
+    def close_if_idle(self) -> None:
+        """Close, unless a request is being read or answered."""
+        if not self._busy and not self._reading:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        self._transport.abort()
+
+    def check(self, now: float) -> None:
+        """End the connection if it has timed out at ``now``, a time of the loop."""
+        waited = now - self._touched
+        if self._writable is not None:
+            unsent = self._transport.get_write_buffer_size()
+            if unsent != self._unsent:
+                self._unsent = unsent
+                self._touched = now
+            elif waited > self._server.write_timeout:
+                self.abort()
+        elif self._busy:
+            return
+        elif self._reading:
+            if waited > self._server.read_timeout:
+                self._refuse(408)
+        elif waited > self._server.idle_timeout:
+            self._transport.close()

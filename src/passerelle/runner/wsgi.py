@@ -21,7 +21,9 @@ Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 # Fields of one connection, which PEP 3333 forbids to applications (RFC 9110, section 7.6.1).
-_HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"})
+_HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _STATUS = re.compile(r"[2-5][0-9][0-9](?: .*)?")
 _ERROR = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
@@ -138,7 +140,19 @@ def run(application: Application, environ: Environ, sink: Sink, keep: bool) -> N
 class Answer:
     """The server's half of one WSGI call. ``keep``: the request allows another one on its connection."""
 
-    __slots__ = ("_bodiless", "_chunked", "_done", "_fields", "_head", "_keep", "_left", "_method", "_old", "_sink", "_status")
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_done",
+        "_fields",
+        "_head",
+        "_keep",
+        "_left",
+        "_method",
+        "_old",
+        "_sink",
+        "_status",
+    )
 
     def __init__(self, environ: Environ, sink: Sink, keep: bool) -> None:
         self._method: str = environ["REQUEST_METHOD"]
@@ -153,9 +167,7 @@ class Answer:
         self._chunked = False
         self._done = False
 
-    def start(
-        self, status: str, fields: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], object]:
+    def start(self, status: str, fields: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         """Be the ``start_response`` of PEP 3333."""
         if exc_info is not None:
             try:
@@ -254,6 +266,7 @@ class Answer:
         lines = [f"HTTP/1.1 {status}"]
         dated = False
         self._left = None
+        self._chunked = False
         for name, value in self._fields:
             lowered = name.lower()
             if lowered in _HOP_BY_HOP:
