@@ -29,7 +29,7 @@ LOAD = Load("/api/{}/{}", varying=True)
 SETTINGS = ("memory", "services", "one-core")
 TARGET = Target(20, at_most=False)
 _FOUNDING = (("users", "/user/1"), ("products", "/product/1"))
-_ANSWER = (
+ANSWER = (
     '{"user":{"user_id":"1","username":"user_1","email":"user_1@example.com"},'
     '"product":{"product_id":"1","name":"Produit_1","price":19.99}}'
 )
@@ -80,7 +80,7 @@ def _ours(bench: Bench) -> Callable[[Site], Command]:
 def _cell(bench: Bench, label: str, compose: Callable[[Site], Command], services: Sequence[str]) -> Cell:
     """Start a gateway that is measured."""
     site = bench.site(label.replace(" ", "-"), services)
-    server = bench.start(label.replace(" ", "-"), site, compose(site), LOAD.sample(), _ANSWER)
+    server = bench.start(label.replace(" ", "-"), site, compose(site), LOAD.sample(), ANSWER)
     return Cell(label, server, LOAD, bench.brief)
 
 

@@ -1,0 +1,143 @@
+"""Each peer that is installed does the work that it is measured at; our own configurations are valid."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers import upstreams
+from benchmarks.peers.base import Forwarder, Site
+from benchmarks.peers.by_hand import Aiohttp, FastAPI
+from benchmarks.peers.caddy import Caddy
+from benchmarks.peers.envoy import Envoy
+from benchmarks.peers.founding import FlaskGateway, Monolith
+from benchmarks.peers.haproxy import HAProxy
+from benchmarks.peers.nginx import Nginx
+from benchmarks.peers.passerelle import Passerelle
+from benchmarks.peers.varnish import Varnish
+from benchmarks.rig.core import Rig
+from benchmarks.rig.server import RigError, fetch
+from benchmarks.scenarios.base import Bench
+from benchmarks.scenarios.crossing import ANSWER, start_memory
+from passerelle.config import load
+from tests.requirements import needs
+
+TWO_CPUS = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two CPUs are needed")
+NEEDS = needs("wrk", "taskset", "nginx")
+
+
+@pytest.fixture(scope="module")
+def rig():
+    with Rig.on_this_machine() as rig:
+        yield rig
+
+
+@pytest.fixture(scope="module")
+def addresses(rig):
+    _, addresses = upstreams.start(rig)
+    return addresses
+
+
+def answer(rig, peer, kind, addresses, path):
+    """What ``peer``, set up for ``kind``, answers to ``path`` (it is started, asked and stopped)."""
+    if peer.missing():
+        pytest.skip(f"{peer.name} is missing: {peer.missing()}")
+    assert peer.version()
+    site = Site(rig.subfolder(peer.name), rig.port(), addresses)
+    command = getattr(peer, kind)(site)
+    server = rig.start(peer.name, command.argv, site.port, site.folder, ready=path, env=command.env)
+    status, body = fetch(site.port, path, {})
+    rig.stop(server)
+    assert status == 200
+    return json.loads(body)
+
+
+@TWO_CPUS
+@NEEDS
+@pytest.mark.parametrize("peer", [Nginx(), HAProxy(), Envoy(), Caddy(), Varnish()], ids=lambda peer: peer.name)
+def test_forwarders_forward(peer, rig, addresses):
+    assert answer(rig, peer, "forward", addresses, "/user/7") == json.loads(upstreams.USER)
+
+
+@TWO_CPUS
+@NEEDS
+@pytest.mark.parametrize("peer", [Nginx(), Aiohttp(), FastAPI()], ids=lambda peer: peer.name)
+def test_composers_compose(peer, rig, addresses):
+    assert answer(rig, peer, "compose", addresses, "/api/7/8") == json.loads(upstreams.COMPOSED)
+
+
+@TWO_CPUS
+@NEEDS
+@pytest.mark.parametrize("peer", [Nginx(), HAProxy(), Envoy()], ids=lambda peer: peer.name)
+def test_streamers_pass_on(peer, rig, addresses):
+    assert answer(rig, peer, "stream", addresses, "/product/7") == json.loads(upstreams.PRODUCT)
+
+
+@TWO_CPUS
+@NEEDS
+def test_the_founding_design_answers_the_same_over_services_from_memory(rig):
+    bench = Bench(rig, 1, 1, frozenset(), print)
+    services = start_memory(bench)
+    assert answer(rig, FlaskGateway(), "compose", services, "/api/1/1") == json.loads(ANSWER)
+    assert answer(rig, Monolith(), "compose", (), "/api/1/1") == json.loads(ANSWER)
+
+
+@TWO_CPUS
+@NEEDS
+def test_a_wrong_answer_is_not_measured(rig, addresses):
+    bench = Bench(rig, 1, 1, frozenset(), print)
+    site = bench.site("nginx", addresses)
+    with pytest.raises(RigError, match="instead of"):
+        bench.start("nginx", site, Nginx().forward(site), "/user/1", upstreams.PRODUCT)
+
+
+@TWO_CPUS
+@NEEDS
+def test_peers_are_narrowed_by_name_and_the_missing_are_told_of(rig):
+    class Absent(Nginx):
+        def missing(self) -> str | None:
+            return "nginx (apt-get install nginx)"
+
+    class Present(HAProxy):
+        def missing(self) -> str | None:
+            return None
+
+        def version(self) -> str:
+            return "HAProxy 2"
+
+    said: list[str] = []
+    peers: list[Forwarder] = [Absent(), Present()]
+    bench = Bench(rig, 3, 3, frozenset(), said.append)
+    assert [peer.name for peer in bench.present(peers)] == ["haproxy"]
+    assert said == ["missing: nginx: nginx (apt-get install nginx)"] and list(bench.missing) == ["nginx"]
+    assert bench.versions == {"haproxy": "HAProxy 2"}
+    narrowed = Bench(rig, 3, 3, frozenset({"nginx"}), said.append)
+    assert narrowed.present([Present()]) == [] and narrowed.missing == {}
+
+
+@pytest.fixture
+def site(tmp_path):
+    return Site(tmp_path, 8080, ["127.0.0.1:9001", "127.0.0.1:9002"])
+
+
+def configuration(command):
+    assert command.argv[1] == "gateway"
+    return load(Path(command.argv[2]))
+
+
+@pytest.mark.parametrize("balance", ["round_robin", "weighted", "least_inflight", "p2c"])
+def test_ours_is_given_valid_configurations_to_forward(site, balance):
+    config = configuration(Passerelle(9900).forward(site, balance, "60s", 12_000))
+    service = config.services["user"]
+    assert service.balance == balance and len(service.targets) == 2
+    assert config.limits.connections == 12_000 and str(config.admin).endswith("9900")
+    assert str(config.access_log) == str(site.folder / "access.log")
+    assert configuration(Passerelle(9900, access_log=False).forward(site)).access_log != config.access_log
+
+
+def test_ours_is_given_valid_configurations_for_all_else(site):
+    composed = configuration(Passerelle(9900).compose(site)).routes[0]
+    assert set(composed.compose) == {"user", "product"}
+    assert configuration(Passerelle(9900).stream(site)).routes[0].path == "/{rest*}"
+    assert len(configuration(Passerelle(9900).routes(site, 10)).routes) == 10
