@@ -8,8 +8,7 @@ from email.utils import formatdate
 from typing import Final
 
 _MONTHS: Final = {
-    name: number
-    for number, name in enumerate(b"jan feb mar apr may jun jul aug sep oct nov dec".split(b" "), start=1)
+    name: number for number, name in enumerate(b"jan feb mar apr may jun jul aug sep oct nov dec".split(b" "), start=1)
 }
 _DAY = rb"(?:mon|tue|wed|thu|fri|sat|sun)"
 _LONG_DAY = rb"(?:monday|tuesday|wednesday|thursday|friday|saturday|sunday)"

@@ -126,8 +126,17 @@ def _argument(name: bytes, argument: bytes) -> bytes:
 # Directives whose argument is a number of seconds, and those that may list fields, for the types of RFC 9213 §2.1.
 _SECONDS: Final = frozenset({b"max-age", b"s-maxage", b"stale-while-revalidate", b"stale-if-error"})
 _LISTS: Final = frozenset({b"no-cache", b"private"})
-_FLAGS: Final = frozenset({b"no-store", b"must-revalidate", b"proxy-revalidate", b"must-understand", b"public"})
-_FLAGS |= {b"immutable", b"no-transform"}
+_FLAGS: Final = frozenset(
+    {
+        b"immutable",
+        b"must-revalidate",
+        b"must-understand",
+        b"no-store",
+        b"no-transform",
+        b"proxy-revalidate",
+        b"public",
+    }
+)
 
 
 def parse_targeted(lines: Iterable[bytes]) -> Directives | None:

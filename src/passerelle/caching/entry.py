@@ -8,6 +8,7 @@ nothing parsed beyond what a hit asks for: at a million entries each slot is eig
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Final
 
@@ -26,7 +27,7 @@ NEVER: Final = float("-inf")
 SLOT_BYTES: Final = 96
 
 
-class Stored:
+class Stored(ABC):
     """An item of a store. ``key`` is unique in it, ``size`` counts every byte that is held for it."""
 
     __slots__ = ("freq", "key", "queue", "size", "tags")
@@ -36,6 +37,10 @@ class Stored:
     freq: int
     queue: int
     tags: tuple[bytes, ...]
+
+    @abstractmethod
+    def measure(self) -> int:
+        """Bytes held for this item, the store's own included."""
 
 
 class Entry(Stored):

@@ -21,12 +21,14 @@ _BODY_FIELDS: Final = frozenset({b"content-length", b"content-encoding", b"conte
 class Merged(NamedTuple):
     """An updated entry (its key as before). ``keep`` is false when the update forbids storing: it answers this request.
 
+    ``names`` are the request fields that choose it from now on (its Vary may have changed).
     ``own`` are field lines (without CRLF) for the client whose request was validated, and for nobody else: cookies.
     """
 
     entry: Entry
     keep: bool
     own: tuple[bytes, ...]
+    names: tuple[bytes, ...]
 
 
 def matches(entry: Entry, response: Received) -> bool:
@@ -57,7 +59,7 @@ def matches_head(entry: Entry, response: Received) -> bool:
 
 
 def _same_date(a: bytes, b: bytes, now: float) -> bool:
-    return a == b or (when := parse_date(a, now)) is not None and when == parse_date(b, now)
+    return a == b or ((when := parse_date(a, now)) is not None and when == parse_date(b, now))
 
 
 def freshen(entry: Entry, response: Received, facts: Facts, settings: Settings) -> Merged:
@@ -91,4 +93,4 @@ def freshen(entry: Entry, response: Received, facts: Facts, settings: Settings) 
     fresh = build_entry(facts, merged, terms, settings, entry.tags, entry.body)
     fresh.key = entry.key
     fresh.size = fresh.measure()
-    return Merged(fresh, prohibition(facts, merged, terms, settings) is None, own)
+    return Merged(fresh, prohibition(facts, merged, terms, settings) is None, own, terms.names or ())

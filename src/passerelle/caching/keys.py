@@ -29,6 +29,9 @@ class KeyRule(NamedTuple):
         return b"%b %b" % (host, path) if kept is None else b"%b %b?%b" % (host, path, kept)
 
 
+WHOLE_URI: Final = KeyRule()
+
+
 def _selected(query: bytes, names: frozenset[bytes]) -> bytes | None:
     pairs = sorted(pair for pair in query.split(b"&") if pair.partition(b"=")[0] in names)
     return b"&".join(pairs) if pairs else None

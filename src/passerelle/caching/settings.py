@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from passerelle.caching.keys import KeyRule
+from passerelle.caching.keys import WHOLE_URI, KeyRule
 
 # Statuses to which a route's own ``ttl`` applies when it names none.
 TTL_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308})
@@ -36,7 +36,7 @@ class Settings:
     ``max_body`` is the longest body stored, in bytes.
     """
 
-    key: KeyRule = KeyRule()
+    key: KeyRule = WHOLE_URI
     ttl: float | None = None
     statuses: frozenset[int] = TTL_STATUSES
     stale_while_revalidate: int | None = None

@@ -43,18 +43,16 @@ _NEEDED: Final = frozenset(
 class Terms:
     """What a response's head says about storing and using it, for one route."""
 
-    __slots__ = ("directives", "lifetime", "names", "omitted", "targeted")
+    __slots__ = ("directives", "lifetime", "names", "omitted")
 
     def __init__(
         self,
         directives: Directives,
-        targeted: bool,
         lifetime: Lifetime,
         names: tuple[bytes, ...] | None,
         omitted: frozenset[bytes],
     ) -> None:
         self.directives = directives
-        self.targeted = targeted
         self.lifetime = lifetime
         self.names = names  # the fields that choose among responses, None for `Vary: *`
         self.omitted = omitted  # fields that may not be stored
@@ -78,7 +76,7 @@ def read_terms(response: Received, settings: Settings) -> Terms:
             omitted |= directives.fields(name)
     if omitted & _NEEDED:
         omitted = frozenset()
-    return Terms(directives, targeted, lifetime, _names(fields, settings), omitted)
+    return Terms(directives, lifetime, _names(fields, settings), omitted)
 
 
 def _names(fields: Fields, settings: Settings) -> tuple[bytes, ...] | None:
@@ -167,8 +165,8 @@ def make_draft(
 ) -> Draft | str:
     """The response as it may be stored, or the reason (one token) why it may not (RFC 9111 §3)."""
     status = response.status
-    if status < 200 or status in (206, 304) or get(response.fields, b"content-range") is not None:
-        return "partial" if status >= 200 else "interim"
+    if status < 200 or status in (206, 304):
+        return "partial" if status == 206 else "status"
     terms = terms or read_terms(response, settings)
     reason = prohibition(facts, response, terms, settings)
     if reason is not None:
@@ -239,4 +237,3 @@ def build_entry(
 
 def _window(directives: Directives, name: bytes, own: int | None) -> int:
     return own if own is not None else directives.seconds(name) or 0
-

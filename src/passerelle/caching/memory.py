@@ -1,0 +1,279 @@
+"""A store in memory, bounded in bytes, that a scan cannot flush (S3-FIFO; docs/decisions/006-memory-store.md).
+
+New items enter a small queue, a tenth of the whole. What is asked for again while it is there moves on to the main
+queue; what is not leaves, and only its key's hash is remembered for a while (the ghost), so that a key that comes back
+enters the main queue at once. A hit moves nothing: it counts, up to 3, and that is all it costs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from typing import Final
+
+from passerelle.caching.entry import Stored
+from passerelle.caching.keys import key_path
+from passerelle.caching.tags import PAIR_BYTES, TagIndex, bounded
+
+_SMALL: Final = 1
+_MAIN: Final = 2
+
+SMALL_SHARE: Final = 0.1
+_MAX_FREQ: Final = 3
+
+# A remembered hash: an int of 32 bytes and its node in an OrderedDict.
+_GHOST_BYTES: Final = 200
+
+# How many deleted keys are remembered, so that a response that was on its way when its URI was invalidated is not
+# stored afterwards. Past that an item asked for before the oldest of them is refused, whatever its key.
+_RECENT: Final = 4096
+
+
+class MemoryStore:
+    """See :class:`passerelle.caching.store.Store`. ``capacity`` is in bytes, everything held for an item included.
+
+    ``epoch`` grows with each deletion and purge. Who fetches a response notes it when the request goes upstream and
+    hands it to :meth:`put_since`.
+    """
+
+    __slots__ = (
+        "_deleted",
+        "_floor",
+        "_ghost",
+        "_ghost_bytes",
+        "_index",
+        "_main",
+        "_main_bytes",
+        "_small",
+        "_small_bytes",
+        "_small_capacity",
+        "_tags",
+        "_unlinked",
+        "capacity",
+        "epoch",
+        "evictions",
+        "largest",
+    )
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.largest = capacity // 16  # of one item: one response must not push out all others
+        self.epoch = 0
+        self.evictions = 0
+        self._small_capacity = int(capacity * SMALL_SHARE)
+        self._index: dict[bytes, Stored] = {}
+        self._small: deque[bytes] = deque()
+        self._main: deque[bytes] = deque()
+        self._small_bytes = 0
+        self._main_bytes = 0
+        self._ghost: OrderedDict[int, None] = OrderedDict()
+        self._ghost_bytes = 0
+        # Deleted keys that a queue still names (taking one out of the middle would be a search); to the queue's number.
+        self._unlinked: dict[bytes, int] = {}
+        self._tags = TagIndex()
+        self._deleted: OrderedDict[bytes, int] = OrderedDict()
+        self._floor = 0
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held now."""
+        return self._small_bytes + self._main_bytes + self._ghost_bytes
+
+    def get(self, key: bytes) -> Stored | None:
+        """The item under ``key``, counted as a use of it."""
+        item = self._index.get(key)
+        if item is not None and item.freq < _MAX_FREQ:
+            item.freq += 1
+        return item
+
+    def peek(self, key: bytes) -> Stored | None:
+        """The item under ``key``, not counted as a use."""
+        return self._index.get(key)
+
+    def put(self, item: Stored) -> bool:
+        """Hold ``item`` under its key, in place of what was there; false when it is not held."""
+        key = item.key
+        if item.tags:
+            item.tags = bounded(item.tags)
+            item.size = item.measure() + PAIR_BYTES * len(item.tags)
+        if item.size > self.largest:
+            self.delete(key)
+            return False
+        old = self._index.get(key)
+        if old is not None:
+            # The newer response takes the older one's place in its queue, and its standing.
+            item.queue = old.queue
+            item.freq = old.freq
+            self._count(old, -1)
+            if old.tags:
+                self._tags.discard(key, old.tags)
+        else:
+            item.freq = 0
+            linked = self._unlinked.pop(key, 0)
+            if linked:
+                item.queue = linked
+            elif hash(key) in self._ghost:
+                del self._ghost[hash(key)]
+                self._ghost_bytes -= _GHOST_BYTES
+                item.queue = _MAIN
+                self._main.append(key)
+            else:
+                item.queue = _SMALL
+                self._small.append(key)
+        self._index[key] = item
+        self._count(item, 1)
+        if item.tags:
+            self._tags.add(key, item.tags)
+        while self.held_bytes > self.capacity:
+            self._evict()
+        return key in self._index
+
+    def put_since(self, item: Stored, epoch: int) -> bool:
+        """:meth:`put`, unless the item's key was deleted, or anything was purged, after ``epoch`` (RFC 9111 §4.4)."""
+        if epoch != self.epoch and (epoch < self._floor or self._deleted.get(_primary(item.key), 0) > epoch):
+            return False
+        return self.put(item)
+
+    def resized(self, item: Stored) -> None:
+        """Count ``item``, which is held, anew: it has grown or shrunk."""
+        self._count(item, -1)
+        item.size = item.measure() + PAIR_BYTES * len(item.tags)
+        self._count(item, 1)
+
+    def delete(self, key: bytes) -> bool:
+        """Let go of the item under ``key``; whether there was one."""
+        self.epoch += 1
+        self._deleted.pop(key, None)
+        self._deleted[key] = self.epoch
+        if len(self._deleted) > _RECENT:
+            self._floor = max(self._floor, self._deleted.popitem(last=False)[1])
+        return self._remove(key)
+
+    def purge_tag(self, tag: bytes) -> int:
+        """Let go of every item with ``tag``; how many there were."""
+        self._purged()
+        return sum(self._remove(key) for key in self._tags.keys(tag))
+
+    def purge_path(self, path: bytes) -> int:
+        """Let go of every item whose URI has this path (or starts so, where it ends in ``*``); how many there were."""
+        return sum(self.purging_path(path))
+
+    def purging_path(self, path: bytes, step: int = 5000) -> Iterator[int]:
+        """:meth:`purge_path` in steps of ``step`` keys, so that a large store can be purged between other work.
+
+        Yields how many items each step let go of. A purge is not indexed: keys are looked through, 0.3 us each.
+        """
+        self._purged()
+        prefix = path[:-1] if path.endswith(b"*") else None
+        keys = list(self._index)
+        for start in range(0, len(keys), step):
+            count = 0
+            for key in keys[start : start + step]:
+                found = key_path(key)
+                if found == path or (prefix is not None and found.startswith(prefix)):
+                    count += self._remove(key)
+            yield count
+
+    def clear(self) -> int:
+        """Let go of everything; how many items there were."""
+        self._purged()
+        count = len(self._index)
+        self._index = {}
+        self._small.clear()
+        self._main.clear()
+        self._ghost.clear()
+        self._unlinked.clear()
+        self._tags.clear()
+        self._small_bytes = self._main_bytes = self._ghost_bytes = 0
+        return count
+
+    def _purged(self) -> None:
+        self.epoch += 1
+        # What is on its way may have the tag or path: nobody knows before it is there.
+        self._floor = self.epoch
+        self._deleted.clear()
+
+    def _count(self, item: Stored, sign: int) -> None:
+        if item.queue == _SMALL:
+            self._small_bytes += sign * item.size
+        else:
+            self._main_bytes += sign * item.size
+
+    def _remove(self, key: bytes) -> bool:
+        item = self._index.pop(key, None)
+        if item is None:
+            return False
+        self._unlinked[key] = item.queue
+        self._forget(item)
+        # Deleted keys wait in their queue until their turn comes; they must not outnumber what is held.
+        if len(self._unlinked) > 1024 + 2 * len(self._index):
+            self._relink()
+        return True
+
+    def _forget(self, item: Stored) -> None:
+        self._count(item, -1)
+        if item.tags:
+            self._tags.discard(item.key, item.tags)
+
+    def _relink(self) -> None:
+        unlinked = self._unlinked
+        self._small = deque(key for key in self._small if key not in unlinked)
+        self._main = deque(key for key in self._main if key not in unlinked)
+        unlinked.clear()
+
+    def _evict(self) -> None:
+        """Take one step towards less: drop or move the item whose turn it is."""
+        if self._small_bytes > self._small_capacity or not self._main:
+            self._evict_small()
+        else:
+            self._evict_main()
+
+    def _evict_small(self) -> None:
+        if not self._small:
+            self._drop_ghost()
+            return
+        key = self._small.popleft()
+        if self._unlinked.pop(key, 0):
+            return
+        item = self._index[key]
+        if item.freq > 0:
+            self._small_bytes -= item.size
+            item.freq = 0
+            item.queue = _MAIN
+            self._main_bytes += item.size
+            self._main.append(key)
+            return
+        del self._index[key]
+        self._forget(item)
+        self.evictions += 1
+        self._ghost[hash(key)] = None
+        self._ghost_bytes += _GHOST_BYTES
+        # As many are remembered as the main queue holds items.
+        if len(self._ghost) > max(len(self._main), 64):
+            self._drop_ghost()
+
+    def _drop_ghost(self) -> None:
+        if self._ghost:
+            self._ghost.popitem(last=False)
+            self._ghost_bytes -= _GHOST_BYTES
+
+    def _evict_main(self) -> None:
+        key = self._main.popleft()
+        if self._unlinked.pop(key, 0):
+            return
+        item = self._index[key]
+        if item.freq > 0:
+            item.freq -= 1
+            self._main.append(key)
+            return
+        del self._index[key]
+        self._forget(item)
+        self.evictions += 1
+
+
+def _primary(key: bytes) -> bytes:
+    """The URI's key of a variant's key."""
+    return key.partition(b"\x00")[0]

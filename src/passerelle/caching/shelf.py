@@ -1,0 +1,107 @@
+"""Finding and placing responses that vary: a URI's key, the note under it, the variant's key (RFC 9111 §4.1)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from passerelle.caching.entry import Entry, Variants
+from passerelle.caching.facts import Facts
+from passerelle.caching.memory import MemoryStore
+from passerelle.caching.vary import MAX_NAMES, preferred_language
+
+# How many Content-Languages of one URI are known by name.
+_MAX_LANGUAGES: Final = 64
+
+_LANGUAGE: Final = b"accept-language"
+
+
+class Found(NamedTuple):
+    """``entry`` (or None) and the ``key`` for a response to this request; ``varies``: a note led there."""
+
+    key: bytes
+    entry: Entry | None
+    varies: bool
+
+
+def _salt() -> bytes:
+    return os.urandom(6)
+
+
+class Shelf:
+    """A memory store in which URIs have variants. ``salt`` makes the unique names of notes."""
+
+    __slots__ = ("_salt", "store")
+
+    def __init__(self, store: MemoryStore, salt: Callable[[], bytes] = _salt) -> None:
+        self.store = store
+        self._salt = salt
+
+    def find(self, key: bytes, facts: Facts) -> Found:
+        """What is stored under the URI's ``key`` for this request."""
+        item = self.store.get(key)
+        if type(item) is Entry:
+            return Found(key, item, False)
+        if item is None:
+            return Found(key, None, False)
+        note = item
+        assert isinstance(note, Variants)
+        variant = variant_of(note, facts.variant(note.names))
+        entry = self.store.get(variant)
+        if entry is None and note.languages is not None:
+            language = preferred_language(facts.fields)
+            other = note.languages.get(_language_key(note, facts, language)) if language is not None else None
+            entry = self.store.get(other) if other is not None else None
+        return Found(variant, entry if isinstance(entry, Entry) else None, True)
+
+    def place(self, key: bytes, facts: Facts, names: tuple[bytes, ...], entry: Entry, epoch: int | None = None) -> bool:
+        """Store ``entry``, chosen by the request fields ``names``, for the URI's ``key``; whether it is held.
+
+        ``epoch`` is the store's from when the request went upstream: with it, what was invalidated since is not
+        stored. A URI that varied by other fields than before varies by all of them from now on.
+        """
+        store = self.store
+        item = store.peek(key)
+        note = item if isinstance(item, Variants) else None
+        if not names and note is None:
+            entry.key = key
+            entry.size = entry.measure()
+            return self._put(entry, epoch)
+        if note is None or not set(names) <= set(note.names):
+            union = tuple(sorted({*names, *(note.names if note is not None else ())}))
+            if len(union) > MAX_NAMES:
+                return False
+            note = Variants(key, union, self._salt(), entry.tags)
+            if not self._put(note, epoch):
+                return False
+        entry.key = variant_of(note, facts.variant(note.names))
+        entry.size = entry.measure()
+        if not self._put(entry, epoch):
+            return False
+        language = entry.get(b"content-language") if _LANGUAGE in note.names else None
+        if language is not None and b"," not in language:
+            self._know_language(note, _language_key(note, facts, language.lower()), entry.key)
+        return True
+
+    def _put(self, item: Entry | Variants, epoch: int | None) -> bool:
+        return self.store.put(item) if epoch is None else self.store.put_since(item, epoch)
+
+    def _know_language(self, note: Variants, language: bytes, variant: bytes) -> None:
+        if note.languages is None:
+            note.languages = {}
+        elif len(note.languages) >= _MAX_LANGUAGES and language not in note.languages:
+            return
+        if note.languages.get(language) != variant:
+            note.languages[language] = variant
+            self.store.resized(note)
+
+
+def variant_of(note: Variants, values: bytes) -> bytes:
+    """The key of the variant with these normalised values."""
+    return b"%b\x00%b\x00%b" % (note.key, note.salt, values)
+
+
+def _language_key(note: Variants, facts: Facts, language: bytes) -> bytes:
+    """The variant's other fields and the language: requests that agree in both get the same response."""
+    return facts.variant(tuple(name for name in note.names if name != _LANGUAGE)) + b"\x1d" + language
