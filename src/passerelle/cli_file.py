@@ -24,7 +24,7 @@ from passerelle.cli_support import (
 if TYPE_CHECKING:
     from passerelle.config import Config, Route
 
-_PARTS = ("click", "granian", "httptools", "orjson", "prometheus-client", "pydantic", "pyyaml", "uvloop")
+_PARTS = ("click", "httptools", "orjson", "prometheus-client", "pydantic", "pyyaml", "uvicorn", "uvloop")
 
 
 @click.command()
