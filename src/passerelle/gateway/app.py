@@ -23,10 +23,10 @@ from passerelle.gateway.forward import Forward
 from passerelle.gateway.pipeline import Exchange
 from passerelle.gateway.plan import Environment, RoutePlan, build_router
 from passerelle.gateway.service import InstanceSpec, Members, PoolSettings, Service
+from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
 from passerelle.http1.listener import Limits, Listener
-from passerelle.http1.write import date_line
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
 from passerelle.observability.metrics import UNMATCHED, Metrics
@@ -58,6 +58,7 @@ class Gateway:
         self._log = AccessLog(self._sink.put, self.loop.call_later) if self._sink is not None else None
         if self._sink is not None:
             self.metrics.access_log = self._sink.counts
+        self._clock = Clock()
         self._members: dict[str, Members] = {}
         self._services = {name: self._service(name, service) for name, service in config.services.items()}
         environment = Environment(self._services, self._deadlines_for, self.metrics.route, self._route_log)
@@ -76,8 +77,7 @@ class Gateway:
                 body_timeout=limits.body_timeout,
                 connections=limits.connections,
             ),
-            time.perf_counter(),
-            date_line(time.time()),
+            self._clock,
         )
         self._sweep = min(SWEEP, min(limits.head_timeout, limits.idle_timeout, limits.body_timeout) / 4)
         self._stalled: dict[Forward, tuple[int, float]] = {}
@@ -207,7 +207,7 @@ class Gateway:
         settings = PoolSettings(
             service.max_connections, service.max_waiting, service.connect_timeout, service.keepalive
         )
-        members = self._members[name] = Members(self.loop, leaves, settings)
+        members = self._members[name] = Members(self.loop, self._clock, leaves, settings)
         members.replace(configured_instances(name, service))
         return Service(name, node, self.metrics.service(name, lambda: sum(i.in_flight for i in node.members)))
 
@@ -223,14 +223,13 @@ class Gateway:
         now = time.perf_counter()
         for deadlines in self._deadlines.values():
             deadlines.expire(now)
-        self._listener.tick(now, date_line(time.time()))
+        self._clock.tick(now, time.time())
         self._timers["tick"] = self.loop.call_later(TICK, self._tick)
 
     def _sweep_all(self) -> None:
         self._listener.sweep()
-        now = self.loop.time()
         for members in self._members.values():
-            members.sweep(now)
+            members.sweep()
         self._check_streams(time.perf_counter())
         self._timers["sweep"] = self.loop.call_later(self._sweep, self._sweep_all)
 

@@ -94,9 +94,9 @@ class Forward:
         self.progress = 0
         self.seconds = 0.0
 
-    def start(self) -> None:
-        """Begin. The receiver hears of the end, whatever it is, exactly once."""
-        self._since = now = perf_counter()
+    def start(self, now: float) -> None:
+        """Begin; ``now`` (of ``perf_counter``) is when the request's time began. The receiver hears of the end once."""
+        self._since = now
         self._deadlines.add(self, now)
         self._attempt()
 
@@ -127,7 +127,7 @@ class Forward:
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """A connection that was waited for."""
-        if not connection.usable():
+        if connection.poll(0):
             connection.abort()
             self.on_no_connection(Failure(Kind.UPSTREAM_CLOSED, "closed before use", retryable=True))
         elif self._over:

@@ -23,6 +23,7 @@ from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.http1.write import problem
 from passerelle.messages import Fields, Response
+from passerelle.observability.access_log import RouteLog
 from passerelle.routing import Match, canonical_path
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Exchange:
         "_body",
         "_client",
         "_continued",
+        "_counted",
         "_finished",
         "_forward",
         "_gateway",
@@ -66,10 +68,11 @@ class Exchange:
         self._head = head
         self._body: RequestBody | None = None
         self._continued = False
+        self._counted = False
         self._finished = False
         self._forward: Forward | None = None
         self._gathering: Gathering | None = None
-        self._parts: list[PartCall] = []
+        self._parts: list[PartCall] | tuple[()] = ()
         self._path = target
         self._plan: RoutePlan = gateway.unmatched
         self._query = b""
@@ -84,7 +87,6 @@ class Exchange:
         """Carry the request out."""
         # 1. The head is parsed (http1/connection.py); from here on this object speaks to the client.
         self._client.adopt(self)
-        self._plan.metrics.in_flight += 1
         try:
             # 2. One canonical path for everything that looks at it, and the plan of the route that it matches.
             match = self._match()
@@ -106,12 +108,10 @@ class Exchange:
         self._query = mark + query
         match = self._gateway.router.match(self._head.host or b"", self._method, self._path)
         if match.value is None:
-            if match.allowed:
-                raise MethodNotAllowed(match.allowed)
-            raise Failure(Kind.NO_ROUTE)
+            raise MethodNotAllowed(match.allowed) if match.allowed else Failure(Kind.NO_ROUTE)
         self._plan = plan = cast(RoutePlan, match.value)
-        self._gateway.unmatched.metrics.in_flight -= 1
         plan.metrics.in_flight += 1
+        self._counted = True
         return match
 
     def _prepare_body(self, plan: RoutePlan) -> None:
@@ -138,7 +138,7 @@ class Exchange:
             self._request_id,
         )
         self._forward = Forward(service, plan.deadlines, self, self._method, message, self._body, plan.attempts)
-        self._forward.start()
+        self._forward.start(self._started)
 
     def _compose(self, composition: Composition, plan: RoutePlan, match: Match) -> None:
         head = self._head
@@ -151,10 +151,12 @@ class Exchange:
             part = plan.parts[index]
             message = b"GET " + part.path.fill(match.params) + rest
             asked = PartCall(gathering, index, part.service, part.deadlines, message, plan.attempts)
-            self._parts.append(asked)
-            asked.forward.start()
+            parts.append(asked)
+            asked.forward.start(self._started)
             return asked
 
+        parts: list[PartCall] = []
+        self._parts = parts
         self._gathering = Gathering(composition, self.on_composed)
         self._gathering.start(call)
 
@@ -307,14 +309,18 @@ class Exchange:
         self._finished = True
         plan = self._plan
         seconds = perf_counter() - self._started
-        metrics = plan.metrics
-        metrics.in_flight -= 1
-        metrics.observe(status, seconds, self._method)
+        if self._counted:
+            plan.metrics.in_flight -= 1
+        plan.metrics.observe(status, seconds, self._method)
         if failure is not None:
-            metrics.failed(failure.kind)
-        log = plan.log
-        if log is None:
-            return
+            plan.metrics.failed(failure.kind)
+        if plan.log is not None:
+            self._write_log(plan.log, status, seconds, failure)
+        # These know this object: left in place they would be a cycle, and memory that waits for the collector.
+        self._forward = self._gathering = None
+        self._parts = ()
+
+    def _write_log(self, log: RouteLog, status: int, seconds: float, failure: Failure | None) -> None:
         forward = self._forward
         if forward is not None:
             instance = forward.instance.name if forward.instance is not None else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from passerelle.balancing.instance import Instance, Member, Roster
 from passerelle.balancing.policies import Node, Policy
 from passerelle.http1.client import Pool
+from passerelle.http1.clock import Clock
 from passerelle.observability.metrics import ServiceMetrics
 
 if TYPE_CHECKING:
@@ -53,11 +54,18 @@ class PoolSettings(NamedTuple):
 class Members:
     """The instances of one service over time: keeps each one's state and pool while it stays."""
 
-    __slots__ = ("_leaves", "_loop", "_roster", "_settings")
+    __slots__ = ("_clock", "_leaves", "_loop", "_roster", "_settings")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, leaves: Mapping[str, Policy], settings: PoolSettings) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        leaves: Mapping[str, Policy],
+        settings: PoolSettings,
+    ) -> None:
         """``leaves`` are the policies that the instances of each zone go to (zone ``""`` without zones)."""
         self._loop = loop
+        self._clock = clock
         self._leaves = leaves
         self._settings = settings
         self._roster = Roster()
@@ -73,6 +81,7 @@ class Members:
                 settings = self._settings
                 instance.endpoint = Pool(
                     self._loop,
+                    self._clock,
                     spec.host,
                     spec.port,
                     limit=settings.limit,
@@ -83,10 +92,10 @@ class Members:
         for zone, leaf in self._leaves.items():
             leaf.replace(instance for instance in instances if instance.zone == zone)
 
-    def sweep(self, now: float) -> None:
-        """Close connections idle for too long at ``now`` (the loop's clock), and what is left of removed instances."""
+    def sweep(self) -> None:
+        """Close connections that were idle for too long, and what is left of removed instances."""
         for instance in self._roster.instances:
-            cast(Pool, instance.endpoint).sweep(now)
+            cast(Pool, instance.endpoint).sweep()
         for instance in self._roster.forget_idle():
             cast(Pool, instance.endpoint).close()
 

@@ -85,7 +85,7 @@ class ClientConnection(asyncio.Protocol):
         self._served = False
         self._started = False
         self._stuck = False
-        self._since = listener.now
+        self._since = listener.clock.now
         self.peer = b""
         self.sent = 0
         self.version11 = True
@@ -100,7 +100,7 @@ class ClientConnection(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.peer = name[0].encode("ascii") if isinstance(name, tuple) else b"local"
         listener.accepted += 1
-        self._since = listener.now
+        self._since = listener.clock.now
         if len(listener.connections) >= listener.limits.connections or listener.draining:
             listener.refused += 1
             kind = Kind.STOPPING if listener.draining else Kind.OVERLOADED
@@ -277,7 +277,7 @@ class ClientConnection(asyncio.Protocol):
             raise Failure(Kind.BAD_REQUEST, "malformed request line")
         if not self._partial:
             self._partial = True
-            self._since = self._listener.now
+            self._since = self._listener.clock.now
 
     def _refuse(self, failure: Failure) -> None:
         """Answer what is no request at all, and close."""
@@ -306,7 +306,7 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, relay: bytes, head: ResponseHead, data: bytes, complete: bool) -> None:
         lines = [relay]
         if not head.has_date:
-            lines.append(self._listener.date)
+            lines.append(self._listener.clock.date)
         bodied = not (self._head_only or head.status < 200 or head.status in (204, 304))
         if bodied and (head.content_length < 0 or head.chunked):
             if complete:
@@ -351,7 +351,7 @@ class ClientConnection(asyncio.Protocol):
 
     def send(self, response: Response) -> None:
         """A whole response that the gateway made itself."""
-        head, body = serialize(response, self._listener.date)
+        head, body = serialize(response, self._listener.clock.date)
         lines = [head]
         self._last_lines(lines, True)
         if body and not self._head_only:
@@ -407,7 +407,7 @@ class ClientConnection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if self._keep_alive and self._decoder is None:
-            self._since = self._listener.now
+            self._since = self._listener.clock.now
             if self._paused_by:
                 self._resume(_PIPELINED | _BODY)
             if self._buffer and not self._advancing:
@@ -425,7 +425,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._linger_left = LINGER_BYTES
         self._buffer = b""
-        self._since = self._listener.now
+        self._since = self._listener.clock.now
         self._resume(_PIPELINED | _BODY)
         if transport.can_write_eof():
             transport.write_eof()

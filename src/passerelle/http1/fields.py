@@ -23,10 +23,12 @@ _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 
 # RFC 9110 §7.2 with RFC 3986 §3.2.2: a name, an IPv4 address or a bracketed IPv6 one, and perhaps a port.
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z!$&'()*+;=._~%-]*)(?::([0-9]{0,5}))?")
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z!$&'()*+;=._~%-]+)(?::([0-9]{0,5}))?")
 
 # What the gateway itself says; from a client or a service such a name means nothing.
 OWN_PREFIX = b"passerelle-"
+# Where a client says that it comes from: some framework believes each of these, X-Forwarded-Prefix too.
+FORWARDED_PREFIX = b"x-forwarded-"
 
 # How many lines are remembered and how long one may be: 4,096 lines of 120 bytes are about 1.5 MB.
 REMEMBERED = 4096
@@ -84,9 +86,7 @@ class FieldTable:
             raise Failure(self._kind, "malformed field line")
         name = match[1].lower()
         value = match[2].strip(b" \t")
-        role = self._roles.get(name, Role.ORDINARY)
-        if name.startswith(OWN_PREFIX) and role is Role.ORDINARY:
-            role = Role.DROPPED
+        role = self._roles.get(name) or self._role_by_form(name)
         read = _READERS.get(role)
         field = FieldLine(name, value, line, role, read(value, self._kind) if read else None)
         if len(line) <= LONGEST_REMEMBERED:
@@ -97,6 +97,20 @@ class FieldTable:
         return field
 
 
+    def _role_by_form(self, name: bytes) -> Role:
+        """The role of a name that is not in the table: those of the gateway and of forwarding go by their beginning.
+
+        CGI and WSGI read ``X_A`` and ``X-A`` as one name (RFC 3875 §4.1.18), so a name with underscores that would be
+        one of ours in their eyes never passes.
+        """
+        if b"_" in name:
+            alias = name.replace(b"_", b"-")
+            return Role.DROPPED if self._roles.get(alias) or self._role_by_form(alias) else Role.ORDINARY
+        if name.startswith(OWN_PREFIX):
+            return Role.DROPPED
+        return Role.FORWARDED if name.startswith(FORWARDED_PREFIX) else Role.ORDINARY
+
+
 def parse_length(value: bytes, kind: Kind) -> int:
     """A Content-Length in bytes (RFC 9110 §8.6: 1*DIGIT, ASCII); a Failure of ``kind`` for anything else."""
     if not _LENGTH.fullmatch(value):
@@ -105,7 +119,7 @@ def parse_length(value: bytes, kind: Kind) -> int:
 
 
 def parse_host(value: bytes, kind: Kind) -> bytes:
-    """A Host without its port, lower case, without a final dot (RFC 9112 §3.2); a Failure when it is no host."""
+    """A Host without its port, lower case, without a final dot; a Failure when it is none (RFC 9110 §4.2.1, §7.2)."""
     match = _HOST.fullmatch(value)
     if match is None or (match[2] and int(match[2]) > 65535):
         raise Failure(kind, "malformed Host")
@@ -156,12 +170,8 @@ REQUEST_FIELDS = FieldTable(
         b"upgrade": Role.UPGRADE,
         b"user-agent": Role.USER_AGENT,
         # A client's word counts only when it is a trusted proxy (RFC 7239 §8.1); the gateway writes these itself.
-        b"x-forwarded-for": Role.FORWARDED,
-        b"x-forwarded-host": Role.FORWARDED,
-        b"x-forwarded-port": Role.FORWARDED,
-        b"x-forwarded-proto": Role.FORWARDED,
         b"x-real-ip": Role.FORWARDED,
-        b"via": Role.DROPPED,
+        b"proxy": Role.DROPPED,  # HTTP_PROXY in a CGI or WSGI environment names a proxy for the service's own requests
         b"x-request-id": Role.DROPPED,
     },
 )

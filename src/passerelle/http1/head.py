@@ -18,7 +18,10 @@ from passerelle.messages import NEVER_NOMINATED, Fields
 # RFC 9112 §3: method SP request-target SP HTTP-version. The target is visible ASCII without what no URI may carry and
 # what parsers are known to disagree on (a quote, a fragment, angle brackets, a backslash).
 REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]+) HTTP/(\d)\.(\d)")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
+
+# h2c, HTTP/2.0 and TLS/1.0 would carry requests past every check of this gateway: such an Upgrade is never relayed.
+_HTTP_AGAIN = re.compile(rb"h2|http|tls", re.IGNORECASE)
 
 _request_known = REQUEST_FIELDS.known
 _learn_request = REQUEST_FIELDS.learn
@@ -112,16 +115,15 @@ class RequestHead:
                 elif role is Role.EXPECT:
                     self.expect = True
                 elif role is Role.UPGRADE:
-                    # h2c would carry requests past every check of this gateway, so it is never relayed.
-                    self.upgrade = field.value if b"h2c" not in field.value.lower() else None
+                    self.upgrade = field.value if _HTTP_AGAIN.search(field.value) is None else None
                 elif role is Role.DEBUG:
                     self.debug = field.value == b"1"
                 elif role is Role.FORWARDED:
                     self.forwarded = True
         if self.chunked and self.content_length >= 0:
             raise Failure(Kind.BAD_REQUEST, "both Content-Length and Transfer-Encoding")
-        if self.upgrade is not None and b"upgrade" not in options:
-            self.upgrade = None
+        if self.upgrade is not None and (b"upgrade" not in options or self.chunked or self.content_length > 0):
+            self.upgrade = None  # a body and a tunnel would have to share one stream of bytes
         self.close = b"close" in options
         self.keep_alive = b"keep-alive" in options
         self.relay = _relay(section, lines, options - NEVER_NOMINATED, dropped) if lines else b""

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from passerelle.errors import Failure
+from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
 
 if TYPE_CHECKING:
@@ -95,31 +96,24 @@ class Limits:
 class Listener:
     """What all client connections of one worker share.
 
-    ``now`` (monotonic seconds) and ``date`` (the Date field line, CRLF included) are coarse: ``tick`` moves them, so
-    that no request has to ask for the time.
+    ``accepted`` and ``refused`` count connections since the start.
     """
 
-    __slots__ = ("_emptied", "accepted", "connections", "date", "draining", "handler", "limits", "now", "refused")
+    __slots__ = ("_emptied", "accepted", "clock", "connections", "draining", "handler", "limits", "refused")
 
-    def __init__(self, handler: Handler, limits: Limits, now: float, date: bytes) -> None:
+    def __init__(self, handler: Handler, limits: Limits, clock: Clock) -> None:
+        self.clock = clock
         self.handler = handler
         self.limits = limits
         self.connections: set[ClientConnection] = set()
         self.accepted = 0
         self.refused = 0
-        self.now = now
-        self.date = date
         self.draining = False
         self._emptied: asyncio.Event | None = None
 
-    def tick(self, now: float, date: bytes) -> None:
-        """Move the coarse clock."""
-        self.now = now
-        self.date = date
-
     def sweep(self) -> None:
         """Enforce the connections' time limits: O(connections), meant for about once a second."""
-        now = self.now
+        now = self.clock.now
         for connection in list(self.connections):
             connection.check_time(now)
 

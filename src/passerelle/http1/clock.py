@@ -1,0 +1,29 @@
+"""A coarse clock that a worker's connections share, so that no request has to ask for the time."""
+
+from __future__ import annotations
+
+import time
+
+from passerelle.http1.write import date_line
+
+
+class Clock:
+    """``now``: monotonic seconds (those of ``time.perf_counter``); ``date``: the Date field line, CRLF included.
+
+    Both stand still between two calls of :meth:`tick`.
+    """
+
+    __slots__ = ("_second", "date", "now")
+
+    def __init__(self) -> None:
+        self._second = 0
+        self.now = 0.0
+        self.date = b""
+        self.tick(time.perf_counter(), time.time())
+
+    def tick(self, now: float, epoch: float) -> None:
+        """Move on to ``now`` (monotonic) and ``epoch`` (seconds since 1970)."""
+        self.now = now
+        if int(epoch) != self._second:
+            self._second = int(epoch)
+            self.date = date_line(epoch)
