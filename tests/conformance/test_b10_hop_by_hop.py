@@ -142,6 +142,27 @@ def test_an_untrusted_client_cannot_forge_its_address(rig: Rig, field: tuple[str
     assert b"198.51.100.7" not in request.raw
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Content_Length",
+        "Transfer_Encoding",
+        "X_Request_Id",
+        "Passerelle_Consumer",
+        "Host_",
+        "Proxy",
+        "X-Forwarded_Proto",
+    ],
+)
+def test_names_that_a_cgi_environment_takes_for_others_do_not_pass(rig: Rig, name: str) -> None:
+    upstream = rig.upstream(answering(ok()))
+    client = rig.connect(rig.forward(upstream))
+    assert client.request("GET", "/", (name, "forged"), ("X_Own", "kept")).status == 200
+    (request,) = upstream.requests
+    assert request.get("x_own") == b"kept"
+    assert (b"forged" in request.raw) == (name == "Host_")  # HTTP_HOST_ is no other field's name
+
+
 def test_a_trusted_proxys_chain_is_kept_and_extended(rig: Rig) -> None:
     upstream = rig.upstream(answering(ok()))
     client = rig.connect(rig.forward(upstream, trusted_proxies=["127.0.0.0/8"]))

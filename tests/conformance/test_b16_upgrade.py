@@ -156,6 +156,16 @@ def test_a_101_that_nobody_asked_for_is_a_502(rig: Rig) -> None:
     assert client.request("GET", "/").body == b"next"
 
 
+def test_an_upgrade_with_a_body_is_an_ordinary_request(rig: Rig) -> None:
+    """A body and a tunnel would share one stream of bytes, each hop cutting it where it likes."""
+    upstream = rig.upstream(answering(ok()))
+    client = rig.connect(rig.forward(upstream))
+    fields = ("Upgrade", "websocket"), ("Connection", "Upgrade")
+    assert client.request("POST", "/", *fields, body=b"hello").status == 200
+    assert upstream.requests[0].body == b"hello"
+    assert "upgrade" not in upstream.requests[0].names()
+
+
 def test_upgrade_without_the_connection_option_is_not_an_upgrade(rig: Rig) -> None:
     upstream = rig.upstream(answering(ok()))
     client = rig.connect(rig.forward(upstream))
@@ -163,7 +173,7 @@ def test_upgrade_without_the_connection_option_is_not_an_upgrade(rig: Rig) -> No
     assert "upgrade" not in upstream.requests[0].names()
 
 
-@pytest.mark.parametrize("token", ["h2c", "h2c, websocket", "HTTP/2.0"])
+@pytest.mark.parametrize("token", ["h2c", "H2C", "h2c, websocket", "HTTP/2.0", "TLS/1.0, HTTP/1.1"])
 def test_h2c_is_never_passed_on(rig: Rig, token: str) -> None:
     """h2c would open a tunnel past every check of the gateway."""
     upstream = rig.upstream(answering(ok()))

@@ -90,6 +90,8 @@ def test_a_cut_close_delimited_answer_to_http_1_0_is_a_reset_or_cut(rig: Rig) ->
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", (400,)),
         (b"GET / HTTP/1.1\r\nHost: gw\r\nHost: gw\r\n\r\n", (400,)),
         (b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", (400,)),
+        (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", (400,)),
+        (b"GET / HTTP/1.1\r\nHost: :80\r\n\r\n", (400,)),
         (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", (400,)),
         (b"GET / HTTP/1.1\r\nHost: user@gw\r\n\r\n", (400,)),
         (b"GET / HTTP/1.1\r\nHost: gw/path\r\n\r\n", (400,)),
