@@ -15,9 +15,10 @@ from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.service import Service
-from passerelle.http1.client import Pool, UpstreamConnection
+from passerelle.http1.client import UpstreamConnection
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.listener import Tunnel
+from passerelle.http1.pool import Pool
 from passerelle.messages import IDEMPOTENT_METHODS
 
 

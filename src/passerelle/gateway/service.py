@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from passerelle.balancing.instance import Instance, Member, Roster
 from passerelle.balancing.policies import Node, Policy
-from passerelle.http1.client import Pool
 from passerelle.http1.clock import Clock
+from passerelle.http1.pool import Pool
 from passerelle.observability.metrics import ServiceMetrics
 
 if TYPE_CHECKING:

@@ -8,18 +8,15 @@ this client can read: its version, HEAD, keep-alive.
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
-from collections.abc import Callable
 from typing import cast
 
 from passerelle.errors import Failure, Kind
-from passerelle.http1.body import LAST_CHUNK, ChunkedDecoder, CountedDecoder, Decoder, encode_chunk
-from passerelle.http1.head import REQUEST_LINE, RequestHead, ResponseHead
-from passerelle.http1.listener import Exchange, Listener, Tunnel
+from passerelle.http1.body import ChunkedDecoder, CountedDecoder
+from passerelle.http1.head import REQUEST_LINE, RequestHead
+from passerelle.http1.listener import Exchange, Listener
+from passerelle.http1.responses import BODY, PIPELINED, Responder, nowhere
 from passerelle.http1.target import resolve
-from passerelle.http1.write import problem, serialize
-from passerelle.messages import Response
+from passerelle.http1.write import problem
 
 # Pipelined bytes held while a request is carried out; reading pauses above it.
 MAX_PIPELINED = 65_536
@@ -30,65 +27,32 @@ LINGER_BYTES = 64 * 1024 * 1024
 FORGET_SECONDS = 2.0
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Responder):
     """One client's connection, reading requests and writing responses in order."""
 
     __slots__ = (
         "_advancing",
-        "_answered",
-        "_buffer",
-        "_chunking",
-        "_decoder",
         "_eof",
-        "_exchange",
         "_head",
-        "_head_only",
-        "_keep_alive",
         "_linger_left",
-        "_listener",
         "_partial",
-        "_paused_by",
-        "_progress",
         "_seen",
         "_served",
         "_since",
-        "_started",
         "_stuck",
-        "_transport",
-        "_tunnel",
-        "_write",
-        "peer",
-        "sent",
-        "version11",
     )
 
     def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._transport: asyncio.Transport | None = None
-        self._write: Callable[[bytes], None] = _nowhere
-        self._exchange: Exchange | None = None
-        self._decoder: Decoder | None = None
+        super().__init__(listener)
         self._head: RequestHead | None = None
-        self._buffer = b""
-        self._tunnel: Tunnel | None = None
         self._advancing = False
-        self._answered = False
-        self._chunking = False
         self._eof = False
-        self._head_only = False
-        self._keep_alive = True
         self._linger_left = -1
         self._partial = False
-        self._paused_by = 0
-        self._progress = 0
         self._seen = -1
         self._served = False
-        self._started = False
-        self._stuck = False
         self._since = listener.clock.now
-        self.peer = b""
-        self.sent = 0
-        self.version11 = True
+        self._stuck = False
 
     # ---- the event loop's callbacks
 
@@ -112,7 +76,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
         self._listener.gone(self)
-        self._write = _nowhere
+        self._write = nowhere
         exchange, self._exchange = self._exchange, None
         self._decoder = None
         tunnel, self._tunnel = self._tunnel, None
@@ -139,7 +103,7 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._buffer += data
             if len(self._buffer) > MAX_PIPELINED:
-                self._pause(_PIPELINED)
+                self._pause(PIPELINED)
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still be reading (half-close, RFC 9112 §9.6)."""
@@ -287,113 +251,7 @@ class ClientConnection(asyncio.Protocol):
         request_id = self._listener.handler.on_refused(self, failure)
         self.send(problem(failure, request_id))
 
-    # ---- responses out
-
-    def send_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """A response's head with the first bytes of its body, all of it if ``complete``."""
-        whole = head.whole
-        if complete and whole is not None and self._keep_alive and self.version11 and head.content_length == len(data):
-            self._write(whole + data if not self._head_only else whole)
-            self.sent += len(data)
-            self._done()
-            return
-        self._begin(head.relay, head, data, complete)
-
-    def send_head(self, relay: bytes, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """As :meth:`send_response`, with other field lines (``relay``) than the head's own."""
-        self._begin(relay, head, data, complete)
-
-    def _begin(self, relay: bytes, head: ResponseHead, data: bytes, complete: bool) -> None:
-        lines = [relay]
-        if not head.has_date:
-            lines.append(self._listener.clock.date)
-        bodied = not (self._head_only or head.status < 200 or head.status in (204, 304))
-        if bodied and (head.content_length < 0 or head.chunked):
-            if complete:
-                lines.append(b"Content-Length: %d\r\n" % len(data))
-            elif self.version11:
-                self._chunking = True
-                lines.append(b"Transfer-Encoding: chunked\r\n")
-            else:
-                self._keep_alive = False  # HTTP/1.0: the end of the connection ends the body
-        self._last_lines(lines, complete)
-        self._started = True
-        if data and bodied:
-            self.sent += len(data)
-            lines.append(encode_chunk(data) if self._chunking else data)
-        self._write(b"".join(lines))
-        if complete:
-            self._done()
-
-    def _last_lines(self, lines: list[bytes], complete: bool) -> None:
-        """Append the Connection line, if this response needs one, and the empty line."""
-        if self._decoder is not None and complete and not (self._exchange is not None and self._exchange.wants_body):
-            self._keep_alive = False  # the whole answer is out and nobody takes what the client still sends
-        if not self._keep_alive:
-            lines.append(b"Connection: close\r\n")
-        elif not self.version11:
-            lines.append(b"Connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-
-    def send_body(self, data: bytes) -> None:
-        """More of the response body, not empty."""
-        self._progress += 1
-        if self._head_only:
-            return
-        self.sent += len(data)
-        self._write(encode_chunk(data) if self._chunking else data)
-
-    def end_response(self) -> None:
-        """The response body is complete."""
-        if self._chunking:
-            self._write(LAST_CHUNK)
-        self._done()
-
-    def send(self, response: Response) -> None:
-        """A whole response that the gateway made itself."""
-        head, body = serialize(response, self._listener.clock.date)
-        lines = [head]
-        self._last_lines(lines, True)
-        if body and not self._head_only:
-            self.sent += len(body)
-            lines.append(body)
-        self._started = True
-        self._write(b"".join(lines))
-        self._done()
-
-    def send_interim(self, relay: bytes) -> None:
-        """A 1xx response (RFC 9110 §15.2); HTTP/1.0 clients get none."""
-        if self.version11 and not self._started:
-            self._write(relay + b"\r\n")
-
-    def send_switch(self, head: ResponseHead) -> None:
-        """101 (Switching Protocols): the last thing that is framed here."""
-        self._started = True
-        self._write(head.relay + b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (head.upgrade or b""))
-
-    @property
-    def local(self) -> bool:
-        """Whether the client is on this machine."""
-        return self.peer.startswith(b"127.") or self.peer == b"::1"
-
-    @property
-    def response_started(self) -> bool:
-        """Whether a byte of the final response was written."""
-        return self._started
-
-    @property
-    def receiving(self) -> bool:
-        """Whether the request body is still coming."""
-        return self._decoder is not None
-
-    @property
-    def stuck(self) -> bool:
-        """Whether the client does not keep up reading."""
-        return self._stuck
-
-    def close_after(self) -> None:
-        """Let the present response be the connection's last."""
-        self._keep_alive = False
+    # ---- between requests
 
     def _done(self) -> None:
         """The response is out: on to the next request, or close."""
@@ -409,7 +267,7 @@ class ClientConnection(asyncio.Protocol):
         if self._keep_alive and self._decoder is None:
             self._since = self._listener.clock.now
             if self._paused_by:
-                self._resume(_PIPELINED | _BODY)
+                self._resume(PIPELINED | BODY)
             if self._buffer and not self._advancing:
                 self._advance()
             elif self._eof:
@@ -426,71 +284,11 @@ class ClientConnection(asyncio.Protocol):
         self._linger_left = LINGER_BYTES
         self._buffer = b""
         self._since = self._listener.clock.now
-        self._resume(_PIPELINED | _BODY)
+        self._resume(PIPELINED | BODY)
         if transport.can_write_eof():
             transport.write_eof()
 
-    def abort(self) -> None:
-        """End the connection without ending the message: the client sees that it is incomplete (RFC 9112 §8)."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def cut_short(self) -> None:
-        """The body cannot be completed: end the connection so that the client sees it (RFC 9112 §8)."""
-        transport = self._transport
-        if transport is None:
-            return
-        if not self.version11:
-            # A body that ends with the connection is cut only if the connection ends badly: with a reset.
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            transport.abort()
-        else:
-            transport.close()
-
-    def begin_tunnel(self, tunnel: Tunnel) -> bytes:
-        """Stop framing; bytes go to ``tunnel`` from here on. Gives those already read (RFC 9110 §7.8)."""
-        self._tunnel = tunnel
-        early, self._buffer = self._buffer, b""
-        self._resume(_PIPELINED | _BODY)
-        return early
-
-    def write(self, data: bytes) -> None:
-        """Raw bytes (a tunnel's)."""
-        self._progress += 1
-        self.sent += len(data)
-        self._write(data)
-
-    def write_eof(self) -> None:
-        """The tunnel's other side sends no more."""
-        if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
-
-    def close(self) -> None:
-        """Close once everything written has gone out."""
-        if self._transport is not None:
-            self._transport.close()
-
-    # ---- flow and time
-
-    def pause_reading(self) -> None:
-        """Stop reading the request body."""
-        self._pause(_BODY)
-
-    def resume_reading(self) -> None:
-        """Read the request body again."""
-        self._resume(_BODY)
-
-    def _pause(self, why: int) -> None:
-        if not self._paused_by and self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-        self._paused_by |= why
-
-    def _resume(self, why: int) -> None:
-        if not self._paused_by:
-            return
-        self._paused_by &= ~why
-        if not self._paused_by and self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+    # ---- time
 
     def drain(self) -> None:
         """Close now when idle, else after the present request."""
@@ -524,13 +322,3 @@ class ClientConnection(asyncio.Protocol):
             self._decoder = None
             self._keep_alive = False
             self._exchange.on_body_failure(Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
-
-
-RESET = struct.pack("ii", 1, 0)
-
-_PIPELINED = 1
-_BODY = 2
-
-
-def _nowhere(data: bytes) -> None:
-    """Writing to a connection that is gone changes nothing; the exchange is told of it by ``on_client_lost``."""

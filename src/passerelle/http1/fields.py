@@ -96,7 +96,6 @@ class FieldTable:
             self.known[line] = field
         return field
 
-
     def _role_by_form(self, name: bytes) -> Role:
         """The role of a name that is not in the table: those of the gateway and of forwarding go by their beginning.
 

@@ -1,0 +1,154 @@
+"""Connections to one instance: reused while they are fit for it, bounded in number, waited for in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import Protocol
+
+from passerelle.errors import Failure, Kind
+from passerelle.http1.client import UpstreamConnection
+from passerelle.http1.clock import Clock
+
+
+class Waiter(Protocol):
+    """Who asked a pool for a connection."""
+
+    def on_connection(self, connection: UpstreamConnection) -> None:
+        """Here it is."""
+
+    def on_no_connection(self, failure: Failure) -> None:
+        """There is none."""
+
+
+class Pool:
+    """Connections to one instance: those idle, the number open, who waits for one.
+
+    ``checkout`` and ``release`` are O(1). At most ``limit`` connections are open; over that at most ``waiting_limit``
+    requests wait in order; over that the answer is a Failure at once.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_closed",
+        "_host",
+        "_idle",
+        "_keepalive",
+        "_limit",
+        "_loop",
+        "_port",
+        "_tasks",
+        "_timeout",
+        "_waiting",
+        "_waiting_limit",
+        "open",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        host: str,
+        port: int,
+        *,
+        limit: int = 256,
+        waiting_limit: int = 256,
+        connect_timeout: float = 2.0,
+        keepalive: float = 4.0,
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._host = host
+        self._port = port
+        self._limit = limit
+        self._waiting_limit = waiting_limit
+        self._timeout = connect_timeout
+        self._keepalive = keepalive
+        self._idle: deque[UpstreamConnection] = deque()
+        self._waiting: deque[Waiter] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self.open = 0
+
+    def checkout(self) -> UpstreamConnection | None:
+        """The idle connection used last, if there is one fit for a request."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if not connection.poll(0):
+                return connection
+            connection.abort()
+        return None
+
+    def request(self, waiter: Waiter) -> None:
+        """Give ``waiter`` a new connection, or, at the limit, the next one that is returned."""
+        if self.open < self._limit:
+            self.open += 1
+            task = self._loop.create_task(self._connect(waiter))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif len(self._waiting) < self._waiting_limit:
+            self._waiting.append(waiter)
+        else:
+            waiter.on_no_connection(Failure(Kind.OVERLOADED, "connections and queue are full"))
+
+    def withdraw(self, waiter: Waiter) -> None:
+        """``waiter`` no longer wants a connection."""
+        if self._waiting:
+            self._waiting = deque(w for w in self._waiting if w is not waiter)
+
+    async def _connect(self, waiter: Waiter) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                _, connection = await self._loop.create_connection(
+                    lambda: UpstreamConnection(self), self._host, self._port
+                )
+        except TimeoutError:
+            self._not_connected(waiter, Failure(Kind.CONNECT_TIMEOUT, "connect timed out", retryable=True))
+        except OSError as error:
+            self._not_connected(waiter, Failure(Kind.CONNECT_FAILED, error.strerror or str(error), retryable=True))
+        else:
+            waiter.on_connection(connection)
+
+    def _not_connected(self, waiter: Waiter, failure: Failure) -> None:
+        self.open -= 1
+        waiter.on_no_connection(failure)
+        self._serve_waiting()
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """``connection`` has done its work and may do more."""
+        if self._waiting:
+            self._waiting.popleft().on_connection(connection)
+        elif self._closed:
+            connection.close()
+        else:
+            connection.fresh = False
+            connection.idle_since = self._clock.now
+            self._idle.append(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """``connection`` is gone."""
+        self.open -= 1
+        if not connection.fresh and self._idle:
+            with contextlib.suppress(ValueError):
+                self._idle.remove(connection)
+        self._serve_waiting()
+
+    def _serve_waiting(self) -> None:
+        """A place has become free: connect for the first who waits."""
+        if self._waiting and self.open < self._limit:
+            self.request(self._waiting.popleft())
+
+    def sweep(self) -> None:
+        """Close what has been idle for longer than ``keepalive``: oldest first."""
+        idle = self._idle
+        now = self._clock.now
+        while idle and now - idle[0].idle_since > self._keepalive:
+            idle.popleft().close()
+
+    def close(self) -> None:
+        """Close idle connections now, the others when they come back."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
