@@ -1,0 +1,214 @@
+"""The scripts behind the Makefile: they find what they are for, and do nothing where there is nothing to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests import requirements
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "scripts"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def run(*command: str | Path, path: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+    env = {
+        "PATH": f"{path}:/usr/bin:/bin" if path else os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        **environ,
+    }
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, check=False, timeout=30)
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    return folder
+
+
+class TestMakeVenv:
+    def test_takes_the_newest_python_that_works(self, tools: Path, tmp_path: Path) -> None:
+        executable(tools / "python3.13", "#!/bin/sh\nexit 127\n")  # what a version manager puts there
+        executable(tools / "python3.12", '#!/bin/sh\n[ "$1" != -m ] || echo "3.12 $*"\n')
+        executable(tools / "python3.11", '#!/bin/sh\n[ "$1" != -m ] || echo "3.11 $*"\n')
+        result = run(SCRIPTS / "make-venv", tmp_path / "venv", path=tools)
+        assert (result.returncode, result.stdout) == (0, f"3.12 -m venv {tmp_path}/venv\n")
+
+    def test_the_named_one_and_no_other(self, tools: Path, tmp_path: Path) -> None:
+        executable(tools / "python3.11", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        result = run(SCRIPTS / "make-venv", tmp_path / "venv", "/nowhere/python3", path=tools)
+        assert result.returncode == 1
+        assert "/nowhere/python3" in result.stderr
+        assert not (tmp_path / "venv").exists()
+
+    def test_says_which_package_lacks(self, tools: Path, tmp_path: Path) -> None:
+        executable(
+            tools / "old",
+            f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n',
+        )
+        result = run(SCRIPTS / "make-venv", tmp_path / "venv", tools / "old", PASSERELLE_APT="no")
+        assert result.returncode == 1
+        major, minor = sys.version_info[:2]
+        assert f"python{major}.{minor}-venv" in result.stderr
+
+
+class TestSystemPackages:
+    def test_names_what_is_missing_where_it_may_not_install(self) -> None:
+        result = run(SCRIPTS / "system-packages", "--package", "one", "two", PASSERELLE_APT="no")
+        assert (result.returncode, result.stdout) == (0, "")
+        assert "Missing system packages: one two" in result.stderr
+
+    def test_says_nothing_when_all_is_there(self, tools: Path) -> None:
+        for program in ("nginx", "postgres", "redis-server", "wrk", "chromium"):
+            executable(tools / program, "#!/bin/sh\n")
+        result = run(SCRIPTS / "system-packages", "test", path=tools, PASSERELLE_APT="no")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+    def test_installs_with_daemons_held_down_and_goes_on_without_what_apt_lacks(
+        self, tools: Path, tmp_path: Path
+    ) -> None:
+        policy, log = tmp_path / "policy-rc.d", tmp_path / "log"
+        executable(tools / "id", "#!/bin/sh\necho 0\n")
+        executable(
+            tools / "apt-get",
+            f'#!/bin/sh\n{policy} >/dev/null; echo "$? $*" >> {log}\ncase "$*" in *absent*) exit 100;; esac\n',
+        )
+        result = run(SCRIPTS / "system-packages", "--package", "present", "absent", path=tools, POLICY_RC_D=str(policy))
+        assert result.returncode == 0
+        assert "apt has no absent here" in result.stderr
+        assert log.read_text().splitlines() == [
+            "101 -q update",
+            "101 -q install -y --no-install-recommends present absent",
+            "101 -q install -y --no-install-recommends present",
+            "101 -q install -y --no-install-recommends absent",
+        ]
+        assert not policy.exists()
+
+    def test_every_program_that_it_installs_is_one_that_a_test_can_name(self) -> None:
+        text = (SCRIPTS / "system-packages").read_text().split("<<'PARTS'\n")[1].split("\nPARTS")[0]
+        for line in text.splitlines():
+            _, program, package = line.split()
+            assert requirements.PACKAGES[program] == package
+
+
+class TestRequirements:
+    def test_a_missing_program_skips_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CI", raising=False)
+        monkeypatch.setattr(requirements, "find", lambda name: None)
+        with pytest.raises(pytest.skip.Exception, match=r"nginx is missing .*apt-get install nginx"):
+            requirements.program("nginx")
+
+    def test_and_fails_where_everything_has_to_be_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CI", "true")
+        monkeypatch.setattr(requirements, "find", lambda name: None)
+        with pytest.raises(pytest.fail.Exception, match="nginx is missing"):
+            requirements.program("nginx")
+
+    def test_an_unknown_program_is_a_mistake(self) -> None:
+        with pytest.raises(ValueError, match="ngnix"):
+            requirements.needs("ngnix")
+
+
+def test_a_file_that_is_too_long_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "short.py").write_text("x = 1\n" * 400)
+    (tmp_path / "long.py").write_text("x = 1\n" * 401)
+    assert script("check_lengths").main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out == f"{tmp_path}/long.py: 401 lines, 400 at most: make it two files\n"
+
+
+class TestCheckDocs:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        (tmp_path / "Makefile").write_text("test: install\n")
+        (tmp_path / "docs/reference").mkdir(parents=True)
+        keys = script("check_docs").keys(script("check_docs").Config.model_json_schema())
+        table = "".join(f"| `{key}` | what it is |\n" for key in sorted(keys))
+        (tmp_path / "docs/reference/configuration.md").write_text(f"# Keys\n\n{table}")
+        self.page(tmp_path, "docs/index.md", "[keys](reference/configuration.md)")
+        return tmp_path
+
+    @staticmethod
+    def page(root: Path, name: str, text: str) -> None:
+        (root / name).write_text(text)
+
+    @staticmethod
+    def faults(root: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+        code = script("check_docs").main(root)
+        lines = capsys.readouterr().out.splitlines()
+        assert code == (1 if lines else 0)
+        return lines
+
+    def test_nothing_wrong(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.page(root, "README.md", "# A b\n[x](docs/index.md) [y](#a-b) [z](https://example.com/) `make test`\n")
+        assert self.faults(root, capsys) == []
+
+    @pytest.mark.parametrize(
+        ("text", "fault"),
+        [
+            ("[x](missing.md)", "link to missing.md: there is no such file"),
+            ("![x](missing.svg)", "link to missing.svg: there is no such file"),
+            ('<img src="missing.svg">', "link to missing.svg: there is no such file"),
+            ("[x](#nowhere)", "link to #nowhere: there is no such heading"),
+            ("[x](docs/index.md#nowhere)", "link to docs/index.md#nowhere: there is no such heading"),
+            ("[x](../outside.md)", "link to ../outside.md: it leaves the repository"),
+            ("`make toast`", "`make toast` does not exist"),
+            ("```sh\nmake toast\n```", "`make toast` does not exist"),
+            ("```console\n$ passerelle fly --high\n```", "`passerelle fly` does not exist"),
+        ],
+    )
+    def test_each_kind_of_fault(self, root: Path, capsys: pytest.CaptureFixture[str], text: str, fault: str) -> None:
+        (root.parent / "outside.md").touch()
+        self.page(root, "README.md", text + "\n")
+        assert self.faults(root, capsys) == [f"README.md: {fault}"]
+
+    def test_a_page_that_nothing_leads_to(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.page(root, "docs/lonely.md", "# Alone\n")
+        assert self.faults(root, capsys) == ["docs/lonely.md: nothing leads there from docs/index.md"]
+
+    def test_an_example_that_the_gateway_refuses(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        example = 'services:\n  a: {targets: ["http://127.0.0.1:1"]}\nroutes:\n  - {path: /, servise: a}\n'
+        self.page(root, "README.md", f"# Example\n\n```yaml\n{example}```\n")
+        faults = self.faults(root, capsys)
+        assert any(line.startswith("README.md:7: routes[0]") and "servise" in line for line in faults), faults
+
+    def test_keys_that_the_reference_leaves_out_or_makes_up(
+        self, root: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = root / "docs/reference/configuration.md"
+        path.write_text(path.read_text().replace("| `listen` |", "| `lissen` |"))
+        assert self.faults(root, capsys) == [
+            "docs/reference/configuration.md: the key `listen` is missing",
+            "docs/reference/configuration.md: there is no key `lissen`",
+        ]
+
+
+def test_the_lock_files_name_no_index_and_no_host_and_hash_everything() -> None:
+    for lock in sorted(ROOT.glob("requirements*.lock")):
+        text = lock.read_text()
+        assert "://" not in text
+        assert "--index" not in text
+        blocks = text.replace("\\\n", " ").splitlines()
+        packages = [line for line in blocks if "==" in line and not line.lstrip().startswith("#")]
+        assert len(packages) > 5
+        assert all("--hash=sha256:" in line for line in packages), lock
