@@ -192,3 +192,11 @@ def test_stays_within_its_bounds() -> None:
 def test_wrong_settings(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="adaptive limit"):
         AdaptiveLimit(**wrong)
+
+
+def test_nobody_overtakes_while_the_limit_has_just_been_raised() -> None:
+    gate = Gate(1, 2)
+    assert [gate.enter(), gate.enter()] == [Admission.RUN, Admission.WAIT]
+    gate.limit = 3
+    assert gate.enter() is Admission.WAIT
+    assert [gate.promote(), gate.promote(), gate.promote()] == [True, True, False]

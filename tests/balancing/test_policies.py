@@ -288,3 +288,35 @@ def test_metric_and_choice_are_two_axes(make: Callable[..., Policy]) -> None:
         release(chosen, True, 0.5 if chosen is slow else 0.05)
         counts[chosen.name] += 1
     assert counts[fast.name] >= 195
+
+
+def test_least_loaded_sees_work_that_others_gave_out() -> None:
+    """A sticky session or another node may acquire what this policy did not pick."""
+    node = LeastLoaded(instances(3), random=lambda: 0.0)
+    a, b, c = node.members
+    node.pick()
+    for instance, number in ((a, 5), (b, 2), (c, 3)):
+        for _ in range(number):
+            acquire(instance)
+    assert node.pick() is b
+
+
+def test_replacing_a_list_by_the_same_keeps_turns() -> None:
+    for cls in (RoundRobin, LeastLoaded):
+        node = cls(instances(3), random=lambda: 0.0)
+        names = ""
+        for _ in range(6):
+            chosen = node.pick()
+            assert chosen is not None
+            names += chosen.name[1]
+            node.replace(node.members)
+        assert names == "012012", cls
+
+
+def test_weight_that_grows_is_not_kept_waiting_by_its_old_turn() -> None:
+    node = Weighted(instances(2), random=lambda: 0.5)
+    set_weight(node.members[0], share=0.001)
+    for _ in range(5):
+        assert node.pick() is node.members[1]
+    set_weight(node.members[0], share=1.0)
+    assert node.members[0] in {node.pick(), node.pick(), node.pick()}
