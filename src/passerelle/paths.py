@@ -136,18 +136,20 @@ class Pattern:
     def parse(cls, text: str) -> Pattern:
         """Parse a pattern such as ``/user/{user_id}`` or ``/files/{rest*}``; raises :class:`PatternError`."""
         if not text.startswith("/"):
-            raise PatternError(f"{text!r} does not start with a slash; write {'/' + text!r}")
+            raise PatternError(f"found {text!r} without a leading slash; write {'/' + text!r}")
         parts = text[1:].split("/")
         if len(parts) > MAX_SEGMENTS:
-            raise PatternError(f"the path has {len(parts)} segments; at most {MAX_SEGMENTS} are allowed")
+            raise PatternError(f"found {len(parts)} segments; allowed are {MAX_SEGMENTS}")
         segments = tuple(_segment(part) for part in parts)
         names = [segment.text for segment in segments if segment.kind != LITERAL]
         for name in names:
             if names.count(name) > 1:
-                raise PatternError(f"the parameter {{{name}}} stands twice in {text!r}; give each its own name")
+                raise PatternError(f"found {{{name}}} twice in {text!r}; give each parameter its own name")
         for segment in segments[:-1]:
             if segment.kind == REST:
-                raise PatternError(f"{segment} in {text!r} must be the last segment; write {{{segment.text}}} for one")
+                raise PatternError(
+                    f"found {segment} before the end of {text!r}; write {{{segment.text}}} for one segment"
+                )
         _require_canonical(text, "".join(f"/{s.text if s.kind == LITERAL else 'x'}" for s in segments))
         return cls(segments)
 
@@ -171,15 +173,17 @@ def _segment(part: str) -> Segment:
         kind = REST if name.endswith("*") else PARAMETER
         name = name.removesuffix("*")
         if not _NAME(name):
-            raise PatternError(f"{part!r}: a parameter's name is a letter or _, then letters, digits or _")
+            raise PatternError(f"found {part!r}; a parameter's name is a letter or _, then letters, digits or _")
         return Segment(kind, name)
     if "{" in part or "}" in part:
-        raise PatternError(f"{part!r}: a parameter is a whole segment, such as /{{name}} or, at the end, /{{name*}}")
+        raise PatternError(
+            f"found {part!r}; a parameter is a whole segment, such as /{{name}} or, at the end, /{{name*}}"
+        )
     if part in ("*", "**"):
-        raise PatternError(f"{part!r} is no wildcard here; write {{name}} for one segment or {{rest*}} for the rest")
+        raise PatternError(f"found {part!r}; write {{name}} for any one segment or {{rest*}} for the rest")
     if part.startswith("<") and part.endswith(">"):
         name = part[1:-1].rpartition(":")[2]
-        raise PatternError(f"{part!r} is no parameter here; write {{{name}}}")
+        raise PatternError(f"found {part!r}; a parameter is written {{{name}}}")
     _require_pchars(part)
     return Segment(LITERAL, part)
 
@@ -189,9 +193,9 @@ def _require_pchars(text: str) -> None:
         return
     for character in text:
         if character in "?#":
-            raise PatternError(f"{text!r}: a path ends before {character!r}; leave it out")
+            raise PatternError(f"found {text!r}; a path ends before {character!r}: leave it out")
     escaped = "".join(c if c in "%" or _PCHARS(c) else "".join(f"%{o:02X}" for o in c.encode()) for c in text)
-    raise PatternError(f"{text!r} has characters that a path cannot have; write {escaped!r}")
+    raise PatternError(f"found {text!r} with characters that a path cannot have; write {escaped!r}")
 
 
 def _require_canonical(text: str, sample: str) -> None:
@@ -199,11 +203,9 @@ def _require_canonical(text: str, sample: str) -> None:
     try:
         canonical = canonical_path(sample.encode("ascii"))
     except Failure as failure:
-        raise PatternError(f"{text!r}: {failure.detail}") from None
+        raise PatternError(f"found {text!r}: {failure.detail}") from None
     if canonical != sample.encode("ascii"):
-        raise PatternError(
-            f"{text!r} is not in canonical form and would never match; write it as {canonical.decode()!r}"
-        )
+        raise PatternError(f"found {text!r}, which is not in canonical form; write {canonical.decode()!r}")
 
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -223,7 +225,7 @@ class Template:
     def __init__(self, text: str, rest: frozenset[str] = frozenset()) -> None:
         """Parse ``text``; raises :class:`PatternError`."""
         if not text.startswith("/"):
-            raise PatternError(f"{text!r} does not start with a slash; write {'/' + text!r}")
+            raise PatternError(f"found {text!r} without a leading slash; write {'/' + text!r}")
         names: list[str] = []
         for part in text[1:].split("/"):
             _template_segment(part, rest, names)
@@ -246,20 +248,20 @@ def _template_segment(part: str, rest: frozenset[str], names: list[str]) -> None
     found = _PLACEHOLDER.findall(part)
     if not found:
         if "{" in part or "}" in part:
-            raise PatternError(f"{part!r}: a brace is open; parameters are written {{name}}")
+            raise PatternError(f"found {part!r} with a lone brace; parameters are written {{name}}")
         _require_pchars(part)
         return
     for name in found:
         if name.endswith("*") and _NAME(name[:-1]):
-            raise PatternError(f"{part!r}: in a template write {{{name[:-1]}}}; the star belongs into the route's path")
+            raise PatternError(f"found {part!r}; write {{{name[:-1]}}} here: the star belongs into the route's path")
         if not _NAME(name):
-            raise PatternError(f"{part!r}: a parameter's name is a letter or _, then letters, digits or _")
+            raise PatternError(f"found {part!r}; a parameter's name is a letter or _, then letters, digits or _")
         if name in rest and part != f"{{{name}}}":
-            raise PatternError(f"{part!r}: {{{name}}} stands for several segments and must be alone between slashes")
+            raise PatternError(f"found {part!r}; {{{name}}} stands for several segments and is alone between slashes")
         names.append(name)
     affixes = [affix for affix in _PLACEHOLDER.split(part)[::2] if affix]
     for affix in affixes:
         if not _AFFIX(affix) or not affix.strip("."):
             raise PatternError(
-                f"{part!r}: beside a parameter only letters, digits, - _ ~ and . are allowed, not dots alone"
+                f"found {part!r}; allowed beside a parameter are letters, digits, - _ ~ and dots, not dots alone"
             )

@@ -70,7 +70,8 @@ def parse_listen(found: object) -> object:
     if isinstance(found, Address):
         return found
     if not isinstance(found, str):
-        raise ValueError(f"found {describe(found)}; allowed is host:port, such as 127.0.0.1:8080")
+        near = f"; did you mean 127.0.0.1:{found}?" if type(found) is int else ""
+        raise ValueError(f"found {describe(found)}; allowed is host:port, such as 127.0.0.1:8080{near}")
     return split_address(found, "127.0.0.1:8080")
 
 

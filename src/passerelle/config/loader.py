@@ -83,9 +83,19 @@ def inspect_text(
         source.problems.append(Problem(file, duplicate.key.line, duplicate.key.column, key, message))
     config = _judge(source)
     if source.problems:
-        return Report(None, tuple(sorted(set(source.problems), key=lambda p: (p.line, p.column, p.key))), ())
+        return Report(None, tuple(_in_order(source.problems)), ())
     assert config is not None
     return Report(config, (), tuple(source.problem(finding) for finding in check.warnings(config)))
+
+
+def _in_order(problems: list[Problem]) -> Iterator[Problem]:
+    """As they stand in the file; what an alias repeats is said once."""
+    seen: set[tuple[int, int, str]] = set()
+    for problem in sorted(problems, key=lambda p: (p.line, p.column, p.key)):
+        same = (problem.line, problem.column, problem.message)
+        if same not in seen:
+            seen.add(same)
+            yield problem
 
 
 class _Source:
@@ -224,6 +234,9 @@ def _report_details(source: _Source, details: list[Any]) -> None:
     for detail in details:
         if detail["type"] == "missing" and detail["loc"] in meant:
             continue
+        # Items with errors are not counted by pydantic: a list of one wrong item is not empty.
+        if detail["type"] == "too_short" and _at(source.data, detail["loc"]):
+            continue
         around = _at(source.data, detail["loc"][:-1])
         source.report(from_pydantic(detail, list(around) if isinstance(around, dict) else []))
 
@@ -261,13 +274,15 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
 def _draft(source: _Source, bad: list[Loc]) -> check.Draft:
     """What can be made of a file with errors: the wrong keys are left out, item by item."""
     data = source.data
-    bad = [*bad, *source.broken]
+    bad_in: dict[Loc, list[Loc]] = {}
+    for place in (*bad, *source.broken):
+        bad_in.setdefault(place[:2], []).append(place[2:])
     services: dict[str, Service | None] = {}
     routes: list[check.DraftRoute] = []
     for name in data["services"] if isinstance(data.get("services"), dict) else ():
         services[name] = None
     for loc, item in _items(data):
-        wrong = [place[2:] for place in bad if place[:2] == loc]
+        wrong = bad_in.get(loc, [])
         if loc[0] == "services":
             services[str(loc[1])] = _repair(_SERVICE, item, wrong, source.context)[0]
             continue
@@ -298,10 +313,8 @@ def _repair(
         for loc in wrong:
             _leave_out(item, loc)
             touched.update(str(step) for step in loc[:1])
-        if "path" in touched and "path" not in item:
-            item["path"] = "/"
-        if "service" in item and adapter is _ROUTE:
-            item.pop("compose", None)
+        if adapter is _ROUTE:
+            item.pop("compose" if "service" in item else "rewrite" if "compose" in item else "", None)
         try:
             return adapter.validate_python(item, context=context), frozenset(touched)
         except ValidationError as error:
@@ -310,10 +323,16 @@ def _repair(
 
 
 def _leave_out(item: Any, loc: Loc) -> None:
-    """Remove what stands at ``loc``: the innermost key of a mapping that leads there (list items have no key)."""
+    """Remove what stands at ``loc``: the innermost key of a mapping that leads there (list items have no key).
+
+    A path is not removed but replaced: everything beside it can be judged without it.
+    """
     owner, key = None, None
     for step in loc:
         if isinstance(item, dict):
+            if step == "path":
+                item["path"] = "/"
+                return
             if step not in item:
                 # A missing key: what lacks it goes.
                 break

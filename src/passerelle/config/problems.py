@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -107,7 +108,8 @@ def _needs(loc: Loc) -> str:
     model = model_at(loc[:-1])
     field = model.model_fields.get(str(loc[-1])) if model else None
     description = (field.description or "") if field else ""
-    return f"needed is {str(loc[-1])!r}: {description[:1].lower()}{description[1:]}".rstrip(".").replace("`", "")
+    clause = re.split(r"[;:.]\s|\.$", description)[0].replace("`", "")
+    return f"it is required ({clause[:1].lower()}{clause[1:]})" if clause else "it is required"
 
 
 def allowed_keys(loc: Loc) -> list[str]:

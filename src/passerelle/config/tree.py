@@ -20,6 +20,7 @@ MAX_DEPTH = 32
 MAX_ALIASED = 10_000
 """Most nodes that aliases may add to those that are written."""
 
+_TOO_DEEP = f"found more than {MAX_DEPTH} levels of nesting"
 _CORE_TAG = "tag:yaml.org,2002:"
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
@@ -133,7 +134,7 @@ class _Builder:
         elif isinstance(event, yaml.CollectionStartEvent):
             self._require_plain_tag(event.tag, line, column)
             if len(self.stack) >= MAX_DEPTH:
-                raise SyntaxProblem(line, column, f"nested deeper than {MAX_DEPTH} levels")
+                raise SyntaxProblem(line, column, _TOO_DEEP)
             kind = Mapping if isinstance(event, yaml.MappingStartEvent) else Sequence
             if event.anchor:
                 self.open_anchors.add(event.anchor)
@@ -217,15 +218,20 @@ def _position(text: str, index: int) -> tuple[int, int]:
 
 
 def _explain(text: str, error: yaml.MarkedYAMLError) -> SyntaxProblem:
-    """The same error in the words of the parser that is written in Python, which says more of what it found."""
-    try:
-        for _ in yaml.parse(text, Loader=yaml.BaseLoader):
-            pass
-    except yaml.MarkedYAMLError as better:
-        error = better
+    """The same error in the words of the parser that is written in Python, which says more of what it found.
+
+    It takes quadratic time where nesting has no bound, which libyaml gives it.
+    """
+    too_deep = "nesting" in str(error.problem)
+    if not too_deep:
+        try:
+            for _ in yaml.parse(text, Loader=yaml.BaseLoader):
+                pass
+        except yaml.MarkedYAMLError as better:
+            error = better
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-    return SyntaxProblem(line, column, _words(text, line, error))
+    return SyntaxProblem(line, column, _TOO_DEEP if too_deep else _words(text, line, error))
 
 
 def _words(text: str, line: int, error: yaml.MarkedYAMLError) -> str:

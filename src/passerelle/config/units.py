@@ -52,10 +52,8 @@ def parse_limit(found: object) -> int | Literal["unlimited"]:
     """A size, or ``unlimited``."""
     if found == "unlimited":
         return "unlimited"
-    try:
-        return parse_size(found)
-    except ValueError as error:
-        raise ValueError(f"{error}, or unlimited") from None
+    number, unit = _quantity(found, BYTES, "10MiB, or is unlimited", "a size")
+    return math.floor(number * BYTES[unit])
 
 
 Duration = Annotated[

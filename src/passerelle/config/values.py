@@ -158,6 +158,10 @@ PlainPath = Annotated[Text, AfterValidator(_plain_path), Field(json_schema_extra
 
 
 def _route_host(text: str) -> str:
+    if "/" in text:
+        raise ValueError(f"found {text!r}; allowed is a host name alone, such as api.example.com")
+    if text == "*":
+        raise ValueError("found '*'; leave the key out for every host")
     host = text.lower().removesuffix(".")
     name = host.removeprefix("*.")
     if host.startswith("["):
