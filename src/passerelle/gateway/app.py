@@ -63,9 +63,7 @@ class Gateway:
         self._services = {name: self._service(name, service) for name, service in config.services.items()}
         environment = Environment(self._services, self._deadlines_for, self.metrics.route, self._route_log)
         self.router = build_router(config, environment)
-        self.unmatched = RoutePlan(
-            self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), self._deadlines_for(30.0), 0, 1
-        )
+        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0)
         limits = config.limits
         self._listener = Listener(
             self,

@@ -44,14 +44,29 @@ class Receiver(Protocol):
         """101: the protocol changes."""
 
 
+class Leg(Protocol):
+    """What a plan says of one request to one service; ``attempts`` counts the first one too."""
+
+    @property
+    def service(self) -> Service:
+        """Who is asked."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The time limit over all attempts."""
+
+    @property
+    def attempts(self) -> int:
+        """The most attempts."""
+
+
 class Forward:
-    """``message`` is the request's head with its empty line; ``attempts_allowed`` counts the first one too."""
+    """``message`` is the request's head with its empty line; ``now`` (of ``perf_counter``) is when its time began."""
 
     __slots__ = (
-        "_allowed",
         "_body",
         "_connection",
-        "_deadlines",
+        "_leg",
         "_message",
         "_over",
         "_receiver",
@@ -68,26 +83,18 @@ class Forward:
     )
 
     def __init__(
-        self,
-        service: Service,
-        deadlines: Deadlines,
-        receiver: Receiver,
-        method: bytes,
-        message: bytes,
-        body: RequestBody | None = None,
-        attempts_allowed: int = 2,
+        self, leg: Leg, receiver: Receiver, method: bytes, message: bytes, body: RequestBody | None, now: float
     ) -> None:
-        self._service = service
-        self._deadlines = deadlines
+        self._leg = leg
+        self._service = leg.service
         self._receiver = receiver
         self._message = message
         self._body = body
-        self._allowed = attempts_allowed
         self._connection: UpstreamConnection | None = None
         self._tried: tuple[Instance, ...] = ()
         self._over = False
         self._responded = False
-        self._since = 0.0
+        self._since = now
         self._status = 0
         self.method = method
         self.attempts = 0
@@ -95,10 +102,9 @@ class Forward:
         self.progress = 0
         self.seconds = 0.0
 
-    def start(self, now: float) -> None:
-        """Begin; ``now`` (of ``perf_counter``) is when the request's time began. The receiver hears of the end once."""
-        self._since = now
-        self._deadlines.add(self, now)
+    def start(self) -> None:
+        """Begin. The receiver hears of the end, whatever it is, exactly once."""
+        self._leg.deadlines.add(self, self._since)
         self._attempt()
 
     def cancel(self) -> None:
@@ -157,7 +163,7 @@ class Forward:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The final response begins."""
-        self._deadlines.discard(self)
+        self._leg.deadlines.discard(self)
         self._responded = True
         if complete:
             self._settle(head.status)
@@ -179,7 +185,7 @@ class Forward:
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """101: from here on the connection is a tunnel, counted until :meth:`cancel`."""
-        self._deadlines.discard(self)
+        self._leg.deadlines.discard(self)
         self._responded = True
         self._receiver.on_switch(head, data)
 
@@ -208,7 +214,7 @@ class Forward:
         self._attempt()
 
     def _may_retry(self, failure: Failure) -> bool:
-        if self.attempts >= self._allowed or failure.kind is Kind.OVERLOADED:
+        if self.attempts >= self._leg.attempts or failure.kind is Kind.OVERLOADED:
             return False
         if failure.retryable:  # nothing was sent
             return True
@@ -216,7 +222,7 @@ class Forward:
 
     def on_deadline(self) -> None:
         """The route's time is up, whatever attempt it is."""
-        failure = Failure(Kind.TIMEOUT, f"no answer within {self._deadlines.limit:g} s")
+        failure = Failure(Kind.TIMEOUT, f"no answer within {self._leg.deadlines.limit:g} s")
         self._stop(failure.kind)
         self._receiver.on_failure(failure)
 
@@ -259,7 +265,7 @@ class Forward:
     def _fail(self, failure: Failure) -> None:
         """The last attempt failed."""
         self._over = True
-        self._deadlines.discard(self)
+        self._leg.deadlines.discard(self)
         self._service.streaming.discard(self)
         self.seconds = seconds = perf_counter() - self._since
         self._service.metrics.failed(failure.kind, seconds)
@@ -269,13 +275,13 @@ class Forward:
     def _end(self, failure: Failure) -> None:
         """No instance could be picked."""
         self._over = True
-        self._deadlines.discard(self)
+        self._leg.deadlines.discard(self)
         self._receiver.on_failure(failure)
 
     def _stop(self, kind: Kind | None) -> None:
         """End the attempt under way from our side; ``kind`` when it is the instance's fault."""
         self._over = True
-        self._deadlines.discard(self)
+        self._leg.deadlines.discard(self)
         self._service.streaming.discard(self)
         self.seconds = seconds = perf_counter() - self._since
         instance = cast(Instance, self.instance)

@@ -6,9 +6,7 @@ from typing import cast
 
 from passerelle.composition import Gathering, PartAnswer
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.deadlines import Deadlines
-from passerelle.gateway.forward import Forward
-from passerelle.gateway.service import Service
+from passerelle.gateway.forward import Forward, Leg
 from passerelle.http1.head import ResponseHead
 
 # The largest answer of one part, in bytes: it is held in memory until the whole is spliced.
@@ -16,26 +14,18 @@ MAX_PART = 10 * 1024 * 1024
 
 
 class PartCall:
-    """Asks ``service`` for part ``index`` of ``gathering``; ``cookies`` are the Set-Cookie lines of its answer."""
+    """Asks for part ``index`` of ``gathering``; ``cookies`` are the Set-Cookie lines of its answer."""
 
     __slots__ = ("_gathering", "_index", "_pieces", "_response", "_size", "cookies", "forward")
 
-    def __init__(
-        self,
-        gathering: Gathering,
-        index: int,
-        service: Service,
-        deadlines: Deadlines,
-        message: bytes,
-        attempts: int,
-    ) -> None:
+    def __init__(self, gathering: Gathering, index: int, leg: Leg, message: bytes, now: float) -> None:
         self._gathering = gathering
         self._index = index
         self._response: ResponseHead | None = None
         self._pieces: list[bytes] = []
         self._size = 0
         self.cookies: list[bytes] = []
-        self.forward = Forward(service, deadlines, self, b"GET", message, None, attempts)
+        self.forward = Forward(leg, self, b"GET", message, None, now)
 
     def cancel(self) -> None:
         """The part is not wanted any more."""

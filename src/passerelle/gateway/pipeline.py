@@ -11,14 +11,13 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
-from passerelle.composition import Composed, Composition, Gathering, Outcome
+from passerelle.composition import Composed, Gathering, Outcome
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.fields import part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.parts import PartCall
-from passerelle.gateway.plan import RoutePlan
-from passerelle.gateway.service import Service
+from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.http1.write import problem
@@ -95,10 +94,10 @@ class Exchange:
             if not self._head.plain:
                 self._prepare_body(plan)
             # 4. Answer from one service, or from several.
-            if plan.service is not None:
-                self._forward_to(plan.service, plan, match)
+            if isinstance(plan, ForwardPlan):
+                self._forward_to(plan, match)
             else:
-                self._compose(cast(Composition, plan.composition), plan, match)
+                self._compose(cast(ComposePlan, plan), match)
         except Failure as failure:
             self.on_failure(failure)
 
@@ -119,12 +118,12 @@ class Exchange:
         if head.chunked or head.content_length > 0:
             if head.content_length > plan.body_limit:
                 raise Failure(Kind.BODY_TOO_LARGE, f"Content-Length {head.content_length} over {plan.body_limit}")
-            if plan.service is not None:
+            if isinstance(plan, ForwardPlan):
                 self._body = RequestBody(self._client, plan.body_limit, head.chunked)
         if head.expect:
             self._gateway.loop.call_later(CONTINUE_SECONDS, self._continue)
 
-    def _forward_to(self, service: Service, plan: RoutePlan, match: Match) -> None:
+    def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
         head = self._head
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
         fields = head.upstream
@@ -137,10 +136,10 @@ class Exchange:
             fields,
             self._request_id,
         )
-        self._forward = Forward(service, plan.deadlines, self, self._method, message, self._body, plan.attempts)
-        self._forward.start(self._started)
+        self._forward = forward = Forward(plan, self, self._method, message, self._body, self._started)
+        forward.start()
 
-    def _compose(self, composition: Composition, plan: RoutePlan, match: Match) -> None:
+    def _compose(self, plan: ComposePlan, match: Match) -> None:
         head = self._head
         fields = head.part_fields
         if fields is None:
@@ -150,14 +149,14 @@ class Exchange:
         def call(index: int, gathering: Gathering) -> PartCall:
             part = plan.parts[index]
             message = b"GET " + part.path.fill(match.params) + rest
-            asked = PartCall(gathering, index, part.service, part.deadlines, message, plan.attempts)
+            asked = PartCall(gathering, index, part, message, self._started)
             parts.append(asked)
-            asked.forward.start(self._started)
+            asked.forward.start()
             return asked
 
         parts: list[PartCall] = []
         self._parts = parts
-        self._gathering = Gathering(composition, self.on_composed)
+        self._gathering = Gathering(plan.composition, self.on_composed)
         self._gathering.start(call)
 
     # ---- the answer

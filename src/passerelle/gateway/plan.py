@@ -26,24 +26,34 @@ class PartPlan:
     service: Service
     path: Template
     deadlines: Deadlines
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """How a route answers: by one ``service``, or by a ``composition`` of ``parts``.
-
-    ``body_limit`` in bytes. ``log`` is None when there is no access log.
-    """
+    """What every route has. ``body_limit`` in bytes; ``log`` is None when there is no access log."""
 
     metrics: RouteMetrics
     log: RouteLog | None
-    deadlines: Deadlines
     body_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPlan(RoutePlan):
+    """A route that one service answers; ``rewrite`` is None where it sees the client's path."""
+
+    service: Service
+    deadlines: Deadlines
     attempts: int
-    service: Service | None = None
-    rewrite: Template | None = None
-    composition: Composition | None = None
-    parts: tuple[PartPlan, ...] = ()
+    rewrite: Template | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComposePlan(RoutePlan):
+    """A route that several services answer together, a part each."""
+
+    composition: Composition
+    parts: tuple[PartPlan, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,7 @@ class Environment:
 
 
 def build_router(config: Config, environment: Environment) -> Router:
-    """The route table of ``config``, its values :class:`RoutePlan`."""
+    """The route table of ``config``, its values :class:`ForwardPlan` or :class:`ComposePlan`."""
     return Router(
         Rule(
             route.host.encode("ascii") if route.host else None,
@@ -73,27 +83,23 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     limit = config.body_limit(route)
     metrics = environment.metrics(route.label)
     log = environment.log(route.label, route.service)
-    deadlines = environment.deadlines(route.timeout)
     body_limit = sys.maxsize if limit is None else limit
     rest = _rest_names(route.path)
     if route.service is not None:
         service = environment.services[route.service]
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
-        return RoutePlan(metrics, log, deadlines, body_limit, route.attempts, service, rewrite)
+        deadlines = environment.deadlines(route.timeout)
+        return ForwardPlan(metrics, log, body_limit, service, deadlines, route.attempts, rewrite)
     parts = []
     plans = []
     for name, part in (route.compose or {}).items():
         fallback = None if part.required else orjson.dumps(part.fallback)
         parts.append(Part(name, fallback, frozenset(part.pass_status)))
         seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
-        plans.append(
-            PartPlan(
-                name, environment.services[part.service], Template(part.path, rest), environment.deadlines(seconds)
-            )
-        )
-    return RoutePlan(
-        metrics, log, deadlines, body_limit, route.attempts, composition=Composition(parts), parts=tuple(plans)
-    )
+        service = environment.services[part.service]
+        path = Template(part.path, rest)
+        plans.append(PartPlan(name, service, path, environment.deadlines(seconds), route.attempts))
+    return ComposePlan(metrics, log, body_limit, Composition(parts), tuple(plans))
 
 
 def _rest_names(path: str) -> frozenset[str]:
