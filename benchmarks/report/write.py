@@ -11,6 +11,7 @@ from benchmarks.figures import Figure
 from benchmarks.report import machine
 from benchmarks.scenarios.base import Bench
 
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 RESULTS = Path(__file__).parents[1] / "results"
 
 
@@ -43,20 +44,29 @@ def save(scenarios: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     old = json.loads(latest.read_text()) if latest.exists() else {}
     content = merge(old, machine.describe(), scenarios)
     latest.write_text(json.dumps(content, indent=1) + "\n")
-    (folder / "latest.md").write_text(markdown(content))
+    (folder / "latest.md").write_text("# Figures\n\n" + markdown(content))
     return latest
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """A page with the machine and one table a scenario."""
+def publish(content: Mapping[str, Any], page: Path) -> None:
+    """Put the figures between the two marks of ``page``. Raises ``ValueError`` when it has not both of them."""
+    text = page.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} has not both marks: {BEGIN} and {END}")
+    page.write_text(f"{before}{begin}\n\n{markdown(content, level=3)}\n{end}{after}")
+
+
+def markdown(content: Mapping[str, Any], level: int = 2) -> str:
+    """The machine, and under a heading of ``level`` each a table a scenario."""
     here = content["machine"]
     parts = [
-        "# Figures",
         f"{here['cpu']}, {here['cpus']} CPUs, {here['memory_gib']} GiB, Linux {here['kernel']}, "
         f"Python {here['python']}.",
     ]
     for name, scenario in content["scenarios"].items():
-        parts += [f"## {name}", remarks(scenario), table(scenario["figures"])]
+        parts += [f"{'#' * level} {name}", remarks(scenario), table(scenario["figures"])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -16,7 +16,7 @@ from benchmarks.peers import programs
 from benchmarks.peers.base import Streamer
 from benchmarks.peers.envoy import Envoy
 from benchmarks.peers.haproxy import HAProxy
-from benchmarks.peers.nginx import Nginx
+from benchmarks.peers.nginx import Nginx, NginxTuned
 from benchmarks.rig import procfs, wrk
 from benchmarks.rig.core import Rig
 from benchmarks.rig.pairs import FOREIGN_LIMIT, median_ratio
@@ -58,12 +58,12 @@ class Bodies:
 
     name = "bodies"
     about = "bodies of 1 MB and 1 GB, down and up"
-    peers = ("nginx", "haproxy", "envoy")
+    peers = ("nginx", "nginx-tuned", "haproxy", "envoy")
 
     def run(self, bench: Bench) -> Iterable[Figure]:
         with sparse_file(GB) as file:
             address = start_upstream(bench, Path(file.name))
-            contestants: list[Streamer] = bench.present([Nginx(), HAProxy(), Envoy()])
+            contestants: list[Streamer] = bench.present([Nginx(), NginxTuned(), HAProxy(), Envoy()])
             servers = {}
             for name, gateway in [(OURS, bench.ours()), *((peer.name, peer) for peer in contestants)]:
                 site = bench.site(name, [address])
@@ -143,5 +143,5 @@ def _figure(unit: str, kind: str, ours: list[Moved], peer: str | None, theirs: l
         len(ours),
         errors,
         noisy,
-        RATE_TARGET if peer == "nginx" else None,
+        RATE_TARGET if peer in ("nginx", "nginx-tuned") else None,
     )

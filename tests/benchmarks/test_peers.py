@@ -13,7 +13,7 @@ from benchmarks.peers.caddy import Caddy
 from benchmarks.peers.envoy import Envoy
 from benchmarks.peers.founding import FlaskGateway, Monolith
 from benchmarks.peers.haproxy import HAProxy
-from benchmarks.peers.nginx import Nginx
+from benchmarks.peers.nginx import Nginx, NginxTuned
 from benchmarks.peers.passerelle import Passerelle
 from benchmarks.peers.varnish import Varnish
 from benchmarks.rig.core import Rig
@@ -69,7 +69,7 @@ def test_composers_compose(peer, rig, addresses):
 
 @TWO_CPUS
 @NEEDS
-@pytest.mark.parametrize("peer", [Nginx(), HAProxy(), Envoy()], ids=lambda peer: peer.name)
+@pytest.mark.parametrize("peer", [Nginx(), NginxTuned(), HAProxy(), Envoy()], ids=lambda peer: peer.name)
 def test_streamers_pass_on(peer, rig, addresses):
     assert answer(rig, peer, "stream", addresses, "/product/7") == json.loads(upstreams.PRODUCT)
 

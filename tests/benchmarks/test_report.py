@@ -73,6 +73,21 @@ def test_saving_writes_json_and_a_page(tmp_path):
     assert page.startswith("# Figures\n") and "## forward" in page and "## compose" in page
 
 
+def test_publishing_changes_what_stands_between_the_marks_and_nothing_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"# Title\n\n{write.BEGIN}\nold\n{write.END}\n\nafter\n")
+    content = {"machine": HERE, "scenarios": {"forward": scenario()}}
+    write.publish(content, page)
+    first = page.read_text()
+    assert first.startswith(f"# Title\n\n{write.BEGIN}\n\nSome CPU, 2 CPUs")
+    assert first.endswith(f"|\n\n{write.END}\n\nafter\n") and "old" not in first and "\n### forward\n" in first
+    write.publish(content, page)
+    assert page.read_text() == first
+    page.write_text(write.BEGIN)
+    with pytest.raises(ValueError, match="both marks"):
+        write.publish(content, page)
+
+
 def test_each_bar_is_drawn_once_by_unit():
     assert plots.bars(LINES) == {
         "us": {"10hdr: ours": 24.0, "10hdr: nginx": 16.0, "10hdr: envoy": 48.0},
