@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from alembic import context
+from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
+
 from shopkit.catalogue import metadata
 from shopkit.prepare import exclusive
 from shopkit.settings import database_url
-from sqlalchemy import Connection
-from sqlalchemy.engine import make_url
 
 service = context.config.config_ini_section
 

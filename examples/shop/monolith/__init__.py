@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flask import Flask, Response
+
 from shopkit.catalogue import PRODUCTS, USERS
 from shopkit.routes import answer
 from shopkit.service import create_app, engine_of

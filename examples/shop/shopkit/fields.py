@@ -7,13 +7,13 @@ from decimal import Decimal
 
 EMAIL = re.compile(r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})+")
 EMAIL_LENGTH = 254  # characters; RFC 5321, section 4.5.3.1.3, less the angle brackets
-USERNAME = re.compile(r"[\w.-]{1,64}")
+USERNAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 NAME_LENGTH = 200  # characters
 PRICE_LIMIT = Decimal("99999999.99")  # Numeric(10, 2)
 
 
 def username(value: object) -> str:
-    """Accept 1 to 64 letters, digits, ``_``, ``.`` and ``-``."""
+    """Accept 1 to 64 ASCII letters, digits, ``_``, ``.`` and ``-``."""
     if not isinstance(value, str) or not USERNAME.fullmatch(value):
         raise ValueError("must be 1 to 64 letters, digits, '_', '.' or '-'")
     return value

@@ -47,8 +47,8 @@ def install(app: Flask, engine: Engine) -> None:
     app.register_error_handler(HTTPException, _http_error)
     driver = engine.dialect.loaded_dbapi
     # SQLAlchemy's errors, and the driver's own from the statements that go straight to it.
-    for unavailable in (OperationalError, InterfaceError, PoolTimeout, driver.OperationalError, driver.InterfaceError):
-        app.register_error_handler(unavailable, _database_unavailable)
+    for kind in (OperationalError, InterfaceError, PoolTimeout, driver.OperationalError, driver.InterfaceError):
+        app.register_error_handler(kind, unavailable)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -62,7 +62,8 @@ def _http_error(error: HTTPException) -> Response:
     return response
 
 
-def _database_unavailable(error: Exception) -> Response:
+def unavailable(error: Exception) -> Response:
+    """Log that the database failed, and return 503: another attempt, or another instance, may succeed."""
     log.error("%s %s: database unavailable: %s", request.method, request.path, getattr(error, "orig", error))
     response = problem(503, "The database is not available.")
     response.headers["Retry-After"] = str(RETRY_AFTER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 from flask import Flask, Response
 from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from shopkit import database, problems, settings
 from shopkit.resource import Resource
@@ -30,10 +31,13 @@ def create_app(service: str, resources: tuple[Resource, ...], url: str | None = 
     probes = [select(resource.table.c.id).limit(1) for resource in resources]
 
     def healthz() -> Response:
-        # Reads one row of each table, so that a database that was never prepared is not healthy.
-        with engine.connect() as connection:
-            for probe in probes:
-                connection.execute(probe).first()
+        # Reads one row of each table, so that a database that was never prepared is not healthy either.
+        try:
+            with engine.connect() as connection:
+                for probe in probes:
+                    connection.execute(probe).first()
+        except SQLAlchemyError as error:
+            return problems.unavailable(error)
         response = Response(orjson.dumps({"status": "ok", "service": service}), content_type=JSON)
         response.headers["Cache-Control"] = "no-store"
         return response
