@@ -35,10 +35,11 @@ def passerelle(ctx: click.Context) -> None:
     """API gateway, load balancer and runner for Python services.
 
     \b
-    passerelle up                           run the services and the gateway of gateway.yaml
-    passerelle proxy http://localhost:5000  put a gateway in front of one address, without a file
-    passerelle check                        say what is wrong with gateway.yaml
-    passerelle explain GET /user/42         say which route answers, and why not the others
+    Examples:
+      passerelle up                           run the services and the gateway of gateway.yaml
+      passerelle proxy http://localhost:5000  put a gateway in front of one address, without a file
+      passerelle check                        say what is wrong with gateway.yaml
+      passerelle explain GET /user/42         say which route answers, and why not the others
     """
     ctx.color = use_colour()
 

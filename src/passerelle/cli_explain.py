@@ -48,8 +48,9 @@ def explain(arguments: tuple[str, ...], headers: tuple[str, ...], as_json: bool)
     sent anywhere. Exit 0 if a route answers, 1 if the gateway refuses.
 
     \b
-    passerelle explain GET /user/42
-    passerelle explain gateway.yaml PUT '/user/42?full=1' -H 'Host: api.example.com'
+    Examples:
+      passerelle explain GET /user/42
+      passerelle explain gateway.yaml PUT '/user/42?full=1' -H 'Host: api.example.com'
     """
     if len(arguments) not in (2, 3):
         raise click.UsageError(f"found {len(arguments)} arguments; allowed is [CONFIG] METHOD URL")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from passerelle.cli_support import (
 if TYPE_CHECKING:
     from passerelle.config import Config, Route
 
-_PARTS = ("click", "httptools", "orjson", "prometheus-client", "pydantic", "pyyaml", "uvicorn", "uvloop")
+_NAME = re.compile(r"[A-Za-z0-9._-]+").match
 
 
 @click.command()
@@ -37,8 +38,9 @@ def check(config: str | None, as_json: bool) -> None:
     not. Warnings go to stderr and change nothing. Nothing is started and no address is asked.
 
     \b
-    passerelle check
-    passerelle check deploy/gateway.yaml --json
+    Examples:
+      passerelle check
+      passerelle check deploy/gateway.yaml --json
     """
     path, report = read_report(config)
     found = report.config
@@ -76,8 +78,9 @@ def routes(config: str | None, as_json: bool) -> None:
     That is the order in which routes win; the order of the file means nothing.
 
     \b
-    passerelle routes
-    passerelle routes gateway.yaml --json
+    Examples:
+      passerelle routes
+      passerelle routes gateway.yaml --json
     """
     from passerelle.config import rule_of
     from passerelle.config.units import duration_text, size_text
@@ -135,8 +138,9 @@ def schema() -> None:
     Editors complete and check the file with it: save it and put this line at the top of gateway.yaml.
 
     \b
-    passerelle schema > passerelle.schema.json
-    # yaml-language-server: $schema=passerelle.schema.json
+    Examples:
+      passerelle schema > passerelle.schema.json
+      # yaml-language-server: $schema=passerelle.schema.json
     """
     from passerelle.config.schema import json_schema
 
@@ -146,12 +150,22 @@ def schema() -> None:
 @click.command()
 @json_option
 def version(as_json: bool) -> None:
-    """Print the version of passerelle, of Python, and of what passerelle is built on."""
+    """Print the version of passerelle and of what it runs on."""
     parts = {"passerelle": __version__, "python": platform.python_version()}
-    parts |= {name: importlib.metadata.version(name) for name in _PARTS}
+    for requirement in importlib.metadata.requires("passerelle") or ():
+        found = _NAME(requirement)
+        if found is not None and "extra ==" not in requirement:
+            parts[found.group()] = _installed(found.group())
     if as_json:
         print_json(parts)
         return
     width = max(map(len, parts))
     for name, number in parts.items():
         click.echo(f"{name.ljust(width)}  {number}")
+
+
+def _installed(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

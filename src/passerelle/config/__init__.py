@@ -2,7 +2,7 @@
 
 from passerelle.config.addresses import Address
 from passerelle.config.check import rule_of, rules, services_of
-from passerelle.config.loader import Report, inspect, inspect_text, load, load_text
+from passerelle.config.loader import Report, inspect, inspect_bytes, inspect_text, load, load_text
 from passerelle.config.models import Config, Health, Limits, OnError, Part, Route, Service, Target, Zone
 from passerelle.config.problems import ConfigError, Problem
 
@@ -21,6 +21,7 @@ __all__ = [
     "Target",
     "Zone",
     "inspect",
+    "inspect_bytes",
     "inspect_text",
     "load",
     "load_text",

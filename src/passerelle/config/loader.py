@@ -54,18 +54,28 @@ def inspect(path: str | os.PathLike[str], environ: Mapping[str, str] = os.enviro
     name = os.fspath(path)
     with open(name, "rb") as file:
         data = file.read(tree.MAX_BYTES + 1)
+    return inspect_bytes(data, name, environ, Path(name).parent)
+
+
+def inspect_bytes(
+    data: bytes,
+    file: str = "gateway.yaml",
+    environ: Mapping[str, str] = os.environ,
+    folder: str | os.PathLike[str] = ".",
+) -> Report:
+    """Judge the content of a file, as read from disk: at most :data:`tree.MAX_BYTES` of UTF-8."""
     if len(data) > tree.MAX_BYTES:
-        return Report(None, (Problem(name, 1, 1, "", f"larger than {tree.MAX_BYTES} bytes"),), ())
+        return Report(None, (Problem(file, 1, 1, "", f"larger than {tree.MAX_BYTES} bytes"),), ())
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         column = len(data[data.rfind(b"\n", 0, error.start) + 1 : error.start].decode("utf-8", "replace")) + 1
         problem = Problem(
-            name, line, column, "", f"octet 0x{data[error.start]:02X} is not UTF-8; save the file as UTF-8"
+            file, line, column, "", f"octet 0x{data[error.start]:02X} is not UTF-8; save the file as UTF-8"
         )
         return Report(None, (problem,), ())
-    return inspect_text(text, name, environ, Path(name).parent)
+    return inspect_text(text, file, environ, folder)
 
 
 def inspect_text(

@@ -86,7 +86,7 @@ def from_pydantic(error: ErrorDetails, keys: Sequence[str]) -> Finding:
             loc, f"found an empty {'list' if isinstance(found, list) else 'mapping'}; at least one is needed"
         )
     if kind in ("tuple_type", "list_type"):
-        return Finding(loc, f"found {describe(found)}; allowed is a list, such as {_example(found)}")
+        return Finding(loc, f"found {describe(found)}; allowed is a list{_example(found)}")
     if kind in ("dict_type", "model_type", "model_attributes_type"):
         names = allowed_keys(loc)
         keys_text = f" with the keys {', '.join(names)}" if names else ""
@@ -101,7 +101,7 @@ def _text(error: ErrorDetails) -> str:
 
 
 def _example(found: object) -> str:
-    return f"[{found}]" if isinstance(found, str | int) and not isinstance(found, bool) else "[…]"
+    return f", such as [{found}]" if isinstance(found, str | int) and not isinstance(found, bool) else ""
 
 
 def _needs(loc: Loc) -> str:
