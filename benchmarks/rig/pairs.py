@@ -94,10 +94,13 @@ class Cell:
 
 
 def in_turn(rig: Rig, cells: Sequence[Cell], rounds: int, progress: Callable[[str], None]) -> Mapping[str, list[Run]]:
-    """Warm each cell up once, then measure all of them one after the other, ``rounds`` times; by label."""
+    """Warm each server up once, then measure all cells one after the other, ``rounds`` times; by label."""
     runs: dict[str, list[Run]] = {cell.label: [] for cell in cells}
+    warm = set()
     for cell in cells:
-        cell.warm_up(rig)
+        if cell.server not in warm:
+            cell.warm_up(rig)
+            warm.add(cell.server)
     for number in range(1, rounds + 1):
         for cell in cells:
             run = cell.measure(rig)

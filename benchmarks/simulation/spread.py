@@ -1,0 +1,119 @@
+"""How far the policies are apart: latency in a fleet of uneven speed with one slow zone.
+
+Requests come at random (Poisson) at 70 % of what the whole fleet can do, to four gateways that each see only their own
+requests in flight. Every key is one of 100 for each instance, a few of them far more frequent than the rest (the
+frequency of the k-th is as 1/k).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from benchmarks.simulation.events import Loop
+from benchmarks.simulation.fleet import WORK, Server, capacity, fleet, percentile
+from passerelle.balancing.catalog import make
+from passerelle.balancing.instance import Instance
+from passerelle.balancing.policies import Node
+
+SIZES = (10, 100, 1000, 5000)
+POLICIES = ("round_robin", "weighted", "least_inflight", "p2c", "ewma", "hash")
+LOAD = 0.7
+GATEWAYS = 4
+WARM_UP = 0.25  # of the requests are not counted
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What one policy did; latencies in seconds, among them no network."""
+
+    policy: str
+    instances: int
+    requests: int
+    p50: float
+    p99: float
+    p999: float
+    slow_zone: float  # part of the requests that it got; its part of the speed is 0.077
+    latencies: tuple[float, ...]  # every 1000th of the sorted list
+
+
+class _Run:
+    def __init__(self, policy: str, number: int, requests: int, seed: int) -> None:
+        self.chance = random.Random(seed)
+        servers = fleet(number, self.chance)
+        self.rate = capacity(servers) * LOAD
+        self.loop = Loop()
+        # only "weighted" is told the true speeds: what can be had by knowing them, without feedback
+        self.nodes: list[Node] = [
+            make(
+                policy,
+                [
+                    Instance(
+                        f"i{place}", f"10.0.0.{place}", server.speed if policy == "weighted" else 1.0, endpoint=server
+                    )
+                    for place, server in enumerate(servers)
+                ],
+                random=self.chance.random,
+                clock=self.loop.clock,
+            )
+            for _ in range(GATEWAYS)
+        ]
+        self.keyed = policy == "hash"
+        self.keys = 100 * number
+        self.left = requests
+        self.warm_up = int(requests * WARM_UP)
+        self.latencies: list[float] = []
+        self.slow = 0
+
+    def arrive(self) -> None:
+        loop, chance = self.loop, self.chance
+        node = self.nodes[int(chance.random() * GATEWAYS)]
+        chosen = node.pick(key=b"%d" % self.keys ** chance.random() if self.keyed else None)
+        if chosen is None:
+            raise RuntimeError("no instance was picked although all are up")
+        node.acquire(chosen)
+        server = chosen.endpoint
+        if not isinstance(server, Server):
+            raise TypeError("an instance without its server")
+        done = server.serve(loop.now, chance.expovariate(1 / WORK))
+        loop.at(done, self.leave, node, chosen, loop.now)
+        if self.warm_up:
+            self.warm_up -= 1
+        else:
+            self.latencies.append(done - loop.now)
+            self.slow += server.zone == "slow"
+        self.left -= 1
+        if self.left:
+            loop.at(loop.now + chance.expovariate(self.rate), self.arrive)
+
+    def leave(self, node: Node, instance: Instance, since: float) -> None:
+        node.release(instance, True, self.loop.now - since)
+
+
+def simulate(policy: str, number: int, requests: int, seed: int = 1) -> Spread:
+    """Send ``requests`` to ``number`` instances and wait for all answers."""
+    run = _Run(policy, number, requests, seed)
+    run.loop.at(0.0, run.arrive)
+    run.loop.run()
+    ordered = sorted(run.latencies)
+    return Spread(
+        policy,
+        number,
+        requests,
+        percentile(ordered, 0.5),
+        percentile(ordered, 0.99),
+        percentile(ordered, 0.999),
+        run.slow / len(ordered),
+        tuple(percentile(ordered, part / 1000) for part in range(1, 1001)),
+    )
+
+
+def requests_for(number: int, *, quick: bool) -> int:
+    """Enough for a steady state (each instance serves 150, or 40) and for a 99.9th percentile (at least 20,000)."""
+    return max(20_000, number * (40 if quick else 150))
+
+
+def simulate_all(sizes: Iterable[int] = SIZES, *, quick: bool) -> list[Spread]:
+    """Every policy at every size."""
+    return [simulate(policy, number, requests_for(number, quick=quick)) for number in sizes for policy in POLICIES]
