@@ -24,19 +24,19 @@ def run(work: Coroutine[Any, Any, T], limit: float = 20.0) -> T:
     return asyncio.run(bounded())
 
 
-async def until(condition: Callable[[], object], limit: float = 10.0, what: str = "") -> None:
+async def until(condition: Callable[[], object], limit: float = 10.0, what: object = "") -> None:
     """Wait until ``condition`` holds; fails after ``limit`` seconds."""
     end = time.monotonic() + limit
     while not condition():
-        assert time.monotonic() < end, f"not within {limit} s: {what or condition}"
+        assert time.monotonic() < end, f"not within {limit} s: {what() if callable(what) else what or condition}"
         await asyncio.sleep(0.01)
 
 
-def until_now(condition: Callable[[], object], limit: float = 10.0, what: str = "") -> None:
+def until_now(condition: Callable[[], object], limit: float = 10.0, what: object = "") -> None:
     """:func:`until` without a loop."""
     end = time.monotonic() + limit
     while not condition():
-        assert time.monotonic() < end, f"not within {limit} s: {what or condition}"
+        assert time.monotonic() < end, f"not within {limit} s: {what() if callable(what) else what or condition}"
         time.sleep(0.01)
 
 

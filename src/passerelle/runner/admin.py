@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import orjson
 
 from passerelle.errors import Failure
+from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
 from passerelle.http1.listener import Limits, Listener
-from passerelle.http1.write import date_line
 from passerelle.messages import Fields, Response
 from passerelle.observability.exposition import render
 from passerelle.observability.metrics import Snapshot
@@ -56,9 +56,8 @@ class Admin:
         self._sock = sock
         self._subject = subject
         self._any_host = not ipaddress.ip_address(host).is_loopback
-        self._listener = Listener(
-            self, Limits(head_timeout=5.0, idle_timeout=30.0, connections=100), time.monotonic(), date_line(time.time())
-        )
+        self._clock = Clock()
+        self._listener = Listener(self, Limits(head_timeout=5.0, idle_timeout=30.0, connections=100), self._clock)
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -89,7 +88,7 @@ class Admin:
         await asyncio.sleep(0)
 
     def _tick(self) -> None:
-        self._listener.tick(time.monotonic(), date_line(time.time()))
+        self._clock.tick(time.perf_counter(), time.time())
         self._listener.sweep()
         self._timer = asyncio.get_running_loop().call_later(_SWEEP, self._tick)
 

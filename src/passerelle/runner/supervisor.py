@@ -121,7 +121,10 @@ class Supervisor:
     # Life
 
     async def run(self) -> int:
-        """Start everything, wait for the end, stop everything. Gives the code to exit with."""
+        """Start everything, wait for the end, stop everything.
+
+        Gives the code to exit with: 0 after an orderly stop, 1 when it could not start or had to kill.
+        """
         try:
             self._bind()
         except ports.PortTaken as error:
@@ -144,7 +147,7 @@ class Supervisor:
             survivors = await self._end()
         if self._fault is not None:
             self._report.say("".join(traceback.format_exception(self._fault)).rstrip())
-        return 1 if self._fault is not None or started is False or survivors else 0
+        return 1 if self._fault is not None or started is False or survivors or self._signals > 1 else 0
 
     def _bind(self) -> None:
         config = self._setup.config

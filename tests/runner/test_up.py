@@ -1,0 +1,385 @@
+"""``passerelle up`` from its start report to its end, with real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+from tests.runner.helpers import until_now
+from tests.runner.up import command, up
+
+FILES = """
+services:
+  files:
+    run: [python, -m, http.server, --bind, 127.0.0.1, "{port}"]
+    instances: 3
+    health: {path: /}
+routes:
+  - {path: "/{rest*}", service: files}
+"""
+
+
+def test_start_report_requests_to_all_instances_and_an_orderly_end(tmp_path: Path) -> None:
+    (tmp_path / "hello.txt").write_text("hello")
+    with up(tmp_path, FILES) as running:
+        port, admin = running.listening()
+        report = running.text
+        for n in (1, 2, 3):
+            assert re.search(rf"files-{n} +up +127\.0\.0\.1:\d+ +pid \d+ +\d+\.\d+ s", report)
+        assert re.search(rf"gateway +up +127\.0\.0\.1:{port} +pid \d+ +\d+\.\d+ s", report)
+        assert "\x1b" not in report, "no colours where there is no terminal"
+        assert [running.get("/hello.txt") for _ in range(6)] == [(200, b"hello")] * 6
+        assert running.get("/readyz", admin) == (200, b"ready\n")
+        status = running.status()
+        assert status["state"] == "running"
+        assert status["services"]["files"]["up"] == 3
+        assert running.stop(signal.SIGINT) == 0
+        assert "files-1    | Serving HTTP on 127.0.0.1" in running.text, "output under its name, not held back"
+        assert running.text.endswith("passerelle | stopped\n")
+
+
+def test_an_instance_that_is_killed_leaves_at_once_and_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "hello.txt").write_text("hello")
+    with up(tmp_path, FILES) as running:
+        running.listening()
+        victim = running.instances("files")[1]
+        os.kill(victim["pid"], signal.SIGKILL)
+        running.says(r"files-2 was ended by SIGKILL")
+        for _ in range(20):
+            assert running.get("/hello.txt") == (200, b"hello")
+        running.says(r"files-2 is up \(pid \d+, start 2\)")
+        replaced = running.instances("files")[1]
+        assert replaced["state"] == "up"
+        assert replaced["restarts"] == 1
+        assert replaced["pid"] != victim["pid"]
+        assert replaced["address"] != victim["address"], "a new port, whoever may still hold the old one"
+        assert running.stop() == 0
+
+
+def test_a_worker_that_is_killed_is_replaced_and_connections_wait_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / "hello.txt").write_text("hello")
+    with up(tmp_path, FILES) as running:
+        running.listening()
+        before = running.get("/hello.txt")
+        os.kill(running.status()["workers"][0]["pid"], signal.SIGKILL)
+        # The kernel holds the connection for the next worker, which knows the instances when it begins to listen.
+        assert running.get("/hello.txt") == before == (200, b"hello")
+        worker = running.status()["workers"][0]
+        assert worker["restarts"] == 1
+        until_now(lambda: b"passerelle_requests_total" in running.get("/metrics", running.admin)[1])
+        assert running.stop() == 0
+
+
+def test_counters_do_not_go_down_when_a_worker_dies(tmp_path: Path) -> None:
+    (tmp_path / "hello.txt").write_text("hello")
+
+    def total() -> float:
+        text = running.get("/metrics", running.admin)[1].decode()
+        return sum(float(v) for v in re.findall(r'^passerelle_requests_total\{.*code="200".*\} (\S+)$', text, re.M))
+
+    with up(tmp_path, FILES) as running:
+        running.listening()
+        for _ in range(5):
+            running.get("/hello.txt")
+        assert total() == 5
+        os.kill(running.status()["workers"][0]["pid"], signal.SIGKILL)
+        running.get("/hello.txt")
+        assert total() == 6
+        assert running.stop() == 0
+
+
+def test_two_workers_share_the_port_and_their_counters_are_summed(tmp_path: Path) -> None:
+    (tmp_path / "hello.txt").write_text("hello")
+    with up(tmp_path, FILES, "--workers", "2") as running:
+        running.listening()
+        for _ in range(40):
+            assert running.get("/hello.txt") == (200, b"hello")
+        assert [w["name"] for w in running.status()["workers"]] == ["gateway-1", "gateway-2"]
+        metrics = running.get("/metrics", running.admin)[1].decode()
+        assert re.search(r'passerelle_requests_total\{.*route="/\{rest\*\}".*\} 40\.0', metrics)
+        assert running.stop() == 0
+
+
+def test_a_service_that_never_starts_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
+    config = """
+services:
+  good: {run: [python, -m, http.server, --bind, 127.0.0.1, "{port}"]}
+  bad: {run: [sh, -c, "echo reading {port}; echo no database >&2; exit 3"]}
+  missing: {run: [no-such-command, "{port}"]}
+routes:
+  - {path: /good/, service: good, rewrite: /}
+  - {path: /bad, service: bad}
+  - {path: /missing, service: missing}
+"""
+    with up(tmp_path, config) as running:
+        running.listening()
+        text = running.text
+        assert "passerelle | bad-1 exited with code 3 after 0.0" in text
+        last = text[text.index("the last lines of bad-1:") :].splitlines()
+        assert last[1].startswith("passerelle |     reading ")
+        assert last[2] == "passerelle |     no database"
+        assert text.count("the last lines of bad-1") == 1
+        assert "passerelle | missing-1 no such command: no-such-command after" in text
+        assert "bad: no instance is up; requests for it get 503 until one is" in text
+        assert running.get("/good/")[0] == 200
+        assert running.get("/bad")[0] == 503
+        assert running.get("/missing")[0] == 503
+        assert running.get("/readyz", running.admin)[0] == 200
+        until_now(lambda: running.instances("bad")[0]["restarts"] >= 2)
+        assert running.instances("bad")[0]["last_end"] == "exited with code 3"
+        assert running.stop() == 0
+
+
+def test_a_service_that_recovers_joins_by_itself(tmp_path: Path) -> None:
+    config = """
+services:
+  late: {run: [sh, -c, "test -e ready || exit 1; exec python -m http.server --bind 127.0.0.1 {port}"]}
+routes:
+  - {path: /, service: late}
+"""
+    with up(tmp_path, config) as running:
+        running.listening()
+        assert running.get("/")[0] == 503
+        (tmp_path / "ready").touch()
+        running.says(r"late-1 is up \(pid \d+, start \d+\)", limit=15)
+        until_now(lambda: running.get("/")[0] == 200)
+        assert running.stop() == 0
+
+
+def test_what_a_started_command_is_given(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    config = """
+services:
+  shown:
+    run: [sh, -c, "echo $PORT={port} $HOST $PASSERELLE_SERVICE $PASSERELLE_INSTANCE $WHERE $(pwd); exit 1"]
+    env: {WHERE: "here"}
+    cwd: below
+routes:
+  - {path: /, service: shown}
+"""
+    with up(tmp_path, config) as running:
+        match = running.says(r"shown-1    \| (\d+)=(\d+) (.*)")
+        assert match[1] == match[2]
+        assert match[3] == f"127.0.0.1 shown shown-1 here {(tmp_path / 'below').resolve()}"
+        assert running.stop() == 0
+
+
+def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for option in ("--listen", "--admin"):
+            with up(tmp_path, FILES, option, address) as running:
+                assert running.ended() == 1
+                (line,) = running.text.splitlines()
+                assert line.startswith(f"passerelle | cannot listen on {address}: port {address[10:]} is taken by ")
+                assert option in line
+
+
+def test_the_same_port_twice_by_two_of_us_is_refused_too(tmp_path: Path) -> None:
+    with up(tmp_path, FILES, "--workers", "2") as first:
+        port, _ = first.listening()
+        with up(tmp_path, FILES, "--workers", "2", "--listen", f"127.0.0.1:{port}") as second:
+            assert second.ended() == 1
+            assert f"port {port} is taken by" in second.text
+        assert first.stop() == 0
+
+
+def test_a_wrong_file_says_where_and_starts_nothing(tmp_path: Path) -> None:
+    with up(tmp_path, FILES.replace("instances: 3", "instances: none")) as running:
+        assert running.ended() == 1
+        assert running.text.startswith("gateway.yaml:7:16: services.files.instances: found 'none'")
+
+
+def test_a_log_that_cannot_be_opened_ends_the_start_with_its_reason(tmp_path: Path) -> None:
+    with up(tmp_path, FILES + "access_log: missing/folder/log\n") as running:
+        assert running.ended() == 1
+        assert "the gateway cannot be started" in running.text
+        assert "missing/folder/log" in running.text
+
+
+def test_access_log_lines_are_passed_on_whole_and_unnamed(tmp_path: Path) -> None:
+    with up(tmp_path, FILES) as running:
+        running.listening()
+        running.get("/hello.txt?x=1")
+        line = running.says(r'(?m)^\{"time":.*"target":"/hello\.txt\?x=1".*\}$')
+        assert line
+        assert running.stop() == 0
+
+
+def test_output_that_nobody_reads_holds_up_nothing(tmp_path: Path) -> None:
+    """A child that writes without end, and a reader of ours that has stopped: requests are served all the same."""
+    import subprocess
+
+    from tests.runner.up import CLI
+
+    config = """
+services:
+  noisy: {run: [sh, -c, "yes noise & exec python -m http.server --bind 127.0.0.1 {port}"]}
+routes:
+  - {path: /, service: noisy}
+"""
+    (tmp_path / "gateway.yaml").write_text("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\naccess_log: off\n" + config)
+    port = _free_port()
+    argv = [*CLI, "up", "--listen", f"127.0.0.1:{port}"]
+    with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True) as popen:
+        try:
+            until_now(lambda: _answers(port), what="served though its output is stuck")
+            for _ in range(20):
+                assert _answers(port)
+        finally:
+            popen.send_signal(signal.SIGTERM)
+            assert popen.stdout is not None
+            popen.stdout.close()
+            assert popen.wait(20) == 0
+
+
+def _free_port() -> int:
+    from passerelle.runner import ports
+
+    return ports.free()
+
+
+def _answers(port: int) -> bool:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def test_proxy_needs_no_file_and_balances(tmp_path: Path) -> None:
+    (tmp_path / "hello.txt").write_text("hello")
+    with up(tmp_path, FILES) as behind:
+        behind.listening()
+        urls = [f"http://{instance['address']}" for instance in behind.instances("files")]
+        with command(tmp_path, "proxy", *urls, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0") as proxy:
+            proxy.listening()
+            assert [proxy.get("/hello.txt") for _ in range(9)] == [(200, b"hello")] * 9
+            listed = proxy.instances("upstream")
+            assert [f"http://{i['address']}" for i in listed] == urls
+            assert [i["state"] for i in listed] == ["up"] * 3
+            # A target that dies is seen by the probes; one that comes back as well.
+            os.kill(behind.instances("files")[0]["pid"], signal.SIGSTOP)
+            os.kill(behind.instances("files")[0]["pid"], signal.SIGKILL)
+            assert [proxy.get("/hello.txt") for _ in range(9)] == [(200, b"hello")] * 9
+            until_now(lambda: proxy.instances("upstream")[0]["state"] == "down", limit=20)
+            assert proxy.instances("upstream")[0]["problem"] == "refuses connections"
+            assert proxy.stop() == 0
+        assert behind.stop() == 0
+
+
+def test_proxy_refuses_what_is_no_url(tmp_path: Path) -> None:
+    with command(tmp_path, "proxy", "ftp://x") as running:
+        assert running.ended() == 2
+    with command(tmp_path, "proxy") as running:
+        assert running.ended() == 2
+
+
+def test_gateway_runs_alone_with_its_own_admin_port(tmp_path: Path) -> None:
+    (tmp_path / "hello.txt").write_text("hello")
+    with up(tmp_path, FILES) as behind:
+        behind.listening()
+        url = f"http://{behind.instances('files')[0]['address']}"
+        (tmp_path / "alone.yaml").write_text(
+            f"listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nservices: {{files: {{targets: ['{url}']}}}}\n"
+            "routes: [{path: '/{rest*}', service: files}]\n"
+        )
+        with command(tmp_path, "gateway", "alone.yaml") as alone:
+            _, admin = alone.listening()
+            assert alone.get("/hello.txt") == (200, b"hello")
+            assert len(alone.alive()) == 1, "one process"
+            assert alone.get("/healthz", admin)[0] == alone.get("/readyz", admin)[0] == 200
+            assert b"passerelle_requests_total" in alone.get("/metrics", admin)[1]
+            assert alone.instances("files")[0]["state"] == "up"
+            with command(tmp_path, "status", "--admin", f"127.0.0.1:{admin}") as status:
+                assert status.ended() == 0
+                assert "files-1" in status.text
+            assert alone.stop(signal.SIGINT) == 0
+        assert behind.stop() == 0
+
+
+def test_gateway_refuses_services_that_it_would_have_to_start(tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text(FILES)
+    with command(tmp_path, "gateway", "gateway.yaml") as running:
+        assert running.ended() == 1
+        assert running.text == (
+            "gateway.yaml: these services have app or run, but `passerelle gateway` starts none: files; "
+            "give them targets, or use `passerelle up`\n"
+        )
+
+
+def test_gateway_alone_refuses_a_taken_port(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (tmp_path / "a.yaml").write_text(
+            f"listen: 127.0.0.1:{port}\nadmin: off\nservices: {{a: {{targets: ['http://127.0.0.1:1']}}}}\n"
+            "routes: [{path: /, service: a}]\n"
+        )
+        with command(tmp_path, "gateway", "a.yaml") as running:
+            assert running.ended() == 1
+            assert running.text.startswith(f"cannot listen on 127.0.0.1:{port}: port {port} is taken")
+
+
+def test_status_says_that_nobody_answers(tmp_path: Path) -> None:
+    with command(tmp_path, "status", "--admin", "127.0.0.1:1") as running:
+        assert running.ended() == 1
+        assert running.text.startswith("nothing to ask on the admin address 127.0.0.1:1: ")
+
+
+def test_status_as_table_and_as_json(tmp_path: Path) -> None:
+    import json
+
+    with up(tmp_path, FILES) as running:
+        _, admin = running.listening()
+        where = f"127.0.0.1:{admin}"
+        with command(tmp_path, "status", "--admin", where) as table:
+            assert table.ended() == 0
+            for n in (1, 2, 3):
+                assert re.search(rf"(?m)^files-{n} +up +127\.0\.0\.1:\d+ +\d+ +0 +0 +\d+\.\d\d s$", table.text)
+        with command(tmp_path, "status", "--json", env={"PASSERELLE_ADMIN": where}) as printed:
+            assert printed.ended() == 0
+            assert json.loads(printed.text)["services"]["files"]["up"] == 3
+        assert running.stop() == 0
+
+
+def test_requests_in_flight_are_carried_out_before_the_services_are_stopped(tmp_path: Path) -> None:
+    import threading
+
+    server = tmp_path / "slow.py"
+    server.write_text(
+        "import http.server, sys, time\n"
+        "class H(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        print('began', flush=True); time.sleep(1.0)\n"
+        "        self.send_response(200); self.send_header('Content-Length', '4'); self.end_headers()\n"
+        "        self.wfile.write(b'done')\n"
+        "http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), H).serve_forever()\n"
+    )
+    config = """
+services: {slow: {run: [python, slow.py, "{port}"]}}
+routes: [{path: /, service: slow}]
+"""
+    with up(tmp_path, config) as running:
+        running.listening()
+        answers: list[tuple[int, bytes]] = []
+        thread = threading.Thread(target=lambda: answers.append(running.get("/")))
+        thread.start()
+        running.says("slow-1     \\| began")
+        begun = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - begun > 0.5
+        thread.join(5)
+        assert answers == [(200, b"done")]
