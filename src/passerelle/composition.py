@@ -156,8 +156,9 @@ class Gathering:
         self._values[index] = value
         self._missing -= 1
         if self._missing == 0:
+            self._over = True
             names = tuple(self._composition.parts[i].name for i in sorted(self._partial)) if self._partial else ()
-            self._finish(Composed(self._composition.splice(self._values), names))
+            self._tell(Composed(self._composition.splice(self._values), names))
 
     def _finish(self, outcome: Outcome) -> None:
         if self._over:

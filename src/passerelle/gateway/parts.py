@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 from passerelle.composition import Gathering, PartAnswer
 from passerelle.errors import Failure, Kind
@@ -11,6 +11,19 @@ from passerelle.http1.head import ResponseHead
 
 # The largest answer of one part, in bytes: it is held in memory until the whole is spliced.
 MAX_PART = 10 * 1024 * 1024
+
+
+class Facts(NamedTuple):
+    """What a composition reads in a part's head."""
+
+    media_type: bytes
+    coding: bytes
+    cookies: tuple[bytes, ...]
+
+
+def _facts(head: ResponseHead) -> Facts:
+    cookies = tuple(f.value for f in head.lines if f.name == b"set-cookie")
+    return Facts(head.get(b"content-type") or b"", head.get(b"content-encoding") or b"", cookies)
 
 
 class PartCall:
@@ -24,7 +37,7 @@ class PartCall:
         self._response: ResponseHead | None = None
         self._pieces: list[bytes] = []
         self._size = 0
-        self.cookies: list[bytes] = []
+        self.cookies: tuple[bytes, ...] = ()
         self.forward = Forward(leg, self, b"GET", message, None, now)
 
     def cancel(self) -> None:
@@ -67,14 +80,10 @@ class PartCall:
 
     def _answer(self, body: bytes) -> None:
         head = cast(ResponseHead, self._response)
-        media_type = coding = b""
-        for field in head.lines:
-            if field.name == b"content-type":
-                media_type = field.value
-            elif field.name == b"content-encoding":
-                coding = field.value
-            elif field.name == b"set-cookie":
-                self.cookies.append(field.value)
+        facts = head.facts
+        if facts is None:
+            facts = head.facts = _facts(head)
+        media_type, coding, self.cookies = cast(Facts, facts)
         self._gathering.answered(self._index, PartAnswer(head.status, media_type, coding, body))
 
     def _too_large(self) -> None:

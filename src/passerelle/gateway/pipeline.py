@@ -20,7 +20,7 @@ from passerelle.gateway.parts import PartCall
 from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead, ResponseHead
-from passerelle.http1.write import problem
+from passerelle.http1.write import problem, serialize
 from passerelle.messages import Fields, Response
 from passerelle.observability.access_log import RouteLog
 from passerelle.routing import Match, canonical_path
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # How long an upstream may leave a client waiting for 100 (Continue) before the gateway says it (RFC 9110 §10.1.1).
 CONTINUE_SECONDS = 1.0
+# The head of a composed answer that has nothing special about it.
+COMPOSED = serialize(Response(200, [(b"Content-Type", b"application/json")]))
 
 
 class Exchange:
@@ -210,7 +212,6 @@ class Exchange:
         fields: Fields = []
         if isinstance(outcome, Composed):
             status, body = 200, outcome.body
-            fields.append((b"Content-Type", b"application/json"))
             if outcome.partial:
                 fields.append((b"Cache-Control", b"no-store"))
                 fields.append((b"Passerelle-Partial", ", ".join(outcome.partial).encode()))
@@ -218,10 +219,17 @@ class Exchange:
             status, body = outcome.answer.status, outcome.answer.body
             fields.append((b"Content-Type", outcome.answer.media_type or b"application/octet-stream"))
             fields.append((b"Cache-Control", b"no-store"))
-        fields += [(b"Set-Cookie", value) for part in self._parts for value in part.cookies]
+        for part in self._parts:
+            if part.cookies:
+                fields += [(b"Set-Cookie", value) for value in part.cookies]
         if self._head.debug and self._client.local:
             fields.append((b"Passerelle-Instance", self._instances()))
-        self._client.send(Response(status, fields, body))
+        if fields:
+            if isinstance(outcome, Composed):
+                fields.append((b"Content-Type", b"application/json"))
+            self._client.send(Response(status, fields, body))
+        else:
+            self._client.send_made(COMPOSED, body)
         self.finish(status)
 
     def on_failure(self, failure: Failure) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # A response's head, in bytes: larger than any honest one, smaller than an attack.
 MAX_HEAD = 65_536
+# How many 1xx responses may come before the final one.
+MAX_INTERIM = 64
 
 
 class Receiver(Protocol):
@@ -55,7 +57,9 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_decoder",
         "_deferred",
+        "_eof",
         "_held",
+        "_interims",
         "_last",
         "_receiver",
         "_request_done",
@@ -80,7 +84,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._decoder: Decoder | None = None
         self._last: ResponseHead | None = None
         self._held = b""
+        self._interims = 0
         self._deferred: list[bytes] = []
+        self._eof = False
         self._request_done = True
         self._response_done = True
         self._tunnel: Tunnel | None = None
@@ -120,6 +126,7 @@ class UpstreamConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The instance sends no more; nothing useful can follow on this connection, so it is closed."""
         if self._tunnel is not None:
+            self._eof = True
             self._tunnel.write_eof()
             return True
         return False
@@ -127,9 +134,13 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of the instance."""
         if self._deferred:
+            # What is deferred belongs to this request: until it is written, the connection is nobody else's.
             deferred, self._deferred = self._deferred, []
+            done, self._request_done = self._request_done, False
             self.data_received(data)
             self._write_deferred(deferred)
+            if done:
+                self.end_request()
             return
         receiver = self._receiver
         if receiver is None or self._response_done:
@@ -227,6 +238,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._response_done = True
             receiver.on_switch(head, data)
             return
+        self._interims += 1
+        if self._interims > MAX_INTERIM:
+            self._fail(receiver, Failure(Kind.BAD_RESPONSE, f"more than {MAX_INTERIM} interim responses"))
+            return
         receiver.on_interim(head)
         if data and self._receiver is receiver:
             self.data_received(data)
@@ -283,14 +298,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._write(data)
 
     def _write_deferred(self, deferred: list[bytes]) -> None:
-        self._write(b"".join(deferred))
+        if self.open:
+            self._write(b"".join(deferred))
         if self._receiver is not None:
             self._receiver.on_upstream_resumed()
 
     def end_request(self) -> None:
         """The request's body is complete."""
         self._request_done = True
-        if self._response_done and self._receiver is not None and self._tunnel is None:
+        if self._response_done and self._receiver is not None and self._tunnel is None and self.open:
             self._receiver = None
             self.pool.release(self)
 
@@ -324,9 +340,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._write(data)
 
     def write_eof(self) -> None:
-        """The tunnel's other side sends no more."""
-        if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
+        """The tunnel's other side sends no more; if this one does not either, that is the tunnel's end."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._eof:
+            transport.close()
+        else:
+            transport.write_eof()
 
     def close(self) -> None:
         """Close once everything written has gone out."""

@@ -12,7 +12,7 @@ from typing import cast
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1.body import ChunkedDecoder, CountedDecoder
-from passerelle.http1.head import REQUEST_LINE, RequestHead
+from passerelle.http1.head import REQUEST_LINE, RequestHead, refused_line
 from passerelle.http1.listener import Exchange, Listener
 from passerelle.http1.responses import BODY, PIPELINED, Responder, nowhere
 from passerelle.http1.target import resolve
@@ -20,6 +20,8 @@ from passerelle.http1.write import problem
 
 # Pipelined bytes held while a request is carried out; reading pauses above it.
 MAX_PIPELINED = 65_536
+# A request line that is too long and has no space by then has not a target that is too long, but no target.
+LONGEST_METHOD = 256
 # How long and for how many bytes a client may go on sending after we said our last word (RFC 9112 §9.6).
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 64 * 1024 * 1024
@@ -32,7 +34,7 @@ class ClientConnection(Responder):
 
     __slots__ = (
         "_advancing",
-        "_eof",
+        "_blank",
         "_head",
         "_linger_left",
         "_partial",
@@ -46,7 +48,7 @@ class ClientConnection(Responder):
         super().__init__(listener)
         self._head: RequestHead | None = None
         self._advancing = False
-        self._eof = False
+        self._blank = False
         self._linger_left = -1
         self._partial = False
         self._seen = -1
@@ -89,7 +91,10 @@ class ClientConnection(Responder):
         """Bytes of the client."""
         if self._exchange is None and self._linger_left < 0:
             self._buffer = self._buffer + data if self._buffer else data
-            self._advance()
+            if not self._stuck:
+                self._advance()
+            elif len(self._buffer) > MAX_PIPELINED:
+                self._pause(PIPELINED)
         elif self._tunnel is not None:
             self._progress += 1
             self._tunnel.write(data)
@@ -109,6 +114,7 @@ class ClientConnection(Responder):
         """The client sends no more; it may still be reading (half-close, RFC 9112 §9.6)."""
         self._eof = True
         if self._tunnel is not None:
+            self._half_open = True
             self._tunnel.write_eof()
             return True
         if self._decoder is not None:
@@ -133,14 +139,20 @@ class ClientConnection(Responder):
             self._tunnel.resume_reading()
         elif self._exchange is not None:
             self._exchange.on_client_resumed()
+        else:
+            self._resume(PIPELINED)
+            self._advance()
 
     # ---- requests in
 
     def _advance(self) -> None:
-        """Start the requests whose heads are complete in the buffer, until one must wait."""
+        """Start the requests whose heads are complete in the buffer, until one must wait.
+
+        None is started while the client does not take the answers that it has: they would pile up here.
+        """
         self._advancing = True
         try:
-            while self._exchange is None and self._buffer and self._linger_left < 0:
+            while self._exchange is None and self._buffer and self._linger_left < 0 and not self._stuck:
                 data = self._buffer
                 end = data.find(b"\r\n\r\n")
                 if end < 0 or end > self._listener.limits.head:
@@ -148,7 +160,10 @@ class ClientConnection(Responder):
                     break
                 line_end = data.find(b"\r\n")
                 if line_end == 0:
-                    self._buffer = data[2:]  # RFC 9112 §2.2: an empty line before the request line is skipped
+                    if self._blank:
+                        raise Failure(Kind.BAD_REQUEST, "more than one empty line before a request")
+                    self._blank = True  # RFC 9112 §2.2: an empty line before the request line is skipped
+                    self._buffer = data[2:]
                     continue
                 self._buffer = data[end + 4 :]
                 self._request(data, line_end, data[line_end + 2 : end])
@@ -161,7 +176,7 @@ class ClientConnection(Responder):
         """Hand over the request whose line ends at ``line_end``."""
         line = REQUEST_LINE.fullmatch(data, 0, line_end)
         if line is None:
-            raise Failure(Kind.BAD_REQUEST, "malformed request line")
+            raise refused_line(data[:line_end])
         method, target, major, minor = line.groups()
         listener = self._listener
         head = self._head
@@ -172,20 +187,21 @@ class ClientConnection(Responder):
             raise Failure(Kind.VERSION_UNSUPPORTED, "HTTP version other than 1")
         if target[0] != 47 or (version11 and head.host is None):  # 47 is "/"
             target, head = resolve(method, target, head, version11, listener.limits.fields)
+        self._blank = False
         self._partial = False
         self._served = True
         self._head_only = method == b"HEAD"
         self._started = False
         self._chunking = False
         if version11 and head.plain:
-            self._keep_alive = not (self._eof or listener.draining)
+            self._keep_alive = not (listener.draining or (self._eof and not self._buffer))
             listener.handler.on_request(self, method, target, head)
         else:
             self._special_request(method, target, head)
 
     def _special_request(self, method: bytes, target: bytes, head: RequestHead) -> None:
         """A request with a body, an expectation, an upgrade, an old version or a last one."""
-        last = head.close or self._eof or self._listener.draining
+        last = head.close or self._listener.draining or (self._eof and not self._buffer)
         if self.version11:
             self._keep_alive = not last
         else:
@@ -233,13 +249,17 @@ class ClientConnection(Responder):
         limits = self._listener.limits
         line_end = data.find(b"\r\n")
         if len(data) > limits.head or end > limits.head:
-            kind = Kind.TARGET_TOO_LONG if line_end < 0 or line_end > limits.head else Kind.HEAD_TOO_LARGE
-            raise Failure(kind, f"head over {limits.head} bytes")
+            if 0 < line_end <= limits.head:
+                raise Failure(Kind.HEAD_TOO_LARGE, f"head over {limits.head} bytes")
+            kind = Kind.TARGET_TOO_LONG if b" " in data[:LONGEST_METHOD] else Kind.BAD_REQUEST
+            raise Failure(kind, f"request line over {limits.head} bytes")
         if data.count(b"\n") != data.count(b"\r\n"):
             raise Failure(Kind.BAD_REQUEST, "bare LF")
         if line_end > 0 and REQUEST_LINE.fullmatch(data, 0, line_end) is None:
-            raise Failure(Kind.BAD_REQUEST, "malformed request line")
-        if not self._partial:
+            raise refused_line(data[:line_end])
+        if self._eof:
+            self.close()
+        elif not self._partial:
             self._partial = True
             self._since = self._listener.clock.now
 
@@ -268,8 +288,9 @@ class ClientConnection(Responder):
             self._since = self._listener.clock.now
             if self._paused_by:
                 self._resume(PIPELINED | BODY)
-            if self._buffer and not self._advancing:
-                self._advance()
+            if self._buffer:
+                if not self._advancing:
+                    self._advance()
             elif self._eof:
                 transport.close()
             return
@@ -303,7 +324,7 @@ class ClientConnection(Responder):
         if self._linger_left >= 0:
             if waited > LINGER_SECONDS:
                 self.abort()
-        elif self._exchange is None:
+        elif self._exchange is None and not self._stuck:
             if self._buffer:
                 if waited > limits.head_timeout:
                     self._buffer = b""
@@ -312,12 +333,15 @@ class ClientConnection(Responder):
                 self.close()
             elif waited > FORGET_SECONDS:
                 self._head = None  # 2 KB that an idle connection need not hold
-        elif self._progress != self._seen or not (self._stuck or self._decoder is not None):
+        elif self._progress != self._seen or not (self._stuck or self._half_open or self._decoder is not None):
             self._seen = self._progress
             self._since = now
         elif self._stuck:
             if waited > limits.send_timeout:
                 self.abort()
+        elif self._half_open:
+            if waited > limits.idle_timeout:
+                self.abort()  # one side of the tunnel has ended long ago; the other neither speaks nor ends
         elif waited > limits.body_timeout and not self._paused_by and self._decoder is not None:
             self._decoder = None
             self._keep_alive = False

@@ -16,8 +16,10 @@ from passerelle.http1.fields import REQUEST_FIELDS, RESPONSE_FIELDS, FieldLine, 
 from passerelle.messages import NEVER_NOMINATED, Fields
 
 # RFC 9112 §3: method SP request-target SP HTTP-version. The target is visible ASCII without what no URI may carry and
-# what parsers are known to disagree on (a quote, a fragment, angle brackets, a backslash).
-REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]+) HTTP/(\d)\.(\d)")
+# what parsers are known to disagree on (a fragment, angle brackets, a backslash). CONNECT and TRACE do not match.
+REQUEST_LINE = re.compile(
+    rb"(?!CONNECT |TRACE )([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21\x22\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]+) HTTP/(\d)\.(\d)"
+)
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
 
 # h2c, HTTP/2.0 and TLS/1.0 would carry requests past every check of this gateway: such an Upgrade is never relayed.
@@ -27,6 +29,14 @@ _request_known = REQUEST_FIELDS.known
 _learn_request = REQUEST_FIELDS.learn
 _response_known = RESPONSE_FIELDS.known
 _learn_response = RESPONSE_FIELDS.learn
+
+
+def refused_line(line: bytes) -> Failure:
+    """Why ``line`` does not match :data:`REQUEST_LINE`."""
+    if line.startswith((b"CONNECT ", b"TRACE ")):
+        # RFC 9110 §9.3.6 and §9.3.8: a gateway has no use for a tunnel to anywhere, and TRACE shows what only it may see.
+        return Failure(Kind.METHOD_UNKNOWN, "CONNECT and TRACE are not served")
+    return Failure(Kind.BAD_REQUEST, "malformed request line")
 
 
 def _relay(section: bytes, lines: list[FieldLine], nominated: frozenset[bytes], dropped: bool) -> bytes:
@@ -159,6 +169,7 @@ class ResponseHead:
         "chunked",
         "close",
         "content_length",
+        "facts",
         "has_date",
         "lines",
         "raw",
@@ -182,6 +193,7 @@ class ResponseHead:
         self.bodied = status >= 200 and status != 204 and status != 304
         self.chunked = False
         self.content_length = -1
+        self.facts: object = None  # kept by the gateway for as long as this head is remembered
         self.has_date = False
         self.upgrade: bytes | None = None
         options: frozenset[bytes] = frozenset()

@@ -28,7 +28,9 @@ class Responder(asyncio.Protocol):
         "_buffer",
         "_chunking",
         "_decoder",
+        "_eof",
         "_exchange",
+        "_half_open",
         "_head_only",
         "_keep_alive",
         "_listener",
@@ -53,6 +55,8 @@ class Responder(asyncio.Protocol):
         self._tunnel: Tunnel | None = None
         self._answered = False
         self._chunking = False
+        self._eof = False
+        self._half_open = False
         self._head_only = False
         self._keep_alive = True
         self._paused_by = 0
@@ -124,8 +128,13 @@ class Responder(asyncio.Protocol):
 
     def send(self, response: Response) -> None:
         """A whole response that the gateway made itself."""
-        head, body = serialize(response, self._listener.clock.date)
-        lines = [head]
+        self.send_made(serialize(response), response.body, response.status not in (204, 304))
+
+    def send_made(self, head: bytes, body: bytes, counted: bool = True) -> None:
+        """As :meth:`send`, the status line and field lines ready as bytes; ``counted`` says to add Content-Length."""
+        lines = [head, self._listener.clock.date]
+        if counted:
+            lines.append(b"Content-Length: %d\r\n" % len(body))
         self._last_lines(lines, True)
         if body and not self._head_only:
             self.sent += len(body)
@@ -190,9 +199,15 @@ class Responder(asyncio.Protocol):
         self._write(data)
 
     def write_eof(self) -> None:
-        """The tunnel's other side sends no more."""
-        if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
+        """The tunnel's other side sends no more; if this one does not either, that is the tunnel's end."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._eof:
+            transport.close()
+        else:
+            self._half_open = True
+            transport.write_eof()
 
     def close(self) -> None:
         """Close once everything written has gone out."""

@@ -10,16 +10,11 @@ from passerelle.http1.head import RequestHead
 # RFC 9112 §3.2.2: scheme "://" authority path. Userinfo is refused (RFC 9110 §4.2.4).
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)((?:[/?].*)?)", re.IGNORECASE)
 
-# RFC 9110 §9.3.6 and §9.3.8: a gateway has no use for a tunnel to anywhere, and TRACE shows what only it should see.
-_REFUSED = frozenset({b"CONNECT", b"TRACE"})
-
 
 def resolve(
     method: bytes, target: bytes, head: RequestHead, version11: bool, max_fields: int
 ) -> tuple[bytes, RequestHead]:
     """The target in origin-form (or ``*``) and the head whose Host says what the target said; a Failure otherwise."""
-    if method in _REFUSED:
-        raise Failure(Kind.METHOD_UNKNOWN, "CONNECT and TRACE are not served")
     if version11 and head.host is None:
         raise Failure(Kind.BAD_REQUEST, "no Host")
     if target == b"*":

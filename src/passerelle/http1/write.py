@@ -15,18 +15,12 @@ def date_line(now: float) -> bytes:
     return b"Date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
 
 
-def serialize(response: Response, date: bytes) -> tuple[bytes, bytes]:
-    """Status line and field lines of ``response`` (without the empty line), and its body.
-
-    Content-Length is written here and nowhere else; 204 and 304 carry none (RFC 9110 §8.6).
-    """
+def serialize(response: Response) -> bytes:
+    """Status line and field lines of ``response``, without Date, Content-Length and the empty line."""
     status = response.status
     lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status))]
     lines += [b"%b: %b\r\n" % field for field in response.fields]
-    lines.append(date)
-    if status not in (204, 304):
-        lines.append(b"Content-Length: %d\r\n" % len(response.body))
-    return b"".join(lines), response.body
+    return b"".join(lines)
 
 
 def problem(failure: Failure, request_id: bytes, fields: Fields | None = None) -> Response:
