@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from passerelle.paths import LITERAL, PARAMETER, Pattern, PatternError, Template, canonical_path
 
@@ -51,7 +52,7 @@ class Match:
 
     __slots__ = ("allowed", "params", "value")
 
-    def __init__(self, value: object, params: dict[str, bytes], allowed: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, value: Any, params: dict[str, bytes], allowed: tuple[bytes, ...] = ()) -> None:
         self.value = value
         self.params = params
         self.allowed = allowed

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Status(enum.IntEnum):
@@ -87,7 +87,7 @@ class Instance:
         address: str = "",
         weight: float = 1.0,
         zone: str = "",
-        endpoint: object | None = None,
+        endpoint: Any = None,
         status: Status = Status.UP,
     ) -> None:
         self.name = name

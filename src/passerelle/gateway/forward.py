@@ -44,6 +44,10 @@ class Receiver(Protocol):
         """101: the protocol changes."""
 
 
+# Stands for the instance before one is picked.
+NOBODY = Instance("")
+
+
 class Leg(Protocol):
     """What a plan says of one request to one service; ``attempts`` counts the first one too."""
 
@@ -98,13 +102,13 @@ class Forward:
         self._status = 0
         self.method = method
         self.attempts = 0
-        self.instance: Instance | None = None
+        self.instance: Instance = NOBODY
         self.progress = 0
         self.seconds = 0.0
 
     def start(self) -> None:
         """Begin. The receiver hears of the end, whatever it is, exactly once."""
-        self._leg.deadlines.add(self, self._since)
+        self._leg.deadlines.entries[self] = self._since
         self._attempt()
 
     def cancel(self) -> None:
@@ -125,7 +129,7 @@ class Forward:
         self.instance = instance
         self.attempts += 1
         node.acquire(instance)
-        pool = cast(Pool, instance.endpoint)
+        pool: Pool = instance.endpoint
         connection = pool.checkout() if self.attempts == 1 else None
         if connection is None:
             pool.request(self)
@@ -163,7 +167,7 @@ class Forward:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The final response begins."""
-        self._leg.deadlines.discard(self)
+        self._leg.deadlines.entries.pop(self, None)
         self._responded = True
         if complete:
             self._settle(head.status)
@@ -185,7 +189,7 @@ class Forward:
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """101: from here on the connection is a tunnel, counted until :meth:`cancel`."""
-        self._leg.deadlines.discard(self)
+        self._leg.deadlines.entries.pop(self, None)
         self._responded = True
         self._receiver.on_switch(head, data)
 
@@ -199,7 +203,7 @@ class Forward:
         """The attempt failed: try again if that is safe, else tell."""
         if self._over:
             return
-        instance = cast(Instance, self.instance)
+        instance = self.instance
         self._connection = None
         if self._body is not None:
             self._body.detach()
@@ -260,37 +264,37 @@ class Forward:
         self.seconds = seconds = perf_counter() - self._since
         service = self._service
         service.metrics.observe(status, seconds)
-        service.node.release(cast(Instance, self.instance), status < 500, seconds)
+        service.node.release(self.instance, status < 500, seconds)
 
     def _fail(self, failure: Failure) -> None:
         """The last attempt failed."""
         self._over = True
-        self._leg.deadlines.discard(self)
+        self._leg.deadlines.entries.pop(self, None)
         self._service.streaming.discard(self)
         self.seconds = seconds = perf_counter() - self._since
         self._service.metrics.failed(failure.kind, seconds)
-        self._service.node.release(cast(Instance, self.instance), False, seconds)
+        self._service.node.release(self.instance, False, seconds)
         self._receiver.on_failure(failure)
 
     def _end(self, failure: Failure) -> None:
         """No instance could be picked."""
         self._over = True
-        self._leg.deadlines.discard(self)
+        self._leg.deadlines.entries.pop(self, None)
         self._receiver.on_failure(failure)
 
     def _stop(self, kind: Kind | None) -> None:
         """End the attempt under way from our side; ``kind`` when it is the instance's fault."""
         self._over = True
-        self._leg.deadlines.discard(self)
+        self._leg.deadlines.entries.pop(self, None)
         self._service.streaming.discard(self)
         self.seconds = seconds = perf_counter() - self._since
-        instance = cast(Instance, self.instance)
+        instance = self.instance
         connection, self._connection = self._connection, None
         if self._body is not None:
             self._body.detach()
         if connection is not None:
             connection.detach()
         else:
-            cast(Pool, instance.endpoint).withdraw(self)
+            instance.endpoint.withdraw(self)
         self._service.metrics.failed(kind or Kind.CLIENT_GONE, seconds)
         self._service.node.release(instance, None if kind is None else False, seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from passerelle.composition import Gathering, PartAnswer
 from passerelle.errors import Failure, Kind
@@ -79,11 +79,12 @@ class PartCall:
         self._gathering.failed(self._index, failure)
 
     def _answer(self, body: bytes) -> None:
-        head = cast(ResponseHead, self._response)
-        facts = head.facts
-        if facts is None:
-            facts = head.facts = _facts(head)
-        media_type, coding, self.cookies = cast(Facts, facts)
+        head = self._response
+        if head is None:
+            raise RuntimeError("a body without a head")
+        facts: Facts = head.facts or _facts(head)
+        head.facts = facts
+        media_type, coding, self.cookies = facts
         self._gathering.answered(self._index, PartAnswer(head.status, media_type, coding, body))
 
     def _too_large(self) -> None:

@@ -110,7 +110,8 @@ class Exchange:
         match = self._gateway.router.match(self._head.host or b"", self._method, self._path)
         if match.value is None:
             raise MethodNotAllowed(match.allowed) if match.allowed else Failure(Kind.NO_ROUTE)
-        self._plan = plan = cast(RoutePlan, match.value)
+        plan: RoutePlan = match.value
+        self._plan = plan
         plan.metrics.in_flight += 1
         self._counted = True
         return match
@@ -307,7 +308,7 @@ class Exchange:
     def _instances(self) -> bytes:
         """Who answered, for a client on this machine that asks with ``Passerelle-Debug: 1``."""
         forwards: list[Forward | None] = [part.forward for part in self._parts] or [self._forward]
-        return ", ".join(f.instance.name for f in forwards if f is not None and f.instance is not None).encode()
+        return ", ".join(f.instance.name for f in forwards if f is not None).encode()
 
     def finish(self, status: int, failure: Failure | None = None) -> None:
         """Count and log the request: exactly once, whatever happened."""
@@ -330,7 +331,7 @@ class Exchange:
     def _write_log(self, log: RouteLog, status: int, seconds: float, failure: Failure | None) -> None:
         forward = self._forward
         if forward is not None:
-            instance = forward.instance.name if forward.instance is not None else None
+            instance = forward.instance.name or None
             upstream_seconds, attempts = forward.seconds, forward.attempts
         else:
             instance = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from passerelle.balancing.instance import Instance, Member, Roster
 from passerelle.balancing.policies import Node, Policy
@@ -95,14 +95,14 @@ class Members:
     def sweep(self) -> None:
         """Close connections that were idle for too long, and what is left of removed instances."""
         for instance in self._roster.instances:
-            cast(Pool, instance.endpoint).sweep()
+            instance.endpoint.sweep()
         for instance in self._roster.forget_idle():
-            cast(Pool, instance.endpoint).close()
+            instance.endpoint.close()
 
     def close(self) -> None:
         """Close every pool."""
         for instance in [*self._roster.instances, *self._roster.leaving]:
-            cast(Pool, instance.endpoint).close()
+            instance.endpoint.close()
 
     @property
     def instances(self) -> list[Instance]:

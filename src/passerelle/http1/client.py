@@ -263,6 +263,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _finished(self, close: bool) -> None:
         """The response is complete: give the connection back, or end it, or wait for the rest of the request."""
         self._decoder = None
+        self._interims = 0
         self._response_done = True
         if close:
             self.abort() if self._request_done else self.close()

@@ -9,7 +9,7 @@ its lines.
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import Any, cast
 
 from passerelle.errors import Failure, Kind, reason_phrase
 from passerelle.http1.fields import REQUEST_FIELDS, RESPONSE_FIELDS, FieldLine, Role
@@ -193,7 +193,7 @@ class ResponseHead:
         self.bodied = status >= 200 and status != 204 and status != 304
         self.chunked = False
         self.content_length = -1
-        self.facts: object = None  # kept by the gateway for as long as this head is remembered
+        self.facts: Any = None  # kept by the gateway for as long as this head is remembered
         self.has_date = False
         self.upgrade: bytes | None = None
         options: frozenset[bytes] = frozenset()
