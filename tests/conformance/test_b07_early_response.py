@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from tests.support.client import Client, chunks
+from tests.support.client import Client, chunks, head
 from tests.support.expect import closing, problem
-from tests.support.gateways import Rig
+from tests.support.gateways import Rig, in_flight
 from tests.support.upstream import Connection, answering, ok
 from tests.support.wire import wait_until
 
@@ -114,6 +114,53 @@ def test_an_early_200_with_keep_alive_leaves_the_client_in_step(rig: Rig) -> Non
         return
     client.send(b"y" * 100000 + b"GET /next HTTP/1.1\r\nHost: gw\r\n\r\n")
     assert client.read_response().body == b"second"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_held_back_for_an_early_answer_never_ends_up_in_another_request(rig: Rig, chunked: bool) -> None:
+    """The answer waits in the kernel when the last of the body comes, and another client waits for the connection."""
+    half, answer, answered = b"x" * 1000, threading.Event(), threading.Event()
+
+    def script(conn: Connection) -> None:
+        request = conn.read_head()
+        conn.until(half)
+        conn.wait(answer)
+        conn.send(ok(b"early"))
+        answered.set()
+        conn.until(half + b"\r\n0\r\n\r\n" if request.all("transfer-encoding") else half)
+        while True:
+            conn.read_request()
+            conn.send(ok(b"second"))
+
+    gateway = rig.forward(rig.upstream([script, answering(ok(b"second"))]), service={"max_connections": 1})
+    client, waiting = rig.connect(gateway), rig.connect(gateway)
+    if chunked:
+        client.send(head("POST", "/", ("Transfer-Encoding", "chunked")) + chunks(half, last=b""))
+        rest = chunks(half)
+    else:
+        client.send(head("POST", "/", length=2 * len(half)) + half)
+        rest = half
+    upstream = rig.upstreams[0]
+    wait_until(lambda: upstream.connections and half in upstream.connections[0].received, "half of the body")
+    waiting.send(head("GET", "/second"))
+    wait_until(lambda: in_flight(gateway) == 2, "a second request waits")
+    holding, go = threading.Event(), threading.Event()
+
+    def hold() -> None:  # so that both events are there when the loop looks again, the client's first
+        holding.set()
+        go.wait(5)
+
+    thread = threading.Thread(target=rig.loop.call, args=(hold,), daemon=True)
+    thread.start()
+    assert holding.wait(5)
+    client.send(rest)
+    answer.set()
+    assert answered.wait(5)
+    go.set()
+    thread.join(5)
+    assert client.read_response("POST").body == b"early"
+    assert waiting.read_response().body == b"second"
+    upstream.check()
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -345,4 +345,5 @@ class ClientConnection(Responder):
         elif waited > limits.body_timeout and not self._paused_by and self._decoder is not None:
             self._decoder = None
             self._keep_alive = False
-            self._exchange.on_body_failure(Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
+            if self._exchange is not None:
+                self._exchange.on_body_failure(Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))

@@ -34,7 +34,7 @@ _learn_response = RESPONSE_FIELDS.learn
 def refused_line(line: bytes) -> Failure:
     """Why ``line`` does not match :data:`REQUEST_LINE`."""
     if line.startswith((b"CONNECT ", b"TRACE ")):
-        # RFC 9110 §9.3.6 and §9.3.8: a gateway has no use for a tunnel to anywhere, and TRACE shows what only it may see.
+        # RFC 9110 §9.3.6, §9.3.8: a gateway opens no tunnel to anywhere, and TRACE shows what only it may see.
         return Failure(Kind.METHOD_UNKNOWN, "CONNECT and TRACE are not served")
     return Failure(Kind.BAD_REQUEST, "malformed request line")
 

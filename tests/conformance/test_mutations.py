@@ -1,0 +1,159 @@
+"""Messages broken at random: whatever comes in, what goes out is well formed, and one request never becomes two."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.gateways import Loop, Rig, settle
+from tests.support.upstream import Connection, answering, ok
+from tests.support.wire import Closed, WireError
+
+ODD = [
+    *[bytes([b]) for b in b'\0\t\n\v\f\r !"#%,-./0:;<=>?@\\_{}\x7f\x80\x85\xa0\xff'],
+    *[
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\n\n",
+        b"\r\r\n",
+        b": ",
+        b"0x",
+        b"+1",
+        b"0\r\n\r\n",
+        b"GET / HTTP/1.1\r\n",
+        b"%2e%2e",
+        b"%00",
+    ],
+    *[b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: b\r\n"],
+    *[b"Connection: close\r\n", b"Connection: content-length\r\n", b"Expect: 100-continue\r\n", b" folded\r\n"],
+]
+REQUESTS = [
+    b"GET /a?b=c HTTP/1.1\r\nHost: gw\r\nX-A: 1\r\n\r\n",
+    b"POST /p HTTP/1.1\r\nHost: gw\r\nContent-Length: 5\r\n\r\nhello",
+    b"POST /c HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nX-T: 1\r\n\r\n",
+    b"GET / HTTP/1.0\r\nHost: gw\r\nConnection: keep-alive\r\n\r\n",
+    b"HEAD http://other/x HTTP/1.1\r\nHost: gw\r\nConnection: x-b, close\r\nX-B: 2\r\n\r\n",
+    b"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 26\r\n\r\nGET / HTTP/1.1\r\nHost: i\r\n\r\n",
+]
+RESPONSES = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: 1\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3\r\nabc\r\n0\r\nX-T: 1\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno",
+    b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end",
+]
+
+
+def mutated(rng: random.Random, raw: bytes) -> bytes:
+    """``raw`` with one to three bytes or pieces inserted, removed, replaced, doubled or moved."""
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(raw) + 1)
+        end = min(len(raw), at + rng.choice([1, 1, 2, 5, 20]))
+        kind = rng.randrange(5)
+        if kind == 0:
+            raw = raw[:at] + rng.choice(ODD) + raw[at:]
+        elif kind == 1:
+            raw = raw[:at] + raw[end:]
+        elif kind == 2:
+            raw = raw[:at] + rng.choice(ODD) + raw[end:]
+        elif kind == 3:
+            raw = raw[:end] + raw[at:end] + raw[end:]
+        else:
+            lines = raw.split(b"\r\n")
+            i, j = rng.randrange(len(lines)), rng.randrange(len(lines))
+            lines.insert(i, lines[j])
+            raw = b"\r\n".join(lines)
+    return raw
+
+
+@pytest.fixture(scope="module")
+def shared(loop: Loop) -> Iterator[Rig]:
+    """One rig for all mutations of this module."""
+    rig = Rig(loop)
+    yield rig
+    rig.close()
+
+
+def answers(client: Client) -> list[int]:
+    """The statuses of everything that the client was answered, each response read strictly as to its head."""
+    rest, statuses = client.rest(), []
+    while rest:
+        head, mark, rest = rest.partition(b"\r\n\r\n")
+        assert mark and head.startswith(b"HTTP/1.1 "), f"not a response: {head[:200]!r}"
+        assert b"\n" not in head.replace(b"\r\n", b"") and b"\r" not in head.replace(b"\r\n", b"")
+        status = int(head[9:12])
+        if status < 200:
+            continue
+        statuses.append(status)
+        lengths = [line[16:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length: ")]
+        assert len(lengths) <= 1
+        if rest.startswith(b"HTTP/1.1 "):
+            continue  # an answer to HEAD
+        if lengths:
+            rest = rest[int(lengths[0]) :]
+    return statuses
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_mutated_request_never_becomes_two(shared: Rig, seed: int) -> None:
+    """The upstream reads strictly: a malformed or ambiguous request that was forwarded fails by itself."""
+    rng = random.Random(seed)
+    if not shared.upstreams:
+        shared.forward(shared.upstream(answering(ok())))
+    upstream, gateway = shared.upstreams[0], shared.gateways[0]
+    for _ in range(25):
+        raw = mutated(rng, rng.choice(REQUESTS))
+        before = len(upstream.heads)
+        with gateway.connect() as client:
+            with contextlib.suppress(OSError):
+                client.send(raw)
+                client.finish()
+            statuses = answers(client)
+        settle(gateway)
+        upstream.check()
+        seen = upstream.heads[before:]
+        assert len(seen) <= len(statuses) + (1 if raw.count(b"HTTP/1.") else 0), (raw, seen, statuses)
+        assert statuses.count(200) <= len(seen), (raw, seen, statuses)
+        whole = [r for r in seen if r in upstream.requests]
+        assert len(whole) <= max(len(statuses), 1), (raw, whole, statuses)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_mutated_response_is_never_passed_on_as_it_is_nor_to_another(rig: Rig, seed: int) -> None:
+    """Each client reads strictly; the next one, on a connection of its own, gets its own answer and nothing else."""
+    rng = random.Random(seed)
+    state = {"raw": b"", "left": 0}
+
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            if request.target == b"/next":
+                conn.send(ok(b"right"))
+                continue
+            conn.send(state["raw"])  # type: ignore[arg-type]
+            if state["left"]:
+                conn.close()
+                return
+
+    gateway = rig.forward(rig.upstream(script), route={"timeout": "100ms"})
+    for _ in range(15):
+        method = rng.choice(["GET", "GET", "POST", "HEAD"])
+        state["raw"], state["left"] = mutated(rng, rng.choice(RESPONSES)), rng.random() < 0.7
+        with gateway.connect() as client:
+            client.send(f"{method} /first HTTP/1.1\r\nHost: gw\r\nContent-Length: 0\r\n\r\n".encode())
+            try:
+                client.read_response(method, 1)
+            except Closed:
+                pass  # cut short, as it was
+            except WireError as error:
+                raise AssertionError(f"{state['raw']!r} was passed on as {bytes(client.received)!r}") from error
+            except AssertionError:
+                assert client.received, f"no answer to {state['raw']!r}"  # a body that does not end: its head came
+        with gateway.connect() as other:
+            answer = other.request("GET", "/next")
+            assert answer.status == 200 and answer.body == b"right", (state["raw"], answer)
