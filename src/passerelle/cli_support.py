@@ -44,13 +44,12 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but with the nearest command's name."""
-        from passerelle.config.words import hint
-
         name = args[0]
         if name not in self._lazy and not name.startswith("-") and not ctx.resilient_parsing:
-            raise click.UsageError(
-                f"no command {name!r}; allowed: {', '.join(self._lazy)}{hint(name, self._lazy)}", ctx
-            )
+            from passerelle.config.words import hint
+
+            names = ", ".join(self._lazy)
+            raise click.UsageError(f"no command {name!r}; allowed: {names}{hint(name, self._lazy)}", ctx)
         return super().resolve_command(ctx, args)
 
 

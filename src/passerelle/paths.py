@@ -194,7 +194,8 @@ def _require_pchars(text: str) -> None:
     for character in text:
         if character in "?#":
             raise PatternError(f"found {text!r}; a path ends before {character!r}: leave it out")
-    escaped = "".join(c if c in "%" or _PCHARS(c) else "".join(f"%{o:02X}" for o in c.encode()) for c in text)
+    whole = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", text)
+    escaped = "".join(c if c == "%" or _PCHARS(c) else "".join(f"%{o:02X}" for o in c.encode()) for c in whole)
     raise PatternError(f"found {text!r} with characters that a path cannot have; write {escaped!r}")
 
 

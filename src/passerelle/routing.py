@@ -268,9 +268,9 @@ def _walk(node: _Node, segments: list[bytes], method: bytes, refused: set[bytes]
     ``segments`` are those of the path behind an empty first one. A node is reached by one way only, so no node is
     visited twice. With ``refused``, the methods of leaves that do not take ``method`` are added to it.
     """
-    if segments[0]:
-        return None
     count = len(segments)
+    if count < 2 or segments[0]:
+        return None
     index = 1
     # Ways left aside, the nearest last: a leaf, or a node and the segment to go on with.
     others: list[tuple[_Node, int, _Leaf | None]] | None = None
