@@ -150,12 +150,9 @@ Build = Callable[[str, str], Flask]
 def application(service: str, url: str) -> Flask:
     """The application of ``service`` over the database at ``url``, as it is."""
     from monolith import build as build_monolith
-    from shopkit.catalogue import PRODUCTS, USERS
     from shopkit.service import create_app
 
-    if service == "monolith":
-        return build_monolith(url)
-    return create_app(service, (USERS if service == "users" else PRODUCTS,), url)
+    return build_monolith(url) if service == "monolith" else create_app(service, url)
 
 
 @pytest.fixture

@@ -318,11 +318,10 @@ class TestFailures:
     def test_a_database_that_was_never_prepared_is_not_healthy(
         self, empty: str, tmp_path: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        from shopkit.catalogue import USERS
         from shopkit.service import create_app, engine_of
 
         (tmp_path / "folder").mkdir()
-        app = create_app("users", (USERS,), empty)
+        app = create_app("users", empty)
         try:
             response = app.test_client().get("/healthz")
             assert response.headers["Retry-After"] == "1"
@@ -333,10 +332,9 @@ class TestFailures:
 
     @pytest.mark.parametrize("url", ["sqlite:////nowhere/at/all.db", "postgresql+psycopg://shop@127.0.0.1:1/shop"])
     def test_no_database_at_all_is_503_everywhere(self, url: str, caplog: pytest.LogCaptureFixture) -> None:
-        from shopkit.catalogue import USERS
         from shopkit.service import create_app
 
-        client = create_app("users", (USERS,), url).test_client()
+        client = create_app("users", url).test_client()
         for path in ("/healthz", "/user", "/user/1"):
             document = problem(client.get(path), 503)
             assert "127.0.0.1" not in str(document) and "nowhere" not in str(document)

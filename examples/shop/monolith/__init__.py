@@ -11,7 +11,7 @@ from shopkit.service import create_app, engine_of
 
 def build(url: str | None = None) -> Flask:
     """Return the monolith over the database at ``url`` (by default its own)."""
-    app = create_app("monolith", (USERS, PRODUCTS), url)
+    app = create_app("monolith", url)
     engine = engine_of(app)
     find_user, find_product = USERS.finder(engine), PRODUCTS.finder(engine)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shopkit.catalogue import PRODUCTS
 from shopkit.service import create_app
 
-app = create_app("products", (PRODUCTS,))
+app = create_app("products")

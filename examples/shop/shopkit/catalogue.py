@@ -37,3 +37,6 @@ products = Table(
 
 USERS = Resource("user", users, {"username": fields.username, "email": fields.email})
 PRODUCTS = Resource("product", products, {"name": fields.name, "price": fields.price}, {"price": float})
+
+# service -> what its own database holds
+RESOURCES = {"users": (USERS,), "products": (PRODUCTS,), "monolith": (USERS, PRODUCTS)}

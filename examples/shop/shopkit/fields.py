@@ -9,7 +9,7 @@ EMAIL = re.compile(r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[a-z0-9-]{1,63}(\.[a-z0-
 EMAIL_LENGTH = 254  # characters; RFC 5321, section 4.5.3.1.3, less the angle brackets
 USERNAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 NAME_LENGTH = 200  # characters
-PRICE_LIMIT = Decimal("99999999.99")  # Numeric(10, 2)
+MOST = 99_999_999.99  # Numeric(10, 2)
 
 
 def username(value: object) -> str:
@@ -38,8 +38,9 @@ def price(value: object) -> Decimal:
     """Accept a JSON number from 0 to 99,999,999.99 with at most two decimals."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("must be a number")
-    # The shortest text of a float is what the client wrote, up to 15 digits; a price has at most ten.
-    amount = Decimal(repr(value))
-    if not 0 <= amount <= PRICE_LIMIT or amount != round(amount, 2):
-        raise ValueError(f"must be from 0 to {PRICE_LIMIT} with at most two decimals")
-    return amount
+    if 0 <= value <= MOST:
+        # The shortest text of a float is what the client wrote, up to 15 digits; a price has ten. There is no -0.
+        amount = Decimal(repr(abs(value)))
+        if amount == round(amount, 2):
+            return amount
+    raise ValueError(f"must be from 0 to {MOST} with at most two decimals")

@@ -22,11 +22,13 @@ from sqlalchemy import Connection, Table, create_engine, event, func, insert, se
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from shopkit import catalogue
-from shopkit.settings import SERVICES, SHOP, database_url
+from shopkit.catalogue import RESOURCES, USERS
+from shopkit.resource import Resource
+from shopkit.settings import SHOP, database_url
 
-USERS = 10_000
-PRODUCTS = 1_000
+SERVICES = tuple(RESOURCES)
+USER_COUNT = 10_000
+PRODUCT_COUNT = 1_000
 LOCK_TIMEOUT = 60.0  # seconds
 # Any number that no other program on the same PostgreSQL server uses as an advisory lock.
 ADVISORY_LOCK = 0x73686F70
@@ -49,22 +51,18 @@ def prepare(service: str, url: str, *, seeds: bool = True) -> int:
 def seed(service: str, connection: Connection) -> int:
     """Fill the tables of ``service`` that are empty: 10,000 users, 1,000 products. Return how many rows that added."""
     added = 0
-    if service in ("users", "monolith") and _empty(connection, catalogue.users):
-        rows = [{"id": n, "username": f"user_{n}", "email": f"user_{n}@example.com"} for n in range(1, USERS + 1)]
-        added += _fill(connection, catalogue.users, rows)
-    if service in ("products", "monolith") and _empty(connection, catalogue.products):
-        goods = [{"id": n, "name": f"Produit_{n}", "price": price(n)} for n in range(1, PRODUCTS + 1)]
-        added += _fill(connection, catalogue.products, goods)
+    for resource in RESOURCES[service]:
+        if connection.execute(select(resource.table.c.id).limit(1)).first() is None:
+            added += _fill(connection, resource.table, seeds_of(resource))
     return added
 
 
-def price(number: int) -> float:
-    """Return the price of the seeded product ``number``: 19.99 for the first, from 5.99 to 103.99 for the others."""
-    return (599 + 1400 * number % 10_000) / 100
-
-
-def _empty(connection: Connection, table: Table) -> bool:
-    return connection.execute(select(table.c.id).limit(1)).first() is None
+def seeds_of(resource: Resource) -> list[dict[str, object]]:
+    """Return the rows that a new shop starts with. Product 1 costs 19.99, the others from 5.99 to 103.99."""
+    if resource is USERS:
+        return [{"id": n, "username": f"user_{n}", "email": f"user_{n}@example.com"} for n in range(1, USER_COUNT + 1)]
+    prices = {n: (599 + 1400 * n % 10_000) / 100 for n in range(1, PRODUCT_COUNT + 1)}
+    return [{"id": n, "name": f"Produit_{n}", "price": price} for n, price in prices.items()]
 
 
 def _fill(connection: Connection, table: Table, rows: Sequence[dict[str, object]]) -> int:

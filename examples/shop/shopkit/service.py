@@ -8,14 +8,14 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from shopkit import database, problems, settings
-from shopkit.resource import Resource
+from shopkit.catalogue import RESOURCES
 from shopkit.routes import JSON, mount
 
 BODY_LIMIT = 64 * 1024  # bytes; the largest valid body is under 2 KiB
 
 
-def create_app(service: str, resources: tuple[Resource, ...], url: str | None = None) -> Flask:
-    """Return the application of ``service`` with the routes of ``resources``.
+def create_app(service: str, url: str | None = None) -> Flask:
+    """Return the application of ``service`` (``users``, ``products``, ``monolith``) with the routes of its resources.
 
     ``url`` is the database's; by default what :func:`shopkit.settings.database_url` says. No connection is opened
     until the first request, so importing an application never fails for want of a database.
@@ -26,9 +26,9 @@ def create_app(service: str, resources: tuple[Resource, ...], url: str | None = 
     app.url_map.merge_slashes = False
     app.extensions["engine"] = engine = database.connect(url or settings.database_url(service))
     problems.install(app, engine)
-    for resource in resources:
+    for resource in RESOURCES[service]:
         mount(app, resource, engine)
-    probes = [select(resource.table.c.id).limit(1) for resource in resources]
+    probes = [select(resource.table.c.id).limit(1) for resource in RESOURCES[service]]
 
     def healthz() -> Response:
         # Reads one row of each table, so that a database that was never prepared is not healthy either.

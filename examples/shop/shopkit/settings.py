@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SHOP = Path(__file__).resolve().parent.parent
-SERVICES = ("users", "products", "monolith")
 
 
 def database_url(service: str, environ: Mapping[str, str] = os.environ) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shopkit.catalogue import USERS
 from shopkit.service import create_app
 
-app = create_app("users", (USERS,))
+app = create_app("users")
