@@ -50,6 +50,9 @@ def ending(entry: Entry, now: float) -> bytes:
 
 def wire(entry: Entry, now: float) -> bytes:
     """The whole answer of a fresh hit by the short way (a plain GET on a connection that stays open)."""
+    age = int(now - entry.born)
+    if 0 <= age < 3600:
+        return entry.head + _ENDINGS[age] + entry.body
     return entry.head + ending(entry, now) + entry.body
 
 

@@ -22,11 +22,27 @@ _RFC850 = re.compile(_LONG_DAY + rb", ([0-9]{2})-" + _MONTH + rb"-([0-9]{2}) " +
 _ASCTIME = re.compile(_DAY + rb" " + _MONTH + rb" ([0-9]{2}| [0-9]) " + _TIME + rb" ([0-9]{4})", re.IGNORECASE)
 
 
+# All responses of one second have the same Date, and a file's Last-Modified comes with each of its responses.
+_REMEMBERED: Final = 512
+_known: dict[bytes, float | None] = {}
+
+
 def parse_date(value: bytes, now: float) -> float | None:
     """Seconds since the epoch, or None for anything that is no HTTP date.
 
     ``now`` decides the century of the obsolete two-digit year: one that looks more than 50 years ahead is past.
     """
+    if value in _known:
+        return _known[value]
+    date = _parse(value, now)
+    if len(value) == 29:  # an IMF-fixdate, or no date: neither depends on `now`
+        if len(_known) >= _REMEMBERED:
+            _known.clear()
+        _known[value] = date
+    return date
+
+
+def _parse(value: bytes, now: float) -> float | None:
     match = _FIXDATE.fullmatch(value)
     if match is not None:
         day, month, year, hour, minute, second = match.groups()

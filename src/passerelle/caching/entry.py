@@ -28,7 +28,7 @@ SLOT_BYTES: Final = 96
 
 
 class Stored(ABC):
-    """An item of a store. ``key`` is unique in it, ``size`` counts every byte that is held for it."""
+    """An item of a store. ``key`` is unique in it; ``size``, set by the store, counts every byte held for it."""
 
     __slots__ = ("freq", "key", "queue", "size", "tags")
 
@@ -96,7 +96,7 @@ class Entry(Stored):
         self.tags = tags
         self.freq = 0
         self.queue = 0
-        self.size = self.measure()
+        self.size = 0
 
     def measure(self) -> int:
         """Bytes held for this entry, the store's own included."""
@@ -150,7 +150,7 @@ class Variants(Stored):
         self.tags = tags
         self.freq = 0
         self.queue = 0
-        self.size = self.measure()
+        self.size = 0
 
     def measure(self) -> int:
         """Bytes held for this note, the store's own included; names are few and mostly shared, yet counted."""

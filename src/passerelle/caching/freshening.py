@@ -11,7 +11,6 @@ from passerelle.caching.received import Received
 from passerelle.caching.settings import Settings
 from passerelle.caching.storing import COOKIE_FIELDS, build_entry, prohibition, read_terms
 from passerelle.caching.validators import entity_tag, strongly_equal, weakly_equal
-from passerelle.messages import get
 
 # RFC 9111 §3.2: what the stored body depends on stays as it was when the body came. A 304 often has a length of 0 or no
 # coding at all, and neither says anything about the bytes that are kept.
@@ -37,12 +36,12 @@ def matches(entry: Entry, response: Received) -> bool:
     A strong validator must be the entry's own. A weak one, or Last-Modified, must correspond to it. With neither, the
     304 can only be about the one response that was validated.
     """
-    tag = entity_tag(get(response.fields, b"etag"))
+    tag = entity_tag(response.get(b"etag"))
     if tag is not None:
         if entry.etag is None:
             return False
         return weakly_equal(tag, entry.etag) if tag.startswith(b"W/") else strongly_equal(tag, entry.etag)
-    modified = get(response.fields, b"last-modified")
+    modified = response.get(b"last-modified")
     stored = entry.get(b"last-modified")
     return modified is None or stored is None or _same_date(modified, stored, response.response_time)
 
@@ -52,7 +51,7 @@ def matches_head(entry: Entry, response: Received) -> bool:
     if response.status != entry.status:
         return False
     for name in (b"etag", b"last-modified", b"content-length"):
-        new, stored = get(response.fields, name), entry.get(name)
+        new, stored = response.get(name), entry.get(name)
         if new is not None and stored is not None and new != stored:
             return False
     return True
@@ -78,7 +77,7 @@ def freshen(entry: Entry, response: Received, facts: Facts, settings: Settings) 
     replaced.add(b"date")
     lines = [field for field in head_lines(entry.head) if field[0] not in replaced] + updates
     fields = [(name, value) for name, value, _ in lines]
-    age = get(response.fields, b"age")
+    age = response.get(b"age")
     if age is not None:
         fields.append((b"age", age))
     relay = b"\r\n".join([status_line(entry.head), *(line for _, _, line in lines), b""])
@@ -92,5 +91,4 @@ def freshen(entry: Entry, response: Received, facts: Facts, settings: Settings) 
     terms = read_terms(merged, settings)
     fresh = build_entry(facts, merged, terms, settings, entry.tags, entry.body)
     fresh.key = entry.key
-    fresh.size = fresh.measure()
     return Merged(fresh, prohibition(facts, merged, terms, settings) is None, own, terms.names or ())

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from passerelle.caching.dates import parse_date
 from passerelle.caching.directives import MAX_SECONDS, Directives
-from passerelle.messages import Field, get, get_all
+from passerelle.caching.received import Received
 
 # RFC 9110 §15.1: status codes that are cacheable without a word from the origin; 206 is not stored here.
 HEURISTIC_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
@@ -27,16 +27,14 @@ class Lifetime(NamedTuple):
     explicit: bool
 
 
-def response_date(fields: list[Field], response_time: float) -> float:
+def response_date(response: Received) -> float:
     """The Date of the response, or when it arrived if it has none or a malformed one (RFC 9110 §6.6.1)."""
-    value = get(fields, b"date")
-    date = parse_date(value, response_time) if value is not None else None
-    return response_time if date is None else date
+    value = response.get(b"date")
+    date = parse_date(value, response.response_time) if value is not None else None
+    return response.response_time if date is None else date
 
 
-def freshness_lifetime(
-    directives: Directives, fields: list[Field], status: int, targeted: bool, response_time: float, heuristic: bool
-) -> Lifetime:
+def freshness_lifetime(response: Received, directives: Directives, targeted: bool, heuristic: bool) -> Lifetime:
     """The freshness lifetime for a shared cache (RFC 9111 §4.2.1, §4.2.2).
 
     s-maxage, then max-age, then Expires, then (if ``heuristic``) a tenth of the time since Last-Modified. ``targeted``
@@ -47,30 +45,32 @@ def freshness_lifetime(
         seconds = directives.seconds(b"max-age")
     if seconds is not None:
         return Lifetime(float(seconds), True)
-    date = response_date(fields, response_time)
+    date = response_date(response)
     if not targeted:
-        expires = get_all(fields, b"expires")
+        expires = response.get_all(b"expires")
         if expires:
             # RFC 9111 §4.2.1 and §5.3: malformed, or given twice with different values, is already expired.
-            when = parse_date(expires[0], response_time) if len(set(expires)) == 1 else None
+            when = parse_date(expires[0], response.response_time) if len(set(expires)) == 1 else None
             return Lifetime(0.0 if when is None else min(when - date, float(MAX_SECONDS)), True)
-    if heuristic and (status in HEURISTIC_STATUSES or b"public" in directives):
-        value = get(fields, b"last-modified")
-        modified = parse_date(value, response_time) if value is not None else None
+    if heuristic and (response.status in HEURISTIC_STATUSES or b"public" in directives):
+        value = response.get(b"last-modified")
+        modified = parse_date(value, response.response_time) if value is not None else None
         if modified is not None and modified < date:
             return Lifetime(min((date - modified) * HEURISTIC_FRACTION, HEURISTIC_CAP), False)
     return Lifetime(0.0, False)
 
 
-def initial_age(fields: list[Field], request_time: float, response_time: float) -> float:
+def initial_age(response: Received) -> float:
     """corrected_initial_age in seconds (RFC 9111 §4.2.3).
 
     Age is the first member of its first line; one that is no number is ignored (RFC 9111 §5.1). Date has whole
     seconds, so what is left of the arrival's second is not taken for age.
     """
-    apparent = max(0.0, response_time // 1 - response_date(fields, response_time))
-    value = get(fields, b"age")
-    match = _FIRST_NUMBER.match(value) if value is not None else None
+    apparent = max(0.0, response.response_time // 1 - response_date(response))
+    value = response.get(b"age")
+    if value is None:
+        return max(apparent, response.response_time - response.request_time)
+    match = _FIRST_NUMBER.match(value)
     digits = match[1].lstrip(b"0") if match is not None else b""
     age = float(MAX_SECONDS) if len(digits) > 10 else float(int(digits or b"0"))
-    return max(apparent, age + max(0.0, response_time - request_time))
+    return max(apparent, age + max(0.0, response.response_time - response.request_time))

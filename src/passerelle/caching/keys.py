@@ -23,10 +23,11 @@ class KeyRule(NamedTuple):
 
     def key(self, host: bytes, path: bytes, query: bytes | None) -> bytes:
         """The key of a URI. ``host`` in lower case without port, ``path`` canonical, ``query`` without ``?``."""
-        kept = query if self.query is None or query is None else _selected(query, self.query)
         if not self.host:
             host = b"*"
-        return b"%b %b" % (host, path) if kept is None else b"%b %b?%b" % (host, path, kept)
+        if query is not None and self.query is not None:
+            query = _selected(query, self.query)
+        return host + b" " + path if query is None else b"%b %b?%b" % (host, path, query)
 
 
 WHOLE_URI: Final = KeyRule()

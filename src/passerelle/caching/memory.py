@@ -98,7 +98,7 @@ class MemoryStore:
         key = item.key
         if item.tags:
             item.tags = bounded(item.tags)
-            item.size = item.measure() + PAIR_BYTES * len(item.tags)
+        item.size = _measure(item)
         if item.size > self.largest:
             self.delete(key)
             return False
@@ -140,7 +140,7 @@ class MemoryStore:
     def resized(self, item: Stored) -> None:
         """Count ``item``, which is held, anew: it has grown or shrunk."""
         self._count(item, -1)
-        item.size = item.measure() + PAIR_BYTES * len(item.tags)
+        item.size = _measure(item)
         self._count(item, 1)
 
     def delete(self, key: bytes) -> bool:
@@ -272,6 +272,10 @@ class MemoryStore:
         del self._index[key]
         self._forget(item)
         self.evictions += 1
+
+
+def _measure(item: Stored) -> int:
+    return item.measure() + PAIR_BYTES * len(item.tags)
 
 
 def _primary(key: bytes) -> bytes:

@@ -17,7 +17,7 @@ from passerelle.caching.keys import Target, same_origin_target
 from passerelle.caching.received import Received
 from passerelle.caching.settings import Settings
 from passerelle.caching.storing import Draft, make_draft, read_terms
-from passerelle.messages import SAFE_METHODS, Fields, get
+from passerelle.messages import SAFE_METHODS, Fields
 
 _CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since"})
 _PRECONDITIONS: Final = _CONDITIONS | {b"range", b"if-range"}
@@ -257,7 +257,7 @@ def _on_unsafe(
     targets = {target: None}
     draft: Draft | None = None
     for name in (b"location", b"content-location"):
-        reference = get(response.fields, name)
+        reference = response.get(name)
         other = same_origin_target(reference, authority, target.path, target.query) if reference is not None else None
         if other is not None:
             targets[other] = None

@@ -21,7 +21,7 @@ class Received:
     it (status line and end-to-end lines, each with CRLF): what is stored then has the origin's own spelling.
     """
 
-    __slots__ = ("fields", "relay", "request_time", "response_time", "status")
+    __slots__ = ("_first", "fields", "relay", "request_time", "response_time", "status")
 
     def __init__(
         self, status: int, fields: Fields, *, request_time: float, response_time: float, relay: bytes | None = None
@@ -31,6 +31,18 @@ class Received:
         self.relay = relay
         self.request_time = request_time
         self.response_time = response_time
+        first: dict[bytes, bytes] = {}
+        for name, value in fields:
+            first.setdefault(name, value)
+        self._first = first
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of the field called ``name`` (lower case), or None."""
+        return self._first.get(name)
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """Every value of the field called ``name`` (lower case), in order."""
+        return get_all(self.fields, name) if name in self._first else []
 
     @property
     def status_line(self) -> bytes:
@@ -41,36 +53,26 @@ class Received:
 
     def lines(self) -> list[tuple[bytes, bytes, bytes]]:
         """``(lower-case name, value, line)`` of the fields that may be stored at all, in order (RFC 9111 §3.1)."""
-        drop = UNSTORED | (connection_options(self.fields) - NEVER_NOMINATED)
+        drop = UNSTORED
+        if b"connection" in self._first:
+            drop |= connection_options(self.fields) - NEVER_NOMINATED
         if self.relay is not None:
             return [field for field in head_lines(self.relay) if field[0] not in drop]
         return [(name, value, field_line((name, value))) for name, value in self.fields if name not in drop]
 
     def directives(self, targeted: tuple[bytes, ...]) -> tuple[Directives, bool]:
         """The directives that hold for this cache, and whether they come from a targeted field (RFC 9213 §2.2)."""
-        return select_directives(self.fields, targeted)
+        for name in targeted:
+            if name in self._first:
+                found = parse_targeted(self.get_all(name))
+                if found is not None:
+                    return found, True
+        return parse_cache_control(self.get_all(b"cache-control")), False
 
-
-def select_directives(fields: Fields, targeted: tuple[bytes, ...]) -> tuple[Directives, bool]:
-    """The first valid targeted field of ``targeted``, else Cache-Control."""
-    for name in targeted:
-        lines = get_all(fields, name)
-        if lines:
-            found = parse_targeted(lines)
-            if found is not None:
-                return found, True
-    return parse_cache_control(get_all(fields, b"cache-control")), False
-
-
-def response_tags(fields: Fields) -> tuple[bytes, ...]:
-    """The tags of ``Cache-Tag`` (separated by commas) and ``Surrogate-Key`` (by blanks), in order, each once."""
-    tags: dict[bytes, None] = {}
-    for name, value in fields:
-        if name == b"cache-tag":
-            parts = [part.strip(b" \t") for part in value.split(b",")]
-        elif name == b"surrogate-key":
-            parts = value.split()
-        else:
-            continue
-        tags.update((part, None) for part in parts if part)
-    return tuple(tags)
+    def tags(self) -> tuple[bytes, ...]:
+        """The tags of ``Cache-Tag`` (separated by commas), then of ``Surrogate-Key`` (by blanks), each once."""
+        if self._first.keys().isdisjoint(TAG_FIELDS):
+            return ()
+        parts = [part.strip(b" \t") for value in self.get_all(b"cache-tag") for part in value.split(b",")]
+        parts += [part for value in self.get_all(b"surrogate-key") for part in value.split()]
+        return tuple(dict.fromkeys(part for part in parts if part))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from passerelle.caching.entry import Entry, Variants
 from passerelle.caching.facts import Facts
@@ -15,14 +15,6 @@ from passerelle.caching.vary import MAX_NAMES, preferred_language
 _MAX_LANGUAGES: Final = 64
 
 _LANGUAGE: Final = b"accept-language"
-
-
-class Found(NamedTuple):
-    """``entry`` (or None) and the ``key`` for a response to this request; ``varies``: a note led there."""
-
-    key: bytes
-    entry: Entry | None
-    varies: bool
 
 
 def _salt() -> bytes:
@@ -38,22 +30,30 @@ class Shelf:
         self.store = store
         self._salt = salt
 
-    def find(self, key: bytes, facts: Facts) -> Found:
-        """What is stored under the URI's ``key`` for this request."""
+    def find(self, key: bytes, facts: Facts) -> Entry | None:
+        """The entry under the URI's ``key`` that may answer this request, or None."""
         item = self.store.get(key)
         if type(item) is Entry:
-            return Found(key, item, False)
+            return item
         if item is None:
-            return Found(key, None, False)
-        note = item
-        assert isinstance(note, Variants)
-        variant = variant_of(note, facts.variant(note.names))
-        entry = self.store.get(variant)
-        if entry is None and note.languages is not None:
+            return None
+        assert isinstance(item, Variants)
+        entry = self.store.get(variant_of(item, facts.variant(item.names)))
+        if entry is None and item.languages is not None:
             language = preferred_language(facts.fields)
-            other = note.languages.get(_language_key(note, facts, language)) if language is not None else None
+            other = item.languages.get(_language_key(item, facts, language)) if language is not None else None
             entry = self.store.get(other) if other is not None else None
-        return Found(variant, entry if isinstance(entry, Entry) else None, True)
+        return entry if isinstance(entry, Entry) else None
+
+    def slot(self, key: bytes, facts: Facts) -> tuple[bytes, bool]:
+        """The key by which the response to this request goes, as far as is known, and whether the URI varies.
+
+        It is what requests that may share one response have in common (single flight).
+        """
+        item = self.store.peek(key)
+        if isinstance(item, Variants):
+            return variant_of(item, facts.variant(item.names)), True
+        return key, False
 
     def place(self, key: bytes, facts: Facts, names: tuple[bytes, ...], entry: Entry, epoch: int | None = None) -> bool:
         """Store ``entry``, chosen by the request fields ``names``, for the URI's ``key``; whether it is held.
@@ -66,7 +66,6 @@ class Shelf:
         note = item if isinstance(item, Variants) else None
         if not names and note is None:
             entry.key = key
-            entry.size = entry.measure()
             return self._put(entry, epoch)
         if note is None or not set(names) <= set(note.names):
             union = tuple(sorted({*names, *(note.names if note is not None else ())}))
@@ -76,7 +75,6 @@ class Shelf:
             if not self._put(note, epoch):
                 return False
         entry.key = variant_of(note, facts.variant(note.names))
-        entry.size = entry.measure()
         if not self._put(entry, epoch):
             return False
         language = entry.get(b"content-language") if _LANGUAGE in note.names else None

@@ -10,11 +10,10 @@ from passerelle.caching.directives import Directives
 from passerelle.caching.entry import AUTHORIZATION, COOKIE, NEVER, SPECIAL, Entry, build_head
 from passerelle.caching.facts import Facts
 from passerelle.caching.freshness import HEURISTIC_STATUSES, Lifetime, freshness_lifetime, initial_age
-from passerelle.caching.received import TAG_FIELDS, Received, response_tags
+from passerelle.caching.received import TAG_FIELDS, Received
 from passerelle.caching.settings import Identity, Settings
 from passerelle.caching.validators import entity_tag
 from passerelle.caching.vary import CONSUMER, vary_names
-from passerelle.messages import Fields, get
 
 # RFC 9111 §3 and §5.2.2.3: status codes whose caching rules this cache knows. Ranges are not stored as such.
 UNDERSTOOD: Final = frozenset(status.value for status in HTTPStatus if status >= 200) - {206, 304}
@@ -60,27 +59,23 @@ class Terms:
     @property
     def shareable(self) -> bool:
         """Whether the response itself allows reuse for requests with Authorization (RFC 9111 §3.5)."""
-        return any(d in self.directives for d in (b"public", b"s-maxage", b"must-revalidate"))
+        directives = self.directives
+        return b"public" in directives or b"s-maxage" in directives or b"must-revalidate" in directives
 
 
 def read_terms(response: Received, settings: Settings) -> Terms:
     """The terms of a response as it came."""
-    fields = response.fields
     directives, targeted = response.directives(settings.targeted)
-    lifetime = freshness_lifetime(
-        directives, fields, response.status, targeted, response.response_time, settings.heuristic
-    )
+    lifetime = freshness_lifetime(response, directives, targeted, settings.heuristic)
     omitted: frozenset[bytes] = frozenset()
     for name in (b"no-cache", b"private"):
-        if not directives.unqualified(name):
+        if name in directives and not _blanket(directives, name):
             omitted |= directives.fields(name)
-    if omitted & _NEEDED:
-        omitted = frozenset()
-    return Terms(directives, lifetime, _names(fields, settings), omitted)
+    return Terms(directives, lifetime, _names(response, settings), omitted)
 
 
-def _names(fields: Fields, settings: Settings) -> tuple[bytes, ...] | None:
-    names = vary_names(fields)
+def _names(response: Received, settings: Settings) -> tuple[bytes, ...] | None:
+    names = vary_names(response.get_all(b"vary"))
     if names is None:
         return None
     extra = set(settings.vary_on)
@@ -89,11 +84,11 @@ def _names(fields: Fields, settings: Settings) -> tuple[bytes, ...] | None:
     return tuple(sorted(extra.union(names))) if extra else names
 
 
-def _blanket(terms: Terms, name: bytes) -> bool:
+def _blanket(directives: Directives, name: bytes) -> bool:
     """Whether a directive that may be qualified holds for the whole response."""
-    if name not in terms.directives:
+    if name not in directives:
         return False
-    return terms.directives.unqualified(name) or bool(terms.directives.fields(name) & _NEEDED)
+    return directives.unqualified(name) or bool(directives.fields(name) & _NEEDED)
 
 
 def prohibition(facts: Facts, response: Received, terms: Terms, settings: Settings) -> str | None:
@@ -107,13 +102,13 @@ def prohibition(facts: Facts, response: Received, terms: Terms, settings: Settin
             return "not-understood"
     elif b"no-store" in directives:
         return "no-store"
-    if _blanket(terms, b"private"):
+    if _blanket(directives, b"private"):
         return "private"
     if terms.names is None:
         return "vary"
     if facts.needs & refused(terms, facts, settings) & ~SPECIAL:
         return "identity"
-    if not settings.store_set_cookie and any(n in COOKIE_FIELDS and n not in terms.omitted for n, _ in response.fields):
+    if not settings.store_set_cookie and any(response.get(n) is not None for n in COOKIE_FIELDS - terms.omitted):
         return "set-cookie"
     return None
 
@@ -156,7 +151,6 @@ class Draft:
         if not self._has_length and entry.status != 204:
             entry.head += b"Content-Length: %d\r\n" % len(body)
         entry.body = body
-        entry.size = entry.measure()
         return entry
 
 
@@ -177,10 +171,10 @@ def make_draft(
         return "status"
     entry = build_entry(facts, response, terms, settings, tags)
     stale = entry.stale_while_revalidate or entry.stale_if_error
-    if not (entry.fresh_until > response.response_time or stale or _validator(response.fields)):
+    if not (entry.fresh_until > response.response_time or stale or _validator(response)):
         return "no-lifetime"
     length = -1
-    value = get(response.fields, b"content-length")
+    value = response.get(b"content-length")
     if value is not None and value.isdigit():
         length = int(value[:18])
     if status == 204:
@@ -190,8 +184,8 @@ def make_draft(
     return Draft(entry, terms.names or (), length, value is not None)
 
 
-def _validator(fields: Fields) -> bool:
-    return entity_tag(get(fields, b"etag")) is not None or get(fields, b"last-modified") is not None
+def _validator(response: Received) -> bool:
+    return entity_tag(response.get(b"etag")) is not None or response.get(b"last-modified") is not None
 
 
 def build_entry(
@@ -200,24 +194,26 @@ def build_entry(
     """The entry of a response with these terms, its key still empty."""
     directives = terms.directives
     arrived = response.response_time
-    age = initial_age(response.fields, response.request_time, arrived)
-    if _blanket(terms, b"no-cache"):
+    age = initial_age(response)
+    if _blanket(directives, b"no-cache"):
         fresh_until = NEVER
     elif settings.ttl is not None and response.status in settings.statuses:
         # The route's lifetime counts from when the response came: how old it was by then is not the route's concern.
         fresh_until = arrived + settings.ttl
     else:
         fresh_until = arrived + terms.lifetime.seconds - age
-    # RFC 9111 §4.2.4: these forbid every stale use. s-maxage implies proxy-revalidate (§5.2.2.10), but an origin that
-    # writes a stale-while-revalidate or stale-if-error beside it means the exception that it names, as CDNs read it.
-    forbidden = b"must-revalidate" in directives or b"proxy-revalidate" in directives or _blanket(terms, b"no-cache")
+    # RFC 9111 §4.2.4: these forbid every stale use. s-maxage implies proxy-revalidate (§5.2.2.10) and forbids what nobody
+    # allowed by name, but an origin that writes a stale-while-revalidate beside it means it, and CDNs read it so.
+    forbidden = (
+        b"must-revalidate" in directives or b"proxy-revalidate" in directives or _blanket(directives, b"no-cache")
+    )
     swr = 0 if forbidden else _window(directives, b"stale-while-revalidate", settings.stale_while_revalidate)
     sie = 0 if forbidden else _window(directives, b"stale-if-error", settings.stale_if_error)
-    named = response_tags(response.fields)
+    named = response.tags()
     lines = response.lines()
     skip = terms.omitted | TAG_FIELDS
     kept = [line for name, _, line in lines if name not in skip]
-    if get(response.fields, b"date") is None:
+    if response.get(b"date") is None:
         kept.append(b"Date: " + format_date(arrived))
     return Entry(
         b"",
@@ -230,7 +226,7 @@ def build_entry(
         stale_if_error=sie,
         strict=forbidden or b"s-maxage" in directives,
         refuses=refused(terms, facts, settings),
-        etag=entity_tag(get(response.fields, b"etag")),
+        etag=entity_tag(response.get(b"etag")),
         tags=tuple(dict.fromkeys(tags + named)) if named else tags,
     )
 

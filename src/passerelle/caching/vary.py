@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from passerelle.messages import Fields, combined, get_all, list_members
+from passerelle.messages import Fields, combined, list_members
 
 # A name that no field can have: the consumer whom a guard established, where keys are per consumer.
 CONSUMER: Final = b"\x00consumer"
@@ -24,9 +24,11 @@ _SEPARATOR: Final = b"\x1f"
 _ABSENT: Final = b"\x1e"
 
 
-def vary_names(fields: Fields) -> tuple[bytes, ...] | None:
+def vary_names(lines: list[bytes]) -> tuple[bytes, ...] | None:
     """The lower-case, sorted field names of all ``Vary`` lines; None for ``*`` or for more than MAX_NAMES."""
-    names = {m.lower() for value in get_all(fields, b"vary") for m in list_members(value)}
+    if not lines:
+        return ()
+    names = {m.lower() for line in lines for m in list_members(line)}
     if b"*" in names or len(names) > MAX_NAMES:
         return None
     return tuple(sorted(names))

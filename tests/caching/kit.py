@@ -1,0 +1,70 @@
+"""Requests, responses and entries for tests of the cache, each in one line."""
+
+from __future__ import annotations
+
+from passerelle.caching.dates import format_date
+from passerelle.caching.entry import Entry
+from passerelle.caching.facts import Facts
+from passerelle.caching.policy import Store, on_response
+from passerelle.caching.received import Received
+from passerelle.caching.settings import Settings
+from passerelle.messages import Fields
+
+# A whole second, so that dates say exactly this.
+NOW = 1_800_000_000.0
+DEFAULT = Settings()
+
+
+def date(offset: float = 0.0) -> bytes:
+    """An HTTP date ``offset`` seconds from NOW."""
+    return format_date(NOW + offset)
+
+
+def fields(*lines: str | bytes) -> Fields:
+    """``"Name: value"`` lines as a Fields list."""
+    found: Fields = []
+    for line in lines:
+        name, _, value = (line if isinstance(line, bytes) else line.encode("latin-1")).partition(b":")
+        found.append((name.lower(), value.strip()))
+    return found
+
+
+def request(*lines: str | bytes, method: bytes = b"GET", consumer: bytes = b"", guarded: bool = False) -> Facts:
+    """The facts of a request with these field lines."""
+    return Facts(method, fields(*lines), guarded=guarded, consumer=consumer)
+
+
+def response(
+    *lines: str | bytes, status: int = 200, at: float = NOW, took: float = 0.0, dated: bool = True
+) -> Received:
+    """A response that came ``at`` and took ``took`` seconds; with a Date of then unless it is among the lines."""
+    all_fields = fields(*lines)
+    if dated and not any(name == b"date" for name, _ in all_fields):
+        all_fields.append((b"date", format_date(at)))
+    return Received(status, all_fields, request_time=at - took, response_time=at)
+
+
+def stored(
+    *lines: str | bytes,
+    body: bytes = b"0123456789",
+    status: int = 200,
+    at: float = NOW,
+    asked: Facts | None = None,
+    settings: Settings = DEFAULT,
+    key: bytes = b"gw /",
+) -> Entry:
+    """The entry of a response with these field lines; the test fails where it may not be stored."""
+    outcome = on_response(asked or request(), response(*lines, status=status, at=at), None, settings)
+    assert isinstance(outcome, Store), outcome
+    entry = outcome.draft.complete(body)
+    assert entry is not None
+    entry.key = key
+    return entry
+
+
+def reason(
+    *lines: str | bytes, status: int = 200, asked: Facts | None = None, settings: Settings = DEFAULT
+) -> str | None:
+    """Why a response with these field lines is not stored; None where it is."""
+    outcome = on_response(asked or request(), response(*lines, status=status), None, settings)
+    return None if isinstance(outcome, Store) else getattr(outcome, "reason", repr(outcome))
