@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -59,9 +59,11 @@ def progress(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-def run(scenario: Scenario, chosen: argparse.Namespace) -> dict[str, Any]:
-    """Run one scenario on a rig of its own and show its figures; returns its part of the report."""
-    load = machine.load()
+def run(scenario: Scenario, chosen: argparse.Namespace, load: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one scenario on a rig of its own and show its figures; returns its part of the report.
+
+    ``load`` is how busy the machine was before the first scenario: later ones would see their predecessor's load.
+    """
     figures: list[Figure] = []
     failure = None
     began = time.monotonic()
@@ -72,7 +74,7 @@ def run(scenario: Scenario, chosen: argparse.Namespace) -> dict[str, Any]:
             for figure in scenario.run(bench):
                 figures.append(figure)
                 if chosen.json:
-                    print(json.dumps(figure.line() | load), flush=True)
+                    print(json.dumps({**figure.line(), **load}), flush=True)
         except RigError as error:
             failure = str(error)
             print(f"{scenario.name} failed: {failure}", file=sys.stderr)
@@ -90,9 +92,10 @@ def run(scenario: Scenario, chosen: argparse.Namespace) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = arguments(argv)
     found: dict[str, Any] = {}
+    load = machine.load()
     try:
         for name in chosen.scenarios:
-            found[name] = run(SCENARIOS[name], chosen)
+            found[name] = run(SCENARIOS[name], chosen, load)
     except RigError as error:
         print(error, file=sys.stderr)
         return 1

@@ -32,6 +32,6 @@ def describe() -> dict[str, Any]:
 
 
 def load() -> dict[str, Any]:
-    """How busy the machine was before a scenario; when it was, requests per second are not to be trusted."""
+    """How busy the machine is before anything is measured; when it is, requests per second are not to be trusted."""
     averages = os.getloadavg()
     return {"load_average": [round(value, 2) for value in averages], "load_average_high": averages[0] > HIGH_LOAD}

@@ -1,0 +1,177 @@
+"""A retry storm: half of a service's instances freeze for ten seconds while clients have a time-out and try again.
+
+Twenty instances at 65 % of what they can do. From 10 s to 20 s half of them do nothing; what was sent to them waits and
+is done afterwards, though nobody waits for it any more (as it is with most servers). An attempt has one second. What is
+compared is how requests are tried again; the question is when the service is itself again after the ten seconds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.simulation.events import Loop
+from benchmarks.simulation.fleet import WORK, WORKERS, Server
+from passerelle.balancing.breaker import Breaker
+from passerelle.balancing.health import ServiceHealth, Settings, apply, suspicious
+from passerelle.balancing.instance import Instance
+from passerelle.balancing.policies import PowerOfTwo
+from passerelle.balancing.retries import RetryBudget, backoff
+
+INSTANCES = 20
+LOAD = 0.65
+BEGIN, END, STOP = 10.0, 20.0, 60.0
+TIMEOUT = 1.0  # of an attempt
+DEADLINE = 4.0  # of a request
+STEP = 0.5  # of the curves, in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How requests are tried again."""
+
+    name: str
+    attempts: int
+    budget: bool = False
+    ejection: bool = False
+    breaker: bool = False
+
+
+VARIANTS = (
+    Variant("no retries", 1),
+    Variant("3 attempts", 3),
+    Variant("3 attempts, budget", 3, budget=True),
+    Variant("3 attempts, budget, ejection", 3, budget=True, ejection=True),
+    Variant("3 attempts, budget, ejection, breaker", 3, budget=True, ejection=True, breaker=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """What became of it. Curves hold one value for each :data:`STEP`."""
+
+    variant: str
+    failed: float  # part of all requests
+    failed_after: float  # part of those that came after the instances were back
+    most_load: float  # attempts in one second, by what the whole fleet can do in one
+    recovered: float | None  # seconds after the instances were back until 99 % succeed for good; None: never
+    goodput: tuple[float, ...]  # part of the requests that came in this step and were answered in time
+    load: tuple[float, ...]
+
+
+class _Request:
+    __slots__ = ("attempt", "since", "tried")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.attempt = 0
+        self.tried: tuple[Instance, ...] = ()
+
+
+class _Run:
+    def __init__(self, variant: Variant, seed: int) -> None:
+        self.variant = variant
+        self.chance = random.Random(seed)
+        self.loop = Loop()
+        self.servers = [Server(1.0, "") for _ in range(INSTANCES)]
+        members = [Instance(f"i{n}", f"10.0.0.{n}", endpoint=server) for n, server in enumerate(self.servers)]
+        self.node = PowerOfTwo(members, random=self.chance.random)
+        self.capacity = INSTANCES * WORKERS / WORK
+        self.budget = RetryBudget()
+        self.breaker = Breaker()
+        self.health = ServiceHealth(Settings(probed=False, slow_start=0.0))
+        self.health.replace([instance.identity for instance in members], 0.0)
+        self.came: Counter[int] = Counter()
+        self.good: Counter[int] = Counter()
+        self.attempts: Counter[int] = Counter()
+
+    def arrive(self) -> None:
+        loop = self.loop
+        self.came[int(loop.now / STEP)] += 1
+        self.budget.request(loop.now)
+        self.attempt(_Request(loop.now))
+        following = loop.now + self.chance.expovariate(self.capacity * LOAD)
+        if following < STOP:
+            loop.at(following, self.arrive)
+
+    def attempt(self, request: _Request) -> None:
+        now = self.loop.now
+        ticket = self.breaker.enter(now) if self.variant.breaker else 0
+        if ticket is None:
+            return  # refused at once: counted as not answered
+        instance = self.node.pick(request.tried) or self.node.pick()
+        if instance is None:
+            return
+        self.node.acquire(instance)
+        self.attempts[int(now / STEP)] += 1
+        request.attempt += 1
+        request.tried = (*request.tried, instance)
+        server = instance.endpoint
+        if not isinstance(server, Server):
+            raise TypeError("an instance without its server")
+        done = server.serve(now, self.chance.expovariate(1 / WORK))
+        end: Callable[..., None] = self.answered if done <= now + TIMEOUT else self.timed_out
+        self.loop.at(min(done, now + TIMEOUT), end, request, instance, ticket, now)
+
+    def answered(self, request: _Request, instance: Instance, ticket: int, since: float) -> None:
+        now = self.loop.now
+        self.node.release(instance, True, now - since)
+        if self.variant.breaker:
+            self.breaker.leave(ticket, True, now)
+        self.good[int(request.since / STEP)] += 1
+
+    def timed_out(self, request: _Request, instance: Instance, ticket: int, since: float) -> None:
+        now = self.loop.now
+        self.node.release(instance, False, now - since)
+        if self.variant.breaker:
+            self.breaker.leave(ticket, False, now)
+        if self.variant.ejection and suspicious(instance):
+            self.health.misbehaved(instance.identity, now)
+            self.follow_health()
+        if request.attempt < self.variant.attempts and (not self.variant.budget or self.budget.withdraw(now)):
+            left = request.since + DEADLINE - now - TIMEOUT
+            wait = backoff(request.attempt, self.chance.random, left=left)
+            if wait is not None:
+                self.loop.at(now + wait, self.attempt, request)
+
+    def follow_health(self) -> None:
+        now = self.loop.now
+        self.health.tick(now)
+        apply(self.health.snapshot(now), self.node.members)
+        following = self.health.next_change(now)
+        if following is not None:
+            self.loop.at(following, self.follow_health)
+
+    def freeze(self) -> None:
+        for server in self.servers[: INSTANCES // 2]:
+            server.freeze(END)
+
+
+def simulate(variant: Variant, seed: int = 1) -> Storm:
+    """One minute of it."""
+    run = _Run(variant, seed)
+    run.loop.at(0.0, run.arrive)
+    run.loop.at(BEGIN, run.freeze)
+    run.loop.run()
+    steps = range(int(STOP / STEP))
+    goodput = tuple(run.good[step] / run.came[step] for step in steps)
+    load = tuple(run.attempts[step] / STEP / run.capacity for step in steps)
+    after = range(int(END / STEP), steps.stop)
+    bad = [step for step in after if goodput[step] < 0.99]
+    recovered = ((bad[-1] + 1) * STEP - END) if bad else 0.0
+    return Storm(
+        variant.name,
+        1 - run.good.total() / run.came.total(),
+        1 - sum(run.good[step] for step in after) / sum(run.came[step] for step in after),
+        max(load),
+        recovered if recovered < STOP - END else None,
+        goodput,
+        load,
+    )
+
+
+def simulate_all() -> list[Storm]:
+    """Every variant."""
+    return [simulate(variant) for variant in VARIANTS]
