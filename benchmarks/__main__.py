@@ -75,7 +75,7 @@ def run(scenario: Scenario, chosen: argparse.Namespace, load: Mapping[str, Any])
                 figures.append(figure)
                 if chosen.json:
                     print(json.dumps({**figure.line(), **load}), flush=True)
-        except RigError as error:
+        except (RigError, OSError) as error:  # OSError: a socket to a server under test broke
             failure = str(error)
             print(f"{scenario.name} failed: {failure}", file=sys.stderr)
             if chosen.json:

@@ -57,7 +57,7 @@ class Told:
     def run(self, bench):
         yield from self.figures
         if self.failure:
-            raise RigError(self.failure)
+            raise self.failure
 
 
 def main(monkeypatch, tmp_path, scenarios, *argv):
@@ -91,11 +91,18 @@ def test_errors_are_named_and_the_run_fails(monkeypatch, tmp_path, capsys):
 @TWO_CPUS
 @needs("wrk", "taskset")
 def test_a_failure_is_told_and_the_next_scenario_still_runs(monkeypatch, tmp_path, capsys):
-    failing = Told("a", [figure("a")], failure="nginx exited with 1")
+    failing = Told("a", [figure("a")], failure=RigError("nginx exited with 1"))
     assert main(monkeypatch, tmp_path, [failing, Told("b", [figure("b")])], "--json") == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["scenario"] for line in lines] == ["a", "a", "b"]
     assert lines[1]["failure"] == "nginx exited with 1" and lines[1]["errors"] == 1
+
+
+@TWO_CPUS
+@needs("wrk", "taskset")
+def test_a_broken_socket_is_a_failure_too(monkeypatch, tmp_path, capsys):
+    assert main(monkeypatch, tmp_path, [Told("a", [], failure=ConnectionResetError("gone"))], "--json") == 1
+    assert json.loads(capsys.readouterr().out)["failure"] == "gone"
 
 
 @TWO_CPUS
