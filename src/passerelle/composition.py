@@ -157,6 +157,7 @@ class Gathering:
         self._missing -= 1
         if self._missing == 0:
             self._over = True
+            self._calls = []
             names = tuple(self._composition.parts[i].name for i in sorted(self._partial)) if self._partial else ()
             self._tell(Composed(self._composition.splice(self._values), names))
 

@@ -25,6 +25,9 @@ from passerelle.messages import IDEMPOTENT_METHODS
 class Receiver(Protocol):
     """Who asked, and is told of the answer: the calls of :class:`passerelle.http1.client.Receiver`, once each."""
 
+    streams: bool
+    """Whether the deadline is for the answer's head alone; else it is for all of the answer."""
+
     def on_interim(self, head: ResponseHead) -> None:
         """A 1xx response."""
 
@@ -43,6 +46,26 @@ class Receiver(Protocol):
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """101: the protocol changes."""
 
+
+class _Silent:
+    """Nobody listens any more: what ended must not keep its asker alive (the two would be a cycle)."""
+
+    streams = False
+
+    def on_interim(self, head: ResponseHead) -> None: ...
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None: ...
+
+    def on_data(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None: ...
+
+    def on_failure(self, failure: Failure) -> None: ...
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None: ...
+
+
+SILENT = _Silent()
 
 # Stands for the instance before one is picked.
 NOBODY = Instance("")
@@ -167,14 +190,17 @@ class Forward:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The final response begins."""
-        self._leg.deadlines.entries.pop(self, None)
         self._responded = True
+        receiver = self._receiver
         if complete:
+            self._leg.deadlines.entries.pop(self, None)
             self._settle(head.status)
         else:
+            if receiver.streams:
+                self._leg.deadlines.entries.pop(self, None)
             self._status = head.status
             self._service.streaming.add(self)
-        self._receiver.on_response(head, data, complete)
+        receiver.on_response(head, data, complete)
 
     def on_data(self, data: bytes) -> None:
         """More of the body."""
@@ -183,9 +209,11 @@ class Forward:
 
     def on_end(self) -> None:
         """The body is complete."""
+        self._leg.deadlines.entries.pop(self, None)
         self._service.streaming.discard(self)
+        receiver = self._receiver
         self._settle(self._status)
-        self._receiver.on_end()
+        receiver.on_end()
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """101: from here on the connection is a tunnel, counted until :meth:`cancel`."""
@@ -226,15 +254,17 @@ class Forward:
 
     def on_deadline(self) -> None:
         """The route's time is up, whatever attempt it is."""
-        failure = Failure(Kind.TIMEOUT, f"no answer within {self._leg.deadlines.limit:g} s")
-        self._stop(failure.kind)
-        self._receiver.on_failure(failure)
+        self.refuse(Failure(Kind.TIMEOUT, f"no answer within {self._leg.deadlines.limit:g} s"))
 
     def on_stalled(self) -> None:
         """No byte of the body came for too long."""
-        failure = Failure(Kind.TIMEOUT, "the body stalled")
+        self.refuse(Failure(Kind.TIMEOUT, "the body stalled"))
+
+    def refuse(self, failure: Failure) -> None:
+        """Take no more of an answer that is at fault."""
+        receiver = self._receiver
         self._stop(failure.kind)
-        self._receiver.on_failure(failure)
+        receiver.on_failure(failure)
 
     def on_upstream_paused(self) -> None:
         """The instance does not keep up: neither may the client."""
@@ -261,6 +291,7 @@ class Forward:
     def _settle(self, status: int) -> None:
         """The instance has answered in full."""
         self._over = True
+        self._receiver = SILENT
         self.seconds = seconds = perf_counter() - self._since
         service = self._service
         service.metrics.observe(status, seconds)
@@ -274,17 +305,20 @@ class Forward:
         self.seconds = seconds = perf_counter() - self._since
         self._service.metrics.failed(failure.kind, seconds)
         self._service.node.release(self.instance, False, seconds)
-        self._receiver.on_failure(failure)
+        receiver, self._receiver = self._receiver, SILENT
+        receiver.on_failure(failure)
 
     def _end(self, failure: Failure) -> None:
         """No instance could be picked."""
         self._over = True
         self._leg.deadlines.entries.pop(self, None)
-        self._receiver.on_failure(failure)
+        receiver, self._receiver = self._receiver, SILENT
+        receiver.on_failure(failure)
 
     def _stop(self, kind: Kind | None) -> None:
         """End the attempt under way from our side; ``kind`` when it is the instance's fault."""
         self._over = True
+        self._receiver = SILENT
         self._leg.deadlines.entries.pop(self, None)
         self._service.streaming.discard(self)
         self.seconds = seconds = perf_counter() - self._since
