@@ -331,5 +331,7 @@ def specificity(rule: Rule) -> tuple[object, ...]:
         place = (1, -host.count(b"."), host)
     else:
         place = (0, 0, host)
-    segments = tuple((segment.kind, segment.text) for segment in Pattern.parse(rule.pattern).segments)
+    pattern = Pattern.parse(rule.pattern)
+    # A parameter's name decides nothing; a literal's text only puts the table into an order that is easy to read.
+    segments = tuple((s.kind, s.text if s.kind == LITERAL else "") for s in pattern.segments)
     return (place, segments, rule.methods is None, sorted(rule.methods or ()))
