@@ -14,11 +14,13 @@ from tests.support.wire import wait_until
 ROUNDS = 20
 
 
-def leaves(how: str, after: threading.Event) -> Script:
-    """Answers requests until ``after`` is set, then closes without notice."""
+def leaves(how: str, after: threading.Event, together: int = 1) -> Script:
+    """Answers one request (once ``together`` of them are there, each on its connection), and closes after ``after``."""
+    barrier = threading.Barrier(together, timeout=5)
 
     def script(conn: Connection) -> None:
         conn.read_request()
+        barrier.wait()
         conn.send(ok(b"first"))
         conn.wait(after)
         conn.reset() if how == "reset" else conn.close()
@@ -30,7 +32,7 @@ def leaves(how: str, after: threading.Event) -> Script:
 def test_a_post_after_the_upstream_left_runs_once_and_is_answered(rig: Rig, how: str) -> None:
     for _ in range(ROUNDS):
         leave = threading.Event()
-        upstream = rig.upstream([leaves(how, leave)] * 3 + [answering(ok(b"second"))])
+        upstream = rig.upstream([leaves(how, leave, 3)] * 3 + [answering(ok(b"second"))])
         gateway = rig.forward(upstream)
         clients = [rig.connect(gateway) for _ in range(3)]
         for client in clients:

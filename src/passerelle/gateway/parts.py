@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from passerelle.composition import Gathering, PartAnswer
+from passerelle.composition import Gathering
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.forward import Forward, Leg
 from passerelle.http1.head import ResponseHead
@@ -28,6 +28,8 @@ def _facts(head: ResponseHead) -> Facts:
 
 class PartCall:
     """Asks for part ``index`` of ``gathering``; ``cookies`` are the Set-Cookie lines of its answer."""
+
+    streams = False
 
     __slots__ = ("_gathering", "_index", "_pieces", "_response", "_size", "cookies", "forward")
 
@@ -85,7 +87,7 @@ class PartCall:
         facts: Facts = head.facts or _facts(head)
         head.facts = facts
         media_type, coding, self.cookies = facts
-        self._gathering.answered(self._index, PartAnswer(head.status, media_type, coding, body))
+        self._gathering.answered(self._index, head.status, media_type, coding, body)
 
     def _too_large(self) -> None:
         self.forward.cancel()

@@ -37,6 +37,8 @@ COMPOSED = serialize(Response(200, [(b"Content-Type", b"application/json")]))
 class Exchange:
     """One request and its answer."""
 
+    streams = True  # a body goes on as it comes, for as long as it comes: only its head is held to the deadline
+
     __slots__ = (
         "_body",
         "_client",
@@ -107,7 +109,9 @@ class Exchange:
         path, mark, query = self._target.partition(b"?")
         self._path = canonical_path(path) if path != b"*" else path
         self._query = mark + query
-        match = self._gateway.router.match(self._head.host or b"", self._method, self._path)
+        # "*" asks about the server as a whole (RFC 9110 §9.3.7): the route of "/" answers for it.
+        routed = self._path if path != b"*" else b"/"
+        match = self._gateway.router.match(self._head.host or b"", self._method, routed)
         if match.value is None:
             raise MethodNotAllowed(match.allowed) if match.allowed else Failure(Kind.NO_ROUTE)
         plan: RoutePlan = match.value
@@ -173,7 +177,7 @@ class Exchange:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        if self._head.debug and self._client.local:
+        if self._head.debug and self._for_us():
             debug = b"Passerelle-Instance: %b\r\n" % self._instances()
             self._client.send_head(head.relay + debug, head, data, complete)
         else:
@@ -196,6 +200,9 @@ class Exchange:
         """101: both sides become a tunnel; bytes that either had already sent go through first (RFC 9110 §7.8)."""
         client = self._client
         forward = cast(Forward, self._forward)
+        if self._head.upgrade is None:
+            forward.refuse(Failure(Kind.BAD_RESPONSE, "101 that nobody asked for"))
+            return
         self._status = head.status
         upstream = forward.tunnel(client)
         client.send_switch(head)
@@ -204,6 +211,8 @@ class Exchange:
             client.write(data)
         if early:
             upstream.write(early)
+        if client.ended:
+            upstream.write_eof()
 
     def on_composed(self, outcome: Outcome) -> None:
         """All parts are there, or one that is required failed."""
@@ -217,13 +226,13 @@ class Exchange:
                 fields.append((b"Cache-Control", b"no-store"))
                 fields.append((b"Passerelle-Partial", ", ".join(outcome.partial).encode()))
         else:
-            status, body = outcome.answer.status, outcome.answer.body
-            fields.append((b"Content-Type", outcome.answer.media_type or b"application/octet-stream"))
+            status, body = outcome.status, outcome.body
+            fields.append((b"Content-Type", outcome.media_type or b"application/octet-stream"))
             fields.append((b"Cache-Control", b"no-store"))
         for part in self._parts:
             if part.cookies:
                 fields += [(b"Set-Cookie", value) for value in part.cookies]
-        if self._head.debug and self._client.local:
+        if self._head.debug and self._for_us():
             fields.append((b"Passerelle-Instance", self._instances()))
         if fields:
             if isinstance(outcome, Composed):
@@ -304,6 +313,10 @@ class Exchange:
             self._forward.cancel()
         if self._gathering is not None:
             self._gathering.cancel()
+
+    def _for_us(self) -> bool:
+        """Whether the client is on this machine, and not merely a proxy in front of one that is not."""
+        return self._client.local and not self._head.forwarded
 
     def _instances(self) -> bytes:
         """Who answered, for a client on this machine that asks with ``Passerelle-Debug: 1``."""

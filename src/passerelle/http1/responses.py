@@ -164,6 +164,11 @@ class Responder(asyncio.Protocol):
         return self._started
 
     @property
+    def ended(self) -> bool:
+        """Whether the client sends no more (half-close)."""
+        return self._eof
+
+    @property
     def receiving(self) -> bool:
         """Whether the request body is still coming."""
         return self._decoder is not None
