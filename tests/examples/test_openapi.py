@@ -79,7 +79,7 @@ def conforms(operation: Node, response: TestResponse, method: str) -> None:
     status = str(response.status_code)
     assert status in responses or int(status) >= 500, f"{status} is not documented"
     documented = responses[status if status in responses else "default"]
-    for name in documented["headers"] if "headers" in documented else ():
+    for name in documented.value.get("headers", ()):
         header = documented["headers"][name]
         value = response.headers.get(name)
         assert value is not None or not header.value.get("required"), f"{name} is missing"

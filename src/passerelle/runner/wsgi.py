@@ -121,6 +121,7 @@ def _key(name: bytes) -> str:
 def run(application: Application, environ: Environ, sink: Sink, keep: bool) -> None:
     """Call ``application`` and send its answer to ``sink``; whatever it raises is logged, and answered with 500."""
     answer = Answer(environ, sink, keep)
+    body = environ["wsgi.input"]  # middleware may put its own in its place
     try:
         result = application(environ, answer.start)
         try:
@@ -134,7 +135,7 @@ def run(application: Application, environ: Environ, sink: Sink, keep: bool) -> N
         log.exception("%s %s failed", environ["REQUEST_METHOD"], environ["PATH_INFO"])
         answer.fail()
     finally:
-        environ["wsgi.input"].close()
+        body.close()
 
 
 class Answer:
