@@ -72,11 +72,9 @@ class Flight(Generic[T]):
             return
         self.done = True
         self._flights.remove(self)
-        waiters = self._waiters
-        self._waiters = {}
         # A callback may make another waiter leave (a client's connection closing both of its requests).
-        for ticket in list(waiters):
-            callback = waiters.pop(ticket, None)
+        for ticket in list(self._waiters):
+            callback = self._waiters.pop(ticket, None)
             if callback is not None:
                 callback(result)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from passerelle.caching.entry import Stored
+from passerelle.caching.ghost import Ghost
 from passerelle.caching.keys import key_path
 from passerelle.caching.tags import PAIR_BYTES, TagIndex, bounded
 
@@ -20,9 +21,6 @@ _MAIN: Final = 2
 
 SMALL_SHARE: Final = 0.1
 _MAX_FREQ: Final = 3
-
-# A remembered hash: an int of 32 bytes and its node in an OrderedDict.
-_GHOST_BYTES: Final = 200
 
 # How many deleted keys are remembered, so that a response that was on its way when its URI was invalidated is not
 # stored afterwards. Past that an item asked for before the oldest of them is refused, whatever its key.
@@ -66,8 +64,8 @@ class MemoryStore:
         self._main: deque[bytes] = deque()
         self._small_bytes = 0
         self._main_bytes = 0
-        self._ghost: OrderedDict[int, None] = OrderedDict()
-        self._ghost_bytes = 0
+        self._ghost = Ghost()
+        self._ghost_bytes = self._ghost.measure()
         # Deleted keys that a queue still names (taking one out of the middle would be a search); to the queue's number.
         self._unlinked: dict[bytes, int] = {}
         self._tags = TagIndex()
@@ -115,9 +113,8 @@ class MemoryStore:
             linked = self._unlinked.pop(key, 0)
             if linked:
                 item.queue = linked
-            elif hash(key) in self._ghost:
-                del self._ghost[hash(key)]
-                self._ghost_bytes -= _GHOST_BYTES
+            elif key in self._ghost:
+                self._ghost.discard(key)
                 item.queue = _MAIN
                 self._main.append(key)
             else:
@@ -127,7 +124,7 @@ class MemoryStore:
         self._count(item, 1)
         if item.tags:
             self._tags.add(key, item.tags)
-        while self.held_bytes > self.capacity:
+        while self.held_bytes > self.capacity and self._index:
             self._evict()
         return key in self._index
 
@@ -184,10 +181,11 @@ class MemoryStore:
         self._index = {}
         self._small.clear()
         self._main.clear()
-        self._ghost.clear()
+        self._ghost = Ghost()
         self._unlinked.clear()
         self._tags.clear()
-        self._small_bytes = self._main_bytes = self._ghost_bytes = 0
+        self._small_bytes = self._main_bytes = 0
+        self._ghost_bytes = self._ghost.measure()
         return count
 
     def _purged(self) -> None:
@@ -232,9 +230,6 @@ class MemoryStore:
             self._evict_main()
 
     def _evict_small(self) -> None:
-        if not self._small:
-            self._drop_ghost()
-            return
         key = self._small.popleft()
         if self._unlinked.pop(key, 0):
             return
@@ -248,17 +243,11 @@ class MemoryStore:
             return
         del self._index[key]
         self._forget(item)
+        if not self.evictions & 0x3FF:
+            self._ghost.fit(len(self._main))
+            self._ghost_bytes = self._ghost.measure()
         self.evictions += 1
-        self._ghost[hash(key)] = None
-        self._ghost_bytes += _GHOST_BYTES
-        # As many are remembered as the main queue holds items.
-        if len(self._ghost) > max(len(self._main), 64):
-            self._drop_ghost()
-
-    def _drop_ghost(self) -> None:
-        if self._ghost:
-            self._ghost.popitem(last=False)
-            self._ghost_bytes -= _GHOST_BYTES
+        self._ghost.add(key)
 
     def _evict_main(self) -> None:
         key = self._main.popleft()

@@ -202,8 +202,8 @@ def build_entry(
         fresh_until = arrived + settings.ttl
     else:
         fresh_until = arrived + terms.lifetime.seconds - age
-    # RFC 9111 §4.2.4: these forbid every stale use. s-maxage implies proxy-revalidate (§5.2.2.10) and forbids what nobody
-    # allowed by name, but an origin that writes a stale-while-revalidate beside it means it, and CDNs read it so.
+    # RFC 9111 §4.2.4: these forbid every stale use. s-maxage implies proxy-revalidate (§5.2.2.10) and forbids what
+    # nobody allowed by name, but an origin that writes a stale-while-revalidate beside it means it; CDNs read it so.
     forbidden = (
         b"must-revalidate" in directives or b"proxy-revalidate" in directives or _blanket(directives, b"no-cache")
     )

@@ -1,0 +1,178 @@
+"""RFC 9111 §4.1: responses chosen by request fields."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from passerelle.caching.entry import Entry
+from passerelle.caching.facts import Facts
+from passerelle.caching.memory import MemoryStore
+from passerelle.caching.policy import Store, on_response
+from passerelle.caching.shelf import Shelf
+from passerelle.caching.vary import preferred_language, variant_key
+from tests.caching.kit import DEFAULT, fields, request, response
+
+FRESH = "Cache-Control: max-age=60"
+KEY = b"gw /r"
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    counter = itertools.count(1)
+    return Shelf(MemoryStore(1_000_000), salt=lambda: b"%d" % next(counter))
+
+
+def put(shelf: Shelf, asked: Facts, *lines: str, body: bytes = b"x") -> Entry:
+    outcome = on_response(asked, response(FRESH, *lines), None, DEFAULT)
+    assert isinstance(outcome, Store)
+    entry = outcome.draft.complete(body)
+    assert entry is not None
+    assert shelf.place(KEY, asked, outcome.draft.names, entry)
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("Foo", ["1"], ["1"]),
+        ("Foo", ["1, 2"], ["1", "2"]),
+        ("Foo", ["1,2"], [" 1, 2 "]),
+        ("Accept-Language", ["en, de"], ["de, en"]),
+        ("Accept-Language", ["en, de"], ["eN, De"]),
+        ("Accept-Language", ["en, de"], [" en ,   de"]),
+        ("Accept-Language", ["en;q=1.0, de;q=0.500"], ["de;q=.5".replace("=.", "=0."), "en"]),
+        ("Accept-Encoding", ["gzip, br"], ["br,gzip"]),
+        ("Accept-Encoding", ["GZIP"], ["gzip"]),
+    ],
+)
+def test_values_that_mean_the_same_match(name: str, one: list[str], other: list[str]) -> None:
+    names = (name.lower().encode(),)
+    first = variant_key(names, fields(*(f"{name}: {v}" for v in one)))
+    assert first == variant_key(names, fields(*(f"{name}: {v}" for v in other)))
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("Foo", ["1"], ["2"]),
+        ("Foo", ["1"], []),
+        ("Foo", [""], []),
+        ("Foo", ["a"], ["A"]),
+        ("Foo", ["1, 2"], ["2, 1"]),
+        ("Foo", ['"a, b"'], ['"a,b"']),
+        ("Accept-Language", ["en;q=0.5, de"], ["en, de;q=0.5"]),
+        ("Accept-Language", ["en"], ["en;q=0"]),
+        ("Accept-Encoding", ["gzip"], ["gzip;q=0"]),
+        ("Accept-Encoding", ["gzip"], []),
+        ("Accept-Language", ["en;q=2"], ["en"]),
+    ],
+)
+def test_values_that_differ_do_not(name: str, one: list[str], other: list[str]) -> None:
+    names = (name.lower().encode(),)
+    first = variant_key(names, fields(*(f"{name}: {v}" for v in one)))
+    assert first != variant_key(names, fields(*(f"{name}: {v}" for v in other)))
+
+
+def test_parts_cannot_be_confused() -> None:
+    names = (b"a", b"b")
+    keys = {
+        variant_key(names, fields(*lines)) for lines in (["A: 1", "B: 2"], ["A: 1,2"], ["B: 1,2"], ["A: 2", "B: 1"])
+    }
+    assert len(keys) == 4
+
+
+def test_long_values_are_digested() -> None:
+    long = variant_key((b"foo",), fields("Foo: " + "x" * 5000))
+    assert len(long) <= 96
+    assert long != variant_key((b"foo",), fields("Foo: " + "x" * 4999))
+
+
+@given(st.dictionaries(st.sampled_from([b"a", b"b", b"accept-language"]), st.binary(max_size=40)))
+def test_keys_are_made_of_any_value(values: dict[bytes, bytes]) -> None:
+    assert len(variant_key((b"a", b"accept-language", b"b"), list(values.items()))) <= 96
+
+
+def test_two_variants_live_beside_each_other(shelf: Shelf) -> None:
+    put(shelf, request("Foo: 1"), "Vary: Foo", body=b"one")
+    put(shelf, request("Foo: 2"), "Vary: Foo", body=b"two")
+    for value, body in (("1", b"one"), ("2", b"two")):
+        found = shelf.find(KEY, request(f"Foo: {value}", f"Other: {value}"))
+        assert found is not None and found.body == body
+    assert shelf.find(KEY, request()) is None
+    assert shelf.find(KEY, request("Foo: 3")) is None
+
+
+def test_invalidation_reaches_all_variants(shelf: Shelf) -> None:
+    for value in "123":
+        put(shelf, request(f"Foo: {value}"), "Vary: Foo")
+    shelf.store.delete(KEY)
+    assert all(shelf.find(KEY, request(f"Foo: {value}")) is None for value in "123")
+    put(shelf, request("Foo: 1"), "Vary: Foo", body=b"new")
+    assert shelf.find(KEY, request("Foo: 2")) is None, "old variants do not come back"
+
+
+def test_a_uri_that_begins_to_vary_forgets_what_it_had(shelf: Shelf) -> None:
+    put(shelf, request())
+    put(shelf, request("Foo: 1"), "Vary: Foo", body=b"one")
+    assert shelf.find(KEY, request()) is None
+    found = shelf.find(KEY, request("Foo: 1"))
+    assert found is not None and found.body == b"one"
+
+
+def test_a_uri_that_varies_by_more_than_before_varies_by_all(shelf: Shelf) -> None:
+    put(shelf, request("Foo: 1"), "Vary: Foo")
+    put(shelf, request("Foo: 1", "Bar: 1"), "Vary: Bar", body=b"both")
+    assert shelf.find(KEY, request("Foo: 1", "Bar: 2")) is None
+    found = shelf.find(KEY, request("Foo: 1", "Bar: 1"))
+    assert found is not None and found.body == b"both"
+    put(shelf, request("Foo: 1", "Bar: 2"), body=b"neither")
+    found = shelf.find(KEY, request("Foo: 1", "Bar: 2"))
+    assert found is not None and found.body == b"neither", "a response without Vary is one more variant"
+
+
+def test_the_slot_is_what_requests_for_one_response_share(shelf: Shelf) -> None:
+    assert shelf.slot(KEY, request("Foo: 1")) == (KEY, False)
+    put(shelf, request("Foo: 1"), "Vary: Foo")
+    one, varies = shelf.slot(KEY, request("Foo: 1"))
+    assert varies and one == shelf.slot(KEY, request("Foo:  1", "Bar: 2"))[0]
+    assert one != shelf.slot(KEY, request("Foo: 2"))[0]
+
+
+def test_a_preferred_language_finds_the_response_in_it(shelf: Shelf) -> None:
+    put(shelf, request("Accept-Language: en, de"), "Vary: Accept-Language", "Content-Language: DE", body=b"deutsch")
+
+    def find(value: str) -> bytes | None:
+        found = shelf.find(KEY, request(f"Accept-Language: {value}"))
+        return found.body if found is not None else None
+
+    assert find("fr;q=0.5, de;q=1.0") == b"deutsch"
+    assert find("de") == b"deutsch"
+    assert find("de-CH, de;q=0.9") is None
+    assert find("fr, de") is None, "no language is preferred to the other"
+    assert find("fr, de;q=0.5") is None
+    assert find("*") is None
+
+
+def test_other_selecting_fields_must_still_agree(shelf: Shelf) -> None:
+    lines = ("Vary: Accept-Language, Foo", "Content-Language: de")
+    put(shelf, request("Accept-Language: en, de", "Foo: 1"), *lines)
+    assert shelf.find(KEY, request("Accept-Language: de", "Foo: 1")) is not None
+    assert shelf.find(KEY, request("Accept-Language: de", "Foo: 2")) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("de", b"de"), ("de, en;q=0.9", b"de"), ("de, en", None), ("*", None), ("de;q=0", None), ("", None)],
+)
+def test_preferred_language(value: str, expected: bytes | None) -> None:
+    assert preferred_language(fields(f"Accept-Language: {value}")) == expected
+    assert preferred_language([]) is None
+
+
+def test_facts_remember_their_variant() -> None:
+    asked = request("Foo: 1")
+    assert asked.variant((b"foo",)) is asked.variant((b"foo",))
