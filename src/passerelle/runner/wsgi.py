@@ -132,7 +132,7 @@ def run(application: Application, environ: Environ, sink: Sink, keep: bool) -> N
                 close()
     # SystemExit too: one request does not end the instance.
     except BaseException:
-        log.exception("%s %s failed", environ["REQUEST_METHOD"], environ["PATH_INFO"])
+        log.exception("%s %s failed", environ.get("REQUEST_METHOD"), environ.get("PATH_INFO"))
         answer.fail()
     finally:
         body.close()
