@@ -221,3 +221,38 @@ def test_a_progress_line_names_what_does_not_start(tmp_path: Path) -> None:
     with up(tmp_path, service(SLOW)) as running:
         running.says(r"starting: 0 of 1, waiting for s-1 \(1 s\)")
         assert running.stop() == 0
+
+
+ESCAPE = """
+import os, sys, time
+if os.fork(): time.sleep(300)
+os.setsid()
+if os.fork(): os._exit(0)
+os.execve("/bin/sleep", ["sleep", sys.argv[1]], {})
+"""
+
+
+@pytest.mark.parametrize("kill", ["supervisor", "stop"])
+def test_even_what_left_its_session_and_its_environment_is_ended(tmp_path: Path, kill: str) -> None:
+    """Neither its session nor a mark tells where it comes from; but it is an orphan below the guard."""
+    (tmp_path / "escape.py").write_text(ESCAPE)
+    seconds = f"301.{os.getpid()}{time.monotonic_ns() % 10**6}"
+
+    def escaped() -> list[str]:
+        found = []
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if seconds.encode() in (Path("/proc") / name / "cmdline").read_bytes().split(b"\0")[:2]:
+                    found.append(name)
+        return found
+
+    with up(tmp_path, service(f"exec python escape.py {seconds} {{port}}")) as running:
+        until_now(escaped)
+        if kill == "stop":
+            assert running.stop() == 0
+        else:
+            until_now(lambda: len(running.alive()) >= 3)
+            (supervising,) = running.named("cli import main; main() up")
+            os.kill(supervising, signal.SIGKILL)
+            running.ended()
+        assert escaped() == []

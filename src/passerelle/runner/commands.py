@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import sys
 import time
@@ -14,6 +15,7 @@ import click
 import orjson
 
 from passerelle.cli_support import (
+    CONFIG_NAMES,
     answer_no,
     config_argument,
     config_path,
@@ -30,7 +32,7 @@ from passerelle.runner.output import Output
 from passerelle.runner.report import Report, seconds, wants_colour
 from passerelle.runner.supervisor import Setup, Supervisor
 
-DEFAULT_ADMIN = "127.0.0.1:9900"
+DEFAULT_ADMIN: Address = Config.model_fields["admin"].default
 
 
 def _as(parse: Callable[[object], object]) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -138,14 +140,14 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
     "--admin",
     metavar="HOST:PORT",
     callback=_as(parse_admin),
-    default=DEFAULT_ADMIN,
-    show_default=True,
     envvar="PASSERELLE_ADMIN",
-    help="The admin address of the one to ask.",
+    show_envvar=True,
+    help="The admin address of the one to ask; by default that of the file in this folder, or 127.0.0.1:9900.",
 )
 @json_option
-def status(admin: Address | str, as_json: bool) -> None:
+def status(admin: Address | str | None, as_json: bool) -> None:
     """Show what a running `passerelle up`, `proxy` or `gateway` does."""
+    admin = admin or _usual_admin()
     if not isinstance(admin, Address):
         raise click.UsageError("with the admin address off there is nobody to ask")
     try:
@@ -157,6 +159,15 @@ def status(admin: Address | str, as_json: bool) -> None:
         print_json(answer)
     else:
         _describe(answer)
+
+
+def _usual_admin() -> Address | str:
+    """The admin address that the file in this folder gives, or else the default one."""
+    for name in CONFIG_NAMES:
+        with contextlib.suppress(OSError):
+            config = inspect(name).config
+            return config.admin or "off" if config is not None else DEFAULT_ADMIN
+    return DEFAULT_ADMIN
 
 
 def _read(given: str | None) -> tuple[str, str, Config]:

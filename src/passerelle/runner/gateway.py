@@ -21,6 +21,8 @@ _START_LIMIT = 30.0  # seconds for a worker to load and listen
 _ANSWER_LIMIT = 2.0  # seconds for an answer that people wait for
 # Counters are asked for this often, so that a worker that dies takes no more than these seconds of them with it.
 _SNAPSHOT_INTERVAL = 5.0
+_LEAVE_LIMIT = 1.0  # seconds between the end of the control channel and that of the process
+_SILENCE_LIMIT = 30.0  # seconds without an answer, then a worker hangs and is replaced
 
 
 class Worker(Kept):
@@ -84,7 +86,7 @@ class Worker(Kept):
         self._socket = ours
         return process
 
-    async def _watch(self, process: Process) -> None:
+    async def _watch(self, process: Process) -> str:
         assert self._socket is not None
         client = self._client = control.Client(*await control.open_channel(self._socket), lambda event: None)
         reading = asyncio.create_task(client.run())
@@ -94,16 +96,24 @@ class Worker(Kept):
                 self.tell(service)
             await client.ask("start", _START_LIMIT)
             self._is_up()
+            heard = self._clock()
             while not client.closed:
                 await asyncio.wait({reading}, timeout=_SNAPSHOT_INTERVAL)
-                await self.read_snapshot()
+                if await self._ask_snapshot(client):
+                    heard = self._clock()
+                elif self._clock() - heard > _SILENCE_LIMIT:
+                    return f"has not answered for {_SILENCE_LIMIT:g} s and was ended"
         except control.ControlError as error:
             if not client.closed:
-                self._write(self.name, str(error).encode())
+                return f"cannot start: {error}"
         finally:
             client.close()
             await reading
             self._client = None
+        # It exits, as a rule: this end is seen a moment before the other one.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _LEAVE_LIMIT)
+        return "closed its control channel and was ended"
 
     def _ended(self) -> None:
         if self._snapshot is not None:
@@ -119,9 +129,15 @@ class Worker(Kept):
     async def read_snapshot(self) -> list[Snapshot]:
         """The counters of this worker's processes, the present one's asked for now."""
         if self._client is not None and self.up_since is not None:
-            with contextlib.suppress(control.ControlError):
-                self._snapshot = await self._client.ask("metrics", _ANSWER_LIMIT)
+            await self._ask_snapshot(self._client)
         return [snapshot for snapshot in (self._retired, self._snapshot) if snapshot is not None]
+
+    async def _ask_snapshot(self, client: control.Client) -> bool:
+        try:
+            self._snapshot = await client.ask("metrics", _ANSWER_LIMIT)
+        except control.ControlError:
+            return False
+        return True
 
     async def status(self) -> dict[str, Any] | None:
         """What the worker says of itself: ``connections``, and of every service the instances as it sees them.

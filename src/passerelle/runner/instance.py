@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.service import InstanceSpec
@@ -69,12 +70,12 @@ class Instance(Kept):
                 # Last, so that it changes nothing that PATH already finds: `python` is there too where our virtual
                 # environment was not activated.
                 "PATH": os.pathsep.join(filter(None, (os.environ.get("PATH"), str(Path(sys.executable).parent)))),
-                **{key: value.replace("{port}", str(self.port)) for key, value in config.env.items()},
+                **config.env,
             },
             cwd=config.cwd or self._folder,
         )
 
-    async def _watch(self, process: Process) -> None:
+    async def _watch(self, process: Process) -> NoReturn:
         spec = InstanceSpec(self.name, ports.LOOPBACK, self.port)
         self.service.join(spec)
         await self.service.watch(spec, self._is_up)

@@ -57,8 +57,8 @@ class Kept(ABC):
         """Start the command. :raises StartFailed, PortTaken: with the reason."""
 
     @abstractmethod
-    async def _watch(self, process: Process) -> None:
-        """Look after the running ``process``; cancelled when it ends. Returning means that it must end."""
+    async def _watch(self, process: Process) -> str:
+        """Look after the running ``process``; cancelled when it ends. Gives the reason why it must end."""
 
     @abstractmethod
     def _ended(self) -> None:
@@ -112,14 +112,13 @@ class Kept(ABC):
         wait = asyncio.create_task(process.wait())
         try:
             await asyncio.wait({watch, wait}, return_when=asyncio.FIRST_COMPLETED)
-            if watch.done():
-                watch.result()  # a fault of ours must be heard of
-            reason = "" if process.returncode is not None else "left its control channel"
+            # A fault of ours is raised here: it must be heard of.
+            reason = watch.result() if watch.done() else ""
         finally:
             watch.cancel()
             wait.cancel()
             self._ended()
-        if reason:
+        if reason and process.returncode is None:
             await process.stop(0.0)
             return reason
         # What it left behind may hold what the next one needs.

@@ -20,7 +20,7 @@ _MANY = 10  # instances of a service that are up are summed up in one row beyond
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the start report. ``seconds`` is how long its start took, None for what we did not start."""
+    """One line of the start report. ``seconds`` is how long an instance took to answer, None for everything else."""
 
     name: str
     service: str
@@ -149,7 +149,7 @@ class Report:
         addresses = max((len(row.address) for row in shown), default=0)
         text = ["", f"{self._paint(OWN, 1)} {version} · {file}", ""]
         text += [self._row(row, names, addresses) for row in shown]
-        for service in dict.fromkeys(row.service for row in rows):
+        for service in dict.fromkeys(row.service for row in rows if row.service):
             if not any(row.is_up for row in rows if row.service == service):
                 text.append(self._paint(f"  {service}: no instance is up; requests for it get 503 until one is", 31))
         where = f"listening on {self._paint(f'http://{listen}', 1)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from passerelle.balancing.health import ServiceHealth, Settings, State
 from passerelle.balancing.instance import Status
@@ -38,7 +38,6 @@ class Service:
         self._rng = rng
         self._present: dict[str, InstanceSpec] = {}
         self._health = ServiceHealth(Settings(slow_start=0.0))
-        self._told: list[dict[str, Any]] | None = None
 
     def join(self, spec: InstanceSpec) -> None:
         """``spec`` exists from now on; it is down until its first good probe."""
@@ -51,7 +50,9 @@ class Service:
             self.problems.pop(name, None)
             self._replaced()
 
-    async def watch(self, spec: InstanceSpec, up: Callable[[], None], failed: Callable[[], None] | None = None) -> None:
+    async def watch(
+        self, spec: InstanceSpec, up: Callable[[], None], failed: Callable[[], None] | None = None
+    ) -> NoReturn:
         """Probe ``spec`` for ever: often until it first answers, then every 3 s.
 
         ``up`` is called once, when it first answers; ``failed``, if given, after each probe before that.
@@ -76,8 +77,8 @@ class Service:
             self.problems[spec.name] = problem
         else:
             self.problems.pop(spec.name, None)
-        self._health.probed(_key(spec), not problem, self._clock())
-        self._tell()
+        if self._health.probed(_key(spec), not problem, self._clock()):
+            self._changed(self)
         return not problem
 
     def is_up(self, name: str) -> bool:
@@ -93,13 +94,7 @@ class Service:
 
     def _replaced(self) -> None:
         self._health.replace(map(_key, self._present.values()), self._clock())
-        self._tell()
-
-    def _tell(self) -> None:
-        listing = self.listing()
-        if listing != self._told:
-            self._told = listing
-            self._changed(self)
+        self._changed(self)
 
 
 def _key(spec: InstanceSpec) -> str:

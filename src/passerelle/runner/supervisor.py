@@ -125,6 +125,7 @@ class Supervisor:
 
         Gives the code to exit with: 0 after an orderly stop, 1 when it could not start or had to kill.
         """
+        self._take_signals()
         try:
             self._bind()
         except ports.PortTaken as error:
@@ -132,7 +133,6 @@ class Supervisor:
             return 1
         self._make_workers()
         self._report.names([kept.name for kept in (*self.instances, *self.workers)])
-        self._take_signals()
         try:
             if self.admin is not None:
                 await self.admin.start()
@@ -286,8 +286,7 @@ class Supervisor:
         rows.sort(key=lambda row: order.index(row.service))
         for worker in self.workers:
             assert worker.process is not None
-            taken = worker.up_since - worker.process.started if worker.up_since is not None else None
-            rows.append(Row(worker.name, "", worker.state.value, self.listen, worker.process.pid, taken))
+            rows.append(Row(worker.name, "", worker.state.value, self.listen, worker.process.pid, None))
         return rows
 
     @property
