@@ -37,15 +37,6 @@ class Part(NamedTuple):
     pass_status: frozenset[int] = frozenset()
 
 
-class PartAnswer(NamedTuple):
-    """What a service answered for a part: ``media_type`` and ``coding`` are Content-Type and Content-Encoding."""
-
-    status: int
-    media_type: bytes
-    coding: bytes
-    body: bytes
-
-
 class Composed(NamedTuple):
     """The whole answer: a JSON object, and the names of the parts that were replaced."""
 
@@ -57,7 +48,9 @@ class Passed(NamedTuple):
     """A required part's answer that is the whole answer (``pass_status``)."""
 
     name: str
-    answer: PartAnswer
+    status: int
+    media_type: bytes
+    body: bytes
 
 
 class Cancellable(Protocol):
@@ -76,23 +69,18 @@ MAX_DECODED = 10 * 1024 * 1024
 class Composition:
     """The parts of one route, and the fixed bytes between them."""
 
-    __slots__ = ("_between", "parts")
+    __slots__ = ("_template", "parts")
 
     def __init__(self, parts: Sequence[Part]) -> None:
         if not parts:
             raise ValueError("a composition needs a part")
         self.parts = tuple(parts)
-        keys = [orjson.dumps(part.name) + b":" for part in parts]
-        self._between = (b"{" + keys[0], *(b"," + key for key in keys[1:]))
+        members = [orjson.dumps(part.name).replace(b"%", b"%%") + b":%b" for part in parts]
+        self._template = b"{" + b",".join(members) + b"}"
 
     def splice(self, values: Sequence[bytes]) -> bytes:
         """The document: one value (JSON) per part, in order."""
-        pieces: list[bytes] = []
-        for before, value in zip(self._between, values, strict=True):
-            pieces.append(before)
-            pieces.append(value)
-        pieces.append(b"}")
-        return b"".join(pieces)
+        return self._template % tuple(values)
 
 
 class Gathering:
@@ -118,14 +106,14 @@ class Gathering:
                 return
             self._calls.append(started)
 
-    def answered(self, index: int, answer: PartAnswer) -> None:
-        """A part's whole answer came."""
+    def answered(self, index: int, status: int, media_type: bytes, coding: bytes, body: bytes) -> None:
+        """A part's whole answer came; ``media_type`` and ``coding`` are its Content-Type and Content-Encoding."""
         part = self._composition.parts[index]
-        if part.fallback is None and answer.status in part.pass_status:
-            self._finish(Passed(part.name, answer))
+        if part.fallback is None and status in part.pass_status:
+            self._finish(Passed(part.name, status, media_type, body))
             return
         try:
-            value = json_value(answer)
+            value = json_value(status, media_type, coding, body)
         except Failure as failure:
             self.failed(index, failure)
             return
@@ -168,17 +156,14 @@ class Gathering:
         self._tell(outcome)
 
 
-def json_value(answer: PartAnswer) -> bytes:
+def json_value(status: int, media_type: bytes, coding: bytes, body: bytes) -> bytes:
     """The JSON value in a part's answer, as the bytes that came; a Failure(PART_FAILED) when there is none."""
-    status = answer.status
     if not 200 <= status < 300:
         raise Failure(Kind.PART_FAILED, f"status {status}")
-    body = answer.body
-    if answer.coding and answer.coding.lower() != b"identity":
-        body = _decode(answer.coding.lower(), body)
+    if coding and coding.lower() != b"identity":
+        body = _decode(coding.lower(), body)
     if not body:
         raise Failure(Kind.PART_FAILED, f"status {status} without a body")
-    media_type = answer.media_type
     if media_type != b"application/json" and not _says_json(media_type):
         raise Failure(Kind.PART_FAILED, "the answer does not say that it is JSON")
     try:
