@@ -55,7 +55,11 @@ def find(name: str) -> str | None:
 
 def missing(name: str) -> NoReturn:
     """Skip, or with ``CI=true`` fail, for want of a program."""
-    reason = f"{name} is missing (Debian, Ubuntu: apt-get install {PACKAGES[name]})"
+    absent(f"{name} is missing (Debian, Ubuntu: apt-get install {PACKAGES[name]})")
+
+
+def absent(reason: str) -> NoReturn:
+    """Skip, or with ``CI=true`` fail, for want of what ``reason`` names."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

@@ -21,7 +21,7 @@ from benchmarks.rig.server import RigError, fetch
 from benchmarks.scenarios.base import Bench
 from benchmarks.scenarios.crossing import ANSWER, start_memory
 from passerelle.config import load
-from tests.requirements import needs
+from tests.requirements import absent, needs
 
 TWO_CPUS = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two CPUs are needed")
 NEEDS = needs("wrk", "taskset", "nginx")
@@ -42,7 +42,7 @@ def addresses(rig):
 def answer(rig, peer, kind, addresses, path):
     """What ``peer``, set up for ``kind``, answers to ``path`` (it is started, asked and stopped)."""
     if peer.missing():
-        pytest.skip(f"{peer.name} is missing: {peer.missing()}")
+        absent(f"{peer.name} is missing: {peer.missing()}")
     assert peer.version()
     site = Site(rig.subfolder(peer.name), rig.port(), addresses)
     command = getattr(peer, kind)(site)
