@@ -109,6 +109,9 @@ def test_a_request_with_a_bad_chunk_size_is_refused(rig: Rig, name: str) -> None
         pytest.param(b"5\r\nhello\r\n0\r\nX : y\r\n\r\n", id="malformed trailer"),
         pytest.param(b"5\r\nhello\r\n0\r\nX: y\nZ: w\r\n\r\n", id="LF in the trailers"),
         pytest.param(b"5\r\nhello\r\n0\r\n folded: y\r\n\r\n", id="folded trailer"),
+        pytest.param(b"5\r\nhello\r\n0\r\nContent-Length: 99\r\n\r\n", id="length as a trailer"),
+        pytest.param(b"5\r\nhello\r\n0\r\nX: y\r\ntransfer-encoding: chunked\r\n\r\n", id="coding as a trailer"),
+        pytest.param(b"5\r\nhello\r\n0\r\nHOST: evil\r\n\r\n", id="host as a trailer"),
     ],
 )
 def test_a_badly_chunked_request_body_never_ends_well(rig: Rig, raw: bytes) -> None:

@@ -102,6 +102,7 @@ def test_an_instance_that_leaves_finishes_its_work_and_comes_back_with_it(rig: R
         client.send(head())
         client.until(b"ab")
     gateway.set_instances("u", one)
+    assert open_work(gateway) == 2, "the work of an instance that left is not counted"
     other = rig.connect(gateway)
     assert [other.request().body for _ in range(5)] == [b"one"] * 5
     gateway.set_instances("u", one, two)

@@ -207,7 +207,7 @@ class Gateway:
         )
         members = self._members[name] = Members(self.loop, self._clock, leaves, settings)
         members.replace(configured_instances(name, service))
-        return Service(name, node, self.metrics.service(name, lambda: sum(i.in_flight for i in node.members)))
+        return Service(name, node, self.metrics.service(name, members.in_flight))
 
     def _deadlines_for(self, limit: float) -> Deadlines:
         return self._deadlines.setdefault(limit, Deadlines(limit))

@@ -27,10 +27,6 @@ class Service:
         self.metrics = metrics
         self.streaming: set[Forward] = set()
 
-    def in_flight(self) -> int:
-        """Requests and tunnels open on all instances."""
-        return sum(instance.in_flight for instance in self.node.members)
-
 
 class InstanceSpec(NamedTuple):
     """One instance as the runner, a target list or discovery knows it."""
@@ -103,6 +99,10 @@ class Members:
         """Close every pool."""
         for instance in [*self._roster.instances, *self._roster.leaving]:
             instance.endpoint.close()
+
+    def in_flight(self) -> int:
+        """Requests and tunnels open on all instances, those that were removed meanwhile too."""
+        return sum(instance.in_flight for instance in [*self._roster.instances, *self._roster.leaving])
 
     @property
     def instances(self) -> list[Instance]:

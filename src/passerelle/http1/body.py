@@ -22,6 +22,9 @@ _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*
 # RFC 9112 §7.1: 1*HEXDIG (15 digits are more than any counter holds), then extensions.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*" % (_TOKEN, _TOKEN, _QUOTED))
 _TRAILER = re.compile(rb"%b:[^\x00-\x08\x0a-\x1f\x7f]*" % _TOKEN)
+# RFC 9110 §6.5.1: what frames or routes a message cannot come after it. Dropped as all trailers are, such a field would
+# do no harm here; a client that sends one is trying what it does elsewhere.
+_NO_TRAILER = re.compile(rb"(?:content-length|transfer-encoding|host|trailer|te):", re.IGNORECASE)
 
 
 class Decoder(Protocol):
@@ -153,6 +156,8 @@ class ChunkedDecoder:
         self._trailer += end - position
         if self._trailer > MAX_TRAILER or not _TRAILER.fullmatch(data, position, end):
             raise Failure(self._kind, "malformed trailer section")
+        if self._kind is Kind.BAD_REQUEST and _NO_TRAILER.match(data, position, end):
+            raise Failure(self._kind, "a framing field as a trailer")
         return end + 2
 
 
