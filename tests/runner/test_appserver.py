@@ -262,6 +262,7 @@ class TestStopping:
         self, folder: Path, app: str, number: signal.Signals
     ) -> None:
         with instance(folder, app) as (process, port):
+            assert get(port)
             client = socket.create_connection(("127.0.0.1", port), LIMIT)
             with client:
                 client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")

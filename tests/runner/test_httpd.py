@@ -597,6 +597,9 @@ class TestStop:
             return [b"ok"]
 
         server = running.serve(application)
+        with running.client(server) as earlier:
+            assert earlier.request().status == 200
+        wait_until(lambda: not server.connections)
         idle, slow, half = running.client(server), running.client(server), running.client(server)
         assert idle.request().status == 200
         slow.send(head(target="/slow"))

@@ -56,7 +56,7 @@ class Server:
         self.read_timeout = read_timeout
         self.write_timeout = write_timeout
         self.connections: set[Connection] = set()
-        self.empty = asyncio.Event()
+        self.emptied = asyncio.Event()  # the last connection ended while stopping
         self._application = application
         self._sock = sock
         self._jobs: queue.SimpleQueue[tuple[wsgi.Environ, Connection, bool] | None] = queue.SimpleQueue()
@@ -80,7 +80,7 @@ class Server:
             connection.close_if_idle()
         if self.connections:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.empty.wait(), grace)
+                await asyncio.wait_for(self.emptied.wait(), grace)
         self._sweeper.cancel()
         whole = not self.connections
         for connection in list(self.connections):
@@ -186,10 +186,10 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         if self._body is not None:
             self._body.close()
-        connections = self._server.connections
-        connections.discard(self)
-        if not connections:
-            self._server.empty.set()
+        server = self._server
+        server.connections.discard(self)
+        if server.stopping and not server.connections:
+            server.emptied.set()
 
     def pause_writing(self) -> None:
         """Note that more than ``_WINDOW`` bytes wait for the client."""
