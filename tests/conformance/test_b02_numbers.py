@@ -180,3 +180,12 @@ def test_a_malformed_status_line_is_a_502(rig: Rig, line: bytes) -> None:
     client = rig.connect(rig.forward(upstream, route={"attempts": 1}))
     problem(client.request("POST", "/", body=b"x"), 502)
     assert client.request("GET", "/").body == b"ok"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_response_head_over_64_kib_is_a_502(rig: Rig, ended: bool) -> None:
+    bad = b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + (b"\r\n\r\n" if ended else b"")
+    upstream = rig.upstream([once(bad), answering(ok())])
+    client = rig.connect(rig.forward(upstream, route={"attempts": 1}))
+    problem(client.request("POST", "/", body=b"x"), 502)
+    assert client.request("GET", "/").body == b"ok"
