@@ -88,16 +88,6 @@ def test_a_mebibyte_without_newline_passes_and_does_not_stop_the_child(tmp_path:
         assert max(map(len, running.text.splitlines())) < 20_000
 
 
-def test_a_child_that_exits_at_once_for_ever_is_backed_off(tmp_path: Path) -> None:
-    with up(tmp_path, service("exit 7 # {port}", "    instances: 4\n")) as running:
-        running.listening()
-        time.sleep(3.0)  # the time over which starts are counted, not a wait
-        starts = sum(i["restarts"] + 1 for i in running.instances("s"))
-        # With full jitter over caps of 0.5, 1, 2, 4 s the fourth delay alone is 2 s on average.
-        assert 8 <= starts <= 60
-        assert running.stop() == 0
-
-
 def test_a_daemon_is_ended_when_its_starter_exits(tmp_path: Path) -> None:
     (tmp_path / "daemon.py").write_text(DAEMON)
     with up(tmp_path, service("exec python daemon.py {port}")) as running:
@@ -121,16 +111,6 @@ def test_a_quit_kills_at_once(tmp_path: Path) -> None:
         begun = time.monotonic()
         assert running.stop(signal.SIGQUIT) == 1
         assert time.monotonic() - begun < 4
-
-
-@pytest.mark.slow
-def test_a_child_that_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path) -> None:
-    with up(tmp_path, service("trap '' TERM; echo deaf; while :; do sleep 0.1; done # {port}")) as running:
-        running.says("deaf")
-        begun = time.monotonic()
-        assert running.stop(limit=20) == 0
-        assert 9 < time.monotonic() - begun < 15
-        assert "stopping: waiting for s-1" in running.text
 
 
 def supervisor(running: Up) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
+import re
 import signal
 import time
 import uuid
@@ -181,5 +183,45 @@ def test_many_instances_are_summed_up_in_the_report(supervised: Callable[..., An
             await running.started()
             assert "s-1 … 12  up        12 instances" in running.text
             assert len(await running.seen()) == 12
+
+    run(check(), 60)
+
+
+class Highest(random.Random):
+    """Draws the most that can be drawn."""
+
+    def random(self) -> float:
+        return 0.9999
+
+
+def test_b28_a_child_that_exits_at_once_for_ever_is_backed_off(supervised: Callable[..., Any]) -> None:
+    config = """
+services: {s: {run: [sh, -c, "exit 7 # {port}"]}}
+routes: [{path: /, service: s}]
+"""
+
+    async def check() -> None:
+        async with supervised(config, rng=Highest()) as running:
+            await until(lambda: running.text.count("s-1 exited with code 7") == 3)
+        said = re.findall(r"s-1 exited with code 7 after 0\.\d\d s; next start in (\d+\.\d) s", running.text)
+        assert said == ["0.5", "1.0", "2.0"]
+
+    run(check(), 60)
+
+
+def test_b28_a_child_that_ignores_sigterm_is_killed_after_its_grace(supervised: Callable[..., Any]) -> None:
+    config = """
+services: {s: {run: [sh, -c, "trap '' TERM; echo deaf; while :; do sleep 0.05; done # {port}"]}}
+routes: [{path: /, service: s}]
+"""
+
+    async def check() -> None:
+        async with supervised(config, grace=1.2) as running:
+            await until(lambda: "deaf" in running.text)
+            begun = time.monotonic()
+            running.supervisor.stop()
+            assert await running.task == 0
+            assert 1.2 <= time.monotonic() - begun < 5
+        assert "stopping: waiting for s-1 (1 s)" in running.text
 
     run(check(), 60)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import re
 import signal
 import socket
+import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from passerelle.runner import ports
 from tests.runner.helpers import until_now
-from tests.runner.up import command, up
+from tests.runner.up import CLI, Up, command, up
 
 FILES = """
 services:
@@ -23,20 +31,39 @@ routes:
 """
 
 
-def test_start_report_requests_to_all_instances_and_an_orderly_end(tmp_path: Path) -> None:
-    (tmp_path / "hello.txt").write_text("hello")
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Three instances behind a gateway, for tests that change nothing."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "hello.txt").write_text("hello")
+    with up(folder, FILES) as running:
+        running.listening()
+        yield running
+        assert running.stop() == 0
+
+
+def test_start_report(files: Up) -> None:
+    for n in (1, 2, 3):
+        assert re.search(rf"files-{n} +up +127\.0\.0\.1:\d+ +pid \d+ +\d+\.\d+ s\n", files.text)
+    assert re.search(rf"gateway +up +127\.0\.0\.1:{files.port} +pid \d+\n", files.text)
+    assert "\x1b" not in files.text, "no colours where there is no terminal"
+
+
+def test_every_instance_is_asked(files: Up) -> None:
+    for _ in range(40):
+        assert files.get("/hello.txt") == (200, b"hello")
+    for n in (1, 2, 3):
+        assert f'"instance":"files-{n}"' in files.says(rf'"target":"/hello.txt".*"instance":"files-{n}"')[0]
+    assert files.get("/readyz", files.admin) == (200, b"ready\n")
+    status = files.status()
+    assert status["state"] == "running"
+    assert status["services"]["files"]["up"] == 3
+    assert status["services"]["files"]["source"] == "run"
+
+
+def test_an_orderly_end(tmp_path: Path) -> None:
     with up(tmp_path, FILES) as running:
-        port, admin = running.listening()
-        report = running.text
-        for n in (1, 2, 3):
-            assert re.search(rf"files-{n} +up +127\.0\.0\.1:\d+ +pid \d+ +\d+\.\d+ s", report)
-        assert re.search(rf"gateway +up +127\.0\.0\.1:{port} +pid \d+ +\d+\.\d+ s", report)
-        assert "\x1b" not in report, "no colours where there is no terminal"
-        assert [running.get("/hello.txt") for _ in range(6)] == [(200, b"hello")] * 6
-        assert running.get("/readyz", admin) == (200, b"ready\n")
-        status = running.status()
-        assert status["state"] == "running"
-        assert status["services"]["files"]["up"] == 3
+        running.listening()
         assert running.stop(signal.SIGINT) == 0
         assert "files-1    | Serving HTTP on 127.0.0.1" in running.text, "output under its name, not held back"
         assert running.text.endswith("passerelle | stopped\n")
@@ -203,21 +230,13 @@ def test_a_log_that_cannot_be_opened_ends_the_start_with_its_reason(tmp_path: Pa
         assert "missing/folder/log" in running.text
 
 
-def test_access_log_lines_are_passed_on_whole_and_unnamed(tmp_path: Path) -> None:
-    with up(tmp_path, FILES) as running:
-        running.listening()
-        running.get("/hello.txt?x=1")
-        line = running.says(r'(?m)^\{"time":.*"target":"/hello\.txt\?x=1".*\}$')
-        assert line
-        assert running.stop() == 0
+def test_access_log_lines_are_passed_on_whole_and_unnamed(files: Up) -> None:
+    files.get("/hello.txt?x=1")
+    assert files.says(r'(?m)^\{"time":.*"target":"/hello\.txt\?x=1".*\}$')
 
 
 def test_output_that_nobody_reads_holds_up_nothing(tmp_path: Path) -> None:
     """A child that writes without end, and a reader of ours that has stopped: requests are served all the same."""
-    import subprocess
-
-    from tests.runner.up import CLI
-
     config = """
 services:
   noisy: {run: [sh, -c, "yes noise & exec python -m http.server --bind 127.0.0.1 {port}"]}
@@ -225,7 +244,7 @@ routes:
   - {path: /, service: noisy}
 """
     (tmp_path / "gateway.yaml").write_text("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\naccess_log: off\n" + config)
-    port = _free_port()
+    port = ports.free()
     argv = [*CLI, "up", "--listen", f"127.0.0.1:{port}"]
     with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True) as popen:
         try:
@@ -239,15 +258,7 @@ routes:
             assert popen.wait(20) == 0
 
 
-def _free_port() -> int:
-    from passerelle.runner import ports
-
-    return ports.free()
-
-
 def _answers(port: int) -> bool:
-    import http.client
-
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/")
@@ -258,25 +269,18 @@ def _answers(port: int) -> bool:
         connection.close()
 
 
-def test_proxy_needs_no_file_and_balances(tmp_path: Path) -> None:
-    (tmp_path / "hello.txt").write_text("hello")
-    with up(tmp_path, FILES) as behind:
-        behind.listening()
-        urls = [f"http://{instance['address']}" for instance in behind.instances("files")]
-        with command(tmp_path, "proxy", *urls, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0") as proxy:
-            proxy.listening()
-            assert [proxy.get("/hello.txt") for _ in range(9)] == [(200, b"hello")] * 9
-            listed = proxy.instances("upstream")
-            assert [f"http://{i['address']}" for i in listed] == urls
-            assert [i["state"] for i in listed] == ["up"] * 3
-            # A target that dies is seen by the probes; one that comes back as well.
-            os.kill(behind.instances("files")[0]["pid"], signal.SIGSTOP)
-            os.kill(behind.instances("files")[0]["pid"], signal.SIGKILL)
-            assert [proxy.get("/hello.txt") for _ in range(9)] == [(200, b"hello")] * 9
-            until_now(lambda: proxy.instances("upstream")[0]["state"] == "down", limit=20)
-            assert proxy.instances("upstream")[0]["problem"] == "refuses connections"
-            assert proxy.stop() == 0
-        assert behind.stop() == 0
+def test_proxy_needs_no_file_and_balances(tmp_path: Path, files: Up) -> None:
+    urls = [f"http://{instance['address']}" for instance in files.instances("files")]
+    urls.append("http://127.0.0.1:1")
+    with command(tmp_path, "proxy", *urls, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0") as proxy:
+        proxy.listening()
+        assert [proxy.get("/hello.txt") for _ in range(9)] == [(200, b"hello")] * 9
+        listed = proxy.instances("upstream")
+        assert [f"http://{i['address']}" for i in listed] == urls
+        assert [i["state"] for i in listed] == ["up", "up", "up", "down"]
+        assert listed[3]["problem"] == "refuses connections"
+        assert re.search(r"upstream-4 +down +127\.0\.0\.1:1 +refuses connections\n", proxy.text)
+        assert proxy.stop() == 0
 
 
 def test_proxy_refuses_what_is_no_url(tmp_path: Path) -> None:
@@ -286,27 +290,23 @@ def test_proxy_refuses_what_is_no_url(tmp_path: Path) -> None:
         assert running.ended() == 2
 
 
-def test_gateway_runs_alone_with_its_own_admin_port(tmp_path: Path) -> None:
-    (tmp_path / "hello.txt").write_text("hello")
-    with up(tmp_path, FILES) as behind:
-        behind.listening()
-        url = f"http://{behind.instances('files')[0]['address']}"
-        (tmp_path / "alone.yaml").write_text(
-            f"listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nservices: {{files: {{targets: ['{url}']}}}}\n"
-            "routes: [{path: '/{rest*}', service: files}]\n"
-        )
-        with command(tmp_path, "gateway", "alone.yaml") as alone:
-            _, admin = alone.listening()
-            assert alone.get("/hello.txt") == (200, b"hello")
-            assert len(alone.alive()) == 1, "one process"
-            assert alone.get("/healthz", admin)[0] == alone.get("/readyz", admin)[0] == 200
-            assert b"passerelle_requests_total" in alone.get("/metrics", admin)[1]
-            assert alone.instances("files")[0]["state"] == "up"
-            with command(tmp_path, "status", "--admin", f"127.0.0.1:{admin}") as status:
-                assert status.ended() == 0
-                assert "files-1" in status.text
-            assert alone.stop(signal.SIGINT) == 0
-        assert behind.stop() == 0
+def test_gateway_runs_alone_with_its_own_admin_port(tmp_path: Path, files: Up) -> None:
+    url = f"http://{files.instances('files')[0]['address']}"
+    (tmp_path / "alone.yaml").write_text(
+        f"listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nservices: {{files: {{targets: ['{url}']}}}}\n"
+        "routes: [{path: '/{rest*}', service: files}]\n"
+    )
+    with command(tmp_path, "gateway", "alone.yaml") as alone:
+        _, admin = alone.listening()
+        assert alone.get("/hello.txt") == (200, b"hello")
+        assert len(alone.alive()) == 1, "one process"
+        assert alone.get("/healthz", admin)[0] == alone.get("/readyz", admin)[0] == 200
+        assert b"passerelle_requests_total" in alone.get("/metrics", admin)[1]
+        assert alone.instances("files")[0]["state"] == "up"
+        with command(tmp_path, "status", "--admin", f"127.0.0.1:{admin}") as status:
+            assert status.ended() == 0
+            assert "files-1" in status.text
+        assert alone.stop(signal.SIGINT) == 0
 
 
 def test_gateway_refuses_services_that_it_would_have_to_start(tmp_path: Path) -> None:
@@ -339,25 +339,22 @@ def test_status_says_that_nobody_answers(tmp_path: Path) -> None:
         assert running.text.startswith("nothing to ask on the admin address 127.0.0.1:1: ")
 
 
-def test_status_as_table_and_as_json(tmp_path: Path) -> None:
-    import json
-
-    with up(tmp_path, FILES) as running:
-        _, admin = running.listening()
-        where = f"127.0.0.1:{admin}"
-        with command(tmp_path, "status", "--admin", where) as table:
-            assert table.ended() == 0
-            for n in (1, 2, 3):
-                assert re.search(rf"(?m)^files-{n} +up +127\.0\.0\.1:\d+ +\d+ +0 +0 +\d+\.\d\d s$", table.text)
-        with command(tmp_path, "status", "--json", env={"PASSERELLE_ADMIN": where}) as printed:
-            assert printed.ended() == 0
-            assert json.loads(printed.text)["services"]["files"]["up"] == 3
-        assert running.stop() == 0
+def test_status_as_table_and_as_json(tmp_path: Path, files: Up) -> None:
+    where = f"127.0.0.1:{files.admin}"
+    with command(tmp_path, "status", "--admin", where) as table:
+        assert table.ended() == 0
+        for n in (1, 2, 3):
+            assert re.search(rf"(?m)^files-{n} +up +127\.0\.0\.1:\d+ +\d+ +0 +0 +[\d.]+ s$", table.text)
+    with command(tmp_path, "status", "--json", env={"PASSERELLE_ADMIN": where}) as printed:
+        assert printed.ended() == 0
+        assert json.loads(printed.text)["services"]["files"]["up"] == 3
+    (tmp_path / "gateway.yaml").write_text(f"admin: {where}\n" + FILES)
+    with command(tmp_path, "status") as found:
+        assert found.ended() == 0
+        assert "files-3" in found.text
 
 
 def test_requests_in_flight_are_carried_out_before_the_services_are_stopped(tmp_path: Path) -> None:
-    import threading
-
     server = tmp_path / "slow.py"
     server.write_text(
         "import http.server, sys, time\n"
