@@ -53,7 +53,8 @@ def split_address(text: str, example: str, default_port: int | None = None, lowe
             except ValueError:
                 raise ValueError(f"found {text!r}; {host!r} is not an IPv4 address") from None
         elif not host:
-            raise ValueError(f"found {text!r} without a host; {allowed}, or 0.0.0.0{text} for every interface")
+            every = f", or 0.0.0.0{text} for every interface" if lowest_port == 0 else ""
+            raise ValueError(f"found {text!r} without a host; {allowed}{every}")
         elif not HOST(host):
             raise ValueError(f"found {text!r}; {host!r} is not a host name")
     if not colon and default_port is not None:

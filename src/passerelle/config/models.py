@@ -28,6 +28,7 @@ from passerelle.config.values import (
     Text,
     Whole,
 )
+from passerelle.config.words import describe
 
 SOURCES = ("app", "run", "targets", "zones")
 """A service has exactly one of these."""
@@ -74,7 +75,11 @@ class Target(Model):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, found: Any) -> Any:
-        return {"url": found} if isinstance(found, str) else found
+        if isinstance(found, str):
+            return {"url": found}
+        if not isinstance(found, dict | Target):
+            raise ValueError(f"found {describe(found)}; allowed is http://host:port or a mapping with url and weight")
+        return found
 
 
 class Zone(Model):
@@ -147,7 +152,7 @@ class Service(Model):
 
     @model_validator(mode="after")
     def _shape(self) -> Service:
-        _raise_first(service_shape(self.model_fields_set))
+        _raise_first(service_shape(_given(self)))
         return self
 
 
@@ -225,7 +230,7 @@ class Route(Model):
 
     @model_validator(mode="after")
     def _shape(self) -> Route:
-        _raise_first(route_shape(self.model_fields_set))
+        _raise_first(route_shape(_given(self)))
         return self
 
 
@@ -285,6 +290,11 @@ def route_shape(keys: set[str]) -> Shape:
     if "compose" in keys and "rewrite" in keys:
         return [("rewrite", "found beside compose; allowed with service only (each part has its own path)")]
     return []
+
+
+def _given(model: Model) -> set[str]:
+    """The keys that were given a value."""
+    return {key for key in model.model_fields_set if getattr(model, key) is not None}
 
 
 def _raise_first(findings: Shape) -> None:

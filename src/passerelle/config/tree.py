@@ -33,7 +33,7 @@ Plain = str | int | float | bool | None
 
 @dataclass(slots=True)
 class Node:
-    """A place in the file: 1-based line and column, and the number of nodes in it, aliases expanded."""
+    """A place in the file: 1-based line and column; ``size`` counts the nodes in it, with keys, aliases expanded."""
 
     line: int
     column: int
@@ -205,16 +205,13 @@ def parse(text: str) -> tuple[Node, list[Duplicate]]:
     except yaml.MarkedYAMLError as error:
         raise _explain(text, error) from None
     except yaml.reader.ReaderError as error:
-        line, column = _position(text, error.position)
-        raise SyntaxProblem(line, column, f"the character #x{ord(text[error.position]):04x} is not allowed") from None
+        # libyaml counts octets.
+        before = text.encode("utf-8")[: error.position].decode("utf-8", "replace")
+        line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+        raise SyntaxProblem(line, column, f"the character {text[len(before)]!r} is not allowed") from None
     if builder.root is None:
         raise SyntaxProblem(1, 1, "the file is empty; needed are services and routes")
     return builder.root, builder.duplicates
-
-
-def _position(text: str, index: int) -> tuple[int, int]:
-    before = text[:index]
-    return before.count("\n") + 1, index - (before.rfind("\n") + 1) + 1
 
 
 def _explain(text: str, error: yaml.MarkedYAMLError) -> SyntaxProblem:

@@ -125,7 +125,7 @@ Command = Annotated[
 
 def _text(found: object) -> object:
     if not isinstance(found, str):
-        quotes = f"; put it in quotes: '{found}'" if isinstance(found, int | float) else ""
+        quotes = f"; put it in quotes: '{describe(found)}'" if isinstance(found, int | float) else ""
         raise ValueError(f"found {describe(found)}; allowed is text{quotes}")
     return found
 

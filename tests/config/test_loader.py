@@ -1,0 +1,348 @@
+"""What a good file gives, what is read besides it, and what a file may cost."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from passerelle.config import (
+    Address,
+    Config,
+    ConfigError,
+    Report,
+    Route,
+    Service,
+    Target,
+    inspect_bytes,
+    inspect_text,
+    load,
+    load_text,
+    rules,
+    services_of,
+)
+
+SMALL = """\
+services:
+  user:
+    targets: ["http://127.0.0.1:5001"]
+routes:
+  - path: /user/{id}
+    service: user
+"""
+
+FULL = """\
+listen: 0.0.0.0:80
+admin: off
+workers: 4
+access_log: logs/access.log
+trusted_proxies: [10.0.0.0/8, "::1"]
+limits: {head: 16KiB, headers: 50, body: unlimited, head_timeout: 5s, idle_timeout: 1m, body_timeout: 1.5s,
+         connections: 20}
+services:
+  user:
+    app: users.app:app
+    interface: asgi
+    instances: 5
+    env: {A: 1.10, B: yes, C: "x", D: true, E: 010, F: null, G: ~, H: }
+    cwd: users
+    health: {path: /healthz, timeout: 250ms}
+    balance: least_inflight
+    connect_timeout: 500ms
+    max_connections: 7
+    max_waiting: 0
+    keepalive: 1h
+  words:
+    run: [python, serve.py, --port, "{port}", --level, 3, --ratio, 1.50]
+  line:
+    run: python 'my serve.py' --port={port}
+  product:
+    targets: ["http://127.0.0.1:5006", {url: "http://[::1]:5007/", weight: 3}, http://products]
+  far:
+    zones: {a: {targets: ["http://a:1"], weight: 3}, b: {targets: [http://b:1, http://c:1]}}
+routes:
+  - path: /user/{user_id}
+    host: "*.Example.com"
+    methods: [GET, PUT]
+    service: user
+    rewrite: /internal/{user_id}
+    timeout: 2m
+    body: 1MB
+    attempts: 1
+  - path: /api/{user_id}/{product_id}
+    compose:
+      user: {service: user, path: "/user/{user_id}", timeout: 5s, pass_status: [404]}
+      product: {service: product, path: "/product/{product_id}", on_error: null}
+      extra: {service: far, path: /extra, on_error: {value: {a: [1, 2.5, null, "x", off]}}}
+  - {path: "/{rest*}", service: line}
+  - {path: /words, service: words}
+"""
+
+
+def test_the_least_file_has_every_default() -> None:
+    config = load_text(SMALL)
+    assert config.listen == Address(host="127.0.0.1", port=8080)
+    assert config.admin == Address(host="127.0.0.1", port=9900)
+    assert (config.workers, config.access_log, config.trusted_proxies) == (1, "stdout", ())
+    limits = config.limits
+    assert (limits.head, limits.headers, limits.body, limits.connections) == (32768, 100, 10485760, 10000)
+    assert (limits.head_timeout, limits.idle_timeout, limits.body_timeout) == (10.0, 75.0, 30.0)
+    service = config.services["user"]
+    assert service.targets == (Target(url=Address(host="127.0.0.1", port=5001), weight=1),)
+    assert (service.source, service.is_local, service.instances, service.env) == ("targets", False, 1, {})
+    assert (service.balance, service.connect_timeout, service.keepalive) == ("p2c", 2.0, 4.0)
+    assert (service.max_connections, service.max_waiting) == (256, 256)
+    route = config.routes[0]
+    assert (route.timeout, route.attempts, route.body, route.accepted) == (30.0, 2, None, None)
+    assert config.body_limit(route) == 10485760
+
+
+def test_a_full_file_has_every_value(tmp_path: Path) -> None:
+    config = load_text(FULL, folder=tmp_path)
+    assert (config.listen.host, config.listen.port, config.admin, config.workers) == ("0.0.0.0", 80, None, 4)
+    assert config.access_log == tmp_path / "logs/access.log"
+    assert config.trusted_proxies == (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128"))
+    limits = config.limits
+    assert (limits.head, limits.headers, limits.body, limits.connections) == (16384, 50, "unlimited", 20)
+    assert (limits.head_timeout, limits.idle_timeout, limits.body_timeout) == (5.0, 60.0, 1.5)
+
+    user = config.services["user"]
+    assert (user.app, user.interface, user.instances, user.source, user.is_local) == (
+        *("users.app:app", "asgi", 5, "app", True),
+    )
+    # The environment is text, exactly as it is written.
+    texts = {"A": "1.10", "B": "yes", "C": "x", "D": "true", "E": "010", "F": "null", "G": "~", "H": ""}
+    assert user.env == texts
+    assert user.cwd == tmp_path / "users"
+    assert user.health is not None
+    assert (user.health.path, user.health.timeout) == ("/healthz", 0.25)
+    assert (user.balance, user.connect_timeout, user.keepalive) == ("least_inflight", 0.5, 3600.0)
+    assert (user.max_connections, user.max_waiting) == (7, 0)
+    assert config.services["words"].run == ("python", "serve.py", "--port", "{port}", "--level", "3", "--ratio", "1.50")
+    assert config.services["line"].run == ("python", "my serve.py", "--port={port}")
+    targets = config.services["product"].targets
+    assert targets is not None
+    assert [(str(target.url), target.weight) for target in targets] == [
+        *(("127.0.0.1:5006", 1), ("[::1]:5007", 3), ("products:80", 1)),
+    ]
+    zones = config.services["far"].zones
+    assert zones is not None
+    assert [(name, len(zone.targets), zone.weight) for name, zone in zones.items()] == [("a", 1, 3), ("b", 2, 1)]
+
+    one, api, rest, words = config.routes
+    assert (one.host, one.methods, one.accepted) == ("*.example.com", ("GET", "PUT"), frozenset({b"GET", b"PUT"}))
+    assert (one.rewrite, one.timeout, one.body, one.attempts) == ("/internal/{user_id}", 120.0, 1_000_000, 1)
+    assert one.label == "GET,PUT *.example.com/user/{user_id}"
+    assert config.body_limit(one) == 1_000_000
+    assert config.body_limit(rest) is None
+    assert api.accepted == frozenset({b"GET"})
+    assert api.label == "/api/{user_id}/{product_id}"
+    assert api.compose is not None
+    user_part, product, extra = api.compose.values()
+    assert (user_part.required, user_part.timeout, user_part.pass_status) == (True, 5.0, (404,))
+    assert (product.required, product.fallback) == (False, None)
+    assert (extra.required, extra.fallback) == (False, {"a": [1, 2.5, None, "x", "off"]})
+    assert services_of(api) == ["user", "product", "far"]
+    assert services_of(words) == ["words"]
+    rule = rules(config)[0]
+    assert (rule.host, rule.pattern, rule.value) == (b"*.example.com", one.path, one)
+
+
+def test_a_configuration_does_not_change() -> None:
+    config = load_text(SMALL)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.workers = 2  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        config.services["user"].balance = "p2c"  # type: ignore[misc]
+
+
+def test_models_made_in_python_are_checked_too() -> None:
+    target = Target.model_validate("http://127.0.0.1:1")
+    with pytest.raises(ValidationError, match="a service needs one of app, run, targets, zones"):
+        Service()
+    with pytest.raises(ValidationError, match="instances: found beside targets"):
+        Service(targets=(target,), instances=2)
+    with pytest.raises(ValidationError, match="a route needs one of service, compose"):
+        Route(path="/a")
+    made = Config(services={"a": Service(targets=(target,), app=None)}, routes=(Route(path="/a", service="a"),))
+    assert made.services["a"].source == "targets"
+
+
+# ---- variables and secrets
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("${HOST}:80", "h:80"),
+        ('"${HOST}:${PORT}"', "h:81"),
+        ("'${HOST}:${PORT}'", "h:81"),
+        ("${NOPE:-d}:80", "d:80"),
+        ("${EMPTY:-d}:80", "d:80"),
+        ("${HOST:-d}:80", "h:80"),
+        ("a${EMPTY}:80", "a:80"),
+        ("'[::${PORT:-1}]:80'", "[::81]:80"),
+    ],
+)
+def test_variables_are_filled_in(written: str, value: str) -> None:
+    environ = {"HOST": "h", "PORT": "81", "EMPTY": ""}
+    assert str(load_text(f"listen: {written}\n{SMALL}", environ=environ).listen) == value
+
+
+def test_dollars() -> None:
+    text = SMALL.replace(
+        'targets: ["http://127.0.0.1:5001"]', "app: a:b\n    env: {A: $$x, B: $x, C: $, D: '$${X}', E: $$$$}"
+    )
+    assert load_text(text, environ={}).services["user"].env == {"A": "$x", "B": "$x", "C": "$", "D": "${X}", "E": "$$"}
+
+
+def test_a_number_may_come_from_a_variable() -> None:
+    assert load_text(f"workers: ${{W:-3}}\n{SMALL}", environ={}).workers == 3
+    assert load_text(f"workers: ${{W:-3}}\n{SMALL}", environ={"W": "5"}).workers == 5
+    assert load_text(f"admin: ${{ADMIN}}\n{SMALL}", environ={"ADMIN": "off"}).admin is None
+
+
+def test_a_variable_cannot_bring_structure() -> None:
+    report = inspect_text(f"workers: ${{W}}\n{SMALL}", environ={"W": "1\nlisten: 0.0.0.0:1"})
+    assert [problem.key for problem in report.errors] == ["workers"]
+    text = SMALL.replace("service: user", "service: ${S}")
+    assert "found '[user]'" in inspect_text(text, environ={"S": "[user]"}).errors[0].message
+
+
+SECRET = SMALL.replace('targets: ["http://127.0.0.1:5001"]', "app: a:b\n    env: {KEY: 'k:${file:key}'}")
+
+
+@pytest.mark.parametrize("content", ["s3cret", "s3cret\n", "s3cret\r\n"])
+def test_secrets_are_read_beside_the_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "key").write_bytes(content.encode())
+    (tmp_path / "gateway.yaml").write_text(SECRET)
+    assert load(tmp_path / "gateway.yaml").services["user"].env == {"KEY": "k:s3cret"}
+
+
+def test_a_secret_is_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret")
+    report = inspect_text(f"listen: ${{file:key}}\n{SMALL}", folder=tmp_path)
+    (problem,) = report.errors
+    assert str(problem) == (
+        "gateway.yaml:1:9: listen: what the file of the secret contains is not allowed here (it is not shown)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"x" * 65537, "larger than 65536 bytes"), (b"\xff", "is not UTF-8 text")]
+)
+def test_secrets_have_bounds(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "key").write_bytes(content)
+    (problem,) = inspect_text(SECRET, folder=tmp_path).errors
+    assert (problem.line, problem.column, problem.key) == (4, 19, "services.user.env.KEY")
+    assert said in problem.message
+
+
+# ---- warnings
+
+
+def test_warnings_do_not_spoil_a_configuration() -> None:
+    text = """\
+trusted_proxies: [0.0.0.0/0]
+services:
+  user: {app: a:b}
+  old: {app: c:d}
+routes:
+  - path: /x
+    timeout: 2s
+    compose: {u: {service: user, path: /u, timeout: 3s}}
+"""
+    report = inspect_text(text)
+    assert report.config is not None
+    assert report.errors == ()
+    assert [str(problem) for problem in report.warnings] == [
+        "gateway.yaml:4:3: services.old: no route leads to this service",
+        "gateway.yaml:1:19: trusted_proxies[0]: 0.0.0.0/0 believes every client's X-Forwarded-* fields",
+        "gateway.yaml:8:53: routes[0].compose.u.timeout: longer than the route's timeout of 2s, which ends it first",
+    ]
+
+
+def test_errors_come_without_warnings() -> None:
+    report = inspect_text(SMALL.replace("service: user", "service: usr"))
+    assert len(report.errors) == 1
+    assert report.warnings == ()
+
+
+# ---- the file itself
+
+
+def test_errors_name_the_file_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("services: 1\n")
+    with pytest.raises(ConfigError) as failed:
+        load("my.yaml")
+    assert [problem.file for problem in failed.value.problems] == ["my.yaml", "my.yaml"]
+    assert str(failed.value).splitlines()[0] == ("my.yaml:1:1: routes: missing; it is required (the route table)")
+
+
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nope.yaml")
+
+
+@pytest.mark.parametrize("data", ["\ufeff" + SMALL, SMALL.replace("\n", "\r\n"), "--- \n" + SMALL, SMALL + "...\n"])
+def test_other_ways_to_write_the_same_file(data: str) -> None:
+    assert inspect_bytes(data.encode()).config == load_text(SMALL)
+
+
+def test_json_is_yaml() -> None:
+    config = load_text(
+        '{"services": {"user": {"targets": ["http://127.0.0.1:5001"]}},'
+        ' "routes": [{"path": "/user/{id}", "service": "user"}]}'
+    )
+    assert config == load_text(SMALL)
+
+
+def test_aliases_are_expanded() -> None:
+    config = load_text(
+        "services:\n  a: &a {app: a:b}\n  b: *a\nroutes: [{path: /a, service: a}, {path: /b, service: b}]\n"
+    )
+    assert config.services["a"] == config.services["b"]
+
+
+def only(report: Report) -> tuple[int, int, str]:
+    (problem,) = report.errors
+    return problem.line, problem.column, problem.message
+
+
+def test_what_a_file_may_cost() -> None:
+    assert only(inspect_bytes(b"#" * (2**20 + 1))) == (1, 1, "larger than 1048576 bytes")
+    assert only(inspect_text("a: " + "[" * 2000))[2] == "found more than 32 levels of nesting"
+    assert only(inspect_text("- " * 100_000))[2] == "found more than 32 levels of nesting"
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+    assert only(inspect_text(bomb))[2] == "aliases expand to more than 10000 values"
+
+
+def test_what_is_no_text() -> None:
+    assert only(inspect_bytes(b"a: b\nc: \xc3\xa9\xff\n")) == (2, 5, "octet 0xFF is not UTF-8; save the file as UTF-8")
+    assert only(inspect_text("a: \0\n")) == (1, 4, "the character '\\x00' is not allowed")
+    assert only(inspect_text("limits:\n\thead: 3\n")) == (
+        2,
+        1,
+        "found a tab in the indentation; YAML is indented with spaces",
+    )
+
+
+def test_ten_thousand_routes() -> None:
+    routes = "".join(f"  - {{path: '/s{n}/{{id}}', service: user}}\n" for n in range(10_000))
+    text = SMALL[: SMALL.index("routes:")] + "routes:\n" + routes
+    assert len(load_text(text).routes) == 10_000
+    broken = text.replace("service: user}", "service: usr, timeout: 3}")
+    errors = inspect_text(broken).errors
+    assert len(errors) == 20_000
+    assert errors[-1].line == 10_004
+
+
+def test_a_route_table_that_is_too_ambiguous_is_an_error() -> None:
+    ways = ["".join(f"/{{p{i}}}" if bits >> i & 1 else "/a" for i in range(9)) for bits in range(2**9)]
+    text = SMALL[: SMALL.index("  - path")] + "".join(f"  - {{path: '{way}', service: user}}\n" for way in ways)
+    line, column, message = only(inspect_text(text))
+    assert (line, column) == (5, 3)
+    assert message.startswith("a lookup could take 10")

@@ -1,0 +1,82 @@
+"""The JSON Schema says what the models say."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from passerelle.config import models
+from passerelle.config.models import Config
+from passerelle.config.problems import model_at
+from passerelle.config.schema import json_schema
+
+SCHEMA = json_schema()
+
+
+def definition(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = SCHEMA if name == "Config" else SCHEMA["$defs"][name]
+    return found
+
+
+def test_every_key_is_there_and_no_other() -> None:
+    for name in ("Config", "Limits", "Service", "Target", "Zone", "Health", "Route", "Part", "OnError"):
+        model = getattr(models, name)
+        assert list(definition(name)["properties"]) == list(model.model_fields), name
+        assert definition(name)["additionalProperties"] is False
+        required = [key for key, field in model.model_fields.items() if field.is_required()]
+        assert definition(name).get("required", []) == required
+        for key, field in definition(name)["properties"].items():
+            assert field.get("description") or "$ref" in field, f"{name}.{key}"
+
+
+def test_defaults_are_written_as_in_the_file() -> None:
+    limits = {key: field["default"] for key, field in definition("Limits")["properties"].items()}
+    assert limits == {
+        "head": "32KiB",
+        "headers": 100,
+        "body": "10MiB",
+        "head_timeout": "10s",
+        "idle_timeout": "75s",
+        "body_timeout": "30s",
+        "connections": 10000,
+    }
+    service = definition("Service")["properties"]
+    assert (service["connect_timeout"]["default"], service["balance"]["default"]) == ("2s", "p2c")
+    assert (SCHEMA["properties"]["listen"]["default"], "default" in SCHEMA["properties"]["limits"]) == (
+        *("127.0.0.1:8080", False),
+    )
+
+
+def test_null_is_allowed_for_on_error_alone() -> None:
+    def nulls(node: Any, path: str) -> list[str]:
+        if isinstance(node, dict):
+            here = [path] if node.get("type") == "null" else []
+            return here + [found for key, value in node.items() for found in nulls(value, f"{path}.{key}")]
+        return [found for value in node for found in nulls(value, path)] if isinstance(node, list) else []
+
+    assert nulls(SCHEMA, "") == [".$defs.Part.properties.on_error.anyOf"]
+
+
+def test_variables_are_allowed_for_every_value_that_has_a_form() -> None:
+    def forms(node: Any) -> None:
+        if isinstance(node, dict):
+            for field in node.get("properties", {}).values():
+                for leaf in (field, field.get("items", {})):
+                    if not leaf.keys() & {"pattern", "enum", "minimum"}:
+                        continue
+                    raise AssertionError(f"{leaf} does not allow a variable")
+            for value in node.values():
+                forms(value)
+
+    forms(SCHEMA)
+    assert re.search(SCHEMA["$defs"]["Substitution"]["pattern"], "a${X}")
+
+
+def test_models_are_found_by_place() -> None:
+    assert model_at(()) is Config
+    assert model_at(("services", "x", "zones", "a", "targets", 3)) is models.Target
+    assert model_at(("routes", 1, "compose", "k", "on_error")) is models.OnError
+    assert model_at(("routes", 1, "path")) is None
+    assert model_at(("services", "x", "env")) is None
+    assert model_at(("nope",)) is None
+    assert model_at(("trusted_proxies", 0, "x")) is None

@@ -1,0 +1,333 @@
+"""The command line as a user meets it: output, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from passerelle import __version__
+from passerelle.cli import main, passerelle
+from passerelle.cli_support import LazyGroup
+
+GOOD = """\
+services:
+  user: {targets: ["http://127.0.0.1:5001", "http://127.0.0.1:5002"]}
+  product: {app: products:app, instances: 5}
+  site: {run: "serve {port}"}
+routes:
+  - {path: "/{rest*}", service: site}
+  - {path: "/user/{user_id}", methods: [GET], service: user, rewrite: "/internal/{user_id}", timeout: 500ms,
+     attempts: 1}
+  - {path: "/user/{user_id}", methods: [PUT, DELETE], service: user, body: 1MB}
+  - {path: /user/me, host: api.example.com, service: user}
+  - path: /api/{user_id}/{product_id}
+    compose:
+      user: {service: user, path: "/user/{user_id}", timeout: 5s, pass_status: [404]}
+      product: {service: product, path: "/product/{product_id}", on_error: null}
+"""
+
+# Five planted errors: an unknown key, a bad duration, an unknown service, an unknown parameter, a key twice.
+PLANTED = """\
+lisen: 127.0.0.1:8080
+services:
+  user:
+    targets: ["http://127.0.0.1:5001"]
+    connect_timeout: 2
+routes:
+  - path: /user/{user_id}
+    service: usr
+  - path: /u/{id}
+    service: user
+    rewrite: /internal/{user_id}
+    service: user
+"""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in a folder with a good ``gateway.yaml``: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    Path("gateway.yaml").write_text(GOOD)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(args)
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_check_says_ok_on_one_line(run: Run) -> None:
+    assert run("check") == (0, "gateway.yaml: ok (3 services, 5 routes)\n", "")
+
+
+def test_check_prints_five_planted_errors_on_five_lines(run: Run) -> None:
+    Path("gateway.yaml").write_text(PLANTED)
+    code, out, err = run("check", "gateway.yaml")
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    assert [re.match(r"gateway\.yaml:(\d+):(\d+): ([^ ]+): .", line).groups() for line in lines] == [  # type: ignore[union-attr]
+        ("1", "1", "lisen"),
+        ("5", "22", "services.user.connect_timeout"),
+        ("8", "14", "routes[0].service"),
+        ("11", "14", "routes[1].rewrite"),
+        ("12", "5", "routes[1].service"),
+    ]
+    assert "did you mean listen?" in lines[0]
+    assert "did you mean user?" in lines[2]
+
+
+def test_check_counts_one_as_one(run: Run) -> None:
+    Path("gateway.yaml").write_text("services: {a: {app: a:b}}\nroutes: [{path: /, service: a}]\n")
+    assert run("check")[1] == "gateway.yaml: ok (1 service, 1 route)\n"
+
+
+def test_check_prints_warnings_to_stderr(run: Run) -> None:
+    Path("gateway.yaml").write_text(GOOD.replace("  site:", "  old: {app: a:b}\n  site:"))
+    assert run("check") == (
+        0,
+        "gateway.yaml: ok (4 services, 5 routes)\n",
+        "gateway.yaml:4:3: services.old: warning: no route leads to this service\n",
+    )
+
+
+def test_check_as_json(run: Run) -> None:
+    assert json.loads(run("check", "--json")[1]) == {
+        "file": "gateway.yaml",
+        "ok": True,
+        "services": 3,
+        "routes": 5,
+        "errors": [],
+        "warnings": [],
+    }
+    Path("gateway.yaml").write_text(PLANTED)
+    code, out, _ = run("check", "--json")
+    found = json.loads(out)
+    assert code == 1
+    assert (found["ok"], found["services"], len(found["errors"])) == (False, None, 5)
+    assert found["errors"][2] == {
+        "file": "gateway.yaml",
+        "line": 8,
+        "column": 14,
+        "key": "routes[0].service",
+        "message": "found 'usr'; allowed: user; did you mean user?",
+    }
+
+
+def test_the_file_is_looked_for_under_two_names(run: Run) -> None:
+    Path("gateway.yaml").rename("passerelle.yaml")
+    assert run("check")[:2] == (0, "passerelle.yaml: ok (3 services, 5 routes)\n")
+    Path("passerelle.yaml").unlink()
+    code, out, err = run("check")
+    assert (code, out) == (2, "")
+    assert err == (
+        "passerelle check: found neither gateway.yaml nor passerelle.yaml in this folder; name the file"
+        " (see passerelle check --help)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["chek"], "passerelle: no command 'chek'; allowed: up, "),
+        (["chek"], "did you mean check?"),
+        (["check", "nope.yaml"], "passerelle check: cannot read nope.yaml: no such file or directory"),
+        (["check", "."], "passerelle check: cannot read .: is a directory"),
+        (["check", "a", "b"], "passerelle check: got unexpected extra argument"),
+        (["check", "--jsn"], "passerelle check: no such option"),
+        (["routes", "nope.yaml"], "passerelle routes: cannot read nope.yaml"),
+        (["--nope"], "passerelle: no such option"),
+        (["explain"], "passerelle explain: missing argument"),
+        (["explain", "GET"], "passerelle explain: found 1 arguments; allowed is [CONFIG] METHOD URL"),
+        (["explain", "a", "b", "c", "d"], "passerelle explain: found 4 arguments"),
+        (["explain", "get", "/x"], "did you mean GET?"),
+        (["explain", "GET", "x"], "allowed is a path such as /x, or http://host/path"),
+        (["explain", "GET", "ftp://a/x"], "found the scheme 'ftp'"),
+        (["explain", "GET", "/x", "-H", "nocolon"], "found the header 'nocolon'"),
+        (["explain", "GET", "/x", "-H", "Content-Length: x"], "found the Content-Length 'x'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(run: Run, args: list[str], said: str) -> None:
+    code, out, err = run(*args)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert re.search(r"\(see passerelle.* --help\)\n$", err)
+
+
+@pytest.mark.parametrize("command", [["routes"], ["explain", "GET", "/x"]])
+def test_a_file_with_errors_ends_other_commands(run: Run, command: list[str]) -> None:
+    Path("gateway.yaml").write_text(PLANTED)
+    code, out, err = run(*command)
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 5
+
+
+def test_routes_in_the_order_in_which_they_win(run: Run) -> None:
+    code, out, err = run("routes")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "HOST             METHODS     PATH                         SERVICE                        REWRITE"
+        "              TIMEOUT  ATTEMPTS  BODY   KEY",
+        "api.example.com  *           /user/me                     user                                "
+        "                30s      2         10MiB  routes[3]",
+        "*                GET         /api/{user_id}/{product_id}  user: user + product: product       "
+        "                30s      2         10MiB  routes[4]",
+        "*                PUT,DELETE  /user/{user_id}              user                                "
+        "                30s      2         1MB    routes[2]",
+        "*                GET         /user/{user_id}              user                           /internal/{user_id}"
+        "  500ms    1         10MiB  routes[1]",
+        "*                *           /{rest*}                     site                                "
+        "                30s      2         10MiB  routes[0]",
+    ]
+
+
+def test_routes_as_json(run: Run) -> None:
+    found = json.loads(run("routes", "--json")[1])
+    assert [route["index"] for route in found] == [3, 4, 2, 1, 0]
+    assert found[3] == {
+        "index": 1,
+        "host": None,
+        "methods": ["GET"],
+        "path": "/user/{user_id}",
+        "service": "user",
+        "compose": None,
+        "rewrite": "/internal/{user_id}",
+        "timeout": 0.5,
+        "attempts": 1,
+        "body": 10485760,
+    }
+    assert found[1]["compose"]["product"] == {"service": "product", "path": "/product/{product_id}", "required": False}
+
+
+def test_schema_is_json(run: Run) -> None:
+    code, out, _ = run("schema")
+    assert code == 0
+    assert json.loads(out)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_version(run: Run) -> None:
+    code, out, _ = run("version")
+    assert code == 0
+    assert out.splitlines()[0].split() == ["passerelle", __version__]
+    assert {"python", "pydantic", "uvloop"} <= {line.split()[0] for line in out.splitlines()}
+    assert json.loads(run("version", "--json")[1])["passerelle"] == __version__
+    assert run("--version")[1] == f"passerelle {__version__}\n"
+
+
+def test_help_names_every_command(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for name in ("up", "gateway", "proxy", "status", "check", "routes", "explain", "schema", "version"):
+        assert re.search(rf"^  {name} +\w", out, re.MULTILINE)
+    assert run("-h")[1] == out
+    assert run()[0] == 2
+
+
+@pytest.mark.parametrize("name", ["check", "routes", "explain", "schema"])
+def test_help_has_examples(run: Run, name: str) -> None:
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert f"Examples:\n    passerelle {name}" in out
+
+
+def test_commands_are_imported_when_they_are_used() -> None:
+    code = (
+        "import sys\nfrom passerelle.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit as end: assert end.code == 0, end.code\n"
+        "print([name for name in ('uvloop', 'httptools', 'asyncio', 'prometheus_client') if name in sys.modules])"
+    )
+    config = "services: {a: {app: a:b}}\nroutes: [{path: /, service: a}]\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "check", "/dev/stdin"], input=config, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "/dev/stdin: ok (1 service, 1 route)\n[]\n"
+
+
+def test_a_click_error_that_is_no_usage_error_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @click.command()
+    def broken() -> None:
+        raise click.ClickException("It broke.\nBadly.")
+
+    monkeypatch.setattr("passerelle.cli_file.check", broken)
+    with pytest.raises(SystemExit) as ended:
+        main(["check"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "passerelle: it broke. Badly (see passerelle --help)\n"
+
+
+def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("passerelle.cli_file.check", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["check"])
+    assert ended.value.code == 130
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text(GOOD)
+    command = f"{sys.executable} -c 'from passerelle.cli import main; main()' schema | head -c 1"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("{", "")
+
+
+def in_terminal(folder: Path, *args: str, **environ: str) -> str:
+    """What the command prints to a terminal."""
+    master, slave = pty.openpty()
+    try:
+        code = "from passerelle.cli import main; main()"
+        env = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | environ
+        process = subprocess.Popen([sys.executable, "-c", code, *args], stdout=slave, stderr=slave, cwd=folder, env=env)
+        process.wait(30)
+        return os.read(master, 1 << 16).decode()
+    finally:
+        os.close(slave)
+        os.close(master)
+
+
+def test_colours_on_a_terminal_only(tmp_path: Path, run: Run) -> None:
+    assert "\x1b[32mok\x1b[0m" in in_terminal(tmp_path, "check")
+    assert "\x1b[" not in in_terminal(tmp_path, "check", NO_COLOR="1")
+    assert "\x1b[" in in_terminal(tmp_path, "check", NO_COLOR="")
+    assert "\x1b[" not in run("explain", "GET", "/user/1")[1]
+
+
+def test_completion_offers_commands(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from passerelle.cli import main; main()"],
+        env=os.environ | {"_PASSERELLE_COMPLETE": "bash_complete", "COMP_WORDS": "passerelle c", "COMP_CWORD": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "plain,check\n"
+
+
+def test_every_lazy_command_is_there() -> None:
+    assert isinstance(passerelle, LazyGroup)
+    with click.Context(passerelle) as ctx:
+        for name in passerelle.list_commands(ctx):
+            command = passerelle.get_command(ctx, name)
+            assert command is not None
+            assert command.name == name
+            assert command.get_short_help_str(200)

@@ -1,0 +1,174 @@
+"""`passerelle explain`: the answer is the router's, and each reason is true."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from passerelle.cli_explain import Asked, explanation, why_not
+from passerelle.config import load_text
+from passerelle.errors import Failure
+from passerelle.routing import Router, Rule, canonical_path
+from tests.test_cli import GOOD, Run, run
+from tests.test_routing import methods, requests, tables
+
+__all__ = ["run"]
+
+CONFIG = load_text(GOOD)
+
+
+def ask(method: str, path: str, host: str = "", length: int | None = None) -> dict[str, Any]:
+    path, mark, query = path.partition("?")
+    return explanation(CONFIG, Asked(host.encode(), method.encode(), path.encode(), (mark + query).encode(), length))
+
+
+def test_a_route_with_a_rewrite(run: Run) -> None:
+    assert run("explain", "GET", "/user/%34%32?full=1") == (
+        0,
+        """\
+path      /user/42 (canonical form of /user/%34%32)
+route     routes[1]  GET /user/{user_id}
+params    user_id = 42
+service   user (2 instances, p2c)
+upstream  GET /internal/42?full=1
+timeout   500ms
+attempts  1
+body      at most 10MiB
+
+not the others
+  routes[0]  /{rest*}                     path: it matches too, but less specifically
+  routes[2]  PUT,DELETE /user/{user_id}   method: it takes DELETE, PUT
+  routes[3]  api.example.com/user/me      host: it is for api.example.com, not a request without host
+  routes[4]  /api/{user_id}/{product_id}  path: segment 1 is 'user', not 'api'
+""",
+        "",
+    )
+
+
+def test_a_composition(run: Run) -> None:
+    code, out, _ = run("explain", "gateway.yaml", "GET", "http://localhost:8080/api/1/2#x")
+    assert code == 0
+    assert out.startswith(
+        """\
+host      localhost
+path      /api/1/2
+route     routes[4]  /api/{user_id}/{product_id}
+params    user_id = 1, product_id = 2
+part      user: GET /user/1 from user (2 instances, p2c), timeout 5s, required, passes 404
+part      product: GET /product/2 from product (5 instances, p2c), timeout 30s, on error null
+timeout   30s
+attempts  2
+body      at most 10MiB
+"""
+    )
+
+
+def test_a_refusal(run: Run) -> None:
+    Path("gateway.yaml").write_text(GOOD.replace('  - {path: "/{rest*}", service: site}\n', ""))
+    code, out, _ = run("explain", "POST", "/user/42")
+    assert code == 1
+    assert (
+        out
+        == """\
+path    /user/42
+answer  405 the method is not allowed here (Allow: DELETE, GET, HEAD, PUT)
+
+why not
+  routes[0]  GET /user/{user_id}          method: it takes GET
+  routes[1]  PUT,DELETE /user/{user_id}   method: it takes DELETE, PUT
+  routes[2]  api.example.com/user/me      host: it is for api.example.com, not a request without host
+  routes[3]  /api/{user_id}/{product_id}  path: segment 1 is 'user', not 'api'
+"""
+    )
+    code, out, _ = run("explain", "GET", "/nope")
+    assert code == 1
+    assert "answer  404 no route matches" in out
+
+
+def test_a_path_that_is_refused(run: Run) -> None:
+    code, out, _ = run("explain", "GET", "/open/..%2fclosed")
+    assert (code, out) == (
+        1,
+        "path    /open/..%2fclosed\nanswer  400 the path is not allowed: a hidden dot segment\n",
+    )
+
+
+def test_json_has_everything(run: Run) -> None:
+    code, out, _ = run(
+        "explain", "PUT", "/user/1", "-H", "Host: API.example.com:80", "-H", "content-length: 2000000", "--json"
+    )
+    found = json.loads(out)
+    assert code == 1
+    assert (found["status"], found["host"]) == (413, "api.example.com")
+    assert found["reason"] == "the request body is too large: 2000000 bytes, 1000000 allowed"
+    assert found["route"]["key"] == "routes[2]"
+    assert found["route"]["repeats"] is True
+    assert [other["key"] for other in found["others"]] == ["routes[0]", "routes[1]", "routes[3]", "routes[4]"]
+
+
+def test_the_host_decides() -> None:
+    assert ask("GET", "/user/me", "api.example.com")["route"]["key"] == "routes[3]"
+    assert ask("GET", "/user/me", "x.example.com")["route"]["key"] == "routes[1]"
+    reasons = {other["key"]: other["reason"] for other in ask("GET", "/user/me", "api.example.com")["others"]}
+    assert reasons["routes[1]"] == "host: it matches too, but less specifically"
+
+
+def test_what_repeats() -> None:
+    assert ask("POST", "/x")["route"]["repeats"] is False
+    assert ask("PUT", "/x")["route"]["repeats"] is True
+
+
+def test_post_says_when_it_is_repeated(run: Run) -> None:
+    assert "attempts  2 (POST is repeated only if nothing was sent)" in run("explain", "POST", "/x")[1]
+
+
+def test_a_long_list_is_cut(run: Run) -> None:
+    more = "".join(f"  - {{path: /r{number}, service: user}}\n" for number in range(40))
+    Path("gateway.yaml").write_text(GOOD + more)
+    out = run("explain", "GET", "/user/1")[1]
+    assert out.endswith("  … and 29 more, further from matching (--json lists all)\n")
+    assert len(json.loads(run("explain", "GET", "/user/1", "--json")[1])["others"]) == 44
+
+
+def test_an_argument_that_is_no_utf_8_is_no_traceback(run: Run) -> None:
+    code, out, _ = run("explain", "GET", "/a\udcff")
+    assert code == 1
+    assert "octet 0xFF is not allowed in a path" in out
+    assert run("explain", "GET", "/a", "-H", "Host: \udcff")[0] == 0
+
+
+def test_an_empty_rest_is_shown(run: Run) -> None:
+    assert "params    rest = (empty)" in run("explain", "GET", "http://a")[1]
+
+
+@given(tables(), requests)
+def test_reasons_are_true(rules: list[Rule], asked: tuple[bytes, bytes, bytes]) -> None:
+    host, method, path = asked
+    match = Router(rules).match(host, method, path)
+    winner = next((rule for rule in rules if rule.value == match.value), None) if match.value is not None else None
+    request = Asked(host, method, path, b"", None)
+    for rule in rules:
+        if rule is winner:
+            continue
+        (nearness, _), reason = why_not(rule, winner, request, path)
+        alone = Router([rule]).match(host, method, path)
+        # What is said to match too does so alone, and what is refused for its method alone is a 405.
+        assert (alone.value is not None) == (nearness == 0)
+        assert bool(alone.allowed) == reason.startswith("method: it takes")
+
+
+@given(st.text(max_size=20), methods)
+def test_any_path_is_explained_as_the_gateway_answers_it(tail: str, named: str | None) -> None:
+    path = ("/" + tail).replace("?", "")
+    result = ask("GET", path)
+    try:
+        canonical = canonical_path(path.encode())
+    except Failure:
+        assert result["status"] == 400
+    else:
+        assert result["status"] is None
+        assert result["canonical_path"] == canonical.decode()
