@@ -15,7 +15,11 @@ class Client(Wire):
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(DEADLINE)
-        sock.connect(("127.0.0.1", port))
+        try:
+            sock.connect(("127.0.0.1", port))
+        except OSError:
+            sock.close()
+            raise
         super().__init__(sock)
 
     def __enter__(self) -> Client:
@@ -54,4 +58,4 @@ def head(method: str = "GET", target: str = "/", *fields: tuple[str, str], lengt
 
 def chunks(*parts: bytes, last: bytes = b"0\r\n\r\n") -> bytes:
     """The parts in the chunked coding."""
-    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + last
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts if part) + last
