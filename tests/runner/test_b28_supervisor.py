@@ -113,6 +113,16 @@ def test_a_quit_kills_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 4
 
 
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    with up(tmp_path, service("exec python -m http.server --bind 127.0.0.1 {port}"), before=["nohup"]) as running:
+        running.listening()
+        for pid in (running.popen.pid, supervisor(running)):
+            os.kill(pid, signal.SIGHUP)
+        assert running.get("/")[0] == 200
+        assert running.status()["state"] == "running"
+        assert running.stop() == 0
+
+
 def supervisor(running: Up) -> int:
     pid = running.status()["pid"]
     assert isinstance(pid, int)

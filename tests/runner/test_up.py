@@ -226,8 +226,9 @@ def test_a_wrong_file_says_where_and_starts_nothing(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_opened_ends_the_start_with_its_reason(tmp_path: Path) -> None:
     with up(tmp_path, FILES + "access_log: missing/folder/log\n") as running:
         assert running.ended() == 1
-        assert "the gateway cannot be started" in running.text
-        assert "missing/folder/log" in running.text
+        assert "gateway    | access_log: cannot open missing/folder/log: No such file or directory\n" in running.text
+        assert "passerelle | the gateway cannot be started\n" in running.text
+        assert "Traceback" not in running.text
 
 
 def test_access_log_lines_are_passed_on_whole_and_unnamed(files: Up) -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ CLI = [sys.executable, "-c", "from passerelle.cli import main; main()"]
 class Up:
     """One started command. ``mark`` is in the environment of all its processes."""
 
-    def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, env: dict[str, str] | None = None, before: Sequence[str] = ()
+    ) -> None:
         self.mark = f"PASSERELLE_TEST={uuid.uuid4()}"
         self._output = folder / f"output-{uuid.uuid4().hex[:6]}"
         name, value = self.mark.split("=")
         with open(self._output, "wb") as file:
             self.popen = subprocess.Popen(
-                [*CLI, *arguments],
+                [*before, *CLI, *arguments],
                 cwd=folder,
                 env={**os.environ, **(env or {}), name: value},
                 stdin=subprocess.DEVNULL,
@@ -118,17 +120,24 @@ class Up:
 
 
 @contextlib.contextmanager
-def up(folder: Path, config: str, *options: str, env: dict[str, str] | None = None) -> Iterator[Up]:
+def up(
+    folder: Path, config: str, *options: str, env: dict[str, str] | None = None, before: Sequence[str] = ()
+) -> Iterator[Up]:
     """``passerelle up`` with ``config`` (the services and routes; ports are chosen), ended at the end of the test."""
     (folder / "gateway.yaml").write_text("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n" + config)
-    with command(folder, "up", *options, env=env) as running:
+    with command(folder, "up", *options, env=env, before=before) as running:
         yield running
 
 
 @contextlib.contextmanager
-def command(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Up]:
-    """Any command of passerelle, ended with all that it started at the end of the test."""
-    running = Up(folder, *arguments, env=env)
+def command(
+    folder: Path, *arguments: str, env: dict[str, str] | None = None, before: Sequence[str] = ()
+) -> Iterator[Up]:
+    """Any command of passerelle, ended with all that it started at the end of the test.
+
+    ``before`` are the words of a command that starts it, such as nohup.
+    """
+    running = Up(folder, *arguments, env=env, before=before)
     try:
         yield running
     finally:

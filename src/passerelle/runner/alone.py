@@ -13,7 +13,7 @@ from passerelle.gateway.app import Gateway
 from passerelle.observability.metrics import Snapshot
 from passerelle.runner import ports
 from passerelle.runner.admin import Admin
-from passerelle.runner.worker import Stop, tune_memory
+from passerelle.runner.worker import CannotStart, Stop, build, tune_memory
 
 
 class Alone:
@@ -57,16 +57,18 @@ class Alone:
 
 
 async def serve(config: Config, file: str) -> int:
-    """Serve until SIGTERM or SIGINT; gives the code to exit with."""
+    """Serve until SIGTERM or SIGINT; gives the code to exit with.
+
+    :raises CannotStart: when a port is taken or the log cannot be opened.
+    """
     stop = Stop()
     stop.listen()
     try:
         (listener,) = ports.reserve(config.listen.host, config.listen.port)
         admin_sockets = ports.reserve(config.admin.host, config.admin.port) if config.admin is not None else []
     except ports.PortTaken as error:
-        print(error, file=sys.stderr)
-        return 1
-    gateway = Gateway(config)
+        raise CannotStart(str(error)) from error
+    gateway = build(config)
     host, port = await gateway.start(listener)
     tune_memory()
     alone = Alone(gateway, file, ports.join(host, port))

@@ -129,6 +129,8 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
         text = f"{name}: these services have app or run, but `passerelle gateway` starts none: {names};"
         click.echo(f"{text} give them targets, or use `passerelle up`", err=True)
         answer_no()
+    if loaded.workers > 1:
+        click.echo(f"{name}: workers: {loaded.workers} is for `passerelle up`; this is one worker", err=True)
     from passerelle.runner import alone, worker
 
     worker.raise_descriptor_limit()

@@ -52,6 +52,8 @@ def watch(supervisor: int) -> int:
     Gives the code to exit with. All of :data:`FORWARDED` and SIGCHLD must be blocked.
     """
     signals = FORWARDED | {signal.SIGCHLD}
+    if linux.hangup_is_ignored():
+        signals -= {signal.SIGHUP}
     while (status := _reap(supervisor)) is None:
         number = signal.sigwait(signals)
         if number != signal.SIGCHLD:

@@ -40,6 +40,11 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def hangup_is_ignored() -> bool:
+    """Whether this process was started by nohup(1) or the like: the end of its terminal must not be its own."""
+    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
 class Proc(NamedTuple):
     """One line of the process table."""
 

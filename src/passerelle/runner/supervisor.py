@@ -10,16 +10,16 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from passerelle import __version__
 from passerelle.config.models import Config
 from passerelle.gateway.app import configured_instances
 from passerelle.observability.metrics import Snapshot, merge
-from passerelle.runner import ports
+from passerelle.runner import linux, ports
 from passerelle.runner.admin import Admin
 from passerelle.runner.backoff import Backoff
 from passerelle.runner.gateway import Worker
@@ -31,6 +31,8 @@ from passerelle.runner.service import Service, Target
 START_LIMIT = 30.0  # seconds until the start report no longer waits for an instance
 WORKER_GRACE = 10.0  # seconds for the requests in flight
 SERVICE_GRACE = 10.0  # seconds between SIGTERM and SIGKILL for an instance
+
+_Member = TypeVar("_Member", bound=Kept | Target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +168,10 @@ class Supervisor:
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
+        if not linux.hangup_is_ignored():
+            loop.add_signal_handler(signal.SIGHUP, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self.kill)
 
     def stop(self) -> None:
@@ -215,19 +219,23 @@ class Supervisor:
         """Wait until everything has answered or failed; false when there is no gateway to speak of."""
         members: list[Instance | Target] = [*self.instances, *self.targets]
         deadline = self._clock() + self._start_limit
-        while (left := [m.name for m in members if not m.settled.is_set()]) and self._clock() < deadline:
-            self._report.progress(f"starting: {len(members) - len(left)} of {len(members)}, waiting for {_some(left)}")
-            await _any(m.settled for m in members if not m.settled.is_set())
+        while (left := _open(members)) and self._clock() < deadline and not self._worker_failed():
+            names = _some([member.name for member in left])
+            self._report.progress(f"starting: {len(members) - len(left)} of {len(members)}, waiting for {names}")
+            await _any(member.settled for member in left)
         self._go.set()
-        while left := [w.name for w in self.workers if not w.settled.is_set()]:
-            self._report.progress(f"starting {_some(left)}")
-            await _any(w.settled for w in self.workers if not w.settled.is_set())
-        if any(worker.up_since is None for worker in self.workers):
+        while (waiting := _open(self.workers)) and not self._worker_failed():
+            self._report.progress(f"starting {_some([worker.name for worker in waiting])}")
+            await _any(worker.settled for worker in waiting)
+        if self._worker_failed():
             self._report.say("the gateway cannot be started")
             return False
         admin = self.admin.address if self.admin is not None else None
         self._report.start(__version__, self._setup.file, self._rows(), self.listen, admin)
         return True
+
+    def _worker_failed(self) -> bool:
+        return any(worker.settled.is_set() and worker.up_since is None for worker in self.workers)
 
     async def _end(self) -> bool:
         """Stop everything: first the gateway, so that what it still carries out has its services; gives survivors."""
@@ -356,6 +364,11 @@ class Supervisor:
             described["problem"] = kept.service.problems.get(kept.name)
             described["in_flight"] = in_flight.get(kept.name, 0)
         return described
+
+
+def _open(members: Iterable[_Member]) -> list[_Member]:
+    """Those whose first start has not come to anything yet."""
+    return [member for member in members if not member.settled.is_set()]
 
 
 async def _any(events: Any) -> None:

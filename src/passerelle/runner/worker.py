@@ -15,7 +15,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,18 @@ class Operations:
         self._stop.asked.set()
 
 
+class CannotStart(Exception):
+    """The gateway cannot be made; the text is one line for the user."""
+
+
+def build(config: Config) -> Gateway:
+    """:raises CannotStart: when the access log cannot be opened."""
+    try:
+        return Gateway(config)
+    except OSError as error:
+        raise CannotStart(f"access_log: cannot open {error.filename}: {error.strerror}") from error
+
+
 def tune_memory() -> None:
     """Keep what was built for the whole life of the process out of the garbage collector's sight.
 
@@ -125,17 +137,21 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run(work: Any) -> Any:
-    """Run a coroutine on uvloop."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+def run(work: Coroutine[Any, Any, int]) -> int:
+    """Run a coroutine on uvloop; gives the code to exit with, which is the coroutine's or 1 for what cannot start."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 async def serve(config: Config, control_fd: int, listen_fd: int | None) -> int:
     """Serve as the supervisor says, until it says stop or is gone."""
     stop = Stop()
     stop.listen()
-    gateway = Gateway(config)
+    gateway = build(config)
     listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
     streams = await control.open_channel(socket.socket(fileno=control_fd))
     server = control.Server(*streams, Operations(gateway, listener, stop).table)
@@ -162,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with open(options.config_fd, encoding="utf-8") as file:
             file.seek(0)
             config = load_text(file.read(), options.config, folder=Path(options.config).parent)
-    return int(run(serve(config, options.control_fd, options.listen_fd)))
+    return run(serve(config, options.control_fd, options.listen_fd))
 
 
 if __name__ == "__main__":
