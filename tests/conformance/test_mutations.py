@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support.client import Client
-from tests.support.gateways import Loop, Rig, settle
+from tests.support.gateways import Rig
 from tests.support.upstream import Connection, answering, ok
-from tests.support.wire import Closed, WireError
+from tests.support.wire import Closed, Request, WireError
 
 ODD = [
     *[bytes([b]) for b in b'\0\t\n\v\f\r !"#%,-./0:;<=>?@\\_{}\x7f\x80\x85\xa0\xff'],
@@ -71,14 +70,6 @@ def mutated(rng: random.Random, raw: bytes) -> bytes:
     return raw
 
 
-@pytest.fixture(scope="module")
-def shared(loop: Loop) -> Iterator[Rig]:
-    """One rig for all mutations of this module."""
-    rig = Rig(loop)
-    yield rig
-    rig.close()
-
-
 def answers(client: Client) -> list[int]:
     """The statuses of everything that the client was answered, each response read strictly as to its head."""
     rest, statuses = client.rest(), []
@@ -99,31 +90,43 @@ def answers(client: Client) -> list[int]:
     return statuses
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_a_mutated_request_never_becomes_two(shared: Rig, seed: int) -> None:
+def number(request: Request) -> int:
+    """The request ids of one gateway count up."""
+    return int((request.get("x-request-id") or b"").rpartition(b"-")[2], 16)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_mutated_request_never_becomes_two(rig: Rig, seed: int) -> None:
     """The upstream reads strictly: a malformed or ambiguous request that was forwarded fails by itself."""
     rng = random.Random(seed)
-    if not shared.upstreams:
-        shared.forward(shared.upstream(answering(ok())))
-    upstream, gateway = shared.upstreams[0], shared.gateways[0]
+    upstream = rig.upstream(answering(ok()))
+    gateway = rig.forward(upstream)
+    sent: list[tuple[bytes, list[int], int]] = []
     for _ in range(25):
         raw = mutated(rng, rng.choice(REQUESTS))
-        before = len(upstream.heads)
         with gateway.connect() as client:
             with contextlib.suppress(OSError):
                 client.send(raw)
                 client.finish()
             statuses = answers(client)
-        settle(gateway)
-        upstream.check()
-        seen = upstream.heads[before:]
-        assert len(seen) <= len(statuses) + (1 if raw.count(b"HTTP/1.") else 0), (raw, seen, statuses)
-        assert statuses.count(200) <= len(seen), (raw, seen, statuses)
-        whole = [r for r in seen if r in upstream.requests]
-        assert len(whole) <= max(len(statuses), 1), (raw, whole, statuses)
+        with gateway.connect() as probe:
+            assert probe.request("GET", "/probe").status == 200
+        last = max(number(r) for r in upstream.heads if r.target == b"/probe")
+        sent.append((raw, statuses, last))
+    gateway.stop()
+    upstream.wait_all_closed()
+    upstream.check()
+    first = 0
+    for raw, statuses, last in sent:
+        heads = [r for r in upstream.heads if first < number(r) < last]
+        whole = [r for r in upstream.requests if first < number(r) < last]
+        first = last
+        # A head may have gone upstream whose body broke its framing: it has no whole request, and at most one goes so.
+        assert statuses.count(200) <= len(whole) <= len(statuses), (raw, whole, statuses)
+        assert len(heads) <= len(whole) + 1, (raw, heads, statuses)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_a_mutated_response_is_never_passed_on_as_it_is_nor_to_another(rig: Rig, seed: int) -> None:
     """Each client reads strictly; the next one, on a connection of its own, gets its own answer and nothing else."""
     rng = random.Random(seed)
@@ -147,7 +150,7 @@ def test_a_mutated_response_is_never_passed_on_as_it_is_nor_to_another(rig: Rig,
         with gateway.connect() as client:
             client.send(f"{method} /first HTTP/1.1\r\nHost: gw\r\nContent-Length: 0\r\n\r\n".encode())
             try:
-                client.read_response(method, 1)
+                client.read_response(method, 0.3)
             except Closed:
                 pass  # cut short, as it was
             except WireError as error:
