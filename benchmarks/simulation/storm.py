@@ -1,8 +1,8 @@
 """A retry storm: half of a service's instances freeze for ten seconds while clients have a time-out and try again.
 
-Twenty instances at 65 % of what they can do. From 10 s to 20 s half of them do nothing; what was sent to them waits and
+Ten instances at 65 % of what they can do. From 10 s to 20 s half of them do nothing; what was sent to them waits and
 is done afterwards, though nobody waits for it any more (as it is with most servers). An attempt has one second. What is
-compared is how requests are tried again; the question is when the service is itself again after the ten seconds.
+compared is how requests are tried again and held back; the question is when the service is itself again afterwards.
 """
 
 from __future__ import annotations
@@ -11,40 +11,43 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from benchmarks.simulation.events import Loop
 from benchmarks.simulation.fleet import WORK, WORKERS, Server
-from passerelle.balancing.breaker import Breaker
 from passerelle.balancing.health import ServiceHealth, Settings, apply, suspicious
 from passerelle.balancing.instance import Instance
 from passerelle.balancing.policies import PowerOfTwo
 from passerelle.balancing.retries import RetryBudget, backoff
 
-INSTANCES = 20
+INSTANCES = 10
 LOAD = 0.65
-BEGIN, END, STOP = 10.0, 20.0, 60.0
+BEGIN, END, STOP = 10.0, 20.0, 50.0
 TIMEOUT = 1.0  # of an attempt
 DEADLINE = 4.0  # of a request
+BOUND = 64  # requests in flight per instance where they are bounded: 0.16 s of work
 STEP = 0.5  # of the curves, in seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """How requests are tried again."""
+    """How requests are tried again, and what else holds."""
 
     name: str
     attempts: int
     budget: bool = False
+    bound: bool = False  # an instance with BOUND in flight takes no more; two others are tried, then the answer is 503
     ejection: bool = False
-    breaker: bool = False
 
 
 VARIANTS = (
     Variant("no retries", 1),
     Variant("3 attempts", 3),
     Variant("3 attempts, budget", 3, budget=True),
+    Variant("3 attempts, bound", 3, bound=True),
+    Variant("3 attempts, budget, bound", 3, budget=True, bound=True),
     Variant("3 attempts, budget, ejection", 3, budget=True, ejection=True),
-    Variant("3 attempts, budget, ejection, breaker", 3, budget=True, ejection=True, breaker=True),
+    Variant("3 attempts, budget, bound, ejection", 3, budget=True, bound=True, ejection=True),
 )
 
 
@@ -71,18 +74,18 @@ class _Request:
 
 
 class _Run:
-    def __init__(self, variant: Variant, seed: int) -> None:
+    def __init__(self, variant: Variant, instances: int, seed: int) -> None:
         self.variant = variant
         self.chance = random.Random(seed)
         self.loop = Loop()
-        self.servers = [Server(1.0, "") for _ in range(INSTANCES)]
+        self.servers = [Server(1.0, "") for _ in range(instances)]
         members = [Instance(f"i{n}", f"10.0.0.{n}", endpoint=server) for n, server in enumerate(self.servers)]
         self.node = PowerOfTwo(members, random=self.chance.random)
-        self.capacity = INSTANCES * WORKERS / WORK
+        self.capacity = instances * WORKERS / WORK
         self.budget = RetryBudget()
-        self.breaker = Breaker()
         self.health = ServiceHealth(Settings(probed=False, slow_start=0.0))
         self.health.replace([instance.identity for instance in members], 0.0)
+        self.timer = inf  # when wake() is due
         self.came: Counter[int] = Counter()
         self.good: Counter[int] = Counter()
         self.attempts: Counter[int] = Counter()
@@ -98,12 +101,9 @@ class _Run:
 
     def attempt(self, request: _Request) -> None:
         now = self.loop.now
-        ticket = self.breaker.enter(now) if self.variant.breaker else 0
-        if ticket is None:
-            return  # refused at once: counted as not answered
-        instance = self.node.pick(request.tried) or self.node.pick()
+        instance = self.pick(request.tried)
         if instance is None:
-            return
+            return  # refused at once
         self.node.acquire(instance)
         self.attempts[int(now / STEP)] += 1
         request.attempt += 1
@@ -113,20 +113,30 @@ class _Run:
             raise TypeError("an instance without its server")
         done = server.serve(now, self.chance.expovariate(1 / WORK))
         end: Callable[..., None] = self.answered if done <= now + TIMEOUT else self.timed_out
-        self.loop.at(min(done, now + TIMEOUT), end, request, instance, ticket, now)
+        self.loop.at(min(done, now + TIMEOUT), end, request, instance, now)
 
-    def answered(self, request: _Request, instance: Instance, ticket: int, since: float) -> None:
+    def pick(self, tried: tuple[Instance, ...]) -> Instance | None:
+        instance = self.node.pick(tried) or self.node.pick()
+        if not self.variant.bound:
+            return instance
+        for _ in range(2):
+            if instance is not None and instance.in_flight >= BOUND:
+                tried = (*tried, instance)
+                instance = self.node.pick(tried)
+        if instance is not None and instance.in_flight < BOUND:
+            return instance
+        if self.variant.ejection and self.health.crowded(self.loop.now):
+            self.follow_health()
+        return None
+
+    def answered(self, request: _Request, instance: Instance, since: float) -> None:
         now = self.loop.now
         self.node.release(instance, True, now - since)
-        if self.variant.breaker:
-            self.breaker.leave(ticket, True, now)
         self.good[int(request.since / STEP)] += 1
 
-    def timed_out(self, request: _Request, instance: Instance, ticket: int, since: float) -> None:
+    def timed_out(self, request: _Request, instance: Instance, since: float) -> None:
         now = self.loop.now
         self.node.release(instance, False, now - since)
-        if self.variant.breaker:
-            self.breaker.leave(ticket, False, now)
         if self.variant.ejection and suspicious(instance):
             self.health.misbehaved(instance.identity, now)
             self.follow_health()
@@ -141,17 +151,22 @@ class _Run:
         self.health.tick(now)
         apply(self.health.snapshot(now), self.node.members)
         following = self.health.next_change(now)
-        if following is not None:
-            self.loop.at(following, self.follow_health)
+        if following is not None and following < self.timer:
+            self.timer = following
+            self.loop.at(following, self.wake)
+
+    def wake(self) -> None:
+        self.timer = inf
+        self.follow_health()
 
     def freeze(self) -> None:
-        for server in self.servers[: INSTANCES // 2]:
+        for server in self.servers[: len(self.servers) // 2]:
             server.freeze(END)
 
 
-def simulate(variant: Variant, seed: int = 1) -> Storm:
-    """One minute of it."""
-    run = _Run(variant, seed)
+def simulate(variant: Variant, instances: int = INSTANCES, seed: int = 1) -> Storm:
+    """All of it, once."""
+    run = _Run(variant, instances, seed)
     run.loop.at(0.0, run.arrive)
     run.loop.at(BEGIN, run.freeze)
     run.loop.run()
@@ -170,8 +185,3 @@ def simulate(variant: Variant, seed: int = 1) -> Storm:
         goodput,
         load,
     )
-
-
-def simulate_all() -> list[Storm]:
-    """Every variant."""
-    return [simulate(variant) for variant in VARIANTS]

@@ -123,6 +123,18 @@ def test_scaling_down_ends_ejections_over_half() -> None:
     assert states(service_) == ["up", "ejected", "ejected", "up"]
 
 
+def test_a_crowded_service_gets_its_ejected_back_one_a_second() -> None:
+    service_ = service(6)
+    for at, key in enumerate(KEYS[:3]):
+        service_.misbehaved(key, 20.0 + at)
+    assert [change.key for change in service_.crowded(30.0)] == KEYS[:1]
+    assert service_.crowded(30.5) == []
+    assert [change.key for change in service_.crowded(31.0)] == KEYS[1:2]
+    assert states(service_) == ["up", "up", "ejected", "up", "up", "up"]
+    service_.tick(60.0)
+    assert service_.crowded(70.0) == []
+
+
 def test_slow_start_in_ten_steps_that_next_change_foretells() -> None:
     service_ = service(2)
     seen = []
@@ -281,6 +293,10 @@ class Random(RuleBasedStateMachine):
     @rule(key=st.sampled_from(KEYS))
     def misbehave(self, key: str) -> None:
         self.service.misbehaved(key, self.now)
+
+    @rule()
+    def crowd(self) -> None:
+        self.service.crowded(self.now)
 
     @rule(key=st.sampled_from(KEYS), back=st.booleans())
     def drain(self, key: str, back: bool) -> None:

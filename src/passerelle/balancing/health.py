@@ -19,7 +19,9 @@ failed      ``fall`` bad probes in a row (3)
 misbehaved  a worker saw ``failures`` (5) requests in a row fail. Refused if the instance is the last one up, or if more
             than ``ejected_part`` (half) of the service would be ejected
 served      the ejection is over: 30 s, twice as long each time again up to 5 min, forgotten by one step for each 30 s
-            up. At once when no other instance is up, or scaling down made the ejected more than half
+            up. At once when no other instance is up, or scaling down made the ejected more than half; and one each
+            second while requests are refused because those that are up are full (:meth:`~ServiceHealth.crowded`): an
+            instance that may fail is better than a refusal
 drain       the runner wants it empty; ``resume`` takes that back
 
 An instance that comes up starts slowly: what counts of its weight rises from a tenth to all of it in ``slow_start``
@@ -35,13 +37,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import floor
+from math import floor, inf
 from typing import Any, NamedTuple
 
 from passerelle.balancing.instance import Instance, Status, set_status, set_weight
 
 VERSION = 1  # of the snapshot
 FAILURES = 5  # requests in a row
+RELIEF = 1.0  # seconds between ejections ended for want of room
 STEPS = 10  # of a slow start: each rebuilds the policies' tuples
 
 
@@ -129,10 +132,11 @@ class _Record:
 class ServiceHealth:
     """The health of all instances of one service, by key (:attr:`.instance.Instance.identity`)."""
 
-    __slots__ = ("_records", "_settings")
+    __slots__ = ("_records", "_relieved", "_settings")
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or Settings()
+        self._relieved = -inf  # when crowded() last ended an ejection
         self._records: dict[str, _Record] = {}
 
     def replace(self, keys: Iterable[str], now: float) -> list[Change]:
@@ -171,6 +175,15 @@ class ServiceHealth:
             length = settings.ejection * 2.0 ** min(record.ejections - 1, 32)
             record.ejected_until = now + min(length, settings.ejection_max)
             self._move(key, Event.MISBEHAVED, now, changes)
+        return self._settle(now, changes)
+
+    def crowded(self, now: float) -> list[Change]:
+        """A request was refused because every instance that is up is full: end the ejection that is due first."""
+        changes: list[Change] = []
+        ejected = [(record.ejected_until, key) for key, record in self._records.items() if self._ejected(record)]
+        if ejected and now >= self._relieved + RELIEF:
+            self._relieved = now
+            self._move(min(ejected)[1], Event.SERVED, now, changes)
         return self._settle(now, changes)
 
     def drain(self, key: str, now: float) -> list[Change]:
@@ -253,6 +266,10 @@ class ServiceHealth:
                 record.ejections = values["ejections"]
                 record.ejected_until = now + values["ejected_for"]
 
+    @staticmethod
+    def _ejected(record: _Record) -> bool:
+        return record.state is State.EJECTED
+
     def _members(self) -> list[_Record]:
         return [record for record in self._records.values() if record.state is not State.DRAINING]
 
@@ -273,8 +290,8 @@ class ServiceHealth:
 
     def _settle(self, now: float, changes: list[Change]) -> list[Change]:
         """End ejections that are over, and those that must not stand: first the ones due first."""
-        if any(record.state is State.EJECTED for record in self._records.values()):
-            ejected = [(r.ejected_until, key) for key, r in self._records.items() if r.state is State.EJECTED]
+        ejected = [(record.ejected_until, key) for key, record in self._records.items() if self._ejected(record)]
+        if ejected:
             members = self._members()
             allowed = floor(self._settings.ejected_part * len(members))
             up = sum(record.state is State.UP for record in members)

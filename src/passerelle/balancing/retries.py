@@ -15,15 +15,17 @@ from passerelle.balancing.window import Window
 
 
 class RetryBudget:
-    """Retries of the last ``window`` seconds (10) are at most ``ratio`` (20 %) of its requests, or ``floor`` a second.
+    """Retries of the last ``window`` seconds (5) are at most ``ratio`` (20 %) of its requests, or ``floor`` a second.
 
     The floor (3) lets services with little traffic retry at all. Worst case on a service that fails for everybody:
-    1.2 times its load over any window. One for each service and worker; ``now`` in seconds.
+    1.2 times its load over any window, all of it perhaps in the window's first second (twice the load, with 5 s): in
+    simulation a window of 10 s prolongs an overload and one of 2 s does no better than 5 (``docs/reference``).
+    One for each service and worker; ``now`` in seconds.
     """
 
     __slots__ = ("_floor", "_ratio", "_window")
 
-    def __init__(self, ratio: float = 0.2, floor: float = 3.0, window: float = 10.0) -> None:
+    def __init__(self, ratio: float = 0.2, floor: float = 3.0, window: float = 5.0) -> None:
         """Raises ValueError for a negative ratio or floor, or a window that is not positive."""
         if ratio < 0 or floor < 0:
             raise ValueError("a retry budget is not negative")

@@ -1,0 +1,54 @@
+"""The results in words and numbers: Markdown for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from benchmarks.simulation.spread import Spread
+from benchmarks.simulation.storm import Storm
+
+
+def spread_table(results: Iterable[Spread]) -> str:
+    """Latencies in milliseconds, one row for each size and policy."""
+    rows = [
+        (
+            str(result.instances),
+            f"`{result.policy}`",
+            f"{result.p50 * 1000:.1f}",
+            f"{result.p99 * 1000:.0f}",
+            f"{result.p999 * 1000:.0f}",
+            f"{result.slow_zone * 100:.1f} %",
+        )
+        for result in results
+    ]
+    return _table(("instances", "policy", "p50 ms", "p99 ms", "p99.9 ms", "to the slow zone"), rows)
+
+
+def storm_table(results: Iterable[Storm]) -> str:
+    """One row for each way of trying again."""
+    rows = [
+        (
+            result.variant,
+            f"{result.failed * 100:.1f} %",
+            f"{result.failed_after * 100:.1f} %",
+            f"{result.most_load:.2f}",
+            "never" if result.recovered is None else f"{result.recovered:.1f} s",
+        )
+        for result in results
+    ]
+    return _table(("variant", "failed", "failed afterwards", "most load", "itself again after"), rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def put(text: str, name: str, content: str) -> str:
+    """``text`` with what is between the marks of ``name`` replaced. Raises ValueError if there are no marks."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"no marks {begin} ... {end}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
