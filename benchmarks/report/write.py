@@ -43,7 +43,9 @@ def save(scenarios: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     latest = folder / "latest.json"
     old = json.loads(latest.read_text()) if latest.exists() else {}
     content = merge(old, machine.describe(), scenarios)
-    latest.write_text(json.dumps(content, indent=1) + "\n")
+    fresh = latest.with_suffix(".new")  # replaced at once: another run may be reading it
+    fresh.write_text(json.dumps(content, indent=1) + "\n")
+    fresh.replace(latest)
     (folder / "latest.md").write_text("# Figures\n\n" + markdown(content))
     return latest
 
