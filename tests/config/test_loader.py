@@ -334,10 +334,10 @@ def test_ten_thousand_routes() -> None:
     routes = "".join(f"  - {{path: '/s{n}/{{id}}', service: user}}\n" for n in range(10_000))
     text = SMALL[: SMALL.index("routes:")] + "routes:\n" + routes
     assert len(load_text(text).routes) == 10_000
-    broken = text.replace("service: user}", "service: usr, timeout: 3}")
+    broken = text.replace("service: user}", "service: usr, timeout: 3}", 1000)
     errors = inspect_text(broken).errors
-    assert len(errors) == 20_000
-    assert errors[-1].line == 10_004
+    assert len(errors) == 2_000
+    assert errors[-1].line == 1_004
 
 
 def test_a_route_table_that_is_too_ambiguous_is_an_error() -> None:

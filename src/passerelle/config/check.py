@@ -116,6 +116,7 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
     if service.run is not None and not any("{port}" in word for word in service.run):
         found = " ".join(service.run)
         yield Finding((*loc, "run"), f"found no {{port}} in {found!r}; it says where to serve, such as --port {{port}}")
+    yield from _idle_weights(name, service)
     places: list[tuple[Loc, Address]] = [
         ((*loc, "targets", index), target.url) for index, target in enumerate(service.targets or ())
     ]
@@ -124,6 +125,20 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
     for place, address in places:
         if listen is not None and _calls(address, listen):
             yield Finding(place, f"found {address}, where the gateway itself listens: it would call itself")
+
+
+def _idle_weights(name: str, service: Service) -> Iterator[Finding]:
+    """Weights that ``round_robin`` would ignore. The weights of zones count under every policy."""
+    if service.balance != "round_robin":
+        return
+    loc: Loc = ("services", name)
+    groups = [((*loc, "targets"), service.targets or ())]
+    groups += [((*loc, "zones", key, "targets"), zone.targets) for key, zone in (service.zones or {}).items()]
+    for place, targets in groups:
+        for index, target in enumerate(targets):
+            if target.weight != 1:
+                message = f"found {target.weight}, which balance: round_robin ignores; write balance: weighted"
+                yield Finding((*place, index, "weight"), message)
 
 
 def _calls(target: Address, listen: Address) -> bool:

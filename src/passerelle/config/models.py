@@ -92,7 +92,7 @@ class Zone(Model):
 
 
 class Health(Model):
-    """The question that says whether an instance has started."""
+    """The question that says whether an instance is up."""
 
     path: PlainPath = Field(description="Path to ask with GET; a 2xx answer means that the instance is up.")
     timeout: Duration = Field(default=1.0, description="How long one answer may take.")
@@ -122,7 +122,7 @@ class Service(Model):
     )
     health: Health | None = Field(
         default=None,
-        description="What to wait for at the start; by default a TCP connection. With `app` or `run` only.",
+        description="How an instance is asked whether it is up; by default a TCP connection is enough.",
     )
     balance: Literal["round_robin", "weighted", "least_inflight", "p2c"] = Field(
         default="p2c", description="How an instance is picked: `round_robin`, `weighted`, `least_inflight` or `p2c`."
@@ -274,7 +274,7 @@ def service_shape(keys: set[str]) -> Shape:
     source = sources[0]
     findings: Shape = []
     if source in ("targets", "zones"):
-        wrong = [key for key in ("instances", "env", "cwd", "health") if key in keys]
+        wrong = [key for key in ("instances", "env", "cwd") if key in keys]
         findings += [(key, f"found beside {source}; allowed with app or run only") for key in wrong]
     if source != "app" and "interface" in keys:
         findings.append(("interface", f"found beside {source}; allowed with app only"))

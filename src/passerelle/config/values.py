@@ -29,10 +29,10 @@ from passerelle.errors import Failure
 from passerelle.paths import Pattern, Template, canonical_path
 
 METHODS = (
-    *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"),
-    *("COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "SEARCH", "UNLOCK", "REPORT", "PURGE"),
+    *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "PURGE", "REPORT", "SEARCH"),
+    *("COPY", "LOCK", "MKCALENDAR", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "UNLOCK"),
 )
-"""Methods that a route may name; CONNECT is not among them (the gateway is no tunnel)."""
+"""Methods that a route may name. The gateway refuses CONNECT and TRACE; a route without names takes any other."""
 
 
 @dataclass(frozen=True, slots=True)

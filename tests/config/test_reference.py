@@ -1,0 +1,187 @@
+"""docs/reference/configuration.md repeats the models, row by row."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import typing
+from pathlib import Path
+
+import pytest
+
+from passerelle.cli import main
+from passerelle.config import load_text, models, rules, substitute, tree
+from passerelle.config.models import Model
+from passerelle.config.problems import allowed_keys
+from passerelle.config.schema import default_text
+from passerelle.config.units import Duration, Limit, Size
+from passerelle.config.values import Whole
+from passerelle.errors import Failure
+from passerelle.paths import MAX_SEGMENTS, canonical_path
+from passerelle.routing import MAX_STEPS, Router, Rule
+
+DOCS = Path(__file__).parents[2] / "docs" / "reference"
+ROUTING = (DOCS / "routing.md").read_text("utf-8")
+REFERENCE = (DOCS / "configuration.md").read_text("utf-8")
+SECTIONS = {
+    "Config": "The file",
+    "Limits": "`limits`",
+    "Service": "A service",
+    "Target": "A target",
+    "Zone": "A zone",
+    "Health": "`health`",
+    "Route": "A route",
+    "Part": "A part of a composition",
+    "OnError": "`on_error`",
+}
+# What a key takes, where its type does not say it in words.
+TAKES = {
+    "listen": "`host:port`",
+    "admin": "`host:port` or `off`",
+    "access_log": "`stdout`, `off` or a path",
+    "trusted_proxies": "list of address ranges",
+    "limits": "[mapping](#limits)",
+    "services": "mapping of names to [services](#a-service)",
+    "routes": "list of [routes](#a-route)",
+    "app": "`module:attribute`",
+    "run": "list of words, or text",
+    "targets": "list of [targets](#a-target)",
+    "zones": "mapping of names to [zones](#a-zone)",
+    "env": "mapping of names to text",
+    "cwd": "path",
+    "health": "[mapping](#health)",
+    "url": "`http://host:port`",
+    "host": "name or `*.suffix`",
+    "methods": "list of methods",
+    "service": "name of a service",
+    "compose": "mapping of keys to [parts](#a-part-of-a-composition)",
+    "rewrite": "path template",
+    "pass_status": "list of numbers, 400 to 599",
+    "on_error": "[mapping](#on_error) or `null`",
+    "value": "any JSON",
+}
+PATHS = {"Health": "path", "Route": "path pattern", "Part": "path template"}
+
+
+def takes(model: type[Model], key: str) -> str:
+    if key in TAKES:
+        return TAKES[key]
+    field = model.model_fields[key]
+    annotations = [field.annotation, *typing.get_args(field.annotation)]
+    described = [*field.metadata, *(item for known in annotations for item in getattr(known, "__metadata__", ()))]
+    for item in described:
+        if isinstance(item, Whole):
+            return f"number, {item.low} to {item.high}"
+        for kind, words in ((Duration, "duration"), (Size, "size"), (Limit, "size or `unlimited`")):
+            if item == kind.__metadata__[0]:
+                return words
+    for known in annotations:
+        if typing.get_origin(known) is typing.Literal:
+            return ", ".join(f"`{word}`" for word in typing.get_args(known))
+    return PATHS[model.__name__]
+
+
+def table(model: type[Model]) -> str:
+    rows = ["| key | takes | default | meaning |", "|---|---|---|---|"]
+    for key, field in model.model_fields.items():
+        default = default_text(field)
+        shown = "required" if field.is_required() else f"`{default}`" if default is not None else ""
+        rows.append(f"| `{key}` | {takes(model, key)} | {shown} | {field.description} |")
+    return "\n".join(rows).replace("|  |", "| |")
+
+
+@pytest.mark.parametrize(("name", "heading"), SECTIONS.items())
+def test_the_reference_has_every_key_with_its_default(name: str, heading: str) -> None:
+    section = re.search(rf"^##+ {re.escape(heading)}\n(.*?)(?=^## |\Z)", REFERENCE, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    expected = table(getattr(models, name))
+    assert expected in section.group(1), f"the table should be:\n{expected}"
+
+
+def test_every_model_has_a_section() -> None:
+    found = {
+        name
+        for name, value in vars(models).items()
+        if isinstance(value, type) and issubclass(value, Model) and value is not Model
+    }
+    assert found == SECTIONS.keys()
+
+
+def test_the_numbers_in_the_text_are_the_code_s() -> None:
+    assert (tree.MAX_BYTES, tree.MAX_DEPTH, tree.MAX_ALIASED) == (2**20, 32, 10_000)
+    assert "1 MiB" in REFERENCE and "32 levels" in REFERENCE and "10,000 values" in REFERENCE
+    assert substitute.MAX_SECRET_BYTES == 64 * 1024
+    assert "64 KiB" in REFERENCE
+    assert f"{MAX_SEGMENTS} segments" in ROUTING
+    assert f"{MAX_STEPS:,} steps" in ROUTING
+
+
+def test_what_the_page_shows_is_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every `$ passerelle …` of the page about the command line, on the file that it shows before it."""
+    page = (DOCS / "cli.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    good = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert good is not None
+    shown = re.findall(r"(?:```text\n([^`]*)```[^`]*)?```console\n\$ passerelle ([^\n>]*)\n(.*?)```", page, re.DOTALL)
+    assert [command.split()[0] for _, command, _ in shown] == ["check", "check", "routes", "explain", "explain"]
+    for bad, command, output in shown:
+        Path("gateway.yaml").write_text(bad or good[1])
+        with pytest.raises(SystemExit) as ended:
+            main(shlex.split(command))
+        assert capsys.readouterr().out == output
+        assert ended.value.code == (1 if bad or "answer " in output else 0)
+
+
+def test_the_allowed_keys_of_a_message_are_those_of_the_model() -> None:
+    assert allowed_keys(("routes", 0)) == list(models.Route.model_fields)
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table whose head is ``heading``."""
+    start = ROUTING.index(f"| {heading} |")
+    lines = ROUTING[start : ROUTING.index("\n\n", start)].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def codes(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_the_routing_page_tells_who_wins() -> None:
+    example = re.search(r"```yaml\n(services.*?)```", ROUTING, re.DOTALL)
+    assert example is not None
+    router = Router(rules(load_text(example[1])))
+    told = rows("request | route | why")
+    assert len(told) == 5
+    for request, route, _ in told:
+        asked, *host = codes(request)
+        method, path = asked.encode().split(b" ")
+        value = router.match(host[0].encode() if host else b"", method, path).value
+        assert isinstance(value, models.Route)
+        assert codes(route) == [value.path, *([value.host] if value.host else [])]
+
+
+def test_the_routing_page_tells_what_patterns_match() -> None:
+    told = rows("pattern | matches | not")
+    assert len(told) == 4
+    for pattern, matches, misses in told:
+        (text,) = codes(pattern)
+        router = Router([Rule(None, None, text, text)])
+        for path in codes(matches.split(" (")[0]):
+            assert router.match(b"", b"GET", path.encode()).value == text
+        for path in codes(misses):
+            assert router.match(b"", b"GET", path.encode()).value is None
+
+
+def test_the_routing_page_tells_what_is_refused() -> None:
+    told = rows("refused | such as")
+    assert len(told) == 7
+    for _, such in told:
+        for path in (code for code in codes(such) if code.startswith("/")):
+            with pytest.raises(Failure):
+                canonical_path(path.encode())
+    for before, after in re.findall(r"`(/[^`]+)` is `(/[^`]+)`", ROUTING):
+        assert canonical_path(before.encode()) == after.encode()
+    assert canonical_path(b"/%C3%A9") == b"/%C3%A9"
