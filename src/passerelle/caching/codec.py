@@ -1,0 +1,112 @@
+"""Stored items as bytes, for a store outside the process.
+
+The first bytes name the format; what does not start with them, or is cut short, reads as nothing. A change of layout
+gets another name, so that gateways of two versions may share one store: each sees only its own.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from passerelle.caching.entry import Entry, Stored, Variants
+
+_ENTRY: Final = b"PE1\n"
+_NOTE: Final = b"PV1\n"
+
+# born, fresh_until, status, strict, refuses, stale_while_revalidate, stale_if_error, lengths of key, etag (0: none),
+# head and body, number of tags. Each tag follows as its length and itself.
+_FIXED: Final = struct.Struct("<ddHBBIIIIIIH")
+_SHORT: Final = struct.Struct("<H")
+_NOTE_FIXED: Final = struct.Struct("<IHHH")
+
+
+def encode(item: Stored) -> bytes:
+    """``item`` as bytes."""
+    if isinstance(item, Entry):
+        etag = item.etag or b""
+        fixed = _FIXED.pack(
+            item.born,
+            item.fresh_until,
+            item.status,
+            item.strict,
+            item.refuses,
+            item.stale_while_revalidate,
+            item.stale_if_error,
+            len(item.key),
+            len(etag),
+            len(item.head),
+            len(item.body),
+            len(item.tags),
+        )
+        return b"".join([_ENTRY, fixed, item.key, etag, item.head, item.body, *_packed(item.tags)])
+    assert isinstance(item, Variants)
+    fixed = _NOTE_FIXED.pack(len(item.key), len(item.salt), len(item.names), len(item.tags))
+    return b"".join([_NOTE, fixed, item.key, item.salt, *_packed(item.names), *_packed(item.tags)])
+
+
+def decode(data: bytes, key: bytes) -> Stored | None:
+    """The item in ``data`` if it is whole, of this format, and ``key``'s; None otherwise. Never raises."""
+    try:
+        if data.startswith(_ENTRY):
+            return _entry(data, key)
+        if data.startswith(_NOTE):
+            return _note(data, key)
+    except (struct.error, ValueError):
+        return None
+    return None
+
+
+def _packed(parts: tuple[bytes, ...]) -> list[bytes]:
+    return [piece for part in parts for piece in (_SHORT.pack(len(part)), part)]
+
+
+class _Reader:
+    __slots__ = ("at", "data")
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data = data
+        self.at = at
+
+    def take(self, length: int) -> bytes:
+        end = self.at + length
+        if end > len(self.data):
+            raise ValueError("cut short")
+        piece = self.data[self.at : end]
+        self.at = end
+        return piece
+
+    def parts(self, count: int) -> tuple[bytes, ...]:
+        return tuple(self.take(_SHORT.unpack(self.take(2))[0]) for _ in range(count))
+
+
+def _entry(data: bytes, key: bytes) -> Entry | None:
+    fixed = _FIXED.unpack_from(data, len(_ENTRY))
+    born, fresh_until, status, strict, refuses, swr, sie, *lengths, tags = fixed
+    reader = _Reader(data, len(_ENTRY) + _FIXED.size)
+    if reader.take(lengths[0]) != key:
+        return None
+    etag, head, body = (reader.take(length) for length in lengths[1:])
+    return Entry(
+        key,
+        status,
+        head,
+        body,
+        born=born,
+        fresh_until=fresh_until,
+        stale_while_revalidate=swr,
+        stale_if_error=sie,
+        strict=bool(strict),
+        refuses=refuses,
+        etag=etag or None,
+        tags=reader.parts(tags),
+    )
+
+
+def _note(data: bytes, key: bytes) -> Variants | None:
+    key_length, salt_length, names, tags = _NOTE_FIXED.unpack_from(data, len(_NOTE))
+    reader = _Reader(data, len(_NOTE) + _NOTE_FIXED.size)
+    if reader.take(key_length) != key:
+        return None
+    salt = reader.take(salt_length)
+    return Variants(key, reader.parts(names), salt, reader.parts(tags))

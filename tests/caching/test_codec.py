@@ -1,0 +1,82 @@
+"""Stored items as bytes and back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from passerelle.caching.codec import decode, encode
+from passerelle.caching.entry import NEVER, Entry, Variants
+
+SLOTS = [*Entry.__slots__, "key", "tags"]
+
+
+def same(one: object, other: object) -> bool:
+    return all(getattr(one, slot) == getattr(other, slot) for slot in SLOTS)
+
+
+_TIMES = st.one_of(st.just(NEVER), st.floats(min_value=0, max_value=1e11))
+_WINDOWS = st.integers(min_value=0, max_value=2**31)
+
+
+@given(
+    st.binary(min_size=1, max_size=40),
+    st.binary(max_size=100),
+    st.binary(max_size=100),
+    _TIMES,
+    _WINDOWS,
+    st.sampled_from([None, b'"a"', b'W/"\xff"']),
+    st.lists(st.binary(min_size=1, max_size=256), max_size=5).map(tuple),
+    st.booleans(),
+)
+def test_an_entry_survives(
+    key: bytes,
+    head: bytes,
+    body: bytes,
+    when: float,
+    window: int,
+    etag: bytes | None,
+    tags: tuple[bytes, ...],
+    strict: bool,
+) -> None:
+    entry = Entry(
+        key,
+        599,
+        head,
+        body,
+        born=when,
+        fresh_until=when,
+        stale_while_revalidate=window,
+        stale_if_error=window,
+        strict=strict,
+        refuses=7,
+        etag=etag,
+        tags=tags,
+    )
+    data = encode(entry)
+    found = decode(data, key)
+    assert found is not None and same(entry, found)
+    assert decode(data, key + b"x") is None, "another key's"
+    for cut in range(len(data)):
+        assert decode(data[:cut], key) is None
+
+
+@given(st.lists(st.binary(max_size=30), max_size=16).map(tuple), st.binary(min_size=1, max_size=8))
+def test_a_note_survives(names: tuple[bytes, ...], salt: bytes) -> None:
+    note = Variants(b"gw /", names, salt, (b"t",))
+    found = decode(encode(note), b"gw /")
+    assert isinstance(found, Variants)
+    assert (found.names, found.salt, found.tags) == (names, salt, (b"t",))
+
+
+@pytest.mark.parametrize("data", [b"", b"PE1\n", b"PV1\n\0\0", b"PE2\n" + bytes(100), b"\x80\x04pickle", bytes(500)])
+def test_what_is_not_ours_is_nothing(data: bytes) -> None:
+    assert decode(data, b"") is None
+
+
+@given(st.binary(max_size=120))
+def test_nothing_raises(data: bytes) -> None:
+    decode(data, b"")
+    decode(b"PE1\n" + data, b"")
+    decode(b"PV1\n" + data, b"")
