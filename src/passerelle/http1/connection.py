@@ -39,7 +39,6 @@ class ClientConnection(Responder):
         "_linger_left",
         "_partial",
         "_seen",
-        "_served",
         "_since",
         "_stuck",
     )
@@ -52,7 +51,6 @@ class ClientConnection(Responder):
         self._linger_left = -1
         self._partial = False
         self._seen = -1
-        self._served = False
         self._since = listener.clock.now
         self._stuck = False
 
@@ -189,7 +187,6 @@ class ClientConnection(Responder):
             target, head = resolve(method, target, head, version11, listener.limits.fields)
         self._blank = False
         self._partial = False
-        self._served = True
         self._head_only = method == b"HEAD"
         self._started = False
         self._chunking = False
@@ -329,7 +326,7 @@ class ClientConnection(Responder):
                 if waited > limits.head_timeout:
                     self._buffer = b""
                     self._refuse(Failure(Kind.HEAD_TIMEOUT, "head incomplete"))
-            elif waited > (limits.idle_timeout if self._served else limits.head_timeout):
+            elif waited > limits.idle_timeout:
                 self.close()
             elif waited > FORGET_SECONDS:
                 self._head = None  # 2 KB that an idle connection need not hold
