@@ -27,7 +27,7 @@ from benchmarks.rig.wrk import BROWSER, Load
 from benchmarks.scenarios.base import OURS, Bench, peer_names
 
 MB, GB = 10**6, 10**9
-RATE, GROWTH = "bytes_per_cpu_second", "growth_bytes"
+RATE, GROWTH = "mb_per_cpu_second", "growth_bytes"
 RATE_TARGET = Target(0.6, at_most=False)
 GROWTH_TARGET = Target(20 * MB, absolute=True)
 _MEMORY = "/dev/shm"  # noqa: S108 - the point is that it is memory
@@ -131,7 +131,7 @@ def _figure(unit: str, kind: str, ours: list[Moved], peer: str | None, theirs: l
         worst = max(each.growth for each in theirs) if theirs else None
         own = max(each.growth for each in ours)
         return Figure(Bodies.name, kind, unit, own, peer, worst, None, len(ours), errors, noisy, GROWTH_TARGET)
-    rates, others = [each.rate for each in ours], [each.rate for each in theirs]
+    rates, others = [each.rate / MB for each in ours], [each.rate / MB for each in theirs]
     return Figure(
         Bodies.name,
         kind,
