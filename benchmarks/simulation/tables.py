@@ -21,7 +21,7 @@ def spread_table(results: Iterable[Spread]) -> str:
         )
         for result in results
     ]
-    return _table(("instances", "policy", "p50 ms", "p99 ms", "p99.9 ms", "to the slow zone"), rows)
+    return table(("instances", "policy", "p50 ms", "p99 ms", "p99.9 ms", "to the slow zone"), rows)
 
 
 def storm_table(results: Iterable[Storm]) -> str:
@@ -36,10 +36,11 @@ def storm_table(results: Iterable[Storm]) -> str:
         )
         for result in results
     ]
-    return _table(("variant", "failed", "failed afterwards", "most load", "itself again after"), rows)
+    return table(("variant", "failed", "failed afterwards", "most load", "itself again after"), rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -61,26 +61,27 @@ def ring(members: Sequence[Instance]) -> list[Instance]:
     heaviest = max(instance.weight for instance in members)
     bits = (2 * POINTS * len(members)).bit_length()
     shift = 64 - bits
-    lowest: dict[int, tuple[int, Instance]] = {}
+    lowest = [1 << 64] * (1 << bits)  # the first point in each cell
+    owners: list[Instance | None] = [None] * (1 << bits)
     for instance in members:
         for point in points(instance, max(1, round(POINTS * instance.weight / heaviest))):
             cell = point >> shift
-            if cell not in lowest or point < lowest[cell][0]:
-                lowest[cell] = (point, instance)
-    owner = lowest[min(lowest)][1]  # beyond the last point the ring begins again
-    cells = [owner] * (1 << bits)
+            if point < lowest[cell]:
+                lowest[cell] = point
+                owners[cell] = instance
+    following = next(owner for owner in owners if owner is not None)  # beyond the last point the ring begins again
+    cells = [following] * (1 << bits)
     for cell in range(len(cells) - 1, -1, -1):
-        if cell in lowest:
-            owner = lowest[cell][1]
-        cells[cell] = owner
+        following = owners[cell] or following
+        cells[cell] = following
     return cells
 
 
 class BoundedHash(Policy):
     """By key, bounded (module docstring). Requests without a key are spread at random under the same bound.
 
-    O(1) a pick. A new member list costs 8 µs a member in Python; status and slow start cost nothing here: an instance
-    that starts slowly keeps its keys and has a lower bound.
+    O(1) a pick. A new member list costs 15 µs a member (30 with 5,000). Status and slow start rebuild no ring: an
+    instance that starts slowly keeps its keys and has a lower bound.
     """
 
     __slots__ = ("_cells", "_in_flight", "_placed", "_shift", "_weight")
