@@ -29,7 +29,7 @@ from types import SimpleNamespace
 
 def wsgi(environ, start_response):
     if environ["PATH_INFO"] == "/slow":
-        print("entered", flush=True)
+        print("entered")
         while not os.path.exists("go-on"):
             time.sleep(0.01)
     body = f"wsgi {environ['wsgi.url_scheme']}".encode()
@@ -40,12 +40,12 @@ async def asgi(scope, receive, send):
     if scope["type"] == "lifespan":
         while True:
             message = await receive()
-            print(message["type"], flush=True)
+            print(message["type"])
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
     if scope["path"] == "/slow":
-        print("entered", flush=True)
+        print("entered")
         while not os.path.exists("go-on"):
             await asyncio.sleep(0.01)
     body = f"asgi {scope['scheme']}".encode()

@@ -3,8 +3,8 @@
 ``python -m passerelle.runner.appserver MODULE:ATTR --host 127.0.0.1 --port N [--interface wsgi|asgi|auto]``
 
 There is no process beside it, so its signals and exit code are the instance's own: SIGTERM or SIGINT lets running
-requests end within ``GRACE`` seconds and exits 0 (1 if they were cut off); exit 2 means that there is no such
-application. WSGI applications are served by :mod:`passerelle.runner.httpd`, ASGI ones by uvicorn:
+requests end within ``GRACE`` seconds and exits 0 (1 if a WSGI application's were cut off); exit 2 means that there is
+no such application. WSGI applications are served by :mod:`passerelle.runner.httpd`, ASGI ones by uvicorn:
 docs/decisions/002-application-server.md says why.
 """
 
@@ -14,11 +14,13 @@ import argparse
 import asyncio
 import importlib
 import inspect
+import io
 import logging
 import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -97,7 +99,7 @@ def serve_wsgi(application: Any, sock: socket.socket, threads: int) -> int:
 
     from passerelle.runner.httpd import Server
 
-    async def serve() -> tuple[Server, bool]:
+    async def serve() -> tuple[Server, bool, float]:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
         server = Server(application, sock, threads=threads)
@@ -105,12 +107,13 @@ def serve_wsgi(application: Any, sock: socket.socket, threads: int) -> int:
             loop.add_signal_handler(number, stopped.set)
         await server.start()
         await stopped.wait()
-        return server, await server.stop(GRACE)
+        deadline = time.monotonic() + GRACE
+        return server, await server.stop(GRACE), deadline
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        server, whole = runner.run(serve())
+        server, whole, deadline = runner.run(serve())
     if whole:
-        server.join(GRACE)
+        server.join(deadline - time.monotonic())
     return 0 if whole else 1
 
 
@@ -130,10 +133,15 @@ def serve_asgi(application: Any, sock: socket.socket) -> int:
         timeout_keep_alive=int(IDLE_TIMEOUT),
         timeout_graceful_shutdown=int(GRACE),
     )
-    # uvicorn raises the signal that stopped it once more, after an orderly stop: that is no death by a signal.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     server = uvicorn.Server(config)
+
+    def stop(_number: int, _frame: object) -> None:
+        server.should_exit = True
+
+    # For a signal before uvicorn's own handlers are there; and after an orderly stop it raises the signal that stopped
+    # it once more, which must not look like a death by that signal.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     server.run(sockets=[sock])
     return 0 if server.started else 1
 
@@ -151,6 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("argument --threads: must be at least 1")
 
     linux.die_with_parent(os.getppid(), signal.SIGTERM)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the application prints is read line by line, by whoever started this process.
+        sys.stdout.reconfigure(line_buffering=True)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     sys.path.insert(0, os.getcwd())
     try:
