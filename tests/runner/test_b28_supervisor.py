@@ -188,6 +188,7 @@ def test_a_stop_interrupts_the_start(tmp_path: Path) -> None:
         assert "listening on" not in running.text
 
 
+@pytest.mark.slow
 def test_a_stop_interrupts_the_back_off(tmp_path: Path) -> None:
     with up(tmp_path, service("exit 1 # {port}")) as running:
         running.says(r"(?s)(s-1 exited.*){4}")
@@ -196,6 +197,7 @@ def test_a_stop_interrupts_the_back_off(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 4
 
 
+@pytest.mark.slow
 def test_a_signal_before_anything_was_started_ends_it(tmp_path: Path) -> None:
     """Whenever the signal comes: nothing is left. Each round a little later in the start."""
     for wait in (0.0, 0.1, 0.2, 0.3, 0.4, 0.6):

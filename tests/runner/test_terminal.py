@@ -13,8 +13,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.runner.helpers import alive, until_now
 from tests.runner.up import CLI
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 listen: 127.0.0.1:0

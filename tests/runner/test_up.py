@@ -195,6 +195,7 @@ routes:
         assert running.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -208,6 +209,7 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(tmp_path: Path)
                 assert option in line
 
 
+@pytest.mark.slow
 def test_the_same_port_twice_by_two_of_us_is_refused_too(tmp_path: Path) -> None:
     with up(tmp_path, FILES, "--workers", "2") as first:
         port, _ = first.listening()
@@ -236,6 +238,7 @@ def test_access_log_lines_are_passed_on_whole_and_unnamed(files: Up) -> None:
     assert files.says(r'(?m)^\{"time":.*"target":"/hello\.txt\?x=1".*\}$')
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_holds_up_nothing(tmp_path: Path) -> None:
     """A child that writes without end, and a reader of ours that has stopped: requests are served all the same."""
     config = """
@@ -340,6 +343,7 @@ def test_status_says_that_nobody_answers(tmp_path: Path) -> None:
         assert running.text.startswith("nothing to ask on the admin address 127.0.0.1:1: ")
 
 
+@pytest.mark.slow
 def test_status_as_table_and_as_json(tmp_path: Path, files: Up) -> None:
     where = f"127.0.0.1:{files.admin}"
     with command(tmp_path, "status", "--admin", where) as table:
@@ -355,6 +359,7 @@ def test_status_as_table_and_as_json(tmp_path: Path, files: Up) -> None:
         assert "files-3" in found.text
 
 
+@pytest.mark.slow
 def test_requests_in_flight_are_carried_out_before_the_services_are_stopped(tmp_path: Path) -> None:
     server = tmp_path / "slow.py"
     server.write_text(
