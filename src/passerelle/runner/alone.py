@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -69,6 +71,7 @@ async def serve(config: Config, file: str) -> int:
     except ports.PortTaken as error:
         raise CannotStart(str(error)) from error
     gateway = build(config)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     host, port = await gateway.start(listener)
     tune_memory()
     alone = Alone(gateway, file, ports.join(host, port))

@@ -126,6 +126,11 @@ class Worker(Kept):
         if self._client is not None:
             self._client.post("instances", service=service.name, instances=service.listing())
 
+    def reopen_log(self) -> None:
+        """Let the worker open its access log anew, if it runs."""
+        if self._client is not None:
+            self._client.post("reopen")
+
     async def read_snapshot(self) -> list[Snapshot]:
         """The counters of this worker's processes, the present one's asked for now."""
         if self._client is not None and self.up_since is not None:

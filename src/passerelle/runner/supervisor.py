@@ -173,6 +173,12 @@ class Supervisor:
         if not linux.hangup_is_ignored():
             loop.add_signal_handler(signal.SIGHUP, self.stop)
         loop.add_signal_handler(signal.SIGQUIT, self.kill)
+        loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
+
+    def reopen_logs(self) -> None:
+        """Let the workers open the access log anew: logrotate has moved it away."""
+        for worker in self.workers:
+            worker.reopen_log()
 
     def stop(self) -> None:
         """Begin to stop; the second time, kill everything at once."""

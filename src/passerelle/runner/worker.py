@@ -76,6 +76,7 @@ class Operations:
             "instances": self.instances,
             "metrics": self.metrics,
             "status": self.status,
+            "reopen": self.reopen,
             "drain": self.drain,
         }
 
@@ -103,6 +104,10 @@ class Operations:
     async def status(self, message: Message) -> dict[str, Any]:
         """The instances as this worker sees them."""
         return {"pid": os.getpid(), "services": self._gateway.status()}
+
+    async def reopen(self, message: Message) -> None:
+        """Open the access log anew, after it was moved away."""
+        self._gateway.reopen_log()
 
     async def drain(self, message: Message) -> None:
         """Stop in order and exit; the answer comes before."""
