@@ -44,6 +44,10 @@ COMMANDS = {
 }
 
 
+class Failed(Exception):
+    """A server that did not start, or answered with errors; the text says how."""
+
+
 class Figures(NamedTuple):
     """One run: CPU and memory are those of all processes of one instance."""
 
@@ -95,7 +99,7 @@ def wrk(port: int, seconds: int) -> tuple[int, float]:
     out = subprocess.run(load, capture_output=True, text=True, check=True).stdout  # noqa: S603
     errors = re.search(r"Non-2xx.*|Socket errors.*", out)
     if errors:
-        raise SystemExit(errors[0])
+        raise Failed(errors[0])
     return int(re.findall(r"(\d+) requests in", out)[0]), float(re.findall(r"Requests/sec:\s+([\d.]+)", out)[0])
 
 
@@ -103,7 +107,12 @@ def measure(arguments: list[str], port: int, seconds: int) -> Figures:
     """Start the server, load it, stop it."""
     begun = time.monotonic()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(["taskset", "-c", "0", *arguments], stdout=log, stderr=log)  # noqa: S603, S607
+        process = subprocess.Popen(  # noqa: S603
+            ["taskset", "-c", "0", *arguments],  # noqa: S607
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": os.getcwd()},
+        )
         try:
             while True:
                 try:
@@ -112,7 +121,7 @@ def measure(arguments: list[str], port: int, seconds: int) -> Figures:
                 except OSError:
                     if process.poll() is not None or time.monotonic() > begun + START_LIMIT:
                         log.seek(0)
-                        raise SystemExit(log.read().decode()) from None
+                        raise Failed(log.read().decode()) from None
                     time.sleep(0.01)
             start = time.monotonic() - begun
             idle = memory(tree(process.pid), "Pss")
@@ -149,7 +158,10 @@ def main() -> None:
                 if arguments is None:
                     continue
                 print(f"round {turn + 1}: {server}, {kind}", file=sys.stderr)
-                runs.setdefault((kind, server), []).append(measure(arguments, port, options.seconds))
+                try:
+                    runs.setdefault((kind, server), []).append(measure(arguments, port, options.seconds))
+                except Failed as error:
+                    print(f"{server}, {kind}: left out of this round: {error}", file=sys.stderr)
     for kind in APPS:
         print(f"\n| {kind} | µs | req/s | PSS idle | PSS loaded | RSS loaded | start | processes |")
         print("|---|---|---|---|---|---|---|---|")
