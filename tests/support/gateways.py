@@ -78,7 +78,7 @@ class Running:
         self._loop = loop
         self.gateway = loop.call(lambda: Gateway(load_text(json.dumps(settings))))
         _, self.port = loop.run(self.gateway.start())
-        self._targets = {name: list(s["targets"]) for name, s in settings["services"].items()}
+        self._targets = {name: list(s.get("targets", ())) for name, s in settings["services"].items()}
         self._stopped = False
 
     def connect(self, *, receive_buffer: int | None = None) -> Client:

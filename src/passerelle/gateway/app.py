@@ -7,22 +7,23 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from passerelle.balancing.group import Group
-from passerelle.balancing.policies import POLICIES, Node, Policy
+from passerelle.balancing.instance import Instance
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.errors import Failure
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.health import LocalHealth
 from passerelle.gateway.pipeline import Exchange
 from passerelle.gateway.plan import Environment, RoutePlan, build_router
-from passerelle.gateway.service import InstanceSpec, Members, PoolSettings, Service
+from passerelle.gateway.service import InstanceSpec, Members, Service
+from passerelle.gateway.settings import apply_settings, configured_instances, health_settings, nodes, pool_settings
 from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
@@ -60,6 +61,8 @@ class Gateway:
             self.metrics.access_log = self._sink.counts
         self._clock = Clock()
         self._members: dict[str, Members] = {}
+        self._health: LocalHealth | None = LocalHealth(self.loop.time)
+        self._tell: Callable[[str, str, str], None] | None = None
         self._services = {name: self._service(name, service) for name, service in config.services.items()}
         environment = Environment(self._services, self._deadlines_for, self.metrics.route, self._route_log)
         self.router = build_router(config, environment)
@@ -129,8 +132,16 @@ class Gateway:
             self._sink.close(LOG_SECONDS)
 
     def set_instances(self, service: str, instances: Iterable[InstanceSpec]) -> None:
-        """Let ``service`` have these instances: those that are up. KeyError for an unknown service."""
-        self._members[service].replace(instances)
+        """Let ``service`` have these instances. KeyError for an unknown service."""
+        self._set_instances(service, self._config.services[service], instances)
+
+    def supervised(self, tell: Callable[[str, str, str], None]) -> None:
+        """Somebody else decides about the health of instances, and is told what requests see of it.
+
+        ``tell(event, service, instance)``: see :meth:`.health.LocalHealth.report`.
+        """
+        self._health = None
+        self._tell = tell
 
     def reopen_log(self) -> None:
         """Open the access log's file anew, after it was moved away."""
@@ -149,7 +160,14 @@ class Gateway:
         """Services and their instances as this worker sees them, as JSON-able values."""
         return {
             name: [
-                {"name": i.name, "address": i.address, "up": i.up, "in_flight": i.in_flight, "total": i.total}
+                {
+                    "name": i.name,
+                    "address": i.address,
+                    "up": i.up,
+                    "status": i.status.name.lower(),
+                    "in_flight": i.in_flight,
+                    "total": i.total,
+                }
                 for i in members.instances
             ]
             for name, members in self._members.items()
@@ -192,22 +210,36 @@ class Gateway:
 
     # ---- parts
 
-    def _service(self, name: str, service: ServiceConfig) -> Service:
-        policy = POLICIES[service.balance]
-        leaves: dict[str, Policy]
-        node: Node
-        if service.zones is not None:
-            leaves = {zone: policy() for zone in service.zones}
-            node = Group((leaves[zone], float(settings.weight)) for zone, settings in service.zones.items())
-        else:
-            leaf = policy()
-            leaves, node = {"": leaf}, leaf
-        settings = PoolSettings(
-            service.max_connections, service.max_waiting, service.connect_timeout, service.keepalive
-        )
-        members = self._members[name] = Members(self.loop, self._clock, leaves, settings)
-        members.replace(configured_instances(name, service))
-        return Service(name, node, self.metrics.service(name, members.in_flight))
+    def _service(self, name: str, config: ServiceConfig) -> Service:
+        leaves, node, cookie = nodes(name, config)
+        members = self._members[name] = Members(self.loop, self._clock, leaves, pool_settings(config))
+        service = Service(name, node, self.metrics.service(name, members.in_flight))
+        service.cookie = cookie
+        service.report = self._report
+        apply_settings(service, config, None)
+        self._set_instances(name, config, configured_instances(name, config))
+        return service
+
+    def _set_instances(self, name: str, config: ServiceConfig, specs: Iterable[InstanceSpec]) -> None:
+        members = self._members[name]
+        down = members.replace(specs)
+        if self._health is not None:
+            self._health.take(name, health_settings(config, probed=False), members.instances)
+        for instance in down:
+            self._abandon(instance)
+
+    def _abandon(self, instance: Instance) -> None:
+        """``instance`` fails its probes: what waits for its answer may go to others. Rare, so it may look at all."""
+        for deadlines in self._deadlines.values():
+            for waiting in list(deadlines.entries):
+                if isinstance(waiting, Forward) and waiting.instance is instance:
+                    waiting.on_instance_down()
+
+    def _report(self, event: str, service: str, instance: str) -> None:
+        if self._health is not None:
+            self._health.report(event, service, instance)
+        elif self._tell is not None:
+            self._tell(event, service, instance)
 
     def _deadlines_for(self, limit: float) -> Deadlines:
         return self._deadlines.setdefault(limit, Deadlines(limit))
@@ -228,7 +260,12 @@ class Gateway:
         self._listener.sweep()
         for members in self._members.values():
             members.sweep()
-        self._check_streams(time.perf_counter())
+        now = time.perf_counter()
+        for service in self._services.values():
+            service.count(now)
+        if self._health is not None:
+            self._health.tick()
+        self._check_streams(now)
         self._timers["sweep"] = self.loop.call_later(self._sweep, self._sweep_all)
 
     def _check_streams(self, now: float) -> None:
@@ -244,20 +281,3 @@ class Gateway:
                 else:
                     seen[forward] = (forward.progress, since)
         self._stalled = seen
-
-
-def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec]:
-    """The instances that the configuration names itself: targets and zones; none where the runner starts them."""
-    zones = service.zones
-    groups = [("", service.targets or ())] if zones is None else [(zone, z.targets) for zone, z in zones.items()]
-    return [
-        InstanceSpec(
-            f"{name}-{zone}-{index}" if zone else f"{name}-{index}",
-            target.url.host,
-            target.url.port,
-            float(target.weight),
-            zone,
-        )
-        for zone, targets in groups
-        for index, target in enumerate(targets, 1)
-    ]

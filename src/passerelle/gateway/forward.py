@@ -3,14 +3,21 @@
 What may be tried again (RFC 9110 §9.2.2): anything of which not one byte was written, and idempotent methods as long as
 no response head came and the body can be sent again byte for byte. A second attempt takes an instance not yet tried, if
 there is one, and always a new connection: idle ones to one instance tend to die together.
+
+A retry waits a random time and is paid from the service's budget, so that retries cannot keep a service down. Going on
+to another instance at once because one refuses connections, or has its queue full, is neither: nothing was sent.
 """
 
 from __future__ import annotations
 
-from time import perf_counter
+from asyncio import TimerHandle, get_running_loop
+from random import random
+from time import perf_counter, time
 from typing import Protocol, cast
 
+from passerelle.balancing import limits
 from passerelle.balancing.instance import Instance
+from passerelle.balancing.retries import backoff, retry_after
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.deadlines import Deadlines
@@ -19,7 +26,6 @@ from passerelle.http1.client import UpstreamConnection
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.listener import Tunnel
 from passerelle.http1.pool import Pool
-from passerelle.messages import IDEMPOTENT_METHODS
 
 
 class Receiver(Protocol):
@@ -67,6 +73,9 @@ class _Silent:
 
 SILENT = _Silent()
 
+# How many instances that refuse connections are passed over before that counts as attempts.
+DETOURS = 8
+
 # Stands for the instance before one is picked.
 NOBODY = Instance("")
 
@@ -93,6 +102,7 @@ class Forward:
     __slots__ = (
         "_body",
         "_connection",
+        "_detours",
         "_leg",
         "_message",
         "_over",
@@ -101,9 +111,11 @@ class Forward:
         "_service",
         "_since",
         "_status",
+        "_timer",
         "_tried",
         "attempts",
         "instance",
+        "key",
         "method",
         "progress",
         "seconds",
@@ -118,6 +130,8 @@ class Forward:
         self._message = message
         self._body = body
         self._connection: UpstreamConnection | None = None
+        self._detours = 0
+        self._timer: TimerHandle | None = None
         self._tried: tuple[Instance, ...] = ()
         self._over = False
         self._responded = False
@@ -126,12 +140,14 @@ class Forward:
         self.method = method
         self.attempts = 0
         self.instance: Instance = NOBODY
+        self.key: bytes | None = None
         self.progress = 0
         self.seconds = 0.0
 
     def start(self) -> None:
         """Begin. The receiver hears of the end, whatever it is, exactly once."""
         self._leg.deadlines.entries[self] = self._since
+        self._service.started += 1
         self._attempt()
 
     def cancel(self) -> None:
@@ -143,9 +159,9 @@ class Forward:
 
     def _attempt(self) -> None:
         node = self._service.node
-        instance = node.pick(self._tried)
+        instance = node.pick(self._tried, self.key)
         if instance is None and self._tried:
-            instance = node.pick()
+            instance = node.pick((), self.key)
         if instance is None:
             self._end(Failure(Kind.NO_INSTANCE, f"no instance of {self._service.name} is up"))
             return
@@ -153,7 +169,7 @@ class Forward:
         self.attempts += 1
         node.acquire(instance)
         pool: Pool = instance.endpoint
-        connection = pool.checkout() if self.attempts == 1 else None
+        connection = pool.checkout() if self.attempts == self._detours + 1 else None
         if connection is None:
             pool.request(self)
         else:
@@ -190,6 +206,8 @@ class Forward:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The final response begins."""
+        if head.status >= 500 and self._retry_answer(head, complete):
+            return
         self._responded = True
         receiver = self._receiver
         if complete:
@@ -231,26 +249,105 @@ class Forward:
         """The attempt failed: try again if that is safe, else tell."""
         if self._over:
             return
-        instance = self.instance
         self._connection = None
         if self._body is not None:
             self._body.detach()
-        if self._responded or not self._may_retry(failure):
+        wait = None if self._responded else self._retry_in(failure)
+        if wait is None:
             self._fail(failure)
+        else:
+            seconds = perf_counter() - self._since
+            self._service.metrics.failed(failure.kind, seconds)
+            self._go_on(None if failure.kind is Kind.OVERLOADED else False, seconds, wait)
+
+    def on_instance_down(self) -> None:
+        """The instance that has the request fails its probes: ask another one, if that is safe; else go on waiting."""
+        connection = self._connection
+        if connection is None or self._responded or self._over:
             return
-        seconds = perf_counter() - self._since
-        self._service.metrics.failed(failure.kind, seconds)
-        self._service.metrics.retries += 1
-        self._service.node.release(instance, False, seconds)
+        failure = Failure(Kind.TIMEOUT, "the instance went down before it answered")
+        wait = self._retry_in(failure)
+        if wait is not None:
+            self._connection = None
+            if self._body is not None:
+                self._body.detach()
+            connection.detach()
+            seconds = perf_counter() - self._since
+            self._service.metrics.failed(failure.kind, seconds)
+            self._go_on(False, seconds, wait)
+
+    def _go_on(self, ok: bool | None, seconds: float, wait: float) -> None:
+        """This attempt is over; the next one begins after ``wait`` seconds."""
+        service = self._service
+        instance = self.instance
+        service.metrics.retries += 1
+        service.node.release(instance, ok, seconds)
+        if ok is False:
+            service.failed(instance)
         self._tried = (*self._tried, instance)
+        if wait > 0.0:
+            self._timer = get_running_loop().call_later(wait, self._attempt_later)
+        else:
+            self._attempt()
+
+    def _attempt_later(self) -> None:
+        self._timer = None
         self._attempt()
 
-    def _may_retry(self, failure: Failure) -> bool:
-        if self.attempts >= self._leg.attempts or failure.kind is Kind.OVERLOADED:
+    def _retry_in(self, failure: Failure) -> float | None:
+        """How soon to try again (seconds), or None if that is not safe, not wanted, or not affordable."""
+        service = self._service
+        if failure.kind in (Kind.OVERLOADED, Kind.CONNECT_FAILED):
+            # Nothing was sent and nobody is the busier for it: look at the others first.
+            room = not self._tried if failure.kind is Kind.OVERLOADED else self._detours < DETOURS
+            if room and self._leg.attempts > 1 and service.node.pick((*self._tried, self.instance), self.key):
+                self._detours += 1
+                return 0.0
+            if failure.kind is Kind.OVERLOADED:
+                return None
+        if not failure.retryable and not self._repeatable():
+            return None
+        return self._affordable(None)
+
+    def _repeatable(self) -> bool:
+        """Whether what was sent may be sent again."""
+        return self.method in self._service.retries.methods and (self._body is None or self._body.replayable)
+
+    def _affordable(self, asked: float | None) -> float | None:
+        """How soon (seconds), if there are attempts, time and budget left; ``asked`` is the instance's Retry-After."""
+        if self.attempts - self._detours >= self._leg.attempts:
+            return None
+        service = self._service
+        now = perf_counter()
+        left = self._leg.deadlines.limit - (now - self._since)
+        rules = service.retries
+        tries = self.attempts - self._detours
+        wait = backoff(tries, random, left=left, retry_after=asked, base=rules.base, most=rules.most)
+        return wait if wait is not None and service.may_retry(now) else None
+
+    def _retry_answer(self, head: ResponseHead, complete: bool) -> bool:
+        """Whether another attempt takes the place of this answer (``retries.on_status``)."""
+        service = self._service
+        if head.status not in service.retries.statuses or not self._repeatable():
             return False
-        if failure.retryable:  # nothing was sent
-            return True
-        return self.method in IDEMPOTENT_METHODS and (self._body is None or self._body.replayable)
+        asked = None
+        if service.node.pick((*self._tried, self.instance), self.key) is None:
+            # Nobody else did ask for a pause (RFC 9110 §10.2.3).
+            value = head.get(b"retry-after")
+            asked = retry_after(value, time()) if value is not None else None
+        wait = self._affordable(asked)
+        if wait is None:
+            return False
+        connection, self._connection = self._connection, None
+        body = self._body
+        if body is not None:
+            body.detach()
+        if connection is not None and not (complete and (body is None or body.complete)):
+            connection.detach()  # the rest of the answer, or of the request, is not worth waiting for
+        seconds = perf_counter() - self._since
+        service.metrics.observe(head.status, seconds)
+        self._go_on(False, seconds, wait)
+        return True
 
     def on_deadline(self) -> None:
         """The route's time is up, whatever attempt it is."""
@@ -295,16 +392,29 @@ class Forward:
         self.seconds = seconds = perf_counter() - self._since
         service = self._service
         service.metrics.observe(status, seconds)
-        service.node.release(self.instance, status < 500, seconds)
+        ok = status < 500
+        service.node.release(self.instance, ok, seconds)
+        if not ok:
+            service.failed(self.instance)
 
     def _fail(self, failure: Failure) -> None:
         """The last attempt failed."""
         self._over = True
         self._leg.deadlines.entries.pop(self, None)
-        self._service.streaming.discard(self)
+        service = self._service
+        service.streaming.discard(self)
         self.seconds = seconds = perf_counter() - self._since
-        self._service.metrics.failed(failure.kind, seconds)
-        self._service.node.release(self.instance, False, seconds)
+        service.metrics.failed(failure.kind, seconds)
+        instance = self.instance
+        if failure.kind is Kind.OVERLOADED:
+            # A full instance does its work: that is no reason to take it away from the others.
+            service.node.release(instance, None, seconds)
+            pool: Pool = instance.endpoint
+            failure.retry_after = limits.retry_after(pool.waiting, pool.limit, service.metrics.mean)
+            service.crowded()
+        else:
+            service.node.release(instance, False, seconds)
+            service.failed(instance)
         receiver, self._receiver = self._receiver, SILENT
         receiver.on_failure(failure)
 
@@ -320,15 +430,22 @@ class Forward:
         self._over = True
         self._receiver = SILENT
         self._leg.deadlines.entries.pop(self, None)
-        self._service.streaming.discard(self)
+        service = self._service
+        service.streaming.discard(self)
         self.seconds = seconds = perf_counter() - self._since
         instance = self.instance
         connection, self._connection = self._connection, None
         if self._body is not None:
             self._body.detach()
+        if self._timer is not None:
+            self._timer.cancel()  # between two attempts: the last one is settled, and the next has not begun
+            self._timer = None
+            return
         if connection is not None:
             connection.detach()
         else:
             instance.endpoint.withdraw(self)
-        self._service.metrics.failed(kind or Kind.CLIENT_GONE, seconds)
-        self._service.node.release(instance, None if kind is None else False, seconds)
+        service.metrics.failed(kind or Kind.CLIENT_GONE, seconds)
+        service.node.release(instance, None if kind is None else False, seconds)
+        if kind is not None:
+            service.failed(instance)

@@ -89,7 +89,7 @@ def up(config: str | None, listen: Address | None, admin: Address | str | None, 
 @_workers
 @click.option(
     "--balance",
-    type=click.Choice(["round_robin", "weighted", "least_inflight", "p2c"]),
+    type=click.Choice(["round_robin", "weighted", "least_inflight", "p2c", "ewma"]),
     default="p2c",
     show_default=True,
     help="How a target is picked.",

@@ -88,7 +88,7 @@ class Worker(Kept):
 
     async def _watch(self, process: Process) -> str:
         assert self._socket is not None
-        client = self._client = control.Client(*await control.open_channel(self._socket), lambda event: None)
+        client = self._client = control.Client(*await control.open_channel(self._socket), self._on_event)
         reading = asyncio.create_task(client.run())
         try:
             await self._go.wait()
@@ -114,6 +114,12 @@ class Worker(Kept):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _LEAVE_LIMIT)
         return "closed its control channel and was ended"
+
+    def _on_event(self, event: control.Message) -> None:
+        """What the worker's requests saw of an instance."""
+        for service in self._services:
+            if service.name == event.get("service"):
+                service.report(str(event["event"]), str(event.get("instance", "")))
 
     def _ended(self) -> None:
         if self._snapshot is not None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from passerelle import __version__
 from passerelle.config.models import Config
-from passerelle.gateway.app import configured_instances
+from passerelle.gateway.settings import configured_instances
 from passerelle.observability.metrics import Snapshot, merge
 from passerelle.runner import linux, ports
 from passerelle.runner.admin import Admin

@@ -87,14 +87,10 @@ class Operations:
         return {"host": host, "port": port}
 
     async def instances(self, message: Message) -> None:
-        """Replace the instances of a service by those that are up."""
+        """Replace the instances of a service."""
         self._gateway.set_instances(
             message["service"],
-            [
-                InstanceSpec(i["name"], i["host"], i["port"], i["weight"], i["zone"])
-                for i in message["instances"]
-                if i["up"]
-            ],
+            [InstanceSpec(**instance) for instance in message["instances"]],
         )
 
     async def metrics(self, message: Message) -> dict[str, Any]:
@@ -160,6 +156,7 @@ async def serve(config: Config, control_fd: int, listen_fd: int | None) -> int:
     listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
     streams = await control.open_channel(socket.socket(fileno=control_fd))
     server = control.Server(*streams, Operations(gateway, listener, stop).table)
+    gateway.supervised(lambda event, service, key: server.tell(event, service=service, instance=key))
     supervised = asyncio.create_task(server.run())
     supervised.add_done_callback(lambda task: stop.asked.set())
     await stop.asked.wait()
