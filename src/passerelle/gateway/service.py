@@ -137,7 +137,7 @@ class PoolSettings(NamedTuple):
 class Members:
     """The instances of one service over time: keeps each one's state and pool while it stays."""
 
-    __slots__ = ("_clock", "_leaves", "_loop", "_roster", "_settings", "specs")
+    __slots__ = ("_clock", "_leaves", "_loop", "_roster", "_settings")
 
     def __init__(
         self,
@@ -152,14 +152,13 @@ class Members:
         self._leaves = leaves
         self._settings = settings
         self._roster = Roster()
-        self.specs: list[InstanceSpec] = []
 
     def replace(self, specs: Iterable[InstanceSpec]) -> list[Instance]:
         """Take this list of instances; those that stay keep counters and connections.
 
         Gives those that were up and are down now.
         """
-        self.specs = specs = list(specs)
+        specs = list(specs)
         before = {instance for instance in self._roster.instances if instance.up}
         instances = self._roster.replace(
             Member(spec.name, f"{spec.host}:{spec.port}", spec.weight, spec.zone) for spec in specs
@@ -183,15 +182,16 @@ class Members:
             leaf.replace(instance for instance in instances if instance.zone == zone)
         return [instance for instance in instances if instance.status is Status.DOWN and instance in before]
 
-    def move(self, leaves: Mapping[str, Policy], settings: PoolSettings) -> None:
-        """Put the instances under other policies, with other settings for their pools."""
-        self._leaves = leaves
+    def move(self, leaves: Mapping[str, Policy] | None, settings: PoolSettings) -> None:
+        """Other settings for the pools, and other policies for the instances (None: those that they have)."""
         self._settings = settings
         instances = self._roster.instances
         for instance in instances:
             instance.endpoint.configure(*settings)
-        for zone, leaf in leaves.items():
-            leaf.replace(instance for instance in instances if instance.zone == zone)
+        if leaves is not None:
+            self._leaves = leaves
+            for zone, leaf in leaves.items():
+                leaf.replace(instance for instance in instances if instance.zone == zone)
 
     def sweep(self) -> None:
         """Close connections that were idle for too long, and what is left of removed instances."""

@@ -132,6 +132,16 @@ class Worker(Kept):
         if self._client is not None:
             self._client.post("instances", service=service.name, instances=service.listing())
 
+    async def reload(self, text: str) -> None:
+        """Let the worker go by ``text``, now if it runs and at every later start.
+
+        :raises ControlError: when it cannot.
+        """
+        self._text = text
+        if self._client is not None:
+            instances = {service.name: service.listing() for service in self._services}
+            await self._client.ask("reload", _START_LIMIT, text=text, instances=instances)
+
     def reopen_log(self) -> None:
         """Let the worker open its access log anew, if it runs."""
         if self._client is not None:

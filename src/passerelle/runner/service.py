@@ -40,6 +40,19 @@ class Service:
         self._health = ServiceHealth(health_settings(config, probed=True))
         self._timer: asyncio.TimerHandle | None = None
 
+    def configure(self, config: ServiceConfig) -> None:
+        """Go by another configuration; what is known of the instances stays."""
+        before, self.config = self.config, config
+        self.path = config.health.path if config.health is not None else None
+        self.within = config.health.timeout if config.health is not None else TIMEOUT
+        settings = health_settings(config, probed=True)
+        if settings != health_settings(before, probed=True):
+            now = self._clock()
+            snapshot = self._health.snapshot(now)
+            self._health = ServiceHealth(settings)
+            self._health.replace(map(_key, self._present.values()), now)
+            self._health.restore(snapshot, now)
+
     def join(self, spec: InstanceSpec) -> None:
         """``spec`` exists from now on; it is down until its first good probe."""
         self._present[spec.name] = spec
