@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from passerelle.gateway import forward
 from passerelle.gateway.service import InstanceSpec
 from tests.support.client import Client, head
 from tests.support.expect import problem
@@ -332,3 +333,29 @@ def test_what_an_instance_that_went_down_did_not_answer_goes_to_another(rig: Rig
 def _take(gateway: Running, specs: list[dict[str, Any]]) -> None:
     gateway.gateway.supervised(lambda event, service, instance: None)
     gateway.gateway.set_instances("u", [InstanceSpec(**spec) for spec in specs])
+
+
+def test_attempts_at_instances_that_turn_out_to_be_gone_do_not_count(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "VERDICT", 1.0)  # time for the test to play the supervisor
+    alive = threading.Event()
+
+    def script(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(ok(b"good")) if alive.is_set() else conn.close()
+
+    ups = [rig.upstream(script) for _ in range(3)]
+    gateway = rig.forward(*ups, service={"retries": {"backoff": "1ms"}})
+    specs = [{"name": f"u-{n}", "host": "127.0.0.1", "port": u.port} for n, u in enumerate(ups, 1)]
+    rig.loop.call(lambda: _take(gateway, specs))
+    client = rig.connect(gateway)
+    problem(client.request(), 502)  # all are said to be well: two attempts, a moment's hope, and no more
+    assert sum(len(u.requests) for u in ups) == 2
+    client.send(head())
+    wait_until(lambda: sum(len(u.requests) for u in ups) == 4, "two more attempts")
+    alive.set()
+    for spec, upstream in zip(specs, ups, strict=True):
+        spec["status"] = "DOWN" if upstream.connections else "UP"
+    if all(spec["status"] == "DOWN" for spec in specs):
+        specs[-1]["status"] = "UP"
+    rig.loop.call(lambda: _take(gateway, specs))
+    assert client.read_response().body == b"good"

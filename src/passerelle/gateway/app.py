@@ -189,6 +189,8 @@ class Gateway:
         """
         self._health = None
         self._tell = tell
+        for service in self._services.values():
+            service.watched = True
 
     def reopen_log(self) -> None:
         """Open the access log's file anew, after it was moved away."""
@@ -267,6 +269,7 @@ class Gateway:
         service = Service(name, node, self.metrics.service(name, members.in_flight))
         service.cookie = cookie
         service.report = self._report
+        service.watched = self._health is None
         apply_settings(service, config, None)
         return service, members
 

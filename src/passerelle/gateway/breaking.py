@@ -8,7 +8,8 @@ from time import perf_counter
 from passerelle.balancing.breaker import Breaker
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
-from passerelle.gateway.forward import Forward, Leg, Receiver
+from passerelle.gateway.forward import Forward
+from passerelle.gateway.leg import Leg, Receiver
 from passerelle.http1.head import ResponseHead
 
 # What ends a request without saying anything of the service.
@@ -58,7 +59,7 @@ class GuardedForward(Forward):
         super()._fail(failure)
 
     def _end(self, failure: Failure) -> None:
-        self._leave(None)
+        self._leave(None if failure.kind in _SILENT else False)
         super()._end(failure)
 
     def _stop(self, kind: Kind | None) -> None:

@@ -6,6 +6,8 @@ there is one, and always a new connection: idle ones to one instance tend to die
 
 A retry waits a random time and is paid from the service's budget, so that retries cannot keep a service down. Going on
 to another instance at once because one refuses connections, or has its queue full, is neither: nothing was sent.
+An attempt does not count either when its instance has left or is down by the time of the next one: so a client does not
+notice when two instances die together. That needs another instance: one alone gets no request more often than allowed.
 """
 
 from __future__ import annotations
@@ -13,87 +15,26 @@ from __future__ import annotations
 from asyncio import TimerHandle, get_running_loop
 from random import random
 from time import perf_counter, time
-from typing import Protocol, cast
+from typing import cast
 
 from passerelle.balancing import limits
-from passerelle.balancing.instance import Instance
+from passerelle.balancing.instance import Instance, Status
 from passerelle.balancing.retries import backoff, retry_after
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
-from passerelle.gateway.deadlines import Deadlines
-from passerelle.gateway.service import Service
+from passerelle.gateway.leg import NOBODY, SILENT, Leg, Receiver
 from passerelle.http1.client import UpstreamConnection
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.listener import Tunnel
 from passerelle.http1.pool import Pool
 
-
-class Receiver(Protocol):
-    """Who asked, and is told of the answer: the calls of :class:`passerelle.http1.client.Receiver`, once each."""
-
-    streams: bool
-    """Whether the deadline is for the answer's head alone; else it is for all of the answer."""
-
-    def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
-
-    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The final response's head and the first bytes of its body."""
-
-    def on_data(self, data: bytes) -> None:
-        """More of the body."""
-
-    def on_end(self) -> None:
-        """The body is complete."""
-
-    def on_failure(self, failure: Failure) -> None:
-        """No attempt succeeded, or the answer broke off."""
-
-    def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """101: the protocol changes."""
-
-
-class _Silent:
-    """Nobody listens any more: what ended must not keep its asker alive (the two would be a cycle)."""
-
-    streams = False
-
-    def on_interim(self, head: ResponseHead) -> None: ...
-
-    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None: ...
-
-    def on_data(self, data: bytes) -> None: ...
-
-    def on_end(self) -> None: ...
-
-    def on_failure(self, failure: Failure) -> None: ...
-
-    def on_switch(self, head: ResponseHead, data: bytes) -> None: ...
-
-
-SILENT = _Silent()
-
-# How many instances that refuse connections are passed over before that counts as attempts.
-DETOURS = 8
-
-# Stands for the instance before one is picked.
-NOBODY = Instance("")
-
-
-class Leg(Protocol):
-    """What a plan says of one request to one service; ``attempts`` counts the first one too."""
-
-    @property
-    def service(self) -> Service:
-        """Who is asked."""
-
-    @property
-    def deadlines(self) -> Deadlines:
-        """The time limit over all attempts."""
-
-    @property
-    def attempts(self) -> int:
-        """The most attempts."""
+# How many instances are tried at most, those too that do not count as attempts because they are gone or full.
+MOST_TRIED = 8
+# How long the supervisor is given to say that an instance is gone (seconds): it knows within milliseconds, unless the
+# machine is very busy.
+VERDICT = 0.1
+# What a request sees of the death of its instance.
+_DEATHS = frozenset({Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_RESET})
 
 
 class Forward:
@@ -102,7 +43,7 @@ class Forward:
     __slots__ = (
         "_body",
         "_connection",
-        "_detours",
+        "_counted",
         "_leg",
         "_message",
         "_over",
@@ -130,7 +71,7 @@ class Forward:
         self._message = message
         self._body = body
         self._connection: UpstreamConnection | None = None
-        self._detours = 0
+        self._counted: tuple[Instance, ...] = ()  # those of the tried that count as attempts
         self._timer: TimerHandle | None = None
         self._tried: tuple[Instance, ...] = ()
         self._over = False
@@ -169,7 +110,7 @@ class Forward:
         self.attempts += 1
         node.acquire(instance)
         pool: Pool = instance.endpoint
-        connection = pool.checkout() if self.attempts == self._detours + 1 else None
+        connection = pool.checkout() if not self._counted else None
         if connection is None:
             pool.request(self)
         else:
@@ -254,10 +195,15 @@ class Forward:
             self._body.detach()
         wait = None if self._responded else self._retry_in(failure)
         if wait is None:
-            self._fail(failure)
+            if failure.kind in _DEATHS and self._service.watched and not self._responded and self._hopes():
+                self._await_verdict(failure)
+            else:
+                self._fail(failure)
         else:
             seconds = perf_counter() - self._since
             self._service.metrics.failed(failure.kind, seconds)
+            if wait >= 0.0:
+                self._counted = (*self._counted, self.instance)
             self._go_on(None if failure.kind is Kind.OVERLOADED else False, seconds, wait)
 
     def on_instance_down(self) -> None:
@@ -274,7 +220,32 @@ class Forward:
             connection.detach()
             seconds = perf_counter() - self._since
             self._service.metrics.failed(failure.kind, seconds)
+            self._counted = (*self._counted, self.instance)
             self._go_on(False, seconds, wait)
+
+    def _hopes(self) -> bool:
+        """Whether one more attempt would be made if the instance of this one turned out to be gone."""
+        return self._leg.attempts > 1 and len(self._tried) < MOST_TRIED and self._repeatable() and self._others()
+
+    def _await_verdict(self, failure: Failure) -> None:
+        """Attempts are used up, and the supervisor may be just about to say that their instances are gone."""
+        seconds = perf_counter() - self._since
+        service = self._service
+        service.metrics.failed(failure.kind, seconds)
+        service.node.release(self.instance, False, seconds)
+        service.failed(self.instance)
+        self._tried = (*self._tried, self.instance)
+        self._counted = (*self._counted, self.instance)
+        self._timer = get_running_loop().call_later(VERDICT, self._verdict, failure)
+
+    def _verdict(self, failure: Failure) -> None:
+        self._timer = None
+        gone = sum(instance.status < Status.EJECTED for instance in self._counted)
+        if len(self._counted) - gone < self._leg.attempts and self._service.may_retry(perf_counter()):
+            self._service.metrics.retries += 1
+            self._attempt()
+        else:
+            self._end(failure)
 
     def _go_on(self, ok: bool | None, seconds: float, wait: float) -> None:
         """This attempt is over; the next one begins after ``wait`` seconds."""
@@ -295,19 +266,24 @@ class Forward:
         self._attempt()
 
     def _retry_in(self, failure: Failure) -> float | None:
-        """How soon to try again (seconds), or None if that is not safe, not wanted, or not affordable."""
-        service = self._service
+        """How soon to try again (seconds), or None if that is not safe, not wanted, or not affordable.
+
+        Negative is at once, at another instance, without counting as an attempt.
+        """
         if failure.kind in (Kind.OVERLOADED, Kind.CONNECT_FAILED):
             # Nothing was sent and nobody is the busier for it: look at the others first.
-            room = not self._tried if failure.kind is Kind.OVERLOADED else self._detours < DETOURS
-            if room and self._leg.attempts > 1 and service.node.pick((*self._tried, self.instance), self.key):
-                self._detours += 1
-                return 0.0
+            room = not self._tried if failure.kind is Kind.OVERLOADED else len(self._tried) < MOST_TRIED
+            if room and self._leg.attempts > 1 and self._others():
+                return -1.0
             if failure.kind is Kind.OVERLOADED:
                 return None
         if not failure.retryable and not self._repeatable():
             return None
         return self._affordable(None)
+
+    def _others(self) -> bool:
+        """Whether there is an instance that was not tried."""
+        return self._service.node.pick((*self._tried, self.instance), self.key) is not None
 
     def _repeatable(self) -> bool:
         """Whether what was sent may be sent again."""
@@ -315,13 +291,16 @@ class Forward:
 
     def _affordable(self, asked: float | None) -> float | None:
         """How soon (seconds), if there are attempts, time and budget left; ``asked`` is the instance's Retry-After."""
-        if self.attempts - self._detours >= self._leg.attempts:
-            return None
+        tries = len(self._counted) + 1
+        if tries >= self._leg.attempts:
+            gone = sum(i.status < Status.EJECTED for i in (*self._counted, self.instance))
+            enough = tries - gone >= self._leg.attempts or self._leg.attempts == 1
+            if enough or len(self._tried) >= MOST_TRIED or not self._others():
+                return None
         service = self._service
         now = perf_counter()
         left = self._leg.deadlines.limit - (now - self._since)
         rules = service.retries
-        tries = self.attempts - self._detours
         wait = backoff(tries, random, left=left, retry_after=asked, base=rules.base, most=rules.most)
         return wait if wait is not None and service.may_retry(now) else None
 
@@ -331,7 +310,7 @@ class Forward:
         if head.status not in service.retries.statuses or not self._repeatable():
             return False
         asked = None
-        if service.node.pick((*self._tried, self.instance), self.key) is None:
+        if not self._others():
             # Nobody else did ask for a pause (RFC 9110 §10.2.3).
             value = head.get(b"retry-after")
             asked = retry_after(value, time()) if value is not None else None
@@ -346,6 +325,7 @@ class Forward:
             connection.detach()  # the rest of the answer, or of the request, is not worth waiting for
         seconds = perf_counter() - self._since
         service.metrics.observe(head.status, seconds)
+        self._counted = (*self._counted, self.instance)
         self._go_on(False, seconds, wait)
         return True
 
@@ -419,7 +399,7 @@ class Forward:
         receiver.on_failure(failure)
 
     def _end(self, failure: Failure) -> None:
-        """No instance could be picked."""
+        """No instance could be picked, or none is to be: what was attempted is settled."""
         self._over = True
         self._leg.deadlines.entries.pop(self, None)
         receiver, self._receiver = self._receiver, SILENT

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from passerelle.composition import Gathering
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.forward import Leg
+from passerelle.gateway.leg import Leg
 from passerelle.http1.head import ResponseHead
 
 # The largest answer of one part, in bytes: it is held in memory until the whole is spliced.

@@ -63,6 +63,7 @@ class Service:
         "retries",
         "started",
         "streaming",
+        "watched",
     )
 
     def __init__(self, name: str, node: Node, metrics: ServiceMetrics) -> None:
@@ -78,6 +79,7 @@ class Service:
         self.cookie: StickyCookie | None = None
         self.eject_after = 0  # failures in a row; 0 is never
         self.report: Callable[[str, str, str], None] = _nobody  # event, service, instance
+        self.watched = False  # somebody tells which instances are gone
         self.started = 0
         self._counted = 0  # of `started`, in the budget
         self._crowded = -inf  # when that was last told
