@@ -31,8 +31,28 @@ _response_known = RESPONSE_FIELDS.known
 _learn_response = RESPONSE_FIELDS.learn
 
 
-def refused_line(line: bytes) -> Failure:
-    """Why ``line`` does not match :data:`REQUEST_LINE`."""
+# What most request lines consist of: found out with a split and a deletion, at a third of the expression's cost.
+_COMMON_METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+_TARGET = bytes(octet for octet in range(0x21, 0x7F) if octet not in b"#<>\\")
+
+
+def parse_request_line(line: bytes) -> tuple[bytes, bytes, bool]:
+    """Method, target, and whether the version is 1.1 (or a later 1.x) rather than 1.0; a Failure for anything else."""
+    parts = line.split(b" ")
+    if len(parts) == 3:
+        method, target, version = parts
+        if version == b"HTTP/1.1" and method in _COMMON_METHODS and target and not target.translate(None, _TARGET):
+            return method, target, True
+    match = REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise _refused_line(line)
+    method, target, major, minor = match.groups()
+    if major != b"1":
+        raise Failure(Kind.VERSION_UNSUPPORTED, "HTTP version other than 1")
+    return method, target, minor != b"0"
+
+
+def _refused_line(line: bytes) -> Failure:
     if line.startswith((b"CONNECT ", b"TRACE ")):
         # RFC 9110 §9.3.6, §9.3.8: a gateway opens no tunnel to anywhere, and TRACE shows what only it may see.
         return Failure(Kind.METHOD_UNKNOWN, "CONNECT and TRACE are not served")
