@@ -266,10 +266,8 @@ class ResponseHead:
         else:
             nominated = options - NEVER_NOMINATED
         phrase = match[3] if match[3] is not None else reason_phrase(status)
-        if dropped:
-            fields = _relay(lines, nominated)
-        else:
-            fields = section + b"\r\n" if lines else b""
+        whole = section + b"\r\n" if lines else b""
+        fields = _relay(lines, nominated) if dropped else whole
         self.relay = b"HTTP/1.1 %d %b\r\n%b" % (status, phrase, fields)
         self.whole: bytes | None = self.relay + b"\r\n" if self.has_date else None
 
