@@ -101,10 +101,9 @@ class _Leaf:
 class _Node:
     """A place in the trie: what may come next, and what ends here."""
 
-    __slots__ = ("leaf", "literals", "param", "rest", "straight")
+    __slots__ = ("leaf", "literals", "param", "rest")
 
     def __init__(self) -> None:
-        self.straight = False  # there is one way on at most, so nothing to come back to; known when the table is sealed
         self.literals: dict[bytes, _Node] = {}
         self.param: _Node | None = None
         self.leaf: _Leaf | None = None
@@ -160,18 +159,11 @@ class _Table:
         for leaf in self.leaves:
             if b"GET" in leaf.methods:
                 leaf.methods.setdefault(b"HEAD", leaf.methods[b"GET"])
-        _straighten(self.root)
         steps = _worst_case(self.root)
         if steps > MAX_STEPS:
             raise ValueError(
                 f"a lookup could take {steps} steps: too many literals beside parameters at too many levels"
             )
-
-
-def _straighten(node: _Node) -> None:
-    node.straight = node.rest is None and (node.param is None or not node.literals)
-    for child in [*node.literals.values(), *([node.param] if node.param is not None else [])]:
-        _straighten(child)
 
 
 def _worst_case(node: _Node) -> int:
@@ -279,27 +271,6 @@ def _walk(node: _Node, segments: list[bytes], method: bytes, refused: set[bytes]
     count = len(segments)
     if count < 2 or segments[0]:
         return None
-    place = node
-    for segment in segments[1:]:
-        if not place.straight:
-            break
-        following = place.literals.get(segment) if place.param is None else (place.param if segment else None)
-        if following is None:
-            return None
-        place = following
-    else:
-        leaf = place.leaf
-        if leaf is not None and place.straight and (entry := leaf.methods.get(method) or leaf.any) is not None:
-            params = {}
-            for name, index in entry.names:
-                params[name] = segments[index]
-            return Match(entry.value, params)
-    return _walk_with_choices(node, segments, method, refused)
-
-
-def _walk_with_choices(node: _Node, segments: list[bytes], method: bytes, refused: set[bytes] | None) -> Match | None:
-    """:func:`_walk` where a literal, a parameter and a rest may compete."""
-    count = len(segments)
     index = 1
     # Ways left aside, the nearest last: a leaf, or a node and the segment to go on with.
     others: list[tuple[_Node, int, _Leaf | None]] | None = None
