@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -16,7 +17,7 @@ from typing import Any
 from passerelle.balancing.instance import Instance
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
-from passerelle.errors import Failure
+from passerelle.errors import Failure, Kind
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.health import LocalHealth
@@ -41,6 +42,8 @@ from passerelle.observability.metrics import UNMATCHED, Metrics
 from passerelle.routing import Router
 
 __all__ = ["Gateway", "InstanceSpec"]
+
+logger = logging.getLogger("passerelle")
 
 # How often deadlines are looked at (seconds): a deadline is late by at most this.
 TICK = 0.05
@@ -226,7 +229,13 @@ class Gateway:
 
     def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Carry a request out."""
-        Exchange(self, connection, method, target, head).start()
+        exchange = Exchange(self, connection, method, target, head)
+        try:
+            exchange.start()
+        except Exception as error:
+            # A defect of ours: the client gets an answer and the process goes on; the traceback is for the log alone.
+            logger.exception("request failed within the gateway")
+            exchange.on_failure(Failure(Kind.INTERNAL, repr(error)))
 
     def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
         """Count and log what was no request; gives its id."""
