@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from passerelle.config import balance_check as balance
 from passerelle.config.addresses import Address
 from passerelle.config.models import Config, Part, Route, Service
 from passerelle.config.problems import Finding, Loc, key_of
@@ -52,6 +53,7 @@ def errors(draft: Draft) -> Iterator[Finding]:
     for name, service in draft.services.items():
         if service is not None:
             yield from _service(name, service, draft.listen)
+            yield from balance.errors(name, service, draft.routes)
     for each in draft.routes:
         yield from _route(each, draft.services)
     yield from _duplicates(draft.routes)
@@ -129,7 +131,7 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
 
 def _idle_weights(name: str, service: Service) -> Iterator[Finding]:
     """Weights that ``round_robin`` would ignore. The weights of zones count under every policy."""
-    if service.balance != "round_robin":
+    if service.balance.policy != "round_robin":
         return
     loc: Loc = ("services", name)
     groups = [((*loc, "targets"), service.targets or ())]

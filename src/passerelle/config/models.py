@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
 from passerelle.config.addresses import Address, Admin, Listen, Network, Url
-from passerelle.config.units import Duration, Limit, Size
+from passerelle.config.balance import (
+    Balance,
+    Breaker,
+    Eject,
+    OptionalEject,
+    Retries,
+    SlowStart,
+    Sticky,
+)
+from passerelle.config.base import Model
+from passerelle.config.units import Duration, Limit, Percent, Size
 from passerelle.config.values import (
     AccessLog,
     App,
@@ -30,14 +40,30 @@ from passerelle.config.values import (
 )
 from passerelle.config.words import describe
 
+__all__ = [
+    "SOURCES",
+    "Balance",
+    "Breaker",
+    "Config",
+    "Eject",
+    "Health",
+    "Limits",
+    "Model",
+    "OnError",
+    "Part",
+    "Retries",
+    "Route",
+    "Service",
+    "Shape",
+    "Sticky",
+    "Target",
+    "Zone",
+    "route_shape",
+    "service_shape",
+]
+
 SOURCES = ("app", "run", "targets", "zones")
 """A service has exactly one of these."""
-
-
-class Model(BaseModel):
-    """A mapping of the file: immutable, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
 
 
 class Limits(Model):
@@ -87,7 +113,10 @@ class Zone(Model):
 
     targets: tuple[Target, ...] = Field(min_length=1, description="The instances of the zone.")
     weight: Annotated[int, Whole(1, 1000)] = Field(
-        default=1, description="Its share of the requests, relative to the other zones."
+        default=1, description="Its share of the requests, relative to the other zones of its priority."
+    )
+    priority: Annotated[int, Whole(0, 100)] = Field(
+        default=0, description="Zones with a higher number get only what those with a lower one cannot carry."
     )
 
 
@@ -124,12 +153,24 @@ class Service(Model):
         default=None,
         description="How an instance is asked whether it is up; by default a TCP connection is enough.",
     )
-    balance: Literal["round_robin", "weighted", "least_inflight", "p2c"] = Field(
-        default="p2c", description="How an instance is picked: `round_robin`, `weighted`, `least_inflight` or `p2c`."
+    balance: Balance = Field(default=Balance(), description="How an instance is picked; by default `p2c`.")
+    eject: OptionalEject = Field(
+        default=Eject(), description="When an instance is left out because requests to it fail, or `off`."
     )
+    slow_start: SlowStart = Field(
+        default=10.0, description="How long the share of an instance rises after it came up, or `off`."
+    )
+    panic: Percent = Field(
+        default=0.0,
+        description="With no more than this part of the instances up, those that are not are tried as well.",
+    )
+    breaker: Breaker | None = Field(
+        default=None, description="When the service as a whole is spared; by default never."
+    )
+    retries: Retries = Field(default=Retries(), description="What may be sent again, and how much of it.")
     connect_timeout: Duration = Field(default=2.0, description="Time for a connection to an instance.")
     max_connections: Annotated[int, Whole(1, 100_000)] = Field(
-        default=256, description="Most connections to an instance, per worker."
+        default=256, description="Most connections, and so requests in flight, to an instance, per worker."
     )
     max_waiting: Annotated[int, Whole(0, 100_000)] = Field(
         default=256, description="Most requests that wait for a connection, per instance and worker. Beyond: 503."

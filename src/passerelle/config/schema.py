@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from passerelle.config import models
 from passerelle.config.models import SOURCES, Config, Model
-from passerelle.config.units import duration_text, size_text
+from passerelle.config.units import PERCENT, duration_text, percent_text, size_text
 from passerelle.config.values import Whole
 
 _SUBSTITUTION = {
@@ -32,6 +32,9 @@ def json_schema() -> dict[str, Any]:
     env["additionalProperties"] = {"type": ["string", "number", "boolean", "null"]}
     definitions["Route"]["oneOf"] = [{"required": ["service"]}, {"required": ["compose"]}]
     definitions["Target"]["type"] = ["object", "string"]
+    definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
+    eject = definitions["Service"]["properties"]["eject"]
+    eject["anyOf"] = [{"$ref": eject.pop("$ref")}, {"const": "off"}]
     definitions["Substitution"] = _SUBSTITUTION
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passerelle gateway.yaml", **schema}
 
@@ -39,6 +42,8 @@ def json_schema() -> dict[str, Any]:
 def default_text(field: FieldInfo) -> str | int | None:
     """A field's default as the file would write it; None where it is required, a collection, or "not given"."""
     default = field.default
+    if isinstance(default, float) and PERCENT in field.metadata:
+        return percent_text(default)
     if isinstance(default, float):
         return duration_text(default)
     if isinstance(default, int):

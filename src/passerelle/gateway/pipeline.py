@@ -11,6 +11,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
+from passerelle.balancing.sticky import set_cookie
 from passerelle.composition import Composed, Gathering, Outcome
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
@@ -18,6 +19,7 @@ from passerelle.gateway.fields import part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.parts import PartCall
 from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
+from passerelle.gateway.service import StickyCookie
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.http1.write import problem, serialize
@@ -43,6 +45,7 @@ class Exchange:
         "_body",
         "_client",
         "_continued",
+        "_cookie",
         "_counted",
         "_finished",
         "_forward",
@@ -71,6 +74,7 @@ class Exchange:
         self._head = head
         self._body: RequestBody | None = None
         self._continued = False
+        self._cookie: StickyCookie | None = None
         self._counted = False
         self._finished = False
         self._forward: Forward | None = None
@@ -143,7 +147,11 @@ class Exchange:
             fields,
             self._request_id,
         )
-        self._forward = forward = Forward(plan, self, self._method, message, self._body, self._started)
+        service = plan.service
+        self._forward = forward = service.forward(plan, self, self._method, message, self._body, self._started)
+        if service.key is not None:
+            forward.key = service.key(head, match.params, self._client.peer)
+            self._cookie = service.cookie
         forward.start()
 
     def _compose(self, plan: ComposePlan, match: Match) -> None:
@@ -157,6 +165,9 @@ class Exchange:
             part = plan.parts[index]
             message = b"GET " + part.path.fill(match.params) + rest
             asked = PartCall(gathering, index, part, message, self._started)
+            key = part.service.key
+            if key is not None:
+                asked.forward.key = key(head, match.params, self._client.peer)
             parts.append(asked)
             asked.forward.start()
             return asked
@@ -177,15 +188,27 @@ class Exchange:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        if self._head.debug and self._for_us():
-            debug = b"Passerelle-Instance: %b\r\n" % self._instances()
-            self._client.send_head(head.relay + debug, head, data, complete)
+        if self._cookie is not None or self._head.debug:
+            self._client.send_head(head.relay + self._extra_lines(), head, data, complete)
         else:
             self._client.send_response(head, data, complete)
         if complete:
             self.finish(head.status)
         else:
             self._status = head.status
+
+    def _extra_lines(self) -> bytes:
+        """Field lines of our own: which instance it was, for who asks on this machine, and the sticky cookie."""
+        lines = b""
+        forward = cast(Forward, self._forward)
+        if self._head.debug and self._for_us():
+            lines += b"Passerelle-Instance: %b\r\n" % self._instances()
+        if self._cookie is not None:
+            token = self._cookie.node.token(forward.instance)
+            if token != forward.key:
+                secure = self._head.get(b"x-forwarded-proto") == b"https" and self._gateway.trusts(self._client.peer)
+                lines += b"Set-Cookie: %b\r\n" % set_cookie(self._cookie.name, token, secure=secure)
+        return lines
 
     def on_data(self, data: bytes) -> None:
         """More of the body."""
