@@ -46,7 +46,7 @@ class Alone:
         uptime = round(time.monotonic() - self._begun, 3)
         services = {}
         for name, instances in self._gateway.status().items():
-            members = [{**i, "state": "up" if i["up"] else "down", "problem": None} for i in instances]
+            members = [{**i, "state": i["status"], "problem": None} for i in instances]
             services[name] = {"up": sum(i["up"] for i in instances), "instances": members}
         return {
             "version": __version__,

@@ -13,6 +13,8 @@ from passerelle.gateway.settings import health_settings
 from passerelle.runner.ports import join
 from passerelle.runner.probe import INTERVAL, TIMEOUT, probe
 
+TOGETHER = 0.25  # seconds between two tellings that time alone brings about
+
 
 class Service:
     """The instances that can be asked (processes that run, or targets) and their health.
@@ -142,8 +144,9 @@ class Service:
         now = self._clock()
         due = self._health.next_change(now)
         if due is not None:
-            # A moment later than that, so that the clock has surely passed it.
-            self._timer = asyncio.get_running_loop().call_later(due - now + 0.01, self._tick)
+            # A moment later than that, so that the clock has surely passed it. A thousand instances that start slowly
+            # have their steps at a thousand times: they are told of together.
+            self._timer = asyncio.get_running_loop().call_later(max(due - now + 0.01, TOGETHER), self._tick)
 
     def _tick(self) -> None:
         self._health.tick(self._clock())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import signal
 import socket
@@ -21,14 +20,14 @@ from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.settings import configured_instances
 from passerelle.observability.metrics import Snapshot, merge
-from passerelle.runner import linux, ports
+from passerelle.runner import linux, overview, ports
 from passerelle.runner.admin import Admin
 from passerelle.runner.backoff import Backoff
 from passerelle.runner.changes import Changes, Refused
 from passerelle.runner.gateway import Worker
 from passerelle.runner.instance import Instance
 from passerelle.runner.kept import Kept, State
-from passerelle.runner.report import Report, Row
+from passerelle.runner.report import Report
 from passerelle.runner.service import Service, Target
 
 START_LIMIT = 30.0  # seconds until the start report no longer waits for an instance
@@ -69,10 +68,10 @@ class Supervisor:
         self.setup = setup
         self.report = report
         self._rng = rng or random.Random()
-        self._clock = clock
+        self.clock = clock
         self._start_limit = start_limit
         self._grace = grace
-        self._begun = clock()
+        self.begun = clock()
         self._go = asyncio.Event()
         self._stop = asyncio.Event()
         self._signals = 0
@@ -101,7 +100,7 @@ class Supervisor:
 
     def make_service(self, name: str, config: ServiceConfig) -> Service:
         """A service without instances."""
-        service = self.services[name] = Service(name, config, self._changed, self._clock, self._rng.random)
+        service = self.services[name] = Service(name, config, self._changed, self.clock, self._rng.random)
         return service
 
     def make_instance(self, service: Service) -> Instance:
@@ -116,7 +115,7 @@ class Supervisor:
             self.report.line,
             Backoff(self._rng.random),
             self.report,
-            self._clock,
+            self.clock,
         )
         self.instances.append(instance)
         return instance
@@ -145,7 +144,7 @@ class Supervisor:
                 self.report.raw,
                 Backoff(self._rng.random),
                 self.report,
-                self._clock,
+                self.clock,
             )
             self.workers.append(worker)
 
@@ -271,8 +270,8 @@ class Supervisor:
     async def _start(self) -> bool:
         """Wait until everything has answered or failed; false when there is no gateway to speak of."""
         members: list[Instance | Target] = [*self.instances, *self.targets]
-        deadline = self._clock() + self._start_limit
-        while (left := _open(members)) and self._clock() < deadline and not self._worker_failed():
+        deadline = self.clock() + self._start_limit
+        while (left := _open(members)) and self.clock() < deadline and not self._worker_failed():
             names = _some([member.name for member in left])
             self.report.progress(f"starting: {len(members) - len(left)} of {len(members)}, waiting for {names}")
             await _any(member.settled for member in left)
@@ -284,7 +283,7 @@ class Supervisor:
             self.report.say("the gateway cannot be started")
             return False
         admin = self.admin.address if self.admin is not None else None
-        self.report.start(__version__, self.setup.file, self._rows(), self.listen, admin)
+        self.report.start(__version__, self.setup.file, overview.rows(self), self.listen, admin)
         return True
 
     def _worker_failed(self) -> bool:
@@ -337,29 +336,6 @@ class Supervisor:
         listed = (i for a in answers for i in (a or {}).get("services", {}).get(member.service.name, ()))
         return sum(instance["in_flight"] for instance in listed if instance["name"] == member.name)
 
-    def _rows(self) -> list[Row]:
-        rows = []
-        for instance in self.instances:
-            process = instance.process
-            taken = instance.up_since - process.started if instance.up_since is not None and process else None
-            state = instance.state
-            problem = instance.last_end if state is State.WAITING else ""
-            if state is State.STARTING:
-                problem = f"{self.services[instance.service.name].problems.get(instance.name, 'not yet asked')}"
-                problem += "; it joins as soon as it answers"
-            pid = process.pid if process is not None and process.returncode is None else None
-            name = "failed" if state is State.WAITING else state.value
-            rows.append(Row(instance.name, instance.service.name, name, instance.address, pid, taken, problem))
-        for target in self.targets:
-            problem = target.service.problems.get(target.name, "")
-            rows.append(Row(target.name, target.service.name, target.state, target.address, None, None, problem))
-        order = list(self.services)
-        rows.sort(key=lambda row: order.index(row.service))
-        for worker in self.workers:
-            assert worker.process is not None
-            rows.append(Row(worker.name, "", worker.state.value, self.listen, worker.process.pid, None))
-        return rows
-
     @property
     def is_ready(self) -> bool:
         """Whether requests are served now."""
@@ -372,61 +348,7 @@ class Supervisor:
 
     async def status(self) -> dict[str, Any]:
         """Everything that runs, as JSON-able values; times in seconds."""
-        answers = await asyncio.gather(*(worker.status() for worker in self.workers))
-        in_flight: dict[str, int] = {}
-        for answer in answers:
-            for listed in (answer or {}).get("services", {}).values():
-                for seen in listed:
-                    in_flight[seen["name"]] = in_flight.get(seen["name"], 0) + seen["in_flight"]
-        services = {}
-        for name, service in self.services.items():
-            members = [self._describe(i, in_flight) for i in self.instances if i.service is service]
-            members += [
-                {
-                    "name": t.name,
-                    "address": t.address,
-                    "state": t.state,
-                    "problem": service.problems.get(t.name),
-                    "in_flight": in_flight.get(t.name, 0),
-                }
-                for t in self.targets
-                if t.service is service
-            ]
-            services[name] = {
-                "source": service.config.source,
-                "up": sum(member["state"] == "up" for member in members),
-                "instances": members,
-            }
-        return {
-            "version": __version__,
-            "state": self.state,
-            "config": self.setup.file,
-            "listen": self.listen,
-            "pid": os.getpid(),
-            "uptime": round(self._clock() - self._begun, 3),
-            "workers": [
-                {**self._describe(w, {}), "answers": answer is not None}
-                for w, answer in zip(self.workers, answers, strict=True)
-            ],
-            "services": services,
-        }
-
-    def _describe(self, kept: Instance | Worker, in_flight: dict[str, int]) -> dict[str, Any]:
-        process = kept.process
-        alive = process is not None and process.returncode is None
-        described: dict[str, Any] = {
-            "name": kept.name,
-            "state": kept.state.value,
-            "pid": process.pid if process is not None and alive else None,
-            "restarts": kept.restarts,
-            "uptime": round(self._clock() - process.started, 3) if process is not None and alive else None,
-            "last_end": kept.last_end or None,
-        }
-        if isinstance(kept, Instance):
-            described["address"] = kept.address
-            described["problem"] = kept.service.problems.get(kept.name)
-            described["in_flight"] = in_flight.get(kept.name, 0)
-        return described
+        return await overview.status(self)
 
 
 def _open(members: Iterable[_Member]) -> list[_Member]:
