@@ -11,7 +11,7 @@ import pytest
 
 from passerelle.cli import main
 from passerelle.config import load_text, models, rules, substitute, tree
-from passerelle.config.models import Model
+from passerelle.config.base import Model
 from passerelle.config.problems import allowed_keys
 from passerelle.config.schema import default_text
 from passerelle.config.units import Duration, Limit, Size
@@ -33,6 +33,7 @@ SECTIONS = {
     "Route": "A route",
     "Part": "A part of a composition",
     "OnError": "`on_error`",
+    "RateLimit": "`rate_limit`",
 }
 # What a key takes, where its type does not say it in words.
 TAKES = {
@@ -59,6 +60,10 @@ TAKES = {
     "pass_status": "list of numbers, 400 to 599",
     "on_error": "[mapping](#on_error) or `null`",
     "value": "any JSON",
+    "rate_limit": "[limit](#rate_limit) or a list",
+    "rate": "rate",
+    "by": "text",
+    "dry_run": "`true` or `false`",
 }
 PATHS = {"Health": "path", "Route": "path pattern", "Part": "path template"}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from passerelle.config.addresses import Address
+from passerelle.config.check_guards import route_guards
 from passerelle.config.models import Config, Part, Route, Service
 from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.words import hint
@@ -166,6 +167,7 @@ def _route(each: DraftRoute, services: dict[str, Service | None]) -> Iterator[Fi
     for index, method in enumerate(route.methods or ()):
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
+    yield from route_guards(loc, route, each.touched)
 
 
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:

@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from passerelle.config import check, tree
 from passerelle.config.addresses import Address, parse_admin, parse_listen
-from passerelle.config.models import SOURCES, Config, Route, Service, Shape, route_shape, service_shape
+from passerelle.config.base import Shape
+from passerelle.config.models import SOURCES, Config, Route, Service, route_shape, service_shape
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of
 from passerelle.config.substitute import substitute
 from passerelle.config.words import nearest
@@ -141,7 +142,11 @@ class _Source:
         node: tree.Node = self._root
         key: tree.Node | None = None
         known = 0
+        loc = finding.loc
         for step in finding.loc:
+            if step == 0 and isinstance(node, tree.Mapping) and "0" not in node.items:
+                loc = (*loc[:known], *loc[known + 1 :])  # one value stands for a list of it
+                continue
             if isinstance(node, tree.Mapping) and step in node.items:
                 key, node = node.items[str(step)]
             elif isinstance(node, tree.Sequence) and isinstance(step, int) and step < len(node.items):
@@ -149,7 +154,6 @@ class _Source:
             else:
                 break
             known += 1
-        loc = finding.loc
         if known < len(loc):
             # Something that is not there: it is missing in a mapping, or the short form of a value stands for it.
             if isinstance(node, tree.Scalar):

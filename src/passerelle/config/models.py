@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from passerelle.config.addresses import Address, Admin, Listen, Network, Url
+from passerelle.config.base import Model, Shape, given, raise_first
+from passerelle.config.guards import RateLimit, one_or_more
 from passerelle.config.units import Duration, Limit, Size
 from passerelle.config.values import (
     AccessLog,
@@ -32,12 +33,6 @@ from passerelle.config.words import describe
 
 SOURCES = ("app", "run", "targets", "zones")
 """A service has exactly one of these."""
-
-
-class Model(BaseModel):
-    """A mapping of the file: immutable, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
 
 
 class Limits(Model):
@@ -152,7 +147,7 @@ class Service(Model):
 
     @model_validator(mode="after")
     def _shape(self) -> Service:
-        _raise_first(service_shape(_given(self)))
+        raise_first(service_shape(given(self)))
         return self
 
 
@@ -214,6 +209,9 @@ class Route(Model):
     attempts: Annotated[int, Whole(1, 10)] = Field(
         default=2, description="Most attempts, the first included; `1` means no retry."
     )
+    rate_limit: Annotated[tuple[RateLimit, ...], BeforeValidator(one_or_more)] = Field(
+        default=(), description="How often clients may ask: one limit, or a list of which all must admit. Beyond: 429."
+    )
 
     @property
     def accepted(self) -> frozenset[bytes] | None:
@@ -230,7 +228,7 @@ class Route(Model):
 
     @model_validator(mode="after")
     def _shape(self) -> Route:
-        _raise_first(route_shape(_given(self)))
+        raise_first(route_shape(given(self)))
         return self
 
 
@@ -260,10 +258,6 @@ class Config(Model):
         return None if isinstance(limit, str) else limit
 
 
-Shape = list[tuple[str | None, str]]
-"""Findings about which keys stand together: (key, or None for the mapping itself; message)."""
-
-
 def service_shape(keys: set[str]) -> Shape:
     """What is wrong with a service that has exactly these ``keys``."""
     sources = [key for key in SOURCES if key in keys]
@@ -290,15 +284,3 @@ def route_shape(keys: set[str]) -> Shape:
     if "compose" in keys and "rewrite" in keys:
         return [("rewrite", "found beside compose; allowed with service only (each part has its own path)")]
     return []
-
-
-def _given(model: Model) -> set[str]:
-    """The keys that were given a value."""
-    return {key for key in model.model_fields_set if getattr(model, key) is not None}
-
-
-def _raise_first(findings: Shape) -> None:
-    """In Python the first finding is raised; the loader reports all of them itself and skips this type of error."""
-    if findings:
-        key, message = findings[0]
-        raise PydanticCustomError("shape", "{message}", {"message": f"{key}: {message}" if key else message})

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from passerelle.config import models
-from passerelle.config.models import SOURCES, Config, Model
+from passerelle.config.base import Model
+from passerelle.config.models import SOURCES, Config
 from passerelle.config.units import duration_text, size_text
 from passerelle.config.values import Whole
 
@@ -31,6 +32,8 @@ def json_schema() -> dict[str, Any]:
     definitions["Service"]["properties"]["env"]["additionalProperties"] = {"type": ["string", "number", "boolean"]}
     definitions["Route"]["oneOf"] = [{"required": ["service"]}, {"required": ["compose"]}]
     definitions["Target"]["type"] = ["object", "string"]
+    limits = definitions["Route"]["properties"]["rate_limit"]
+    limits["anyOf"] = [{name: limits.pop(name) for name in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
     definitions["Substitution"] = _SUBSTITUTION
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passerelle gateway.yaml", **schema}
 
@@ -40,6 +43,8 @@ def default_text(field: FieldInfo) -> str | int | None:
     default = field.default
     if isinstance(default, float):
         return duration_text(default)
+    if isinstance(default, bool):
+        return "true" if default else "false"
     if isinstance(default, int):
         return default if any(isinstance(item, Whole) for item in field.metadata) else size_text(default)
     if field.is_required() or default is None or isinstance(default, tuple | dict | Model):
@@ -59,7 +64,7 @@ def _tidy(field: dict[str, Any], model: type[Model], key: str) -> None:
         _allow_substitution(field)
         _allow_substitution(field.get("items", {}))
     if default is not None:
-        field["default"] = default
+        field["default"] = model.model_fields[key].default if field.get("type") == "boolean" else default
 
 
 def _allow_substitution(field: dict[str, Any]) -> None:

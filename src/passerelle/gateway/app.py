@@ -8,7 +8,6 @@ import os
 import socket
 import time
 from collections.abc import Iterable
-from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from passerelle.config.models import Service as ServiceConfig
 from passerelle.errors import Failure
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.guards import Guards
 from passerelle.gateway.pipeline import Exchange
 from passerelle.gateway.plan import Environment, RoutePlan, build_router
 from passerelle.gateway.service import InstanceSpec, Members, PoolSettings, Service
@@ -30,6 +30,7 @@ from passerelle.http1.listener import Limits, Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
 from passerelle.observability.metrics import UNMATCHED, Metrics
+from passerelle.security.addresses import Proxies
 
 __all__ = ["Gateway", "InstanceSpec"]
 
@@ -61,9 +62,13 @@ class Gateway:
         self._clock = Clock()
         self._members: dict[str, Members] = {}
         self._services = {name: self._service(name, service) for name, service in config.services.items()}
-        environment = Environment(self._services, self._deadlines_for, self.metrics.route, self._route_log)
+        self.proxies = Proxies(config.trusted_proxies)
+        self._guards = Guards(config)
+        environment = Environment(
+            self._services, self._deadlines_for, self.metrics.route, self._route_log, self._guards.of
+        )
         self.router = build_router(config, environment)
-        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0)
+        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0, ())
         limits = config.limits
         self._listener = Listener(
             self,
@@ -79,7 +84,6 @@ class Gateway:
         )
         self._sweep = min(SWEEP, min(limits.head_timeout, limits.idle_timeout, limits.body_timeout) / 4)
         self._stalled: dict[Forward, tuple[int, float]] = {}
-        self._trust: dict[bytes, bool] = {}
         self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
         self._ids = count(1).__next__
         self._server: asyncio.Server | None = None
@@ -173,22 +177,6 @@ class Gateway:
     def next_id(self) -> bytes:
         """A request id that no other request of any worker has."""
         return self._id_prefix % self._ids()
-
-    def trusts(self, peer: bytes) -> bool:
-        """Whether ``peer`` (an address) is a trusted proxy."""
-        networks = self._config.trusted_proxies
-        if not networks:
-            return False
-        known = self._trust.get(peer)
-        if known is None:
-            if len(self._trust) > 10_000:
-                self._trust.clear()
-            try:
-                address = ip_address(peer.decode("ascii"))
-            except ValueError:
-                return False
-            known = self._trust[peer] = any(address in network for network in networks)
-        return known
 
     # ---- parts
 

@@ -8,30 +8,30 @@ Whatever happens, :meth:`Exchange.finish` runs exactly once.
 
 from __future__ import annotations
 
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
-from passerelle.composition import Composed, Gathering, Outcome
+from passerelle.composition import Gathering, Outcome
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
-from passerelle.gateway.fields import part_fields, upstream_fields
+from passerelle.gateway.fields import client_address, part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
-from passerelle.gateway.parts import PartCall
+from passerelle.gateway.parts import PartCall, composed_answer
 from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.http1.write import problem, serialize
-from passerelle.messages import Fields, Response
+from passerelle.messages import Response
 from passerelle.observability.access_log import RouteLog
 from passerelle.routing import Match, canonical_path
+from passerelle.security.guard import Asked, Refused
 
 if TYPE_CHECKING:
     from passerelle.gateway.app import Gateway
 
 # How long an upstream may leave a client waiting for 100 (Continue) before the gateway says it (RFC 9110 §10.1.1).
 CONTINUE_SECONDS = 1.0
-# The head of a composed answer that has nothing special about it.
-COMPOSED = serialize(Response(200, [(b"Content-Type", b"application/json")]))
 
 
 class Exchange:
@@ -40,6 +40,7 @@ class Exchange:
     streams = True  # a body goes on as it comes, for as long as it comes: only its head is held to the deadline
 
     __slots__ = (
+        "_asked",
         "_body",
         "_client",
         "_continued",
@@ -69,6 +70,7 @@ class Exchange:
         self._method = method
         self._target = target
         self._head = head
+        self._asked: Asked | None = None
         self._body: RequestBody | None = None
         self._continued = False
         self._counted = False
@@ -93,15 +95,49 @@ class Exchange:
         try:
             # 2. One canonical path for everything that looks at it, and the plan of the route that it matches.
             match = self._match()
-            plan = self._plan
-            # 3. What the client wants to send must be allowed before it is asked to send it.
-            if not self._head.plain:
-                self._prepare_body(plan)
-            # 4. Answer from one service, or from several.
-            if isinstance(plan, ForwardPlan):
-                self._forward_to(plan, match)
+            self._proceed(self._plan, match, 0)
+        except Failure as failure:
+            self.on_failure(failure)
+
+    def _proceed(self, plan: RoutePlan, match: Match, first: int) -> None:
+        """The line from the guard number ``first`` on."""
+        # 3. Who asks, and whether they may: before a byte of a body is asked for, and before any answer.
+        if plan.guards and not self._admitted(plan, match, first):
+            return
+        # 4. What the client wants to send must be allowed before it is asked to send it.
+        if not self._head.plain and self._body is None:
+            self._prepare_body(plan)
+        # 5. Answer from one service, or from several.
+        if isinstance(plan, ForwardPlan):
+            self._forward_to(plan, match)
+        else:
+            self._compose(cast(ComposePlan, plan), match)
+
+    def _admitted(self, plan: RoutePlan, match: Match, first: int) -> bool:
+        """Ask the guards. False when one has answered, or must wait: then :meth:`_resume` goes on. A refusal raises."""
+        asked = self._asked
+        if asked is None:
+            address = client_address(self._head, self._client.peer, self._gateway.proxies)
+            asked = self._asked = Asked(self._method, self._path, address, self._head.lines)
+        for index in range(first, len(plan.guards)):
+            answer = plan.guards[index](asked)
+            if answer is None:
+                continue
+            if isinstance(answer, Response):
+                self._client.send_made(serialize(answer) + asked.answer, answer.body, answer.status != 204)
+                self.finish(answer.status)
             else:
-                self._compose(cast(ComposePlan, plan), match)
+                if not self._head.plain and self._body is None:
+                    self._prepare_body(plan)  # what comes in the meantime must be kept, and bounded
+                answer.then(partial(self._resume, plan, match, index))
+            return False
+        return True
+
+    def _resume(self, plan: RoutePlan, match: Match, index: int) -> None:
+        """What guard number ``index`` waited for has ended: ask it again, and go on."""
+        try:
+            if not self._finished:
+                self._proceed(plan, match, index)
         except Failure as failure:
             self.on_failure(failure)
 
@@ -113,7 +149,10 @@ class Exchange:
         routed = self._path if path != b"*" else b"/"
         match = self._gateway.router.match(self._head.host or b"", self._method, routed)
         if match.value is None:
-            raise MethodNotAllowed(match.allowed) if match.allowed else Failure(Kind.NO_ROUTE)
+            if not match.allowed:
+                raise Failure(Kind.NO_ROUTE)
+            allowed = b", ".join(match.allowed)  # RFC 9110 §15.5.6
+            raise Refused(Kind.METHOD_NOT_ALLOWED, f"allowed: {allowed.decode()}", [(b"Allow", allowed)])
         plan: RoutePlan = match.value
         self._plan = plan
         plan.metrics.in_flight += 1
@@ -135,7 +174,9 @@ class Exchange:
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
         fields = head.upstream
         if fields is None:
-            fields = head.upstream = upstream_fields(head, self._client.peer, self._gateway.trusts)
+            fields = head.upstream = upstream_fields(head, self._client.peer, self._gateway.proxies)
+        if self._asked is not None:
+            fields = self._asked.carried(fields)
         message = b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
             self._method,
             path,
@@ -150,7 +191,9 @@ class Exchange:
         head = self._head
         fields = head.part_fields
         if fields is None:
-            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.trusts)
+            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies)
+        if self._asked is not None:
+            fields = self._asked.carried(fields)
         rest = b" HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (fields, self._request_id)
 
         def call(index: int, gathering: Gathering) -> PartCall:
@@ -177,9 +220,8 @@ class Exchange:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        if self._head.debug and self._for_us():
-            debug = b"Passerelle-Instance: %b\r\n" % self._instances()
-            self._client.send_head(head.relay + debug, head, data, complete)
+        if self._asked is not None or self._head.debug:
+            self._client.send_head(head.relay + self._additions(), head, data, complete)
         else:
             self._client.send_response(head, data, complete)
         if complete:
@@ -219,28 +261,18 @@ class Exchange:
         if isinstance(outcome, Failure):
             self.on_failure(outcome)
             return
-        fields: Fields = []
-        if isinstance(outcome, Composed):
-            status, body = 200, outcome.body
-            if outcome.partial:
-                fields.append((b"Cache-Control", b"no-store"))
-                fields.append((b"Passerelle-Partial", ", ".join(outcome.partial).encode()))
-        else:
-            status, body = outcome.status, outcome.body
-            fields.append((b"Content-Type", outcome.media_type or b"application/octet-stream"))
-            fields.append((b"Cache-Control", b"no-store"))
-        for part in self._parts:
-            if part.cookies:
-                fields += [(b"Set-Cookie", value) for value in part.cookies]
-        if self._head.debug and self._for_us():
-            fields.append((b"Passerelle-Instance", self._instances()))
-        if fields:
-            if isinstance(outcome, Composed):
-                fields.append((b"Content-Type", b"application/json"))
-            self._client.send(Response(status, fields, body))
-        else:
-            self._client.send_made(COMPOSED, body)
+        status, head, body = composed_answer(outcome, self._parts)
+        if self._asked is not None or self._head.debug:
+            head += self._additions()
+        self._client.send_made(head, body)
         self.finish(status)
+
+    def _additions(self) -> bytes:
+        """Field lines of the gateway's own for an answer: those of the guards, and who answered."""
+        lines = self._asked.answer if self._asked is not None else b""
+        if self._head.debug and self._for_us():
+            lines += b"Passerelle-Instance: %b\r\n" % self._instances()
+        return lines
 
     def on_failure(self, failure: Failure) -> None:
         """Nothing (more) can be answered: say so, or, in the middle of a body, let the client see that it is cut."""
@@ -251,10 +283,11 @@ class Exchange:
             client.cut_short()
             self.finish(self._status, failure)
             return
-        fields: Fields = []
-        if isinstance(failure, MethodNotAllowed):
-            fields.append((b"Allow", b", ".join(failure.allowed)))
-        client.send(problem(failure, self._request_id, fields))
+        response = problem(failure, self._request_id, failure.fields if isinstance(failure, Refused) else [])
+        if self._asked is None:
+            client.send(response)
+        else:
+            client.send_made(serialize(response) + self._asked.answer, response.body)
         self.finish(failure.status, failure)
 
     # ---- the client, meanwhile
@@ -350,12 +383,10 @@ class Exchange:
             instance = None
             upstream_seconds = max((part.forward.seconds for part in self._parts), default=0.0)
             attempts = sum(part.forward.attempts for part in self._parts)
-        body = self._body
-        client = self._client
-        head = self._head
+        body, client, head = self._body, self._client, self._head
         log.add(
             self._request_id,
-            client.peer,
+            client_address(head, client.peer, self._gateway.proxies) if head.forwarded else client.peer,
             self._method,
             self._target,
             head.host or b"",
@@ -369,13 +400,3 @@ class Exchange:
             instance,
             failure,
         )
-
-
-class MethodNotAllowed(Failure):
-    """The path is known, the method is not among ``allowed`` (RFC 9110 §15.5.6)."""
-
-    __slots__ = ("allowed",)
-
-    def __init__(self, allowed: tuple[bytes, ...]) -> None:
-        super().__init__(Kind.METHOD_NOT_ALLOWED, f"allowed: {b', '.join(allowed).decode()}")
-        self.allowed = allowed
