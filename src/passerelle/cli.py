@@ -18,6 +18,7 @@ _COMMANDS = {
     "check": "passerelle.cli_file:check",
     "routes": "passerelle.cli_file:routes",
     "explain": "passerelle.cli_explain:explain",
+    "keys": "passerelle.cli_keys:keys",
     "schema": "passerelle.cli_file:schema",
     "version": "passerelle.cli_file:version",
 }

@@ -34,6 +34,8 @@ SECTIONS = {
     "Part": "A part of a composition",
     "OnError": "`on_error`",
     "RateLimit": "`rate_limit`",
+    "Keys": "`keys`",
+    "Require": "`require`",
 }
 # What a key takes, where its type does not say it in words.
 TAKES = {
@@ -62,6 +64,14 @@ TAKES = {
     "value": "any JSON",
     "rate_limit": "[limit](#rate_limit) or a list",
     "rate": "rate",
+    "keys": "[mapping](#keys)",
+    "store": "path",
+    "header": "name of a field",
+    "auth": "list of kinds",
+    "require": "[mapping](#require)",
+    "scopes": "list of scopes",
+    "consumers": "list of consumers",
+    "claims": "mapping of claims to values",
     "by": "text",
     "dry_run": "`true` or `false`",
 }

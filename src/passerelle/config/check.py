@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from passerelle.config.addresses import Address
-from passerelle.config.check_guards import route_guards
+from passerelle.config.base import given
+from passerelle.config.check_guards import route_guards, unused_blocks
 from passerelle.config.models import Config, Part, Route, Service
 from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.words import hint
@@ -39,12 +40,13 @@ class Draft:
     admin: Address | None
     services: dict[str, Service | None]
     routes: list[DraftRoute]
+    blocks: frozenset[str]
 
     @classmethod
     def of(cls, config: Config) -> Draft:
         """The draft of a whole configuration."""
         routes = [DraftRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
-        return cls(config.listen, config.admin, dict(config.services), routes)
+        return cls(config.listen, config.admin, dict(config.services), routes, frozenset(given(config)))
 
 
 def errors(draft: Draft) -> Iterator[Finding]:
@@ -54,7 +56,7 @@ def errors(draft: Draft) -> Iterator[Finding]:
         if service is not None:
             yield from _service(name, service, draft.listen)
     for each in draft.routes:
-        yield from _route(each, draft.services)
+        yield from _route(each, draft.services, draft.blocks)
     yield from _duplicates(draft.routes)
 
 
@@ -67,6 +69,7 @@ def warnings(config: Config) -> Iterator[Finding]:
     for index, network in enumerate(config.trusted_proxies):
         if network.prefixlen == 0:
             yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
+    yield from unused_blocks(config)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():
             if part.timeout is not None and part.timeout > route.timeout:
@@ -150,7 +153,7 @@ def _calls(target: Address, listen: Address) -> bool:
     )
 
 
-def _route(each: DraftRoute, services: dict[str, Service | None]) -> Iterator[Finding]:
+def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozenset[str]) -> Iterator[Finding]:
     loc: Loc = ("routes", each.index)
     route = each.route
     pattern = Pattern.parse(route.path) if "path" not in each.touched else None
@@ -167,7 +170,7 @@ def _route(each: DraftRoute, services: dict[str, Service | None]) -> Iterator[Fi
     for index, method in enumerate(route.methods or ()):
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
-    yield from route_guards(loc, route, each.touched)
+    yield from route_guards(loc, route, each.touched, blocks)
 
 
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
 from passerelle.config.base import Model
 from passerelle.config.units import RateText
-from passerelle.config.values import Text, Whole
+from passerelle.config.values import File, Text, Whole
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _HEADER = re.compile(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
 
@@ -19,10 +20,63 @@ def one_or_more(found: object) -> object:
     return found if isinstance(found, list | tuple) else (found,)
 
 
-def _by(text: str) -> str:
-    if text == "address" or _HEADER(text):
+def _field_name(text: str) -> str:
+    if _TOKEN(text) and text.lower() not in _TAKEN:
         return text
-    raise ValueError(f"found {text!r}; allowed: address, header:NAME")
+    raise ValueError(f"found {text!r}; allowed is the name of a field of its own, such as X-API-Key")
+
+
+# Fields with a meaning of their own, which no key may stand in.
+_TAKEN = frozenset({"authorization", "connection", "content-length", "cookie", "expect", "host", "transfer-encoding"})
+
+_CONSUMER = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,254}[\x21-\x7e])?").fullmatch
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}").fullmatch
+
+
+def check_consumer(text: str) -> str:
+    """The name of a consumer: visible ASCII, blanks inside."""
+    if _CONSUMER(text):
+        return text
+    raise ValueError(f"found {text!r}; allowed are 1 to 256 visible ASCII characters, with blanks inside only")
+
+
+def check_scope(text: str) -> str:
+    """A scope (RFC 6749 §3.3: ``scope-token``)."""
+    if _SCOPE(text):
+        return text
+    raise ValueError(f"found {text!r}; a scope is 1 to 128 visible ASCII characters without quotes and backslashes")
+
+
+Consumer = Annotated[Text, AfterValidator(check_consumer)]
+Scope = Annotated[Text, AfterValidator(check_scope)]
+OneOrMore = BeforeValidator(one_or_more)
+
+
+class Keys(Model):
+    """API keys, for routes that accept them."""
+
+    store: File = Field(description="The SQLite file of the keys, relative to the file; made if it is not there.")
+    header: Annotated[Text, AfterValidator(_field_name)] = Field(
+        default="X-API-Key", description="The field that a client sends its key in; it never goes upstream."
+    )
+
+
+class Require(Model):
+    """What an authenticated client must have: all that is named here."""
+
+    scopes: tuple[Scope, ...] = Field(default=(), min_length=1, description="All of these scopes.")
+    consumers: tuple[Consumer, ...] | None = Field(
+        default=None, min_length=1, description="To be one of these consumers."
+    )
+    claims: dict[Text, Annotated[tuple[JsonValue, ...], OneOrMore]] = Field(
+        default={}, min_length=1, description="Of each of these claims of the token, one of the values."
+    )
+
+
+def _by(text: str) -> str:
+    if text in ("address", "consumer", "key") or _HEADER(text):
+        return text
+    raise ValueError(f"found {text!r}; allowed: address, consumer, key, header:NAME")
 
 
 class RateLimit(Model):
@@ -34,7 +88,7 @@ class RateLimit(Model):
     )
     by: Annotated[Text, AfterValidator(_by)] = Field(
         default="address",
-        description="Who is counted: `address` (IPv6 by /64) or `header:NAME`.",
+        description="Who is counted: `address` (IPv6 by /64), `consumer`, `key` or `header:NAME`.",
     )
     cost: Annotated[int, Whole(1, 1_000_000)] = Field(default=1, description="What a request of the route counts for.")
     dry_run: bool = Field(default=False, description="`true`: only count what would be refused.")

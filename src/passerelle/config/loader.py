@@ -303,7 +303,7 @@ def _draft(source: _Source, bad: list[Loc]) -> check.Draft:
         route, touched = _repair(_ROUTE, item, wrong, source.context)
         if route is not None:
             routes.append(check.DraftRoute(int(loc[1]), route, touched))
-    return check.Draft(_address(data, "listen"), _address(data, "admin"), services, routes)
+    return check.Draft(_address(data, "listen"), _address(data, "admin"), services, routes, frozenset(data))
 
 
 def _address(data: dict[str, Any], key: str) -> Address | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from passerelle.config.addresses import Address, Admin, Listen, Network, Url
 from passerelle.config.base import Model, Shape, given, raise_first
-from passerelle.config.guards import RateLimit, one_or_more
+from passerelle.config.guards import Keys, OneOrMore, RateLimit, Require
 from passerelle.config.units import Duration, Limit, Size
 from passerelle.config.values import (
     AccessLog,
@@ -209,7 +209,13 @@ class Route(Model):
     attempts: Annotated[int, Whole(1, 10)] = Field(
         default=2, description="Most attempts, the first included; `1` means no retry."
     )
-    rate_limit: Annotated[tuple[RateLimit, ...], BeforeValidator(one_or_more)] = Field(
+    auth: tuple[Literal["key"], ...] = Field(
+        default=(), min_length=1, description="Accepted credentials, any of: `key`. Without one that holds: 401."
+    )
+    require: Require | None = Field(
+        default=None, description="What an authenticated client must have, else 403. With `auth` only."
+    )
+    rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore] = Field(
         default=(), description="How often clients may ask: one limit, or a list of which all must admit. Beyond: 429."
     )
 
@@ -249,6 +255,7 @@ class Config(Model):
         default=(), description="Address ranges whose `X-Forwarded-*` fields are believed."
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
+    keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
     routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")
 

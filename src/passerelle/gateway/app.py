@@ -110,6 +110,7 @@ class Gateway:
             )
         self._tick()
         self._sweep_all()
+        self._guards.start(self.loop)
         host, port = self._server.sockets[0].getsockname()[:2]
         return host, port
 
@@ -127,6 +128,7 @@ class Gateway:
         await asyncio.sleep(0)
         for timer in self._timers.values():
             timer.cancel()
+        self._guards.stop()
         if self._log is not None:
             self._log.flush()
         if self._sink is not None:

@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+
 from passerelle.config.guards import RateLimit
 from passerelle.config.models import Config, Route
+from passerelle.gateway.keys import Keys
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.security.addresses import Subscribers
+from passerelle.security.authentication import Authenticate, Method
+from passerelle.security.authorization import Require
 from passerelle.security.guard import Asked, Guard
-from passerelle.security.limits import SECOND, KeyOf, Limit, Rate, RateLimits, by_header
+from passerelle.security.limits import SECOND, KeyOf, Limit, Rate, RateLimits, by_consumer, by_header, by_key
+
+
+class CannotGuard(Exception):
+    """What a guard needs cannot be had; the text is one line for the user."""
+
+
+def _open_keys(config: Config) -> Keys | None:
+    if config.keys is None:
+        return None
+    try:
+        return Keys(config.keys.store, config.keys.header)
+    except sqlite3.Error as error:
+        raise CannotGuard(f"keys: cannot open {config.keys.store}: {error}") from error
 
 
 class Guards:
-    """Makes the guards of every route of ``config``."""
+    """Makes the guards of every route of ``config``. :class:`CannotGuard` when it cannot."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._subscribers = Subscribers()
+        self._keys = _open_keys(config)
+        self._methods: dict[str, Method] = {}
+        if self._keys is not None:
+            self._methods["key"] = self._keys.method
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin what goes on beside the requests."""
+        if self._keys is not None:
+            self._keys.start(loop)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._keys is not None:
+            self._keys.stop()
 
     def of(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
         """The guards of ``route`` in the order in which they are asked."""
         guards: list[Guard] = []
         # Limits by address and field come first: they are cheap, and what guesses credentials must be slowed down too.
         guards += self._limits(route, metrics, ("address", "header"))
+        if route.auth:
+            keys = self._config.keys if "key" in route.auth else None
+            hidden = keys.header.lower().encode("ascii") if keys is not None else None
+            guards.append(Authenticate([self._methods[name] for name in route.auth], hidden))
+        if route.require is not None:
+            required = route.require
+            guards.append(Require(required.scopes, required.consumers, required.claims))
+        # Only who may be here has a consumer's bucket, and nobody else can drain it.
+        guards += self._limits(route, metrics, ("consumer", "key"))
         return tuple(guards)
 
     def _limits(self, route: Route, metrics: RouteMetrics, kinds: tuple[str, ...]) -> list[Guard]:
@@ -42,7 +84,9 @@ class Guards:
     def _key_of(self, by: str) -> KeyOf:
         if by == "address":
             return self._by_address
-        return by_header(by.removeprefix("header:").lower().encode("ascii"))
+        if by == "consumer":
+            return by_consumer
+        return by_key if by == "key" else by_header(by.removeprefix("header:").lower().encode("ascii"))
 
     def _by_address(self, asked: Asked) -> bytes:
         return self._subscribers.of(asked.address)

@@ -371,12 +371,10 @@ class Exchange:
         if plan.log is not None:
             self._write_log(plan.log, status, seconds, failure)
         # These know this object: left in place they would be a cycle, and memory that waits for the collector.
-        self._forward = self._gathering = None
-        self._parts = ()
+        self._forward, self._gathering, self._parts = None, None, ()
 
     def _write_log(self, log: RouteLog, status: int, seconds: float, failure: Failure | None) -> None:
-        forward = self._forward
-        if forward is not None:
+        if (forward := self._forward) is not None:
             instance = forward.instance.name or None
             upstream_seconds, attempts = forward.seconds, forward.attempts
         else:

@@ -54,7 +54,7 @@ class Asked:
         self.fields = fields
         self.answer = b""
         self.upstream = b""
-        self.withheld: bytes | None = None
+        self.withheld: Sequence[bytes] = ()
         self.identity: Identity | None = None
 
     def get(self, name: bytes) -> bytes | None:
@@ -69,11 +69,11 @@ class Asked:
         return [field for field in self.fields if field.name == name]
 
     def carried(self, section: bytes) -> bytes:
-        """The field lines ``section`` (with CRLF each) as they go upstream: one withheld, the guards' own added."""
-        if self.withheld is not None:
+        """The lines ``section`` (CRLF after each) as they go upstream: without those withheld, with the guards' own."""
+        for line in self.withheld:
             # Anchored at both ends: the same octets inside another field's value are not a line.
             lines = b"\r\n" + section
-            section = lines.replace(b"\r\n%b\r\n" % self.withheld, b"\r\n", 1)[2:]
+            section = lines.replace(b"\r\n%b\r\n" % line, b"\r\n", 1)[2:]
         return section + self.upstream
 
 
