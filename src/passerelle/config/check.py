@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from passerelle.config.addresses import Address
 from passerelle.config.base import given
-from passerelle.config.check_guards import route_guards, unused_blocks
+from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards
+from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, Service
 from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.words import hint
@@ -41,12 +42,13 @@ class Draft:
     services: dict[str, Service | None]
     routes: list[DraftRoute]
     blocks: frozenset[str]
+    jwt: Jwt | None
 
     @classmethod
     def of(cls, config: Config) -> Draft:
         """The draft of a whole configuration."""
         routes = [DraftRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
-        return cls(config.listen, config.admin, dict(config.services), routes, frozenset(given(config)))
+        return cls(config.listen, config.admin, dict(config.services), routes, frozenset(given(config)), config.jwt)
 
 
 def errors(draft: Draft) -> Iterator[Finding]:
@@ -58,6 +60,8 @@ def errors(draft: Draft) -> Iterator[Finding]:
     for each in draft.routes:
         yield from _route(each, draft.services, draft.blocks)
     yield from _duplicates(draft.routes)
+    if draft.jwt is not None:
+        yield from jwt_errors(draft.jwt)
 
 
 def warnings(config: Config) -> Iterator[Finding]:
@@ -69,7 +73,7 @@ def warnings(config: Config) -> Iterator[Finding]:
     for index, network in enumerate(config.trusted_proxies):
         if network.prefixlen == 0:
             yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
-    yield from unused_blocks(config)
+    yield from guard_warnings(config)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():
             if part.timeout is not None and part.timeout > route.timeout:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
+from passerelle.config.jwt import SECRET_OCTETS, Jwt
 from passerelle.config.models import Config, Route
 from passerelle.config.problems import Finding, Loc
 
 # Where the credentials of each kind are configured.
-_BLOCKS = {"key": "keys"}
+_BLOCKS = {"jwt": "jwt", "key": "keys"}
 
 
 def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozenset[str]) -> Iterator[Finding]:
@@ -43,8 +45,34 @@ def _limits(loc: Loc, route: Route) -> Iterator[Finding]:
             yield Finding((*place, "rate"), f"found {limit.label} twice; once is enough")
 
 
-def unused_blocks(config: Config) -> Iterator[Finding]:
-    """Blocks at the top of the file that no route refers to."""
+def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
+    """What cannot work about tokens: an algorithm without its kind of key, a secret that is too short."""
+    for index, algorithm in enumerate(jwt.algorithms):
+        place: Loc = ("jwt", "algorithms", index)
+        least = SECRET_OCTETS.get(algorithm)
+        if algorithm in jwt.algorithms[:index]:
+            yield Finding(place, f"found {algorithm} twice; once is enough")
+        elif least is None:
+            if jwt.secret is not None:
+                yield Finding(place, f"found {algorithm} beside secret; it needs key or jwks")
+        elif jwt.secret is None:
+            yield Finding(place, f"found {algorithm} without secret; a public key must never be taken for one")
+        elif len(jwt.secret.encode()) < least:
+            found = len(jwt.secret.encode())
+            yield Finding(
+                ("jwt", "secret"), f"found {found} octets; {algorithm} needs at least {least} (RFC 7518 §3.2)"
+            )
+
+
+def guard_warnings(config: Config) -> Iterator[Finding]:
+    """What guards would do that was probably not meant."""
+    jwt = config.jwt
+    if jwt is not None and jwt.secret is None and not jwt.audience:
+        yield Finding(("jwt",), "no audience: tokens that the issuer made for others are accepted", at_key=True)
+    if jwt is not None and isinstance(jwt.jwks, str) and jwt.jwks.startswith("http:"):
+        host = urlsplit(jwt.jwks).hostname
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            yield Finding(("jwt", "jwks"), "without https, who is on the way can put keys of their own into the set")
     used = {_BLOCKS[method] for route in config.routes for method in route.auth}
     for block in _BLOCKS.values():
         if getattr(config, block) is not None and block not in used:

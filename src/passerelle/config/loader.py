@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from passerelle.config import check, tree
 from passerelle.config.addresses import Address, parse_admin, parse_listen
 from passerelle.config.base import Shape
+from passerelle.config.jwt import KEY_SOURCES, Jwt, jwt_shape
 from passerelle.config.models import SOURCES, Config, Route, Service, route_shape, service_shape
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of
 from passerelle.config.substitute import substitute
@@ -183,7 +184,9 @@ class _Source:
             if filled.secret:
                 self.secret.add(loc)
         # Words of a command and values of the environment are text, however they look: 1.10 stays 1.10.
-        if node.quoted or (len(loc) == 4 and loc[0] == "services" and loc[2] in ("run", "env")):
+        # So is a secret, and what stands in one must not be shown in an error about numbers.
+        in_service = len(loc) == 4 and loc[0] == "services" and loc[2] in ("run", "env")
+        if node.quoted or in_service or loc == ("jwt", "secret"):
             return text
         value = tree.resolve(text)
         if value is None and loc and not _may_be_null(loc) and loc not in self.broken:
@@ -283,6 +286,10 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
         shape: Shape = service_shape(set(item)) if loc[0] == "services" else route_shape(set(item))
         for key, message in shape:
             yield Finding((*loc, key) if key else loc, message, at_key=True)
+    jwt = data.get("jwt")
+    if isinstance(jwt, dict) and not any(nearest(key, KEY_SOURCES) for key in set(jwt) - set(Jwt.model_fields)):
+        for key, message in jwt_shape(set(jwt)):
+            yield Finding(("jwt", key) if key else ("jwt",), message, at_key=True)
 
 
 def _draft(source: _Source, bad: list[Loc]) -> check.Draft:
@@ -303,7 +310,15 @@ def _draft(source: _Source, bad: list[Loc]) -> check.Draft:
         route, touched = _repair(_ROUTE, item, wrong, source.context)
         if route is not None:
             routes.append(check.DraftRoute(int(loc[1]), route, touched))
-    return check.Draft(_address(data, "listen"), _address(data, "admin"), services, routes, frozenset(data))
+    listen, admin = _address(data, "listen"), _address(data, "admin")
+    return check.Draft(listen, admin, services, routes, frozenset(data), _jwt(source))
+
+
+def _jwt(source: _Source) -> Jwt | None:
+    try:
+        return Jwt.model_validate(source.data.get("jwt"), context=source.context)
+    except ValidationError:
+        return None
 
 
 def _address(data: dict[str, Any], key: str) -> Address | None:

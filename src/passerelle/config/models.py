@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, model_validator
 from passerelle.config.addresses import Address, Admin, Listen, Network, Url
 from passerelle.config.base import Model, Shape, given, raise_first
 from passerelle.config.guards import Keys, OneOrMore, RateLimit, Require
+from passerelle.config.jwt import Jwt
 from passerelle.config.units import Duration, Limit, Size
 from passerelle.config.values import (
     AccessLog,
@@ -209,8 +210,8 @@ class Route(Model):
     attempts: Annotated[int, Whole(1, 10)] = Field(
         default=2, description="Most attempts, the first included; `1` means no retry."
     )
-    auth: tuple[Literal["key"], ...] = Field(
-        default=(), min_length=1, description="Accepted credentials, any of: `key`. Without one that holds: 401."
+    auth: tuple[Literal["jwt", "key"], ...] = Field(
+        default=(), min_length=1, description="Accepted credentials, any of: `jwt`, `key`. Without one that holds: 401."
     )
     require: Require | None = Field(
         default=None, description="What an authenticated client must have, else 403. With `auth` only."
@@ -255,6 +256,7 @@ class Config(Model):
         default=(), description="Address ranges whose `X-Forwarded-*` fields are believed."
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
+    jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")
     keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
     routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")

@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 
 from passerelle.config import models
 from passerelle.config.base import Model
+from passerelle.config.jwt import KEY_SOURCES
 from passerelle.config.models import SOURCES, Config
 from passerelle.config.units import duration_text, size_text
 from passerelle.config.values import Whole
@@ -34,6 +35,7 @@ def json_schema() -> dict[str, Any]:
     definitions["Target"]["type"] = ["object", "string"]
     limits = definitions["Route"]["properties"]["rate_limit"]
     limits["anyOf"] = [{name: limits.pop(name) for name in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
+    definitions["Jwt"]["oneOf"] = [{"required": [source]} for source in KEY_SOURCES]
     definitions["Substitution"] = _SUBSTITUTION
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passerelle gateway.yaml", **schema}
 

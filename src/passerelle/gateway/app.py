@@ -63,7 +63,7 @@ class Gateway:
         self._members: dict[str, Members] = {}
         self._services = {name: self._service(name, service) for name, service in config.services.items()}
         self.proxies = Proxies(config.trusted_proxies)
-        self._guards = Guards(config)
+        self._guards = Guards(config, self.loop)
         environment = Environment(
             self._services, self._deadlines_for, self.metrics.route, self._route_log, self._guards.of
         )
@@ -110,7 +110,7 @@ class Gateway:
             )
         self._tick()
         self._sweep_all()
-        self._guards.start(self.loop)
+        self._guards.start()
         host, port = self._server.sockets[0].getsockname()[:2]
         return host, port
 

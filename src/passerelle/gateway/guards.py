@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from typing import TYPE_CHECKING
 
 from passerelle.config.guards import RateLimit
 from passerelle.config.models import Config, Route
@@ -14,6 +15,9 @@ from passerelle.security.authentication import Authenticate, Method
 from passerelle.security.authorization import Require
 from passerelle.security.guard import Asked, Guard
 from passerelle.security.limits import SECOND, KeyOf, Limit, Rate, RateLimits, by_consumer, by_header, by_key
+
+if TYPE_CHECKING:
+    from passerelle.gateway.tokens import Tokens
 
 
 class CannotGuard(Exception):
@@ -29,26 +33,48 @@ def _open_keys(config: Config) -> Keys | None:
         raise CannotGuard(f"keys: cannot open {config.keys.store}: {error}") from error
 
 
+def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop) -> Tokens | None:
+    if config.jwt is None:
+        return None
+    # Imported for who needs it: joserfc and cryptography take 55 ms and 16 MB.
+    from passerelle.gateway.tokens import Tokens
+
+    try:
+        return Tokens(config.jwt, loop)
+    except OSError as error:
+        raise CannotGuard(f"jwt: cannot read {error.filename}: {error.strerror}") from error
+    except ValueError as error:
+        raise CannotGuard(f"jwt: {config.jwt.key}: {error}") from error
+
+
 class Guards:
     """Makes the guards of every route of ``config``. :class:`CannotGuard` when it cannot."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._config = config
         self._subscribers = Subscribers()
         self._keys = _open_keys(config)
         self._methods: dict[str, Method] = {}
         if self._keys is not None:
             self._methods["key"] = self._keys.method
+        self._tokens = _read_tokens(config, loop)
+        if self._tokens is not None:
+            self._methods["jwt"] = self._tokens.method
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def start(self) -> None:
         """Begin what goes on beside the requests."""
         if self._keys is not None:
-            self._keys.start(loop)
+            self._keys.start(self._loop)
+        if self._tokens is not None:
+            self._tokens.start()
 
     def stop(self) -> None:
         """End it."""
         if self._keys is not None:
             self._keys.stop()
+        if self._tokens is not None:
+            self._tokens.stop()
 
     def of(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
         """The guards of ``route`` in the order in which they are asked."""
