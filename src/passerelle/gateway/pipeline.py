@@ -220,7 +220,7 @@ class Exchange:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        if self._asked is not None or self._head.debug:
+        if self._head.debug or (self._asked is not None and self._asked.answer):
             self._client.send_head(head.relay + self._additions(), head, data, complete)
         else:
             self._client.send_response(head, data, complete)
