@@ -27,24 +27,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     spreads: list[spread.Spread] = []
     for size in spread.SIZES:
-        spreads += spread.simulate_all([size], quick=options.quick)
+        spreads += spread.by_size(size, quick=options.quick)
         print(f"{size} instances: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    gateways = spread.by_gateways(quick=options.quick)
     storms: list[storm.Storm] = []
     for variant in storm.VARIANTS:
         storms.append(storm.simulate(variant))
         print(f"{variant.name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
     if options.json:
-        results = {"spread": list(map(dataclasses.asdict, spreads)), "storm": list(map(dataclasses.asdict, storms))}
-        print(json.dumps(results))
+        kinds = (("spread", spreads), ("gateways", gateways), ("storm", storms))
+        print(json.dumps({name: [dataclasses.asdict(result) for result in results] for name, results in kinds}))
     else:
-        print(tables.spread_table(spreads), tables.storm_table(storms), sep="\n\n")
+        print(tables.spread_table(spreads), tables.gateways_table(gateways), tables.storm_table(storms), sep="\n\n")
     if options.write:
-        write(spreads, storms)
+        write(spreads, gateways, storms)
     return 0
 
 
-def write(spreads: Sequence[spread.Spread], storms: Sequence[storm.Storm]) -> None:
+def write(spreads: Sequence[spread.Spread], gateways: Sequence[spread.Spread], storms: Sequence[storm.Storm]) -> None:
     """Renew the documentation; matplotlib is needed for this alone."""
     from benchmarks.simulation import plots
 
@@ -54,6 +55,7 @@ def write(spreads: Sequence[spread.Spread], storms: Sequence[storm.Storm]) -> No
     plots.storm_plot(storms, PLOTS / "storm.svg")
     page = PAGE.read_text(encoding="utf-8")
     page = tables.put(page, "spread", tables.spread_table(spreads))
+    page = tables.put(page, "gateways", tables.gateways_table(gateways))
     page = tables.put(page, "storm", tables.storm_table(storms))
     PAGE.write_text(page, encoding="utf-8")
 

@@ -16,14 +16,18 @@ mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "passerelle", "font
 
 
 def spread_plot(results: Sequence[Spread], path: Path) -> None:
-    """p50 and p99 against the number of instances, one line for each policy; both axes logarithmic."""
+    """p50 and p99 against the number of instances, one line for each policy."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("p50", "p99"), strict=True):
         for policy in POLICIES:
             own = [result for result in results if result.policy == policy]
             values = [getattr(result, name) * 1000 for result in own]
             axes.plot([result.instances for result in own], values, marker="o", markersize=3, label=policy)
-        axes.set(title=name, xscale="log", yscale="log", xlabel="instances", ylabel="ms")
+        axes.set(title=name, xscale="log", xlabel="instances", ylabel="ms")
+        if name == "p99":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, None)
         axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     _save(figure, path)
@@ -38,7 +42,7 @@ def tail_plot(results: Sequence[Spread], path: Path) -> None:
         if result.instances == most:
             longer = [1 - (place + 1) / 1000 for place in range(999)]
             axes.plot([value * 1000 for value in result.latencies[:999]], longer, label=result.policy)
-    axes.set(xscale="log", yscale="log", xlabel="ms", ylabel="part of the requests that took longer")
+    axes.set(xscale="log", yscale="log", xlim=(1, None), xlabel="ms", ylabel="part of the requests that took longer")
     axes.set_title(f"{most} instances")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
@@ -47,7 +51,7 @@ def tail_plot(results: Sequence[Spread], path: Path) -> None:
 
 def storm_plot(results: Sequence[Storm], path: Path) -> None:
     """Goodput and load over time, one line for each variant; the outage is shaded."""
-    figure = Figure(figsize=(8, 5.6), layout="constrained")
+    figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     for result in results:
         times = [step * STEP for step in range(len(result.goodput))]
@@ -58,7 +62,7 @@ def storm_plot(results: Sequence[Storm], path: Path) -> None:
     for axes in (upper, lower):
         axes.axvspan(BEGIN, END, color="0.9")
         axes.grid(alpha=0.3)
-    upper.legend(fontsize=7, loc="center right")
+    upper.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _save(figure, path)
 
 

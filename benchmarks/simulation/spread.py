@@ -1,14 +1,13 @@
 """How far the policies are apart: latency in a fleet of uneven speed with one slow zone.
 
-Requests come at random (Poisson) at 70 % of what the whole fleet can do, to four gateways that each see only their own
-requests in flight. Every key is one of 100 for each instance, a few of them far more frequent than the rest (the
-frequency of the k-th is as 1/k).
+Requests come at random (Poisson) at 70 % of what the whole fleet can do, to some gateways (four) that each see only
+their own requests in flight. Every key is one of 100 for each instance, a few of them far more frequent than the rest
+(the frequency of the k-th is as 1/k).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmarks.simulation.events import Loop
@@ -21,6 +20,8 @@ SIZES = (10, 100, 1000, 5000)
 POLICIES = ("round_robin", "weighted", "least_inflight", "p2c", "ewma", "hash")
 LOAD = 0.7
 GATEWAYS = 4
+MORE_GATEWAYS = (1, 4, 32)  # over FEW instances: how much is lost by seeing only a part
+FEW = 20
 WARM_UP = 0.25  # of the requests are not counted
 
 
@@ -30,6 +31,7 @@ class Spread:
 
     policy: str
     instances: int
+    gateways: int
     requests: int
     p50: float
     p99: float
@@ -39,7 +41,7 @@ class Spread:
 
 
 class _Run:
-    def __init__(self, policy: str, number: int, requests: int, seed: int) -> None:
+    def __init__(self, policy: str, number: int, gateways: int, requests: int, seed: int) -> None:
         self.chance = random.Random(seed)
         servers = fleet(number, self.chance)
         self.rate = capacity(servers) * LOAD
@@ -57,7 +59,7 @@ class _Run:
                 random=self.chance.random,
                 clock=self.loop.clock,
             )
-            for _ in range(GATEWAYS)
+            for _ in range(gateways)
         ]
         self.keyed = policy == "hash"
         self.keys = 100 * number
@@ -68,7 +70,7 @@ class _Run:
 
     def arrive(self) -> None:
         loop, chance = self.loop, self.chance
-        node = self.nodes[int(chance.random() * GATEWAYS)]
+        node = self.nodes[int(chance.random() * len(self.nodes))]
         chosen = node.pick(key=b"%d" % self.keys ** chance.random() if self.keyed else None)
         if chosen is None:
             raise RuntimeError("no instance was picked although all are up")
@@ -91,15 +93,16 @@ class _Run:
         node.release(instance, True, self.loop.now - since)
 
 
-def simulate(policy: str, number: int, requests: int, seed: int = 1) -> Spread:
-    """Send ``requests`` to ``number`` instances and wait for all answers."""
-    run = _Run(policy, number, requests, seed)
+def simulate(policy: str, number: int, requests: int, seed: int = 1, gateways: int = GATEWAYS) -> Spread:
+    """Send ``requests`` through ``gateways`` to ``number`` instances and wait for all answers."""
+    run = _Run(policy, number, gateways, requests, seed)
     run.loop.at(0.0, run.arrive)
     run.loop.run()
     ordered = sorted(run.latencies)
     return Spread(
         policy,
         number,
+        gateways,
         requests,
         percentile(ordered, 0.5),
         percentile(ordered, 0.99),
@@ -110,13 +113,19 @@ def simulate(policy: str, number: int, requests: int, seed: int = 1) -> Spread:
 
 
 def requests_for(number: int, *, quick: bool) -> int:
-    """Enough for a steady state (each instance serves 150) and for a 99.9th percentile (at least 100,000).
+    """Enough for a steady state (each instance serves 60) and for a 99.9th percentile (at least 100,000).
 
     ``quick`` is for seeing that it runs, and the order of the policies: the tail is a guess then.
     """
-    return min(60_000, max(10_000, number * 40)) if quick else max(100_000, number * 150)
+    return min(60_000, max(10_000, number * 40)) if quick else max(100_000, number * 60)
 
 
-def simulate_all(sizes: Iterable[int] = SIZES, *, quick: bool) -> list[Spread]:
-    """Every policy at every size."""
-    return [simulate(policy, number, requests_for(number, quick=quick)) for number in sizes for policy in POLICIES]
+def by_size(number: int, *, quick: bool) -> list[Spread]:
+    """Every policy at one size."""
+    return [simulate(policy, number, requests_for(number, quick=quick)) for policy in POLICIES]
+
+
+def by_gateways(*, quick: bool) -> list[Spread]:
+    """Every policy with few and with many gateways."""
+    requests = requests_for(FEW, quick=quick)
+    return [simulate(policy, FEW, requests, gateways=gateways) for gateways in MORE_GATEWAYS for policy in POLICIES]

@@ -24,6 +24,15 @@ def spread_table(results: Iterable[Spread]) -> str:
     return table(("instances", "policy", "p50 ms", "p99 ms", "p99.9 ms", "to the slow zone"), rows)
 
 
+def gateways_table(results: Sequence[Spread]) -> str:
+    """p99 in milliseconds, one row for each policy and one column for each number of gateways."""
+    numbers = sorted({result.gateways for result in results})
+    found = {(result.policy, result.gateways): f"{result.p99 * 1000:.0f}" for result in results}
+    policies = dict.fromkeys(result.policy for result in results)
+    rows = [(f"`{policy}`", *(found[policy, number] for number in numbers)) for policy in policies]
+    return table(("p99 ms", *(f"{number} gateways" if number > 1 else "1 gateway" for number in numbers)), rows)
+
+
 def storm_table(results: Iterable[Storm]) -> str:
     """One row for each way of trying again."""
     rows = [

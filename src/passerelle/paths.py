@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 
 from passerelle.errors import Failure, Kind
 
@@ -36,9 +37,10 @@ def _escape_table() -> dict[bytes, bytes | None]:
 
 
 _ESCAPES = _escape_table()
-# Visible ASCII without what needs a second look: escapes and backslash; "?" and "#" end a path. Possessive ("*+"), so
-# that a path that is refused is not read twice.
-_CLEAN = re.compile(rb"/[!\"$&->@-\[\]-~]*+").fullmatch
+# Visible ASCII without what needs a second look: escapes, backslash, a dot after a slash; "?" and "#" end a path.
+# Possessive ("*+"), so that a path that does not fit is not read twice. One expression, because `b"/." in path` alone
+# takes longer than all of it (0.2 of 0.33 us on CPython 3.11).
+_CLEAN = re.compile(rb"/[!\"$&-\-/->@-\[\]-~]*+(?:(?<!/)\.[!\"$&-\-/->@-\[\]-~]*+)*+").fullmatch
 _FORBIDDEN = re.compile(rb"[^!-~]|[\\?#]").search
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 # UTF-8 that spells an ASCII character in two, three or four octets (RFC 3629 §3): "%C0%AE" was once read as ".".
@@ -57,7 +59,7 @@ def canonical_path(path: bytes) -> bytes:
     parameters (``..;x``) or beside an encoded slash (``..%2F``). The result is stable:
     ``canonical_path(canonical_path(p)) == canonical_path(p)``.
     """
-    if _CLEAN(path) and b"/." not in path:
+    if _CLEAN(path):
         return path
     return _canonical(path)
 
@@ -221,7 +223,7 @@ class Template:
     ``rest`` names the parameters that stand for several segments; in a template they must be whole segments.
     """
 
-    __slots__ = ("_format", "names", "text")
+    __slots__ = ("_format", "_pick", "names", "text")
 
     def __init__(self, text: str, rest: frozenset[str] = frozenset()) -> None:
         """Parse ``text``; raises :class:`PatternError`."""
@@ -234,11 +236,13 @@ class Template:
         _require_canonical(text, sample)
         self.text = text
         self.names = tuple(names)
-        self._format = _PLACEHOLDER.sub("%b", text.replace("%", "%%")).encode("ascii")
+        # itemgetter gives the one value, or a tuple of several: what "%" takes.
+        self._pick = itemgetter(*names) if names else None
+        self._format = (_PLACEHOLDER.sub("%b", text.replace("%", "%%")) if names else text).encode("ascii")
 
     def fill(self, params: Mapping[str, bytes]) -> bytes:
         """The path with the values of ``params``; ``KeyError`` where one is missing."""
-        return self._format % tuple([params[name] for name in self.names])
+        return self._format % self._pick(params) if self._pick is not None else self._format
 
     def __repr__(self) -> str:
         return f"Template({self.text!r})"

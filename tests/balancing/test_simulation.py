@@ -111,6 +111,13 @@ def test_tables_are_markdown_and_go_between_marks() -> None:
     results = [spread.simulate("p2c", 5, 1000)]
     table = tables.spread_table(results)
     assert [line.count("|") for line in table.splitlines()] == [7, 7, 7]
+    more = [spread.simulate(policy, 5, 500, gateways=number) for policy in ("p2c", "ewma") for number in (1, 8)]
+    assert [line.split("|")[1].strip() for line in tables.gateways_table(more).splitlines()] == [
+        "p99 ms",
+        "---",
+        "`p2c`",
+        "`ewma`",
+    ]
     never = storm.Storm("x", 0.5, 1.0, 2.0, None, (), ())
     assert tables.storm_table([never]).splitlines()[2] == "| x | 50.0 % | 100.0 % | 2.00 | never |"
     page = "a\n<!-- t: begin -->\nold\n<!-- t: end -->\nb\n"

@@ -26,7 +26,8 @@ def test_a_hit_is_the_stored_head_with_age_and_status_and_the_body() -> None:
     head, _, body = wire(entry, NOW + 17.9).partition(b"\r\n\r\n")
     assert body == b"0123456789"
     assert head == entry.head + b"Age: 17\r\nCache-Status: passerelle; hit"
-    assert b"\r\nAge: 5000\r\n" in wire(entry, NOW + 5000)
+    for age in (0, 3599, 3600, 5000):
+        assert b"\r\nAge: %d\r\n" % age in wire(entry, NOW + age)
     assert b"\r\nAge: 0\r\n" in wire(entry, NOW - 5), "a clock that went back"
     assert wire(entry, NOW + 17.9) == b"\r\n".join([answer(request(), entry, NOW + 17.9).head, body])
 
@@ -137,6 +138,13 @@ def test_ranges(value: str, expected: tuple[int, bytes, bytes | None]) -> None:
 )
 def test_if_range_takes_a_strong_validator(lines: tuple[str, ...], if_range: str, status: int) -> None:
     assert answer(request("Range: bytes=0-1", f"If-Range: {if_range}"), stored(*lines), NOW).status == status
+
+
+def test_without_a_date_the_arrival_tells_whether_a_last_modified_is_strong() -> None:
+    entry = stored(*TAGGED)
+    entry.head = entry.head.replace(b"Date: " + date() + b"\r\n", b"")
+    asked = request("Range: bytes=0-1", f"If-Range: {date(-3000).decode()}")
+    assert entry.get(b"date") is None and answer(asked, entry, NOW).status == 206
 
 
 def test_a_condition_comes_before_a_range() -> None:

@@ -94,6 +94,8 @@ def test_a_stored_expires_in_the_past_stays_so() -> None:
         ([f"Last-Modified: {date(-99).decode()}"], [f"Last-Modified: {date(-99).decode()}"], True),
         ([f"Last-Modified: {date(-99).decode()}"], [f"Last-Modified: {date(-98).decode()}"], False),
         ([f"Last-Modified: {date(-99).decode()}"], ["Last-Modified: x"], False),
+        (["Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT"], ["Last-Modified: Sun Nov  6 08:49:37 1994"], True),
+        (["Last-Modified: x"], ["Last-Modified: y"], False),
         (['ETag: "a"'], [f"Last-Modified: {date(-98).decode()}"], True),
         (['ETag: "a"'], ["ETag: broken"], True),
     ],

@@ -202,6 +202,8 @@ def test_head_freshens_or_removes() -> None:
     assert outcome.entry.fresh_until == NOW + 70 and outcome.entry.get(b"x-a") == b"1"
     for line in ('ETag: "b"', "Content-Length: 11"):
         assert on_response(head, response(line, at=NOW + 61), entry, DEFAULT) == Nothing("method", forget=True)
+    missing = stored(FRESH, status=404)
+    assert on_response(head, response(), missing, DEFAULT) == Nothing("method", forget=True), "it is there now"
     assert on_response(head, response(status=410), entry, DEFAULT) == Nothing("method")
     assert on_response(head, response(FRESH), None, DEFAULT) == Nothing("method"), "a HEAD stores nothing"
 

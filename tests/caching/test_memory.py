@@ -7,7 +7,7 @@ import tracemalloc
 from collections import OrderedDict
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -238,11 +238,11 @@ def test_clear() -> None:
 
 def test_deleting_and_storing_again_does_not_grow_the_queues() -> None:
     store = MemoryStore(1_000_000)
-    for number in range(50_000):
+    for number in range(10_000):
         store.put(entry(b"gw /%d" % (number % 7)))
         store.delete(b"gw /%d" % (number % 7))
     assert len(store._small) + len(store._main) <= 7
-    for number in range(50_000):
+    for number in range(10_000):
         store.put(entry(b"gw /%d" % number))
         store.delete(b"gw /%d" % number)
     assert len(store._small) + len(store._main) + len(store._unlinked) < 3000
@@ -304,6 +304,7 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = Model.TestCase
+TestModel.settings = settings(max_examples=40)
 
 
 # the index of tags

@@ -132,6 +132,33 @@ def test_a_uri_that_varies_by_more_than_before_varies_by_all(shelf: Shelf) -> No
     put(shelf, request("Foo: 1", "Bar: 2"), body=b"neither")
     found = shelf.find(KEY, request("Foo: 1", "Bar: 2"))
     assert found is not None and found.body == b"neither", "a response without Vary is one more variant"
+    assert shelf.find(KEY, request("Foo: 9", "Bar: 9")) is None, "and not the answer to everything"
+    other = b"gw /plain"
+    entry = put(shelf, request())
+    entry = Entry(other, 200, entry.head, b"", born=0.0, fresh_until=9.0)
+    assert shelf.place(other, request(), (), entry)
+    assert shelf.store.peek(other) is entry, "a URI that does not vary needs no note"
+
+
+def test_languages_are_bounded(shelf: Shelf) -> None:
+    def tag(number: int) -> str:
+        return f"x{number:03}"
+
+    for number in range(80):
+        asked = request(f"Accept-Language: {tag(number)}, xx")
+        put(shelf, asked, "Vary: Accept-Language", f"Content-Language: {tag(number)}")
+    found = [shelf.find(KEY, request(f"Accept-Language: {tag(n)}")) is not None for n in range(80)]
+    assert found == [True] * 64 + [False] * 16
+
+
+def test_a_uri_that_comes_to_vary_by_too_much_is_not_stored(shelf: Shelf) -> None:
+    put(shelf, request(), "Vary: " + ", ".join(f"x{n}" for n in range(10)))
+    put(shelf, request(), "Vary: " + ", ".join(f"x{n}" for n in range(10, 16)))
+    outcome = on_response(request(), response(FRESH, "Vary: y"), None, DEFAULT)
+    assert isinstance(outcome, Store)
+    entry = outcome.draft.complete(b"")
+    assert entry is not None
+    assert not shelf.place(KEY, request(), outcome.draft.names, entry)
 
 
 def test_the_slot_is_what_requests_for_one_response_share(shelf: Shelf) -> None:

@@ -223,11 +223,26 @@ def test_secrets_are_read_beside_the_file(tmp_path: Path, content: str) -> None:
 
 def test_a_secret_is_never_shown(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret")
-    report = inspect_text(f"listen: ${{file:key}}\n{SMALL}", folder=tmp_path)
-    (problem,) = report.errors
-    assert str(problem) == (
-        "gateway.yaml:1:9: listen: what the file of the secret contains is not allowed here (it is not shown)"
+    text = """\
+listen: ${file:key}
+services:
+  a: {targets: ["${file:key}"]}
+  b: {run: [x, "${file:key}"]}
+  c: {app: "${file:key}", colour: red}
+routes:
+  - {path: /a, service: "${file:key}"}
+  - {path: "/{b}", service: a, rewrite: "/{${file:key}}"}
+  - {path: /c, compose: {u: {service: b, path: "/{${file:key}}"}}}
+"""
+    report = inspect_text(text, folder=tmp_path)
+    assert [problem.key for problem in report.errors] == [
+        *("listen", "services.a.targets[0]", "services.b.run", "services.c.app", "services.c.colour"),
+        *("routes[0].service", "routes[1].rewrite", "routes[2].compose.u.path"),
+    ]
+    assert str(report.errors[0]) == (
+        "gateway.yaml:1:9: listen: not allowed with what is in the file of the secret (it is not shown)"
     )
+    assert "s3cret" not in "".join(map(str, report.errors))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1 import fields
-from passerelle.http1.fields import REQUEST_FIELDS, RESPONSE_FIELDS, FieldTable, Role
+from passerelle.http1.fields import REQUEST_FIELDS, RESPONSE_FIELDS, FieldTable
 
 TOKEN = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -77,7 +77,7 @@ def test_a_transfer_coding_other_than_chunked_is_refused(value: bytes, kind: Kin
 
 @pytest.mark.parametrize("value", [b"chunked", b"Chunked", b" chunked ", b",chunked", b"chunked ,", b", ,chunked"])
 def test_chunked_is_read_with_empty_list_members(value: bytes) -> None:
-    assert learn(b"Transfer-Encoding: " + value).role is Role.TRANSFER_ENCODING
+    assert learn(b"Transfer-Encoding: " + value).role == fields.TRANSFER_ENCODING
 
 
 @pytest.mark.parametrize("value", [b"a b", b"a/b", b"a@b", b"a:99999", b"a:b", b"[::1", b"a,b", b"a:1:2", b"<a>"])
@@ -102,7 +102,7 @@ def test_an_expectation_other_than_continue_is_refused() -> None:
 
 @pytest.mark.parametrize("table", [REQUEST_FIELDS, RESPONSE_FIELDS])
 def test_what_the_gateway_says_itself_is_dropped_from_others(table: FieldTable) -> None:
-    assert table.learn(b"Passerelle-Instance: user-1").role is Role.DROPPED
+    assert table.learn(b"Passerelle-Instance: user-1").role == fields.DROPPED
 
 
 def test_remembered_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

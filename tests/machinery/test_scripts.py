@@ -48,12 +48,23 @@ def tools(tmp_path: Path) -> Path:
 
 
 class TestMakeVenv:
-    def test_takes_the_newest_python_that_works(self, tools: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("optimised", "chosen"),
+        [({"3.12", "3.11"}, "3.12"), ({"3.11"}, "3.11"), (set(), "3.12")],
+    )
+    def test_takes_the_first_optimised_python_or_else_the_first_that_works(
+        self, tools: Path, tmp_path: Path, optimised: set[str], chosen: str
+    ) -> None:
         executable(tools / "python3.13", "#!/bin/sh\nexit 127\n")  # what a version manager puts there
-        executable(tools / "python3.12", '#!/bin/sh\n[ "$1" != -m ] || echo "3.12 $*"\n')
-        executable(tools / "python3.11", '#!/bin/sh\n[ "$1" != -m ] || echo "3.11 $*"\n')
-        result = run(SCRIPTS / "make-venv", tmp_path / "venv", path=tools)
-        assert (result.returncode, result.stdout) == (0, f"3.12 -m venv {tmp_path}/venv\n")
+        for version in ("3.12", "3.11"):
+            answer = int(version not in optimised)
+            executable(
+                tools / f"python{version}",
+                f'#!/bin/sh\ncase "$*" in -m*) echo "{version} $*";; *sysconfig*) exit {answer};; esac\n',
+            )
+        candidates = [tools / f"python{version}" for version in ("3.13", "3.12", "3.11")]
+        result = run(SCRIPTS / "make-venv", tmp_path / "venv", *candidates)
+        assert (result.returncode, result.stdout) == (0, f"{chosen} -m venv {tmp_path}/venv\n")
 
     def test_the_named_one_and_no_other(self, tools: Path, tmp_path: Path) -> None:
         executable(tools / "python3.11", f'#!/bin/sh\nexec {sys.executable} "$@"\n')

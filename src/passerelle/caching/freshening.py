@@ -9,7 +9,7 @@ from passerelle.caching.entry import Entry, head_lines, status_line
 from passerelle.caching.facts import Facts
 from passerelle.caching.received import Received
 from passerelle.caching.settings import Settings
-from passerelle.caching.storing import COOKIE_FIELDS, build_entry, prohibition, read_terms
+from passerelle.caching.storing import SET_COOKIE, build_entry, prohibition, read_terms
 from passerelle.caching.validators import entity_tag, strongly_equal, weakly_equal
 
 # RFC 9111 §3.2: what the stored body depends on stays as it was when the body came. A 304 often has a length of 0 or no
@@ -68,7 +68,7 @@ def freshen(entry: Entry, response: Received, facts: Facts, settings: Settings) 
     for field in response.lines():
         if field[0] in _BODY_FIELDS:
             continue
-        if field[0] in COOKIE_FIELDS and not settings.store_set_cookie:
+        if field[0] == SET_COOKIE and not settings.store_set_cookie:
             own += (field[2],)
         else:
             updates.append(field)

@@ -72,5 +72,5 @@ def initial_age(response: Received) -> float:
         return max(apparent, response.response_time - response.request_time)
     match = _FIRST_NUMBER.match(value)
     digits = match[1].lstrip(b"0") if match is not None else b""
-    age = float(MAX_SECONDS) if len(digits) > 10 else float(int(digits or b"0"))
+    age = float(MAX_SECONDS if len(digits) > 10 else min(int(digits or b"0"), MAX_SECONDS))
     return max(apparent, age + max(0.0, response.response_time - response.request_time))

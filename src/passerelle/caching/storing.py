@@ -18,8 +18,13 @@ from passerelle.caching.vary import CONSUMER, vary_names
 # RFC 9111 §3 and §5.2.2.3: status codes whose caching rules this cache knows. Ranges are not stored as such.
 UNDERSTOOD: Final = frozenset(status.value for status in HTTPStatus if status >= 200) - {206, 304}
 
-# Storing these is not forbidden (RFC 9111 §7.3); giving one client's cookie to another is seldom meant.
-COOKIE_FIELDS: Final = frozenset({b"set-cookie", b"set-cookie2"})
+# What these say is true for the one request and its conditions, range or length, not for the URI; stored, an answer to
+# somebody's malformed request would take the URI away from all others.
+_ONE_REQUEST_S: Final = frozenset({206, 304, 408, 411, 412, 413, 416, 417, 421, 425, 429, 431})
+
+# Storing it is not forbidden (RFC 9111 §7.3); giving one client's cookie to another is seldom meant. Set-Cookie2 is a
+# field like others: no client acts on it any more (RFC 6265 §9.4).
+SET_COOKIE: Final = b"set-cookie"
 
 # Fields that a cache works with: where a qualified directive lists one, it is read as unqualified instead.
 _NEEDED: Final = frozenset(
@@ -108,7 +113,7 @@ def prohibition(facts: Facts, response: Received, terms: Terms, settings: Settin
         return "vary"
     if facts.needs & refused(terms, facts, settings) & ~SPECIAL:
         return "identity"
-    if not settings.store_set_cookie and any(response.get(n) is not None for n in COOKIE_FIELDS - terms.omitted):
+    if not settings.store_set_cookie and SET_COOKIE not in terms.omitted and response.get(SET_COOKIE) is not None:
         return "set-cookie"
     return None
 
@@ -135,21 +140,21 @@ class Draft:
     ``names`` are the request fields that choose it (RFC 9111 §4.1). ``length`` is its Content-Length, -1 if unknown.
     """
 
-    __slots__ = ("_entry", "_has_length", "length", "names")
+    __slots__ = ("_entry", "_head", "length", "names")
 
-    def __init__(self, entry: Entry, names: tuple[bytes, ...], length: int, has_length: bool) -> None:
+    def __init__(self, entry: Entry, names: tuple[bytes, ...], length: int) -> None:
         self._entry = entry
+        self._head = entry.head
         self.names = names
         self.length = length
-        self._has_length = has_length
 
     def complete(self, body: bytes) -> Entry | None:
         """The entry, or None when ``body`` is not as long as its head says: an incomplete response (RFC 9111 §3.3)."""
         entry = self._entry
         if self.length >= 0 and len(body) != self.length:
             return None
-        if not self._has_length and entry.status != 204:
-            entry.head += b"Content-Length: %d\r\n" % len(body)
+        if self.length < 0:
+            entry.head = self._head + b"Content-Length: %d\r\n" % len(body)
         entry.body = body
         return entry
 
@@ -159,8 +164,8 @@ def make_draft(
 ) -> Draft | str:
     """The response as it may be stored, or the reason (one token) why it may not (RFC 9111 §3)."""
     status = response.status
-    if status < 200 or status in (206, 304):
-        return "partial" if status == 206 else "status"
+    if status < 200 or status in _ONE_REQUEST_S:
+        return "partial" if status in (206, 416) else "status"
     terms = terms or read_terms(response, settings)
     reason = prohibition(facts, response, terms, settings)
     if reason is not None:
@@ -181,7 +186,7 @@ def make_draft(
         length = 0
     if length > settings.max_body:
         return "too-large"
-    return Draft(entry, terms.names or (), length, value is not None)
+    return Draft(entry, terms.names or (), length)
 
 
 def _validator(response: Received) -> bool:

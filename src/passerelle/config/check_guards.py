@@ -59,9 +59,8 @@ def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
             yield Finding(place, f"found {algorithm} without secret; a public key must never be taken for one")
         elif len(jwt.secret.encode()) < least:
             found = len(jwt.secret.encode())
-            yield Finding(
-                ("jwt", "secret"), f"found {found} octets; {algorithm} needs at least {least} (RFC 7518 §3.2)"
-            )
+            message = f"found {found} octets; {algorithm} needs at least {least} (RFC 7518 §3.2)"
+            yield Finding(("jwt", "secret"), message, at_key=True)
 
 
 def guard_warnings(config: Config) -> Iterator[Finding]:

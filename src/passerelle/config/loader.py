@@ -16,8 +16,8 @@ from passerelle.config.addresses import Address, parse_admin, parse_listen
 from passerelle.config.base import Shape
 from passerelle.config.jwt import KEY_SOURCES, Jwt, jwt_shape
 from passerelle.config.models import SOURCES, Config, Route, Service, route_shape, service_shape
-from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of
-from passerelle.config.substitute import substitute
+from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of, model_at
+from passerelle.config.source import Source
 from passerelle.config.words import nearest
 
 _SERVICE = TypeAdapter(Service)
@@ -88,7 +88,7 @@ def inspect_text(
         root, duplicates = tree.parse(text)
     except tree.SyntaxProblem as error:
         return Report(None, (Problem(file, error.line, error.column, "", error.message),), ())
-    source = _Source(text, file, root, environ, Path(folder))
+    source = Source(text, file, root, environ, Path(folder))
     for duplicate in duplicates:
         key = key_of((*duplicate.parents, duplicate.key.text))
         message = f"found twice; the first is at line {duplicate.first.line}"
@@ -110,111 +110,7 @@ def _in_order(problems: list[Problem]) -> Iterator[Problem]:
             yield problem
 
 
-class _Source:
-    """The file as nodes and as plain data, and the problems found so far."""
-
-    def __init__(self, text: str, file: str, root: tree.Node, environ: Mapping[str, str], folder: Path) -> None:
-        self.file = file
-        self.folder = folder
-        self.problems: list[Problem] = []
-        # Places that are reported already, and places whose value came from a secret's file and is never shown.
-        self.broken: set[Loc] = set()
-        self.secret: set[Loc] = set()
-        self._lines = text.split("\n")
-        self._root = root
-        self._environ = environ
-        self.data = self._convert(root, ())
-
-    @property
-    def context(self) -> dict[str, object]:
-        """What validators may ask for."""
-        return {"folder": self.folder}
-
-    def report(self, finding: Finding) -> None:
-        """Add a problem, unless that place is reported already."""
-        if any(finding.loc[: len(place)] == place for place in self.broken):
-            return
-        if finding.loc in self.secret:
-            finding = Finding(finding.loc, "what the file of the secret contains is not allowed here (it is not shown)")
-        self.problems.append(self.problem(finding))
-
-    def problem(self, finding: Finding) -> Problem:
-        """A finding with its place in the file."""
-        node: tree.Node = self._root
-        key: tree.Node | None = None
-        known = 0
-        loc = finding.loc
-        for step in finding.loc:
-            if step == 0 and isinstance(node, tree.Mapping) and "0" not in node.items:
-                loc = (*loc[:known], *loc[known + 1 :])  # one value stands for a list of it
-                continue
-            if isinstance(node, tree.Mapping) and step in node.items:
-                key, node = node.items[str(step)]
-            elif isinstance(node, tree.Sequence) and isinstance(step, int) and step < len(node.items):
-                key, node = None, node.items[step]
-            else:
-                break
-            known += 1
-        if known < len(loc):
-            # Something that is not there: it is missing in a mapping, or the short form of a value stands for it.
-            if isinstance(node, tree.Scalar):
-                loc = loc[:known]
-            place = key or node
-        else:
-            place = key if finding.at_key and key is not None else node
-        return Problem(self.file, place.line, place.column, key_of(loc), finding.message)
-
-    def _convert(self, node: tree.Node, loc: Loc) -> Any:
-        if isinstance(node, tree.Mapping):
-            return {key: self._convert(value, (*loc, key)) for key, (_, value) in node.items.items()}
-        if isinstance(node, tree.Sequence):
-            return [self._convert(item, (*loc, index)) for index, item in enumerate(node.items)]
-        assert isinstance(node, tree.Scalar)
-        return self._scalar(node, loc)
-
-    def _scalar(self, node: tree.Scalar, loc: Loc) -> Any:
-        text = node.text
-        if "$" in text:
-            filled = substitute(text, self._environ, self.folder)
-            for nth, message in filled.problems:
-                line, column = self._dollar(node, nth)
-                self.problems.append(Problem(self.file, line, column, key_of(loc), message))
-                self.broken.add(loc)
-            text = filled.text
-            if filled.secret:
-                self.secret.add(loc)
-        # Words of a command and values of the environment are text, however they look: 1.10 stays 1.10.
-        # So is a secret, and what stands in one must not be shown in an error about numbers.
-        in_service = len(loc) == 4 and loc[0] == "services" and loc[2] in ("run", "env")
-        if node.quoted or in_service or loc == ("jwt", "secret"):
-            return text
-        value = tree.resolve(text)
-        if value is None and loc and not _may_be_null(loc) and loc not in self.broken:
-            self.report(Finding(loc, "found nothing; give it a value or remove the key"))
-            self.broken.add(loc)
-        return value
-
-    def _dollar(self, node: tree.Scalar, nth: int) -> tuple[int, int]:
-        """Where the ``nth`` dollar sign of a scalar stands."""
-        line, column = node.line - 1, node.column - 1
-        while (line, column) < node.end and line < len(self._lines):
-            found = self._lines[line].find("$", column)
-            if found < 0:
-                line, column = line + 1, 0
-            elif nth:
-                nth, column = nth - 1, found + 1
-            else:
-                return line + 1, found + 1
-        return node.line, node.column
-
-
-def _may_be_null(loc: Loc) -> bool:
-    if loc[0] != "routes" or len(loc) < 5 or loc[2] != "compose":
-        return False
-    return loc[4] == "on_error" and (len(loc) == 5 or (len(loc) > 5 and loc[5] == "value"))
-
-
-def _judge(source: _Source) -> Config | None:
+def _judge(source: Source) -> Config | None:
     data = source.data
     if not isinstance(data, dict):
         source.report(Finding((), "found no mapping; needed are the keys services and routes"))
@@ -239,27 +135,61 @@ def _judge(source: _Source) -> Config | None:
     return None
 
 
-def _report_details(source: _Source, details: list[Any]) -> None:
+def _report_details(source: Source, details: list[Any]) -> None:
     """Report pydantic's errors; a key that is missing only because it is misspelt is one error, not two."""
     meant: set[Loc] = set()
+    stray: dict[Loc, list[str]] = {}
     for detail in details:
         if detail["type"] == "extra_forbidden":
-            loc = detail["loc"]
-            near = nearest(str(loc[-1]), allowed_keys(loc[:-1]))
+            around, key = detail["loc"][:-1], str(detail["loc"][-1])
+            item = _at(source.data, around)
+            near = _meant(key, item, around)
             if near:
-                meant.add((*loc[:-1], near))
+                meant.add((*around, near))
+            elif around not in stray:
+                stray[around] = _lacking(item, around)
     for detail in details:
-        if detail["type"] == "missing" and detail["loc"] in meant:
+        loc = detail["loc"]
+        if detail["type"] == "missing" and (loc in meant or loc[:-1] in stray):
             continue
         # Items with errors are not counted by pydantic: a list of one wrong item is not empty.
-        if detail["type"] == "too_short" and _at(source.data, detail["loc"]):
+        if detail["type"] == "too_short" and _at(source.data, loc):
             continue
-        around = _at(source.data, detail["loc"][:-1])
-        source.report(from_pydantic(detail, list(around) if isinstance(around, dict) else []))
+        around = _at(source.data, loc[:-1])
+        finding = from_pydantic(detail, list(around) if isinstance(around, dict) else [])
+        if detail["type"] == "extra_forbidden" and (lacking := stray.pop(loc[:-1], [])):
+            finding = Finding(loc, f"{finding.message}; missing: {', '.join(lacking)}", at_key=True)
+            stray[loc[:-1]] = []
+        source.report(finding)
+
+
+def _meant(key: str, item: Mapping[str, Any], loc: Loc) -> str | None:
+    """The key that ``item`` does not have and that an unknown one was probably meant to be."""
+    return nearest(key, [name for name in allowed_keys(loc) if name not in item])
+
+
+def _lacking(item: Mapping[str, Any], loc: Loc) -> list[str]:
+    """What the mapping at ``loc`` must have and has not, in words."""
+    model = model_at(loc)
+    fields = model.model_fields if model is not None else {}
+    lacking = [name for name, field in fields.items() if field.is_required() and name not in item]
+    choices = _choices(loc)
+    if choices and not any(name in item for name in choices):
+        lacking.append(f"one of {', '.join(choices)}")
+    return lacking
+
+
+def _choices(loc: Loc) -> tuple[str, ...]:
+    """The keys of which a service or a route has exactly one."""
+    if len(loc) != 2:
+        return ()
+    return SOURCES if loc[0] == "services" else ("service", "compose") if loc[0] == "routes" else ()
 
 
 def _at(data: Any, loc: Loc) -> Any:
     for step in loc:
+        if step == 0 and isinstance(data, dict) and 0 not in data:
+            continue  # one value stands for a list of it
         try:
             data = data[step]
         except (KeyError, IndexError, TypeError):
@@ -279,9 +209,9 @@ def _items(data: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
 def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
     """Keys that must or must not stand together, in every service and route."""
     for loc, item in _items(data):
-        choices = SOURCES if loc[0] == "services" else ("service", "compose")
         unknown = [key for key in item if key not in allowed_keys(loc)]
-        if any(nearest(key, allowed_keys(loc)) in choices for key in unknown):
+        # An unknown key that could be anything, or one of the choices, explains already why there is none of them.
+        if any((near := _meant(key, item, loc)) is None or near in _choices(loc) for key in unknown):
             continue
         shape: Shape = service_shape(set(item)) if loc[0] == "services" else route_shape(set(item))
         for key, message in shape:
@@ -292,7 +222,7 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(("jwt", key) if key else ("jwt",), message, at_key=True)
 
 
-def _draft(source: _Source, bad: list[Loc]) -> check.Draft:
+def _draft(source: Source, bad: list[Loc]) -> check.Draft:
     """What can be made of a file with errors: the wrong keys are left out, item by item."""
     data = source.data
     bad_in: dict[Loc, list[Loc]] = {}
@@ -314,7 +244,7 @@ def _draft(source: _Source, bad: list[Loc]) -> check.Draft:
     return check.Draft(listen, admin, services, routes, frozenset(data), _jwt(source))
 
 
-def _jwt(source: _Source) -> Jwt | None:
+def _jwt(source: Source) -> Jwt | None:
     try:
         return Jwt.model_validate(source.data.get("jwt"), context=source.context)
     except ValidationError:

@@ -30,7 +30,8 @@ def json_schema() -> dict[str, Any]:
         for key, field in definition.get("properties", {}).items():
             _tidy(field, getattr(models, name), key)
     definitions["Service"]["oneOf"] = [{"required": [source]} for source in SOURCES]
-    definitions["Service"]["properties"]["env"]["additionalProperties"] = {"type": ["string", "number", "boolean"]}
+    env = definitions["Service"]["properties"]["env"]
+    env["additionalProperties"] = {"type": ["string", "number", "boolean", "null"]}
     definitions["Route"]["oneOf"] = [{"required": ["service"]}, {"required": ["compose"]}]
     definitions["Target"]["type"] = ["object", "string"]
     limits = definitions["Route"]["properties"]["rate_limit"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -16,7 +17,7 @@ from passerelle.balancing.group import Group
 from passerelle.balancing.policies import POLICIES, Node, Policy
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
-from passerelle.errors import Failure
+from passerelle.errors import Failure, Kind
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.guards import Guards
@@ -30,9 +31,12 @@ from passerelle.http1.listener import Limits, Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
 from passerelle.observability.metrics import UNMATCHED, Metrics
+from passerelle.routing import Match
 from passerelle.security.addresses import Proxies
 
 __all__ = ["Gateway", "InstanceSpec"]
+
+logger = logging.getLogger("passerelle")
 
 # How often deadlines are looked at (seconds): a deadline is late by at most this.
 TICK = 0.05
@@ -165,7 +169,23 @@ class Gateway:
 
     def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Carry a request out."""
-        Exchange(self, connection, method, target, head).start()
+        exchange = Exchange(self, connection, method, target, head)
+        try:
+            exchange.start()
+        except Exception as error:
+            self._on_defect(exchange, error)
+
+    def carry_on(self, exchange: Exchange, plan: RoutePlan, match: Match, guard: int) -> None:
+        """What guard number ``guard`` waited for has ended."""
+        try:
+            exchange.resume(plan, match, guard)
+        except Exception as error:
+            self._on_defect(exchange, error)
+
+    def _on_defect(self, exchange: Exchange, error: Exception) -> None:
+        """A defect of ours: the client gets an answer and the process goes on; the traceback is for the log alone."""
+        logger.error("request failed within the gateway", exc_info=error)
+        exchange.on_failure(Failure(Kind.INTERNAL, repr(error)))
 
     def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
         """Count and log what was no request; gives its id."""

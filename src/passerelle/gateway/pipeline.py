@@ -114,7 +114,7 @@ class Exchange:
             self._compose(cast(ComposePlan, plan), match)
 
     def _admitted(self, plan: RoutePlan, match: Match, first: int) -> bool:
-        """Ask the guards. False when one has answered, or must wait: then :meth:`_resume` goes on. A refusal raises."""
+        """Ask the guards. False when one has answered, or must wait: then :meth:`resume` goes on. A refusal raises."""
         asked = self._asked
         if asked is None:
             address = client_address(self._head, self._client.peer, self._gateway.proxies)
@@ -129,11 +129,11 @@ class Exchange:
             else:
                 if not self._head.plain and self._body is None:
                     self._prepare_body(plan)  # what comes in the meantime must be kept, and bounded
-                answer.then(partial(self._resume, plan, match, index))
+                answer.then(partial(self._gateway.carry_on, self, plan, match, index))
             return False
         return True
 
-    def _resume(self, plan: RoutePlan, match: Match, index: int) -> None:
+    def resume(self, plan: RoutePlan, match: Match, index: int) -> None:
         """What guard number ``index`` waited for has ended: ask it again, and go on."""
         try:
             if not self._finished:

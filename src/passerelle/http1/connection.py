@@ -12,7 +12,7 @@ from typing import cast
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1.body import ChunkedDecoder, CountedDecoder
-from passerelle.http1.head import REQUEST_LINE, RequestHead, refused_line
+from passerelle.http1.head import RequestHead, parse_request_line
 from passerelle.http1.listener import Exchange, Listener
 from passerelle.http1.responses import BODY, PIPELINED, Responder, nowhere
 from passerelle.http1.target import resolve
@@ -172,17 +172,12 @@ class ClientConnection(Responder):
 
     def _request(self, data: bytes, line_end: int, section: bytes) -> None:
         """Hand over the request whose line ends at ``line_end``."""
-        line = REQUEST_LINE.fullmatch(data, 0, line_end)
-        if line is None:
-            raise refused_line(data[:line_end])
-        method, target, major, minor = line.groups()
+        method, target, version11 = parse_request_line(data[:line_end])
+        self.version11 = version11
         listener = self._listener
         head = self._head
         if head is None or head.section != section:
             head = self._head = RequestHead(section, listener.limits.fields)
-        self.version11 = version11 = minor != b"0"
-        if major != b"1":
-            raise Failure(Kind.VERSION_UNSUPPORTED, "HTTP version other than 1")
         if target[0] != 47 or (version11 and head.host is None):  # 47 is "/"
             target, head = resolve(method, target, head, version11, listener.limits.fields)
         self._blank = False
@@ -252,8 +247,8 @@ class ClientConnection(Responder):
             raise Failure(kind, f"request line over {limits.head} bytes")
         if data.count(b"\n") != data.count(b"\r\n"):
             raise Failure(Kind.BAD_REQUEST, "bare LF")
-        if line_end > 0 and REQUEST_LINE.fullmatch(data, 0, line_end) is None:
-            raise refused_line(data[:line_end])
+        if line_end > 0:
+            parse_request_line(data[:line_end])
         if self._eof:
             self.close()
         elif not self._partial:

@@ -8,9 +8,9 @@ a section of ten fields costs 2 us when its lines are known, against 8 us with l
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from passerelle.errors import Failure, Kind
 from passerelle.messages import HOP_BY_HOP, list_members
@@ -38,21 +38,19 @@ REMEMBERED = 4096
 LONGEST_REMEMBERED = 512
 
 
-class Role(enum.IntEnum):
-    """What a field means to framing and relaying. ORDINARY is 0, so that one truth test finds the others."""
-
-    ORDINARY = 0
-    DROPPED = 1  # hop-by-hop, or written by the gateway itself
-    HOST = 2
-    CONTENT_LENGTH = 3
-    TRANSFER_ENCODING = 4
-    CONNECTION = 5
-    UPGRADE = 6
-    EXPECT = 7
-    DEBUG = 8
-    DATE = 9
-    FORWARDED = 10  # where a client says that it comes from
-    USER_AGENT = 11
+# What a field means to framing and relaying: plain integers, since reading a member of an enum costs 0.05 us.
+ORDINARY = 0
+DROPPED = 1  # hop-by-hop, or written by the gateway itself
+HOST = 2
+CONTENT_LENGTH = 3
+TRANSFER_ENCODING = 4
+CONNECTION = 5
+UPGRADE = 6
+EXPECT = 7
+DEBUG = 8
+DATE = 9
+FORWARDED = 10  # where a client says that it comes from
+USER_AGENT = 11
 
 
 class FieldLine:
@@ -64,7 +62,7 @@ class FieldLine:
 
     __slots__ = ("data", "line", "name", "role", "value")
 
-    def __init__(self, name: bytes, value: bytes, line: bytes, role: Role, data: object) -> None:
+    def __init__(self, name: bytes, value: bytes, line: bytes, role: int, data: Any) -> None:
         self.name = name
         self.value = value
         self.line = line
@@ -77,7 +75,7 @@ class FieldTable:
 
     __slots__ = ("_kind", "_roles", "known")
 
-    def __init__(self, kind: Kind, roles: Mapping[bytes, Role]) -> None:
+    def __init__(self, kind: Kind, roles: Mapping[bytes, int]) -> None:
         self._kind = kind
         self._roles = roles
         self.known: dict[bytes, FieldLine] = {}
@@ -99,7 +97,7 @@ class FieldTable:
             self.known[line] = field
         return field
 
-    def _role_by_form(self, name: bytes) -> Role:
+    def _role_by_form(self, name: bytes) -> int:
         """The role of a name that is not in the table: those of the gateway and of forwarding go by their beginning.
 
         CGI and WSGI read ``X_A`` and ``X-A`` as one name (RFC 3875 §4.1.18), so a name with underscores that would be
@@ -107,10 +105,10 @@ class FieldTable:
         """
         if b"_" in name:
             alias = name.replace(b"_", b"-")
-            return Role.DROPPED if self._roles.get(alias) or self._role_by_form(alias) else Role.ORDINARY
+            return DROPPED if self._roles.get(alias) or self._role_by_form(alias) else ORDINARY
         if name.startswith((OWN_PREFIX, IDENTITY_PREFIX)):
-            return Role.DROPPED
-        return Role.FORWARDED if name.startswith(FORWARDED_PREFIX) else Role.ORDINARY
+            return DROPPED
+        return FORWARDED if name.startswith(FORWARDED_PREFIX) else ORDINARY
 
 
 def parse_length(value: bytes, kind: Kind) -> int:
@@ -148,33 +146,33 @@ def _expectation(value: bytes, kind: Kind) -> bool:
     return True
 
 
-_READERS: dict[Role, Callable[[bytes, Kind], object]] = {
-    Role.HOST: parse_host,
-    Role.CONTENT_LENGTH: parse_length,
-    Role.TRANSFER_ENCODING: parse_transfer_encoding,
-    Role.CONNECTION: _options,
-    Role.EXPECT: _expectation,
+_READERS: dict[int, Callable[[bytes, Kind], object]] = {
+    HOST: parse_host,
+    CONTENT_LENGTH: parse_length,
+    TRANSFER_ENCODING: parse_transfer_encoding,
+    CONNECTION: _options,
+    EXPECT: _expectation,
 }
 
-_DROPPED: dict[bytes, Role] = dict.fromkeys(HOP_BY_HOP, Role.DROPPED)
+_DROPPED: dict[bytes, int] = dict.fromkeys(HOP_BY_HOP, DROPPED)
 
 REQUEST_FIELDS = FieldTable(
     Kind.BAD_REQUEST,
     {
         **_DROPPED,
-        b"connection": Role.CONNECTION,
-        b"content-length": Role.CONTENT_LENGTH,
-        b"expect": Role.EXPECT,
-        b"forwarded": Role.FORWARDED,
-        b"host": Role.HOST,
-        b"passerelle-debug": Role.DEBUG,
-        b"transfer-encoding": Role.TRANSFER_ENCODING,
-        b"upgrade": Role.UPGRADE,
-        b"user-agent": Role.USER_AGENT,
+        b"connection": CONNECTION,
+        b"content-length": CONTENT_LENGTH,
+        b"expect": EXPECT,
+        b"forwarded": FORWARDED,
+        b"host": HOST,
+        b"passerelle-debug": DEBUG,
+        b"transfer-encoding": TRANSFER_ENCODING,
+        b"upgrade": UPGRADE,
+        b"user-agent": USER_AGENT,
         # A client's word counts only when it is a trusted proxy (RFC 7239 §8.1); the gateway writes these itself.
-        b"x-real-ip": Role.FORWARDED,
-        b"proxy": Role.DROPPED,  # HTTP_PROXY in a CGI or WSGI environment names a proxy for the service's own requests
-        b"x-request-id": Role.DROPPED,
+        b"x-real-ip": FORWARDED,
+        b"proxy": DROPPED,  # HTTP_PROXY in a CGI or WSGI environment names a proxy for the service's own requests
+        b"x-request-id": DROPPED,
     },
 )
 
@@ -182,10 +180,10 @@ RESPONSE_FIELDS = FieldTable(
     Kind.BAD_RESPONSE,
     {
         **_DROPPED,
-        b"connection": Role.CONNECTION,
-        b"content-length": Role.CONTENT_LENGTH,
-        b"date": Role.DATE,
-        b"transfer-encoding": Role.TRANSFER_ENCODING,
-        b"upgrade": Role.UPGRADE,
+        b"connection": CONNECTION,
+        b"content-length": CONTENT_LENGTH,
+        b"date": DATE,
+        b"transfer-encoding": TRANSFER_ENCODING,
+        b"upgrade": UPGRADE,
     },
 )

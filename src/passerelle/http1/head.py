@@ -9,10 +9,25 @@ its lines.
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from typing import Any
 
 from passerelle.errors import Failure, Kind, reason_phrase
-from passerelle.http1.fields import REQUEST_FIELDS, RESPONSE_FIELDS, FieldLine, Role
+from passerelle.http1.fields import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    DATE,
+    DEBUG,
+    DROPPED,
+    EXPECT,
+    FORWARDED,
+    HOST,
+    REQUEST_FIELDS,
+    RESPONSE_FIELDS,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    USER_AGENT,
+    FieldLine,
+)
 from passerelle.messages import NEVER_NOMINATED, Fields
 
 # RFC 9112 §3: method SP request-target SP HTTP-version. The target is visible ASCII without what no URI may carry and
@@ -31,36 +46,46 @@ _response_known = RESPONSE_FIELDS.known
 _learn_response = RESPONSE_FIELDS.learn
 
 
-def refused_line(line: bytes) -> Failure:
-    """Why ``line`` does not match :data:`REQUEST_LINE`."""
+def parse_request_line(line: bytes) -> tuple[bytes, bytes, bool]:
+    """Method, target, and whether the version is 1.1 (or a later 1.x) rather than 1.0; a Failure for anything else."""
+    match = REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise _refused_line(line)
+    method, target, major, minor = match.groups()
+    if major != b"1":
+        raise Failure(Kind.VERSION_UNSUPPORTED, "HTTP version other than 1")
+    return method, target, minor != b"0"
+
+
+def _refused_line(line: bytes) -> Failure:
     if line.startswith((b"CONNECT ", b"TRACE ")):
         # RFC 9110 §9.3.6, §9.3.8: a gateway opens no tunnel to anywhere, and TRACE shows what only it may see.
         return Failure(Kind.METHOD_UNKNOWN, "CONNECT and TRACE are not served")
     return Failure(Kind.BAD_REQUEST, "malformed request line")
 
 
-def _relay(section: bytes, lines: list[FieldLine], nominated: frozenset[bytes], dropped: bool) -> bytes:
-    """The end-to-end lines of ``section``, each with its CRLF (RFC 9110 §7.6.1)."""
-    if not dropped:
-        return section + b"\r\n"
+def _relay(lines: list[FieldLine], nominated: frozenset[bytes]) -> bytes:
+    """The end-to-end lines, each with its CRLF (RFC 9110 §7.6.1)."""
     kept = [f.line for f in lines if f.role not in _DROP and f.name not in nominated]
     kept.append(b"")
     return b"\r\n".join(kept)
 
 
-_DROP = frozenset({Role.DROPPED, Role.CONNECTION, Role.TRANSFER_ENCODING, Role.UPGRADE, Role.EXPECT})
-_DROP |= {Role.DEBUG, Role.FORWARDED}
+_DROP = frozenset({DROPPED, CONNECTION, TRANSFER_ENCODING, UPGRADE, EXPECT})
+_DROP |= {DEBUG, FORWARDED}
 
 
 class RequestHead:
     """A request's header section, parsed (the request line is not part of it).
 
     ``relay`` holds the end-to-end field lines as they go upstream, byte for byte as received, without the forwarding
-    fields, which the gateway writes itself. ``content_length`` is -1 when absent. ``plain`` is true when the message
+    fields, which the gateway writes itself. ``authority`` is the Host as sent, ``host`` its normal form without a port.
+    ``content_length`` is -1 when absent. ``plain`` is true when the message
     has no body and asks for nothing special: the common case, tested once.
     """
 
     __slots__ = (
+        "authority",
         "chain",
         "chunked",
         "close",
@@ -93,6 +118,7 @@ class RequestHead:
         self.debug = False
         self.expect = False
         self.forwarded = False
+        self.authority = b""
         self.host: bytes | None = None
         self.upgrade: bytes | None = None
         self.user_agent = b""
@@ -103,35 +129,34 @@ class RequestHead:
         self.part_fields: bytes | None = None
         options: frozenset[bytes] = frozenset()
         dropped = False
-        for field in lines:
+        for field in [field for field in lines if field.role]:
             role = field.role
-            if not role:
-                continue
-            if role is Role.HOST:
+            if role == HOST:
                 if self.host is not None:
                     raise Failure(Kind.BAD_REQUEST, "more than one Host")
-                self.host = cast(bytes, field.data)
-            elif role is Role.CONTENT_LENGTH:
+                self.authority = field.value
+                self.host = field.data
+            elif role == CONTENT_LENGTH:
                 if self.content_length >= 0:
                     raise Failure(Kind.BAD_REQUEST, "more than one Content-Length")
-                self.content_length = cast(int, field.data)
-            elif role is Role.USER_AGENT:
+                self.content_length = field.data
+            elif role == USER_AGENT:
                 self.user_agent = field.value
             else:
                 dropped = True
-                if role is Role.CONNECTION:
-                    options |= cast("frozenset[bytes]", field.data)
-                elif role is Role.TRANSFER_ENCODING:
+                if role == CONNECTION:
+                    options |= field.data
+                elif role == TRANSFER_ENCODING:
                     if self.chunked:
                         raise Failure(Kind.BAD_REQUEST, "more than one Transfer-Encoding")
                     self.chunked = True
-                elif role is Role.EXPECT:
+                elif role == EXPECT:
                     self.expect = True
-                elif role is Role.UPGRADE:
+                elif role == UPGRADE:
                     self.upgrade = field.value if _HTTP_AGAIN.search(field.value) is None else None
-                elif role is Role.DEBUG:
+                elif role == DEBUG:
                     self.debug = field.value == b"1"
-                elif role is Role.FORWARDED:
+                elif role == FORWARDED:
                     self.forwarded = True
         if self.chunked and self.content_length >= 0:
             raise Failure(Kind.BAD_REQUEST, "both Content-Length and Transfer-Encoding")
@@ -139,7 +164,10 @@ class RequestHead:
             self.upgrade = None  # a body and a tunnel would have to share one stream of bytes
         self.close = b"close" in options
         self.keep_alive = b"keep-alive" in options
-        self.relay = _relay(section, lines, options - NEVER_NOMINATED, dropped) if lines else b""
+        if dropped:
+            self.relay = _relay(lines, options - NEVER_NOMINATED)
+        else:
+            self.relay = section + b"\r\n" if lines else b""
         self.plain = not (self.chunked or self.content_length > 0 or (dropped and self._special()))
 
     def _special(self) -> bool:
@@ -201,25 +229,23 @@ class ResponseHead:
         self.upgrade: bytes | None = None
         options: frozenset[bytes] = frozenset()
         dropped = False
-        for field in lines:
+        for field in [field for field in lines if field.role]:
             role = field.role
-            if not role:
-                continue
-            if role is Role.DATE:
+            if role == DATE:
                 self.has_date = True
-            elif role is Role.CONTENT_LENGTH:
+            elif role == CONTENT_LENGTH:
                 if self.content_length >= 0:
                     raise Failure(Kind.BAD_RESPONSE, "more than one Content-Length")
-                self.content_length = cast(int, field.data)
+                self.content_length = field.data
             else:
                 dropped = True
-                if role is Role.CONNECTION:
-                    options |= cast("frozenset[bytes]", field.data)
-                elif role is Role.TRANSFER_ENCODING:
+                if role == CONNECTION:
+                    options |= field.data
+                elif role == TRANSFER_ENCODING:
                     if self.chunked:
                         raise Failure(Kind.BAD_RESPONSE, "more than one Transfer-Encoding")
                     self.chunked = True
-                elif role is Role.UPGRADE:
+                elif role == UPGRADE:
                     self.upgrade = field.value
         old = match[1] == b"0"
         if self.chunked and (self.content_length >= 0 or old):
@@ -233,7 +259,8 @@ class ResponseHead:
         else:
             nominated = options - NEVER_NOMINATED
         phrase = match[3] if match[3] is not None else reason_phrase(status)
-        fields = _relay(section, lines, nominated, dropped) if lines else b""
+        whole = section + b"\r\n" if lines else b""
+        fields = _relay(lines, nominated) if dropped else whole
         self.relay = b"HTTP/1.1 %d %b\r\n%b" % (status, phrase, fields)
         self.whole: bytes | None = self.relay + b"\r\n" if self.has_date else None
 

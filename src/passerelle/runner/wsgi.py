@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import IO, Any, Protocol
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote
 
 log = logging.getLogger("passerelle.appserver")
 
@@ -71,17 +71,18 @@ def environ_of(
     Field names with an underscore are dropped: ``X_User`` would pass for the ``X-User`` that the gateway sets.
     """
     environ = dict(base)
+    uri = target.decode("latin-1")
     environ["REQUEST_METHOD"] = method.decode("ascii")
-    environ["REQUEST_URI"] = target.decode("latin-1")
-    environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
+    environ["REQUEST_URI"] = uri
+    environ["SERVER_PROTOCOL"] = "HTTP/1.1" if version == "1.1" else "HTTP/1.0"
     environ["REMOTE_ADDR"] = peer
-    if not target.startswith(b"/"):
+    if not uri.startswith("/"):
         # absolute-form (RFC 9112, section 3.2.2); the asterisk-form of OPTIONS has an empty path.
-        _, _, rest = target.partition(b"://")
-        target = rest[rest.find(b"/") :] if b"/" in rest else b""
-    path, _, query = target.partition(b"?")
-    environ["PATH_INFO"] = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
-    environ["QUERY_STRING"] = query.decode("latin-1")
+        _, _, rest = uri.partition("://")
+        uri = rest[rest.find("/") :] if "/" in rest else ""
+    path, _, query = uri.partition("?")
+    environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path
+    environ["QUERY_STRING"] = query
     environ["wsgi.input"] = io.BytesIO()
     for name, value in fields:
         key = _keys.get(name) or _key(name)
@@ -91,11 +92,10 @@ def environ_of(
         if key in environ:
             text = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
         environ[key] = text
-    # Only the gateway connects to an instance, from this machine, and it alone writes this field.
-    if peer.startswith("127.") or peer == "::1":
-        scheme = environ.get("HTTP_X_FORWARDED_PROTO")
-        if scheme in ("http", "https"):
-            environ["wsgi.url_scheme"] = scheme
+    scheme = environ.get("HTTP_X_FORWARDED_PROTO")
+    # From this machine only the gateway connects, and it lets no client write this field.
+    if scheme in ("http", "https") and (peer.startswith("127.") or peer == "::1"):
+        environ["wsgi.url_scheme"] = scheme
     return environ
 
 
@@ -260,19 +260,20 @@ class Answer:
         status = self._status
         if not status:
             raise RuntimeError("the application did not call start_response")
-        if not _STATUS.fullmatch(status):
-            raise ValueError(f"not a final status: {status!r}")
+        if status not in _statuses:
+            _learn_status(status)
         code = status[:3]
         self._bodiless = self._method == "HEAD" or code in ("204", "304")
         lines = [f"HTTP/1.1 {status}"]
         dated = False
         self._left = None
         self._chunked = False
+        roles = _roles
         for name, value in self._fields:
-            lowered = name.lower()
-            if lowered in _HOP_BY_HOP:
-                continue
-            if lowered == "content-length":
+            role = roles.get(name) or _role(name)
+            if role == _PLAIN:
+                pass
+            elif role == _LENGTH:
                 if not value.isascii() or not value.isdigit():
                     raise ValueError(f"not a Content-Length: {value!r}")
                 if self._left not in (None, int(value)):
@@ -280,10 +281,10 @@ class Answer:
                 if self._left is not None or code == "204":
                     continue
                 self._left = int(value)
-            elif lowered == "date":
+            elif role == _HOP:
+                continue
+            else:
                 dated = True
-            elif lowered not in _known and not _learn(lowered):
-                raise ValueError(f"not a field name: {name!r}")
             lines.append(f"{name}: {value}")
         if not dated:
             lines.append(_date_field())
@@ -300,22 +301,36 @@ class Answer:
             lines.append("Connection: close")
         elif self._old:
             lines.append("Connection: keep-alive")
+        lines.append("\r\n")
         text = "\r\n".join(lines)
         # One look for what would let a value of the application's end its field and begin another.
-        if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or "\0" in text:
+        if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
             raise ValueError("a line break or NUL in the status or a field")
-        self._head = f"{text}\r\n\r\n".encode("latin-1")
+        self._head = text.encode("latin-1")
 
 
-_known: set[str] = set()
+# Names of fields and status lines as applications write them: few, and checked once. The roles are plain integers
+# because comparing three members of an enumeration for each field would take longer than all else here.
+_PLAIN, _LENGTH, _DATE, _HOP = 1, 2, 3, 4
+_roles: dict[str, int] = {}
+_statuses: set[str] = set()
 
 
-def _learn(name: str) -> bool:
+def _role(name: str) -> int:
     if not _TOKEN.fullmatch(name):
-        return False
-    if len(_known) < _NAMES_KEPT:
-        _known.add(name)
-    return True
+        raise ValueError(f"not a field name: {name!r}")
+    lowered = name.lower()
+    role = _HOP if lowered in _HOP_BY_HOP else {"content-length": _LENGTH, "date": _DATE}.get(lowered, _PLAIN)
+    if len(_roles) < _NAMES_KEPT:
+        _roles[name] = role
+    return role
+
+
+def _learn_status(status: str) -> None:
+    if not _STATUS.fullmatch(status):
+        raise ValueError(f"not a final status: {status!r}")
+    if len(_statuses) < _NAMES_KEPT:
+        _statuses.add(status)
 
 
 def _date_field() -> str:
