@@ -37,6 +37,7 @@ SECTIONS = {
     "Keys": "`keys`",
     "Jwt": "`jwt`",
     "Require": "`require`",
+    "Clients": "`clients`",
 }
 # What a key takes, where its type does not say it in words.
 TAKES = {
@@ -79,6 +80,9 @@ TAKES = {
     "store": "path",
     "header": "name of a field",
     "auth": "list of kinds",
+    "clients": "[mapping](#clients)",
+    "allow": "list of address ranges",
+    "deny": "list of address ranges",
     "require": "[mapping](#require)",
     "scopes": "list of scopes",
     "consumers": "list of consumers",

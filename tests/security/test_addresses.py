@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.security.addresses import REMEMBERED, Proxies, Subscribers, parse_address
+from passerelle.errors import Kind
+from passerelle.security.addresses import REMEMBERED, AddressLists, Proxies, Subscribers, parse_address
+from passerelle.security.guard import Asked, Refused
 
 LOOPBACK = Proxies([ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("fd00::/8")])
 PEER = b"127.0.0.1"
@@ -120,3 +122,36 @@ def test_ipv6_is_counted_by_64(address: bytes, payer: bytes) -> None:
     subscribers = Subscribers()
     assert subscribers.of(address) == payer
     assert subscribers.of(address) == payer
+
+
+@pytest.mark.parametrize(
+    ("address", "admitted"),
+    [
+        (b"10.1.2.3", True),
+        (b"::ffff:10.1.2.3", True),
+        (b"10.9.9.9", False),
+        (b"::ffff:10.9.9.9", False),
+        (b"192.0.2.1", False),
+        (b"fd00::1", True),
+        (b"fe80::1%eth0", False),
+        (b"local", False),
+    ],
+)
+def test_lists_of_addresses(address: bytes, admitted: bool) -> None:
+    guard = AddressLists([ip_network("10.0.0.0/8"), ip_network("fd00::/8")], [ip_network("10.9.0.0/16")])
+    request = Asked(b"GET", b"/", address, ())
+    for _ in range(2):  # the second time it is remembered
+        if admitted:
+            guard(request)
+        else:
+            with pytest.raises(Refused) as refused:
+                guard(request)
+            assert refused.value.kind is Kind.FORBIDDEN
+
+
+def test_a_list_of_who_may_not_lets_everybody_else_in() -> None:
+    guard = AddressLists([], [ip_network("10.0.0.0/8")])
+    guard(Asked(b"GET", b"/", b"192.0.2.1", ()))
+    guard(Asked(b"GET", b"/", b"local", ()))
+    with pytest.raises(Refused):
+        guard(Asked(b"GET", b"/", b"10.0.0.1", ()))

@@ -113,3 +113,14 @@ def test_a_refused_upload_is_not_read_and_not_asked_for(rig: Rig) -> None:
     assert refused.status == 429
     assert refused.get("connection") == b"close"
     assert len(upstream.heads) == 1
+
+
+def test_lists_of_addresses_hold_behind_a_trusted_proxy(rig: Rig) -> None:
+    upstream = rig.upstream(answering(ok()))
+    route = {"clients": {"allow": ["127.0.0.0/8", "203.0.113.0/24"], "deny": ["203.0.113.9"]}}
+    client = rig.connect(rig.forward(upstream, route=route, trusted_proxies=["127.0.0.1"]))
+    said = ["203.0.113.5", "203.0.113.9", "198.51.100.1", "127.0.0.5, 198.51.100.1"]
+    assert [client.request("GET", "/", ("X-Forwarded-For", a)).status for a in said] == [200, 403, 403, 403]
+    assert client.request().status == 200  # the proxy itself
+    outside = rig.connect(rig.forward(upstream, route={"clients": {"allow": ["203.0.113.0/24"]}}))
+    assert outside.request("GET", "/", ("X-Forwarded-For", "203.0.113.5")).status == 403

@@ -16,6 +16,9 @@ _BLOCKS = {"jwt": "jwt", "key": "keys"}
 def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozenset[str]) -> Iterator[Finding]:
     """Findings about the guards of the route at ``loc``, without its keys that could not be read;
     ``blocks`` are the keys at the top of the file."""
+    clients = route.clients
+    if clients is not None and "clients" not in touched and not clients.allow and not clients.deny:
+        yield Finding((*loc, "clients"), "found neither allow nor deny in it; one is needed")
     if "auth" in touched:
         return
     for index, method in enumerate(route.auth):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
+from passerelle.config.addresses import Network
 from passerelle.config.base import Model
 from passerelle.config.units import RateText
 from passerelle.config.values import File, Text, Whole
@@ -58,6 +59,15 @@ class Keys(Model):
     store: File = Field(description="The SQLite file of the keys, relative to the file; made if it is not there.")
     header: Annotated[Text, AfterValidator(_field_name)] = Field(
         default="X-API-Key", description="The field that a client sends its key in; it never goes upstream."
+    )
+
+
+class Clients(Model):
+    """Which addresses may ask at all."""
+
+    allow: tuple[Network, ...] = Field(default=(), min_length=1, description="Only clients in these ranges.")
+    deny: tuple[Network, ...] = Field(
+        default=(), min_length=1, description="No clients in these ranges, whatever `allow` says."
     )
 
 

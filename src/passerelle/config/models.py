@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from passerelle.config.addresses import Address, Admin, Listen, Network, Url
 from passerelle.config.base import Model, Shape, given, raise_first
-from passerelle.config.guards import Keys, OneOrMore, RateLimit, Require
+from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
 from passerelle.config.units import Duration, Limit, Size
 from passerelle.config.values import (
@@ -209,6 +209,9 @@ class Route(Model):
     )
     attempts: Annotated[int, Whole(1, 10)] = Field(
         default=2, description="Most attempts, the first included; `1` means no retry."
+    )
+    clients: Clients | None = Field(
+        default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
     )
     auth: tuple[Literal["jwt", "key"], ...] = Field(
         default=(), min_length=1, description="Accepted credentials, any of: `jwt`, `key`. Without one that holds: 401."

@@ -10,7 +10,7 @@ from passerelle.config.guards import RateLimit
 from passerelle.config.models import Config, Route
 from passerelle.gateway.keys import Keys
 from passerelle.observability.metrics import RouteMetrics
-from passerelle.security.addresses import Subscribers
+from passerelle.security.addresses import AddressLists, Subscribers
 from passerelle.security.authentication import Authenticate, Method
 from passerelle.security.authorization import Require
 from passerelle.security.guard import Asked, Guard
@@ -79,6 +79,8 @@ class Guards:
     def of(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
         """The guards of ``route`` in the order in which they are asked."""
         guards: list[Guard] = []
+        if route.clients is not None:
+            guards.append(AddressLists(route.clients.allow, route.clients.deny))
         # Limits by address and field come first: they are cheap, and what guesses credentials must be slowed down too.
         guards += self._limits(route, metrics, ("address", "header"))
         if route.auth:

@@ -12,6 +12,9 @@ import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+from passerelle.errors import Kind
+from passerelle.security.guard import Asked, Refused
+
 Network = IPv4Network | IPv6Network
 
 # An entry: an address, in brackets where it is IPv6 with a port (RFC 7239 §6.1 has the same form for nodes).
@@ -106,3 +109,35 @@ class Subscribers:
                 known = address if parsed is None else str(parsed).encode("ascii")
             self._known[address] = known
         return known
+
+
+class AddressLists:
+    """The guard that looks at addresses alone: who is in ``deny``, or not in an ``allow`` that is not empty, gets 403.
+
+    What is no address is in no network: with an ``allow`` it stays outside.
+    """
+
+    __slots__ = ("_allow", "_deny", "_known")
+
+    def __init__(self, allow: Iterable[Network], deny: Iterable[Network]) -> None:
+        self._allow = tuple(allow)
+        self._deny = tuple(deny)
+        self._known: dict[bytes, bool] = {}
+
+    def __call__(self, asked: Asked) -> None:
+        """Pass, or raise :class:`Refused`."""
+        known = self._known.get(asked.address)
+        if known is None:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            known = self._known[asked.address] = self._admits(asked.address)
+        if not known:
+            raise Refused(Kind.FORBIDDEN, "an address that is not admitted", [])
+
+    def _admits(self, text: bytes) -> bool:
+        address = parse_address(text.partition(b"%")[0])
+        if address is None:
+            return not self._allow
+        if any(address in network for network in self._deny):
+            return False
+        return not self._allow or any(address in network for network in self._allow)

@@ -19,7 +19,7 @@ from passerelle.security.guard import Asked, Refused
 
 SECOND = 1_000_000_000
 
-# Clients that one limit of one route remembers: about 200 bytes each.
+# Clients that one limit of one route remembers: about 450 bytes each.
 CAPACITY = 50_000
 # How many old entries are looked at to make room for a new one.
 CANDIDATES = 8
