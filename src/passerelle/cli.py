@@ -21,6 +21,7 @@ _COMMANDS = {
     "restart": "passerelle.runner.commands:restart",
     "scale": "passerelle.runner.commands:scale",
     "explain": "passerelle.cli_explain:explain",
+    "keys": "passerelle.cli_keys:keys",
     "schema": "passerelle.cli_file:schema",
     "version": "passerelle.cli_file:version",
 }

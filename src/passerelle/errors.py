@@ -36,12 +36,16 @@ class Kind(enum.Enum):
     METHOD_UNKNOWN = "method_unknown"
     CODING_UNSUPPORTED = "coding_unsupported"
     CLIENT_GONE = "client_gone"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
     # ours
     INTERNAL = "internal"
     NO_INSTANCE = "no_instance"
     OVERLOADED = "overloaded"
     BREAKER_OPEN = "breaker_open"
     STOPPING = "stopping"
+    UNVERIFIABLE = "unverifiable"
     # the upstream's
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"
@@ -69,11 +73,15 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.METHOD_UNKNOWN: (501, Side.CLIENT, "The method is not supported"),
     Kind.CODING_UNSUPPORTED: (501, Side.CLIENT, "The transfer coding is not supported"),
     Kind.CLIENT_GONE: (499, Side.CLIENT, "The client left"),
+    Kind.UNAUTHENTICATED: (401, Side.CLIENT, "Valid credentials are needed"),
+    Kind.FORBIDDEN: (403, Side.CLIENT, "Not allowed"),
+    Kind.RATE_LIMITED: (429, Side.CLIENT, "Too many requests"),
     Kind.INTERNAL: (500, Side.GATEWAY, "The gateway failed"),
     Kind.NO_INSTANCE: (503, Side.GATEWAY, "The service is not available"),
     Kind.OVERLOADED: (503, Side.GATEWAY, "The service is overloaded"),
     Kind.BREAKER_OPEN: (503, Side.GATEWAY, "The service is not available"),
     Kind.STOPPING: (503, Side.GATEWAY, "The gateway is stopping"),
+    Kind.UNVERIFIABLE: (503, Side.GATEWAY, "Credentials cannot be verified now"),
     Kind.CONNECT_FAILED: (502, Side.UPSTREAM, "The service cannot be reached"),
     Kind.CONNECT_TIMEOUT: (504, Side.UPSTREAM, "The service did not accept in time"),
     Kind.UPSTREAM_CLOSED: (502, Side.UPSTREAM, "The service closed without an answer"),

@@ -11,7 +11,7 @@ import pytest
 
 from passerelle.cli import main
 from passerelle.config import load_text, models, rules, substitute, tree
-from passerelle.config.models import Model
+from passerelle.config.base import Model
 from passerelle.config.problems import allowed_keys
 from passerelle.config.schema import default_text
 from passerelle.config.units import Duration, Limit, Percent, Size
@@ -38,6 +38,11 @@ SECTIONS = {
     "Route": "A route",
     "Part": "A part of a composition",
     "OnError": "`on_error`",
+    "RateLimit": "`rate_limit`",
+    "Keys": "`keys`",
+    "Jwt": "`jwt`",
+    "Require": "`require`",
+    "Clients": "`clients`",
 }
 # What a key takes, where its type does not say it in words.
 TAKES = {
@@ -56,7 +61,7 @@ TAKES = {
     "cwd": "path",
     "health": "[mapping](#health)",
     "balance": "a policy, or [mapping](#balance)",
-    "by": "`header:NAME`, `cookie:NAME`, `param:NAME` or `address`",
+    "Balance.by": "`header:NAME`, `cookie:NAME`, `param:NAME` or `address`",
     "sticky": "[mapping](#sticky)",
     "cookie": "name of a cookie",
     "secret": "text",
@@ -74,13 +79,38 @@ TAKES = {
     "pass_status": "list of numbers, 400 to 599",
     "on_error": "[mapping](#on_error) or `null`",
     "value": "any JSON",
+    "rate_limit": "[limit](#rate_limit) or a list",
+    "rate": "rate",
+    "keys": "[mapping](#keys)",
+    "jwt": "[mapping](#jwt)",
+    "algorithms": "list of algorithms",
+    "key": "path",
+    "jwks": "address or path",
+    "issuer": "text",
+    "audience": "text or a list",
+    "consumer_claim": "text",
+    "scope_claim": "text",
+    "forward": "mapping of claims to fields",
+    "store": "path",
+    "header": "name of a field",
+    "auth": "list of kinds",
+    "clients": "[mapping](#clients)",
+    "allow": "list of address ranges",
+    "deny": "list of address ranges",
+    "require": "[mapping](#require)",
+    "scopes": "list of scopes",
+    "consumers": "list of consumers",
+    "claims": "mapping of claims to values",
+    "by": "text",
+    "dry_run": "`true` or `false`",
 }
 PATHS = {"Health": "path", "Route": "path pattern", "Part": "path template"}
 
 
 def takes(model: type[Model], key: str) -> str:
-    if key in TAKES:
-        return TAKES[key]
+    own = TAKES.get(f"{model.__name__}.{key}") or TAKES.get(key)
+    if own is not None:
+        return own
     field = model.model_fields[key]
     annotations = [field.annotation, *typing.get_args(field.annotation)]
     described = [*field.metadata, *(item for known in annotations for item in getattr(known, "__metadata__", ()))]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
-from pydantic_core import PydanticCustomError
 
 from passerelle.config.addresses import Address, Admin, Listen, Network, Url
 from passerelle.config.balance import (
@@ -21,7 +20,9 @@ from passerelle.config.balance import (
     SlowStart,
     Sticky,
 )
-from passerelle.config.base import Model
+from passerelle.config.base import Model, Shape, given, raise_first
+from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
+from passerelle.config.jwt import Jwt
 from passerelle.config.units import Duration, Limit, Percent, Size
 from passerelle.config.values import (
     AccessLog,
@@ -193,7 +194,7 @@ class Service(Model):
 
     @model_validator(mode="after")
     def _shape(self) -> Service:
-        _raise_first(service_shape(_given(self)))
+        raise_first(service_shape(given(self)))
         return self
 
 
@@ -255,6 +256,18 @@ class Route(Model):
     attempts: Annotated[int, Whole(1, 10)] = Field(
         default=2, description="Most attempts, the first included; `1` means no retry."
     )
+    clients: Clients | None = Field(
+        default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
+    )
+    auth: tuple[Literal["jwt", "key"], ...] = Field(
+        default=(), min_length=1, description="Accepted credentials, any of: `jwt`, `key`. Without one that holds: 401."
+    )
+    require: Require | None = Field(
+        default=None, description="What an authenticated client must have, else 403. With `auth` only."
+    )
+    rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore] = Field(
+        default=(), description="How often clients may ask: one limit, or a list of which all must admit. Beyond: 429."
+    )
 
     @property
     def accepted(self) -> frozenset[bytes] | None:
@@ -271,7 +284,7 @@ class Route(Model):
 
     @model_validator(mode="after")
     def _shape(self) -> Route:
-        _raise_first(route_shape(_given(self)))
+        raise_first(route_shape(given(self)))
         return self
 
 
@@ -292,6 +305,8 @@ class Config(Model):
         default=(), description="Address ranges whose `X-Forwarded-*` fields are believed."
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
+    jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")
+    keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
     routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")
 
@@ -299,10 +314,6 @@ class Config(Model):
         """The largest request body on ``route`` in bytes, or None for no limit."""
         limit = self.limits.body if route.body is None else route.body
         return None if isinstance(limit, str) else limit
-
-
-Shape = list[tuple[str | None, str]]
-"""Findings about which keys stand together: (key, or None for the mapping itself; message)."""
 
 
 def service_shape(keys: set[str]) -> Shape:
@@ -331,15 +342,3 @@ def route_shape(keys: set[str]) -> Shape:
     if "compose" in keys and "rewrite" in keys:
         return [("rewrite", "found beside compose; allowed with service only (each part has its own path)")]
     return []
-
-
-def _given(model: Model) -> set[str]:
-    """The keys that were given a value."""
-    return {key for key in model.model_fields_set if getattr(model, key) is not None}
-
-
-def _raise_first(findings: Shape) -> None:
-    """In Python the first finding is raised; the loader reports all of them itself and skips this type of error."""
-    if findings:
-        key, message = findings[0]
-        raise PydanticCustomError("shape", "{message}", {"message": f"{key}: {message}" if key else message})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator
 from pydantic.json_schema import WithJsonSchema
@@ -89,6 +89,36 @@ Limit = Annotated[
     WithJsonSchema({"anyOf": [_SIZE_SCHEMA, {"const": "unlimited"}]}),
 ]
 """Bytes, or ``unlimited``."""
+
+
+class Rate(NamedTuple):
+    """``number`` requests each ``seconds``."""
+
+    number: int
+    seconds: int
+
+    def __str__(self) -> str:
+        unit = {seconds: unit for unit, seconds in _PER.items()}[self.seconds]
+        return f"{self.number}/{unit}"
+
+
+_PER = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_RATE = re.compile(r"(\d{1,9})\s*/\s*([A-Za-z]+)", re.ASCII).fullmatch
+
+
+def parse_rate(found: object) -> Rate:
+    """A rate, from text such as ``100/s``, ``10000/d``."""
+    match = _RATE(found.strip()) if isinstance(found, str) else None
+    if match is None or match[2] not in _PER or int(match[1]) == 0:
+        raise ValueError(f"found {describe(found)}; a rate is a number per {', '.join(_PER)}, such as 100/s")
+    return Rate(int(match[1]), _PER[match[2]])
+
+
+RateText = Annotated[
+    Rate,
+    BeforeValidator(parse_rate),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+/[smhd]$", "examples": ["100/s", "10000/d"]}),
+]
 
 
 def duration_text(seconds: float) -> str:

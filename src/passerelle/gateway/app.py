@@ -9,7 +9,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from passerelle.config.models import Service as ServiceConfig
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.guards import Guards
 from passerelle.gateway.health import LocalHealth
 from passerelle.gateway.pipeline import Exchange
 from passerelle.gateway.plan import Environment, RoutePlan, build_router
@@ -39,7 +39,8 @@ from passerelle.http1.listener import Limits, Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
 from passerelle.observability.metrics import UNMATCHED, Metrics
-from passerelle.routing import Router
+from passerelle.routing import Match, Router
+from passerelle.security.addresses import Proxies
 
 __all__ = ["Gateway", "InstanceSpec"]
 
@@ -80,12 +81,13 @@ class Gateway:
         for name, service in config.services.items():
             self._services[name], self._members[name] = self._make(name, service)
             self._set_instances(name, service, configured_instances(name, service))
-        self.router = self._router(config, self._services, self._deadlines)
-        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0)
+        self.proxies = Proxies(config.trusted_proxies)
+        self._guards = Guards(config, self.loop)
+        self.router = self._router(config, self._services, self._deadlines, self._guards)
+        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0, ())
         self._listener = Listener(self, _limits(config), self._clock)
         self._sweep = _sweep(config)
         self._stalled: dict[Forward, tuple[int, float]] = {}
-        self._trust: dict[bytes, bool] = {}
         self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
         self._ids = count(1).__next__
         self._server: asyncio.Server | None = None
@@ -112,6 +114,7 @@ class Gateway:
             )
         self._tick()
         self._sweep_all()
+        self._guards.start()
         host, port = self._server.sockets[0].getsockname()[:2]
         return host, port
 
@@ -129,6 +132,7 @@ class Gateway:
         await asyncio.sleep(0)
         for timer in self._timers.values():
             timer.cancel()
+        self._guards.stop()
         if self._log is not None:
             self._log.flush()
         if self._sink is not None:
@@ -149,7 +153,8 @@ class Gateway:
         made = {n: self._make(n, c) for n, c in config.services.items() if n not in self._services}
         services = {n: made[n][0] if n in made else self._services[n] for n in config.services}
         deadlines: dict[float, Deadlines] = {}
-        router = self._router(config, services, deadlines)
+        guards = Guards(config, self.loop)
+        router = self._router(config, services, deadlines, guards)
         # From here on nothing fails, and no request comes in between.
         for name in before.services.keys() - config.services.keys():
             self._dismiss(name)
@@ -172,10 +177,13 @@ class Gateway:
         self._listener.limits = _limits(config)
         self._sweep = _sweep(config)
         if before.trusted_proxies != config.trusted_proxies:
-            self._trust.clear()
+            self.proxies = Proxies(config.trusted_proxies)
             for connection in self._listener.connections:
                 connection.forget_head()
         self.router = router
+        before_guards, self._guards = self._guards, guards
+        guards.start()
+        before_guards.stop()
 
     def _dismiss(self, name: str) -> None:
         """A service that is in the configuration no more: nothing new goes there, what is under way ends in peace."""
@@ -233,9 +241,19 @@ class Gateway:
         try:
             exchange.start()
         except Exception as error:
-            # A defect of ours: the client gets an answer and the process goes on; the traceback is for the log alone.
-            logger.exception("request failed within the gateway")
-            exchange.on_failure(Failure(Kind.INTERNAL, repr(error)))
+            self._on_defect(exchange, error)
+
+    def carry_on(self, exchange: Exchange, plan: RoutePlan, match: Match, guard: int) -> None:
+        """What guard number ``guard`` waited for has ended."""
+        try:
+            exchange.resume(plan, match, guard)
+        except Exception as error:
+            self._on_defect(exchange, error)
+
+    def _on_defect(self, exchange: Exchange, error: Exception) -> None:
+        """A defect of ours: the client gets an answer and the process goes on; the traceback is for the log alone."""
+        logger.error("request failed within the gateway", exc_info=error)
+        exchange.on_failure(Failure(Kind.INTERNAL, repr(error)))
 
     def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
         """Count and log what was no request; gives its id."""
@@ -249,22 +267,6 @@ class Gateway:
     def next_id(self) -> bytes:
         """A request id that no other request of any worker has."""
         return self._id_prefix % self._ids()
-
-    def trusts(self, peer: bytes) -> bool:
-        """Whether ``peer`` (an address) is a trusted proxy."""
-        networks = self._config.trusted_proxies
-        if not networks:
-            return False
-        known = self._trust.get(peer)
-        if known is None:
-            if len(self._trust) > 10_000:
-                self._trust.clear()
-            try:
-                address = ip_address(peer.decode("ascii"))
-            except ValueError:
-                return False
-            known = self._trust[peer] = any(address in network for network in networks)
-        return known
 
     # ---- parts
 
@@ -282,7 +284,9 @@ class Gateway:
         apply_settings(service, config, None)
         return service, members
 
-    def _router(self, config: Config, services: Mapping[str, Service], deadlines: dict[float, Deadlines]) -> Router:
+    def _router(
+        self, config: Config, services: Mapping[str, Service], deadlines: dict[float, Deadlines], guards: Guards
+    ) -> Router:
         """The routes of ``config``; what they need of deadlines is put in ``deadlines``."""
 
         def of(limit: float) -> Deadlines:
@@ -291,7 +295,7 @@ class Gateway:
                 deadlines[limit] = Deadlines(limit) if known is None else known
             return deadlines[limit]
 
-        return build_router(config, Environment(services, of, self.metrics.route, self._route_log))
+        return build_router(config, Environment(services, of, self.metrics.route, self._route_log, guards.of))
 
     def _adopt(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:
         """Let a service that stays go by ``config``."""

@@ -16,6 +16,7 @@ from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.paths import Pattern, Template
 from passerelle.routing import Router, Rule
+from passerelle.security.guard import Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,13 @@ class PartPlan:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """What every route has. ``body_limit`` in bytes; ``log`` is None when there is no access log."""
+    """What every route has. ``body_limit`` in bytes; ``log`` is None when there is no access log; ``guards`` are asked
+    in their order."""
 
     metrics: RouteMetrics
     log: RouteLog | None
     body_limit: int
+    guards: tuple[Guard, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Environment:
     deadlines: Callable[[float], Deadlines]
     metrics: Callable[[str], RouteMetrics]
     log: Callable[[str, str | None], RouteLog | None]
+    guards: Callable[[Route, RouteMetrics], tuple[Guard, ...]]
 
 
 def build_router(config: Config, environment: Environment) -> Router:
@@ -84,12 +88,13 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     metrics = environment.metrics(route.label)
     log = environment.log(route.label, route.service)
     body_limit = sys.maxsize if limit is None else limit
+    guards = environment.guards(route, metrics)
     rest = _rest_names(route.path)
     if route.service is not None:
         service = environment.services[route.service]
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
         deadlines = environment.deadlines(route.timeout)
-        return ForwardPlan(metrics, log, body_limit, service, deadlines, route.attempts, rewrite)
+        return ForwardPlan(metrics, log, body_limit, guards, service, deadlines, route.attempts, rewrite)
     parts = []
     plans = []
     for name, part in (route.compose or {}).items():
@@ -99,7 +104,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         service = environment.services[part.service]
         path = Template(part.path, rest)
         plans.append(PartPlan(name, service, path, environment.deadlines(seconds), route.attempts))
-    return ComposePlan(metrics, log, body_limit, Composition(parts), tuple(plans))
+    return ComposePlan(metrics, log, body_limit, guards, Composition(parts), tuple(plans))
 
 
 def _rest_names(path: str) -> frozenset[str]:

@@ -86,6 +86,7 @@ class RequestHead:
 
     __slots__ = (
         "authority",
+        "chain",
         "chunked",
         "close",
         "content_length",
@@ -121,7 +122,9 @@ class RequestHead:
         self.host: bytes | None = None
         self.upgrade: bytes | None = None
         self.user_agent = b""
-        # Kept by the gateway for as long as this head is remembered: the field lines for an upstream, and for parts.
+        # Kept by the gateway for as long as this head is remembered: the believed chain of addresses, the field lines
+        # for an upstream, and for parts.
+        self.chain: list[bytes] | None = None
         self.upstream: bytes | None = None
         self.part_fields: bytes | None = None
         options: frozenset[bytes] = frozenset()

@@ -59,11 +59,12 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class RouteMetrics:
     """What clients saw of one route. ``in_flight`` is raised and lowered by whoever carries out the request."""
 
-    __slots__ = ("_buckets", "_counts", "_failures", "_sum", "in_flight", "route")
+    __slots__ = ("_buckets", "_counts", "_failures", "_sum", "in_flight", "route", "would_refuse")
 
     def __init__(self, route: str) -> None:
         self.route = route
         self.in_flight = 0
+        self.would_refuse = 0  # by limits that only count
         self._counts: dict[tuple[bytes | str, int | str], int] = {}
         self._failures: dict[Kind, int] = {}
         self._buckets = [0] * (len(BUCKETS) + 1)
@@ -98,6 +99,7 @@ class RouteMetrics:
             "buckets": list(self._buckets),
             "sum": self._sum,
             "in_flight": self.in_flight,
+            "would_refuse": self.would_refuse,
         }
 
 

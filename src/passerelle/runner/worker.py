@@ -24,6 +24,7 @@ import uvloop
 from passerelle.config.loader import load, load_text
 from passerelle.config.models import Config
 from passerelle.gateway.app import Gateway, InstanceSpec
+from passerelle.gateway.guards import CannotGuard
 from passerelle.runner import control
 from passerelle.runner.control import Message
 
@@ -125,9 +126,11 @@ class CannotStart(Exception):
 
 
 def build(config: Config) -> Gateway:
-    """:raises CannotStart: when the access log cannot be opened."""
+    """:raises CannotStart: when the access log, or what guards need, cannot be opened."""
     try:
         return Gateway(config)
+    except CannotGuard as error:
+        raise CannotStart(str(error)) from error
     except OSError as error:
         raise CannotStart(f"access_log: cannot open {error.filename}: {error.strerror}") from error
 
