@@ -8,6 +8,8 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,8 @@ def test_twenty_reloads(tmp_path: Path) -> None:
             (tmp_path / "gateway.yaml").write_text(text)
             change(running, "/reload")
             answers(load, 20)
+        with ThreadPoolExecutor() as pool:  # two at once are made one after the other
+            assert len(list(pool.map(partial(change, running), ["/reload"] * 2))) == 2
         assert all(instance["restarts"] == 0 for instance in running.instances("s"))
 
 

@@ -101,7 +101,7 @@ class Changes:
     def _read(self) -> tuple[Config, str, list[str]]:
         setup = self._it.setup
         if setup.path is None:
-            raise Refused("there is no file: it was started from the command line alone")
+            raise self._refused("there is no file to read anew: it was started from the command line alone")
         try:
             data = setup.path.read_bytes()
         except OSError as error:
@@ -249,7 +249,7 @@ class Changes:
         """One change at a time, and none while it starts or stops."""
         async with self._lock:
             if self._it.state != "running":
-                raise Refused(f"it is {self._it.state}")
+                raise self._refused(f"it is {self._it.state}, and takes no changes")
             yield
 
 

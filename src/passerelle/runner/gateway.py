@@ -139,8 +139,13 @@ class Worker(Kept):
         """
         self._text = text
         if self._client is not None:
+            client = self._client
             instances = {service.name: service.listing() for service in self._services}
-            await self._client.ask("reload", _START_LIMIT, text=text, instances=instances)
+            try:
+                await client.ask("reload", _START_LIMIT, text=text, instances=instances)
+            except control.ControlError:
+                if not client.closed:
+                    raise  # one that died meanwhile is started again with the new text
 
     def reopen_log(self) -> None:
         """Let the worker open its access log anew, if it runs."""
