@@ -43,6 +43,7 @@ class Kind(enum.Enum):
     INTERNAL = "internal"
     NO_INSTANCE = "no_instance"
     OVERLOADED = "overloaded"
+    BREAKER_OPEN = "breaker_open"
     STOPPING = "stopping"
     UNVERIFIABLE = "unverifiable"
     # the upstream's
@@ -78,6 +79,7 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.INTERNAL: (500, Side.GATEWAY, "The gateway failed"),
     Kind.NO_INSTANCE: (503, Side.GATEWAY, "The service is not available"),
     Kind.OVERLOADED: (503, Side.GATEWAY, "The service is overloaded"),
+    Kind.BREAKER_OPEN: (503, Side.GATEWAY, "The service is not available"),
     Kind.STOPPING: (503, Side.GATEWAY, "The gateway is stopping"),
     Kind.UNVERIFIABLE: (503, Side.GATEWAY, "Credentials cannot be verified now"),
     Kind.CONNECT_FAILED: (502, Side.UPSTREAM, "The service cannot be reached"),
@@ -96,9 +98,10 @@ class Failure(Exception):
 
     ``detail`` is for the log; ``public`` (if any) may be shown to the client: it never names an upstream's address.
     ``retryable`` is true only where another attempt cannot repeat an effect (RFC 9110 §9.2.2).
+    ``retry_after`` is the Retry-After of a 503, in whole seconds.
     """
 
-    __slots__ = ("detail", "kind", "public", "retryable")
+    __slots__ = ("detail", "kind", "public", "retry_after", "retryable")
 
     def __init__(self, kind: Kind, detail: str = "", *, public: str = "", retryable: bool = False) -> None:
         super().__init__(kind, detail)
@@ -106,6 +109,7 @@ class Failure(Exception):
         self.detail = detail
         self.public = public
         self.retryable = retryable
+        self.retry_after = 1
 
     @property
     def status(self) -> int:

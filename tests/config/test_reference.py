@@ -14,7 +14,7 @@ from passerelle.config import load_text, models, rules, substitute, tree
 from passerelle.config.base import Model
 from passerelle.config.problems import allowed_keys
 from passerelle.config.schema import default_text
-from passerelle.config.units import Duration, Limit, Size
+from passerelle.config.units import Duration, Limit, Percent, Size
 from passerelle.config.values import Whole
 from passerelle.errors import Failure
 from passerelle.paths import MAX_SEGMENTS, canonical_path
@@ -29,6 +29,11 @@ SECTIONS = {
     "Service": "A service",
     "Target": "A target",
     "Zone": "A zone",
+    "Balance": "`balance`",
+    "Sticky": "`sticky`",
+    "Eject": "`eject`",
+    "Breaker": "`breaker`",
+    "Retries": "`retries`",
     "Health": "`health`",
     "Route": "A route",
     "Part": "A part of a composition",
@@ -55,6 +60,16 @@ TAKES = {
     "env": "mapping of names to text",
     "cwd": "path",
     "health": "[mapping](#health)",
+    "balance": "a policy, or [mapping](#balance)",
+    "by": "`header:NAME`, `cookie:NAME`, `param:NAME` or `address`",
+    "sticky": "[mapping](#sticky)",
+    "cookie": "name of a cookie",
+    "secret": "text",
+    "eject": "[mapping](#eject) or `off`",
+    "slow_start": "duration or `off`",
+    "breaker": "[mapping](#breaker)",
+    "retries": "[mapping](#retries)",
+    "on_status": "list of numbers, 500 to 599",
     "url": "`http://host:port`",
     "host": "name or `*.suffix`",
     "methods": "list of methods",
@@ -69,7 +84,6 @@ TAKES = {
     "keys": "[mapping](#keys)",
     "jwt": "[mapping](#jwt)",
     "algorithms": "list of algorithms",
-    "secret": "text",
     "key": "path",
     "jwks": "address or path",
     "issuer": "text",
@@ -87,22 +101,28 @@ TAKES = {
     "scopes": "list of scopes",
     "consumers": "list of consumers",
     "claims": "mapping of claims to values",
-    "by": "text",
+    "RateLimit.by": "text",
     "dry_run": "`true` or `false`",
 }
 PATHS = {"Health": "path", "Route": "path pattern", "Part": "path template"}
 
 
 def takes(model: type[Model], key: str) -> str:
-    if key in TAKES:
-        return TAKES[key]
+    of_model = f"{model.__name__}.{key}"
+    if of_model in TAKES or key in TAKES:
+        return TAKES[of_model if of_model in TAKES else key]
     field = model.model_fields[key]
     annotations = [field.annotation, *typing.get_args(field.annotation)]
     described = [*field.metadata, *(item for known in annotations for item in getattr(known, "__metadata__", ()))]
     for item in described:
         if isinstance(item, Whole):
             return f"number, {item.low} to {item.high}"
-        for kind, words in ((Duration, "duration"), (Size, "size"), (Limit, "size or `unlimited`")):
+        for kind, words in (
+            (Duration, "duration"),
+            (Size, "size"),
+            (Percent, "percentage"),
+            (Limit, "size or `unlimited`"),
+        ):
             if item == kind.__metadata__[0]:
                 return words
     for known in annotations:

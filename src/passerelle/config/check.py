@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from passerelle.config import balance_check as balance
 from passerelle.config.addresses import Address
 from passerelle.config.base import given
 from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards
@@ -57,6 +58,7 @@ def errors(draft: Draft) -> Iterator[Finding]:
     for name, service in draft.services.items():
         if service is not None:
             yield from _service(name, service, draft.listen)
+            yield from balance.errors(name, service, draft.routes)
     for each in draft.routes:
         yield from _route(each, draft.services, draft.blocks)
     yield from _duplicates(draft.routes)
@@ -137,7 +139,7 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
 
 def _idle_weights(name: str, service: Service) -> Iterator[Finding]:
     """Weights that ``round_robin`` would ignore. The weights of zones count under every policy."""
-    if service.balance != "round_robin":
+    if service.balance.policy != "round_robin":
         return
     loc: Loc = ("services", name)
     groups = [((*loc, "targets"), service.targets or ())]

@@ -11,10 +11,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from passerelle.config.addresses import Address, Admin, Listen, Network, Url
+from passerelle.config.balance import (
+    Balance,
+    Breaker,
+    Eject,
+    OptionalEject,
+    Retries,
+    SlowStart,
+    Sticky,
+)
 from passerelle.config.base import Model, Shape, given, raise_first
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
-from passerelle.config.units import Duration, Limit, Size
+from passerelle.config.units import Duration, Limit, Percent, Size
 from passerelle.config.values import (
     AccessLog,
     App,
@@ -31,6 +40,28 @@ from passerelle.config.values import (
     Whole,
 )
 from passerelle.config.words import describe
+
+__all__ = [
+    "SOURCES",
+    "Balance",
+    "Breaker",
+    "Config",
+    "Eject",
+    "Health",
+    "Limits",
+    "Model",
+    "OnError",
+    "Part",
+    "Retries",
+    "Route",
+    "Service",
+    "Shape",
+    "Sticky",
+    "Target",
+    "Zone",
+    "route_shape",
+    "service_shape",
+]
 
 SOURCES = ("app", "run", "targets", "zones")
 """A service has exactly one of these."""
@@ -83,7 +114,10 @@ class Zone(Model):
 
     targets: tuple[Target, ...] = Field(min_length=1, description="The instances of the zone.")
     weight: Annotated[int, Whole(1, 1000)] = Field(
-        default=1, description="Its share of the requests, relative to the other zones."
+        default=1, description="Its share of the requests, relative to the other zones of its priority."
+    )
+    priority: Annotated[int, Whole(0, 100)] = Field(
+        default=0, description="Zones with a higher number get only what those with a lower one cannot carry."
     )
 
 
@@ -120,12 +154,24 @@ class Service(Model):
         default=None,
         description="How an instance is asked whether it is up; by default a TCP connection is enough.",
     )
-    balance: Literal["round_robin", "weighted", "least_inflight", "p2c"] = Field(
-        default="p2c", description="How an instance is picked: `round_robin`, `weighted`, `least_inflight` or `p2c`."
+    balance: Balance = Field(default=Balance(), description="How an instance is picked; by default `p2c`.")
+    eject: OptionalEject = Field(
+        default=Eject(), description="When an instance is left out because requests to it fail, or `off`."
     )
+    slow_start: SlowStart = Field(
+        default=10.0, description="How long the share of an instance rises after it came up, or `off`."
+    )
+    panic: Percent = Field(
+        default=0.0,
+        description="With no more than this part of the instances up, those that are not are tried as well.",
+    )
+    breaker: Breaker | None = Field(
+        default=None, description="When the service as a whole is spared; by default never."
+    )
+    retries: Retries = Field(default=Retries(), description="What may be sent again, and how much of it.")
     connect_timeout: Duration = Field(default=2.0, description="Time for a connection to an instance.")
     max_connections: Annotated[int, Whole(1, 100_000)] = Field(
-        default=256, description="Most connections to an instance, per worker."
+        default=256, description="Most connections, and so requests in flight, to an instance, per worker."
     )
     max_waiting: Annotated[int, Whole(0, 100_000)] = Field(
         default=256, description="Most requests that wait for a connection, per instance and worker. Beyond: 503."

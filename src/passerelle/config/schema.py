@@ -10,7 +10,7 @@ from passerelle.config import models
 from passerelle.config.base import Model
 from passerelle.config.jwt import KEY_SOURCES
 from passerelle.config.models import SOURCES, Config
-from passerelle.config.units import duration_text, size_text
+from passerelle.config.units import PERCENT, duration_text, percent_text, size_text
 from passerelle.config.values import Whole
 
 _SUBSTITUTION = {
@@ -37,6 +37,9 @@ def json_schema() -> dict[str, Any]:
     limits = definitions["Route"]["properties"]["rate_limit"]
     limits["anyOf"] = [{name: limits.pop(name) for name in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
     definitions["Jwt"]["oneOf"] = [{"required": [source]} for source in KEY_SOURCES]
+    definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
+    eject = definitions["Service"]["properties"]["eject"]
+    eject["anyOf"] = [{"$ref": eject.pop("$ref")}, {"const": "off"}]
     definitions["Substitution"] = _SUBSTITUTION
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passerelle gateway.yaml", **schema}
 
@@ -44,6 +47,8 @@ def json_schema() -> dict[str, Any]:
 def default_text(field: FieldInfo) -> str | int | None:
     """A field's default as the file would write it; None where it is required, a collection, or "not given"."""
     default = field.default
+    if isinstance(default, float) and PERCENT in field.metadata:
+        return percent_text(default)
     if isinstance(default, float):
         return duration_text(default)
     if isinstance(default, bool):

@@ -64,7 +64,7 @@ class Source:
             # Something that is not there: it is missing in a mapping, or the short form of a value stands for it.
             if isinstance(node, tree.Scalar):
                 loc = loc[:known]
-            place = key or node
+            place = node if isinstance(node, tree.Scalar) or key is None else key
         else:
             place = key if finding.at_key and key is not None else node
         return Problem(self.file, place.line, place.column, key_of(loc), finding.message)

@@ -56,6 +56,22 @@ def parse_limit(found: object) -> int | Literal["unlimited"]:
     return math.floor(number * BYTES[unit])
 
 
+def parse_percent(found: object) -> float:
+    """A part of a whole, from text such as ``20%``: 0 to 1."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", found.strip(), re.ASCII) if isinstance(found, str) else None
+    if match is None or float(match[1]) > 100:
+        raise ValueError(f"found {describe(found)}; allowed is a percentage from 0% to 100%, such as 20%")
+    return float(match[1]) / 100
+
+
+PERCENT = BeforeValidator(parse_percent)
+Percent = Annotated[
+    float,
+    PERCENT,
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$", "examples": ["20%"]}),
+]
+"""A part, 0 to 1."""
+
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
@@ -113,6 +129,11 @@ def duration_text(seconds: float) -> str:
         if seconds % SECONDS[unit] == 0:
             return f"{seconds / SECONDS[unit]:g}{unit}"
     return f"{seconds:g}s"
+
+
+def percent_text(part: float) -> str:
+    """A part as the file writes it: ``20%``."""
+    return f"{part * 100:g}%"
 
 
 def size_text(octets: int | None) -> str:

@@ -1,65 +1,53 @@
-"""API keys in a running worker: the file watched, and the last use of each key written to it now and then."""
+"""What of a request decides its instance: the key that the ``hash`` policy and sticky cookies go by."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import sqlite3
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-from passerelle.security.authentication import KeyMethod
-from passerelle.security.keys import KeyStore
+from passerelle.balancing.sticky import read_cookie
+from passerelle.config.balance import Balance
+from passerelle.http1.head import RequestHead
 
-# How often it is asked whether the file has changed (seconds): a revoked key is refused at most this much later.
-REFRESH = 0.5
-# How often last uses are written (seconds).
-WRITE = 10.0
-
-_log = logging.getLogger(__name__)
+# The key of a request, from its head, its route's parameters and the client's address; None where it has none.
+KeyOf = Callable[[RequestHead, Mapping[str, bytes], bytes], bytes | None]
 
 
-class Keys:
-    """The keys in the file ``path``, shown in the field ``header``. sqlite3.Error when the file cannot be used."""
-
-    def __init__(self, path: Path, header: str) -> None:
-        self._path = path
-        self._store = KeyStore(path)
-        self.method = KeyMethod(self._store, header.lower().encode("ascii"))
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to watch."""
-        self._refresh(loop)
-        self._timers["write"] = loop.call_later(WRITE, self._write_later, loop)
-
-    def stop(self) -> None:
-        """Write what there is, and close the file."""
-        for timer in self._timers.values():
-            timer.cancel()
-        used, self.method.used = self.method.used, {}
-        if used:
-            write_used(self._path, used)
-        self._store.close()
-
-    def _refresh(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.method.refresh()
-        self._timers["refresh"] = loop.call_later(REFRESH, self._refresh, loop)
-
-    def _write_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        used, self.method.used = self.method.used, {}
-        if used:
-            # On a thread: a writer may have to wait for another one, and for the disk.
-            loop.run_in_executor(None, write_used, self._path, used)
-        self._timers["write"] = loop.call_later(WRITE, self._write_later, loop)
+def key_of(balance: Balance) -> KeyOf | None:
+    """How requests get their key, or None where they need none."""
+    if balance.sticky is not None:
+        return _cookie(balance.sticky.cookie.encode("ascii"))
+    by = balance.by
+    if by is None:
+        return None
+    if by.source == "header":
+        return _header(by.name.encode("ascii"))
+    if by.source == "cookie":
+        return _cookie(by.name.encode("ascii"))
+    if by.source == "param":
+        return _parameter(by.name)
+    return _address
 
 
-def write_used(path: Path, used: dict[str, int]) -> None:
-    """Note last uses in the file; what cannot be written is lost, and said in the log of the process."""
-    try:
-        store = KeyStore(path)
-        try:
-            store.touch(used)
-        finally:
-            store.close()
-    except sqlite3.Error as error:
-        _log.warning("keys: the last use of %d keys could not be written: %s", len(used), error)
+def _header(name: bytes) -> KeyOf:
+    def key(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
+        return head.get(name)
+
+    return key
+
+
+def _cookie(name: bytes) -> KeyOf:
+    def key(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
+        return read_cookie((field.value for field in head.lines if field.name == b"cookie"), name)
+
+    return key
+
+
+def _parameter(name: str) -> KeyOf:
+    def key(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
+        return parameters.get(name)
+
+    return key
+
+
+def _address(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
+    return peer

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from passerelle.composition import Composed, Gathering, Passed
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.forward import Forward, Leg
+from passerelle.gateway.leg import Leg
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import serialize
 from passerelle.messages import Fields, Response
@@ -45,7 +45,7 @@ class PartCall:
         self._pieces: list[bytes] = []
         self._size = 0
         self.cookies: tuple[bytes, ...] = ()
-        self.forward = Forward(leg, self, b"GET", message, None, now)
+        self.forward = leg.service.forward(leg, self, b"GET", message, None, now)
 
     def cancel(self) -> None:
         """The part is not wanted any more."""

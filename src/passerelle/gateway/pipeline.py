@@ -12,6 +12,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
+from passerelle.balancing.sticky import set_cookie
 from passerelle.composition import Gathering, Outcome
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
@@ -19,6 +20,7 @@ from passerelle.gateway.fields import client_address, part_fields, upstream_fiel
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.parts import PartCall, composed_answer
 from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
+from passerelle.gateway.service import StickyCookie
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.http1.write import problem, serialize
@@ -44,6 +46,7 @@ class Exchange:
         "_body",
         "_client",
         "_continued",
+        "_cookie",
         "_counted",
         "_finished",
         "_forward",
@@ -73,6 +76,7 @@ class Exchange:
         self._asked: Asked | None = None
         self._body: RequestBody | None = None
         self._continued = False
+        self._cookie: StickyCookie | None = None
         self._counted = False
         self._finished = False
         self._forward: Forward | None = None
@@ -117,8 +121,7 @@ class Exchange:
         """Ask the guards. False when one has answered, or must wait: then :meth:`resume` goes on. A refusal raises."""
         asked = self._asked
         if asked is None:
-            address = client_address(self._head, self._client.peer, self._gateway.proxies)
-            asked = self._asked = Asked(self._method, self._path, address, self._head.lines)
+            asked = self._asked = Asked(self._method, self._path, self._address(), self._head.lines)
         for index in range(first, len(plan.guards)):
             answer = plan.guards[index](asked)
             if answer is None:
@@ -184,7 +187,11 @@ class Exchange:
             fields,
             self._request_id,
         )
-        self._forward = forward = Forward(plan, self, self._method, message, self._body, self._started)
+        service = plan.service
+        self._forward = forward = service.forward(plan, self, self._method, message, self._body, self._started)
+        if service.key is not None:
+            forward.key = service.key(head, match.params, self._address())
+            self._cookie = service.cookie
         forward.start()
 
     def _compose(self, plan: ComposePlan, match: Match) -> None:
@@ -200,6 +207,9 @@ class Exchange:
             part = plan.parts[index]
             message = b"GET " + part.path.fill(match.params) + rest
             asked = PartCall(gathering, index, part, message, self._started)
+            key = part.service.key
+            if key is not None:
+                asked.forward.key = key(head, match.params, self._address())
             parts.append(asked)
             asked.forward.start()
             return asked
@@ -220,7 +230,7 @@ class Exchange:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        if self._head.debug or (self._asked is not None and self._asked.answer):
+        if self._cookie is not None or self._head.debug or (self._asked is not None and self._asked.answer):
             self._client.send_head(head.relay + self._additions(), head, data, complete)
         else:
             self._client.send_response(head, data, complete)
@@ -268,10 +278,17 @@ class Exchange:
         self.finish(status)
 
     def _additions(self) -> bytes:
-        """Field lines of the gateway's own for an answer: those of the guards, and who answered."""
+        """Field lines of our own: those of the guards, which instance it was (for who asks here), the sticky cookie."""
         lines = self._asked.answer if self._asked is not None else b""
         if self._head.debug and self._for_us():
             lines += b"Passerelle-Instance: %b\r\n" % self._instances()
+        if self._cookie is not None:
+            forward = cast(Forward, self._forward)
+            token = self._cookie.node.token(forward.instance)
+            if token != forward.key:
+                trusted = self._gateway.proxies.trusts(self._client.peer)
+                secure = trusted and self._head.get(b"x-forwarded-proto") == b"https"
+                lines += b"Set-Cookie: %b\r\n" % set_cookie(self._cookie.name, token, secure=secure)
         return lines
 
     def on_failure(self, failure: Failure) -> None:
@@ -347,6 +364,9 @@ class Exchange:
         if self._gathering is not None:
             self._gathering.cancel()
 
+    def _address(self) -> bytes:
+        return client_address(self._head, self._client.peer, self._gateway.proxies)
+
     def _for_us(self) -> bool:
         """Whether the client is on this machine, and not merely a proxy in front of one that is not."""
         return self._client.local and not self._head.forwarded
@@ -384,7 +404,7 @@ class Exchange:
         body, client, head = self._body, self._client, self._head
         log.add(
             self._request_id,
-            client_address(head, client.peer, self._gateway.proxies) if head.forwarded else client.peer,
+            self._address() if head.forwarded else client.peer,
             self._method,
             self._target,
             head.host or b"",

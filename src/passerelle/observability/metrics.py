@@ -125,6 +125,11 @@ class ServiceMetrics:
         """Attempts that have ended, answered or failed."""
         return sum(self._buckets)
 
+    @property
+    def mean(self) -> float:
+        """How long an attempt took on average, in seconds; 0 before the first."""
+        return self._sum / attempts if (attempts := self.attempts) else 0.0
+
     def observe(self, status: int, seconds: float) -> None:
         """Count an attempt that was answered, from its picking an instance to the answer's last byte (seconds)."""
         try:

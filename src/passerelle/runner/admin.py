@@ -9,8 +9,10 @@ import asyncio
 import ipaddress
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -23,8 +25,10 @@ from passerelle.messages import Fields, Response
 from passerelle.observability.exposition import render
 from passerelle.observability.metrics import Snapshot
 from passerelle.runner import ports
+from passerelle.runner.changes import Refused
 
 _SWEEP = 1.0
+_CHANGES = (b"/reload", b"/scale", b"/restart")
 _TEXT: Fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store")]
 _JSON: Fields = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
 
@@ -41,6 +45,9 @@ class Subject(Protocol):
 
     async def status(self) -> dict[str, Any]:
         """Everything that runs."""
+
+    async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+        """``reload``, ``scale`` or ``restart``. :raises Refused: when it cannot be done."""
 
 
 class Admin:
@@ -99,6 +106,13 @@ class Admin:
         connection.adopt(_Exchange())
         path = target.partition(b"?")[0]
         page = self._pages.get(path)
+        if path in _CHANGES:
+            page = None if method != b"POST" else partial(self._change, target)
+            problem = _not_for(connection, method, head)
+            if problem is not None:
+                connection.send(problem)
+                return
+            method = b"GET"
         if not self._any_host and not _is_loopback(head.host or b""):
             connection.send(_text(421, b"the admin address is for this machine: ask for localhost\n"))
         elif page is None:
@@ -122,6 +136,16 @@ class Admin:
     def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
         """What was no request was refused."""
         return b"admin"
+
+    # Changes
+
+    async def _change(self, target: bytes, head: RequestHead) -> Response:
+        path, _, query = target.decode("ascii").partition("?")
+        try:
+            answer = await self._subject.change(path[1:], dict(parse_qsl(query)))
+        except Refused as refused:
+            return Response(409, _JSON, orjson.dumps({"problems": refused.problems}, option=orjson.OPT_APPEND_NEWLINE))
+        return Response(200, _JSON, orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE))
 
     # The pages
 
@@ -162,6 +186,20 @@ class _Exchange:
 
     def on_client_resumed(self) -> None:
         """The answer is small."""
+
+
+def _not_for(connection: ClientConnection, method: bytes, head: RequestHead) -> Response | None:
+    """Why a change is not made: only a program on this machine may ask for one, and no page in a browser.
+
+    A page can send a POST to any address, but not with a field of its own unless it is allowed to (Fetch §3.2.2).
+    """
+    if method != b"POST":
+        return _text(405, b"only POST\n", [(b"Allow", b"POST")])
+    if not connection.local or not _is_loopback(head.host or b""):
+        return _text(403, b"changes are for this machine: ask 127.0.0.1 on it\n")
+    if head.get(b"passerelle-admin") is None or head.get(b"origin") is not None:
+        return _text(403, b"changes need the field Passerelle-Admin, and come from no page\n")
+    return None
 
 
 def _text(status: int, text: bytes, fields: Fields | None = None) -> Response:

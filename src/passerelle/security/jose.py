@@ -1,7 +1,7 @@
 """Signed tokens (RFC 7515, RFC 7519) and the keys that verify them (RFC 7517), on top of joserfc.
 
 What is decided here: which algorithm may go with which key, and what is a token at all. The signatures themselves are
-joserfc's and cryptography's work (docs/decisions/008-jwt-library.md). The rules are those of RFC 8725.
+joserfc's and cryptography's work (docs/decisions/009-jwt-library.md). The rules are those of RFC 8725.
 """
 
 from __future__ import annotations
