@@ -16,7 +16,7 @@ from passerelle.composition import Gathering, Outcome
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.exchange import ExchangeState
-from passerelle.gateway.fields import client_address, part_fields, upstream_fields
+from passerelle.gateway.fields import part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.parts import PartCall, composed_answer
 from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
@@ -66,8 +66,7 @@ class Exchange(ExchangeState):
         """Ask the guards. False when one has answered, or must wait: then :meth:`resume` goes on. A refusal raises."""
         asked = self._asked
         if asked is None:
-            address = client_address(self._head, self._client.peer, self._gateway.proxies)
-            asked = self._asked = Asked(self._method, self._path, address, self._head.lines)
+            asked = self._asked = Asked(self._method, self._path, self._address(), self._head.lines)
         for index in range(first, len(plan.guards)):
             answer = plan.guards[index](asked)
             if answer is None:
@@ -136,7 +135,7 @@ class Exchange(ExchangeState):
         service = plan.service
         self._forward = forward = service.forward(plan, self, self._method, message, self._body, self._started)
         if service.key is not None:
-            forward.key = service.key(head, match.params, self._client.peer)
+            forward.key = service.key(head, match.params, self._address())
             self._cookie = service.cookie
         forward.start()
 
@@ -155,7 +154,7 @@ class Exchange(ExchangeState):
             asked = PartCall(gathering, index, part, message, self._started)
             key = part.service.key
             if key is not None:
-                asked.forward.key = key(head, match.params, self._client.peer)
+                asked.forward.key = key(head, match.params, self._address())
             parts.append(asked)
             asked.forward.start()
             return asked
@@ -176,7 +175,7 @@ class Exchange(ExchangeState):
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        if self._head.debug or self._cookie is not None or (self._asked is not None and self._asked.answer):
+        if self._cookie is not None or self._head.debug or (self._asked is not None and self._asked.answer):
             self._client.send_head(head.relay + self._additions(), head, data, complete)
         else:
             self._client.send_response(head, data, complete)
@@ -224,16 +223,16 @@ class Exchange(ExchangeState):
         self.finish(status)
 
     def _additions(self) -> bytes:
-        """Field lines of our own for an answer: those of the guards, who answered, and the sticky cookie."""
+        """Field lines of our own: those of the guards, which instance it was (for who asks here), the sticky cookie."""
         lines = self._asked.answer if self._asked is not None else b""
         if self._head.debug and self._for_us():
             lines += b"Passerelle-Instance: %b\r\n" % self._instances()
-        forward = self._forward
-        if self._cookie is not None and forward is not None:
+        if self._cookie is not None:
+            forward = cast(Forward, self._forward)
             token = self._cookie.node.token(forward.instance)
             if token != forward.key:
-                peer = self._client.peer
-                secure = self._head.get(b"x-forwarded-proto") == b"https" and self._gateway.proxies.trusts(peer)
+                trusted = self._gateway.proxies.trusts(self._client.peer)
+                secure = trusted and self._head.get(b"x-forwarded-proto") == b"https"
                 lines += b"Set-Cookie: %b\r\n" % set_cookie(self._cookie.name, token, secure=secure)
         return lines
 
