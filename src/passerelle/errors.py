@@ -36,6 +36,7 @@ class Kind(enum.Enum):
     METHOD_UNKNOWN = "method_unknown"
     CODING_UNSUPPORTED = "coding_unsupported"
     CLIENT_GONE = "client_gone"
+    NOT_CACHED = "not_cached"
     # ours
     INTERNAL = "internal"
     NO_INSTANCE = "no_instance"
@@ -67,6 +68,7 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.VERSION_UNSUPPORTED: (505, Side.CLIENT, "The HTTP version is not supported"),
     Kind.METHOD_UNKNOWN: (501, Side.CLIENT, "The method is not supported"),
     Kind.CODING_UNSUPPORTED: (501, Side.CLIENT, "The transfer coding is not supported"),
+    Kind.NOT_CACHED: (504, Side.CLIENT, "The response is not in the cache, and the request wants no other"),
     Kind.CLIENT_GONE: (499, Side.CLIENT, "The client left"),
     Kind.INTERNAL: (500, Side.GATEWAY, "The gateway failed"),
     Kind.NO_INSTANCE: (503, Side.GATEWAY, "The service is not available"),

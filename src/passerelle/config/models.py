@@ -18,12 +18,15 @@ from passerelle.config.values import (
     App,
     Command,
     EnvName,
+    FieldName,
     File,
+    Flag,
     Method,
     Name,
     PatternText,
     PlainPath,
     RouteHost,
+    TagText,
     TemplateText,
     Text,
     Whole,
@@ -162,6 +165,49 @@ class OnError(Model):
     value: JsonValue = Field(description="Any JSON value, put in the place of the part.")
 
 
+class RouteCache(Model):
+    """How the answers of a route, or of a part of a composition, are cached; empty: by RFC 9111 and no more."""
+
+    ttl: Duration | None = Field(
+        default=None, description="Lifetime from when an answer came, in place of its own, for `statuses`."
+    )
+    statuses: tuple[Annotated[int, Whole(200, 599)], ...] | None = Field(
+        default=None, min_length=1, description="Statuses that `ttl` is for; by default 200, 203, 204, 300, 301, 308."
+    )
+    stale_while_revalidate: Duration | None = Field(
+        default=None,
+        description="How long a stale answer is used while it is revalidated; by default as the answer says.",
+    )
+    stale_if_error: Duration | None = Field(
+        default=None, description="How long a stale answer is used for 500, 502, 503, 504; by default as it says."
+    )
+    stale_if_disconnected: Duration = Field(
+        default=86400.0, description="How long a stale answer is used while no instance answers at all."
+    )
+    tags: tuple[TagText, ...] = Field(
+        default=(), description="What its answers are purged by, filled with the route's parameters: `user:{user_id}`."
+    )
+    host: Flag = Field(default=True, description="Whether each host has answers of its own.")
+    query: tuple[Text, ...] | None = Field(
+        default=None, description="The query parameters that choose the answer, in any order; by default all, as sent."
+    )
+    vary_on: tuple[FieldName, ...] = Field(
+        default=(), description="Request fields that choose the answer, beside those of its `Vary`."
+    )
+    identity: Literal["rule", "consumer", "shared"] = Field(
+        default="rule",
+        description="Answers to requests with an identity: by RFC 9111, for each consumer apart, or for all.",
+    )
+    ignore_client_directives: Flag = Field(
+        default=False, description="Whether the `Cache-Control` of requests is passed over."
+    )
+    store_set_cookie: Flag = Field(default=False, description="Whether answers with `Set-Cookie` are stored, with it.")
+    heuristic: Flag = Field(
+        default=True, description="Whether answers without a lifetime get one from their `Last-Modified`."
+    )
+    max_body: Size = Field(default=8 * 2**20, description="Longest body that is stored.")
+
+
 class Part(Model):
     """One part of a composed answer: a request to a service."""
 
@@ -175,6 +221,9 @@ class Part(Model):
     on_error: OnError | None = Field(
         default=None,
         description="What to put in for a part that failed: `null` or `{value: …}`. Without the key it is required.",
+    )
+    cache: RouteCache | None = Field(
+        default=None, description="How the part's answers are cached, apart from those of any route; none without it."
     )
 
     @property
@@ -214,6 +263,9 @@ class Route(Model):
     attempts: Annotated[int, Whole(1, 10)] = Field(
         default=2, description="Most attempts, the first included; `1` means no retry."
     )
+    cache: RouteCache | None = Field(
+        default=None, description="How the answers are cached, `{}` for RFC 9111 alone; none without it."
+    )
 
     @property
     def accepted(self) -> frozenset[bytes] | None:
@@ -234,6 +286,12 @@ class Route(Model):
         return self
 
 
+class Cache(Model):
+    """The cache that all cached routes of a worker share."""
+
+    memory: Size = Field(default=128 * 2**20, description="Memory for stored answers, per worker, all of it counted.")
+
+
 class Config(Model):
     """A gateway: where it listens, what is behind it, and which requests go where."""
 
@@ -251,6 +309,7 @@ class Config(Model):
         default=(), description="Address ranges whose `X-Forwarded-*` fields are believed."
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
+    cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
     routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")
 
@@ -287,6 +346,8 @@ def route_shape(keys: set[str]) -> Shape:
         return [("compose", "found beside service; allowed is one of service, compose")]
     if "service" not in keys and "compose" not in keys:
         return [(None, "a route needs one of service, compose; found neither")]
+    if "compose" in keys and "cache" in keys:
+        return [("cache", "found beside compose; allowed with service only (each part has its own cache)")]
     if "compose" in keys and "rewrite" in keys:
         return [("rewrite", "found beside compose; allowed with service only (each part has its own path)")]
     return []

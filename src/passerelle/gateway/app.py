@@ -18,10 +18,12 @@ from passerelle.balancing.policies import POLICIES, Node, Policy
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.errors import Failure
+from passerelle.gateway.cache import Cache
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.invalidation import Invalidator
 from passerelle.gateway.pipeline import Exchange
-from passerelle.gateway.plan import Environment, RoutePlan, build_router
+from passerelle.gateway.plan import Environment, RoutePlan, build_router, cache_of, is_cached
 from passerelle.gateway.service import InstanceSpec, Members, PoolSettings, Service
 from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
@@ -61,8 +63,12 @@ class Gateway:
         self._clock = Clock()
         self._members: dict[str, Members] = {}
         self._services = {name: self._service(name, service) for name, service in config.services.items()}
-        environment = Environment(self._services, self._deadlines_for, self.metrics.route, self._route_log)
+        self.cache = Cache(config.cache.memory) if any(map(is_cached, config.routes)) else None
+        environment = Environment(self._services, self._deadlines_for, self.metrics.route, self._route_log, self.cache)
         self.router = build_router(config, environment)
+        if self.cache is not None:
+            self.invalidator = Invalidator(self.cache, self.router.match, cache_of)
+            self.metrics.cache = self.cache.snapshot
         self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0)
         limits = config.limits
         self._listener = Listener(
@@ -136,6 +142,10 @@ class Gateway:
         """Open the access log's file anew, after it was moved away."""
         if self._sink is not None:
             self._sink.reopen()
+
+    def purge(self, what: str, value: str) -> int:
+        """Let the cache go of what has a tag, a path, or of all (``what``: tag, path, all); how many there were."""
+        return self.cache.purge(what, value) if self.cache is not None else 0
 
     def snapshot(self) -> dict[str, Any]:
         """Counters as JSON-able values (see :mod:`passerelle.observability.metrics`)."""

@@ -8,20 +8,28 @@ Whatever happens, :meth:`Exchange.finish` runs exactly once.
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import perf_counter, time
 from typing import TYPE_CHECKING, cast
 
+from passerelle.caching.answers import answer, wire
+from passerelle.caching.entry import SPECIAL, Entry
+from passerelle.caching.facts import Facts
+from passerelle.caching.keys import Target
+from passerelle.caching.policy import HIT, lookup
 from passerelle.composition import Composed, Gathering, Outcome
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
+from passerelle.gateway.cache import CachePlan, request_facts
+from passerelle.gateway.cached import Seat
 from passerelle.gateway.fields import part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.parts import PartCall
 from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
+from passerelle.gateway.wanted import Wanted
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.http1.write import problem, serialize
-from passerelle.messages import Fields, Response
+from passerelle.messages import SAFE_METHODS, Fields, Response
 from passerelle.observability.access_log import RouteLog
 from passerelle.routing import Match, canonical_path
 
@@ -59,6 +67,8 @@ class Exchange:
         "_started",
         "_status",
         "_target",
+        "cache_status",
+        "cached",
     )
 
     def __init__(
@@ -73,7 +83,7 @@ class Exchange:
         self._continued = False
         self._counted = False
         self._finished = False
-        self._forward: Forward | None = None
+        self._forward: Forward | Seat | None = None
         self._gathering: Gathering | None = None
         self._parts: list[PartCall] | tuple[()] = ()
         self._path = target
@@ -83,6 +93,8 @@ class Exchange:
         self._sent_before = client.sent
         self._started = perf_counter()
         self._status = 0
+        self.cache_status = b""  # the field line that tells of the cache (RFC 9211), on its routes
+        self.cached: str | None = None
 
     # ---- the line
 
@@ -97,9 +109,12 @@ class Exchange:
             # 3. What the client wants to send must be allowed before it is asked to send it.
             if not self._head.plain:
                 self._prepare_body(plan)
-            # 4. Answer from one service, or from several.
+            # 4. Answer from the cache, from one service, or from several.
             if isinstance(plan, ForwardPlan):
-                self._forward_to(plan, match)
+                if plan.cache is None:
+                    self._forward_to(plan, match)
+                else:
+                    self._from_cache(plan, plan.cache, match)
             else:
                 self._compose(cast(ComposePlan, plan), match)
         except Failure as failure:
@@ -130,21 +145,62 @@ class Exchange:
         if head.expect:
             self._gateway.loop.call_later(CONTINUE_SECONDS, self._continue)
 
+    def _from_cache(self, plan: ForwardPlan, cache: CachePlan, match: Match) -> None:
+        head = self._head
+        method = self._method
+        if head.upgrade is not None or not (cache.stores or method not in SAFE_METHODS):
+            self._forward_to(plan, match)
+            return
+        facts: Facts | None = head.cache_facts
+        if facts is None or facts.method != method:
+            facts = request_facts(head, method)
+        host = head.host or b""
+        if cache.whole_uri:
+            key = b"%b %b%b" % (host, self._path, self._query)
+        else:
+            key = cache.settings.key.key(host, self._path, self._query[1:] if self._query else None)
+        if not facts.needs & SPECIAL:
+            # The short way of a hit, the cheapest answer of all.
+            entry = cache.cache.shelf.find(key, facts)
+            now = time()
+            if (
+                entry is not None
+                and lookup(facts, entry, now, cache.settings) is HIT
+                and self._client.send_ready(wire(entry, now), len(entry.body))
+            ):
+                self.cached = "hit"
+                cache.counts["hit"] += 1
+                self.finish(entry.status)
+                return
+        target = Target(self._path, self._query[1:] if self._query else None)
+        message = self._message(plan, match)
+        authority = head.authority.lower()
+        wanted = Wanted(plan, cache, facts, key, message, match.params, self._started, host, authority, target)
+        self._forward = seat = Seat(self, wanted)
+        if method in (b"GET", b"HEAD") and not facts.has_body:
+            seat.start()
+        else:
+            seat.go_around(self._gateway.invalidator, self._body)
+
     def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
+        message = self._message(plan, match)
+        self._forward = forward = Forward(plan, self, self._method, message, self._body, self._started)
+        forward.start()
+
+    def _message(self, plan: ForwardPlan, match: Match) -> bytes:
+        """The request for upstream: its line, its fields, the empty line."""
         head = self._head
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
         fields = head.upstream
         if fields is None:
             fields = head.upstream = upstream_fields(head, self._client.peer, self._gateway.trusts)
-        message = b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
+        return b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
             self._method,
             path,
             self._query,
             fields,
             self._request_id,
         )
-        self._forward = forward = Forward(plan, self, self._method, message, self._body, self._started)
-        forward.start()
 
     def _compose(self, plan: ComposePlan, match: Match) -> None:
         head = self._head
@@ -177,15 +233,23 @@ class Exchange:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        if self._head.debug and self._for_us():
-            debug = b"Passerelle-Instance: %b\r\n" % self._instances()
-            self._client.send_head(head.relay + debug, head, data, complete)
+        if self.cache_status or self._head.debug:
+            lines = self.cache_status
+            if self._head.debug and self._for_us():
+                lines += b"Passerelle-Instance: %b\r\n" % self._instances()
+            self._client.send_head(head.relay + lines, head, data, complete)
         else:
             self._client.send_response(head, data, complete)
         if complete:
             self.finish(head.status)
         else:
             self._status = head.status
+
+    def on_stored(self, facts: Facts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
+        """The cache answers: whole, with a range, or with 304. ``own`` are field lines for this client alone."""
+        status, head, body = answer(facts, entry, time(), status_line=status_line, own=own)
+        self._client.send_stored(head, body)
+        self.finish(status)
 
     def on_data(self, data: bytes) -> None:
         """More of the body."""
@@ -254,6 +318,8 @@ class Exchange:
         fields: Fields = []
         if isinstance(failure, MethodNotAllowed):
             fields.append((b"Allow", b", ".join(failure.allowed)))
+        if self.cache_status:
+            fields.append((b"Cache-Status", self.cache_status[14:-2]))
         client.send(problem(failure, self._request_id, fields))
         self.finish(failure.status, failure)
 
@@ -320,7 +386,7 @@ class Exchange:
 
     def _instances(self) -> bytes:
         """Who answered, for a client on this machine that asks with ``Passerelle-Debug: 1``."""
-        forwards: list[Forward | None] = [part.forward for part in self._parts] or [self._forward]
+        forwards: list[Forward | Seat | None] = [part.forward for part in self._parts] or [self._forward]
         return ", ".join(f.instance.name for f in forwards if f is not None).encode()
 
     def finish(self, status: int, failure: Failure | None = None) -> None:
@@ -368,6 +434,7 @@ class Exchange:
             attempts,
             instance,
             failure,
+            self.cached,
         )
 
 

@@ -10,6 +10,7 @@ import orjson
 
 from passerelle.composition import Composition, Part
 from passerelle.config.models import Config, Route
+from passerelle.gateway.cache import Cache, CachePlan, make_plan
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.service import Service
 from passerelle.observability.access_log import RouteLog
@@ -27,6 +28,7 @@ class PartPlan:
     path: Template
     deadlines: Deadlines
     attempts: int
+    cache: CachePlan | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,16 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True)
 class ForwardPlan(RoutePlan):
-    """A route that one service answers; ``rewrite`` is None where it sees the client's path."""
+    """A route that one service answers; ``rewrite`` is None where it sees the client's path.
+
+    ``cache`` is None where no route of the gateway is cached. Else what is changed on any route is let go of.
+    """
 
     service: Service
     deadlines: Deadlines
     attempts: int
     rewrite: Template | None
+    cache: CachePlan | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class Environment:
     deadlines: Callable[[float], Deadlines]
     metrics: Callable[[str], RouteMetrics]
     log: Callable[[str, str | None], RouteLog | None]
+    cache: Cache | None
 
 
 def build_router(config: Config, environment: Environment) -> Router:
@@ -79,6 +86,16 @@ def build_router(config: Config, environment: Environment) -> Router:
     )
 
 
+def cache_of(plan: object) -> CachePlan | None:
+    """The cache of a route whose answers are stored, else None."""
+    return plan.cache if isinstance(plan, ForwardPlan) and plan.cache is not None and plan.cache.stores else None
+
+
+def is_cached(route: Route) -> bool:
+    """Whether answers of the route, or of a part of it, are stored."""
+    return route.cache is not None or any(part.cache is not None for part in (route.compose or {}).values())
+
+
 def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     limit = config.body_limit(route)
     metrics = environment.metrics(route.label)
@@ -89,7 +106,8 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         service = environment.services[route.service]
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
         deadlines = environment.deadlines(route.timeout)
-        return ForwardPlan(metrics, log, body_limit, service, deadlines, route.attempts, rewrite)
+        cache = make_plan(environment.cache, route.cache, metrics.cache) if environment.cache is not None else None
+        return ForwardPlan(metrics, log, body_limit, service, deadlines, route.attempts, rewrite, cache)
     parts = []
     plans = []
     for name, part in (route.compose or {}).items():
@@ -98,7 +116,9 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
         service = environment.services[part.service]
         path = Template(part.path, rest)
-        plans.append(PartPlan(name, service, path, environment.deadlines(seconds), route.attempts))
+        shared = environment.cache if part.cache is not None else None
+        cache = make_plan(shared, part.cache, metrics.cache) if shared is not None else None
+        plans.append(PartPlan(name, service, path, environment.deadlines(seconds), route.attempts, cache))
     return ComposePlan(metrics, log, body_limit, Composition(parts), tuple(plans))
 
 

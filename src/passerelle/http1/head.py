@@ -86,6 +86,7 @@ class RequestHead:
 
     __slots__ = (
         "authority",
+        "cache_facts",
         "chunked",
         "close",
         "content_length",
@@ -95,6 +96,7 @@ class RequestHead:
         "host",
         "keep_alive",
         "lines",
+        "part_facts",
         "part_fields",
         "plain",
         "relay",
@@ -121,7 +123,10 @@ class RequestHead:
         self.host: bytes | None = None
         self.upgrade: bytes | None = None
         self.user_agent = b""
-        # Kept by the gateway for as long as this head is remembered: the field lines for an upstream, and for parts.
+        # Kept by the gateway for as long as this head is remembered: the field lines for an upstream, and for parts,
+        # and what either say to a cache.
+        self.cache_facts: Any = None
+        self.part_facts: Any = None
         self.upstream: bytes | None = None
         self.part_fields: bytes | None = None
         options: frozenset[bytes] = frozenset()
