@@ -204,6 +204,103 @@ def test_warnings_come_at_most_once_a_minute(tmp_path: Path) -> None:
     sink.close(0.01)
 
 
+class Disk:
+    """Stands between the sink and a file: what ``os.write`` does is the test's to say."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._write = os.write
+        self.now = 0.0
+        self.seconds = 0.0
+        self.takes: list[int | OSError] = []
+        self.threads: list[str] = []
+        monkeypatch.setattr(os, "write", self.write)
+
+    def write(self, fd: int, data: bytes) -> int:
+        self.threads.append(threading.current_thread().name)
+        self.now += self.seconds
+        most = self.takes.pop(0) if self.takes else len(data)
+        if isinstance(most, OSError):
+            raise most
+        return self._write(fd, data[:most])
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+@contextmanager
+def sink_on(disk: Disk, path: Path) -> Iterator[LogSink]:
+    sink = LogSink(path, warn=lambda sentence: None, clock=lambda: disk.now, retry=0.02)
+    try:
+        yield sink
+    finally:
+        sink.close(5)
+
+
+MAIN = threading.main_thread().name
+
+
+def test_a_file_that_is_well_is_written_at_once(tmp_path: Path, disk: Disk) -> None:
+    with sink_on(disk, tmp_path / "log") as sink:
+        put(sink, b"1\n", b"2\n")
+        assert (tmp_path / "log").read_bytes() == b"1\n2\n"
+        assert sink.counts() == (2, 0)
+    assert disk.threads == [MAIN]
+
+
+@pytest.mark.parametrize("takes", [0, 1, 2, 3, 5, 6])
+def test_what_a_file_does_not_take_at_once_the_thread_writes_in_order(tmp_path: Path, disk: Disk, takes: int) -> None:
+    disk.takes = [takes]
+    with sink_on(disk, tmp_path / "log") as sink:
+        put(sink, b"1\n", b"22\n", b"3\n")
+        put(sink, b"4\n")
+    assert (tmp_path / "log").read_bytes() == b"1\n22\n3\n4\n"
+    assert sink.counts() == (4, 0)
+    assert set(disk.threads[1:]) == {"access-log"}
+
+
+def test_an_error_gives_the_file_to_the_thread_for_a_while(tmp_path: Path, disk: Disk) -> None:
+    disk.takes = [OSError(28, "No space left on device")]
+    with sink_on(disk, tmp_path / "log") as sink:
+        put(sink, b"1\n")
+        until(lambda: sink.counts() == (1, 0))
+        disk.now += 9.9
+        put(sink, b"2\n")
+        until(lambda: sink.counts() == (2, 0))
+        until(lambda: sink._taken_bytes == sink._done_bytes)
+        disk.now += 0.2
+        put(sink, b"3\n")
+    assert disk.threads == [MAIN, "access-log", "access-log", MAIN]
+    assert (tmp_path / "log").read_bytes() == b"1\n2\n3\n"
+
+
+def test_a_slow_write_gives_the_file_to_the_thread_for_a_while(tmp_path: Path, disk: Disk) -> None:
+    with sink_on(disk, tmp_path / "log") as sink:
+        disk.seconds = 0.03
+        put(sink, b"1\n")
+        put(sink, b"2\n")
+        until(lambda: sink._taken_bytes == sink._done_bytes)
+        disk.seconds, disk.now = 0.0, disk.now + 10
+        put(sink, b"3\n")
+        put(sink, b"4\n")
+    assert disk.threads == [MAIN, "access-log", MAIN, MAIN]
+    assert sink.counts() == (4, 0)
+
+
+def test_a_line_put_right_after_reopening_is_in_the_new_file(tmp_path: Path) -> None:
+    path, old = tmp_path / "access.log", tmp_path / "access.log.1"
+    with sink_to(path) as sink:
+        for number in range(20):
+            put(sink, b"before %d\n" % number)
+            path.rename(old)
+            sink.reopen()
+            put(sink, b"after %d\n" % number)
+            until(lambda number=number: sink.counts() == (2 * number + 2, 0) and not sink._reopening)
+            assert old.read_bytes().splitlines()[-1] == b"before %d" % number
+            assert path.read_bytes() == b"after %d\n" % number
+
+
 def test_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
     with sink_to(None) as sink:
         put(sink, b"1\n")

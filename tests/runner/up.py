@@ -53,7 +53,8 @@ class Up:
             match = re.search(pattern, self.text)
             if match:
                 found.append(match)
-            return bool(match) or self.popen.poll() is not None
+            # What the user started may be gone and the rest of it still have something to say.
+            return bool(match) or (self.popen.poll() is not None and not self.alive())
 
         with contextlib.suppress(AssertionError):
             until_now(look, limit)

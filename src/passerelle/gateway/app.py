@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -17,10 +18,11 @@ from passerelle.balancing.group import Group
 from passerelle.balancing.policies import POLICIES, Node, Policy
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
-from passerelle.errors import Failure
+from passerelle.errors import Failure, Kind
 from passerelle.gateway.cache import Cache
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.hits import answer_hit
 from passerelle.gateway.invalidation import Invalidator
 from passerelle.gateway.pipeline import Exchange
 from passerelle.gateway.plan import Environment, RoutePlan, build_router, cache_of, is_cached
@@ -34,6 +36,8 @@ from passerelle.observability.log_sink import LogSink
 from passerelle.observability.metrics import UNMATCHED, Metrics
 
 __all__ = ["Gateway", "InstanceSpec"]
+
+logger = logging.getLogger("passerelle")
 
 # How often deadlines are looked at (seconds): a deadline is late by at most this.
 TICK = 0.05
@@ -169,7 +173,15 @@ class Gateway:
 
     def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Carry a request out."""
-        Exchange(self, connection, method, target, head).start()
+        if self.cache is not None and answer_hit(self, self.cache, connection, method, target, head):
+            return
+        exchange = Exchange(self, connection, method, target, head)
+        try:
+            exchange.start()
+        except Exception as error:
+            # A defect of ours: the client gets an answer and the process goes on; the traceback is for the log alone.
+            logger.exception("request failed within the gateway")
+            exchange.on_failure(Failure(Kind.INTERNAL, repr(error)))
 
     def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
         """Count and log what was no request; gives its id."""

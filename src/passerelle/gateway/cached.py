@@ -9,7 +9,7 @@ from time import perf_counter, time
 from typing import TYPE_CHECKING, Protocol
 
 from passerelle.caching.answers import HIT, STALE_HIT, forwarded
-from passerelle.caching.entry import SPECIAL, Entry
+from passerelle.caching.entry import IDENTITY, Entry
 from passerelle.caching.facts import Facts
 from passerelle.caching.flight import Flight
 from passerelle.caching.policy import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from passerelle.gateway.invalidation import Invalidator
     from passerelle.http1.head import ResponseHead
 
-# How often a request may wait for another one: what it waited for may turn out to be another variant, hardly ever twice.
+# How often a request may wait for another one: the first may bring another variant, the second hardly ever.
 MAX_WAITS = 2
 # RFC 9211 §2.8.
 REFUSED = b"Cache-Status: passerelle; detail=only-if-cached\r\n"
@@ -150,7 +150,7 @@ class Seat:
         """Whether ``entry`` is the very variant that this request selects, and may be shared with who sends it."""
         wanted = self._wanted
         slot = wanted.plan.cache.shelf.slot(wanted.key, wanted.facts)[0]
-        return slot == entry.key and not wanted.facts.needs & entry.refuses & ~SPECIAL
+        return slot == entry.key and not wanted.facts.needs & entry.refuses & IDENTITY
 
     def _refresh(self, entry: Entry, now: float) -> None:
         """Validate ``entry`` in the background, unless that is being done (RFC 5861 §3)."""

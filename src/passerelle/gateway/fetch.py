@@ -295,6 +295,7 @@ class Fetch:
         if entry is None:
             return None, False
         shelf = wanted.plan.cache.shelf
+        entry.owner = wanted.owner
         return entry, shelf.place(wanted.key, wanted.facts, draft.names, entry, self._epoch)
 
     def _store_no_more(self) -> None:
@@ -342,6 +343,7 @@ class Fetch:
         wanted = self._wanted
         cache = wanted.plan.cache
         entry = outcome.entry
+        entry.owner = wanted.owner
         if outcome.keep:
             cache.shelf.place(wanted.key, wanted.facts, outcome.names, entry, self._epoch)
         else:

@@ -11,11 +11,10 @@ from __future__ import annotations
 from time import perf_counter, time
 from typing import TYPE_CHECKING, cast
 
-from passerelle.caching.answers import answer, wire
-from passerelle.caching.entry import SPECIAL, Entry
+from passerelle.caching.answers import answer
+from passerelle.caching.entry import Entry
 from passerelle.caching.facts import Facts
 from passerelle.caching.keys import Target
-from passerelle.caching.policy import HIT, lookup
 from passerelle.composition import Composed, Gathering, Outcome
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
@@ -159,23 +158,12 @@ class Exchange:
             key = b"%b %b%b" % (host, self._path, self._query)
         else:
             key = cache.settings.key.key(host, self._path, self._query[1:] if self._query else None)
-        if not facts.needs & SPECIAL:
-            # The short way of a hit, the cheapest answer of all.
-            entry = cache.cache.shelf.find(key, facts)
-            now = time()
-            if (
-                entry is not None
-                and lookup(facts, entry, now, cache.settings) is HIT
-                and self._client.send_ready(wire(entry, now), len(entry.body))
-            ):
-                self.cached = "hit"
-                cache.counts["hit"] += 1
-                self.finish(entry.status)
-                return
         target = Target(self._path, self._query[1:] if self._query else None)
         message = self._message(plan, match)
         authority = head.authority.lower()
-        wanted = Wanted(plan, cache, facts, key, message, match.params, self._started, host, authority, target)
+        owner = plan if cache.whole_uri else None
+        params = match.params
+        wanted = Wanted(plan, cache, facts, key, message, params, self._started, host, authority, target, owner)
         self._forward = seat = Seat(self, wanted)
         if method in (b"GET", b"HEAD") and not facts.has_body:
             seat.start()

@@ -19,7 +19,8 @@ from passerelle.messages import Fields
 class Wanted:
     """A request on its way to a cache: what it asks of whom. ``started`` is when (of ``perf_counter``).
 
-    ``host`` is the Host's normal form without a port, ``authority`` the Host as sent, in lower case.
+    ``host`` is the Host's normal form without a port, ``authority`` the Host as sent, in lower case. ``owner`` is the
+    route's plan where a hit may go the short way (see :mod:`passerelle.gateway.hits`).
     """
 
     leg: Leg
@@ -32,6 +33,7 @@ class Wanted:
     host: bytes = b""
     authority: bytes = b""
     target: Target | None = None
+    owner: object = None
 
 
 def edited(message: bytes, decision: Miss | Stale) -> bytes:

@@ -1,9 +1,13 @@
-"""Where access log lines go: a file or standard output, by a thread of its own.
+"""Where access log lines go: a file or standard output.
 
-No request ever waits for a log. A disk may be full or slow, a pipe may be closed or have a reader that has stopped
-reading; then lines pile up to a bound, further ones are dropped and counted, and what waits is tried again. A thread
-and not a non-blocking descriptor, because files have no such thing, and because O_NONBLOCK on a standard output is set
-for every process that shares it.
+No request waits for a log that is in trouble. A disk may be full or slow, a pipe may be closed or have a reader that
+has stopped reading; then lines pile up to a bound, further ones are dropped and counted, and what waits is tried again.
+A thread does that, and not a non-blocking descriptor, because files have no such thing, and because O_NONBLOCK on a
+standard output is set for every process that shares it.
+
+A regular file that is well is written at once, on the loop's thread: to the page cache that takes 0.3 µs a line, and
+waking a thread for it takes 0.6 µs more. The first write that fails, falls short or
+takes long gives the file to the thread.
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ LIMIT_BYTES = 8 * 1024 * 1024
 _PIPE_BYTES = select.PIPE_BUF
 _RETRY_SECONDS = 1.0
 _BUSY_SECONDS = 0.01
+
+# A write at once that took so long says that the disk is busy; for so long it is the thread's then.
+_SLOW_SECONDS = 0.02
+_RELIEF_SECONDS = 10.0
 _WARN_SECONDS = 60.0
 _STDOUT = 1
 
@@ -48,6 +56,7 @@ class LogSink:
     ) -> None:
         self._path = path
         self._fd = _STDOUT if path is None else _open(path)
+        self._regular = _is_regular(self._fd)
         self._limit = limit
         self._warn = warn or _to_stderr
         self._clock = clock
@@ -56,11 +65,13 @@ class LogSink:
         # Each number below has one writer, so none needs a lock: the loop's thread ...
         self._taken_bytes = 0
         self._refused_lines = 0
-        self._told_lines = 0
+        self._direct_lines = 0
+        self._direct_after = float("-inf")
         # ... and the sink's.
         self._done_bytes = 0
         self._written_lines = 0
         self._lost_lines = 0
+        self._told_lines = 0
         self._queue: SimpleQueue[list[bytes] | None] = SimpleQueue()
         self._wake = threading.Event()
         self._reopening = False
@@ -70,12 +81,34 @@ class LogSink:
         self._thread.start()
 
     def put(self, lines: list[bytes], size: int) -> None:
-        """Take over whole lines, ``size`` bytes in all; they are dropped where too much waits already. Never blocks."""
-        if self._closing or self._taken_bytes - self._done_bytes + size > self._limit:
+        """Take over whole lines, ``size`` bytes in all; they are dropped where too much waits already."""
+        waiting = self._taken_bytes - self._done_bytes
+        if self._closing or waiting + size > self._limit:
             self._refused_lines += len(lines)
             return
+        if not waiting and self._regular and not self._reopening:  # the thread is idle: the file is ours
+            lines = self._write_at_once(lines)
+            if not lines:
+                return
+            size = sum(map(len, lines))
         self._taken_bytes += size
         self._queue.put(lines)
+
+    def _write_at_once(self, lines: list[bytes]) -> list[bytes]:
+        """Write what the file takes without trouble; gives the rest, a line that was cut in two first."""
+        begun = self._clock()
+        if begun < self._direct_after:
+            return lines
+        data = b"".join(lines)
+        try:
+            written = os.write(self._fd, data)
+        except OSError:
+            written = 0
+        if written < len(data) or self._clock() - begun > _SLOW_SECONDS:
+            self._direct_after = begun + _RELIEF_SECONDS
+        rest = data[written:].splitlines(keepends=True)
+        self._direct_lines += len(lines) - len(rest)
+        return rest
 
     def reopen(self) -> None:
         """Open the path again, as after logrotate renamed it; what was taken before goes to the old file if it can."""
@@ -84,7 +117,7 @@ class LogSink:
 
     def counts(self) -> tuple[int, int]:
         """Lines written and lines dropped, so far."""
-        return self._written_lines, self._refused_lines + self._lost_lines
+        return self._direct_lines + self._written_lines, self._refused_lines + self._lost_lines
 
     def close(self, timeout: float) -> None:
         """Write what waits for at most ``timeout`` seconds, drop the rest, close the file."""
@@ -107,7 +140,7 @@ class LogSink:
             lines = self._queue.get()
             if lines is not None:
                 self._write(lines)
-            if self._reopening and self._queue.empty():
+            elif self._reopening:
                 self._reopen()
             if self._closing and self._queue.empty():
                 break
@@ -127,7 +160,7 @@ class LogSink:
 
     def _portions(self, lines: list[bytes]) -> Iterator[tuple[bytes, int]]:
         """What to write at once: for a pipe, no more than it takes in one piece; the whole batch otherwise."""
-        if not stat.S_ISFIFO(os.fstat(self._fd).st_mode):
+        if self._regular or not stat.S_ISFIFO(os.fstat(self._fd).st_mode):
             yield b"".join(lines), len(lines)
             return
         start = size = 0
@@ -170,16 +203,15 @@ class LogSink:
         return bool(poll.poll(self._retry * 1000))
 
     def _reopen(self) -> None:
-        self._reopening = False
-        if self._path is None:
-            return
-        try:
-            fd = _open(self._path)
-        except OSError as error:
-            self._say(f"cannot be opened again: {error.strerror}")
-            return
-        os.close(self._fd)
-        self._fd = fd
+        if self._path is not None:
+            try:
+                fd = _open(self._path)
+            except OSError as error:
+                self._say(f"cannot be opened again: {error.strerror}")
+            else:
+                os.close(self._fd)
+                self._fd, self._regular = fd, _is_regular(fd)
+        self._reopening = False  # last: from now on the loop's thread may write
 
     def _say(self, what: str) -> bool:
         now = self._clock()
@@ -194,6 +226,10 @@ class LogSink:
 def _open(path: Path) -> int:
     # O_NONBLOCK: a named pipe that nobody reads is an error here, not a wait for ever. It changes nothing for files.
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+
+
+def _is_regular(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
 
 
 def _to_stderr(sentence: str) -> None:
