@@ -31,8 +31,9 @@ class Facts:
     """A request as a cache sees it.
 
     ``needs`` has COOKIE and AUTHORIZATION for what identifies its sender, DIRECTIVES for directives, and SPECIAL for
-    whatever else the short way of a hit does not look at. ``guarded`` counts an identity that the gateway itself established (API key, token, session)
-    as Authorization (RFC 9111 §3.5 is about both alike). ``consumer`` is that identity, for keys per consumer.
+    whatever else the short way of a hit does not look at. ``guarded`` counts an identity that the gateway itself
+    established (API key, token, session) as Authorization (RFC 9111 §3.5 is about both alike). ``consumer`` is that
+    identity, for keys per consumer.
     ``origin_only`` is true for conditions that only an origin evaluates (If-Match, If-Unmodified-Since).
     """
 

@@ -41,6 +41,8 @@ def default_text(field: FieldInfo) -> str | int | None:
     default = field.default
     if isinstance(default, float):
         return duration_text(default)
+    if isinstance(default, bool):
+        return "true" if default else "false"
     if isinstance(default, int):
         return default if any(isinstance(item, Whole) for item in field.metadata) else size_text(default)
     if field.is_required() or default is None or isinstance(default, tuple | dict | Model):

@@ -112,7 +112,7 @@ def settings_of(route: RouteCache) -> Settings:
     if route.statuses is not None:
         given["statuses"] = frozenset(route.statuses)
     return Settings(
-        key=KeyRule(route.host, query),
+        key=KeyRule(route.per_host, query),
         ttl=route.ttl,
         stale_while_revalidate=_whole_seconds(route.stale_while_revalidate),
         stale_if_error=_whole_seconds(route.stale_if_error),

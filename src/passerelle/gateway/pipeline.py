@@ -18,7 +18,7 @@ from passerelle.caching.keys import Target
 from passerelle.composition import Composed, Gathering, Outcome
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
-from passerelle.gateway.cache import CachePlan, request_facts
+from passerelle.gateway.cache import CachePlan, part_facts, request_facts
 from passerelle.gateway.cached import Seat
 from passerelle.gateway.fields import part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
@@ -200,7 +200,12 @@ class Exchange:
         def call(index: int, gathering: Gathering) -> PartCall:
             part = plan.parts[index]
             message = b"GET " + part.path.fill(match.params) + rest
-            asked = PartCall(gathering, index, part, message, self._started)
+            wanted = None
+            if part.cache is not None:
+                key = b"%b %b" % (part.key, part.path.fill(match.params))
+                facts = part_facts(head, fields)
+                wanted = Wanted(part, part.cache, facts, key, message, match.params, self._started)
+            asked = PartCall(gathering, index, part, message, self._started, wanted)
             parts.append(asked)
             asked.forward.start()
             return asked

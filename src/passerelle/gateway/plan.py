@@ -21,7 +21,7 @@ from passerelle.routing import Router, Rule
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """How one part of a composition is asked for."""
+    """How one part of a composition is asked for; ``key`` stands for the host in its cache keys."""
 
     name: str
     service: Service
@@ -29,6 +29,7 @@ class PartPlan:
     deadlines: Deadlines
     attempts: int
     cache: CachePlan | None
+    key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,10 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
         service = environment.services[part.service]
         path = Template(part.path, rest)
+        key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # a host has no colon, so no route's key is this
         shared = environment.cache if part.cache is not None else None
         cache = make_plan(shared, part.cache, metrics.cache) if shared is not None else None
-        plans.append(PartPlan(name, service, path, environment.deadlines(seconds), route.attempts, cache))
+        plans.append(PartPlan(name, service, path, environment.deadlines(seconds), route.attempts, cache, key))
     return ComposePlan(metrics, log, body_limit, Composition(parts), tuple(plans))
 
 

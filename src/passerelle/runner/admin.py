@@ -10,7 +10,9 @@ import ipaddress
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -42,6 +44,9 @@ class Subject(Protocol):
     async def status(self) -> dict[str, Any]:
         """Everything that runs."""
 
+    async def purge(self, what: str, value: str) -> dict[str, Any]:
+        """Let the caches go of something (``what``: tag, path, all)."""
+
 
 class Admin:
     """Serves ``subject`` on ``sock``, which is bound already.
@@ -66,6 +71,9 @@ class Admin:
             b"/readyz": self._readyz,
             b"/metrics": self._metrics,
             b"/status": self._status,
+        }
+        self._actions: dict[bytes, Callable[[RequestHead, bytes], Awaitable[Response]]] = {
+            b"/cache/purge": self._purge,
         }
 
     async def start(self) -> None:
@@ -97,24 +105,34 @@ class Admin:
     def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Answer a request."""
         connection.adopt(_Exchange())
-        path = target.partition(b"?")[0]
+        path, _, query = target.partition(b"?")
         page = self._pages.get(path)
+        action = self._actions.get(path)
         if not self._any_host and not _is_loopback(head.host or b""):
             connection.send(_text(421, b"the admin address is for this machine: ask for localhost\n"))
+        elif action is not None:
+            if method != b"POST":
+                connection.send(_text(405, b"only POST\n", [(b"Allow", b"POST")]))
+            elif head.get(b"origin") is not None or head.get(b"sec-fetch-site") is not None:
+                # A page of any site can make its visitor's browser send a POST here.
+                connection.send(_text(403, b"not for browsers\n"))
+            else:
+                self._run(connection, partial(action, head, query))
         elif page is None:
-            connection.send(_text(404, b"there are %b\n" % b", ".join(self._pages)))
+            connection.send(_text(404, b"there are %b\n" % b", ".join([*self._pages, *self._actions])))
         elif method not in (b"GET", b"HEAD"):
             connection.send(_text(405, b"only GET\n", [(b"Allow", b"GET, HEAD")]))
         else:
-            task = asyncio.get_running_loop().create_task(self._answer(connection, page, head))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._run(connection, partial(page, head))
 
-    async def _answer(
-        self, connection: ClientConnection, page: Callable[[RequestHead], Awaitable[Response]], head: RequestHead
-    ) -> None:
+    def _run(self, connection: ClientConnection, page: Callable[[], Awaitable[Response]]) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer(connection, page))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _answer(self, connection: ClientConnection, page: Callable[[], Awaitable[Response]]) -> None:
         try:
-            connection.send(await page(head))
+            connection.send(await page())
         except Exception:
             connection.send(_text(500, b"the admin page failed\n"))
             raise
@@ -138,6 +156,15 @@ class Admin:
 
     async def _status(self, head: RequestHead) -> Response:
         return Response(200, _JSON, orjson.dumps(await self._subject.status(), option=orjson.OPT_APPEND_NEWLINE))
+
+    async def _purge(self, head: RequestHead, query: bytes) -> Response:
+        """``POST /cache/purge?tag=T``, ``?path=P`` or ``?all``: exactly one of them."""
+        asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+        if len(asked) != 1 or asked[0][0] not in ("tag", "path", "all") or (asked[0][0] != "all") != bool(asked[0][1]):
+            return _text(400, b"one of ?tag=T, ?path=P, ?all\n")
+        result = await self._subject.purge(*asked[0])
+        status = 200 if not result["silent"] else 502
+        return Response(status, _JSON, orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE))
 
 
 class _Exchange:

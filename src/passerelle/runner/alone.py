@@ -37,6 +37,10 @@ class Alone:
         """The counters."""
         return self._gateway.snapshot()
 
+    async def purge(self, what: str, value: str) -> dict[str, Any]:
+        """Let the cache go of what has a tag or a path, or of everything."""
+        return {"purged": self._gateway.purge(what, value), "workers": 1, "silent": []}
+
     async def status(self) -> dict[str, Any]:
         """The same shape as a supervisor's; the gateway itself is its only worker."""
         uptime = round(time.monotonic() - self._begun, 3)

@@ -137,8 +137,7 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
     sys.exit(worker.run(alone.serve(_override(loaded, listen, admin, None), name)))
 
 
-@click.command()
-@click.option(
+running_option = click.option(
     "--admin",
     metavar="HOST:PORT",
     callback=_as(parse_admin),
@@ -146,17 +145,14 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
     show_envvar=True,
     help="The admin address of the one to ask; by default that of the file in this folder, or 127.0.0.1:9900.",
 )
+
+
+@click.command()
+@running_option
 @json_option
 def status(admin: Address | str | None, as_json: bool) -> None:
     """Show what a running `passerelle up`, `proxy` or `gateway` does."""
-    admin = admin or _usual_admin()
-    if not isinstance(admin, Address):
-        raise click.UsageError("with the admin address off there is nobody to ask")
-    try:
-        answer = _fetch(admin, "/status")
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        click.echo(f"nothing to ask on the admin address {admin}: {error}", err=True)
-        answer_no()
+    answer = ask_admin(admin, "GET", "/status")
     if as_json:
         print_json(answer)
     else:
@@ -219,10 +215,22 @@ def _supervise(setup: Setup) -> NoReturn:
     sys.exit(code)
 
 
-def _fetch(address: Address, path: str) -> Any:
+def ask_admin(admin: Address | str | None, method: str, path: str) -> Any:
+    """What the admin port of a running passerelle answers. Ends the command, with a message, where it does not."""
+    admin = admin or _usual_admin()
+    if not isinstance(admin, Address):
+        raise click.UsageError("with the admin address off there is nobody to ask")
+    try:
+        return _fetch(admin, method, path)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        click.echo(f"nothing to ask on the admin address {admin}: {error}", err=True)
+        answer_no()
+
+
+def _fetch(address: Address, method: str, path: str) -> Any:
     connection = http.client.HTTPConnection(address.host, address.port, timeout=5.0)
     try:
-        connection.request("GET", path)
+        connection.request(method, path)
         response = connection.getresponse()
         body = response.read()
     finally:

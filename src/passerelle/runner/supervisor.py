@@ -313,6 +313,16 @@ class Supervisor:
         parts = await asyncio.gather(*(worker.read_snapshot() for worker in self.workers))
         return merge(snapshot for part in parts for snapshot in part)
 
+    async def purge(self, what: str, value: str) -> dict[str, Any]:
+        """Let every worker's cache go of what has a tag or a path, or of everything (``what``: tag, path, all).
+
+        A worker that does not run has nothing stored; ``silent`` names those that run and do not answer.
+        """
+        asked = [worker for worker in self.workers if worker.state is State.UP]
+        counts = await asyncio.gather(*(worker.purge(what, value) for worker in asked))
+        silent = [worker.name for worker, count in zip(asked, counts, strict=True) if count is None]
+        return {"purged": sum(count or 0 for count in counts), "workers": len(asked), "silent": silent}
+
     async def status(self) -> dict[str, Any]:
         """Everything that runs, as JSON-able values; times in seconds."""
         answers = await asyncio.gather(*(worker.status() for worker in self.workers))
