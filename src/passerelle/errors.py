@@ -35,8 +35,8 @@ class Kind(enum.Enum):
     VERSION_UNSUPPORTED = "version_unsupported"
     METHOD_UNKNOWN = "method_unknown"
     CODING_UNSUPPORTED = "coding_unsupported"
-    CLIENT_GONE = "client_gone"
     NOT_CACHED = "not_cached"
+    CLIENT_GONE = "client_gone"
     # ours
     INTERNAL = "internal"
     NO_INSTANCE = "no_instance"
