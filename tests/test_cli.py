@@ -232,7 +232,8 @@ def test_version(run: Run) -> None:
 def test_help_names_every_command(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for name in ("up", "gateway", "proxy", "status", "check", "routes", "explain", "schema", "version"):
+    running = ("up", "gateway", "proxy", "status", "reload", "scale", "restart")
+    for name in (*running, "check", "routes", "explain", "schema", "version"):
         assert re.search(rf"^  {name} +\w", out, re.MULTILINE)
     assert run("-h")[1] == out
     assert run()[0] == 2

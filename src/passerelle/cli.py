@@ -18,7 +18,11 @@ _COMMANDS = {
     "cache": "passerelle.runner.cache_commands:cache",
     "check": "passerelle.cli_file:check",
     "routes": "passerelle.cli_file:routes",
+    "reload": "passerelle.runner.commands:reload",
+    "restart": "passerelle.runner.commands:restart",
+    "scale": "passerelle.runner.commands:scale",
     "explain": "passerelle.cli_explain:explain",
+    "keys": "passerelle.cli_keys:keys",
     "schema": "passerelle.cli_file:schema",
     "version": "passerelle.cli_file:version",
 }

@@ -180,7 +180,7 @@ def _service(config: Config, name: str) -> dict[str, Any]:
     else:
         zones = [zone.targets for zone in (service.zones or {}).values()]
         instances = len(service.targets or ()) + sum(map(len, zones))
-    return {"name": name, "source": service.source, "instances": instances, "balance": service.balance}
+    return {"name": name, "source": service.source, "instances": instances, "balance": service.balance.policy}
 
 
 def _others(config: Config, table: list[Rule], match: Match, asked: Asked, canonical: bytes) -> list[dict[str, str]]:

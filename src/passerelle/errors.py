@@ -37,11 +37,16 @@ class Kind(enum.Enum):
     CODING_UNSUPPORTED = "coding_unsupported"
     NOT_CACHED = "not_cached"
     CLIENT_GONE = "client_gone"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
     # ours
     INTERNAL = "internal"
     NO_INSTANCE = "no_instance"
     OVERLOADED = "overloaded"
+    BREAKER_OPEN = "breaker_open"
     STOPPING = "stopping"
+    UNVERIFIABLE = "unverifiable"
     # the upstream's
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"
@@ -70,10 +75,15 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.CODING_UNSUPPORTED: (501, Side.CLIENT, "The transfer coding is not supported"),
     Kind.NOT_CACHED: (504, Side.CLIENT, "The response is not in the cache, and the request wants no other"),
     Kind.CLIENT_GONE: (499, Side.CLIENT, "The client left"),
+    Kind.UNAUTHENTICATED: (401, Side.CLIENT, "Valid credentials are needed"),
+    Kind.FORBIDDEN: (403, Side.CLIENT, "Not allowed"),
+    Kind.RATE_LIMITED: (429, Side.CLIENT, "Too many requests"),
     Kind.INTERNAL: (500, Side.GATEWAY, "The gateway failed"),
     Kind.NO_INSTANCE: (503, Side.GATEWAY, "The service is not available"),
     Kind.OVERLOADED: (503, Side.GATEWAY, "The service is overloaded"),
+    Kind.BREAKER_OPEN: (503, Side.GATEWAY, "The service is not available"),
     Kind.STOPPING: (503, Side.GATEWAY, "The gateway is stopping"),
+    Kind.UNVERIFIABLE: (503, Side.GATEWAY, "Credentials cannot be verified now"),
     Kind.CONNECT_FAILED: (502, Side.UPSTREAM, "The service cannot be reached"),
     Kind.CONNECT_TIMEOUT: (504, Side.UPSTREAM, "The service did not accept in time"),
     Kind.UPSTREAM_CLOSED: (502, Side.UPSTREAM, "The service closed without an answer"),
@@ -90,9 +100,10 @@ class Failure(Exception):
 
     ``detail`` is for the log; ``public`` (if any) may be shown to the client: it never names an upstream's address.
     ``retryable`` is true only where another attempt cannot repeat an effect (RFC 9110 §9.2.2).
+    ``retry_after`` is the Retry-After of a 503, in whole seconds.
     """
 
-    __slots__ = ("detail", "kind", "public", "retryable")
+    __slots__ = ("detail", "kind", "public", "retry_after", "retryable")
 
     def __init__(self, kind: Kind, detail: str = "", *, public: str = "", retryable: bool = False) -> None:
         super().__init__(kind, detail)
@@ -100,6 +111,7 @@ class Failure(Exception):
         self.detail = detail
         self.public = public
         self.retryable = retryable
+        self.retry_after = 1
 
     @property
     def status(self) -> int:

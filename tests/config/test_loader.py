@@ -23,6 +23,7 @@ from passerelle.config import (
     rules,
     services_of,
 )
+from passerelle.config.balance import Balance
 
 SMALL = """\
 services:
@@ -92,7 +93,7 @@ def test_the_least_file_has_every_default() -> None:
     service = config.services["user"]
     assert service.targets == (Target(url=Address(host="127.0.0.1", port=5001), weight=1),)
     assert (service.source, service.is_local, service.instances, service.env) == ("targets", False, 1, {})
-    assert (service.balance, service.connect_timeout, service.keepalive) == ("p2c", 2.0, 4.0)
+    assert (service.balance.policy, service.connect_timeout, service.keepalive) == ("p2c", 2.0, 4.0)
     assert (service.max_connections, service.max_waiting) == (256, 256)
     route = config.routes[0]
     assert (route.timeout, route.attempts, route.body, route.accepted) == (30.0, 2, None, None)
@@ -118,7 +119,7 @@ def test_a_full_file_has_every_value(tmp_path: Path) -> None:
     assert user.cwd == tmp_path / "users"
     assert user.health is not None
     assert (user.health.path, user.health.timeout) == ("/healthz", 0.25)
-    assert (user.balance, user.connect_timeout, user.keepalive) == ("least_inflight", 0.5, 3600.0)
+    assert (user.balance.policy, user.connect_timeout, user.keepalive) == ("least_inflight", 0.5, 3600.0)
     assert (user.max_connections, user.max_waiting) == (7, 0)
     assert config.services["words"].run == ("python", "serve.py", "--port", "{port}", "--level", "3", "--ratio", "1.50")
     assert config.services["line"].run == ("python", "my serve.py", "--port={port}")
@@ -155,7 +156,7 @@ def test_a_configuration_does_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         config.workers = 2  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
-        config.services["user"].balance = "p2c"  # type: ignore[misc]
+        config.services["user"].balance = Balance()  # type: ignore[misc]
 
 
 def test_models_made_in_python_are_checked_too() -> None:

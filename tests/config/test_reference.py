@@ -11,10 +11,10 @@ import pytest
 
 from passerelle.cli import main
 from passerelle.config import load_text, models, rules, substitute, tree
-from passerelle.config.models import Model
+from passerelle.config.base import Model
 from passerelle.config.problems import allowed_keys
 from passerelle.config.schema import default_text
-from passerelle.config.units import Duration, Limit, Size
+from passerelle.config.units import Duration, Limit, Percent, Size
 from passerelle.config.values import Whole
 from passerelle.errors import Failure
 from passerelle.paths import MAX_SEGMENTS, canonical_path
@@ -29,12 +29,22 @@ SECTIONS = {
     "Service": "A service",
     "Target": "A target",
     "Zone": "A zone",
+    "Balance": "`balance`",
+    "Sticky": "`sticky`",
+    "Eject": "`eject`",
+    "Breaker": "`breaker`",
+    "Retries": "`retries`",
     "Health": "`health`",
     "Route": "A route",
     "Part": "A part of a composition",
     "OnError": "`on_error`",
     "Cache": "Caching",
     "RouteCache": "Caching",
+    "RateLimit": "`rate_limit`",
+    "Keys": "`keys`",
+    "Jwt": "`jwt`",
+    "Require": "`require`",
+    "Clients": "`clients`",
 }
 # What a key takes, where its type does not say it in words.
 TAKES = {
@@ -52,6 +62,16 @@ TAKES = {
     "env": "mapping of names to text",
     "cwd": "path",
     "health": "[mapping](#health)",
+    "balance": "a policy, or [mapping](#balance)",
+    "Balance.by": "`header:NAME`, `cookie:NAME`, `param:NAME` or `address`",
+    "sticky": "[mapping](#sticky)",
+    "cookie": "name of a cookie",
+    "secret": "text",
+    "eject": "[mapping](#eject) or `off`",
+    "slow_start": "duration or `off`",
+    "breaker": "[mapping](#breaker)",
+    "retries": "[mapping](#retries)",
+    "on_status": "list of numbers, 500 to 599",
     "url": "`http://host:port`",
     "host": "name or `*.suffix`",
     "methods": "list of methods",
@@ -66,20 +86,50 @@ TAKES = {
     "tags": "list of texts",
     "query": "list of names",
     "vary_on": "list of field names",
+    "rate_limit": "[limit](#rate_limit) or a list",
+    "rate": "rate",
+    "keys": "[mapping](#keys)",
+    "jwt": "[mapping](#jwt)",
+    "algorithms": "list of algorithms",
+    "key": "path",
+    "jwks": "address or path",
+    "issuer": "text",
+    "audience": "text or a list",
+    "consumer_claim": "text",
+    "scope_claim": "text",
+    "forward": "mapping of claims to fields",
+    "store": "path",
+    "header": "name of a field",
+    "auth": "list of kinds",
+    "clients": "[mapping](#clients)",
+    "allow": "list of address ranges",
+    "deny": "list of address ranges",
+    "require": "[mapping](#require)",
+    "scopes": "list of scopes",
+    "consumers": "list of consumers",
+    "claims": "mapping of claims to values",
+    "by": "text",
+    "dry_run": "`true` or `false`",
 }
 PATHS = {"Health": "path", "Route": "path pattern", "Part": "path template"}
 
 
 def takes(model: type[Model], key: str) -> str:
-    if key in TAKES:
-        return TAKES[key]
+    own = TAKES.get(f"{model.__name__}.{key}") or TAKES.get(key)
+    if own is not None:
+        return own
     field = model.model_fields[key]
     annotations = [field.annotation, *typing.get_args(field.annotation)]
     described = [*field.metadata, *(item for known in annotations for item in getattr(known, "__metadata__", ()))]
     for item in described:
         if isinstance(item, Whole):
             return f"number, {item.low} to {item.high}"
-        for kind, words in ((Duration, "duration"), (Size, "size"), (Limit, "size or `unlimited`")):
+        for kind, words in (
+            (Duration, "duration"),
+            (Size, "size"),
+            (Percent, "percentage"),
+            (Limit, "size or `unlimited`"),
+        ):
             if item == kind.__metadata__[0]:
                 return words
     if bool in annotations:

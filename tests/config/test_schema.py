@@ -41,7 +41,9 @@ def test_defaults_are_written_as_in_the_file() -> None:
         "connections": 10000,
     }
     service = definition("Service")["properties"]
-    assert (service["connect_timeout"]["default"], service["balance"]["default"]) == ("2s", "p2c")
+    policy = definition("Balance")["anyOf"][0]
+    assert (service["connect_timeout"]["default"], policy["default"]) == ("2s", "p2c")
+    assert definition("Retries")["properties"]["budget"]["default"] == "20%"
     assert (SCHEMA["properties"]["listen"]["default"], "default" in SCHEMA["properties"]["limits"]) == (
         *("127.0.0.1:8080", False),
     )

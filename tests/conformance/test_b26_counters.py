@@ -45,7 +45,7 @@ def quiet(gateway: Running) -> None:
 
 def test_refused_connections_leave_no_count_behind(rig: Rig) -> None:
     one, two = rig.upstream(answering(ok(b"one"))), rig.upstream(answering(ok(b"two")))
-    gateway = rig.forward(one, two, service={"balance": "least_inflight"})
+    gateway = rig.forward(one, two, service={"balance": "least_inflight", "eject": "off"})
     client = rig.connect(gateway)
     two.refuse()
     assert [client.request().body for _ in range(20)] == [b"one"] * 20
@@ -74,7 +74,7 @@ def test_tunnels_are_counted_until_they_end(rig: Rig) -> None:
 
 def test_an_instance_that_joins_takes_the_next_ones(rig: Rig) -> None:
     one, two, three = (rig.upstream(tunnels_or_answers) for _ in range(3))
-    gateway = rig.forward(one, two, service={"balance": "least_inflight"})
+    gateway = rig.forward(one, two, service={"balance": "least_inflight", "slow_start": "off"})
     first = [upgraded(rig, gateway) for _ in range(6)]
     gateway.set_instances("u", one, two, three)
     assert open_work(gateway) == 6

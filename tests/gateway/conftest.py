@@ -1,29 +1,7 @@
-"""Fixtures of the tests of a running gateway: one event loop a session, one rig a test."""
+"""The same rig as the conformance tests': scripted upstreams, gateways in this process, raw clients."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from tests.conformance.conftest import loop, rig
 
-import pytest
-
-from tests.support.gateways import Loop, Rig
-
-
-@pytest.fixture(scope="session")
-def loop() -> Iterator[Loop]:
-    running = Loop()
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def rig(loop: Loop) -> Iterator[Rig]:
-    made = Rig(loop)
-    root = logging.getLogger()
-    root.addHandler(made.log)
-    try:
-        yield made
-    finally:
-        root.removeHandler(made.log)
-        made.close()
+__all__ = ["loop", "rig"]

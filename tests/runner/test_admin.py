@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 from typing import Any
 
 import pytest
@@ -28,16 +27,11 @@ class Subject:
     async def status(self) -> dict[str, Any]:
         return {"state": "running"}
 
-    async def purge(self, what: str, value: str) -> dict[str, Any]:
-        return {"purged": 3, "workers": 1, "silent": ["gateway-2"] if self.fails else [], "asked": [what, value]}
-
 
 Answer = tuple[int, http.client.HTTPMessage, bytes]
 
 
-def ask(
-    method: str, path: str, *, host: str | None = None, subject: Subject | None = None, origin: str | None = None
-) -> Answer:
+def ask(method: str, path: str, *, host: str | None = None, subject: Subject | None = None) -> Answer:
     """One request to an admin port of its own."""
 
     async def check() -> Answer:
@@ -47,9 +41,7 @@ def ask(
 
         def request() -> Answer:
             connection = http.client.HTTPConnection("127.0.0.1", sock.getsockname()[1], timeout=5)
-            connection.request(
-                method, path, headers={k: v for k, v in (("Host", host), ("Origin", origin)) if v is not None}
-            )
+            connection.request(method, path, headers={} if host is None else {"Host": host})
             response = connection.getresponse()
             body = response.read()
             connection.close()
@@ -84,36 +76,10 @@ def test_pages() -> None:
 
 def test_other_pages_and_methods() -> None:
     status, _, body = ask("GET", "/")
-    assert (status, body) == (404, b"there are /healthz, /readyz, /metrics, /status, /cache/purge\n")
+    assert (status, body) == (404, b"there are /healthz, /readyz, /metrics, /status\n")
     status, fields, _ = ask("POST", "/status")
     assert status == 405
     assert fields["Allow"] == "GET, HEAD"
-
-
-@pytest.mark.parametrize(
-    ("query", "asked"),
-    [("tag=user:42", ["tag", "user:42"]), ("path=/a%20b/*", ["path", "/a b/*"]), ("all", ["all", ""])],
-)
-def test_purging(query: str, asked: list[str]) -> None:
-    status, _, body = ask("POST", f"/cache/purge?{query}")
-    assert (status, json.loads(body)["asked"]) == (200, asked)
-
-
-@pytest.mark.parametrize("query", ["", "tag=", "path=", "all=1", "tag=a&path=/b", "everything"])
-def test_a_purge_says_of_exactly_one_thing(query: str) -> None:
-    assert ask("POST", f"/cache/purge?{query}")[::2] == (400, b"one of ?tag=T, ?path=P, ?all\n")
-
-
-def test_a_purge_is_a_post_and_not_a_browser_s() -> None:
-    assert ask("GET", "/cache/purge?all")[0] == 405
-    assert ask("POST", "/cache/purge?all", origin="https://evil.example")[0] == 403
-
-
-def test_a_purge_that_a_worker_did_not_hear_of_is_no_success() -> None:
-    failing = Subject()
-    failing.fails = True
-    status, _, body = ask("POST", "/cache/purge?all", subject=failing)
-    assert (status, json.loads(body)["silent"]) == (502, ["gateway-2"])
 
 
 def test_a_page_that_fails_is_a_500_and_the_port_goes_on(caplog: pytest.LogCaptureFixture) -> None:

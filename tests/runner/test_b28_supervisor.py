@@ -96,7 +96,7 @@ def test_a_daemon_is_ended_when_its_starter_exits(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
-@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_of_a_whole_family_is_left_after_a_stop(tmp_path: Path, sig: signal.Signals) -> None:
     with family(tmp_path) as running:
         # Ten seconds pass until what ignores SIGTERM is killed; a second signal does not wait for that.

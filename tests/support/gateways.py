@@ -76,9 +76,10 @@ class Running:
 
     def __init__(self, loop: Loop, settings: dict[str, Any]) -> None:
         self._loop = loop
+        self._settings = settings
         self.gateway = loop.call(lambda: Gateway(load_text(json.dumps(settings))))
         _, self.port = loop.run(self.gateway.start())
-        self._targets = {name: list(s["targets"]) for name, s in settings["services"].items()}
+        self._targets = {name: list(s.get("targets", ())) for name, s in settings["services"].items()}
         self._stopped = False
 
     def connect(self, *, receive_buffer: int | None = None) -> Client:
@@ -93,6 +94,11 @@ class Running:
         """Replace the service's instances by these upstreams, named by their ports."""
         specs = [InstanceSpec(self._name(service, u), "127.0.0.1", u.port, 1.0) for u in upstreams]
         self._loop.call(lambda: self.gateway.set_instances(service, specs))
+
+    def reload(self, services: dict[str, Any], routes: list[dict[str, Any]], **top: Any) -> None:
+        """Let it go by another configuration."""
+        settings = {**self._settings, **top, "services": services, "routes": routes}
+        self._loop.call(lambda: self.gateway.reload(load_text(json.dumps(settings))))
 
     def _name(self, service: str, upstream: Upstream) -> str:
         """The name that the configuration gave a target (its place, from 1), or a new one."""

@@ -33,9 +33,9 @@ class RetryBudget:
         self._floor = floor * window
         self._window = Window(window)
 
-    def request(self, now: float) -> None:
-        """Count a request (its first attempt)."""
-        self._window.add(now, first=1)
+    def request(self, now: float, number: int = 1) -> None:
+        """Count a request (its first attempt), or several that came since the last call."""
+        self._window.add(now, first=number)
 
     def withdraw(self, now: float) -> bool:
         """Count a retry if the budget allows it; False if it does not."""

@@ -10,7 +10,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from passerelle.config import balance_check as balance
 from passerelle.config.addresses import Address
+from passerelle.config.base import given
+from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards
+from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, RouteCache, Service
 from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.words import hint
@@ -40,12 +44,14 @@ class Draft:
     admin: Address | None
     services: dict[str, Service | None]
     routes: list[DraftRoute]
+    blocks: frozenset[str]
+    jwt: Jwt | None
 
     @classmethod
     def of(cls, config: Config) -> Draft:
         """The draft of a whole configuration."""
         routes = [DraftRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
-        return cls(config.listen, config.admin, dict(config.services), routes)
+        return cls(config.listen, config.admin, dict(config.services), routes, frozenset(given(config)), config.jwt)
 
 
 def errors(draft: Draft) -> Iterator[Finding]:
@@ -54,9 +60,12 @@ def errors(draft: Draft) -> Iterator[Finding]:
     for name, service in draft.services.items():
         if service is not None:
             yield from _service(name, service, draft.listen)
+            yield from balance.errors(name, service, draft.routes)
     for each in draft.routes:
-        yield from _route(each, draft.services)
+        yield from _route(each, draft.services, draft.blocks)
     yield from _duplicates(draft.routes)
+    if draft.jwt is not None:
+        yield from jwt_errors(draft.jwt)
 
 
 def warnings(config: Config) -> Iterator[Finding]:
@@ -68,6 +77,7 @@ def warnings(config: Config) -> Iterator[Finding]:
     for index, network in enumerate(config.trusted_proxies):
         if network.prefixlen == 0:
             yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
+    yield from guard_warnings(config)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():
             if part.timeout is not None and part.timeout > route.timeout:
@@ -131,7 +141,7 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
 
 def _idle_weights(name: str, service: Service) -> Iterator[Finding]:
     """Weights that ``round_robin`` would ignore. The weights of zones count under every policy."""
-    if service.balance != "round_robin":
+    if service.balance.policy != "round_robin":
         return
     loc: Loc = ("services", name)
     groups = [((*loc, "targets"), service.targets or ())]
@@ -151,7 +161,7 @@ def _calls(target: Address, listen: Address) -> bool:
     )
 
 
-def _route(each: DraftRoute, services: dict[str, Service | None]) -> Iterator[Finding]:
+def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozenset[str]) -> Iterator[Finding]:
     loc: Loc = ("routes", each.index)
     route = each.route
     pattern = Pattern.parse(route.path) if "path" not in each.touched else None
@@ -172,6 +182,7 @@ def _route(each: DraftRoute, services: dict[str, Service | None]) -> Iterator[Fi
     for index, method in enumerate(route.methods or ()):
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
+    yield from route_guards(loc, route, each.touched, blocks)
 
 
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:

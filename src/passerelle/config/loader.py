@@ -13,7 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from passerelle.config import check, tree
 from passerelle.config.addresses import Address, parse_admin, parse_listen
-from passerelle.config.models import SOURCES, Config, Route, Service, Shape, route_shape, service_shape
+from passerelle.config.base import Shape
+from passerelle.config.jwt import KEY_SOURCES, Jwt, jwt_shape
+from passerelle.config.models import SOURCES, Config, Route, Service, route_shape, service_shape
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of, model_at
 from passerelle.config.source import Source
 from passerelle.config.words import nearest
@@ -186,6 +188,8 @@ def _choices(loc: Loc) -> tuple[str, ...]:
 
 def _at(data: Any, loc: Loc) -> Any:
     for step in loc:
+        if step == 0 and isinstance(data, dict) and 0 not in data:
+            continue  # one value stands for a list of it
         try:
             data = data[step]
         except (KeyError, IndexError, TypeError):
@@ -212,6 +216,10 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
         shape: Shape = service_shape(set(item)) if loc[0] == "services" else route_shape(set(item))
         for key, message in shape:
             yield Finding((*loc, key) if key else loc, message, at_key=True)
+    jwt = data.get("jwt")
+    if isinstance(jwt, dict) and not any(nearest(key, KEY_SOURCES) for key in set(jwt) - set(Jwt.model_fields)):
+        for key, message in jwt_shape(set(jwt)):
+            yield Finding(("jwt", key) if key else ("jwt",), message, at_key=True)
 
 
 def _draft(source: Source, bad: list[Loc]) -> check.Draft:
@@ -232,7 +240,15 @@ def _draft(source: Source, bad: list[Loc]) -> check.Draft:
         route, touched = _repair(_ROUTE, item, wrong, source.context)
         if route is not None:
             routes.append(check.DraftRoute(int(loc[1]), route, touched))
-    return check.Draft(_address(data, "listen"), _address(data, "admin"), services, routes)
+    listen, admin = _address(data, "listen"), _address(data, "admin")
+    return check.Draft(listen, admin, services, routes, frozenset(data), _jwt(source))
+
+
+def _jwt(source: Source) -> Jwt | None:
+    try:
+        return Jwt.model_validate(source.data.get("jwt"), context=source.context)
+    except ValidationError:
+        return None
 
 
 def _address(data: dict[str, Any], key: str) -> Address | None:

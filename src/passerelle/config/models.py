@@ -8,39 +8,66 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, JsonValue, model_validator
 
 from passerelle.config.addresses import Address, Admin, Listen, Network, Url
-from passerelle.config.units import Duration, Limit, Size
+from passerelle.config.balance import (
+    Balance,
+    Breaker,
+    Eject,
+    OptionalEject,
+    Retries,
+    SlowStart,
+    Sticky,
+)
+from passerelle.config.base import Model, Shape, given, raise_first
+from passerelle.config.cache import Cache, RouteCache
+from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
+from passerelle.config.jwt import Jwt
+from passerelle.config.units import Duration, Limit, Percent, Size
 from passerelle.config.values import (
     AccessLog,
     App,
     Command,
     EnvName,
-    FieldName,
     File,
-    Flag,
     Method,
     Name,
     PatternText,
     PlainPath,
     RouteHost,
-    TagText,
     TemplateText,
     Text,
     Whole,
 )
 from passerelle.config.words import describe
 
+__all__ = [
+    "SOURCES",
+    "Balance",
+    "Breaker",
+    "Cache",
+    "Config",
+    "Eject",
+    "Health",
+    "Limits",
+    "Model",
+    "OnError",
+    "Part",
+    "Retries",
+    "Route",
+    "RouteCache",
+    "Service",
+    "Shape",
+    "Sticky",
+    "Target",
+    "Zone",
+    "route_shape",
+    "service_shape",
+]
+
 SOURCES = ("app", "run", "targets", "zones")
 """A service has exactly one of these."""
-
-
-class Model(BaseModel):
-    """A mapping of the file: immutable, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
 
 
 class Limits(Model):
@@ -90,7 +117,10 @@ class Zone(Model):
 
     targets: tuple[Target, ...] = Field(min_length=1, description="The instances of the zone.")
     weight: Annotated[int, Whole(1, 1000)] = Field(
-        default=1, description="Its share of the requests, relative to the other zones."
+        default=1, description="Its share of the requests, relative to the other zones of its priority."
+    )
+    priority: Annotated[int, Whole(0, 100)] = Field(
+        default=0, description="Zones with a higher number get only what those with a lower one cannot carry."
     )
 
 
@@ -127,12 +157,24 @@ class Service(Model):
         default=None,
         description="How an instance is asked whether it is up; by default a TCP connection is enough.",
     )
-    balance: Literal["round_robin", "weighted", "least_inflight", "p2c"] = Field(
-        default="p2c", description="How an instance is picked: `round_robin`, `weighted`, `least_inflight` or `p2c`."
+    balance: Balance = Field(default=Balance(), description="How an instance is picked; by default `p2c`.")
+    eject: OptionalEject = Field(
+        default=Eject(), description="When an instance is left out because requests to it fail, or `off`."
     )
+    slow_start: SlowStart = Field(
+        default=10.0, description="How long the share of an instance rises after it came up, or `off`."
+    )
+    panic: Percent = Field(
+        default=0.0,
+        description="With no more than this part of the instances up, those that are not are tried as well.",
+    )
+    breaker: Breaker | None = Field(
+        default=None, description="When the service as a whole is spared; by default never."
+    )
+    retries: Retries = Field(default=Retries(), description="What may be sent again, and how much of it.")
     connect_timeout: Duration = Field(default=2.0, description="Time for a connection to an instance.")
     max_connections: Annotated[int, Whole(1, 100_000)] = Field(
-        default=256, description="Most connections to an instance, per worker."
+        default=256, description="Most connections, and so requests in flight, to an instance, per worker."
     )
     max_waiting: Annotated[int, Whole(0, 100_000)] = Field(
         default=256, description="Most requests that wait for a connection, per instance and worker. Beyond: 503."
@@ -155,7 +197,7 @@ class Service(Model):
 
     @model_validator(mode="after")
     def _shape(self) -> Service:
-        _raise_first(service_shape(_given(self)))
+        raise_first(service_shape(given(self)))
         return self
 
 
@@ -163,49 +205,6 @@ class OnError(Model):
     """What stands in for a part that failed."""
 
     value: JsonValue = Field(description="Any JSON value, put in the place of the part.")
-
-
-class RouteCache(Model):
-    """How the answers of a route, or of a part of a composition, are cached; empty: by RFC 9111 and no more."""
-
-    ttl: Duration | None = Field(
-        default=None, description="Lifetime from when an answer came, in place of its own, for `statuses`."
-    )
-    statuses: tuple[Annotated[int, Whole(200, 599)], ...] | None = Field(
-        default=None, min_length=1, description="Statuses that `ttl` is for; by default 200, 203, 204, 300, 301, 308."
-    )
-    stale_while_revalidate: Duration | None = Field(
-        default=None,
-        description="How long a stale answer is used while it is revalidated; by default as the answer says.",
-    )
-    stale_if_error: Duration | None = Field(
-        default=None, description="How long a stale answer is used for 500, 502, 503, 504; by default as it says."
-    )
-    stale_if_disconnected: Duration = Field(
-        default=86400.0, description="How long a stale answer is used while no instance answers at all."
-    )
-    tags: tuple[TagText, ...] = Field(
-        default=(), description="What its answers are purged by, filled with the route's parameters: `user:{user_id}`."
-    )
-    per_host: Flag = Field(default=True, description="Whether each host has answers of its own.")
-    query: tuple[Text, ...] | None = Field(
-        default=None, description="The query parameters that choose the answer, in any order; by default all, as sent."
-    )
-    vary_on: tuple[FieldName, ...] = Field(
-        default=(), description="Request fields that choose the answer, beside those of its `Vary`."
-    )
-    identity: Literal["rule", "consumer", "shared"] = Field(
-        default="rule",
-        description="Answers to requests with an identity: by RFC 9111, for each consumer apart, or for all.",
-    )
-    ignore_client_directives: Flag = Field(
-        default=False, description="Whether the `Cache-Control` of requests is passed over."
-    )
-    store_set_cookie: Flag = Field(default=False, description="Whether answers with `Set-Cookie` are stored, with it.")
-    heuristic: Flag = Field(
-        default=True, description="Whether answers without a lifetime get one from their `Last-Modified`."
-    )
-    max_body: Size = Field(default=8 * 2**20, description="Longest body that is stored.")
 
 
 class Part(Model):
@@ -266,6 +265,18 @@ class Route(Model):
     cache: RouteCache | None = Field(
         default=None, description="How the answers are cached, `{}` for RFC 9111 alone; none without it."
     )
+    clients: Clients | None = Field(
+        default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
+    )
+    auth: tuple[Literal["jwt", "key"], ...] = Field(
+        default=(), min_length=1, description="Accepted credentials, any of: `jwt`, `key`. Without one that holds: 401."
+    )
+    require: Require | None = Field(
+        default=None, description="What an authenticated client must have, else 403. With `auth` only."
+    )
+    rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore] = Field(
+        default=(), description="How often clients may ask: one limit, or a list of which all must admit. Beyond: 429."
+    )
 
     @property
     def accepted(self) -> frozenset[bytes] | None:
@@ -282,14 +293,8 @@ class Route(Model):
 
     @model_validator(mode="after")
     def _shape(self) -> Route:
-        _raise_first(route_shape(_given(self)))
+        raise_first(route_shape(given(self)))
         return self
-
-
-class Cache(Model):
-    """The cache that all cached routes of a worker share."""
-
-    memory: Size = Field(default=128 * 2**20, description="Memory for stored answers, per worker, all of it counted.")
 
 
 class Config(Model):
@@ -310,6 +315,8 @@ class Config(Model):
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
     cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
+    jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")
+    keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
     routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")
 
@@ -317,10 +324,6 @@ class Config(Model):
         """The largest request body on ``route`` in bytes, or None for no limit."""
         limit = self.limits.body if route.body is None else route.body
         return None if isinstance(limit, str) else limit
-
-
-Shape = list[tuple[str | None, str]]
-"""Findings about which keys stand together: (key, or None for the mapping itself; message)."""
 
 
 def service_shape(keys: set[str]) -> Shape:
@@ -351,15 +354,3 @@ def route_shape(keys: set[str]) -> Shape:
     if "compose" in keys and "rewrite" in keys:
         return [("rewrite", "found beside compose; allowed with service only (each part has its own path)")]
     return []
-
-
-def _given(model: Model) -> set[str]:
-    """The keys that were given a value."""
-    return {key for key in model.model_fields_set if getattr(model, key) is not None}
-
-
-def _raise_first(findings: Shape) -> None:
-    """In Python the first finding is raised; the loader reports all of them itself and skips this type of error."""
-    if findings:
-        key, message = findings[0]
-        raise PydanticCustomError("shape", "{message}", {"message": f"{key}: {message}" if key else message})

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from passerelle.config.models import Config, Model
+from passerelle.config.base import Model
+from passerelle.config.models import Config
 from passerelle.config.words import describe, hint
 
 Loc = tuple[str | int, ...]
@@ -91,6 +92,8 @@ def from_pydantic(error: ErrorDetails, keys: Sequence[str]) -> Finding:
         names = allowed_keys(loc)
         keys_text = f" with the keys {', '.join(names)}" if names else ""
         return Finding(loc, f"found {describe(found)}; allowed is a mapping{keys_text}")
+    if kind in ("bool_parsing", "bool_type"):
+        return Finding(loc, f"found {describe(found)}; allowed: true, false")
     return Finding(loc, _text(error))
 
 

@@ -7,8 +7,10 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from passerelle.config import models
-from passerelle.config.models import SOURCES, Config, Model
-from passerelle.config.units import duration_text, size_text
+from passerelle.config.base import Model
+from passerelle.config.jwt import KEY_SOURCES
+from passerelle.config.models import SOURCES, Config
+from passerelle.config.units import PERCENT, duration_text, percent_text, size_text
 from passerelle.config.values import Whole
 
 _SUBSTITUTION = {
@@ -32,6 +34,12 @@ def json_schema() -> dict[str, Any]:
     env["additionalProperties"] = {"type": ["string", "number", "boolean", "null"]}
     definitions["Route"]["oneOf"] = [{"required": ["service"]}, {"required": ["compose"]}]
     definitions["Target"]["type"] = ["object", "string"]
+    definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
+    eject = definitions["Service"]["properties"]["eject"]
+    eject["anyOf"] = [{"$ref": eject.pop("$ref")}, {"const": "off"}]
+    limits = definitions["Route"]["properties"]["rate_limit"]
+    limits["anyOf"] = [{name: limits.pop(name) for name in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
+    definitions["Jwt"]["oneOf"] = [{"required": [source]} for source in KEY_SOURCES]
     definitions["Substitution"] = _SUBSTITUTION
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passerelle gateway.yaml", **schema}
 
@@ -39,6 +47,8 @@ def json_schema() -> dict[str, Any]:
 def default_text(field: FieldInfo) -> str | int | None:
     """A field's default as the file would write it; None where it is required, a collection, or "not given"."""
     default = field.default
+    if isinstance(default, float) and PERCENT in field.metadata:
+        return percent_text(default)
     if isinstance(default, float):
         return duration_text(default)
     if isinstance(default, bool):
@@ -62,7 +72,7 @@ def _tidy(field: dict[str, Any], model: type[Model], key: str) -> None:
         _allow_substitution(field)
         _allow_substitution(field.get("items", {}))
     if default is not None:
-        field["default"] = default
+        field["default"] = model.model_fields[key].default if field.get("type") == "boolean" else default
 
 
 def _allow_substitution(field: dict[str, Any]) -> None:

@@ -48,7 +48,11 @@ class Source:
         node: tree.Node = self._root
         key: tree.Node | None = None
         known = 0
+        loc = finding.loc
         for step in finding.loc:
+            if step == 0 and isinstance(node, tree.Mapping) and "0" not in node.items:
+                loc = (*loc[:known], *loc[known + 1 :])  # one value stands for a list of it
+                continue
             if isinstance(node, tree.Mapping) and step in node.items:
                 key, node = node.items[str(step)]
             elif isinstance(node, tree.Sequence) and isinstance(step, int) and step < len(node.items):
@@ -56,12 +60,11 @@ class Source:
             else:
                 break
             known += 1
-        loc = finding.loc
         if known < len(loc):
             # Something that is not there: it is missing in a mapping, or the short form of a value stands for it.
             if isinstance(node, tree.Scalar):
                 loc = loc[:known]
-            place = key or node
+            place = node if isinstance(node, tree.Scalar) or key is None else key
         else:
             place = key if finding.at_key and key is not None else node
         return Problem(self.file, place.line, place.column, key_of(loc), finding.message)
@@ -87,7 +90,9 @@ class Source:
                 self._secret.add(loc)
                 self._around_secret.update(loc[:length] for length in range(3, len(loc)))
         # Words of a command and values of the environment are text, however they look: 1.10 stays 1.10.
-        if node.quoted or (len(loc) == 4 and loc[0] == "services" and loc[2] in ("run", "env")):
+        # So is a secret, and what stands in one must not be shown in an error about numbers.
+        in_service = len(loc) == 4 and loc[0] == "services" and loc[2] in ("run", "env")
+        if node.quoted or in_service or loc == ("jwt", "secret"):
             return text
         value = tree.resolve(text)
         if value is None and loc and not _may_be_null(loc) and loc not in self.broken:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator
 from pydantic.json_schema import WithJsonSchema
@@ -56,6 +56,22 @@ def parse_limit(found: object) -> int | Literal["unlimited"]:
     return math.floor(number * BYTES[unit])
 
 
+def parse_percent(found: object) -> float:
+    """A part of a whole, from text such as ``20%``: 0 to 1."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", found.strip(), re.ASCII) if isinstance(found, str) else None
+    if match is None or float(match[1]) > 100:
+        raise ValueError(f"found {describe(found)}; allowed is a percentage from 0% to 100%, such as 20%")
+    return float(match[1]) / 100
+
+
+PERCENT = BeforeValidator(parse_percent)
+Percent = Annotated[
+    float,
+    PERCENT,
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$", "examples": ["20%"]}),
+]
+"""A part, 0 to 1."""
+
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
@@ -75,6 +91,36 @@ Limit = Annotated[
 """Bytes, or ``unlimited``."""
 
 
+class Rate(NamedTuple):
+    """``number`` requests each ``seconds``."""
+
+    number: int
+    seconds: int
+
+    def __str__(self) -> str:
+        unit = {seconds: unit for unit, seconds in _PER.items()}[self.seconds]
+        return f"{self.number}/{unit}"
+
+
+_PER = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_RATE = re.compile(r"(\d{1,9})\s*/\s*([A-Za-z]+)", re.ASCII).fullmatch
+
+
+def parse_rate(found: object) -> Rate:
+    """A rate, from text such as ``100/s``, ``10000/d``."""
+    match = _RATE(found.strip()) if isinstance(found, str) else None
+    if match is None or match[2] not in _PER or int(match[1]) == 0:
+        raise ValueError(f"found {describe(found)}; a rate is a number per {', '.join(_PER)}, such as 100/s")
+    return Rate(int(match[1]), _PER[match[2]])
+
+
+RateText = Annotated[
+    Rate,
+    BeforeValidator(parse_rate),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+/[smhd]$", "examples": ["100/s", "10000/d"]}),
+]
+
+
 def duration_text(seconds: float) -> str:
     """Seconds as the file writes them: ``250ms``, ``30s``, ``5m``."""
     if seconds < 1:
@@ -83,6 +129,11 @@ def duration_text(seconds: float) -> str:
         if seconds % SECONDS[unit] == 0:
             return f"{seconds / SECONDS[unit]:g}{unit}"
     return f"{seconds:g}s"
+
+
+def percent_text(part: float) -> str:
+    """A part as the file writes it: ``20%``."""
+    return f"{part * 100:g}%"
 
 
 def size_text(octets: int | None) -> str:

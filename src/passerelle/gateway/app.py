@@ -8,25 +8,33 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable
-from ipaddress import ip_address
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from passerelle.balancing.group import Group
-from passerelle.balancing.policies import POLICIES, Node, Policy
+from passerelle.balancing.instance import Instance
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.cache import Cache
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.guards import Guards
+from passerelle.gateway.health import LocalHealth
 from passerelle.gateway.hits import answer_hit
 from passerelle.gateway.invalidation import Invalidator
 from passerelle.gateway.pipeline import Exchange
 from passerelle.gateway.plan import Environment, RoutePlan, build_router, cache_of, is_cached
-from passerelle.gateway.service import InstanceSpec, Members, PoolSettings, Service
+from passerelle.gateway.service import InstanceSpec, Members, Service
+from passerelle.gateway.settings import (
+    apply_settings,
+    configured_instances,
+    health_settings,
+    nodes,
+    pool_settings,
+    shape,
+)
 from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
@@ -34,6 +42,8 @@ from passerelle.http1.listener import Limits, Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
 from passerelle.observability.metrics import UNMATCHED, Metrics
+from passerelle.routing import Match, Router
+from passerelle.security.addresses import Proxies
 
 __all__ = ["Gateway", "InstanceSpec"]
 
@@ -65,31 +75,25 @@ class Gateway:
         if self._sink is not None:
             self.metrics.access_log = self._sink.counts
         self._clock = Clock()
+        self._health: LocalHealth | None = LocalHealth(self.loop.time)
+        self._tell: Callable[[str, str, str], None] | None = None
+        self._services: dict[str, Service] = {}
         self._members: dict[str, Members] = {}
-        self._services = {name: self._service(name, service) for name, service in config.services.items()}
+        # Removed by a reload, with something still in flight.
+        self._leaving: dict[str, tuple[Service, Members]] = {}
+        for name, service in config.services.items():
+            self._services[name], self._members[name] = self._make(name, service)
+            self._set_instances(name, service, configured_instances(name, service))
+        self.proxies = Proxies(config.trusted_proxies)
+        self._guards = Guards(config, self.loop)
         self.cache = Cache(config.cache.memory) if any(map(is_cached, config.routes)) else None
-        environment = Environment(self._services, self._deadlines_for, self.metrics.route, self._route_log, self.cache)
-        self.router = build_router(config, environment)
-        if self.cache is not None:
-            self.invalidator = Invalidator(self.cache, self.router.match, cache_of)
-            self.metrics.cache = self.cache.snapshot
-        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0)
-        limits = config.limits
-        self._listener = Listener(
-            self,
-            Limits(
-                head=limits.head,
-                fields=limits.headers,
-                head_timeout=limits.head_timeout,
-                idle_timeout=limits.idle_timeout,
-                body_timeout=limits.body_timeout,
-                connections=limits.connections,
-            ),
-            self._clock,
-        )
-        self._sweep = min(SWEEP, min(limits.head_timeout, limits.idle_timeout, limits.body_timeout) / 4)
+        era = object()
+        self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
+        self._open_cache(era, config.cache.memory)
+        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0, ())
+        self._listener = Listener(self, _limits(config), self._clock)
+        self._sweep = _sweep(config)
         self._stalled: dict[Forward, tuple[int, float]] = {}
-        self._trust: dict[bytes, bool] = {}
         self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
         self._ids = count(1).__next__
         self._server: asyncio.Server | None = None
@@ -116,6 +120,7 @@ class Gateway:
             )
         self._tick()
         self._sweep_all()
+        self._guards.start()
         host, port = self._server.sockets[0].getsockname()[:2]
         return host, port
 
@@ -128,19 +133,85 @@ class Gateway:
             await asyncio.wait_for(self._listener.empty(), grace)
         for connection in list(self._listener.connections):
             connection.abort()
-        for members in self._members.values():
+        for members in [*self._members.values(), *(members for _, members in self._leaving.values())]:
             members.close()
         await asyncio.sleep(0)
         for timer in self._timers.values():
             timer.cancel()
+        self._guards.stop()
         if self._log is not None:
             self._log.flush()
         if self._sink is not None:
             self._sink.close(LOG_SECONDS)
 
     def set_instances(self, service: str, instances: Iterable[InstanceSpec]) -> None:
-        """Let ``service`` have these instances: those that are up. KeyError for an unknown service."""
-        self._members[service].replace(instances)
+        """Let ``service`` have these instances. KeyError for an unknown service."""
+        self._set_instances(service, self._config.services[service], instances)
+
+    def reload(self, config: Config, instances: Mapping[str, Iterable[InstanceSpec]] | None = None) -> None:
+        """Go by ``config`` from the next request on, on connections that are open too; what is under way goes on.
+
+        Services that stay keep their instances' connections, counters and health. Without ``instances`` they have
+        those that the configuration names. Whatever fails here fails before anything has changed. ``listen``,
+        ``admin``, ``workers`` and ``access_log`` are not looked at.
+        """
+        before = self._config
+        made = {n: self._make(n, c) for n, c in config.services.items() if n not in self._services}
+        services = {n: made[n][0] if n in made else self._services[n] for n in config.services}
+        deadlines: dict[float, Deadlines] = {}
+        guards = Guards(config, self.loop)
+        cached = any(map(is_cached, config.routes))
+        cache = (self.cache or Cache(config.cache.memory)) if cached else None
+        era = object()
+        router = self._router(config, services, deadlines, guards, cache, era)
+        # From here on nothing fails, and no request comes in between.
+        for name in before.services.keys() - config.services.keys():
+            self._dismiss(name)
+        for name, (service, members) in made.items():
+            returns = self._leaving.pop(name, None) is not None
+            self._services[name], self._members[name] = service, members
+            if returns:
+                self._adopt(name, None, config.services[name])
+        self._services = services
+        self._members = {name: self._members[name] for name in services}
+        for name, settings in config.services.items():
+            if name not in made:
+                self._adopt(name, before.services[name], settings)
+            given = instances.get(name) if instances is not None else None
+            self._set_instances(name, settings, configured_instances(name, settings) if given is None else given)
+        # What is under way still has its deadline.
+        deadlines.update((limit, old) for limit, old in self._deadlines.items() if old.entries)
+        self._deadlines = deadlines
+        self._config = config
+        self._listener.limits = _limits(config)
+        self._sweep = _sweep(config)
+        if before.trusted_proxies != config.trusted_proxies:
+            self.proxies = Proxies(config.trusted_proxies)
+            for connection in self._listener.connections:
+                connection.forget_head()
+        self.router, self.cache = router, cache
+        self._open_cache(era, config.cache.memory)
+        before_guards, self._guards = self._guards, guards
+        guards.start()
+        before_guards.stop()
+
+    def _dismiss(self, name: str) -> None:
+        """A service that is in the configuration no more: nothing new goes there, what is under way ends in peace."""
+        members = self._members[name]
+        members.replace(())
+        self._leaving[name] = self._services[name], members
+        if self._health is not None:
+            self._health.forget(name)
+
+    def supervised(self, tell: Callable[[str, str, str], None]) -> None:
+        """Somebody else decides about the health of instances, and is told what requests see of it.
+
+        ``tell(event, service, instance)``: see :meth:`.health.LocalHealth.report`.
+        """
+        self._health = None
+        self._tell = tell
+        for service in self._services.values():
+            service.watched = True
 
     def reopen_log(self) -> None:
         """Open the access log's file anew, after it was moved away."""
@@ -163,7 +234,14 @@ class Gateway:
         """Services and their instances as this worker sees them, as JSON-able values."""
         return {
             name: [
-                {"name": i.name, "address": i.address, "up": i.up, "in_flight": i.in_flight, "total": i.total}
+                {
+                    "name": i.name,
+                    "address": i.address,
+                    "up": i.up,
+                    "status": i.status.name.lower(),
+                    "in_flight": i.in_flight,
+                    "total": i.total,
+                }
                 for i in members.instances
             ]
             for name, members in self._members.items()
@@ -179,9 +257,19 @@ class Gateway:
         try:
             exchange.start()
         except Exception as error:
-            # A defect of ours: the client gets an answer and the process goes on; the traceback is for the log alone.
-            logger.exception("request failed within the gateway")
-            exchange.on_failure(Failure(Kind.INTERNAL, repr(error)))
+            self._on_defect(exchange, error)
+
+    def carry_on(self, exchange: Exchange, plan: RoutePlan, match: Match, guard: int) -> None:
+        """What guard number ``guard`` waited for has ended."""
+        try:
+            exchange.resume(plan, match, guard)
+        except Exception as error:
+            self._on_defect(exchange, error)
+
+    def _on_defect(self, exchange: Exchange, error: Exception) -> None:
+        """A defect of ours: the client gets an answer and the process goes on; the traceback is for the log alone."""
+        logger.error("request failed within the gateway", exc_info=error)
+        exchange.on_failure(Failure(Kind.INTERNAL, repr(error)))
 
     def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
         """Count and log what was no request; gives its id."""
@@ -196,43 +284,82 @@ class Gateway:
         """A request id that no other request of any worker has."""
         return self._id_prefix % self._ids()
 
-    def trusts(self, peer: bytes) -> bool:
-        """Whether ``peer`` (an address) is a trusted proxy."""
-        networks = self._config.trusted_proxies
-        if not networks:
-            return False
-        known = self._trust.get(peer)
-        if known is None:
-            if len(self._trust) > 10_000:
-                self._trust.clear()
-            try:
-                address = ip_address(peer.decode("ascii"))
-            except ValueError:
-                return False
-            known = self._trust[peer] = any(address in network for network in networks)
-        return known
-
     # ---- parts
 
-    def _service(self, name: str, service: ServiceConfig) -> Service:
-        policy = POLICIES[service.balance]
-        leaves: dict[str, Policy]
-        node: Node
-        if service.zones is not None:
-            leaves = {zone: policy() for zone in service.zones}
-            node = Group((leaves[zone], float(settings.weight)) for zone, settings in service.zones.items())
-        else:
-            leaf = policy()
-            leaves, node = {"": leaf}, leaf
-        settings = PoolSettings(
-            service.max_connections, service.max_waiting, service.connect_timeout, service.keepalive
-        )
-        members = self._members[name] = Members(self.loop, self._clock, leaves, settings)
-        members.replace(configured_instances(name, service))
-        return Service(name, node, self.metrics.service(name, members.in_flight))
+    def _make(self, name: str, config: ServiceConfig) -> tuple[Service, Members]:
+        """A service that is not there yet; one that is just leaving comes back as it is."""
+        leaving = self._leaving.get(name)
+        if leaving is not None:
+            return leaving
+        leaves, node, cookie = nodes(name, config)
+        members = Members(self.loop, self._clock, leaves, pool_settings(config))
+        service = Service(name, node, self.metrics.service(name, members.in_flight))
+        service.cookie = cookie
+        service.report = self._report
+        service.watched = self._health is None
+        apply_settings(service, config, None)
+        return service, members
 
-    def _deadlines_for(self, limit: float) -> Deadlines:
-        return self._deadlines.setdefault(limit, Deadlines(limit))
+    def _router(
+        self,
+        config: Config,
+        services: Mapping[str, Service],
+        deadlines: dict[float, Deadlines],
+        guards: Guards,
+        cache: Cache | None,
+        era: object,
+    ) -> Router:
+        """The routes of ``config``; what they need of deadlines is put in ``deadlines``."""
+
+        def of(limit: float) -> Deadlines:
+            if limit not in deadlines:
+                known = self._deadlines.get(limit)
+                deadlines[limit] = Deadlines(limit) if known is None else known
+            return deadlines[limit]
+
+        environment = Environment(services, of, self.metrics.route, self._route_log, guards.of, cache, era)
+        return build_router(config, environment)
+
+    def _open_cache(self, era: object, memory: int) -> None:
+        """Let the cache go by the router that is in force now."""
+        cache = self.cache
+        if cache is not None:
+            cache.era = era
+            cache.store.capacity = memory
+            cache.store.largest = memory // 16
+            self.invalidator = Invalidator(cache, self.router.match, cache_of)
+            self.metrics.cache = cache.snapshot
+
+    def _adopt(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:
+        """Let a service that stays go by ``config``."""
+        service, members = self._services[name], self._members[name]
+        if before is None or shape(before) != shape(config):
+            leaves, service.node, service.cookie = nodes(name, config)
+            members.move(leaves, pool_settings(config))
+        elif before != config:
+            members.move(None, pool_settings(config))
+        apply_settings(service, config, before)
+
+    def _set_instances(self, name: str, config: ServiceConfig, specs: Iterable[InstanceSpec]) -> None:
+        members = self._members[name]
+        down = members.replace(specs)
+        if self._health is not None:
+            self._health.take(name, health_settings(config, probed=False), members.instances)
+        for instance in down:
+            self._abandon(instance)
+
+    def _abandon(self, instance: Instance) -> None:
+        """``instance`` fails its probes: what waits for its answer may go to others. Rare, so it may look at all."""
+        for deadlines in self._deadlines.values():
+            for waiting in list(deadlines.entries):
+                if isinstance(waiting, Forward) and waiting.instance is instance:
+                    waiting.on_instance_down()
+
+    def _report(self, event: str, service: str, instance: str) -> None:
+        if self._health is not None:
+            self._health.report(event, service, instance)
+        elif self._tell is not None:
+            self._tell(event, service, instance)
 
     def _route_log(self, route: str, service: str | None) -> RouteLog | None:
         return self._log.route(route, service) if self._log is not None else None
@@ -250,13 +377,22 @@ class Gateway:
         self._listener.sweep()
         for members in self._members.values():
             members.sweep()
-        self._check_streams(time.perf_counter())
+        for name, (_, members) in list(self._leaving.items()):
+            members.sweep()
+            if members.gone:
+                del self._leaving[name]
+        now = time.perf_counter()
+        for service in self._services.values():
+            service.count(now)
+        if self._health is not None:
+            self._health.tick()
+        self._check_streams(now)
         self._timers["sweep"] = self.loop.call_later(self._sweep, self._sweep_all)
 
     def _check_streams(self, now: float) -> None:
         """Give up answers whose bodies stand still."""
         seen = {}
-        for service in self._services.values():
+        for service in [*self._services.values(), *(service for service, _ in self._leaving.values())]:
             for forward in list(service.streaming):
                 progress, since = self._stalled.get(forward, (-1, now))
                 if forward.progress != progress:
@@ -268,18 +404,19 @@ class Gateway:
         self._stalled = seen
 
 
-def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec]:
-    """The instances that the configuration names itself: targets and zones; none where the runner starts them."""
-    zones = service.zones
-    groups = [("", service.targets or ())] if zones is None else [(zone, z.targets) for zone, z in zones.items()]
-    return [
-        InstanceSpec(
-            f"{name}-{zone}-{index}" if zone else f"{name}-{index}",
-            target.url.host,
-            target.url.port,
-            float(target.weight),
-            zone,
-        )
-        for zone, targets in groups
-        for index, target in enumerate(targets, 1)
-    ]
+def _limits(config: Config) -> Limits:
+    limits = config.limits
+    return Limits(
+        head=limits.head,
+        fields=limits.headers,
+        head_timeout=limits.head_timeout,
+        idle_timeout=limits.idle_timeout,
+        body_timeout=limits.body_timeout,
+        connections=limits.connections,
+    )
+
+
+def _sweep(config: Config) -> float:
+    """How often to look at connections, so that their time limits are kept to within a quarter (seconds)."""
+    limits = config.limits
+    return min(SWEEP, min(limits.head_timeout, limits.idle_timeout, limits.body_timeout) / 4)

@@ -14,7 +14,7 @@ from passerelle.caching.keys import KeyRule
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.settings import Identity, Settings
 from passerelle.caching.shelf import Shelf
-from passerelle.config.models import RouteCache
+from passerelle.config.cache import RouteCache
 from passerelle.http1.head import RequestHead
 from passerelle.messages import end_to_end
 
@@ -28,15 +28,19 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 class Cache:
-    """One worker's store, and the requests upstream that several clients wait for (``fetches`` by flight key)."""
+    """One worker's store, and the requests upstream that several clients wait for (``fetches`` by flight key).
 
-    __slots__ = ("fetches", "flights", "shelf", "store")
+    ``era`` is that of the plans in force: what an earlier plan stored is answered by the rules of the present one.
+    """
+
+    __slots__ = ("era", "fetches", "flights", "shelf", "store")
 
     def __init__(self, capacity: int) -> None:
         self.store = MemoryStore(capacity)
         self.shelf = Shelf(self.store)
         self.flights: Flights[Entry] = Flights()
         self.fetches: dict[bytes, Fetch] = {}
+        self.era: object = None
 
     def purge(self, what: str, value: str) -> int:
         """Let go of what has the tag ``value``, or that path, or of everything (``what``: tag, path, all); how many."""
@@ -80,7 +84,7 @@ def tag_names(text: str) -> tuple[str, ...]:
 class CachePlan:
     """How a route is cached. ``stores`` is false for a route without a cache of its own: what its unsafe requests
     change is let go of, and nothing else. ``whole_uri`` tells that the key is host, path and query as they are.
-    ``counts`` has a number per outcome.
+    ``counts`` has a number per outcome. ``era`` is the same for all plans that are in force together.
     """
 
     cache: Cache
@@ -89,20 +93,21 @@ class CachePlan:
     counts: dict[str, int]
     stores: bool
     whole_uri: bool
+    era: object
 
     def fill_tags(self, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
         """The route's tags for a request with these parameters."""
         return tuple(tag.fill(params) for tag in self.tags)
 
 
-def make_plan(cache: Cache, route: RouteCache | None, counts: dict[str, int]) -> CachePlan:
+def make_plan(cache: Cache, era: object, route: RouteCache | None, counts: dict[str, int]) -> CachePlan:
     """The plan of a route, or part, with these cache settings."""
     for outcome in OUTCOMES if route is not None else ():
         counts.setdefault(outcome, 0)
     settings = settings_of(route) if route is not None else Settings()
     tags = tuple(Tag(text) for text in route.tags) if route is not None else ()
     whole = settings.key == KeyRule()
-    return CachePlan(cache, settings, tags, counts, route is not None, whole)
+    return CachePlan(cache, settings, tags, counts, route is not None, whole, era)
 
 
 def settings_of(route: RouteCache) -> Settings:
@@ -132,21 +137,25 @@ def _whole_seconds(seconds: float | None) -> int | None:
     return None if seconds is None else -int(-seconds // 1)
 
 
-def request_facts(head: RequestHead, method: bytes) -> Facts:
-    """What ``head`` says to a cache, remembered with it: a kept-alive client repeats its head."""
+def request_facts(head: RequestHead, method: bytes, consumer: bytes = b"") -> Facts:
+    """What ``head`` says to a cache, remembered with it: a kept-alive client repeats its head.
+
+    ``consumer`` is whom a guard has found behind it, by whatever credential.
+    """
     facts = head.cache_facts
-    if facts is None or facts.method != method:
+    if facts is None or facts.method != method or facts.consumer != consumer:
         has_body = head.chunked or head.content_length > 0
-        facts = head.cache_facts = Facts(method, end_to_end(head.fields), has_body=has_body)
+        facts = head.cache_facts = Facts(method, end_to_end(head.fields), has_body=has_body, consumer=consumer)
     known: Facts = facts
     return known
 
 
-def part_facts(head: RequestHead, lines: bytes) -> Facts:
+def part_facts(head: RequestHead, lines: bytes, consumer: bytes = b"") -> Facts:
     """What a part's field ``lines`` say to a cache, remembered with the head that they were made from."""
     facts = head.part_facts
-    if facts is None:
-        fields = [line.partition(b":")[::2] for line in lines.split(b"\r\n") if line]
-        facts = head.part_facts = Facts(b"GET", [(name.lower(), value.strip(b" \t")) for name, value in fields])
+    if facts is None or facts.consumer != consumer:
+        pairs = [line.partition(b":")[::2] for line in lines.split(b"\r\n") if line]
+        fields = [(name.lower(), value.strip(b" \t")) for name, value in pairs]
+        facts = head.part_facts = Facts(b"GET", fields, consumer=consumer)
     known: Facts = facts
     return known

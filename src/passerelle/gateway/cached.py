@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,8 +27,9 @@ from passerelle.caching.policy import (
 from passerelle.caching.received import Received
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.fetch import Fetch
-from passerelle.gateway.forward import NOBODY, Forward, Receiver
-from passerelle.gateway.wanted import Wanted, without_tags
+from passerelle.gateway.forward import Forward
+from passerelle.gateway.leg import NOBODY, Receiver
+from passerelle.gateway.wanted import Wanted, begin, without_tags
 from passerelle.messages import SAFE_METHODS
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ class Seat:
         decision = lookup(wanted.facts, entry, now, plan.settings)
         if isinstance(decision, Fresh):
             assert entry is not None
+            entry.owner = wanted.owner
             if decision.refresh:
                 self._refresh(entry, now)
             outcome = "stale" if decision.stale else "hit"
@@ -158,18 +161,13 @@ class Seat:
         flights = wanted.plan.cache.flights
         if flights.get(entry.key) is not None:
             return
-        background = Wanted(
-            wanted.leg, wanted.plan, wanted.facts, wanted.key, wanted.message, wanted.params, perf_counter()
-        )
+        background = replace(wanted, started=perf_counter())
         decision = Stale(validators(entry), PRECONDITIONS, b"stale")
         if wanted.facts.method == b"GET":
             Fetch(background, decision, entry, None, flights.lead(entry.key)).start()
 
     def _go(self, receiver: Receiver, body: RequestBody | None) -> None:
-        wanted = self._wanted
-        self._forward = forward = Forward(
-            wanted.leg, receiver, wanted.facts.method, wanted.message, body, wanted.started
-        )
+        self._forward = forward = begin(self._wanted, receiver, self._wanted.message, body)
         forward.start()
 
     def go_around(self, invalidator: Invalidator, body: RequestBody | None) -> None:
@@ -260,6 +258,11 @@ class Seat:
     def instance(self) -> Instance:
         """Who answered, if anybody was asked for this request alone."""
         return self._asked.instance if self._asked is not None else NOBODY
+
+    @property
+    def key(self) -> bytes | None:
+        """What the balancer picked by."""
+        return self._asked.key if self._asked is not None else None
 
     @property
     def seconds(self) -> float:

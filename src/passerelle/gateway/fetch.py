@@ -28,7 +28,7 @@ from passerelle.caching.received import Received
 from passerelle.caching.storing import Draft
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.forward import Forward
-from passerelle.gateway.wanted import Wanted, edited, without_tags
+from passerelle.gateway.wanted import Wanted, begin, edited, without_tags
 from passerelle.http1.head import ResponseHead
 
 
@@ -106,7 +106,7 @@ class Fetch:
         self._over = False
         self.streams = reader is None or reader.streams
         message = edited(wanted.message, decision)
-        self.forward = Forward(wanted.leg, self, wanted.facts.method, message, None, wanted.started)
+        self.forward: Forward = begin(wanted, self, message, None)
         if flight is not None:
             wanted.plan.cache.fetches[flight.key] = self
 
@@ -208,7 +208,7 @@ class Fetch:
             drop = self._decision.drop
             self._decision = Miss(b"stale", drop, False)
             message = edited(wanted.message, self._decision)
-            self.forward = Forward(wanted.leg, self, wanted.facts.method, message, None, wanted.started)
+            self.forward = begin(wanted, self, message, None)
             self.start()
         else:
             assert isinstance(outcome, Nothing)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from passerelle.http1.head import RequestHead
+from passerelle.security.addresses import Proxies
 
 # RFC 9110 §7.6.3: a gateway says in each request that it forwards that it was here.
 VIA = b"Via: 1.1 passerelle\r\n"
@@ -32,19 +31,29 @@ _NOT_FOR_PARTS = frozenset(
 )
 
 
+def client_address(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
+    """The client's address: that of ``peer``, unless it is a trusted proxy and vouches for another one."""
+    if not head.forwarded:
+        return peer
+    if head.chain is None:
+        said = [f.value for f in head.lines if f.name == b"x-forwarded-for"]
+        head.chain = proxies.chain(peer, said) if said else [peer]
+    return head.chain[0]
+
+
 # Forwarding lines by (peer, Host): the same for all of a client's requests. Clients choose what stands here, so it is
 # bounded; making a line anew costs 0.6 us.
 _known_lines: dict[tuple[bytes, bytes], bytes] = {}
 _MOST_KNOWN = 1024
 
 
-def forwarding_lines(head: RequestHead, peer: bytes, trusted: Callable[[bytes], bool]) -> bytes:
-    """Via and the X-Forwarded lines. A client that is no trusted proxy starts the chain: what it said is dropped, so an
-    upstream reads a chain that nobody could forge (RFC 7239 §8.1)."""
-    if head.forwarded and trusted(peer):
-        said = [f.value for f in head.lines if f.name == b"x-forwarded-for" and f.value]
+def forwarding_lines(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
+    """Via and the X-Forwarded lines. The chain holds what trusted proxies vouch for and nothing else: an upstream reads
+    one that no client could forge (RFC 7239 §8.1)."""
+    if head.forwarded and proxies.trusts(peer):
+        client_address(head, peer, proxies)
         host = head.get(b"x-forwarded-host") or head.authority
-        return _lines(b", ".join([*said, peer]), host, head.get(b"x-forwarded-proto") or b"http")
+        return _lines(b", ".join(head.chain or [peer]), host, head.get(b"x-forwarded-proto") or b"http")
     key = (peer, head.authority)
     lines = _known_lines.get(key)
     if lines is None:
@@ -61,9 +70,9 @@ def _lines(chain: bytes, host: bytes, proto: bytes) -> bytes:
     return b"%bX-Forwarded-For: %b\r\n%bX-Forwarded-Proto: %b\r\n" % (VIA, chain, host_line, proto)
 
 
-def upstream_fields(head: RequestHead, peer: bytes, trusted: Callable[[bytes], bool]) -> bytes:
+def upstream_fields(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
     """All field lines for the upstream but the request id. The same for as long as a client repeats its head."""
-    fields = head.relay + forwarding_lines(head, peer, trusted)
+    fields = head.relay + forwarding_lines(head, peer, proxies)
     if head.host is None:
         fields = b"Host: \r\n" + fields  # RFC 9112 §3.2: an HTTP/1.0 client need not send one, we must
     if head.chunked:
@@ -75,10 +84,10 @@ def upstream_fields(head: RequestHead, peer: bytes, trusted: Callable[[bytes], b
     return fields
 
 
-def part_fields(head: RequestHead, peer: bytes, trusted: Callable[[bytes], bool]) -> bytes:
+def part_fields(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
     """All field lines for a part of a composition but the request id."""
     relayed = [line for line in head.relay.split(b"\r\n") if line]
     kept = [line for line in relayed if line.partition(b":")[0].lower() not in _NOT_FOR_PARTS]
     kept += [b"Accept: application/json", b"Accept-Encoding: identity", b""]
-    fields = b"\r\n".join(kept) + forwarding_lines(head, peer, trusted)
+    fields = b"\r\n".join(kept) + forwarding_lines(head, peer, proxies)
     return fields if head.host is not None else b"Host: \r\n" + fields

@@ -3,88 +3,38 @@
 What may be tried again (RFC 9110 §9.2.2): anything of which not one byte was written, and idempotent methods as long as
 no response head came and the body can be sent again byte for byte. A second attempt takes an instance not yet tried, if
 there is one, and always a new connection: idle ones to one instance tend to die together.
+
+A retry waits a random time and is paid from the service's budget, so that retries cannot keep a service down. Going on
+to another instance at once because one refuses connections, or has its queue full, is neither: nothing was sent.
+An attempt does not count either when its instance has left or is down by the time of the next one: so a client does not
+notice when two instances die together. That needs another instance: one alone gets no request more often than allowed.
 """
 
 from __future__ import annotations
 
-from time import perf_counter
-from typing import Protocol, cast
+from asyncio import TimerHandle, get_running_loop
+from random import random
+from time import perf_counter, time
+from typing import cast
 
-from passerelle.balancing.instance import Instance
+from passerelle.balancing import limits
+from passerelle.balancing.instance import Instance, Status
+from passerelle.balancing.retries import backoff, retry_after
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
-from passerelle.gateway.deadlines import Deadlines
-from passerelle.gateway.service import Service
+from passerelle.gateway.leg import NOBODY, SILENT, Leg, Receiver
 from passerelle.http1.client import UpstreamConnection
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.listener import Tunnel
 from passerelle.http1.pool import Pool
-from passerelle.messages import IDEMPOTENT_METHODS
 
-
-class Receiver(Protocol):
-    """Who asked, and is told of the answer: the calls of :class:`passerelle.http1.client.Receiver`, once each."""
-
-    streams: bool
-    """Whether the deadline is for the answer's head alone; else it is for all of the answer."""
-
-    def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
-
-    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The final response's head and the first bytes of its body."""
-
-    def on_data(self, data: bytes) -> None:
-        """More of the body."""
-
-    def on_end(self) -> None:
-        """The body is complete."""
-
-    def on_failure(self, failure: Failure) -> None:
-        """No attempt succeeded, or the answer broke off."""
-
-    def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """101: the protocol changes."""
-
-
-class _Silent:
-    """Nobody listens any more: what ended must not keep its asker alive (the two would be a cycle)."""
-
-    streams = False
-
-    def on_interim(self, head: ResponseHead) -> None: ...
-
-    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None: ...
-
-    def on_data(self, data: bytes) -> None: ...
-
-    def on_end(self) -> None: ...
-
-    def on_failure(self, failure: Failure) -> None: ...
-
-    def on_switch(self, head: ResponseHead, data: bytes) -> None: ...
-
-
-SILENT = _Silent()
-
-# Stands for the instance before one is picked.
-NOBODY = Instance("")
-
-
-class Leg(Protocol):
-    """What a plan says of one request to one service; ``attempts`` counts the first one too."""
-
-    @property
-    def service(self) -> Service:
-        """Who is asked."""
-
-    @property
-    def deadlines(self) -> Deadlines:
-        """The time limit over all attempts."""
-
-    @property
-    def attempts(self) -> int:
-        """The most attempts."""
+# How many instances are tried at most, those too that do not count as attempts because they are gone or full.
+MOST_TRIED = 8
+# How long the supervisor is given to say that an instance is gone (seconds): it knows within milliseconds, unless the
+# machine is very busy.
+VERDICT = 0.1
+# What a request sees of the death of its instance.
+_DEATHS = frozenset({Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_RESET})
 
 
 class Forward:
@@ -93,6 +43,7 @@ class Forward:
     __slots__ = (
         "_body",
         "_connection",
+        "_counted",
         "_leg",
         "_message",
         "_over",
@@ -101,9 +52,11 @@ class Forward:
         "_service",
         "_since",
         "_status",
+        "_timer",
         "_tried",
         "attempts",
         "instance",
+        "key",
         "method",
         "progress",
         "seconds",
@@ -118,6 +71,8 @@ class Forward:
         self._message = message
         self._body = body
         self._connection: UpstreamConnection | None = None
+        self._counted: tuple[Instance, ...] = ()  # those of the tried that count as attempts
+        self._timer: TimerHandle | None = None
         self._tried: tuple[Instance, ...] = ()
         self._over = False
         self._responded = False
@@ -126,12 +81,14 @@ class Forward:
         self.method = method
         self.attempts = 0
         self.instance: Instance = NOBODY
+        self.key: bytes | None = None
         self.progress = 0
         self.seconds = 0.0
 
     def start(self) -> None:
         """Begin. The receiver hears of the end, whatever it is, exactly once."""
         self._leg.deadlines.entries[self] = self._since
+        self._service.started += 1
         self._attempt()
 
     def cancel(self) -> None:
@@ -143,9 +100,9 @@ class Forward:
 
     def _attempt(self) -> None:
         node = self._service.node
-        instance = node.pick(self._tried)
+        instance = node.pick(self._tried, self.key)
         if instance is None and self._tried:
-            instance = node.pick()
+            instance = node.pick((), self.key)
         if instance is None:
             self._end(Failure(Kind.NO_INSTANCE, f"no instance of {self._service.name} is up"))
             return
@@ -153,7 +110,7 @@ class Forward:
         self.attempts += 1
         node.acquire(instance)
         pool: Pool = instance.endpoint
-        connection = pool.checkout() if self.attempts == 1 else None
+        connection = pool.checkout() if not self._counted else None
         if connection is None:
             pool.request(self)
         else:
@@ -190,6 +147,8 @@ class Forward:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The final response begins."""
+        if head.status >= 500 and self._retry_answer(head, complete):
+            return
         self._responded = True
         receiver = self._receiver
         if complete:
@@ -231,26 +190,144 @@ class Forward:
         """The attempt failed: try again if that is safe, else tell."""
         if self._over:
             return
-        instance = self.instance
         self._connection = None
         if self._body is not None:
             self._body.detach()
-        if self._responded or not self._may_retry(failure):
-            self._fail(failure)
+        wait = None if self._responded else self._retry_in(failure)
+        if wait is None:
+            if failure.kind in _DEATHS and self._service.watched and not self._responded and self._hopes():
+                self._await_verdict(failure)
+            else:
+                self._fail(failure)
+        else:
+            seconds = perf_counter() - self._since
+            self._service.metrics.failed(failure.kind, seconds)
+            if wait >= 0.0:
+                self._counted = (*self._counted, self.instance)
+            self._go_on(None if failure.kind is Kind.OVERLOADED else False, seconds, wait)
+
+    def on_instance_down(self) -> None:
+        """The instance that has the request fails its probes: ask another one, if that is safe; else go on waiting."""
+        connection = self._connection
+        if connection is None or self._responded or self._over:
             return
+        failure = Failure(Kind.TIMEOUT, "the instance went down before it answered")
+        wait = self._retry_in(failure)
+        if wait is not None:
+            self._connection = None
+            if self._body is not None:
+                self._body.detach()
+            connection.detach()
+            seconds = perf_counter() - self._since
+            self._service.metrics.failed(failure.kind, seconds)
+            self._counted = (*self._counted, self.instance)
+            self._go_on(False, seconds, wait)
+
+    def _hopes(self) -> bool:
+        """Whether one more attempt would be made if the instance of this one turned out to be gone."""
+        return self._leg.attempts > 1 and len(self._tried) < MOST_TRIED and self._repeatable() and self._others()
+
+    def _await_verdict(self, failure: Failure) -> None:
+        """Attempts are used up, and the supervisor may be just about to say that their instances are gone."""
         seconds = perf_counter() - self._since
-        self._service.metrics.failed(failure.kind, seconds)
-        self._service.metrics.retries += 1
-        self._service.node.release(instance, False, seconds)
+        service = self._service
+        service.metrics.failed(failure.kind, seconds)
+        service.node.release(self.instance, False, seconds)
+        service.failed(self.instance)
+        self._tried = (*self._tried, self.instance)
+        self._counted = (*self._counted, self.instance)
+        self._timer = get_running_loop().call_later(VERDICT, self._verdict, failure)
+
+    def _verdict(self, failure: Failure) -> None:
+        self._timer = None
+        gone = sum(instance.status < Status.EJECTED for instance in self._counted)
+        if len(self._counted) - gone < self._leg.attempts and self._service.may_retry(perf_counter()):
+            self._service.metrics.retries += 1
+            self._attempt()
+        else:
+            self._end(failure)
+
+    def _go_on(self, ok: bool | None, seconds: float, wait: float) -> None:
+        """This attempt is over; the next one begins after ``wait`` seconds."""
+        service = self._service
+        instance = self.instance
+        service.metrics.retries += 1
+        service.node.release(instance, ok, seconds)
+        if ok is False:
+            service.failed(instance)
         self._tried = (*self._tried, instance)
+        if wait > 0.0:
+            self._timer = get_running_loop().call_later(wait, self._attempt_later)
+        else:
+            self._attempt()
+
+    def _attempt_later(self) -> None:
+        self._timer = None
         self._attempt()
 
-    def _may_retry(self, failure: Failure) -> bool:
-        if self.attempts >= self._leg.attempts or failure.kind is Kind.OVERLOADED:
+    def _retry_in(self, failure: Failure) -> float | None:
+        """How soon to try again (seconds), or None if that is not safe, not wanted, or not affordable.
+
+        Negative is at once, at another instance, without counting as an attempt.
+        """
+        if failure.kind in (Kind.OVERLOADED, Kind.CONNECT_FAILED):
+            # Nothing was sent and nobody is the busier for it: look at the others first.
+            room = not self._tried if failure.kind is Kind.OVERLOADED else len(self._tried) < MOST_TRIED
+            if room and self._leg.attempts > 1 and self._others():
+                return -1.0
+            if failure.kind is Kind.OVERLOADED:
+                return None
+        if not failure.retryable and not self._repeatable():
+            return None
+        return self._affordable(None)
+
+    def _others(self) -> bool:
+        """Whether there is an instance that was not tried."""
+        return self._service.node.pick((*self._tried, self.instance), self.key) is not None
+
+    def _repeatable(self) -> bool:
+        """Whether what was sent may be sent again."""
+        return self.method in self._service.retries.methods and (self._body is None or self._body.replayable)
+
+    def _affordable(self, asked: float | None) -> float | None:
+        """How soon (seconds), if there are attempts, time and budget left; ``asked`` is the instance's Retry-After."""
+        tries = len(self._counted) + 1
+        if tries >= self._leg.attempts:
+            gone = sum(i.status < Status.EJECTED for i in (*self._counted, self.instance))
+            enough = tries - gone >= self._leg.attempts or self._leg.attempts == 1
+            if enough or len(self._tried) >= MOST_TRIED or not self._others():
+                return None
+        service = self._service
+        now = perf_counter()
+        left = self._leg.deadlines.limit - (now - self._since)
+        rules = service.retries
+        wait = backoff(tries, random, left=left, retry_after=asked, base=rules.base, most=rules.most)
+        return wait if wait is not None and service.may_retry(now) else None
+
+    def _retry_answer(self, head: ResponseHead, complete: bool) -> bool:
+        """Whether another attempt takes the place of this answer (``retries.on_status``)."""
+        service = self._service
+        if head.status not in service.retries.statuses or not self._repeatable():
             return False
-        if failure.retryable:  # nothing was sent
-            return True
-        return self.method in IDEMPOTENT_METHODS and (self._body is None or self._body.replayable)
+        asked = None
+        if not self._others():
+            # Nobody else did ask for a pause (RFC 9110 §10.2.3).
+            value = head.get(b"retry-after")
+            asked = retry_after(value, time()) if value is not None else None
+        wait = self._affordable(asked)
+        if wait is None:
+            return False
+        connection, self._connection = self._connection, None
+        body = self._body
+        if body is not None:
+            body.detach()
+        if connection is not None and not (complete and (body is None or body.complete)):
+            connection.detach()  # the rest of the answer, or of the request, is not worth waiting for
+        seconds = perf_counter() - self._since
+        service.metrics.observe(head.status, seconds)
+        self._counted = (*self._counted, self.instance)
+        self._go_on(False, seconds, wait)
+        return True
 
     def on_deadline(self) -> None:
         """The route's time is up, whatever attempt it is."""
@@ -295,21 +372,34 @@ class Forward:
         self.seconds = seconds = perf_counter() - self._since
         service = self._service
         service.metrics.observe(status, seconds)
-        service.node.release(self.instance, status < 500, seconds)
+        ok = status < 500
+        service.node.release(self.instance, ok, seconds)
+        if not ok:
+            service.failed(self.instance)
 
     def _fail(self, failure: Failure) -> None:
         """The last attempt failed."""
         self._over = True
         self._leg.deadlines.entries.pop(self, None)
-        self._service.streaming.discard(self)
+        service = self._service
+        service.streaming.discard(self)
         self.seconds = seconds = perf_counter() - self._since
-        self._service.metrics.failed(failure.kind, seconds)
-        self._service.node.release(self.instance, False, seconds)
+        service.metrics.failed(failure.kind, seconds)
+        instance = self.instance
+        if failure.kind is Kind.OVERLOADED:
+            # A full instance does its work: that is no reason to take it away from the others.
+            service.node.release(instance, None, seconds)
+            pool: Pool = instance.endpoint
+            failure.retry_after = limits.retry_after(pool.waiting, pool.limit, service.metrics.mean)
+            service.crowded()
+        else:
+            service.node.release(instance, False, seconds)
+            service.failed(instance)
         receiver, self._receiver = self._receiver, SILENT
         receiver.on_failure(failure)
 
     def _end(self, failure: Failure) -> None:
-        """No instance could be picked."""
+        """No instance could be picked, or none is to be: what was attempted is settled."""
         self._over = True
         self._leg.deadlines.entries.pop(self, None)
         receiver, self._receiver = self._receiver, SILENT
@@ -320,15 +410,22 @@ class Forward:
         self._over = True
         self._receiver = SILENT
         self._leg.deadlines.entries.pop(self, None)
-        self._service.streaming.discard(self)
+        service = self._service
+        service.streaming.discard(self)
         self.seconds = seconds = perf_counter() - self._since
         instance = self.instance
         connection, self._connection = self._connection, None
         if self._body is not None:
             self._body.detach()
+        if self._timer is not None:
+            self._timer.cancel()  # between two attempts: the last one is settled, and the next has not begun
+            self._timer = None
+            return
         if connection is not None:
             connection.detach()
         else:
             instance.endpoint.withdraw(self)
-        self._service.metrics.failed(kind or Kind.CLIENT_GONE, seconds)
-        self._service.node.release(instance, None if kind is None else False, seconds)
+        service.metrics.failed(kind or Kind.CLIENT_GONE, seconds)
+        service.node.release(instance, None if kind is None else False, seconds)
+        if kind is not None:
+            service.failed(instance)

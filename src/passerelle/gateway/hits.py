@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from passerelle.caching.answers import wire
 from passerelle.caching.facts import Facts
 from passerelle.gateway.cache import Cache, request_facts
+from passerelle.gateway.fields import client_address
 from passerelle.gateway.plan import ForwardPlan
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def answer_hit(
         return False
     started = perf_counter()
     facts: Facts | None = head.cache_facts
-    if facts is None or facts.method != method:
+    if facts is None or facts.method != method or facts.consumer:
         facts = request_facts(head, method)
     entry = cache.shelf.find(b"%b %b" % (host, target), facts)
     now = time()
@@ -39,13 +40,19 @@ def answer_hit(
         return False
     plan = entry.owner
     body = entry.body
-    if not isinstance(plan, ForwardPlan) or not client.send_ready(wire(entry, now), len(body)):
+    if (
+        not isinstance(plan, ForwardPlan)
+        or plan.cache is None
+        or plan.cache.era is not cache.era
+        or not client.send_ready(wire(entry, now), len(body))
+    ):
         return False
     seconds = perf_counter() - started
     metrics = plan.metrics
     metrics.cache["hit"] += 1
     metrics.observe(entry.status, seconds, method)
     if plan.log is not None:
-        who = (gateway.next_id(), client.peer, method, target, host, head.user_agent)
+        peer = client_address(head, client.peer, gateway.proxies) if head.forwarded else client.peer
+        who = (gateway.next_id(), peer, method, target, host, head.user_agent)
         plan.log.add(*who, entry.status, 0, len(body), seconds, 0.0, 0, None, None, "hit")
     return True

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from passerelle.caching.entry import Entry
 from passerelle.caching.facts import Facts as CacheFacts
-from passerelle.composition import Gathering
+from passerelle.composition import Composed, Gathering, Passed
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.cached import Seat
-from passerelle.gateway.forward import Forward, Leg
+from passerelle.gateway.forward import Forward
+from passerelle.gateway.leg import Leg
 from passerelle.gateway.wanted import Wanted
 from passerelle.http1.head import ResponseHead
+from passerelle.http1.write import serialize
+from passerelle.messages import Fields, Response
 
 # The largest answer of one part, in bytes: it is held in memory until the whole is spliced.
 MAX_PART = 10 * 1024 * 1024
+# The head of a composed answer that has nothing special about it.
+COMPOSED = serialize(Response(200, [(b"Content-Type", b"application/json")]))
 
 
 class Facts(NamedTuple):
@@ -62,7 +68,7 @@ class PartCall:
         self.cache_status = b""
         self.cached: str | None = None
         self.forward: Forward | Seat = (
-            Forward(leg, self, b"GET", message, None, now) if wanted is None else Seat(self, wanted)
+            leg.service.forward(leg, self, b"GET", message, None, now) if wanted is None else Seat(self, wanted)
         )
 
     def cancel(self) -> None:
@@ -123,3 +129,25 @@ class PartCall:
     def _too_large(self) -> None:
         self.forward.cancel()
         self._gathering.failed(self._index, Failure(Kind.PART_FAILED, f"more than {MAX_PART} bytes"))
+
+
+def composed_answer(outcome: Composed | Passed, parts: Iterable[PartCall]) -> tuple[int, bytes, bytes]:
+    """Status, head (as :func:`passerelle.http1.write.serialize` gives it) and body of a composed answer."""
+    fields: Fields = []
+    if isinstance(outcome, Composed):
+        status, body = 200, outcome.body
+        if outcome.partial:
+            fields.append((b"Cache-Control", b"no-store"))
+            fields.append((b"Passerelle-Partial", ", ".join(outcome.partial).encode()))
+    else:
+        status, body = outcome.status, outcome.body
+        fields.append((b"Content-Type", outcome.media_type or b"application/octet-stream"))
+        fields.append((b"Cache-Control", b"no-store"))
+    for part in parts:
+        if part.cookies:
+            fields += [(b"Set-Cookie", value) for value in part.cookies]
+    if not fields:
+        return status, COMPOSED, body
+    if isinstance(outcome, Composed):
+        fields.append((b"Content-Type", b"application/json"))
+    return status, serialize(Response(status, fields)), body

@@ -8,92 +8,40 @@ Whatever happens, :meth:`Exchange.finish` runs exactly once.
 
 from __future__ import annotations
 
-from time import perf_counter, time
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from time import time
+from typing import cast
 
+from passerelle.balancing.sticky import set_cookie
 from passerelle.caching.answers import answer
 from passerelle.caching.entry import Entry
 from passerelle.caching.facts import Facts
 from passerelle.caching.keys import Target
-from passerelle.composition import Composed, Gathering, Outcome
+from passerelle.composition import Gathering, Outcome
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.cache import CachePlan, part_facts, request_facts
 from passerelle.gateway.cached import Seat
-from passerelle.gateway.fields import part_fields, upstream_fields
+from passerelle.gateway.exchange import ExchangeState
+from passerelle.gateway.fields import client_address, part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
-from passerelle.gateway.parts import PartCall
+from passerelle.gateway.parts import PartCall, composed_answer
 from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
 from passerelle.gateway.wanted import Wanted
-from passerelle.http1.connection import ClientConnection
-from passerelle.http1.head import RequestHead, ResponseHead
+from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import problem, serialize
-from passerelle.messages import SAFE_METHODS, Fields, Response
-from passerelle.observability.access_log import RouteLog
+from passerelle.messages import SAFE_METHODS, Response
 from passerelle.routing import Match, canonical_path
-
-if TYPE_CHECKING:
-    from passerelle.gateway.app import Gateway
+from passerelle.security.guard import Asked, Refused
 
 # How long an upstream may leave a client waiting for 100 (Continue) before the gateway says it (RFC 9110 §10.1.1).
 CONTINUE_SECONDS = 1.0
-# The head of a composed answer that has nothing special about it.
-COMPOSED = serialize(Response(200, [(b"Content-Type", b"application/json")]))
 
 
-class Exchange:
+class Exchange(ExchangeState):
     """One request and its answer."""
 
-    streams = True  # a body goes on as it comes, for as long as it comes: only its head is held to the deadline
-
-    __slots__ = (
-        "_body",
-        "_client",
-        "_continued",
-        "_counted",
-        "_finished",
-        "_forward",
-        "_gateway",
-        "_gathering",
-        "_head",
-        "_method",
-        "_parts",
-        "_path",
-        "_plan",
-        "_query",
-        "_request_id",
-        "_sent_before",
-        "_started",
-        "_status",
-        "_target",
-        "cache_status",
-        "cached",
-    )
-
-    def __init__(
-        self, gateway: Gateway, client: ClientConnection, method: bytes, target: bytes, head: RequestHead
-    ) -> None:
-        self._gateway = gateway
-        self._client = client
-        self._method = method
-        self._target = target
-        self._head = head
-        self._body: RequestBody | None = None
-        self._continued = False
-        self._counted = False
-        self._finished = False
-        self._forward: Forward | Seat | None = None
-        self._gathering: Gathering | None = None
-        self._parts: list[PartCall] | tuple[()] = ()
-        self._path = target
-        self._plan: RoutePlan = gateway.unmatched
-        self._query = b""
-        self._request_id = gateway.next_id()
-        self._sent_before = client.sent
-        self._started = perf_counter()
-        self._status = 0
-        self.cache_status = b""  # the field line that tells of the cache (RFC 9211), on its routes
-        self.cached: str | None = None
+    __slots__ = ()
 
     # ---- the line
 
@@ -104,18 +52,52 @@ class Exchange:
         try:
             # 2. One canonical path for everything that looks at it, and the plan of the route that it matches.
             match = self._match()
-            plan = self._plan
-            # 3. What the client wants to send must be allowed before it is asked to send it.
-            if not self._head.plain:
-                self._prepare_body(plan)
-            # 4. Answer from the cache, from one service, or from several.
-            if isinstance(plan, ForwardPlan):
-                if plan.cache is None:
-                    self._forward_to(plan, match)
-                else:
-                    self._from_cache(plan, plan.cache, match)
+            self._proceed(self._plan, match, 0)
+        except Failure as failure:
+            self.on_failure(failure)
+
+    def _proceed(self, plan: RoutePlan, match: Match, first: int) -> None:
+        """The line from the guard number ``first`` on."""
+        # 3. Who asks, and whether they may: before a byte of a body is asked for, and before any answer.
+        if plan.guards and not self._admitted(plan, match, first):
+            return
+        # 4. What the client wants to send must be allowed before it is asked to send it.
+        if not self._head.plain and self._body is None:
+            self._prepare_body(plan)
+        # 5. Answer from the cache, from one service, or from several.
+        if isinstance(plan, ForwardPlan):
+            if plan.cache is None:
+                self._forward_to(plan, match)
             else:
-                self._compose(cast(ComposePlan, plan), match)
+                self._from_cache(plan, plan.cache, match)
+        else:
+            self._compose(cast(ComposePlan, plan), match)
+
+    def _admitted(self, plan: RoutePlan, match: Match, first: int) -> bool:
+        """Ask the guards. False when one has answered, or must wait: then :meth:`resume` goes on. A refusal raises."""
+        asked = self._asked
+        if asked is None:
+            address = client_address(self._head, self._client.peer, self._gateway.proxies)
+            asked = self._asked = Asked(self._method, self._path, address, self._head.lines)
+        for index in range(first, len(plan.guards)):
+            answer = plan.guards[index](asked)
+            if answer is None:
+                continue
+            if isinstance(answer, Response):
+                self._client.send_made(serialize(answer) + asked.answer, answer.body, answer.status != 204)
+                self.finish(answer.status)
+            else:
+                if not self._head.plain and self._body is None:
+                    self._prepare_body(plan)  # what comes in the meantime must be kept, and bounded
+                answer.then(partial(self._gateway.carry_on, self, plan, match, index))
+            return False
+        return True
+
+    def resume(self, plan: RoutePlan, match: Match, index: int) -> None:
+        """What guard number ``index`` waited for has ended: ask it again, and go on."""
+        try:
+            if not self._finished:
+                self._proceed(plan, match, index)
         except Failure as failure:
             self.on_failure(failure)
 
@@ -127,7 +109,10 @@ class Exchange:
         routed = self._path if path != b"*" else b"/"
         match = self._gateway.router.match(self._head.host or b"", self._method, routed)
         if match.value is None:
-            raise MethodNotAllowed(match.allowed) if match.allowed else Failure(Kind.NO_ROUTE)
+            if not match.allowed:
+                raise Failure(Kind.NO_ROUTE)
+            allowed = b", ".join(match.allowed)  # RFC 9110 §15.5.6
+            raise Refused(Kind.METHOD_NOT_ALLOWED, f"allowed: {allowed.decode()}", [(b"Allow", allowed)])
         plan: RoutePlan = match.value
         self._plan = plan
         plan.metrics.in_flight += 1
@@ -145,34 +130,49 @@ class Exchange:
             self._gateway.loop.call_later(CONTINUE_SECONDS, self._continue)
 
     def _from_cache(self, plan: ForwardPlan, cache: CachePlan, match: Match) -> None:
-        head = self._head
-        method = self._method
+        head, method = self._head, self._method
         if head.upgrade is not None or not (cache.stores or method not in SAFE_METHODS):
             self._forward_to(plan, match)
             return
-        facts: Facts | None = head.cache_facts
-        if facts is None or facts.method != method:
-            facts = request_facts(head, method)
+        facts = request_facts(head, method, self._consumer())
         host = head.host or b""
-        if cache.whole_uri:
-            key = b"%b %b%b" % (host, self._path, self._query)
-        else:
-            key = cache.settings.key.key(host, self._path, self._query[1:] if self._query else None)
         target = Target(self._path, self._query[1:] if self._query else None)
-        message = self._message(plan, match)
-        authority = head.authority.lower()
-        owner = plan if cache.whole_uri else None
-        params = match.params
-        wanted = Wanted(plan, cache, facts, key, message, params, self._started, host, authority, target, owner)
+        service = plan.service
+        # A hit goes the short way only where nothing has to be asked or added first.
+        open_to_all = cache.whole_uri and not plan.guards
+        wanted = Wanted(
+            plan,
+            cache,
+            facts,
+            cache.settings.key.key(host, *target),
+            self._message(plan, match),
+            match.params,
+            self._started,
+            host,
+            head.authority.lower(),
+            target,
+            plan if open_to_all else None,
+            service.key(head, match.params, self._client.peer) if service.key is not None else None,
+        )
         self._forward = seat = Seat(self, wanted)
+        self._cookie = service.cookie
         if method in (b"GET", b"HEAD") and not facts.has_body:
             seat.start()
         else:
             seat.go_around(self._gateway.invalidator, self._body)
 
+    def _consumer(self) -> bytes:
+        """Whom a guard has found behind the request; empty where none did."""
+        identity = self._asked.identity if self._asked is not None else None
+        return identity.consumer.encode() if identity is not None else b""
+
     def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
         message = self._message(plan, match)
-        self._forward = forward = Forward(plan, self, self._method, message, self._body, self._started)
+        service = plan.service
+        self._forward = forward = service.forward(plan, self, self._method, message, self._body, self._started)
+        if service.key is not None:
+            forward.key = service.key(self._head, match.params, self._client.peer)
+            self._cookie = service.cookie
         forward.start()
 
     def _message(self, plan: ForwardPlan, match: Match) -> bytes:
@@ -181,7 +181,9 @@ class Exchange:
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
         fields = head.upstream
         if fields is None:
-            fields = head.upstream = upstream_fields(head, self._client.peer, self._gateway.trusts)
+            fields = head.upstream = upstream_fields(head, self._client.peer, self._gateway.proxies)
+        if self._asked is not None:
+            fields = self._asked.carried(fields)
         return b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
             self._method,
             path,
@@ -194,18 +196,25 @@ class Exchange:
         head = self._head
         fields = head.part_fields
         if fields is None:
-            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.trusts)
+            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies)
+        if self._asked is not None:
+            fields = self._asked.carried(fields)
         rest = b" HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (fields, self._request_id)
 
         def call(index: int, gathering: Gathering) -> PartCall:
             part = plan.parts[index]
             message = b"GET " + part.path.fill(match.params) + rest
+            key = part.service.key
+            node_key = key(head, match.params, self._client.peer) if key is not None else None
             wanted = None
             if part.cache is not None:
-                key = b"%b %b" % (part.key, part.path.fill(match.params))
-                facts = part_facts(head, fields)
-                wanted = Wanted(part, part.cache, facts, key, message, match.params, self._started)
+                cache_key = b"%b %b" % (part.key, part.path.fill(match.params))
+                facts = part_facts(head, fields, self._consumer())
+                asks = (part, part.cache, facts, cache_key, message, match.params, self._started)
+                wanted = Wanted(*asks, node_key=node_key)
             asked = PartCall(gathering, index, part, message, self._started, wanted)
+            if node_key is not None and isinstance(asked.forward, Forward):
+                asked.forward.key = node_key
             parts.append(asked)
             asked.forward.start()
             return asked
@@ -226,11 +235,9 @@ class Exchange:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        if self.cache_status or self._head.debug:
-            lines = self.cache_status
-            if self._head.debug and self._for_us():
-                lines += b"Passerelle-Instance: %b\r\n" % self._instances()
-            self._client.send_head(head.relay + lines, head, data, complete)
+        special = self._head.debug or self._cookie is not None or self.cache_status
+        if special or (self._asked is not None and self._asked.answer):
+            self._client.send_head(head.relay + self._additions(), head, data, complete)
         else:
             self._client.send_response(head, data, complete)
         if complete:
@@ -241,6 +248,8 @@ class Exchange:
     def on_stored(self, facts: Facts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
         """The cache answers: whole, with a range, or with 304. ``own`` are field lines for this client alone."""
         status, head, body = answer(facts, entry, time(), status_line=status_line, own=own)
+        if self._asked is not None:
+            head += self._asked.answer
         self._client.send_stored(head, body)
         self.finish(status)
 
@@ -276,28 +285,27 @@ class Exchange:
         if isinstance(outcome, Failure):
             self.on_failure(outcome)
             return
-        fields: Fields = []
-        if isinstance(outcome, Composed):
-            status, body = 200, outcome.body
-            if outcome.partial:
-                fields.append((b"Cache-Control", b"no-store"))
-                fields.append((b"Passerelle-Partial", ", ".join(outcome.partial).encode()))
-        else:
-            status, body = outcome.status, outcome.body
-            fields.append((b"Content-Type", outcome.media_type or b"application/octet-stream"))
-            fields.append((b"Cache-Control", b"no-store"))
-        for part in self._parts:
-            if part.cookies:
-                fields += [(b"Set-Cookie", value) for value in part.cookies]
-        if self._head.debug and self._for_us():
-            fields.append((b"Passerelle-Instance", self._instances()))
-        if fields:
-            if isinstance(outcome, Composed):
-                fields.append((b"Content-Type", b"application/json"))
-            self._client.send(Response(status, fields, body))
-        else:
-            self._client.send_made(COMPOSED, body)
+        status, head, body = composed_answer(outcome, self._parts)
+        if self._asked is not None or self._head.debug:
+            head += self._additions()
+        self._client.send_made(head, body)
         self.finish(status)
+
+    def _additions(self) -> bytes:
+        """Field lines of our own for an answer: those of the guards, who answered, and the sticky cookie."""
+        lines = self.cache_status
+        if self._asked is not None:
+            lines += self._asked.answer
+        if self._head.debug and self._for_us():
+            lines += b"Passerelle-Instance: %b\r\n" % self._instances()
+        forward = self._forward
+        if self._cookie is not None and forward is not None:
+            token = self._cookie.node.token(forward.instance)
+            if token != forward.key:
+                peer = self._client.peer
+                secure = self._head.get(b"x-forwarded-proto") == b"https" and self._gateway.proxies.trusts(peer)
+                lines += b"Set-Cookie: %b\r\n" % set_cookie(self._cookie.name, token, secure=secure)
+        return lines
 
     def on_failure(self, failure: Failure) -> None:
         """Nothing (more) can be answered: say so, or, in the middle of a body, let the client see that it is cut."""
@@ -308,30 +316,22 @@ class Exchange:
             client.cut_short()
             self.finish(self._status, failure)
             return
-        fields: Fields = []
-        if isinstance(failure, MethodNotAllowed):
-            fields.append((b"Allow", b", ".join(failure.allowed)))
+        fields = list(failure.fields) if isinstance(failure, Refused) else []
         if self.cache_status:
             fields.append((b"Cache-Status", self.cache_status[14:-2]))
-        client.send(problem(failure, self._request_id, fields))
+        response = problem(failure, self._request_id, fields)
+        if self._asked is None:
+            client.send(response)
+        else:
+            client.send_made(serialize(response) + self._asked.answer, response.body)
         self.finish(failure.status, failure)
 
     # ---- the client, meanwhile
-
-    @property
-    def wants_body(self) -> bool:
-        """Whether an instance still takes the request body, also after it has answered."""
-        return self._body is not None and self._body.sink is not None and self._body.sink.open
 
     def on_body(self, data: bytes) -> None:
         """Body bytes of the client."""
         if self._body is not None and not self._body.add(data):
             self._abandon(Failure(Kind.BODY_TOO_LARGE, f"more than {self._plan.body_limit} bytes"))
-
-    def on_body_end(self) -> None:
-        """The body is complete."""
-        if self._body is not None:
-            self._body.finish()
 
     def on_body_failure(self, failure: Failure) -> None:
         """The body broke its framing or stalled."""
@@ -343,16 +343,6 @@ class Exchange:
         gone = Failure(Kind.CLIENT_GONE)
         tunnelled = self._status == 101
         self.finish(self._status or gone.status, None if tunnelled else gone)
-
-    def on_client_paused(self) -> None:
-        """The client does not keep up reading."""
-        if self._forward is not None:
-            self._forward.pause()
-
-    def on_client_resumed(self) -> None:
-        """It does again."""
-        if self._forward is not None:
-            self._forward.resume()
 
     def _continue(self) -> None:
         """Ask for the body, unless that was done or makes no sense any more."""
@@ -366,76 +356,3 @@ class Exchange:
         """The request itself is at fault: stop what is under way, then say so."""
         self._cancel()
         self.on_failure(failure)
-
-    def _cancel(self) -> None:
-        if self._forward is not None:
-            self._forward.cancel()
-        if self._gathering is not None:
-            self._gathering.cancel()
-
-    def _for_us(self) -> bool:
-        """Whether the client is on this machine, and not merely a proxy in front of one that is not."""
-        return self._client.local and not self._head.forwarded
-
-    def _instances(self) -> bytes:
-        """Who answered, for a client on this machine that asks with ``Passerelle-Debug: 1``."""
-        forwards: list[Forward | Seat | None] = [part.forward for part in self._parts] or [self._forward]
-        return ", ".join(f.instance.name for f in forwards if f is not None).encode()
-
-    def finish(self, status: int, failure: Failure | None = None) -> None:
-        """Count and log the request: exactly once, whatever happened."""
-        if self._finished:
-            return
-        self._finished = True
-        plan = self._plan
-        seconds = perf_counter() - self._started
-        if self._counted:
-            plan.metrics.in_flight -= 1
-        plan.metrics.observe(status, seconds, self._method)
-        if failure is not None:
-            plan.metrics.failed(failure.kind)
-        if plan.log is not None:
-            self._write_log(plan.log, status, seconds, failure)
-        # These know this object: left in place they would be a cycle, and memory that waits for the collector.
-        self._forward = self._gathering = None
-        self._parts = ()
-
-    def _write_log(self, log: RouteLog, status: int, seconds: float, failure: Failure | None) -> None:
-        forward = self._forward
-        if forward is not None:
-            instance = forward.instance.name or None
-            upstream_seconds, attempts = forward.seconds, forward.attempts
-        else:
-            instance = None
-            upstream_seconds = max((part.forward.seconds for part in self._parts), default=0.0)
-            attempts = sum(part.forward.attempts for part in self._parts)
-        body = self._body
-        client = self._client
-        head = self._head
-        log.add(
-            self._request_id,
-            client.peer,
-            self._method,
-            self._target,
-            head.host or b"",
-            head.user_agent,
-            status,
-            body.received if body is not None else 0,
-            client.sent - self._sent_before,
-            seconds,
-            upstream_seconds,
-            attempts,
-            instance,
-            failure,
-            self.cached,
-        )
-
-
-class MethodNotAllowed(Failure):
-    """The path is known, the method is not among ``allowed`` (RFC 9110 §15.5.6)."""
-
-    __slots__ = ("allowed",)
-
-    def __init__(self, allowed: tuple[bytes, ...]) -> None:
-        super().__init__(Kind.METHOD_NOT_ALLOWED, f"allowed: {b', '.join(allowed).decode()}")
-        self.allowed = allowed

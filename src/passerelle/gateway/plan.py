@@ -17,6 +17,7 @@ from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.paths import Pattern, Template
 from passerelle.routing import Router, Rule
+from passerelle.security.guard import Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,13 @@ class PartPlan:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """What every route has. ``body_limit`` in bytes; ``log`` is None when there is no access log."""
+    """What every route has. ``body_limit`` in bytes; ``log`` is None when there is no access log; ``guards`` are asked
+    in their order."""
 
     metrics: RouteMetrics
     log: RouteLog | None
     body_limit: int
+    guards: tuple[Guard, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,9 @@ class Environment:
     deadlines: Callable[[float], Deadlines]
     metrics: Callable[[str], RouteMetrics]
     log: Callable[[str, str | None], RouteLog | None]
+    guards: Callable[[Route, RouteMetrics], tuple[Guard, ...]]
     cache: Cache | None
+    era: object
 
 
 def build_router(config: Config, environment: Environment) -> Router:
@@ -102,13 +107,15 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     metrics = environment.metrics(route.label)
     log = environment.log(route.label, route.service)
     body_limit = sys.maxsize if limit is None else limit
+    guards = environment.guards(route, metrics)
     rest = _rest_names(route.path)
     if route.service is not None:
         service = environment.services[route.service]
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
         deadlines = environment.deadlines(route.timeout)
-        cache = make_plan(environment.cache, route.cache, metrics.cache) if environment.cache is not None else None
-        return ForwardPlan(metrics, log, body_limit, service, deadlines, route.attempts, rewrite, cache)
+        shared = environment.cache
+        cache = make_plan(shared, environment.era, route.cache, metrics.cache) if shared is not None else None
+        return ForwardPlan(metrics, log, body_limit, guards, service, deadlines, route.attempts, rewrite, cache)
     parts = []
     plans = []
     for name, part in (route.compose or {}).items():
@@ -119,9 +126,9 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         path = Template(part.path, rest)
         key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # a host has no colon, so no route's key is this
         shared = environment.cache if part.cache is not None else None
-        cache = make_plan(shared, part.cache, metrics.cache) if shared is not None else None
+        cache = make_plan(shared, environment.era, part.cache, metrics.cache) if shared is not None else None
         plans.append(PartPlan(name, service, path, environment.deadlines(seconds), route.attempts, cache, key))
-    return ComposePlan(metrics, log, body_limit, Composition(parts), tuple(plans))
+    return ComposePlan(metrics, log, body_limit, guards, Composition(parts), tuple(plans))
 
 
 def _rest_names(path: str) -> frozenset[str]:

@@ -1,41 +1,130 @@
-"""A service as the gateway uses it: its node, its instances with their pools, its counters."""
+"""A service as the gateway uses it: its node, its instances with their pools, its counters, what it lets be retried."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from passerelle.balancing.instance import Instance, Member, Roster
+from passerelle.balancing.breaker import Breaker
+from passerelle.balancing.health import suspicious
+from passerelle.balancing.instance import Instance, Member, Roster, Status, set_status, set_weight
 from passerelle.balancing.policies import Node, Policy
+from passerelle.balancing.retries import RetryBudget
+from passerelle.balancing.sticky import Sticky
+from passerelle.gateway.keys import KeyOf
 from passerelle.http1.clock import Clock
 from passerelle.http1.pool import Pool
+from passerelle.messages import IDEMPOTENT_METHODS
 from passerelle.observability.metrics import ServiceMetrics
 
 if TYPE_CHECKING:
     from passerelle.gateway.forward import Forward
 
 
-class Service:
-    """``node`` picks; every instance's ``endpoint`` is a :class:`Pool`. ``streaming`` are the answers under way."""
+class RetryRules(NamedTuple):
+    """What may be sent again after it was sent, after which answers, and how soon (seconds)."""
 
-    __slots__ = ("metrics", "name", "node", "streaming")
+    methods: frozenset[bytes] = IDEMPOTENT_METHODS
+    statuses: frozenset[int] = frozenset()
+    base: float = 0.025
+    most: float = 1.0
+
+
+class StickyCookie(NamedTuple):
+    """The cookie that keeps a client at its instance."""
+
+    name: bytes
+    node: Sticky
+
+
+class Service:
+    """``node`` picks; every instance's ``endpoint`` is a :class:`Pool`. ``streaming`` are the answers under way.
+
+    ``started`` counts requests for the retry budget: a plain addition a request, read only when a retry is wanted.
+    It stays the same object over reloads; what it refers to is replaced.
+    """
+
+    __slots__ = (
+        "_counted",
+        "_crowded",
+        "breaker",
+        "budget",
+        "cookie",
+        "eject_after",
+        "forward",
+        "key",
+        "metrics",
+        "name",
+        "node",
+        "report",
+        "retries",
+        "started",
+        "streaming",
+        "watched",
+    )
 
     def __init__(self, name: str, node: Node, metrics: ServiceMetrics) -> None:
         self.name = name
         self.node = node
         self.metrics = metrics
         self.streaming: set[Forward] = set()
+        self.breaker: Breaker | None = None
+        self.budget = RetryBudget()
+        self.retries = RetryRules()
+        self.forward: type[Forward]  # what carries its requests out
+        self.key: KeyOf | None = None
+        self.cookie: StickyCookie | None = None
+        self.eject_after = 0  # failures in a row; 0 is never
+        self.report: Callable[[str, str, str], None] = _nobody  # event, service, instance
+        self.watched = False  # somebody tells which instances are gone
+        self.started = 0
+        self._counted = 0  # of `started`, in the budget
+        self._crowded = -inf  # when that was last told
+
+    def failed(self, instance: Instance) -> None:
+        """A failure of ``instance`` was just counted."""
+        if self.eject_after and suspicious(instance, self.eject_after):
+            self.report("misbehaved", self.name, instance.identity)
+
+    def crowded(self) -> None:
+        """A request was refused because its instance is full. Told once a second: there may be thousands."""
+        now = perf_counter()
+        if now - self._crowded >= 1.0:
+            self._crowded = now
+            self.report("crowded", self.name, "")
+
+    def count(self, now: float) -> None:
+        """Let the budget know of the requests since the last time (``now`` in seconds)."""
+        if self.started != self._counted:
+            self.budget.request(now, self.started - self._counted)
+            self._counted = self.started
+
+    def may_retry(self, now: float) -> bool:
+        """Take a retry out of the budget; False when there is none left."""
+        self.count(now)
+        return self.budget.withdraw(now)
+
+
+def _nobody(event: str, service: str, instance: str) -> None:
+    """Nobody decides about health."""
 
 
 class InstanceSpec(NamedTuple):
-    """One instance as the runner, a target list or discovery knows it."""
+    """One instance as the runner, a target list or discovery knows it.
+
+    ``status`` is the name of a :class:`Status`; ``share`` is the part of its weight that counts now.
+    """
 
     name: str
     host: str
     port: int
     weight: float = 1.0
     zone: str = ""
+    status: str = "UP"
+    share: float = 1.0
 
 
 class PoolSettings(NamedTuple):
@@ -66,13 +155,19 @@ class Members:
         self._settings = settings
         self._roster = Roster()
 
-    def replace(self, specs: Iterable[InstanceSpec]) -> None:
-        """Take this list of instances; those that stay keep counters and connections."""
+    def replace(self, specs: Iterable[InstanceSpec]) -> list[Instance]:
+        """Take this list of instances; those that stay keep counters and connections.
+
+        Gives those that were up and are down now.
+        """
         specs = list(specs)
+        before = {instance for instance in self._roster.instances if instance.up}
         instances = self._roster.replace(
             Member(spec.name, f"{spec.host}:{spec.port}", spec.weight, spec.zone) for spec in specs
         )
         for spec, instance in zip(specs, instances, strict=True):
+            set_status(instance, Status[spec.status])
+            set_weight(instance, share=spec.share)
             if instance.endpoint is None:
                 settings = self._settings
                 instance.endpoint = Pool(
@@ -87,6 +182,18 @@ class Members:
                 )
         for zone, leaf in self._leaves.items():
             leaf.replace(instance for instance in instances if instance.zone == zone)
+        return [instance for instance in instances if instance.status is Status.DOWN and instance in before]
+
+    def move(self, leaves: Mapping[str, Policy] | None, settings: PoolSettings) -> None:
+        """Other settings for the pools, and other policies for the instances (None: those that they have)."""
+        self._settings = settings
+        instances = self._roster.instances
+        for instance in instances:
+            instance.endpoint.configure(*settings)
+        if leaves is not None:
+            self._leaves = leaves
+            for zone, leaf in leaves.items():
+                leaf.replace(instance for instance in instances if instance.zone == zone)
 
     def sweep(self) -> None:
         """Close connections that were idle for too long, and what is left of removed instances."""
@@ -108,3 +215,8 @@ class Members:
     def instances(self) -> list[Instance]:
         """The instances now."""
         return self._roster.instances
+
+    @property
+    def gone(self) -> bool:
+        """Whether there are no instances, present or leaving."""
+        return not self._roster.instances and not self._roster.leaving

@@ -9,8 +9,10 @@ from passerelle.caching.facts import Facts
 from passerelle.caching.keys import Target
 from passerelle.caching.policy import Miss, Stale
 from passerelle.caching.received import TAG_FIELDS
+from passerelle.gateway.body import RequestBody
 from passerelle.gateway.cache import CachePlan
-from passerelle.gateway.forward import Leg
+from passerelle.gateway.forward import Forward
+from passerelle.gateway.leg import Leg, Receiver
 from passerelle.http1.head import ResponseHead
 from passerelle.messages import Fields
 
@@ -20,7 +22,8 @@ class Wanted:
     """A request on its way to a cache: what it asks of whom. ``started`` is when (of ``perf_counter``).
 
     ``host`` is the Host's normal form without a port, ``authority`` the Host as sent, in lower case. ``owner`` is the
-    route's plan where a hit may go the short way (see :mod:`passerelle.gateway.hits`).
+    route's plan where a hit may go the short way (see :mod:`passerelle.gateway.hits`). ``node_key`` is what the
+    balancer picks by, where it does.
     """
 
     leg: Leg
@@ -34,6 +37,16 @@ class Wanted:
     authority: bytes = b""
     target: Target | None = None
     owner: object = None
+    node_key: bytes | None = None
+
+
+def begin(wanted: Wanted, receiver: Receiver, message: bytes, body: RequestBody | None) -> Forward:
+    """The forward that carries ``message`` upstream for ``wanted``, not started yet."""
+    leg = wanted.leg
+    forward = leg.service.forward(leg, receiver, wanted.facts.method, message, body, wanted.started)
+    if wanted.node_key is not None:
+        forward.key = wanted.node_key
+    return forward
 
 
 def edited(message: bytes, decision: Miss | Stale) -> bytes:

@@ -309,6 +309,10 @@ class ClientConnection(Responder):
         if self._exchange is None and self._linger_left < 0 and self._transport is not None:
             self._transport.close()
 
+    def forget_head(self) -> None:
+        """What was worked out for this client's last head is true no more."""
+        self._head = None
+
     def check_time(self, now: float) -> None:
         """Close what has waited too long at ``now`` (monotonic seconds)."""
         limits = self._listener.limits

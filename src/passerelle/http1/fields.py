@@ -30,6 +30,9 @@ OWN_PREFIX = b"passerelle-"
 # Where a client says that it comes from: some framework believes each of these, X-Forwarded-Prefix too.
 FORWARDED_PREFIX = b"x-forwarded-"
 
+# Who the gateway found a client to be: only the gateway says it (security/identity.py).
+IDENTITY_PREFIX = b"x-consumer"
+
 # How many lines are remembered and how long one may be: 4,096 lines of 120 bytes are about 1.5 MB.
 REMEMBERED = 4096
 LONGEST_REMEMBERED = 512
@@ -103,7 +106,7 @@ class FieldTable:
         if b"_" in name:
             alias = name.replace(b"_", b"-")
             return DROPPED if self._roles.get(alias) or self._role_by_form(alias) else ORDINARY
-        if name.startswith(OWN_PREFIX):
+        if name.startswith((OWN_PREFIX, IDENTITY_PREFIX)):
             return DROPPED
         return FORWARDED if name.startswith(FORWARDED_PREFIX) else ORDINARY
 

@@ -87,6 +87,7 @@ class RequestHead:
     __slots__ = (
         "authority",
         "cache_facts",
+        "chain",
         "chunked",
         "close",
         "content_length",
@@ -123,10 +124,11 @@ class RequestHead:
         self.host: bytes | None = None
         self.upgrade: bytes | None = None
         self.user_agent = b""
-        # Kept by the gateway for as long as this head is remembered: the field lines for an upstream, and for parts,
-        # and what either say to a cache.
+        # Kept by the gateway for as long as this head is remembered: the believed chain of addresses, the field lines
+        # for an upstream, and for parts, and what either say to a cache.
         self.cache_facts: Any = None
         self.part_facts: Any = None
+        self.chain: list[bytes] | None = None
         self.upstream: bytes | None = None
         self.part_fields: bytes | None = None
         options: frozenset[bytes] = frozenset()

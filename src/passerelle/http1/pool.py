@@ -71,6 +71,23 @@ class Pool:
         self._closed = False
         self.open = 0
 
+    def configure(self, limit: int, waiting_limit: int, connect_timeout: float, keepalive: float) -> None:
+        """Other settings from now on. What is open over a lower limit stays open until it is done."""
+        self._limit = limit
+        self._waiting_limit = waiting_limit
+        self._timeout = connect_timeout
+        self._keepalive = keepalive
+
+    @property
+    def limit(self) -> int:
+        """The most connections."""
+        return self._limit
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a connection."""
+        return len(self._waiting)
+
     def checkout(self) -> UpstreamConnection | None:
         """The idle connection used last, if there is one fit for a request."""
         idle = self._idle
@@ -88,6 +105,10 @@ class Pool:
             task = self._loop.create_task(self._connect(waiter))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        elif self._idle:
+            # A new one is asked for: an idle one makes room for it, and is gone in a moment.
+            self._waiting.append(waiter)
+            self._idle.popleft().abort()
         elif len(self._waiting) < self._waiting_limit:
             self._waiting.append(waiter)
         else:

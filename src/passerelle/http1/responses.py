@@ -78,6 +78,12 @@ class Responder(asyncio.Protocol):
 
     def send_head(self, relay: bytes, head: ResponseHead, data: bytes, complete: bool) -> None:
         """As :meth:`send_response`, with other field lines (``relay``) than the head's own."""
+        whole = complete and head.has_date and head.content_length == len(data)
+        if whole and self._keep_alive and self.version11 and self._decoder is None:
+            self._write(b"%b\r\n%b" % (relay, data if not self._head_only else b""))
+            self.sent += len(data)
+            self._done()
+            return
         self._begin(relay, head, data, complete)
 
     def _begin(self, relay: bytes, head: ResponseHead, data: bytes, complete: bool) -> None:

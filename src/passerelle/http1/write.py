@@ -36,6 +36,6 @@ def problem(failure: Failure, request_id: bytes, fields: Fields | None = None) -
         detail["detail"] = failure.public
     all_fields: Fields = [(b"Content-Type", b"application/problem+json"), (b"X-Request-Id", request_id)]
     if failure.status == 503:
-        all_fields.append((b"Retry-After", b"1"))
+        all_fields.append((b"Retry-After", b"%d" % failure.retry_after))
     all_fields += fields or []
     return Response(failure.status, all_fields, orjson.dumps(detail))

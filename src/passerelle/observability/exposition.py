@@ -58,6 +58,11 @@ def _requests(routes: dict[str, Any]) -> Iterator[Metric]:
         "Requests that ended early, by what happened and which side is to blame.",
         labels=["route", "kind", "side"],
     )
+    dry = CounterMetricFamily(
+        "passerelle_rate_limit_dry_run",
+        "Requests that a rate limit in a dry run would have refused.",
+        labels=["route"],
+    )
     in_flight = GaugeMetricFamily("passerelle_requests_in_flight", "Requests being carried out now.", labels=["route"])
     durations = HistogramMetricFamily(
         "passerelle_request_duration_seconds",
@@ -70,9 +75,10 @@ def _requests(routes: dict[str, Any]) -> Iterator[Metric]:
                 requests.add_metric([route, method, code], count)
         for kind, count in values["failures"].items():
             failures.add_metric([route, kind, _SIDES[kind]], count)
+        dry.add_metric([route], values["would_refuse"])
         in_flight.add_metric([route], values["in_flight"])
         durations.add_metric([route], _cumulative(values["buckets"]), values["sum"])
-    yield from (requests, failures, in_flight, durations)
+    yield from (requests, failures, dry, in_flight, durations)
 
 
 def _upstream(services: dict[str, Any]) -> Iterator[Metric]:

@@ -64,12 +64,13 @@ class RouteMetrics:
     ``cache`` counts what became of requests (and parts) on a cached route, by outcome; written by the cache.
     """
 
-    __slots__ = ("_buckets", "_counts", "_failures", "_sum", "cache", "in_flight", "route")
+    __slots__ = ("_buckets", "_counts", "_failures", "_sum", "cache", "in_flight", "route", "would_refuse")
 
     def __init__(self, route: str) -> None:
         self.route = route
         self.cache: dict[str, int] = {}
         self.in_flight = 0
+        self.would_refuse = 0  # by limits that only count
         self._counts: dict[tuple[bytes | str, int | str], int] = {}
         self._failures: dict[Kind, int] = {}
         self._buckets = [0] * (len(BUCKETS) + 1)
@@ -105,6 +106,7 @@ class RouteMetrics:
             "sum": self._sum,
             "in_flight": self.in_flight,
             "cache": dict(self.cache),
+            "would_refuse": self.would_refuse,
         }
 
 
@@ -129,6 +131,11 @@ class ServiceMetrics:
     def attempts(self) -> int:
         """Attempts that have ended, answered or failed."""
         return sum(self._buckets)
+
+    @property
+    def mean(self) -> float:
+        """How long an attempt took on average, in seconds; 0 before the first."""
+        return self._sum / attempts if (attempts := self.attempts) else 0.0
 
     def observe(self, status: int, seconds: float) -> None:
         """Count an attempt that was answered, from its picking an instance to the answer's last byte (seconds)."""

@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -25,8 +25,10 @@ from passerelle.messages import Fields, Response
 from passerelle.observability.exposition import render
 from passerelle.observability.metrics import Snapshot
 from passerelle.runner import ports
+from passerelle.runner.changes import Refused
 
 _SWEEP = 1.0
+_CHANGES = (b"/reload", b"/scale", b"/restart", b"/cache/purge")
 _TEXT: Fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store")]
 _JSON: Fields = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
 
@@ -44,8 +46,8 @@ class Subject(Protocol):
     async def status(self) -> dict[str, Any]:
         """Everything that runs."""
 
-    async def purge(self, what: str, value: str) -> dict[str, Any]:
-        """Let the caches go of something (``what``: tag, path, all)."""
+    async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+        """``reload``, ``scale``, ``restart`` or ``cache/purge``. :raises Refused: when it cannot be done."""
 
 
 class Admin:
@@ -71,9 +73,6 @@ class Admin:
             b"/readyz": self._readyz,
             b"/metrics": self._metrics,
             b"/status": self._status,
-        }
-        self._actions: dict[bytes, Callable[[RequestHead, bytes], Awaitable[Response]]] = {
-            b"/cache/purge": self._purge,
         }
 
     async def start(self) -> None:
@@ -105,34 +104,31 @@ class Admin:
     def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Answer a request."""
         connection.adopt(_Exchange())
-        path, _, query = target.partition(b"?")
+        path = target.partition(b"?")[0]
         page = self._pages.get(path)
-        action = self._actions.get(path)
+        if path in _CHANGES:
+            page = None if method != b"POST" else partial(self._change, target)
+            problem = _not_for(connection, method, head)
+            if problem is not None:
+                connection.send(problem)
+                return
+            method = b"GET"
         if not self._any_host and not _is_loopback(head.host or b""):
             connection.send(_text(421, b"the admin address is for this machine: ask for localhost\n"))
-        elif action is not None:
-            if method != b"POST":
-                connection.send(_text(405, b"only POST\n", [(b"Allow", b"POST")]))
-            elif head.get(b"origin") is not None or head.get(b"sec-fetch-site") is not None:
-                # A page of any site can make its visitor's browser send a POST here.
-                connection.send(_text(403, b"not for browsers\n"))
-            else:
-                self._run(connection, partial(action, head, query))
         elif page is None:
-            connection.send(_text(404, b"there are %b\n" % b", ".join([*self._pages, *self._actions])))
+            connection.send(_text(404, b"there are %b\n" % b", ".join(self._pages)))
         elif method not in (b"GET", b"HEAD"):
             connection.send(_text(405, b"only GET\n", [(b"Allow", b"GET, HEAD")]))
         else:
-            self._run(connection, partial(page, head))
+            task = asyncio.get_running_loop().create_task(self._answer(connection, page, head))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
 
-    def _run(self, connection: ClientConnection, page: Callable[[], Awaitable[Response]]) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer(connection, page))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-
-    async def _answer(self, connection: ClientConnection, page: Callable[[], Awaitable[Response]]) -> None:
+    async def _answer(
+        self, connection: ClientConnection, page: Callable[[RequestHead], Awaitable[Response]], head: RequestHead
+    ) -> None:
         try:
-            connection.send(await page())
+            connection.send(await page(head))
         except Exception:
             connection.send(_text(500, b"the admin page failed\n"))
             raise
@@ -140,6 +136,16 @@ class Admin:
     def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
         """What was no request was refused."""
         return b"admin"
+
+    # Changes
+
+    async def _change(self, target: bytes, head: RequestHead) -> Response:
+        path, _, query = target.decode("ascii").partition("?")
+        try:
+            answer = await self._subject.change(path[1:], dict(parse_qsl(query)))
+        except Refused as refused:
+            return Response(409, _JSON, orjson.dumps({"problems": refused.problems}, option=orjson.OPT_APPEND_NEWLINE))
+        return Response(200, _JSON, orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE))
 
     # The pages
 
@@ -156,15 +162,6 @@ class Admin:
 
     async def _status(self, head: RequestHead) -> Response:
         return Response(200, _JSON, orjson.dumps(await self._subject.status(), option=orjson.OPT_APPEND_NEWLINE))
-
-    async def _purge(self, head: RequestHead, query: bytes) -> Response:
-        """``POST /cache/purge?tag=T``, ``?path=P`` or ``?all``: exactly one of them."""
-        asked = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-        if len(asked) != 1 or asked[0][0] not in ("tag", "path", "all") or (asked[0][0] != "all") != bool(asked[0][1]):
-            return _text(400, b"one of ?tag=T, ?path=P, ?all\n")
-        result = await self._subject.purge(*asked[0])
-        status = 200 if not result["silent"] else 502
-        return Response(status, _JSON, orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE))
 
 
 class _Exchange:
@@ -189,6 +186,20 @@ class _Exchange:
 
     def on_client_resumed(self) -> None:
         """The answer is small."""
+
+
+def _not_for(connection: ClientConnection, method: bytes, head: RequestHead) -> Response | None:
+    """Why a change is not made: only a program on this machine may ask for one, and no page in a browser.
+
+    A page can send a POST to any address, but not with a field of its own unless it is allowed to (Fetch §3.2.2).
+    """
+    if method != b"POST":
+        return _text(405, b"only POST\n", [(b"Allow", b"POST")])
+    if not connection.local or not _is_loopback(head.host or b""):
+        return _text(403, b"changes are for this machine: ask 127.0.0.1 on it\n")
+    if head.get(b"passerelle-admin") is None or head.get(b"origin") is not None:
+        return _text(403, b"changes need the field Passerelle-Admin, and come from no page\n")
+    return None
 
 
 def _text(status: int, text: bytes, fields: Fields | None = None) -> Response:

@@ -1,4 +1,4 @@
-"""The commands ``up``, ``gateway``, ``proxy`` and ``status``."""
+"""The commands that start something, and those that talk to what runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlencode
 
 import click
 import orjson
@@ -79,7 +80,10 @@ def up(config: str | None, listen: Address | None, admin: Address | str | None, 
     The options override the file.
     """
     name, text, loaded = _read(config)
-    _supervise(Setup(_override(loaded, listen, admin, workers), text, name, Path(name).resolve().parent))
+    given = {"listen": listen, "admin": admin, "workers": workers}
+    overrides = frozenset(key for key, value in given.items() if value is not None)
+    path = Path(name).resolve()
+    _supervise(Setup(_override(loaded, listen, admin, workers), text, name, path.parent, path, overrides))
 
 
 @click.command()
@@ -89,7 +93,7 @@ def up(config: str | None, listen: Address | None, admin: Address | str | None, 
 @_workers
 @click.option(
     "--balance",
-    type=click.Choice(["round_robin", "weighted", "least_inflight", "p2c"]),
+    type=click.Choice(["round_robin", "weighted", "least_inflight", "p2c", "ewma"]),
     default="p2c",
     show_default=True,
     help="How a target is picked.",
@@ -137,7 +141,7 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
     sys.exit(worker.run(alone.serve(_override(loaded, listen, admin, None), name)))
 
 
-running_option = click.option(
+whom = click.option(
     "--admin",
     metavar="HOST:PORT",
     callback=_as(parse_admin),
@@ -148,15 +152,76 @@ running_option = click.option(
 
 
 @click.command()
-@running_option
+@whom
 @json_option
 def status(admin: Address | str | None, as_json: bool) -> None:
     """Show what a running `passerelle up`, `proxy` or `gateway` does."""
-    answer = ask_admin(admin, "GET", "/status")
+    answer = _ask(admin, "GET", "/status")
     if as_json:
         print_json(answer)
     else:
         _describe(answer)
+
+
+@click.command()
+@whom
+@json_option
+def reload(admin: Address | str | None, as_json: bool) -> None:
+    """Have a running `passerelle up` or `gateway` read its file anew; a wrong file changes nothing.
+
+    Nothing is interrupted: requests and connections under way go on, and the next ones go by the new file.
+    """
+    change(admin, "/reload", as_json)
+
+
+@click.command()
+@click.argument("wanted", metavar="SERVICE=N")
+@whom
+@json_option
+def scale(wanted: str, admin: Address | str | None, as_json: bool) -> None:
+    """Give a service of a running `passerelle up` so many instances, until the file says another number."""
+    service, equals, number = wanted.partition("=")
+    if not equals or not service or not number.isdecimal():
+        raise click.UsageError(f"found {wanted!r}; allowed is SERVICE=N, such as user=8")
+    change(admin, f"/scale?{urlencode({'service': service, 'instances': number})}", as_json)
+
+
+@click.command()
+@click.argument("service", metavar="SERVICE")
+@whom
+@json_option
+def restart(service: str, admin: Address | str | None, as_json: bool) -> None:
+    """Replace the instances of a service of a running `passerelle up`, one at a time.
+
+    Each new one answers before an old one is drained and stopped.
+    """
+    change(admin, f"/restart?{urlencode({'service': service})}", as_json)
+
+
+def change(admin: Address | str | None, path: str, as_json: bool) -> None:
+    """Ask for a change and say what came of it."""
+    answer = _ask(admin, "POST", path)
+    if as_json:
+        print_json(answer)
+    elif "problems" not in answer:
+        click.echo(answer["message"])
+    if "problems" in answer:
+        if not as_json:
+            for problem in answer["problems"]:
+                click.echo(problem, err=True)
+        answer_no()
+
+
+def _ask(admin: Address | str | None, method: str, path: str) -> Any:
+    """What the admin port answers. Ends the command when there is nobody to ask."""
+    admin = admin or _usual_admin()
+    if not isinstance(admin, Address):
+        raise click.UsageError("with the admin address off there is nobody to ask")
+    try:
+        return _fetch(admin, method, path)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        click.echo(f"nothing to ask on the admin address {admin}: {error}", err=True)
+        answer_no()
 
 
 def _usual_admin() -> Address | str:
@@ -215,27 +280,17 @@ def _supervise(setup: Setup) -> NoReturn:
     sys.exit(code)
 
 
-def ask_admin(admin: Address | str | None, method: str, path: str) -> Any:
-    """What the admin port of a running passerelle answers. Ends the command, with a message, where it does not."""
-    admin = admin or _usual_admin()
-    if not isinstance(admin, Address):
-        raise click.UsageError("with the admin address off there is nobody to ask")
-    try:
-        return _fetch(admin, method, path)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        click.echo(f"nothing to ask on the admin address {admin}: {error}", err=True)
-        answer_no()
-
-
 def _fetch(address: Address, method: str, path: str) -> Any:
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=5.0)
+    # A change waits for instances to come up and for others to finish what they have.
+    limit = 5.0 if method == "GET" else 600.0
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=limit)
     try:
-        connection.request(method, path)
+        connection.request(method, path, headers={"Passerelle-Admin": "1"})
         response = connection.getresponse()
         body = response.read()
     finally:
         connection.close()
-    if response.status != 200:
+    if response.status not in (200, 409):
         raise ValueError(f"it answers with {response.status} {response.reason}")
     return orjson.loads(body)
 

@@ -88,7 +88,7 @@ class Worker(Kept):
 
     async def _watch(self, process: Process) -> str:
         assert self._socket is not None
-        client = self._client = control.Client(*await control.open_channel(self._socket), lambda event: None)
+        client = self._client = control.Client(*await control.open_channel(self._socket), self._on_event)
         reading = asyncio.create_task(client.run())
         try:
             await self._go.wait()
@@ -115,6 +115,12 @@ class Worker(Kept):
             await asyncio.wait_for(process.wait(), _LEAVE_LIMIT)
         return "closed its control channel and was ended"
 
+    def _on_event(self, event: control.Message) -> None:
+        """What the worker's requests saw of an instance."""
+        for service in self._services:
+            if service.name == event.get("service"):
+                service.report(str(event["event"]), str(event.get("instance", "")))
+
     def _ended(self) -> None:
         if self._snapshot is not None:
             gone = retired(self._snapshot)
@@ -125,6 +131,21 @@ class Worker(Kept):
         """Let the worker know the instances of ``service``, if it runs."""
         if self._client is not None:
             self._client.post("instances", service=service.name, instances=service.listing())
+
+    async def reload(self, text: str) -> None:
+        """Let the worker go by ``text``, now if it runs and at every later start.
+
+        :raises ControlError: when it cannot.
+        """
+        self._text = text
+        if self._client is not None:
+            client = self._client
+            instances = {service.name: service.listing() for service in self._services}
+            try:
+                await client.ask("reload", _START_LIMIT, text=text, instances=instances)
+            except control.ControlError:
+                if not client.closed:
+                    raise  # one that died meanwhile is started again with the new text
 
     def reopen_log(self) -> None:
         """Let the worker open its access log anew, if it runs."""

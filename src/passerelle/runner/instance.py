@@ -16,6 +16,8 @@ from passerelle.runner.kept import Events, Kept, State
 from passerelle.runner.process import Process
 from passerelle.runner.service import Service
 
+_STATES = {state.value: state for state in (State.UP, State.EJECTED, State.DRAINING)}
+
 
 class Instance(Kept):
     """``service``'s instance called ``name``. ``taken`` holds the ports of all instances; each start takes a new one,
@@ -42,9 +44,9 @@ class Instance(Kept):
 
     @property
     def state(self) -> State:
-        """How it is now; down when it fails its probes."""
+        """How it is now: of one that runs and was up, what its health says."""
         state = super().state
-        return State.DOWN if state is State.UP and not self.service.is_up(self.name) else state
+        return _STATES.get(self.service.state(self.name), State.DOWN) if state is State.UP else state
 
     @property
     def address(self) -> str:

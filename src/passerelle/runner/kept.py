@@ -20,6 +20,8 @@ class State(enum.Enum):
     STARTING = "starting"
     UP = "up"
     DOWN = "down"  # it runs, was up, and fails its probes
+    EJECTED = "ejected"  # it passes its probes, but requests to it fail
+    DRAINING = "draining"  # it finishes what it has, then it is stopped
     WAITING = "waiting"  # it ended and will be started again
     STOPPED = "stopped"
 

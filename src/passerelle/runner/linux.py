@@ -45,6 +45,15 @@ def hangup_is_ignored() -> bool:
     return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal that has not hung up."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class Proc(NamedTuple):
     """One line of the process table."""
 

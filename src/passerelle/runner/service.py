@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from passerelle.balancing.health import ServiceHealth, Settings, State
-from passerelle.balancing.instance import Status
+from passerelle.balancing.health import Change, ServiceHealth, State
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.service import InstanceSpec
+from passerelle.gateway.settings import health_settings
 from passerelle.runner.ports import join
 from passerelle.runner.probe import INTERVAL, TIMEOUT, probe
+
+TOGETHER = 0.25  # seconds between two tellings that time alone brings about
 
 
 class Service:
@@ -37,7 +39,21 @@ class Service:
         self._clock = clock
         self._rng = rng
         self._present: dict[str, InstanceSpec] = {}
-        self._health = ServiceHealth(Settings(slow_start=0.0))
+        self._health = ServiceHealth(health_settings(config, probed=True))
+        self._timer: asyncio.TimerHandle | None = None
+
+    def configure(self, config: ServiceConfig) -> None:
+        """Go by another configuration; what is known of the instances stays."""
+        before, self.config = self.config, config
+        self.path = config.health.path if config.health is not None else None
+        self.within = config.health.timeout if config.health is not None else TIMEOUT
+        settings = health_settings(config, probed=True)
+        if settings != health_settings(before, probed=True):
+            now = self._clock()
+            snapshot = self._health.snapshot(now)
+            self._health = ServiceHealth(settings)
+            self._health.replace(map(_key, self._present.values()), now)
+            self._health.restore(snapshot, now)
 
     def join(self, spec: InstanceSpec) -> None:
         """``spec`` exists from now on; it is down until its first good probe."""
@@ -68,8 +84,9 @@ class Service:
         # The instances of a service start together; their probes must not come together for ever.
         await asyncio.sleep(INTERVAL * self._rng())
         while True:
-            await self._ask(spec)
-            await asyncio.sleep(INTERVAL)
+            # One that has just failed is asked sooner: whatever waits for its answer waits for the verdict.
+            asked_again = not await self._ask(spec) and self.is_up(spec.name)
+            await asyncio.sleep(INTERVAL / 12 if asked_again else INTERVAL)
 
     async def _ask(self, spec: InstanceSpec) -> bool:
         problem = await probe(spec.host, spec.port, self.path, self.within)
@@ -77,8 +94,7 @@ class Service:
             self.problems[spec.name] = problem
         else:
             self.problems.pop(spec.name, None)
-        if self._health.probed(_key(spec), not problem, self._clock()):
-            self._changed(self)
+        self._heard(self._health.probed(_key(spec), not problem, self._clock()))
         return not problem
 
     def is_up(self, name: str) -> bool:
@@ -86,15 +102,61 @@ class Service:
         spec = self._present.get(name)
         return spec is not None and self._health.state(_key(spec)) is State.UP
 
+    def state(self, name: str) -> str:
+        """The state of its health, in a word."""
+        spec = self._present.get(name)
+        state = self._health.state(_key(spec)) if spec is not None else None
+        return state.value if state is not None else "gone"
+
+    def report(self, event: str, instance: str) -> None:
+        """What requests of a worker saw: ``misbehaved`` (``instance`` failed again and again) or ``crowded``."""
+        now = self._clock()
+        self._heard(self._health.crowded(now) if event == "crowded" else self._health.misbehaved(instance, now))
+
+    def drain(self, name: str) -> None:
+        """Let the instance called ``name`` finish what it has, and give it nothing new."""
+        spec = self._present.get(name)
+        if spec is not None:
+            self._heard(self._health.drain(_key(spec), self._clock()))
+
     def listing(self) -> list[dict[str, Any]]:
-        """All instances for the workers, each with ``up``: whether it may be picked."""
+        """All instances for the workers, each an :class:`InstanceSpec` with its status and share."""
         health = self._health.snapshot(self._clock())["instances"]
-        up = Status.UP.name
-        return [{**s._asdict(), "up": health[_key(s)]["status"] == up} for s in self._present.values()]
+        return [
+            {**s._asdict(), "status": health[_key(s)]["status"], "share": health[_key(s)]["share"]}
+            for s in self._present.values()
+        ]
 
     def _replaced(self) -> None:
         self._health.replace(map(_key, self._present.values()), self._clock())
+        self._tell()
+
+    def _heard(self, changes: list[Change]) -> None:
+        if changes:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Let the workers know, and again when time alone changes what they must know."""
         self._changed(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._clock()
+        due = self._health.next_change(now)
+        if due is not None:
+            # A moment later than that, so that the clock has surely passed it. A thousand instances that start slowly
+            # have their steps at a thousand times: they are told of together.
+            self._timer = asyncio.get_running_loop().call_later(max(due - now + 0.01, TOGETHER), self._tick)
+
+    def _tick(self) -> None:
+        self._health.tick(self._clock())
+        self._tell()
+
+    def close(self) -> None:
+        """Nothing more is told."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _key(spec: InstanceSpec) -> str:
@@ -117,7 +179,8 @@ class Target:
         """``up``, ``down``, or ``starting`` before the first probe."""
         if not self.settled.is_set():
             return "starting"
-        return "up" if self.service.is_up(self.name) else "down"
+        state = self.service.state(self.name)
+        return state if state in ("up", "ejected") else "down"
 
     async def run(self) -> None:
         """Probe it for ever."""

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 from passerelle import __version__
 from passerelle.config.models import Config
-from passerelle.gateway.app import configured_instances
+from passerelle.config.models import Service as ServiceConfig
+from passerelle.gateway.settings import configured_instances
 from passerelle.observability.metrics import Snapshot, merge
-from passerelle.runner import linux, ports
+from passerelle.runner import linux, overview, ports, purging
 from passerelle.runner.admin import Admin
 from passerelle.runner.backoff import Backoff
+from passerelle.runner.changes import Changes, Refused
 from passerelle.runner.gateway import Worker
 from passerelle.runner.instance import Instance
 from passerelle.runner.kept import Kept, State
-from passerelle.runner.report import Report, Row
+from passerelle.runner.report import Report
 from passerelle.runner.service import Service, Target
 
 START_LIMIT = 30.0  # seconds until the start report no longer waits for an instance
@@ -46,6 +48,8 @@ class Setup:
     text: str
     file: str
     folder: Path
+    path: Path | None = None  # the file itself, to be read again; None where there is none
+    overrides: frozenset[str] = frozenset()  # keys of the file that the command line replaced
 
 
 class Supervisor:
@@ -61,19 +65,22 @@ class Supervisor:
         start_limit: float = START_LIMIT,
         grace: float = SERVICE_GRACE,
     ) -> None:
-        self._setup = setup
-        self._report = report
+        self.setup = setup
+        self.report = report
         self._rng = rng or random.Random()
-        self._clock = clock
+        self.clock = clock
         self._start_limit = start_limit
         self._grace = grace
-        self._begun = clock()
+        self.begun = clock()
         self._go = asyncio.Event()
         self._stop = asyncio.Event()
         self._signals = 0
         self._fault: BaseException | None = None
         self._tasks: dict[Kept | Target, asyncio.Task[None]] = {}
         self._listeners: list[socket.socket] = []
+        self._taken: set[int] = set()
+        self._had_terminal = linux.has_terminal()
+        self._changes: set[asyncio.Task[None]] = set()
         self.services: dict[str, Service] = {}
         self.instances: list[Instance] = []
         self.targets: list[Target] = []
@@ -81,42 +88,63 @@ class Supervisor:
         self.state = "starting"
         self.listen = ""
         self.admin: Admin | None = None
+        self.changes = Changes(self, clock, start_limit)
         self._make()
 
     def _make(self) -> None:
-        config = self._setup.config
-        taken: set[int] = set()
-        for name, service_config in config.services.items():
-            service = Service(name, service_config, self._changed, self._clock, self._rng.random)
-            self.services[name] = service
-            for number in range(1, service_config.instances + 1 if service_config.is_local else 1):
-                instance = Instance(
-                    f"{name}-{number}",
-                    service,
-                    self._setup.folder,
-                    taken,
-                    self._report.line,
-                    Backoff(self._rng.random),
-                    self._report,
-                    self._clock,
-                )
-                self.instances.append(instance)
-            self.targets += [Target(spec, service) for spec in configured_instances(name, service_config)]
+        for name, config in self.setup.config.services.items():
+            service = self.make_service(name, config)
+            for _ in range(config.instances if config.is_local else 0):
+                self.make_instance(service)
+            self.targets += [Target(spec, service) for spec in configured_instances(name, config)]
+
+    def make_service(self, name: str, config: ServiceConfig) -> Service:
+        """A service without instances."""
+        service = self.services[name] = Service(name, config, self._changed, self.clock, self._rng.random)
+        return service
+
+    def make_instance(self, service: Service) -> Instance:
+        """One more instance of ``service``, with the least number that is free; not started yet."""
+        names = {instance.name for instance in self.instances}
+        name = next(name for n in count(1) if (name := f"{service.name}-{n}") not in names)
+        instance = Instance(
+            name,
+            service,
+            self.setup.folder,
+            self._taken,
+            self.report.line,
+            Backoff(self._rng.random),
+            self.report,
+            self.clock,
+        )
+        self.instances.append(instance)
+        return instance
+
+    async def remove(self, member: Instance | Target) -> None:
+        """End ``member`` and forget it."""
+        if isinstance(member, Instance):
+            await self._cancel([member])
+            await member.stop(self._grace)
+            self.instances.remove(member)
+        else:
+            await self._cancel([member])
+            member.service.leave(member.name)
+            self.targets.remove(member)
 
     def _make_workers(self) -> None:
         for number, listener in enumerate(self._listeners, 1):
             worker = Worker(
                 "gateway" if len(self._listeners) == 1 else f"gateway-{number}",
-                self._setup.file,
-                self._setup.text,
+                self.setup.file,
+                self.setup.text,
                 listener,
                 self.services.values(),
                 self._go,
-                self._report.line,
-                self._report.raw,
+                self.report.line,
+                self.report.raw,
                 Backoff(self._rng.random),
-                self._report,
-                self._clock,
+                self.report,
+                self.clock,
             )
             self.workers.append(worker)
 
@@ -131,15 +159,15 @@ class Supervisor:
         try:
             self._bind()
         except ports.PortTaken as error:
-            self._report.say(str(error))
+            self.report.say(str(error))
             return 1
         self._make_workers()
-        self._report.names([kept.name for kept in (*self.instances, *self.workers)])
+        self.report.names([kept.name for kept in (*self.instances, *self.workers)])
         try:
             if self.admin is not None:
                 await self.admin.start()
             for kept in self._members():
-                self._keep(kept)
+                self.keep(kept)
             started = await self._unless_stopped(self._start())
             if started:
                 self.state = "running"
@@ -148,11 +176,11 @@ class Supervisor:
             self.state = "stopping"
             survivors = await self._end()
         if self._fault is not None:
-            self._report.say("".join(traceback.format_exception(self._fault)).rstrip())
+            self.report.say("".join(traceback.format_exception(self._fault)).rstrip())
         return 1 if self._fault is not None or started is False or survivors or self._signals > 1 else 0
 
     def _bind(self) -> None:
-        config = self._setup.config
+        config = self.setup.config
         try:
             self._listeners = ports.reserve(config.listen.host, config.listen.port, config.workers)
         except ports.PortTaken as error:
@@ -171,7 +199,7 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
         if not linux.hangup_is_ignored():
-            loop.add_signal_handler(signal.SIGHUP, self.stop)
+            loop.add_signal_handler(signal.SIGHUP, self.hang_up)
         loop.add_signal_handler(signal.SIGQUIT, self.kill)
         loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
 
@@ -179,6 +207,28 @@ class Supervisor:
         """Let the workers open the access log anew: logrotate has moved it away."""
         for worker in self.workers:
             worker.reopen_log()
+
+    def hang_up(self) -> None:
+        """SIGHUP came: stop when the terminal that we were started on is gone, else read the file anew."""
+        if self._had_terminal and not linux.has_terminal():
+            self.stop()
+            return
+        task = asyncio.create_task(self._reload())
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+
+    async def _reload(self) -> None:
+        with contextlib.suppress(Refused):  # it is said already
+            await self.changes.reload()
+
+    async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+        """What the admin port is asked to change. :raises Refused: when it cannot be."""
+        if what == "cache/purge":
+            asked = [worker for worker in self.workers if worker.state is State.UP]
+            counts = await asyncio.gather(*(worker.purge(*purging.wanted(arguments)) for worker in asked))
+            silent = [worker.name for worker, count in zip(asked, counts, strict=True) if count is None]
+            return purging.told(sum(count or 0 for count in counts), silent)
+        return await self.changes.carry_out(what, arguments)
 
     def stop(self) -> None:
         """Begin to stop; the second time, kill everything at once."""
@@ -197,7 +247,8 @@ class Supervisor:
     def _members(self) -> list[Kept | Target]:
         return [*self.instances, *self.targets, *self.workers]
 
-    def _keep(self, kept: Kept | Target) -> None:
+    def keep(self, kept: Kept | Target) -> None:
+        """Start it, and keep it running."""
         task = asyncio.create_task(kept.run(), name=kept.name)
         task.add_done_callback(self._on_done)
         self._tasks[kept] = task
@@ -219,25 +270,25 @@ class Supervisor:
             stop.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            self._report.progress("")
+            self.report.progress("")
 
     async def _start(self) -> bool:
         """Wait until everything has answered or failed; false when there is no gateway to speak of."""
         members: list[Instance | Target] = [*self.instances, *self.targets]
-        deadline = self._clock() + self._start_limit
-        while (left := _open(members)) and self._clock() < deadline and not self._worker_failed():
+        deadline = self.clock() + self._start_limit
+        while (left := _open(members)) and self.clock() < deadline and not self._worker_failed():
             names = _some([member.name for member in left])
-            self._report.progress(f"starting: {len(members) - len(left)} of {len(members)}, waiting for {names}")
+            self.report.progress(f"starting: {len(members) - len(left)} of {len(members)}, waiting for {names}")
             await _any(member.settled for member in left)
         self._go.set()
         while (waiting := _open(self.workers)) and not self._worker_failed():
-            self._report.progress(f"starting {_some([worker.name for worker in waiting])}")
+            self.report.progress(f"starting {_some([worker.name for worker in waiting])}")
             await _any(worker.settled for worker in waiting)
         if self._worker_failed():
-            self._report.say("the gateway cannot be started")
+            self.report.say("the gateway cannot be started")
             return False
         admin = self.admin.address if self.admin is not None else None
-        self._report.start(__version__, self._setup.file, self._rows(), self.listen, admin)
+        self.report.start(__version__, self.setup.file, overview.rows(self), self.listen, admin)
         return True
 
     def _worker_failed(self) -> bool:
@@ -245,18 +296,22 @@ class Supervisor:
 
     async def _end(self) -> bool:
         """Stop everything: first the gateway, so that what it still carries out has its services; gives survivors."""
-        self._report.say("stopping")
+        self.report.say("stopping")
+        for task in self._changes:
+            task.cancel()
         for listener in self._listeners:
             listener.close()
         await self._stop_all(self.workers, WORKER_GRACE + 1.0, "the requests in flight")
         await self._stop_all(self.instances, self._grace, "")
         await self._cancel(self.targets)
+        for service in self.services.values():
+            service.close()
         if self.admin is not None:
             await self.admin.stop()
         left = [p for k in (*self.workers, *self.instances) if k.process for p in sorted(k.process.unkillable)]
         for pid in left:
-            self._report.say(f"could not end the process {pid}: it is stuck in the kernel")
-        self._report.say("stopped" if self._signals < 2 else "killed")
+            self.report.say(f"could not end the process {pid}: it is stuck in the kernel")
+        self.report.say("stopped" if self._signals < 2 else "killed")
         return bool(left)
 
     async def _stop_all(self, group: list[Any], grace: float, what: str) -> None:
@@ -264,9 +319,9 @@ class Supervisor:
         hurry = self._signals > 1
         pending = {asyncio.create_task(k.stop(0.0 if hurry else grace), name=k.name) for k in group}
         while pending:
-            self._report.progress(f"stopping: waiting for {what or _some(sorted(t.get_name() for t in pending))}")
+            self.report.progress(f"stopping: waiting for {what or _some(sorted(t.get_name() for t in pending))}")
             _, pending = await asyncio.wait(pending, timeout=0.25)
-        self._report.progress("")
+        self.report.progress("")
 
     async def _cancel(self, group: list[Any]) -> None:
         tasks = [self._tasks.pop(kept) for kept in group if kept in self._tasks]
@@ -280,28 +335,11 @@ class Supervisor:
 
     # What is
 
-    def _rows(self) -> list[Row]:
-        rows = []
-        for instance in self.instances:
-            process = instance.process
-            taken = instance.up_since - process.started if instance.up_since is not None and process else None
-            state = instance.state
-            problem = instance.last_end if state is State.WAITING else ""
-            if state is State.STARTING:
-                problem = f"{self.services[instance.service.name].problems.get(instance.name, 'not yet asked')}"
-                problem += "; it joins as soon as it answers"
-            pid = process.pid if process is not None and process.returncode is None else None
-            name = "failed" if state is State.WAITING else state.value
-            rows.append(Row(instance.name, instance.service.name, name, instance.address, pid, taken, problem))
-        for target in self.targets:
-            problem = target.service.problems.get(target.name, "")
-            rows.append(Row(target.name, target.service.name, target.state, target.address, None, None, problem))
-        order = list(self.services)
-        rows.sort(key=lambda row: order.index(row.service))
-        for worker in self.workers:
-            assert worker.process is not None
-            rows.append(Row(worker.name, "", worker.state.value, self.listen, worker.process.pid, None))
-        return rows
+    async def in_flight(self, member: Instance | Target) -> int:
+        """Requests and tunnels that all workers together have open on ``member``."""
+        answers = await asyncio.gather(*(worker.status() for worker in self.workers))
+        listed = (i for a in answers for i in (a or {}).get("services", {}).get(member.service.name, ()))
+        return sum(instance["in_flight"] for instance in listed if instance["name"] == member.name)
 
     @property
     def is_ready(self) -> bool:
@@ -313,73 +351,9 @@ class Supervisor:
         parts = await asyncio.gather(*(worker.read_snapshot() for worker in self.workers))
         return merge(snapshot for part in parts for snapshot in part)
 
-    async def purge(self, what: str, value: str) -> dict[str, Any]:
-        """Let every worker's cache go of what has a tag or a path, or of everything (``what``: tag, path, all).
-
-        A worker that does not run has nothing stored; ``silent`` names those that run and do not answer.
-        """
-        asked = [worker for worker in self.workers if worker.state is State.UP]
-        counts = await asyncio.gather(*(worker.purge(what, value) for worker in asked))
-        silent = [worker.name for worker, count in zip(asked, counts, strict=True) if count is None]
-        return {"purged": sum(count or 0 for count in counts), "workers": len(asked), "silent": silent}
-
     async def status(self) -> dict[str, Any]:
         """Everything that runs, as JSON-able values; times in seconds."""
-        answers = await asyncio.gather(*(worker.status() for worker in self.workers))
-        in_flight: dict[str, int] = {}
-        for answer in answers:
-            for listed in (answer or {}).get("services", {}).values():
-                for seen in listed:
-                    in_flight[seen["name"]] = in_flight.get(seen["name"], 0) + seen["in_flight"]
-        services = {}
-        for name, service in self.services.items():
-            members = [self._describe(i, in_flight) for i in self.instances if i.service is service]
-            members += [
-                {
-                    "name": t.name,
-                    "address": t.address,
-                    "state": t.state,
-                    "problem": service.problems.get(t.name),
-                    "in_flight": in_flight.get(t.name, 0),
-                }
-                for t in self.targets
-                if t.service is service
-            ]
-            services[name] = {
-                "source": service.config.source,
-                "up": sum(member["state"] == "up" for member in members),
-                "instances": members,
-            }
-        return {
-            "version": __version__,
-            "state": self.state,
-            "config": self._setup.file,
-            "listen": self.listen,
-            "pid": os.getpid(),
-            "uptime": round(self._clock() - self._begun, 3),
-            "workers": [
-                {**self._describe(w, {}), "answers": answer is not None}
-                for w, answer in zip(self.workers, answers, strict=True)
-            ],
-            "services": services,
-        }
-
-    def _describe(self, kept: Instance | Worker, in_flight: dict[str, int]) -> dict[str, Any]:
-        process = kept.process
-        alive = process is not None and process.returncode is None
-        described: dict[str, Any] = {
-            "name": kept.name,
-            "state": kept.state.value,
-            "pid": process.pid if process is not None and alive else None,
-            "restarts": kept.restarts,
-            "uptime": round(self._clock() - process.started, 3) if process is not None and alive else None,
-            "last_end": kept.last_end or None,
-        }
-        if isinstance(kept, Instance):
-            described["address"] = kept.address
-            described["problem"] = kept.service.problems.get(kept.name)
-            described["in_flight"] = in_flight.get(kept.name, 0)
-        return described
+        return await overview.status(self)
 
 
 def _open(members: Iterable[_Member]) -> list[_Member]:

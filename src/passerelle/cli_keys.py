@@ -1,0 +1,180 @@
+"""Commands about API keys: ``passerelle keys create|list|rotate|revoke``."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from passerelle.cli_support import LazyGroup, answer_no, json_option, print_json, print_table, read_config
+
+if TYPE_CHECKING:
+    from passerelle.security.keys import ApiKey, KeyStore
+
+_COMMANDS = {
+    "create": "passerelle.cli_keys:create",
+    "list": "passerelle.cli_keys:list_keys",
+    "rotate": "passerelle.cli_keys:rotate",
+    "revoke": "passerelle.cli_keys:revoke",
+}
+_SPAN = re.compile(r"(\d{1,6})(s|m|h|d)", re.ASCII).fullmatch
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@click.group(cls=LazyGroup, lazy=_COMMANDS)
+def keys() -> None:
+    """Make, list, rotate and revoke the API keys of a configuration.
+
+    The keys are in the file that `keys: {store: …}` of the configuration names. Running gateways see every change
+    within a second.
+    """
+
+
+class _Span(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
+    name = "span"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = _SPAN(str(value))
+        if match is None:
+            self.fail(f"found {value!r}; allowed is a number with a unit (s, m, h, d), such as 90d", param, ctx)
+        return int(match[1]) * _SECONDS[match[2]]
+
+
+_config_option = click.option("-c", "--config", metavar="CONFIG", help="The configuration file.")
+_expires_option = click.option("--expires", type=_Span(), metavar="SPAN", help="How long it holds, such as 90d.")
+
+
+@contextmanager
+def _store(config: str | None) -> Iterator[KeyStore]:
+    import sqlite3
+
+    from passerelle.security.keys import KeyStore, UnknownKey
+
+    settings = read_config(config).keys
+    if settings is None:
+        raise click.UsageError("the configuration has no keys; add keys: {store: keys.db}")
+    try:
+        store = KeyStore(settings.store)
+        try:
+            yield store
+        finally:
+            store.close()
+    except sqlite3.Error as error:
+        raise click.ClickException(f"{settings.store}: {error}") from None
+    except UnknownKey as error:
+        click.echo(f"no key {error.args[0]!r} that holds", err=True)
+        answer_no()
+
+
+def _checked(check: Callable[[str], str], text: str) -> str:
+    try:
+        return check(text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@click.command()
+@click.option("--owner", required=True, help="The consumer that the key stands for.")
+@click.option("--scope", "scopes", multiple=True, help="What it may do; may be given more than once.")
+@_expires_option
+@_config_option
+@json_option
+def create(owner: str, scopes: tuple[str, ...], expires: int | None, config: str | None, as_json: bool) -> None:
+    """Make a key and show it, this once.
+
+    \b
+    Examples:
+      passerelle keys create --owner mobile-app --scope orders:read --expires 90d
+    """
+    from passerelle.config.guards import check_consumer, check_scope
+
+    owner = _checked(check_consumer, owner)
+    scopes = tuple(_checked(check_scope, scope) for scope in scopes)
+    now = int(time.time())
+    with _store(config) as store:
+        _show_new(*store.create(owner, scopes, now, now + expires if expires else None), as_json=as_json)
+
+
+@click.command("list")
+@_config_option
+@json_option
+def list_keys(config: str | None, as_json: bool) -> None:
+    """List the keys, the oldest first; never the keys themselves, which nobody has stored."""
+    now = time.time()
+    with _store(config) as store:
+        found = store.all()
+    if as_json:
+        print_json([_as_json(key, now) for key in found])
+        return
+    rows = [
+        (
+            key.id,
+            key.owner,
+            " ".join(key.scopes),
+            key.refusal(now) or "holds",
+            _time(key.created),
+            _time(key.expires),
+            _time(key.last_used),
+        )
+        for key in found
+    ]
+    print_table(("ID", "OWNER", "SCOPES", "STATE", "CREATED", "EXPIRES", "LAST USED"), rows)
+
+
+@click.command()
+@click.argument("identity", metavar="ID")
+@click.option("--overlap", type=_Span(), default="24h", show_default=True, help="How long the old key still holds.")
+@_expires_option
+@_config_option
+@json_option
+def rotate(identity: str, overlap: int, expires: int | None, config: str | None, as_json: bool) -> None:
+    """Make a key in the place of the key ID, with its owner and scopes; both hold during the overlap.
+
+    \b
+    Examples:
+      passerelle keys rotate k3v5m2qxea --overlap 7d
+    """
+    now = int(time.time())
+    with _store(config) as store:
+        _show_new(*store.rotate(identity, now, overlap, now + expires if expires else None), as_json=as_json)
+
+
+@click.command()
+@click.argument("identity", metavar="ID")
+@_config_option
+def revoke(identity: str, config: str | None) -> None:
+    """End the key ID for good; running gateways refuse it within a second."""
+    with _store(config) as store:
+        store.revoke(identity, int(time.time()))
+    click.echo(f"{identity}: revoked")
+
+
+def _show_new(made: ApiKey, key: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**_as_json(made, made.created), "key": key})
+        return
+    click.echo(key)
+    until = f", until {_time(made.expires)}" if made.expires else ""
+    click.echo(f"{made.id} of {made.owner}{until}. The key is not stored and cannot be shown again.", err=True)
+
+
+def _as_json(key: ApiKey, now: float) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "owner": key.owner,
+        "scopes": list(key.scopes),
+        "state": key.refusal(now) or "holds",
+        "created": _time(key.created),
+        "expires": _time(key.expires) or None,
+        "revoked": _time(key.revoked) or None,
+        "last_used": _time(key.last_used) or None,
+        "replaces": key.replaces,
+    }
+
+
+def _time(seconds: int | None) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)) if seconds is not None else ""

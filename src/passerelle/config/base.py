@@ -1,0 +1,28 @@
+"""What all models of the configuration have in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
+
+
+class Model(BaseModel):
+    """A mapping of the file: immutable, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+
+
+Shape = list[tuple[str | None, str]]
+"""Findings about which keys stand together: (key, or None for the mapping itself; message)."""
+
+
+def given(model: Model) -> set[str]:
+    """The keys that were given a value."""
+    return {key for key in model.model_fields_set if getattr(model, key) is not None}
+
+
+def raise_first(findings: Shape) -> None:
+    """In Python the first finding is raised; the loader reports all of them itself and skips this type of error."""
+    if findings:
+        key, message = findings[0]
+        raise PydanticCustomError("shape", "{message}", {"message": f"{key}: {message}" if key else message})

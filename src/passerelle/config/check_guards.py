@@ -1,0 +1,81 @@
+"""What the guards of a route cannot do as they are configured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from passerelle.config.jwt import SECRET_OCTETS, Jwt
+from passerelle.config.models import Config, Route
+from passerelle.config.problems import Finding, Loc
+
+# Where the credentials of each kind are configured.
+_BLOCKS = {"jwt": "jwt", "key": "keys"}
+
+
+def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozenset[str]) -> Iterator[Finding]:
+    """Findings about the guards of the route at ``loc``, without its keys that could not be read;
+    ``blocks`` are the keys at the top of the file."""
+    clients = route.clients
+    if clients is not None and "clients" not in touched and not clients.allow and not clients.deny:
+        yield Finding((*loc, "clients"), "found neither allow nor deny in it; one is needed")
+    if "auth" in touched:
+        return
+    for index, method in enumerate(route.auth):
+        place = (*loc, "auth", index)
+        if method in route.auth[:index]:
+            yield Finding(place, f"found {method} twice; once is enough")
+        elif _BLOCKS[method] not in blocks:
+            yield Finding(place, f"found {method}, but the file has no {_BLOCKS[method]}: at its top")
+    if route.require is not None and not route.auth:
+        yield Finding((*loc, "require"), "found without auth; nobody could meet it", at_key=True)
+    if "rate_limit" not in touched:
+        yield from _limits((*loc, "rate_limit"), route)
+
+
+def _limits(loc: Loc, route: Route) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, limit in enumerate(route.rate_limit):
+        place = (*loc, index)
+        if limit.cost > limit.size:
+            yield Finding((*place, "cost"), f"found {limit.cost}, more than the burst of {limit.size}: never admitted")
+        if limit.by == "consumer" and not route.auth:
+            yield Finding((*place, "by"), "found consumer without auth; there are consumers on routes with auth only")
+        if limit.by == "key" and "key" not in route.auth:
+            yield Finding((*place, "by"), "found key; allowed on routes with auth: [key] only")
+        first = seen.setdefault(limit.label, index)
+        if first != index:
+            yield Finding((*place, "rate"), f"found {limit.label} twice; once is enough")
+
+
+def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
+    """What cannot work about tokens: an algorithm without its kind of key, a secret that is too short."""
+    for index, algorithm in enumerate(jwt.algorithms):
+        place: Loc = ("jwt", "algorithms", index)
+        least = SECRET_OCTETS.get(algorithm)
+        if algorithm in jwt.algorithms[:index]:
+            yield Finding(place, f"found {algorithm} twice; once is enough")
+        elif least is None:
+            if jwt.secret is not None:
+                yield Finding(place, f"found {algorithm} beside secret; it needs key or jwks")
+        elif jwt.secret is None:
+            yield Finding(place, f"found {algorithm} without secret; a public key must never be taken for one")
+        elif len(jwt.secret.encode()) < least:
+            found = len(jwt.secret.encode())
+            message = f"found {found} octets; {algorithm} needs at least {least} (RFC 7518 §3.2)"
+            yield Finding(("jwt", "secret"), message, at_key=True)
+
+
+def guard_warnings(config: Config) -> Iterator[Finding]:
+    """What guards would do that was probably not meant."""
+    jwt = config.jwt
+    if jwt is not None and jwt.secret is None and not jwt.audience:
+        yield Finding(("jwt",), "no audience: tokens that the issuer made for others are accepted", at_key=True)
+    if jwt is not None and isinstance(jwt.jwks, str) and jwt.jwks.startswith("http:"):
+        host = urlsplit(jwt.jwks).hostname
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            yield Finding(("jwt", "jwks"), "without https, who is on the way can put keys of their own into the set")
+    used = {_BLOCKS[method] for route in config.routes for method in route.auth}
+    for block in _BLOCKS.values():
+        if getattr(config, block) is not None and block not in used:
+            yield Finding((block,), "no route accepts these credentials", at_key=True)

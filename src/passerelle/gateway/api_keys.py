@@ -1,0 +1,65 @@
+"""API keys in a running worker: the file watched, and the last use of each key written to it now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from pathlib import Path
+
+from passerelle.security.authentication import KeyMethod
+from passerelle.security.keys import KeyStore
+
+# How often it is asked whether the file has changed (seconds): a revoked key is refused at most this much later.
+REFRESH = 0.5
+# How often last uses are written (seconds).
+WRITE = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Keys:
+    """The keys in the file ``path``, shown in the field ``header``. sqlite3.Error when the file cannot be used."""
+
+    def __init__(self, path: Path, header: str) -> None:
+        self._path = path
+        self._store = KeyStore(path)
+        self.method = KeyMethod(self._store, header.lower().encode("ascii"))
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to watch."""
+        self._refresh(loop)
+        self._timers["write"] = loop.call_later(WRITE, self._write_later, loop)
+
+    def stop(self) -> None:
+        """Write what there is, and close the file."""
+        for timer in self._timers.values():
+            timer.cancel()
+        used, self.method.used = self.method.used, {}
+        if used:
+            write_used(self._path, used)
+        self._store.close()
+
+    def _refresh(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.method.refresh()
+        self._timers["refresh"] = loop.call_later(REFRESH, self._refresh, loop)
+
+    def _write_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        used, self.method.used = self.method.used, {}
+        if used:
+            # On a thread: a writer may have to wait for another one, and for the disk.
+            loop.run_in_executor(None, write_used, self._path, used)
+        self._timers["write"] = loop.call_later(WRITE, self._write_later, loop)
+
+
+def write_used(path: Path, used: dict[str, int]) -> None:
+    """Note last uses in the file; what cannot be written is lost, and said in the log of the process."""
+    try:
+        store = KeyStore(path)
+        try:
+            store.touch(used)
+        finally:
+            store.close()
+    except sqlite3.Error as error:
+        _log.warning("keys: the last use of %d keys could not be written: %s", len(used), error)

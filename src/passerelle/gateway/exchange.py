@@ -1,0 +1,161 @@
+"""One request: what is known of it, and its end, which is counted and logged exactly once."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from passerelle.composition import Gathering
+from passerelle.errors import Failure
+from passerelle.gateway.body import RequestBody
+from passerelle.gateway.cached import Seat
+from passerelle.gateway.fields import client_address
+from passerelle.gateway.forward import Forward
+from passerelle.gateway.parts import PartCall
+from passerelle.gateway.plan import RoutePlan
+from passerelle.gateway.service import StickyCookie
+from passerelle.http1.connection import ClientConnection
+from passerelle.http1.head import RequestHead
+from passerelle.observability.access_log import RouteLog
+from passerelle.security.guard import Asked
+
+if TYPE_CHECKING:
+    from passerelle.gateway.app import Gateway
+
+
+class ExchangeState:
+    """What is known of one request while it is carried out, and how it is accounted for at its end."""
+
+    streams = True  # a body goes on as it comes, for as long as it comes: only its head is held to the deadline
+
+    __slots__ = (
+        "_asked",
+        "_body",
+        "_client",
+        "_continued",
+        "_cookie",
+        "_counted",
+        "_finished",
+        "_forward",
+        "_gateway",
+        "_gathering",
+        "_head",
+        "_method",
+        "_parts",
+        "_path",
+        "_plan",
+        "_query",
+        "_request_id",
+        "_sent_before",
+        "_started",
+        "_status",
+        "_target",
+        "cache_status",
+        "cached",
+    )
+
+    def __init__(
+        self, gateway: Gateway, client: ClientConnection, method: bytes, target: bytes, head: RequestHead
+    ) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._method = method
+        self._target = target
+        self._head = head
+        self._asked: Asked | None = None
+        self._body: RequestBody | None = None
+        self._continued = False
+        self._cookie: StickyCookie | None = None
+        self._counted = False
+        self._finished = False
+        self._forward: Forward | Seat | None = None
+        self._gathering: Gathering | None = None
+        self._parts: list[PartCall] | tuple[()] = ()
+        self._path = target
+        self._plan: RoutePlan = gateway.unmatched
+        self._query = b""
+        self._request_id = gateway.next_id()
+        self._sent_before = client.sent
+        self._started = perf_counter()
+        self._status = 0
+        self.cache_status = b""  # the field line that tells of the cache (RFC 9211), on its routes
+        self.cached: str | None = None
+
+    @property
+    def wants_body(self) -> bool:
+        """Whether an instance still takes the request body, also after it has answered."""
+        return self._body is not None and self._body.sink is not None and self._body.sink.open
+
+    def on_body_end(self) -> None:
+        """The body is complete."""
+        if self._body is not None:
+            self._body.finish()
+
+    def on_client_paused(self) -> None:
+        """The client does not keep up reading."""
+        if self._forward is not None:
+            self._forward.pause()
+
+    def on_client_resumed(self) -> None:
+        """It does again."""
+        if self._forward is not None:
+            self._forward.resume()
+
+    def _cancel(self) -> None:
+        if self._forward is not None:
+            self._forward.cancel()
+        if self._gathering is not None:
+            self._gathering.cancel()
+
+    def _for_us(self) -> bool:
+        """Whether the client is on this machine, and not merely a proxy in front of one that is not."""
+        return self._client.local and not self._head.forwarded
+
+    def _instances(self) -> bytes:
+        """Who answered, for a client on this machine that asks with ``Passerelle-Debug: 1``."""
+        forwards: list[Forward | Seat | None] = [part.forward for part in self._parts] or [self._forward]
+        return ", ".join(f.instance.name for f in forwards if f is not None).encode()
+
+    def finish(self, status: int, failure: Failure | None = None) -> None:
+        """Count and log the request: exactly once, whatever happened."""
+        if self._finished:
+            return
+        self._finished = True
+        plan = self._plan
+        seconds = perf_counter() - self._started
+        if self._counted:
+            plan.metrics.in_flight -= 1
+        plan.metrics.observe(status, seconds, self._method)
+        if failure is not None:
+            plan.metrics.failed(failure.kind)
+        if plan.log is not None:
+            self._write_log(plan.log, status, seconds, failure)
+        # These know this object: left in place they would be a cycle, and memory that waits for the collector.
+        self._forward, self._gathering, self._parts = None, None, ()
+
+    def _write_log(self, log: RouteLog, status: int, seconds: float, failure: Failure | None) -> None:
+        if (forward := self._forward) is not None:
+            instance = forward.instance.name or None
+            upstream_seconds, attempts = forward.seconds, forward.attempts
+        else:
+            instance = None
+            upstream_seconds = max((part.forward.seconds for part in self._parts), default=0.0)
+            attempts = sum(part.forward.attempts for part in self._parts)
+        body, client, head = self._body, self._client, self._head
+        log.add(
+            self._request_id,
+            client_address(head, client.peer, self._gateway.proxies) if head.forwarded else client.peer,
+            self._method,
+            self._target,
+            head.host or b"",
+            head.user_agent,
+            status,
+            body.received if body is not None else 0,
+            client.sent - self._sent_before,
+            seconds,
+            upstream_seconds,
+            attempts,
+            instance,
+            failure,
+            self.cached,
+        )

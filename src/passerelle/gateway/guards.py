@@ -1,0 +1,120 @@
+"""The guards of each route, made when its plan is built."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import TYPE_CHECKING
+
+from passerelle.config.guards import RateLimit
+from passerelle.config.models import Config, Route
+from passerelle.gateway.api_keys import Keys
+from passerelle.observability.metrics import RouteMetrics
+from passerelle.security.addresses import AddressLists, Subscribers
+from passerelle.security.authentication import Authenticate, Method
+from passerelle.security.authorization import Require
+from passerelle.security.guard import Asked, Guard
+from passerelle.security.limits import SECOND, KeyOf, Limit, Rate, RateLimits, by_consumer, by_header, by_key
+
+if TYPE_CHECKING:
+    from passerelle.gateway.tokens import Tokens
+
+
+class CannotGuard(Exception):
+    """What a guard needs cannot be had; the text is one line for the user."""
+
+
+def _open_keys(config: Config) -> Keys | None:
+    if config.keys is None:
+        return None
+    try:
+        return Keys(config.keys.store, config.keys.header)
+    except sqlite3.Error as error:
+        raise CannotGuard(f"keys: cannot open {config.keys.store}: {error}") from error
+
+
+def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop) -> Tokens | None:
+    if config.jwt is None:
+        return None
+    # Imported for who needs it: joserfc and cryptography take 55 ms and 16 MB.
+    from passerelle.gateway.tokens import Tokens
+
+    try:
+        return Tokens(config.jwt, loop)
+    except OSError as error:
+        raise CannotGuard(f"jwt: cannot read {error.filename}: {error.strerror}") from error
+    except ValueError as error:
+        raise CannotGuard(f"jwt: {config.jwt.key}: {error}") from error
+
+
+class Guards:
+    """Makes the guards of every route of ``config``. :class:`CannotGuard` when it cannot."""
+
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._config = config
+        self._subscribers = Subscribers()
+        self._keys = _open_keys(config)
+        self._methods: dict[str, Method] = {}
+        if self._keys is not None:
+            self._methods["key"] = self._keys.method
+        self._tokens = _read_tokens(config, loop)
+        if self._tokens is not None:
+            self._methods["jwt"] = self._tokens.method
+
+    def start(self) -> None:
+        """Begin what goes on beside the requests."""
+        if self._keys is not None:
+            self._keys.start(self._loop)
+        if self._tokens is not None:
+            self._tokens.start()
+
+    def stop(self) -> None:
+        """End it."""
+        if self._keys is not None:
+            self._keys.stop()
+        if self._tokens is not None:
+            self._tokens.stop()
+
+    def of(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
+        """The guards of ``route`` in the order in which they are asked."""
+        guards: list[Guard] = []
+        if route.clients is not None:
+            guards.append(AddressLists(route.clients.allow, route.clients.deny))
+        # Limits by address and field come first: they are cheap, and what guesses credentials must be slowed down too.
+        guards += self._limits(route, metrics, ("address", "header"))
+        if route.auth:
+            keys = self._config.keys if "key" in route.auth else None
+            hidden = keys.header.lower().encode("ascii") if keys is not None else None
+            guards.append(Authenticate([self._methods[name] for name in route.auth], hidden))
+        if route.require is not None:
+            required = route.require
+            guards.append(Require(required.scopes, required.consumers, required.claims))
+        # Only who may be here has a consumer's bucket, and nobody else can drain it.
+        guards += self._limits(route, metrics, ("consumer", "key"))
+        return tuple(guards)
+
+    def _limits(self, route: Route, metrics: RouteMetrics, kinds: tuple[str, ...]) -> list[Guard]:
+        chosen = [limit for limit in route.rate_limit if limit.by.partition(":")[0] in kinds]
+        if not chosen:
+            return []
+
+        def would_refuse() -> None:
+            metrics.would_refuse += 1
+
+        return [RateLimits([self._limit(limit) for limit in chosen], would_refuse)]
+
+    def _limit(self, settings: RateLimit) -> Limit:
+        whole = Rate(settings.rate.number, settings.rate.seconds * SECOND, settings.size)
+        rate = whole.share(self._config.workers, settings.cost)
+        return Limit(settings.label, rate, self._key_of(settings.by), cost=settings.cost, dry=settings.dry_run)
+
+    def _key_of(self, by: str) -> KeyOf:
+        if by == "address":
+            return self._by_address
+        if by == "consumer":
+            return by_consumer
+        return by_key if by == "key" else by_header(by.removeprefix("header:").lower().encode("ascii"))
+
+    def _by_address(self, asked: Asked) -> bytes:
+        return self._subscribers.of(asked.address)

@@ -1,0 +1,76 @@
+"""What a :class:`.forward.Forward` is told of a request, and whom it tells of the answer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from passerelle.balancing.instance import Instance
+from passerelle.errors import Failure
+from passerelle.gateway.deadlines import Deadlines
+from passerelle.gateway.service import Service
+from passerelle.http1.head import ResponseHead
+
+
+class Receiver(Protocol):
+    """Who asked, and is told of the answer: the calls of :class:`passerelle.http1.client.Receiver`, once each."""
+
+    streams: bool
+    """Whether the deadline is for the answer's head alone; else it is for all of the answer."""
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx response."""
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The final response's head and the first bytes of its body."""
+
+    def on_data(self, data: bytes) -> None:
+        """More of the body."""
+
+    def on_end(self) -> None:
+        """The body is complete."""
+
+    def on_failure(self, failure: Failure) -> None:
+        """No attempt succeeded, or the answer broke off."""
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None:
+        """101: the protocol changes."""
+
+
+class _Silent:
+    """Nobody listens any more: what ended must not keep its asker alive (the two would be a cycle)."""
+
+    streams = False
+
+    def on_interim(self, head: ResponseHead) -> None: ...
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None: ...
+
+    def on_data(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None: ...
+
+    def on_failure(self, failure: Failure) -> None: ...
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None: ...
+
+
+SILENT = _Silent()
+
+# Stands for the instance before one is picked.
+NOBODY = Instance("")
+
+
+class Leg(Protocol):
+    """What a plan says of one request to one service; ``attempts`` counts the first one too."""
+
+    @property
+    def service(self) -> Service:
+        """Who is asked."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The time limit over all attempts."""
+
+    @property
+    def attempts(self) -> int:
+        """The most attempts."""

@@ -1,0 +1,114 @@
+"""From a service's configuration to the parts that balance it."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from passerelle.balancing.breaker import Breaker, BreakerSettings
+from passerelle.balancing.catalog import make
+from passerelle.balancing.group import Child, Group
+from passerelle.balancing.health import Settings
+from passerelle.balancing.policies import Node, Policy
+from passerelle.balancing.retries import RetryBudget
+from passerelle.balancing.sticky import Sticky
+from passerelle.config.models import Service as ServiceConfig
+from passerelle.gateway.breaking import GuardedForward
+from passerelle.gateway.forward import Forward
+from passerelle.gateway.keys import key_of
+from passerelle.gateway.service import InstanceSpec, PoolSettings, RetryRules, Service, StickyCookie
+from passerelle.messages import IDEMPOTENT_METHODS
+
+
+def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Policy], Node, StickyCookie | None]:
+    """The leaves by zone, the node above them, and the sticky cookie if there is one."""
+    policy = config.balance.policy
+    leaves: dict[str, Policy]
+    node: Node
+    if config.zones is not None:
+        leaves = {zone: make(policy) for zone in config.zones}
+        node = Group(
+            Child(leaves[zone], float(settings.weight), settings.priority, zone)
+            for zone, settings in config.zones.items()
+        )
+    else:
+        leaf = make(policy)
+        leaves, node = {"": leaf}, leaf
+    cookie = None
+    sticky = config.balance.sticky
+    if sticky is not None:
+        # Under another service's name the same secret must give other tokens.
+        secret = blake2b(b"%b\0%b" % (name.encode(), sticky.secret.encode()), digest_size=32).digest()
+        node = Sticky(node, secret)
+        cookie = StickyCookie(sticky.cookie.encode("ascii"), node)
+    return leaves, node, cookie
+
+
+def shape(config: ServiceConfig) -> object:
+    """What :func:`nodes` looks at: while it is the same, so are the nodes."""
+    zones = config.zones
+    return config.balance, None if zones is None else [(n, z.weight, z.priority) for n, z in zones.items()]
+
+
+def pool_settings(config: ServiceConfig) -> PoolSettings:
+    """How connections to its instances are kept."""
+    return PoolSettings(config.max_connections, config.max_waiting, config.connect_timeout, config.keepalive)
+
+
+def health_settings(config: ServiceConfig, *, probed: bool) -> Settings:
+    """What its health goes by; ``probed`` says whether somebody probes its instances."""
+    slow_start = 0.0 if config.slow_start == "off" else config.slow_start
+    eject = config.eject
+    if eject is None:
+        return Settings(probed=probed, ejected_part=0.0, slow_start=slow_start, panic=config.panic)
+    return Settings(
+        probed=probed,
+        failures=eject.failures,
+        ejection=eject.time,
+        ejection_max=eject.max_time,
+        ejected_part=eject.at_most,
+        slow_start=slow_start,
+        panic=config.panic,
+    )
+
+
+def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfig | None) -> None:
+    """Give ``service`` what ``config`` says; what is as ``before`` keeps its state."""
+    service.key = key_of(config.balance)
+    service.forward = Forward if config.breaker is None else GuardedForward
+    service.eject_after = config.eject.failures if config.eject is not None else 0
+    retries = config.retries
+    methods = IDEMPOTENT_METHODS if retries.methods is None else frozenset(m.encode() for m in retries.methods)
+    service.retries = RetryRules(methods, frozenset(retries.on_status), retries.backoff, retries.max_backoff)
+    if before is None or before.retries != retries:
+        service.budget = RetryBudget(retries.budget, float(retries.floor))
+    if before is None or before.breaker != config.breaker:
+        settings = config.breaker
+        service.breaker = None
+        if settings is not None:
+            service.breaker = Breaker(
+                BreakerSettings(
+                    settings.threshold,
+                    settings.minimum,
+                    settings.window,
+                    settings.open,
+                    settings.max_open,
+                    settings.probes,
+                )
+            )
+
+
+def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec]:
+    """The instances that the configuration names itself: targets and zones; none where the runner starts them."""
+    zones = service.zones
+    groups = [("", service.targets or ())] if zones is None else [(zone, z.targets) for zone, z in zones.items()]
+    return [
+        InstanceSpec(
+            f"{name}-{zone}-{index}" if zone else f"{name}-{index}",
+            target.url.host,
+            target.url.port,
+            float(target.weight),
+            zone,
+        )
+        for zone, targets in groups
+        for index, target in enumerate(targets, 1)
+    ]

@@ -1,0 +1,143 @@
+"""Where a request comes from: the one walk through X-Forwarded-For that everything here believes.
+
+Each proxy appends the address that it saw, so the right-most entry is the word of the nearest one. Entries are believed
+from the right for as long as the one who wrote them is a trusted proxy; what stands left of the first address that is
+not is a claim of an unknown client and worth nothing (RFC 7239 §8.1). An entry that is no address ends the walk at the
+proxy that wrote it: there is no falling back to what stands further left. ``Forwarded`` and ``X-Real-IP`` are not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from passerelle.errors import Kind
+from passerelle.security.guard import Asked, Refused
+
+Network = IPv4Network | IPv6Network
+
+# An entry: an address, in brackets where it is IPv6 with a port (RFC 7239 §6.1 has the same form for nodes).
+_ENTRY = re.compile(rb"\[([0-9A-Fa-f:.]{2,45})\](?::[0-9]{1,5})?|([0-9.]{7,15})(?::[0-9]{1,5})?|([0-9A-Fa-f:.]{2,45})")
+
+# Addresses whose text is remembered; when there are more, starting anew costs 3 us each.
+REMEMBERED = 10_000
+
+
+def parse_address(text: bytes) -> IPv4Address | IPv6Address | None:
+    """The address in an entry of X-Forwarded-For, without its port, an IPv4 address in IPv6 form as IPv4; else None."""
+    if len(text) > 2 and text.startswith(b'"') and text.endswith(b'"'):
+        text = text[1:-1]
+    match = _ENTRY.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        return _plain(ip_address((match[1] or match[2] or match[3]).decode("ascii")))
+    except ValueError:
+        return None
+
+
+def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped if mapped is not None else address
+
+
+class Proxies:
+    """The trusted proxies: those in ``networks``."""
+
+    __slots__ = ("_known", "_networks")
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._networks = tuple(networks)
+        self._known: dict[bytes, bool] = {}
+
+    def trusts(self, peer: bytes) -> bool:
+        """Whether ``peer``, the text of an address, is a trusted proxy."""
+        if not self._networks:
+            return False
+        known = self._known.get(peer)
+        if known is None:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            address = parse_address(peer)
+            known = self._known[peer] = address is not None and self._contains(address)
+        return known
+
+    def _contains(self, address: IPv4Address | IPv6Address) -> bool:
+        return any(address in network for network in self._networks)
+
+    def chain(self, peer: bytes, said: Sequence[bytes]) -> list[bytes]:
+        """The believed part of the chain, from the client to ``peer``, who is connected to us.
+
+        ``said`` are the values of all X-Forwarded-For lines, in order. The first member is the client's address; there
+        is always one. Addresses are in their normal form, without ports.
+        """
+        chain = [peer]
+        if not self.trusts(peer):
+            return chain
+        for entry in reversed(b",".join(said).split(b",")):
+            address = parse_address(entry.strip(b" \t"))
+            if address is None:
+                break
+            chain.append(str(address).encode("ascii"))
+            if not self._contains(address):
+                break
+        chain.reverse()
+        return chain
+
+
+class Subscribers:
+    """Addresses by who pays for them: IPv6 by /64, the smallest network that one site gets (RFC 6177)."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, bytes] = {}
+
+    def of(self, address: bytes) -> bytes:
+        """The address that counts are kept by; what is no address is its own."""
+        if b":" not in address:
+            return address
+        known = self._known.get(address)
+        if known is None:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            parsed = parse_address(address.partition(b"%")[0])
+            if isinstance(parsed, IPv6Address):
+                known = str(IPv6Network((int(parsed) >> 64 << 64, 64))).encode("ascii")
+            else:
+                known = address if parsed is None else str(parsed).encode("ascii")
+            self._known[address] = known
+        return known
+
+
+class AddressLists:
+    """The guard that looks at addresses alone: who is in ``deny``, or not in an ``allow`` that is not empty, gets 403.
+
+    What is no address is in no network: with an ``allow`` it stays outside.
+    """
+
+    __slots__ = ("_allow", "_deny", "_known")
+
+    def __init__(self, allow: Iterable[Network], deny: Iterable[Network]) -> None:
+        self._allow = tuple(allow)
+        self._deny = tuple(deny)
+        self._known: dict[bytes, bool] = {}
+
+    def __call__(self, asked: Asked) -> None:
+        """Pass, or raise :class:`Refused`."""
+        known = self._known.get(asked.address)
+        if known is None:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            known = self._known[asked.address] = self._admits(asked.address)
+        if not known:
+            raise Refused(Kind.FORBIDDEN, "an address that is not admitted", [])
+
+    def _admits(self, text: bytes) -> bool:
+        address = parse_address(text.partition(b"%")[0])
+        if address is None:
+            return not self._allow
+        if any(address in network for network in self._deny):
+            return False
+        return not self._allow or any(address in network for network in self._allow)

@@ -1,0 +1,148 @@
+"""Who asks: the guard that tries each accepted kind of credential, and the one for API keys."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from passerelle.errors import Failure, Kind
+from passerelle.security.guard import Asked, Refused, Wait
+from passerelle.security.identity import Identity
+from passerelle.security.keys import ApiKey, KeyStore, digest_of
+
+# Keys that a worker remembers, about 600 bytes each. Beyond, the one that was not used for the longest time is looked
+# up again when it comes.
+REMEMBERED_KEYS = 10_000
+
+
+class Rejected(Exception):
+    """A credential that does not hold; the text is for the log and never holds the credential."""
+
+
+class Method(Protocol):
+    """One kind of credential."""
+
+    challenge: bytes
+    """Its WWW-Authenticate where it was not used (RFC 9110 §11.6.1)."""
+    rejection: bytes
+    """The same where it was used and does not hold."""
+
+    def identify(self, asked: Asked) -> Identity | Wait | None:
+        """Who shows such a credential; None where there is none; :class:`Rejected` where it does not hold.
+
+        :raises Failure: when that cannot be found out now.
+        """
+
+
+class Authenticate:
+    """The guard: any of ``methods`` is enough, tried in their order. Without one that holds: 401 (RFC 9110 §15.5.2).
+
+    ``hidden`` names the field (lower case) that holds the gateway's own credential: it never goes upstream.
+    """
+
+    __slots__ = ("_hidden", "_methods")
+
+    def __init__(self, methods: Sequence[Method], hidden: bytes | None = None) -> None:
+        self._methods = tuple(methods)
+        self._hidden = hidden
+
+    def __call__(self, asked: Asked) -> Wait | None:
+        """Establish ``asked.identity``."""
+        reasons: list[str] = []
+        challenges: list[tuple[bytes, bytes]] = []
+        unverifiable: Failure | None = None
+        for method in self._methods:
+            challenge = method.challenge
+            try:
+                found = method.identify(asked)
+            except Rejected as reason:
+                reasons.append(str(reason))
+                challenge = method.rejection
+            except Failure as failure:
+                unverifiable = failure
+            else:
+                if isinstance(found, Identity):
+                    self._establish(asked, found)
+                    return None
+                if found is not None:
+                    return found
+            challenges.append((b"WWW-Authenticate", challenge))
+        if unverifiable is not None:
+            raise unverifiable
+        raise Refused(Kind.UNAUTHENTICATED, "; ".join(reasons) or "no credentials", challenges)
+
+    def _establish(self, asked: Asked, identity: Identity) -> None:
+        asked.identity = identity
+        asked.upstream += identity.lines
+        if self._hidden is not None:
+            asked.withheld = [field.line for field in asked.fields if field.name == self._hidden]
+
+
+class KeyMethod:
+    """API keys in the field ``header`` (lower case), from ``store``.
+
+    What a lookup found is remembered until :meth:`refresh` sees that the file has changed. ``clock`` gives seconds
+    since the epoch. ``used`` collects when keys were used last, until somebody takes it.
+    """
+
+    challenge = b'ApiKey realm="passerelle"'
+    rejection = b'ApiKey realm="passerelle", error="invalid_key"'
+
+    __slots__ = ("_clock", "_header", "_known", "_store", "_version", "used")
+
+    def __init__(self, store: KeyStore, header: bytes, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._header = header
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[ApiKey, Identity]] = OrderedDict()
+        self._version = store.version()
+        self.used: dict[str, int] = {}
+
+    def identify(self, asked: Asked) -> Identity | None:
+        """The owner of the key."""
+        lines = asked.lines(self._header)
+        if not lines:
+            return None
+        if len(lines) > 1:
+            raise Rejected("more than one API key")
+        digest = digest_of(lines[0].value)
+        if digest is None:
+            raise Rejected("no API key by its form")
+        known = self._known.get(digest)
+        if known is None:
+            known = self._look_up(digest)
+        else:
+            self._known.move_to_end(digest)
+        key, identity = known
+        now = self._clock()
+        refusal = key.refusal(now)
+        if refusal:
+            raise Rejected(f"API key {key.id} is {refusal}")
+        self.used[key.id] = int(now)
+        return identity
+
+    def refresh(self) -> None:
+        """Forget everything if the file has changed, or cannot be read any more. Call it twice a second."""
+        try:
+            version = self._store.version()
+        except sqlite3.Error:
+            version = -1
+        if version != self._version or version < 0:
+            self._version = version
+            self._known.clear()
+
+    def _look_up(self, digest: bytes) -> tuple[ApiKey, Identity]:
+        try:
+            key = self._store.find(digest)
+        except sqlite3.Error as error:
+            raise Failure(Kind.UNVERIFIABLE, f"the store of API keys: {error}") from error
+        if key is None:
+            raise Rejected("unknown API key")
+        known = (key, Identity(key.owner, key.scopes, "key", key=key.id))
+        if len(self._known) >= REMEMBERED_KEYS:
+            self._known.popitem(last=False)
+        self._known[digest] = known
+        return known

@@ -1,0 +1,47 @@
+"""What a consumer may: the guard that looks at scopes, consumers and claims."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from passerelle.errors import Kind
+from passerelle.messages import Fields
+from passerelle.security.guard import Asked, Refused
+
+# RFC 6750 §3.1. Which scope is missing is not said: it is none of the business of who may not be here.
+_INSUFFICIENT: Fields = [(b"WWW-Authenticate", b'Bearer realm="passerelle", error="insufficient_scope"')]
+
+
+class Require:
+    """All of ``scopes``, one of ``consumers`` (None for anybody), and of each claim one of its values; else 403.
+
+    A claim that is a list holds a value when it is one of its members. Values are compared as JSON: 1 is not true.
+    """
+
+    __slots__ = ("_claims", "_consumers", "_scopes")
+
+    def __init__(
+        self, scopes: Iterable[str], consumers: Iterable[str] | None, claims: Mapping[str, Iterable[Any]]
+    ) -> None:
+        self._scopes = frozenset(scopes)
+        self._consumers = frozenset(consumers) if consumers is not None else None
+        self._claims = {name: frozenset(map(json.dumps, values)) for name, values in claims.items()}
+
+    def __call__(self, asked: Asked) -> None:
+        """Pass, or raise :class:`Refused`."""
+        identity = asked.identity
+        if identity is None:
+            raise Refused(Kind.FORBIDDEN, "nobody was authenticated", [])
+        if not self._scopes <= identity.scopes:
+            missing = ", ".join(sorted(self._scopes - identity.scopes))
+            fields = _INSUFFICIENT if identity.method == "jwt" else []
+            raise Refused(Kind.FORBIDDEN, f"{identity.consumer!r} lacks the scope {missing}", fields)
+        if self._consumers is not None and identity.consumer not in self._consumers:
+            raise Refused(Kind.FORBIDDEN, f"{identity.consumer!r} is not among the consumers", [])
+        for name, allowed in self._claims.items():
+            found = identity.claims.get(name)
+            values = found if isinstance(found, list) else [found]
+            if name not in identity.claims or not any(json.dumps(value) in allowed for value in values):
+                raise Refused(Kind.FORBIDDEN, f"{identity.consumer!r} has not the claim {name}", [])

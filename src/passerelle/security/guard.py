@@ -1,0 +1,93 @@
+"""What a guard is asked, and what it may say.
+
+A guard is a callable made when the plan is built. It looks at a request before anything of it is sent on, and either
+lets it pass (None), answers itself (a :class:`~passerelle.messages.Response`), refuses (raises a
+:class:`~passerelle.errors.Failure`), or must wait for something first (a :class:`Wait`): then it is asked once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from passerelle.errors import Failure, Kind
+from passerelle.messages import Fields, Response
+from passerelle.security.identity import Identity
+
+
+class FieldLike(Protocol):
+    """One field line: its name in lower case, its value, and the line as it came, without CRLF."""
+
+    @property
+    def name(self) -> bytes:
+        """The name in lower case."""
+
+    @property
+    def value(self) -> bytes:
+        """The value without surrounding blanks."""
+
+    @property
+    def line(self) -> bytes:
+        """The line as received."""
+
+
+class Wait(Protocol):
+    """Something that is under way."""
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call ``call`` once, when it has ended, well or not; never at once. Its end is bounded in time."""
+
+
+class Asked:
+    """A request as guards see it, and what they leave on it for those who come after.
+
+    ``address`` is the client's, from the trusted end of the chain. ``answer`` collects field lines (with CRLF) for
+    whatever is answered, ``upstream`` those that go to the service; ``withheld`` are lines of the client that do not.
+    """
+
+    __slots__ = ("address", "answer", "fields", "identity", "method", "path", "upstream", "withheld")
+
+    def __init__(self, method: bytes, path: bytes, address: bytes, fields: Sequence[FieldLike]) -> None:
+        self.method = method
+        self.path = path
+        self.address = address
+        self.fields = fields
+        self.answer = b""
+        self.upstream = b""
+        self.withheld: Sequence[bytes] = ()
+        self.identity: Identity | None = None
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of the field called ``name`` (lower case), or None."""
+        for field in self.fields:
+            if field.name == name:
+                return field.value
+        return None
+
+    def lines(self, name: bytes) -> list[FieldLike]:
+        """Every line of the field called ``name`` (lower case)."""
+        return [field for field in self.fields if field.name == name]
+
+    def carried(self, section: bytes) -> bytes:
+        """The lines ``section`` (CRLF after each) as they go upstream: without those withheld, with the guards' own."""
+        for line in self.withheld:
+            # Anchored at both ends: the same octets inside another field's value are not a line.
+            lines = b"\r\n" + section
+            section = lines.replace(b"\r\n%b\r\n" % line, b"\r\n", 1)[2:]
+        return section + self.upstream
+
+
+class Refused(Failure):
+    """A guard's no, with the fields that the answer must have (``WWW-Authenticate``, ``Retry-After``).
+
+    ``detail`` says in the log why; the client learns no more than the kind.
+    """
+
+    __slots__ = ("fields",)
+
+    def __init__(self, kind: Kind, detail: str, fields: Fields) -> None:
+        super().__init__(kind, detail)
+        self.fields = fields
+
+
+Guard = Callable[[Asked], Response | Wait | None]

@@ -1,0 +1,201 @@
+"""Signed tokens (RFC 7515, RFC 7519) and the keys that verify them (RFC 7517), on top of joserfc.
+
+What is decided here: which algorithm may go with which key, and what is a token at all. The signatures themselves are
+joserfc's and cryptography's work (docs/decisions/009-jwt-library.md). The rules are those of RFC 8725.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import orjson
+from joserfc import jws
+from joserfc.errors import JoseError, SecurityWarning
+from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
+from joserfc.util import urlsafe_b64decode
+
+HMAC = ("HS256", "HS384", "HS512")
+# RFC 8725 §3.1, §3.2: an algorithm says what key it takes, so that no public key is ever taken for a secret.
+_RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+_EC = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
+ALGORITHMS = (*HMAC, *sorted(_RSA, reverse=True), *_EC.values(), "EdDSA")
+
+# RFC 7518 §3.2: a secret is at least as long as the hash (octets); §3.3: an RSA key has 2048 bits or more.
+SECRET_OCTETS = {"HS256": 32, "HS384": 48, "HS512": 64}
+RSA_BITS = 2048
+
+# The longest token that is looked at; header sections are 32 KiB by default, and nobody's token is.
+LONGEST_TOKEN = 8192
+LONGEST_KID = 256
+# Keys of one set that are read: more is nobody's, and a token without kid tries every one.
+MOST_KEYS = 64
+
+# Three parts of base64url, a header and a signature at least, no padding, nothing in between (RFC 7515 §2, §7.1).
+_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]+)")
+
+
+class NotAToken(ValueError):
+    """Why this is no token that could be verified; the text never holds any of it."""
+
+
+class Token(NamedTuple):
+    """A token in its compact form, its header read and nothing verified."""
+
+    text: str
+    algorithm: str
+    kid: str | None
+
+
+def parse(text: str) -> Token:
+    """Read the header of a token (RFC 7515 §4). ``jwk``, ``jku``, ``x5c`` and ``x5u`` in it mean nothing here."""
+    if len(text) > LONGEST_TOKEN:
+        raise NotAToken(f"token longer than {LONGEST_TOKEN} octets")
+    match = _COMPACT.fullmatch(text)
+    if match is None:
+        raise NotAToken("no token by its form")
+    header = _json_object(match[1], "header")
+    algorithm, kid = header.get("alg"), header.get("kid")
+    if not isinstance(algorithm, str):
+        raise NotAToken("no algorithm in the token")
+    if kid is not None and (not isinstance(kid, str) or len(kid) > LONGEST_KID):
+        raise NotAToken("malformed kid")
+    if "crit" in header or header.get("b64", True) is not True:
+        raise NotAToken("a critical extension that is not known here")
+    return Token(text, algorithm, kid)
+
+
+def _json_object(part: str, what: str) -> dict[str, Any]:
+    try:
+        value = orjson.loads(urlsafe_b64decode(part.encode("ascii")))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise NotAToken(f"malformed {what}")
+    return value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """joserfc warns of algorithms and keys that are weak or old (EdDSA, RFC 9864): this module has rules of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecurityWarning)
+        yield
+
+
+class VerificationKey:
+    """A key, and the algorithms that it may be used with."""
+
+    __slots__ = ("_key", "algorithms", "kid", "thumbprint")
+
+    def __init__(self, key: Key, algorithms: frozenset[str], kid: str | None) -> None:
+        self._key = key
+        self.algorithms = algorithms
+        self.kid = kid
+        self.thumbprint = key.thumbprint()
+
+    def verifies(self, token: Token) -> bool:
+        """Whether the token's signature holds under this key."""
+        if token.algorithm not in self.algorithms:
+            return False
+        try:
+            with _quiet():
+                jws.deserialize_compact(token.text, self._key, algorithms=[token.algorithm])
+        except (JoseError, ValueError):
+            return False
+        return True
+
+
+def claims_of(token: Token) -> dict[str, Any]:
+    """The claims of a token whose signature holds (RFC 7519 §4)."""
+    return _json_object(token.text.split(".")[1], "claims")
+
+
+def key_of_secret(secret: bytes, algorithms: frozenset[str]) -> VerificationKey:
+    """A shared secret for the HMAC algorithms that it is long enough for."""
+    fitting = frozenset(name for name, least in SECRET_OCTETS.items() if len(secret) >= least)
+    with _quiet():
+        return VerificationKey(OctKey.import_key(secret), algorithms & fitting, None)
+
+
+def key_of_pem(pem: bytes) -> VerificationKey:
+    """A public key (SubjectPublicKeyInfo, or the one of a private key) in PEM. ValueError where it is none of ours."""
+    for kind in (RSAKey, ECKey, OKPKey):
+        try:
+            with _quiet():
+                key: Key = kind.import_key(pem)
+            return _fitting(key, None, None)
+        except (JoseError, ValueError, TypeError, AttributeError):
+            continue
+    raise ValueError("no RSA, EC or Ed25519 key in PEM")
+
+
+def key_of_jwk(jwk: Mapping[str, Any]) -> VerificationKey:
+    """A public key of a set (RFC 7517 §4). ValueError where it is none that may verify signatures.
+
+    A symmetric key has no place in a set that others can read; :func:`key_of_secret` is for secrets.
+    """
+    if jwk.get("kty") not in ("RSA", "EC", "OKP"):
+        raise ValueError("no public key")
+    return verification_key(jwk)
+
+
+def verification_key(jwk: Mapping[str, Any]) -> VerificationKey:
+    """Any JWK for signatures: its ``use``, ``key_ops`` and ``alg`` hold (RFC 7517 §4.2 to §4.4)."""
+    operations = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
+        raise ValueError("not a key for signatures")
+    kid, algorithm = jwk.get("kid"), jwk.get("alg")
+    if not isinstance(kid, str | None) or not isinstance(algorithm, str | None):
+        raise ValueError("malformed kid or alg")
+    # Only what makes the public key: nothing private is kept, and no other member can change how it is read.
+    members = {name: jwk[name] for name in ("kty", "n", "e", "crv", "x", "y", "k") if name in jwk}
+    try:
+        with _quiet():
+            key = import_key(members)
+        return _fitting(key, kid, algorithm)
+    except (JoseError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"malformed key: {type(error).__name__}") from None
+
+
+def _fitting(key: Key, kid: str | None, algorithm: str | None) -> VerificationKey:
+    """The key with the algorithms that fit it."""
+    if isinstance(key, RSAKey):
+        if key.public_key.key_size < RSA_BITS:
+            raise ValueError(f"RSA key of fewer than {RSA_BITS} bits")
+        fitting = _RSA
+    elif isinstance(key, ECKey):
+        fitting = frozenset({_EC[key.curve_name]}) if key.curve_name in _EC else frozenset()
+    elif isinstance(key, OKPKey):
+        fitting = frozenset({"EdDSA"}) if key.curve_name in ("Ed25519", "Ed448") else frozenset()
+    else:
+        secret = key.raw_value if isinstance(key, OctKey) else b""
+        fitting = frozenset(name for name, least in SECRET_OCTETS.items() if len(secret) >= least)
+    if algorithm is not None:
+        fitting &= {algorithm}
+    if not fitting:
+        raise ValueError("no algorithm fits the key")
+    return VerificationKey(key, fitting, kid)
+
+
+def keys_of_set(data: bytes) -> list[VerificationKey]:
+    """The keys of a JWK set (RFC 7517 §5) that can verify signatures; others in it mean nothing.
+
+    ValueError where it is none, or holds no such key.
+    """
+    document = orjson.loads(data)
+    entries = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("no JWK set")
+    keys = []
+    for entry in entries[:MOST_KEYS]:
+        try:
+            keys.append(key_of_jwk(entry if isinstance(entry, dict) else {}))
+        except ValueError:
+            continue
+    if not keys:
+        raise ValueError("no key for signatures in the set")
+    return keys

@@ -1,0 +1,127 @@
+"""Under a constant load of GETs: whatever happens to instances and configuration, no request fails."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.load import Load
+from tests.runner.helpers import until_now
+from tests.runner.up import Up, command
+
+pytestmark = pytest.mark.slow
+
+APP = """
+import os
+NAME = os.environ["PASSERELLE_INSTANCE"].encode()
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(NAME)))])
+    return [NAME]
+"""
+CONFIG = """
+listen: 127.0.0.1:0
+admin: 127.0.0.1:0
+access_log: 'off'
+services:
+  s: {app: "app:app", instances: 5, health: {path: /}}
+routes: [{path: "/{rest*}", service: s, timeout: 20s}]
+"""
+
+
+@contextlib.contextmanager
+def under_load(folder: Path) -> Iterator[tuple[Up, Load]]:
+    """A running ``passerelle up`` with five instances, and the load, which must not have failed at the end."""
+    (folder / "app.py").write_text(APP)
+    (folder / "gateway.yaml").write_text(CONFIG)
+    with command(folder, "up") as running:
+        running.listening()
+        with Load(running.port) as load:
+            answers(load, 500)
+            yield running, load
+            answers(load, 200)
+        assert load.failures == [], running.text
+        assert running.stop() == 0
+
+
+def answers(load: Load, number: int) -> None:
+    """So many more answers have come."""
+    before = load.answered
+    until_now(lambda: load.answered >= before + number, 20, what=lambda: load.failures)
+
+
+def change(running: Up, path: str) -> dict[str, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", running.admin, timeout=60)
+    try:
+        connection.request("POST", path, headers={"Passerelle-Admin": "1"})
+        response = connection.getresponse()
+        answer: dict[str, Any] = json.loads(response.read())
+    finally:
+        connection.close()
+    assert response.status == 200, answer
+    return answer
+
+
+def states(running: Up) -> list[str]:
+    return [instance["state"] for instance in running.instances("s")]
+
+
+def test_three_of_five_instances_are_killed(tmp_path: Path) -> None:
+    with under_load(tmp_path) as (running, _):
+        for instance in running.instances("s")[:3]:
+            os.kill(instance["pid"], signal.SIGKILL)
+        until_now(lambda: [i["restarts"] for i in running.instances("s")] == [1, 1, 1, 0, 0], 20)
+        until_now(lambda: states(running) == ["up"] * 5, 20)
+
+
+def test_a_rolling_restart(tmp_path: Path) -> None:
+    with under_load(tmp_path) as (running, load):
+        before = {instance["pid"] for instance in running.instances("s")}
+        change(running, "/restart?service=s")
+        assert not before & {instance["pid"] for instance in running.instances("s")}
+        assert states(running) == ["up"] * 5
+        assert len(load.bodies) == 6  # five names at a time, and one more to begin with
+
+
+def test_five_instances_become_eight_and_then_three(tmp_path: Path) -> None:
+    with under_load(tmp_path) as (running, load):
+        change(running, "/scale?service=s&instances=8")
+        until_now(lambda: len(load.bodies) == 8, 20)
+        change(running, "/scale?service=s&instances=3")
+        assert states(running) == ["up"] * 3
+
+
+def test_twenty_reloads(tmp_path: Path) -> None:
+    policies = ("p2c", "round_robin", "least_inflight", "ewma", "weighted")
+    with under_load(tmp_path) as (running, load):
+        for number in range(20):
+            text = CONFIG.replace("instances: 5", f"instances: 5, balance: {policies[number % 5]}")
+            (tmp_path / "gateway.yaml").write_text(text)
+            change(running, "/reload")
+            answers(load, 20)
+        with ThreadPoolExecutor() as pool:  # two at once are made one after the other
+            assert len(list(pool.map(partial(change, running), ["/reload"] * 2))) == 2
+        assert all(instance["restarts"] == 0 for instance in running.instances("s"))
+
+
+def test_one_instance_freezes_and_comes_back(tmp_path: Path) -> None:
+    with under_load(tmp_path) as (running, load):
+        frozen = running.instances("s")[2]["pid"]
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            until_now(lambda: states(running).count("down") == 1, 20)
+            answers(load, 500)
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        until_now(lambda: states(running) == ["up"] * 5, 20)
+    # What was on it waited for the verdict, not for the route's time limit.
+    assert load.slowest < 15

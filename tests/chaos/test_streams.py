@@ -1,0 +1,103 @@
+"""Ten WebSockets and a server-sent event stream, by a real library, live through reloads and are counted truly."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.test_no_client_notices import change
+from tests.runner.helpers import until, until_now
+from tests.runner.up import Up, command
+
+aiohttp = pytest.importorskip("aiohttp")
+
+pytestmark = pytest.mark.slow
+
+SERVER = """
+import asyncio, sys
+from aiohttp import web
+async def echo(request):
+    ws = web.WebSocketResponse()
+    await ws.prepare(request)
+    async for message in ws:
+        await ws.send_str(message.data)
+    return ws
+async def events(request):
+    answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await answer.prepare(request)
+    for number in range(10**6):
+        await answer.write(b"data: %d\\n\\n" % number)
+        await asyncio.sleep(0.02)
+async def health(request):
+    return web.Response()
+app = web.Application()
+app.add_routes([web.get("/ws", echo), web.get("/events", events), web.get("/", health)])
+web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+"""
+CONFIG = """
+listen: 127.0.0.1:0
+admin: 127.0.0.1:0
+access_log: 'off'
+services:
+  s: {run: [python, serve.py, "{port}"], instances: 2, health: {path: /}}
+routes: [{path: "/{rest*}", service: s}]
+"""
+
+# The number of instances and the policy, the table, and back.
+VERSIONS = (
+    CONFIG.replace("instances: 2", "instances: 3, balance: round_robin"),
+    CONFIG.replace("routes: [", "  t: {targets: ['http://127.0.0.1:9']}\nroutes: [{path: /t, service: t}, "),
+    CONFIG,
+)
+
+
+def in_flight(running: Up) -> int:
+    return sum(instance["in_flight"] for instance in running.instances("s"))
+
+
+def test_websockets_and_events_live_through_twenty_reloads(tmp_path: Path) -> None:
+    (tmp_path / "serve.py").write_text(SERVER)
+    (tmp_path / "gateway.yaml").write_text(CONFIG)
+    with command(tmp_path, "up") as running:
+        running.listening()
+        asyncio.run(_talk(tmp_path, running))
+        assert running.stop() == 0
+
+
+def _more(seen: list[bytes], than: int) -> bool:
+    return len(seen) > than
+
+
+async def _talk(folder: Path, running: Up) -> None:
+    seen: list[bytes] = []
+    at = f"http://127.0.0.1:{running.port}"
+    async with aiohttp.ClientSession() as session:
+        sockets = [await session.ws_connect(f"{at}/ws") for _ in range(10)]
+        async with session.get(f"{at}/events", timeout=aiohttp.ClientTimeout(total=None)) as stream:
+
+            async def listen() -> None:
+                async for line in stream.content:
+                    if line.strip():
+                        seen.append(line)
+
+            listening = asyncio.create_task(listen())
+            for number in range(20):
+                (folder / "gateway.yaml").write_text(VERSIONS[number % 3])
+                await asyncio.to_thread(change, running, "/reload")
+                before = len(seen)
+                for each, socket in enumerate(sockets):
+                    await socket.send_str(f"{number}.{each}")
+                heard = [await socket.receive_str(timeout=5) for socket in sockets]
+                assert heard == [f"{number}.{each}" for each in range(10)]
+                await until(partial(_more, seen, before), 5)
+            assert seen == [b"data: %d\n" % number for number in range(len(seen))]
+            assert await asyncio.to_thread(in_flight, running) == 11
+            for socket in sockets[:5]:
+                await socket.close()
+            for socket in sockets[5:]:
+                socket._response.connection.transport.abort()
+            listening.cancel()
+    await asyncio.to_thread(until_now, lambda: in_flight(running) == 0, 5)

@@ -1,0 +1,76 @@
+"""``passerelle keys``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from passerelle.cli import main
+from passerelle.security.keys import KeyStore, digest_of
+
+CONFIG = """
+keys: {store: var.db}
+services: {u: {targets: ["http://127.0.0.1:1"]}}
+routes: [{path: /, service: u, auth: [key]}]
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(tmp_path)
+    Path("gateway.yaml").write_text(CONFIG)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["keys", *arguments])
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+def test_create_list_rotate_revoke(run, tmp_path: Path) -> None:
+    code, key, note = run("create", "--owner", "app", "--scope", "a", "--scope", "b", "--expires", "90d")
+    assert code == 0 and "cannot be shown again" in note
+    store = KeyStore(tmp_path / "var.db")
+    made = store.find(digest_of(key.strip().encode()) or b"")
+    assert made is not None and made.scopes == ("a", "b") and made.expires == made.created + 90 * 86400
+    code, listed, _ = run("list")
+    assert code == 0 and made.id in listed and key.strip() not in listed and "holds" in listed
+    code, rotated, _ = run("rotate", made.id, "--overlap", "1h", "--json")
+    assert code == 0 and json.loads(rotated)["replaces"] == made.id
+    code, said, _ = run("revoke", made.id)
+    assert (code, said) == (0, f"{made.id}: revoked\n")
+    states = {row["id"]: row["state"] for row in json.loads(run("list", "--json")[1])}
+    assert states == {made.id: "revoked", json.loads(rotated)["id"]: "holds"}
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["revoke", "aaaaaaaaaa"], 1, "no key 'aaaaaaaaaa'"),
+        (["rotate", "x"], 1, "no key 'x'"),
+        (["create", "--owner", "a\nb"], 2, "visible ASCII"),
+        (["create", "--owner", "a", "--scope", "a b"], 2, "a scope is"),
+        (["create", "--owner", "a", "--expires", "90"], 2, "such as 90d"),
+        (["create"], 2, "--owner"),
+        (["lst"], 2, "did you mean list?"),
+    ],
+)
+def test_the_answer_is_no_or_the_usage_is_wrong(run, arguments: list[str], code: int, said: str) -> None:
+    ended, _, error = run(*arguments)
+    assert ended == code and said in error
+
+
+def test_without_keys_in_the_file(run) -> None:
+    Path("gateway.yaml").write_text("services: {u: {targets: ['http://a:1']}}\nroutes: [{path: /, service: u}]\n")
+    assert run("list")[0] == 2
+
+
+def test_a_store_that_is_none(run) -> None:
+    Path("var.db").write_text("no database, but some text\n" * 100)
+    code, _, error = run("list")
+    assert code == 1 and "var.db" in error
