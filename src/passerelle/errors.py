@@ -35,6 +35,7 @@ class Kind(enum.Enum):
     VERSION_UNSUPPORTED = "version_unsupported"
     METHOD_UNKNOWN = "method_unknown"
     CODING_UNSUPPORTED = "coding_unsupported"
+    NOT_CACHED = "not_cached"
     CLIENT_GONE = "client_gone"
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
@@ -72,6 +73,7 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.VERSION_UNSUPPORTED: (505, Side.CLIENT, "The HTTP version is not supported"),
     Kind.METHOD_UNKNOWN: (501, Side.CLIENT, "The method is not supported"),
     Kind.CODING_UNSUPPORTED: (501, Side.CLIENT, "The transfer coding is not supported"),
+    Kind.NOT_CACHED: (504, Side.CLIENT, "The response is not in the cache, and the request wants no other"),
     Kind.CLIENT_GONE: (499, Side.CLIENT, "The client left"),
     Kind.UNAUTHENTICATED: (401, Side.CLIENT, "Valid credentials are needed"),
     Kind.FORBIDDEN: (403, Side.CLIENT, "Not allowed"),

@@ -38,6 +38,8 @@ SECTIONS = {
     "Route": "A route",
     "Part": "A part of a composition",
     "OnError": "`on_error`",
+    "Cache": "Caching",
+    "RouteCache": "Caching",
     "RateLimit": "`rate_limit`",
     "Keys": "`keys`",
     "Jwt": "`jwt`",
@@ -79,6 +81,11 @@ TAKES = {
     "pass_status": "list of numbers, 400 to 599",
     "on_error": "[mapping](#on_error) or `null`",
     "value": "any JSON",
+    "cache": "[mapping](#caching)",
+    "statuses": "list of numbers, 200 to 599",
+    "tags": "list of texts",
+    "query": "list of names",
+    "vary_on": "list of field names",
     "rate_limit": "[limit](#rate_limit) or a list",
     "rate": "rate",
     "keys": "[mapping](#keys)",
@@ -125,6 +132,8 @@ def takes(model: type[Model], key: str) -> str:
         ):
             if item == kind.__metadata__[0]:
                 return words
+    if bool in annotations:
+        return "`true` or `false`"
     for known in annotations:
         if typing.get_origin(known) is typing.Literal:
             return ", ".join(f"`{word}`" for word in typing.get_args(known))

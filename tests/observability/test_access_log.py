@@ -16,7 +16,7 @@ from passerelle.observability.access_log import BATCH_LINES, LINE_BYTES, AccessL
 
 FIELDS = [
     *("time", "request_id", "client", "method", "host", "user_agent", "target"),
-    *("status", "attempts", "instance", "route", "service"),
+    *("status", "attempts", "instance", "route", "service", "cache"),
     *("bytes_in", "bytes_out", "duration_us", "upstream_us"),
 ]
 
@@ -86,12 +86,17 @@ def test_a_line_says_it_all() -> None:
         "instance": "user-1",
         "route": "/user/{user_id}",
         "service": "user",
+        "cache": None,
     }
 
 
 def test_without_service_and_instance_there_is_null() -> None:
     entry = Bench("unmatched", None).entry(instance=None)
     assert (entry["service"], entry["instance"]) == (None, None)
+
+
+def test_what_the_cache_did_is_told() -> None:
+    assert Bench().entry(cache="hit")["cache"] == "hit"
 
 
 @pytest.mark.parametrize("kind", list(Kind))

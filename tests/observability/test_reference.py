@@ -29,6 +29,7 @@ def test_metrics_page_lists_the_labels() -> None:
     metrics = Metrics()
     metrics.route("/").observe(200, 0.1)
     metrics.route("/").failed(Kind.TIMEOUT)
+    metrics.route("/").cache["hit"] = 1
     service = metrics.service("s", lambda: 0)
     service.observe(200, 0.1)
     service.failed(Kind.TIMEOUT, 0.1)

@@ -17,8 +17,11 @@ from passerelle.messages import Field, Fields
 # What a request brings along that an entry may have to refuse: `facts.needs & entry.refuses` is one test for all.
 COOKIE: Final = 1
 AUTHORIZATION: Final = 2
-# Conditions, ranges, HEAD, request directives: never answered by the short way.
+# Conditions, ranges, HEAD: never answered by the short way.
 SPECIAL: Final = 4
+# Request directives: answered by the short way only where the route passes them over.
+DIRECTIVES: Final = 8
+IDENTITY: Final = COOKIE | AUTHORIZATION
 
 NEVER: Final = float("-inf")
 
@@ -49,7 +52,8 @@ class Entry(Stored):
     Times are seconds since the epoch. ``born`` is when the origin made it (so age is ``now - born``); ``fresh_until``
     is NEVER where each use needs validation (no-cache). ``stale_while_revalidate`` and ``stale_if_error`` are windows
     in seconds after ``fresh_until`` (RFC 5861). ``strict`` forbids every stale use (must-revalidate and its like).
-    ``refuses`` has the bits (COOKIE, AUTHORIZATION) of the requests that it may not answer, and SPECIAL always.
+    ``refuses`` has the bits (COOKIE, AUTHORIZATION) of the requests that it may not answer, SPECIAL always, and
+    DIRECTIVES unless that is taken out. ``owner`` is the driver's: what it wants to find again with a hit.
     ``head`` is the status line and the stored field lines, each with CRLF, without the empty line.
     """
 
@@ -59,6 +63,7 @@ class Entry(Stored):
         "etag",
         "fresh_until",
         "head",
+        "owner",
         "refuses",
         "stale_if_error",
         "stale_while_revalidate",
@@ -91,7 +96,8 @@ class Entry(Stored):
         self.stale_while_revalidate = stale_while_revalidate
         self.stale_if_error = stale_if_error
         self.strict = strict
-        self.refuses = refuses | SPECIAL
+        self.refuses = refuses | SPECIAL | DIRECTIVES
+        self.owner: object = None
         self.etag = etag
         self.tags = tags
         self.freq = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from passerelle.caching.directives import NONE, Directives, parse_cache_control
-from passerelle.caching.entry import AUTHORIZATION, COOKIE, SPECIAL
+from passerelle.caching.entry import AUTHORIZATION, COOKIE, DIRECTIVES, SPECIAL
 from passerelle.caching.vary import variant_key
 from passerelle.messages import Fields
 
@@ -30,9 +30,10 @@ _SELECTING: Final = frozenset(
 class Facts:
     """A request as a cache sees it.
 
-    ``needs`` has COOKIE and AUTHORIZATION for what identifies its sender, and SPECIAL for whatever the short way of a
-    hit does not look at. ``guarded`` counts an identity that the gateway itself established (API key, token, session)
-    as Authorization (RFC 9111 §3.5 is about both alike). ``consumer`` is that identity, for keys per consumer.
+    ``needs`` has COOKIE and AUTHORIZATION for what identifies its sender, DIRECTIVES for directives, and SPECIAL for
+    whatever else the short way of a hit does not look at. ``guarded`` counts an identity that the gateway itself
+    established (API key, token, session) as Authorization (RFC 9111 §3.5 is about both alike). ``consumer`` is that
+    identity, for keys per consumer.
     ``origin_only`` is true for conditions that only an origin evaluates (If-Match, If-Unmodified-Since).
     """
 
@@ -100,7 +101,7 @@ class Facts:
         if controls is not None:
             self.directives = directives = parse_cache_control(controls)
             if any(name in directives for name in REQUEST_DIRECTIVES):
-                needs |= SPECIAL
+                needs |= DIRECTIVES
         self.needs = needs
 
     def variant(self, names: tuple[bytes, ...]) -> bytes:

@@ -130,9 +130,11 @@ class MemoryStore:
 
     def put_since(self, item: Stored, epoch: int) -> bool:
         """:meth:`put`, unless the item's key was deleted, or anything was purged, after ``epoch`` (RFC 9111 §4.4)."""
-        if epoch != self.epoch and (epoch < self._floor or self._deleted.get(_primary(item.key), 0) > epoch):
-            return False
-        return self.put(item)
+        return self.put(item) if self.is_current(_primary(item.key), epoch) else False
+
+    def is_current(self, key: bytes, epoch: int) -> bool:
+        """Whether neither the URI's ``key`` was deleted nor anything purged after ``epoch``."""
+        return epoch == self.epoch or (epoch >= self._floor and self._deleted.get(key, 0) <= epoch)
 
     def resized(self, item: Stored) -> None:
         """Count ``item``, which is held, anew: it has grown or shrunk."""

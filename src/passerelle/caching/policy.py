@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from passerelle.caching.directives import MAX_SECONDS, NONE, Directives
-from passerelle.caching.entry import NEVER, SPECIAL, Entry
+from passerelle.caching.entry import IDENTITY, NEVER, Entry
 from passerelle.caching.facts import Facts
 from passerelle.caching.freshening import freshen, matches, matches_head
 from passerelle.caching.keys import Target, same_origin_target
@@ -74,7 +74,7 @@ _STALE_FRESH: Final = Fresh(stale=True)
 _REFRESH: Final = Fresh(stale=True, refresh=True)
 _METHOD: Final = Bypass(b"method")
 _REQUEST: Final = Bypass(b"request")
-_IDENTITY: Final = Bypass(b"bypass")
+_NOT_YOURS: Final = Bypass(b"bypass")
 _REFUSE: Final = Refuse()
 _SHARED_MISS: Final = Miss(b"uri-miss", _CONDITIONS, True)
 _OWN_MISS: Final = Miss(b"uri-miss", _KEEP, False)
@@ -101,8 +101,8 @@ def _consider(facts: Facts, entry: Entry | None, now: float, settings: Settings)
         if facts.method == b"HEAD" or facts.range is not None:
             return _OWN_MISS
         return _SHARED_MISS if b"no-cache" not in directives else _SHARED_MISS._replace(share=False)
-    if facts.needs & entry.refuses & ~SPECIAL:
-        return _REFUSE if only_if_cached else _IDENTITY
+    if facts.needs & entry.refuses & IDENTITY:
+        return _REFUSE if only_if_cached else _NOT_YOURS
     asked = _acceptable(entry, directives, now)
     if asked is not None:
         return asked

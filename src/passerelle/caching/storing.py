@@ -7,7 +7,7 @@ from typing import Final
 
 from passerelle.caching.dates import format_date
 from passerelle.caching.directives import Directives
-from passerelle.caching.entry import AUTHORIZATION, COOKIE, NEVER, SPECIAL, Entry, build_head
+from passerelle.caching.entry import AUTHORIZATION, COOKIE, DIRECTIVES, IDENTITY, NEVER, SPECIAL, Entry, build_head
 from passerelle.caching.facts import Facts
 from passerelle.caching.freshness import HEURISTIC_STATUSES, Lifetime, freshness_lifetime, initial_age
 from passerelle.caching.received import TAG_FIELDS, Received
@@ -111,7 +111,7 @@ def prohibition(facts: Facts, response: Received, terms: Terms, settings: Settin
         return "private"
     if terms.names is None:
         return "vary"
-    if facts.needs & refused(terms, facts, settings) & ~SPECIAL:
+    if facts.needs & refused(terms, facts, settings) & IDENTITY:
         return "identity"
     if not settings.store_set_cookie and SET_COOKIE not in terms.omitted and response.get(SET_COOKIE) is not None:
         return "set-cookie"
@@ -220,7 +220,7 @@ def build_entry(
     kept = [line for name, _, line in lines if name not in skip]
     if response.get(b"date") is None:
         kept.append(b"Date: " + format_date(arrived))
-    return Entry(
+    entry = Entry(
         b"",
         response.status,
         build_head(response.status_line, kept),
@@ -234,6 +234,9 @@ def build_entry(
         etag=entity_tag(response.get(b"etag")),
         tags=tuple(dict.fromkeys(tags + named)) if named else tags,
     )
+    if not settings.obey_client_directives:
+        entry.refuses &= ~DIRECTIVES
+    return entry
 
 
 def _window(directives: Directives, name: bytes, own: int | None) -> int:

@@ -6,7 +6,8 @@ everything. What was repaired on the way is named (``touched``) and not judged a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from passerelle.config import balance_check as balance
@@ -14,7 +15,7 @@ from passerelle.config.addresses import Address
 from passerelle.config.base import given
 from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards
 from passerelle.config.jwt import Jwt
-from passerelle.config.models import Config, Part, Route, Service
+from passerelle.config.models import Config, Part, Route, RouteCache, Service
 from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.words import hint
 from passerelle.paths import REST, Pattern, PatternError, Template
@@ -23,6 +24,7 @@ from passerelle.routing import Router, Rule
 _WILDCARD_ADDRESSES = ("0.0.0.0", "::")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MOST_NAMES = 12
+_PARAMETER = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,10 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
             yield from _template((*loc, "rewrite"), route.rewrite, pattern)
     for key, part in (route.compose or {}).items():
         yield from _part((*loc, "compose", key), part, pattern, services)
+    if route.cache is not None:
+        yield from _tags((*loc, "cache", "tags"), route.cache, pattern)
+        if route.methods is not None and "GET" not in route.methods:
+            yield Finding((*loc, "cache"), "found on a route without GET, of which no answer is stored", at_key=True)
     if route.compose is not None and route.methods is not None:
         for index, method in enumerate(route.methods):
             if method not in ("GET", "HEAD"):
@@ -182,6 +188,8 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:
     yield from _reference((*loc, "service"), part.service, services)
     yield from _template((*loc, "path"), part.path, pattern)
+    if part.cache is not None:
+        yield from _tags((*loc, "cache", "tags"), part.cache, pattern)
     if part.pass_status and not part.required:
         yield Finding((*loc, "pass_status"), "found beside on_error; allowed for a required part only")
 
@@ -202,8 +210,18 @@ def _template(loc: Loc, text: str, pattern: Pattern | None) -> Iterator[Finding]
     except PatternError as error:
         yield Finding(loc, str(error))
         return
-    known = pattern.names
-    for name in template.names:
+    yield from _parameters(loc, template.names, pattern)
+
+
+def _tags(loc: Loc, cache: RouteCache, pattern: Pattern | None) -> Iterator[Finding]:
+    for index, tag in enumerate(cache.tags if pattern is not None else ()):
+        yield from _parameters((*loc, index), _PARAMETER.findall(tag), pattern)
+
+
+def _parameters(loc: Loc, names: Iterable[str], pattern: Pattern | None) -> Iterator[Finding]:
+    """Parameters that the route's path does not have."""
+    known = pattern.names if pattern is not None else ()
+    for name in names:
         if name not in known:
             has = (
                 f"the path has {', '.join(f'{{{known_name}}}' for known_name in known)}"

@@ -21,6 +21,7 @@ from passerelle.config.balance import (
     Sticky,
 )
 from passerelle.config.base import Model, Shape, given, raise_first
+from passerelle.config.cache import Cache, RouteCache
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
 from passerelle.config.units import Duration, Limit, Percent, Size
@@ -45,6 +46,7 @@ __all__ = [
     "SOURCES",
     "Balance",
     "Breaker",
+    "Cache",
     "Config",
     "Eject",
     "Health",
@@ -54,6 +56,7 @@ __all__ = [
     "Part",
     "Retries",
     "Route",
+    "RouteCache",
     "Service",
     "Shape",
     "Sticky",
@@ -218,6 +221,9 @@ class Part(Model):
         default=None,
         description="What to put in for a part that failed: `null` or `{value: …}`. Without the key it is required.",
     )
+    cache: RouteCache | None = Field(
+        default=None, description="How the part's answers are cached, apart from those of any route; none without it."
+    )
 
     @property
     def required(self) -> bool:
@@ -255,6 +261,9 @@ class Route(Model):
     )
     attempts: Annotated[int, Whole(1, 10)] = Field(
         default=2, description="Most attempts, the first included; `1` means no retry."
+    )
+    cache: RouteCache | None = Field(
+        default=None, description="How the answers are cached, `{}` for RFC 9111 alone; none without it."
     )
     clients: Clients | None = Field(
         default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
@@ -305,6 +314,7 @@ class Config(Model):
         default=(), description="Address ranges whose `X-Forwarded-*` fields are believed."
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
+    cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
     jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")
     keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
@@ -339,6 +349,8 @@ def route_shape(keys: set[str]) -> Shape:
         return [("compose", "found beside service; allowed is one of service, compose")]
     if "service" not in keys and "compose" not in keys:
         return [(None, "a route needs one of service, compose; found neither")]
+    if "compose" in keys and "cache" in keys:
+        return [("cache", "found beside compose; allowed with service only (each part has its own cache)")]
     if "compose" in keys and "rewrite" in keys:
         return [("rewrite", "found beside compose; allowed with service only (each part has its own path)")]
     return []

@@ -187,6 +187,35 @@ def _method(text: str) -> str:
 Method = Annotated[Text, AfterValidator(_method), WithJsonSchema({"enum": list(METHODS)})]
 
 
+def _flag(found: object) -> object:
+    if not isinstance(found, bool):
+        raise ValueError(f"found {describe(found)}; allowed: true, false")
+    return found
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+
+
+def _field_name(text: str) -> str:
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
+        raise ValueError(f"found {text!r}; allowed is the name of a request field, such as Accept-Language")
+    return text
+
+
+def _tag(text: str) -> str:
+    """Printable ASCII without blanks and commas, which separate tags in the fields that carry them."""
+    plain = re.sub(r"\{[A-Za-z_][A-Za-z0-9_]*\}", "x", text)
+    if not re.fullmatch(r"[!-~]{1,256}", plain) or set(plain) & set("{},"):
+        raise ValueError(
+            f"found {text!r}; a tag is text without blanks, commas and lone braces, such as 'user:{{user_id}}'"
+        )
+    return text
+
+
+FieldName = Annotated[Text, AfterValidator(_field_name), Field(json_schema_extra={"examples": ["Accept-Language"]})]
+TagText = Annotated[Text, AfterValidator(_tag), Field(json_schema_extra={"examples": ["user:{user_id}"]})]
+
+
 def _env_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
         raise ValueError(f"found {text!r}; a variable's name is a letter or _, then letters, digits or _")

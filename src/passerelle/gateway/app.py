@@ -17,12 +17,15 @@ from passerelle.balancing.instance import Instance
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.errors import Failure, Kind
+from passerelle.gateway.cache import Cache
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.guards import Guards
 from passerelle.gateway.health import LocalHealth
+from passerelle.gateway.hits import answer_hit
+from passerelle.gateway.invalidation import Invalidator
 from passerelle.gateway.pipeline import Exchange
-from passerelle.gateway.plan import Environment, RoutePlan, build_router
+from passerelle.gateway.plan import Environment, RoutePlan, build_router, cache_of, is_cached
 from passerelle.gateway.service import InstanceSpec, Members, Service
 from passerelle.gateway.settings import (
     apply_settings,
@@ -85,7 +88,10 @@ class Gateway:
         for name, service in config.services.items():
             self._services[name], self._members[name] = self._make(name, service)
             self._set_instances(name, service, configured_instances(name, service))
-        self.router = self._router(config, self._services, self._deadlines, self._guards)
+        self.cache = Cache(config.cache.memory) if any(map(is_cached, config.routes)) else None
+        era = object()
+        self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
+        self._open_cache(era, config.cache.memory)
         self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0, ())
         self._listener = Listener(self, listener_limits(config), self._clock)
         self._sweep = sweep_seconds(config, SWEEP)
@@ -156,7 +162,10 @@ class Gateway:
         services = {n: made[n][0] if n in made else self._services[n] for n in config.services}
         deadlines: dict[float, Deadlines] = {}
         guards = Guards(config, self.loop, self._guards)
-        router = self._router(config, services, deadlines, guards)
+        cached = any(map(is_cached, config.routes))
+        cache = (self.cache or Cache(config.cache.memory)) if cached else None
+        era = object()
+        router = self._router(config, services, deadlines, guards, cache, era)
         # From here on nothing fails, and no request comes in between.
         for name in before.services.keys() - config.services.keys():
             self._dismiss(name)
@@ -185,7 +194,8 @@ class Gateway:
         self._guards.stop(guards)
         guards.start(self._guards)
         self._guards = guards
-        self.router = router
+        self.router, self.cache = router, cache
+        self._open_cache(era, config.cache.memory)
 
     def _dismiss(self, name: str) -> None:
         """A service that is in the configuration no more: nothing new goes there, what is under way ends in peace."""
@@ -210,6 +220,10 @@ class Gateway:
         if self._sink is not None:
             self._sink.reopen()
 
+    def purge(self, what: str, value: str) -> int:
+        """Let the cache go of what has a tag, a path, or of all (``what``: tag, path, all); how many there were."""
+        return self.cache.purge(what, value) if self.cache is not None else 0
+
     def snapshot(self) -> dict[str, Any]:
         """Counters as JSON-able values (see :mod:`passerelle.observability.metrics`)."""
         listener = self._listener
@@ -220,25 +234,14 @@ class Gateway:
 
     def status(self) -> dict[str, Any]:
         """Services and their instances as this worker sees them, as JSON-able values."""
-        return {
-            name: [
-                {
-                    "name": i.name,
-                    "address": i.address,
-                    "up": i.up,
-                    "status": i.status.name.lower(),
-                    "in_flight": i.in_flight,
-                    "total": i.total,
-                }
-                for i in members.instances
-            ]
-            for name, members in self._members.items()
-        }
+        return {name: members.status() for name, members in self._members.items()}
 
     # ---- requests (the Handler of http1)
 
     def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Carry a request out."""
+        if self.cache is not None and answer_hit(self, self.cache, connection, method, target, head):
+            return
         exchange = Exchange(self, connection, method, target, head)
         try:
             exchange.start()
@@ -287,7 +290,13 @@ class Gateway:
         return service, members
 
     def _router(
-        self, config: Config, services: Mapping[str, Service], deadlines: dict[float, Deadlines], guards: Guards
+        self,
+        config: Config,
+        services: Mapping[str, Service],
+        deadlines: dict[float, Deadlines],
+        guards: Guards,
+        cache: Cache | None,
+        era: object,
     ) -> Router:
         """The routes of ``config``; what they need of deadlines is put in ``deadlines``."""
 
@@ -297,7 +306,18 @@ class Gateway:
                 deadlines[limit] = Deadlines(limit) if known is None else known
             return deadlines[limit]
 
-        return build_router(config, Environment(services, of, self.metrics.route, self._route_log, guards.of))
+        environment = Environment(services, of, self.metrics.route, self._route_log, guards.of, cache, era)
+        return build_router(config, environment)
+
+    def _open_cache(self, era: object, memory: int) -> None:
+        """Let the cache go by the router that is in force now."""
+        cache = self.cache
+        if cache is not None:
+            cache.era = era
+            cache.store.capacity = memory
+            cache.store.largest = memory // 16
+            self.invalidator = Invalidator(cache, self.router.match, cache_of)
+            self.metrics.cache = cache.snapshot
 
     def _adopt(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:
         """Let a service that stays go by ``config``."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from passerelle.composition import Gathering
 from passerelle.errors import Failure
 from passerelle.gateway.body import RequestBody
+from passerelle.gateway.cached import Seat
 from passerelle.gateway.fields import client_address
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.parts import PartCall
@@ -49,6 +50,8 @@ class ExchangeState:
         "_started",
         "_status",
         "_target",
+        "cache_status",
+        "cached",
     )
 
     def __init__(
@@ -65,7 +68,7 @@ class ExchangeState:
         self._cookie: StickyCookie | None = None
         self._counted = False
         self._finished = False
-        self._forward: Forward | None = None
+        self._forward: Forward | Seat | None = None
         self._gathering: Gathering | None = None
         self._parts: list[PartCall] | tuple[()] = ()
         self._path = target
@@ -75,6 +78,8 @@ class ExchangeState:
         self._sent_before = client.sent
         self._started = perf_counter()
         self._status = 0
+        self.cache_status = b""  # the field line that tells of the cache (RFC 9211), on its routes
+        self.cached: str | None = None
 
     @property
     def wants_body(self) -> bool:
@@ -111,7 +116,7 @@ class ExchangeState:
 
     def _instances(self) -> bytes:
         """Who answered, for a client on this machine that asks with ``Passerelle-Debug: 1``."""
-        forwards: list[Forward | None] = [part.forward for part in self._parts] or [self._forward]
+        forwards: list[Forward | Seat | None] = [part.forward for part in self._parts] or [self._forward]
         return ", ".join(f.instance.name for f in forwards if f is not None).encode()
 
     def finish(self, status: int, failure: Failure | None = None) -> None:
@@ -155,4 +160,5 @@ class ExchangeState:
             attempts,
             instance,
             failure,
+            self.cached,
         )

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from passerelle.caching.entry import Entry
+from passerelle.caching.facts import Facts as CacheFacts
 from passerelle.composition import Composed, Gathering, Passed
 from passerelle.errors import Failure, Kind
+from passerelle.gateway.cached import Seat
+from passerelle.gateway.forward import Forward
 from passerelle.gateway.leg import Leg
+from passerelle.gateway.wanted import Wanted
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import serialize
 from passerelle.messages import Fields, Response
@@ -32,20 +37,39 @@ def _facts(head: ResponseHead) -> Facts:
 
 
 class PartCall:
-    """Asks for part ``index`` of ``gathering``; ``cookies`` are the Set-Cookie lines of its answer."""
+    """Asks for part ``index`` of ``gathering``, through the cache where ``wanted`` is given.
+
+    ``cookies`` are the Set-Cookie lines of its answer.
+    """
 
     streams = False
 
-    __slots__ = ("_gathering", "_index", "_pieces", "_response", "_size", "cookies", "forward")
+    __slots__ = (
+        "_gathering",
+        "_index",
+        "_pieces",
+        "_response",
+        "_size",
+        "cache_status",
+        "cached",
+        "cookies",
+        "forward",
+    )
 
-    def __init__(self, gathering: Gathering, index: int, leg: Leg, message: bytes, now: float) -> None:
+    def __init__(
+        self, gathering: Gathering, index: int, leg: Leg, message: bytes, now: float, wanted: Wanted | None = None
+    ) -> None:
         self._gathering = gathering
         self._index = index
         self._response: ResponseHead | None = None
         self._pieces: list[bytes] = []
         self._size = 0
         self.cookies: tuple[bytes, ...] = ()
-        self.forward = leg.service.forward(leg, self, b"GET", message, None, now)
+        self.cache_status = b""
+        self.cached: str | None = None
+        self.forward: Forward | Seat = (
+            leg.service.forward(leg, self, b"GET", message, None, now) if wanted is None else Seat(self, wanted)
+        )
 
     def cancel(self) -> None:
         """The part is not wanted any more."""
@@ -58,6 +82,14 @@ class PartCall:
         """Nobody asked for another protocol."""
         self.forward.cancel()
         self._gathering.failed(self._index, Failure(Kind.PART_FAILED, "status 101"))
+
+    def on_stored(self, facts: CacheFacts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
+        """The cache has the part."""
+        values = [value for name, value in entry.fields if name == b"set-cookie"]
+        self.cookies = (*values, *(line.partition(b":")[2].strip() for line in own))
+        media_type = entry.get(b"content-type") or b""
+        coding = entry.get(b"content-encoding") or b""
+        self._gathering.answered(self._index, entry.status, media_type, coding, entry.body)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The part's answer begins."""

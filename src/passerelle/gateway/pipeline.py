@@ -9,20 +9,28 @@ Whatever happens, :meth:`Exchange.finish` runs exactly once.
 from __future__ import annotations
 
 from functools import partial
+from time import time
 from typing import cast
 
 from passerelle.balancing.sticky import set_cookie
+from passerelle.caching.answers import answer
+from passerelle.caching.entry import Entry
+from passerelle.caching.facts import Facts
+from passerelle.caching.keys import Target
 from passerelle.composition import Gathering, Outcome
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
+from passerelle.gateway.cache import CachePlan, part_facts, request_facts
+from passerelle.gateway.cached import Seat
 from passerelle.gateway.exchange import ExchangeState
 from passerelle.gateway.fields import part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.parts import PartCall, composed_answer
 from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
+from passerelle.gateway.wanted import Wanted
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import problem, serialize
-from passerelle.messages import Response
+from passerelle.messages import SAFE_METHODS, Response
 from passerelle.routing import Match, canonical_path
 from passerelle.security.guard import Asked, Refused
 
@@ -56,9 +64,12 @@ class Exchange(ExchangeState):
         # 4. What the client wants to send must be allowed before it is asked to send it.
         if not self._head.plain and self._body is None:
             self._prepare_body(plan)
-        # 5. Answer from one service, or from several.
+        # 5. Answer from the cache, from one service, or from several.
         if isinstance(plan, ForwardPlan):
-            self._forward_to(plan, match)
+            if plan.cache is None:
+                self._forward_to(plan, match)
+            else:
+                self._from_cache(plan, plan.cache, match)
         else:
             self._compose(cast(ComposePlan, plan), match)
 
@@ -117,7 +128,54 @@ class Exchange(ExchangeState):
         if head.expect:
             self._gateway.loop.call_later(CONTINUE_SECONDS, self._continue)
 
+    def _from_cache(self, plan: ForwardPlan, cache: CachePlan, match: Match) -> None:
+        head, method = self._head, self._method
+        if head.upgrade is not None or not (cache.stores or method not in SAFE_METHODS):
+            self._forward_to(plan, match)
+            return
+        facts = request_facts(head, method, self._consumer())
+        host = head.host or b""
+        target = Target(self._path, self._query[1:] if self._query else None)
+        service = plan.service
+        # A hit goes the short way only where nothing has to be asked or added first.
+        open_to_all = cache.whole_uri and not plan.guards
+        wanted = Wanted(
+            plan,
+            cache,
+            facts,
+            cache.settings.key.key(host, *target),
+            self._message(plan, match),
+            match.params,
+            self._started,
+            host,
+            head.authority.lower(),
+            target,
+            plan if open_to_all else None,
+            service.key(head, match.params, self._address()) if service.key is not None else None,
+        )
+        self._forward = seat = Seat(self, wanted)
+        self._cookie = service.cookie
+        if method in (b"GET", b"HEAD") and not facts.has_body:
+            seat.start()
+        else:
+            seat.go_around(self._gateway.invalidator, self._body)
+
+    def _consumer(self) -> bytes:
+        """Whom a guard has found behind the request; empty where none did."""
+        identity = self._asked.identity if self._asked is not None else None
+        return identity.consumer.encode() if identity is not None else b""
+
     def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
+        message = self._message(plan, match)
+        service = plan.service
+        self._forward = forward = service.forward(plan, self, self._method, message, self._body, self._started)
+        if service.key is not None:
+            forward.key = service.key(self._head, match.params, self._address())
+            self._cookie = service.cookie
+        forward.start()
+
+    def _message(self, plan: ForwardPlan, match: Match) -> bytes:
+        """The request for upstream: its line, its fields, the empty line."""
         head = self._head
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
         fields = head.upstream
@@ -125,19 +183,13 @@ class Exchange(ExchangeState):
             fields = head.upstream = upstream_fields(head, self._client.peer, self._gateway.proxies)
         if self._asked is not None:
             fields = self._asked.carried(fields)
-        message = b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
+        return b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
             self._method,
             path,
             self._query,
             fields,
             self._request_id,
         )
-        service = plan.service
-        self._forward = forward = service.forward(plan, self, self._method, message, self._body, self._started)
-        if service.key is not None:
-            forward.key = service.key(head, match.params, self._address())
-            self._cookie = service.cookie
-        forward.start()
 
     def _compose(self, plan: ComposePlan, match: Match) -> None:
         head = self._head
@@ -151,10 +203,17 @@ class Exchange(ExchangeState):
         def call(index: int, gathering: Gathering) -> PartCall:
             part = plan.parts[index]
             message = b"GET " + part.path.fill(match.params) + rest
-            asked = PartCall(gathering, index, part, message, self._started)
             key = part.service.key
-            if key is not None:
-                asked.forward.key = key(head, match.params, self._address())
+            node_key = key(head, match.params, self._address()) if key is not None else None
+            wanted = None
+            if part.cache is not None:
+                cache_key = b"%b %b" % (part.key, part.path.fill(match.params))
+                facts = part_facts(head, fields, self._consumer())
+                asks = (part, part.cache, facts, cache_key, message, match.params, self._started)
+                wanted = Wanted(*asks, node_key=node_key)
+            asked = PartCall(gathering, index, part, message, self._started, wanted)
+            if node_key is not None and isinstance(asked.forward, Forward):
+                asked.forward.key = node_key
             parts.append(asked)
             asked.forward.start()
             return asked
@@ -175,7 +234,8 @@ class Exchange(ExchangeState):
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        if self._cookie is not None or self._head.debug or (self._asked is not None and self._asked.answer):
+        special = self._head.debug or self._cookie is not None or self.cache_status
+        if special or (self._asked is not None and self._asked.answer):
             self._client.send_head(head.relay + self._additions(), head, data, complete)
         else:
             self._client.send_response(head, data, complete)
@@ -183,6 +243,14 @@ class Exchange(ExchangeState):
             self.finish(head.status)
         else:
             self._status = head.status
+
+    def on_stored(self, facts: Facts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
+        """The cache answers: whole, with a range, or with 304. ``own`` are field lines for this client alone."""
+        status, head, body = answer(facts, entry, time(), status_line=status_line, own=own)
+        if self._asked is not None:
+            head += self._asked.answer
+        self._client.send_stored(head, body)
+        self.finish(status)
 
     def on_data(self, data: bytes) -> None:
         """More of the body."""
@@ -223,8 +291,10 @@ class Exchange(ExchangeState):
         self.finish(status)
 
     def _additions(self) -> bytes:
-        """Field lines of our own: those of the guards, which instance it was (for who asks here), the sticky cookie."""
-        lines = self._asked.answer if self._asked is not None else b""
+        """Field lines of our own: those of the cache and the guards, which instance it was, the sticky cookie."""
+        lines = self.cache_status
+        if self._asked is not None:
+            lines += self._asked.answer
         if self._head.debug and self._for_us():
             lines += b"Passerelle-Instance: %b\r\n" % self._instances()
         if self._cookie is not None:
@@ -245,7 +315,10 @@ class Exchange(ExchangeState):
             client.cut_short()
             self.finish(self._status, failure)
             return
-        response = problem(failure, self._request_id, failure.fields if isinstance(failure, Refused) else [])
+        fields = list(failure.fields) if isinstance(failure, Refused) else []
+        if self.cache_status:
+            fields.append((b"Cache-Status", self.cache_status[14:-2]))
+        response = problem(failure, self._request_id, fields)
         if self._asked is None:
             client.send(response)
         else:

@@ -10,6 +10,7 @@ import orjson
 
 from passerelle.composition import Composition, Part
 from passerelle.config.models import Config, Route
+from passerelle.gateway.cache import Cache, CachePlan, make_plan
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.service import Service
 from passerelle.observability.access_log import RouteLog
@@ -21,13 +22,15 @@ from passerelle.security.guard import Guard
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """How one part of a composition is asked for."""
+    """How one part of a composition is asked for; ``key`` stands for the host in its cache keys."""
 
     name: str
     service: Service
     path: Template
     deadlines: Deadlines
     attempts: int
+    cache: CachePlan | None
+    key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,16 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True)
 class ForwardPlan(RoutePlan):
-    """A route that one service answers; ``rewrite`` is None where it sees the client's path."""
+    """A route that one service answers; ``rewrite`` is None where it sees the client's path.
+
+    ``cache`` is None where no route of the gateway is cached. Else what is changed on any route is let go of.
+    """
 
     service: Service
     deadlines: Deadlines
     attempts: int
     rewrite: Template | None
+    cache: CachePlan | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,8 @@ class Environment:
     metrics: Callable[[str], RouteMetrics]
     log: Callable[[str, str | None], RouteLog | None]
     guards: Callable[[Route, RouteMetrics], tuple[Guard, ...]]
+    cache: Cache | None
+    era: object
 
 
 def build_router(config: Config, environment: Environment) -> Router:
@@ -83,6 +92,16 @@ def build_router(config: Config, environment: Environment) -> Router:
     )
 
 
+def cache_of(plan: object) -> CachePlan | None:
+    """The cache of a route whose answers are stored, else None."""
+    return plan.cache if isinstance(plan, ForwardPlan) and plan.cache is not None and plan.cache.stores else None
+
+
+def is_cached(route: Route) -> bool:
+    """Whether answers of the route, or of a part of it, are stored."""
+    return route.cache is not None or any(part.cache is not None for part in (route.compose or {}).values())
+
+
 def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     limit = config.body_limit(route)
     metrics = environment.metrics(route.label)
@@ -94,7 +113,9 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         service = environment.services[route.service]
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
         deadlines = environment.deadlines(route.timeout)
-        return ForwardPlan(metrics, log, body_limit, guards, service, deadlines, route.attempts, rewrite)
+        shared = environment.cache
+        cache = make_plan(shared, environment.era, route.cache, metrics.cache) if shared is not None else None
+        return ForwardPlan(metrics, log, body_limit, guards, service, deadlines, route.attempts, rewrite, cache)
     parts = []
     plans = []
     for name, part in (route.compose or {}).items():
@@ -103,7 +124,10 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
         service = environment.services[part.service]
         path = Template(part.path, rest)
-        plans.append(PartPlan(name, service, path, environment.deadlines(seconds), route.attempts))
+        key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # a host has no colon, so no route's key is this
+        shared = environment.cache if part.cache is not None else None
+        cache = make_plan(shared, environment.era, part.cache, metrics.cache) if shared is not None else None
+        plans.append(PartPlan(name, service, path, environment.deadlines(seconds), route.attempts, cache, key))
     return ComposePlan(metrics, log, body_limit, guards, Composition(parts), tuple(plans))
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from passerelle.balancing.breaker import Breaker
 from passerelle.balancing.health import suspicious
@@ -201,6 +201,20 @@ class Members:
             instance.endpoint.sweep()
         for instance in self._roster.forget_idle():
             instance.endpoint.close()
+
+    def status(self) -> list[dict[str, Any]]:
+        """The instances now, as JSON-able values."""
+        return [
+            {
+                "name": i.name,
+                "address": i.address,
+                "up": i.up,
+                "status": i.status.name.lower(),
+                "in_flight": i.in_flight,
+                "total": i.total,
+            }
+            for i in self._roster.instances
+        ]
 
     def close(self) -> None:
         """Close every pool."""

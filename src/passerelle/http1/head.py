@@ -86,6 +86,7 @@ class RequestHead:
 
     __slots__ = (
         "authority",
+        "cache_facts",
         "chain",
         "chunked",
         "close",
@@ -96,6 +97,7 @@ class RequestHead:
         "host",
         "keep_alive",
         "lines",
+        "part_facts",
         "part_fields",
         "plain",
         "relay",
@@ -123,7 +125,9 @@ class RequestHead:
         self.upgrade: bytes | None = None
         self.user_agent = b""
         # Kept by the gateway for as long as this head is remembered: the believed chain of addresses, the field lines
-        # for an upstream, and for parts.
+        # for an upstream, and for parts, and what either say to a cache.
+        self.cache_facts: Any = None
+        self.part_facts: Any = None
         self.chain: list[bytes] | None = None
         self.upstream: bytes | None = None
         self.part_fields: bytes | None = None

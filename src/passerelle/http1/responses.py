@@ -149,6 +149,26 @@ class Responder(asyncio.Protocol):
         self._write(b"".join(lines))
         self._done()
 
+    def send_ready(self, message: bytes, size: int) -> bool:
+        """A whole message with a body of ``size`` bytes, made for a connection that stays open; false for others."""
+        if not (self._keep_alive and self.version11) or self._head_only:
+            return False
+        self.sent += size
+        self._write(message)
+        self._done()
+        return True
+
+    def send_stored(self, head: bytes, body: bytes) -> None:
+        """A stored response; ``head`` is its status line and all its field lines."""
+        lines = [head]
+        self._last_lines(lines, True)
+        if not self._head_only:
+            self.sent += len(body)
+            lines.append(body)
+        self._started = True
+        self._write(b"".join(lines))
+        self._done()
+
     def send_interim(self, relay: bytes) -> None:
         """A 1xx response (RFC 9110 §15.2); HTTP/1.0 clients get none."""
         if self.version11 and not self._started:

@@ -37,7 +37,7 @@ _LINE = (
     b'{"time":"%b","request_id":"%b",%b,"target":"%b",%b,"bytes_in":%d,"bytes_out":%d,"duration_us":%d,"upstream_us":%d'
 )
 _WHO = b'"client":"%b","method":"%b","host":"%b","user_agent":"%b"'
-_WHAT = '"status":{},"attempts":{},"instance":{},"route":{},"service":{}'
+_WHAT = '"status":{},"attempts":{},"instance":{},"route":{},"service":{},"cache":{}'
 # Whole characters of an escaped string: what is left of one that was cut in the middle of an escape.
 _WHOLE = re.compile(rb"(?:[^\\]|\\u[0-9a-f]{4}|\\[^u])*")
 _FAILURE = b',"failure":"%b","side":"%b","why":"%b"'
@@ -111,7 +111,7 @@ class RouteLog:
         self._log = log
         self._route = json.dumps(route)
         self._service = json.dumps(service)
-        self._what: dict[tuple[int, int, str | None], bytes] = {}
+        self._what: dict[tuple[int, int, str | None, str | None], bytes] = {}
 
     def add(
         self,
@@ -129,12 +129,14 @@ class RouteLog:
         attempts: int,
         instance: str | None,
         failure: Failure | None = None,
+        cache: str | None = None,
     ) -> None:
         """Log one finished request.
 
         The first six are as they came (any bytes; empty where there was none). ``bytes_in`` and ``bytes_out`` are the
         octets of the two bodies. ``seconds`` is the whole request, ``upstream_seconds`` its attempts alone (0 with
-        none). ``instance`` is the one that answered, or the last one tried.
+        none). ``instance`` is the one that answered, or the last one tried. ``cache`` is what the cache did, if it had
+        a part in it.
         """
         log = self._log
         log._entries.append(
@@ -155,6 +157,7 @@ class RouteLog:
                 attempts,
                 instance,
                 failure,
+                cache,
             )
         )
         if not log._armed:
@@ -180,6 +183,7 @@ class RouteLog:
         attempts: int,
         instance: str | None,
         failure: Failure | None,
+        cache: str | None,
     ) -> bytes:
         """The line of one request that ended at ``now``: JSON and a line feed."""
         log = self._log
@@ -191,7 +195,8 @@ class RouteLog:
             target = _clean(target)
         # Who asked and what became of it repeat from request to request: made once, they halve the cost of a line.
         who = log._who.get((client, method, host, user_agent)) or log._know_who(client, method, host, user_agent)
-        what = self._what.get((status, attempts, instance)) or self._know_what(status, attempts, instance)
+        known = self._what.get((status, attempts, instance, cache))
+        what = known or self._know_what(status, attempts, instance, cache)
         line = _LINE % (
             log._stamp,
             request_id,
@@ -205,11 +210,12 @@ class RouteLog:
         )
         return line + b"}\n" if failure is None else line + _FAILURE % _told(failure) + b"}\n"
 
-    def _know_what(self, status: int, attempts: int, instance: str | None) -> bytes:
+    def _know_what(self, status: int, attempts: int, instance: str | None, cache: str | None) -> bytes:
         if len(self._what) >= _MOST_KNOWN:
             self._what.clear()
-        made = _WHAT.format(status, attempts, json.dumps(instance), self._route, self._service).encode("ascii")
-        self._what[status, attempts, instance] = made
+        named = json.dumps(instance), self._route, self._service, json.dumps(cache)
+        made = _WHAT.format(status, attempts, *named).encode("ascii")
+        self._what[status, attempts, instance, cache] = made
         return made
 
 

@@ -44,6 +44,7 @@ class _Families(Collector):
         snapshot = self._snapshot
         yield from _requests(snapshot["routes"])
         yield from _upstream(snapshot["services"])
+        yield from _cache(snapshot)
         yield from _connections(snapshot)
         yield from _process(snapshot)
 
@@ -109,6 +110,23 @@ def _upstream(services: dict[str, Any]) -> Iterator[Metric]:
         in_flight.add_metric([service], values["in_flight"])
         durations.add_metric([service], _cumulative(values["buckets"]), values["sum"])
     yield from (responses, failures, retries, in_flight, durations)
+
+
+def _cache(snapshot: Snapshot) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "passerelle_cache_requests",
+        "Requests, and parts of compositions, on cached routes, by what became of them.",
+        labels=["route", "outcome"],
+    )
+    for route, values in snapshot["routes"].items():
+        for outcome, count in values["cache"].items():
+            requests.add_metric([route, outcome], count)
+    yield requests
+    held = snapshot["cache"]
+    yield GaugeMetricFamily("passerelle_cache_memory_bytes", "Memory held by caches now.", held["bytes"])
+    yield GaugeMetricFamily("passerelle_cache_memory_limit_bytes", "Memory that they may hold.", held["capacity_bytes"])
+    yield GaugeMetricFamily("passerelle_cache_entries", "Items that caches hold now.", held["entries"])
+    yield CounterMetricFamily("passerelle_cache_evictions", "Items let go of for want of memory.", held["evictions"])
 
 
 def _connections(snapshot: Snapshot) -> Iterator[Metric]:

@@ -51,18 +51,24 @@ METHODS: frozenset[bytes] = frozenset(
 OTHER = "other"
 
 # Keys of a snapshot that say how things stand, not how often something happened: gone with the process they describe.
-GAUGES: frozenset[str] = frozenset({"in_flight", "open", "workers", "resident_bytes"})
+GAUGES: frozenset[str] = frozenset(
+    {"in_flight", "open", "workers", "resident_bytes", "bytes", "capacity_bytes", "entries"}
+)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class RouteMetrics:
-    """What clients saw of one route. ``in_flight`` is raised and lowered by whoever carries out the request."""
+    """What clients saw of one route. ``in_flight`` is raised and lowered by whoever carries out the request.
 
-    __slots__ = ("_buckets", "_counts", "_failures", "_sum", "in_flight", "route", "would_refuse")
+    ``cache`` counts what became of requests (and parts) on a cached route, by outcome; written by the cache.
+    """
+
+    __slots__ = ("_buckets", "_counts", "_failures", "_sum", "cache", "in_flight", "route", "would_refuse")
 
     def __init__(self, route: str) -> None:
         self.route = route
+        self.cache: dict[str, int] = {}
         self.in_flight = 0
         self.would_refuse = 0  # by limits that only count
         self._counts: dict[tuple[bytes | str, int | str], int] = {}
@@ -99,6 +105,7 @@ class RouteMetrics:
             "buckets": list(self._buckets),
             "sum": self._sum,
             "in_flight": self.in_flight,
+            "cache": dict(self.cache),
             "would_refuse": self.would_refuse,
         }
 
@@ -162,7 +169,7 @@ class Metrics:
     """All counters of one gateway worker.
 
     ``connections_open``, ``connections_accepted`` and ``connections_refused`` are client connections, written by the
-    server. ``access_log`` is asked at scrape time for lines written and dropped.
+    server. ``access_log`` is asked at scrape time for lines written and dropped, ``cache`` for what the cache holds.
     """
 
     def __init__(self) -> None:
@@ -170,6 +177,7 @@ class Metrics:
         self.connections_accepted = 0
         self.connections_refused = 0
         self.access_log: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.cache: Callable[[], Snapshot] = lambda: {"bytes": 0, "capacity_bytes": 0, "entries": 0, "evictions": 0}
         self._malformed: dict[Kind, int] = {}
         self._routes: dict[str, RouteMetrics] = {}
         self._services: dict[str, ServiceMetrics] = {}
@@ -212,6 +220,7 @@ class Metrics:
             },
             "malformed": {kind.value: count for kind, count in self._malformed.items()},
             "access_log": {"lines": lines, "dropped": dropped},
+            "cache": self.cache(),
             "routes": {r.route: r.snapshot() for r in self._routes.values() if r.in_flight or any(r._buckets)},
             "services": {s.service: s.snapshot() for s in self._services.values()},
         }

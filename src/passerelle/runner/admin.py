@@ -28,7 +28,7 @@ from passerelle.runner import ports
 from passerelle.runner.changes import Refused
 
 _SWEEP = 1.0
-_CHANGES = (b"/reload", b"/scale", b"/restart")
+_CHANGES = (b"/reload", b"/scale", b"/restart", b"/cache/purge")
 _TEXT: Fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store")]
 _JSON: Fields = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
 
@@ -47,7 +47,7 @@ class Subject(Protocol):
         """Everything that runs."""
 
     async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """``reload``, ``scale`` or ``restart``. :raises Refused: when it cannot be done."""
+        """``reload``, ``scale``, ``restart`` or ``cache/purge``. :raises Refused: when it cannot be done."""
 
 
 class Admin:

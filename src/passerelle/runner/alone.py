@@ -16,7 +16,7 @@ from passerelle.config.models import Config
 from passerelle.gateway.app import Gateway
 from passerelle.gateway.guards import CannotGuard
 from passerelle.observability.metrics import Snapshot
-from passerelle.runner import linux, ports
+from passerelle.runner import linux, ports, purging
 from passerelle.runner.admin import Admin
 from passerelle.runner.changes import FIXED, Refused
 from passerelle.runner.worker import CannotStart, Stop, build, tune_memory
@@ -63,7 +63,9 @@ class Alone:
         }
 
     async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """Read the file anew: there are no processes that could be scaled or restarted."""
+        """Read the file anew, or purge the cache: there are no processes that could be scaled or restarted."""
+        if what == "cache/purge":
+            return purging.told(self._gateway.purge(*purging.wanted(arguments)))
         if what != "reload":
             raise Refused("`passerelle gateway` starts no instances")
         return self.reload()

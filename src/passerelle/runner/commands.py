@@ -141,7 +141,7 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
     sys.exit(worker.run(alone.serve(_override(loaded, listen, admin, None), name)))
 
 
-_whom = click.option(
+whom = click.option(
     "--admin",
     metavar="HOST:PORT",
     callback=_as(parse_admin),
@@ -152,7 +152,7 @@ _whom = click.option(
 
 
 @click.command()
-@_whom
+@whom
 @json_option
 def status(admin: Address | str | None, as_json: bool) -> None:
     """Show what a running `passerelle up`, `proxy` or `gateway` does."""
@@ -164,41 +164,42 @@ def status(admin: Address | str | None, as_json: bool) -> None:
 
 
 @click.command()
-@_whom
+@whom
 @json_option
 def reload(admin: Address | str | None, as_json: bool) -> None:
     """Have a running `passerelle up` or `gateway` read its file anew; a wrong file changes nothing.
 
     Nothing is interrupted: requests and connections under way go on, and the next ones go by the new file.
     """
-    _change(admin, "/reload", as_json)
+    change(admin, "/reload", as_json)
 
 
 @click.command()
 @click.argument("wanted", metavar="SERVICE=N")
-@_whom
+@whom
 @json_option
 def scale(wanted: str, admin: Address | str | None, as_json: bool) -> None:
     """Give a service of a running `passerelle up` so many instances, until the file says another number."""
     service, equals, number = wanted.partition("=")
     if not equals or not service or not number.isdecimal():
         raise click.UsageError(f"found {wanted!r}; allowed is SERVICE=N, such as user=8")
-    _change(admin, f"/scale?{urlencode({'service': service, 'instances': number})}", as_json)
+    change(admin, f"/scale?{urlencode({'service': service, 'instances': number})}", as_json)
 
 
 @click.command()
 @click.argument("service", metavar="SERVICE")
-@_whom
+@whom
 @json_option
 def restart(service: str, admin: Address | str | None, as_json: bool) -> None:
     """Replace the instances of a service of a running `passerelle up`, one at a time.
 
     Each new one answers before an old one is drained and stopped.
     """
-    _change(admin, f"/restart?{urlencode({'service': service})}", as_json)
+    change(admin, f"/restart?{urlencode({'service': service})}", as_json)
 
 
-def _change(admin: Address | str | None, path: str, as_json: bool) -> None:
+def change(admin: Address | str | None, path: str, as_json: bool) -> None:
+    """Ask for a change and say what came of it."""
     answer = _ask(admin, "POST", path)
     if as_json:
         print_json(answer)

@@ -165,6 +165,16 @@ class Worker(Kept):
             return False
         return True
 
+    async def purge(self, what: str, value: str) -> int | None:
+        """How many items the worker's cache let go of; None when it does not answer."""
+        if self._client is None or self.up_since is None:
+            return None
+        try:
+            count: int = await self._client.ask("purge", _ANSWER_LIMIT, what=what, value=value)
+        except control.ControlError:
+            return None
+        return count
+
     async def status(self) -> dict[str, Any] | None:
         """What the worker says of itself: ``connections``, and of every service the instances as it sees them.
 

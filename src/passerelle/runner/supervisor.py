@@ -20,7 +20,7 @@ from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.settings import configured_instances
 from passerelle.observability.metrics import Snapshot, merge
-from passerelle.runner import linux, overview, ports
+from passerelle.runner import linux, overview, ports, purging
 from passerelle.runner.admin import Admin
 from passerelle.runner.backoff import Backoff
 from passerelle.runner.changes import Changes, Refused
@@ -223,6 +223,11 @@ class Supervisor:
 
     async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         """What the admin port is asked to change. :raises Refused: when it cannot be."""
+        if what == "cache/purge":
+            asked = [worker for worker in self.workers if worker.state is State.UP]
+            counts = await asyncio.gather(*(worker.purge(*purging.wanted(arguments)) for worker in asked))
+            silent = [worker.name for worker, count in zip(asked, counts, strict=True) if count is None]
+            return purging.told(sum(count or 0 for count in counts), silent)
         return await self.changes.carry_out(what, arguments)
 
     def stop(self) -> None:

@@ -80,6 +80,7 @@ class Operations:
             "metrics": self.metrics,
             "status": self.status,
             "reopen": self.reopen,
+            "purge": self.purge,
             "drain": self.drain,
         }
 
@@ -115,6 +116,10 @@ class Operations:
     async def reopen(self, message: Message) -> None:
         """Open the access log anew, after it was moved away."""
         self._gateway.reopen_log()
+
+    async def purge(self, message: Message) -> int:
+        """Let the cache go of what has a tag or a path, or of everything; how many items."""
+        return self._gateway.purge(message["what"], message["value"])
 
     async def drain(self, message: Message) -> None:
         """Stop in order and exit; the answer comes before."""

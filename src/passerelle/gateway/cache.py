@@ -1,0 +1,161 @@
+"""What a worker's cached routes share, and what a route's plan says of caching."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from passerelle.caching.entry import Entry
+from passerelle.caching.facts import Facts
+from passerelle.caching.flight import Flights
+from passerelle.caching.keys import KeyRule
+from passerelle.caching.memory import MemoryStore
+from passerelle.caching.settings import Identity, Settings
+from passerelle.caching.shelf import Shelf
+from passerelle.config.cache import RouteCache
+from passerelle.http1.head import RequestHead
+from passerelle.messages import end_to_end
+
+if TYPE_CHECKING:
+    from passerelle.gateway.fetch import Fetch
+
+# What became of a request on a cached route: the labels of metrics and the values of the access log's field `cache`.
+OUTCOMES: Final = ("hit", "stale", "miss", "revalidated", "coalesced", "bypass", "refused")
+
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+class Cache:
+    """One worker's store, and the requests upstream that several clients wait for (``fetches`` by flight key).
+
+    ``era`` is that of the plans in force: what an earlier plan stored is answered by the rules of the present one.
+    """
+
+    __slots__ = ("era", "fetches", "flights", "shelf", "store")
+
+    def __init__(self, capacity: int) -> None:
+        self.store = MemoryStore(capacity)
+        self.shelf = Shelf(self.store)
+        self.flights: Flights[Entry] = Flights()
+        self.fetches: dict[bytes, Fetch] = {}
+        self.era: object = None
+
+    def purge(self, what: str, value: str) -> int:
+        """Let go of what has the tag ``value``, or that path, or of everything (``what``: tag, path, all); how many."""
+        if what == "tag":
+            return self.store.purge_tag(value.encode())
+        if what == "path":
+            return self.store.purge_path(value.encode())
+        return self.store.clear()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the store holds, as JSON-able values."""
+        store = self.store
+        return {
+            "bytes": store.held_bytes,
+            "capacity_bytes": store.capacity,
+            "entries": len(store),
+            "evictions": store.evictions,
+        }
+
+
+class Tag:
+    """A tag such as ``user:{user_id}``, filled with a match's raw parameters (still percent-encoded)."""
+
+    __slots__ = ("_format", "_names")
+
+    def __init__(self, text: str) -> None:
+        self._names = tag_names(text)
+        self._format = _PLACEHOLDER.sub("%b", text.replace("%", "%%")).encode()
+
+    def fill(self, params: Mapping[str, bytes]) -> bytes:
+        """The tag with the values of ``params``."""
+        return self._format % tuple(params[name] for name in self._names)
+
+
+def tag_names(text: str) -> tuple[str, ...]:
+    """The parameters that a tag's text names, in order."""
+    return tuple(_PLACEHOLDER.findall(text))
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """How a route is cached. ``stores`` is false for a route without a cache of its own: what its unsafe requests
+    change is let go of, and nothing else. ``whole_uri`` tells that the key is host, path and query as they are.
+    ``counts`` has a number per outcome. ``era`` is the same for all plans that are in force together.
+    """
+
+    cache: Cache
+    settings: Settings
+    tags: tuple[Tag, ...]
+    counts: dict[str, int]
+    stores: bool
+    whole_uri: bool
+    era: object
+
+    def fill_tags(self, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
+        """The route's tags for a request with these parameters."""
+        return tuple(tag.fill(params) for tag in self.tags)
+
+
+def make_plan(cache: Cache, era: object, route: RouteCache | None, counts: dict[str, int]) -> CachePlan:
+    """The plan of a route, or part, with these cache settings."""
+    for outcome in OUTCOMES if route is not None else ():
+        counts.setdefault(outcome, 0)
+    settings = settings_of(route) if route is not None else Settings()
+    tags = tuple(Tag(text) for text in route.tags) if route is not None else ()
+    whole = settings.key == KeyRule()
+    return CachePlan(cache, settings, tags, counts, route is not None, whole, era)
+
+
+def settings_of(route: RouteCache) -> Settings:
+    """What the configuration says, as the settings of :mod:`passerelle.caching`."""
+    query = None if route.query is None else frozenset(name.encode() for name in route.query)
+    given: dict[str, Any] = {}
+    if route.statuses is not None:
+        given["statuses"] = frozenset(route.statuses)
+    return Settings(
+        key=KeyRule(route.per_host, query),
+        ttl=route.ttl,
+        stale_while_revalidate=_whole_seconds(route.stale_while_revalidate),
+        stale_if_error=_whole_seconds(route.stale_if_error),
+        stale_if_disconnected=_whole_seconds(route.stale_if_disconnected) or 0,
+        vary_on=tuple(name.lower().encode() for name in route.vary_on),
+        identity=Identity(route.identity),
+        obey_client_directives=not route.ignore_client_directives,
+        store_set_cookie=route.store_set_cookie,
+        heuristic=route.heuristic,
+        max_body=route.max_body,
+        **given,
+    )
+
+
+def _whole_seconds(seconds: float | None) -> int | None:
+    """Windows are whole seconds (RFC 5861 §3); a part of one counts as one."""
+    return None if seconds is None else -int(-seconds // 1)
+
+
+def request_facts(head: RequestHead, method: bytes, consumer: bytes = b"") -> Facts:
+    """What ``head`` says to a cache, remembered with it: a kept-alive client repeats its head.
+
+    ``consumer`` is whom a guard has found behind it, by whatever credential.
+    """
+    facts = head.cache_facts
+    if facts is None or facts.method != method or facts.consumer != consumer:
+        has_body = head.chunked or head.content_length > 0
+        facts = head.cache_facts = Facts(method, end_to_end(head.fields), has_body=has_body, consumer=consumer)
+    known: Facts = facts
+    return known
+
+
+def part_facts(head: RequestHead, lines: bytes, consumer: bytes = b"") -> Facts:
+    """What a part's field ``lines`` say to a cache, remembered with the head that they were made from."""
+    facts = head.part_facts
+    if facts is None or facts.consumer != consumer:
+        pairs = [line.partition(b":")[::2] for line in lines.split(b"\r\n") if line]
+        fields = [(name.lower(), value.strip(b" \t")) for name, value in pairs]
+        facts = head.part_facts = Facts(b"GET", fields, consumer=consumer)
+    known: Facts = facts
+    return known

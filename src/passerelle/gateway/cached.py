@@ -1,0 +1,333 @@
+"""A request on a cached route: answered from the store, or by one request upstream that others wait for too.
+
+:meth:`Seat.start` asks the policy and does what it says. The short way of a hit is in the pipeline itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Protocol
+
+from passerelle.caching.answers import HIT, STALE_HIT, forwarded
+from passerelle.caching.entry import IDENTITY, Entry
+from passerelle.caching.facts import Facts
+from passerelle.caching.flight import Flight
+from passerelle.caching.policy import (
+    Bypass,
+    Fresh,
+    Invalidate,
+    Miss,
+    Refuse,
+    Stale,
+    lookup,
+    on_response,
+    validators,
+)
+from passerelle.caching.received import Received
+from passerelle.errors import Failure, Kind
+from passerelle.gateway.fetch import Fetch
+from passerelle.gateway.forward import Forward
+from passerelle.gateway.leg import NOBODY, Receiver
+from passerelle.gateway.wanted import Wanted, begin, without_tags
+from passerelle.messages import SAFE_METHODS
+
+if TYPE_CHECKING:
+    from passerelle.balancing.instance import Instance
+    from passerelle.gateway.body import RequestBody
+    from passerelle.gateway.invalidation import Invalidator
+    from passerelle.http1.head import ResponseHead
+
+# How often a request may wait for another one: the first may bring another variant, the second hardly ever.
+MAX_WAITS = 2
+# RFC 9211 §2.8.
+REFUSED = b"Cache-Status: passerelle; detail=only-if-cached\r\n"
+
+
+class Asker(Receiver, Protocol):
+    """Who wants the answer: a client's exchange, or a part of a composition.
+
+    ``cache_status`` is the field line for an answer from upstream, ``cached`` what became of the request (see
+    :data:`passerelle.gateway.cache.OUTCOMES`).
+    """
+
+    cache_status: bytes
+    cached: str | None
+
+    def on_stored(self, facts: Facts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
+        """The answer to a request with these ``facts``, out of the store."""
+
+
+class Seat:
+    """Who asks, and what it waits for at the moment. To its asker it is what a forward is: it can be left."""
+
+    __slots__ = ("_asker", "_entry", "_fetch", "_flight", "_forward", "_ticket", "_waits", "_wanted")
+
+    def __init__(self, asker: Asker, wanted: Wanted) -> None:
+        self._asker = asker
+        self._wanted = wanted
+        self._entry: Entry | None = None
+        self._fetch: Fetch | None = None
+        self._flight: Flight[Entry] | None = None
+        self._forward: Forward | None = None
+        self._ticket = 0
+        self._waits = 0
+
+    def start(self) -> None:
+        """Look the request up and carry out what the policy says."""
+        wanted = self._wanted
+        plan = wanted.plan
+        now = time()
+        self._entry = entry = plan.cache.shelf.find(wanted.key, wanted.facts)
+        decision = lookup(wanted.facts, entry, now, plan.settings)
+        if isinstance(decision, Fresh):
+            assert entry is not None
+            entry.owner = wanted.owner
+            if decision.refresh:
+                self._refresh(entry, now)
+            outcome = "stale" if decision.stale else "hit"
+            self.on_entry(entry, STALE_HIT if decision.stale else HIT, (), outcome)
+        elif isinstance(decision, Refuse):
+            self._tell("refused", REFUSED)
+            self._asker.on_failure(Failure(Kind.NOT_CACHED))
+        elif isinstance(decision, Bypass):
+            self._tell("bypass", forwarded(decision.reason))
+            self._go(Relay(self._asker, wanted, None), None)
+        else:
+            self._miss(decision, now)
+
+    # ---- going upstream
+
+    def _miss(self, decision: Miss | Stale, now: float) -> None:
+        wanted = self._wanted
+        cache = wanted.plan.cache
+        shares = decision.share if isinstance(decision, Miss) else decision.reason == b"stale"
+        if not shares or self._waits >= MAX_WAITS:
+            self._lead(decision, None)
+            return
+        slot = cache.shelf.slot(wanted.key, wanted.facts)[0]
+        if cache.flights.is_solo(slot, now):
+            self._lead(decision, None)
+            return
+        flight = cache.flights.get(slot)
+        if flight is not None:
+            under_way = cache.fetches.get(slot)
+            if under_way is None or under_way.is_current:
+                self._wait(flight, under_way, decision)
+                return
+            # RFC 9111 §4.4: what was invalidated after it went upstream must not answer who asks after that.
+            cache.flights.remove(flight)
+        self._lead(decision, cache.flights.lead(slot))
+
+    def _lead(self, decision: Miss | Stale, flight: Flight[Entry] | None) -> None:
+        self._asker.cache_status = forwarded(decision.reason)
+        self._fetch = fetch = Fetch(self._wanted, decision, self._entry, self, flight)
+        fetch.start()
+
+    def _wait(self, flight: Flight[Entry], under_way: Fetch | None, decision: Miss | Stale) -> None:
+        self._waits += 1
+        ticket = flight.wait(self._landed)
+        if not ticket:
+            self._lead(decision, None)
+            return
+        self._flight, self._ticket = flight, ticket
+        self._asker.cache_status = forwarded(decision.reason, collapsed=True)
+        self._wanted.leg.deadlines.entries[self] = self._wanted.started
+        if under_way is not None:
+            under_way.hurry()
+
+    def _landed(self, entry: Entry | None) -> None:
+        """What was waited for is there, or is nobody else's (None)."""
+        wanted = self._wanted
+        self._flight = None
+        wanted.leg.deadlines.entries.pop(self, None)
+        if entry is None:
+            self._waits = MAX_WAITS
+            self.start()
+        elif self._fits(entry):
+            self.on_entry(entry, forwarded(b"uri-miss", collapsed=True), (), "coalesced")
+        else:
+            self.start()
+
+    def _fits(self, entry: Entry) -> bool:
+        """Whether ``entry`` is the very variant that this request selects, and may be shared with who sends it."""
+        wanted = self._wanted
+        slot = wanted.plan.cache.shelf.slot(wanted.key, wanted.facts)[0]
+        return slot == entry.key and not wanted.facts.needs & entry.refuses & IDENTITY
+
+    def _refresh(self, entry: Entry, now: float) -> None:
+        """Validate ``entry`` in the background, unless that is being done (RFC 5861 §3)."""
+        wanted = self._wanted
+        flights = wanted.plan.cache.flights
+        if flights.get(entry.key) is not None:
+            return
+        background = replace(wanted, started=perf_counter())
+        decision = Stale(validators(entry), PRECONDITIONS, b"stale")
+        if wanted.facts.method == b"GET":
+            Fetch(background, decision, entry, None, flights.lead(entry.key)).start()
+
+    def _go(self, receiver: Receiver, body: RequestBody | None) -> None:
+        self._forward = forward = begin(self._wanted, receiver, self._wanted.message, body)
+        forward.start()
+
+    def go_around(self, invalidator: Invalidator, body: RequestBody | None) -> None:
+        """Carry out a request that no cache answers: another method than GET and HEAD, or one with a body."""
+        reason = b"method" if self._wanted.facts.method not in (b"GET", b"HEAD") else b"request"
+        if self._wanted.plan.stores:
+            self._tell("bypass", forwarded(reason))
+        self._go(Relay(self._asker, self._wanted, invalidator), body)
+
+    def _tell(self, outcome: str, status_line: bytes) -> None:
+        self._asker.cached = outcome
+        self._asker.cache_status = status_line
+        self._wanted.plan.counts[outcome] += 1
+
+    # ---- the answer (the reader of a fetch)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the asker takes a body as it comes."""
+        return self._asker.streams
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx response."""
+        self._asker.on_interim(head)
+
+    def on_entry(self, entry: Entry, status_line: bytes, own: tuple[bytes, ...], outcome: str) -> None:
+        """The answer is in the store."""
+        self._tell(outcome, status_line)
+        self._asker.on_stored(self._wanted.facts, entry, status_line, own)
+
+    def on_relayed(self, head: ResponseHead, data: bytes, complete: bool, status_line: bytes) -> None:
+        """The answer comes from upstream."""
+        self._tell("miss", status_line)
+        self._asker.on_response(head, data, complete)
+
+    def on_data(self, data: bytes) -> None:
+        """More of it."""
+        self._asker.on_data(data)
+
+    def on_end(self) -> None:
+        """All of it was there."""
+        self._asker.on_end()
+
+    def on_failure(self, failure: Failure) -> None:
+        """There is no answer."""
+        self._asker.on_failure(failure)
+
+    def on_deadline(self) -> None:
+        """What is waited for takes longer than this request may take."""
+        self.cancel()
+        self._asker.on_failure(Failure(Kind.TIMEOUT, f"no answer within {self._wanted.leg.deadlines.limit:g} s"))
+
+    # ---- the asker
+
+    def cancel(self) -> None:
+        """The asker is gone."""
+        if self._flight is not None:
+            self._flight.leave(self._ticket)
+            self._flight = None
+            self._wanted.leg.deadlines.entries.pop(self, None)
+        elif self._fetch is not None:
+            self._fetch.leave()
+        elif self._forward is not None:
+            self._forward.cancel()
+
+    def pause(self) -> None:
+        """The asker does not keep up."""
+        source = self._fetch or self._forward
+        if source is not None:
+            source.pause()
+
+    def resume(self) -> None:
+        """The asker keeps up again."""
+        source = self._fetch or self._forward
+        if source is not None:
+            source.resume()
+
+    def refuse(self, failure: Failure) -> None:
+        """Take no more of an answer that is at fault."""
+        if self._forward is not None:
+            self._forward.refuse(failure)
+
+    @property
+    def _asked(self) -> Forward | None:
+        return self._fetch.forward if self._fetch is not None else self._forward
+
+    @property
+    def instance(self) -> Instance:
+        """Who answered, if anybody was asked for this request alone."""
+        return self._asked.instance if self._asked is not None else NOBODY
+
+    @property
+    def key(self) -> bytes | None:
+        """What the balancer picked by."""
+        return self._asked.key if self._asked is not None else None
+
+    @property
+    def seconds(self) -> float:
+        """How long the attempts took."""
+        return self._asked.seconds if self._asked is not None else 0.0
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts there were; none for what another request brought."""
+        return self._asked.attempts if self._asked is not None else 0
+
+
+PRECONDITIONS = frozenset({b"if-none-match", b"if-modified-since", b"range", b"if-range"})
+
+
+class Relay:
+    """Between a forward and its asker where the cache only listens: an unsafe method changes what is stored."""
+
+    __slots__ = ("_asker", "_invalidator", "_since", "_wanted", "streams")
+
+    def __init__(self, asker: Asker, wanted: Wanted, invalidator: Invalidator | None) -> None:
+        self._asker = asker
+        self._wanted = wanted
+        self._invalidator = invalidator
+        self._since = time()
+        self.streams = asker.streams
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx response."""
+        self._asker.on_interim(head)
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The answer: what it changed is let go of before anybody hears of it (RFC 9111 §4.4)."""
+        wanted = self._wanted
+        if self._invalidator is not None and wanted.facts.method not in SAFE_METHODS:
+            response = Received(
+                head.status, head.fields, request_time=self._since, response_time=time(), relay=head.relay
+            )
+            outcome = on_response(
+                wanted.facts,
+                response,
+                None,
+                wanted.plan.settings,
+                authority=wanted.authority,
+                target=wanted.target,
+                tags=wanted.plan.fill_tags(wanted.params),
+            )
+            if isinstance(outcome, Invalidate):
+                self._invalidator.invalidate(wanted, outcome.targets)
+                if outcome.draft is not None and complete and wanted.plan.stores:
+                    self._invalidator.store(wanted, outcome.draft, data)
+        self._asker.on_response(without_tags(head), data, complete)
+
+    def on_data(self, data: bytes) -> None:
+        """More of the body."""
+        self._asker.on_data(data)
+
+    def on_end(self) -> None:
+        """The body is complete."""
+        self._asker.on_end()
+
+    def on_failure(self, failure: Failure) -> None:
+        """There is no answer."""
+        self._asker.on_failure(failure)
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None:
+        """The protocol changes."""
+        self._asker.on_switch(head, data)

@@ -1,0 +1,58 @@
+"""The short way of a hit: from the request to the stored bytes, past routing and everything that a hit does not need.
+
+It is open to an entry whose ``owner`` is the plan of a route that has nothing to ask before it answers, and whose key
+is host, path and query as they are. Such a key names one canonical path, and so one route: a request that finds the
+entry under it would be led to that route. A path in another spelling finds nothing here and takes the long way.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter, time
+from typing import TYPE_CHECKING
+
+from passerelle.caching.answers import wire
+from passerelle.caching.facts import Facts
+from passerelle.gateway.cache import Cache, request_facts
+from passerelle.gateway.fields import client_address
+from passerelle.gateway.plan import ForwardPlan
+
+if TYPE_CHECKING:
+    from passerelle.gateway.app import Gateway
+    from passerelle.http1.connection import ClientConnection
+    from passerelle.http1.head import RequestHead
+
+
+def answer_hit(
+    gateway: Gateway, cache: Cache, client: ClientConnection, method: bytes, target: bytes, head: RequestHead
+) -> bool:
+    """Answer a plain GET from a fresh entry; false where that is not enough, and then nothing has happened."""
+    host = head.host
+    if host is None or method != b"GET" or not head.plain:
+        return False
+    started = perf_counter()
+    facts: Facts | None = head.cache_facts
+    if facts is None or facts.method != method or facts.consumer:
+        facts = request_facts(head, method)
+    entry = cache.shelf.find(b"%b %b" % (host, target), facts)
+    now = time()
+    # The test of `policy.lookup` for its HIT.
+    if entry is None or now >= entry.fresh_until or facts.needs & entry.refuses:
+        return False
+    plan = entry.owner
+    body = entry.body
+    if (
+        not isinstance(plan, ForwardPlan)
+        or plan.cache is None
+        or plan.cache.era is not cache.era
+        or not client.send_ready(wire(entry, now), len(body))
+    ):
+        return False
+    seconds = perf_counter() - started
+    metrics = plan.metrics
+    metrics.cache["hit"] += 1
+    metrics.observe(entry.status, seconds, method)
+    if plan.log is not None:
+        peer = client_address(head, client.peer, gateway.proxies) if head.forwarded else client.peer
+        who = (gateway.next_id(), peer, method, target, host, head.user_agent)
+        plan.log.add(*who, entry.status, 0, len(body), seconds, 0.0, 0, None, None, "hit")
+    return True

@@ -1,0 +1,74 @@
+"""A request on its way to the cache, and the messages that go upstream and come back for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from passerelle.caching.facts import Facts
+from passerelle.caching.keys import Target
+from passerelle.caching.policy import Miss, Stale
+from passerelle.caching.received import TAG_FIELDS
+from passerelle.gateway.body import RequestBody
+from passerelle.gateway.cache import CachePlan
+from passerelle.gateway.forward import Forward
+from passerelle.gateway.leg import Leg, Receiver
+from passerelle.http1.head import ResponseHead
+from passerelle.messages import Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A request on its way to a cache: what it asks of whom. ``started`` is when (of ``perf_counter``).
+
+    ``host`` is the Host's normal form without a port, ``authority`` the Host as sent, in lower case. ``owner`` is the
+    route's plan where a hit may go the short way (see :mod:`passerelle.gateway.hits`). ``node_key`` is what the
+    balancer picks by, where it does.
+    """
+
+    leg: Leg
+    plan: CachePlan
+    facts: Facts
+    key: bytes
+    message: bytes
+    params: Mapping[str, bytes]
+    started: float
+    host: bytes = b""
+    authority: bytes = b""
+    target: Target | None = None
+    owner: object = None
+    node_key: bytes | None = None
+
+
+def begin(wanted: Wanted, receiver: Receiver, message: bytes, body: RequestBody | None) -> Forward:
+    """The forward that carries ``message`` upstream for ``wanted``, not started yet."""
+    leg = wanted.leg
+    forward = leg.service.forward(leg, receiver, wanted.facts.method, message, body, wanted.started)
+    if wanted.node_key is not None:
+        forward.key = wanted.node_key
+    return forward
+
+
+def edited(message: bytes, decision: Miss | Stale) -> bytes:
+    """The request for upstream without the fields that the cache answers itself, with the validators it adds."""
+    fields: Fields = decision.fields if isinstance(decision, Stale) else []
+    if decision.drop:
+        line, _, section = message.partition(b"\r\n")
+        kept = [f for f in section[:-4].split(b"\r\n") if f.partition(b":")[0].lower() not in decision.drop]
+        message = b"\r\n".join([line, *kept, b"", b""])
+    if fields:
+        added = b"".join(b"%b: %b\r\n" % (_SPELLED.get(name, name), value) for name, value in fields)
+        message = message[:-2] + added + b"\r\n"
+    return message
+
+
+_SPELLED = {b"if-none-match": b"If-None-Match", b"if-modified-since": b"If-Modified-Since"}
+
+
+def without_tags(head: ResponseHead) -> ResponseHead:
+    """``head`` without the fields that name its tags: they are for the cache, not for clients."""
+    if not any(line.name in TAG_FIELDS for line in head.lines):
+        return head
+    first, *lines = head.raw[:-4].split(b"\r\n")
+    kept = [line for line in lines if line.partition(b":")[0].lower() not in TAG_FIELDS]
+    return ResponseHead(b"\r\n".join([first, *kept, b"", b""]))

@@ -1,0 +1,246 @@
+"""The gateway's cache from outside: what comes from the store, what goes upstream, what an update changes."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.support.gateways import Rig, settle
+from tests.support.upstream import Connection, Script, answering, ok, once
+from tests.support.wire import Closed, Message, Response, wait_until
+
+FRESH = b"Cache-Control: max-age=60"
+
+
+def said(message: Message, name: str) -> str | None:
+    """The field's value as text."""
+    value = message.get(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def status(response: Response) -> str:
+    """What the gateway's cache says of this answer."""
+    return said(response, "cache-status") or ""
+
+
+def numbered(*fields: bytes) -> Script:
+    """Answers with how many requests the connection has had, so that a stored answer shows itself."""
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.send(ok(b"%d" % len(conn.upstream.requests), *fields))
+
+    return script
+
+
+@pytest.mark.parametrize("route", [{}, {"query": ["page"]}, {"per_host": False}])
+def test_a_fresh_answer_comes_from_the_store(rig: Rig, route: dict[str, object]) -> None:
+    upstream = rig.upstream(numbered(FRESH, b'ETag: "a"'))
+    client = rig.connect(rig.forward(upstream, route={"cache": route}))
+    first = client.request("GET", "/x")
+    second = client.request("GET", "/x")
+    assert status(first) == "passerelle; fwd=uri-miss; fwd-status=200; stored"
+    assert (second.body, status(second), said(second, "age")) == (b"1", "passerelle; hit", "0")
+    assert said(client.request("HEAD", "/x"), "content-length") == "1"
+    assert client.request("GET", "/x", ("If-None-Match", '"a"')).status == 304
+    assert client.request("GET", "/x", ("Range", "bytes=0-0")).status == 206
+    assert client.request("GET", "/./x").body == b"1"
+    assert client.request("GET", "/x?page=2").body == b"2"
+    assert len(upstream.requests) == 2
+
+
+def test_a_hit_is_the_same_for_a_client_that_closes_or_speaks_1_0(rig: Rig) -> None:
+    upstream = rig.upstream(numbered(FRESH))
+    gateway = rig.forward(upstream, route={"cache": {}})
+    rig.connect(gateway).request("GET", "/x")
+    closing = rig.connect(gateway).request("GET", "/x", ("Connection", "close"))
+    assert (closing.body, said(closing, "connection"), status(closing)) == (b"1", "close", "passerelle; hit")
+    old = rig.connect(gateway)
+    old.send(b"GET /x HTTP/1.0\r\nHost: gw\r\n\r\n")
+    assert old.read_response().body == b"1"
+
+
+def test_only_if_cached_is_504_without_going_upstream(rig: Rig) -> None:
+    upstream = rig.upstream(numbered(FRESH))
+    client = rig.connect(rig.forward(upstream, route={"cache": {}}))
+    answer = client.request("GET", "/x", ("Cache-Control", "only-if-cached"))
+    assert (answer.status, status(answer)) == (504, "passerelle; detail=only-if-cached")
+    assert upstream.requests == []
+
+
+def test_client_directives_can_be_passed_over(rig: Rig) -> None:
+    upstream = rig.upstream(numbered(FRESH))
+    client = rig.connect(rig.forward(upstream, route={"cache": {"ignore_client_directives": True}}))
+    reload = ("Cache-Control", "no-cache")
+    assert [client.request("GET", "/x", reload).body for _ in range(3)] == [b"1"] * 3
+
+
+def test_a_stale_answer_is_validated_and_written_back(rig: Rig) -> None:
+    def script(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(ok(b"old", b"Cache-Control: max-age=0", b'ETag: "v"'))
+        request = conn.read_request()
+        assert said(request, "if-none-match") == '"v"'
+        conn.send(b'HTTP/1.1 304 Not Modified\r\nETag: "v"\r\nCache-Control: max-age=60\r\nX-New: 1\r\n\r\n')
+
+    upstream = rig.upstream(script)
+    client = rig.connect(rig.forward(upstream, route={"cache": {}}))
+    client.request("GET", "/x")
+    answers = [client.request("GET", "/x") for _ in range(2)]
+    assert [(a.body, said(a, "x-new")) for a in answers] == [(b"old", "1")] * 2
+    assert status(answers[0]).startswith("passerelle; fwd=stale; fwd-status=304")
+    assert status(answers[1]) == "passerelle; hit"
+
+
+def test_stale_while_revalidate_answers_at_once_and_refreshes_behind_it(rig: Rig) -> None:
+    upstream = rig.upstream(numbered(b"Cache-Control: max-age=0, stale-while-revalidate=60"))
+    client = rig.connect(rig.forward(upstream, route={"cache": {}}))
+    client.request("GET", "/x")
+    stale = client.request("GET", "/x")
+    assert (stale.body, status(stale)) == (b"1", "passerelle; hit; detail=stale")
+    upstream.wait_requests(2)
+    wait_until(lambda: client.request("GET", "/x").body != b"1", "the refreshed answer")
+
+
+def test_stale_answers_stand_in_for_an_upstream_that_is_gone(rig: Rig) -> None:
+    upstream = rig.upstream(once(ok(b"old", b"Cache-Control: max-age=0", b'ETag: "v"'), "close"))
+    client = rig.connect(rig.forward(upstream, route={"cache": {}, "attempts": 1}))
+    client.request("GET", "/x")
+    upstream.refuse()
+    stale = client.request("GET", "/x")
+    assert (stale.status, stale.body, status(stale)) == (200, b"old", "passerelle; hit; detail=stale")
+
+
+@pytest.mark.parametrize("raw", [b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 9\r\n\r\nhalf"])
+def test_b06_a_cut_answer_is_never_stored(rig: Rig, raw: bytes) -> None:
+    upstream = rig.upstream([once(raw, "close"), answering(ok(b"whole", FRESH))])
+    gateway = rig.forward(upstream, route={"cache": {}, "attempts": 1})
+    with pytest.raises(Closed):
+        rig.connect(gateway).request("GET", "/x")
+    assert rig.connect(gateway).request("GET", "/x").body == b"whole"
+
+
+@pytest.mark.parametrize(
+    ("field", "shared"),
+    [(b"Cache-Control: max-age=60", False), (b"Cache-Control: max-age=60, public", True)],
+)
+def test_b19_what_a_credential_changes_reaches_nobody_else(rig: Rig, field: bytes, shared: bool) -> None:
+    upstream = rig.upstream(numbered(field))
+    client = rig.connect(rig.forward(upstream, route={"cache": {}}))
+    assert client.request("GET", "/me", ("Authorization", "Bearer a")).body == b"1"
+    other = client.request("GET", "/me", ("Authorization", "Bearer b"))
+    assert other.body == (b"1" if shared else b"2")
+    assert client.request("GET", "/me").body == (b"1" if shared else b"3")
+
+
+def test_b19_set_cookie_is_not_stored(rig: Rig) -> None:
+    upstream = rig.upstream(numbered(FRESH, b"Set-Cookie: session=1"))
+    client = rig.connect(rig.forward(upstream, route={"cache": {"ttl": "1m"}}))
+    assert [client.request("GET", "/x").body for _ in range(2)] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "PATCH", "UNHEARD"])
+@pytest.mark.parametrize("code", [200, 404])
+def test_b22_an_update_lets_go_of_its_uri(rig: Rig, method: str, code: int) -> None:
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            if request.start.startswith(b"GET"):
+                conn.send(ok(b"%d" % len(conn.upstream.requests), FRESH, b"Vary: Accept"))
+            else:
+                conn.send(b"HTTP/1.1 %d Done\r\nContent-Length: 0\r\nLocation: /y\r\n\r\n" % code)
+
+    upstream = rig.upstream(script)
+    client = rig.connect(rig.forward(upstream, route={"cache": {}}))
+    first = [client.request("GET", path).body for path in ("/x", "/y", "/z")]
+    client.request(method, "/x", body=b"new")
+    after = [client.request("GET", path).body for path in ("/x", "/y", "/z")]
+    assert [a == b for a, b in zip(first, after, strict=True)] == ([False, False, True] if code == 200 else [True] * 3)
+
+
+def test_b22_an_update_purges_its_tags_on_every_route_and_in_every_part(rig: Rig) -> None:
+    name = [b'"old"']
+
+    def users(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            if request.start.startswith(b"PUT"):
+                name[0] = request.body
+            conn.send(ok(name[0], b"Content-Type: application/json"))
+
+    user = rig.upstream(users)
+    product = rig.upstream(answering(ok(b'"p"', b"Content-Type: application/json")))
+    cache = {"ttl": "1m", "tags": ["user:{id}"]}
+    gateway = rig.gateway(
+        {"user": {"targets": [user.url]}, "product": {"targets": [product.url]}},
+        [
+            {"path": "/user/{id}", "service": "user", "cache": cache, "methods": ["GET"]},
+            {"path": "/user/{id}", "service": "user", "methods": ["PUT"]},
+            {
+                "path": "/api/{id}/{other}",
+                "compose": {
+                    "user": {"service": "user", "path": "/user/{id}", "cache": cache},
+                    "product": {"service": "product", "path": "/product/{other}", "cache": {"ttl": "1m"}},
+                },
+            },
+        ],
+    )
+    client = rig.connect(gateway)
+    for _ in range(3):
+        assert client.request("GET", "/user/42").body == b'"old"'
+        assert client.request("GET", "/api/42/1").body == b'{"user":"old","product":"p"}'
+    assert (len(user.requests), len(product.requests)) == (2, 1)
+    assert client.request("PUT", "/user/42", body=b'"new"').status == 200
+    assert client.request("GET", "/user/42").body == b'"new"'
+    assert client.request("GET", "/api/42/1").body == b'{"user":"new","product":"p"}'
+    assert len(product.requests) == 1
+
+
+def test_b22_an_answer_on_its_way_when_its_uri_changes_is_neither_stored_nor_joined(rig: Rig) -> None:
+    go = threading.Event()
+
+    def slow(conn: Connection) -> None:
+        conn.read_request()
+        conn.wait(go)
+        conn.send(ok(b"before", FRESH))
+
+    upstream = rig.upstream([slow, numbered(FRESH)])
+    gateway = rig.forward(upstream, route={"cache": {}})
+    early, writer, late = (rig.connect(gateway) for _ in range(3))
+    early.send(b"GET /x HTTP/1.1\r\nHost: gw\r\n\r\n")
+    upstream.wait_requests(1)
+    writer.request("PUT", "/x", body=b"new")
+    after = late.request("GET", "/x").body
+    assert after != b"before"
+    go.set()
+    assert early.read_response().body == b"before"
+    assert late.request("GET", "/x").body == after
+
+
+def test_tags_of_answers_are_for_the_cache_and_purging_lets_go(rig: Rig) -> None:
+    upstream = rig.upstream(numbered(FRESH, b"Cache-Tag: a, b"))
+    gateway = rig.forward(upstream, route={"cache": {}})
+    client = rig.connect(gateway)
+    answers = [client.request("GET", "/x") for _ in range(2)]
+    assert [said(a, "cache-tag") for a in answers] == [None, None]
+    purge = gateway.gateway.purge
+    for what, value in (("tag", "b"), ("path", "/x"), ("path", "/*"), ("all", "")):
+        before = client.request("GET", "/x").body
+        assert rig.loop.call(lambda what=what, value=value: purge(what, value)) == 1
+        assert client.request("GET", "/x").body != before
+
+
+def test_counts_of_a_cached_route(rig: Rig) -> None:
+    upstream = rig.upstream(numbered(FRESH))
+    gateway = rig.forward(upstream, route={"cache": {}})
+    client = rig.connect(gateway)
+    for _ in range(3):
+        client.request("GET", "/x")
+    client.request("POST", "/y", body=b"")
+    client.request("GET", "/z", ("Cache-Control", "only-if-cached"))
+    settle(gateway)
+    counts = gateway.snapshot()["routes"]["/{rest*}"]["cache"]
+    assert {key: n for key, n in counts.items() if n} == {"hit": 2, "miss": 1, "bypass": 1, "refused": 1}
+    assert gateway.snapshot()["cache"]["entries"] == 1

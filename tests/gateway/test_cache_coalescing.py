@@ -1,0 +1,216 @@
+"""B20: of many misses at once one goes upstream; nobody is held up or failed by another, and nobody gets another's."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.support.gateways import Rig, in_flight, settle
+from tests.support.upstream import Connection, Script, answering, ok
+from tests.support.wire import Closed, stays, wait_until
+
+FRESH = b"Cache-Control: max-age=60"
+GET = b"GET /x HTTP/1.1\r\nHost: gw\r\n\r\n"
+
+
+def gated(go: threading.Event, answer: bytes) -> Script:
+    """Answers every request when the test says so."""
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.wait(go)
+            conn.send(answer)
+
+    return script
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_misses_are_one_request_upstream(rig: Rig, count: int) -> None:
+    go = threading.Event()
+    upstream = rig.upstream(gated(go, ok(b"one", FRESH)))
+    gateway = rig.forward(upstream, route={"cache": {}})
+    clients = [rig.connect(gateway) for _ in range(count)]
+    for client in clients:
+        client.send(GET)
+    wait_until(lambda: in_flight(gateway) == count, "all of them wait")
+    go.set()
+    answers = [client.read_response() for client in clients]
+    assert {answer.body for answer in answers} == {b"one"}
+    assert len(upstream.requests) == 1
+    collapsed = [a for a in answers if a.get("cache-status") == b"passerelle; fwd=uri-miss; collapsed"]
+    assert len(collapsed) == count - 1
+    settle(gateway)
+
+
+def test_a_leader_that_leaves_fails_nobody(rig: Rig) -> None:
+    go = threading.Event()
+    upstream = rig.upstream(gated(go, ok(b"one", FRESH)))
+    gateway = rig.forward(upstream, route={"cache": {}})
+    leader = rig.connect(gateway)
+    leader.send(GET)
+    upstream.wait_requests(1)
+    followers = [rig.connect(gateway) for _ in range(10)]
+    for follower in followers:
+        follower.send(GET)
+    wait_until(lambda: in_flight(gateway) == 11, "all of them wait")
+    leader.reset()
+    followers.pop().reset()
+    wait_until(lambda: in_flight(gateway) == 9, "two are gone")
+    go.set()
+    assert [follower.read_response().body for follower in followers] == [b"one"] * 9
+    assert len(upstream.requests) == 1
+
+
+def test_a_request_that_nobody_waits_for_any_more_ends_upstream(rig: Rig) -> None:
+    def silent(conn: Connection) -> None:
+        conn.read_request()
+
+    upstream = rig.upstream(silent)
+    gateway = rig.forward(upstream, route={"cache": {}})
+    client = rig.connect(gateway)
+    client.send(GET)
+    upstream.wait_heads(1)
+    client.reset()
+    settle(gateway)
+    upstream.wait_all_closed()
+
+
+def test_an_answer_that_may_be_stored_is_fetched_to_its_end_without_its_client(rig: Rig) -> None:
+    go = threading.Event()
+
+    def script(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 8\r\n\r\nhalf")
+        conn.wait(go)
+        conn.send(b"half")
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}})
+    client = rig.connect(gateway)
+    client.send(GET)
+    client.until(b"\r\n\r\nhalf")
+    client.reset()
+    settle(gateway)
+    go.set()
+    wait_until(lambda: gateway.snapshot()["cache"]["entries"] == 1, "it is stored")
+    assert rig.connect(gateway).request("GET", "/x").body == b"halfhalf"
+    assert len(upstream.requests) == 1
+
+
+def test_a_leader_that_reads_slowly_holds_up_nobody(rig: Rig) -> None:
+    body = b"x" * (6 << 20)
+    upstream = rig.upstream(answering(ok(body, FRESH)))
+    gateway = rig.forward(upstream, route={"cache": {}})
+    leader = rig.connect(gateway, receive_buffer=4096)
+    leader.send(GET)
+    upstream.wait_requests(1)
+    assert rig.connect(gateway).request("GET", "/x").body == body
+    assert leader.read_response().body == body
+    assert len(upstream.requests) == 1
+
+
+def test_a_body_too_long_to_store_is_relayed_with_backpressure(rig: Rig) -> None:
+    size = 24 << 20
+
+    def script(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n")
+        conn.stream(b"10000\r\n" + b"y" * 65536 + b"\r\n", size >> 16)
+        conn.send(b"0\r\n\r\n")
+
+    upstream = rig.upstream(script, send_buffer=65536)
+    gateway = rig.forward(upstream, route={"cache": {"max_body": "1MiB"}})
+    client = rig.connect(gateway, receive_buffer=65536)
+    client.send(GET)
+    upstream.wait_requests(1)
+    wait_until(lambda: upstream.connections[0].sent > 1 << 20, "it begins")
+    stays(lambda: upstream.connections[0].sent < 16 << 20, "upstream is held back", 0.3)
+    assert client.read_response().body == b"y" * size
+    assert gateway.snapshot()["cache"]["entries"] == 0
+
+
+@pytest.mark.parametrize("field", [b"Cache-Control: no-store", b"Cache-Control: private", b"Vary: *"])
+def test_what_may_not_be_shared_sends_each_upstream_for_its_own(rig: Rig, field: bytes) -> None:
+    go = threading.Event()
+
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            conn.wait(go)
+            conn.send(ok(request.get("x-who") or b"", field))
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}})
+    clients = [rig.connect(gateway) for _ in range(8)]
+    for number, client in enumerate(clients):
+        client.send(b"GET /x HTTP/1.1\r\nHost: gw\r\nX-Who: %d\r\n\r\n" % number)
+    wait_until(lambda: in_flight(gateway) == 8, "all of them wait")
+    go.set()
+    assert [client.read_response().body for client in clients] == [b"%d" % number for number in range(8)]
+    assert len(upstream.requests) == 8
+
+
+def test_variants_are_not_mixed_up_by_a_shared_flight(rig: Rig) -> None:
+    go = threading.Event()
+
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            conn.wait(go)
+            conn.send(ok(request.get("accept-language") or b"", FRESH, b"Vary: Accept-Language"))
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}})
+    languages = [b"fr", b"de", b"en"] * 5
+    clients = [rig.connect(gateway) for _ in languages]
+    for language, client in zip(languages, clients, strict=True):
+        client.send(b"GET /x HTTP/1.1\r\nHost: gw\r\nAccept-Language: %b\r\n\r\n" % language)
+    wait_until(lambda: in_flight(gateway) == 15, "all of them wait")
+    go.set()
+    assert [client.read_response().body for client in clients] == languages
+    assert len(upstream.requests) == 3
+
+
+def test_a_leader_whose_upstream_breaks_off_does_not_fail_the_others(rig: Rig) -> None:
+    go = threading.Event()
+
+    def broken(conn: Connection) -> None:
+        conn.read_request()
+        conn.wait(go)
+        conn.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 9\r\n\r\ncut")
+        conn.close()
+
+    upstream = rig.upstream([broken, answering(ok(b"whole", FRESH))])
+    gateway = rig.forward(upstream, route={"cache": {}, "attempts": 1})
+    leader = rig.connect(gateway)
+    leader.send(GET)
+    upstream.wait_requests(1)
+    followers = [rig.connect(gateway) for _ in range(3)]
+    for follower in followers:
+        follower.send(GET)
+    wait_until(lambda: in_flight(gateway) == 4, "all of them wait")
+    go.set()
+    assert [follower.read_response().body for follower in followers] == [b"whole"] * 3
+    with pytest.raises(Closed):
+        leader.read_response()
+
+
+def test_who_waits_for_another_waits_no_longer_than_its_route_allows(rig: Rig) -> None:
+    go = threading.Event()
+
+    def trickling(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\na")
+        conn.wait(go)
+        conn.send(b"b")
+
+    upstream = rig.upstream(trickling)
+    gateway = rig.forward(upstream, route={"cache": {}, "timeout": "300ms"})
+    leader = rig.connect(gateway)
+    leader.send(GET)
+    upstream.wait_requests(1)
+    assert rig.connect(gateway).request("GET", "/x").status == 504
+    go.set()
+    assert leader.read_response().body == b"ab"
