@@ -138,14 +138,16 @@ def keys(schema: dict[str, Any]) -> set[str]:
 
 
 def untrue_reference(root: Path) -> Iterator[str]:
-    """Keys that the reference leaves out, and those in the first column of its tables that do not exist."""
+    """Keys that the reference leaves out, and those in its tables of keys that do not exist."""
     path = root / REFERENCE
     if not path.is_file():
         yield f"{REFERENCE}: missing"
         return
     text = path.read_text(encoding="utf-8")
     known = keys(Config.model_json_schema())
-    told = {name.split(".")[-1].split("[")[0] for name in re.findall(r"^\| *`([\w.\[\]]+)`", text, re.MULTILINE)}
+    tables = re.findall(r"^\| key \|.*\n(?:\|.*\n?)+", text, re.MULTILINE)
+    cells = [name for table in tables for name in re.findall(r"^\| *`([\w.\[\]]+)`", table, re.MULTILINE)]
+    told = {name.split(".")[-1].split("[")[0] for name in cells}
     for name in sorted(known - told):
         yield f"{REFERENCE}: the key `{name}` is missing"
     for name in sorted(told - known):

@@ -63,7 +63,7 @@ TAKES = {
     "cwd": "path",
     "health": "[mapping](#health)",
     "balance": "a policy, or [mapping](#balance)",
-    "Balance.by": "`header:NAME`, `cookie:NAME`, `param:NAME` or `address`",
+    "by": "`header:NAME`, `cookie:NAME`, `param:NAME` or `address`",
     "sticky": "[mapping](#sticky)",
     "cookie": "name of a cookie",
     "secret": "text",
@@ -108,16 +108,16 @@ TAKES = {
     "scopes": "list of scopes",
     "consumers": "list of consumers",
     "claims": "mapping of claims to values",
-    "by": "text",
+    "RateLimit.by": "text",
     "dry_run": "`true` or `false`",
 }
 PATHS = {"Health": "path", "Route": "path pattern", "Part": "path template"}
 
 
 def takes(model: type[Model], key: str) -> str:
-    own = TAKES.get(f"{model.__name__}.{key}") or TAKES.get(key)
-    if own is not None:
-        return own
+    of_model = f"{model.__name__}.{key}"
+    if of_model in TAKES or key in TAKES:
+        return TAKES[of_model if of_model in TAKES else key]
     field = model.model_fields[key]
     annotations = [field.annotation, *typing.get_args(field.annotation)]
     described = [*field.metadata, *(item for known in annotations for item in getattr(known, "__metadata__", ()))]

@@ -29,11 +29,17 @@ def test_the_pool_is_free_again_after_clients_that_left_early(rig: Rig) -> None:
     upstream = rig.upstream(sleeps_unless_fast)
     gateway = rig.forward(upstream, service={"max_connections": 4})
     clients = [rig.connect(gateway) for _ in range(8)]
-    for client in clients:
+    for client in clients[:4]:
         client.send(head("GET", "/slow"))
     upstream.wait_requests(4)
+    for client in clients[4:]:
+        client.send(head("GET", "/slow"))
     wait_until(lambda: in_flight(gateway) == 8, "eight in flight")
-    for client in clients:
+    # Those that wait leave first: else the place of one that leaves would rightly go to one that has not left yet.
+    for client in clients[4:]:
+        client.reset()
+    wait_until(lambda: in_flight(gateway) == 4, "four in flight")
+    for client in clients[:4]:
         client.reset()
     upstream.wait_all_closed(within=2)
     settle(gateway)

@@ -155,7 +155,7 @@ class TestCheckDocs:
         (tmp_path / "docs/reference").mkdir(parents=True)
         keys = script("check_docs").keys(script("check_docs").Config.model_json_schema())
         table = "".join(f"| `{key}` | what it is |\n" for key in sorted(keys))
-        (tmp_path / "docs/reference/configuration.md").write_text(f"# Keys\n\n{table}")
+        (tmp_path / "docs/reference/configuration.md").write_text(f"# Keys\n\n| key | meaning |\n|---|---|\n{table}")
         self.page(tmp_path, "docs/index.md", "[keys](reference/configuration.md)")
         return tmp_path
 

@@ -150,3 +150,17 @@ def test_an_unauthenticated_upload_is_not_asked_for(shop: Shop) -> None:
     shop.client.send(b"POST /any HTTP/1.1\r\nHost: gw\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
     assert shop.client.read_response("POST").status == 401
     assert not shop.upstream.heads
+
+
+def test_a_reload_forgets_neither_keys_nor_what_limits_have_counted(shop: Shop, rig: Rig) -> None:
+    key = shop.key()
+    assert [shop.get("/limited", key).status for _ in range(3)] == [200, 200, 429]
+    gateway = shop.gateway.gateway
+    config = gateway._config
+    renamed = [route for route in config.routes if route.path != "/open"]
+    rig.loop.call(lambda: gateway.reload(config.model_copy(update={"routes": tuple(renamed)})))
+    assert shop.get("/open").status == 404
+    assert shop.get("/any", key).status == 200
+    assert shop.get("/limited", key).status == 429
+    shop.store.revoke(shop.store.all()[0].id, int(time.time()))
+    wait_until(lambda: shop.get("/any", key).status == 401, "the key is refused", 5)

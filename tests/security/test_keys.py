@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,24 @@ def test_opening_what_cannot_be_opened(tmp_path: Path) -> None:
     for path in (tmp_path / "text", tmp_path / "missing" / "keys.db", tmp_path):
         with pytest.raises(sqlite3.Error):
             KeyStore(path)
+
+
+def test_workers_may_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
+    for round_ in range(10):
+        barrier, failures = threading.Barrier(6), []
+
+        def open_it(path: Path, barrier: threading.Barrier = barrier, failures: list[Exception] = failures) -> None:
+            barrier.wait()
+            try:
+                store = KeyStore(path)
+                store.create("app", [], NOW)
+                store.close()
+            except sqlite3.Error as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=open_it, args=(tmp_path / f"{round_}.db",)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures

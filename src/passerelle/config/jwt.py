@@ -31,6 +31,10 @@ def _jwks(found: object, info: ValidationInfo) -> object:
     if isinstance(found, str) and "://" in found:
         if not _URL(found):
             raise ValueError(f"found {found!r}; allowed is an https:// address or a path")
+        if "@" in found:
+            raise ValueError(
+                "found a user name or a password in an address; it would be logged, and a key set is public"
+            )
         return found
     return parse_file(found, info)
 

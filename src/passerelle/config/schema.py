@@ -34,12 +34,12 @@ def json_schema() -> dict[str, Any]:
     env["additionalProperties"] = {"type": ["string", "number", "boolean", "null"]}
     definitions["Route"]["oneOf"] = [{"required": ["service"]}, {"required": ["compose"]}]
     definitions["Target"]["type"] = ["object", "string"]
-    definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
-    eject = definitions["Service"]["properties"]["eject"]
-    eject["anyOf"] = [{"$ref": eject.pop("$ref")}, {"const": "off"}]
     limits = definitions["Route"]["properties"]["rate_limit"]
     limits["anyOf"] = [{name: limits.pop(name) for name in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
     definitions["Jwt"]["oneOf"] = [{"required": [source]} for source in KEY_SOURCES]
+    definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
+    eject = definitions["Service"]["properties"]["eject"]
+    eject["anyOf"] = [{"$ref": eject.pop("$ref")}, {"const": "off"}]
     definitions["Substitution"] = _SUBSTITUTION
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passerelle gateway.yaml", **schema}
 

@@ -31,14 +31,16 @@ from passerelle.gateway.settings import (
     apply_settings,
     configured_instances,
     health_settings,
+    listener_limits,
     nodes,
     pool_settings,
     shape,
+    sweep_seconds,
 )
 from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
-from passerelle.http1.listener import Limits, Listener
+from passerelle.http1.listener import Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
 from passerelle.observability.metrics import UNMATCHED, Metrics
@@ -81,18 +83,18 @@ class Gateway:
         self._members: dict[str, Members] = {}
         # Removed by a reload, with something still in flight.
         self._leaving: dict[str, tuple[Service, Members]] = {}
+        self.proxies = Proxies(config.trusted_proxies)
+        self._guards = Guards(config, self.loop)
         for name, service in config.services.items():
             self._services[name], self._members[name] = self._make(name, service)
             self._set_instances(name, service, configured_instances(name, service))
-        self.proxies = Proxies(config.trusted_proxies)
-        self._guards = Guards(config, self.loop)
         self.cache = Cache(config.cache.memory) if any(map(is_cached, config.routes)) else None
         era = object()
         self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
         self._open_cache(era, config.cache.memory)
         self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0, ())
-        self._listener = Listener(self, _limits(config), self._clock)
-        self._sweep = _sweep(config)
+        self._listener = Listener(self, listener_limits(config), self._clock)
+        self._sweep = sweep_seconds(config, SWEEP)
         self._stalled: dict[Forward, tuple[int, float]] = {}
         self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
         self._ids = count(1).__next__
@@ -159,7 +161,7 @@ class Gateway:
         made = {n: self._make(n, c) for n, c in config.services.items() if n not in self._services}
         services = {n: made[n][0] if n in made else self._services[n] for n in config.services}
         deadlines: dict[float, Deadlines] = {}
-        guards = Guards(config, self.loop)
+        guards = Guards(config, self.loop, self._guards)
         cached = any(map(is_cached, config.routes))
         cache = (self.cache or Cache(config.cache.memory)) if cached else None
         era = object()
@@ -183,17 +185,17 @@ class Gateway:
         deadlines.update((limit, old) for limit, old in self._deadlines.items() if old.entries)
         self._deadlines = deadlines
         self._config = config
-        self._listener.limits = _limits(config)
-        self._sweep = _sweep(config)
+        self._listener.limits = listener_limits(config)
+        self._sweep = sweep_seconds(config, SWEEP)
         if before.trusted_proxies != config.trusted_proxies:
             self.proxies = Proxies(config.trusted_proxies)
             for connection in self._listener.connections:
                 connection.forget_head()
+        self._guards.stop(guards)
+        guards.start(self._guards)
+        self._guards = guards
         self.router, self.cache = router, cache
         self._open_cache(era, config.cache.memory)
-        before_guards, self._guards = self._guards, guards
-        guards.start()
-        before_guards.stop()
 
     def _dismiss(self, name: str) -> None:
         """A service that is in the configuration no more: nothing new goes there, what is under way ends in peace."""
@@ -402,21 +404,3 @@ class Gateway:
                 else:
                     seen[forward] = (forward.progress, since)
         self._stalled = seen
-
-
-def _limits(config: Config) -> Limits:
-    limits = config.limits
-    return Limits(
-        head=limits.head,
-        fields=limits.headers,
-        head_timeout=limits.head_timeout,
-        idle_timeout=limits.idle_timeout,
-        body_timeout=limits.body_timeout,
-        connections=limits.connections,
-    )
-
-
-def _sweep(config: Config) -> float:
-    """How often to look at connections, so that their time limits are kept to within a quarter (seconds)."""
-    limits = config.limits
-    return min(SWEEP, min(limits.head_timeout, limits.idle_timeout, limits.body_timeout) / 4)

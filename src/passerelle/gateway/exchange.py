@@ -107,6 +107,9 @@ class ExchangeState:
         if self._gathering is not None:
             self._gathering.cancel()
 
+    def _address(self) -> bytes:
+        return client_address(self._head, self._client.peer, self._gateway.proxies)
+
     def _for_us(self) -> bool:
         """Whether the client is on this machine, and not merely a proxy in front of one that is not."""
         return self._client.local and not self._head.forwarded
@@ -144,7 +147,7 @@ class ExchangeState:
         body, client, head = self._body, self._client, self._head
         log.add(
             self._request_id,
-            client_address(head, client.peer, self._gateway.proxies) if head.forwarded else client.peer,
+            self._address() if head.forwarded else client.peer,
             self._method,
             self._target,
             head.host or b"",

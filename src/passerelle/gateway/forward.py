@@ -12,24 +12,21 @@ notice when two instances die together. That needs another instance: one alone g
 
 from __future__ import annotations
 
-from asyncio import TimerHandle, get_running_loop
-from random import random
+from asyncio import get_running_loop
 from time import perf_counter, time
 from typing import cast
 
 from passerelle.balancing import limits
-from passerelle.balancing.instance import Instance, Status
-from passerelle.balancing.retries import backoff, retry_after
+from passerelle.balancing.instance import Status
+from passerelle.balancing.retries import retry_after
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.body import RequestBody
-from passerelle.gateway.leg import NOBODY, SILENT, Leg, Receiver
+from passerelle.gateway.attempts import Attempts
+from passerelle.gateway.leg import SILENT
 from passerelle.http1.client import UpstreamConnection
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.listener import Tunnel
 from passerelle.http1.pool import Pool
 
-# How many instances are tried at most, those too that do not count as attempts because they are gone or full.
-MOST_TRIED = 8
 # How long the supervisor is given to say that an instance is gone (seconds): it knows within milliseconds, unless the
 # machine is very busy.
 VERDICT = 0.1
@@ -37,53 +34,10 @@ VERDICT = 0.1
 _DEATHS = frozenset({Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_RESET})
 
 
-class Forward:
-    """``message`` is the request's head with its empty line; ``now`` (of ``perf_counter``) is when its time began."""
+class Forward(Attempts):
+    """One request to one service; see :class:`.attempts.Attempts` for what it is made with."""
 
-    __slots__ = (
-        "_body",
-        "_connection",
-        "_counted",
-        "_leg",
-        "_message",
-        "_over",
-        "_receiver",
-        "_responded",
-        "_service",
-        "_since",
-        "_status",
-        "_timer",
-        "_tried",
-        "attempts",
-        "instance",
-        "key",
-        "method",
-        "progress",
-        "seconds",
-    )
-
-    def __init__(
-        self, leg: Leg, receiver: Receiver, method: bytes, message: bytes, body: RequestBody | None, now: float
-    ) -> None:
-        self._leg = leg
-        self._service = leg.service
-        self._receiver = receiver
-        self._message = message
-        self._body = body
-        self._connection: UpstreamConnection | None = None
-        self._counted: tuple[Instance, ...] = ()  # those of the tried that count as attempts
-        self._timer: TimerHandle | None = None
-        self._tried: tuple[Instance, ...] = ()
-        self._over = False
-        self._responded = False
-        self._since = now
-        self._status = 0
-        self.method = method
-        self.attempts = 0
-        self.instance: Instance = NOBODY
-        self.key: bytes | None = None
-        self.progress = 0
-        self.seconds = 0.0
+    __slots__ = ()
 
     def start(self) -> None:
         """Begin. The receiver hears of the end, whatever it is, exactly once."""
@@ -223,10 +177,6 @@ class Forward:
             self._counted = (*self._counted, self.instance)
             self._go_on(False, seconds, wait)
 
-    def _hopes(self) -> bool:
-        """Whether one more attempt would be made if the instance of this one turned out to be gone."""
-        return self._leg.attempts > 1 and len(self._tried) < MOST_TRIED and self._repeatable() and self._others()
-
     def _await_verdict(self, failure: Failure) -> None:
         """Attempts are used up, and the supervisor may be just about to say that their instances are gone."""
         seconds = perf_counter() - self._since
@@ -264,45 +214,6 @@ class Forward:
     def _attempt_later(self) -> None:
         self._timer = None
         self._attempt()
-
-    def _retry_in(self, failure: Failure) -> float | None:
-        """How soon to try again (seconds), or None if that is not safe, not wanted, or not affordable.
-
-        Negative is at once, at another instance, without counting as an attempt.
-        """
-        if failure.kind in (Kind.OVERLOADED, Kind.CONNECT_FAILED):
-            # Nothing was sent and nobody is the busier for it: look at the others first.
-            room = not self._tried if failure.kind is Kind.OVERLOADED else len(self._tried) < MOST_TRIED
-            if room and self._leg.attempts > 1 and self._others():
-                return -1.0
-            if failure.kind is Kind.OVERLOADED:
-                return None
-        if not failure.retryable and not self._repeatable():
-            return None
-        return self._affordable(None)
-
-    def _others(self) -> bool:
-        """Whether there is an instance that was not tried."""
-        return self._service.node.pick((*self._tried, self.instance), self.key) is not None
-
-    def _repeatable(self) -> bool:
-        """Whether what was sent may be sent again."""
-        return self.method in self._service.retries.methods and (self._body is None or self._body.replayable)
-
-    def _affordable(self, asked: float | None) -> float | None:
-        """How soon (seconds), if there are attempts, time and budget left; ``asked`` is the instance's Retry-After."""
-        tries = len(self._counted) + 1
-        if tries >= self._leg.attempts:
-            gone = sum(i.status < Status.EJECTED for i in (*self._counted, self.instance))
-            enough = tries - gone >= self._leg.attempts or self._leg.attempts == 1
-            if enough or len(self._tried) >= MOST_TRIED or not self._others():
-                return None
-        service = self._service
-        now = perf_counter()
-        left = self._leg.deadlines.limit - (now - self._since)
-        rules = service.retries
-        wait = backoff(tries, random, left=left, retry_after=asked, base=rules.base, most=rules.most)
-        return wait if wait is not None and service.may_retry(now) else None
 
     def _retry_answer(self, head: ResponseHead, complete: bool) -> bool:
         """Whether another attempt takes the place of this answer (``retries.on_status``)."""

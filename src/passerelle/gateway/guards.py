@@ -14,7 +14,7 @@ from passerelle.security.addresses import AddressLists, Subscribers
 from passerelle.security.authentication import Authenticate, Method
 from passerelle.security.authorization import Require
 from passerelle.security.guard import Asked, Guard
-from passerelle.security.limits import SECOND, KeyOf, Limit, Rate, RateLimits, by_consumer, by_header, by_key
+from passerelle.security.limits import SECOND, KeyOf, Limit, Rate, RateLimits, Table, by_consumer, by_header, by_key
 
 if TYPE_CHECKING:
     from passerelle.gateway.tokens import Tokens
@@ -33,9 +33,11 @@ def _open_keys(config: Config) -> Keys | None:
         raise CannotGuard(f"keys: cannot open {config.keys.store}: {error}") from error
 
 
-def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop) -> Tokens | None:
+def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: Tokens | None) -> Tokens | None:
     if config.jwt is None:
         return None
+    if before is not None and before.settings == config.jwt and before.fetches:
+        return before  # with the set that it has: nobody waits for it again
     # Imported for who needs it: joserfc and cryptography take 55 ms and 16 MB.
     from passerelle.gateway.tokens import Tokens
 
@@ -48,32 +50,38 @@ def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop) -> Tokens | No
 
 
 class Guards:
-    """Makes the guards of every route of ``config``. :class:`CannotGuard` when it cannot."""
+    """Makes the guards of every route of ``config``. :class:`CannotGuard` when it cannot.
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+    After a reload, what is configured as it was before goes on: key sets, keys, and what limits have counted.
+    """
+
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, before: Guards | None = None) -> None:
         self._loop = loop
         self._config = config
         self._subscribers = Subscribers()
-        self._keys = _open_keys(config)
+        self._tables: dict[tuple[str, str], Table] = {}
+        self._known_tables = before._tables if before is not None else {}
+        same_keys = before is not None and before._config.keys == config.keys
+        self._keys: Keys | None = before._keys if before is not None and same_keys else _open_keys(config)
         self._methods: dict[str, Method] = {}
         if self._keys is not None:
             self._methods["key"] = self._keys.method
-        self._tokens = _read_tokens(config, loop)
+        self._tokens: Tokens | None = _read_tokens(config, loop, before._tokens if before is not None else None)
         if self._tokens is not None:
             self._methods["jwt"] = self._tokens.method
 
-    def start(self) -> None:
-        """Begin what goes on beside the requests."""
-        if self._keys is not None:
+    def start(self, before: Guards | None = None) -> None:
+        """Begin what goes on beside the requests, but for what ``before`` has begun."""
+        if self._keys is not None and (before is None or before._keys is not self._keys):
             self._keys.start(self._loop)
-        if self._tokens is not None:
+        if self._tokens is not None and (before is None or before._tokens is not self._tokens):
             self._tokens.start()
 
-    def stop(self) -> None:
-        """End it."""
-        if self._keys is not None:
+    def stop(self, after: Guards | None = None) -> None:
+        """End it, but for what ``after`` goes on with."""
+        if self._keys is not None and (after is None or after._keys is not self._keys):
             self._keys.stop()
-        if self._tokens is not None:
+        if self._tokens is not None and (after is None or after._tokens is not self._tokens):
             self._tokens.stop()
 
     def of(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
@@ -102,12 +110,15 @@ class Guards:
         def would_refuse() -> None:
             metrics.would_refuse += 1
 
-        return [RateLimits([self._limit(limit) for limit in chosen], would_refuse)]
+        return [RateLimits([self._limit(route, limit) for limit in chosen], would_refuse)]
 
-    def _limit(self, settings: RateLimit) -> Limit:
+    def _limit(self, route: Route, settings: RateLimit) -> Limit:
         whole = Rate(settings.rate.number, settings.rate.seconds * SECOND, settings.size)
         rate = whole.share(self._config.workers, settings.cost)
-        return Limit(settings.label, rate, self._key_of(settings.by), cost=settings.cost, dry=settings.dry_run)
+        name = route.label, settings.label
+        table = self._tables[name] = self._known_tables.get(name, Table())
+        key_of = self._key_of(settings.by)
+        return Limit(settings.label, rate, key_of, cost=settings.cost, dry=settings.dry_run, table=table)
 
     def _key_of(self, by: str) -> KeyOf:
         if by == "address":

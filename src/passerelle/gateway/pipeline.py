@@ -23,7 +23,7 @@ from passerelle.gateway.body import RequestBody
 from passerelle.gateway.cache import CachePlan, part_facts, request_facts
 from passerelle.gateway.cached import Seat
 from passerelle.gateway.exchange import ExchangeState
-from passerelle.gateway.fields import client_address, part_fields, upstream_fields
+from passerelle.gateway.fields import part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.parts import PartCall, composed_answer
 from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
@@ -77,8 +77,7 @@ class Exchange(ExchangeState):
         """Ask the guards. False when one has answered, or must wait: then :meth:`resume` goes on. A refusal raises."""
         asked = self._asked
         if asked is None:
-            address = client_address(self._head, self._client.peer, self._gateway.proxies)
-            asked = self._asked = Asked(self._method, self._path, address, self._head.lines)
+            asked = self._asked = Asked(self._method, self._path, self._address(), self._head.lines)
         for index in range(first, len(plan.guards)):
             answer = plan.guards[index](asked)
             if answer is None:
@@ -152,7 +151,7 @@ class Exchange(ExchangeState):
             head.authority.lower(),
             target,
             plan if open_to_all else None,
-            service.key(head, match.params, self._client.peer) if service.key is not None else None,
+            service.key(head, match.params, self._address()) if service.key is not None else None,
         )
         self._forward = seat = Seat(self, wanted)
         self._cookie = service.cookie
@@ -171,7 +170,7 @@ class Exchange(ExchangeState):
         service = plan.service
         self._forward = forward = service.forward(plan, self, self._method, message, self._body, self._started)
         if service.key is not None:
-            forward.key = service.key(self._head, match.params, self._client.peer)
+            forward.key = service.key(self._head, match.params, self._address())
             self._cookie = service.cookie
         forward.start()
 
@@ -205,7 +204,7 @@ class Exchange(ExchangeState):
             part = plan.parts[index]
             message = b"GET " + part.path.fill(match.params) + rest
             key = part.service.key
-            node_key = key(head, match.params, self._client.peer) if key is not None else None
+            node_key = key(head, match.params, self._address()) if key is not None else None
             wanted = None
             if part.cache is not None:
                 cache_key = b"%b %b" % (part.key, part.path.fill(match.params))
@@ -292,18 +291,18 @@ class Exchange(ExchangeState):
         self.finish(status)
 
     def _additions(self) -> bytes:
-        """Field lines of our own for an answer: those of the guards, who answered, and the sticky cookie."""
+        """Field lines of our own: those of the guards, which instance it was (for who asks here), the sticky cookie."""
         lines = self.cache_status
         if self._asked is not None:
             lines += self._asked.answer
         if self._head.debug and self._for_us():
             lines += b"Passerelle-Instance: %b\r\n" % self._instances()
-        forward = self._forward
-        if self._cookie is not None and forward is not None:
+        if self._cookie is not None:
+            forward = cast(Forward, self._forward)
             token = self._cookie.node.token(forward.instance)
             if token != forward.key:
-                peer = self._client.peer
-                secure = self._head.get(b"x-forwarded-proto") == b"https" and self._gateway.proxies.trusts(peer)
+                trusted = self._gateway.proxies.trusts(self._client.peer)
+                secure = trusted and self._head.get(b"x-forwarded-proto") == b"https"
                 lines += b"Set-Cookie: %b\r\n" % set_cookie(self._cookie.name, token, secure=secure)
         return lines
 

@@ -11,11 +11,13 @@ from passerelle.balancing.health import Settings
 from passerelle.balancing.policies import Node, Policy
 from passerelle.balancing.retries import RetryBudget
 from passerelle.balancing.sticky import Sticky
+from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.breaking import GuardedForward
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.keys import key_of
 from passerelle.gateway.service import InstanceSpec, PoolSettings, RetryRules, Service, StickyCookie
+from passerelle.http1.listener import Limits
 from passerelle.messages import IDEMPOTENT_METHODS
 
 
@@ -112,3 +114,23 @@ def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec
         for zone, targets in groups
         for index, target in enumerate(targets, 1)
     ]
+
+
+def listener_limits(config: Config) -> Limits:
+    """What clients may send, for the listener."""
+    limits = config.limits
+    return Limits(
+        head=limits.head,
+        fields=limits.headers,
+        head_timeout=limits.head_timeout,
+        idle_timeout=limits.idle_timeout,
+        body_timeout=limits.body_timeout,
+        connections=limits.connections,
+    )
+
+
+def sweep_seconds(config: Config, most: float) -> float:
+    """How often to look at connections: so that their time limits are kept to within a quarter, at least every ``most``
+    seconds."""
+    limits = config.limits
+    return min(most, min(limits.head_timeout, limits.idle_timeout, limits.body_timeout) / 4)

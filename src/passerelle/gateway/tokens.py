@@ -36,6 +36,7 @@ class Tokens:
             settings.scope_claim,
             {claim: name.encode("ascii") for claim, name in settings.forward.items()},
         )
+        self.settings = settings
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._set: KeySet | None = None
@@ -47,6 +48,11 @@ class Tokens:
         else:
             source = FixedKeys(key_of_secret((settings.secret or "").encode(), algorithms))
         self.method = JwtMethod(rules, source)
+
+    @property
+    def fetches(self) -> bool:
+        """Whether the keys are a set that is fetched."""
+        return self._set is not None
 
     def start(self) -> None:
         """Fetch the key set, if there is one; requests that come sooner wait for it."""

@@ -14,6 +14,7 @@ from passerelle import __version__
 from passerelle.config.loader import inspect
 from passerelle.config.models import Config
 from passerelle.gateway.app import Gateway
+from passerelle.gateway.guards import CannotGuard
 from passerelle.observability.metrics import Snapshot
 from passerelle.runner import linux, ports, purging
 from passerelle.runner.admin import Admin
@@ -81,7 +82,10 @@ class Alone:
         if local:
             raise Refused(f"these services have app or run, which is for `passerelle up`: {', '.join(local)}")
         later = [key for key in FIXED if getattr(report.config, key) != getattr(self._config, key)]
-        self._gateway.reload(report.config)
+        try:
+            self._gateway.reload(report.config)
+        except CannotGuard as error:
+            raise Refused(str(error)) from error
         tune_memory()
         message = f"{self._file} is read anew"
         if later:
