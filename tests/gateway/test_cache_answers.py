@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from functools import partial
 
 import pytest
 
+from passerelle.config import load_text
 from tests.support.gateways import Rig, settle
 from tests.support.upstream import Connection, Script, answering, ok, once
 from tests.support.wire import Closed, Message, Response, wait_until
@@ -228,7 +231,7 @@ def test_tags_of_answers_are_for_the_cache_and_purging_lets_go(rig: Rig) -> None
     purge = gateway.gateway.purge
     for what, value in (("tag", "b"), ("path", "/x"), ("path", "/*"), ("all", "")):
         before = client.request("GET", "/x").body
-        assert rig.loop.call(lambda what=what, value=value: purge(what, value)) == 1
+        assert rig.loop.call(partial(purge, what, value)) == 1
         assert client.request("GET", "/x").body != before
 
 
@@ -244,3 +247,29 @@ def test_counts_of_a_cached_route(rig: Rig) -> None:
     counts = gateway.snapshot()["routes"]["/{rest*}"]["cache"]
     assert {key: n for key, n in counts.items() if n} == {"hit": 2, "miss": 1, "bypass": 1, "refused": 1}
     assert gateway.snapshot()["cache"]["entries"] == 1
+
+
+def test_guards_are_asked_before_every_hit(rig: Rig) -> None:
+    upstream = rig.upstream(numbered(b"Cache-Control: max-age=60, public"))
+    route = {"cache": {}, "rate_limit": {"rate": "1/h", "burst": 2}}
+    client = rig.connect(rig.forward(upstream, route=route))
+    assert [client.request("GET", "/x").status for _ in range(3)] == [200, 200, 429]
+    assert len(upstream.requests) == 1
+
+
+def test_after_a_reload_the_new_guards_are_asked(rig: Rig) -> None:
+    upstream = rig.upstream(numbered(FRESH))
+    gateway = rig.forward(upstream, route={"cache": {}})
+    client = rig.connect(gateway)
+    for _ in range(2):
+        assert client.request("GET", "/x").body == b"1"
+    closed = {
+        "access_log": "off",
+        "services": {"u": {"targets": [upstream.url]}},
+        "routes": [{"path": "/{rest*}", "service": "u", "cache": {}, "clients": {"deny": ["127.0.0.0/8"]}}],
+    }
+    rig.loop.call(lambda: gateway.gateway.reload(load_text(json.dumps(closed))))
+    assert client.request("GET", "/x").status == 403
+    closed["routes"] = [{"path": "/{rest*}", "service": "u", "cache": {}}]
+    rig.loop.call(lambda: gateway.gateway.reload(load_text(json.dumps(closed))))
+    assert [client.request("GET", "/x").body for _ in range(2)] == [b"1", b"1"]
