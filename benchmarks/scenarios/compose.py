@@ -28,7 +28,10 @@ class Compose:
         _, addresses = upstreams.start(bench.rig)
         contestants: list[Composer] = bench.present([Nginx(), Aiohttp(), FastAPI()])
         servers = {}
-        for server_name, gateway in [(OURS, bench.ours()), *((peer.name, peer) for peer in contestants)]:
+        for server_name, gateway in [
+            (OURS, bench.ours(access_log=False)),
+            *((peer.name, peer) for peer in contestants),
+        ]:
             site = bench.site(server_name, addresses)
             path = LOADS["10hdr"].path
             servers[server_name] = bench.start(server_name, site, gateway.compose(site), path, upstreams.COMPOSED)

@@ -115,6 +115,16 @@ def test_remembered_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(line) <= fields.LONGEST_REMEMBERED for line in table.known)
 
 
+def test_a_field_that_always_differs_pushes_out_none_but_itself() -> None:
+    table = FieldTable(Kind.BAD_REQUEST, {})
+    table.learn(b"Accept: */*")
+    for number in range(10 * fields.VALUES_REMEMBERED):
+        table.learn(b"X-Trace: %d" % number)
+        assert table.known[b"X-Trace: %d" % number].value == b"%d" % number
+        assert len(table.known) <= fields.VALUES_REMEMBERED + 1
+    assert b"Accept: */*" in table.known
+
+
 def test_a_refused_line_is_not_remembered() -> None:
     table = FieldTable(Kind.BAD_REQUEST, {})
     with pytest.raises(Failure):

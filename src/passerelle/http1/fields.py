@@ -36,6 +36,8 @@ IDENTITY_PREFIX = b"x-consumer"
 # How many lines are remembered and how long one may be: 4,096 lines of 120 bytes are about 1.5 MB.
 REMEMBERED = 4096
 LONGEST_REMEMBERED = 512
+# How many lines of one name: enough for a service's content types, small enough to stay in a processor's cache.
+VALUES_REMEMBERED = 128
 
 
 # What a field means to framing and relaying: plain integers, since reading a member of an enum costs 0.05 us.
@@ -73,11 +75,12 @@ class FieldLine:
 class FieldTable:
     """Field lines known so far, for requests or for responses (``kind`` is what a malformed line is)."""
 
-    __slots__ = ("_kind", "_roles", "known")
+    __slots__ = ("_kind", "_named", "_roles", "known")
 
     def __init__(self, kind: Kind, roles: Mapping[bytes, int]) -> None:
         self._kind = kind
         self._roles = roles
+        self._named: dict[bytes, list[bytes]] = {}
         self.known: dict[bytes, FieldLine] = {}
 
     def learn(self, line: bytes) -> FieldLine:
@@ -91,9 +94,18 @@ class FieldTable:
         read = _READERS.get(role)
         field = FieldLine(name, value, line, role, read(value, self._kind) if read else None)
         if len(line) <= LONGEST_REMEMBERED:
+            named = self._named.setdefault(name, [])
+            if len(named) >= VALUES_REMEMBERED:
+                # A field that differs each time (a trace id) must neither push out the others nor spread over the
+                # processor's caches: its lines are forgotten among themselves.
+                for old in named:
+                    self.known.pop(old, None)
+                named.clear()
+            named.append(line)
             if len(self.known) >= REMEMBERED:
                 # Lines of one request only (cookies, trace ids) fill the table; starting anew costs 20 us each time.
                 self.known.clear()
+                self._named = {name: [line]}
             self.known[line] = field
         return field
 
