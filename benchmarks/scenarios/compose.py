@@ -44,7 +44,7 @@ class Compose:
             ]
         )
         for variant in LOADS:
-            ours = runs[f"{variant} {OURS}"]
+            measured = runs[f"{variant} {OURS}"]
             for name in peer_names(contestants):
                 theirs = runs[f"{variant} {name}"] if name else ()
-                yield cpu_figure(self.name, variant, ours, name, theirs, TARGETS.get(name))
+                yield cpu_figure(self.name, variant, measured, name, theirs, TARGETS.get(name))

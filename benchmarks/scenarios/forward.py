@@ -47,8 +47,8 @@ class Forward:
         runs = bench.in_turn(sorted(cells, key=lambda cell: not cell.label.startswith("10hdr")))
 
         for variant in ("10hdr", "varying", "log"):
-            ours = runs[f"{variant} {OURS}"]
+            measured = runs[f"{variant} {OURS}"]
             beside = "10hdr" if variant == "log" else variant  # the peers log nothing
             for name in peer_names(contestants):
                 theirs = runs[f"{beside} {name}"] if name else ()
-                yield cpu_figure(self.name, variant, ours, name, theirs, TARGETS.get(name))
+                yield cpu_figure(self.name, variant, measured, name, theirs, TARGETS.get(name))

@@ -130,7 +130,7 @@ def configuration(command):
 def test_ours_is_given_valid_configurations_to_forward(site, balance):
     config = configuration(Passerelle(9900).forward(site, balance, "60s", 12_000))
     service = config.services["user"]
-    assert service.balance == balance and len(service.targets) == 2
+    assert service.balance.policy == balance and len(service.targets) == 2
     assert config.limits.connections == 12_000 and str(config.admin).endswith("9900")
     assert str(config.access_log) == str(site.folder / "access.log")
     assert configuration(Passerelle(9900, access_log=False).forward(site)).access_log != config.access_log
