@@ -16,6 +16,7 @@ from passerelle.gateway.plan import RoutePlan
 from passerelle.gateway.service import StickyCookie
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
+from passerelle.messages import SAFE_METHODS
 from passerelle.observability.access_log import RouteLog
 from passerelle.security.guard import Asked
 
@@ -113,6 +114,10 @@ class ExchangeState:
     def _for_us(self) -> bool:
         """Whether the client is on this machine, and not merely a proxy in front of one that is not."""
         return self._client.local and not self._head.forwarded
+
+    def _asks_instances(self) -> bool:
+        """Whether the client wants to know which instances answer: then the cache must not."""
+        return self._head.debug and self._for_us() and self._method in SAFE_METHODS
 
     def _instances(self) -> bytes:
         """Who answered, for a client on this machine that asks with ``Passerelle-Debug: 1``."""

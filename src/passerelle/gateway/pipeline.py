@@ -130,7 +130,7 @@ class Exchange(ExchangeState):
 
     def _from_cache(self, plan: ForwardPlan, cache: CachePlan, match: Match) -> None:
         head, method = self._head, self._method
-        if head.upgrade is not None or not (cache.stores or method not in SAFE_METHODS):
+        if head.upgrade is not None or not (cache.stores or method not in SAFE_METHODS) or self._asks_instances():
             self._forward_to(plan, match)
             return
         facts = request_facts(head, method, self._consumer())
@@ -206,7 +206,7 @@ class Exchange(ExchangeState):
             key = part.service.key
             node_key = key(head, match.params, self._address()) if key is not None else None
             wanted = None
-            if part.cache is not None:
+            if part.cache is not None and not self._asks_instances():
                 cache_key = b"%b %b" % (part.key, part.path.fill(match.params))
                 facts = part_facts(head, fields, self._consumer())
                 asks = (part, part.cache, facts, cache_key, message, match.params, self._started)
