@@ -75,7 +75,27 @@ _DROP = frozenset({DROPPED, CONNECTION, TRANSFER_ENCODING, UPGRADE, EXPECT})
 _DROP |= {DEBUG, FORWARDED}
 
 
-class RequestHead:
+class Section:
+    """A header section: ``lines`` in the order received."""
+
+    __slots__ = ("lines",)
+
+    lines: list[FieldLine]
+
+    @property
+    def fields(self) -> Fields:
+        """All fields as pairs, names in lower case, in the order received."""
+        return [(f.name, f.value) for f in self.lines]
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of the field called ``name`` (lower case), or None."""
+        for field in self.lines:
+            if field.name == name:
+                return field.value
+        return None
+
+
+class RequestHead(Section):
     """A request's header section, parsed (the request line is not part of it).
 
     ``relay`` holds the end-to-end field lines as they go upstream, byte for byte as received, without the forwarding
@@ -96,7 +116,6 @@ class RequestHead:
         "forwarded",
         "host",
         "keep_alive",
-        "lines",
         "part_facts",
         "part_fields",
         "plain",
@@ -177,20 +196,8 @@ class RequestHead:
     def _special(self) -> bool:
         return self.expect or self.close or self.debug or self.upgrade is not None
 
-    @property
-    def fields(self) -> Fields:
-        """All fields as pairs, names in lower case, in the order received."""
-        return [(f.name, f.value) for f in self.lines]
 
-    def get(self, name: bytes) -> bytes | None:
-        """The first value of the field called ``name`` (lower case), or None."""
-        for field in self.lines:
-            if field.name == name:
-                return field.value
-        return None
-
-
-class ResponseHead:
+class ResponseHead(Section):
     """A response's status line and header section, parsed.
 
     ``relay`` is the status line and the end-to-end field lines as they go to a client (Content-Length included, the
@@ -206,7 +213,6 @@ class ResponseHead:
         "content_length",
         "facts",
         "has_date",
-        "lines",
         "raw",
         "relay",
         "status",
@@ -267,15 +273,3 @@ class ResponseHead:
         fields = _relay(lines, nominated) if dropped else whole
         self.relay = b"HTTP/1.1 %d %b\r\n%b" % (status, phrase, fields)
         self.whole: bytes | None = self.relay + b"\r\n" if self.has_date else None
-
-    @property
-    def fields(self) -> Fields:
-        """All fields as pairs, names in lower case, in the order received."""
-        return [(f.name, f.value) for f in self.lines]
-
-    def get(self, name: bytes) -> bytes | None:
-        """The first value of the field called ``name`` (lower case), or None."""
-        for field in self.lines:
-            if field.name == name:
-                return field.value
-        return None
