@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -37,13 +38,13 @@ app = web.Application()
 app.add_routes([web.get("/ws", echo), web.get("/events", events), web.get("/", health)])
 web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 """
-CONFIG = """
+CONFIG = f"""
 listen: 127.0.0.1:0
 admin: 127.0.0.1:0
 access_log: 'off'
 services:
-  s: {run: [python, serve.py, "{port}"], instances: 2, health: {path: /}}
-routes: [{path: "/{rest*}", service: s}]
+  s: {{run: [{sys.executable}, serve.py, "{{port}}"], instances: 2, health: {{path: /}}}}
+routes: [{{path: "/{{rest*}}", service: s}}]
 """
 
 # The number of instances and the policy, the table, and back.
