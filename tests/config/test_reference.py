@@ -82,6 +82,8 @@ TAKES = {
     "on_error": "[mapping](#on_error) or `null`",
     "value": "any JSON",
     "cache": "[mapping](#caching)",
+    "namespace": "name",
+    "redis": "`redis://host:port/database`",
     "statuses": "list of numbers, 200 to 599",
     "tags": "list of texts",
     "query": "list of names",

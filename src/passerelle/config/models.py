@@ -24,6 +24,7 @@ from passerelle.config.base import Model, Shape, given, raise_first
 from passerelle.config.cache import Cache, RouteCache
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
+from passerelle.config.redis import RedisUrl
 from passerelle.config.units import Duration, Limit, Percent, Size
 from passerelle.config.values import (
     AccessLog,
@@ -315,6 +316,9 @@ class Config(Model):
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
     cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
+    redis: RedisUrl | None = Field(
+        default=None, description="A Redis that workers and gateways share cached answers and purges through."
+    )
     jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")
     keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")

@@ -37,6 +37,7 @@ from passerelle.gateway.settings import (
     shape,
     sweep_seconds,
 )
+from passerelle.gateway.shared import Shared
 from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
@@ -91,7 +92,8 @@ class Gateway:
         self.cache = Cache(config.cache.memory) if any(map(is_cached, config.routes)) else None
         era = object()
         self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
-        self._open_cache(era, config.cache.memory)
+        self.sharing = Shared(self.loop)
+        self._open_cache(era, config)
         self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0, ())
         self._listener = Listener(self, listener_limits(config), self._clock)
         self._sweep = sweep_seconds(config, SWEEP)
@@ -120,6 +122,7 @@ class Gateway:
             self._server = await self.loop.create_server(
                 connection, listen.host, listen.port, backlog=BACKLOG, reuse_port=self._config.workers > 1
             )
+        self.sharing.start()
         self._tick()
         self._sweep_all()
         self._guards.start()
@@ -141,6 +144,7 @@ class Gateway:
         for timer in self._timers.values():
             timer.cancel()
         self._guards.stop()
+        await self.sharing.stop()
         if self._log is not None:
             self._log.flush()
         if self._sink is not None:
@@ -195,7 +199,7 @@ class Gateway:
         guards.start(self._guards)
         self._guards = guards
         self.router, self.cache = router, cache
-        self._open_cache(era, config.cache.memory)
+        self._open_cache(era, config)
 
     def _dismiss(self, name: str) -> None:
         """A service that is in the configuration no more: nothing new goes there, what is under way ends in peace."""
@@ -299,6 +303,7 @@ class Gateway:
         era: object,
     ) -> Router:
         """The routes of ``config``; what they need of deadlines is put in ``deadlines``."""
+        Shared.check(config)
 
         def of(limit: float) -> Deadlines:
             if limit not in deadlines:
@@ -309,10 +314,12 @@ class Gateway:
         environment = Environment(services, of, self.metrics.route, self._route_log, guards.of, cache, era)
         return build_router(config, environment)
 
-    def _open_cache(self, era: object, memory: int) -> None:
+    def _open_cache(self, era: object, config: Config) -> None:
         """Let the cache go by the router that is in force now."""
         cache = self.cache
+        self.sharing.go_by(config, cache)
         if cache is not None:
+            memory = config.cache.memory
             cache.era = era
             cache.store.capacity = memory
             cache.store.largest = memory // 16

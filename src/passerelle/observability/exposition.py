@@ -127,6 +127,20 @@ def _cache(snapshot: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily("passerelle_cache_memory_limit_bytes", "Memory that they may hold.", held["capacity_bytes"])
     yield GaugeMetricFamily("passerelle_cache_entries", "Items that caches hold now.", held["entries"])
     yield CounterMetricFamily("passerelle_cache_evictions", "Items let go of for want of memory.", held["evictions"])
+    redis = held.get("redis")
+    if not redis:
+        return
+    yield GaugeMetricFamily(
+        "passerelle_cache_redis_connected", "Workers whose connection to Redis stands.", redis["connected"]
+    )
+    yield CounterMetricFamily(
+        "passerelle_cache_redis_errors", "Operations of Redis that failed or took too long.", redis["errors"]
+    )
+    looked = CounterMetricFamily("passerelle_cache_redis_lookups", "Look-ups in Redis.", labels=["result"])
+    looked.add_metric(["hit"], redis["hits"])
+    looked.add_metric(["miss"], redis["misses"])
+    yield looked
+    yield CounterMetricFamily("passerelle_cache_redis_stores", "Answers that were stored in Redis.", redis["stores"])
 
 
 def _connections(snapshot: Snapshot) -> Iterator[Metric]:

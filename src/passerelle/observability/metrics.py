@@ -52,7 +52,7 @@ OTHER = "other"
 
 # Keys of a snapshot that say how things stand, not how often something happened: gone with the process they describe.
 GAUGES: frozenset[str] = frozenset(
-    {"in_flight", "open", "workers", "resident_bytes", "bytes", "capacity_bytes", "entries"}
+    {"in_flight", "open", "workers", "resident_bytes", "bytes", "capacity_bytes", "connected", "entries"}
 )
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -146,6 +146,7 @@ class Supervisor:
                 self.report,
                 self.clock,
             )
+            worker.siblings = self.workers
             self.workers.append(worker)
 
     # Life

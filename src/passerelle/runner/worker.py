@@ -81,6 +81,7 @@ class Operations:
             "status": self.status,
             "reopen": self.reopen,
             "purge": self.purge,
+            "forget": self.forget,
             "drain": self.drain,
         }
 
@@ -120,6 +121,10 @@ class Operations:
     async def purge(self, message: Message) -> int:
         """Let the cache go of what has a tag or a path, or of everything; how many items."""
         return self._gateway.purge(message["what"], message["value"])
+
+    async def forget(self, message: Message) -> None:
+        """Let the cache go of what a request to another worker has changed."""
+        self._gateway.sharing.hear(*([text.encode("latin-1") for text in message[of]] for of in ("keys", "tags")))
 
     async def drain(self, message: Message) -> None:
         """Stop in order and exit; the answer comes before."""
@@ -176,6 +181,12 @@ async def serve(config: Config, file: str, control_fd: int, listen_fd: int | Non
     streams = await control.open_channel(socket.socket(fileno=control_fd))
     server = control.Server(*streams, Operations(gateway, listener, stop, file).table)
     gateway.supervised(lambda event, service, key: server.tell(event, service=service, instance=key))
+    if config.workers > 1:
+
+        def tell(keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
+            server.tell("forget", keys=[k.decode("latin-1") for k in keys], tags=[t.decode("latin-1") for t in tags])
+
+        gateway.sharing.tell(tell)
     supervised = asyncio.create_task(server.run())
     supervised.add_done_callback(lambda task: stop.asked.set())
     await stop.asked.wait()
