@@ -95,7 +95,7 @@ class Worker(Kept):
             await self._go.wait()
             for service in self._services:
                 self.tell(service)
-            await client.ask("start", _START_LIMIT)
+            await client.ask("start", _START_LIMIT, siblings=len(self.siblings) > 1)
             self._is_up()
             heard = self._clock()
             while not client.closed:

@@ -69,6 +69,7 @@ class Operations:
     """What the supervisor can ask of a worker (see :mod:`passerelle.runner.control`)."""
 
     def __init__(self, gateway: Gateway, listener: socket.socket | None, stop: Stop, file: str) -> None:
+        self.server: control.Server | None = None
         self._gateway = gateway
         self._file = file
         self._listener = listener
@@ -86,10 +87,17 @@ class Operations:
         }
 
     async def start(self, message: Message) -> dict[str, Any]:
-        """Listen."""
+        """Listen; with ``siblings``, what requests change is told to them by way of the supervisor."""
+        if message["siblings"]:
+            self._gateway.sharing.tell(self._tell)
         host, port = await self._gateway.start(self._listener)
         tune_memory()
         return {"host": host, "port": port}
+
+    def _tell(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
+        if self.server is not None:
+            texts = ([text.decode("latin-1") for text in of] for of in (keys, tags))
+            self.server.tell("forget", **dict(zip(("keys", "tags"), texts, strict=True)))
 
     async def instances(self, message: Message) -> None:
         """Replace the instances of a service."""
@@ -179,14 +187,9 @@ async def serve(config: Config, file: str, control_fd: int, listen_fd: int | Non
     gateway = build(config)
     listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
     streams = await control.open_channel(socket.socket(fileno=control_fd))
-    server = control.Server(*streams, Operations(gateway, listener, stop, file).table)
+    operations = Operations(gateway, listener, stop, file)
+    server = operations.server = control.Server(*streams, operations.table)
     gateway.supervised(lambda event, service, key: server.tell(event, service=service, instance=key))
-    if config.workers > 1:
-
-        def tell(keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
-            server.tell("forget", keys=[k.decode("latin-1") for k in keys], tags=[t.decode("latin-1") for t in tags])
-
-        gateway.sharing.tell(tell)
     supervised = asyncio.create_task(server.run())
     supervised.add_done_callback(lambda task: stop.asked.set())
     await stop.asked.wait()
