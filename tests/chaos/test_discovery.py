@@ -17,6 +17,7 @@ from tests.support.names import Names
 
 HEAD = "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\naccess_log: 'off'\n"
 TAIL = "routes: [{path: '/{rest*}', service: s}]\n"
+EVENLY = "balance: round_robin, slow_start: 'off'"
 BOUND = 30.0
 
 
@@ -112,7 +113,7 @@ def test_names_are_looked_up_again_and_a_failing_server_changes_nothing(tmp_path
         names.records = {("s.test", "A"): ["127.0.0.1", "127.0.0.2"]}
         (tmp_path / "gateway.yaml").write_text(
             f"{HEAD}dns: {{server: '{names.server}', min_ttl: 100ms, timeout: 500ms}}\n"
-            f"services: {{s: {{targets: ['dns+http://s.test:{port}'], balance: round_robin, slow_start: 'off'}}}}\n{TAIL}"
+            f"services: {{s: {{targets: ['dns+http://s.test:{port}'], {EVENLY}}}}}\n{TAIL}"
         )
         with command(tmp_path, what) as running, asked(running) as clients:
             clients.see_only("127.0.0.1", "127.0.0.2")
@@ -145,7 +146,7 @@ def test_a_list_that_changes_under_load_fails_no_request(tmp_path: Path, what: s
 
         listed.write_text(line(1))
         (tmp_path / "gateway.yaml").write_text(
-            f"{HEAD}services: {{s: {{targets: {{file: targets.txt}}, balance: round_robin, slow_start: 'off'}}}}\n{TAIL}"
+            f"{HEAD}services: {{s: {{targets: {{file: targets.txt}}, {EVENLY}}}}}\n{TAIL}"
         )
         with command(tmp_path, what) as running, asked(running) as clients:
             clients.see_only("127.0.0.1")
@@ -169,9 +170,7 @@ def test_a_reload_brings_and_ends_what_is_found(tmp_path: Path, what: str) -> No
         file = tmp_path / "gateway.yaml"
 
         def say(targets: str) -> None:
-            file.write_text(
-                f"{HEAD}services: {{s: {{targets: {targets}, balance: round_robin, slow_start: 'off'}}}}\n{TAIL}"
-            )
+            file.write_text(f"{HEAD}services: {{s: {{targets: {targets}, {EVENLY}}}}}\n{TAIL}")
 
         say(f"['http://127.0.0.1:{port}']")
         with command(tmp_path, what) as running, asked(running) as clients:
