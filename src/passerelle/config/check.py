@@ -6,12 +6,13 @@ everything. What was repaired on the way is named (``touched``) and not judged a
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from passerelle.config import balance_check as balance
-from passerelle.config.addresses import Address
+from passerelle.config.addresses import Address, Lookup
 from passerelle.config.base import given
 from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards
 from passerelle.config.jwt import Jwt
@@ -129,13 +130,15 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
         found = " ".join(service.run)
         yield Finding((*loc, "run"), f"found no {{port}} in {found!r}; it says where to serve, such as --port {{port}}")
     yield from _idle_weights(name, service)
-    places: list[tuple[Loc, Address]] = [
-        ((*loc, "targets", index), target.url) for index, target in enumerate(service.targets or ())
-    ]
+    places = [((*loc, "targets", index), target) for index, target in enumerate(service.targets or ())]
     for key, zone in (service.zones or {}).items():
-        places += [((*loc, "zones", key, "targets", index), target.url) for index, target in enumerate(zone.targets)]
-    for place, address in places:
-        if listen is not None and _calls(address, listen):
+        places += [((*loc, "zones", key, "targets", index), target) for index, target in enumerate(zone.targets)]
+    for place, target in places:
+        address = target.url
+        if isinstance(address, Lookup):
+            if importlib.util.find_spec("dns") is None:
+                yield Finding(place, "dns+http needs dnspython: pip install 'passerelle[discovery]'")
+        elif listen is not None and address is not None and _calls(address, listen):
             yield Finding(place, f"found {address}, where the gateway itself listens: it would call itself")
 
 

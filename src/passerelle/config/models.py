@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from passerelle.config.addresses import Address, Admin, Listen, Network, Url
+from passerelle.config.addresses import Address, Admin, Listen, Lookup, Network, Url
 from passerelle.config.balance import (
     Balance,
     Breaker,
@@ -22,6 +22,7 @@ from passerelle.config.balance import (
 )
 from passerelle.config.base import Model, Shape, given, raise_first
 from passerelle.config.cache import Cache, RouteCache
+from passerelle.config.discovery import Dns
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
 from passerelle.config.redis import RedisUrl
@@ -49,6 +50,7 @@ __all__ = [
     "Breaker",
     "Cache",
     "Config",
+    "Dns",
     "Eject",
     "Health",
     "Limits",
@@ -96,9 +98,15 @@ class Limits(Model):
 
 
 class Target(Model):
-    """A running instance; in short form only its URL."""
+    """A running instance, or where running instances are found; in short form only its URL."""
 
-    url: Url = Field(description="Where the instance listens: `http://host:port`; port 80 if there is none.")
+    url: Url | None = Field(
+        default=None,
+        description="Where the instance listens, `http://host:port` (port 80 if there is none), or a name to look up.",
+    )
+    file: File | None = Field(
+        default=None, description="In place of `url`: a file with a list of targets, read again when it changes."
+    )
     weight: Annotated[int, Whole(1, 1000)] = Field(
         default=1, description="Its share of the requests, relative to the others."
     )
@@ -112,11 +120,24 @@ class Target(Model):
             raise ValueError(f"found {describe(found)}; allowed is http://host:port or a mapping with url and weight")
         return found
 
+    @property
+    def is_found(self) -> bool:
+        """Whether its instances are found at run time."""
+        return self.file is not None or isinstance(self.url, Lookup)
+
+    @model_validator(mode="after")
+    def _one(self) -> Target:
+        if (self.url is None) == (self.file is None):
+            raise ValueError("a target has exactly one of url, file")
+        if self.file is not None and "weight" in self.model_fields_set:
+            raise ValueError("found weight beside file; the weights stand in that file")
+        return self
+
 
 class Zone(Model):
     """A group of instances that is balanced as one."""
 
-    targets: tuple[Target, ...] = Field(min_length=1, description="The instances of the zone.")
+    targets: Annotated[tuple[Target, ...], OneOrMore] = Field(min_length=1, description="The instances of the zone.")
     weight: Annotated[int, Whole(1, 1000)] = Field(
         default=1, description="Its share of the requests, relative to the other zones of its priority."
     )
@@ -139,7 +160,9 @@ class Service(Model):
     run: Command | None = Field(
         default=None, description="A command that serves on `{port}`: a list of words, or text split like a shell does."
     )
-    targets: tuple[Target, ...] | None = Field(default=None, min_length=1, description="Instances that run already.")
+    targets: Annotated[tuple[Target, ...], OneOrMore] | None = Field(
+        default=None, min_length=1, description="Instances that run already, or where they are found."
+    )
     zones: dict[Name, Zone] | None = Field(
         default=None, min_length=1, description="Groups of running instances, balanced as groups."
     )
@@ -319,6 +342,7 @@ class Config(Model):
     redis: RedisUrl | None = Field(
         default=None, description="A Redis that workers and gateways share cached answers and purges through."
     )
+    dns: Dns = Field(default=Dns(), description="How names of targets are looked up.")
     jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")
     keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")

@@ -100,7 +100,7 @@ def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfi
 
 
 def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec]:
-    """The instances that the configuration names itself: targets and zones; none where the runner starts them."""
+    """The instances that the configuration names itself: targets and zones; none that are started or found."""
     zones = service.zones
     groups = [("", service.targets or ())] if zones is None else [(zone, z.targets) for zone, z in zones.items()]
     return [
@@ -113,6 +113,7 @@ def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec
         )
         for zone, targets in groups
         for index, target in enumerate(targets, 1)
+        if target.url is not None and not target.is_found
     ]
 
 

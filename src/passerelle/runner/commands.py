@@ -109,7 +109,7 @@ def proxy(
     # JSON is YAML (YAML 1.2 §1.3), so this is a configuration like any other.
     text = orjson.dumps(
         {
-            "services": {"upstream": {"targets": [f"http://{url}" for url in urls], "balance": balance}},
+            "services": {"upstream": {"targets": [url.url for url in urls], "balance": balance}},
             "routes": [{"path": "/{rest*}", "service": "upstream"}],
         }
     ).decode()

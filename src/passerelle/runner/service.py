@@ -119,6 +119,12 @@ class Service:
         if spec is not None:
             self._heard(self._health.drain(_key(spec), self._clock()))
 
+    def resume(self, name: str) -> None:
+        """Take :meth:`drain` back."""
+        spec = self._present.get(name)
+        if spec is not None:
+            self._heard(self._health.resume(_key(spec), self._clock()))
+
     def listing(self) -> list[dict[str, Any]]:
         """All instances for the workers, each an :class:`InstanceSpec` with its status and share."""
         health = self._health.snapshot(self._clock())["instances"]
