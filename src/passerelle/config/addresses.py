@@ -19,6 +19,7 @@ class Address(BaseModel):
 
     host: str
     port: int
+    secure: bool = False  # of a target: over TLS
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -88,23 +89,25 @@ def parse_admin(found: object) -> object:
 
 
 def parse_url(found: object) -> object:
-    """The address of ``http://host:port`` (port 80 if there is none)."""
+    """The address of ``http://host:port`` (port 80 if there is none), or of ``https://host:port`` (port 443)."""
     if isinstance(found, Address):
         return found
-    allowed = "allowed is http://host:port, such as http://127.0.0.1:5000"
+    allowed = "allowed is http://host:port or https://host:port, such as http://127.0.0.1:5000"
     if not isinstance(found, str):
         raise ValueError(f"found {describe(found)}; {allowed}")
     scheme, separator, rest = found.partition("://")
     if not separator:
         raise ValueError(f"found {found!r} without a scheme; {allowed}; did you mean http://{found}?")
-    if scheme != "http":
+    if scheme not in ("http", "https"):
         raise ValueError(f"found scheme {scheme!r}; {allowed}")
     authority = rest.removesuffix("/")
     if any(c in authority for c in "/?#"):
         raise ValueError(f"found {found!r} with a path; {allowed}; a path belongs into a route's rewrite")
     if "@" in authority:
         raise ValueError(f"found a user name in a target; {allowed}")
-    return split_address(authority, "http://127.0.0.1:5000", default_port=80, lowest_port=1)
+    secure = scheme == "https"
+    address = split_address(authority, f"{scheme}://127.0.0.1:5000", default_port=443 if secure else 80, lowest_port=1)
+    return address.model_copy(update={"secure": secure})
 
 
 Listen = Annotated[
@@ -118,7 +121,7 @@ Admin = Annotated[
 Url = Annotated[
     Address,
     BeforeValidator(parse_url),
-    WithJsonSchema({"type": "string", "pattern": "^http://", "examples": ["http://127.0.0.1:5000"]}),
+    WithJsonSchema({"type": "string", "pattern": "^https?://", "examples": ["http://127.0.0.1:5000"]}),
 ]
 
 
