@@ -37,8 +37,8 @@ from passerelle.gateway.settings import (
     shape,
     sweep_seconds,
 )
-from passerelle.http1.clock import Clock
 from passerelle.gateway.tls import Certificates
+from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
 from passerelle.http1.listener import Listener

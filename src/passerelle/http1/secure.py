@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -53,52 +53,60 @@ class Greeting(asyncio.Protocol):
         self._listener = listener
         self._context = context
         self._complaints = complaints
-        self._task: asyncio.Task[None] | None = None
+        self._handshake: Coroutine[Any, Any, asyncio.Transport | None] | None = None
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected. Beyond the limit it is turned away before a handshake costs anything."""
         self._transport = cast(asyncio.Transport, transport)
         listener = self._listener
-        if len(listener.connections) + len(listener.greetings) >= listener.limits.connections or listener.draining:
+        limits = listener.limits
+        if len(listener.connections) + len(listener.greetings) >= limits.connections or listener.draining:
             listener.accepted += 1
             listener.refused += 1
             self._transport.abort()
             return
         listener.greetings.add(self)
-        self._task = asyncio.get_running_loop().create_task(self._shake(self._transport))
+        self._handshake = asyncio.get_running_loop().start_tls(
+            self._transport,
+            self,
+            self._context,
+            server_side=True,
+            ssl_handshake_timeout=limits.head_timeout,
+            ssl_shutdown_timeout=limits.send_timeout,
+        )
+        # Driven from here and not by a task, which would begin too late: the first bytes come before it.
+        self._go_on(None)
 
     def abort(self) -> None:
         """End it now."""
         if self._transport is not None:
             self._transport.abort()
 
-    async def _shake(self, transport: asyncio.Transport) -> None:
-        listener = self._listener
-        limits = listener.limits
-        name = transport.get_extra_info("peername")
+    def _go_on(self, waited_for: asyncio.Future[Any] | None) -> None:
+        """Let the handshake go on until it must wait."""
+        handshake = cast("Coroutine[Any, Any, asyncio.Transport | None]", self._handshake)
         try:
-            secured = await asyncio.get_running_loop().start_tls(
-                transport,
-                self,
-                self._context,
-                server_side=True,
-                ssl_handshake_timeout=limits.head_timeout,
-                ssl_shutdown_timeout=limits.send_timeout,
-            )
+            waiter: asyncio.Future[Any] = handshake.send(None)
+        except StopIteration as end:
+            self._listener.greetings.discard(self)
+            self._greeted(end.value)
         except OSError as error:
-            self._failed(name, reason(error))
-            return
-        finally:
-            listener.greetings.discard(self)
+            self._listener.greetings.discard(self)
+            self._failed(reason(error))
+        else:
+            waiter.add_done_callback(self._go_on)
+
+    def _greeted(self, secured: asyncio.Transport | None) -> None:
         if secured is None or secured.is_closing():
-            self._failed(name, "the client left")
+            self._failed("the client left")
             return
-        connection = SecureConnection(listener, transport)
+        connection = SecureConnection(self._listener, cast(asyncio.Transport, self._transport))
         secured.set_protocol(connection)
         connection.connection_made(secured)
 
-    def _failed(self, name: object, why: str) -> None:
+    def _failed(self, why: str) -> None:
+        name = self._transport.get_extra_info("peername") if self._transport is not None else None
         self._listener.accepted += 1
         self._listener.refused += 1
         if not self._listener.draining:
