@@ -45,6 +45,8 @@ SECTIONS = {
     "Jwt": "`jwt`",
     "Require": "`require`",
     "Clients": "`clients`",
+    "ListenerTls": "`tls`",
+    "ServiceTls": "`tls` of a service",
 }
 # What a key takes, where its type does not say it in words.
 TAKES = {
@@ -72,7 +74,7 @@ TAKES = {
     "breaker": "[mapping](#breaker)",
     "retries": "[mapping](#retries)",
     "on_status": "list of numbers, 500 to 599",
-    "url": "`http://host:port`",
+    "url": "`http://host:port` or `https://host:port`",
     "host": "name or `*.suffix`",
     "methods": "list of methods",
     "service": "name of a service",
@@ -109,6 +111,14 @@ TAKES = {
     "consumers": "list of consumers",
     "claims": "mapping of claims to values",
     "RateLimit.by": "text",
+    "Config.tls": "[mapping](#tls)",
+    "Service.tls": "[mapping](#tls-of-a-service)",
+    "certificate": "path",
+    "client_ca": "path",
+    "ca": "path",
+    "server_name": "name",
+    "minimum": "`1.2`, `1.3`",
+    "verify": "`true` or `false`",
     "dry_run": "`true` or `false`",
 }
 PATHS = {"Health": "path", "Route": "path pattern", "Part": "path template"}
