@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -157,7 +156,7 @@ def test_probes_speak_tls_too(instances: Instances, rig: Rig) -> None:
         return ServiceCertificates(load_text(json.dumps(text)).services["u"])
 
     def asked(path: str | None, found: ServiceCertificates) -> str:
-        return asyncio.run(probe("127.0.0.1", upstream.port, path, LONG, found.now()))
+        return rig.loop.run(probe("127.0.0.1", upstream.port, path, LONG, found.now()))
 
     trusted = certificates(**instances.tls())
     assert trusted.now() is trusted.now()
