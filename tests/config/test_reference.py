@@ -46,6 +46,8 @@ SECTIONS = {
     "Jwt": "`jwt`",
     "Require": "`require`",
     "Clients": "`clients`",
+    "ListenerTls": "`tls`",
+    "ServiceTls": "`tls` of a service",
 }
 # What a key takes, where its type does not say it in words.
 TAKES = {
@@ -73,7 +75,7 @@ TAKES = {
     "breaker": "[mapping](#breaker)",
     "retries": "[mapping](#retries)",
     "on_status": "list of numbers, 500 to 599",
-    "url": "`http://host:port`, `dns+http://…`",
+    "url": "`http://host:port`, `https://…`, `dns+http://…`",
     "Target.file": "path",
     "dns": "[mapping](#dns)",
     "server": "address, or address and port",
@@ -115,6 +117,14 @@ TAKES = {
     "consumers": "list of consumers",
     "claims": "mapping of claims to values",
     "RateLimit.by": "text",
+    "Config.tls": "[mapping](#tls)",
+    "Service.tls": "[mapping](#tls-of-a-service)",
+    "certificate": "path",
+    "client_ca": "path",
+    "ca": "path",
+    "server_name": "name",
+    "minimum": "`1.2`, `1.3`",
+    "verify": "`true` or `false`",
     "dry_run": "`true` or `false`",
 }
 PATHS = {"Health": "path", "Route": "path pattern", "Part": "path template"}

@@ -19,6 +19,7 @@ class Address(BaseModel):
 
     host: str
     port: int
+    secure: bool = False  # of a target: over TLS
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -104,24 +105,29 @@ def parse_admin(found: object) -> object:
 
 
 def parse_url(found: object) -> object:
-    """The address of ``http://host:port`` (port 80 if there is none), or a :class:`Lookup` of ``dns+http://``."""
+    """The address of ``http://host:port`` or ``https://host:port`` (default ports 80 and 443).
+
+    A :class:`Lookup` for ``dns+http://``.
+    """
     if isinstance(found, Address):
         return found
-    allowed = "allowed is http://host:port, such as http://127.0.0.1:5000"
+    allowed = "allowed is http://host:port or https://host:port, such as http://127.0.0.1:5000"
     if not isinstance(found, str):
         raise ValueError(f"found {describe(found)}; {allowed}")
     scheme, separator, rest = found.partition("://")
     if not separator:
         raise ValueError(f"found {found!r} without a scheme; {allowed}; did you mean http://{found}?")
-    if scheme not in ("http", "dns+http"):
+    if scheme not in ("http", "https", "dns+http"):
         raise ValueError(f"found scheme {scheme!r}; {allowed}, or dns+http://name:port")
     authority = rest.removesuffix("/")
     if any(c in authority for c in "/?#"):
         raise ValueError(f"found {found!r} with a path; {allowed}; a path belongs into a route's rewrite")
     if "@" in authority:
         raise ValueError(f"found a user name in a target; {allowed}")
-    address = split_address(authority, "http://127.0.0.1:5000", default_port=80, lowest_port=1)
-    return _lookup(address, found) if scheme == "dns+http" else address
+    secure = scheme == "https"
+    example = f"{'https' if secure else 'http'}://127.0.0.1:5000"
+    address = split_address(authority, example, default_port=443 if secure else 80, lowest_port=1)
+    return _lookup(address, found) if scheme == "dns+http" else address.model_copy(update={"secure": secure})
 
 
 def _lookup(address: Address, found: str) -> Lookup:
@@ -156,7 +162,7 @@ Url = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            "pattern": "^(dns\\+)?http://",
+            "pattern": "^(https?|dns\\+http)://",
             "examples": [
                 "http://127.0.0.1:5000",
                 "dns+http://user.internal:5000",

@@ -15,9 +15,11 @@ from passerelle.config import balance_check as balance
 from passerelle.config.addresses import Address, Lookup
 from passerelle.config.base import given
 from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards
+from passerelle.config.check_tls import listener_errors, service_errors, service_warnings
 from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, RouteCache, Service
 from passerelle.config.problems import Finding, Loc, key_of
+from passerelle.config.tls import ListenerTls
 from passerelle.config.words import hint
 from passerelle.paths import REST, Pattern, PatternError, Template
 from passerelle.routing import Router, Rule
@@ -47,12 +49,14 @@ class Draft:
     routes: list[DraftRoute]
     blocks: frozenset[str]
     jwt: Jwt | None
+    tls: ListenerTls | None
 
     @classmethod
     def of(cls, config: Config) -> Draft:
         """The draft of a whole configuration."""
         routes = [DraftRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
-        return cls(config.listen, config.admin, dict(config.services), routes, frozenset(given(config)), config.jwt)
+        blocks = frozenset(given(config))
+        return cls(config.listen, config.admin, dict(config.services), routes, blocks, config.jwt, config.tls)
 
 
 def errors(draft: Draft) -> Iterator[Finding]:
@@ -62,19 +66,26 @@ def errors(draft: Draft) -> Iterator[Finding]:
         if service is not None:
             yield from _service(name, service, draft.listen)
             yield from balance.errors(name, service, draft.routes)
+            yield from service_errors(name, service)
+    # "tls" stands among the places of credentials where clients are asked for certificates.
+    no_clients = draft.tls is not None and draft.tls.client_ca is None
+    blocks = draft.blocks - {"tls"} if no_clients else draft.blocks
     for each in draft.routes:
-        yield from _route(each, draft.services, draft.blocks)
+        yield from _route(each, draft.services, blocks)
     yield from _duplicates(draft.routes)
     if draft.jwt is not None:
         yield from jwt_errors(draft.jwt)
+    if draft.tls is not None:
+        yield from listener_errors(draft.tls)
 
 
 def warnings(config: Config) -> Iterator[Finding]:
     """What works, but is probably not what was meant."""
     used = {name for route in config.routes for name in services_of(route)}
-    for name in config.services:
+    for name, service in config.services.items():
         if name not in used:
             yield Finding(("services", name), "no route leads to this service", at_key=True)
+        yield from service_warnings(name, service)
     for index, network in enumerate(config.trusted_proxies):
         if network.prefixlen == 0:
             yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")

@@ -26,6 +26,7 @@ from passerelle.config.discovery import Dns
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
 from passerelle.config.redis import RedisUrl
+from passerelle.config.tls import ListenerTls, ServiceTls
 from passerelle.config.units import Duration, Limit, Percent, Size
 from passerelle.config.values import (
     AccessLog,
@@ -102,7 +103,7 @@ class Target(Model):
 
     url: Url | None = Field(
         default=None,
-        description="Where the instance listens, `http://host:port` (port 80 if there is none), or a name to look up.",
+        description="Where the instance listens: `http://host:port`, or `https://…`, or a name to look up.",
     )
     file: File | None = Field(
         default=None, description="In place of `url`: a file with a list of targets, read again when it changes."
@@ -196,6 +197,10 @@ class Service(Model):
         default=None, description="When the service as a whole is spared; by default never."
     )
     retries: Retries = Field(default=Retries(), description="What may be sent again, and how much of it.")
+    tls: ServiceTls | None = Field(
+        default=None,
+        description="How TLS is spoken to `https://` targets; by default the system's authorities are believed.",
+    )
     connect_timeout: Duration = Field(default=2.0, description="Time for a connection to an instance.")
     max_connections: Annotated[int, Whole(1, 100_000)] = Field(
         default=256, description="Most connections, and so requests in flight, to an instance, per worker."
@@ -213,6 +218,11 @@ class Service(Model):
         if self.run is not None:
             return "run"
         return "targets" if self.targets is not None else "zones"
+
+    @property
+    def all_targets(self) -> tuple[Target, ...]:
+        """The targets, those of the zones too."""
+        return (self.targets or ()) + tuple(t for zone in (self.zones or {}).values() for t in zone.targets)
 
     @property
     def is_local(self) -> bool:
@@ -292,8 +302,10 @@ class Route(Model):
     clients: Clients | None = Field(
         default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
     )
-    auth: tuple[Literal["jwt", "key"], ...] = Field(
-        default=(), min_length=1, description="Accepted credentials, any of: `jwt`, `key`. Without one that holds: 401."
+    auth: tuple[Literal["jwt", "key", "mtls"], ...] = Field(
+        default=(),
+        min_length=1,
+        description="Accepted credentials, any of: `jwt`, `key`, `mtls`. Without one that holds: 401.",
     )
     require: Require | None = Field(
         default=None, description="What an authenticated client must have, else 403. With `auth` only."
@@ -327,6 +339,7 @@ class Config(Model):
     listen: Listen = Field(
         default=Address(host="127.0.0.1", port=8080), description="Where clients connect; port 0: any free one."
     )
+    tls: ListenerTls | None = Field(default=None, description="TLS for clients; without it they come by plain HTTP.")
     admin: Admin = Field(
         default=Address(host="127.0.0.1", port=9900), description="Where metrics and health are served, or `off`."
     )

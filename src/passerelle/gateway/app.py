@@ -38,6 +38,8 @@ from passerelle.gateway.settings import (
     sweep_seconds,
 )
 from passerelle.gateway.shared import Shared
+from passerelle.gateway.times import BACKLOG, LOG_SECONDS, STALL, SWEEP, TICK
+from passerelle.gateway.tls import Certificates
 from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
@@ -51,17 +53,6 @@ from passerelle.security.addresses import Proxies
 __all__ = ["Gateway", "InstanceSpec"]
 
 logger = logging.getLogger("passerelle")
-
-# How often deadlines are looked at (seconds): a deadline is late by at most this.
-TICK = 0.05
-# How often connections, pools and streams are looked at.
-SWEEP = 1.0
-# An answer's body of which no byte comes for this long is given up (seconds). Server-sent events and long polls that
-# mean it send a comment sooner.
-STALL = 300.0
-BACKLOG = 4096
-# How long the last log lines may take at the end.
-LOG_SECONDS = 2.0
 
 
 class Gateway:
@@ -86,8 +77,9 @@ class Gateway:
         self._leaving: dict[str, tuple[Service, Members]] = {}
         self.proxies = Proxies(config.trusted_proxies)
         self._guards = Guards(config, self.loop)
+        self._certificates = Certificates(config)
         for name, service in config.services.items():
-            self._services[name], self._members[name] = self._make(name, service)
+            self._services[name], self._members[name] = self._make(name, service, self._certificates)
             self._set_instances(name, service, configured_instances(name, service))
         self.cache = Cache(config.cache.memory) if any(map(is_cached, config.routes)) else None
         era = object()
@@ -113,8 +105,8 @@ class Gateway:
         listen = self._config.listen
         listener = self._listener
 
-        def connection() -> ClientConnection:
-            return ClientConnection(listener)
+        def connection() -> asyncio.Protocol:
+            return self._certificates.accept(listener)
 
         if sock is not None:
             self._server = await self.loop.create_server(connection, sock=sock, backlog=BACKLOG)
@@ -162,7 +154,8 @@ class Gateway:
         ``admin``, ``workers`` and ``access_log`` are not looked at.
         """
         before = self._config
-        made = {n: self._make(n, c) for n, c in config.services.items() if n not in self._services}
+        certificates = Certificates(config, self._certificates)
+        made = {n: self._make(n, c, certificates) for n, c in config.services.items() if n not in self._services}
         services = {n: made[n][0] if n in made else self._services[n] for n in config.services}
         deadlines: dict[float, Deadlines] = {}
         guards = Guards(config, self.loop, self._guards)
@@ -171,6 +164,7 @@ class Gateway:
         era = object()
         router = self._router(config, services, deadlines, guards, cache, era)
         # From here on nothing fails, and no request comes in between.
+        self._certificates = certificates
         for name in before.services.keys() - config.services.keys():
             self._dismiss(name)
         for name, (service, members) in made.items():
@@ -279,13 +273,13 @@ class Gateway:
 
     # ---- parts
 
-    def _make(self, name: str, config: ServiceConfig) -> tuple[Service, Members]:
+    def _make(self, name: str, config: ServiceConfig, certificates: Certificates) -> tuple[Service, Members]:
         """A service that is not there yet; one that is just leaving comes back as it is."""
         leaving = self._leaving.get(name)
         if leaving is not None:
             return leaving
         leaves, node, cookie = nodes(name, config)
-        members = Members(self.loop, self._clock, leaves, pool_settings(config))
+        members = Members(self.loop, self._clock, leaves, pool_settings(config, certificates.of(name)))
         service = Service(name, node, self.metrics.service(name, members.in_flight))
         service.cookie = cookie
         service.report = self._report
@@ -331,9 +325,9 @@ class Gateway:
         service, members = self._services[name], self._members[name]
         if before is None or shape(before) != shape(config):
             leaves, service.node, service.cookie = nodes(name, config)
-            members.move(leaves, pool_settings(config))
-        elif before != config:
-            members.move(None, pool_settings(config))
+            members.move(leaves, pool_settings(config, self._certificates.of(name)))
+        else:
+            members.move(None, pool_settings(config, self._certificates.of(name)))
         apply_settings(service, config, before)
 
     def _set_instances(self, name: str, config: ServiceConfig, specs: Iterable[InstanceSpec]) -> None:
@@ -371,6 +365,8 @@ class Gateway:
 
     def _sweep_all(self) -> None:
         self._listener.sweep()
+        for name, tls in self._certificates.look():
+            self._members[name].secure(tls)
         for members in self._members.values():
             members.sweep()
         for name, (_, members) in list(self._leaving.items()):

@@ -77,7 +77,9 @@ class Exchange(ExchangeState):
         """Ask the guards. False when one has answered, or must wait: then :meth:`resume` goes on. A refusal raises."""
         asked = self._asked
         if asked is None:
-            asked = self._asked = Asked(self._method, self._path, self._address(), self._head.lines)
+            asked = self._asked = Asked(
+                self._method, self._path, self._address(), self._head.lines, self._client.certificate
+            )
         for index in range(first, len(plan.guards)):
             answer = plan.guards[index](asked)
             if answer is None:
@@ -180,7 +182,9 @@ class Exchange(ExchangeState):
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
         fields = head.upstream
         if fields is None:
-            fields = head.upstream = upstream_fields(head, self._client.peer, self._gateway.proxies)
+            fields = head.upstream = upstream_fields(
+                head, self._client.peer, self._gateway.proxies, self._client.scheme
+            )
         if self._asked is not None:
             fields = self._asked.carried(fields)
         return b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
@@ -195,7 +199,7 @@ class Exchange(ExchangeState):
         head = self._head
         fields = head.part_fields
         if fields is None:
-            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies)
+            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies, self._client.scheme)
         if self._asked is not None:
             fields = self._asked.carried(fields)
         rest = b" HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (fields, self._request_id)
@@ -302,7 +306,8 @@ class Exchange(ExchangeState):
             token = self._cookie.node.token(forward.instance)
             if token != forward.key:
                 trusted = self._gateway.proxies.trusts(self._client.peer)
-                secure = trusted and self._head.get(b"x-forwarded-proto") == b"https"
+                said = self._head.get(b"x-forwarded-proto") if trusted else None
+                secure = (said or self._client.scheme) == b"https"
                 lines += b"Set-Cookie: %b\r\n" % set_cookie(self._cookie.name, token, secure=secure)
         return lines
 

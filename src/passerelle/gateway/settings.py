@@ -18,6 +18,7 @@ from passerelle.gateway.forward import Forward
 from passerelle.gateway.keys import key_of
 from passerelle.gateway.service import InstanceSpec, PoolSettings, RetryRules, Service, StickyCookie
 from passerelle.http1.listener import Limits
+from passerelle.http1.tls import UpstreamTls
 from passerelle.messages import IDEMPOTENT_METHODS
 
 
@@ -51,9 +52,9 @@ def shape(config: ServiceConfig) -> object:
     return config.balance, None if zones is None else [(n, z.weight, z.priority) for n, z in zones.items()]
 
 
-def pool_settings(config: ServiceConfig) -> PoolSettings:
+def pool_settings(config: ServiceConfig, tls: UpstreamTls | None) -> PoolSettings:
     """How connections to its instances are kept."""
-    return PoolSettings(config.max_connections, config.max_waiting, config.connect_timeout, config.keepalive)
+    return PoolSettings(config.max_connections, config.max_waiting, config.connect_timeout, config.keepalive, tls)
 
 
 def health_settings(config: ServiceConfig, *, probed: bool) -> Settings:
@@ -110,6 +111,7 @@ def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec
             target.url.port,
             float(target.weight),
             zone,
+            secure=target.url.secure,
         )
         for zone, targets in groups
         for index, target in enumerate(targets, 1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from passerelle.http1.body import LAST_CHUNK, Decoder, encode_chunk
 from passerelle.http1.head import ResponseHead
@@ -44,6 +45,8 @@ class Responder(asyncio.Protocol):
         "sent",
         "version11",
     )
+
+    scheme = b"http"
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -185,6 +188,11 @@ class Responder(asyncio.Protocol):
         return self.peer.startswith(b"127.") or self.peer == b"::1"
 
     @property
+    def certificate(self) -> Mapping[str, Any] | None:
+        """The client's certificate where TLS has verified one."""
+        return None
+
+    @property
     def response_started(self) -> bool:
         """Whether a byte of the final response was written."""
         return self._started
@@ -214,7 +222,7 @@ class Responder(asyncio.Protocol):
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             transport.abort()
         else:
-            transport.close()
+            self.close()
 
     def begin_tunnel(self, tunnel: Tunnel) -> bytes:
         """Stop framing; bytes go to ``tunnel`` from here on. Gives those already read (RFC 9110 §7.8)."""

@@ -306,7 +306,8 @@ class Supervisor:
             self.report.say("the gateway cannot be started")
             return False
         admin = self.admin.address if self.admin is not None else None
-        self.report.start(__version__, self.setup.file, overview.rows(self), self.listen, admin)
+        scheme = "http" if self.setup.config.tls is None else "https"
+        self.report.start(__version__, self.setup.file, overview.rows(self), f"{scheme}://{self.listen}", admin)
         return True
 
     def _worker_failed(self) -> bool:
