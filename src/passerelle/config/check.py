@@ -17,6 +17,7 @@ from passerelle.config.check_guards import guard_warnings, jwt_errors, route_gua
 from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, RouteCache, Service
 from passerelle.config.problems import Finding, Loc, key_of
+from passerelle.config.units import duration_text
 from passerelle.config.words import hint
 from passerelle.paths import REST, Pattern, PatternError, Template
 from passerelle.routing import Router, Rule
@@ -169,6 +170,7 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         yield from _reference((*loc, "service"), route.service, services)
         if route.rewrite is not None:
             yield from _template((*loc, "rewrite"), route.rewrite, pattern)
+    yield from _attempts(loc, route, each.touched)
     for key, part in (route.compose or {}).items():
         yield from _part((*loc, "compose", key), part, pattern, services)
     if route.cache is not None:
@@ -183,6 +185,18 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
     yield from route_guards(loc, route, each.touched, blocks)
+
+
+def _attempts(loc: Loc, route: Route, touched: frozenset[str]) -> Iterator[Finding]:
+    """A limit of one attempt that changes nothing."""
+    limit = route.attempt_timeout
+    if limit is None:
+        return
+    if route.attempts == 1:
+        yield Finding((*loc, "attempt_timeout"), "found beside attempts: 1, where no other instance is tried")
+    elif limit >= route.timeout and "timeout" not in touched:
+        message = f"it is {duration_text(limit)}, no less than the route's timeout, {duration_text(route.timeout)}"
+        yield Finding((*loc, "attempt_timeout"), message)
 
 
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:

@@ -262,6 +262,12 @@ class Route(Model):
     attempts: Annotated[int, Whole(1, 10)] = Field(
         default=2, description="Most attempts, the first included; `1` means no retry."
     )
+    attempt_timeout: Duration | None = Field(
+        default=None, description="How long an instance may take to begin its answer before another one is tried."
+    )
+    tell_deadline: bool = Field(
+        default=False, description="`true`: services are told the time left, in `Passerelle-Timeout-Ms`."
+    )
     cache: RouteCache | None = Field(
         default=None, description="How the answers are cached, `{}` for RFC 9111 alone; none without it."
     )

@@ -68,7 +68,7 @@ class PartCall:
         self.cache_status = b""
         self.cached: str | None = None
         self.forward: Forward | Seat = (
-            leg.service.forward(leg, self, b"GET", message, None, now) if wanted is None else Seat(self, wanted)
+            leg.forward(leg, self, b"GET", message, None, now) if wanted is None else Seat(self, wanted)
         )
 
     def cancel(self) -> None:

@@ -168,7 +168,7 @@ class Exchange(ExchangeState):
     def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
         message = self._message(plan, match)
         service = plan.service
-        self._forward = forward = service.forward(plan, self, self._method, message, self._body, self._started)
+        self._forward = forward = plan.forward(plan, self, self._method, message, self._body, self._started)
         if service.key is not None:
             forward.key = service.key(self._head, match.params, self._address())
             self._cookie = service.cookie

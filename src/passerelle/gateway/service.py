@@ -54,7 +54,6 @@ class Service:
         "budget",
         "cookie",
         "eject_after",
-        "forward",
         "key",
         "metrics",
         "name",
@@ -74,7 +73,6 @@ class Service:
         self.breaker: Breaker | None = None
         self.budget = RetryBudget()
         self.retries = RetryRules()
-        self.forward: type[Forward]  # what carries its requests out
         self.key: KeyOf | None = None
         self.cookie: StickyCookie | None = None
         self.eject_after = 0  # failures in a row; 0 is never

@@ -13,8 +13,6 @@ from passerelle.balancing.retries import RetryBudget
 from passerelle.balancing.sticky import Sticky
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
-from passerelle.gateway.breaking import GuardedForward
-from passerelle.gateway.forward import Forward
 from passerelle.gateway.keys import key_of
 from passerelle.gateway.service import InstanceSpec, PoolSettings, RetryRules, Service, StickyCookie
 from passerelle.http1.listener import Limits
@@ -76,7 +74,6 @@ def health_settings(config: ServiceConfig, *, probed: bool) -> Settings:
 def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfig | None) -> None:
     """Give ``service`` what ``config`` says; what is as ``before`` keeps its state."""
     service.key = key_of(config.balance)
-    service.forward = Forward if config.breaker is None else GuardedForward
     service.eject_after = config.eject.failures if config.eject is not None else 0
     retries = config.retries
     methods = IDEMPOTENT_METHODS if retries.methods is None else frozenset(m.encode() for m in retries.methods)
