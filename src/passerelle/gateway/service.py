@@ -82,6 +82,10 @@ class Service:
         self._counted = 0  # of `started`, in the budget
         self._crowded = -inf  # when that was last told
 
+    def breaker_state(self) -> str | None:
+        """The name of its circuit breaker's state; None without one."""
+        return self.breaker.state.value if self.breaker is not None else None
+
     def failed(self, instance: Instance) -> None:
         """A failure of ``instance`` was just counted."""
         if self.eject_after and suspicious(instance, self.eject_after):
