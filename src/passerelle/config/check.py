@@ -170,6 +170,7 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         yield from _reference((*loc, "service"), route.service, services)
         if route.rewrite is not None:
             yield from _template((*loc, "rewrite"), route.rewrite, pattern)
+    yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.touched)
     for key, part in (route.compose or {}).items():
         yield from _part((*loc, "compose", key), part, pattern, services)
@@ -197,6 +198,18 @@ def _attempts(loc: Loc, route: Route, touched: frozenset[str]) -> Iterator[Findi
     elif limit >= route.timeout and "timeout" not in touched:
         message = f"it is {duration_text(limit)}, no less than the route's timeout, {duration_text(route.timeout)}"
         yield Finding((*loc, "attempt_timeout"), message)
+
+
+def _part_cookies(loc: Loc, parts: dict[str, Part], services: dict[str, Service | None]) -> Iterator[Finding]:
+    """Services asked together whose sticky cookies overwrite each other."""
+    seen: dict[str, str] = {}
+    for key, part in parts.items():
+        service = services.get(part.service)
+        sticky = service.balance.sticky if service is not None else None
+        other = seen.setdefault(sticky.cookie, part.service) if sticky is not None else part.service
+        if sticky is not None and other != part.service:
+            message = f"found {part.service!r}, whose sticky cookie {sticky.cookie!r} is also that of {other!r}"
+            yield Finding((*loc, "compose", key, "service"), message)
 
 
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:
