@@ -129,6 +129,9 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
     if service.run is not None and not any("{port}" in word for word in service.run):
         found = " ".join(service.run)
         yield Finding((*loc, "run"), f"found no {{port}} in {found!r}; it says where to serve, such as --port {{port}}")
+    if service.near is not None and service.zones is not None and service.near not in service.zones:
+        zones = list(service.zones)
+        yield Finding((*loc, "near"), f"found {service.near!r}; allowed: {', '.join(zones)}{hint(service.near, zones)}")
     yield from _idle_weights(name, service)
     places: list[tuple[Loc, Address]] = [
         ((*loc, "targets", index), target.url) for index, target in enumerate(service.targets or ())

@@ -18,6 +18,9 @@ from passerelle.gateway.service import InstanceSpec, PoolSettings, RetryRules, S
 from passerelle.http1.listener import Limits
 from passerelle.messages import IDEMPOTENT_METHODS
 
+# Before every priority that a configuration can give a zone.
+NEAREST = -1
+
 
 def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Policy], Node, StickyCookie | None]:
     """The leaves by zone, the node above them, and the sticky cookie if there is one."""
@@ -27,7 +30,7 @@ def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Policy], Node, St
     if config.zones is not None:
         leaves = {zone: make(policy) for zone in config.zones}
         node = Group(
-            Child(leaves[zone], float(settings.weight), settings.priority, zone)
+            Child(leaves[zone], float(settings.weight), NEAREST if zone == config.near else settings.priority, zone)
             for zone, settings in config.zones.items()
         )
     else:
@@ -46,7 +49,7 @@ def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Policy], Node, St
 def shape(config: ServiceConfig) -> object:
     """What :func:`nodes` looks at: while it is the same, so are the nodes."""
     zones = config.zones
-    return config.balance, None if zones is None else [(n, z.weight, z.priority) for n, z in zones.items()]
+    return config.balance, config.near, None if zones is None else [(n, z.weight, z.priority) for n, z in zones.items()]
 
 
 def pool_settings(config: ServiceConfig) -> PoolSettings:
