@@ -62,6 +62,7 @@ TAKES = {
     "run": "list of words, or text",
     "targets": "list of [targets](#a-target)",
     "zones": "mapping of names to [zones](#a-zone)",
+    "near": "name of a zone",
     "env": "mapping of names to text",
     "cwd": "path",
     "health": "[mapping](#health)",

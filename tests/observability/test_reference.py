@@ -38,6 +38,7 @@ def test_metrics_page_lists_the_labels() -> None:
     metrics.route("/").cache["hit"] = 1
     service = metrics.service("s", lambda: 0)
     service.observe(200, 0.1)
+    service.breaker = lambda: "closed"
     service.failed(Kind.TIMEOUT, 0.1)
     metrics.malformed(Kind.BAD_REQUEST)
     text = render(metrics.snapshot())[0].decode()

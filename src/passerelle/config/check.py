@@ -20,6 +20,7 @@ from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, RouteCache, Service
 from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.tls import ListenerTls
+from passerelle.config.units import duration_text
 from passerelle.config.words import hint
 from passerelle.paths import REST, Pattern, PatternError, Template
 from passerelle.routing import Router, Rule
@@ -140,6 +141,9 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
     if service.run is not None and not any("{port}" in word for word in service.run):
         found = " ".join(service.run)
         yield Finding((*loc, "run"), f"found no {{port}} in {found!r}; it says where to serve, such as --port {{port}}")
+    if service.near is not None and service.zones is not None and service.near not in service.zones:
+        zones = list(service.zones)
+        yield Finding((*loc, "near"), f"found {service.near!r}; allowed: {', '.join(zones)}{hint(service.near, zones)}")
     yield from _idle_weights(name, service)
     places = [((*loc, "targets", index), target) for index, target in enumerate(service.targets or ())]
     for key, zone in (service.zones or {}).items():
@@ -183,6 +187,8 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         yield from _reference((*loc, "service"), route.service, services)
         if route.rewrite is not None:
             yield from _template((*loc, "rewrite"), route.rewrite, pattern)
+    yield from _part_cookies(loc, route.compose or {}, services)
+    yield from _attempts(loc, route, each.touched)
     for key, part in (route.compose or {}).items():
         yield from _part((*loc, "compose", key), part, pattern, services)
     if route.cache is not None:
@@ -197,6 +203,30 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
     yield from route_guards(loc, route, each.touched, blocks)
+
+
+def _attempts(loc: Loc, route: Route, touched: frozenset[str]) -> Iterator[Finding]:
+    """A limit of one attempt that changes nothing."""
+    limit = route.attempt_timeout
+    if limit is None:
+        return
+    if route.attempts == 1:
+        yield Finding((*loc, "attempt_timeout"), "found beside attempts: 1, where no other instance is tried")
+    elif limit >= route.timeout and "timeout" not in touched:
+        message = f"it is {duration_text(limit)}, no less than the route's timeout, {duration_text(route.timeout)}"
+        yield Finding((*loc, "attempt_timeout"), message)
+
+
+def _part_cookies(loc: Loc, parts: dict[str, Part], services: dict[str, Service | None]) -> Iterator[Finding]:
+    """Services asked together whose sticky cookies overwrite each other."""
+    seen: dict[str, str] = {}
+    for key, part in parts.items():
+        service = services.get(part.service)
+        sticky = service.balance.sticky if service is not None else None
+        other = seen.setdefault(sticky.cookie, part.service) if sticky is not None else part.service
+        if sticky is not None and other != part.service:
+            message = f"found {part.service!r}, whose sticky cookie {sticky.cookie!r} is also that of {other!r}"
+            yield Finding((*loc, "compose", key, "service"), message)
 
 
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:

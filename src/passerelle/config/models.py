@@ -167,6 +167,10 @@ class Service(Model):
     zones: dict[Name, Zone] | None = Field(
         default=None, min_length=1, description="Groups of running instances, balanced as groups."
     )
+    near: Text | None = Field(
+        default=None,
+        description="The zone that gets all it can carry; the others get the rest. With `zones` only.",
+    )
     interface: Literal["wsgi", "asgi"] | None = Field(
         default=None, description="What `app` is; detected if not given. With `app` only."
     )
@@ -296,6 +300,12 @@ class Route(Model):
     attempts: Annotated[int, Whole(1, 10)] = Field(
         default=2, description="Most attempts, the first included; `1` means no retry."
     )
+    attempt_timeout: Duration | None = Field(
+        default=None, description="How long an instance may take to begin its answer before another one is tried."
+    )
+    tell_deadline: bool = Field(
+        default=False, description="`true`: services are told the time left, in `Passerelle-Timeout-Ms`."
+    )
     cache: RouteCache | None = Field(
         default=None, description="How the answers are cached, `{}` for RFC 9111 alone; none without it."
     )
@@ -379,6 +389,8 @@ def service_shape(keys: set[str]) -> Shape:
     if source in ("targets", "zones"):
         wrong = [key for key in ("instances", "env", "cwd") if key in keys]
         findings += [(key, f"found beside {source}; allowed with app or run only") for key in wrong]
+    if source != "zones" and "near" in keys:
+        findings.append(("near", f"found beside {source}; allowed with zones only"))
     if source != "app" and "interface" in keys:
         findings.append(("interface", f"found beside {source}; allowed with app only"))
     return findings

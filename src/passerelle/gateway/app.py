@@ -199,6 +199,7 @@ class Gateway:
         """A service that is in the configuration no more: nothing new goes there, what is under way ends in peace."""
         members = self._members[name]
         members.replace(())
+        self._services[name].breaker = None  # what is under way has its own reference
         self._leaving[name] = self._services[name], members
         if self._health is not None:
             self._health.forget(name)
@@ -233,6 +234,11 @@ class Gateway:
     def status(self) -> dict[str, Any]:
         """Services and their instances as this worker sees them, as JSON-able values."""
         return {name: members.status() for name, members in self._members.items()}
+
+    def breakers(self) -> dict[str, str]:
+        """The states of the services' circuit breakers in this worker, where they have one."""
+        states = {name: service.breaker_state() for name, service in self._services.items()}
+        return {name: state for name, state in states.items() if state is not None}
 
     # ---- requests (the Handler of http1)
 
@@ -281,6 +287,7 @@ class Gateway:
         leaves, node, cookie = nodes(name, config)
         members = Members(self.loop, self._clock, leaves, pool_settings(config, certificates.of(name)))
         service = Service(name, node, self.metrics.service(name, members.in_flight))
+        service.metrics.breaker = service.breaker_state
         service.cookie = cookie
         service.report = self._report
         service.watched = self._health is None

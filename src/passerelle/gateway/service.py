@@ -55,7 +55,6 @@ class Service:
         "budget",
         "cookie",
         "eject_after",
-        "forward",
         "key",
         "metrics",
         "name",
@@ -75,7 +74,6 @@ class Service:
         self.breaker: Breaker | None = None
         self.budget = RetryBudget()
         self.retries = RetryRules()
-        self.forward: type[Forward]  # what carries its requests out
         self.key: KeyOf | None = None
         self.cookie: StickyCookie | None = None
         self.eject_after = 0  # failures in a row; 0 is never
@@ -84,6 +82,10 @@ class Service:
         self.started = 0
         self._counted = 0  # of `started`, in the budget
         self._crowded = -inf  # when that was last told
+
+    def breaker_state(self) -> str | None:
+        """The name of its circuit breaker's state; None without one."""
+        return self.breaker.state.value if self.breaker is not None else None
 
     def failed(self, instance: Instance) -> None:
         """A failure of ``instance`` was just counted."""

@@ -142,10 +142,12 @@ class Pool:
         else:
             waiter.on_no_connection(Failure(Kind.OVERLOADED, "connections and queue are full"))
 
-    def withdraw(self, waiter: Waiter) -> None:
-        """``waiter`` no longer wants a connection."""
-        if self._waiting:
+    def withdraw(self, waiter: Waiter) -> bool:
+        """``waiter`` no longer wants a connection. False if one is being made for it: that one it will be told of."""
+        before = len(self._waiting)
+        if before:
             self._waiting = deque(w for w in self._waiting if w is not waiter)
+        return len(self._waiting) < before
 
     async def _connect(self, waiter: Waiter) -> None:
         connection = self._type(self)

@@ -177,10 +177,10 @@ class Responder(asyncio.Protocol):
         if self.version11 and not self._started:
             self._write(relay + b"\r\n")
 
-    def send_switch(self, head: ResponseHead) -> None:
-        """101 (Switching Protocols): the last thing that is framed here."""
+    def send_switch(self, head: ResponseHead, added: bytes) -> None:
+        """101 (Switching Protocols), with the field lines ``added``: the last thing that is framed here."""
         self._started = True
-        self._write(head.relay + b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (head.upgrade or b""))
+        self._write(b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (head.relay, added, head.upgrade or b""))
 
     @property
     def local(self) -> bool:

@@ -66,9 +66,11 @@ class Alone:
         """The same shape as a supervisor's; the gateway itself is its only worker."""
         uptime = round(time.monotonic() - self._begun, 3)
         services = {}
+        breakers = self._gateway.breakers()
         for name, instances in self._gateway.status().items():
             members = [{**i, "state": i["status"], "problem": None} for i in instances]
-            services[name] = {"up": sum(i["up"] for i in instances), "instances": members}
+            breaker = {breakers[name]: 1} if name in breakers else None
+            services[name] = {"up": sum(i["up"] for i in instances), "breaker": breaker, "instances": members}
         return {
             "version": __version__,
             "state": self.state,
