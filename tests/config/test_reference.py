@@ -53,6 +53,7 @@ TAKES = {
     "access_log": "`stdout`, `off` or a path",
     "trusted_proxies": "list of address ranges",
     "limits": "[mapping](#limits)",
+    "redis": "`redis://host:port/db`",
     "services": "mapping of names to [services](#a-service)",
     "routes": "list of [routes](#a-route)",
     "app": "`module:attribute`",

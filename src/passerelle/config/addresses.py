@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic.json_schema import WithJsonSchema
@@ -119,6 +120,33 @@ Url = Annotated[
     Address,
     BeforeValidator(parse_url),
     WithJsonSchema({"type": "string", "pattern": "^http://", "examples": ["http://127.0.0.1:5000"]}),
+]
+
+
+def parse_redis(found: object) -> str:
+    """``redis://[[user]:password@]host[:port][/number]``, as it is."""
+    allowed = "allowed is redis://host:port/db, such as redis://127.0.0.1:6379/0"
+    if not isinstance(found, str):
+        raise ValueError(f"found {describe(found)}; {allowed}")
+    # What may be a password is not repeated.
+    shown = found.rpartition("@")[2]
+    if found.partition("://")[0] not in ("redis", "rediss"):
+        raise ValueError(f"found {shown!r}; {allowed}")
+    try:
+        parts = urlsplit(found)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"found {shown!r}; {allowed}") from None
+    number = parts.path.removeprefix("/")
+    if not parts.hostname or port == 0 or parts.query or parts.fragment or (number and not number.isdecimal()):
+        raise ValueError(f"found {shown!r}; {allowed}")
+    return found
+
+
+RedisUrl = Annotated[
+    str,
+    BeforeValidator(parse_redis),
+    WithJsonSchema({"type": "string", "pattern": "^rediss?://", "examples": ["redis://127.0.0.1:6379/0"]}),
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from passerelle.config.addresses import Address, Admin, Listen, Network, Url
+from passerelle.config.addresses import Address, Admin, Listen, Network, RedisUrl, Url
 from passerelle.config.balance import (
     Balance,
     Breaker,
@@ -91,6 +91,10 @@ class Limits(Model):
     )
     connections: Annotated[int, Whole(1, 1_000_000)] = Field(
         default=10_000, description="Most client connections of a worker at once."
+    )
+    gateways: Annotated[int, Whole(1, 10_000)] | None = Field(
+        default=None,
+        description="Of how many workers each admits a part while `redis` is gone; by default those seen lately.",
     )
 
 
@@ -314,6 +318,7 @@ class Config(Model):
         default=(), description="Address ranges whose `X-Forwarded-*` fields are believed."
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
+    redis: RedisUrl | None = Field(default=None, description="The Redis that all gateways of the file share.")
     cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
     jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")
     keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")

@@ -43,9 +43,10 @@ class Asked:
 
     ``address`` is the client's, from the trusted end of the chain. ``answer`` collects field lines (with CRLF) for
     whatever is answered, ``upstream`` those that go to the service; ``withheld`` are lines of the client that do not.
+    ``pending`` is what the guard that said :class:`Wait` waits for.
     """
 
-    __slots__ = ("address", "answer", "fields", "identity", "method", "path", "upstream", "withheld")
+    __slots__ = ("address", "answer", "fields", "identity", "method", "path", "pending", "upstream", "withheld")
 
     def __init__(self, method: bytes, path: bytes, address: bytes, fields: Sequence[FieldLike]) -> None:
         self.method = method
@@ -56,6 +57,7 @@ class Asked:
         self.upstream = b""
         self.withheld: Sequence[bytes] = ()
         self.identity: Identity | None = None
+        self.pending: object = None
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field called ``name`` (lower case), or None."""
