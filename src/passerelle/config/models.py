@@ -92,6 +92,10 @@ class Limits(Model):
     connections: Annotated[int, Whole(1, 1_000_000)] = Field(
         default=10_000, description="Most client connections of a worker at once."
     )
+    connections_per_address: Annotated[int, Whole(1, 1_000_000)] | None = Field(
+        default=None,
+        description="Most connections of one client address (IPv6: /64) to a worker. Beyond: 429.",
+    )
     gateways: Annotated[int, Whole(1, 10_000)] | None = Field(
         default=None,
         description="Of how many workers each admits a part while `redis` is gone; by default those seen lately.",

@@ -185,7 +185,7 @@ class Gateway:
         deadlines.update((limit, old) for limit, old in self._deadlines.items() if old.entries)
         self._deadlines = deadlines
         self._config = config
-        self._listener.limits = listener_limits(config)
+        self._listener.go_by(listener_limits(config))
         self._sweep = sweep_seconds(config, SWEEP)
         if before.trusted_proxies != config.trusted_proxies:
             self.proxies = Proxies(config.trusted_proxies)
