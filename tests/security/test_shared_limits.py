@@ -148,6 +148,22 @@ def test_a_script_that_redis_has_forgotten_costs_no_answer(rig: Rig, server: Red
     wait_until(lambda: link(running).up and b";r=" in (client.request().get("ratelimit") or b""))
 
 
+def test_a_reload_keeps_the_connection_and_what_was_counted(rig: Rig, server: RedisServer) -> None:
+    upstream = rig.upstream(answering(ok()))
+    route = {"path": "/{rest*}", "service": "u", "rate_limit": {"rate": "2/h"}}
+    services = {"u": {"targets": [upstream.url]}}
+    running = rig.gateway(services, [route], redis=server.url)
+    wait_until(lambda: link(running).up)
+    before, client = link(running), rig.connect(running)
+    assert client.request().status == 200
+    running.reload(services, [{**route, "timeout": "9s"}], redis=server.url)
+    assert link(running) is before and before.up
+    assert [client.request().status for _ in range(2)] == [200, 429]
+    running.reload(services, [{"path": "/{rest*}", "service": "u"}], redis=server.url)
+    assert link(running) is None and not before.up
+    assert client.request().status == 200
+
+
 @pytest.mark.slow
 def test_under_ten_times_the_limit_nothing_fails_when_redis_is_killed(rig: Rig, server: RedisServer) -> None:
     running = gateways(rig, server.url, {"rate": "100/s"})
