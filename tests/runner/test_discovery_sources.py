@@ -104,6 +104,7 @@ def test_lists(tmp_path: Path, name: str, text: str) -> None:
         ("t.yaml", b"a: 1\n", ":1: found no list"),
         ("t.yaml", b"- file: other.yaml\n", ":1: allowed here is http://host:port"),
         ("t.txt", b"http://a:1\ndns+http://b:2\n", ":2: allowed here is http://host:port"),
+        ("t.txt", b"http://a:1\nhttps://b:2\n", ":2: allowed here is http://host:port"),
         ("t.txt", b"http://a:1 1 1\n", ":1: found 3 words"),
         ("t.txt", b"http://a:1\nhttp://b:2 0\n", ":2: weight: found 0"),
         ("t.txt", b"http://a:1\n\xff\n", ":2: octet 0xFF is not UTF-8"),

@@ -27,7 +27,7 @@ class Address(BaseModel):
     @property
     def url(self) -> str:
         """As it stands in a configuration."""
-        return f"http://{self}"
+        return f"{'https' if self.secure else 'http'}://{self}"
 
 
 class Lookup(Address):

@@ -96,6 +96,7 @@ def _target(item: object, line: int, path: Path) -> Target:
         detail = error.errors(include_url=False)[0]
         key = f"{detail['loc'][-1]}: " if detail["loc"] else ""
         raise BadList(f"{path}:{line}: {key}{from_pydantic(detail, []).message}") from error
-    if target.url is None or isinstance(target.url, Lookup):
+    # How TLS is spoken is made up from the configuration's own targets, and https:// must never become plain HTTP.
+    if target.url is None or isinstance(target.url, Lookup) or target.url.secure:
         raise BadList(f"{path}:{line}: allowed here is http://host:port")
     return target
