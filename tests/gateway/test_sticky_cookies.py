@@ -70,7 +70,7 @@ def test_a_switch_of_protocols_sets_it(rig: Rig) -> None:
 
         return script
 
-    ups = [rig.upstream(switching(which)) for which in (b"1", b"2")]  # type: ignore[arg-type]
+    ups = [rig.upstream(switching(which)) for which in (b"1", b"2")]
     gateway = rig.forward(*ups, service={"balance": sticky("at")})
     asks = [("Connection", "Upgrade"), ("Upgrade", "x")]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import select
-import shutil
 import socket
 import ssl
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.requirements import needs
 from tests.support.client import head
 from tests.support.gateways import Rig, Running, settle
 from tests.support.secure import Authority, SecureClient
@@ -340,7 +340,7 @@ def test_strangers_are_refused_in_the_handshake(rig: Rig, secured: Secured, warn
     assert client.tls.session is None or not client.tls.session.has_ticket
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+@needs("curl")
 def test_curl(rig: Rig, secured: Secured) -> None:
     gateway = secured.forward(rig.upstream(answering(ok(b"hello"))))
     url = f"https://localhost:{gateway.port}/"

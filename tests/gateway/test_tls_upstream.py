@@ -101,7 +101,7 @@ def test_a_body_that_ends_without_close_notify_is_cut_short(rig: Rig, instances:
         request = conn.read_request()
         conn.send(b"HTTP/1.1 200 OK\r\n\r\nwhole")
         if request.target == b"/ordered":
-            conn.sock.unwrap()  # type: ignore[attr-defined]
+            conn.sock.unwrap()
         conn.close()
 
     gateway = rig.forward(instances.upstream(until_close), service=instances.tls())

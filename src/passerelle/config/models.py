@@ -353,6 +353,11 @@ class Config(Model):
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
     routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")
 
+    @property
+    def scheme(self) -> str:
+        """How clients connect."""
+        return "http" if self.tls is None else "https"
+
     def body_limit(self, route: Route) -> int | None:
         """The largest request body on ``route`` in bytes, or None for no limit."""
         limit = self.limits.body if route.body is None else route.body

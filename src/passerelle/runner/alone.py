@@ -158,8 +158,7 @@ async def serve(config: Config, file: str) -> int:
     if not linux.hangup_is_ignored() and not linux.has_terminal():
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, alone.on_hangup)
     admin = Admin(admin_sockets[0], alone) if admin_sockets else None
-    scheme = "http" if config.tls is None else "https"
-    where = f"listening on {scheme}://{ports.join(host, port)}"
+    where = f"listening on {config.scheme}://{ports.join(host, port)}"
     if admin is not None:
         await admin.start()
         where += f" · admin http://{admin.address}"

@@ -306,7 +306,7 @@ class Supervisor:
             self.report.say("the gateway cannot be started")
             return False
         admin = self.admin.address if self.admin is not None else None
-        scheme = "http" if self.setup.config.tls is None else "https"
+        scheme = self.setup.config.scheme
         self.report.start(__version__, self.setup.file, overview.rows(self), f"{scheme}://{self.listen}", admin)
         return True
 

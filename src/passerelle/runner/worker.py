@@ -96,8 +96,7 @@ class Operations:
 
     def _tell(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
         if self.server is not None:
-            texts = ([text.decode("latin-1") for text in of] for of in (keys, tags))
-            self.server.tell("forget", **dict(zip(("keys", "tags"), texts, strict=True)))
+            self.server.tell("forget", keys=_texts(keys), tags=_texts(tags))
 
     async def instances(self, message: Message) -> None:
         """Replace the instances of a service."""
@@ -178,6 +177,11 @@ def run(work: Coroutine[Any, Any, int]) -> int:
     except CannotStart as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _texts(octets: Sequence[bytes]) -> list[str]:
+    """Keys and tags may be any octets; JSON is text."""
+    return [each.decode("latin-1") for each in octets]
 
 
 async def serve(config: Config, file: str, control_fd: int, listen_fd: int | None) -> int:

@@ -170,9 +170,10 @@ class SharedRateLimits:
         for index, each in enumerate(self._shared):
             limit = each.limit
             decision = each.decision(answer[4 * index : 4 * index + 4])
-            decided.append((limit, decision))
+            key = limit.key_of(asked)
+            decided.append((limit, key, decision))
             count = limit.rate.count
-            limit.table.put(limit.key_of(asked), (now + decision.reset) * count, now * count)
+            limit.table.put(key, (now + decision.reset) * count, now * count)
         self._whole.settle(asked, decided)
         return None
 

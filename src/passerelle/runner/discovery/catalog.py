@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from passerelle.config.addresses import Lookup
@@ -111,7 +112,7 @@ class Catalog:
         fresh = []
         for key, what in _wanted(config):
             if key not in self._sources:
-                source = self._sources[key] = Source(what, lambda key=key: self._tell(key), self._say)  # type: ignore[misc]
+                source = self._sources[key] = Source(what, partial(self._tell, key), self._say)
                 source.start(key)
                 fresh.append(asyncio.create_task(source.tried.wait()))
         if fresh:
@@ -149,13 +150,13 @@ class Catalog:
 
     def finds(self, config: ServiceConfig) -> bool:
         """Whether any target of a service is found at run time."""
-        return any(target.is_found for _, target in _targets(config))
+        return any(target.is_found for target in config.all_targets)
 
     def _tell(self, key: _Key) -> None:
         config = self._config
         if config is not None:
             for name, service in config.services.items():
-                if any(_key(target, config) == key for _, target in _targets(service)):
+                if any(_key(target, config) == key for target in service.all_targets):
                     self._changed(name)
 
 
@@ -173,7 +174,7 @@ def _key(target: Target, config: Config) -> _Key | None:
 
 def _wanted(config: Config) -> Iterator[tuple[_Key, str]]:
     for service in config.services.values():
-        for _, target in _targets(service):
+        for target in service.all_targets:
             key = _key(target, config)
             if key is not None:
                 yield key, str(target.file or (target.url and target.url.url))
