@@ -41,6 +41,7 @@ class ClientConnection(Responder):
         "_seen",
         "_since",
         "_stuck",
+        "_unsent",
     )
 
     def __init__(self, listener: Listener) -> None:
@@ -53,6 +54,7 @@ class ClientConnection(Responder):
         self._seen = -1
         self._since = listener.clock.now
         self._stuck = False
+        self._unsent = 0
 
     # ---- the event loop's callbacks
 
@@ -318,7 +320,7 @@ class ClientConnection(Responder):
         limits = self._listener.limits
         waited = now - self._since
         if self._linger_left >= 0:
-            if waited > LINGER_SECONDS:
+            if waited > LINGER_SECONDS and self._all_taken(now):
                 self.abort()
         elif self._exchange is None and not self._stuck:
             if self._buffer:
@@ -326,14 +328,15 @@ class ClientConnection(Responder):
                     self._buffer = b""
                     self._refuse(Failure(Kind.HEAD_TIMEOUT, "head incomplete"))
             elif waited > limits.idle_timeout:
-                self.close()
+                if self._all_taken(now):
+                    self.close()
             elif waited > FORGET_SECONDS:
                 self._head = None  # 2 KB that an idle connection need not hold
         elif self._progress != self._seen or not (self._stuck or self._half_open or self._decoder is not None):
             self._seen = self._progress
             self._since = now
         elif self._stuck:
-            if waited > limits.send_timeout:
+            if waited > limits.write_timeout:
                 self.abort()
         elif self._half_open:
             if waited > limits.idle_timeout:
@@ -343,3 +346,19 @@ class ClientConnection(Responder):
             self._keep_alive = False
             if self._exchange is not None:
                 self._exchange.on_body_failure(Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
+
+    def _all_taken(self, now: float) -> bool:
+        """Whether the client has taken what was written; one that takes nothing for ``write_timeout`` is cut off.
+
+        Closing alone would wait for such a client for ever, and ending the connection would cut short a slow one.
+        """
+        transport = self._transport
+        unsent = transport.get_write_buffer_size() if transport is not None else 0
+        if unsent == 0:
+            return True
+        if unsent != self._unsent:
+            self._unsent = unsent
+            self._since = now
+        elif now - self._since > self._listener.limits.write_timeout:
+            self.abort()
+        return False

@@ -71,7 +71,7 @@ class Handler(Protocol):
 class Limits:
     """What a client may ask of the listener: sizes in bytes, times in seconds."""
 
-    __slots__ = ("body_timeout", "connections", "fields", "head", "head_timeout", "idle_timeout", "send_timeout")
+    __slots__ = ("body_timeout", "connections", "fields", "head", "head_timeout", "idle_timeout", "write_timeout")
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Limits:
         head_timeout: float = 10.0,
         idle_timeout: float = 75.0,
         body_timeout: float = 30.0,
-        send_timeout: float = 60.0,
+        write_timeout: float = 60.0,
         connections: int = 10_000,
     ) -> None:
         self.head = head
@@ -89,7 +89,7 @@ class Limits:
         self.head_timeout = head_timeout
         self.idle_timeout = idle_timeout
         self.body_timeout = body_timeout
-        self.send_timeout = send_timeout
+        self.write_timeout = write_timeout
         self.connections = connections
 
 
