@@ -100,7 +100,7 @@ LENGTHS = {
     "space before the colon": b"Content-Length : %d",
     "too large for 64 bits": b"Content-Length: 184467440737095516%d",
     "a NUL after": b"Content-Length: %d\0",
-    "other digits": "Content-Length: ".encode() + "٣٥".encode(),
+    "other digits": b"Content-Length: " + "٣٥".encode(),
 }
 
 

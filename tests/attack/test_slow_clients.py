@@ -130,7 +130,8 @@ def test_a_client_that_reads_slowly_gets_all_of_it(rig: Rig, connection: str) ->
         begin = time.monotonic()
         while got < SIZE:
             client.sock.settimeout(LONG)
-            assert (data := client.sock.recv(1 << 16)), f"cut short after {got} of {SIZE} bytes"
+            data = client.sock.recv(1 << 16)
+            assert data, f"cut short after {got} of {SIZE} bytes"
             got += len(data)
             # As fast as a slow line: this is what is tested, not a wait for something.
             time.sleep(max(0.0, begin + 6.0 * got / SIZE - time.monotonic()))
