@@ -10,7 +10,7 @@ from passerelle.config.models import Config, Route
 from passerelle.config.problems import Finding, Loc
 
 # Where the credentials of each kind are configured.
-_BLOCKS = {"jwt": "jwt", "key": "keys"}
+_BLOCKS = {"jwt": "jwt", "key": "keys", "mtls": "tls"}
 
 
 def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozenset[str]) -> Iterator[Finding]:
@@ -26,7 +26,8 @@ def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozen
         if method in route.auth[:index]:
             yield Finding(place, f"found {method} twice; once is enough")
         elif _BLOCKS[method] not in blocks:
-            yield Finding(place, f"found {method}, but the file has no {_BLOCKS[method]}: at its top")
+            needed = "tls: with client_ca" if method == "mtls" else f"{_BLOCKS[method]}:"
+            yield Finding(place, f"found {method}, but the file has no {needed} at its top")
     if route.require is not None and not route.auth:
         yield Finding((*loc, "require"), "found without auth; nobody could meet it", at_key=True)
     if "rate_limit" not in touched:
@@ -76,6 +77,6 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
         if host not in ("127.0.0.1", "localhost", "::1"):
             yield Finding(("jwt", "jwks"), "without https, who is on the way can put keys of their own into the set")
     used = {_BLOCKS[method] for route in config.routes for method in route.auth}
-    for block in _BLOCKS.values():
+    for block in ("jwt", "keys"):
         if getattr(config, block) is not None and block not in used:
             yield Finding((block,), "no route accepts these credentials", at_key=True)

@@ -18,6 +18,7 @@ from passerelle.config.jwt import KEY_SOURCES, Jwt, jwt_shape
 from passerelle.config.models import SOURCES, Config, Route, Service, route_shape, service_shape
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of, model_at
 from passerelle.config.source import Source
+from passerelle.config.tls import ListenerTls
 from passerelle.config.words import nearest
 
 _SERVICE = TypeAdapter(Service)
@@ -241,12 +242,19 @@ def _draft(source: Source, bad: list[Loc]) -> check.Draft:
         if route is not None:
             routes.append(check.DraftRoute(int(loc[1]), route, touched))
     listen, admin = _address(data, "listen"), _address(data, "admin")
-    return check.Draft(listen, admin, services, routes, frozenset(data), _jwt(source))
+    return check.Draft(listen, admin, services, routes, frozenset(data), _jwt(source), _tls(source))
 
 
 def _jwt(source: Source) -> Jwt | None:
     try:
         return Jwt.model_validate(source.data.get("jwt"), context=source.context)
+    except ValidationError:
+        return None
+
+
+def _tls(source: Source) -> ListenerTls | None:
+    try:
+        return ListenerTls.model_validate(source.data.get("tls"), context=source.context)
     except ValidationError:
         return None
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from passerelle.config.addresses import Address, Admin, Listen, Network, Url
+from passerelle.config.addresses import Address, Admin, Listen, Lookup, Network, Url
 from passerelle.config.balance import (
     Balance,
     Breaker,
@@ -22,8 +22,11 @@ from passerelle.config.balance import (
 )
 from passerelle.config.base import Model, Shape, given, raise_first
 from passerelle.config.cache import Cache, RouteCache
+from passerelle.config.discovery import Dns
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
+from passerelle.config.redis import RedisUrl
+from passerelle.config.tls import ListenerTls, ServiceTls
 from passerelle.config.units import Duration, Limit, Percent, Size
 from passerelle.config.values import (
     AccessLog,
@@ -48,6 +51,7 @@ __all__ = [
     "Breaker",
     "Cache",
     "Config",
+    "Dns",
     "Eject",
     "Health",
     "Limits",
@@ -98,9 +102,15 @@ class Limits(Model):
 
 
 class Target(Model):
-    """A running instance; in short form only its URL."""
+    """A running instance, or where running instances are found; in short form only its URL."""
 
-    url: Url = Field(description="Where the instance listens: `http://host:port`; port 80 if there is none.")
+    url: Url | None = Field(
+        default=None,
+        description="Where the instance listens: `http://host:port`, or `https://…`, or a name to look up.",
+    )
+    file: File | None = Field(
+        default=None, description="In place of `url`: a file with a list of targets, read again when it changes."
+    )
     weight: Annotated[int, Whole(1, 1000)] = Field(
         default=1, description="Its share of the requests, relative to the others."
     )
@@ -114,11 +124,24 @@ class Target(Model):
             raise ValueError(f"found {describe(found)}; allowed is http://host:port or a mapping with url and weight")
         return found
 
+    @property
+    def is_found(self) -> bool:
+        """Whether its instances are found at run time."""
+        return self.file is not None or isinstance(self.url, Lookup)
+
+    @model_validator(mode="after")
+    def _one(self) -> Target:
+        if (self.url is None) == (self.file is None):
+            raise ValueError("a target has exactly one of url, file")
+        if self.file is not None and "weight" in self.model_fields_set:
+            raise ValueError("found weight beside file; the weights stand in that file")
+        return self
+
 
 class Zone(Model):
     """A group of instances that is balanced as one."""
 
-    targets: tuple[Target, ...] = Field(min_length=1, description="The instances of the zone.")
+    targets: Annotated[tuple[Target, ...], OneOrMore] = Field(min_length=1, description="The instances of the zone.")
     weight: Annotated[int, Whole(1, 1000)] = Field(
         default=1, description="Its share of the requests, relative to the other zones of its priority."
     )
@@ -141,9 +164,15 @@ class Service(Model):
     run: Command | None = Field(
         default=None, description="A command that serves on `{port}`: a list of words, or text split like a shell does."
     )
-    targets: tuple[Target, ...] | None = Field(default=None, min_length=1, description="Instances that run already.")
+    targets: Annotated[tuple[Target, ...], OneOrMore] | None = Field(
+        default=None, min_length=1, description="Instances that run already, or where they are found."
+    )
     zones: dict[Name, Zone] | None = Field(
         default=None, min_length=1, description="Groups of running instances, balanced as groups."
+    )
+    near: Text | None = Field(
+        default=None,
+        description="The zone that gets all it can carry; the others get the rest. With `zones` only.",
     )
     interface: Literal["wsgi", "asgi"] | None = Field(
         default=None, description="What `app` is; detected if not given. With `app` only."
@@ -175,6 +204,10 @@ class Service(Model):
         default=None, description="When the service as a whole is spared; by default never."
     )
     retries: Retries = Field(default=Retries(), description="What may be sent again, and how much of it.")
+    tls: ServiceTls | None = Field(
+        default=None,
+        description="How TLS is spoken to `https://` targets; by default the system's authorities are believed.",
+    )
     connect_timeout: Duration = Field(default=2.0, description="Time for a connection to an instance.")
     max_connections: Annotated[int, Whole(1, 100_000)] = Field(
         default=256, description="Most connections, and so requests in flight, to an instance, per worker."
@@ -192,6 +225,11 @@ class Service(Model):
         if self.run is not None:
             return "run"
         return "targets" if self.targets is not None else "zones"
+
+    @property
+    def all_targets(self) -> tuple[Target, ...]:
+        """The targets, those of the zones too."""
+        return (self.targets or ()) + tuple(t for zone in (self.zones or {}).values() for t in zone.targets)
 
     @property
     def is_local(self) -> bool:
@@ -265,14 +303,22 @@ class Route(Model):
     attempts: Annotated[int, Whole(1, 10)] = Field(
         default=2, description="Most attempts, the first included; `1` means no retry."
     )
+    attempt_timeout: Duration | None = Field(
+        default=None, description="How long an instance may take to begin its answer before another one is tried."
+    )
+    tell_deadline: bool = Field(
+        default=False, description="`true`: services are told the time left, in `Passerelle-Timeout-Ms`."
+    )
     cache: RouteCache | None = Field(
         default=None, description="How the answers are cached, `{}` for RFC 9111 alone; none without it."
     )
     clients: Clients | None = Field(
         default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
     )
-    auth: tuple[Literal["jwt", "key"], ...] = Field(
-        default=(), min_length=1, description="Accepted credentials, any of: `jwt`, `key`. Without one that holds: 401."
+    auth: tuple[Literal["jwt", "key", "mtls"], ...] = Field(
+        default=(),
+        min_length=1,
+        description="Accepted credentials, any of: `jwt`, `key`, `mtls`. Without one that holds: 401.",
     )
     require: Require | None = Field(
         default=None, description="What an authenticated client must have, else 403. With `auth` only."
@@ -306,6 +352,7 @@ class Config(Model):
     listen: Listen = Field(
         default=Address(host="127.0.0.1", port=8080), description="Where clients connect; port 0: any free one."
     )
+    tls: ListenerTls | None = Field(default=None, description="TLS for clients; without it they come by plain HTTP.")
     admin: Admin = Field(
         default=Address(host="127.0.0.1", port=9900), description="Where metrics and health are served, or `off`."
     )
@@ -318,6 +365,10 @@ class Config(Model):
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
     cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
+    redis: RedisUrl | None = Field(
+        default=None, description="A Redis that workers and gateways share cached answers and purges through."
+    )
+    dns: Dns = Field(default=Dns(), description="How names of targets are looked up.")
     jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")
     keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
@@ -341,6 +392,8 @@ def service_shape(keys: set[str]) -> Shape:
     if source in ("targets", "zones"):
         wrong = [key for key in ("instances", "env", "cwd") if key in keys]
         findings += [(key, f"found beside {source}; allowed with app or run only") for key in wrong]
+    if source != "zones" and "near" in keys:
+        findings.append(("near", f"found beside {source}; allowed with zones only"))
     if source != "app" and "interface" in keys:
         findings.append(("interface", f"found beside {source}; allowed with app only"))
     return findings

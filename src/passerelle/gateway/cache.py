@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ from passerelle.messages import end_to_end
 
 if TYPE_CHECKING:
     from passerelle.gateway.fetch import Fetch
+    from passerelle.gateway.sharing import Sharing
 
 # What became of a request on a cached route: the labels of metrics and the values of the access log's field `cache`.
 OUTCOMES: Final = ("hit", "stale", "miss", "revalidated", "coalesced", "bypass", "refused")
@@ -31,9 +32,10 @@ class Cache:
     """One worker's store, and the requests upstream that several clients wait for (``fetches`` by flight key).
 
     ``era`` is that of the plans in force: what an earlier plan stored is answered by the rules of the present one.
+    ``sharing`` is the second level, if there is one; ``on_forgotten`` is told of keys and tags that a request changed.
     """
 
-    __slots__ = ("era", "fetches", "flights", "shelf", "store")
+    __slots__ = ("era", "fetches", "flights", "on_forgotten", "sharing", "shelf", "store")
 
     def __init__(self, capacity: int) -> None:
         self.store = MemoryStore(capacity)
@@ -41,9 +43,34 @@ class Cache:
         self.flights: Flights[Entry] = Flights()
         self.fetches: dict[bytes, Fetch] = {}
         self.era: object = None
+        self.sharing: Sharing | None = None
+        self.on_forgotten: Callable[[Sequence[bytes], Sequence[bytes]], None] | None = None
+
+    def forget(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
+        """Let go of what a request has changed, by key and by tag, here and wherever else it may be."""
+        self.drop(keys, tags)
+        if self.sharing is not None:
+            for key in keys:
+                self.sharing.change("key", key)
+            for tag in tags:
+                self.sharing.change("tag", tag)
+        if self.on_forgotten is not None:
+            self.on_forgotten(keys, tags)
+
+    def drop(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
+        """Let go of it in this worker's memory."""
+        for key in keys:
+            self.store.delete(key)
+        for tag in tags:
+            self.store.purge_tag(tag)
 
     def purge(self, what: str, value: str) -> int:
-        """Let go of what has the tag ``value``, or that path, or of everything (``what``: tag, path, all); how many."""
+        """Let go of what has the tag ``value``, or that path, or of everything (``what``: tag, path, all); how many.
+
+        Those in this worker's memory are counted. With Redis it goes on to there and to all others, a moment later.
+        """
+        if self.sharing is not None:
+            self.sharing.change(what, value.encode())
         if what == "tag":
             return self.store.purge_tag(value.encode())
         if what == "path":
@@ -58,6 +85,7 @@ class Cache:
             "capacity_bytes": store.capacity,
             "entries": len(store),
             "evictions": store.evictions,
+            "redis": self.sharing.snapshot() if self.sharing is not None else {},
         }
 
 

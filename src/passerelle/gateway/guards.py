@@ -13,6 +13,7 @@ from passerelle.observability.metrics import RouteMetrics
 from passerelle.security.addresses import AddressLists, Subscribers
 from passerelle.security.authentication import Authenticate, Method
 from passerelle.security.authorization import Require
+from passerelle.security.certificates import CertificateMethod
 from passerelle.security.guard import Asked, Guard
 from passerelle.security.limits import SECOND, KeyOf, Limit, Rate, RateLimits, Table, by_consumer, by_header, by_key
 
@@ -63,7 +64,7 @@ class Guards:
         self._known_tables = before._tables if before is not None else {}
         same_keys = before is not None and before._config.keys == config.keys
         self._keys: Keys | None = before._keys if before is not None and same_keys else _open_keys(config)
-        self._methods: dict[str, Method] = {}
+        self._methods: dict[str, Method] = {"mtls": CertificateMethod()}
         if self._keys is not None:
             self._methods["key"] = self._keys.method
         self._tokens: Tokens | None = _read_tokens(config, loop, before._tokens if before is not None else None)

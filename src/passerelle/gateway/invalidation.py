@@ -32,7 +32,7 @@ class Invalidator:
     def invalidate(self, wanted: Wanted, targets: tuple[Target, ...]) -> None:
         """Let go of the ``targets`` and of everything with a tag of the route of ``wanted``, or of the route on which
         a target is read."""
-        store = self._cache.store
+        keys = []
         tags = dict.fromkeys(wanted.plan.fill_tags(wanted.params))
         host = wanted.host
         for target in targets:
@@ -43,11 +43,10 @@ class Invalidator:
             match = self._match(host, b"GET", path)
             plan = self._plan_of(match.value)
             rule = plan.settings.key if plan is not None else WHOLE_URI
-            store.delete(rule.key(host, path, target.query))
+            keys.append(rule.key(host, path, target.query))
             if plan is not None:
                 tags.update(dict.fromkeys(plan.fill_tags(match.params)))
-        for tag in tags:
-            store.purge_tag(tag)
+        self._cache.forget(keys, tuple(tags))
 
     def store(self, wanted: Wanted, draft: Draft, body: bytes) -> Entry | None:
         """Store a POST's answer about its own URI, for the GETs to come (RFC 9110 §9.3.3)."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.service import Service
 from passerelle.http1.head import ResponseHead
+
+if TYPE_CHECKING:
+    from passerelle.gateway.forward import Forward
 
 
 class Receiver(Protocol):
@@ -74,3 +77,15 @@ class Leg(Protocol):
     @property
     def attempts(self) -> int:
         """The most attempts."""
+
+    @property
+    def attempt_deadlines(self) -> Deadlines | None:
+        """How long one attempt is waited for while another one may be made; None is for as long as there is time."""
+
+    @property
+    def tells_deadline(self) -> bool:
+        """Whether services are told how much time is left."""
+
+    @property
+    def forward(self) -> type[Forward]:
+        """What carries the request out: the plainest that does all of the above."""

@@ -12,6 +12,7 @@ from passerelle.errors import Failure, Kind
 from passerelle.gateway.cached import Seat
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.leg import Leg
+from passerelle.gateway.service import StickyCookie
 from passerelle.gateway.wanted import Wanted
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import serialize
@@ -54,6 +55,7 @@ class PartCall:
         "cached",
         "cookies",
         "forward",
+        "sticky",
     )
 
     def __init__(
@@ -65,11 +67,17 @@ class PartCall:
         self._pieces: list[bytes] = []
         self._size = 0
         self.cookies: tuple[bytes, ...] = ()
+        self.sticky: StickyCookie | None = None
         self.cache_status = b""
         self.cached: str | None = None
         self.forward: Forward | Seat = (
-            leg.service.forward(leg, self, b"GET", message, None, now) if wanted is None else Seat(self, wanted)
+            leg.forward(leg, self, b"GET", message, None, now) if wanted is None else Seat(self, wanted)
         )
+
+    @property
+    def answered(self) -> bool:
+        """Whether its instance has begun to answer."""
+        return self._response is not None
 
     def cancel(self) -> None:
         """The part is not wanted any more."""

@@ -27,6 +27,7 @@ from passerelle.gateway.fields import part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.parts import PartCall, composed_answer
 from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
+from passerelle.gateway.service import StickyCookie
 from passerelle.gateway.wanted import Wanted
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import problem, serialize
@@ -77,7 +78,9 @@ class Exchange(ExchangeState):
         """Ask the guards. False when one has answered, or must wait: then :meth:`resume` goes on. A refusal raises."""
         asked = self._asked
         if asked is None:
-            asked = self._asked = Asked(self._method, self._path, self._address(), self._head.lines)
+            asked = self._asked = Asked(
+                self._method, self._path, self._address(), self._head.lines, self._client.certificate
+            )
         for index in range(first, len(plan.guards)):
             answer = plan.guards[index](asked)
             if answer is None:
@@ -168,7 +171,7 @@ class Exchange(ExchangeState):
     def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
         message = self._message(plan, match)
         service = plan.service
-        self._forward = forward = service.forward(plan, self, self._method, message, self._body, self._started)
+        self._forward = forward = plan.forward(plan, self, self._method, message, self._body, self._started)
         if service.key is not None:
             forward.key = service.key(self._head, match.params, self._address())
             self._cookie = service.cookie
@@ -180,7 +183,9 @@ class Exchange(ExchangeState):
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
         fields = head.upstream
         if fields is None:
-            fields = head.upstream = upstream_fields(head, self._client.peer, self._gateway.proxies)
+            fields = head.upstream = upstream_fields(
+                head, self._client.peer, self._gateway.proxies, self._client.scheme
+            )
         if self._asked is not None:
             fields = self._asked.carried(fields)
         return b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
@@ -195,7 +200,7 @@ class Exchange(ExchangeState):
         head = self._head
         fields = head.part_fields
         if fields is None:
-            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies)
+            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies, self._client.scheme)
         if self._asked is not None:
             fields = self._asked.carried(fields)
         rest = b" HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (fields, self._request_id)
@@ -212,8 +217,10 @@ class Exchange(ExchangeState):
                 asks = (part, part.cache, facts, cache_key, message, match.params, self._started)
                 wanted = Wanted(*asks, node_key=node_key)
             asked = PartCall(gathering, index, part, message, self._started, wanted)
-            if node_key is not None and isinstance(asked.forward, Forward):
+            if key is not None and isinstance(asked.forward, Forward):
                 asked.forward.key = node_key
+                if part.service.cookie is not None:
+                    asked.sticky = self._cookie = part.service.cookie
             parts.append(asked)
             asked.forward.start()
             return asked
@@ -270,7 +277,7 @@ class Exchange(ExchangeState):
             return
         self._status = head.status
         upstream = forward.tunnel(client)
-        client.send_switch(head)
+        client.send_switch(head, self._additions())
         early = client.begin_tunnel(upstream)
         if data:
             client.write(data)
@@ -287,6 +294,8 @@ class Exchange(ExchangeState):
         status, head, body = composed_answer(outcome, self._parts)
         if self._asked is not None or self._head.debug:
             head += self._additions()
+        if self._cookie is not None:
+            head += self._part_cookies()
         self._client.send_made(head, body)
         self.finish(status)
 
@@ -297,14 +306,28 @@ class Exchange(ExchangeState):
             lines += self._asked.answer
         if self._head.debug and self._for_us():
             lines += b"Passerelle-Instance: %b\r\n" % self._instances()
-        if self._cookie is not None:
-            forward = cast(Forward, self._forward)
-            token = self._cookie.node.token(forward.instance)
-            if token != forward.key:
-                trusted = self._gateway.proxies.trusts(self._client.peer)
-                secure = trusted and self._head.get(b"x-forwarded-proto") == b"https"
-                lines += b"Set-Cookie: %b\r\n" % set_cookie(self._cookie.name, token, secure=secure)
+        if self._cookie is not None and self._forward is not None:
+            lines += self._kept_at(self._cookie, cast(Forward, self._forward))
         return lines
+
+    def _part_cookies(self) -> bytes:
+        """Of each service that keeps its clients and answered, the first part's sticky cookie."""
+        lines, seen = b"", set()
+        for part in self._parts:
+            if part.sticky is not None and part.answered and part.sticky.name not in seen:
+                seen.add(part.sticky.name)
+                lines += self._kept_at(part.sticky, cast(Forward, part.forward))
+        return lines
+
+    def _kept_at(self, cookie: StickyCookie, forward: Forward) -> bytes:
+        """The line that keeps the client at the instance that answered; empty where it brought the cookie."""
+        token = cookie.node.token(forward.instance)
+        if token == forward.key:
+            return b""
+        trusted = self._gateway.proxies.trusts(self._client.peer)
+        said = self._head.get(b"x-forwarded-proto") if trusted else None
+        secure = (said or self._client.scheme) == b"https"
+        return b"Set-Cookie: %b\r\n" % set_cookie(cookie.name, token, secure=secure)
 
     def on_failure(self, failure: Failure) -> None:
         """Nothing (more) can be answered: say so, or, in the middle of a body, let the client see that it is cut."""

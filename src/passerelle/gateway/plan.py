@@ -10,9 +10,13 @@ import orjson
 
 from passerelle.composition import Composition, Part
 from passerelle.config.models import Config, Route
+from passerelle.config.models import Service as ServiceConfig
+from passerelle.gateway.breaking import GuardedForward
 from passerelle.gateway.cache import Cache, CachePlan, make_plan
 from passerelle.gateway.deadlines import Deadlines
+from passerelle.gateway.forward import Forward
 from passerelle.gateway.service import Service
+from passerelle.gateway.timed import TimedForward
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.paths import Pattern, Template
@@ -31,6 +35,9 @@ class PartPlan:
     attempts: int
     cache: CachePlan | None
     key: bytes
+    attempt_deadlines: Deadlines | None
+    tells_deadline: bool
+    forward: type[Forward]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,9 @@ class ForwardPlan(RoutePlan):
     attempts: int
     rewrite: Template | None
     cache: CachePlan | None
+    attempt_deadlines: Deadlines | None
+    tells_deadline: bool
+    forward: type[Forward]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +119,17 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     body_limit = sys.maxsize if limit is None else limit
     guards = environment.guards(route, metrics)
     rest = _rest_names(route.path)
+    attempt = environment.deadlines(route.attempt_timeout) if route.attempt_timeout is not None else None
+    tells = route.tell_deadline
     if route.service is not None:
         service = environment.services[route.service]
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
         deadlines = environment.deadlines(route.timeout)
         shared = environment.cache
         cache = make_plan(shared, environment.era, route.cache, metrics.cache) if shared is not None else None
-        return ForwardPlan(metrics, log, body_limit, guards, service, deadlines, route.attempts, rewrite, cache)
+        forward = _forward(config.services[route.service], route)
+        of_leg = (service, deadlines, route.attempts, rewrite, cache, attempt, tells, forward)
+        return ForwardPlan(metrics, log, body_limit, guards, *of_leg)
     parts = []
     plans = []
     for name, part in (route.compose or {}).items():
@@ -127,8 +141,18 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # a host has no colon, so no route's key is this
         shared = environment.cache if part.cache is not None else None
         cache = make_plan(shared, environment.era, part.cache, metrics.cache) if shared is not None else None
-        plans.append(PartPlan(name, service, path, environment.deadlines(seconds), route.attempts, cache, key))
+        forward = _forward(config.services[part.service], route)
+        deadlines = environment.deadlines(seconds)
+        of_part = (deadlines, route.attempts, cache, key, attempt, tells, forward)
+        plans.append(PartPlan(name, service, path, *of_part))
     return ComposePlan(metrics, log, body_limit, guards, Composition(parts), tuple(plans))
+
+
+def _forward(service: ServiceConfig, route: Route) -> type[Forward]:
+    """The plainest that does what the service and the route ask for: what is not asked for costs nothing."""
+    if route.attempt_timeout is not None or route.tell_deadline:
+        return TimedForward
+    return GuardedForward if service.breaker is not None else Forward
 
 
 def _rest_names(path: str) -> frozenset[str]:

@@ -43,7 +43,7 @@ class Wanted:
 def begin(wanted: Wanted, receiver: Receiver, message: bytes, body: RequestBody | None) -> Forward:
     """The forward that carries ``message`` upstream for ``wanted``, not started yet."""
     leg = wanted.leg
-    forward = leg.service.forward(leg, receiver, wanted.facts.method, message, body, wanted.started)
+    forward = leg.forward(leg, receiver, wanted.facts.method, message, body, wanted.started)
     if wanted.node_key is not None:
         forward.key = wanted.node_key
     return forward

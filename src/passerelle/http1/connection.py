@@ -71,7 +71,7 @@ class ClientConnection(Responder):
             listener.refused += 1
             kind = Kind.STOPPING if listener.draining else Kind.OVERLOADED
             self._refuse(Failure(kind, "too many connections" if kind is Kind.OVERLOADED else "draining"))
-            self._transport.close()
+            self.close()
             return
         listener.connections.add(self)
 
@@ -308,8 +308,8 @@ class ClientConnection(Responder):
     def drain(self) -> None:
         """Close now when idle, else after the present request."""
         self._keep_alive = False
-        if self._exchange is None and self._linger_left < 0 and self._transport is not None:
-            self._transport.close()
+        if self._exchange is None and self._linger_left < 0:
+            self.close()
 
     def forget_head(self) -> None:
         """What was worked out for this client's last head is true no more."""

@@ -11,6 +11,7 @@ from passerelle.http1.head import RequestHead
 
 if TYPE_CHECKING:
     from passerelle.http1.connection import ClientConnection
+    from passerelle.http1.secure import Greeting
 
 
 class Exchange(Protocol):
@@ -96,16 +97,27 @@ class Limits:
 class Listener:
     """What all client connections of one worker share.
 
-    ``accepted`` and ``refused`` count connections since the start.
+    ``accepted`` and ``refused`` count connections since the start; ``greetings`` are those whose TLS handshake goes on.
     """
 
-    __slots__ = ("_emptied", "accepted", "clock", "connections", "draining", "handler", "limits", "refused")
+    __slots__ = (
+        "_emptied",
+        "accepted",
+        "clock",
+        "connections",
+        "draining",
+        "greetings",
+        "handler",
+        "limits",
+        "refused",
+    )
 
     def __init__(self, handler: Handler, limits: Limits, clock: Clock) -> None:
         self.clock = clock
         self.handler = handler
         self.limits = limits
         self.connections: set[ClientConnection] = set()
+        self.greetings: set[Greeting] = set()
         self.accepted = 0
         self.refused = 0
         self.draining = False
@@ -120,17 +132,23 @@ class Listener:
     def drain(self) -> None:
         """Close idle connections now and the others after their present request."""
         self.draining = True
+        for greeting in list(self.greetings):
+            greeting.abort()
         for connection in list(self.connections):
             connection.drain()
 
     async def empty(self) -> None:
         """Wait until the last connection is gone."""
-        if self.connections:
+        if self.connections or self.greetings:
             self._emptied = asyncio.Event()
             await self._emptied.wait()
 
     def gone(self, connection: ClientConnection) -> None:
         """``connection`` ended."""
         self.connections.discard(connection)
-        if self._emptied is not None and not self.connections:
+        self.settled()
+
+    def settled(self) -> None:
+        """A connection, or a handshake, has come to its end."""
+        if self._emptied is not None and not self.connections and not self.greetings:
             self._emptied.set()
