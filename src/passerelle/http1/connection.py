@@ -225,9 +225,7 @@ class ClientConnection(Responder):
         try:
             payload = decoder.feed(data)
         except Failure as failure:
-            self._decoder = None
-            self._keep_alive = False
-            exchange.on_body_failure(failure)
+            self._body_failed(exchange, failure)
             return
         if payload:
             exchange.on_body(payload)
@@ -237,6 +235,14 @@ class ClientConnection(Responder):
             exchange.on_body_end()
             if self._answered and self._exchange is exchange:
                 self._done()
+
+    def _body_failed(self, exchange: Exchange, failure: Failure) -> None:
+        """No more of the body can be understood, or waited for."""
+        self._decoder = None
+        self._keep_alive = False
+        exchange.on_body_failure(failure)
+        if self._answered and self._exchange is exchange:
+            self._done()  # it was answered early, so nobody has anything left to say
 
     def _incomplete(self, data: bytes, end: int) -> None:
         """No whole head yet: keep what there is, unless it can never become one."""
@@ -342,10 +348,8 @@ class ClientConnection(Responder):
             if waited > limits.idle_timeout:
                 self.abort()  # one side of the tunnel has ended long ago; the other neither speaks nor ends
         elif waited > limits.body_timeout and not self._paused_by and self._decoder is not None:
-            self._decoder = None
-            self._keep_alive = False
             if self._exchange is not None:
-                self._exchange.on_body_failure(Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
+                self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
 
     def _all_taken(self, now: float) -> bool:
         """Whether the client has taken what was written; one that takes nothing for ``write_timeout`` is cut off.
