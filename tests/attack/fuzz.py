@@ -29,7 +29,7 @@ from tests.conformance.test_mutations import ODD, REQUESTS, mutated
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED = frozenset({501, 505})
-WAIT = 60.0
+WAIT = 30.0
 """Seconds that the gateway may take to answer or to close: it should do so at once, or by ``head_timeout``."""
 GROWTH = 16 << 20
 """Bytes that the process may grow by after the first part of a run has filled what is remembered and bounded."""
