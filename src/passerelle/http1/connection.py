@@ -73,7 +73,10 @@ class ClientConnection(Responder):
             self._refuse(Failure(kind, "too many connections" if kind is Kind.OVERLOADED else "draining"))
             self.close()
             return
-        listener.connections.add(self)
+        if not listener.admits(self):
+            listener.refused += 1
+            self._refuse(Failure(Kind.RATE_LIMITED, "too many connections of this address"))
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
@@ -347,9 +350,8 @@ class ClientConnection(Responder):
         elif self._half_open:
             if waited > limits.idle_timeout:
                 self.abort()  # one side of the tunnel has ended long ago; the other neither speaks nor ends
-        elif waited > limits.body_timeout and not self._paused_by and self._decoder is not None:
-            if self._exchange is not None:
-                self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
+        elif waited > limits.body_timeout and not self._paused_by and self._decoder and self._exchange:
+            self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
 
     def _all_taken(self, now: float) -> bool:
         """Whether the client has taken what was written; one that takes nothing for ``write_timeout`` is cut off.
