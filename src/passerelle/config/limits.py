@@ -30,6 +30,9 @@ class Limits(Model):
     body_timeout: Duration = Field(
         default=30.0, description="Longest time without any byte of a request body. Beyond: 408."
     )
+    write_timeout: Duration = Field(
+        default=60.0, description="Longest time that a client may take nothing of its answer. Beyond: closed."
+    )
     connections: Annotated[int, Whole(1, 1_000_000)] = Field(
         default=10_000, description="Most client connections of a worker at once."
     )

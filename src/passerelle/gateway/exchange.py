@@ -107,6 +107,8 @@ class ExchangeState:
             self._forward.cancel()
         if self._gathering is not None:
             self._gathering.cancel()
+        if self._finished and self._body is not None:
+            self._body.cut_short()
 
     def _address(self) -> bytes:
         return client_address(self._head, self._client.peer, self._gateway.proxies)

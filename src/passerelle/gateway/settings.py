@@ -135,6 +135,7 @@ def listener_limits(config: Config) -> Limits:
         head_timeout=limits.head_timeout,
         idle_timeout=limits.idle_timeout,
         body_timeout=limits.body_timeout,
+        write_timeout=limits.write_timeout,
         connections=limits.connections,
         per_client=limits.connections_per_address,
         client_of=client_of,
@@ -145,4 +146,5 @@ def sweep_seconds(config: Config, most: float) -> float:
     """How often to look at connections: so that their time limits are kept to within a quarter, at least every ``most``
     seconds."""
     limits = config.limits
-    return min(most, min(limits.head_timeout, limits.idle_timeout, limits.body_timeout) / 4)
+    shortest = min(limits.head_timeout, limits.idle_timeout, limits.body_timeout, limits.write_timeout)
+    return min(most, shortest / 4)

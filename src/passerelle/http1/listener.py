@@ -86,7 +86,7 @@ class Limits:
         "head_timeout",
         "idle_timeout",
         "per_client",
-        "send_timeout",
+        "write_timeout",
     )
 
     def __init__(
@@ -97,7 +97,7 @@ class Limits:
         head_timeout: float = 10.0,
         idle_timeout: float = 75.0,
         body_timeout: float = 30.0,
-        send_timeout: float = 60.0,
+        write_timeout: float = 60.0,
         connections: int = 10_000,
         per_client: int | None = None,
         client_of: Callable[[bytes], bytes | None] = lambda peer: peer,
@@ -107,7 +107,7 @@ class Limits:
         self.head_timeout = head_timeout
         self.idle_timeout = idle_timeout
         self.body_timeout = body_timeout
-        self.send_timeout = send_timeout
+        self.write_timeout = write_timeout
         self.connections = connections
         self.per_client = per_client
         self.client_of = client_of

@@ -73,7 +73,7 @@ class Greeting(asyncio.Protocol):
             self._context,
             server_side=True,
             ssl_handshake_timeout=limits.head_timeout,
-            ssl_shutdown_timeout=limits.send_timeout,
+            ssl_shutdown_timeout=limits.write_timeout,
         )
         # Driven from here and not by a task, which would begin too late: the first bytes come before it.
         self._go_on(None)
@@ -167,7 +167,7 @@ class SecureConnection(ClientConnection):
         return self._raw.get_write_buffer_size() + (transport.get_write_buffer_size() if transport is not None else 0)
 
     def check_time(self, now: float) -> None:
-        """As for plain connections, but what ends has until its last bytes are taken (at most ``send_timeout``)."""
+        """As for plain connections, but what ends has until its last bytes are taken (at most ``write_timeout``)."""
         if self._linger_left < 0:
             super().check_time(now)
         elif now - self._since > LINGER_SECONDS and not self._pending:
