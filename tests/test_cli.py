@@ -205,6 +205,7 @@ def test_routes_as_json(run: Run) -> None:
         "methods": ["GET"],
         "path": "/user/{user_id}",
         "service": "user",
+        "guards": [],
         "compose": None,
         "rewrite": "/internal/{user_id}",
         "timeout": 0.5,

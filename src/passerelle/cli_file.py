@@ -111,6 +111,8 @@ def routes(config: str | None, as_json: bool) -> None:
 
 
 def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
+    from passerelle.config.told import guards_told
+
     accepted = route.accepted
     return {
         "index": index,
@@ -118,6 +120,7 @@ def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
         "methods": None if accepted is None else sorted(method.decode() for method in accepted),
         "path": route.path,
         "service": route.service,
+        "guards": guards_told(route),
         "compose": {
             key: {"service": part.service, "path": part.path, "required": part.required}
             for key, part in route.compose.items()

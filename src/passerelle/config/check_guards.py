@@ -76,6 +76,11 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
         host = urlsplit(jwt.jwks).hostname
         if host not in ("127.0.0.1", "localhost", "::1"):
             yield Finding(("jwt", "jwks"), "without https, who is on the way can put keys of their own into the set")
+    limited = any(route.rate_limit for route in config.routes)
+    if config.redis is not None and not limited and not any(route.is_cached for route in config.routes):
+        yield Finding(("redis",), "no route has a rate_limit or a cache, so nothing is shared", at_key=True)
+    if config.limits.gateways is not None and (config.redis is None or not limited):
+        yield Finding(("limits", "gateways"), "without redis and a rate_limit it does nothing", at_key=True)
     used = {_BLOCKS[method] for route in config.routes for method in route.auth}
     for block in ("jwt", "keys"):
         if getattr(config, block) is not None and block not in used:

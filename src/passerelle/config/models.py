@@ -26,9 +26,10 @@ from passerelle.config.compress import Compress
 from passerelle.config.discovery import Dns
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
+from passerelle.config.limits import Limits
 from passerelle.config.redis import RedisUrl
 from passerelle.config.tls import ListenerTls, ServiceTls
-from passerelle.config.units import Duration, Limit, Percent, Size
+from passerelle.config.units import Duration, Limit, Percent
 from passerelle.config.values import (
     AccessLog,
     App,
@@ -74,30 +75,6 @@ __all__ = [
 
 SOURCES = ("app", "run", "targets", "zones")
 """A service has exactly one of these."""
-
-
-class Limits(Model):
-    """What a client may send."""
-
-    head: Size = Field(
-        default=32 * 1024, description="Largest head: request line and header fields. Beyond: 431 (414 for the target)."
-    )
-    headers: Annotated[int, Whole(1, 10_000)] = Field(
-        default=100, description="Most header fields in a request. Beyond: 431."
-    )
-    body: Limit = Field(
-        default=10 * 2**20, description="Largest request body, or `unlimited`. Beyond: 413. A route may override it."
-    )
-    head_timeout: Duration = Field(default=10.0, description="Time for a head to arrive completely. Beyond: 408.")
-    idle_timeout: Duration = Field(
-        default=75.0, description="How long an idle keep-alive connection of a client stays open."
-    )
-    body_timeout: Duration = Field(
-        default=30.0, description="Longest time without any byte of a request body. Beyond: 408."
-    )
-    connections: Annotated[int, Whole(1, 1_000_000)] = Field(
-        default=10_000, description="Most client connections of a worker at once."
-    )
 
 
 class Target(Model):
@@ -338,6 +315,11 @@ class Route(Model):
         return frozenset({b"GET"}) if self.compose is not None else None
 
     @property
+    def is_cached(self) -> bool:
+        """Whether answers of the route, or of a part of it, are stored."""
+        return self.cache is not None or any(part.cache is not None for part in (self.compose or {}).values())
+
+    @property
     def label(self) -> str:
         """A name for logs and metrics: methods, host and pattern, never a request's path."""
         methods = ",".join(self.methods) + " " if self.methods else ""
@@ -369,7 +351,7 @@ class Config(Model):
     limits: Limits = Field(default=Limits(), description="What a client may send.")
     cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
     redis: RedisUrl | None = Field(
-        default=None, description="A Redis that workers and gateways share cached answers and purges through."
+        default=None, description="A Redis that workers and gateways share: cached answers, purges, limits."
     )
     dns: Dns = Field(default=Dns(), description="How names of targets are looked up.")
     jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")

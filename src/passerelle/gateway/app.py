@@ -17,7 +17,7 @@ from passerelle.balancing.instance import Instance
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.cache import Cache
+from passerelle.gateway.cache import Cache, open_cache
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.guards import Guards
@@ -25,7 +25,7 @@ from passerelle.gateway.health import LocalHealth
 from passerelle.gateway.hits import answer_hit
 from passerelle.gateway.invalidation import Invalidator
 from passerelle.gateway.pipeline import Exchange
-from passerelle.gateway.plan import Environment, RoutePlan, build_router, cache_of, is_cached
+from passerelle.gateway.plan import Environment, RoutePlan, build_router, cache_of
 from passerelle.gateway.service import InstanceSpec, Members, Service
 from passerelle.gateway.settings import (
     apply_settings,
@@ -81,7 +81,7 @@ class Gateway:
         for name, service in config.services.items():
             self._services[name], self._members[name] = self._make(name, service, self._certificates)
             self._set_instances(name, service, configured_instances(name, service))
-        self.cache = Cache(config.cache.memory) if any(map(is_cached, config.routes)) else None
+        self.cache = open_cache(config)
         era = object()
         self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
         self.sharing = Shared(self.loop)
@@ -102,8 +102,7 @@ class Gateway:
 
         OSError when it is taken.
         """
-        listen = self._config.listen
-        listener = self._listener
+        listen, listener = self._config.listen, self._listener
 
         def connection() -> asyncio.Protocol:
             return self._certificates.accept(listener)
@@ -159,8 +158,7 @@ class Gateway:
         services = {n: made[n][0] if n in made else self._services[n] for n in config.services}
         deadlines: dict[float, Deadlines] = {}
         guards = Guards(config, self.loop, self._guards)
-        cached = any(map(is_cached, config.routes))
-        cache = (self.cache or Cache(config.cache.memory)) if cached else None
+        cache = open_cache(config, self.cache)
         era = object()
         router = self._router(config, services, deadlines, guards, cache, era)
         # From here on nothing fails, and no request comes in between.
@@ -168,9 +166,8 @@ class Gateway:
         for name in before.services.keys() - config.services.keys():
             self._dismiss(name)
         for name, (service, members) in made.items():
-            returns = self._leaving.pop(name, None) is not None
             self._services[name], self._members[name] = service, members
-            if returns:
+            if self._leaving.pop(name, None) is not None:
                 self._adopt(name, None, config.services[name])
         self._services = services
         self._members = {name: self._members[name] for name in services}
@@ -183,7 +180,7 @@ class Gateway:
         deadlines.update((limit, old) for limit, old in self._deadlines.items() if old.entries)
         self._deadlines = deadlines
         self._config = config
-        self._listener.limits = listener_limits(config)
+        self._listener.go_by(listener_limits(config))
         self._sweep = sweep_seconds(config, SWEEP)
         if before.trusted_proxies != config.trusted_proxies:
             self.proxies = Proxies(config.trusted_proxies)

@@ -17,6 +17,7 @@ from passerelle.caching.settings import Identity, Settings
 from passerelle.caching.shelf import Shelf
 from passerelle.caching.tags import MAX_TAG_BYTES
 from passerelle.config.cache import RouteCache
+from passerelle.config.models import Config
 from passerelle.http1.head import RequestHead
 from passerelle.messages import end_to_end
 
@@ -143,6 +144,13 @@ class CachePlan:
     def fill_tags(self, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
         """The route's tags for a request with these parameters."""
         return tuple(tag.fill(params) for tag in self.tags)
+
+
+def open_cache(config: Config, before: Cache | None = None) -> Cache | None:
+    """The memory of a worker whose routes are cached, ``before`` where there is one already; None without such."""
+    if not any(route.is_cached for route in config.routes):
+        return None
+    return before or Cache(config.cache.memory)
 
 
 def make_plan(cache: Cache, era: object, route: RouteCache | None, counts: dict[str, int]) -> CachePlan:

@@ -180,6 +180,7 @@ class ExchangeState:
             instance = None
             upstream_seconds = max((part.forward.seconds for part in self._parts), default=0.0)
             attempts = sum(part.forward.attempts for part in self._parts)
+        identity = self._asked.identity if self._asked is not None else None
         body, client, head = self._body, self._client, self._head
         log.add(
             self._request_id,
@@ -197,4 +198,5 @@ class ExchangeState:
             instance,
             failure,
             self.cached,
+            identity.consumer if identity is not None else None,
         )

@@ -16,8 +16,10 @@ from passerelle.security.authorization import Require
 from passerelle.security.certificates import CertificateMethod
 from passerelle.security.guard import Asked, Guard
 from passerelle.security.limits import SECOND, KeyOf, Limit, Rate, RateLimits, Table, by_consumer, by_header, by_key
+from passerelle.security.shared_limits import SharedLimit, SharedRateLimits
 
 if TYPE_CHECKING:
+    from passerelle.gateway.redis_link import RedisLink
     from passerelle.gateway.tokens import Tokens
 
 
@@ -50,6 +52,18 @@ def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: Tokens
         raise CannotGuard(f"jwt: {config.jwt.key}: {error}") from error
 
 
+def _link(config: Config, loop: asyncio.AbstractEventLoop, before: RedisLink | None) -> RedisLink | None:
+    if config.redis is None or not any(route.rate_limit for route in config.routes):
+        return None
+    if before is not None and before.url == config.redis.url:
+        return before
+    try:
+        from passerelle.gateway.redis_link import RedisLink
+    except ModuleNotFoundError as error:
+        raise CannotGuard(f"redis: {error.name} is missing: pip install 'passerelle[redis]'") from error
+    return RedisLink(config.redis.url, loop, config.workers)
+
+
 class Guards:
     """Makes the guards of every route of ``config``. :class:`CannotGuard` when it cannot.
 
@@ -64,6 +78,7 @@ class Guards:
         self._known_tables = before._tables if before is not None else {}
         same_keys = before is not None and before._config.keys == config.keys
         self._keys: Keys | None = before._keys if before is not None and same_keys else _open_keys(config)
+        self._redis: RedisLink | None = _link(config, loop, before._redis if before is not None else None)
         self._methods: dict[str, Method] = {"mtls": CertificateMethod()}
         if self._keys is not None:
             self._methods["key"] = self._keys.method
@@ -77,6 +92,8 @@ class Guards:
             self._keys.start(self._loop)
         if self._tokens is not None and (before is None or before._tokens is not self._tokens):
             self._tokens.start()
+        if self._redis is not None and (before is None or before._redis is not self._redis):
+            self._redis.start()
 
     def stop(self, after: Guards | None = None) -> None:
         """End it, but for what ``after`` goes on with."""
@@ -84,6 +101,8 @@ class Guards:
             self._keys.stop()
         if self._tokens is not None and (after is None or after._tokens is not self._tokens):
             self._tokens.stop()
+        if self._redis is not None and (after is None or after._redis is not self._redis):
+            self._redis.stop()
 
     def of(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
         """The guards of ``route`` in the order in which they are asked."""
@@ -111,11 +130,14 @@ class Guards:
         def would_refuse() -> None:
             metrics.would_refuse += 1
 
-        return [RateLimits([self._limit(route, limit) for limit in chosen], would_refuse)]
+        if self._redis is None:
+            return [RateLimits([self._limit(route, limit, self._config.workers) for limit in chosen], would_refuse)]
+        shared = [SharedLimit(self._limit(route, limit, 1), f"{route.label}\0{limit.label}") for limit in chosen]
+        return [SharedRateLimits(shared, self._redis, would_refuse, self._config.limits.gateways)]
 
-    def _limit(self, route: Route, settings: RateLimit) -> Limit:
+    def _limit(self, route: Route, settings: RateLimit, parts: int) -> Limit:
         whole = Rate(settings.rate.number, settings.rate.seconds * SECOND, settings.size)
-        rate = whole.share(self._config.workers, settings.cost)
+        rate = whole.share(parts, settings.cost)
         name = route.label, settings.label
         table = self._tables[name] = self._known_tables.get(name, Table())
         key_of = self._key_of(settings.by)

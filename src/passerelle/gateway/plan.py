@@ -119,11 +119,6 @@ def cache_of(plan: object) -> CachePlan | None:
     return plan.cache if isinstance(plan, RoutePlan) and plan.cache is not None and plan.cache.stores else None
 
 
-def is_cached(route: Route) -> bool:
-    """Whether answers of the route, or of a part of it, are stored."""
-    return route.cache is not None or any(part.cache is not None for part in (route.compose or {}).values())
-
-
 def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     limit = config.body_limit(route)
     metrics = environment.metrics(route.label)

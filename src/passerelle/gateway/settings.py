@@ -18,6 +18,7 @@ from passerelle.gateway.service import InstanceSpec, PoolSettings, RetryRules, S
 from passerelle.http1.listener import Limits
 from passerelle.http1.tls import UpstreamTls
 from passerelle.messages import IDEMPOTENT_METHODS
+from passerelle.security.addresses import Proxies, Subscribers
 
 # Before every priority that a configuration can give a zone.
 NEAREST = -1
@@ -122,6 +123,12 @@ def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec
 def listener_limits(config: Config) -> Limits:
     """What clients may send, for the listener."""
     limits = config.limits
+    proxies, subscribers = Proxies(config.trusted_proxies), Subscribers()
+
+    def client_of(peer: bytes) -> bytes | None:
+        # Behind a trusted proxy are many clients.
+        return None if proxies.trusts(peer) else subscribers.of(peer)
+
     return Limits(
         head=limits.head,
         fields=limits.headers,
@@ -129,6 +136,8 @@ def listener_limits(config: Config) -> Limits:
         idle_timeout=limits.idle_timeout,
         body_timeout=limits.body_timeout,
         connections=limits.connections,
+        per_client=limits.connections_per_address,
+        client_of=client_of,
     )
 
 

@@ -71,7 +71,10 @@ class ClientConnection(Responder):
             self._refuse(Failure(kind, "too many connections" if kind is Kind.OVERLOADED else "draining"))
             self.close()
             return
-        listener.connections.add(self)
+        if not listener.admits(self):
+            listener.refused += 1
+            self._refuse(Failure(Kind.RATE_LIMITED, "too many connections of this address"))
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever ended it."""

@@ -44,9 +44,21 @@ class Asked:
     ``address`` is the client's, from the trusted end of the chain. ``answer`` collects field lines (with CRLF) for
     whatever is answered, ``upstream`` those that go to the service; ``withheld`` are lines of the client that do not.
     ``certificate`` is the one that TLS has verified, as :meth:`ssl.SSLSocket.getpeercert` gives it.
+    ``pending`` is what the guard that said :class:`Wait` waits for.
     """
 
-    __slots__ = ("address", "answer", "certificate", "fields", "identity", "method", "path", "upstream", "withheld")
+    __slots__ = (
+        "address",
+        "answer",
+        "certificate",
+        "fields",
+        "identity",
+        "method",
+        "path",
+        "pending",
+        "upstream",
+        "withheld",
+    )
 
     def __init__(
         self,
@@ -65,6 +77,7 @@ class Asked:
         self.upstream = b""
         self.withheld: Sequence[bytes] = ()
         self.identity: Identity | None = None
+        self.pending: object = None
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field called ``name`` (lower case), or None."""

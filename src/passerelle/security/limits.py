@@ -181,7 +181,7 @@ class RateLimits:
     refills, so that both are true of a bucket; ``r`` is what is left and ``t`` the seconds until all of it is.
     """
 
-    __slots__ = ("_clock", "_limits", "_on_dry", "_policies")
+    __slots__ = ("_clock", "_on_dry", "_policies", "limits")
 
     def __init__(
         self,
@@ -189,28 +189,35 @@ class RateLimits:
         on_dry: Callable[[], None],
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._limits = tuple(limits)
+        self.limits = tuple(limits)
         self._on_dry = on_dry
         self._clock = clock
-        shown = [limit.policy for limit in self._limits if not limit.dry]
+        shown = [limit.policy for limit in self.limits if not limit.dry]
         self._policies = b"RateLimit-Policy: %b\r\n" % b", ".join(shown) if shown else b""
 
     def __call__(self, asked: Asked) -> None:
         """Count the request, or raise :class:`Refused` (429) with ``Retry-After``."""
         now = self._clock()
+        decided = []
+        for limit in self.limits:
+            key = limit.key_of(asked)
+            decided.append((limit, key, decide(limit.rate, limit.table.get(key), now, limit.cost)))
+        self.settle(asked, [(limit, decision) for limit, _, decision in decided])
+        for limit, key, decision in decided:
+            if decision.admitted:
+                limit.table.put(key, decision.full, now * limit.rate.count)
+
+    def settle(self, asked: Asked, decided: Iterable[tuple[Limit, Decision]]) -> None:
+        """Tell the client what was ``decided``; raise :class:`Refused` where a limit that is not dry refuses."""
         items: list[bytes] = []
-        admitted: list[tuple[Limit, bytes, int]] = []
         refused: Limit | None = None
         retry = 0
-        for limit in self._limits:
-            key = limit.key_of(asked)
-            decision = decide(limit.rate, limit.table.get(key), now, limit.cost)
-            if decision.admitted:
-                admitted.append((limit, key, decision.full))
-            elif limit.dry:
-                self._on_dry()
-            elif decision.retry > retry:
-                refused, retry = limit, decision.retry
+        for limit, decision in decided:
+            if not decision.admitted:
+                if limit.dry:
+                    self._on_dry()
+                elif decision.retry > retry:
+                    refused, retry = limit, decision.retry
             if not limit.dry:
                 items.append(limit.item(decision))
         if items:
@@ -218,5 +225,3 @@ class RateLimits:
         if refused is not None:
             after = b"%d" % -(-retry // SECOND)
             raise Refused(Kind.RATE_LIMITED, f"over the limit {refused.name}", [(b"Retry-After", after)])
-        for limit, key, full in admitted:
-            limit.table.put(key, full, now * limit.rate.count)
