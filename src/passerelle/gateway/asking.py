@@ -17,7 +17,7 @@ class Asking:
     """Asks for the ``parts`` of one request. ``fields`` are the lines that all of them get; ``address`` gives the
     client's; ``cached`` tells whether the parts' caches may answer."""
 
-    __slots__ = ("_address", "_cached", "_consumer", "_fields", "_head", "_request_id", "params", "parts")
+    __slots__ = ("_address", "_cached", "_consumer", "_fields", "_head", "_rest", "params", "parts")
 
     def __init__(
         self,
@@ -34,21 +34,22 @@ class Asking:
         self.params = params
         self._head = head
         self._fields = fields
-        self._request_id = request_id
+        self._rest = b" HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (fields, request_id)
         self._consumer = consumer
         self._address = address
         self._cached = cached
 
     def ask(self, index: int, gathering: Gathering, started: float) -> PartCall:
         """Part number ``index``, ready to start; ``started`` is when the whole was asked for (of ``perf_counter``)."""
-        part, params, fields = self.parts[index], self.params, self._fields
+        part = self.parts[index]
+        params = self.params
         path = part.path.fill(params)
-        message = b"GET %b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (path, fields, self._request_id)
+        message = b"GET " + path + self._rest
         key = part.service.key
         node_key = key(self._head, params, self._address()) if key is not None else None
         wanted = None
         if part.cache is not None and self._cached:
-            facts = part_facts(self._head, fields, self._consumer)
+            facts = part_facts(self._head, self._fields, self._consumer)
             asks = (part, part.cache, facts, b"%b %b" % (part.key, path), message, params, started)
             wanted = Wanted(*asks, node_key=node_key, about=(path_tag(part.service.name, path),))
         asked = PartCall(gathering, index, part, message, started, wanted)

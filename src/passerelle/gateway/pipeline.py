@@ -226,9 +226,20 @@ class Exchange(ExchangeState):
         )
 
     def _compose(self, plan: ComposePlan, match: Match) -> None:
-        asking = self._asking(plan, match)
-        if plan.cache is not None and not self._asks_instances():
-            self._from_whole(plan, plan.cache, match, asking)
+        head = self._head
+        fields = head.part_fields
+        if fields is None:
+            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies, self._client.scheme)
+        consumer = b""
+        if self._asked is not None:
+            fields = self._asked.carried(fields)
+            consumer = self._consumer()
+        cached = not (head.debug and self._asks_instances())
+        asking = Asking(plan.parts, match.params, head, fields, self._request_id, consumer, self._address, cached)
+        if plan.cache is not None and cached:
+            wanted = self._wanted(plan, plan.cache, match, Whole(plan, asking), _NO_MESSAGE, asking.paths())
+            self._forward = seat = Seat(self._asker(plan), wanted)
+            seat.start()
             return
 
         def call(index: int, gathering: Gathering) -> PartCall:
@@ -243,22 +254,6 @@ class Exchange(ExchangeState):
         self._parts = parts
         self._gathering = Gathering(plan.composition, self.on_composed)
         self._gathering.start(call)
-
-    def _asking(self, plan: ComposePlan, match: Match) -> Asking:
-        head = self._head
-        fields = head.part_fields
-        if fields is None:
-            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies, self._client.scheme)
-        if self._asked is not None:
-            fields = self._asked.carried(fields)
-        cached = not self._asks_instances()
-        return Asking(plan.parts, match.params, head, fields, self._request_id, self._consumer(), self._address, cached)
-
-    def _from_whole(self, plan: ComposePlan, cache: CachePlan, match: Match, asking: Asking) -> None:
-        """The composed answer out of the cache, or asked for by it."""
-        wanted = self._wanted(plan, cache, match, Whole(plan, asking), _NO_MESSAGE, asking.paths())
-        self._forward = seat = Seat(self._asker(plan), wanted)
-        seat.start()
 
     # ---- the answer
 
