@@ -193,6 +193,9 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         yield from _part((*loc, "compose", key), part, pattern, services)
     if route.cache is not None:
         yield from _tags((*loc, "cache", "tags"), route.cache, pattern)
+        for key in _NOT_OF_A_WHOLE if route.compose is not None else ():
+            if key in route.cache.model_fields_set:
+                yield Finding((*loc, "cache", key), "found beside compose; allowed with service, or in a part's cache")
         if route.methods is not None and "GET" not in route.methods:
             yield Finding((*loc, "cache"), "found on a route without GET, of which no answer is stored", at_key=True)
     if route.compose is not None and route.methods is not None:
@@ -227,6 +230,10 @@ def _part_cookies(loc: Loc, parts: dict[str, Part], services: dict[str, Service 
         if sticky is not None and other != part.service:
             message = f"found {part.service!r}, whose sticky cookie {sticky.cookie!r} is also that of {other!r}"
             yield Finding((*loc, "compose", key, "service"), message)
+
+
+# A composed answer is 200 or not stored, has its parts' lifetimes, and fails where a required part does.
+_NOT_OF_A_WHOLE = ("statuses", "heuristic", "stale_if_disconnected")
 
 
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:

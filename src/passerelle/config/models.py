@@ -22,6 +22,7 @@ from passerelle.config.balance import (
 )
 from passerelle.config.base import Model, Shape, given, raise_first
 from passerelle.config.cache import Cache, RouteCache
+from passerelle.config.compress import Compress
 from passerelle.config.discovery import Dns
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
@@ -51,6 +52,7 @@ __all__ = [
     "Balance",
     "Breaker",
     "Cache",
+    "Compress",
     "Config",
     "Dns",
     "Eject",
@@ -284,7 +286,11 @@ class Route(Model):
         default=False, description="`true`: services are told the time left, in `Passerelle-Timeout-Ms`."
     )
     cache: RouteCache | None = Field(
-        default=None, description="How the answers are cached, `{}` for RFC 9111 alone; none without it."
+        default=None,
+        description="How the answers are cached, with `compose` the joined ones; `{}` for RFC 9111 alone.",
+    )
+    compress: Compress | None = Field(
+        default=None, description="Which answers are compressed here, `true` for the defaults; by default none."
     )
     clients: Clients | None = Field(
         default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
@@ -389,8 +395,6 @@ def route_shape(keys: set[str]) -> Shape:
         return [("compose", "found beside service; allowed is one of service, compose")]
     if "service" not in keys and "compose" not in keys:
         return [(None, "a route needs one of service, compose; found neither")]
-    if "compose" in keys and "cache" in keys:
-        return [("cache", "found beside compose; allowed with service only (each part has its own cache)")]
     if "compose" in keys and "rewrite" in keys:
         return [("rewrite", "found beside compose; allowed with service only (each part has its own path)")]
     return []

@@ -38,6 +38,8 @@ def json_schema() -> dict[str, Any]:
     limits["anyOf"] = [{name: limits.pop(name) for name in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
     definitions["Jwt"]["oneOf"] = [{"required": [source]} for source in KEY_SOURCES]
     definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
+    codings = definitions["Compress"]["properties"]["codings"]
+    definitions["Compress"] = {"anyOf": [{"const": True}, codings, definitions["Compress"]]}
     eject = definitions["Service"]["properties"]["eject"]
     eject["anyOf"] = [{"$ref": eject.pop("$ref")}, {"const": "off"}]
     definitions["Substitution"] = _SUBSTITUTION

@@ -86,7 +86,7 @@ class Gateway:
         self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
         self.sharing = Shared(self.loop)
         self._open_cache(era, config)
-        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0, ())
+        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0, (), None, None)
         self._listener = Listener(self, listener_limits(config), self._clock)
         self._sweep = sweep_seconds(config, SWEEP)
         self._stalled: dict[Forward, tuple[int, float]] = {}

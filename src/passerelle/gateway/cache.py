@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from passerelle.caching.entry import Entry
@@ -14,6 +15,7 @@ from passerelle.caching.keys import KeyRule
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.settings import Identity, Settings
 from passerelle.caching.shelf import Shelf
+from passerelle.caching.tags import MAX_TAG_BYTES
 from passerelle.config.cache import RouteCache
 from passerelle.config.models import Config
 from passerelle.http1.head import RequestHead
@@ -34,9 +36,10 @@ class Cache:
 
     ``era`` is that of the plans in force: what an earlier plan stored is answered by the rules of the present one.
     ``sharing`` is the second level, if there is one; ``on_forgotten`` is told of keys and tags that a request changed.
+    ``sources`` are the services of whose answers parts of compositions, or whole ones, are stored.
     """
 
-    __slots__ = ("era", "fetches", "flights", "on_forgotten", "sharing", "shelf", "store")
+    __slots__ = ("era", "fetches", "flights", "on_forgotten", "sharing", "shelf", "sources", "store")
 
     def __init__(self, capacity: int) -> None:
         self.store = MemoryStore(capacity)
@@ -46,6 +49,7 @@ class Cache:
         self.era: object = None
         self.sharing: Sharing | None = None
         self.on_forgotten: Callable[[Sequence[bytes], Sequence[bytes]], None] | None = None
+        self.sources: set[str] = set()
 
     def forget(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
         """Let go of what a request has changed, by key and by tag, here and wherever else it may be."""
@@ -75,8 +79,15 @@ class Cache:
         if what == "tag":
             return self.store.purge_tag(value.encode())
         if what == "path":
-            return self.store.purge_path(value.encode())
+            return self.store.purge_path(value.encode()) + sum(self.purge("tag", tag) for tag in self._made_of(value))
         return self.store.clear()
+
+    def _made_of(self, path: str) -> list[str]:
+        """The tags of what is made of services' answers to ``path``, or, where it ends in ``*``, to paths below it."""
+        if not path.endswith("*"):
+            return [path_tag(service, path.encode()).decode() for service in self.sources]
+        starts = [f"{service}:{path[:-1]}".encode() for service in self.sources]
+        return [tag.decode("latin-1") for start in starts for tag in self.store.tags_starting(start)]
 
     def snapshot(self) -> dict[str, Any]:
         """What the store holds, as JSON-able values."""
@@ -88,6 +99,12 @@ class Cache:
             "evictions": store.evictions,
             "redis": self.sharing.snapshot() if self.sharing is not None else {},
         }
+
+
+def path_tag(service: str, target: bytes) -> bytes:
+    """The tag of what is made of a service's answer to ``target``, whatever the query: updates reach it so."""
+    tag = b"%b:%b" % (service.encode(), target.partition(b"?")[0])
+    return tag if len(tag) <= MAX_TAG_BYTES else blake2b(tag, digest_size=24).hexdigest().encode("ascii")
 
 
 class Tag:

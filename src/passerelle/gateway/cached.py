@@ -27,8 +27,7 @@ from passerelle.caching.policy import (
 from passerelle.caching.received import Received
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.fetch import Fetch, Reader
-from passerelle.gateway.forward import Forward
-from passerelle.gateway.leg import NOBODY, Receiver
+from passerelle.gateway.leg import NOBODY, Receiver, Source
 from passerelle.gateway.shared_fetch import SharedFetch
 from passerelle.gateway.wanted import Wanted, begin, without_tags
 from passerelle.messages import SAFE_METHODS
@@ -70,7 +69,7 @@ class Seat:
         self._entry: Entry | None = None
         self._fetch: Fetch | None = None
         self._flight: Flight[Entry] | None = None
-        self._forward: Forward | None = None
+        self._forward: Source | None = None
         self._ticket = 0
         self._waits = 0
 
@@ -252,7 +251,7 @@ class Seat:
             self._forward.refuse(failure)
 
     @property
-    def _asked(self) -> Forward | None:
+    def _asked(self) -> Source | None:
         return self._fetch.forward if self._fetch is not None else self._forward
 
     @property
@@ -319,7 +318,7 @@ class Relay:
                 wanted.plan.settings,
                 authority=wanted.authority,
                 target=wanted.target,
-                tags=wanted.plan.fill_tags(wanted.params),
+                tags=wanted.tags(),
             )
             if isinstance(outcome, Invalidate):
                 self._invalidator.invalidate(wanted, outcome.targets)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from passerelle.balancing.sticky import set_cookie
 from passerelle.composition import Gathering
 from passerelle.errors import Failure
 from passerelle.gateway.body import RequestBody
@@ -125,6 +126,36 @@ class ExchangeState:
         """Who answered, for a client on this machine that asks with ``Passerelle-Debug: 1``."""
         forwards: list[Forward | Seat | None] = [part.forward for part in self._parts] or [self._forward]
         return ", ".join(f.instance.name for f in forwards if f is not None).encode()
+
+    def _additions(self) -> bytes:
+        """Field lines of our own: those of the cache and the guards, which instance it was, the sticky cookie."""
+        lines = self.cache_status
+        if self._asked is not None:
+            lines += self._asked.answer
+        if self._head.debug and self._for_us():
+            lines += b"Passerelle-Instance: %b\r\n" % self._instances()
+        if self._cookie is not None and self._forward is not None:
+            lines += self._kept_at(self._cookie, cast(Forward, self._forward))
+        return lines
+
+    def _part_cookies(self) -> bytes:
+        """Of each service that keeps its clients and answered, the first part's sticky cookie."""
+        lines, seen = b"", set()
+        for part in self._parts:
+            if part.sticky is not None and part.answered and part.sticky.name not in seen:
+                seen.add(part.sticky.name)
+                lines += self._kept_at(part.sticky, cast(Forward, part.forward))
+        return lines
+
+    def _kept_at(self, cookie: StickyCookie, forward: Forward) -> bytes:
+        """The line that keeps the client at the instance that answered; empty where it brought the cookie."""
+        token = cookie.node.token(forward.instance)
+        if token == forward.key:
+            return b""
+        trusted = self._gateway.proxies.trusts(self._client.peer)
+        said = self._head.get(b"x-forwarded-proto") if trusted else None
+        secure = (said or self._client.scheme) == b"https"
+        return b"Set-Cookie: %b\r\n" % set_cookie(cookie.name, token, secure=secure)
 
     def finish(self, status: int, failure: Failure | None = None) -> None:
         """Count and log the request: exactly once, whatever happened."""

@@ -27,7 +27,7 @@ from passerelle.caching.policy import (
 from passerelle.caching.received import Received
 from passerelle.caching.storing import Draft
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.forward import Forward
+from passerelle.gateway.leg import Source
 from passerelle.gateway.wanted import Wanted, begin, edited, without_tags
 from passerelle.http1.head import ResponseHead
 
@@ -106,7 +106,7 @@ class Fetch:
         self._over = False
         self.streams = reader is None or reader.streams
         message = edited(wanted.message, decision)
-        self.forward: Forward = begin(wanted, self, message, None)
+        self.forward: Source = begin(wanted, self, message, None)
         if flight is not None:
             wanted.plan.cache.fetches[flight.key] = self
 
@@ -194,7 +194,7 @@ class Fetch:
             self._entry,
             plan.settings,
             validated=isinstance(self._decision, Stale) and bool(self._decision.fields),
-            tags=plan.fill_tags(wanted.params),
+            tags=wanted.tags(),
         )
         if isinstance(outcome, Store):
             self._store(outcome.draft, without_tags(head), data, complete)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure
@@ -11,6 +12,7 @@ from passerelle.gateway.service import Service
 from passerelle.http1.head import ResponseHead
 
 if TYPE_CHECKING:
+    from passerelle.gateway.body import RequestBody
     from passerelle.gateway.forward import Forward
 
 
@@ -61,6 +63,52 @@ SILENT = _Silent()
 
 # Stands for the instance before one is picked.
 NOBODY = Instance("")
+
+
+class Source(Protocol):
+    """What brings an answer to its receiver, whole or piece by piece: a :class:`.forward.Forward`, or its like."""
+
+    @property
+    def instance(self) -> Instance:
+        """Who is asked, if it is one."""
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts there were."""
+
+    @property
+    def seconds(self) -> float:
+        """How long they took."""
+
+    key: bytes | None
+    """What the balancer picks by."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more."""
+
+    def pause(self) -> None:
+        """The receiver does not keep up."""
+
+    def resume(self) -> None:
+        """It does again."""
+
+    def refuse(self, failure: Failure) -> None:
+        """Take no more of an answer that is at fault."""
+
+
+class Origin(Protocol):
+    """Where the cache gets an answer from."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The time limit over all of it."""
+
+    @property
+    def forward(self) -> Callable[[Any, Receiver, bytes, bytes, RequestBody | None, float], Source]:
+        """What carries a request out: called with this origin, who is told, method, message, body and start."""
 
 
 class Leg(Protocol):

@@ -12,23 +12,25 @@ from functools import partial
 from time import time
 from typing import cast
 
-from passerelle.balancing.sticky import set_cookie
 from passerelle.caching.answers import answer
 from passerelle.caching.entry import Entry
 from passerelle.caching.facts import Facts
 from passerelle.caching.keys import Target
 from passerelle.composition import Gathering, Outcome
 from passerelle.errors import Failure, Kind
+from passerelle.gateway.asking import Asking
 from passerelle.gateway.body import RequestBody
-from passerelle.gateway.cache import CachePlan, part_facts, request_facts
+from passerelle.gateway.cache import CachePlan, request_facts
 from passerelle.gateway.cached import Seat
+from passerelle.gateway.compress import Coder, coded_answer, uncoded_facts, uncoded_request
 from passerelle.gateway.exchange import ExchangeState
 from passerelle.gateway.fields import part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.leg import Origin
 from passerelle.gateway.parts import PartCall, composed_answer
 from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
-from passerelle.gateway.service import StickyCookie
 from passerelle.gateway.wanted import Wanted
+from passerelle.gateway.whole import Whole
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import problem, serialize
 from passerelle.messages import SAFE_METHODS, Response
@@ -37,6 +39,8 @@ from passerelle.security.guard import Asked, Refused
 
 # How long an upstream may leave a client waiting for 100 (Continue) before the gateway says it (RFC 9110 §10.1.1).
 CONTINUE_SECONDS = 1.0
+# What stands for the request upstream where several are made of it.
+_NO_MESSAGE = b"GET / HTTP/1.1\r\n\r\n"
 
 
 class Exchange(ExchangeState):
@@ -136,32 +140,56 @@ class Exchange(ExchangeState):
         if head.upgrade is not None or not (cache.stores or method not in SAFE_METHODS) or self._asks_instances():
             self._forward_to(plan, match)
             return
-        facts = request_facts(head, method, self._consumer())
+        service = plan.service
+        message = self._message(plan, match)
+        if plan.compress is not None:
+            message = uncoded_request(message)
+        node_key = service.key(head, match.params, self._address()) if service.key is not None else None
+        wanted = self._wanted(plan, cache, match, plan, message, (), node_key)
+        self._forward = seat = Seat(self._asker(plan), wanted)
+        self._cookie = service.cookie
+        if method in (b"GET", b"HEAD") and not wanted.facts.has_body:
+            seat.start()
+        else:
+            seat.go_around(self._gateway.invalidator, self._body)
+
+    def _wanted(
+        self,
+        plan: RoutePlan,
+        cache: CachePlan,
+        match: Match,
+        origin: Origin,
+        message: bytes,
+        about: tuple[bytes, ...],
+        node_key: bytes | None = None,
+    ) -> Wanted:
+        head, method = self._head, self._method
         host = head.host or b""
         target = Target(self._path, self._query[1:] if self._query else None)
-        service = plan.service
-        # A hit goes the short way only where nothing has to be asked or added first.
-        open_to_all = cache.whole_uri and not plan.guards
-        wanted = Wanted(
-            plan,
+        facts_of = request_facts if plan.compress is None else uncoded_facts
+        return Wanted(
+            origin,
             cache,
-            facts,
+            facts_of(head, method, self._consumer()),
             cache.settings.key.key(host, *target),
-            self._message(plan, match),
+            message,
             match.params,
             self._started,
             host,
             head.authority.lower(),
             target,
-            plan if open_to_all else None,
-            service.key(head, match.params, self._address()) if service.key is not None else None,
+            # A hit goes the short way only where nothing has to be asked or added first.
+            plan if cache.whole_uri and not plan.guards else None,
+            node_key,
+            about,
         )
-        self._forward = seat = Seat(self, wanted)
-        self._cookie = service.cookie
-        if method in (b"GET", b"HEAD") and not facts.has_body:
-            seat.start()
-        else:
-            seat.go_around(self._gateway.invalidator, self._body)
+
+    def _asker(self, plan: RoutePlan) -> Exchange | Coder:
+        """Who is told of the answer: this, or on a route that compresses who codes it on the way."""
+        if plan.compress is None:
+            return self
+        cache = self._gateway.cache
+        return Coder(self, plan.compress, self._method, self._head, cache.store if cache is not None else None)
 
     def _consumer(self) -> bytes:
         """Whom a guard has found behind the request; empty where none did."""
@@ -171,7 +199,8 @@ class Exchange(ExchangeState):
     def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
         message = self._message(plan, match)
         service = plan.service
-        self._forward = forward = plan.forward(plan, self, self._method, message, self._body, self._started)
+        asker = self if plan.compress is None else self._asker(plan)
+        self._forward = forward = plan.forward(plan, asker, self._method, message, self._body, self._started)
         if service.key is not None:
             forward.key = service.key(self._head, match.params, self._address())
             self._cookie = service.cookie
@@ -201,26 +230,22 @@ class Exchange(ExchangeState):
         fields = head.part_fields
         if fields is None:
             fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies, self._client.scheme)
+        consumer = b""
         if self._asked is not None:
             fields = self._asked.carried(fields)
-        rest = b" HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (fields, self._request_id)
+            consumer = self._consumer()
+        cached = not (head.debug and self._asks_instances())
+        asking = Asking(plan.parts, match.params, head, fields, self._request_id, consumer, self._address, cached)
+        if plan.cache is not None and cached:
+            wanted = self._wanted(plan, plan.cache, match, Whole(plan, asking), _NO_MESSAGE, asking.paths())
+            self._forward = seat = Seat(self._asker(plan), wanted)
+            seat.start()
+            return
 
         def call(index: int, gathering: Gathering) -> PartCall:
-            part = plan.parts[index]
-            message = b"GET " + part.path.fill(match.params) + rest
-            key = part.service.key
-            node_key = key(head, match.params, self._address()) if key is not None else None
-            wanted = None
-            if part.cache is not None and not self._asks_instances():
-                cache_key = b"%b %b" % (part.key, part.path.fill(match.params))
-                facts = part_facts(head, fields, self._consumer())
-                asks = (part, part.cache, facts, cache_key, message, match.params, self._started)
-                wanted = Wanted(*asks, node_key=node_key)
-            asked = PartCall(gathering, index, part, message, self._started, wanted)
-            if key is not None and isinstance(asked.forward, Forward):
-                asked.forward.key = node_key
-                if part.service.cookie is not None:
-                    asked.sticky = self._cookie = part.service.cookie
+            asked = asking.ask(index, gathering, self._started)
+            if asked.sticky is not None:
+                self._cookie = asked.sticky
             parts.append(asked)
             asked.forward.start()
             return asked
@@ -292,42 +317,14 @@ class Exchange(ExchangeState):
             self.on_failure(outcome)
             return
         status, head, body = composed_answer(outcome, self._parts)
+        if self._plan.compress is not None:
+            head, body = coded_answer(status, head, body, self._plan.compress, self._head)
         if self._asked is not None or self._head.debug:
             head += self._additions()
         if self._cookie is not None:
             head += self._part_cookies()
         self._client.send_made(head, body)
         self.finish(status)
-
-    def _additions(self) -> bytes:
-        """Field lines of our own: those of the cache and the guards, which instance it was, the sticky cookie."""
-        lines = self.cache_status
-        if self._asked is not None:
-            lines += self._asked.answer
-        if self._head.debug and self._for_us():
-            lines += b"Passerelle-Instance: %b\r\n" % self._instances()
-        if self._cookie is not None and self._forward is not None:
-            lines += self._kept_at(self._cookie, cast(Forward, self._forward))
-        return lines
-
-    def _part_cookies(self) -> bytes:
-        """Of each service that keeps its clients and answered, the first part's sticky cookie."""
-        lines, seen = b"", set()
-        for part in self._parts:
-            if part.sticky is not None and part.answered and part.sticky.name not in seen:
-                seen.add(part.sticky.name)
-                lines += self._kept_at(part.sticky, cast(Forward, part.forward))
-        return lines
-
-    def _kept_at(self, cookie: StickyCookie, forward: Forward) -> bytes:
-        """The line that keeps the client at the instance that answered; empty where it brought the cookie."""
-        token = cookie.node.token(forward.instance)
-        if token == forward.key:
-            return b""
-        trusted = self._gateway.proxies.trusts(self._client.peer)
-        said = self._head.get(b"x-forwarded-proto") if trusted else None
-        secure = (said or self._client.scheme) == b"https"
-        return b"Set-Cookie: %b\r\n" % set_cookie(cookie.name, token, secure=secure)
 
     def on_failure(self, failure: Failure) -> None:
         """Nothing (more) can be answered: say so, or, in the middle of a body, let the client see that it is cut."""
