@@ -17,6 +17,7 @@ from passerelle.config.base import Shape
 from passerelle.config.jwt import KEY_SOURCES, Jwt, jwt_shape
 from passerelle.config.models import SOURCES, Config, Route, Service, route_shape, service_shape
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of, model_at
+from passerelle.config.sessions import Sessions
 from passerelle.config.source import Source
 from passerelle.config.tls import ListenerTls
 from passerelle.config.words import nearest
@@ -242,7 +243,8 @@ def _draft(source: Source, bad: list[Loc]) -> check.Draft:
         if route is not None:
             routes.append(check.DraftRoute(int(loc[1]), route, touched))
     listen, admin = _address(data, "listen"), _address(data, "admin")
-    return check.Draft(listen, admin, services, routes, frozenset(data), _jwt(source), _tls(source))
+    blocks = (_jwt(source), _tls(source), _sessions(source))
+    return check.Draft(listen, admin, services, routes, frozenset(data), *blocks)
 
 
 def _jwt(source: Source) -> Jwt | None:
@@ -255,6 +257,13 @@ def _jwt(source: Source) -> Jwt | None:
 def _tls(source: Source) -> ListenerTls | None:
     try:
         return ListenerTls.model_validate(source.data.get("tls"), context=source.context)
+    except ValidationError:
+        return None
+
+
+def _sessions(source: Source) -> Sessions | None:
+    try:
+        return Sessions.model_validate(source.data.get("sessions"), context=source.context)
     except ValidationError:
         return None
 

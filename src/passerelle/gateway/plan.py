@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -15,13 +16,19 @@ from passerelle.gateway.breaking import GuardedForward
 from passerelle.gateway.cache import Cache, CachePlan, make_plan
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.guards import Guards
+from passerelle.gateway.login import MAX_BODY
 from passerelle.gateway.service import Service
 from passerelle.gateway.timed import TimedForward
+from passerelle.gateway.whole import OwnLeg
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.paths import Pattern, Template
 from passerelle.routing import Router, Rule
 from passerelle.security.guard import Guard
+
+if TYPE_CHECKING:
+    from passerelle.gateway.exchange import ExchangeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,13 @@ class ComposePlan(RoutePlan):
 
 
 @dataclass(frozen=True, slots=True)
+class OwnPlan(RoutePlan):
+    """A route that the gateway answers itself: a login or a logout."""
+
+    answer: Callable[[ExchangeState], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Environment:
     """What plans are built from besides the configuration: each gives the same object for the same argument."""
 
@@ -84,7 +98,7 @@ class Environment:
     deadlines: Callable[[float], Deadlines]
     metrics: Callable[[str], RouteMetrics]
     log: Callable[[str, str | None], RouteLog | None]
-    guards: Callable[[Route, RouteMetrics], tuple[Guard, ...]]
+    guards: Guards
     cache: Cache | None
     era: object
 
@@ -112,7 +126,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     metrics = environment.metrics(route.label)
     log = environment.log(route.label, route.service)
     body_limit = sys.maxsize if limit is None else limit
-    guards = environment.guards(route, metrics)
+    guards = environment.guards.of(route, metrics)
     rest = _rest_names(route.path)
     attempt = environment.deadlines(route.attempt_timeout) if route.attempt_timeout is not None else None
     tells = route.tell_deadline
@@ -125,9 +139,16 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         forward = _forward(config.services[route.service], route)
         of_leg = (service, deadlines, route.attempts, rewrite, cache, attempt, tells, forward)
         return ForwardPlan(metrics, log, body_limit, guards, *of_leg)
+    if route.compose is None:
+        leg = None
+        if route.login is not None:
+            name = route.login.service
+            limits = environment.deadlines(route.timeout), route.attempts
+            leg = OwnLeg(environment.services[name], *limits, _forward(config.services[name], route))
+        return OwnPlan(metrics, log, min(body_limit, MAX_BODY), guards, environment.guards.own(route, leg))
     parts = []
     plans = []
-    for name, part in (route.compose or {}).items():
+    for name, part in route.compose.items():
         fallback = None if part.required else orjson.dumps(part.fallback)
         parts.append(Part(name, fallback, frozenset(part.pass_status)))
         seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
