@@ -20,15 +20,15 @@ from passerelle.config.balance import (
     SlowStart,
     Sticky,
 )
-from passerelle.config.base import Model, Shape, given, raise_first
+from passerelle.config.base import Model, given, raise_first
 from passerelle.config.cache import Cache, RouteCache
 from passerelle.config.discovery import Dns
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
 from passerelle.config.limits import Limits
 from passerelle.config.redis import RedisUrl
-from passerelle.config.sessions import Login, Sessions
-from passerelle.config.shapes import SOURCES, route_shape, service_shape
+from passerelle.config.sessions import Login, Sessions, Yes
+from passerelle.config.shapes import route_shape, service_shape
 from passerelle.config.tls import ListenerTls, ServiceTls
 from passerelle.config.units import Duration, Limit, Percent
 from passerelle.config.values import (
@@ -49,7 +49,6 @@ from passerelle.config.values import (
 from passerelle.config.words import describe
 
 __all__ = [
-    "SOURCES",
     "Balance",
     "Breaker",
     "Cache",
@@ -67,12 +66,9 @@ __all__ = [
     "RouteCache",
     "Service",
     "Sessions",
-    "Shape",
     "Sticky",
     "Target",
     "Zone",
-    "route_shape",
-    "service_shape",
 ]
 
 
@@ -267,7 +263,7 @@ class Route(Model):
         default=None, min_length=1, description="The parts of the answer, a JSON object: key to part."
     )
     login: Login | None = Field(default=None, description="The route logs users in: who looks at passwords, and how.")
-    logout: Literal[True] | None = Field(default=None, description="`true`: the route ends the session of who asks.")
+    logout: Yes | None = Field(default=None, description="`true`: the route ends the session of who asks.")
     rewrite: TemplateText | None = Field(
         default=None, description="The path that the service sees, filled with the parameters. With `service` only."
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from passerelle.config.base import Model
 from passerelle.config.guards import OneOrMore
 from passerelle.config.units import Duration
 from passerelle.config.values import File, Flag, PlainPath, Text, Whole
+from passerelle.config.words import describe
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?").fullmatch
@@ -26,6 +27,15 @@ def _origin(text: str) -> str:
     if _ORIGIN(text.lower()):
         return text.lower()
     raise ValueError(f"found {text!r}; allowed is an origin, such as https://shop.example, without a path")
+
+
+def _yes(found: object) -> object:
+    if found is not True:
+        raise ValueError(f"found {describe(found)}; allowed: true")
+    return found
+
+
+Yes = Annotated[Literal[True], BeforeValidator(_yes)]
 
 
 class Sessions(Model):
