@@ -124,7 +124,7 @@ def cache_of(plan: object) -> CachePlan | None:
 def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     limit = config.body_limit(route)
     metrics = environment.metrics(route.label)
-    log = environment.log(route.label, route.service)
+    log = environment.log(route.label, route.login.service if route.login is not None else route.service)
     body_limit = sys.maxsize if limit is None else limit
     guards = environment.guards.of(route, metrics)
     rest = _rest_names(route.path)

@@ -82,7 +82,7 @@ class SessionStore:
         self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             self._use_wal()
-            # A crash of the machine may cost the last logins; none comes back that was ended before.
+            # Each commit is on the disk: what was ended does not come back after a crash of the machine.
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute(_SCHEMA)
         except sqlite3.Error:
