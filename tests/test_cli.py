@@ -207,6 +207,8 @@ def test_routes_as_json(run: Run) -> None:
         "service": "user",
         "guards": [],
         "compose": None,
+        "login": None,
+        "logout": False,
         "rewrite": "/internal/{user_id}",
         "timeout": 0.5,
         "attempts": 1,

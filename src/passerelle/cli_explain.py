@@ -160,6 +160,10 @@ def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Ma
         upstream = canonical if route.rewrite is None else Template(route.rewrite, rest).fill(match.params)
         described |= {"service": _service(config, route.service), "upstream_path": _shown(upstream + asked.query)}
         return described
+    if route.login is not None:
+        return described | {"login": _service(config, route.login.service), "upstream_path": route.login.path}
+    if route.logout:
+        return described | {"logout": True}
     described["parts"] = [
         {
             "key": key,
@@ -282,6 +286,10 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     if "service" in route:
         lines.append(("service", _service_text(route["service"])))
         lines.append(("upstream", f"{method} {route['upstream_path']}"))
+    if "login" in route:
+        lines.append(("login", f"POST {route['upstream_path']} of {_service_text(route['login'])}"))
+    if "logout" in route:
+        lines.append(("logout", "the session ends"))
     for part in route.get("parts", ()):
         fate = "required" if part["required"] else f"on error {_json(part['fallback'])}"
         if part["pass_status"]:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from passerelle.config import balance_check as balance
 from passerelle.config.addresses import Address, Lookup
 from passerelle.config.base import given
-from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards
+from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards, session_errors
 from passerelle.config.check_tls import listener_errors, service_errors, service_warnings
 from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, RouteCache, Service
 from passerelle.config.problems import Finding, Loc, key_of
+from passerelle.config.sessions import Sessions
 from passerelle.config.tls import ListenerTls
 from passerelle.config.units import duration_text
 from passerelle.config.words import hint
@@ -51,13 +52,15 @@ class Draft:
     blocks: frozenset[str]
     jwt: Jwt | None
     tls: ListenerTls | None
+    sessions: Sessions | None
 
     @classmethod
     def of(cls, config: Config) -> Draft:
         """The draft of a whole configuration."""
         routes = [DraftRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
         blocks = frozenset(given(config))
-        return cls(config.listen, config.admin, dict(config.services), routes, blocks, config.jwt, config.tls)
+        of_file = (config.jwt, config.tls, config.sessions)
+        return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
 
 
 def errors(draft: Draft) -> Iterator[Finding]:
@@ -78,6 +81,8 @@ def errors(draft: Draft) -> Iterator[Finding]:
         yield from jwt_errors(draft.jwt)
     if draft.tls is not None:
         yield from listener_errors(draft.tls)
+    if draft.sessions is not None:
+        yield from session_errors(draft.sessions, draft.listen)
 
 
 def warnings(config: Config) -> Iterator[Finding]:
@@ -102,6 +107,8 @@ def services_of(route: Route) -> list[str]:
     """The names of the services that a route asks."""
     if route.compose is not None:
         return [part.service for part in route.compose.values()]
+    if route.login is not None:
+        return [route.login.service]
     return [route.service] if route.service is not None else []
 
 
@@ -187,6 +194,8 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         yield from _reference((*loc, "service"), route.service, services)
         if route.rewrite is not None:
             yield from _template((*loc, "rewrite"), route.rewrite, pattern)
+    if route.login is not None:
+        yield from _reference((*loc, "login", "service"), route.login.service, services)
     yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.touched)
     for key, part in (route.compose or {}).items():

@@ -20,7 +20,7 @@ from passerelle.config.balance import (
     SlowStart,
     Sticky,
 )
-from passerelle.config.base import Model, Shape, given, raise_first
+from passerelle.config.base import Model, given, raise_first
 from passerelle.config.cache import Cache, RouteCache
 from passerelle.config.compress import Compress
 from passerelle.config.discovery import Dns
@@ -28,6 +28,8 @@ from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Requir
 from passerelle.config.jwt import Jwt
 from passerelle.config.limits import Limits
 from passerelle.config.redis import RedisUrl
+from passerelle.config.sessions import Login, Sessions, Yes
+from passerelle.config.shapes import route_shape, service_shape
 from passerelle.config.tls import ListenerTls, ServiceTls
 from passerelle.config.units import Duration, Limit, Percent
 from passerelle.config.values import (
@@ -48,7 +50,6 @@ from passerelle.config.values import (
 from passerelle.config.words import describe
 
 __all__ = [
-    "SOURCES",
     "Balance",
     "Breaker",
     "Cache",
@@ -58,6 +59,7 @@ __all__ = [
     "Eject",
     "Health",
     "Limits",
+    "Login",
     "Model",
     "OnError",
     "Part",
@@ -65,16 +67,11 @@ __all__ = [
     "Route",
     "RouteCache",
     "Service",
-    "Shape",
+    "Sessions",
     "Sticky",
     "Target",
     "Zone",
-    "route_shape",
-    "service_shape",
 ]
-
-SOURCES = ("app", "run", "targets", "zones")
-"""A service has exactly one of these."""
 
 
 class Target(Model):
@@ -267,6 +264,8 @@ class Route(Model):
     compose: dict[Name, Part] | None = Field(
         default=None, min_length=1, description="The parts of the answer, a JSON object: key to part."
     )
+    login: Login | None = Field(default=None, description="The route logs users in: who looks at passwords, and how.")
+    logout: Yes | None = Field(default=None, description="`true`: the route ends the session of who asks.")
     rewrite: TemplateText | None = Field(
         default=None, description="The path that the service sees, filled with the parameters. With `service` only."
     )
@@ -295,10 +294,10 @@ class Route(Model):
     clients: Clients | None = Field(
         default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
     )
-    auth: tuple[Literal["jwt", "key", "mtls"], ...] = Field(
+    auth: tuple[Literal["jwt", "key", "mtls", "session"], ...] = Field(
         default=(),
         min_length=1,
-        description="Accepted credentials, any of: `jwt`, `key`, `mtls`. Without one that holds: 401.",
+        description="Accepted credentials, any of: `jwt`, `key`, `mtls`, `session`. Without one that holds: 401.",
     )
     require: Require | None = Field(
         default=None, description="What an authenticated client must have, else 403. With `auth` only."
@@ -309,9 +308,11 @@ class Route(Model):
 
     @property
     def accepted(self) -> frozenset[bytes] | None:
-        """The methods for the router: None for all. A composition answers GET (and HEAD) only."""
+        """The methods for the router: None for all. A composition answers GET (and HEAD) only, a login POST only."""
         if self.methods is not None:
             return frozenset(method.encode() for method in self.methods)
+        if self.login is not None or self.logout:
+            return frozenset({b"POST"})
         return frozenset({b"GET"}) if self.compose is not None else None
 
     @property
@@ -356,6 +357,9 @@ class Config(Model):
     dns: Dns = Field(default=Dns(), description="How names of targets are looked up.")
     jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")
     keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")
+    sessions: Sessions | None = Field(
+        default=None, description="Logins and their cookies, for routes with `auth: [session]`."
+    )
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
     routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")
 
@@ -368,33 +372,3 @@ class Config(Model):
         """The largest request body on ``route`` in bytes, or None for no limit."""
         limit = self.limits.body if route.body is None else route.body
         return None if isinstance(limit, str) else limit
-
-
-def service_shape(keys: set[str]) -> Shape:
-    """What is wrong with a service that has exactly these ``keys``."""
-    sources = [key for key in SOURCES if key in keys]
-    if not sources:
-        return [(None, f"a service needs one of {', '.join(SOURCES)}; found none of them")]
-    if len(sources) > 1:
-        return [(key, f"found beside {sources[0]}; allowed is one of {', '.join(SOURCES)}") for key in sources[1:]]
-    source = sources[0]
-    findings: Shape = []
-    if source in ("targets", "zones"):
-        wrong = [key for key in ("instances", "env", "cwd") if key in keys]
-        findings += [(key, f"found beside {source}; allowed with app or run only") for key in wrong]
-    if source != "zones" and "near" in keys:
-        findings.append(("near", f"found beside {source}; allowed with zones only"))
-    if source != "app" and "interface" in keys:
-        findings.append(("interface", f"found beside {source}; allowed with app only"))
-    return findings
-
-
-def route_shape(keys: set[str]) -> Shape:
-    """What is wrong with a route that has exactly these ``keys``."""
-    if "service" in keys and "compose" in keys:
-        return [("compose", "found beside service; allowed is one of service, compose")]
-    if "service" not in keys and "compose" not in keys:
-        return [(None, "a route needs one of service, compose; found neither")]
-    if "compose" in keys and "rewrite" in keys:
-        return [("rewrite", "found beside compose; allowed with service only (each part has its own path)")]
-    return []

@@ -33,4 +33,6 @@ def _required(route: Route) -> list[str]:
     texts = [f"scopes {', '.join(required.scopes)}"] if required.scopes else []
     if required.consumers is not None:
         texts.append(f"consumer {' or '.join(required.consumers)}")
+    if required.roles is not None:
+        texts.append(f"role {' or '.join(required.roles)}")
     return texts + [f"claim {claim} is {' or '.join(map(str, values))}" for claim, values in required.claims.items()]

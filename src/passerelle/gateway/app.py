@@ -309,7 +309,7 @@ class Gateway:
                 deadlines[limit] = Deadlines(limit) if known is None else known
             return deadlines[limit]
 
-        environment = Environment(services, of, self.metrics.route, self._route_log, guards.of, cache, era)
+        environment = Environment(services, of, self.metrics.route, self._route_log, guards, cache, era)
         return build_router(config, environment)
 
     def _open_cache(self, era: object, config: Config) -> None:

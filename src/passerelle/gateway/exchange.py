@@ -12,12 +12,14 @@ from passerelle.gateway.body import RequestBody
 from passerelle.gateway.cached import Seat
 from passerelle.gateway.fields import client_address
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.own import WholeBody
 from passerelle.gateway.parts import PartCall
 from passerelle.gateway.plan import RoutePlan
 from passerelle.gateway.service import StickyCookie
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
-from passerelle.messages import SAFE_METHODS
+from passerelle.http1.write import serialize
+from passerelle.messages import SAFE_METHODS, Response
 from passerelle.observability.access_log import RouteLog
 from passerelle.security.guard import Asked
 
@@ -110,6 +112,43 @@ class ExchangeState:
             self._gathering.cancel()
         if self._finished and self._body is not None:
             self._body.cut_short()
+
+    # ---- for routes that the gateway answers itself
+
+    def ask(self) -> Asked:
+        """The request as guards see it, the same each time."""
+        asked = self._asked
+        if asked is None:
+            asked = self._asked = Asked(
+                self._method, self._path, self._address(), self._head.lines, self._client.certificate
+            )
+        return asked
+
+    @property
+    def request_id(self) -> bytes:
+        """The id of this request."""
+        return self._request_id
+
+    @property
+    def whole_body(self) -> WholeBody | None:
+        """The body, where there is one and the gateway itself reads it."""
+        return self._body if isinstance(self._body, WholeBody) else None
+
+    def follow(self, forward: Forward) -> None:
+        """What is asked of a service for this request ends with it."""
+        self._forward = forward
+
+    def respond(self, response: Response) -> None:
+        """The answer, unless the client is gone or was told something else."""
+        if not self._finished:
+            self._client.send_made(serialize(response) + self.ask().answer, response.body, response.status != 204)
+            self.finish(response.status)
+
+    def on_failure(self, failure: Failure) -> None:
+        """Nothing (more) can be answered."""
+        raise NotImplementedError
+
+    # ---- what is known
 
     def _address(self) -> bytes:
         return client_address(self._head, self._client.peer, self._gateway.proxies)

@@ -27,15 +27,16 @@ from passerelle.gateway.exchange import ExchangeState
 from passerelle.gateway.fields import part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.leg import Origin
+from passerelle.gateway.own import WholeBody
 from passerelle.gateway.parts import PartCall, composed_answer
-from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
+from passerelle.gateway.plan import ComposePlan, ForwardPlan, OwnPlan, RoutePlan
 from passerelle.gateway.wanted import Wanted
 from passerelle.gateway.whole import Whole
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import problem, serialize
 from passerelle.messages import SAFE_METHODS, Response
 from passerelle.routing import Match, canonical_path
-from passerelle.security.guard import Asked, Refused
+from passerelle.security.guard import Refused
 
 # How long an upstream may leave a client waiting for 100 (Continue) before the gateway says it (RFC 9110 §10.1.1).
 CONTINUE_SECONDS = 1.0
@@ -69,29 +70,26 @@ class Exchange(ExchangeState):
         # 4. What the client wants to send must be allowed before it is asked to send it.
         if not self._head.plain and self._body is None:
             self._prepare_body(plan)
-        # 5. Answer from the cache, from one service, or from several.
+        # 5. Answer from the cache, from one service, from several, or (logins) by ourselves.
         if isinstance(plan, ForwardPlan):
             if plan.cache is None:
                 self._forward_to(plan, match)
             else:
                 self._from_cache(plan, plan.cache, match)
+        elif isinstance(plan, ComposePlan):
+            self._compose(plan, match)
         else:
-            self._compose(cast(ComposePlan, plan), match)
+            cast(OwnPlan, plan).answer(self)
 
     def _admitted(self, plan: RoutePlan, match: Match, first: int) -> bool:
         """Ask the guards. False when one has answered, or must wait: then :meth:`resume` goes on. A refusal raises."""
-        asked = self._asked
-        if asked is None:
-            asked = self._asked = Asked(
-                self._method, self._path, self._address(), self._head.lines, self._client.certificate
-            )
+        asked = self.ask()
         for index in range(first, len(plan.guards)):
             answer = plan.guards[index](asked)
             if answer is None:
                 continue
             if isinstance(answer, Response):
-                self._client.send_made(serialize(answer) + asked.answer, answer.body, answer.status != 204)
-                self.finish(answer.status)
+                self.respond(answer)
             else:
                 if not self._head.plain and self._body is None:
                     self._prepare_body(plan)  # what comes in the meantime must be kept, and bounded
@@ -132,6 +130,8 @@ class Exchange(ExchangeState):
                 raise Failure(Kind.BODY_TOO_LARGE, f"Content-Length {head.content_length} over {plan.body_limit}")
             if isinstance(plan, ForwardPlan):
                 self._body = RequestBody(self._client, plan.body_limit, head.chunked)
+            elif isinstance(plan, OwnPlan):
+                self._body = WholeBody(self._client, plan.body_limit)
         if head.expect:
             self._gateway.loop.call_later(CONTINUE_SECONDS, self._continue)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -18,6 +18,9 @@ from passerelle.gateway.cache import Cache, CachePlan, make_plan
 from passerelle.gateway.compress import rule_of
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.guards import Guards
+from passerelle.gateway.login import MAX_BODY
+from passerelle.gateway.own import OwnLeg
 from passerelle.gateway.service import Service
 from passerelle.gateway.timed import TimedForward
 from passerelle.observability.access_log import RouteLog
@@ -25,6 +28,9 @@ from passerelle.observability.metrics import RouteMetrics
 from passerelle.paths import Pattern, Template
 from passerelle.routing import Router, Rule
 from passerelle.security.guard import Guard
+
+if TYPE_CHECKING:
+    from passerelle.gateway.exchange import ExchangeState
 
 # The field in which a composed answer tells the cache its terms: one of the gateway's own, so it goes no further.
 TERMS: Final = b"passerelle-cache-control"
@@ -89,6 +95,13 @@ class ComposePlan(RoutePlan):
 
 
 @dataclass(frozen=True, slots=True)
+class OwnPlan(RoutePlan):
+    """A route that the gateway answers itself: a login or a logout."""
+
+    answer: Callable[[ExchangeState], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Environment:
     """What plans are built from besides the configuration: each gives the same object for the same argument."""
 
@@ -96,7 +109,7 @@ class Environment:
     deadlines: Callable[[float], Deadlines]
     metrics: Callable[[str], RouteMetrics]
     log: Callable[[str, str | None], RouteLog | None]
-    guards: Callable[[Route, RouteMetrics], tuple[Guard, ...]]
+    guards: Guards
     cache: Cache | None
     era: object
 
@@ -122,9 +135,9 @@ def cache_of(plan: object) -> CachePlan | None:
 def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     limit = config.body_limit(route)
     metrics = environment.metrics(route.label)
-    log = environment.log(route.label, route.service)
+    log = environment.log(route.label, route.login.service if route.login is not None else route.service)
     body_limit = sys.maxsize if limit is None else limit
-    guards = environment.guards(route, metrics)
+    guards = environment.guards.of(route, metrics)
     rest = _rest_names(route.path)
     attempt = environment.deadlines(route.attempt_timeout) if route.attempt_timeout is not None else None
     tells = route.tell_deadline
@@ -139,9 +152,16 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         forward = _forward(config.services[route.service], route)
         feeds = any(_made_of(each, route.service) for each in config.routes)
         return ForwardPlan(*of_route, service, deadlines, route.attempts, rewrite, attempt, tells, forward, feeds)
+    if route.compose is None:
+        leg = None
+        if route.login is not None:
+            name = route.login.service
+            limits = environment.deadlines(route.timeout), route.attempts
+            leg = OwnLeg(environment.services[name], *limits, _forward(config.services[name], route))
+        return OwnPlan(metrics, log, min(body_limit, MAX_BODY), guards, None, None, environment.guards.own(route, leg))
     parts = []
     plans = []
-    for name, part in (route.compose or {}).items():
+    for name, part in route.compose.items():
         fallback = None if part.required else orjson.dumps(part.fallback)
         parts.append(Part(name, fallback, frozenset(part.pass_status)))
         seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
