@@ -192,9 +192,9 @@ class Exchange(ExchangeState):
         return Coder(self, plan.compress, self._method, self._head, cache.store if cache is not None else None)
 
     def _consumer(self) -> bytes:
-        """Whom a guard has found behind the request; empty where none did."""
+        """Whom a guard has found behind the request, in all that services are told of it; empty where none did."""
         identity = self._asked.identity if self._asked is not None else None
-        return identity.consumer.encode() if identity is not None else b""
+        return identity.lines if identity is not None else b""
 
     def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
         message = self._message(plan, match)
