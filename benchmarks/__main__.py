@@ -23,8 +23,18 @@ from benchmarks.scenarios.crossing import Crossing
 from benchmarks.scenarios.forward import Forward
 from benchmarks.scenarios.instances import Instances
 from benchmarks.scenarios.routes import Routes
+from benchmarks.scenarios.slow_clients import Slow
 
-ALL: tuple[Scenario, ...] = (Forward(), Compose(), Routes(), Instances(), Bodies(), Connections(), Crossing())
+ALL: tuple[Scenario, ...] = (
+    Forward(),
+    Compose(),
+    Routes(),
+    Instances(),
+    Bodies(),
+    Connections(),
+    Slow(),
+    Crossing(),
+)
 SCENARIOS = {scenario.name: scenario for scenario in ALL}
 
 

@@ -17,6 +17,7 @@ import pytest
 PACKAGES = {
     "caddy": "caddy",
     "chromium": "chromium",
+    "curl": "curl",
     "haproxy": "haproxy",
     "initdb": "postgresql",
     "nginx": "nginx",

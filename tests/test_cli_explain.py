@@ -172,3 +172,29 @@ def test_any_path_is_explained_as_the_gateway_answers_it(tail: str, named: str |
     else:
         assert result["status"] is None
         assert result["canonical_path"] == canonical.decode()
+
+
+def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
+    route = {
+        "path": "/a",
+        "service": "u",
+        "clients": {"deny": ["10.0.0.0/8"]},
+        "auth": ["key"],
+        "require": {"scopes": ["read", "write"], "consumers": ["x", "y"]},
+        "rate_limit": [{"rate": "5/s", "by": "consumer", "cost": 2}, {"rate": "3/m", "burst": 9, "dry_run": True}],
+    }
+    config = {"keys": {"store": "k.db"}, "services": {"u": {"targets": ["http://127.0.0.1:1"]}}, "routes": [route]}
+    guards = [
+        "clients: deny 10.0.0.0/8",
+        "rate_limit: 3/m by address, burst 9, dry run",
+        "auth: key",
+        "require: scopes read, write",
+        "require: consumer x or y",
+        "rate_limit: 5/s by consumer, burst 5, cost 2",
+    ]
+    found = explanation(load_text(json.dumps(config)), Asked(b"", b"GET", b"/a", b"", None))
+    assert found["route"]["guards"] == guards
+    Path("guarded.yaml").write_text(json.dumps(config))
+    _, out, _ = run("explain", "guarded.yaml", "GET", "/a")
+    assert [line.removeprefix("guard").strip() for line in out.splitlines() if line.startswith("guard ")] == guards
+    assert json.loads(run("routes", "guarded.yaml", "--json")[1])[0]["guards"] == guards

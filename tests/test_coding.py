@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 
 import brotli
 import pytest
@@ -10,7 +11,19 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.coding import AVAILABLE, SMALLEST, choose, coded_fields, encode, may_code, varied_fields, worth_coding
+from passerelle.coding import (
+    AVAILABLE,
+    SMALLEST,
+    Rule,
+    choose,
+    coded_fields,
+    coding_for,
+    encode,
+    may_code,
+    stream,
+    varied_fields,
+    worth_coding,
+)
 from passerelle.messages import Fields, get, get_all
 
 ALL = (b"zstd", b"br", b"gzip")
@@ -133,3 +146,32 @@ def test_vary_is_added_to_once() -> None:
     assert varied_fields([(b"vary", b"Cookie")]) == [(b"vary", b"Cookie"), (b"vary", b"Accept-Encoding")]
     for value in (b"accept-encoding", b"Cookie, ACCEPT-Encoding", b"*"):
         assert varied_fields([(b"vary", value)]) == [(b"vary", value)]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=8), st.sampled_from(AVAILABLE))
+def test_each_piece_of_a_stream_is_there_when_it_was_coded(pieces: list[bytes], coding: bytes) -> None:
+    decode = {
+        b"gzip": lambda: zlib.decompressobj(31).decompress,
+        b"br": lambda: brotli.Decompressor().process,
+        b"zstd": lambda: zstandard.ZstdDecompressor().decompressobj().decompress,
+    }[coding]()
+    piece, finish = stream(coding)
+    for data in pieces:
+        assert decode(piece(data)) == data
+    assert decode(finish()) == b""
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_what_is_remembered_of_a_request_changes_no_choice(value: bytes, forbidden: bool) -> None:
+    fields = [(b"accept-encoding", value)]
+    if forbidden:
+        fields.append((b"cache-control", b"max-age=0, No-Transform"))
+    assert coding_for(fields, Rule()) == (None if forbidden else choose(value, Rule().codings))
+
+
+def test_lines_of_accept_encoding_are_one_list() -> None:
+    assert (
+        coding_for([(b"accept-encoding", b"br;q=0.5"), (b"accept-encoding", b"gzip")], Rule((b"br", b"gzip")))
+        == b"gzip"
+    )
+    assert coding_for([], Rule()) is None

@@ -140,6 +140,7 @@ def explanation(config: Config, asked: Asked) -> dict[str, Any]:
 
 
 def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Match) -> dict[str, Any]:
+    from passerelle.config.told import guards_told
     from passerelle.messages import IDEMPOTENT_METHODS
     from passerelle.paths import REST, Pattern, Template
 
@@ -153,11 +154,16 @@ def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Ma
         "attempts": route.attempts,
         "repeats": route.compose is not None or asked.method in IDEMPOTENT_METHODS,
         "body": config.body_limit(route),
+        "guards": guards_told(route),
     }
     if route.service is not None:
         upstream = canonical if route.rewrite is None else Template(route.rewrite, rest).fill(match.params)
         described |= {"service": _service(config, route.service), "upstream_path": _shown(upstream + asked.query)}
         return described
+    if route.login is not None:
+        return described | {"login": _service(config, route.login.service), "upstream_path": route.login.path}
+    if route.logout:
+        return described | {"logout": True}
     described["parts"] = [
         {
             "key": key,
@@ -276,9 +282,14 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [("route", click.style(f"{route['key']}  {route['label']}", fg="green"))]
     if route["params"]:
         lines.append(("params", ", ".join(f"{name} = {value or '(empty)'}" for name, value in route["params"].items())))
+    lines += [("guard", guard) for guard in route["guards"]]
     if "service" in route:
         lines.append(("service", _service_text(route["service"])))
         lines.append(("upstream", f"{method} {route['upstream_path']}"))
+    if "login" in route:
+        lines.append(("login", f"POST {route['upstream_path']} of {_service_text(route['login'])}"))
+    if "logout" in route:
+        lines.append(("logout", "the session ends"))
     for part in route.get("parts", ()):
         fate = "required" if part["required"] else f"on error {_json(part['fallback'])}"
         if part["pass_status"]:

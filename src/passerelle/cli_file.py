@@ -99,7 +99,7 @@ def routes(config: str | None, as_json: bool) -> None:
                 route.host or "*",
                 "*" if accepted is None else ",".join(route.methods or sorted(m.decode() for m in accepted)),
                 route.path,
-                route.service or " + ".join(f"{key}: {part.service}" for key, part in (route.compose or {}).items()),
+                _answered_by(route),
                 route.rewrite or "",
                 duration_text(route.timeout),
                 str(route.attempts),
@@ -110,7 +110,17 @@ def routes(config: str | None, as_json: bool) -> None:
     print_table(("HOST", "METHODS", "PATH", "SERVICE", "REWRITE", "TIMEOUT", "ATTEMPTS", "BODY", "KEY"), rows)
 
 
+def _answered_by(route: Route) -> str:
+    if route.compose is not None:
+        return " + ".join(f"{key}: {part.service}" for key, part in route.compose.items())
+    if route.login is not None:
+        return f"login: {route.login.service}"
+    return route.service or "logout"
+
+
 def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
+    from passerelle.config.told import guards_told
+
     accepted = route.accepted
     return {
         "index": index,
@@ -118,12 +128,15 @@ def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
         "methods": None if accepted is None else sorted(method.decode() for method in accepted),
         "path": route.path,
         "service": route.service,
+        "guards": guards_told(route),
         "compose": {
             key: {"service": part.service, "path": part.path, "required": part.required}
             for key, part in route.compose.items()
         }
         if route.compose
         else None,
+        "login": {"service": route.login.service, "path": route.login.path} if route.login is not None else None,
+        "logout": bool(route.logout),
         "rewrite": route.rewrite,
         "timeout": route.timeout,
         "attempts": route.attempts,

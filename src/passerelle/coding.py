@@ -1,7 +1,7 @@
 """Content codings (RFC 9110 §8.4): choosing one, applying it, and what the fields must say afterwards.
 
 gzip is the standard library's; br and zstd are there when their packages are. All of it is pure: a response goes in,
-another one comes out, or none where a rule forbids recoding it.
+another one comes out, or none where a rule forbids recoding it. What comes in pieces goes out in pieces.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import importlib
 import re
 import zlib
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 from passerelle.messages import Fields, combined, get, list_members
 
@@ -53,6 +54,15 @@ def _gzip(body: bytes) -> bytes:
     return coder.compress(body) + coder.flush()
 
 
+# A coder for a body in pieces: (code a piece, end). Each piece comes out whole: nothing of it waits for the next (B17).
+Stream = tuple[Callable[[bytes], bytes], Callable[[], bytes]]
+
+
+def _gzip_stream() -> Stream:
+    coder = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)
+    return lambda piece: coder.compress(piece) + coder.flush(zlib.Z_SYNC_FLUSH), coder.flush
+
+
 def _optional(name: str) -> Any:
     try:
         return importlib.import_module(name)
@@ -71,10 +81,70 @@ def _coders() -> dict[bytes, Callable[[bytes], bytes]]:
     return coders
 
 
+def _streams() -> dict[bytes, Callable[[], Stream]]:
+    streams: dict[bytes, Callable[[], Stream]] = {b"gzip": _gzip_stream}
+    brotli = _optional("brotli")
+    if brotli is not None:
+
+        def brotli_stream() -> Stream:
+            coder = brotli.Compressor(quality=_BROTLI_QUALITY)
+            return lambda piece: coder.process(piece) + coder.flush(), coder.finish
+
+        streams[b"br"] = brotli_stream
+    zstandard = _optional("zstandard")
+    if zstandard is not None:
+        block = zstandard.COMPRESSOBJ_FLUSH_BLOCK
+
+        def zstandard_stream() -> Stream:
+            coder = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()
+            return lambda piece: coder.compress(piece) + coder.flush(block), coder.flush
+
+        streams[b"zstd"] = zstandard_stream
+    return streams
+
+
 _CODERS: Final = _coders()
+_STREAMS: Final = _streams()
 
 # What this installation can do, the preferred first.
 AVAILABLE: Final = tuple(name for name in PREFERRED if name in _CODERS)
+
+
+class Rule(NamedTuple):
+    """Of which responses the bodies are coded, and how: the codings offered, the preferred first; the shortest body, in
+    bytes; the media types (``type/*`` for all of a kind), None for those of :func:`worth_coding`."""
+
+    codings: tuple[bytes, ...] = AVAILABLE
+    smallest: int = SMALLEST
+    types: frozenset[bytes] | None = None
+
+
+DEFAULT_RULE: Final = Rule()
+
+
+@lru_cache(maxsize=256)
+def _chosen(accept_encoding: bytes, offered: tuple[bytes, ...]) -> bytes | None:
+    return choose(accept_encoding, offered)
+
+
+# Longer values are read anew each time: what is remembered stays bounded in bytes.
+_LONGEST_REMEMBERED: Final = 128
+
+
+def coding_for(request: Iterable[tuple[bytes, bytes]], rule: Rule) -> bytes | None:
+    """The coding of the answer to a request with these fields, None for none: also where the client itself forbids to
+    transform (RFC 9111 §5.2.1.6)."""
+    accepted: bytes | None = None
+    for name, value in request:
+        if name == b"accept-encoding":
+            accepted = value if accepted is None else accepted + b"," + value
+        elif name == b"cache-control" and _NO_TRANSFORM.search(value):
+            return None
+    if accepted is None:
+        return None
+    if len(accepted) > _LONGEST_REMEMBERED:
+        return choose(accepted, rule.codings)
+    return _chosen(accepted, rule.codings)
 
 
 def choose(accept_encoding: bytes | None, offered: Iterable[bytes] = AVAILABLE) -> bytes | None:
@@ -107,32 +177,46 @@ def choose(accept_encoding: bytes | None, offered: Iterable[bytes] = AVAILABLE) 
     return best
 
 
-def worth_coding(media_type: bytes | None) -> bool:
-    """Whether bodies of this media type get smaller; images, video and archives are coded already."""
+def worth_coding(media_type: bytes | None, types: frozenset[bytes] | None = None) -> bool:
+    """Whether bodies of this media type get smaller; images, video and archives are coded already.
+
+    ``types`` are those to take instead, lower case, ``type/*`` for all of a kind. Events never: they must not wait.
+    """
     if media_type is None:
         return False
     kind = media_type.partition(b";")[0].strip(b" \t").lower()
     if kind == b"text/event-stream":
-        return False  # events must not wait in a coder
+        return False
+    if types is not None:
+        return kind in types or kind.partition(b"/")[0] + b"/*" in types
     return kind.startswith(b"text/") or kind in _TYPES or kind.endswith((b"+json", b"+xml"))
 
 
-def may_code(status: int, fields: Fields, length: int) -> bool:
-    """Whether a complete response of ``length`` bytes may and should be coded.
+# A digest of the content, or of the representation with its coding (RFC 9530 §2, §3), holds no longer once it is coded.
+_FORBIDDING: Final = (
+    b"content-encoding",
+    b"content-range",
+    b"content-md5",
+    b"content-digest",
+    b"digest",
+    b"repr-digest",
+)
+
+
+def may_code(status: int, fields: Fields, length: int, rule: Rule = DEFAULT_RULE) -> bool:
+    """Whether a response with a body of ``length`` bytes, -1 while that is unknown, may and should be coded.
 
     Not where ``no-transform`` forbids it (RFC 9110 §7.7), where it is coded already, where it is a part (206) or has no
     body, nor where a digest of the content would no longer be true.
     """
-    if status < 200 or status in (204, 206, 304) or length < SMALLEST:
+    if status < 200 or status in (204, 206, 304) or 0 <= length < rule.smallest:
         return False
-    if get(fields, b"content-encoding") is not None or get(fields, b"content-range") is not None:
-        return False
-    if get(fields, b"content-md5") is not None or get(fields, b"content-digest") is not None:
+    if any(get(fields, name) is not None for name in _FORBIDDING):
         return False
     control = combined(fields, b"cache-control")
     if control is not None and _NO_TRANSFORM.search(control):
         return False
-    return worth_coding(get(fields, b"content-type"))
+    return worth_coding(get(fields, b"content-type"), rule.types)
 
 
 # Also found inside a quoted string: to refrain without need does no harm.
@@ -144,8 +228,14 @@ def encode(coding: bytes, body: bytes) -> bytes:
     return _CODERS[coding](body)
 
 
+def stream(coding: bytes) -> Stream:
+    """A coder of one body in pieces, in ``coding``, one of AVAILABLE."""
+    return _STREAMS[coding]()
+
+
 def coded_fields(fields: Fields, coding: bytes, length: int) -> Fields:
-    """``fields`` as they must be with a body of ``length`` bytes in ``coding`` (RFC 9110 §8.4, §8.6, §8.8.3, §12.5.3).
+    """``fields`` as they must be with a body in ``coding`` (RFC 9110 §8.4, §8.6, §8.8.3, §12.5.3) of ``length`` bytes,
+    -1 while that is unknown.
 
     A strong entity tag names these very bytes no longer, so it becomes weak; conditions of GET still match it. Ranges
     of a coded body are ranges of other bytes: Accept-Ranges goes.
@@ -156,7 +246,8 @@ def coded_fields(fields: Fields, coding: bytes, length: int) -> Fields:
         if name not in (b"content-length", b"accept-ranges")
     ]
     kept.append((b"content-encoding", coding))
-    kept.append((b"content-length", b"%d" % length))
+    if length >= 0:
+        kept.append((b"content-length", b"%d" % length))
     return varied_fields(kept)
 
 

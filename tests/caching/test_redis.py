@@ -74,7 +74,7 @@ def test_what_one_stores_another_finds(server: RedisServer) -> None:
             assert await two.second.get(KEY) is None
             assert await one.second.put(entry(), NOW, 0.0)
             found = await two.second.find(KEY, request())
-            assert found is not None and found[1] is None
+            assert found[0] is not None and found[1] is None
             assert found[0].body == b"0123456789" and found[0].etag == b'"a"' and found[0].fresh_until == NOW + 60
             assert await two.second.get(b"gw /user/43") is None
 
@@ -92,10 +92,11 @@ def test_variants_are_found_through_their_note(server: RedisServer) -> None:
             for item in (note, placed):
                 assert await one.second.put(item, NOW, 0.0)
             found = await two.second.find(KEY, gzip)
-            assert found is not None and found[0].body == placed.body and found[1] is not None
-            assert await two.second.find(KEY, request("Accept-Encoding: br")) is None
+            assert found[0] is not None and found[0].body == placed.body and found[1] is not None
+            other, led = await two.second.find(KEY, request("Accept-Encoding: br"))
+            assert other is None and led is not None and led.salt == found[1].salt
             await one.second.delete(KEY)
-            assert await two.second.find(KEY, gzip) is None
+            assert await two.second.find(KEY, gzip) == (None, None)
 
     run(work())
 
@@ -250,7 +251,7 @@ def test_without_redis_everything_is_a_miss_at_once() -> None:
         begun = time.monotonic()
         for _ in range(1000):
             assert await worker.second.get(KEY) is None
-            assert await worker.second.find(KEY, request()) is None
+            assert await worker.second.find(KEY, request()) == (None, None)
             assert not await worker.second.put(entry(), NOW, 0.0)
             await worker.second.delete(KEY)
             assert await worker.second.claim(KEY, 1.0)

@@ -280,6 +280,29 @@ routes:
     ]
 
 
+def test_warnings_about_logins() -> None:
+    text = """
+sessions: {store: s.db}
+services:
+  user: {targets: ['http://127.0.0.1:5001']}
+  other: {targets: ['http://127.0.0.1:5002']}
+routes:
+  - {path: /in, login: {service: user, path: /internal/verify}}
+  - {path: '/internal/{rest*}', service: user, host: a.example}
+  - {path: '/{a}/verify', service: user, rewrite: '/x/{a}'}
+  - {path: '/other/{rest*}', service: other}
+"""
+    around = "the route a.example/internal/{rest*} leads there too, and passwords can be guessed without a limit"
+    assert [(w.key, w.message) for w in inspect_text(text).warnings] == [
+        ("routes[0].login.path", around),
+        ("sessions", "no route accepts these credentials"),
+    ]
+    text = text.replace("  - {path: /in, login: {service: user, path: /internal/verify}}\n", "")
+    assert ("sessions", "no route has a login, so nobody can have a session") in [
+        (w.key, w.message) for w in inspect_text(text).warnings
+    ]
+
+
 def test_errors_come_without_warnings() -> None:
     report = inspect_text(SMALL.replace("service: user", "service: usr"))
     assert len(report.errors) == 1

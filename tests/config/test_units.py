@@ -118,3 +118,8 @@ def test_an_address_stays_an_address() -> None:
     address = Address(host="a", port=1)
     assert parse_listen(address) is address
     assert parse_url(address) is address
+
+
+@pytest.mark.parametrize("url", ["http://a:1", "https://a:1", "dns+http://a:1", "dns+http://_http._tcp.a"])
+def test_a_url_is_written_as_it_was_read(url: str) -> None:
+    assert parse_url(url).url == url

@@ -208,3 +208,28 @@ def test_the_upload_stops_when_nobody_wants_it(rig: Rig) -> None:
     assert client.read_response("POST").status == 413
     upstream.wait_all_closed()
     wait_until(lambda: not sender.is_alive(), "the upload was stopped", 10)
+
+
+def early(conn: Connection) -> None:
+    """Answers as soon as it has the head, and would go on reading the body."""
+    conn.read_head()
+    conn.send(ok(b"early"))
+
+
+@pytest.mark.parametrize("how", ["stalls", "breaks its framing", "leaves"])
+def test_an_upload_that_ends_badly_after_an_early_answer_is_forgotten_on_both_sides(rig: Rig, how: str) -> None:
+    upstream = rig.upstream(early)
+    gateway = rig.forward(upstream, limits={"body_timeout": "500ms"})
+    client = rig.connect(gateway)
+    client.send(head("POST", "/", ("Transfer-Encoding", "chunked")) + b"1\r\nx\r\n")
+    assert client.read_response("POST").body == b"early"
+    if how == "leaves":
+        client.close()
+    else:
+        if how == "breaks its framing":
+            client.send(b"x\r\n")
+        client.assert_closed(30)
+        client.close()
+    upstream.wait_all_closed(30)
+    wait_until(lambda: gateway.snapshot()["connections"]["open"] == 0, "the client is forgotten", 30)
+    assert in_flight(gateway) == 0

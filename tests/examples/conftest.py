@@ -167,8 +167,10 @@ def application(service: str, url: str) -> Flask:
     """The application of ``service`` over the database at ``url``, as it is."""
     from monolith import build as build_monolith
     from shopkit.service import create_app
+    from users import build as build_users
 
-    return build_monolith(url) if service == "monolith" else create_app(service, url)
+    builders = {"monolith": build_monolith, "users": build_users}
+    return builders[service](url) if service in builders else create_app(service, url)
 
 
 @pytest.fixture

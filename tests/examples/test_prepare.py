@@ -153,7 +153,7 @@ class TestManyAtOnce:
         assert sorted("10000 rows added" in out for out, _ in outputs) == [False] * 4 + [True]
         with connected(empty) as connection:
             assert connection.execute(select(func.count()).select_from(catalogue.users)).scalar_one() == 10_000
-            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == ["0001"]
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == ["0002"]
 
 
 class TestCommand:

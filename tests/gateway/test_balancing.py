@@ -115,6 +115,36 @@ def test_a_zone_of_the_next_priority_takes_over_and_gives_back(rig: Rig) -> None
     wait_until(lambda: client.request().body == b"near", "the first zone has its requests again", 5)
 
 
+def test_the_near_zone_has_all_that_it_can_carry(rig: Rig) -> None:
+    one, two, far = named(rig, b"1", b"2", b"far")
+    # By its priority the near zone would be the last one, by its weight the smallest.
+    groups = {
+        "east": {"targets": [far.url], "weight": 100},
+        "west": {"targets": [one.url, two.url], "priority": 2},
+    }
+    service = {
+        "zones": groups,
+        "near": "west",
+        "eject": {"failures": 1, "time": "5m", "at_most": "100%"},
+        "slow_start": "off",
+    }
+    routes = [{"path": "/{rest*}", "service": "u"}]
+    gateway = rig.gateway({"u": service}, routes)
+    client = rig.connect(gateway)
+    assert bodies(client, 20)[b"far"] == 0
+    for conn in [*one.open_connections(), *two.open_connections()]:
+        conn.sock.shutdown(socket.SHUT_RDWR)
+    one.refuse()
+    wait_until(lambda: client.request().body == b"far", "half of the zone carries 70 %", 20)
+    assert 0 < bodies(client, 100)[b"far"] < 50
+    two.refuse()
+    for conn in two.open_connections():
+        conn.sock.shutdown(socket.SHUT_RDWR)
+    wait_until(lambda: bodies(client, 10) == {b"far": 10}, "none of it carries nothing", 20)
+    gateway.reload({"u": {**service, "near": "east"}}, routes)
+    assert bodies(client, 20) == {b"far": 20}
+
+
 # Health by requests
 
 

@@ -43,6 +43,7 @@ def a_registry() -> Metrics:
     service.observe(200, 0.0003)
     service.failed(Kind.CONNECT_FAILED, 0.01)
     service.retries += 1
+    service.breaker = lambda: "open"
     metrics.connections_open, metrics.connections_accepted, metrics.connections_refused = 3, 10, 1
     metrics.malformed(Kind.BAD_REQUEST)
     metrics.access_log = lambda: (12, 4)
@@ -86,6 +87,8 @@ def test_upstream_attempts_are_answers_and_failures() -> None:
     )
     assert value(snapshot, "passerelle_upstream_retries_total", service="user") == 1
     assert value(snapshot, "passerelle_upstream_in_flight", service="user") == 7
+    assert value(snapshot, "passerelle_upstream_breakers", service="user", state="open") == 1
+    assert value(snapshot, "passerelle_upstream_breakers", service="user", state="closed") == 0
     assert value(snapshot, "passerelle_upstream_duration_seconds_count", service="user") == 2
 
 
@@ -196,6 +199,7 @@ def test_a_retired_worker_keeps_its_counters_and_loses_its_gauges() -> None:
     assert value(total, "passerelle_requests_total", route=route, method="GET", code="200") == 2
     assert value(total, "passerelle_requests_in_flight", route=route) == 2
     assert value(total, "passerelle_upstream_in_flight", service="user") == 7
+    assert value(total, "passerelle_upstream_breakers", service="user", state="open") == 1
     assert value(total, "passerelle_connections_open") == 3
     assert value(total, "passerelle_connections_accepted_total") == 20
     assert value(total, "passerelle_workers") == 1

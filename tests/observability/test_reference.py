@@ -13,11 +13,16 @@ from passerelle.observability.exposition import render
 from passerelle.observability.metrics import BUCKETS, Metrics
 from passerelle.observability.redaction import redact
 
+# A cache that holds nothing, with a second level.
+HELD = {"bytes": 0, "capacity_bytes": 0, "entries": 0, "evictions": 0}
+SHARED = HELD | {"redis": {"connected": 1, "errors": 0, "hits": 0, "misses": 0, "stores": 0}}
+
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
 
 
 def test_metrics_page_lists_every_name_with_its_type_and_no_other() -> None:
     metrics = Metrics()
+    metrics.cache = lambda: SHARED
     metrics.route("/").observe(200, 0.1)
     exposed = dict(re.findall(r"^# TYPE (\S+) (\S+)$", render(metrics.snapshot())[0].decode(), re.MULTILINE))
     page = (DOCS / "metrics.md").read_text()
@@ -27,11 +32,13 @@ def test_metrics_page_lists_every_name_with_its_type_and_no_other() -> None:
 
 def test_metrics_page_lists_the_labels() -> None:
     metrics = Metrics()
+    metrics.cache = lambda: SHARED
     metrics.route("/").observe(200, 0.1)
     metrics.route("/").failed(Kind.TIMEOUT)
     metrics.route("/").cache["hit"] = 1
     service = metrics.service("s", lambda: 0)
     service.observe(200, 0.1)
+    service.breaker = lambda: "closed"
     service.failed(Kind.TIMEOUT, 0.1)
     metrics.malformed(Kind.BAD_REQUEST)
     text = render(metrics.snapshot())[0].decode()

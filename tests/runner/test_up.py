@@ -131,6 +131,44 @@ def test_two_workers_share_the_port_and_their_counters_are_summed(tmp_path: Path
         assert running.stop() == 0
 
 
+CACHED = """
+services:
+  counter: {app: counter:app}
+routes:
+  - {path: "/{rest*}", service: counter, cache: {ttl: 1h}}
+"""
+COUNTER = """
+state = {"number": 0}
+
+
+def app(environ, start_response):
+    state["number"] += environ["REQUEST_METHOD"] == "PUT"
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"%d" % state["number"]]
+"""
+
+
+def test_what_a_request_through_one_worker_changes_all_workers_let_go_of(tmp_path: Path) -> None:
+    (tmp_path / "counter.py").write_text(COUNTER)
+    with up(tmp_path, CACHED, "--workers", "2") as running:
+        running.listening()
+        workers = re.compile(r"passerelle_cache_entries (\d)")
+
+        # Both workers hold it: each new connection goes to either of them.
+        def held() -> bool:
+            assert running.get("/x") == (200, b"0")
+            match = workers.search(running.get("/metrics", running.admin)[1].decode())
+            return match is not None and match[1] == "2"
+
+        until_now(held, 30.0)
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
+        connection.request("PUT", "/x", body=b"")
+        assert connection.getresponse().read() == b"1"
+        connection.close()
+        until_now(lambda: {running.get("/x") for _ in range(20)} == {(200, b"1")}, 30.0)
+        assert running.stop() == 0
+
+
 def test_a_service_that_never_starts_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
     config = """
 services:

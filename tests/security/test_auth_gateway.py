@@ -164,3 +164,11 @@ def test_a_reload_forgets_neither_keys_nor_what_limits_have_counted(shop: Shop, 
     assert shop.get("/limited", key).status == 429
     shop.store.revoke(shop.store.all()[0].id, int(time.time()))
     wait_until(lambda: shop.get("/any", key).status == 401, "the key is refused", 5)
+
+
+def test_the_log_names_the_consumer_and_nobody_where_there_is_none(shop: Shop) -> None:
+    key = shop.key('O"Brien', "read")
+    shop.get("/read", key)
+    shop.get("/read")
+    lines = [json.loads(line) for line in shop.logged().splitlines()]
+    assert [line.get("consumer") for line in lines] == ['O"Brien', None]

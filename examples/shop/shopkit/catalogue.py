@@ -21,6 +21,9 @@ users = Table(
     Column("id", identity, primary_key=True),
     Column("username", String(64), nullable=False),
     Column("email", String(254), nullable=False),
+    # Neither is part of what a client reads or writes: see shopkit/accounts.py.
+    Column("password", String(255)),
+    Column("role", String(16), nullable=False, server_default="customer"),
     UniqueConstraint("username", name="uq_users_username"),
     UniqueConstraint("email", name="uq_users_email"),
     sqlite_autoincrement=True,

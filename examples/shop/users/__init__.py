@@ -1,7 +1,18 @@
-"""The user service: who the shop's customers are."""
+"""The user service: who the shop's customers are, and whether a password is theirs."""
 
 from __future__ import annotations
 
-from shopkit.service import create_app
+from flask import Flask
 
-app = create_app("users")
+from shopkit import accounts
+from shopkit.service import create_app, engine_of
+
+
+def build(url: str | None = None) -> Flask:
+    """Return the user service over the database at ``url`` (by default its own)."""
+    app = create_app("users", url)
+    accounts.mount(app, engine_of(app))
+    return app
+
+
+app = build()

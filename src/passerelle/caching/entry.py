@@ -46,6 +46,26 @@ class Stored(ABC):
         """Bytes held for this item, the store's own included."""
 
 
+class Forms:
+    """An entry as it goes out in other content codings: coding (empty for none) to what is sent. ``by`` is what they
+    were made by. They come and go with their entry, and are counted with it."""
+
+    __slots__ = ("by", "made")
+
+    def __init__(self, by: object) -> None:
+        self.by = by
+        self.made: dict[bytes, Entry] = {}
+
+    def measure(self, body: bytes) -> int:
+        """Bytes held for them beside the entry's own ``body``."""
+        getsizeof = sys.getsizeof
+        size = getsizeof(self) + getsizeof(self.made)
+        for form in {id(form): form for form in self.made.values()}.values():
+            size += getsizeof(form) + getsizeof(form.head) + (getsizeof(form.etag) if form.etag is not None else 0)
+            size += getsizeof(form.body) if form.body is not body else 0
+        return size
+
+
 class Entry(Stored):
     """A stored response.
 
@@ -53,14 +73,15 @@ class Entry(Stored):
     is NEVER where each use needs validation (no-cache). ``stale_while_revalidate`` and ``stale_if_error`` are windows
     in seconds after ``fresh_until`` (RFC 5861). ``strict`` forbids every stale use (must-revalidate and its like).
     ``refuses`` has the bits (COOKIE, AUTHORIZATION) of the requests that it may not answer, SPECIAL always, and
-    DIRECTIVES unless that is taken out. ``owner`` is the driver's: what it wants to find again with a hit.
-    ``head`` is the status line and the stored field lines, each with CRLF, without the empty line.
+    DIRECTIVES unless that is taken out. ``owner`` and ``forms`` are the driver's: what it wants to find again with a
+    hit. ``head`` is the status line and the stored field lines, each with CRLF, without the empty line.
     """
 
     __slots__ = (
         "body",
         "born",
         "etag",
+        "forms",
         "fresh_until",
         "head",
         "owner",
@@ -99,6 +120,7 @@ class Entry(Stored):
         self.refuses = refuses | SPECIAL | DIRECTIVES
         self.owner: object = None
         self.etag = etag
+        self.forms: Forms | None = None
         self.tags = tags
         self.freq = 0
         self.queue = 0
@@ -116,6 +138,8 @@ class Entry(Stored):
             size += getsizeof(self.etag)
         if self.tags:
             size += getsizeof(self.tags) + sum(map(getsizeof, self.tags))
+        if self.forms is not None:
+            size += self.forms.measure(self.body)
         return size
 
     def age(self, now: float) -> int:

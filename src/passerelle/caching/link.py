@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import os
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
@@ -30,6 +30,8 @@ CLEAR: Final = b"C"
 # Seconds: between two looks whether a message was missed; until a dead connection is given up; between attempts.
 _LOOK: Final = 2.0
 _CONNECT: Final = 2.0
+# Seconds for a purge by path of a large Redis: what is not done by then is begun anew with a new connection.
+_UNLINK: Final = 30.0
 _FIRST_DELAY: Final = 0.05
 _LAST_DELAY: Final = 2.0
 
@@ -42,7 +44,18 @@ _ERRORS: Final = (RedisError, OSError, TimeoutError)
 class Names:
     """The keys and channels of one namespace. The number is the format's version: other versions use other keys."""
 
-    __slots__ = ("_lock", "_tombstone", "entries", "flights", "invalid", "log", "purged", "sequence", "tags")
+    __slots__ = (
+        "_lock",
+        "_tombstone",
+        "entries",
+        "flights",
+        "generation",
+        "invalid",
+        "log",
+        "purged",
+        "sequence",
+        "tags",
+    )
 
     def __init__(self, namespace: str) -> None:
         prefix = b"passerelle:1:" + namespace.encode() + b":"
@@ -53,6 +66,7 @@ class Names:
         self.purged = prefix + b"purged"
         self.sequence = prefix + b"sequence"
         self.log = prefix + b"log"
+        self.generation = prefix + b"generation"
         self.invalid = prefix + b"invalid"
         self.flights = prefix + b"flights"
 
@@ -77,10 +91,26 @@ def shorten(key: bytes) -> bytes:
 
 
 class Link:
-    """This worker's end. ``ready``: the connection stands and nothing is left to make up for."""
+    """This worker's end. ``ready``: the connection stands and nothing is left to make up for.
 
-    def __init__(self, client: Redis, memory: MemoryStore, names: Names, worker: str) -> None:
+    ``unlink`` deletes the entries in Redis with a path, or (None) all. ``on_change`` is told that Redis cannot be
+    reached, once, and that it is back.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        memory: MemoryStore,
+        names: Names,
+        worker: str,
+        unlink: Callable[[bytes | None], Awaitable[None]],
+        on_change: Callable[[bool], None] | None = None,
+    ) -> None:
         self.ready = False
+        self._unlink = unlink
+        self._on_change = on_change or (lambda up: None)
+        self._told_gone = False
+        self._generation = b""
         self._stood = False  # whether the connection was ready since it was begun
         self._client = client
         self._memory = memory
@@ -126,8 +156,7 @@ class Link:
             self.remember(operation, about, key)
             return
         try:
-            async with asyncio.timeout(_CONNECT):
-                await self._tell(operation, about, key)
+            await self._carry_out(operation, about, key)
         except _ERRORS:
             self.remember(operation, about, key)
             self.suspect()
@@ -138,6 +167,16 @@ class Link:
             self._pending.clear()
             operation, about, key = CLEAR, b"", b""
         self._pending.append((operation, about, key))
+
+    async def _carry_out(self, operation: bytes, about: bytes, key: bytes) -> None:
+        async with asyncio.timeout(_CONNECT):
+            await self._tell(operation, about, key)
+        if operation in (PATH, CLEAR):
+            async with asyncio.timeout(_UNLINK):
+                await self._unlink(about if operation == PATH else None)
+            # Once more: meanwhile a worker may have taken into its memory what was not unlinked yet.
+            async with asyncio.timeout(_CONNECT):
+                await self._tell(operation, about, key)
 
     async def _tell(self, operation: bytes, about: bytes, key: bytes) -> None:
         names = self._names
@@ -151,19 +190,19 @@ class Link:
 
     # ---- being told
 
-    async def wait(self, slot: bytes, seconds: float) -> bool:
-        """Whether the response for ``slot`` was stored within ``seconds``; true too when nobody fetches it any more."""
+    async def wait(self, slot: bytes, seconds: float, is_claimed: Callable[[], Awaitable[bool | None]]) -> bool | None:
+        """Whether the response for ``slot`` was stored; true too when nobody fetches it any more, None after
+        ``seconds``."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         slot = shorten(slot)
         self._waiting.setdefault(slot, []).append(future)
         try:
             async with asyncio.timeout(seconds):
                 # It may have been stored between the claim that failed and this.
-                if not await self._client.exists(self._names.lock(slot)):
-                    return True
-                return await future
-        except _ERRORS:
-            return False
+                claimed = await is_claimed()
+                return await future if claimed else claimed is not None
+        except TimeoutError:
+            return None
         finally:
             futures = self._waiting.get(slot)
             if futures is not None and future in futures:
@@ -187,6 +226,9 @@ class Link:
                     raise
             except _ERRORS:
                 pass
+            if not self._stood and not self._told_gone:
+                self._told_gone = True
+                self._on_change(False)
             delay = _FIRST_DELAY if self._stood else min(delay * 2, _LAST_DELAY)
             self.ready = self._stood = False
             self._end_waiting()
@@ -201,29 +243,36 @@ class Link:
             async with asyncio.timeout(_CONNECT):
                 await subscription.subscribe(self._names.invalid, self._names.flights)
                 await self._catch_up()
+            while self._pending:
+                await self._carry_out(*self._pending[0])
+                self._pending.popleft()
             self.ready = self._stood = True
+            if self._told_gone:
+                self._told_gone = False
+                self._on_change(True)
             await self._listen(subscription)
         finally:
             await cast("Awaitable[None]", subscription.aclose())  # type: ignore[no-untyped-call]
 
     async def _catch_up(self) -> None:
-        """What others said while this worker did not listen; then what it could not say itself."""
+        """What others said while this worker did not listen."""
+        # A Redis that was started anew counts anew: it may have counted past what this worker heard last.
+        await self._client.set(self._names.generation, os.urandom(8).hex(), nx=True)
+        generation = cast("bytes", await self._client.get(self._names.generation))
         newest = int(await self._client.get(self._names.sequence) or 0)
         if self._sequence < 0:
             self._sequence = newest  # a new worker holds nothing yet
-        elif newest != self._sequence:
+        elif newest != self._sequence or generation != self._generation:
             missed = newest - self._sequence
             log = cast("list[bytes]", await cast("Awaitable[Any]", self._client.lrange(self._names.log, 0, LOG - 1)))
-            if 0 < missed <= len(log):
+            if 0 < missed <= len(log) and generation == self._generation:
                 for message in reversed(log[:missed]):
                     await self._apply(message)
             else:
                 # More than the log holds, or Redis lost its memory and counts anew.
                 self._memory.clear()
             self._sequence = newest
-        while self._pending:
-            await self._tell(*self._pending[0])
-            self._pending.popleft()
+        self._generation = generation
 
     async def _listen(self, subscription: PubSub) -> None:
         channel = self._names.flights

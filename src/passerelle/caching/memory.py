@@ -141,6 +141,8 @@ class MemoryStore:
         self._count(item, -1)
         item.size = _measure(item)
         self._count(item, 1)
+        while self.held_bytes > self.capacity and self._index:
+            self._evict()
 
     def delete(self, key: bytes) -> bool:
         """Let go of the item under ``key``; whether there was one."""
@@ -155,6 +157,10 @@ class MemoryStore:
         """Let go of every item with ``tag``; how many there were."""
         self._purged()
         return sum(self._remove(key) for key in self._tags.keys(tag))
+
+    def tags_starting(self, prefix: bytes) -> list[bytes]:
+        """The tags held that start so; they are looked through."""
+        return self._tags.starting(prefix)
 
     def purge_path(self, path: bytes) -> int:
         """Let go of every item whose URI has this path (or starts so, where it ends in ``*``); how many there were."""

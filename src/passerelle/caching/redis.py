@@ -10,7 +10,7 @@ Redis 6.2 or later, not a cluster: scripts touch keys of any slot.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
@@ -37,13 +37,17 @@ TIMEOUT: Final = 0.1
 GRACE: Final = 3600.0
 _LONGEST: Final = 30 * 86_400.0
 
+# Operations at a time. The client makes a connection for each, and refuses more than its most at once as an error.
+_TURNS: Final = 48
+
 _ERRORS: Final = (RedisError, OSError, TimeoutError)
 
 
 class RedisStore:
     """A second level behind ``memory``. ``namespace`` keeps gateways that share a Redis apart.
 
-    ``errors`` counts operations that failed or took too long.
+    ``errors`` counts operations that failed or took too long. ``on_change`` is told when Redis cannot be reached (once)
+    and when it is back.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class RedisStore:
         worker: str = "",
         timeout: float = TIMEOUT,
         grace: float = GRACE,
+        on_change: Callable[[bool], None] | None = None,
     ) -> None:
         self._client: Redis = Redis.from_url(
             url,
@@ -68,7 +73,8 @@ class RedisStore:
         self._grace = grace
         self._names = Names(namespace)
         self._put: Any = self._client.register_script(PUT)
-        self.link = Link(self._client, memory, self._names, worker)
+        self.link = Link(self._client, memory, self._names, worker, self._unlink, on_change)
+        self._turns = asyncio.Semaphore(_TURNS)
         self.errors = 0
 
     @property
@@ -85,13 +91,13 @@ class RedisStore:
         await self.link.stop()
         await self._client.aclose()
 
-    async def find(self, key: bytes, facts: Facts) -> tuple[Entry, Variants | None] | None:
-        """The entry under the URI's ``key`` that may answer this request, and the note that led to it, or None."""
+    async def find(self, key: bytes, facts: Facts) -> tuple[Entry | None, Variants | None]:
+        """The entry under the URI's ``key`` that may answer this request, and the note that its responses vary."""
         item = await self.get(key)
         if not isinstance(item, Variants):
-            return (item, None) if isinstance(item, Entry) else None
+            return (item, None) if isinstance(item, Entry) else (None, None)
         entry = await self.get(variant_of(item, facts.variant(item.names)))
-        return (entry, item) if isinstance(entry, Entry) else None
+        return (entry if isinstance(entry, Entry) else None), item
 
     async def get(self, key: bytes) -> Stored | None:
         """The item under ``key``, or None: also when Redis is gone, slow, or holds something else there."""
@@ -128,14 +134,10 @@ class RedisStore:
     async def purge_path(self, path: bytes) -> None:
         """Let go of every item with this path (or whose path starts so, where it ends in ``*``), here and elsewhere."""
         await self.link.invalidate(PATH, path)
-        exact = path[:-1] if path.endswith(b"*") else path
-        pattern = self._names.entries + b"* " + _literal(exact) + b"*"
-        await self._unlink(pattern, path)
 
     async def clear(self) -> None:
         """Let go of everything, here and in the memory of all other workers."""
         await self.link.invalidate(CLEAR, b"")
-        await self._unlink(_literal(self._names.entries) + b"*", None)
 
     async def claim(self, slot: bytes, seconds: float) -> bool:
         """Whether this worker is the one to fetch for ``slot``; for at most ``seconds``. True when Redis is gone."""
@@ -145,13 +147,23 @@ class RedisStore:
         taken = await self._run(self._client.set(key, b"1", nx=True, px=int(seconds * 1000)))
         return bool(taken) or not self.up
 
+    async def renew(self, slot: bytes, seconds: float) -> None:
+        """Keep a claim for ``seconds`` more."""
+        await self._run(self._client.pexpire(self._names.lock(slot), int(seconds * 1000)))
+
     async def release(self, slot: bytes) -> None:
         """Give up a claim: there is no response to share, and who waits fetches for himself."""
         await self._run(self.link.release(slot))
 
-    async def wait(self, slot: bytes, seconds: float) -> bool:
-        """Wait until the worker that claimed ``slot`` has stored its response (True), has none, or time is up."""
-        return await self.link.wait(slot, seconds)
+    async def wait(self, slot: bytes, seconds: float) -> bool | None:
+        """Wait until the worker that claimed ``slot`` has stored its response (True) or has none (False); None when
+        time is up."""
+
+        async def is_claimed() -> bool | None:
+            found = await self._run(self._client.exists(self._names.lock(slot)))
+            return None if found is None else bool(found)
+
+        return await self.link.wait(slot, seconds, is_claimed)
 
     def _lifetime(self, item: Stored, now: float) -> float:
         if not isinstance(item, Entry):
@@ -161,38 +173,44 @@ class RedisStore:
         return min(max(item.fresh_until - now, 0.0) + window, _LONGEST)
 
     async def _run(self, operation: Awaitable[T]) -> T | None:
-        """What ``operation`` gives, or None when Redis is gone or slow."""
-        if not self.link.ready:
+        """What ``operation`` gives, or None when Redis is gone or slow, or too many others wait for it."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._turns.acquire()
+        except TimeoutError:
             _discard(operation)
             return None
         try:
+            if not self.link.ready:
+                _discard(operation)
+                return None
             async with asyncio.timeout(self._timeout):
                 return await operation
         except _ERRORS:
             self.errors += 1
             self.link.suspect()
             return None
+        finally:
+            self._turns.release()
 
-    async def _unlink(self, pattern: bytes, path: bytes | None) -> None:
-        """Delete entries by name, a thousand at a time and between other work."""
-        prefix = len(self._names.entries)
+    async def _unlink(self, path: bytes | None) -> None:
+        """Delete the entries with this path (None: all) by name, a thousand at a time and between other work."""
+        names = self._names
+        prefix = len(names.entries)
         wildcard = path is not None and path.endswith(b"*")
-        try:
-            batch: list[bytes] = []
-            async for key in self._client.scan_iter(match=pattern, count=1000):
-                found = key_path(key[prefix:])
-                if path is None or found == path or (wildcard and found.startswith(path[:-1])):
-                    batch.append(key)
-                if len(batch) >= 1000:
-                    await self._client.unlink(*batch)
-                    batch.clear()
-            if batch:
+        pattern = _literal(names.entries) + b"*"
+        if path is not None:
+            pattern += b" " + _literal(path[:-1] if wildcard else path) + b"*"
+        batch: list[bytes] = []
+        async for key in self._client.scan_iter(match=pattern, count=1000):
+            found = key_path(key[prefix:])
+            if path is None or found == path or (wildcard and found.startswith(path[:-1])):
+                batch.append(key)
+            if len(batch) >= 1000:
                 await self._client.unlink(*batch)
-        except _ERRORS:
-            self.errors += 1
-            self.link.suspect()
-            # The rest is done when the connection is back.
-            self.link.remember(PATH if path is not None else CLEAR, path or b"")
+                batch.clear()
+        if batch:
+            await self._client.unlink(*batch)
 
 
 def _discard(operation: Awaitable[object]) -> None:

@@ -62,6 +62,10 @@ class TagIndex:
             return ()
         return tuple(held) if isinstance(held, set) else (held,)
 
+    def starting(self, prefix: bytes) -> list[bytes]:
+        """The tags that start so. They are looked through."""
+        return [tag for tag in self._keys if tag.startswith(prefix)]
+
     def clear(self) -> None:
         """Forget everything."""
         self._keys.clear()

@@ -19,9 +19,26 @@ class Address(BaseModel):
 
     host: str
     port: int
+    secure: bool = False  # of a target: over TLS
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """As it stands in a configuration."""
+        return f"{'https' if self.secure else 'http'}://{self}"
+
+
+class Lookup(Address):
+    """A name whose addresses are looked up again and again; with ``srv`` their ports too (then ``port`` is 0)."""
+
+    srv: bool = False
+
+    @property
+    def url(self) -> str:
+        """As it stands in a configuration."""
+        return f"dns+http://{self.host if self.srv else self}"
 
 
 HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?").fullmatch
@@ -88,23 +105,47 @@ def parse_admin(found: object) -> object:
 
 
 def parse_url(found: object) -> object:
-    """The address of ``http://host:port`` (port 80 if there is none)."""
+    """The address of ``http://host:port`` or ``https://host:port`` (default ports 80 and 443).
+
+    A :class:`Lookup` for ``dns+http://``.
+    """
     if isinstance(found, Address):
         return found
-    allowed = "allowed is http://host:port, such as http://127.0.0.1:5000"
+    allowed = "allowed is http://host:port or https://host:port, such as http://127.0.0.1:5000"
     if not isinstance(found, str):
         raise ValueError(f"found {describe(found)}; {allowed}")
     scheme, separator, rest = found.partition("://")
     if not separator:
         raise ValueError(f"found {found!r} without a scheme; {allowed}; did you mean http://{found}?")
-    if scheme != "http":
-        raise ValueError(f"found scheme {scheme!r}; {allowed}")
+    if scheme not in ("http", "https", "dns+http"):
+        raise ValueError(f"found scheme {scheme!r}; {allowed}, or dns+http://name:port")
     authority = rest.removesuffix("/")
     if any(c in authority for c in "/?#"):
         raise ValueError(f"found {found!r} with a path; {allowed}; a path belongs into a route's rewrite")
     if "@" in authority:
         raise ValueError(f"found a user name in a target; {allowed}")
-    return split_address(authority, "http://127.0.0.1:5000", default_port=80, lowest_port=1)
+    secure = scheme == "https"
+    example = f"{'https' if secure else 'http'}://127.0.0.1:5000"
+    address = split_address(authority, example, default_port=443 if secure else 80, lowest_port=1)
+    return _lookup(address, found) if scheme == "dns+http" else address.model_copy(update={"secure": secure})
+
+
+def _lookup(address: Address, found: str) -> Lookup:
+    host = address.host
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        raise ValueError(f"found {found!r}: {host} is an address already; write http://{address}")
+    if not host.startswith("_"):
+        return Lookup(host=host, port=address.port)
+    labels = host.split(".")
+    if len(labels) < 3 or labels[1] != "_tcp":
+        raise ValueError(f"found {found!r}; allowed is a name such as _http._tcp.{labels[-1]}")
+    if not found.endswith((host, host + "/")):
+        raise ValueError(f"found {found!r} with a port; the ports of {host} come from its SRV records")
+    return Lookup(host=host, port=0, srv=True)
 
 
 Listen = Annotated[
@@ -118,7 +159,17 @@ Admin = Annotated[
 Url = Annotated[
     Address,
     BeforeValidator(parse_url),
-    WithJsonSchema({"type": "string", "pattern": "^http://", "examples": ["http://127.0.0.1:5000"]}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": "^(https?|dns\\+http)://",
+            "examples": [
+                "http://127.0.0.1:5000",
+                "dns+http://user.internal:5000",
+                "dns+http://_http._tcp.user.internal",
+            ],
+        }
+    ),
 ]
 
 

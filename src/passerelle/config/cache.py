@@ -8,13 +8,16 @@ from pydantic import Field
 
 from passerelle.config.base import Model
 from passerelle.config.units import Duration, Size
-from passerelle.config.values import FieldName, Flag, TagText, Text, Whole
+from passerelle.config.values import FieldName, Flag, Name, TagText, Text, Whole
 
 
 class Cache(Model):
     """The cache that all cached routes of a worker share."""
 
     memory: Size = Field(default=128 * 2**20, description="Memory for stored answers, per worker, all of it counted.")
+    namespace: Name = Field(
+        default="default", description="Gateways with the same `redis` and namespace share answers."
+    )
 
 
 class RouteCache(Model):

@@ -6,17 +6,22 @@ everything. What was repaired on the way is named (``touched``) and not judged a
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from passerelle.config import balance_check as balance
-from passerelle.config.addresses import Address
+from passerelle.config.addresses import Address, Lookup
 from passerelle.config.base import given
-from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards
+from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards, session_errors
+from passerelle.config.check_tls import listener_errors, service_errors, service_warnings
 from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, RouteCache, Service
 from passerelle.config.problems import Finding, Loc, key_of
+from passerelle.config.sessions import Sessions
+from passerelle.config.tls import ListenerTls
+from passerelle.config.units import duration_text
 from passerelle.config.words import hint
 from passerelle.paths import REST, Pattern, PatternError, Template
 from passerelle.routing import Router, Rule
@@ -46,12 +51,16 @@ class Draft:
     routes: list[DraftRoute]
     blocks: frozenset[str]
     jwt: Jwt | None
+    tls: ListenerTls | None
+    sessions: Sessions | None
 
     @classmethod
     def of(cls, config: Config) -> Draft:
         """The draft of a whole configuration."""
         routes = [DraftRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
-        return cls(config.listen, config.admin, dict(config.services), routes, frozenset(given(config)), config.jwt)
+        blocks = frozenset(given(config))
+        of_file = (config.jwt, config.tls, config.sessions)
+        return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
 
 
 def errors(draft: Draft) -> Iterator[Finding]:
@@ -61,19 +70,28 @@ def errors(draft: Draft) -> Iterator[Finding]:
         if service is not None:
             yield from _service(name, service, draft.listen)
             yield from balance.errors(name, service, draft.routes)
+            yield from service_errors(name, service)
+    # "tls" stands among the places of credentials where clients are asked for certificates.
+    no_clients = draft.tls is not None and draft.tls.client_ca is None
+    blocks = draft.blocks - {"tls"} if no_clients else draft.blocks
     for each in draft.routes:
-        yield from _route(each, draft.services, draft.blocks)
+        yield from _route(each, draft.services, blocks)
     yield from _duplicates(draft.routes)
     if draft.jwt is not None:
         yield from jwt_errors(draft.jwt)
+    if draft.tls is not None:
+        yield from listener_errors(draft.tls)
+    if draft.sessions is not None:
+        yield from session_errors(draft.sessions, draft.listen)
 
 
 def warnings(config: Config) -> Iterator[Finding]:
     """What works, but is probably not what was meant."""
     used = {name for route in config.routes for name in services_of(route)}
-    for name in config.services:
+    for name, service in config.services.items():
         if name not in used:
             yield Finding(("services", name), "no route leads to this service", at_key=True)
+        yield from service_warnings(name, service)
     for index, network in enumerate(config.trusted_proxies):
         if network.prefixlen == 0:
             yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
@@ -89,6 +107,8 @@ def services_of(route: Route) -> list[str]:
     """The names of the services that a route asks."""
     if route.compose is not None:
         return [part.service for part in route.compose.values()]
+    if route.login is not None:
+        return [route.login.service]
     return [route.service] if route.service is not None else []
 
 
@@ -128,14 +148,19 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
     if service.run is not None and not any("{port}" in word for word in service.run):
         found = " ".join(service.run)
         yield Finding((*loc, "run"), f"found no {{port}} in {found!r}; it says where to serve, such as --port {{port}}")
+    if service.near is not None and service.zones is not None and service.near not in service.zones:
+        zones = list(service.zones)
+        yield Finding((*loc, "near"), f"found {service.near!r}; allowed: {', '.join(zones)}{hint(service.near, zones)}")
     yield from _idle_weights(name, service)
-    places: list[tuple[Loc, Address]] = [
-        ((*loc, "targets", index), target.url) for index, target in enumerate(service.targets or ())
-    ]
+    places = [((*loc, "targets", index), target) for index, target in enumerate(service.targets or ())]
     for key, zone in (service.zones or {}).items():
-        places += [((*loc, "zones", key, "targets", index), target.url) for index, target in enumerate(zone.targets)]
-    for place, address in places:
-        if listen is not None and _calls(address, listen):
+        places += [((*loc, "zones", key, "targets", index), target) for index, target in enumerate(zone.targets)]
+    for place, target in places:
+        address = target.url
+        if isinstance(address, Lookup):
+            if importlib.util.find_spec("dns") is None:
+                yield Finding(place, "dns+http needs dnspython: pip install 'passerelle[discovery]'")
+        elif listen is not None and address is not None and _calls(address, listen):
             yield Finding(place, f"found {address}, where the gateway itself listens: it would call itself")
 
 
@@ -169,10 +194,17 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         yield from _reference((*loc, "service"), route.service, services)
         if route.rewrite is not None:
             yield from _template((*loc, "rewrite"), route.rewrite, pattern)
+    if route.login is not None:
+        yield from _reference((*loc, "login", "service"), route.login.service, services)
+    yield from _part_cookies(loc, route.compose or {}, services)
+    yield from _attempts(loc, route, each.touched)
     for key, part in (route.compose or {}).items():
         yield from _part((*loc, "compose", key), part, pattern, services)
     if route.cache is not None:
         yield from _tags((*loc, "cache", "tags"), route.cache, pattern)
+        for key in _NOT_OF_A_WHOLE if route.compose is not None else ():
+            if key in route.cache.model_fields_set:
+                yield Finding((*loc, "cache", key), "found beside compose; allowed with service, or in a part's cache")
         if route.methods is not None and "GET" not in route.methods:
             yield Finding((*loc, "cache"), "found on a route without GET, of which no answer is stored", at_key=True)
     if route.compose is not None and route.methods is not None:
@@ -183,6 +215,34 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
     yield from route_guards(loc, route, each.touched, blocks)
+
+
+def _attempts(loc: Loc, route: Route, touched: frozenset[str]) -> Iterator[Finding]:
+    """A limit of one attempt that changes nothing."""
+    limit = route.attempt_timeout
+    if limit is None:
+        return
+    if route.attempts == 1:
+        yield Finding((*loc, "attempt_timeout"), "found beside attempts: 1, where no other instance is tried")
+    elif limit >= route.timeout and "timeout" not in touched:
+        message = f"it is {duration_text(limit)}, no less than the route's timeout, {duration_text(route.timeout)}"
+        yield Finding((*loc, "attempt_timeout"), message)
+
+
+def _part_cookies(loc: Loc, parts: dict[str, Part], services: dict[str, Service | None]) -> Iterator[Finding]:
+    """Services asked together whose sticky cookies overwrite each other."""
+    seen: dict[str, str] = {}
+    for key, part in parts.items():
+        service = services.get(part.service)
+        sticky = service.balance.sticky if service is not None else None
+        other = seen.setdefault(sticky.cookie, part.service) if sticky is not None else part.service
+        if sticky is not None and other != part.service:
+            message = f"found {part.service!r}, whose sticky cookie {sticky.cookie!r} is also that of {other!r}"
+            yield Finding((*loc, "compose", key, "service"), message)
+
+
+# A composed answer is 200 or not stored, has its parts' lifetimes, and fails where a required part does.
+_NOT_OF_A_WHOLE = ("statuses", "heuristic", "stale_if_disconnected")
 
 
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:

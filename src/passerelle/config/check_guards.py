@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from passerelle.config.addresses import Address
 from passerelle.config.jwt import SECRET_OCTETS, Jwt
 from passerelle.config.models import Config, Route
 from passerelle.config.problems import Finding, Loc
+from passerelle.config.sessions import Sessions
+from passerelle.routing import Router, Rule
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Where the credentials of each kind are configured.
-_BLOCKS = {"jwt": "jwt", "key": "keys"}
+_BLOCKS = {"jwt": "jwt", "key": "keys", "mtls": "tls", "session": "sessions"}
 
 
 def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozenset[str]) -> Iterator[Finding]:
@@ -26,9 +30,15 @@ def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozen
         if method in route.auth[:index]:
             yield Finding(place, f"found {method} twice; once is enough")
         elif _BLOCKS[method] not in blocks:
-            yield Finding(place, f"found {method}, but the file has no {_BLOCKS[method]}: at its top")
+            needed = "tls: with client_ca" if method == "mtls" else f"{_BLOCKS[method]}:"
+            yield Finding(place, f"found {method}, but the file has no {needed} at its top")
     if route.require is not None and not route.auth:
         yield Finding((*loc, "require"), "found without auth; nobody could meet it", at_key=True)
+    if route.require is not None and route.require.roles is not None and "roles" in route.require.claims:
+        yield Finding((*loc, "require", "roles"), "found beside the claim roles; it means the same", at_key=True)
+    for kind in ("login", "logout"):
+        if getattr(route, kind) is not None and "sessions" not in blocks:
+            yield Finding((*loc, kind), f"found {kind}, but the file has no sessions: at its top", at_key=True)
     if "rate_limit" not in touched:
         yield from _limits((*loc, "rate_limit"), route)
 
@@ -66,6 +76,30 @@ def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
             yield Finding(("jwt", "secret"), message, at_key=True)
 
 
+def session_errors(sessions: Sessions, listen: Address | None) -> Iterator[Finding]:
+    """What cannot work about sessions."""
+    if sessions.insecure and listen is not None and listen.host not in _LOOPBACK:
+        message = f"found true with listen on {listen}; without Secure, anybody on the way can take a session over"
+        yield Finding(("sessions", "insecure"), message)
+    if sessions.idle > sessions.absolute:
+        yield Finding(("sessions", "idle"), "it is longer than absolute, which ends every session first")
+
+
+def _session_warnings(config: Config) -> Iterator[Finding]:
+    """Logins that nobody can make, and services whose check of passwords has a way around its limits."""
+    logins = [(index, route.login) for index, route in enumerate(config.routes) if route.login is not None]
+    if config.sessions is not None and not logins:
+        yield Finding(("sessions",), "no route has a login, so nobody can have a session", at_key=True)
+    for index, login in logins:
+        path = login.path.encode()
+        # Every route on its own: which of them wins does not matter, since hosts and methods may differ.
+        for route in config.routes:
+            reaches = route.service == login.service and route.rewrite is None
+            if reaches and Router([Rule(None, None, route.path, route)]).match(b"", b"POST", path).value is not None:
+                message = f"the route {route.label} leads there too, and passwords can be guessed without a limit"
+                yield Finding(("routes", index, "login", "path"), message)
+
+
 def guard_warnings(config: Config) -> Iterator[Finding]:
     """What guards would do that was probably not meant."""
     jwt = config.jwt
@@ -73,9 +107,15 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
         yield Finding(("jwt",), "no audience: tokens that the issuer made for others are accepted", at_key=True)
     if jwt is not None and isinstance(jwt.jwks, str) and jwt.jwks.startswith("http:"):
         host = urlsplit(jwt.jwks).hostname
-        if host not in ("127.0.0.1", "localhost", "::1"):
+        if host not in _LOOPBACK:
             yield Finding(("jwt", "jwks"), "without https, who is on the way can put keys of their own into the set")
+    limited = any(route.rate_limit for route in config.routes)
+    if config.redis is not None and not limited and not any(route.is_cached for route in config.routes):
+        yield Finding(("redis",), "no route has a rate_limit or a cache, so nothing is shared", at_key=True)
+    if config.limits.gateways is not None and (config.redis is None or not limited):
+        yield Finding(("limits", "gateways"), "without redis and a rate_limit it does nothing", at_key=True)
+    yield from _session_warnings(config)
     used = {_BLOCKS[method] for route in config.routes for method in route.auth}
-    for block in _BLOCKS.values():
+    for block in ("jwt", "keys", "sessions"):
         if getattr(config, block) is not None and block not in used:
             yield Finding((block,), "no route accepts these credentials", at_key=True)

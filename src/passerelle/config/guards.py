@@ -78,6 +78,9 @@ class Require(Model):
     consumers: tuple[Consumer, ...] | None = Field(
         default=None, min_length=1, description="To be one of these consumers."
     )
+    roles: Annotated[tuple[Text, ...], OneOrMore] | None = Field(
+        default=None, min_length=1, description="One of these roles, of a session, or in the claim `roles` of a token."
+    )
     claims: dict[Text, Annotated[tuple[JsonValue, ...], OneOrMore]] = Field(
         default={}, min_length=1, description="Of each of these claims of the token, one of the values."
     )

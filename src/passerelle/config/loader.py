@@ -15,9 +15,12 @@ from passerelle.config import check, tree
 from passerelle.config.addresses import Address, parse_admin, parse_listen
 from passerelle.config.base import Shape
 from passerelle.config.jwt import KEY_SOURCES, Jwt, jwt_shape
-from passerelle.config.models import SOURCES, Config, Route, Service, route_shape, service_shape
+from passerelle.config.models import Config, Route, Service
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of, model_at
+from passerelle.config.sessions import Sessions
+from passerelle.config.shapes import KINDS, SOURCES, route_shape, service_shape
 from passerelle.config.source import Source
+from passerelle.config.tls import ListenerTls
 from passerelle.config.words import nearest
 
 _SERVICE = TypeAdapter(Service)
@@ -183,7 +186,7 @@ def _choices(loc: Loc) -> tuple[str, ...]:
     """The keys of which a service or a route has exactly one."""
     if len(loc) != 2:
         return ()
-    return SOURCES if loc[0] == "services" else ("service", "compose") if loc[0] == "routes" else ()
+    return SOURCES if loc[0] == "services" else KINDS if loc[0] == "routes" else ()
 
 
 def _at(data: Any, loc: Loc) -> Any:
@@ -241,12 +244,27 @@ def _draft(source: Source, bad: list[Loc]) -> check.Draft:
         if route is not None:
             routes.append(check.DraftRoute(int(loc[1]), route, touched))
     listen, admin = _address(data, "listen"), _address(data, "admin")
-    return check.Draft(listen, admin, services, routes, frozenset(data), _jwt(source))
+    blocks = (_jwt(source), _tls(source), _sessions(source))
+    return check.Draft(listen, admin, services, routes, frozenset(data), *blocks)
 
 
 def _jwt(source: Source) -> Jwt | None:
     try:
         return Jwt.model_validate(source.data.get("jwt"), context=source.context)
+    except ValidationError:
+        return None
+
+
+def _tls(source: Source) -> ListenerTls | None:
+    try:
+        return ListenerTls.model_validate(source.data.get("tls"), context=source.context)
+    except ValidationError:
+        return None
+
+
+def _sessions(source: Source) -> Sessions | None:
+    try:
+        return Sessions.model_validate(source.data.get("sessions"), context=source.context)
     except ValidationError:
         return None
 
@@ -273,7 +291,9 @@ def _repair(
             _leave_out(item, loc)
             touched.update(str(step) for step in loc[:1])
         if adapter is _ROUTE:
-            item.pop("compose" if "service" in item else "rewrite" if "compose" in item else "", None)
+            while unfit := [key for key, _ in route_shape(set(item)) if key is not None]:
+                for key in unfit:
+                    del item[key]
         try:
             return adapter.validate_python(item, context=context), frozenset(touched)
         except ValidationError as error:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from passerelle.config.addresses import Address, Admin, Listen, Network, Url
+from passerelle.config.addresses import Address, Admin, Listen, Lookup, Network, Url
 from passerelle.config.balance import (
     Balance,
     Breaker,
@@ -20,11 +20,18 @@ from passerelle.config.balance import (
     SlowStart,
     Sticky,
 )
-from passerelle.config.base import Model, Shape, given, raise_first
+from passerelle.config.base import Model, given, raise_first
 from passerelle.config.cache import Cache, RouteCache
+from passerelle.config.compress import Compress
+from passerelle.config.discovery import Dns
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
-from passerelle.config.units import Duration, Limit, Percent, Size
+from passerelle.config.limits import Limits
+from passerelle.config.redis import RedisUrl
+from passerelle.config.sessions import Login, Sessions, Yes
+from passerelle.config.shapes import route_shape, service_shape
+from passerelle.config.tls import ListenerTls, ServiceTls
+from passerelle.config.units import Duration, Limit, Percent
 from passerelle.config.values import (
     AccessLog,
     App,
@@ -43,14 +50,16 @@ from passerelle.config.values import (
 from passerelle.config.words import describe
 
 __all__ = [
-    "SOURCES",
     "Balance",
     "Breaker",
     "Cache",
+    "Compress",
     "Config",
+    "Dns",
     "Eject",
     "Health",
     "Limits",
+    "Login",
     "Model",
     "OnError",
     "Part",
@@ -58,46 +67,23 @@ __all__ = [
     "Route",
     "RouteCache",
     "Service",
-    "Shape",
+    "Sessions",
     "Sticky",
     "Target",
     "Zone",
-    "route_shape",
-    "service_shape",
 ]
-
-SOURCES = ("app", "run", "targets", "zones")
-"""A service has exactly one of these."""
-
-
-class Limits(Model):
-    """What a client may send."""
-
-    head: Size = Field(
-        default=32 * 1024, description="Largest head: request line and header fields. Beyond: 431 (414 for the target)."
-    )
-    headers: Annotated[int, Whole(1, 10_000)] = Field(
-        default=100, description="Most header fields in a request. Beyond: 431."
-    )
-    body: Limit = Field(
-        default=10 * 2**20, description="Largest request body, or `unlimited`. Beyond: 413. A route may override it."
-    )
-    head_timeout: Duration = Field(default=10.0, description="Time for a head to arrive completely. Beyond: 408.")
-    idle_timeout: Duration = Field(
-        default=75.0, description="How long an idle keep-alive connection of a client stays open."
-    )
-    body_timeout: Duration = Field(
-        default=30.0, description="Longest time without any byte of a request body. Beyond: 408."
-    )
-    connections: Annotated[int, Whole(1, 1_000_000)] = Field(
-        default=10_000, description="Most client connections of a worker at once."
-    )
 
 
 class Target(Model):
-    """A running instance; in short form only its URL."""
+    """A running instance, or where running instances are found; in short form only its URL."""
 
-    url: Url = Field(description="Where the instance listens: `http://host:port`; port 80 if there is none.")
+    url: Url | None = Field(
+        default=None,
+        description="Where the instance listens: `http://host:port`, or `https://…`, or a name to look up.",
+    )
+    file: File | None = Field(
+        default=None, description="In place of `url`: a file with a list of targets, read again when it changes."
+    )
     weight: Annotated[int, Whole(1, 1000)] = Field(
         default=1, description="Its share of the requests, relative to the others."
     )
@@ -111,11 +97,24 @@ class Target(Model):
             raise ValueError(f"found {describe(found)}; allowed is http://host:port or a mapping with url and weight")
         return found
 
+    @property
+    def is_found(self) -> bool:
+        """Whether its instances are found at run time."""
+        return self.file is not None or isinstance(self.url, Lookup)
+
+    @model_validator(mode="after")
+    def _one(self) -> Target:
+        if (self.url is None) == (self.file is None):
+            raise ValueError("a target has exactly one of url, file")
+        if self.file is not None and "weight" in self.model_fields_set:
+            raise ValueError("found weight beside file; the weights stand in that file")
+        return self
+
 
 class Zone(Model):
     """A group of instances that is balanced as one."""
 
-    targets: tuple[Target, ...] = Field(min_length=1, description="The instances of the zone.")
+    targets: Annotated[tuple[Target, ...], OneOrMore] = Field(min_length=1, description="The instances of the zone.")
     weight: Annotated[int, Whole(1, 1000)] = Field(
         default=1, description="Its share of the requests, relative to the other zones of its priority."
     )
@@ -138,9 +137,15 @@ class Service(Model):
     run: Command | None = Field(
         default=None, description="A command that serves on `{port}`: a list of words, or text split like a shell does."
     )
-    targets: tuple[Target, ...] | None = Field(default=None, min_length=1, description="Instances that run already.")
+    targets: Annotated[tuple[Target, ...], OneOrMore] | None = Field(
+        default=None, min_length=1, description="Instances that run already, or where they are found."
+    )
     zones: dict[Name, Zone] | None = Field(
         default=None, min_length=1, description="Groups of running instances, balanced as groups."
+    )
+    near: Text | None = Field(
+        default=None,
+        description="The zone that gets all it can carry; the others get the rest. With `zones` only.",
     )
     interface: Literal["wsgi", "asgi"] | None = Field(
         default=None, description="What `app` is; detected if not given. With `app` only."
@@ -172,6 +177,10 @@ class Service(Model):
         default=None, description="When the service as a whole is spared; by default never."
     )
     retries: Retries = Field(default=Retries(), description="What may be sent again, and how much of it.")
+    tls: ServiceTls | None = Field(
+        default=None,
+        description="How TLS is spoken to `https://` targets; by default the system's authorities are believed.",
+    )
     connect_timeout: Duration = Field(default=2.0, description="Time for a connection to an instance.")
     max_connections: Annotated[int, Whole(1, 100_000)] = Field(
         default=256, description="Most connections, and so requests in flight, to an instance, per worker."
@@ -189,6 +198,11 @@ class Service(Model):
         if self.run is not None:
             return "run"
         return "targets" if self.targets is not None else "zones"
+
+    @property
+    def all_targets(self) -> tuple[Target, ...]:
+        """The targets, those of the zones too."""
+        return (self.targets or ()) + tuple(t for zone in (self.zones or {}).values() for t in zone.targets)
 
     @property
     def is_local(self) -> bool:
@@ -250,6 +264,8 @@ class Route(Model):
     compose: dict[Name, Part] | None = Field(
         default=None, min_length=1, description="The parts of the answer, a JSON object: key to part."
     )
+    login: Login | None = Field(default=None, description="The route logs users in: who looks at passwords, and how.")
+    logout: Yes | None = Field(default=None, description="`true`: the route ends the session of who asks.")
     rewrite: TemplateText | None = Field(
         default=None, description="The path that the service sees, filled with the parameters. With `service` only."
     )
@@ -262,14 +278,26 @@ class Route(Model):
     attempts: Annotated[int, Whole(1, 10)] = Field(
         default=2, description="Most attempts, the first included; `1` means no retry."
     )
+    attempt_timeout: Duration | None = Field(
+        default=None, description="How long an instance may take to begin its answer before another one is tried."
+    )
+    tell_deadline: bool = Field(
+        default=False, description="`true`: services are told the time left, in `Passerelle-Timeout-Ms`."
+    )
     cache: RouteCache | None = Field(
-        default=None, description="How the answers are cached, `{}` for RFC 9111 alone; none without it."
+        default=None,
+        description="How the answers are cached, with `compose` the joined ones; `{}` for RFC 9111 alone.",
+    )
+    compress: Compress | None = Field(
+        default=None, description="Which answers are compressed here, `true` for the defaults; by default none."
     )
     clients: Clients | None = Field(
         default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
     )
-    auth: tuple[Literal["jwt", "key"], ...] = Field(
-        default=(), min_length=1, description="Accepted credentials, any of: `jwt`, `key`. Without one that holds: 401."
+    auth: tuple[Literal["jwt", "key", "mtls", "session"], ...] = Field(
+        default=(),
+        min_length=1,
+        description="Accepted credentials, any of: `jwt`, `key`, `mtls`, `session`. Without one that holds: 401.",
     )
     require: Require | None = Field(
         default=None, description="What an authenticated client must have, else 403. With `auth` only."
@@ -280,10 +308,17 @@ class Route(Model):
 
     @property
     def accepted(self) -> frozenset[bytes] | None:
-        """The methods for the router: None for all. A composition answers GET (and HEAD) only."""
+        """The methods for the router: None for all. A composition answers GET (and HEAD) only, a login POST only."""
         if self.methods is not None:
             return frozenset(method.encode() for method in self.methods)
+        if self.login is not None or self.logout:
+            return frozenset({b"POST"})
         return frozenset({b"GET"}) if self.compose is not None else None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether answers of the route, or of a part of it, are stored."""
+        return self.cache is not None or any(part.cache is not None for part in (self.compose or {}).values())
 
     @property
     def label(self) -> str:
@@ -303,6 +338,7 @@ class Config(Model):
     listen: Listen = Field(
         default=Address(host="127.0.0.1", port=8080), description="Where clients connect; port 0: any free one."
     )
+    tls: ListenerTls | None = Field(default=None, description="TLS for clients; without it they come by plain HTTP.")
     admin: Admin = Field(
         default=Address(host="127.0.0.1", port=9900), description="Where metrics and health are served, or `off`."
     )
@@ -315,42 +351,24 @@ class Config(Model):
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
     cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
+    redis: RedisUrl | None = Field(
+        default=None, description="A Redis that workers and gateways share: cached answers, purges, limits."
+    )
+    dns: Dns = Field(default=Dns(), description="How names of targets are looked up.")
     jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")
     keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")
+    sessions: Sessions | None = Field(
+        default=None, description="Logins and their cookies, for routes with `auth: [session]`."
+    )
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
     routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")
+
+    @property
+    def scheme(self) -> str:
+        """How clients connect."""
+        return "http" if self.tls is None else "https"
 
     def body_limit(self, route: Route) -> int | None:
         """The largest request body on ``route`` in bytes, or None for no limit."""
         limit = self.limits.body if route.body is None else route.body
         return None if isinstance(limit, str) else limit
-
-
-def service_shape(keys: set[str]) -> Shape:
-    """What is wrong with a service that has exactly these ``keys``."""
-    sources = [key for key in SOURCES if key in keys]
-    if not sources:
-        return [(None, f"a service needs one of {', '.join(SOURCES)}; found none of them")]
-    if len(sources) > 1:
-        return [(key, f"found beside {sources[0]}; allowed is one of {', '.join(SOURCES)}") for key in sources[1:]]
-    source = sources[0]
-    findings: Shape = []
-    if source in ("targets", "zones"):
-        wrong = [key for key in ("instances", "env", "cwd") if key in keys]
-        findings += [(key, f"found beside {source}; allowed with app or run only") for key in wrong]
-    if source != "app" and "interface" in keys:
-        findings.append(("interface", f"found beside {source}; allowed with app only"))
-    return findings
-
-
-def route_shape(keys: set[str]) -> Shape:
-    """What is wrong with a route that has exactly these ``keys``."""
-    if "service" in keys and "compose" in keys:
-        return [("compose", "found beside service; allowed is one of service, compose")]
-    if "service" not in keys and "compose" not in keys:
-        return [(None, "a route needs one of service, compose; found neither")]
-    if "compose" in keys and "cache" in keys:
-        return [("cache", "found beside compose; allowed with service only (each part has its own cache)")]
-    if "compose" in keys and "rewrite" in keys:
-        return [("rewrite", "found beside compose; allowed with service only (each part has its own path)")]
-    return []

@@ -9,7 +9,8 @@ from pydantic.fields import FieldInfo
 from passerelle.config import models
 from passerelle.config.base import Model
 from passerelle.config.jwt import KEY_SOURCES
-from passerelle.config.models import SOURCES, Config
+from passerelle.config.models import Config
+from passerelle.config.shapes import KINDS, SOURCES
 from passerelle.config.units import PERCENT, duration_text, percent_text, size_text
 from passerelle.config.values import Whole
 
@@ -32,12 +33,14 @@ def json_schema() -> dict[str, Any]:
     definitions["Service"]["oneOf"] = [{"required": [source]} for source in SOURCES]
     env = definitions["Service"]["properties"]["env"]
     env["additionalProperties"] = {"type": ["string", "number", "boolean", "null"]}
-    definitions["Route"]["oneOf"] = [{"required": ["service"]}, {"required": ["compose"]}]
+    definitions["Route"]["oneOf"] = [{"required": [kind]} for kind in KINDS]
     definitions["Target"]["type"] = ["object", "string"]
     limits = definitions["Route"]["properties"]["rate_limit"]
     limits["anyOf"] = [{name: limits.pop(name) for name in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
     definitions["Jwt"]["oneOf"] = [{"required": [source]} for source in KEY_SOURCES]
     definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
+    codings = definitions["Compress"]["properties"]["codings"]
+    definitions["Compress"] = {"anyOf": [{"const": True}, codings, definitions["Compress"]]}
     eject = definitions["Service"]["properties"]["eject"]
     eject["anyOf"] = [{"$ref": eject.pop("$ref")}, {"const": "off"}]
     definitions["Substitution"] = _SUBSTITUTION

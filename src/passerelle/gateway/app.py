@@ -17,7 +17,7 @@ from passerelle.balancing.instance import Instance
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.cache import Cache
+from passerelle.gateway.cache import Cache, open_cache
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.guards import Guards
@@ -25,7 +25,7 @@ from passerelle.gateway.health import LocalHealth
 from passerelle.gateway.hits import answer_hit
 from passerelle.gateway.invalidation import Invalidator
 from passerelle.gateway.pipeline import Exchange
-from passerelle.gateway.plan import Environment, RoutePlan, build_router, cache_of, is_cached
+from passerelle.gateway.plan import Environment, RoutePlan, build_router, cache_of
 from passerelle.gateway.service import InstanceSpec, Members, Service
 from passerelle.gateway.settings import (
     apply_settings,
@@ -37,6 +37,9 @@ from passerelle.gateway.settings import (
     shape,
     sweep_seconds,
 )
+from passerelle.gateway.shared import Shared
+from passerelle.gateway.times import BACKLOG, LOG_SECONDS, STALL, SWEEP, TICK
+from passerelle.gateway.tls import Certificates
 from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
@@ -50,17 +53,6 @@ from passerelle.security.addresses import Proxies
 __all__ = ["Gateway", "InstanceSpec"]
 
 logger = logging.getLogger("passerelle")
-
-# How often deadlines are looked at (seconds): a deadline is late by at most this.
-TICK = 0.05
-# How often connections, pools and streams are looked at.
-SWEEP = 1.0
-# An answer's body of which no byte comes for this long is given up (seconds). Server-sent events and long polls that
-# mean it send a comment sooner.
-STALL = 300.0
-BACKLOG = 4096
-# How long the last log lines may take at the end.
-LOG_SECONDS = 2.0
 
 
 class Gateway:
@@ -85,14 +77,16 @@ class Gateway:
         self._leaving: dict[str, tuple[Service, Members]] = {}
         self.proxies = Proxies(config.trusted_proxies)
         self._guards = Guards(config, self.loop)
+        self._certificates = Certificates(config)
         for name, service in config.services.items():
-            self._services[name], self._members[name] = self._make(name, service)
+            self._services[name], self._members[name] = self._make(name, service, self._certificates)
             self._set_instances(name, service, configured_instances(name, service))
-        self.cache = Cache(config.cache.memory) if any(map(is_cached, config.routes)) else None
+        self.cache = open_cache(config)
         era = object()
         self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
-        self._open_cache(era, config.cache.memory)
-        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0, ())
+        self.sharing = Shared(self.loop)
+        self._open_cache(era, config)
+        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0, (), None, None)
         self._listener = Listener(self, listener_limits(config), self._clock)
         self._sweep = sweep_seconds(config, SWEEP)
         self._stalled: dict[Forward, tuple[int, float]] = {}
@@ -108,11 +102,10 @@ class Gateway:
 
         OSError when it is taken.
         """
-        listen = self._config.listen
-        listener = self._listener
+        listen, listener = self._config.listen, self._listener
 
-        def connection() -> ClientConnection:
-            return ClientConnection(listener)
+        def connection() -> asyncio.Protocol:
+            return self._certificates.accept(listener)
 
         if sock is not None:
             self._server = await self.loop.create_server(connection, sock=sock, backlog=BACKLOG)
@@ -120,6 +113,7 @@ class Gateway:
             self._server = await self.loop.create_server(
                 connection, listen.host, listen.port, backlog=BACKLOG, reuse_port=self._config.workers > 1
             )
+        self.sharing.start()
         self._tick()
         self._sweep_all()
         self._guards.start()
@@ -141,6 +135,7 @@ class Gateway:
         for timer in self._timers.values():
             timer.cancel()
         self._guards.stop()
+        await self.sharing.stop()
         if self._log is not None:
             self._log.flush()
         if self._sink is not None:
@@ -158,21 +153,21 @@ class Gateway:
         ``admin``, ``workers`` and ``access_log`` are not looked at.
         """
         before = self._config
-        made = {n: self._make(n, c) for n, c in config.services.items() if n not in self._services}
+        certificates = Certificates(config, self._certificates)
+        made = {n: self._make(n, c, certificates) for n, c in config.services.items() if n not in self._services}
         services = {n: made[n][0] if n in made else self._services[n] for n in config.services}
         deadlines: dict[float, Deadlines] = {}
         guards = Guards(config, self.loop, self._guards)
-        cached = any(map(is_cached, config.routes))
-        cache = (self.cache or Cache(config.cache.memory)) if cached else None
+        cache = open_cache(config, self.cache)
         era = object()
         router = self._router(config, services, deadlines, guards, cache, era)
         # From here on nothing fails, and no request comes in between.
+        self._certificates = certificates
         for name in before.services.keys() - config.services.keys():
             self._dismiss(name)
         for name, (service, members) in made.items():
-            returns = self._leaving.pop(name, None) is not None
             self._services[name], self._members[name] = service, members
-            if returns:
+            if self._leaving.pop(name, None) is not None:
                 self._adopt(name, None, config.services[name])
         self._services = services
         self._members = {name: self._members[name] for name in services}
@@ -185,7 +180,7 @@ class Gateway:
         deadlines.update((limit, old) for limit, old in self._deadlines.items() if old.entries)
         self._deadlines = deadlines
         self._config = config
-        self._listener.limits = listener_limits(config)
+        self._listener.go_by(listener_limits(config))
         self._sweep = sweep_seconds(config, SWEEP)
         if before.trusted_proxies != config.trusted_proxies:
             self.proxies = Proxies(config.trusted_proxies)
@@ -195,12 +190,13 @@ class Gateway:
         guards.start(self._guards)
         self._guards = guards
         self.router, self.cache = router, cache
-        self._open_cache(era, config.cache.memory)
+        self._open_cache(era, config)
 
     def _dismiss(self, name: str) -> None:
         """A service that is in the configuration no more: nothing new goes there, what is under way ends in peace."""
         members = self._members[name]
         members.replace(())
+        self._services[name].breaker = None  # what is under way has its own reference
         self._leaving[name] = self._services[name], members
         if self._health is not None:
             self._health.forget(name)
@@ -235,6 +231,11 @@ class Gateway:
     def status(self) -> dict[str, Any]:
         """Services and their instances as this worker sees them, as JSON-able values."""
         return {name: members.status() for name, members in self._members.items()}
+
+    def breakers(self) -> dict[str, str]:
+        """The states of the services' circuit breakers in this worker, where they have one."""
+        states = {name: service.breaker_state() for name, service in self._services.items()}
+        return {name: state for name, state in states.items() if state is not None}
 
     # ---- requests (the Handler of http1)
 
@@ -275,14 +276,15 @@ class Gateway:
 
     # ---- parts
 
-    def _make(self, name: str, config: ServiceConfig) -> tuple[Service, Members]:
+    def _make(self, name: str, config: ServiceConfig, certificates: Certificates) -> tuple[Service, Members]:
         """A service that is not there yet; one that is just leaving comes back as it is."""
         leaving = self._leaving.get(name)
         if leaving is not None:
             return leaving
         leaves, node, cookie = nodes(name, config)
-        members = Members(self.loop, self._clock, leaves, pool_settings(config))
+        members = Members(self.loop, self._clock, leaves, pool_settings(config, certificates.of(name)))
         service = Service(name, node, self.metrics.service(name, members.in_flight))
+        service.metrics.breaker = service.breaker_state
         service.cookie = cookie
         service.report = self._report
         service.watched = self._health is None
@@ -299,6 +301,7 @@ class Gateway:
         era: object,
     ) -> Router:
         """The routes of ``config``; what they need of deadlines is put in ``deadlines``."""
+        Shared.check(config)
 
         def of(limit: float) -> Deadlines:
             if limit not in deadlines:
@@ -306,13 +309,15 @@ class Gateway:
                 deadlines[limit] = Deadlines(limit) if known is None else known
             return deadlines[limit]
 
-        environment = Environment(services, of, self.metrics.route, self._route_log, guards.of, cache, era)
+        environment = Environment(services, of, self.metrics.route, self._route_log, guards, cache, era)
         return build_router(config, environment)
 
-    def _open_cache(self, era: object, memory: int) -> None:
+    def _open_cache(self, era: object, config: Config) -> None:
         """Let the cache go by the router that is in force now."""
         cache = self.cache
+        self.sharing.go_by(config, cache)
         if cache is not None:
+            memory = config.cache.memory
             cache.era = era
             cache.store.capacity = memory
             cache.store.largest = memory // 16
@@ -324,9 +329,9 @@ class Gateway:
         service, members = self._services[name], self._members[name]
         if before is None or shape(before) != shape(config):
             leaves, service.node, service.cookie = nodes(name, config)
-            members.move(leaves, pool_settings(config))
-        elif before != config:
-            members.move(None, pool_settings(config))
+            members.move(leaves, pool_settings(config, self._certificates.of(name)))
+        else:
+            members.move(None, pool_settings(config, self._certificates.of(name)))
         apply_settings(service, config, before)
 
     def _set_instances(self, name: str, config: ServiceConfig, specs: Iterable[InstanceSpec]) -> None:
@@ -364,6 +369,8 @@ class Gateway:
 
     def _sweep_all(self) -> None:
         self._listener.sweep()
+        for name, tls in self._certificates.look():
+            self._members[name].secure(tls)
         for members in self._members.values():
             members.sweep()
         for name, (_, members) in list(self._leaving.items()):

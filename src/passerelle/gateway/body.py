@@ -78,3 +78,9 @@ class RequestBody:
     def detach(self) -> None:
         """The attempt failed."""
         self.sink = None
+
+    def cut_short(self) -> None:
+        """No more of it comes, though an instance that has answered early still waits for it."""
+        if self.sink is not None and not self.complete:
+            self.sink.abort()
+            self.sink = None

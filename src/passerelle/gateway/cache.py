@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from passerelle.caching.entry import Entry
@@ -14,12 +15,15 @@ from passerelle.caching.keys import KeyRule
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.settings import Identity, Settings
 from passerelle.caching.shelf import Shelf
+from passerelle.caching.tags import MAX_TAG_BYTES
 from passerelle.config.cache import RouteCache
+from passerelle.config.models import Config
 from passerelle.http1.head import RequestHead
 from passerelle.messages import end_to_end
 
 if TYPE_CHECKING:
     from passerelle.gateway.fetch import Fetch
+    from passerelle.gateway.sharing import Sharing
 
 # What became of a request on a cached route: the labels of metrics and the values of the access log's field `cache`.
 OUTCOMES: Final = ("hit", "stale", "miss", "revalidated", "coalesced", "bypass", "refused")
@@ -31,9 +35,11 @@ class Cache:
     """One worker's store, and the requests upstream that several clients wait for (``fetches`` by flight key).
 
     ``era`` is that of the plans in force: what an earlier plan stored is answered by the rules of the present one.
+    ``sharing`` is the second level, if there is one; ``on_forgotten`` is told of keys and tags that a request changed.
+    ``sources`` are the services of whose answers parts of compositions, or whole ones, are stored.
     """
 
-    __slots__ = ("era", "fetches", "flights", "shelf", "store")
+    __slots__ = ("era", "fetches", "flights", "on_forgotten", "sharing", "shelf", "sources", "store")
 
     def __init__(self, capacity: int) -> None:
         self.store = MemoryStore(capacity)
@@ -41,14 +47,47 @@ class Cache:
         self.flights: Flights[Entry] = Flights()
         self.fetches: dict[bytes, Fetch] = {}
         self.era: object = None
+        self.sharing: Sharing | None = None
+        self.on_forgotten: Callable[[Sequence[bytes], Sequence[bytes]], None] | None = None
+        self.sources: set[str] = set()
+
+    def forget(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
+        """Let go of what a request has changed, by key and by tag, here and wherever else it may be."""
+        self.drop(keys, tags)
+        if self.sharing is not None:
+            for key in keys:
+                self.sharing.change("key", key)
+            for tag in tags:
+                self.sharing.change("tag", tag)
+        if self.on_forgotten is not None:
+            self.on_forgotten(keys, tags)
+
+    def drop(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
+        """Let go of it in this worker's memory."""
+        for key in keys:
+            self.store.delete(key)
+        for tag in tags:
+            self.store.purge_tag(tag)
 
     def purge(self, what: str, value: str) -> int:
-        """Let go of what has the tag ``value``, or that path, or of everything (``what``: tag, path, all); how many."""
+        """Let go of what has the tag ``value``, or that path, or of everything (``what``: tag, path, all); how many.
+
+        Those in this worker's memory are counted. With Redis it goes on to there and to all others, a moment later.
+        """
+        if self.sharing is not None:
+            self.sharing.change(what, value.encode())
         if what == "tag":
             return self.store.purge_tag(value.encode())
         if what == "path":
-            return self.store.purge_path(value.encode())
+            return self.store.purge_path(value.encode()) + sum(self.purge("tag", tag) for tag in self._made_of(value))
         return self.store.clear()
+
+    def _made_of(self, path: str) -> list[str]:
+        """The tags of what is made of services' answers to ``path``, or, where it ends in ``*``, to paths below it."""
+        if not path.endswith("*"):
+            return [path_tag(service, path.encode()).decode() for service in self.sources]
+        starts = [f"{service}:{path[:-1]}".encode() for service in self.sources]
+        return [tag.decode("latin-1") for start in starts for tag in self.store.tags_starting(start)]
 
     def snapshot(self) -> dict[str, Any]:
         """What the store holds, as JSON-able values."""
@@ -58,7 +97,14 @@ class Cache:
             "capacity_bytes": store.capacity,
             "entries": len(store),
             "evictions": store.evictions,
+            "redis": self.sharing.snapshot() if self.sharing is not None else {},
         }
+
+
+def path_tag(service: str, target: bytes) -> bytes:
+    """The tag of what is made of a service's answer to ``target``, whatever the query: updates reach it so."""
+    tag = b"%b:%b" % (service.encode(), target.partition(b"?")[0])
+    return tag if len(tag) <= MAX_TAG_BYTES else blake2b(tag, digest_size=24).hexdigest().encode("ascii")
 
 
 class Tag:
@@ -98,6 +144,13 @@ class CachePlan:
     def fill_tags(self, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
         """The route's tags for a request with these parameters."""
         return tuple(tag.fill(params) for tag in self.tags)
+
+
+def open_cache(config: Config, before: Cache | None = None) -> Cache | None:
+    """The memory of a worker whose routes are cached, ``before`` where there is one already; None without such."""
+    if not any(route.is_cached for route in config.routes):
+        return None
+    return before or Cache(config.cache.memory)
 
 
 def make_plan(cache: Cache, era: object, route: RouteCache | None, counts: dict[str, int]) -> CachePlan:

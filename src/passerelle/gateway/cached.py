@@ -26,9 +26,9 @@ from passerelle.caching.policy import (
 )
 from passerelle.caching.received import Received
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.fetch import Fetch
-from passerelle.gateway.forward import Forward
-from passerelle.gateway.leg import NOBODY, Receiver
+from passerelle.gateway.fetch import Fetch, Reader
+from passerelle.gateway.leg import NOBODY, Receiver, Source
+from passerelle.gateway.shared_fetch import SharedFetch
 from passerelle.gateway.wanted import Wanted, begin, without_tags
 from passerelle.messages import SAFE_METHODS
 
@@ -69,7 +69,7 @@ class Seat:
         self._entry: Entry | None = None
         self._fetch: Fetch | None = None
         self._flight: Flight[Entry] | None = None
-        self._forward: Forward | None = None
+        self._forward: Source | None = None
         self._ticket = 0
         self._waits = 0
 
@@ -121,7 +121,7 @@ class Seat:
 
     def _lead(self, decision: Miss | Stale, flight: Flight[Entry] | None) -> None:
         self._asker.cache_status = forwarded(decision.reason)
-        self._fetch = fetch = Fetch(self._wanted, decision, self._entry, self, flight)
+        self._fetch = fetch = make_fetch(self._wanted, decision, self._entry, self, flight)
         fetch.start()
 
     def _wait(self, flight: Flight[Entry], under_way: Fetch | None, decision: Miss | Stale) -> None:
@@ -164,7 +164,7 @@ class Seat:
         background = replace(wanted, started=perf_counter())
         decision = Stale(validators(entry), PRECONDITIONS, b"stale")
         if wanted.facts.method == b"GET":
-            Fetch(background, decision, entry, None, flights.lead(entry.key)).start()
+            make_fetch(background, decision, entry, None, flights.lead(entry.key)).start()
 
     def _go(self, receiver: Receiver, body: RequestBody | None) -> None:
         self._forward = forward = begin(self._wanted, receiver, self._wanted.message, body)
@@ -251,7 +251,7 @@ class Seat:
             self._forward.refuse(failure)
 
     @property
-    def _asked(self) -> Forward | None:
+    def _asked(self) -> Source | None:
         return self._fetch.forward if self._fetch is not None else self._forward
 
     @property
@@ -273,6 +273,16 @@ class Seat:
     def attempts(self) -> int:
         """How many attempts there were; none for what another request brought."""
         return self._asked.attempts if self._asked is not None else 0
+
+
+def make_fetch(
+    wanted: Wanted, decision: Miss | Stale, entry: Entry | None, reader: Reader | None, flight: Flight[Entry] | None
+) -> Fetch:
+    """The request upstream, not started yet: with a second level, one that looks there first."""
+    sharing = wanted.plan.cache.sharing
+    if sharing is None:
+        return Fetch(wanted, decision, entry, reader, flight)
+    return SharedFetch(wanted, decision, entry, reader, flight, sharing)
 
 
 PRECONDITIONS = frozenset({b"if-none-match", b"if-modified-since", b"range", b"if-range"})
@@ -308,7 +318,7 @@ class Relay:
                 wanted.plan.settings,
                 authority=wanted.authority,
                 target=wanted.target,
-                tags=wanted.plan.fill_tags(wanted.params),
+                tags=wanted.tags(),
             )
             if isinstance(outcome, Invalidate):
                 self._invalidator.invalidate(wanted, outcome.targets)

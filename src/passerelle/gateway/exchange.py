@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from passerelle.balancing.sticky import set_cookie
 from passerelle.composition import Gathering
 from passerelle.errors import Failure
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.cached import Seat
 from passerelle.gateway.fields import client_address
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.own import WholeBody
 from passerelle.gateway.parts import PartCall
 from passerelle.gateway.plan import RoutePlan
 from passerelle.gateway.service import StickyCookie
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import RequestHead
-from passerelle.messages import SAFE_METHODS
+from passerelle.http1.write import serialize
+from passerelle.messages import SAFE_METHODS, Response
 from passerelle.observability.access_log import RouteLog
 from passerelle.security.guard import Asked
 
@@ -107,6 +110,45 @@ class ExchangeState:
             self._forward.cancel()
         if self._gathering is not None:
             self._gathering.cancel()
+        if self._finished and self._body is not None:
+            self._body.cut_short()
+
+    # ---- for routes that the gateway answers itself
+
+    def ask(self) -> Asked:
+        """The request as guards see it, the same each time."""
+        asked = self._asked
+        if asked is None:
+            asked = self._asked = Asked(
+                self._method, self._path, self._address(), self._head.lines, self._client.certificate
+            )
+        return asked
+
+    @property
+    def request_id(self) -> bytes:
+        """The id of this request."""
+        return self._request_id
+
+    @property
+    def whole_body(self) -> WholeBody | None:
+        """The body, where there is one and the gateway itself reads it."""
+        return self._body if isinstance(self._body, WholeBody) else None
+
+    def follow(self, forward: Forward) -> None:
+        """What is asked of a service for this request ends with it."""
+        self._forward = forward
+
+    def respond(self, response: Response) -> None:
+        """The answer, unless the client is gone or was told something else."""
+        if not self._finished:
+            self._client.send_made(serialize(response) + self.ask().answer, response.body, response.status != 204)
+            self.finish(response.status)
+
+    def on_failure(self, failure: Failure) -> None:
+        """Nothing (more) can be answered."""
+        raise NotImplementedError
+
+    # ---- what is known
 
     def _address(self) -> bytes:
         return client_address(self._head, self._client.peer, self._gateway.proxies)
@@ -123,6 +165,36 @@ class ExchangeState:
         """Who answered, for a client on this machine that asks with ``Passerelle-Debug: 1``."""
         forwards: list[Forward | Seat | None] = [part.forward for part in self._parts] or [self._forward]
         return ", ".join(f.instance.name for f in forwards if f is not None).encode()
+
+    def _additions(self) -> bytes:
+        """Field lines of our own: those of the cache and the guards, which instance it was, the sticky cookie."""
+        lines = self.cache_status
+        if self._asked is not None:
+            lines += self._asked.answer
+        if self._head.debug and self._for_us():
+            lines += b"Passerelle-Instance: %b\r\n" % self._instances()
+        if self._cookie is not None and self._forward is not None:
+            lines += self._kept_at(self._cookie, cast(Forward, self._forward))
+        return lines
+
+    def _part_cookies(self) -> bytes:
+        """Of each service that keeps its clients and answered, the first part's sticky cookie."""
+        lines, seen = b"", set()
+        for part in self._parts:
+            if part.sticky is not None and part.answered and part.sticky.name not in seen:
+                seen.add(part.sticky.name)
+                lines += self._kept_at(part.sticky, cast(Forward, part.forward))
+        return lines
+
+    def _kept_at(self, cookie: StickyCookie, forward: Forward) -> bytes:
+        """The line that keeps the client at the instance that answered; empty where it brought the cookie."""
+        token = cookie.node.token(forward.instance)
+        if token == forward.key:
+            return b""
+        trusted = self._gateway.proxies.trusts(self._client.peer)
+        said = self._head.get(b"x-forwarded-proto") if trusted else None
+        secure = (said or self._client.scheme) == b"https"
+        return b"Set-Cookie: %b\r\n" % set_cookie(cookie.name, token, secure=secure)
 
     def finish(self, status: int, failure: Failure | None = None) -> None:
         """Count and log the request: exactly once, whatever happened."""
@@ -149,6 +221,7 @@ class ExchangeState:
             instance = None
             upstream_seconds = max((part.forward.seconds for part in self._parts), default=0.0)
             attempts = sum(part.forward.attempts for part in self._parts)
+        identity = self._asked.identity if self._asked is not None else None
         body, client, head = self._body, self._client, self._head
         log.add(
             self._request_id,
@@ -166,4 +239,5 @@ class ExchangeState:
             instance,
             failure,
             self.cached,
+            identity.consumer if identity is not None else None,
         )

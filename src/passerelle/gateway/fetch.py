@@ -27,7 +27,7 @@ from passerelle.caching.policy import (
 from passerelle.caching.received import Received
 from passerelle.caching.storing import Draft
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.forward import Forward
+from passerelle.gateway.leg import Source
 from passerelle.gateway.wanted import Wanted, begin, edited, without_tags
 from passerelle.http1.head import ResponseHead
 
@@ -106,7 +106,7 @@ class Fetch:
         self._over = False
         self.streams = reader is None or reader.streams
         message = edited(wanted.message, decision)
-        self.forward: Forward = begin(wanted, self, message, None)
+        self.forward: Source = begin(wanted, self, message, None)
         if flight is not None:
             wanted.plan.cache.fetches[flight.key] = self
 
@@ -194,7 +194,7 @@ class Fetch:
             self._entry,
             plan.settings,
             validated=isinstance(self._decision, Stale) and bool(self._decision.fields),
-            tags=plan.fill_tags(wanted.params),
+            tags=wanted.tags(),
         )
         if isinstance(outcome, Store):
             self._store(outcome.draft, without_tags(head), data, complete)
@@ -213,7 +213,7 @@ class Fetch:
         else:
             assert isinstance(outcome, Nothing)
             if outcome.forget:
-                plan.cache.store.delete(self._stale().key)
+                plan.cache.forget((self._stale().key,), ())
             self._relay(head, data, complete)
 
     def on_data(self, data: bytes) -> None:
@@ -296,10 +296,14 @@ class Fetch:
             return None, False
         shelf = wanted.plan.cache.shelf
         entry.owner = wanted.owner
-        return entry, shelf.place(wanted.key, wanted.facts, draft.names, entry, self._epoch)
+        held = shelf.place(wanted.key, wanted.facts, draft.names, entry, self._epoch)
+        if held:
+            self._share(entry)
+        return entry, held
 
     def _store_no_more(self) -> None:
         """The body is too long to be stored: relay it from here on."""
+        self._release()
         self._draft = None
         flight, self._flight = self._flight, None
         if flight is not None:
@@ -322,6 +326,7 @@ class Fetch:
 
     def _relay(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The response is one client's alone."""
+        self._release()
         flight, self._flight = self._flight, None
         if flight is not None:
             self._forget(flight)
@@ -345,9 +350,10 @@ class Fetch:
         entry = outcome.entry
         entry.owner = wanted.owner
         if outcome.keep:
-            cache.shelf.place(wanted.key, wanted.facts, outcome.names, entry, self._epoch)
+            if cache.shelf.place(wanted.key, wanted.facts, outcome.names, entry, self._epoch):
+                self._share(entry)
         else:
-            cache.store.delete(entry.key)
+            cache.forget((entry.key,), ())
         line = forwarded(self._decision.reason, head.status, stored=outcome.keep)
         reader, self._reader = self._reader, None
         if reader is not None:
@@ -362,6 +368,7 @@ class Fetch:
 
     def _end(self, entry: Entry | None) -> None:
         """There is a response for those who wait, or there is none."""
+        self._release()
         self._over = True
         self._draft = None
         flight, self._flight = self._flight, None
@@ -377,6 +384,11 @@ class Fetch:
         fetches = self._wanted.plan.cache.fetches
         if fetches.get(flight.key) is self:
             del fetches[flight.key]
+
+    def _share(self, entry: Entry) -> None:
+        """``entry`` is held in memory now. For a fetch with a second level, as is the next."""
+
+    def _release(self) -> None: ...
 
     def _stale(self) -> Entry:
         if self._entry is None:

@@ -41,23 +41,23 @@ def client_address(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
     return head.chain[0]
 
 
-# Forwarding lines by (peer, Host): the same for all of a client's requests. Clients choose what stands here, so it is
+# Forwarding lines by (peer, Host, scheme): the same for all of a client's requests. Clients choose them, so it is
 # bounded; making a line anew costs 0.6 us.
-_known_lines: dict[tuple[bytes, bytes], bytes] = {}
+_known_lines: dict[tuple[bytes, bytes, bytes], bytes] = {}
 _MOST_KNOWN = 1024
 
 
-def forwarding_lines(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
+def forwarding_lines(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
     """Via and the X-Forwarded lines. The chain holds what trusted proxies vouch for and nothing else: an upstream reads
     one that no client could forge (RFC 7239 §8.1)."""
     if head.forwarded and proxies.trusts(peer):
         client_address(head, peer, proxies)
         host = head.get(b"x-forwarded-host") or head.authority
-        return _lines(b", ".join(head.chain or [peer]), host, head.get(b"x-forwarded-proto") or b"http")
-    key = (peer, head.authority)
+        return _lines(b", ".join(head.chain or [peer]), host, head.get(b"x-forwarded-proto") or scheme)
+    key = (peer, head.authority, scheme)
     lines = _known_lines.get(key)
     if lines is None:
-        lines = _lines(peer, head.authority, b"http")
+        lines = _lines(peer, head.authority, scheme)
         if len(_known_lines) >= _MOST_KNOWN:
             _known_lines.clear()
         if len(head.authority) < 256:
@@ -70,9 +70,9 @@ def _lines(chain: bytes, host: bytes, proto: bytes) -> bytes:
     return b"%bX-Forwarded-For: %b\r\n%bX-Forwarded-Proto: %b\r\n" % (VIA, chain, host_line, proto)
 
 
-def upstream_fields(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
+def upstream_fields(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
     """All field lines for the upstream but the request id. The same for as long as a client repeats its head."""
-    fields = head.relay + forwarding_lines(head, peer, proxies)
+    fields = head.relay + forwarding_lines(head, peer, proxies, scheme)
     if head.host is None:
         fields = b"Host: \r\n" + fields  # RFC 9112 §3.2: an HTTP/1.0 client need not send one, we must
     if head.chunked:
@@ -84,10 +84,10 @@ def upstream_fields(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
     return fields
 
 
-def part_fields(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
+def part_fields(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
     """All field lines for a part of a composition but the request id."""
     relayed = [line for line in head.relay.split(b"\r\n") if line]
     kept = [line for line in relayed if line.partition(b":")[0].lower() not in _NOT_FOR_PARTS]
     kept += [b"Accept: application/json", b"Accept-Encoding: identity", b""]
-    fields = b"\r\n".join(kept) + forwarding_lines(head, peer, proxies)
+    fields = b"\r\n".join(kept) + forwarding_lines(head, peer, proxies, scheme)
     return fields if head.host is not None else b"Host: \r\n" + fields

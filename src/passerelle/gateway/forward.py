@@ -162,16 +162,19 @@ class Forward(Attempts):
 
     def on_instance_down(self) -> None:
         """The instance that has the request fails its probes: ask another one, if that is safe; else go on waiting."""
-        connection = self._connection
-        if connection is None or self._responded or self._over:
+        if self._connection is None or self._responded or self._over:
             return
-        failure = Failure(Kind.TIMEOUT, "the instance went down before it answered")
+        self._leave_for_another(Failure(Kind.TIMEOUT, "the instance went down before it answered"))
+
+    def _leave_for_another(self, failure: Failure) -> None:
+        """Give the attempt under way up if another one may be made, else go on waiting for it."""
         wait = self._retry_in(failure)
         if wait is not None:
-            self._connection = None
+            connection, self._connection = self._connection, None
             if self._body is not None:
                 self._body.detach()
-            connection.detach()
+            if connection is not None:
+                connection.detach()
             seconds = perf_counter() - self._since
             self._service.metrics.failed(failure.kind, seconds)
             self._counted = (*self._counted, self.instance)

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from passerelle.config.guards import RateLimit
 from passerelle.config.models import Config, Route
 from passerelle.gateway.api_keys import Keys
+from passerelle.gateway.login import LogIn, LogOut
+from passerelle.gateway.own import OwnLeg
+from passerelle.gateway.sessions import Sessions
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.security.addresses import AddressLists, Subscribers
 from passerelle.security.authentication import Authenticate, Method
 from passerelle.security.authorization import Require
+from passerelle.security.certificates import CertificateMethod
+from passerelle.security.cookies import HideCookies
 from passerelle.security.guard import Asked, Guard
 from passerelle.security.limits import SECOND, KeyOf, Limit, Rate, RateLimits, Table, by_consumer, by_header, by_key
+from passerelle.security.logins import Attempts, Logins
+from passerelle.security.shared_limits import SharedLimit, SharedRateLimits
 
 if TYPE_CHECKING:
+    from passerelle.gateway.exchange import ExchangeState
+    from passerelle.gateway.redis_link import RedisLink
     from passerelle.gateway.tokens import Tokens
 
 
@@ -31,6 +41,17 @@ def _open_keys(config: Config) -> Keys | None:
         return Keys(config.keys.store, config.keys.header)
     except sqlite3.Error as error:
         raise CannotGuard(f"keys: cannot open {config.keys.store}: {error}") from error
+
+
+def _open_sessions(config: Config, loop: asyncio.AbstractEventLoop, before: Sessions | None) -> Sessions | None:
+    if config.sessions is None:
+        return None
+    if before is not None and before.settings == config.sessions:
+        return before
+    try:
+        return Sessions(config.sessions, loop)
+    except sqlite3.Error as error:
+        raise CannotGuard(f"sessions: cannot open {config.sessions.store}: {error}") from error
 
 
 def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: Tokens | None) -> Tokens | None:
@@ -49,6 +70,18 @@ def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: Tokens
         raise CannotGuard(f"jwt: {config.jwt.key}: {error}") from error
 
 
+def _link(config: Config, loop: asyncio.AbstractEventLoop, before: RedisLink | None) -> RedisLink | None:
+    if config.redis is None or not any(route.rate_limit for route in config.routes):
+        return None
+    if before is not None and before.url == config.redis.url:
+        return before
+    try:
+        from passerelle.gateway.redis_link import RedisLink
+    except ModuleNotFoundError as error:
+        raise CannotGuard(f"redis: {error.name} is missing: pip install 'passerelle[redis]'") from error
+    return RedisLink(config.redis.url, loop, config.workers)
+
+
 class Guards:
     """Makes the guards of every route of ``config``. :class:`CannotGuard` when it cannot.
 
@@ -63,7 +96,11 @@ class Guards:
         self._known_tables = before._tables if before is not None else {}
         same_keys = before is not None and before._config.keys == config.keys
         self._keys: Keys | None = before._keys if before is not None and same_keys else _open_keys(config)
-        self._methods: dict[str, Method] = {}
+        self._redis: RedisLink | None = _link(config, loop, before._redis if before is not None else None)
+        self._sessions: Sessions | None = _open_sessions(config, loop, before._sessions if before is not None else None)
+        self._methods: dict[str, Method] = {"mtls": CertificateMethod()}
+        if self._sessions is not None:
+            self._methods["session"] = self._sessions.method
         if self._keys is not None:
             self._methods["key"] = self._keys.method
         self._tokens: Tokens | None = _read_tokens(config, loop, before._tokens if before is not None else None)
@@ -76,6 +113,10 @@ class Guards:
             self._keys.start(self._loop)
         if self._tokens is not None and (before is None or before._tokens is not self._tokens):
             self._tokens.start()
+        if self._redis is not None and (before is None or before._redis is not self._redis):
+            self._redis.start()
+        if self._sessions is not None and (before is None or before._sessions is not self._sessions):
+            self._sessions.start()
 
     def stop(self, after: Guards | None = None) -> None:
         """End it, but for what ``after`` goes on with."""
@@ -83,6 +124,10 @@ class Guards:
             self._keys.stop()
         if self._tokens is not None and (after is None or after._tokens is not self._tokens):
             self._tokens.stop()
+        if self._redis is not None and (after is None or after._redis is not self._redis):
+            self._redis.stop()
+        if self._sessions is not None and (after is None or after._sessions is not self._sessions):
+            self._sessions.stop()
 
     def of(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
         """The guards of ``route`` in the order in which they are asked."""
@@ -95,12 +140,33 @@ class Guards:
             keys = self._config.keys if "key" in route.auth else None
             hidden = keys.header.lower().encode("ascii") if keys is not None else None
             guards.append(Authenticate([self._methods[name] for name in route.auth], hidden))
+        if self._sessions is not None and "session" in route.auth:
+            # It is the gateway's own credential: whichever was used, no service sees it.
+            guards.append(HideCookies((self._sessions.cookies.name, self._sessions.cookies.token)))
         if route.require is not None:
             required = route.require
-            guards.append(Require(required.scopes, required.consumers, required.claims))
+            roles = {} if required.roles is None else {"roles": required.roles}
+            guards.append(Require(required.scopes, required.consumers, {**required.claims, **roles}))
         # Only who may be here has a consumer's bucket, and nobody else can drain it.
         guards += self._limits(route, metrics, ("consumer", "key"))
         return tuple(guards)
+
+    def own(self, route: Route, leg: OwnLeg | None) -> Callable[[ExchangeState], None]:
+        """What answers a route for logins, where ``leg`` asks about passwords, or for logouts."""
+        sessions, login = self._sessions, route.login
+        if sessions is None:
+            raise CannotGuard(f"sessions: {route.label} needs them, and they are not configured")
+        if login is None or leg is None:
+            return LogOut(sessions)
+        by_name = self._attempts(route, "user name", login.attempts, login.forgiven)
+        by_address = self._attempts(route, "address", login.address_attempts, login.forgiven)
+        return LogIn(sessions, Logins(by_name, by_address), leg, login.path.encode(), self._subscribers.of)
+
+    def _attempts(self, route: Route, kind: str, number: int, forgiven: float) -> Attempts:
+        rate = Rate(1, int(forgiven * SECOND), number).share(self._config.workers)
+        name = route.label, f"login by {kind}"
+        table = self._tables[name] = self._known_tables.get(name, Table())
+        return Attempts(rate, table)
 
     def _limits(self, route: Route, metrics: RouteMetrics, kinds: tuple[str, ...]) -> list[Guard]:
         chosen = [limit for limit in route.rate_limit if limit.by.partition(":")[0] in kinds]
@@ -110,11 +176,14 @@ class Guards:
         def would_refuse() -> None:
             metrics.would_refuse += 1
 
-        return [RateLimits([self._limit(route, limit) for limit in chosen], would_refuse)]
+        if self._redis is None:
+            return [RateLimits([self._limit(route, limit, self._config.workers) for limit in chosen], would_refuse)]
+        shared = [SharedLimit(self._limit(route, limit, 1), f"{route.label}\0{limit.label}") for limit in chosen]
+        return [SharedRateLimits(shared, self._redis, would_refuse, self._config.limits.gateways)]
 
-    def _limit(self, route: Route, settings: RateLimit) -> Limit:
+    def _limit(self, route: Route, settings: RateLimit, parts: int) -> Limit:
         whole = Rate(settings.rate.number, settings.rate.seconds * SECOND, settings.size)
-        rate = whole.share(self._config.workers, settings.cost)
+        rate = whole.share(parts, settings.cost)
         name = route.label, settings.label
         table = self._tables[name] = self._known_tables.get(name, Table())
         key_of = self._key_of(settings.by)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from passerelle.caching.answers import wire
 from passerelle.caching.facts import Facts
 from passerelle.gateway.cache import Cache, request_facts
+from passerelle.gateway.compress import coding_of, form_of
 from passerelle.gateway.fields import client_address
-from passerelle.gateway.plan import ForwardPlan
+from passerelle.gateway.plan import RoutePlan
 
 if TYPE_CHECKING:
     from passerelle.gateway.app import Gateway
@@ -39,13 +40,12 @@ def answer_hit(
     if entry is None or now >= entry.fresh_until or facts.needs & entry.refuses:
         return False
     plan = entry.owner
+    if not isinstance(plan, RoutePlan) or plan.cache is None or plan.cache.era is not cache.era:
+        return False
+    if plan.compress is not None:
+        entry = form_of(entry, plan.compress, coding_of(head, plan.compress), cache.store)
     body = entry.body
-    if (
-        not isinstance(plan, ForwardPlan)
-        or plan.cache is None
-        or plan.cache.era is not cache.era
-        or not client.send_ready(wire(entry, now), len(body))
-    ):
+    if not client.send_ready(wire(entry, now), len(body)):
         return False
     seconds = perf_counter() - started
     metrics = plan.metrics

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from passerelle.caching.entry import Entry
 from passerelle.caching.keys import WHOLE_URI, Target
 from passerelle.caching.storing import Draft
 from passerelle.errors import Failure
-from passerelle.gateway.cache import Cache, CachePlan
+from passerelle.gateway.cache import Cache, CachePlan, path_tag
+from passerelle.gateway.plan import ForwardPlan
 from passerelle.gateway.wanted import Wanted
 from passerelle.paths import canonical_path
 from passerelle.routing import Match
@@ -30,11 +31,13 @@ class Invalidator:
         self._plan_of = plan_of
 
     def invalidate(self, wanted: Wanted, targets: tuple[Target, ...]) -> None:
-        """Let go of the ``targets`` and of everything with a tag of the route of ``wanted``, or of the route on which
-        a target is read."""
-        store = self._cache.store
+        """Let go of the ``targets``, of everything with a tag of the route of ``wanted``, or of the route on which a
+        target is read, and of every part and composition that is made of their paths at services."""
+        keys = []
         tags = dict.fromkeys(wanted.plan.fill_tags(wanted.params))
         host = wanted.host
+        own = wanted.target.path if wanted.target is not None else b""
+        tags.update(dict.fromkeys(_as_part(wanted.leg, own, wanted.params)))
         for target in targets:
             try:
                 path = canonical_path(target.path)
@@ -43,11 +46,11 @@ class Invalidator:
             match = self._match(host, b"GET", path)
             plan = self._plan_of(match.value)
             rule = plan.settings.key if plan is not None else WHOLE_URI
-            store.delete(rule.key(host, path, target.query))
+            keys.append(rule.key(host, path, target.query))
             if plan is not None:
                 tags.update(dict.fromkeys(plan.fill_tags(match.params)))
-        for tag in tags:
-            store.purge_tag(tag)
+            tags.update(dict.fromkeys(_as_part(match.value, path, match.params)))
+        self._cache.forget(keys, tuple(tags))
 
     def store(self, wanted: Wanted, draft: Draft, body: bytes) -> Entry | None:
         """Store a POST's answer about its own URI, for the GETs to come (RFC 9110 §9.3.3)."""
@@ -55,3 +58,10 @@ class Invalidator:
         if entry is not None:
             self._cache.shelf.place(wanted.key, wanted.facts, draft.names, entry)
         return entry
+
+
+def _as_part(plan: object, path: bytes, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
+    """The tag of what is stored of a service's answer for the client's ``path`` on a route, if any of it may be."""
+    if not isinstance(plan, ForwardPlan) or not plan.feeds:
+        return ()
+    return (path_tag(plan.service.name, path if plan.rewrite is None else plan.rewrite.fill(params)),)

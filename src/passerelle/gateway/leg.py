@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.service import Service
 from passerelle.http1.head import ResponseHead
+
+if TYPE_CHECKING:
+    from passerelle.gateway.body import RequestBody
+    from passerelle.gateway.forward import Forward
 
 
 class Receiver(Protocol):
@@ -60,6 +65,52 @@ SILENT = _Silent()
 NOBODY = Instance("")
 
 
+class Source(Protocol):
+    """What brings an answer to its receiver, whole or piece by piece: a :class:`.forward.Forward`, or its like."""
+
+    @property
+    def instance(self) -> Instance:
+        """Who is asked, if it is one."""
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts there were."""
+
+    @property
+    def seconds(self) -> float:
+        """How long they took."""
+
+    key: bytes | None
+    """What the balancer picks by."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more."""
+
+    def pause(self) -> None:
+        """The receiver does not keep up."""
+
+    def resume(self) -> None:
+        """It does again."""
+
+    def refuse(self, failure: Failure) -> None:
+        """Take no more of an answer that is at fault."""
+
+
+class Origin(Protocol):
+    """Where the cache gets an answer from."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The time limit over all of it."""
+
+    @property
+    def forward(self) -> Callable[[Any, Receiver, bytes, bytes, RequestBody | None, float], Source]:
+        """What carries a request out: called with this origin, who is told, method, message, body and start."""
+
+
 class Leg(Protocol):
     """What a plan says of one request to one service; ``attempts`` counts the first one too."""
 
@@ -74,3 +125,15 @@ class Leg(Protocol):
     @property
     def attempts(self) -> int:
         """The most attempts."""
+
+    @property
+    def attempt_deadlines(self) -> Deadlines | None:
+        """How long one attempt is waited for while another one may be made; None is for as long as there is time."""
+
+    @property
+    def tells_deadline(self) -> bool:
+        """Whether services are told how much time is left."""
+
+    @property
+    def forward(self) -> type[Forward]:
+        """What carries the request out: the plainest that does all of the above."""

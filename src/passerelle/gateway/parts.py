@@ -12,6 +12,7 @@ from passerelle.errors import Failure, Kind
 from passerelle.gateway.cached import Seat
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.leg import Leg
+from passerelle.gateway.service import StickyCookie
 from passerelle.gateway.wanted import Wanted
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import serialize
@@ -39,7 +40,7 @@ def _facts(head: ResponseHead) -> Facts:
 class PartCall:
     """Asks for part ``index`` of ``gathering``, through the cache where ``wanted`` is given.
 
-    ``cookies`` are the Set-Cookie lines of its answer.
+    ``cookies`` are the Set-Cookie lines of its answer, which is ``response`` or, from the cache, ``entry``.
     """
 
     streams = False
@@ -48,12 +49,14 @@ class PartCall:
         "_gathering",
         "_index",
         "_pieces",
-        "_response",
         "_size",
         "cache_status",
         "cached",
         "cookies",
+        "entry",
         "forward",
+        "response",
+        "sticky",
     )
 
     def __init__(
@@ -61,15 +64,22 @@ class PartCall:
     ) -> None:
         self._gathering = gathering
         self._index = index
-        self._response: ResponseHead | None = None
+        self.entry: Entry | None = None
+        self.response: ResponseHead | None = None
         self._pieces: list[bytes] = []
         self._size = 0
         self.cookies: tuple[bytes, ...] = ()
+        self.sticky: StickyCookie | None = None
         self.cache_status = b""
         self.cached: str | None = None
         self.forward: Forward | Seat = (
-            leg.service.forward(leg, self, b"GET", message, None, now) if wanted is None else Seat(self, wanted)
+            leg.forward(leg, self, b"GET", message, None, now) if wanted is None else Seat(self, wanted)
         )
+
+    @property
+    def answered(self) -> bool:
+        """Whether its instance has begun to answer."""
+        return self.response is not None
 
     def cancel(self) -> None:
         """The part is not wanted any more."""
@@ -85,6 +95,7 @@ class PartCall:
 
     def on_stored(self, facts: CacheFacts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
         """The cache has the part."""
+        self.entry = entry
         values = [value for name, value in entry.fields if name == b"set-cookie"]
         self.cookies = (*values, *(line.partition(b":")[2].strip() for line in own))
         media_type = entry.get(b"content-type") or b""
@@ -93,7 +104,7 @@ class PartCall:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The part's answer begins."""
-        self._response = head
+        self.response = head
         if complete:
             self._answer(data)
         elif head.content_length > MAX_PART:
@@ -118,7 +129,7 @@ class PartCall:
         self._gathering.failed(self._index, failure)
 
     def _answer(self, body: bytes) -> None:
-        head = self._response
+        head = self.response
         if head is None:
             raise RuntimeError("a body without a head")
         facts: Facts = head.facts or _facts(head)

@@ -12,30 +12,36 @@ from functools import partial
 from time import time
 from typing import cast
 
-from passerelle.balancing.sticky import set_cookie
 from passerelle.caching.answers import answer
 from passerelle.caching.entry import Entry
 from passerelle.caching.facts import Facts
 from passerelle.caching.keys import Target
 from passerelle.composition import Gathering, Outcome
 from passerelle.errors import Failure, Kind
+from passerelle.gateway.asking import Asking
 from passerelle.gateway.body import RequestBody
-from passerelle.gateway.cache import CachePlan, part_facts, request_facts
+from passerelle.gateway.cache import CachePlan, request_facts
 from passerelle.gateway.cached import Seat
+from passerelle.gateway.compress import Coder, coded_answer, uncoded_facts, uncoded_request
 from passerelle.gateway.exchange import ExchangeState
 from passerelle.gateway.fields import part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
+from passerelle.gateway.leg import Origin
+from passerelle.gateway.own import WholeBody
 from passerelle.gateway.parts import PartCall, composed_answer
-from passerelle.gateway.plan import ComposePlan, ForwardPlan, RoutePlan
+from passerelle.gateway.plan import ComposePlan, ForwardPlan, OwnPlan, RoutePlan
 from passerelle.gateway.wanted import Wanted
+from passerelle.gateway.whole import Whole
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import problem, serialize
 from passerelle.messages import SAFE_METHODS, Response
 from passerelle.routing import Match, canonical_path
-from passerelle.security.guard import Asked, Refused
+from passerelle.security.guard import Refused
 
 # How long an upstream may leave a client waiting for 100 (Continue) before the gateway says it (RFC 9110 §10.1.1).
 CONTINUE_SECONDS = 1.0
+# What stands for the request upstream where several are made of it.
+_NO_MESSAGE = b"GET / HTTP/1.1\r\n\r\n"
 
 
 class Exchange(ExchangeState):
@@ -64,27 +70,26 @@ class Exchange(ExchangeState):
         # 4. What the client wants to send must be allowed before it is asked to send it.
         if not self._head.plain and self._body is None:
             self._prepare_body(plan)
-        # 5. Answer from the cache, from one service, or from several.
+        # 5. Answer from the cache, from one service, from several, or (logins) by ourselves.
         if isinstance(plan, ForwardPlan):
             if plan.cache is None:
                 self._forward_to(plan, match)
             else:
                 self._from_cache(plan, plan.cache, match)
+        elif isinstance(plan, ComposePlan):
+            self._compose(plan, match)
         else:
-            self._compose(cast(ComposePlan, plan), match)
+            cast(OwnPlan, plan).answer(self)
 
     def _admitted(self, plan: RoutePlan, match: Match, first: int) -> bool:
         """Ask the guards. False when one has answered, or must wait: then :meth:`resume` goes on. A refusal raises."""
-        asked = self._asked
-        if asked is None:
-            asked = self._asked = Asked(self._method, self._path, self._address(), self._head.lines)
+        asked = self.ask()
         for index in range(first, len(plan.guards)):
             answer = plan.guards[index](asked)
             if answer is None:
                 continue
             if isinstance(answer, Response):
-                self._client.send_made(serialize(answer) + asked.answer, answer.body, answer.status != 204)
-                self.finish(answer.status)
+                self.respond(answer)
             else:
                 if not self._head.plain and self._body is None:
                     self._prepare_body(plan)  # what comes in the meantime must be kept, and bounded
@@ -125,6 +130,8 @@ class Exchange(ExchangeState):
                 raise Failure(Kind.BODY_TOO_LARGE, f"Content-Length {head.content_length} over {plan.body_limit}")
             if isinstance(plan, ForwardPlan):
                 self._body = RequestBody(self._client, plan.body_limit, head.chunked)
+            elif isinstance(plan, OwnPlan):
+                self._body = WholeBody(self._client, plan.body_limit)
         if head.expect:
             self._gateway.loop.call_later(CONTINUE_SECONDS, self._continue)
 
@@ -133,32 +140,56 @@ class Exchange(ExchangeState):
         if head.upgrade is not None or not (cache.stores or method not in SAFE_METHODS) or self._asks_instances():
             self._forward_to(plan, match)
             return
-        facts = request_facts(head, method, self._consumer())
+        service = plan.service
+        message = self._message(plan, match)
+        if plan.compress is not None:
+            message = uncoded_request(message)
+        node_key = service.key(head, match.params, self._address()) if service.key is not None else None
+        wanted = self._wanted(plan, cache, match, plan, message, (), node_key)
+        self._forward = seat = Seat(self._asker(plan), wanted)
+        self._cookie = service.cookie
+        if method in (b"GET", b"HEAD") and not wanted.facts.has_body:
+            seat.start()
+        else:
+            seat.go_around(self._gateway.invalidator, self._body)
+
+    def _wanted(
+        self,
+        plan: RoutePlan,
+        cache: CachePlan,
+        match: Match,
+        origin: Origin,
+        message: bytes,
+        about: tuple[bytes, ...],
+        node_key: bytes | None = None,
+    ) -> Wanted:
+        head, method = self._head, self._method
         host = head.host or b""
         target = Target(self._path, self._query[1:] if self._query else None)
-        service = plan.service
-        # A hit goes the short way only where nothing has to be asked or added first.
-        open_to_all = cache.whole_uri and not plan.guards
-        wanted = Wanted(
-            plan,
+        facts_of = request_facts if plan.compress is None else uncoded_facts
+        return Wanted(
+            origin,
             cache,
-            facts,
+            facts_of(head, method, self._consumer()),
             cache.settings.key.key(host, *target),
-            self._message(plan, match),
+            message,
             match.params,
             self._started,
             host,
             head.authority.lower(),
             target,
-            plan if open_to_all else None,
-            service.key(head, match.params, self._address()) if service.key is not None else None,
+            # A hit goes the short way only where nothing has to be asked or added first.
+            plan if cache.whole_uri and not plan.guards else None,
+            node_key,
+            about,
         )
-        self._forward = seat = Seat(self, wanted)
-        self._cookie = service.cookie
-        if method in (b"GET", b"HEAD") and not facts.has_body:
-            seat.start()
-        else:
-            seat.go_around(self._gateway.invalidator, self._body)
+
+    def _asker(self, plan: RoutePlan) -> Exchange | Coder:
+        """Who is told of the answer: this, or on a route that compresses who codes it on the way."""
+        if plan.compress is None:
+            return self
+        cache = self._gateway.cache
+        return Coder(self, plan.compress, self._method, self._head, cache.store if cache is not None else None)
 
     def _consumer(self) -> bytes:
         """Whom a guard has found behind the request; empty where none did."""
@@ -168,7 +199,8 @@ class Exchange(ExchangeState):
     def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
         message = self._message(plan, match)
         service = plan.service
-        self._forward = forward = service.forward(plan, self, self._method, message, self._body, self._started)
+        asker = self if plan.compress is None else self._asker(plan)
+        self._forward = forward = plan.forward(plan, asker, self._method, message, self._body, self._started)
         if service.key is not None:
             forward.key = service.key(self._head, match.params, self._address())
             self._cookie = service.cookie
@@ -180,7 +212,9 @@ class Exchange(ExchangeState):
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
         fields = head.upstream
         if fields is None:
-            fields = head.upstream = upstream_fields(head, self._client.peer, self._gateway.proxies)
+            fields = head.upstream = upstream_fields(
+                head, self._client.peer, self._gateway.proxies, self._client.scheme
+            )
         if self._asked is not None:
             fields = self._asked.carried(fields)
         return b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
@@ -195,25 +229,23 @@ class Exchange(ExchangeState):
         head = self._head
         fields = head.part_fields
         if fields is None:
-            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies)
+            fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies, self._client.scheme)
+        consumer = b""
         if self._asked is not None:
             fields = self._asked.carried(fields)
-        rest = b" HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (fields, self._request_id)
+            consumer = self._consumer()
+        cached = not (head.debug and self._asks_instances())
+        asking = Asking(plan.parts, match.params, head, fields, self._request_id, consumer, self._address, cached)
+        if plan.cache is not None and cached:
+            wanted = self._wanted(plan, plan.cache, match, Whole(plan, asking), _NO_MESSAGE, asking.paths())
+            self._forward = seat = Seat(self._asker(plan), wanted)
+            seat.start()
+            return
 
         def call(index: int, gathering: Gathering) -> PartCall:
-            part = plan.parts[index]
-            message = b"GET " + part.path.fill(match.params) + rest
-            key = part.service.key
-            node_key = key(head, match.params, self._address()) if key is not None else None
-            wanted = None
-            if part.cache is not None and not self._asks_instances():
-                cache_key = b"%b %b" % (part.key, part.path.fill(match.params))
-                facts = part_facts(head, fields, self._consumer())
-                asks = (part, part.cache, facts, cache_key, message, match.params, self._started)
-                wanted = Wanted(*asks, node_key=node_key)
-            asked = PartCall(gathering, index, part, message, self._started, wanted)
-            if node_key is not None and isinstance(asked.forward, Forward):
-                asked.forward.key = node_key
+            asked = asking.ask(index, gathering, self._started)
+            if asked.sticky is not None:
+                self._cookie = asked.sticky
             parts.append(asked)
             asked.forward.start()
             return asked
@@ -270,7 +302,7 @@ class Exchange(ExchangeState):
             return
         self._status = head.status
         upstream = forward.tunnel(client)
-        client.send_switch(head)
+        client.send_switch(head, self._additions())
         early = client.begin_tunnel(upstream)
         if data:
             client.write(data)
@@ -285,26 +317,14 @@ class Exchange(ExchangeState):
             self.on_failure(outcome)
             return
         status, head, body = composed_answer(outcome, self._parts)
+        if self._plan.compress is not None:
+            head, body = coded_answer(status, head, body, self._plan.compress, self._head)
         if self._asked is not None or self._head.debug:
             head += self._additions()
+        if self._cookie is not None:
+            head += self._part_cookies()
         self._client.send_made(head, body)
         self.finish(status)
-
-    def _additions(self) -> bytes:
-        """Field lines of our own: those of the cache and the guards, which instance it was, the sticky cookie."""
-        lines = self.cache_status
-        if self._asked is not None:
-            lines += self._asked.answer
-        if self._head.debug and self._for_us():
-            lines += b"Passerelle-Instance: %b\r\n" % self._instances()
-        if self._cookie is not None:
-            forward = cast(Forward, self._forward)
-            token = self._cookie.node.token(forward.instance)
-            if token != forward.key:
-                trusted = self._gateway.proxies.trusts(self._client.peer)
-                secure = trusted and self._head.get(b"x-forwarded-proto") == b"https"
-                lines += b"Set-Cookie: %b\r\n" % set_cookie(self._cookie.name, token, secure=secure)
-        return lines
 
     def on_failure(self, failure: Failure) -> None:
         """Nothing (more) can be answered: say so, or, in the middle of a body, let the client see that it is cut."""

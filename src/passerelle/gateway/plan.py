@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from passerelle.coding import Rule as Coding
 from passerelle.composition import Composition, Part
 from passerelle.config.models import Config, Route
+from passerelle.config.models import Service as ServiceConfig
+from passerelle.gateway.breaking import GuardedForward
 from passerelle.gateway.cache import Cache, CachePlan, make_plan
+from passerelle.gateway.compress import rule_of
 from passerelle.gateway.deadlines import Deadlines
+from passerelle.gateway.forward import Forward
+from passerelle.gateway.guards import Guards
+from passerelle.gateway.login import MAX_BODY
+from passerelle.gateway.own import OwnLeg
 from passerelle.gateway.service import Service
+from passerelle.gateway.timed import TimedForward
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.paths import Pattern, Template
 from passerelle.routing import Router, Rule
 from passerelle.security.guard import Guard
+
+if TYPE_CHECKING:
+    from passerelle.gateway.exchange import ExchangeState
+
+# The field in which a composed answer tells the cache its terms: one of the gateway's own, so it goes no further.
+TERMS: Final = b"passerelle-cache-control"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,39 +47,58 @@ class PartPlan:
     attempts: int
     cache: CachePlan | None
     key: bytes
+    attempt_deadlines: Deadlines | None
+    tells_deadline: bool
+    forward: type[Forward]
 
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
     """What every route has. ``body_limit`` in bytes; ``log`` is None when there is no access log; ``guards`` are asked
-    in their order."""
+    in their order; ``compress`` says what of its answers is coded.
+
+    ``cache`` is None where no route of the gateway is cached. Else what is changed on any route is let go of.
+    """
 
     metrics: RouteMetrics
     log: RouteLog | None
     body_limit: int
     guards: tuple[Guard, ...]
+    compress: Coding | None
+    cache: CachePlan | None
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardPlan(RoutePlan):
-    """A route that one service answers; ``rewrite`` is None where it sees the client's path.
-
-    ``cache`` is None where no route of the gateway is cached. Else what is changed on any route is let go of.
-    """
+    """A route that one service answers; ``rewrite`` is None where it sees the client's path. ``feeds``: its service's
+    answers are stored as parts of compositions, or in them."""
 
     service: Service
     deadlines: Deadlines
     attempts: int
     rewrite: Template | None
-    cache: CachePlan | None
+    attempt_deadlines: Deadlines | None
+    tells_deadline: bool
+    forward: type[Forward]
+    feeds: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ComposePlan(RoutePlan):
-    """A route that several services answer together, a part each."""
+    """A route that several services answer together, a part each. ``cache``, if any, is of the whole answer, which is
+    fresh for ``ttl`` seconds at most where that is given."""
 
     composition: Composition
     parts: tuple[PartPlan, ...]
+    deadlines: Deadlines
+    ttl: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPlan(RoutePlan):
+    """A route that the gateway answers itself: a login or a logout."""
+
+    answer: Callable[[ExchangeState], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +109,7 @@ class Environment:
     deadlines: Callable[[float], Deadlines]
     metrics: Callable[[str], RouteMetrics]
     log: Callable[[str, str | None], RouteLog | None]
-    guards: Callable[[Route, RouteMetrics], tuple[Guard, ...]]
+    guards: Guards
     cache: Cache | None
     era: object
 
@@ -94,31 +129,39 @@ def build_router(config: Config, environment: Environment) -> Router:
 
 def cache_of(plan: object) -> CachePlan | None:
     """The cache of a route whose answers are stored, else None."""
-    return plan.cache if isinstance(plan, ForwardPlan) and plan.cache is not None and plan.cache.stores else None
-
-
-def is_cached(route: Route) -> bool:
-    """Whether answers of the route, or of a part of it, are stored."""
-    return route.cache is not None or any(part.cache is not None for part in (route.compose or {}).values())
+    return plan.cache if isinstance(plan, RoutePlan) and plan.cache is not None and plan.cache.stores else None
 
 
 def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     limit = config.body_limit(route)
     metrics = environment.metrics(route.label)
-    log = environment.log(route.label, route.service)
+    log = environment.log(route.label, route.login.service if route.login is not None else route.service)
     body_limit = sys.maxsize if limit is None else limit
-    guards = environment.guards(route, metrics)
+    guards = environment.guards.of(route, metrics)
     rest = _rest_names(route.path)
+    attempt = environment.deadlines(route.attempt_timeout) if route.attempt_timeout is not None else None
+    tells = route.tell_deadline
+    compress = rule_of(route.compress)
+    shared = environment.cache if route.service is not None or route.cache is not None else None
+    whole = make_plan(shared, environment.era, route.cache, metrics.cache) if shared is not None else None
+    of_route = (metrics, log, body_limit, guards, compress, whole)
     if route.service is not None:
         service = environment.services[route.service]
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
         deadlines = environment.deadlines(route.timeout)
-        shared = environment.cache
-        cache = make_plan(shared, environment.era, route.cache, metrics.cache) if shared is not None else None
-        return ForwardPlan(metrics, log, body_limit, guards, service, deadlines, route.attempts, rewrite, cache)
+        forward = _forward(config.services[route.service], route)
+        feeds = any(_made_of(each, route.service) for each in config.routes)
+        return ForwardPlan(*of_route, service, deadlines, route.attempts, rewrite, attempt, tells, forward, feeds)
+    if route.compose is None:
+        leg = None
+        if route.login is not None:
+            name = route.login.service
+            limits = environment.deadlines(route.timeout), route.attempts
+            leg = OwnLeg(environment.services[name], *limits, _forward(config.services[name], route))
+        return OwnPlan(metrics, log, min(body_limit, MAX_BODY), guards, None, None, environment.guards.own(route, leg))
     parts = []
     plans = []
-    for name, part in (route.compose or {}).items():
+    for name, part in route.compose.items():
         fallback = None if part.required else orjson.dumps(part.fallback)
         parts.append(Part(name, fallback, frozenset(part.pass_status)))
         seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
@@ -127,8 +170,31 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # a host has no colon, so no route's key is this
         shared = environment.cache if part.cache is not None else None
         cache = make_plan(shared, environment.era, part.cache, metrics.cache) if shared is not None else None
-        plans.append(PartPlan(name, service, path, environment.deadlines(seconds), route.attempts, cache, key))
-    return ComposePlan(metrics, log, body_limit, guards, Composition(parts), tuple(plans))
+        if environment.cache is not None and (cache is not None or whole is not None):
+            environment.cache.sources.add(part.service)
+        forward = _forward(config.services[part.service], route)
+        deadlines = environment.deadlines(seconds)
+        of_part = (deadlines, route.attempts, cache, key, attempt, tells, forward)
+        plans.append(PartPlan(name, service, path, *of_part))
+    if whole is not None:
+        # The parts' lifetimes count, and the answer says so in a field of the gateway's own (see gateway/whole.py).
+        settings = replace(whole.settings, ttl=None, heuristic=False, stale_if_disconnected=0, targeted=(TERMS,))
+        of_route = (*of_route[:-1], replace(whole, settings=settings))
+    ttl = route.cache.ttl if route.cache is not None else None
+    return ComposePlan(*of_route, Composition(parts), tuple(plans), environment.deadlines(route.timeout), ttl)
+
+
+def _made_of(route: Route, service: str) -> bool:
+    """Whether answers of ``service`` are stored as parts on ``route``, or as the whole."""
+    parts = (route.compose or {}).values()
+    return any(p.service == service and (p.cache is not None or route.cache is not None) for p in parts)
+
+
+def _forward(service: ServiceConfig, route: Route) -> type[Forward]:
+    """The plainest that does what the service and the route ask for: what is not asked for costs nothing."""
+    if route.attempt_timeout is not None or route.tell_deadline:
+        return TimedForward
+    return GuardedForward if service.breaker is not None else Forward
 
 
 def _rest_names(path: str) -> frozenset[str]:

@@ -17,6 +17,7 @@ from passerelle.balancing.sticky import Sticky
 from passerelle.gateway.keys import KeyOf
 from passerelle.http1.clock import Clock
 from passerelle.http1.pool import Pool
+from passerelle.http1.tls import UpstreamTls
 from passerelle.messages import IDEMPOTENT_METHODS
 from passerelle.observability.metrics import ServiceMetrics
 
@@ -54,7 +55,6 @@ class Service:
         "budget",
         "cookie",
         "eject_after",
-        "forward",
         "key",
         "metrics",
         "name",
@@ -74,7 +74,6 @@ class Service:
         self.breaker: Breaker | None = None
         self.budget = RetryBudget()
         self.retries = RetryRules()
-        self.forward: type[Forward]  # what carries its requests out
         self.key: KeyOf | None = None
         self.cookie: StickyCookie | None = None
         self.eject_after = 0  # failures in a row; 0 is never
@@ -83,6 +82,10 @@ class Service:
         self.started = 0
         self._counted = 0  # of `started`, in the budget
         self._crowded = -inf  # when that was last told
+
+    def breaker_state(self) -> str | None:
+        """The name of its circuit breaker's state; None without one."""
+        return self.breaker.state.value if self.breaker is not None else None
 
     def failed(self, instance: Instance) -> None:
         """A failure of ``instance`` was just counted."""
@@ -125,6 +128,7 @@ class InstanceSpec(NamedTuple):
     zone: str = ""
     status: str = "UP"
     share: float = 1.0
+    secure: bool = False  # to be asked over TLS
 
 
 class PoolSettings(NamedTuple):
@@ -134,6 +138,7 @@ class PoolSettings(NamedTuple):
     waiting_limit: int
     connect_timeout: float
     keepalive: float
+    tls: UpstreamTls | None = None
 
 
 class Members:
@@ -180,6 +185,7 @@ class Members:
                     connect_timeout=settings.connect_timeout,
                     keepalive=settings.keepalive,
                 )
+            instance.endpoint.secure(self._settings.tls if spec.secure else None)
         for zone, leaf in self._leaves.items():
             leaf.replace(instance for instance in instances if instance.zone == zone)
         return [instance for instance in instances if instance.status is Status.DOWN and instance in before]
@@ -189,11 +195,18 @@ class Members:
         self._settings = settings
         instances = self._roster.instances
         for instance in instances:
-            instance.endpoint.configure(*settings)
+            instance.endpoint.configure(*settings[:4])
         if leaves is not None:
             self._leaves = leaves
             for zone, leaf in leaves.items():
                 leaf.replace(instance for instance in instances if instance.zone == zone)
+
+    def secure(self, tls: UpstreamTls) -> None:
+        """Other certificates for the instances that are asked over TLS."""
+        self._settings = self._settings._replace(tls=tls)
+        for instance in self._roster.instances:
+            if instance.endpoint.secured:
+                instance.endpoint.secure(tls)
 
     def sweep(self) -> None:
         """Close connections that were idle for too long, and what is left of removed instances."""

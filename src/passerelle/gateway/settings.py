@@ -13,12 +13,15 @@ from passerelle.balancing.retries import RetryBudget
 from passerelle.balancing.sticky import Sticky
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
-from passerelle.gateway.breaking import GuardedForward
-from passerelle.gateway.forward import Forward
 from passerelle.gateway.keys import key_of
 from passerelle.gateway.service import InstanceSpec, PoolSettings, RetryRules, Service, StickyCookie
 from passerelle.http1.listener import Limits
+from passerelle.http1.tls import UpstreamTls
 from passerelle.messages import IDEMPOTENT_METHODS
+from passerelle.security.addresses import Proxies, Subscribers
+
+# Before every priority that a configuration can give a zone.
+NEAREST = -1
 
 
 def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Policy], Node, StickyCookie | None]:
@@ -29,7 +32,7 @@ def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Policy], Node, St
     if config.zones is not None:
         leaves = {zone: make(policy) for zone in config.zones}
         node = Group(
-            Child(leaves[zone], float(settings.weight), settings.priority, zone)
+            Child(leaves[zone], float(settings.weight), NEAREST if zone == config.near else settings.priority, zone)
             for zone, settings in config.zones.items()
         )
     else:
@@ -48,12 +51,12 @@ def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Policy], Node, St
 def shape(config: ServiceConfig) -> object:
     """What :func:`nodes` looks at: while it is the same, so are the nodes."""
     zones = config.zones
-    return config.balance, None if zones is None else [(n, z.weight, z.priority) for n, z in zones.items()]
+    return config.balance, config.near, None if zones is None else [(n, z.weight, z.priority) for n, z in zones.items()]
 
 
-def pool_settings(config: ServiceConfig) -> PoolSettings:
+def pool_settings(config: ServiceConfig, tls: UpstreamTls | None) -> PoolSettings:
     """How connections to its instances are kept."""
-    return PoolSettings(config.max_connections, config.max_waiting, config.connect_timeout, config.keepalive)
+    return PoolSettings(config.max_connections, config.max_waiting, config.connect_timeout, config.keepalive, tls)
 
 
 def health_settings(config: ServiceConfig, *, probed: bool) -> Settings:
@@ -76,7 +79,6 @@ def health_settings(config: ServiceConfig, *, probed: bool) -> Settings:
 def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfig | None) -> None:
     """Give ``service`` what ``config`` says; what is as ``before`` keeps its state."""
     service.key = key_of(config.balance)
-    service.forward = Forward if config.breaker is None else GuardedForward
     service.eject_after = config.eject.failures if config.eject is not None else 0
     retries = config.retries
     methods = IDEMPOTENT_METHODS if retries.methods is None else frozenset(m.encode() for m in retries.methods)
@@ -100,7 +102,7 @@ def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfi
 
 
 def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec]:
-    """The instances that the configuration names itself: targets and zones; none where the runner starts them."""
+    """The instances that the configuration names itself: targets and zones; none that are started or found."""
     zones = service.zones
     groups = [("", service.targets or ())] if zones is None else [(zone, z.targets) for zone, z in zones.items()]
     return [
@@ -110,22 +112,33 @@ def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec
             target.url.port,
             float(target.weight),
             zone,
+            secure=target.url.secure,
         )
         for zone, targets in groups
         for index, target in enumerate(targets, 1)
+        if target.url is not None and not target.is_found
     ]
 
 
 def listener_limits(config: Config) -> Limits:
     """What clients may send, for the listener."""
     limits = config.limits
+    proxies, subscribers = Proxies(config.trusted_proxies), Subscribers()
+
+    def client_of(peer: bytes) -> bytes | None:
+        # Behind a trusted proxy are many clients.
+        return None if proxies.trusts(peer) else subscribers.of(peer)
+
     return Limits(
         head=limits.head,
         fields=limits.headers,
         head_timeout=limits.head_timeout,
         idle_timeout=limits.idle_timeout,
         body_timeout=limits.body_timeout,
+        write_timeout=limits.write_timeout,
         connections=limits.connections,
+        per_client=limits.connections_per_address,
+        client_of=client_of,
     )
 
 
@@ -133,4 +146,5 @@ def sweep_seconds(config: Config, most: float) -> float:
     """How often to look at connections: so that their time limits are kept to within a quarter, at least every ``most``
     seconds."""
     limits = config.limits
-    return min(most, min(limits.head_timeout, limits.idle_timeout, limits.body_timeout) / 4)
+    shortest = min(limits.head_timeout, limits.idle_timeout, limits.body_timeout, limits.write_timeout)
+    return min(most, shortest / 4)

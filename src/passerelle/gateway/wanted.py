@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from passerelle.caching.facts import Facts
 from passerelle.caching.keys import Target
 from passerelle.caching.policy import Miss, Stale
-from passerelle.caching.received import TAG_FIELDS
+from passerelle.caching.received import TAG_FIELDS, Received
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.cache import CachePlan
-from passerelle.gateway.forward import Forward
-from passerelle.gateway.leg import Leg, Receiver
+from passerelle.gateway.leg import Origin, Receiver, Source
 from passerelle.http1.head import ResponseHead
 from passerelle.messages import Fields
 
@@ -23,10 +22,10 @@ class Wanted:
 
     ``host`` is the Host's normal form without a port, ``authority`` the Host as sent, in lower case. ``owner`` is the
     route's plan where a hit may go the short way (see :mod:`passerelle.gateway.hits`). ``node_key`` is what the
-    balancer picks by, where it does.
+    balancer picks by, where it does. ``about`` are tags beside those of the plan: the paths at services that it is of.
     """
 
-    leg: Leg
+    leg: Origin
     plan: CachePlan
     facts: Facts
     key: bytes
@@ -38,12 +37,17 @@ class Wanted:
     target: Target | None = None
     owner: object = None
     node_key: bytes | None = None
+    about: tuple[bytes, ...] = ()
+
+    def tags(self) -> tuple[bytes, ...]:
+        """What its answer is purged by, beside the tags that the answer names itself."""
+        return self.plan.fill_tags(self.params) + self.about
 
 
-def begin(wanted: Wanted, receiver: Receiver, message: bytes, body: RequestBody | None) -> Forward:
+def begin(wanted: Wanted, receiver: Receiver, message: bytes, body: RequestBody | None) -> Source:
     """The forward that carries ``message`` upstream for ``wanted``, not started yet."""
     leg = wanted.leg
-    forward = leg.service.forward(leg, receiver, wanted.facts.method, message, body, wanted.started)
+    forward = leg.forward(leg, receiver, wanted.facts.method, message, body, wanted.started)
     if wanted.node_key is not None:
         forward.key = wanted.node_key
     return forward
@@ -65,10 +69,39 @@ def edited(message: bytes, decision: Miss | Stale) -> bytes:
 _SPELLED = {b"if-none-match": b"If-None-Match", b"if-modified-since": b"If-Modified-Since"}
 
 
+class Marked(ResponseHead):
+    """A head with field lines of the gateway's ``own``, each with CRLF, which are none of an upstream's."""
+
+    __slots__ = ("own",)
+
+    def __init__(self, raw: bytes, own: bytes) -> None:
+        super().__init__(raw)
+        self.own = own
+        self.relay += own
+        self.whole = None if self.whole is None else self.relay + b"\r\n"
+
+
+class Untagged(ResponseHead):
+    """A head without the fields that named its ``tags``."""
+
+    __slots__ = ("tags",)
+
+    def __init__(self, raw: bytes, tags: tuple[bytes, ...]) -> None:
+        super().__init__(raw)
+        self.tags = tags
+
+
+def tags_of(head: ResponseHead) -> tuple[bytes, ...]:
+    """The tags that a response's head names, or has named."""
+    if isinstance(head, Untagged):
+        return head.tags
+    return Received(head.status, head.fields, request_time=0.0, response_time=0.0).tags()
+
+
 def without_tags(head: ResponseHead) -> ResponseHead:
     """``head`` without the fields that name its tags: they are for the cache, not for clients."""
     if not any(line.name in TAG_FIELDS for line in head.lines):
         return head
     first, *lines = head.raw[:-4].split(b"\r\n")
     kept = [line for line in lines if line.partition(b":")[0].lower() not in TAG_FIELDS]
-    return ResponseHead(b"\r\n".join([first, *kept, b"", b""]))
+    return Untagged(b"\r\n".join([first, *kept, b"", b""]), tags_of(head))

@@ -69,6 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_write",
         "fresh",
         "idle_since",
+        "made",
         "poll",
         "pool",
     )
@@ -91,12 +92,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._response_done = True
         self._tunnel: Tunnel | None = None
         self.fresh = True
+        self.made = False  # so that its end will be told
         self.idle_since = 0.0
 
     # ---- the event loop's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
+        self.made = True
         self._transport = cast(asyncio.Transport, transport)
         self._write = self._transport.write
         poll = select.poll()

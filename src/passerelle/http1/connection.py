@@ -41,6 +41,7 @@ class ClientConnection(Responder):
         "_seen",
         "_since",
         "_stuck",
+        "_unsent",
     )
 
     def __init__(self, listener: Listener) -> None:
@@ -53,6 +54,7 @@ class ClientConnection(Responder):
         self._seen = -1
         self._since = listener.clock.now
         self._stuck = False
+        self._unsent = 0
 
     # ---- the event loop's callbacks
 
@@ -69,9 +71,12 @@ class ClientConnection(Responder):
             listener.refused += 1
             kind = Kind.STOPPING if listener.draining else Kind.OVERLOADED
             self._refuse(Failure(kind, "too many connections" if kind is Kind.OVERLOADED else "draining"))
-            self._transport.close()
+            self.close()
             return
-        listener.connections.add(self)
+        if not listener.admits(self):
+            listener.refused += 1
+            self._refuse(Failure(Kind.RATE_LIMITED, "too many connections of this address"))
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
@@ -223,9 +228,7 @@ class ClientConnection(Responder):
         try:
             payload = decoder.feed(data)
         except Failure as failure:
-            self._decoder = None
-            self._keep_alive = False
-            exchange.on_body_failure(failure)
+            self._body_failed(exchange, failure)
             return
         if payload:
             exchange.on_body(payload)
@@ -235,6 +238,14 @@ class ClientConnection(Responder):
             exchange.on_body_end()
             if self._answered and self._exchange is exchange:
                 self._done()
+
+    def _body_failed(self, exchange: Exchange, failure: Failure) -> None:
+        """No more of the body can be understood, or waited for."""
+        self._decoder = None
+        self._keep_alive = False
+        exchange.on_body_failure(failure)
+        if self._answered and self._exchange is exchange:
+            self._done()  # it was answered early, so nobody has anything left to say
 
     def _incomplete(self, data: bytes, end: int) -> None:
         """No whole head yet: keep what there is, unless it can never become one."""
@@ -306,8 +317,8 @@ class ClientConnection(Responder):
     def drain(self) -> None:
         """Close now when idle, else after the present request."""
         self._keep_alive = False
-        if self._exchange is None and self._linger_left < 0 and self._transport is not None:
-            self._transport.close()
+        if self._exchange is None and self._linger_left < 0:
+            self.close()
 
     def forget_head(self) -> None:
         """What was worked out for this client's last head is true no more."""
@@ -318,7 +329,7 @@ class ClientConnection(Responder):
         limits = self._listener.limits
         waited = now - self._since
         if self._linger_left >= 0:
-            if waited > LINGER_SECONDS:
+            if waited > LINGER_SECONDS and self._all_taken(now):
                 self.abort()
         elif self._exchange is None and not self._stuck:
             if self._buffer:
@@ -326,20 +337,34 @@ class ClientConnection(Responder):
                     self._buffer = b""
                     self._refuse(Failure(Kind.HEAD_TIMEOUT, "head incomplete"))
             elif waited > limits.idle_timeout:
-                self.close()
+                if self._all_taken(now):
+                    self.close()
             elif waited > FORGET_SECONDS:
                 self._head = None  # 2 KB that an idle connection need not hold
         elif self._progress != self._seen or not (self._stuck or self._half_open or self._decoder is not None):
             self._seen = self._progress
             self._since = now
         elif self._stuck:
-            if waited > limits.send_timeout:
+            if waited > limits.write_timeout:
                 self.abort()
         elif self._half_open:
             if waited > limits.idle_timeout:
                 self.abort()  # one side of the tunnel has ended long ago; the other neither speaks nor ends
-        elif waited > limits.body_timeout and not self._paused_by and self._decoder is not None:
-            self._decoder = None
-            self._keep_alive = False
-            if self._exchange is not None:
-                self._exchange.on_body_failure(Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
+        elif waited > limits.body_timeout and not self._paused_by and self._decoder and self._exchange:
+            self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
+
+    def _all_taken(self, now: float) -> bool:
+        """Whether the client has taken what was written; one that takes nothing for ``write_timeout`` is cut off.
+
+        Closing alone would wait for such a client for ever, and ending the connection would cut short a slow one.
+        """
+        transport = self._transport
+        unsent = transport.get_write_buffer_size() if transport is not None else 0
+        if unsent == 0:
+            return True
+        if unsent != self._unsent:
+            self._unsent = unsent
+            self._since = now
+        elif now - self._since > self._listener.limits.write_timeout:
+            self.abort()
+        return False

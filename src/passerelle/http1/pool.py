@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1.client import UpstreamConnection
 from passerelle.http1.clock import Clock
+from passerelle.http1.tls import UpstreamTls, reason
 
 
 class Waiter(Protocol):
@@ -37,9 +39,12 @@ class Pool:
         "_keepalive",
         "_limit",
         "_loop",
+        "_options",
         "_port",
         "_tasks",
         "_timeout",
+        "_tls",
+        "_type",
         "_waiting",
         "_waiting_limit",
         "open",
@@ -69,6 +74,9 @@ class Pool:
         self._waiting: deque[Waiter] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._tls: UpstreamTls | None = None
+        self._type = UpstreamConnection
+        self._options: Mapping[str, Any] = {}
         self.open = 0
 
     def configure(self, limit: int, waiting_limit: int, connect_timeout: float, keepalive: float) -> None:
@@ -77,6 +85,26 @@ class Pool:
         self._waiting_limit = waiting_limit
         self._timeout = connect_timeout
         self._keepalive = keepalive
+
+    def secure(self, tls: UpstreamTls | None) -> None:
+        """Connect with ``tls`` from now on. Idle connections that were made otherwise are closed."""
+        if tls == self._tls:
+            return
+        self._tls = tls
+        if tls is None:
+            self._type, self._options = UpstreamConnection, {}
+        else:
+            # Imported for who needs it.
+            from passerelle.http1.secure import SecureUpstreamConnection
+
+            self._type, self._options = SecureUpstreamConnection, tls.options(self._host)
+        while self._idle:
+            self._idle.pop().close()
+
+    @property
+    def secured(self) -> bool:
+        """Whether it connects over TLS."""
+        return self._tls is not None
 
     @property
     def limit(self) -> int:
@@ -114,26 +142,32 @@ class Pool:
         else:
             waiter.on_no_connection(Failure(Kind.OVERLOADED, "connections and queue are full"))
 
-    def withdraw(self, waiter: Waiter) -> None:
-        """``waiter`` no longer wants a connection."""
-        if self._waiting:
+    def withdraw(self, waiter: Waiter) -> bool:
+        """``waiter`` no longer wants a connection. False if one is being made for it: that one it will be told of."""
+        before = len(self._waiting)
+        if before:
             self._waiting = deque(w for w in self._waiting if w is not waiter)
+        return len(self._waiting) < before
 
     async def _connect(self, waiter: Waiter) -> None:
+        connection = self._type(self)
         try:
             async with asyncio.timeout(self._timeout):
-                _, connection = await self._loop.create_connection(
-                    lambda: UpstreamConnection(self), self._host, self._port
-                )
+                await self._loop.create_connection(lambda: connection, self._host, self._port, **self._options)
         except TimeoutError:
-            self._not_connected(waiter, Failure(Kind.CONNECT_TIMEOUT, "connect timed out", retryable=True))
+            failure = Failure(Kind.CONNECT_TIMEOUT, "connect timed out", retryable=True)
         except OSError as error:
-            self._not_connected(waiter, Failure(Kind.CONNECT_FAILED, error.strerror or str(error), retryable=True))
+            failure = Failure(Kind.CONNECT_FAILED, reason(error), retryable=True)
         else:
-            waiter.on_connection(connection)
+            if connection.made:
+                waiter.on_connection(connection)
+                return
+            failure = Failure(Kind.CONNECT_FAILED, "closed while it was connected to", retryable=True)
+        self._not_connected(waiter, connection, failure)
 
-    def _not_connected(self, waiter: Waiter, failure: Failure) -> None:
-        self.open -= 1
+    def _not_connected(self, waiter: Waiter, connection: UpstreamConnection, failure: Failure) -> None:
+        if not connection.made:
+            self.open -= 1  # else its end is told, and counted
         waiter.on_no_connection(failure)
         self._serve_waiting()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from passerelle.http1.body import LAST_CHUNK, Decoder, encode_chunk
 from passerelle.http1.head import ResponseHead
@@ -44,6 +45,8 @@ class Responder(asyncio.Protocol):
         "sent",
         "version11",
     )
+
+    scheme = b"http"
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -174,15 +177,20 @@ class Responder(asyncio.Protocol):
         if self.version11 and not self._started:
             self._write(relay + b"\r\n")
 
-    def send_switch(self, head: ResponseHead) -> None:
-        """101 (Switching Protocols): the last thing that is framed here."""
+    def send_switch(self, head: ResponseHead, added: bytes) -> None:
+        """101 (Switching Protocols), with the field lines ``added``: the last thing that is framed here."""
         self._started = True
-        self._write(head.relay + b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (head.upgrade or b""))
+        self._write(b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (head.relay, added, head.upgrade or b""))
 
     @property
     def local(self) -> bool:
         """Whether the client is on this machine."""
         return self.peer.startswith(b"127.") or self.peer == b"::1"
+
+    @property
+    def certificate(self) -> Mapping[str, Any] | None:
+        """The client's certificate where TLS has verified one."""
+        return None
 
     @property
     def response_started(self) -> bool:
@@ -214,7 +222,7 @@ class Responder(asyncio.Protocol):
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             transport.abort()
         else:
-            transport.close()
+            self.close()
 
     def begin_tunnel(self, tunnel: Tunnel) -> bytes:
         """Stop framing; bytes go to ``tunnel`` from here on. Gives those already read (RFC 9110 §7.8)."""

@@ -130,13 +130,14 @@ class RouteLog:
         instance: str | None,
         failure: Failure | None = None,
         cache: str | None = None,
+        consumer: str | None = None,
     ) -> None:
         """Log one finished request.
 
         The first six are as they came (any bytes; empty where there was none). ``bytes_in`` and ``bytes_out`` are the
         octets of the two bodies. ``seconds`` is the whole request, ``upstream_seconds`` its attempts alone (0 with
         none). ``instance`` is the one that answered, or the last one tried. ``cache`` is what the cache did, if it had
-        a part in it.
+        a part in it. ``consumer`` is whom authentication found.
         """
         log = self._log
         log._entries.append(
@@ -158,6 +159,7 @@ class RouteLog:
                 instance,
                 failure,
                 cache,
+                consumer,
             )
         )
         if not log._armed:
@@ -184,6 +186,7 @@ class RouteLog:
         instance: str | None,
         failure: Failure | None,
         cache: str | None,
+        consumer: str | None,
     ) -> bytes:
         """The line of one request that ended at ``now``: JSON and a line feed."""
         log = self._log
@@ -208,6 +211,8 @@ class RouteLog:
             int(seconds * 1e6),
             int(upstream_seconds * 1e6),
         )
+        if consumer is not None:
+            line += b',"consumer":"%b"' % _cut(json.dumps(consumer)[1:-1].encode("ascii"), _OTHER_BYTES)
         return line + b"}\n" if failure is None else line + _FAILURE % _told(failure) + b"}\n"
 
     def _know_what(self, status: int, attempts: int, instance: str | None, cache: str | None) -> bytes:

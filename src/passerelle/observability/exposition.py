@@ -18,6 +18,7 @@ from passerelle.errors import TABLE
 from passerelle.observability.metrics import BUCKETS, Snapshot
 
 _BOUNDS = [str(bound) for bound in BUCKETS] + ["+Inf"]
+_BREAKER_STATES = ("closed", "open", "half_open")
 _SIDES = {kind.value: row[1].value for kind, row in TABLE.items()}
 
 
@@ -96,6 +97,11 @@ def _upstream(services: dict[str, Any]) -> Iterator[Metric]:
     in_flight = GaugeMetricFamily(
         "passerelle_upstream_in_flight", "Attempts under way at a service's instances now.", labels=["service"]
     )
+    breakers = GaugeMetricFamily(
+        "passerelle_upstream_breakers",
+        "Workers whose circuit breaker for the service is in this state now.",
+        labels=["service", "state"],
+    )
     durations = HistogramMetricFamily(
         "passerelle_upstream_duration_seconds",
         "From picking an instance to the last byte of its answer, failed attempts included.",
@@ -108,8 +114,11 @@ def _upstream(services: dict[str, Any]) -> Iterator[Metric]:
             failures.add_metric([service, kind, _SIDES[kind]], count)
         retries.add_metric([service], values["retries"])
         in_flight.add_metric([service], values["in_flight"])
+        if values["breaker"]:
+            for state in _BREAKER_STATES:
+                breakers.add_metric([service, state], values["breaker"].get(state, 0))
         durations.add_metric([service], _cumulative(values["buckets"]), values["sum"])
-    yield from (responses, failures, retries, in_flight, durations)
+    yield from (responses, failures, retries, in_flight, breakers, durations)
 
 
 def _cache(snapshot: Snapshot) -> Iterator[Metric]:
@@ -127,6 +136,20 @@ def _cache(snapshot: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily("passerelle_cache_memory_limit_bytes", "Memory that they may hold.", held["capacity_bytes"])
     yield GaugeMetricFamily("passerelle_cache_entries", "Items that caches hold now.", held["entries"])
     yield CounterMetricFamily("passerelle_cache_evictions", "Items let go of for want of memory.", held["evictions"])
+    redis = held.get("redis")
+    if not redis:
+        return
+    yield GaugeMetricFamily(
+        "passerelle_cache_redis_connected", "Workers whose connection to Redis stands.", redis["connected"]
+    )
+    yield CounterMetricFamily(
+        "passerelle_cache_redis_errors", "Operations of Redis that failed or took too long.", redis["errors"]
+    )
+    looked = CounterMetricFamily("passerelle_cache_redis_lookups", "Look-ups in Redis.", labels=["result"])
+    looked.add_metric(["hit"], redis["hits"])
+    looked.add_metric(["miss"], redis["misses"])
+    yield looked
+    yield CounterMetricFamily("passerelle_cache_redis_stores", "Answers that were stored in Redis.", redis["stores"])
 
 
 def _connections(snapshot: Snapshot) -> Iterator[Metric]:

@@ -52,7 +52,8 @@ OTHER = "other"
 
 # Keys of a snapshot that say how things stand, not how often something happened: gone with the process they describe.
 GAUGES: frozenset[str] = frozenset(
-    {"in_flight", "open", "workers", "resident_bytes", "bytes", "capacity_bytes", "entries"}
+    {"in_flight", "open", "workers", "resident_bytes", "bytes", "capacity_bytes", "connected", "entries"}
+    | {"closed", "half_open"}
 )
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -113,14 +114,16 @@ class RouteMetrics:
 class ServiceMetrics:
     """What the gateway saw of one service. Every attempt ends in exactly one of :meth:`observe` and :meth:`failed`.
 
-    ``in_flight`` is asked for at scrape time: the balancer's own counters are the truth.
+    ``in_flight`` is asked for at scrape time: the balancer's own counters are the truth. So is ``breaker``, the name of
+    the circuit breaker's state; None where there is none.
     """
 
-    __slots__ = ("_buckets", "_codes", "_failures", "_sum", "in_flight", "retries", "service")
+    __slots__ = ("_buckets", "_codes", "_failures", "_sum", "breaker", "in_flight", "retries", "service")
 
     def __init__(self, service: str, in_flight: Callable[[], int]) -> None:
         self.service = service
         self.in_flight = in_flight
+        self.breaker: Callable[[], str | None] = lambda: None
         self.retries = 0
         self._codes: dict[int | str, int] = {}
         self._failures: dict[Kind, int] = {}
@@ -162,6 +165,7 @@ class ServiceMetrics:
             "sum": self._sum,
             "retries": self.retries,
             "in_flight": self.in_flight(),
+            "breaker": {state: 1} if (state := self.breaker()) is not None else {},
         }
 
 

@@ -18,7 +18,6 @@ from passerelle.config.loader import inspect_bytes
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.service import InstanceSpec
-from passerelle.gateway.settings import configured_instances
 from passerelle.runner.control import ControlError
 from passerelle.runner.instance import Instance
 from passerelle.runner.service import Service, Target
@@ -52,6 +51,7 @@ class Changes:
         self._clock = clock
         self._start_limit = start_limit
         self._lock = asyncio.Lock()
+        self._going: dict[Target, asyncio.Task[None]] = {}  # found no more, and not yet empty
 
     async def carry_out(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         """A change by its name. :raises Refused: when it cannot be made."""
@@ -75,15 +75,18 @@ class Changes:
             old = it.setup.config
             gone = [name for name in old.services if name not in config.services]
             leaving: list[Instance | Target] = []
+            await it.catalog.prepare(config)
             await self._prepare(old, config, leaving)
             try:
                 for worker in list(it.workers):
                     await worker.reload(text)
             except ControlError as error:
                 problem = f"a gateway worker cannot use the file: {error}"
+                it.catalog.adopt(old)
                 it.report.say(problem)
                 raise Refused(problem) from error
             it.setup = replace(it.setup, config=config, text=text)
+            it.catalog.adopt(config)
             members: list[Instance | Target] = [*it.instances, *it.targets]
             leaving += [member for member in members if member.service.name in gone]
             await self._take_away(leaving)
@@ -137,29 +140,63 @@ class Changes:
                 wanted = len(instances)  # as it was scaled since
             added += [it.make_instance(service) for _ in range(wanted - len(instances))]
             leaving += instances[wanted:]
-            joining = self._targets(service, configured_instances(name, config), leaving)
+            joining = self.targets(service, new, leaving)
             it.targets += joining
             added += joining
         await self._start(added)
 
-    def _targets(
-        self, service: Service, specs: Iterable[InstanceSpec], leaving: list[Instance | Target]
-    ) -> list[Target]:
-        """The targets to add so that ``service`` has ``specs``. One is known by its address: it keeps its name."""
+    async def found(self, name: str) -> None:
+        """The service called ``name`` has other targets now. What is new is asked once before anything goes."""
+        async with self._lock:
+            it = self._it
+            service = it.services.get(name)
+            if service is None or it.state != "running":
+                return
+            leaving: list[Instance | Target] = []
+            joining = self.targets(service, it.setup.config, leaving)
+            it.targets += joining
+            if joining or leaving:
+                it.report.say(f"{name}: {len(joining)} targets found, {len(leaving)} gone")
+            await self._start(joining)
+            for target in leaving:
+                if isinstance(target, Target):
+                    self._going[target] = it.spawn(self._let_go(target))
+
+    async def _let_go(self, target: Target) -> None:
+        try:
+            await self._emptied(target)
+            async with self._lock:
+                if target in self._it.targets:
+                    await self._it.remove(target)
+        finally:
+            self._going.pop(target, None)
+
+    def targets(self, service: Service, config: Config, leaving: list[Instance | Target]) -> list[Target]:
+        """The targets to add so that ``service`` has those of ``config``, found ones too; ``leaving`` gets the others.
+
+        One is known by its address: it keeps its name. One that was going and is back stays.
+        """
+        specs = self._it.catalog.specs(service.name, config)
         known = {_place(t.spec): t for t in self._it.targets if t.service is service}
         names = {target.name for target in known.values()}
         joining = []
         for spec in specs:
             target = known.pop(_place(spec), None)
+            if target is not None and target in self._going:
+                self._going.pop(target).cancel()
+                service.resume(target.name)
             if target is None:
-                stem = spec.name.rpartition("-")[0]
+                stem, _, number = spec.name.rpartition("-")
+                if not number.isdigit():  # it was found, and is named after its address
+                    joining.append(Target(spec, service))
+                    continue
                 name = next(name for n in count(1) if (name := f"{stem}-{n}") not in names)
                 names.add(name)
                 joining.append(Target(spec._replace(name=name), service))
-            elif target.spec.weight != spec.weight:
-                target.spec = target.spec._replace(weight=spec.weight)
+            elif (target.spec.weight, target.spec.secure) != (spec.weight, spec.secure):
+                target.spec = target.spec._replace(weight=spec.weight, secure=spec.secure)
                 service.join(target.spec)
-        leaving += known.values()
+        leaving += [target for target in known.values() if target not in self._going]
         return joining
 
     # Instances
@@ -224,13 +261,16 @@ class Changes:
 
     async def _drain(self, member: Instance | Target) -> None:
         """Give ``member`` nothing new, wait for what it has in flight for a while, then end it."""
+        await self._emptied(member)
+        await self._it.remove(member)
+
+    async def _emptied(self, member: Instance | Target) -> None:
         member.service.drain(member.name)
         until = self._clock() + DRAIN_LIMIT
         while True:
             if not await self._it.in_flight(member) or self._clock() >= until:
                 break
             await asyncio.sleep(_LOOK)
-        await self._it.remove(member)
 
     def _instances(self, service: Service) -> list[Instance]:
         return [instance for instance in self._it.instances if instance.service is service]

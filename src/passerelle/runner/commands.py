@@ -109,7 +109,7 @@ def proxy(
     # JSON is YAML (YAML 1.2 §1.3), so this is a configuration like any other.
     text = orjson.dumps(
         {
-            "services": {"upstream": {"targets": [f"http://{url}" for url in urls], "balance": balance}},
+            "services": {"upstream": {"targets": [url.url for url in urls], "balance": balance}},
             "routes": [{"path": "/{rest*}", "service": "upstream"}],
         }
     ).decode()
@@ -302,6 +302,10 @@ def _describe(answer: dict[str, Any]) -> None:
     members += [{"address": answer["listen"], **worker} for worker in answer["workers"]]
     head = ("name", "state", "address", "pid", "restarts", "in flight", "uptime", "")
     print_table(head, [_columns(member) for member in members])
+    for name, service in answer["services"].items():
+        if service["breaker"]:
+            told = ", ".join(f"{state} in {count}" for state, count in service["breaker"].items())
+            click.echo(f"\nbreaker of {name}: {told} of {len(answer['workers'])} workers")
 
 
 def _columns(member: dict[str, Any]) -> tuple[str, ...]:

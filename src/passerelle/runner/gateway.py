@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from passerelle.observability.metrics import Snapshot, merge, retired
@@ -49,6 +49,7 @@ class Worker(Kept):
     ) -> None:
         super().__init__(name, backoff, events, clock)
         self.listener = listener
+        self.siblings: Sequence[Worker] = ()  # all workers, this one too
         self._snapshot: Snapshot | None = None  # the last one of the present process
         self._retired: Snapshot | None = None  # the sum of those of earlier processes
         self._file = file
@@ -94,7 +95,7 @@ class Worker(Kept):
             await self._go.wait()
             for service in self._services:
                 self.tell(service)
-            await client.ask("start", _START_LIMIT)
+            await client.ask("start", _START_LIMIT, siblings=len(self.siblings) > 1)
             self._is_up()
             heard = self._clock()
             while not client.closed:
@@ -116,7 +117,12 @@ class Worker(Kept):
         return "closed its control channel and was ended"
 
     def _on_event(self, event: control.Message) -> None:
-        """What the worker's requests saw of an instance."""
+        """What the worker's requests saw of an instance, or changed for the caches of the other workers."""
+        if event["event"] == "forget":
+            for sibling in self.siblings:
+                if sibling is not self:
+                    sibling.forget(event)
+            return
         for service in self._services:
             if service.name == event.get("service"):
                 service.report(str(event["event"]), str(event.get("instance", "")))
@@ -146,6 +152,11 @@ class Worker(Kept):
             except control.ControlError:
                 if not client.closed:
                     raise  # one that died meanwhile is started again with the new text
+
+    def forget(self, event: control.Message) -> None:
+        """Let the worker's cache go of what a request to a sibling has changed, if it runs."""
+        if self._client is not None and not self._client.closed:
+            self._client.post("forget", keys=event["keys"], tags=event["tags"])
 
     def reopen_log(self) -> None:
         """Let the worker open its access log anew, if it runs."""

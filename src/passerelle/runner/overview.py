@@ -50,6 +50,11 @@ async def status(it: Supervisor) -> dict[str, Any]:
         for listed in (answer or {}).get("services", {}).values():
             for seen in listed:
                 in_flight[seen["name"]] = in_flight.get(seen["name"], 0) + seen["in_flight"]
+    breakers: dict[str, dict[str, int]] = {}  # service -> state -> workers
+    for answer in answers:
+        for name, state in (answer or {}).get("breakers", {}).items():
+            of_service = breakers.setdefault(name, {})
+            of_service[state] = of_service.get(state, 0) + 1
     services = {}
     for name, service in it.services.items():
         members = [_describe(i, in_flight, now) for i in it.instances if i.service is service]
@@ -66,6 +71,7 @@ async def status(it: Supervisor) -> dict[str, Any]:
         ]
         services[name] = {
             "source": service.config.source,
+            "breaker": breakers.get(name),
             "up": sum(member["state"] == "up" for member in members),
             "instances": members,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from passerelle.http1.tls import UpstreamTls, reason
 from passerelle.runner.ports import join
 
 INTERVAL = 3.0  # seconds between two probes of an instance that has answered before
@@ -13,14 +14,16 @@ TIMEOUT = 1.0  # seconds for one probe, unless the configuration says otherwise
 _ANSWER_LIMIT = 64 * 1024  # bytes of an answer that are read at most
 
 
-async def probe(host: str, port: int, path: str | None, within: float) -> str:
-    """Ask an instance once, for at most ``within`` seconds: GET ``path``, or only a TCP connection when it is None.
+async def probe(host: str, port: int, path: str | None, within: float, tls: UpstreamTls | None = None) -> str:
+    """Ask an instance once, for at most ``within`` seconds: GET ``path``, or only a connection when it is None; over
+    TLS with ``tls``.
 
     Gives an empty string when it is healthy (any 2xx), else what was wrong.
     """
     try:
         async with asyncio.timeout(within):
-            reader, writer = await asyncio.open_connection(host, port, limit=_ANSWER_LIMIT)
+            options = tls.options(host) if tls is not None else {}
+            reader, writer = await asyncio.open_connection(host, port, limit=_ANSWER_LIMIT, **options)
             try:
                 return "" if path is None else await _get(reader, writer, join(host, port), path)
             finally:
@@ -30,7 +33,7 @@ async def probe(host: str, port: int, path: str | None, within: float) -> str:
     except ConnectionRefusedError:
         return "refuses connections"
     except OSError as error:
-        return error.strerror or str(error)
+        return reason(error)
 
 
 async def _get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, path: str) -> str:

@@ -152,7 +152,7 @@ class Report:
         for service in dict.fromkeys(row.service for row in rows if row.service):
             if not any(row.is_up for row in rows if row.service == service):
                 text.append(self._paint(f"  {service}: no instance is up; requests for it get 503 until one is", 31))
-        where = f"listening on {self._paint(f'http://{listen}', 1)}"
+        where = f"listening on {self._paint(listen, 1)}"
         text += ["", where + (f" · admin http://{admin}" if admin is not None else ""), ""]
         self._put("\n".join([*text, ""]).encode())
 

@@ -10,6 +10,8 @@ from passerelle.balancing.health import Change, ServiceHealth, State
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.service import InstanceSpec
 from passerelle.gateway.settings import health_settings
+from passerelle.gateway.tls import ServiceCertificates
+from passerelle.http1.tls import reason
 from passerelle.runner.ports import join
 from passerelle.runner.probe import INTERVAL, TIMEOUT, probe
 
@@ -34,6 +36,7 @@ class Service:
         self.config = config
         self.path = config.health.path if config.health is not None else None
         self.within = config.health.timeout if config.health is not None else TIMEOUT
+        self._certificates = ServiceCertificates(config)
         self.problems: dict[str, str] = {}  # what the last probe of an instance found wrong; by name
         self._changed = changed
         self._clock = clock
@@ -45,6 +48,7 @@ class Service:
     def configure(self, config: ServiceConfig) -> None:
         """Go by another configuration; what is known of the instances stays."""
         before, self.config = self.config, config
+        self._certificates = ServiceCertificates(config)
         self.path = config.health.path if config.health is not None else None
         self.within = config.health.timeout if config.health is not None else TIMEOUT
         settings = health_settings(config, probed=True)
@@ -89,7 +93,12 @@ class Service:
             await asyncio.sleep(INTERVAL / 12 if asked_again else INTERVAL)
 
     async def _ask(self, spec: InstanceSpec) -> bool:
-        problem = await probe(spec.host, spec.port, self.path, self.within)
+        try:
+            tls = self._certificates.now() if spec.secure else None
+        except OSError as error:
+            problem = f"certificates cannot be used: {reason(error)}"
+        else:
+            problem = await probe(spec.host, spec.port, self.path, self.within, tls)
         if problem:
             self.problems[spec.name] = problem
         else:
@@ -118,6 +127,12 @@ class Service:
         spec = self._present.get(name)
         if spec is not None:
             self._heard(self._health.drain(_key(spec), self._clock()))
+
+    def resume(self, name: str) -> None:
+        """Take :meth:`drain` back."""
+        spec = self._present.get(name)
+        if spec is not None:
+            self._heard(self._health.resume(_key(spec), self._clock()))
 
     def listing(self) -> list[dict[str, Any]]:
         """All instances for the workers, each an :class:`InstanceSpec` with its status and share."""

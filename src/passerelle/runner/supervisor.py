@@ -24,6 +24,7 @@ from passerelle.runner import linux, overview, ports, purging
 from passerelle.runner.admin import Admin
 from passerelle.runner.backoff import Backoff
 from passerelle.runner.changes import Changes, Refused
+from passerelle.runner.discovery.catalog import Catalog
 from passerelle.runner.gateway import Worker
 from passerelle.runner.instance import Instance
 from passerelle.runner.kept import Kept, State
@@ -89,6 +90,7 @@ class Supervisor:
         self.listen = ""
         self.admin: Admin | None = None
         self.changes = Changes(self, clock, start_limit)
+        self.catalog = Catalog(self._on_found, report.say)
         self._make()
 
     def _make(self) -> None:
@@ -146,6 +148,7 @@ class Supervisor:
                 self.report,
                 self.clock,
             )
+            worker.siblings = self.workers
             self.workers.append(worker)
 
     # Life
@@ -161,6 +164,10 @@ class Supervisor:
         except ports.PortTaken as error:
             self.report.say(str(error))
             return 1
+        await self.catalog.prepare(self.setup.config)
+        self.catalog.adopt(self.setup.config)
+        for service in self.services.values():
+            self.targets += self.changes.targets(service, self.setup.config, [])
         self._make_workers()
         self.report.names([kept.name for kept in (*self.instances, *self.workers)])
         try:
@@ -171,6 +178,8 @@ class Supervisor:
             started = await self._unless_stopped(self._start())
             if started:
                 self.state = "running"
+                for service in self.services.values():
+                    self._on_found(service.name)  # meanwhile
                 await self._stop.wait()
         finally:
             self.state = "stopping"
@@ -213,9 +222,18 @@ class Supervisor:
         if self._had_terminal and not linux.has_terminal():
             self.stop()
             return
-        task = asyncio.create_task(self._reload())
+        self.spawn(self._reload())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have it done beside the rest; it is given up at the end."""
+        task = asyncio.create_task(work)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
+        return task
+
+    def _on_found(self, service: str) -> None:
+        if self.state == "running" and self.catalog.finds(self.services[service].config):
+            self.spawn(self.changes.found(service))
 
     async def _reload(self) -> None:
         with contextlib.suppress(Refused):  # it is said already
@@ -288,7 +306,8 @@ class Supervisor:
             self.report.say("the gateway cannot be started")
             return False
         admin = self.admin.address if self.admin is not None else None
-        self.report.start(__version__, self.setup.file, overview.rows(self), self.listen, admin)
+        scheme = self.setup.config.scheme
+        self.report.start(__version__, self.setup.file, overview.rows(self), f"{scheme}://{self.listen}", admin)
         return True
 
     def _worker_failed(self) -> bool:
@@ -297,6 +316,7 @@ class Supervisor:
     async def _end(self) -> bool:
         """Stop everything: first the gateway, so that what it still carries out has its services; gives survivors."""
         self.report.say("stopping")
+        self.catalog.stop()
         for task in self._changes:
             task.cancel()
         for listener in self._listeners:

@@ -69,6 +69,7 @@ class Operations:
     """What the supervisor can ask of a worker (see :mod:`passerelle.runner.control`)."""
 
     def __init__(self, gateway: Gateway, listener: socket.socket | None, stop: Stop, file: str) -> None:
+        self.server: control.Server | None = None
         self._gateway = gateway
         self._file = file
         self._listener = listener
@@ -81,14 +82,21 @@ class Operations:
             "status": self.status,
             "reopen": self.reopen,
             "purge": self.purge,
+            "forget": self.forget,
             "drain": self.drain,
         }
 
     async def start(self, message: Message) -> dict[str, Any]:
-        """Listen."""
+        """Listen; with ``siblings``, what requests change is told to them by way of the supervisor."""
+        if message["siblings"]:
+            self._gateway.sharing.tell(self._tell)
         host, port = await self._gateway.start(self._listener)
         tune_memory()
         return {"host": host, "port": port}
+
+    def _tell(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
+        if self.server is not None:
+            self.server.tell("forget", keys=_texts(keys), tags=_texts(tags))
 
     async def instances(self, message: Message) -> None:
         """Replace the instances of a service."""
@@ -111,7 +119,7 @@ class Operations:
 
     async def status(self, message: Message) -> dict[str, Any]:
         """The instances as this worker sees them."""
-        return {"pid": os.getpid(), "services": self._gateway.status()}
+        return {"pid": os.getpid(), "services": self._gateway.status(), "breakers": self._gateway.breakers()}
 
     async def reopen(self, message: Message) -> None:
         """Open the access log anew, after it was moved away."""
@@ -120,6 +128,10 @@ class Operations:
     async def purge(self, message: Message) -> int:
         """Let the cache go of what has a tag or a path, or of everything; how many items."""
         return self._gateway.purge(message["what"], message["value"])
+
+    async def forget(self, message: Message) -> None:
+        """Let the cache go of what a request to another worker has changed."""
+        self._gateway.sharing.hear(*([text.encode("latin-1") for text in message[of]] for of in ("keys", "tags")))
 
     async def drain(self, message: Message) -> None:
         """Stop in order and exit; the answer comes before."""
@@ -167,6 +179,11 @@ def run(work: Coroutine[Any, Any, int]) -> int:
         return 1
 
 
+def _texts(octets: Sequence[bytes]) -> list[str]:
+    """Keys and tags may be any octets; JSON is text."""
+    return [each.decode("latin-1") for each in octets]
+
+
 async def serve(config: Config, file: str, control_fd: int, listen_fd: int | None) -> int:
     """Serve as the supervisor says, until it says stop or is gone."""
     stop = Stop()
@@ -174,7 +191,8 @@ async def serve(config: Config, file: str, control_fd: int, listen_fd: int | Non
     gateway = build(config)
     listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
     streams = await control.open_channel(socket.socket(fileno=control_fd))
-    server = control.Server(*streams, Operations(gateway, listener, stop, file).table)
+    operations = Operations(gateway, listener, stop, file)
+    server = operations.server = control.Server(*streams, operations.table)
     gateway.supervised(lambda event, service, key: server.tell(event, service=service, instance=key))
     supervised = asyncio.create_task(server.run())
     supervised.add_done_callback(lambda task: stop.asked.set())

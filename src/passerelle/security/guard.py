@@ -7,8 +7,8 @@ lets it pass (None), answers itself (a :class:`~passerelle.messages.Response`), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from passerelle.errors import Failure, Kind
 from passerelle.messages import Fields, Response
@@ -43,19 +43,41 @@ class Asked:
 
     ``address`` is the client's, from the trusted end of the chain. ``answer`` collects field lines (with CRLF) for
     whatever is answered, ``upstream`` those that go to the service; ``withheld`` are lines of the client that do not.
+    ``certificate`` is the one that TLS has verified, as :meth:`ssl.SSLSocket.getpeercert` gives it.
+    ``pending`` is what the guard that said :class:`Wait` waits for.
     """
 
-    __slots__ = ("address", "answer", "fields", "identity", "method", "path", "upstream", "withheld")
+    __slots__ = (
+        "address",
+        "answer",
+        "certificate",
+        "fields",
+        "identity",
+        "method",
+        "path",
+        "pending",
+        "upstream",
+        "withheld",
+    )
 
-    def __init__(self, method: bytes, path: bytes, address: bytes, fields: Sequence[FieldLike]) -> None:
+    def __init__(
+        self,
+        method: bytes,
+        path: bytes,
+        address: bytes,
+        fields: Sequence[FieldLike],
+        certificate: Mapping[str, Any] | None = None,
+    ) -> None:
         self.method = method
         self.path = path
         self.address = address
         self.fields = fields
+        self.certificate = certificate
         self.answer = b""
         self.upstream = b""
         self.withheld: Sequence[bytes] = ()
         self.identity: Identity | None = None
+        self.pending: object = None
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field called ``name`` (lower case), or None."""

@@ -36,7 +36,7 @@ def value_text(value: Any) -> str:
 
 
 class Identity:
-    """A consumer, established: ``method`` is ``jwt`` or ``key``, ``key`` the API key's id (or empty).
+    """A consumer, established: ``method`` is ``jwt``, ``key`` or ``mtls``, ``key`` the API key's id (or empty).
 
     ``lines`` are the field lines for a service, with CRLF, made once. ValueError for a name or claim that is too long.
     """

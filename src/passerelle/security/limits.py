@@ -198,19 +198,26 @@ class RateLimits:
     def __call__(self, asked: Asked) -> None:
         """Count the request, or raise :class:`Refused` (429) with ``Retry-After``."""
         now = self._clock()
-        items: list[bytes] = []
-        admitted: list[tuple[Limit, bytes, int]] = []
-        refused: Limit | None = None
-        retry = 0
+        decided = []
         for limit in self._limits:
             key = limit.key_of(asked)
-            decision = decide(limit.rate, limit.table.get(key), now, limit.cost)
+            decided.append((limit, key, decide(limit.rate, limit.table.get(key), now, limit.cost)))
+        self.settle(asked, decided)
+        for limit, key, decision in decided:
             if decision.admitted:
-                admitted.append((limit, key, decision.full))
-            elif limit.dry:
-                self._on_dry()
-            elif decision.retry > retry:
-                refused, retry = limit, decision.retry
+                limit.table.put(key, decision.full, now * limit.rate.count)
+
+    def settle(self, asked: Asked, decided: Iterable[tuple[Limit, bytes, Decision]]) -> None:
+        """Tell the client what was ``decided``; raise :class:`Refused` where a limit that is not dry refuses."""
+        items: list[bytes] = []
+        refused: Limit | None = None
+        retry = 0
+        for limit, _, decision in decided:
+            if not decision.admitted:
+                if limit.dry:
+                    self._on_dry()
+                elif decision.retry > retry:
+                    refused, retry = limit, decision.retry
             if not limit.dry:
                 items.append(limit.item(decision))
         if items:
@@ -218,5 +225,3 @@ class RateLimits:
         if refused is not None:
             after = b"%d" % -(-retry // SECOND)
             raise Refused(Kind.RATE_LIMITED, f"over the limit {refused.name}", [(b"Retry-After", after)])
-        for limit, key, full in admitted:
-            limit.table.put(key, full, now * limit.rate.count)

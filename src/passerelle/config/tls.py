@@ -1,0 +1,54 @@
+"""The part of the configuration about TLS: at the listener, and to the instances of a service."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from passerelle.config.addresses import HOST
+from passerelle.config.base import Model
+from passerelle.config.values import File, Flag, Text
+
+
+def _version(found: object) -> object:
+    """``1.3`` without quotes is a number to YAML, and means the same."""
+    return str(found) if isinstance(found, float) else found
+
+
+def _server_name(found: object) -> object:
+    if isinstance(found, str) and not HOST(found):
+        raise ValueError(f"found {found!r}; allowed is a host name, such as users.internal")
+    return found
+
+
+class ListenerTls(Model):
+    """TLS at the listener: clients connect with `https://`."""
+
+    certificate: File = Field(description="The certificate in PEM, then those that lead from it to its issuer.")
+    key: File = Field(description="The private key of the certificate in PEM, without a password.")
+    client_ca: File | None = Field(
+        default=None, description="Mutual TLS: the authorities in PEM that certificates of clients must come from."
+    )
+    client: Literal["required", "optional"] = Field(
+        default="required", description="Whether a client may come without a certificate. With `client_ca` only."
+    )
+    minimum: Annotated[Literal["1.2", "1.3"], BeforeValidator(_version)] = Field(
+        default="1.2", description="The oldest version of TLS that is spoken."
+    )
+
+
+class ServiceTls(Model):
+    """How the gateway speaks TLS to the `https://` targets of a service."""
+
+    verify: Flag = Field(
+        default=True, description="Whether the instance must prove who it is; `false`: anybody may answer."
+    )
+    ca: File | None = Field(
+        default=None, description="The authorities in PEM that are believed; by default those of the system."
+    )
+    server_name: Annotated[Text, BeforeValidator(_server_name)] | None = Field(
+        default=None, description="The name to ask for (SNI) and to find in the certificate; by default the target's."
+    )
+    certificate: File | None = Field(default=None, description="The gateway's own certificate in PEM, if it is asked.")
+    key: File | None = Field(default=None, description="The private key of `certificate` in PEM, without a password.")

@@ -1,0 +1,232 @@
+"""The connection to Redis that shared limits go over: one for all requests, written to as they come (pipelining).
+
+No request waits long for it. An answer that has not come within :data:`PATIENCE` looks means that Redis is gone: who
+waits is told at once, who comes later does not wait at all, and the connection is made anew in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+from urllib.parse import unquote, urlsplit
+
+import hiredis
+
+from passerelle.security.shared_limits import DECIDE, HELLO, NOW, PREFIX
+
+# Between two looks at what is not answered (seconds), and how many looks an answer may take. Looks and not a time: a
+# process that was kept from running for a second sees one look go by, and reads what came meanwhile before the next.
+LOOK: Final = 0.05
+PATIENCE: Final = 3
+# How long a connection may take to be made, and the pause before the next one (seconds).
+_CONNECT: Final = 2.0
+_FIRST_PAUSE: Final = 0.05
+_LAST_PAUSE: Final = 1.0
+# How often this gateway says that it is there, in looks, and for how long it is believed (microseconds).
+_HELLO: Final = 20
+_BELIEVED: Final = 10_000_000
+
+_log = logging.getLogger(__name__)
+
+
+class Pending:
+    """A command that is not answered yet. ``result`` stays None when it never will be."""
+
+    __slots__ = ("_then", "looks", "result")
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.result: object = None
+        self._then: Callable[[], None] | None = None
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call ``call`` once, at the end."""
+        self._then = call
+
+    def end(self, result: object) -> None:
+        """Redis has said ``result``, or is gone (None)."""
+        self.result = result
+        then, self._then = self._then, None
+        if then is not None:
+            then()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: answers come in the order of the commands."""
+
+    def __init__(self, lost: Callable[[_Connection], None]) -> None:
+        self._lost = lost
+        self._reader = hiredis.Reader()
+        self._transport: asyncio.Transport | None = None
+        self._waiting: deque[Pending] = deque()
+
+    def send(self, words: Sequence[bytes], pending: Pending) -> Pending:
+        """Send a command, whose answer ``pending`` gets."""
+        assert self._transport is not None
+        self._waiting.append(pending)
+        pieces = [b"*%d\r\n" % len(words)]
+        pieces += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
+        self._transport.write(b"".join(pieces))
+        return pending
+
+    def is_late(self) -> bool:
+        """Look once more: whether an answer is overdue."""
+        for pending in self._waiting:
+            pending.looks += 1
+        return bool(self._waiting) and self._waiting[0].looks > PATIENCE
+
+    def abort(self) -> None:
+        """End it; who waits gets no answer."""
+        if self._transport is not None:
+            self._transport.abort()
+        waiting, self._waiting = self._waiting, deque()
+        for pending in waiting:
+            pending.end(None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It stands."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._lost(self)
+        self.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Answers."""
+        self._reader.feed(data)
+        try:
+            while (answer := self._reader.gets()) is not False:
+                if self._waiting:
+                    self._waiting.popleft().end(answer)
+                if isinstance(answer, hiredis.ReplyError):
+                    # It has forgotten the scripts, or may not write: a new connection shows whether that goes on.
+                    self.abort()
+                    return
+        except hiredis.ProtocolError:
+            self.abort()
+
+
+class RedisLink:
+    """``at_least`` is how many gateways are reckoned with before others were seen (the workers of the file)."""
+
+    def __init__(self, url: str, loop: asyncio.AbstractEventLoop, at_least: int) -> None:
+        self.url = url
+        self.gateways = at_least
+        self.up = False  # whether Redis is used at the moment
+        self._at_least = at_least
+        self._loop = loop
+        self._name = os.urandom(8).hex().encode("ascii")
+        self._scripts: list[bytes] = []
+        self._connection: _Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks = 0
+        self._lost = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self._task = self._loop.create_task(self._keep(), name="redis link")
+        self._look()
+
+    def stop(self) -> None:
+        """Disconnect for good."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self._drop()
+
+    def decide(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Pending | None:
+        """Run the script of the limits; None when Redis is gone."""
+        if not self.up or self._connection is None:
+            return None
+        words = (b"EVALSHA", self._scripts[0], b"%d" % len(keys), *keys, *arguments)
+        return self._connection.send(words, Pending())
+
+    # ---- in the background
+
+    async def _keep(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            self._lost.clear()
+            try:
+                async with asyncio.timeout(_CONNECT):
+                    await self._connect()
+            except (OSError, TimeoutError) as error:
+                self._drop()
+                if pause == _FIRST_PAUSE:
+                    _log.warning("redis: %s; each gateway admits its part of every limit", error or "no answer")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LAST_PAUSE)
+                continue
+            if pause != _FIRST_PAUSE:
+                _log.warning("redis: it is back; limits are shared")
+            pause = _FIRST_PAUSE
+            await self._lost.wait()
+
+    async def _connect(self) -> None:
+        parts = urlsplit(self.url)
+        secure = ssl.create_default_context() if parts.scheme == "rediss" else None
+        _, connection = await self._loop.create_connection(
+            lambda: _Connection(self._on_lost), parts.hostname or "", parts.port or 6379, ssl=secure
+        )
+        self._connection = connection
+        if parts.password:
+            user = [unquote(parts.username).encode()] if parts.username else []
+            await self._ask(b"AUTH", *user, unquote(parts.password).encode())
+        if number := parts.path.removeprefix("/"):
+            await self._ask(b"SELECT", number.encode())
+        self._scripts = [cast(bytes, await self._ask(b"SCRIPT", b"LOAD", s.encode())) for s in (NOW + DECIDE, HELLO)]
+        self._on_hello(await self._ask(*self._hello()))
+        self.up = True
+
+    async def _ask(self, *words: bytes) -> object:
+        """One answer; OSError when it is an error or never comes."""
+        if self._connection is None:
+            raise OSError("the connection was lost")
+        future: asyncio.Future[None] = self._loop.create_future()
+        pending = self._connection.send(words, Pending())
+        pending.then(lambda: None if future.done() else future.set_result(None))
+        await future
+        answer = pending.result
+        if answer is None or isinstance(answer, Exception):
+            raise OSError(str(answer or "the connection was lost"))
+        return answer
+
+    def _hello(self) -> tuple[bytes, ...]:
+        return b"EVALSHA", self._scripts[1], b"1", PREFIX + b"gateways", self._name, b"%d" % _BELIEVED
+
+    def _on_hello(self, answer: object) -> None:
+        if isinstance(answer, int):
+            self.gateways = max(answer, self._at_least)
+
+    def _on_lost(self, connection: _Connection) -> None:
+        if connection is self._connection:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Redis is gone, or as good as gone."""
+        self.up = False
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        self._lost.set()
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(LOOK, self._look)
+        self._looks += 1
+        connection = self._connection
+        if connection is None or not self.up:
+            return
+        if connection.is_late():
+            _log.warning("redis: no answer; each gateway admits its part of every limit")
+            self._drop()
+        elif self._looks % _HELLO == 0:
+            pending = connection.send(self._hello(), Pending())
+            pending.then(lambda: self._on_hello(pending.result))

@@ -1,0 +1,14 @@
+"""How often a worker looks after what it holds, and how long it waits; seconds, but for the backlog."""
+
+from __future__ import annotations
+
+# How often deadlines are looked at (seconds): a deadline is late by at most this.
+TICK = 0.05
+# How often connections, pools and streams are looked at.
+SWEEP = 1.0
+# An answer's body of which no byte comes for this long is given up (seconds). Server-sent events and long polls that
+# mean it send a comment sooner.
+STALL = 300.0
+BACKLOG = 4096
+# How long the last log lines may take at the end.
+LOG_SECONDS = 2.0

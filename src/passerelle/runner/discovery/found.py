@@ -1,0 +1,17 @@
+"""What every way of finding instances gives."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Found(NamedTuple):
+    """An instance that was found."""
+
+    host: str
+    port: int
+    weight: float = 1.0
+
+
+class CannotFind(Exception):
+    """There is no answer, or an empty one; the text says why, for people."""

@@ -1,0 +1,16 @@
+"""Loaded by schemathesis: no path parameters that the gateway refuses by itself, in words of its own (see B14, B15)."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote
+
+import schemathesis
+
+REFUSED = {chr(n) for n in (*range(32), 127)} | {"\\"}
+
+
+@schemathesis.hook
+def filter_path_parameters(context: Any, path_parameters: dict[str, Any] | None) -> bool:
+    """Whether the gateway passes these on."""
+    return not any(REFUSED & set(unquote(str(value))) for value in (path_parameters or {}).values())

@@ -1,0 +1,73 @@
+"""The shop as users run it, behind the gateway: two services in processes of their own, databases of this run alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from tests.runner.up import up
+
+SHOP = Path(__file__).resolve().parents[2] / "examples" / "shop"
+OPENAPI = SHOP / "openapi"
+START = 60.0
+"""Seconds that everything may take to start."""
+TABLES = {"users": "user", "products": "product"}
+KEPT = {name: f"SELECT * FROM {name} ORDER BY id" for name in TABLES}
+
+
+class Shop:
+    """A running shop: the gateway's port, and the databases to look into from outside."""
+
+    def __init__(self, port: int, databases: dict[str, Path]) -> None:
+        self.port = port
+        self._databases = databases
+
+    def rows(self) -> dict[str, list[tuple[object, ...]]]:
+        """All rows of both tables."""
+        return {name: self._read(name, statement) for name, statement in KEPT.items()}
+
+    def schemas(self) -> dict[str, list[tuple[object, ...]]]:
+        """What there is in both databases: tables, indexes, triggers, each as it was made."""
+        return {name: self._read(name, "SELECT type, name, sql FROM sqlite_master ORDER BY name") for name in TABLES}
+
+    def _read(self, name: str, statement: str) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(self._databases[name], timeout=START)) as connection:
+            return connection.execute(statement).fetchall()
+
+
+@contextmanager
+def shop(folder: Path) -> Iterator[Shop]:
+    """The shop with its seeds."""
+    databases = {name: folder / f"{name}.db" for name in TABLES}
+    env = {f"{name.upper()}_DATABASE_URL": f"sqlite:///{path}" for name, path in databases.items()}
+    for name in TABLES:
+        command = [sys.executable, "-m", "shopkit.prepare", name]
+        subprocess.run(command, cwd=SHOP, env={**os.environ, **env}, check=True, timeout=START, capture_output=True)
+    services = {
+        service: {"app": f"{name}:app", "cwd": str(SHOP), "env": env, "health": {"path": "/healthz", "timeout": "20s"}}
+        for name, service in TABLES.items()
+    }
+    part = {"pass_status": [404]}
+    routes = [
+        *({"path": f"/{service}", "service": service} for service in services),
+        *({"path": f"/{service}/{{{service}_id}}", "service": service} for service in services),
+        {
+            "path": "/api/{user_id}/{product_id}",
+            "methods": ["GET", "HEAD"],
+            "compose": {name: {"service": name, "path": f"/{name}/{{{name}_id}}", **part} for name in services},
+        },
+    ]
+    # JSON is YAML.
+    config = "\n".join(
+        f"{key}: {json.dumps(value)}"
+        for key, value in (("services", services), ("routes", routes), ("access_log", "off"))
+    )
+    with up(folder, config) as running:
+        running.says(r"listening on http", START)
+        yield Shop(running.listening()[0], databases)

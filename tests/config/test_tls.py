@@ -1,0 +1,54 @@
+"""Certificates that are there, but of no use: said at the key that names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trustme
+from cryptography.hazmat.primitives import serialization
+
+from passerelle.config import inspect_text
+
+ROUTES = "services: {u: {targets: ['https://127.0.0.1:5001']}}\nroutes: [{path: /, service: u}]\n"
+
+
+def said(folder: Path, tls: str) -> list[str]:
+    report = inspect_text(f"tls: {tls}\n{ROUTES}", folder=folder)
+    return [str(problem).replace(f"{folder}/", "") for problem in report.errors]
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    for stem in ("one", "two"):
+        issued = ca.issue_cert("localhost")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / f"{stem}.pem")
+        issued.private_key_pem.write_to_path(tmp_path / f"{stem}.key")
+    loaded = serialization.load_pem_private_key((tmp_path / "one.key").read_bytes(), None)
+    locked = loaded.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
+    )
+    (tmp_path / "locked.key").write_bytes(locked)
+    (tmp_path / "junk").write_text("junk")
+    at = "gateway.yaml:1:"
+    assert said(tmp_path, "{certificate: one.pem, key: one.key, client_ca: one.pem}") == []
+    assert said(tmp_path, "{certificate: one.pem, key: two.key}") == [
+        f"{at}34: tls.key: two.key is not the key of one.pem"
+    ]
+    assert said(tmp_path, "{certificate: junk, key: one.key}") == [
+        f"{at}20: tls.certificate: junk holds no certificate in PEM"
+    ]
+    assert said(tmp_path, "{certificate: one.pem, key: junk}") == [f"{at}34: tls.key: junk holds no private key in PEM"]
+    assert said(tmp_path, "{certificate: one.pem, key: locked.key}") == [
+        f"{at}34: tls.key: locked.key is encrypted; a gateway that starts by itself cannot ask for a password"
+    ]
+    assert said(tmp_path, "{certificate: one.pem, key: one.key, client_ca: junk}") == [
+        f"{at}54: tls.client_ca: junk holds no certificate in PEM"
+    ]
+
+
+def test_a_service_that_believes_anybody_is_warned_of() -> None:
+    text = ROUTES.replace("5001']}", "5001'], tls: {verify: false}}")
+    warnings = inspect_text(text).warnings
+    assert [(w.key, w.message) for w in warnings] == [
+        ("services.u.tls.verify", "who is on the way can read and change everything")
+    ]

@@ -1,0 +1,162 @@
+"""The running shop with logins, from the browser's side: processes, databases and cookies are all real."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sqlite3
+from collections.abc import Iterator
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shopkit import accounts, database
+from shopkit.prepare import prepare
+from tests.examples.conftest import SHOP
+from tests.runner.up import Up, up
+from tests.support.wire import wait_until
+
+LIMIT = 60.0  # seconds, for everything that is waited for: the machine may be busy
+CUSTOMER, ADMIN, OTHER = "user_1", "user_2", "user_3"
+PASSWORD = "correct horse"
+PRODUCT = {"name": "Thé vert", "price": 4.5}
+
+
+class Browser:
+    """Keeps cookies, and sends the token of its session as the shop's own page would."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.cookies: dict[str, str] = {}
+
+    def ask(self, method: str, path: str, body: Any = None, **fields: str) -> tuple[int, http.client.HTTPMessage, Any]:
+        if self.cookies:
+            fields["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        if body is not None:
+            fields["Content-Type"] = "application/json"
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), fields)
+            response = connection.getresponse()
+            text = response.read()
+        finally:
+            connection.close()
+        for line in response.headers.get_all("Set-Cookie") or []:
+            for name, morsel in SimpleCookie(line).items():
+                if morsel["max-age"] == "0":
+                    self.cookies.pop(name, None)
+                else:
+                    self.cookies[name] = morsel.value
+        return response.status, response.headers, json.loads(text) if text else None
+
+    def status(self, method: str, path: str, body: Any = None, **fields: str) -> int:
+        return self.ask(method, path, body, **fields)[0]
+
+    def login(self, name: str, password: str = PASSWORD) -> tuple[int, http.client.HTTPMessage, Any]:
+        return self.ask("POST", "/login", {"username": name, "password": password})
+
+    @property
+    def token(self) -> dict[str, str]:
+        return {"X-CSRF-Token": self.cookies["session-csrf"], "Origin": f"http://127.0.0.1:{self.port}"}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Up]:
+    """``gateway-secure.yaml`` as it is, but for its ports, one instance each, and databases of its own."""
+    urls = {service: f"sqlite:///{tmp_path / service}.db" for service in ("users", "products")}
+    for service, url in urls.items():
+        prepare(service, url)
+    engine = database.connect(urls["users"])
+    for name, role in ((CUSTOMER, "customer"), (ADMIN, "admin"), (OTHER, "customer")):
+        assert accounts.give(engine, name, PASSWORD, role)
+    engine.dispose()
+    config = yaml.safe_load((SHOP / "gateway-secure.yaml").read_text("utf-8"))
+    del config["listen"], config["admin"]
+    config["sessions"]["store"] = str(tmp_path / "sessions.db")
+    for service in config["services"].values():
+        service |= {"cwd": str(SHOP), "instances": 1}
+    env = {f"{service.upper()}_DATABASE_URL": url for service, url in urls.items()}
+    with up(tmp_path, yaml.safe_dump(config), env=env) as running:
+        running.says("listening on", LIMIT)
+        running.listening()
+        yield running
+        assert running.stop(limit=LIMIT) == 0
+
+
+def age(file: Path, seconds: float) -> None:
+    """Make every session so much older."""
+    db = sqlite3.connect(file, timeout=LIMIT, isolation_level=None)
+    db.execute("UPDATE sessions SET created = created - ?, used = used - ?", (seconds, seconds))
+    db.close()
+
+
+@pytest.mark.slow
+def test_logins(shop: Up, tmp_path: Path) -> None:
+    stranger, customer, admin = Browser(shop.port), Browser(shop.port), Browser(shop.port)
+
+    # Anybody sees products; users and what changes something need a login.
+    assert stranger.status("GET", "/product/1") == 200
+    assert stranger.status("GET", "/user/1") == 401
+    assert stranger.status("GET", "/api/1/1") == 401
+    assert stranger.status("POST", "/product", PRODUCT) == 401
+    # The service's own question about passwords cannot be asked through the gateway.
+    asked = {"username": CUSTOMER, "password": PASSWORD}
+    for path in ("/internal/verify", "/user/../internal/verify", "/user/%2e%2e/internal/verify"):
+        assert stranger.status("POST", path, asked) in (400, 404, 405)
+
+    # Login.
+    status, fields, said = customer.login(CUSTOMER)
+    assert (status, said["user"], said["roles"]) == (200, "1", ["customer"])
+    assert fields["Cache-Control"] == "no-store"
+    assert customer.ask("GET", "/user/1")[2]["username"] == CUSTOMER
+    assert customer.ask("GET", "/api/1/1")[2]["product"]["price"] == 19.99
+    assert admin.login(ADMIN)[0] == 200
+
+    # A customer is refused, an admin allowed.
+    assert customer.status("POST", "/product", PRODUCT, **customer.token) == 403
+    status, fields, said = admin.ask("POST", "/product", PRODUCT, **admin.token)
+    assert status == 201
+    created = fields["Location"]
+    assert admin.status("PUT", created, {**PRODUCT, "price": 5.0}, **admin.token) == 200
+    assert customer.status("PUT", created, PRODUCT, **customer.token) == 403
+    assert customer.status("DELETE", created, **customer.token) == 403
+    assert stranger.ask("GET", created)[2]["price"] == 5.0
+
+    # What another page makes the admin's browser send is refused.
+    assert admin.status("POST", "/product", PRODUCT) == 403
+    assert admin.status("POST", "/product", PRODUCT, **{**admin.token, "Origin": "https://evil.example"}) == 403
+    assert admin.status("POST", "/product", PRODUCT, **{**admin.token, "Sec-Fetch-Site": "cross-site"}) == 403
+    assert admin.status("POST", "/product", PRODUCT, **{**admin.token, "X-CSRF-Token": "x" * 43}) == 403
+    assert admin.status("POST", "/logout", **{"Sec-Fetch-Site": "cross-site"}) == 403
+    assert stranger.status("GET", f"/product/{int(created.split('/')[2]) + 1}") == 404
+
+    # Five wrong passwords, then not even the right one; others are not held up.
+    for _ in range(5):
+        assert stranger.login(OTHER, "wrong password")[0] == 401
+    status, fields, _ = stranger.login(OTHER)
+    assert status == 429 and int(fields["Retry-After"]) > 0
+    assert Browser(shop.port).login(CUSTOMER)[0] == 200
+
+    # Logout ends the session itself, not only its cookie.
+    kept = dict(customer.cookies)
+    assert customer.status("POST", "/logout", **customer.token) == 204
+    assert customer.cookies == {}
+    customer.cookies = kept
+    assert customer.status("GET", "/user/1") == 401
+
+    # A login ends the session that the browser had.
+    before = dict(admin.cookies)
+    assert admin.login(ADMIN)[0] == 200
+    assert admin.cookies["session"] != before["session"]
+    old = Browser(shop.port)
+    old.cookies = before
+    assert old.status("GET", "/user/1") == 401
+    assert admin.status("GET", "/user/1") == 200
+
+    # A session ends twelve hours after its login, used or not.
+    age(tmp_path / "sessions.db", 12 * 3600)
+    wait_until(lambda: admin.status("GET", "/user/1") == 401, "the session is over", LIMIT)
+    assert PASSWORD not in shop.text and before["session"] not in shop.text

@@ -1,0 +1,155 @@
+"""The time of one attempt, and the time left that services are told."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.support.client import Client, chunks, head
+from tests.support.expect import problem
+from tests.support.gateways import Rig, Running, settle
+from tests.support.upstream import Connection, Upstream, answering, ok
+from tests.support.wire import wait_until
+
+FIELD = "passerelle-timeout-ms"
+JSON = b"Content-Type: application/json"
+
+
+def frozen(rig: Rig) -> Upstream:
+    """Takes requests and never answers."""
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+
+    return rig.upstream(script)
+
+
+def bounded(rig: Rig, *ups: Upstream, **service: object) -> Running:
+    return rig.forward(
+        *ups, service={"balance": "round_robin", **service}, route={"attempt_timeout": "100ms", "timeout": "25s"}
+    )
+
+
+def test_a_frozen_instance_is_left_for_the_other(rig: Rig) -> None:
+    stuck, good = frozen(rig), rig.upstream(answering(ok(b"good")))
+    gateway = bounded(rig, stuck, good)
+    client = rig.connect(gateway)
+    assert [client.request().body for _ in range(6)] == [b"good"] * 6
+    assert len(stuck.requests) >= 1
+    stuck.wait_all_closed()
+    settle(gateway)
+    found = gateway.snapshot()["services"]["u"]
+    assert found["retries"] == found["failures"]["timeout"] == len(stuck.requests)
+
+
+def test_frozen_instances_are_ejected(rig: Rig) -> None:
+    stuck, good = frozen(rig), rig.upstream(answering(ok(b"good")))
+    gateway = bounded(rig, stuck, good, eject={"failures": 2, "at_most": "100%"})
+    client = rig.connect(gateway)
+    assert [client.request().body for _ in range(20)] == [b"good"] * 20
+    assert len(stuck.requests) == 2
+
+
+def test_what_may_not_be_sent_again_goes_on_to_the_deadline(rig: Rig) -> None:
+    release = threading.Event()
+
+    def late(conn: Connection) -> None:
+        conn.read_request()
+        conn.wait(release)
+        conn.send(ok(b"late"))
+
+    one, two = rig.upstream(late), rig.upstream(late)
+    gateway = bounded(rig, one, two)
+    client, other = rig.connect(gateway), rig.connect(gateway)
+    client.send(head("POST", "/", length=2) + b"hi")
+    wait_until(lambda: one.requests or two.requests, "it is there")
+    other.send(head())  # this one is tried at both: by then the other had its time, too
+    wait_until(lambda: len(one.requests) + len(two.requests) == 3, "another attempt for the other")
+    release.set()
+    assert client.read_response("POST").body == b"late"
+    assert other.read_response().body == b"late"
+
+
+def test_the_last_attempt_has_all_of_the_time(rig: Rig) -> None:
+    release = threading.Event()
+
+    def late(conn: Connection) -> None:
+        conn.read_request()
+        conn.wait(release)
+        conn.send(ok(b"late"))
+
+    ups = [rig.upstream(late), rig.upstream(late)]
+    gateway = bounded(rig, *ups)
+    client = rig.connect(gateway)
+    client.send(head())
+    wait_until(lambda: all(u.requests for u in ups), "both were asked")
+    release.set()
+    assert client.read_response().body == b"late"
+
+
+def test_the_deadline_of_the_route_holds(rig: Rig) -> None:
+    gateway = rig.forward(frozen(rig), frozen(rig), route={"attempt_timeout": "100ms", "timeout": "500ms"})
+    problem(rig.connect(gateway).request(), 504)
+    settle(gateway)
+
+
+def test_who_waits_for_a_connection_to_a_frozen_instance_goes_elsewhere(rig: Rig) -> None:
+    stuck, good = frozen(rig), rig.upstream(answering(ok(b"good")))
+    gateway = bounded(rig, stuck, good, max_connections=1, eject="off")
+    clients = [rig.connect(gateway) for _ in range(6)]
+    for client in clients:
+        client.send(head())
+    assert [client.read_response().body for client in clients] == [b"good"] * 6
+    settle(gateway)
+
+
+def test_an_upload_takes_the_time_that_its_client_takes(rig: Rig) -> None:
+    ups = [rig.upstream(answering(ok(b"whole"))) for _ in range(2)]
+    gateway = bounded(rig, *ups)
+    client = rig.connect(gateway)
+    client.send(head("PUT", "/", ("Transfer-Encoding", "chunked")) + b"2\r\nhi\r\n")
+    wait_until(lambda: sum(len(u.heads) for u in ups) == 1, "it is on its way")
+    mark = rig.forward(frozen(rig), route={"timeout": "400ms"})
+    problem(rig.connect(mark).request(), 504)  # four times as long as an attempt
+    client.send(chunks(b"ho"))
+    assert client.read_response("PUT").body == b"whole"
+    assert sum(len(u.heads) for u in ups) == 1
+
+
+def told(upstream: Upstream) -> list[int]:
+    return [int(value) for request in upstream.requests for value in request.all(FIELD)]
+
+
+def test_services_are_told_the_time_left(rig: Rig) -> None:
+    stuck, good = frozen(rig), rig.upstream(answering(ok()))
+    service = {"balance": "round_robin"}
+    route = {"attempt_timeout": "100ms", "timeout": "25s", "tell_deadline": True}
+    client = rig.connect(rig.forward(stuck, good, service=service, route=route))
+    for _ in range(3):
+        assert client.request("GET", "/", (FIELD, "1")).status == 200
+    first, second = told(stuck), told(good)
+    assert first and second and len(second) == len(good.requests)
+    assert all(20_000 < value <= 25_000 for value in first + second)
+    assert min(second) <= 24_900  # an attempt of 100 ms was made before it
+
+
+def test_nobody_is_told_without_being_asked(rig: Rig) -> None:
+    good = rig.upstream(answering(ok()))
+    assert rig.connect(rig.forward(good)).request("GET", "/", (FIELD, "1")).status == 200
+    assert told(good) == []
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_parts_have_both(rig: Rig, cached: bool) -> None:
+    stuck, good = frozen(rig), rig.upstream(answering(ok(b"1", JSON)))
+    part = {"service": "u", "path": "/x", "timeout": "20s", **({"cache": {"ttl": "60s"}} if cached else {})}
+    gateway = rig.gateway(
+        {"u": {"targets": [stuck.url, good.url], "balance": "round_robin"}},
+        [{"path": "/", "compose": {"a": part}, "attempt_timeout": "100ms", "timeout": "25s", "tell_deadline": True}],
+    )
+    client: Client = rig.connect(gateway)
+    assert [client.request().body for _ in range(3)] == [b'{"a":1}'] * 3
+    assert len(good.requests) == (1 if cached else 3)
+    assert all(15_000 < value <= 20_000 for value in told(stuck) + told(good)) and told(good)
