@@ -20,9 +20,7 @@ _KEPT = 'add_header Cache-Control "public, max-age=86400";'
 COMPOSED = f'{{"user":{USER},"product":{PRODUCT}}}'
 
 
-def start(
-    rig: Rig, count: int = 3, connections: int = 4096, *, kept: bool = False
-) -> tuple[Server, Sequence[str]]:
+def start(rig: Rig, count: int = 3, connections: int = 4096, *, kept: bool = False) -> tuple[Server, Sequence[str]]:
     """Start it on ``count`` ports of the load's CPU; returns it and its addresses. Caches may keep the ``kept``."""
     lasting = _KEPT if kept else ""
     ports = [rig.port() for _ in range(count)]
