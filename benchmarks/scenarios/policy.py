@@ -51,14 +51,14 @@ class Policy:
 
     def run(self, bench: Bench) -> Iterable[Figure]:
         _, addresses = upstreams.start(bench.rig)
-        load = Load("/user/42", headers={**wrk.BROWSER, "Authorization": f"Bearer {token(SHARED)}"})
+        load = Load("/user/42", headers=bearer(token(SHARED)))
         contestants: list[Guard] = bench.present([HAProxy(), Envoy()])
         cells = []
         for peer in (bench.ours(), *contestants):
             site = bench.site(peer.name, addresses)
             server = bench.start(peer.name, site, peer.policy(site, SHARED), load.path, headers=load.headers)
             wrong = (token("x" * 40), token(SHARED, -3600.0))
-            refused = [fetch(site.port, load.path, _bearer(each))[0] for each in wrong]
+            refused = [fetch(site.port, load.path, bearer(each))[0] for each in wrong]
             if refused != [401, 401]:
                 raise RigError(
                     f"{peer.name} answered {refused} to a token signed by others and to one that has expired"
@@ -70,5 +70,6 @@ class Policy:
             yield cpu_figure(self.name, "10hdr", runs[f"10hdr {OURS}"], name, theirs, TARGETS.get(name))
 
 
-def _bearer(text: str) -> dict[str, str]:
+def bearer(text: str) -> dict[str, str]:
+    """The load's fields with this token."""
     return {**wrk.BROWSER, "Authorization": f"Bearer {text}"}
