@@ -1,4 +1,5 @@
-"""The connection to Redis that shared limits go over: one for all requests, written to as they come (pipelining).
+"""The connection to Redis that shared limits, sessions and keys go over: one for all requests, written to as they come
+(pipelining).
 
 No request waits long for it. An answer that has not come within :data:`PATIENCE` looks means that Redis is gone: who
 waits is told at once, who comes later does not wait at all, and the connection is made anew in the background.
@@ -12,12 +13,29 @@ import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
+from hashlib import sha1
 from typing import Final, cast
 from urllib.parse import unquote, urlsplit
 
 import hiredis
 
+from passerelle.security import shared_keys, shared_logins, shared_sessions
 from passerelle.security.shared_limits import DECIDE, HELLO, NOW, PREFIX
+
+# Every script that is run, without the lines that set ``now`` (us), which each of them begins with.
+SCRIPTS: Final = (
+    DECIDE,
+    HELLO,
+    shared_keys.FIND,
+    shared_logins.GIVE_BACK,
+    shared_sessions.HOLD,
+    shared_sessions.OPEN,
+    shared_sessions.END,
+)
+# By which name Redis calls a script; it names them so itself, and nothing is kept secret by that.
+_NAMES: Final = {
+    script: sha1((NOW + script).encode(), usedforsecurity=False).hexdigest().encode() for script in SCRIPTS
+}
 
 # Between two looks at what is not answered (seconds), and how many looks an answer may take. Looks and not a time: a
 # process that was kept from running for a second sees one look go by, and reads what came meanwhile before the next.
@@ -31,7 +49,13 @@ _LAST_PAUSE: Final = 1.0
 _HELLO: Final = 20
 _BELIEVED: Final = 10_000_000
 
+_GONE: Final = "each gateway admits its part of every limit, and sessions and keys that are kept there are not verified"
+
 _log = logging.getLogger(__name__)
+
+
+def _words(script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> tuple[bytes, ...]:
+    return (b"EVALSHA", _NAMES[script], b"%d" % len(keys), *keys, *arguments)
 
 
 class Pending:
@@ -122,7 +146,8 @@ class RedisLink:
         self._at_least = at_least
         self._loop = loop
         self._name = os.urandom(8).hex().encode("ascii")
-        self._scripts: list[bytes] = []
+        # What came before the first connection stood or could not be made: that alone is worth waiting for.
+        self._early: list[tuple[tuple[bytes, ...], Pending]] | None = []
         self._connection: _Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -141,13 +166,27 @@ class RedisLink:
         if self._task is not None:
             self._task.cancel()
         self._drop()
+        self._end_early()
 
-    def decide(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Pending | None:
-        """Run the script of the limits; None when Redis is gone."""
+    @property
+    def usable(self) -> bool:
+        """Whether Redis is there, or may be in a moment."""
+        return self.up or self._early is not None
+
+    def run(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Pending | None:
+        """Run one of :data:`SCRIPTS`; None when Redis is gone, or not there yet."""
         if not self.up or self._connection is None:
             return None
-        words = (b"EVALSHA", self._scripts[0], b"%d" % len(keys), *keys, *arguments)
-        return self._connection.send(words, Pending())
+        return self._connection.send(_words(script, keys, arguments), Pending())
+
+    def ask(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Pending | None:
+        """The same for what cannot do without an answer: while the first connection is being made, it waits for that
+        (2 s at most)."""
+        if self._early is None:
+            return self.run(script, keys, arguments)
+        pending = Pending()
+        self._early.append((_words(script, keys, arguments), pending))
+        return pending
 
     # ---- in the background
 
@@ -160,13 +199,14 @@ class RedisLink:
                     await self._connect()
             except (OSError, TimeoutError) as error:
                 self._drop()
+                self._end_early()
                 if pause == _FIRST_PAUSE:
-                    _log.warning("redis: %s; each gateway admits its part of every limit", error or "no answer")
+                    _log.warning("redis: %s; %s", error or "no answer", _GONE)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LAST_PAUSE)
                 continue
             if pause != _FIRST_PAUSE:
-                _log.warning("redis: it is back; limits are shared")
+                _log.warning("redis: it is back")
             pause = _FIRST_PAUSE
             await self._lost.wait()
 
@@ -182,9 +222,13 @@ class RedisLink:
             await self._ask(b"AUTH", *user, unquote(parts.password).encode())
         if number := parts.path.removeprefix("/"):
             await self._ask(b"SELECT", number.encode())
-        self._scripts = [cast(bytes, await self._ask(b"SCRIPT", b"LOAD", s.encode())) for s in (NOW + DECIDE, HELLO)]
+        for script in SCRIPTS:
+            await self._ask(b"SCRIPT", b"LOAD", (NOW + script).encode())
         self._on_hello(await self._ask(*self._hello()))
         self.up = True
+        early, self._early = self._early, None
+        for words, pending in early or ():
+            connection.send(words, pending)
 
     async def _ask(self, *words: bytes) -> object:
         """One answer; OSError when it is an error or never comes."""
@@ -200,7 +244,7 @@ class RedisLink:
         return answer
 
     def _hello(self) -> tuple[bytes, ...]:
-        return b"EVALSHA", self._scripts[1], b"1", PREFIX + b"gateways", self._name, b"%d" % _BELIEVED
+        return _words(HELLO, [PREFIX + b"gateways"], [self._name, b"%d" % _BELIEVED])
 
     def _on_hello(self, answer: object) -> None:
         if isinstance(answer, int):
@@ -218,6 +262,11 @@ class RedisLink:
             connection.abort()
         self._lost.set()
 
+    def _end_early(self) -> None:
+        early, self._early = self._early, None
+        for _, pending in early or ():
+            pending.end(None)
+
     def _look(self) -> None:
         self._timer = self._loop.call_later(LOOK, self._look)
         self._looks += 1
@@ -225,7 +274,7 @@ class RedisLink:
         if connection is None or not self.up:
             return
         if connection.is_late():
-            _log.warning("redis: no answer; each gateway admits its part of every limit")
+            _log.warning("redis: no answer; %s", _GONE)
             self._drop()
         elif self._looks % _HELLO == 0:
             pending = connection.send(self._hello(), Pending())

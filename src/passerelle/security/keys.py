@@ -78,6 +78,11 @@ def digest_of(key: bytes) -> bytes | None:
     return hashlib.sha256(key).digest() if _FORM.fullmatch(key) else None
 
 
+def is_id(text: str) -> bool:
+    """Whether ``text`` has the form of a key's id."""
+    return _ID.fullmatch(text) is not None
+
+
 class UnknownKey(LookupError):
     """No key has this id."""
 
@@ -162,7 +167,7 @@ class KeyStore:
 
     def get(self, identity: str) -> ApiKey | None:
         """The key with this id, or None."""
-        if not _ID.fullmatch(identity):
+        if not is_id(identity):
             return None
         row = self._db.execute(f"SELECT {_COLUMNS} FROM keys WHERE id = ?", (identity,)).fetchone()  # noqa: S608
         return _key(row) if row else None
