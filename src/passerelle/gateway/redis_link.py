@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import hiredis
 
+from passerelle.caching.redis_times import CONNECT, FIRST_PAUSE, LAST_PAUSE
 from passerelle.security import shared_keys, shared_logins, shared_sessions
 from passerelle.security.shared_limits import DECIDE, HELLO, NOW, PREFIX
 
@@ -41,10 +42,6 @@ _NAMES: Final = {
 # process that was kept from running for a second sees one look go by, and reads what came meanwhile before the next.
 LOOK: Final = 0.05
 PATIENCE: Final = 3
-# How long a connection may take to be made, and the pause before the next one (seconds).
-_CONNECT: Final = 2.0
-_FIRST_PAUSE: Final = 0.05
-_LAST_PAUSE: Final = 1.0
 # How often this gateway says that it is there, in looks, and for how long it is believed (microseconds).
 _HELLO: Final = 20
 _BELIEVED: Final = 10_000_000
@@ -191,23 +188,23 @@ class RedisLink:
     # ---- in the background
 
     async def _keep(self) -> None:
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
             self._lost.clear()
             try:
-                async with asyncio.timeout(_CONNECT):
+                async with asyncio.timeout(CONNECT):
                     await self._connect()
             except (OSError, TimeoutError) as error:
                 self._drop()
                 self._end_early()
-                if pause == _FIRST_PAUSE:
+                if pause == FIRST_PAUSE:
                     _log.warning("redis: %s; %s", error or "no answer", _GONE)
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, _LAST_PAUSE)
+                pause = min(2 * pause, LAST_PAUSE)
                 continue
-            if pause != _FIRST_PAUSE:
+            if pause != FIRST_PAUSE:
                 _log.warning("redis: it is back")
-            pause = _FIRST_PAUSE
+            pause = FIRST_PAUSE
             await self._lost.wait()
 
     async def _connect(self) -> None:
