@@ -67,6 +67,28 @@ def test_create_list_rotate_revoke(run, find) -> None:
     assert run("rotate", made.id)[0] == 1
 
 
+def test_keys_of_a_file_are_taken_over(run, find, tmp_path: Path) -> None:
+    ids = []
+    with closing(KeyStore(tmp_path / "before.db")) as before:
+        for owner, expires in (("app", None), ("é", 2), ("old", None)):
+            made, key = before.create(owner, ["a"], 1, expires)
+            ids.append(made.id)
+        before.touch({ids[0]: 5})
+        before.revoke(ids[2], 9)
+        expected = before.all()
+    code, said, _ = run("import", "before.db")
+    assert (code, said) == (0, "3 of 3 keys taken over, 0 there already\n")
+    assert [(row["id"], row["state"]) for row in json.loads(run("list", "--json")[1])] == [
+        (each.id, each.refusal(10)) if each.refusal(10) else (each.id, "holds") for each in expected
+    ]
+    assert find(key) == expected[[each.id for each in expected].index(ids[2])]
+    run("revoke", ids[0])
+    assert run("import", "before.db")[1] == "0 of 3 keys taken over, 3 there already\n"
+    states = {row["id"]: row["state"] for row in json.loads(run("list", "--json")[1])}
+    assert states[ids[0]] == "revoked"
+    assert run("import", "nowhere.db")[0] == 2 and not Path("nowhere.db").exists()
+
+
 def test_a_redis_that_is_not_there(run) -> None:
     Path("gateway.yaml").write_text("redis: redis://:secret@127.0.0.1:1/0\n" + CONFIG.replace("var.db", "redis"))
     for arguments in (["list"], ["create", "--owner", "app"]):

@@ -1,11 +1,11 @@
-"""Commands about API keys: ``passerelle keys create|list|rotate|revoke``."""
+"""Commands about API keys: ``passerelle keys create|list|rotate|revoke|import``."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,10 +15,11 @@ from passerelle.cli_support import LazyGroup, answer_no, json_option, print_json
 
 if TYPE_CHECKING:
     from passerelle.config.models import Config
-    from passerelle.security.keys import ApiKey
+    from passerelle.security.keys import ApiKey, KeyStore
 
 _COMMANDS = {
     "create": "passerelle.cli_keys:create",
+    "import": "passerelle.cli_keys:import_keys",
     "list": "passerelle.cli_keys:list_keys",
     "rotate": "passerelle.cli_keys:rotate",
     "revoke": "passerelle.cli_keys:revoke",
@@ -31,7 +32,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @click.group(cls=LazyGroup, lazy=_COMMANDS)
 def keys() -> None:
-    """Make, list, rotate and revoke the API keys of a configuration.
+    """Make, list, rotate, revoke and import the API keys of a configuration.
 
     The keys are where `keys: {store: …}` of the configuration says: in an SQLite file, or in Redis. Running gateways
     see every change within about a second.
@@ -64,6 +65,9 @@ class Store(Protocol):
     def revoke(self, identity: str, now: int) -> None:
         """End one."""
 
+    def put(self, key: ApiKey, digest: bytes) -> bool:
+        """Take one over; False where it is there."""
+
     def all(self) -> list[ApiKey]:
         """Every key."""
 
@@ -79,6 +83,7 @@ def _store(config: str | None) -> Iterator[Store]:
     if read.keys is None:
         raise click.UsageError("the configuration has no keys; add keys: {store: keys.db}")
     try:
+        opened: AbstractContextManager[Store]
         opened = _file(read.keys.store) if isinstance(read.keys.store, Path) else _redis(read)
         with opened as store:
             yield store
@@ -88,7 +93,7 @@ def _store(config: str | None) -> Iterator[Store]:
 
 
 @contextmanager
-def _file(path: Path) -> Iterator[Store]:
+def _file(path: Path) -> Iterator[KeyStore]:
     import sqlite3
 
     from passerelle.security.keys import KeyStore
@@ -197,6 +202,25 @@ def revoke(identity: str, config: str | None) -> None:
     with _store(config) as store:
         store.revoke(identity, int(time.time()))
     click.echo(f"{identity}: revoked")
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_config_option
+def import_keys(file: Path, config: str | None) -> None:
+    """Take over the keys of the SQLite file FILE, such as when they are to be in Redis from now on.
+
+    Keys that are there already, by their ids, stay as they are; FILE is not changed.
+
+    \b
+    Examples:
+      passerelle keys import var/keys.db
+    """
+    with _file(file) as source:
+        found = source.export()
+    with _store(config) as store:
+        taken = sum(store.put(key, digest) for key, digest in found)
+    click.echo(f"{taken} of {len(found)} keys taken over, {len(found) - taken} there already")
 
 
 def _show_new(made: ApiKey, key: str, *, as_json: bool) -> None:

@@ -308,11 +308,21 @@ def test_a_redis_that_hangs_is_not_waited_for(rig: Rig, server: RedisServer, tmp
     shop.store.close()
 
 
-def test_a_redis_beside_keys_in_a_file_changes_nothing(rig: Rig, server: RedisServer, tmp_path: Path) -> None:
+def test_a_redis_beside_keys_in_a_file_changes_nothing_until_it_is_named(
+    rig: Rig, server: RedisServer, tmp_path: Path
+) -> None:
     shop = Shop(rig, tmp_path)
-    key = shop.key()
+    key, later = shop.key(), shop.key("later")
     shop.gateway.reload(shop.services, shop.routes, **shop.top, redis=server.url)
     assert shop.get("/any", key).status == 200
+    assert isinstance(shop.store, KeyStore)
+    with Redis(port=server.port) as client:
+        shared = SharedKeyStore(client)
+        first = shop.store.export()[0]
+        assert shared.put(*first) and not shared.put(*first)
+    shop.gateway.reload(shop.services, shop.routes, **{**shop.top, "keys": {}}, redis=server.url)
+    for each in (key, later):
+        assert shop.get("/any", each).status == (200 if first[0].id in each else 401)
     shop.store.close()
 
 

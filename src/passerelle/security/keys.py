@@ -182,6 +182,24 @@ class KeyStore:
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM keys ORDER BY created, id").fetchall()  # noqa: S608
         return [_key(row) for row in rows]
 
+    def export(self) -> list[tuple[ApiKey, bytes]]:
+        """Every key with its digest, which is all that another store needs of it."""
+        rows = self._db.execute(f"SELECT {_COLUMNS}, digest FROM keys ORDER BY created, id").fetchall()  # noqa: S608
+        return [(_key(row[:-1]), row[-1]) for row in rows]
+
+    def put(self, key: ApiKey, digest: bytes) -> bool:
+        """Take over a key of another store. False where there is one with its id already, which stays as it is."""
+        row = (
+            *(key.id, digest, key.owner, json.dumps(key.scopes), key.created),
+            *(key.expires, key.revoked, key.last_used, key.replaces),
+        )
+        done = self._db.execute(
+            "INSERT INTO keys (id, digest, owner, scopes, created, expires, revoked, last_used, replaces)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            row,
+        )
+        return done.rowcount == 1
+
     def touch(self, used: Mapping[str, int]) -> None:
         """Note when keys (by id) were used last."""
         self._db.execute("BEGIN IMMEDIATE")

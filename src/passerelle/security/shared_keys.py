@@ -77,6 +77,12 @@ def _name_of(digest: bytes) -> bytes:
     return PREFIX + b"digest:" + digest.hex().encode("ascii")
 
 
+def _digest(key: str) -> bytes:
+    digest = digest_of(key.encode("ascii"))
+    assert digest is not None, "a key of our own"
+    return digest
+
+
 def _key(identity: str, found: Sequence[bytes]) -> ApiKey:
     owner, scopes, created, expires, revoked, last_used, replaces = found
     return ApiKey(
@@ -122,7 +128,7 @@ class SharedKeyStore:
         """A new key of ``owner``: what is stored of it, and the key itself, which cannot be had again."""
         identity, key = new_key()
         made = ApiKey(identity, owner, tuple(scopes), now, expires, None, None, None)
-        self._add(made, key, [], [])
+        self._add(made, _digest(key))
         return made, key
 
     def rotate(self, identity: str, now: int, overlap: int, expires: int | None = None) -> tuple[ApiKey, str]:
@@ -135,7 +141,7 @@ class SharedKeyStore:
             raise UnknownKey(identity)
         new, key = new_key()
         made = ApiKey(new, old.owner, old.scopes, now, expires, None, None, identity)
-        if not self._add(made, key, [_name(identity)], [now, now + overlap]):
+        if not self._add(made, _digest(key), _name(identity), now, now + overlap):
             raise UnknownKey(identity)
         return made, key
 
@@ -156,13 +162,15 @@ class SharedKeyStore:
         found = [self.get(identity.decode()) for identity in self._client.smembers(IDS)]
         return sorted((key for key in found if key is not None), key=lambda key: (key.created, key.id))
 
-    def _add(self, made: ApiKey, key: str, replaced: list[bytes], times: list[int]) -> bool:
-        digest = digest_of(key.encode("ascii"))
-        assert digest is not None, "a key of our own"
-        values = made.owner, json.dumps(made.scopes), made.created, made.expires, None, None, made.replaces
+    def put(self, key: ApiKey, digest: bytes) -> bool:
+        """Take over a key of another store. False where there is one with its id already, which stays as it is."""
+        return self.get(key.id) is None and self._add(key, digest)
+
+    def _add(self, key: ApiKey, digest: bytes, replaced: bytes | None = None, *times: int) -> bool:
+        values = [key.owner, json.dumps(key.scopes), key.created, key.expires, key.revoked, key.last_used, key.replaces]
         pairs = [word for pair in zip(_FIELDS, values, strict=True) if pair[1] is not None for word in pair]
-        names = [_name(made.id), _name_of(digest), IDS, *replaced]
-        return bool(self._client.eval(ADD, len(names), *names, made.id, len(pairs), *pairs, *times))
+        names = [_name(key.id), _name_of(digest), IDS, *([] if replaced is None else [replaced])]
+        return bool(self._client.eval(ADD, len(names), *names, key.id, len(pairs), *pairs, *times))
 
 
 @dataclass(slots=True)
