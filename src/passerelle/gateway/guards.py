@@ -105,12 +105,12 @@ def _link(config: Config, loop: asyncio.AbstractEventLoop, before: RedisLink | N
     kept = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
     if config.redis is None or not (counted or kept):
         return None
-    if before is not None and before.url == config.redis.url:
+    if before is not None and (before.url, before.needed) == (config.redis.url, kept):
         return before
     # An extra: imported where a configuration needs it, whose check has seen that it is there.
     from passerelle.gateway.redis_link import RedisLink
 
-    return RedisLink(config.redis.url, loop, config.workers)
+    return RedisLink(config.redis.url, loop, config.workers, needed=kept)
 
 
 def _needed(link: RedisLink | None) -> RedisLink:

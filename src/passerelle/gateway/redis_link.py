@@ -1,8 +1,8 @@
 """The connection to Redis that shared limits, sessions and keys go over: one for all requests, written to as they come
 (pipelining).
 
-No request waits long for it. An answer that has not come within :data:`PATIENCE` looks means that Redis is gone: who
-waits is told at once, who comes later does not wait at all, and the connection is made anew in the background.
+No request waits long for it. An answer that has not come within a few looks means that Redis is gone: who waits is told
+at once, who comes later does not wait at all, and the connection is made anew in the background.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ _NAMES: Final = {
     script: sha1((NOW + script).encode(), usedforsecurity=False).hexdigest().encode() for script in SCRIPTS
 }
 
-# Between two looks at what is not answered (seconds), and how many looks an answer may take. Looks and not a time: a
-# process that was kept from running for a second sees one look go by, and reads what came meanwhile before the next.
+# Between two looks at what is not answered (seconds), and how many looks an answer may take: few for limits, which need
+# not have it, more for credentials, without which there is a 503. Looks and not a time: a process that was kept from
+# running for a second sees one look go by, and reads what came meanwhile before the next.
 LOOK: Final = 0.05
-PATIENCE: Final = 3
+HASTE: Final = 3
+PATIENCE: Final = 20
 # How often this gateway says that it is there, in looks, and for how long it is believed (microseconds).
 _HELLO: Final = 20
 _BELIEVED: Final = 10_000_000
@@ -95,11 +97,11 @@ class _Connection(asyncio.Protocol):
         self._transport.write(b"".join(pieces))
         return pending
 
-    def is_late(self) -> bool:
-        """Look once more: whether an answer is overdue."""
+    def is_late(self, patience: int) -> bool:
+        """Look once more: whether an answer has not come within ``patience`` looks."""
         for pending in self._waiting:
             pending.looks += 1
-        return bool(self._waiting) and self._waiting[0].looks > PATIENCE
+        return bool(self._waiting) and self._waiting[0].looks > patience
 
     def abort(self) -> None:
         """End it; who waits gets no answer."""
@@ -134,10 +136,12 @@ class _Connection(asyncio.Protocol):
 
 
 class RedisLink:
-    """``at_least`` is how many gateways are reckoned with before others were seen (the workers of the file)."""
+    """``at_least`` is how many gateways are reckoned with before others were seen (the workers of the file);
+    ``needed``: it carries what is nowhere else, so that its answers are worth a little waiting."""
 
-    def __init__(self, url: str, loop: asyncio.AbstractEventLoop, at_least: int) -> None:
+    def __init__(self, url: str, loop: asyncio.AbstractEventLoop, at_least: int, *, needed: bool) -> None:
         self.url = url
+        self.needed = needed
         self.gateways = at_least
         self.up = False  # whether Redis is used at the moment
         self._at_least = at_least
@@ -270,7 +274,7 @@ class RedisLink:
         connection = self._connection
         if connection is None or not self.up:
             return
-        if connection.is_late():
+        if connection.is_late(PATIENCE if self.needed else HASTE):
             _log.warning("redis: no answer; %s", _GONE)
             self._drop()
         elif self._looks % _HELLO == 0:
