@@ -68,8 +68,6 @@ class Client:
         writer.write(message)
         head = await reader.readuntil(b"\r\n\r\n")
         body = await reader.readexactly(_length(head))
-        if b"connection: close" in head.lower():
-            self.close()
         return int(head[9:12]), body
 
     async def get(self, number: int) -> bytes:
@@ -113,7 +111,9 @@ class Gateways:
 
 async def connected(admin: int) -> bool:
     """Whether the gateway with that admin port uses Redis."""
-    _, body = await Client(admin).send(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+    client = Client(admin)
+    _, body = await client.send(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    client.close()
     return b"\npasserelle_cache_redis_connected 1" in body
 
 
@@ -217,6 +217,8 @@ async def run(seconds: float) -> list[dict[str, Any]]:
             found = await purges(clients, admins)
             line, redis = await comes_and_goes(gateways, start, redis, seconds)
             again = await purges(clients, admins)
+            for client in (*clients, *admins):
+                client.close()
             found += [line, *({**each, "what": f"{each['what']}, Redis back"} for each in again)]
         finally:
             for process in [redis, *(gateways.processes if gateways is not None else ())]:
