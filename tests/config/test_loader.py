@@ -303,6 +303,23 @@ routes:
     ]
 
 
+def test_warnings_about_origins_that_others_can_speak_for() -> None:
+    text = """
+services:
+  u: {targets: ['http://127.0.0.1:5001']}
+routes:
+  - {path: /a, service: u, cors: {credentials: true,
+      origins: ['http://localhost:3000', 'http://a.example', 'https://b.example']}}
+  - {path: /b, service: u, cors: {origins: 'http://a.example'}}
+"""
+    assert [(w.key, w.message) for w in inspect_text(text).warnings] == [
+        (
+            "routes[0].cors.origins[1]",
+            "http://a.example with credentials: who is on the way to it can act for its visitors",
+        )
+    ]
+
+
 def test_errors_come_without_warnings() -> None:
     report = inspect_text(SMALL.replace("service: user", "service: usr"))
     assert len(report.errors) == 1

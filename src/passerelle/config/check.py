@@ -15,6 +15,7 @@ from passerelle.config import balance_check as balance
 from passerelle.config.addresses import Address, Lookup
 from passerelle.config.base import given
 from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards, session_errors
+from passerelle.config.check_headers import header_warnings, parameter_values, route_headers
 from passerelle.config.check_tls import listener_errors, service_errors, service_warnings
 from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, RouteCache, Service
@@ -96,6 +97,7 @@ def warnings(config: Config) -> Iterator[Finding]:
         if network.prefixlen == 0:
             yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
     yield from guard_warnings(config)
+    yield from header_warnings(config)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():
             if part.timeout is not None and part.timeout > route.timeout:
@@ -215,6 +217,9 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
     yield from route_guards(loc, route, each.touched, blocks)
+    yield from route_headers(loc, route, each.touched)
+    for place, names in parameter_values(route) if pattern is not None else ():
+        yield from _parameters((*loc, "request_headers", *place), names, pattern)
 
 
 def _attempts(loc: Loc, route: Route, touched: frozenset[str]) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ from passerelle.config.cache import Cache, RouteCache
 from passerelle.config.compress import Compress
 from passerelle.config.discovery import Dns
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
+from passerelle.config.headers import Cors, OptionalSecurityHeaders, RequestHeaders, ResponseHeaders, SecurityHeaders
 from passerelle.config.jwt import Jwt
 from passerelle.config.limits import Limits
 from passerelle.config.redis import RedisUrl
@@ -55,6 +56,7 @@ __all__ = [
     "Cache",
     "Compress",
     "Config",
+    "Cors",
     "Dns",
     "Eject",
     "Health",
@@ -63,9 +65,12 @@ __all__ = [
     "Model",
     "OnError",
     "Part",
+    "RequestHeaders",
+    "ResponseHeaders",
     "Retries",
     "Route",
     "RouteCache",
+    "SecurityHeaders",
     "Service",
     "Sessions",
     "Sticky",
@@ -291,6 +296,12 @@ class Route(Model):
     compress: Compress | None = Field(
         default=None, description="Which answers are compressed here, `true` for the defaults; by default none."
     )
+    cors: Cors | None = Field(default=None, description="Which pages of other origins may use it; by default none.")
+    request_headers: RequestHeaders | None = Field(default=None, description="Changes in the fields that services get.")
+    response_headers: ResponseHeaders | None = Field(default=None, description="The same for those that clients get.")
+    security_headers: OptionalSecurityHeaders = Field(
+        default=None, description="In place of `security_headers` of the file: `true`, a mapping, or `off`."
+    )
     clients: Clients | None = Field(
         default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
     )
@@ -350,6 +361,9 @@ class Config(Model):
         default=(), description="Address ranges whose `X-Forwarded-*` fields are believed."
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
+    security_headers: OptionalSecurityHeaders = Field(
+        default=None, description="`true` or a mapping: fields that tell browsers to be careful, on all answers."
+    )
     cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
     redis: RedisUrl | None = Field(
         default=None, description="A Redis that workers and gateways share: cached answers, purges, limits."

@@ -35,7 +35,7 @@ from passerelle.gateway.whole import Whole
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import problem, serialize
 from passerelle.messages import SAFE_METHODS, Response
-from passerelle.routing import Match, canonical_path
+from passerelle.routing import Match
 from passerelle.security.guard import Refused
 
 # How long an upstream may leave a client waiting for 100 (Continue) before the gateway says it (RFC 9110 §10.1.1).
@@ -57,6 +57,8 @@ class Exchange(ExchangeState):
         self._client.adopt(self)
         try:
             # 2. One canonical path for everything that looks at it, and the plan of the route that it matches.
+            if self._method == b"OPTIONS" and self._is_preflight():
+                return
             match = self._match()
             self._proceed(self._plan, match, 0)
         except Failure as failure:
@@ -106,21 +108,13 @@ class Exchange(ExchangeState):
             self.on_failure(failure)
 
     def _match(self) -> Match:
-        path, mark, query = self._target.partition(b"?")
-        self._path = canonical_path(path) if path != b"*" else path
-        self._query = mark + query
-        # "*" asks about the server as a whole (RFC 9110 §9.3.7): the route of "/" answers for it.
-        routed = self._path if path != b"*" else b"/"
-        match = self._gateway.router.match(self._head.host or b"", self._method, routed)
+        match = self._routed(self._method)
         if match.value is None:
             if not match.allowed:
                 raise Failure(Kind.NO_ROUTE)
             allowed = b", ".join(match.allowed)  # RFC 9110 §15.5.6
             raise Refused(Kind.METHOD_NOT_ALLOWED, f"allowed: {allowed.decode()}", [(b"Allow", allowed)])
-        plan: RoutePlan = match.value
-        self._plan = plan
-        plan.metrics.in_flight += 1
-        self._counted = True
+        self._take(match.value)
         return match
 
     def _prepare_body(self, plan: RoutePlan) -> None:
@@ -179,7 +173,7 @@ class Exchange(ExchangeState):
             head.authority.lower(),
             target,
             # A hit goes the short way only where nothing has to be asked or added first.
-            plan if cache.whole_uri and not plan.guards else None,
+            plan if cache.whole_uri and not plan.guards and plan.outgoing is None else None,
             node_key,
             about,
         )
@@ -217,6 +211,8 @@ class Exchange(ExchangeState):
             )
         if self._asked is not None:
             fields = self._asked.carried(fields)
+        if plan.rules is not None:
+            fields = plan.rules.apply(fields, match.params)
         return b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
             self._method,
             path,
@@ -234,6 +230,8 @@ class Exchange(ExchangeState):
         if self._asked is not None:
             fields = self._asked.carried(fields)
             consumer = self._consumer()
+        if plan.rules is not None:
+            fields = plan.rules.apply(fields, match.params)
         cached = not (head.debug and self._asks_instances())
         asking = Asking(plan.parts, match.params, head, fields, self._request_id, consumer, self._address, cached)
         if plan.cache is not None and cached:
@@ -266,9 +264,9 @@ class Exchange(ExchangeState):
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        special = self._head.debug or self._cookie is not None or self.cache_status
+        special = self._head.debug or self._cookie is not None or self.cache_status or self._plan.outgoing is not None
         if special or (self._asked is not None and self._asked.answer):
-            self._client.send_head(head.relay + self._additions(), head, data, complete)
+            self._client.send_head(self._leaving(head.relay) + self._additions(), head, data, complete)
         else:
             self._client.send_response(head, data, complete)
         if complete:
@@ -279,6 +277,7 @@ class Exchange(ExchangeState):
     def on_stored(self, facts: Facts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
         """The cache answers: whole, with a range, or with 304. ``own`` are field lines for this client alone."""
         status, head, body = answer(facts, entry, time(), status_line=status_line, own=own)
+        head = self._leaving(head)
         if self._asked is not None:
             head += self._asked.answer
         self._client.send_stored(head, body)
@@ -319,6 +318,7 @@ class Exchange(ExchangeState):
         status, head, body = composed_answer(outcome, self._parts)
         if self._plan.compress is not None:
             head, body = coded_answer(status, head, body, self._plan.compress, self._head)
+        head = self._leaving(head)
         if self._asked is not None or self._head.debug:
             head += self._additions()
         if self._cookie is not None:
@@ -339,10 +339,8 @@ class Exchange(ExchangeState):
         if self.cache_status:
             fields.append((b"Cache-Status", self.cache_status[14:-2]))
         response = problem(failure, self._request_id, fields)
-        if self._asked is None:
-            client.send(response)
-        else:
-            client.send_made(serialize(response) + self._asked.answer, response.body)
+        head = self._leaving(serialize(response))
+        client.send_made(head if self._asked is None else head + self._asked.answer, response.body)
         self.finish(failure.status, failure)
 
     # ---- the client, meanwhile
