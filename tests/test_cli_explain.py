@@ -182,6 +182,7 @@ def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
         "auth": ["key"],
         "require": {"scopes": ["read", "write"], "consumers": ["x", "y"]},
         "rate_limit": [{"rate": "5/s", "by": "consumer", "cost": 2}, {"rate": "3/m", "burst": 9, "dry_run": True}],
+        "forward_auth": {"service": "u", "path": "/ask", "copy_headers": ["X-User"], "cache": "10s"},
     }
     config = {"keys": {"store": "k.db"}, "services": {"u": {"targets": ["http://127.0.0.1:1"]}}, "routes": [route]}
     guards = [
@@ -190,6 +191,7 @@ def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
         "auth: key",
         "require: scopes read, write",
         "require: consumer x or y",
+        "forward_auth: u /ask, copies X-User, remembered 10s, failure closed",
         "rate_limit: 5/s by consumer, burst 5, cost 2",
     ]
     found = explanation(load_text(json.dumps(config)), Asked(b"", b"GET", b"/a", b"", None))

@@ -107,11 +107,12 @@ def warnings(config: Config) -> Iterator[Finding]:
 
 def services_of(route: Route) -> list[str]:
     """The names of the services that a route asks."""
+    asked = [route.forward_auth.service] if route.forward_auth is not None else []
     if route.compose is not None:
-        return [part.service for part in route.compose.values()]
+        return [part.service for part in route.compose.values()] + asked
     if route.login is not None:
         return [route.login.service]
-    return [route.service] if route.service is not None else []
+    return ([route.service] if route.service is not None else []) + asked
 
 
 def rules(config: Config) -> list[Rule]:
@@ -196,8 +197,9 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         yield from _reference((*loc, "service"), route.service, services)
         if route.rewrite is not None:
             yield from _template((*loc, "rewrite"), route.rewrite, pattern)
-    if route.login is not None:
-        yield from _reference((*loc, "login", "service"), route.login.service, services)
+    for asking, asked in (("login", route.login), ("forward_auth", route.forward_auth)):
+        if asked is not None:
+            yield from _reference((*loc, asking, "service"), asked.service, services)
     yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.touched)
     for key, part in (route.compose or {}).items():

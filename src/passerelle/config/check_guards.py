@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from passerelle.config.addresses import Address
+from passerelle.config.forward_auth import ForwardAuth
 from passerelle.config.jwt import SECRET_OCTETS, Jwt
 from passerelle.config.models import Config, Route
 from passerelle.config.problems import Finding, Loc
@@ -39,8 +40,26 @@ def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozen
     for kind in ("login", "logout"):
         if getattr(route, kind) is not None and "sessions" not in blocks:
             yield Finding((*loc, kind), f"found {kind}, but the file has no sessions: at its top", at_key=True)
+    if route.forward_auth is not None and "forward_auth" not in touched:
+        yield from _forward_auth((*loc, "forward_auth"), route.forward_auth, route)
     if "rate_limit" not in touched:
         yield from _limits((*loc, "rate_limit"), route)
+
+
+def _forward_auth(loc: Loc, settings: ForwardAuth, route: Route) -> Iterator[Finding]:
+    """What cannot work about asking a service."""
+    if settings.consumer is not None and route.auth:
+        yield Finding((*loc, "consumer"), "found beside auth, which finds the consumer itself", at_key=True)
+    if settings.consumer is not None and settings.failure == "open":
+        yield Finding((*loc, "failure"), "found open beside consumer; nobody would be the consumer then")
+    if settings.cache_by and settings.cache is None:
+        yield Finding((*loc, "cache_by"), "found without cache; nothing is remembered then", at_key=True)
+    sent = [name.lower() for name in settings.send_headers]
+    for index, what in enumerate(settings.cache_by):
+        kind, _, name = what.partition(":")
+        if kind == "header" and name.lower() not in sent:
+            found = f"found {what}; the service is told {', '.join(settings.send_headers)}"
+            yield Finding((*loc, "cache_by", index), found)
 
 
 def _limits(loc: Loc, route: Route) -> Iterator[Finding]:
@@ -49,7 +68,8 @@ def _limits(loc: Loc, route: Route) -> Iterator[Finding]:
         place = (*loc, index)
         if limit.cost > limit.size:
             yield Finding((*place, "cost"), f"found {limit.cost}, more than the burst of {limit.size}: never admitted")
-        if limit.by == "consumer" and not route.auth:
+        named = route.forward_auth is not None and route.forward_auth.consumer is not None
+        if limit.by == "consumer" and not route.auth and not named:
             yield Finding((*place, "by"), "found consumer without auth; there are consumers on routes with auth only")
         if limit.by == "key" and "key" not in route.auth:
             yield Finding((*place, "by"), "found key; allowed on routes with auth: [key] only")

@@ -24,6 +24,7 @@ from passerelle.config.base import Model, given, raise_first
 from passerelle.config.cache import Cache, RouteCache
 from passerelle.config.compress import Compress
 from passerelle.config.discovery import Dns
+from passerelle.config.forward_auth import ForwardAuth
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.headers import Cors, OptionalSecurityHeaders, RequestHeaders, ResponseHeaders, SecurityHeaders
 from passerelle.config.jwt import Jwt
@@ -59,6 +60,7 @@ __all__ = [
     "Cors",
     "Dns",
     "Eject",
+    "ForwardAuth",
     "Health",
     "Limits",
     "Login",
@@ -312,6 +314,9 @@ class Route(Model):
     )
     require: Require | None = Field(
         default=None, description="What an authenticated client must have, else 403. With `auth` only."
+    )
+    forward_auth: ForwardAuth | None = Field(
+        default=None, description="A service that is asked whether a request may pass, for what is not built in."
     )
     rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore] = Field(
         default=(), description="How often clients may ask: one limit, or a list of which all must admit. Beyond: 429."

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from passerelle.config.check_headers import security_of
+from passerelle.config.forward_auth import ForwardAuth
 from passerelle.config.guards import RateLimit
 from passerelle.config.headers import Cors, RequestHeaders, ResponseHeaders
 from passerelle.config.models import Config, Route
+from passerelle.config.units import duration_text
 
 
 def guards_told(route: Route) -> list[str]:
@@ -20,6 +22,8 @@ def guards_told(route: Route) -> list[str]:
         told.append(f"auth: {' or '.join(route.auth)}")
     if route.require is not None:
         told += [f"require: {text}" for text in _required(route)]
+    if route.forward_auth is not None:
+        told.append(_forward_auth(route.forward_auth))
     told += [_limit(limit) for limit in route.rate_limit if limit.by in ("consumer", "key")]
     return told
 
@@ -46,6 +50,12 @@ def _cors(cors: Cors) -> str:
     if cors.headers:
         told += f", headers {' '.join(cors.headers)}"
     return told + (", credentials" if cors.credentials else "")
+
+
+def _forward_auth(settings: ForwardAuth) -> str:
+    kept = f", remembered {duration_text(settings.cache)}" if settings.cache is not None else ""
+    copied = f", copies {' '.join(settings.copy_headers)}" if settings.copy_headers else ""
+    return f"forward_auth: {settings.service} {settings.path}{copied}{kept}, failure {settings.failure}"
 
 
 def _rules(rules: RequestHeaders | ResponseHeaders) -> str:

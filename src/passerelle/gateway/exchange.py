@@ -154,8 +154,17 @@ class ExchangeState:
         """The request as guards see it, the same each time."""
         asked = self._asked
         if asked is None:
+            client = self._client
             asked = self._asked = Asked(
-                self._method, self._path, self._address(), self._head.lines, self._client.certificate
+                self._method,
+                self._path,
+                self._address(),
+                self._head.lines,
+                client.certificate,
+                self._query,
+                self._request_id,
+                client.peer,
+                client.scheme,
             )
         return asked
 

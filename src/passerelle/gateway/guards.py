@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from passerelle.config.guards import RateLimit
 from passerelle.config.models import Config, Route
 from passerelle.gateway.api_keys import Keys
+from passerelle.gateway.forward_auth import forward_auth
 from passerelle.gateway.login import LogIn, LogOut
 from passerelle.gateway.own import OwnLeg
 from passerelle.gateway.sessions import Sessions
 from passerelle.observability.metrics import RouteMetrics
-from passerelle.security.addresses import AddressLists, Subscribers
+from passerelle.security.addresses import AddressLists, Proxies, Subscribers
 from passerelle.security.authentication import Authenticate, Method
 from passerelle.security.authorization import Require
 from passerelle.security.certificates import CertificateMethod
@@ -91,6 +92,7 @@ class Guards:
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, before: Guards | None = None) -> None:
         self._loop = loop
         self._config = config
+        self._proxies = Proxies(config.trusted_proxies)
         self._subscribers = Subscribers()
         self._tables: dict[tuple[str, str], Table] = {}
         self._known_tables = before._tables if before is not None else {}
@@ -129,8 +131,8 @@ class Guards:
         if self._sessions is not None and (after is None or after._sessions is not self._sessions):
             self._sessions.stop()
 
-    def of(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
-        """The guards of ``route`` in the order in which they are asked."""
+    def of(self, route: Route, metrics: RouteMetrics, leg: OwnLeg | None) -> tuple[Guard, ...]:
+        """The guards of ``route`` in the order in which they are asked; ``leg`` is where its ``forward_auth`` asks."""
         guards: list[Guard] = []
         if route.clients is not None:
             guards.append(AddressLists(route.clients.allow, route.clients.deny))
@@ -147,6 +149,9 @@ class Guards:
             required = route.require
             roles = {} if required.roles is None else {"roles": required.roles}
             guards.append(Require(required.scopes, required.consumers, {**required.claims, **roles}))
+        if route.forward_auth is not None and leg is not None:
+            # It is told whom the others have found, and spared what they refuse.
+            guards.append(forward_auth(route.forward_auth, leg, self._proxies, route.label))
         # Only who may be here has a consumer's bucket, and nobody else can drain it.
         guards += self._limits(route, metrics, ("consumer", "key"))
         return tuple(guards)

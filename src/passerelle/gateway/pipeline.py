@@ -186,9 +186,12 @@ class Exchange(ExchangeState):
         return Coder(self, plan.compress, self._method, self._head, cache.store if cache is not None else None)
 
     def _consumer(self) -> bytes:
-        """Whom a guard has found behind the request; empty where none did."""
-        identity = self._asked.identity if self._asked is not None else None
-        return identity.consumer.encode() if identity is not None else b""
+        """Whom guards have found behind the request; empty where none did."""
+        asked = self._asked
+        if asked is None:
+            return b""
+        consumer = asked.identity.consumer.encode() if asked.identity is not None else b""
+        return b"%b\0%b" % (consumer, asked.vouched) if asked.vouched else consumer
 
     def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
         message = self._message(plan, match)

@@ -147,7 +147,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     metrics = environment.metrics(route.label)
     log = environment.log(route.label, route.login.service if route.login is not None else route.service)
     body_limit = sys.maxsize if limit is None else limit
-    guards = environment.guards.of(route, metrics)
+    guards = environment.guards.of(route, metrics, _judge(config, route, environment))
     rest = _rest_names(route.path)
     attempt = environment.deadlines(route.attempt_timeout) if route.attempt_timeout is not None else None
     tells = route.tell_deadline
@@ -200,6 +200,16 @@ def _made_of(route: Route, service: str) -> bool:
     """Whether answers of ``service`` are stored as parts on ``route``, or as the whole."""
     parts = (route.compose or {}).values()
     return any(p.service == service and (p.cache is not None or route.cache is not None) for p in parts)
+
+
+def _judge(config: Config, route: Route, environment: Environment) -> OwnLeg | None:
+    """Where ``forward_auth`` asks, within its own time and with one more attempt if that is safe."""
+    settings = route.forward_auth
+    if settings is None:
+        return None
+    service = config.services[settings.service]
+    forward = GuardedForward if service.breaker is not None else Forward
+    return OwnLeg(environment.services[settings.service], environment.deadlines(settings.timeout), 2, forward)
 
 
 def _forward(service: ServiceConfig, route: Route) -> type[Forward]:

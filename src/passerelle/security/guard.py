@@ -44,7 +44,8 @@ class Asked:
     ``address`` is the client's, from the trusted end of the chain. ``answer`` collects field lines (with CRLF) for
     whatever is answered, ``upstream`` those that go to the service; ``withheld`` are lines of the client that do not.
     ``certificate`` is the one that TLS has verified, as :meth:`ssl.SSLSocket.getpeercert` gives it.
-    ``pending`` is what the guard that said :class:`Wait` waits for.
+    ``pending`` is what the guard that said :class:`Wait` waits for. ``peer`` and ``scheme`` are the connection's.
+    ``vouched`` stands for what services are told that may make their answers this client's own, beside ``identity``.
     """
 
     __slots__ = (
@@ -55,8 +56,13 @@ class Asked:
         "identity",
         "method",
         "path",
+        "peer",
         "pending",
+        "query",
+        "request_id",
+        "scheme",
         "upstream",
+        "vouched",
         "withheld",
     )
 
@@ -67,17 +73,26 @@ class Asked:
         address: bytes,
         fields: Sequence[FieldLike],
         certificate: Mapping[str, Any] | None = None,
+        query: bytes = b"",
+        request_id: bytes = b"",
+        peer: bytes = b"",
+        scheme: bytes = b"http",
     ) -> None:
         self.method = method
         self.path = path
         self.address = address
         self.fields = fields
         self.certificate = certificate
+        self.query = query
+        self.request_id = request_id
+        self.peer = peer
+        self.scheme = scheme
         self.answer = b""
         self.upstream = b""
         self.withheld: Sequence[bytes] = ()
         self.identity: Identity | None = None
         self.pending: object = None
+        self.vouched = b""
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field called ``name`` (lower case), or None."""
