@@ -40,6 +40,13 @@ def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozen
     for kind in ("login", "logout"):
         if getattr(route, kind) is not None and "sessions" not in blocks:
             yield Finding((*loc, kind), f"found {kind}, but the file has no sessions: at its top", at_key=True)
+    if route.identity_token:
+        named = route.forward_auth is not None and route.forward_auth.consumer is not None
+        if "identity_token" not in blocks:
+            message = "found identity_token, but the file has none at its top that says how it is signed"
+            yield Finding((*loc, "identity_token"), message, at_key=True)
+        if not route.auth and not named:
+            yield Finding((*loc, "identity_token"), "found without auth; nobody knows who asks", at_key=True)
     if route.forward_auth is not None and "forward_auth" not in touched:
         yield from _forward_auth((*loc, "forward_auth"), route.forward_auth, route)
     if "rate_limit" not in touched:
@@ -120,6 +127,18 @@ def _session_warnings(config: Config) -> Iterator[Finding]:
                 yield Finding(("routes", index, "login", "path"), message)
 
 
+def _token_warnings(config: Config) -> Iterator[Finding]:
+    """A signed token that nobody gets, or whose field somebody else's word stands in too."""
+    token = config.identity_token
+    if token is None:
+        return
+    if not any(route.identity_token for route in config.routes):
+        yield Finding(("identity_token",), "no route has identity_token: true", at_key=True)
+    forwarded = config.jwt.forward if config.jwt is not None else {}
+    if token.header.lower() in (name.lower() for name in forwarded.values()):
+        yield Finding(("identity_token", "header"), f"jwt forwards a claim in {token.header} too")
+
+
 def guard_warnings(config: Config) -> Iterator[Finding]:
     """What guards would do that was probably not meant."""
     jwt = config.jwt
@@ -135,6 +154,7 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
     if config.limits.gateways is not None and (config.redis is None or not limited):
         yield Finding(("limits", "gateways"), "without redis and a rate_limit it does nothing", at_key=True)
     yield from _session_warnings(config)
+    yield from _token_warnings(config)
     used = {_BLOCKS[method] for route in config.routes for method in route.auth}
     for block in ("jwt", "keys", "sessions"):
         if getattr(config, block) is not None and block not in used:

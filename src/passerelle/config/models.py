@@ -27,6 +27,7 @@ from passerelle.config.discovery import Dns
 from passerelle.config.forward_auth import ForwardAuth
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.headers import Cors, OptionalSecurityHeaders, RequestHeaders, ResponseHeaders, SecurityHeaders
+from passerelle.config.identity_token import IdentityToken
 from passerelle.config.jwt import Jwt
 from passerelle.config.limits import Limits
 from passerelle.config.redis import RedisUrl
@@ -62,6 +63,7 @@ __all__ = [
     "Eject",
     "ForwardAuth",
     "Health",
+    "IdentityToken",
     "Limits",
     "Login",
     "Model",
@@ -315,9 +317,8 @@ class Route(Model):
     require: Require | None = Field(
         default=None, description="What an authenticated client must have, else 403. With `auth` only."
     )
-    forward_auth: ForwardAuth | None = Field(
-        default=None, description="A service that is asked whether a request may pass, for what is not built in."
-    )
+    forward_auth: ForwardAuth | None = Field(default=None, description="A service that is asked who may pass.")
+    identity_token: Yes | None = Field(default=None, description="`true`: services are told who asks in such a token.")
     rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore] = Field(
         default=(), description="How often clients may ask: one limit, or a list of which all must admit. Beyond: 429."
     )
@@ -379,6 +380,7 @@ class Config(Model):
     sessions: Sessions | None = Field(
         default=None, description="Logins and their cookies, for routes with `auth: [session]`."
     )
+    identity_token: IdentityToken | None = Field(default=None, description="A signed token that tells who asks.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
     routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")
 

@@ -13,7 +13,7 @@ KINDS = ("service", "compose", "login", "logout")
 # What is said of requests that go upstream, or of who may make them: anybody may log in, and out.
 _UPSTREAM = (
     *("methods", "rewrite", "cache", "compress", "auth", "require", "attempt_timeout", "tell_deadline"),
-    *("request_headers", "forward_auth"),
+    *("request_headers", "forward_auth", "identity_token"),
 )
 
 

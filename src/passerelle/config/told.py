@@ -25,6 +25,8 @@ def guards_told(route: Route) -> list[str]:
     if route.forward_auth is not None:
         told.append(_forward_auth(route.forward_auth))
     told += [_limit(limit) for limit in route.rate_limit if limit.by in ("consumer", "key")]
+    if route.identity_token:
+        told.append("identity_token: signed, for services")
     return told
 
 

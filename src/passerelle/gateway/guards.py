@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from passerelle.config.guards import RateLimit
+from passerelle.config.identity_token import IdentityToken
 from passerelle.config.models import Config, Route
 from passerelle.gateway.api_keys import Keys
 from passerelle.gateway.forward_auth import forward_auth
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from passerelle.gateway.exchange import ExchangeState
     from passerelle.gateway.redis_link import RedisLink
     from passerelle.gateway.tokens import Tokens
+    from passerelle.security.identity_token import Signer
 
 
 class CannotGuard(Exception):
@@ -82,6 +84,32 @@ def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: Tokens
         raise CannotGuard(f"jwt: {config.jwt.key}: {error}") from error
 
 
+def _signer(config: Config) -> Signer | None:
+    settings = config.identity_token
+    if settings is None:
+        return None
+    # Imported for who needs it, as for tokens.
+    from passerelle.security.identity_token import signer_of_pem, signer_of_secret
+
+    if settings.key is None:
+        return signer_of_secret((settings.secret or "").encode())
+    try:
+        return signer_of_pem(settings.key.read_bytes())
+    except OSError as error:
+        raise CannotGuard(f"identity_token: cannot read {error.filename}: {error.strerror}") from error
+    except ValueError as error:
+        raise CannotGuard(f"identity_token: {settings.key}: {error}") from error
+
+
+def _tell(settings: IdentityToken, signer: Signer, route: Route) -> Guard:
+    from passerelle.security.identity_token import TellIdentity
+
+    parts = (route.compose or {}).values()
+    asked = sorted({part.service for part in parts}) if route.service is None else [route.service]
+    audience = asked if settings.audience is None else [settings.audience]
+    return TellIdentity(signer, settings.header.encode("ascii"), settings.issuer, audience, settings.lifetime)
+
+
 def _link(config: Config, loop: asyncio.AbstractEventLoop, before: RedisLink | None) -> RedisLink | None:
     if config.redis is None or not any(route.rate_limit for route in config.routes):
         return None
@@ -116,6 +144,7 @@ class Guards:
             self._methods["session"] = self._sessions.method
         if self._keys is not None:
             self._methods["key"] = self._keys.method
+        self._signer = _signer(config)
         self._tokens: Tokens | None = _read_tokens(config, loop, before._tokens if before is not None else None)
         if self._tokens is not None:
             self._methods["jwt"] = self._tokens.method
@@ -165,6 +194,8 @@ class Guards:
             guards.append(forward_auth(route.forward_auth, leg, self._proxies, route.label))
         # Only who may be here has a consumer's bucket, and nobody else can drain it.
         guards += self._limits(route, metrics, ("consumer", "key"))
+        if route.identity_token and self._config.identity_token is not None and self._signer is not None:
+            guards.append(_tell(self._config.identity_token, self._signer, route))
         return tuple(guards)
 
     def own(self, route: Route, leg: OwnLeg | None) -> Callable[[ExchangeState], None]:
