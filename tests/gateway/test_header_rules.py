@@ -211,6 +211,16 @@ def test_hsts_is_for_tls(rig: Rig, trusted: list[str], proto: str, told: bytes |
     assert answer.get("strict-transport-security") == told
 
 
+def test_a_stored_answer_has_hsts_for_who_came_by_tls(rig: Rig) -> None:
+    upstream = rig.upstream(answering(ok(b"{}", b"Cache-Control: max-age=60")))
+    top = {"trusted_proxies": ["127.0.0.0/8"], "security_headers": {"hsts": "max-age=9"}}
+    client = rig.connect(rig.forward(upstream, route={"cache": {}}, **top))
+    for proto, told in (("http", None), ("https", b"max-age=9"), ("http", None), ("https", b"max-age=9")):
+        answer = client.request("GET", "/", ("X-Forwarded-Proto", proto))
+        assert answer.get("strict-transport-security") == told
+    assert len(upstream.requests) == 1
+
+
 def test_hsts_over_tls(rig: Rig, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("gateway", "localhost")

@@ -10,7 +10,7 @@ from passerelle.composition import Gathering
 from passerelle.errors import Failure
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.cached import Seat
-from passerelle.gateway.fields import client_address
+from passerelle.gateway.fields import came_by_tls, client_address
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.own import WholeBody
 from passerelle.gateway.parts import PartCall
@@ -180,10 +180,8 @@ class ExchangeState:
 
     @property
     def secure(self) -> bool:
-        """Whether the client came over TLS, as far as is known: to here, or to a proxy that is believed."""
-        trusted = self._gateway.proxies.trusts(self._client.peer)
-        said = self._head.get(b"x-forwarded-proto") if trusted else None
-        return (said or self._client.scheme) == b"https"
+        """Whether the client came over TLS, as far as is known."""
+        return came_by_tls(self._head, self._client.peer, self._gateway.proxies, self._client.scheme)
 
     @property
     def request_id(self) -> bytes:

@@ -7,7 +7,7 @@ own errors too. So what is stored stays as it came, and no answer carries what w
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from passerelle.config.check_headers import security_of
 from passerelle.config.headers import Cors as CorsSettings
@@ -15,9 +15,6 @@ from passerelle.config.headers import RequestHeaders, ResponseHeaders, SecurityH
 from passerelle.config.models import Config, Route
 from passerelle.security.cors import Cors
 from passerelle.security.field_rules import CarefulFields, RequestRules, lines_of
-
-if TYPE_CHECKING:
-    from passerelle.gateway.exchange import ExchangeState
 
 _ACCESS_CONTROL = (
     b"access-control-allow-credentials",
@@ -31,6 +28,22 @@ _ACCESS_CONTROL = (
 _VARIES = re.compile(rb"\r\nvary:[^\r\n]*(?:(?<![\w-])origin(?![\w-])|\*)", re.IGNORECASE)
 
 
+class Request(Protocol):
+    """What of a request its answer may depend on; looked at only where it does."""
+
+    @property
+    def method(self) -> bytes:
+        """The method."""
+
+    @property
+    def origin(self) -> bytes | None:
+        """The origin of the page that a browser asks for, if it says so."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether the client came over TLS."""
+
+
 class Outgoing:
     """Changes the heads of a route's answers. ``strip`` names the fields that go, ``added`` are lines with CRLF."""
 
@@ -42,16 +55,16 @@ class Outgoing:
         self._careful = careful
         self.cors = cors
 
-    def edit(self, head: bytes, exchange: ExchangeState) -> bytes:
-        """``head`` (status line and field lines, each with CRLF) as the client of ``exchange`` gets it."""
+    def edit(self, head: bytes, request: Request) -> bytes:
+        """``head`` (status line and field lines, each with CRLF) as who sent ``request`` gets it."""
         if self._strip is not None:
             head = self._strip.sub(b"", head)
         head += self._added
         if self._careful is not None:
-            head += self._careful.lines(head, exchange.secure)
+            head += self._careful.lines(head, request.secure)
         cors = self.cors
         if cors is not None:
-            head += cors.lines(exchange.origin, exchange.method)
+            head += cors.lines(request.origin, request.method)
             if cors.vary and _VARIES.search(head) is None:
                 head += b"Vary: Origin\r\n"
         return head

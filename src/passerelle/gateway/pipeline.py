@@ -173,7 +173,7 @@ class Exchange(ExchangeState):
             head.authority.lower(),
             target,
             # A hit goes the short way only where nothing has to be asked or added first.
-            plan if cache.whole_uri and not plan.guards and plan.outgoing is None else None,
+            plan if cache.whole_uri and not plan.guards else None,
             node_key,
             about,
         )
