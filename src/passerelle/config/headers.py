@@ -87,6 +87,8 @@ _FRAMING = frozenset(
 # What the gateway itself says to services, and what services believe because only it can.
 _OWN_REQUEST = frozenset({"forwarded", "proxy", "via", "x-real-ip", "x-request-id"})
 _OWN_REQUEST_PREFIXES = ("passerelle-", "x-consumer", "x-forwarded-")
+# What the answer is to be about: the cache has to know, and asks conditions of its own (RFC 9110 §13, §14).
+_CONDITIONS = frozenset({"if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"})
 # What describes the body as it goes out, or the way that the answer took, and has its own key.
 _OWN_RESPONSE = frozenset(
     {
@@ -103,6 +105,8 @@ def forbidden_request(name: str) -> str | None:
         return "it frames or routes the message, or is about one connection"
     if plain in _OWN_REQUEST or plain.startswith(_OWN_REQUEST_PREFIXES):
         return "the gateway itself writes it, and services rely on that"
+    if plain in _CONDITIONS:
+        return "it asks for a part of an answer, or on a condition, and that is the client's and the cache's business"
     return None
 
 
