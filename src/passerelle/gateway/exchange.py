@@ -21,7 +21,7 @@ from passerelle.http1.head import RequestHead
 from passerelle.http1.write import serialize
 from passerelle.messages import SAFE_METHODS, Response
 from passerelle.observability.access_log import RouteLog
-from passerelle.routing import Match, canonical_path
+from passerelle.routing import canonical_path
 from passerelle.security.guard import Asked
 
 if TYPE_CHECKING:
@@ -120,33 +120,20 @@ class ExchangeState:
         """Answer a browser's question whether a page may send a request, where its route says so: before the guards,
         since it brings no credentials, and nothing happens (Fetch standard, "CORS-preflight fetch")."""
         origin, method = self.origin, self._head.get(b"access-control-request-method")
-        if origin is None or method is None:
+        if origin is None or method is None or self._target == b"*":
             return False
-        match = self._routed(method)
-        plan = match.value
+        path = canonical_path(self._target.partition(b"?")[0])
+        plan: RoutePlan | None = self._gateway.router.match(self._head.host or b"", method, path).value
         if plan is None or plan.outgoing is None or plan.outgoing.cors is None:
             return False  # an OPTIONS like any other: a service may answer for itself
-        self._take(plan)
+        self._plan = plan
+        plan.metrics.in_flight += 1
+        self._counted = True
         asked = [f.value for f in self._head.lines if f.name == b"access-control-request-headers"]
         answer = plan.outgoing.cors.preflight(origin, method, asked)
         self._client.send_made(serialize(answer), b"", False)
         self.finish(answer.status)
         return True
-
-    def _routed(self, method: bytes) -> Match:
-        """The route that ``method`` on the request's path has."""
-        path, mark, query = self._target.partition(b"?")
-        self._path = canonical_path(path) if path != b"*" else path
-        self._query = mark + query
-        # "*" asks about the server as a whole (RFC 9110 §9.3.7): the route of "/" answers for it.
-        routed = self._path if path != b"*" else b"/"
-        return self._gateway.router.match(self._head.host or b"", method, routed)
-
-    def _take(self, plan: RoutePlan) -> None:
-        """Let the request be one of this route."""
-        self._plan = plan
-        plan.metrics.in_flight += 1
-        self._counted = True
 
     # ---- for routes that the gateway answers itself
 

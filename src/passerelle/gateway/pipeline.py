@@ -35,7 +35,7 @@ from passerelle.gateway.whole import Whole
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.write import problem, serialize
 from passerelle.messages import SAFE_METHODS, Response
-from passerelle.routing import Match
+from passerelle.routing import Match, canonical_path
 from passerelle.security.guard import Refused
 
 # How long an upstream may leave a client waiting for 100 (Continue) before the gateway says it (RFC 9110 §10.1.1).
@@ -108,13 +108,21 @@ class Exchange(ExchangeState):
             self.on_failure(failure)
 
     def _match(self) -> Match:
-        match = self._routed(self._method)
+        path, mark, query = self._target.partition(b"?")
+        self._path = canonical_path(path) if path != b"*" else path
+        self._query = mark + query
+        # "*" asks about the server as a whole (RFC 9110 §9.3.7): the route of "/" answers for it.
+        routed = self._path if path != b"*" else b"/"
+        match = self._gateway.router.match(self._head.host or b"", self._method, routed)
         if match.value is None:
             if not match.allowed:
                 raise Failure(Kind.NO_ROUTE)
             allowed = b", ".join(match.allowed)  # RFC 9110 §15.5.6
             raise Refused(Kind.METHOD_NOT_ALLOWED, f"allowed: {allowed.decode()}", [(b"Allow", allowed)])
-        self._take(match.value)
+        plan: RoutePlan = match.value
+        self._plan = plan
+        plan.metrics.in_flight += 1
+        self._counted = True
         return match
 
     def _prepare_body(self, plan: RoutePlan) -> None:
