@@ -186,6 +186,54 @@ def test_what_depends_on_the_way_of_a_request_answers_no_other(shop: Any, name: 
     assert made.get(path="/whole")["number"] != made.get(path="/whole")["number"]
 
 
+@pytest.mark.parametrize("path", ["/d", "/parts", "/whole"])
+@pytest.mark.parametrize("vary", [b"Vary: X-User", b"Vary: Accept, x-user"])
+def test_a_service_may_choose_by_what_another_service_says_of_who_asks(rig: Rig, vary: bytes, path: str) -> None:
+    def judge(conn: Connection) -> None:
+        while True:
+            who = conn.read_request().get("authorization")
+            conn.send(ok(b"", *([b"X-User: " + who] if who else [])))
+
+    def serve(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            who = request.get("x-user") or b"nobody"
+            number = len(conn.upstream.requests)
+            fields = b"Content-Type: application/json", b"Cache-Control: public, max-age=60", vary
+            conn.send(ok(b'{"who": "%b", "number": %d}' % (who, number), *fields))
+
+    upstream, asked = rig.upstream(serve), rig.upstream(judge)
+    ask = {"service": "j", "path": "/", "send_headers": ["Authorization"], "copy_headers": "X-User"}
+    guard = {"forward_auth": ask}
+    part = {"service": "u", "path": "/part"}
+    gateway = rig.gateway(
+        {"u": {"targets": [upstream.url]}, "j": {"targets": [asked.url]}},
+        [
+            {"path": "/d", "service": "u", "cache": {}, **guard},
+            {"path": "/parts", "compose": {"a": {**part, "cache": {}}}, **guard},
+            {"path": "/whole", "compose": {"a": part}, "cache": {}, **guard},
+        ],
+    )
+    client = rig.connect(gateway)
+
+    def get(who: str | None, claimed: str | None) -> dict[str, Any]:
+        fields = [("Authorization", who)] if who else []
+        fields += [("X-User", claimed)] if claimed else []
+        found = json.loads(client.request("GET", path, *fields).body)
+        answer: dict[str, Any] = found if path == "/d" else found["a"]
+        return answer
+
+    seen = {who: get(who, claimed) for who, claimed in ((None, "ada"), ("bob", "ada"), ("ada", None), ("eve", "bob"))}
+    assert {who: each["who"] for who, each in seen.items()} == {
+        None: "nobody",
+        "bob": "bob",
+        "ada": "ada",
+        "eve": "eve",
+    }
+    assert {who: get(who, "ada") for who in seen} == seen, "each from the store"
+    assert len(upstream.requests) == 4
+
+
 class TestForEachConsumer:
     """``identity: consumer``"""
 

@@ -83,7 +83,7 @@ def _names(response: Received, settings: Settings) -> tuple[bytes, ...] | None:
     own = settings.vary_on
     if settings.identity is Identity.CONSUMER:
         own = (*own, CONSUMER)
-    return vary_names(response.get_all(b"vary"), own)
+    return vary_names(response.get_all(b"vary"), own, settings.told)
 
 
 def _blanket(directives: Directives, name: bytes) -> bool:

@@ -30,11 +30,13 @@ _SEPARATOR: Final = b"\x1f"
 _ABSENT: Final = b"\x1e"
 
 
-def vary_names(lines: list[bytes], more: Iterable[bytes] = ()) -> tuple[bytes, ...] | None:
+def vary_names(
+    lines: list[bytes], more: Iterable[bytes] = (), told: frozenset[bytes] = frozenset()
+) -> tuple[bytes, ...] | None:
     """The lower-case, sorted field names of all ``Vary`` lines, and ``more``; None for ``*`` or for over MAX_NAMES.
 
-    CONSUMER stands for each field that tells services who asks. By what only the gateway knows of a request (the
-    client's address, the request's id) no stored response can be chosen: None.
+    CONSUMER stands for each field that tells services who asks, also for those that ``told`` names. By what only the
+    gateway knows of a request (the client's address, the request's id) no stored response can be chosen: None.
     """
     names = {m.lower() for line in lines for m in list_members(line)}
     if b"*" in names or len(names) > MAX_NAMES:
@@ -44,7 +46,7 @@ def vary_names(lines: list[bytes], more: Iterable[bytes] = ()) -> tuple[bytes, .
         return ()
     if any(name in _WAY or name.startswith(_WAY_PREFIX) for name in names):
         return None
-    return tuple(sorted({CONSUMER if name.startswith(CONSUMER_FIELD) else name for name in names}))
+    return tuple(sorted({CONSUMER if name.startswith(CONSUMER_FIELD) or name in told else name for name in names}))
 
 
 def variant_key(names: Iterable[bytes], fields: Fields, consumer: bytes = b"") -> bytes:

@@ -24,7 +24,10 @@ from passerelle.config.base import Model, given, raise_first
 from passerelle.config.cache import Cache, RouteCache
 from passerelle.config.compress import Compress
 from passerelle.config.discovery import Dns
+from passerelle.config.forward_auth import ForwardAuth
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
+from passerelle.config.headers import Cors, OptionalSecurityHeaders, RequestHeaders, ResponseHeaders, SecurityHeaders
+from passerelle.config.identity_token import IdentityToken
 from passerelle.config.jwt import Jwt
 from passerelle.config.limits import Limits
 from passerelle.config.redis import RedisUrl
@@ -55,17 +58,23 @@ __all__ = [
     "Cache",
     "Compress",
     "Config",
+    "Cors",
     "Dns",
     "Eject",
+    "ForwardAuth",
     "Health",
+    "IdentityToken",
     "Limits",
     "Login",
     "Model",
     "OnError",
     "Part",
+    "RequestHeaders",
+    "ResponseHeaders",
     "Retries",
     "Route",
     "RouteCache",
+    "SecurityHeaders",
     "Service",
     "Sessions",
     "Sticky",
@@ -291,6 +300,12 @@ class Route(Model):
     compress: Compress | None = Field(
         default=None, description="Which answers are compressed here, `true` for the defaults; by default none."
     )
+    cors: Cors | None = Field(default=None, description="Which pages of other origins may use it; by default none.")
+    request_headers: RequestHeaders | None = Field(default=None, description="Changes in the fields that services get.")
+    response_headers: ResponseHeaders | None = Field(default=None, description="The same for those that clients get.")
+    security_headers: OptionalSecurityHeaders = Field(
+        default=None, description="In place of `security_headers` of the file: `true`, a mapping, or `off`."
+    )
     clients: Clients | None = Field(
         default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
     )
@@ -302,6 +317,8 @@ class Route(Model):
     require: Require | None = Field(
         default=None, description="What an authenticated client must have, else 403. With `auth` only."
     )
+    forward_auth: ForwardAuth | None = Field(default=None, description="A service that is asked who may pass.")
+    identity_token: Yes | None = Field(default=None, description="`true`: services are told who asks in such a token.")
     rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore] = Field(
         default=(), description="How often clients may ask: one limit, or a list of which all must admit. Beyond: 429."
     )
@@ -350,6 +367,9 @@ class Config(Model):
         default=(), description="Address ranges whose `X-Forwarded-*` fields are believed."
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
+    security_headers: OptionalSecurityHeaders = Field(
+        default=None, description="`true` or a mapping: fields that tell browsers to be careful, on all answers."
+    )
     cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
     redis: RedisUrl | None = Field(
         default=None, description="A Redis that workers and gateways share: answers, purges, limits, logins, keys."
@@ -360,6 +380,7 @@ class Config(Model):
     sessions: Sessions | None = Field(
         default=None, description="Logins and their cookies, for routes with `auth: [session]`."
     )
+    identity_token: IdentityToken | None = Field(default=None, description="A signed token that tells who asks.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
     routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")
 

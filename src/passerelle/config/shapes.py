@@ -11,7 +11,10 @@ KINDS = ("service", "compose", "login", "logout")
 """A route has exactly one of these."""
 
 # What is said of requests that go upstream, or of who may make them: anybody may log in, and out.
-_UPSTREAM = ("methods", "rewrite", "cache", "compress", "auth", "require", "attempt_timeout", "tell_deadline")
+_UPSTREAM = (
+    *("methods", "rewrite", "cache", "compress", "auth", "require", "attempt_timeout", "tell_deadline"),
+    *("request_headers", "forward_auth", "identity_token"),
+)
 
 
 def service_shape(keys: set[str]) -> Shape:
