@@ -25,7 +25,7 @@ from passerelle.messages import Fields, Response
 from passerelle.observability.exposition import render
 from passerelle.observability.metrics import Snapshot
 from passerelle.runner import ports
-from passerelle.runner.changes import Refused
+from passerelle.runner.refusals import Refused
 
 _SWEEP = 1.0
 _CHANGES = (b"/reload", b"/scale", b"/restart", b"/cache/purge")
@@ -144,7 +144,9 @@ class Admin:
         try:
             answer = await self._subject.change(path[1:], dict(parse_qsl(query)))
         except Refused as refused:
-            return Response(409, _JSON, orjson.dumps({"problems": refused.problems}, option=orjson.OPT_APPEND_NEWLINE))
+            return Response(
+                refused.status, _JSON, orjson.dumps({"problems": refused.problems}, option=orjson.OPT_APPEND_NEWLINE)
+            )
         return Response(200, _JSON, orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE))
 
     # The pages

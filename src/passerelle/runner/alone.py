@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 from passerelle import __version__
-from passerelle.config.loader import inspect
+from passerelle.config.loader import inspect_bytes
 from passerelle.config.models import Config
 from passerelle.gateway.app import Gateway
 from passerelle.gateway.guards import CannotGuard
 from passerelle.observability.metrics import Snapshot
 from passerelle.runner import linux, ports, purging
 from passerelle.runner.admin import Admin
-from passerelle.runner.changes import FIXED, Refused
+from passerelle.runner.changes import FIXED
 from passerelle.runner.discovery.catalog import Catalog
+from passerelle.runner.refusals import Refused
+from passerelle.runner.watch import watch
 from passerelle.runner.worker import CannotStart, Stop, build, tune_memory
 
 
 class Alone:
     """The subject of the admin port of a gateway that runs alone."""
 
-    def __init__(self, gateway: Gateway, config: Config, file: str) -> None:
+    def __init__(self, gateway: Gateway, config: Config, text: str, file: str) -> None:
         self._config = config
+        self._text = text  # that was read last and could be used
+        self._problems: tuple[str, ...] = ()  # why the file as it is now is not in force
         self.state = "running"
         self._gateway = gateway
         self._file = file
@@ -49,6 +55,8 @@ class Alone:
         """Look for instances no more."""
         self.state = "stopping"
         self._catalog.stop()
+        for task in self._tasks:
+            task.cancel()
 
     def _on_found(self, service: str) -> None:
         self._gateway.set_instances(service, self._catalog.specs(service, self._config))
@@ -75,6 +83,7 @@ class Alone:
             "version": __version__,
             "state": self.state,
             "config": self._file,
+            "config_problems": list(self._problems),
             "listen": self.listen,
             "pid": os.getpid(),
             "uptime": uptime,
@@ -95,13 +104,32 @@ class Alone:
     async def reload(self) -> dict[str, Any]:
         """Go by the file as it is now. :raises Refused: with every problem of it; nothing has changed."""
         async with self._lock:
-            return await self._reload()
+            try:
+                answer = await self._reload(self._read())
+            except Refused as refused:
+                self._problems = refused.problems
+                raise
+            self._problems = ()
+            return answer
 
-    async def _reload(self) -> dict[str, Any]:
+    async def follow(self) -> None:
+        """Read the file anew whenever it changes, for ever."""
+        await watch(Path(self._file), self._on_change)
+
+    async def _on_change(self) -> None:
+        with contextlib.suppress(Refused):
+            if not self._problems and _text(self._read()) == self._text:
+                return
+        await self._on_hangup()
+
+    def _read(self) -> bytes:
         try:
-            report = inspect(self._file)
+            return Path(self._file).read_bytes()
         except OSError as error:
             raise Refused(f"cannot read {self._file}: {error.strerror}") from error
+
+    async def _reload(self, data: bytes) -> dict[str, Any]:
+        report = inspect_bytes(data, self._file, folder=Path(self._file).parent)
         if report.config is None:
             raise Refused(*map(str, report.errors))
         local = [name for name, service in report.config.services.items() if service.is_local]
@@ -116,6 +144,7 @@ class Alone:
             self._catalog.adopt(self._config)
             raise Refused(str(error)) from error
         self._config = config.model_copy(update={key: getattr(self._config, key) for key in FIXED})
+        self._text = _text(data)
         self._catalog.adopt(self._config)
         tune_memory()
         message = f"{self._file} is read anew"
@@ -125,7 +154,11 @@ class Alone:
 
     def on_hangup(self) -> None:
         """SIGHUP came."""
-        task = asyncio.create_task(self._on_hangup())
+        self.spawn(self._on_hangup())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have it done beside the rest."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -136,8 +169,14 @@ class Alone:
             print(refused, "nothing was changed", sep="\n", file=sys.stderr, flush=True)
 
 
-async def serve(config: Config, file: str) -> int:
-    """Serve until SIGTERM or SIGINT; gives the code to exit with.
+def _text(data: bytes) -> str:
+    return data.decode("utf-8-sig", "replace")
+
+
+async def serve(config: Config, text: str, file: str, *, follow: bool = False) -> int:
+    """Serve ``config``, which was read as ``text`` from ``file``, until SIGTERM or SIGINT; gives the code to exit with.
+
+    With ``follow`` the file is read anew whenever it changes.
 
     :raises CannotStart: when a port is taken or the log cannot be opened.
     """
@@ -149,7 +188,7 @@ async def serve(config: Config, file: str) -> int:
     except ports.PortTaken as error:
         raise CannotStart(str(error)) from error
     gateway = build(config)
-    alone = Alone(gateway, config, file)
+    alone = Alone(gateway, config, text, file)
     await alone.find()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     host, port = await gateway.start(listener)
@@ -164,6 +203,8 @@ async def serve(config: Config, file: str) -> int:
         where += f" · admin http://{admin.address}"
     # Standard output may be the access log's, one JSON object a line.
     print(where, file=sys.stderr, flush=True)
+    if follow:
+        alone.spawn(alone.follow())
     await stop.asked.wait()
     alone.stop()
     await stop.carry_out(gateway)

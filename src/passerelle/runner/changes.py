@@ -19,8 +19,11 @@ from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.service import InstanceSpec
 from passerelle.runner.control import ControlError
+from passerelle.runner.gateway import Worker
 from passerelle.runner.instance import Instance
+from passerelle.runner.refusals import Refused
 from passerelle.runner.service import Service, Target
+from passerelle.runner.watch import watch
 
 if TYPE_CHECKING:
     from passerelle.runner.supervisor import Supervisor
@@ -35,14 +38,6 @@ FIXED = ("listen", "admin", "workers", "access_log")
 _PROCESS = ("app", "run", "interface", "env", "cwd")
 
 
-class Refused(Exception):
-    """A change that was not made; ``problems`` are lines for people."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
-
 class Changes:
     """Changes ``supervisor``; ``clock`` in seconds; a new instance has ``start_limit`` seconds to answer."""
 
@@ -51,6 +46,7 @@ class Changes:
         self._clock = clock
         self._start_limit = start_limit
         self._lock = asyncio.Lock()
+        self.problems: tuple[str, ...] = ()  # why the file as it is now is not in force
         self._going: dict[Target, asyncio.Task[None]] = {}  # found no more, and not yet empty
 
     async def carry_out(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
@@ -70,36 +66,60 @@ class Changes:
     async def reload(self) -> dict[str, Any]:
         """Read the file anew and go by it. :raises Refused: with every problem of the file; nothing has changed."""
         async with self._alone():
-            config, text, later = self._read()
-            it = self._it
-            old = it.setup.config
-            gone = [name for name in old.services if name not in config.services]
-            leaving: list[Instance | Target] = []
-            await it.catalog.prepare(config)
-            await self._prepare(old, config, leaving)
+            before = self._it.setup
             try:
-                for worker in list(it.workers):
-                    await worker.reload(text)
-            except ControlError as error:
-                problem = f"a gateway worker cannot use the file: {error}"
-                it.catalog.adopt(old)
-                it.report.say(problem)
-                raise Refused(problem) from error
-            it.setup = replace(it.setup, config=config, text=text)
-            it.catalog.adopt(config)
-            members: list[Instance | Target] = [*it.instances, *it.targets]
-            leaving += [member for member in members if member.service.name in gone]
-            await self._take_away(leaving)
-            for name in gone:
-                it.services.pop(name).close()
-            for name, service in it.services.items():
-                if name in old.services and _processes(old.services[name]) != _processes(service.config):
-                    await self._replace_all(service)
-            message = f"{it.setup.file} is read anew"
-            if later:
-                message += f"; {', '.join(later)} changed too, which a new start alone can carry out"
-            it.report.say(message)
-            return {"message": message, "after_restart": later}
+                answer = await self._reload(*self._read())
+            except Refused as refused:
+                self.problems = refused.problems if self._it.setup is before and before.path is not None else ()
+                raise
+            self.problems = ()
+            return answer
+
+    async def follow(self) -> None:
+        """Read the file anew whenever it changes, for ever."""
+        path = self._it.setup.path
+        if path is not None:
+            await watch(path, self._on_change)
+
+    async def _on_change(self) -> None:
+        setup = self._it.setup
+        assert setup.path is not None
+        with contextlib.suppress(OSError):
+            if not self.problems and setup.path.read_bytes().decode("utf-8-sig", "replace") == setup.text:
+                return
+        with contextlib.suppress(Refused):  # it is said already
+            await self.reload()
+
+    async def _reload(self, config: Config, text: str, later: list[str]) -> dict[str, Any]:
+        it = self._it
+        old = it.setup.config
+        gone = [name for name in old.services if name not in config.services]
+        leaving: list[Instance | Target] = []
+        await it.catalog.prepare(config)
+        added = await self._prepare(old, config, leaving)
+        told: list[Worker] = []
+        try:
+            for worker in list(it.workers):
+                await worker.reload(text)
+                told.append(worker)
+        except ControlError as error:
+            await self._take_back(old, config, added, told)
+            raise self._refused(f"a gateway worker cannot use the file: {error}") from error
+        it.setup = replace(it.setup, config=config, text=text)
+        it.catalog.adopt(config)
+        members: list[Instance | Target] = [*it.instances, *it.targets]
+        leaving += [member for member in members if member.service.name in gone]
+        await self._take_away(leaving)
+        for name in gone:
+            it.services.pop(name).close()
+        for name, service in it.services.items():
+            if name in old.services and _processes(old.services[name]) != _processes(service.config):
+                await self._replace_all(service)
+        message = f"{it.setup.file} is read anew"
+        if later:
+            message += f"; {', '.join(later)} changed too, which a new start alone can carry out"
+        it.report.say(message)
+        return {"message": message, "after_restart": later}
 
     def _read(self) -> tuple[Config, str, list[str]]:
         setup = self._it.setup
@@ -123,8 +143,24 @@ class Changes:
         self._it.report.say("nothing was changed")
         return Refused(*problems)
 
-    async def _prepare(self, old: Config, new: Config, leaving: list[Instance | Target]) -> None:
-        """Start what is new and wait for it; ``leaving`` gets what stays only until the workers know."""
+    async def _take_back(
+        self, old: Config, new: Config, added: list[Instance | Target], workers: Iterable[Worker]
+    ) -> None:
+        """Undo :meth:`_prepare`, and let ``workers`` go by the old configuration again."""
+        it = self._it
+        it.catalog.adopt(old)
+        for name in old.services.keys() & new.services.keys():
+            it.services[name].configure(old.services[name])
+            self.targets(it.services[name], old, [])  # for their weights: none of them has left
+        for worker in workers:
+            with contextlib.suppress(ControlError):
+                await worker.reload(it.setup.text)
+        await self._take_away(added)
+        for name in new.services.keys() - old.services.keys():
+            it.services.pop(name).close()
+
+    async def _prepare(self, old: Config, new: Config, leaving: list[Instance | Target]) -> list[Instance | Target]:
+        """Start what is new, wait for it, and give it; ``leaving`` gets what stays only until the workers know."""
         it = self._it
         added: list[Instance | Target] = []
         for name, config in new.services.items():
@@ -144,6 +180,7 @@ class Changes:
             it.targets += joining
             added += joining
         await self._start(added)
+        return added
 
     async def found(self, name: str) -> None:
         """The service called ``name`` has other targets now. What is new is asked once before anything goes."""

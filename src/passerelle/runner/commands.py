@@ -68,22 +68,31 @@ _admin = click.option(
 )
 _workers = click.option("--workers", type=click.IntRange(1, 256), help="Gateway processes that share the port.")
 
+_watch = click.option(
+    "--watch", is_flag=True, help="Read the file anew whenever it changes, as `passerelle reload` does."
+)
+
 
 @click.command()
 @config_argument
 @_listen
 @_admin
 @_workers
-def up(config: str | None, listen: Address | None, admin: Address | str | None, workers: int | None) -> NoReturn:
+@_watch
+def up(
+    config: str | None, listen: Address | None, admin: Address | str | None, workers: int | None, watch: bool
+) -> NoReturn:
     """Run everything: the services' instances and the gateway. Ctrl-C stops it all; a second one kills it all.
 
     The options override the file.
     """
-    name, text, loaded = _read(config)
+    name, text, loaded = _read(config, watch)
     given = {"listen": listen, "admin": admin, "workers": workers}
     overrides = frozenset(key for key, value in given.items() if value is not None)
-    path = Path(name).resolve()
-    _supervise(Setup(_override(loaded, listen, admin, workers), text, name, path.parent, path, overrides))
+    folder = Path(name).resolve().parent
+    # Not where a link on the way leads now: it may lead elsewhere when the file is read anew.
+    path = Path(name).absolute()
+    _supervise(Setup(_override(loaded, listen, admin, workers), text, name, folder, path, overrides, watch))
 
 
 @click.command()
@@ -124,9 +133,10 @@ def proxy(
 @config_argument
 @_listen
 @_admin
-def gateway(config: str | None, listen: Address | None, admin: Address | str | None) -> NoReturn:
+@_watch
+def gateway(config: str | None, listen: Address | None, admin: Address | str | None, watch: bool) -> NoReturn:
     """Run one gateway worker and nothing else, for containers: the services must run elsewhere (`targets`, `zones`)."""
-    name, _, loaded = _read(config)
+    name, text, loaded = _read(config, watch)
     local = [name for name, service in loaded.services.items() if service.is_local]
     if local:
         names = ", ".join(local)
@@ -138,7 +148,7 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
     from passerelle.runner import alone, worker
 
     worker.raise_descriptor_limit()
-    sys.exit(worker.run(alone.serve(_override(loaded, listen, admin, None), name)))
+    sys.exit(worker.run(alone.serve(_override(loaded, listen, admin, None), text, name, follow=watch)))
 
 
 whom = click.option(
@@ -233,9 +243,11 @@ def _usual_admin() -> Address | str:
     return DEFAULT_ADMIN
 
 
-def _read(given: str | None) -> tuple[str, str, Config]:
+def _read(given: str | None, watch: bool) -> tuple[str, str, Config]:
     """The configuration's path, its text, what it says. Ends the command, with every error, if it cannot be used."""
     name = config_path(given)
+    if watch and Path(name).exists() and not Path(name).is_file():
+        raise click.UsageError(f"--watch needs a file, and {name} is none")
     try:
         # Once: the workers must get what is checked here, not what the file says a moment later.
         data = Path(name).read_bytes()
@@ -298,6 +310,9 @@ def _fetch(address: Address, method: str, path: str) -> Any:
 def _describe(answer: dict[str, Any]) -> None:
     where = f"http://{answer['listen']} · pid {answer['pid']} · up for {seconds(answer['uptime'])}"
     click.echo(f"passerelle {answer['version']} · {answer['config']} · {answer['state']} · {where}\n")
+    if answer["config_problems"]:
+        problems = "".join(f"  {problem}\n" for problem in answer["config_problems"])
+        click.echo(f"{answer['config']} as it is now is not in force:\n{problems}")
     members = [instance for service in answer["services"].values() for instance in service["instances"]]
     members += [{"address": answer["listen"], **worker} for worker in answer["workers"]]
     head = ("name", "state", "address", "pid", "restarts", "in flight", "uptime", "")

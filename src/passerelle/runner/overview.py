@@ -79,6 +79,7 @@ async def status(it: Supervisor) -> dict[str, Any]:
         "version": __version__,
         "state": it.state,
         "config": it.setup.file,
+        "config_problems": list(it.changes.problems),
         "listen": it.listen,
         "pid": os.getpid(),
         "uptime": round(now - it.begun, 3),

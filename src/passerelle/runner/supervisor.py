@@ -23,11 +23,12 @@ from passerelle.observability.metrics import Snapshot, merge
 from passerelle.runner import linux, overview, ports, purging
 from passerelle.runner.admin import Admin
 from passerelle.runner.backoff import Backoff
-from passerelle.runner.changes import Changes, Refused
+from passerelle.runner.changes import Changes
 from passerelle.runner.discovery.catalog import Catalog
 from passerelle.runner.gateway import Worker
 from passerelle.runner.instance import Instance
 from passerelle.runner.kept import Kept, State
+from passerelle.runner.refusals import Refused
 from passerelle.runner.report import Report
 from passerelle.runner.service import Service, Target
 
@@ -51,6 +52,7 @@ class Setup:
     folder: Path
     path: Path | None = None  # the file itself, to be read again; None where there is none
     overrides: frozenset[str] = frozenset()  # keys of the file that the command line replaced
+    follow: bool = False  # the file is read anew whenever it changes
 
 
 class Supervisor:
@@ -178,6 +180,8 @@ class Supervisor:
             started = await self._unless_stopped(self._start())
             if started:
                 self.state = "running"
+                if self.setup.follow:
+                    self.spawn(self.changes.follow())
                 for service in self.services.values():
                     self._on_found(service.name)  # meanwhile
                 await self._stop.wait()
