@@ -7,7 +7,7 @@ import contextlib
 import http.client
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlencode
@@ -34,6 +34,8 @@ from passerelle.runner.report import Report, seconds, wants_colour
 from passerelle.runner.supervisor import Setup, Supervisor
 
 DEFAULT_ADMIN: Address = Config.model_fields["admin"].default
+ANSWER_LIMIT = 5.0  # seconds
+CHANGE_LIMIT = 600.0  # seconds: a change waits for instances to come up and for others to finish what they have
 
 
 def _as(parse: Callable[[object], object]) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -166,7 +168,7 @@ whom = click.option(
 @json_option
 def status(admin: Address | str | None, as_json: bool) -> None:
     """Show what a running `passerelle up`, `proxy` or `gateway` does."""
-    answer = _ask(admin, "GET", "/status")
+    answer = ask(admin, "GET", "/status")
     if as_json:
         print_json(answer)
     else:
@@ -208,27 +210,33 @@ def restart(service: str, admin: Address | str | None, as_json: bool) -> None:
     change(admin, f"/restart?{urlencode({'service': service})}", as_json)
 
 
-def change(admin: Address | str | None, path: str, as_json: bool) -> None:
-    """Ask for a change and say what came of it."""
-    answer = _ask(admin, "POST", path)
+def change(
+    admin: Address | str | None, path: str, as_json: bool, method: str = "POST", limit: float = CHANGE_LIMIT
+) -> None:
+    """Ask for a change, which takes ``limit`` seconds at most, and say what came of it."""
+    answer = ask(admin, method, path, limit)
     if as_json:
         print_json(answer)
     elif "problems" not in answer:
         click.echo(answer["message"])
     if "problems" in answer:
-        if not as_json:
-            for problem in answer["problems"]:
-                click.echo(problem, err=True)
-        answer_no()
+        refused(() if as_json else answer["problems"])
 
 
-def _ask(admin: Address | str | None, method: str, path: str) -> Any:
-    """What the admin port answers. Ends the command when there is nobody to ask."""
+def refused(problems: Iterable[str]) -> NoReturn:
+    """Say why it is not done, and end the command."""
+    for problem in problems:
+        click.echo(problem, err=True)
+    answer_no()
+
+
+def ask(admin: Address | str | None, method: str, path: str, limit: float = ANSWER_LIMIT) -> Any:
+    """What the admin port answers within ``limit`` seconds. Ends the command when there is nobody to ask."""
     admin = admin or _usual_admin()
     if not isinstance(admin, Address):
         raise click.UsageError("with the admin address off there is nobody to ask")
     try:
-        return _fetch(admin, method, path)
+        return _fetch(admin, method, path, limit)
     except (OSError, http.client.HTTPException, ValueError) as error:
         click.echo(f"nothing to ask on the admin address {admin}: {error}", err=True)
         answer_no()
@@ -292,9 +300,7 @@ def _supervise(setup: Setup) -> NoReturn:
     sys.exit(code)
 
 
-def _fetch(address: Address, method: str, path: str) -> Any:
-    # A change waits for instances to come up and for others to finish what they have.
-    limit = 5.0 if method == "GET" else 600.0
+def _fetch(address: Address, method: str, path: str, limit: float) -> Any:
     connection = http.client.HTTPConnection(address.host, address.port, timeout=limit)
     try:
         connection.request(method, path, headers={"Passerelle-Admin": "1"})
@@ -302,9 +308,10 @@ def _fetch(address: Address, method: str, path: str) -> Any:
         body = response.read()
     finally:
         connection.close()
-    if response.status not in (200, 409):
+    answer = orjson.loads(body) if response.headers.get_content_type() == "application/json" else None
+    if answer is None or (response.status != 200 and "problems" not in answer):
         raise ValueError(f"it answers with {response.status} {response.reason}")
-    return orjson.loads(body)
+    return answer
 
 
 def _describe(answer: dict[str, Any]) -> None:
@@ -321,6 +328,8 @@ def _describe(answer: dict[str, Any]) -> None:
         if service["breaker"]:
             told = ", ".join(f"{state} in {count}" for state, count in service["breaker"].items())
             click.echo(f"\nbreaker of {name}: {told} of {len(answer['workers'])} workers")
+        if service["removed"]:
+            click.echo(f"\nremoved from {name} at run time: {', '.join(service['removed'])}")
 
 
 def _columns(member: dict[str, Any]) -> tuple[str, ...]:
@@ -330,6 +339,8 @@ def _columns(member: dict[str, Any]) -> tuple[str, ...]:
 
     uptime = member.get("uptime")
     note = member.get("problem") or (member.get("last_end") if member["state"] == "waiting" else None) or ""
+    if not note and member.get("origin") == "added":
+        note = "added at run time"
     return (
         member["name"],
         member["state"],

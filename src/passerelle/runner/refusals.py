@@ -11,3 +11,15 @@ class Refused(Exception):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class Missing(Refused):
+    """There is nothing of that name."""
+
+    status = 404
+
+
+class Invalid(Refused):
+    """What was asked for means nothing."""
+
+    status = 400

@@ -169,7 +169,7 @@ class Supervisor:
         await self.catalog.prepare(self.setup.config)
         self.catalog.adopt(self.setup.config)
         for service in self.services.values():
-            self.targets += self.changes.targets(service, self.setup.config, [])
+            self.targets += self.changes.targets.joining(service, self.setup.config, [])
         self._make_workers()
         self.report.names([kept.name for kept in (*self.instances, *self.workers)])
         try:
@@ -237,7 +237,7 @@ class Supervisor:
 
     def _on_found(self, service: str) -> None:
         if self.state == "running" and self.catalog.finds(self.services[service].config):
-            self.spawn(self.changes.found(service))
+            self.spawn(self.changes.targets.found(service))
 
     async def _reload(self) -> None:
         with contextlib.suppress(Refused):  # it is said already
