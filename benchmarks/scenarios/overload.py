@@ -25,7 +25,7 @@ TIMES = 3
 INSTANCES = 3
 PLACES = 4  # of each instance
 WORK = 0.02  # seconds a request: 600 a second altogether
-WAITING = 4  # of each instance, in the gateway
+WAITING = 8  # of each instance, in the gateway
 PATH = "/user/42"
 PROGRAM = Path(__file__).parents[1] / "peers" / "programs" / "paced.py"
 GOODPUT, REFUSED_MS = Target(0.9, at_most=False), Target(10.0, absolute=True)
