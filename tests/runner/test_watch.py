@@ -143,8 +143,9 @@ def test_without_watch_nothing_is_followed_and_a_touch_alone_is_no_change(
         followed.listening()
         other.listening()
         os.utime(file, ns=(1, 1))
-        file.write_text(config(two))
+        replace(file, config(two))
         until_now(lambda: followed.get("/") == (200, b"2"), BOUND)
+        followed.says("read anew", BOUND)
         assert followed.text.count("read anew") == 1
         assert other.get("/") == (200, b"1") and "read anew" not in other.text
         assert followed.stop() == other.stop() == 0
