@@ -17,6 +17,7 @@ from benchmarks.rig.core import Rig
 from benchmarks.rig.server import RigError
 from benchmarks.scenarios.base import Bench, Scenario
 from benchmarks.scenarios.bodies import Bodies
+from benchmarks.scenarios.chaos import Chaos
 from benchmarks.scenarios.compose import Compose
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.crossing import Crossing
@@ -24,6 +25,7 @@ from benchmarks.scenarios.crossing_cache import CrossingCache
 from benchmarks.scenarios.forward import Forward
 from benchmarks.scenarios.hit import Entries, Hit
 from benchmarks.scenarios.instances import Instances
+from benchmarks.scenarios.overload import Overload
 from benchmarks.scenarios.policy import Policy
 from benchmarks.scenarios.routes import Routes
 from benchmarks.scenarios.slow_clients import Slow
@@ -39,6 +41,8 @@ ALL: tuple[Scenario, ...] = (
     Bodies(),
     Connections(),
     Slow(),
+    Overload(),
+    Chaos(),
     Crossing(),
     CrossingCache(),
 )
