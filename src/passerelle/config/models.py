@@ -23,6 +23,7 @@ from passerelle.config.balance import (
 from passerelle.config.base import Model, given, raise_first
 from passerelle.config.cache import Cache, RouteCache
 from passerelle.config.compress import Compress
+from passerelle.config.concurrency import Concurrency
 from passerelle.config.discovery import Dns
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.jwt import Jwt
@@ -54,6 +55,7 @@ __all__ = [
     "Breaker",
     "Cache",
     "Compress",
+    "Concurrency",
     "Config",
     "Dns",
     "Eject",
@@ -187,6 +189,10 @@ class Service(Model):
     )
     max_waiting: Annotated[int, Whole(0, 100_000)] = Field(
         default=256, description="Most requests that wait for a connection, per instance and worker. Beyond: 503."
+    )
+    concurrency: Concurrency | None = Field(
+        default=None,
+        description="`adaptive`: bound what is in flight by what latency says of the queue.",
     )
     keepalive: Duration = Field(default=4.0, description="How long an idle connection to an instance is kept.")
 

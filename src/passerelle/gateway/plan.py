@@ -19,6 +19,7 @@ from passerelle.gateway.compress import rule_of
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.guards import Guards
+from passerelle.gateway.limiting import LimitedForward
 from passerelle.gateway.login import MAX_BODY
 from passerelle.gateway.own import OwnLeg
 from passerelle.gateway.service import Service
@@ -192,6 +193,8 @@ def _made_of(route: Route, service: str) -> bool:
 
 def _forward(service: ServiceConfig, route: Route) -> type[Forward]:
     """The plainest that does what the service and the route ask for: what is not asked for costs nothing."""
+    if service.concurrency is not None:
+        return LimitedForward
     if route.attempt_timeout is not None or route.tell_deadline:
         return TimedForward
     return GuardedForward if service.breaker is not None else Forward

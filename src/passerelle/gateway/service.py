@@ -23,6 +23,7 @@ from passerelle.observability.metrics import ServiceMetrics
 
 if TYPE_CHECKING:
     from passerelle.gateway.forward import Forward
+    from passerelle.gateway.limiting import Limiter
 
 
 class RetryRules(NamedTuple):
@@ -56,6 +57,7 @@ class Service:
         "cookie",
         "eject_after",
         "key",
+        "limiter",
         "metrics",
         "name",
         "node",
@@ -72,6 +74,7 @@ class Service:
         self.metrics = metrics
         self.streaming: set[Forward] = set()
         self.breaker: Breaker | None = None
+        self.limiter: Limiter | None = None
         self.budget = RetryBudget()
         self.retries = RetryRules()
         self.key: KeyOf | None = None
@@ -86,6 +89,14 @@ class Service:
     def breaker_state(self) -> str | None:
         """The name of its circuit breaker's state; None without one."""
         return self.breaker.state.value if self.breaker is not None else None
+
+    def concurrency(self) -> dict[str, int] | None:
+        """Its adaptive limit, and how many run under it and wait for it; None without one."""
+        return self.limiter.told() if self.limiter is not None else None
+
+    def told(self) -> dict[str, Any]:
+        """What is known of it beside its instances, as JSON-able values."""
+        return {"breaker": self.breaker_state(), "concurrency": self.concurrency()}
 
     def failed(self, instance: Instance) -> None:
         """A failure of ``instance`` was just counted."""

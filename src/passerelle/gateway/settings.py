@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+from passerelle.balancing.adaptive import AdaptiveLimit
 from passerelle.balancing.breaker import Breaker, BreakerSettings
 from passerelle.balancing.catalog import make
 from passerelle.balancing.group import Child, Group
@@ -14,6 +15,7 @@ from passerelle.balancing.sticky import Sticky
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.keys import key_of
+from passerelle.gateway.limiting import Limiter
 from passerelle.gateway.service import InstanceSpec, PoolSettings, RetryRules, Service, StickyCookie
 from passerelle.http1.listener import Limits
 from passerelle.http1.tls import UpstreamTls
@@ -85,6 +87,12 @@ def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfi
     service.retries = RetryRules(methods, frozenset(retries.on_status), retries.backoff, retries.max_backoff)
     if before is None or before.retries != retries:
         service.budget = RetryBudget(retries.budget, float(retries.floor))
+    found = config.concurrency
+    if before is None or (before.concurrency, before.max_waiting) != (found, config.max_waiting):
+        service.limiter = None
+        if found is not None:
+            limit = AdaptiveLimit(found.first, least=found.min, most=found.max, tolerance=1 + found.tolerance)
+            service.limiter = Limiter(limit, config.max_waiting)
     if before is None or before.breaker != config.breaker:
         settings = config.breaker
         service.breaker = None

@@ -20,6 +20,7 @@ from passerelle.runner import linux, ports, purging
 from passerelle.runner.admin import Admin
 from passerelle.runner.changes import FIXED, Refused
 from passerelle.runner.discovery.catalog import Catalog
+from passerelle.runner.summary import together
 from passerelle.runner.worker import CannotStart, Stop, build, tune_memory
 
 
@@ -66,11 +67,11 @@ class Alone:
         """The same shape as a supervisor's; the gateway itself is its only worker."""
         uptime = round(time.monotonic() - self._begun, 3)
         services = {}
-        breakers = self._gateway.breakers()
+        told = self._gateway.told()
         for name, instances in self._gateway.status().items():
             members = [{**i, "state": i["status"], "problem": None} for i in instances]
-            breaker = {breakers[name]: 1} if name in breakers else None
-            services[name] = {"up": sum(i["up"] for i in instances), "breaker": breaker, "instances": members}
+            up = sum(i["up"] for i in instances)
+            services[name] = {"up": up, **together([told[name]]), "instances": members}
         return {
             "version": __version__,
             "state": self.state,
