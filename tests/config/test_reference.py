@@ -77,6 +77,8 @@ TAKES = {
     "secret": "text",
     "eject": "[mapping](#eject) or `off`",
     "slow_start": "duration or `off`",
+    "stream_idle_timeout": "duration or `off`",
+    "tunnel_idle_timeout": "duration or `off`",
     "breaker": "[mapping](#breaker)",
     "retries": "[mapping](#retries)",
     "concurrency": "`adaptive`, or [mapping](#concurrency)",

@@ -17,7 +17,6 @@ from passerelle.config.balance import (
     Eject,
     OptionalEject,
     Retries,
-    SlowStart,
     Sticky,
 )
 from passerelle.config.base import Model, given, raise_first
@@ -32,7 +31,7 @@ from passerelle.config.redis import RedisUrl
 from passerelle.config.sessions import Login, Sessions, Yes
 from passerelle.config.shapes import route_shape, service_shape
 from passerelle.config.tls import ListenerTls, ServiceTls
-from passerelle.config.units import Duration, Limit, Percent
+from passerelle.config.units import Duration, DurationOrOff, Limit, Percent
 from passerelle.config.values import (
     AccessLog,
     App,
@@ -168,7 +167,7 @@ class Service(Model):
     eject: OptionalEject = Field(
         default=Eject(), description="When an instance is left out because requests to it fail, or `off`."
     )
-    slow_start: SlowStart = Field(
+    slow_start: DurationOrOff = Field(
         default=10.0, description="How long the share of an instance rises after it came up, or `off`."
     )
     panic: Percent = Field(
@@ -286,6 +285,12 @@ class Route(Model):
     )
     attempt_timeout: Duration | None = Field(
         default=None, description="How long an instance may take to begin its answer before another one is tried."
+    )
+    stream_idle_timeout: DurationOrOff = Field(
+        default=300.0, description="How long a body that has begun may stand still before it is cut short, or `off`."
+    )
+    tunnel_idle_timeout: DurationOrOff = Field(
+        default=3600.0, description="How long a WebSocket or other tunnel may be silent both ways, or `off`."
     )
     tell_deadline: bool = Field(
         default=False, description="`true`: services are told the time left, in `Passerelle-Timeout-Ms`."

@@ -38,7 +38,7 @@ from passerelle.gateway.settings import (
     sweep_seconds,
 )
 from passerelle.gateway.shared import Shared
-from passerelle.gateway.times import BACKLOG, LOG_SECONDS, STALL, SWEEP, TICK
+from passerelle.gateway.times import BACKLOG, LOG_SECONDS, SWEEP, TICK
 from passerelle.gateway.tls import Certificates
 from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
@@ -393,7 +393,7 @@ class Gateway:
                 progress, since = self._stalled.get(forward, (-1, now))
                 if forward.progress != progress:
                     since = now
-                if now - since > STALL:
+                if now - since > forward.patience:
                     forward.on_stalled()
                 else:
                     seen[forward] = (forward.progress, since)

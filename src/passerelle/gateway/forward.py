@@ -247,9 +247,15 @@ class Forward(Attempts):
         """The route's time is up, whatever attempt it is."""
         self.refuse(Failure(Kind.TIMEOUT, f"no answer within {self._leg.deadlines.limit:g} s"))
 
+    @property
+    def patience(self) -> float:
+        """How long the body may stand still, in seconds."""
+        return self._leg.stream_idle
+
     def on_stalled(self) -> None:
         """No byte of the body came for too long."""
-        self.refuse(Failure(Kind.TIMEOUT, "the body stalled"))
+        if self._connection is None or self._connection.reading:  # else it is the client that takes nothing
+            self.refuse(Failure(Kind.TIMEOUT, "the body stalled"))
 
     def refuse(self, failure: Failure) -> None:
         """Take no more of an answer that is at fault."""

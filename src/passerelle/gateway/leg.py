@@ -131,6 +131,10 @@ class Leg(Protocol):
         """How long one attempt is waited for while another one may be made; None is for as long as there is time."""
 
     @property
+    def stream_idle(self) -> float:
+        """How long a body may stand still, in seconds."""
+
+    @property
     def tells_deadline(self) -> bool:
         """Whether services are told how much time is left."""
 

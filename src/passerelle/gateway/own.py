@@ -9,6 +9,7 @@ from passerelle.gateway.body import RequestBody
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.service import Service
+from passerelle.gateway.times import STALL
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import ResponseHead
 
@@ -43,7 +44,7 @@ class WholeBody(RequestBody):
 class OwnLeg:
     """A question that the gateway itself asks of a service."""
 
-    __slots__ = ("attempt_deadlines", "attempts", "deadlines", "forward", "service", "tells_deadline")
+    __slots__ = ("attempt_deadlines", "attempts", "deadlines", "forward", "service", "stream_idle", "tells_deadline")
 
     def __init__(self, service: Service, deadlines: Deadlines, attempts: int, forward: type[Forward]) -> None:
         self.service = service
@@ -51,6 +52,7 @@ class OwnLeg:
         self.attempts = attempts
         self.forward = forward
         self.attempt_deadlines: Deadlines | None = None
+        self.stream_idle = STALL
         self.tells_deadline = False
 
     def ask(self, message: bytes, now: float, answered: Answered, failed: Callable[[Failure], None]) -> Forward:

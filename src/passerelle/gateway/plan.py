@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -49,6 +50,7 @@ class PartPlan:
     cache: CachePlan | None
     key: bytes
     attempt_deadlines: Deadlines | None
+    stream_idle: float
     tells_deadline: bool
     forward: type[Forward]
 
@@ -72,16 +74,18 @@ class RoutePlan:
 @dataclass(frozen=True, slots=True)
 class ForwardPlan(RoutePlan):
     """A route that one service answers; ``rewrite`` is None where it sees the client's path. ``feeds``: its service's
-    answers are stored as parts of compositions, or in them."""
+    answers are stored as parts of compositions, or in them. ``tunnel_idle``: seconds that a tunnel may be silent."""
 
     service: Service
     deadlines: Deadlines
     attempts: int
     rewrite: Template | None
     attempt_deadlines: Deadlines | None
+    stream_idle: float
     tells_deadline: bool
     forward: type[Forward]
     feeds: bool
+    tunnel_idle: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     guards = environment.guards.of(route, metrics)
     rest = _rest_names(route.path)
     attempt = environment.deadlines(route.attempt_timeout) if route.attempt_timeout is not None else None
+    stream_idle = _seconds(route.stream_idle_timeout)
     tells = route.tell_deadline
     compress = rule_of(route.compress)
     shared = environment.cache if route.service is not None or route.cache is not None else None
@@ -152,7 +157,8 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         deadlines = environment.deadlines(route.timeout)
         forward = _forward(config.services[route.service], route)
         feeds = any(_made_of(each, route.service) for each in config.routes)
-        return ForwardPlan(*of_route, service, deadlines, route.attempts, rewrite, attempt, tells, forward, feeds)
+        ends = attempt, stream_idle, tells, forward, feeds, _seconds(route.tunnel_idle_timeout)
+        return ForwardPlan(*of_route, service, deadlines, route.attempts, rewrite, *ends)
     if route.compose is None:
         leg = None
         if route.login is not None:
@@ -175,7 +181,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
             environment.cache.sources.add(part.service)
         forward = _forward(config.services[part.service], route)
         deadlines = environment.deadlines(seconds)
-        of_part = (deadlines, route.attempts, cache, key, attempt, tells, forward)
+        of_part = (deadlines, route.attempts, cache, key, attempt, stream_idle, tells, forward)
         plans.append(PartPlan(name, service, path, *of_part))
     if whole is not None:
         # The parts' lifetimes count, and the answer says so in a field of the gateway's own (see gateway/whole.py).
@@ -198,6 +204,10 @@ def _forward(service: ServiceConfig, route: Route) -> type[Forward]:
     if route.attempt_timeout is not None or route.tell_deadline:
         return TimedForward
     return GuardedForward if service.breaker is not None else Forward
+
+
+def _seconds(limit: float | str) -> float:
+    return inf if isinstance(limit, str) else limit
 
 
 def _rest_names(path: str) -> frozenset[str]:

@@ -154,5 +154,7 @@ def sweep_seconds(config: Config, most: float) -> float:
     """How often to look at connections: so that their time limits are kept to within a quarter, at least every ``most``
     seconds."""
     limits = config.limits
-    shortest = min(limits.head_timeout, limits.idle_timeout, limits.body_timeout, limits.write_timeout)
-    return min(most, shortest / 4)
+    times: list[float | str] = [limits.head_timeout, limits.idle_timeout, limits.body_timeout, limits.write_timeout]
+    for route in config.routes:
+        times += (route.stream_idle_timeout, route.tunnel_idle_timeout)
+    return min(most, min(seconds for seconds in times if not isinstance(seconds, str)) / 4)

@@ -319,6 +319,11 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether bytes can still be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def reading(self) -> bool:
+        """Whether the response's bytes may come."""
+        return self._transport is not None and self._transport.is_reading()
+
     def pause_reading(self) -> None:
         """Stop the response's bytes from coming."""
         if self._transport is not None and not self._transport.is_closing():
