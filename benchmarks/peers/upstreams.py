@@ -16,11 +16,13 @@ from benchmarks.rig.server import Server
 
 USER = '{"user_id":"42","username":"user_42","email":"user_42@example.com","created":"2026-01-01T00:00:00Z"}'
 PRODUCT = '{"product_id":"7","name":"Produit_7","price":19.99,"stock":1200,"currency":"EUR","kind":"book"}'
+_KEPT = 'add_header Cache-Control "public, max-age=86400";'
 COMPOSED = f'{{"user":{USER},"product":{PRODUCT}}}'
 
 
-def start(rig: Rig, count: int = 3, connections: int = 4096) -> tuple[Server, Sequence[str]]:
-    """Start it on ``count`` ports of the load's CPU; returns it and its addresses."""
+def start(rig: Rig, count: int = 3, connections: int = 4096, *, kept: bool = False) -> tuple[Server, Sequence[str]]:
+    """Start it on ``count`` ports of the load's CPU; returns it and its addresses. Caches may keep the ``kept``."""
+    lasting = _KEPT if kept else ""
     ports = [rig.port() for _ in range(count)]
     folder = rig.subfolder("upstreams")
     site = Site(folder, ports[0], ())
@@ -30,8 +32,8 @@ def start(rig: Rig, count: int = 3, connections: int = 4096) -> tuple[Server, Se
         f"""  default_type application/json;
   server {{
 {listens}
-    location /user/ {{ return 200 '{USER}'; }}
-    location /product/ {{ return 200 '{PRODUCT}'; }}
+    location /user/ {{ {lasting} return 200 '{USER}'; }}
+    location /product/ {{ {lasting} return 200 '{PRODUCT}'; }}
   }}""",
         connections + count,
     )

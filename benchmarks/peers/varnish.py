@@ -1,4 +1,4 @@
-"""Varnish, storing nothing: every request is passed on, to the backends in turn."""
+"""Varnish: as a cache in memory, or storing nothing, with every request passed on to the backends in turn."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ class Varnish:
         return first_line("varnishd", "-V")
 
     def forward(self, site: Site) -> Command:
+        return self._command(site, "set req.backend_hint = all.backend(); return (pass);", 64)
+
+    def cached(self, site: Site, memory: int) -> Command:
+        return self._command(site, "set req.backend_hint = all.backend();", memory >> 20)
+
+    def _command(self, site: Site, received: str, megabytes: int) -> Command:
         backends, added = [], []
         for number, upstream in enumerate(site.upstreams):
             host, _, port = upstream.rpartition(":")
             backends.append(f'backend b{number} {{ .host = "{host}"; .port = "{port}"; }}')
             added.append(f"  all.add_backend(b{number});")
         file = site.write(
-            "forward.vcl",
+            "site.vcl",
             "\n".join(
                 [
                     "vcl 4.1;",
@@ -31,10 +37,10 @@ class Varnish:
                     "  new all = directors.round_robin();",
                     *added,
                     "}",
-                    "sub vcl_recv { set req.backend_hint = all.backend(); return (pass); }",
+                    f"sub vcl_recv {{ {received} }}",
                     "",
                 ]
             ),
         )
         argv = [program("varnishd"), "-F", "-j", "none", "-n", str(site.folder / "state"), "-f", str(file)]
-        return Command([*argv, "-a", f"127.0.0.1:{site.port}", "-s", "malloc,64m", "-p", "thread_pools=1"])
+        return Command([*argv, "-a", f"127.0.0.1:{site.port}", "-s", f"malloc,{megabytes}m", "-p", "thread_pools=1"])

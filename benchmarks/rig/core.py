@@ -77,14 +77,18 @@ class Rig:
         folder: Path,
         *,
         ready: str,
+        headers: Mapping[str, str] = wrk.BROWSER,
         under_test: bool = True,
         env: Mapping[str, str] | None = None,
     ) -> Server:
-        """Start a server and wait until it answers ``ready`` with 200. Raises ``RigError`` when it does not."""
+        """Start a server and wait until it answers ``ready``, asked with ``headers``, with 200.
+
+        Raises ``RigError`` when it does not.
+        """
         cpu = self.server_cpu if under_test else self.load_cpu
         server = Server(name, argv, port, cpu, folder, env or {})
         self._servers.append(server)
-        server.wait_ready(ready, wrk.BROWSER, _READY_SECONDS)
+        server.wait_ready(ready, headers, _READY_SECONDS)
         return server
 
     def stop(self, *servers: Server, seconds: float = STOP_SECONDS) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from benchmarks.figures import Figure
 from benchmarks.peers.base import Command, Peer, Site
 from benchmarks.peers.passerelle import Passerelle
+from benchmarks.rig import wrk
 from benchmarks.rig.core import Rig
 from benchmarks.rig.pairs import Cell, Run, in_turn
 from benchmarks.rig.server import RigError, Server, fetch
@@ -63,15 +64,25 @@ class Bench:
     def site(self, name: str, upstreams: Sequence[str]) -> Site:
         return Site(self.rig.subfolder(name), self.rig.port(), upstreams)
 
-    def start(self, name: str, site: Site, command: Command, ready: str, answer: str | None = None) -> Server:
-        """Start a server under test and wait until it answers ``ready``.
+    def start(
+        self,
+        name: str,
+        site: Site,
+        command: Command,
+        ready: str,
+        answer: str | None = None,
+        headers: Mapping[str, str] = wrk.BROWSER,
+    ) -> Server:
+        """Start a server under test and wait until it answers ``ready``, asked with ``headers``.
 
         ``answer`` is the JSON that it must be answered with, so that all who are compared do the same work.
         """
         self.progress(f"starting {name}")
-        server = self.rig.start(name, command.argv, site.port, site.folder, ready=ready, env=command.env)
+        server = self.rig.start(
+            name, command.argv, site.port, site.folder, ready=ready, headers=headers, env=command.env
+        )
         if answer is not None:
-            _, body = fetch(site.port, ready, {})
+            _, body = fetch(site.port, ready, headers)
             if json.loads(body) != json.loads(answer):
                 raise RigError(f"{name} answered {ready} with {body!r} instead of {answer}")
         return server

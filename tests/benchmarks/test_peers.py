@@ -20,6 +20,8 @@ from benchmarks.rig.core import Rig
 from benchmarks.rig.server import RigError, fetch
 from benchmarks.scenarios.base import Bench
 from benchmarks.scenarios.crossing import ANSWER, start_memory
+from benchmarks.scenarios.hit import HEADERS
+from benchmarks.scenarios.policy import SHARED, bearer, token
 from passerelle.config import load
 from tests.requirements import absent, needs
 
@@ -72,6 +74,40 @@ def test_composers_compose(peer, rig, addresses):
 @pytest.mark.parametrize("peer", [Nginx(), NginxTuned(), HAProxy(), Envoy()], ids=lambda peer: peer.name)
 def test_streamers_pass_on(peer, rig, addresses):
     assert answer(rig, peer, "stream", addresses, "/product/7") == json.loads(upstreams.PRODUCT)
+
+
+@TWO_CPUS
+@NEEDS
+@pytest.mark.parametrize("peer", [Nginx(), Varnish(), None], ids=["nginx", "varnish", "ours"])
+def test_caches_answer_alone_once_they_were_asked(peer, rig):
+    bench = Bench(rig, 1, 1, frozenset(), print)
+    peer = peer or bench.ours()
+    if peer.missing():
+        absent(f"{peer.name} is missing: {peer.missing()}")
+    behind, addresses = upstreams.start(rig, kept=True)
+    site = bench.site(peer.name, addresses)
+    server = bench.start(peer.name, site, peer.cached(site, 64 << 20), "/user/7", upstreams.USER, HEADERS)
+    rig.stop(behind)
+    status, body = fetch(site.port, "/user/7", HEADERS)
+    rig.stop(server)
+    assert (status, json.loads(body)) == (200, json.loads(upstreams.USER))
+
+
+@TWO_CPUS
+@NEEDS
+@pytest.mark.parametrize("peer", [HAProxy(), Envoy(), None], ids=["haproxy", "envoy", "ours"])
+def test_guards_admit_one_token_alone(peer, rig, addresses):
+    bench = Bench(rig, 1, 1, frozenset(), print)
+    peer = peer or bench.ours()
+    if peer.missing():
+        absent(f"{peer.name} is missing: {peer.missing()}")
+    site = bench.site(peer.name, addresses)
+    headers = bearer(token(SHARED))
+    server = bench.start(peer.name, site, peer.policy(site, SHARED), "/user/7", upstreams.USER, headers)
+    wrong = [bearer(each) for each in (token("x" * 40), token(SHARED, -3600.0), "none")]
+    statuses = [fetch(site.port, "/user/7", each)[0] for each in wrong]
+    rig.stop(server)
+    assert statuses == [401, 401, 401]
 
 
 @TWO_CPUS

@@ -14,6 +14,7 @@ from passerelle.security.limits import (
     LONGEST_KEY,
     SECOND,
     Limit,
+    OneRateLimit,
     Rate,
     RateLimits,
     Table,
@@ -128,6 +129,14 @@ def test_workers_together_admit_no_more_than_one_alone(rate: Rate, workers: int)
     assert part.burst >= 1
 
 
+@given(st.integers(1, 10**7), st.integers(1, 86400), st.integers(1, 1000))
+def test_lowest_terms_are_the_same_rate_in_whole_microseconds(count: int, seconds: int, burst: int) -> None:
+    rate = Rate.of(count, seconds, burst)
+    assert rate.count * seconds * SECOND == rate.period * count
+    assert (rate.period % 1000, rate.burst) == (0, burst)
+    assert rate.count <= count
+
+
 # ---- the table
 
 
@@ -237,3 +246,25 @@ def test_clients_have_buckets_of_their_own() -> None:
     limits, _, _ = guard(Limit("l", Rate(1, SECOND, 1), by_address))
     for number in range(100):
         limits(asked(b"%d" % number))
+
+
+STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2 * SECOND)), max_size=60)
+
+
+@given(RATES, st.integers(1, 50), STEPS)
+def test_one_limit_alone_decides_and_tells_as_several_do(rate: Rate, cost: int, steps: list[tuple[int, int]]) -> None:
+    clock, cost = Clock(), min(cost, rate.burst)
+    several = RateLimits([Limit("l", rate, by_address, cost=cost)], lambda: None, clock)
+    alone = OneRateLimit(Limit("l", rate, by_address, cost=cost), clock)
+    for client, later in steps:
+        clock.now += later
+        told = []
+        for each in (several, alone):
+            request = asked(b"%d" % client)
+            try:
+                each(request)
+            except Refused as refused:
+                told.append((request.answer, refused.kind, refused.detail, refused.fields))
+            else:
+                told.append((request.answer, None, "", []))
+        assert told[0] == told[1]

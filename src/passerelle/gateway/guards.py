@@ -20,7 +20,18 @@ from passerelle.security.authorization import Require
 from passerelle.security.certificates import CertificateMethod
 from passerelle.security.cookies import HideCookies
 from passerelle.security.guard import Asked, Guard
-from passerelle.security.limits import SECOND, KeyOf, Limit, Rate, RateLimits, Table, by_consumer, by_header, by_key
+from passerelle.security.limits import (
+    SECOND,
+    KeyOf,
+    Limit,
+    OneRateLimit,
+    Rate,
+    RateLimits,
+    Table,
+    by_consumer,
+    by_header,
+    by_key,
+)
 from passerelle.security.logins import Attempts, Logins
 from passerelle.security.shared_limits import SharedLimit, SharedRateLimits
 
@@ -176,13 +187,15 @@ class Guards:
         def would_refuse() -> None:
             metrics.would_refuse += 1
 
+        if self._redis is None and len(chosen) == 1 and not chosen[0].dry_run:
+            return [OneRateLimit(self._limit(route, chosen[0], self._config.workers))]
         if self._redis is None:
             return [RateLimits([self._limit(route, limit, self._config.workers) for limit in chosen], would_refuse)]
         shared = [SharedLimit(self._limit(route, limit, 1), f"{route.label}\0{limit.label}") for limit in chosen]
         return [SharedRateLimits(shared, self._redis, would_refuse, self._config.limits.gateways)]
 
     def _limit(self, route: Route, settings: RateLimit, parts: int) -> Limit:
-        whole = Rate(settings.rate.number, settings.rate.seconds * SECOND, settings.size)
+        whole = Rate.of(settings.rate.number, settings.rate.seconds, settings.size)
         rate = whole.share(parts, settings.cost)
         name = route.label, settings.label
         table = self._tables[name] = self._known_tables.get(name, Table())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 MAX_HEAD = 65_536
 # How many 1xx responses may come before the final one.
 MAX_INTERIM = 64
+# How much of an answer is taken from a connection that is already lost: reads, and bytes a read.
+LEFT_READS, LEFT_BYTES = 16, 65_536
 
 
 class Receiver(Protocol):
@@ -108,6 +111,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
+        if exc is not None and self._receiver is not None and not self._response_done:
+            self._take_left()
         self._transport = None
         self._write = _nowhere
         self.poll = _gone
@@ -125,6 +130,25 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.on_end()
         else:
             receiver.on_failure(Failure(Kind.TRUNCATED, str(exc or "closed within a body")))
+
+    def _take_left(self) -> None:
+        """Read what the instance said before it reset the connection, where a write of ours failed before a read.
+
+        An early answer may lie in the kernel then (RFC 9112 §9.5). Over TLS it is lost: its records need the transport.
+        """
+        transport = self._transport
+        if transport is None or transport.get_extra_info("ssl_object") is not None:
+            return
+        self._request_done = False  # whatever the answer says, this connection is nobody's next one
+        descriptor = transport.get_extra_info("socket").fileno()
+        for _ in range(LEFT_READS):
+            try:
+                data = os.read(descriptor, LEFT_BYTES)
+            except OSError:
+                return
+            if not data or self._receiver is None or self._response_done:
+                return
+            self.data_received(data)
 
     def eof_received(self) -> bool:
         """The instance sends no more; nothing useful can follow on this connection, so it is closed."""

@@ -68,6 +68,7 @@ class AccessLog:
         self._stamp = b""
         self._stamp_from = self._stamp_until = 0.0
         self._who: dict[tuple[bytes, bytes, bytes, bytes], bytes] = {}
+        self._consumers: dict[str, bytes] = {}
 
     def route(self, route: str, service: str | None) -> RouteLog:
         """What writes the lines of one route; ``service`` is None for one that no single service answers."""
@@ -99,6 +100,14 @@ class AccessLog:
         )
         if len(method) + len(host) + len(user_agent) <= _KEY_BYTES:
             self._who[client, method, host, user_agent] = made
+        return made
+
+    def _know_consumer(self, consumer: str) -> bytes:
+        if len(self._consumers) >= _MOST_KNOWN:
+            self._consumers.clear()
+        made = b',"consumer":"%b"' % _cut(json.dumps(consumer)[1:-1].encode("ascii"), _OTHER_BYTES)
+        if len(consumer) <= _KEY_BYTES:
+            self._consumers[consumer] = made
         return made
 
 
@@ -212,7 +221,7 @@ class RouteLog:
             int(upstream_seconds * 1e6),
         )
         if consumer is not None:
-            line += b',"consumer":"%b"' % _cut(json.dumps(consumer)[1:-1].encode("ascii"), _OTHER_BYTES)
+            line += log._consumers.get(consumer) or log._know_consumer(consumer)
         return line + b"}\n" if failure is None else line + _FAILURE % _told(failure) + b"}\n"
 
     def _know_what(self, status: int, attempts: int, instance: str | None, cache: str | None) -> bytes:

@@ -116,11 +116,13 @@ class JwtMethod:
     def identify(self, asked: Asked) -> Identity | Wait | None:
         """The subject of the token."""
         value = asked.get(b"authorization")
-        if value is None or value[:7].lower() != b"bearer ":
+        if value is None:
             return None
         known = self._known.get(value)
         if known is not None and known[0] > self._clock() and self._version == self._source.version:
             return known[1]
+        if value[:7].lower() != b"bearer ":
+            return None
         if len(asked.lines(b"authorization")) > 1:
             raise Rejected("more than one Authorization")
         return self._verify(value)

@@ -1,0 +1,112 @@
+"""``hit``: answer out of the cache, from ten entries to a million.
+
+The load is that of the other scenarios but for two fields that forbid what is measured here: ``Cache-Control:
+no-cache`` asks for the upstream's answer, and ``Authorization`` for nobody else's. Two others stand in their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Protocol
+
+from benchmarks.figures import Figure, Target, cpu_figure
+from benchmarks.peers import upstreams
+from benchmarks.peers.base import Command, Peer, Site
+from benchmarks.peers.nginx import Nginx
+from benchmarks.peers.varnish import Varnish
+from benchmarks.rig import procfs, wrk
+from benchmarks.rig.pairs import Cell
+from benchmarks.rig.server import RigError, Server
+from benchmarks.rig.wrk import Load
+from benchmarks.scenarios.base import OURS, Bench, peer_names
+
+HEADERS = {name: value for name, value in wrk.BROWSER.items() if name not in ("Authorization", "Cache-Control")} | {
+    "X-Requested-With": "XMLHttpRequest",
+    "Priority": "u=1, i",
+}
+FIXED = Load("/user/42", headers=HEADERS)
+VARYING = Load("/user/{}", varying=True, spread=10, headers=HEADERS)
+MEMORY = 4 << 30  # bytes: a million entries fit
+MANY = 1_000_000
+TARGETS: dict[str | None, Target] = {"nginx": Target(0.75), "varnish": Target(0.6)}
+_FILL_RUNS = 8
+_FILL_SECONDS = 30
+
+
+class Cacher(Peer, Protocol):
+    """Caches ``/user/ID`` as the upstream's ``Cache-Control`` allows; ``memory`` bytes at most."""
+
+    def cached(self, site: Site, memory: int) -> Command: ...
+
+
+class Hit:
+    """Everything asked is in the cache; nobody logs."""
+
+    name = "hit"
+    about = "answer out of the cache"
+    peers = ("nginx", "varnish")
+
+    def run(self, bench: Bench) -> Iterable[Figure]:
+        _, addresses = upstreams.start(bench.rig, kept=True)
+        contestants: list[Cacher] = bench.present([Nginx(), Varnish()])
+        cells = []
+        for peer in (bench.ours(access_log=False), *contestants):
+            site = bench.site(peer.name, addresses)
+            server = bench.start(peer.name, site, peer.cached(site, MEMORY), FIXED.path, upstreams.USER)
+            cells.append(Cell(f"10hdr {peer.name}", server, FIXED, bench.seconds))
+            cells.append(Cell(f"10-entries {peer.name}", server, VARYING, bench.brief))
+        runs = bench.in_turn(sorted(cells, key=lambda cell: not cell.label.startswith("10hdr")))
+        for variant in ("10hdr", "10-entries"):
+            for name in peer_names(contestants):
+                theirs = runs[f"{variant} {name}"] if name else ()
+                target = TARGETS.get(name) if variant == "10hdr" else None
+                yield cpu_figure(self.name, variant, runs[f"{variant} {OURS}"], name, theirs, target)
+
+
+class Entries:
+    """Ours with ten entries and with ``MANY``, which are asked for in turn, so that none is in the CPU's caches.
+
+    nginx has ten in both: a million of its files would measure the disk. ``bytes_per_entry`` is what our process grew
+    by for each, key, fields and body of 100 bytes included.
+    """
+
+    name = "entries"
+    about = "hits among ten and among a million entries"
+    peers = ("nginx",)
+
+    def run(self, bench: Bench) -> Iterable[Figure]:
+        _, addresses = upstreams.start(bench.rig, kept=True)
+        contestants: list[Cacher] = bench.present([Nginx()])
+        cells = []
+        for peer in (bench.ours(access_log=False), *contestants):
+            site = bench.site(peer.name, addresses)
+            server = bench.start(peer.name, site, peer.cached(site, MEMORY), FIXED.path, upstreams.USER)
+            cells.append(Cell(f"few {peer.name}", server, VARYING, bench.seconds))
+        site = bench.site("ours-many", addresses)
+        gateway = bench.ours(access_log=False)
+        server = bench.start("ours-many", site, gateway.cached(site, MEMORY), FIXED.path, upstreams.USER)
+        many = replace(VARYING, spread=MANY)
+        before = procfs.memory(server.pid).rss
+        fill(bench, server, many)
+        each = (procfs.memory(server.pid).rss - before) / MANY
+        cells.append(Cell(f"many {OURS}", server, many, bench.seconds))
+        runs = bench.in_turn(cells)
+        figure = cpu_figure(self.name, "many-few", runs[f"many {OURS}"], OURS, runs[f"few {OURS}"])
+        figure.more["bytes_per_entry"] = each
+        yield figure
+        for peer in contestants:
+            target = TARGETS.get(peer.name)
+            for variant in ("few", "many"):
+                ours, theirs = runs[f"{variant} {OURS}"], runs[f"few {peer.name}"]
+                yield cpu_figure(self.name, variant, ours, peer.name, theirs, target)
+
+
+def fill(bench: Bench, server: Server, load: Load) -> None:
+    """Ask for every entry at least once. Raises ``RigError`` when that takes too long."""
+    bench.progress(f"filling {server.name} with {load.spread:,} entries")
+    for _ in range(_FILL_RUNS):
+        # Each run of wrk begins at the first entry again, so one run has to reach the last of them.
+        if wrk.run(load, server.port, _FILL_SECONDS, bench.rig.load_cpu, bench.rig.folder).requests >= load.spread:
+            return
+    raise RigError(f"{server.name} was not filled")

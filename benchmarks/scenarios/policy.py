@@ -1,0 +1,75 @@
+"""``policy``: verify a token, hold a rate limit, count, log, and only then forward."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from benchmarks.figures import Figure, Target, cpu_figure
+from benchmarks.peers import upstreams
+from benchmarks.peers.base import Command, Peer, Site
+from benchmarks.peers.envoy import ISSUER, Envoy
+from benchmarks.peers.haproxy import HAProxy
+from benchmarks.rig import wrk
+from benchmarks.rig.pairs import Cell
+from benchmarks.rig.server import RigError, fetch
+from benchmarks.rig.wrk import Load
+from benchmarks.scenarios.base import OURS, Bench, peer_names
+
+SHARED = "known-to-all-who-take-part-in-this-benchmark"  # no quotes and commas: HAProxy's file has no way to write them
+TARGETS: dict[str | None, Target] = {"haproxy": Target(1.4), "envoy": Target(0.6)}
+
+
+class Guard(Peer, Protocol):
+    """Forwards ``/user/ID`` for holders of a valid HS256 token, within a limit that is not reached, and logs it."""
+
+    def policy(self, site: Site, secret: str) -> Command: ...
+
+
+def token(secret: str, lifetime: float = 3600.0) -> str:
+    """A token (RFC 7519) that is valid for ``lifetime`` seconds, signed with HS256."""
+    claims = {"sub": "user_42", "iss": ISSUER, "exp": int(time.time() + lifetime)}
+    signed = b".".join(_coded(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
+    return (signed + b"." + _coded(hmac.digest(secret.encode(), signed, hashlib.sha256))).decode()
+
+
+def _coded(octets: bytes) -> bytes:
+    return base64.urlsafe_b64encode(octets).rstrip(b"=")
+
+
+class Policy:
+    """The same token in every request, as a client sends it; who has the wrong one is refused by all alike."""
+
+    name = "policy"
+    about = "JWT + rate limit + access log, then forward"
+    peers = ("haproxy", "envoy")
+
+    def run(self, bench: Bench) -> Iterable[Figure]:
+        _, addresses = upstreams.start(bench.rig)
+        load = Load("/user/42", headers=bearer(token(SHARED)))
+        contestants: list[Guard] = bench.present([HAProxy(), Envoy()])
+        cells = []
+        for peer in (bench.ours(), *contestants):
+            site = bench.site(peer.name, addresses)
+            server = bench.start(peer.name, site, peer.policy(site, SHARED), load.path, headers=load.headers)
+            wrong = (token("x" * 40), token(SHARED, -3600.0))
+            refused = [fetch(site.port, load.path, bearer(each))[0] for each in wrong]
+            if refused != [401, 401]:
+                raise RigError(
+                    f"{peer.name} answered {refused} to a token signed by others and to one that has expired"
+                )
+            cells.append(Cell(f"10hdr {peer.name}", server, load, bench.seconds))
+        runs = bench.in_turn(cells)
+        for name in peer_names(contestants):
+            theirs = runs[f"10hdr {name}"] if name else ()
+            yield cpu_figure(self.name, "10hdr", runs[f"10hdr {OURS}"], name, theirs, TARGETS.get(name))
+
+
+def bearer(text: str) -> dict[str, str]:
+    """The load's fields with this token."""
+    return {**wrk.BROWSER, "Authorization": f"Bearer {text}"}
