@@ -15,6 +15,7 @@ from passerelle.config import balance_check as balance
 from passerelle.config.addresses import Address, Lookup
 from passerelle.config.base import given
 from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards, session_errors
+from passerelle.config.check_hedge import hedge_errors, hedge_warnings
 from passerelle.config.check_tls import listener_errors, service_errors, service_warnings
 from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, RouteCache, Service
@@ -96,6 +97,7 @@ def warnings(config: Config) -> Iterator[Finding]:
         if network.prefixlen == 0:
             yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
     yield from guard_warnings(config)
+    yield from hedge_warnings(config, services_of)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():
             if part.timeout is not None and part.timeout > route.timeout:
@@ -198,6 +200,7 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         yield from _reference((*loc, "login", "service"), route.login.service, services)
     yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.touched)
+    yield from hedge_errors(loc, route, each.touched, {name: services.get(name) for name in services_of(route)})
     for key, part in (route.compose or {}).items():
         yield from _part((*loc, "compose", key), part, pattern, services)
     if route.cache is not None:

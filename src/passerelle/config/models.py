@@ -25,6 +25,7 @@ from passerelle.config.compress import Compress
 from passerelle.config.concurrency import Concurrency
 from passerelle.config.discovery import Dns
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
+from passerelle.config.hedge import Hedge
 from passerelle.config.jwt import Jwt
 from passerelle.config.limits import Limits
 from passerelle.config.redis import RedisUrl
@@ -59,6 +60,7 @@ __all__ = [
     "Dns",
     "Eject",
     "Health",
+    "Hedge",
     "Limits",
     "Login",
     "Model",
@@ -286,6 +288,7 @@ class Route(Model):
     attempt_timeout: Duration | None = Field(
         default=None, description="How long an instance may take to begin its answer before another one is tried."
     )
+    hedge: Hedge | None = Field(default=None, description="When a `GET` or `HEAD` goes to a second instance as well.")
     stream_idle_timeout: DurationOrOff = Field(
         default=300.0, description="How long a body that has begun may stand still before it is cut short, or `off`."
     )

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from passerelle.balancing.hedging import HedgeDelay
 from passerelle.coding import Rule as Coding
 from passerelle.composition import Composition, Part
+from passerelle.config.hedge import Percentile
 from passerelle.config.models import Config, Route
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.breaking import GuardedForward
@@ -20,6 +22,7 @@ from passerelle.gateway.compress import rule_of
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.guards import Guards
+from passerelle.gateway.hedging import HedgedForward
 from passerelle.gateway.limiting import LimitedForward
 from passerelle.gateway.login import MAX_BODY
 from passerelle.gateway.own import OwnLeg
@@ -50,6 +53,7 @@ class PartPlan:
     cache: CachePlan | None
     key: bytes
     attempt_deadlines: Deadlines | None
+    hedge: HedgeDelay | None
     stream_idle: float
     tells_deadline: bool
     forward: type[Forward]
@@ -81,6 +85,7 @@ class ForwardPlan(RoutePlan):
     attempts: int
     rewrite: Template | None
     attempt_deadlines: Deadlines | None
+    hedge: HedgeDelay | None
     stream_idle: float
     tells_deadline: bool
     forward: type[Forward]
@@ -157,8 +162,20 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         deadlines = environment.deadlines(route.timeout)
         forward = _forward(config.services[route.service], route)
         feeds = any(_made_of(each, route.service) for each in config.routes)
-        ends = attempt, stream_idle, tells, forward, feeds, _seconds(route.tunnel_idle_timeout)
-        return ForwardPlan(*of_route, service, deadlines, route.attempts, rewrite, *ends)
+        return ForwardPlan(
+            *of_route,
+            service,
+            deadlines,
+            route.attempts,
+            rewrite,
+            attempt_deadlines=attempt,
+            hedge=_hedge(route),
+            stream_idle=stream_idle,
+            tells_deadline=tells,
+            forward=forward,
+            feeds=feeds,
+            tunnel_idle=_seconds(route.tunnel_idle_timeout),
+        )
     if route.compose is None:
         leg = None
         if route.login is not None:
@@ -181,7 +198,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
             environment.cache.sources.add(part.service)
         forward = _forward(config.services[part.service], route)
         deadlines = environment.deadlines(seconds)
-        of_part = (deadlines, route.attempts, cache, key, attempt, stream_idle, tells, forward)
+        of_part = (deadlines, route.attempts, cache, key, attempt, _hedge(route), stream_idle, tells, forward)
         plans.append(PartPlan(name, service, path, *of_part))
     if whole is not None:
         # The parts' lifetimes count, and the answer says so in a field of the gateway's own (see gateway/whole.py).
@@ -199,11 +216,21 @@ def _made_of(route: Route, service: str) -> bool:
 
 def _forward(service: ServiceConfig, route: Route) -> type[Forward]:
     """The plainest that does what the service and the route ask for: what is not asked for costs nothing."""
+    if route.hedge is not None:
+        return HedgedForward
     if service.concurrency is not None:
         return LimitedForward
     if route.attempt_timeout is not None or route.tell_deadline:
         return TimedForward
     return GuardedForward if service.breaker is not None else Forward
+
+
+def _hedge(route: Route) -> HedgeDelay | None:
+    """Its own for each service that a route asks: they are not equally fast."""
+    if route.hedge is None:
+        return None
+    after = route.hedge.after
+    return HedgeDelay(percentile=after.percent) if isinstance(after, Percentile) else HedgeDelay(after)
 
 
 def _seconds(limit: float | str) -> float:

@@ -116,6 +116,11 @@ class Service:
             self.budget.request(now, self.started - self._counted)
             self._counted = self.started
 
+    def may_hedge(self, now: float) -> bool:
+        """Take a hedge out of the budget; False when that would leave less than half of it to retries."""
+        self.count(now)
+        return self.budget.withdraw(now, 0.5)
+
     def may_retry(self, now: float) -> bool:
         """Take a retry out of the budget; False when there is none left."""
         self.count(now)

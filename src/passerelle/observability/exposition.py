@@ -107,6 +107,11 @@ def _upstream(services: dict[str, Any]) -> Iterator[Metric]:
         "Workers whose circuit breaker for the service is in this state now.",
         labels=["service", "state"],
     )
+    hedges = CounterMetricFamily(
+        "passerelle_upstream_hedges",
+        "Second attempts beside one under way, by what became of them.",
+        labels=["service", "outcome"],
+    )
     limited = CounterMetricFamily(
         "passerelle_upstream_limited", "Requests refused for the service's adaptive limit.", labels=["service"]
     )
@@ -125,6 +130,8 @@ def _upstream(services: dict[str, Any]) -> Iterator[Metric]:
         for kind, count in values["failures"].items():
             failures.add_metric([service, kind, _SIDES[kind]], count)
         retries.add_metric([service], values["retries"])
+        for outcome, count in values["hedges"].items():
+            hedges.add_metric([service, outcome], count)
         in_flight.add_metric([service], values["in_flight"])
         if values["breaker"]:
             for state in _BREAKER_STATES:
@@ -134,7 +141,7 @@ def _upstream(services: dict[str, Any]) -> Iterator[Metric]:
         if values["concurrency"]:
             limited.add_metric([service], values["limited"])
         durations.add_metric([service], _cumulative(values["buckets"]), values["sum"])
-    yield from (responses, failures, retries, in_flight, breakers, limited, *places.values(), durations)
+    yield from (responses, failures, retries, hedges, in_flight, breakers, limited, *places.values(), durations)
 
 
 def _cache(snapshot: Snapshot) -> Iterator[Metric]:

@@ -126,6 +126,7 @@ class ServiceMetrics:
         "_sum",
         "breaker",
         "concurrency",
+        "hedges",
         "in_flight",
         "limited",
         "retries",
@@ -137,6 +138,7 @@ class ServiceMetrics:
         self.in_flight = in_flight
         self.breaker: Callable[[], str | None] = lambda: None
         self.concurrency: Callable[[], dict[str, int] | None] = lambda: None
+        self.hedges: dict[str, int] = {}
         self.limited = 0
         self.retries = 0
         self._codes: dict[int | str, int] = {}
@@ -170,6 +172,10 @@ class ServiceMetrics:
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds
 
+    def hedge(self, outcome: str) -> None:
+        """Count a hedge by what became of it. One that lost, or was cancelled, is in no other count of attempts."""
+        self.hedges[outcome] = self.hedges.get(outcome, 0) + 1
+
     def snapshot(self) -> Snapshot:
         """The counters so far, as JSON-able values."""
         return {
@@ -181,6 +187,7 @@ class ServiceMetrics:
             "in_flight": self.in_flight(),
             "breaker": {state: 1} if (state := self.breaker()) is not None else {},
             "concurrency": self.concurrency() or {},
+            "hedges": dict(self.hedges),
             "limited": self.limited,
         }
 
