@@ -48,14 +48,15 @@ end
 class Load:
     """What is asked of a server, over and over, on ``connections`` kept-alive connections.
 
-    With ``varying``, every request has its own number n = 1, 2, ... in place of each ``{}`` in the path and in its
-    X-Trace header, so nothing that was worked out for one request can be used for the next. ``spread`` bounds n
-    (1 to ``spread``, then again) where the server knows only so many.
+    With ``varying``, every request has its own number n = 1, 2, ... in place of each ``{}`` in the path and, where the
+    headers have one, in X-Trace, so nothing that was worked out for one request can be used for the next. ``spread``
+    bounds n (1 to ``spread``, then again) where the server knows only so many; the first is the one after ``start``.
     """
 
     path: str
     varying: bool = False
     spread: int = 0
+    start: int = 0
     connections: int = 64
     method: str = "GET"
     body: int = 0  # bytes
@@ -101,18 +102,23 @@ def _varying(load: Load) -> str:
     """Lua that builds each request by concatenation: wrk's own formatting would take half of the load's CPU."""
     first, *others = load.path.split("{}")
     path = _quote(first) + "".join(f" .. n .. {_quote(other)}" for other in others)
+    traced = "X-Trace" in load.headers
+    to = 'select(2, string.find(whole, "X-Trace: ", 1, true))' if traced else "from"
+    rest = '(string.find(whole, "\\r", to, true))' if traced else "to + 1"
     following = f"n % {load.spread} + 1" if load.spread else "n + 1"
+    number = '.. string.format("%032x", n) ' if traced else ""
     return f"""
-local n, head, tail = 0, nil, nil
+local n, head, tail = {load.start}, nil, nil
 request = function()
   if head == nil then
     local whole = wrk.format(nil, "/")
-    local from, to = string.find(whole, "X-Trace: ", 1, true)
-    head = string.sub(whole, string.find(whole, " HTTP/1.1", 1, true), to)
-    tail = string.sub(whole, (string.find(whole, "\\r", to, true)))
+    local from = string.find(whole, " HTTP/1.1", 1, true)
+    local to = {to}
+    head = string.sub(whole, from, to)
+    tail = string.sub(whole, {rest})
   end
   n = {following}
-  return wrk.method .. " " .. {path} .. head .. string.format("%032x", n) .. tail
+  return wrk.method .. " " .. {path} .. head {number}.. tail
 end
 """
 
