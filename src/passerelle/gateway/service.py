@@ -14,6 +14,7 @@ from passerelle.balancing.instance import Instance, Member, Roster, Status, set_
 from passerelle.balancing.policies import Node, Policy
 from passerelle.balancing.retries import RetryBudget
 from passerelle.balancing.sticky import Sticky
+from passerelle.balancing.tiers import Tiers
 from passerelle.gateway.keys import KeyOf
 from passerelle.http1.clock import Clock
 from passerelle.http1.pool import Pool
@@ -24,6 +25,10 @@ from passerelle.observability.metrics import ServiceMetrics
 if TYPE_CHECKING:
     from passerelle.gateway.forward import Forward
     from passerelle.gateway.limiting import Limiter
+
+
+Leaf = Policy | Tiers
+"""What instances go to."""
 
 
 class RetryRules(NamedTuple):
@@ -145,6 +150,7 @@ class InstanceSpec(NamedTuple):
     status: str = "UP"
     share: float = 1.0
     secure: bool = False  # to be asked over TLS
+    tier: int = 0  # lower ones take everything while one is up, where priorities are found (SRV)
 
 
 class PoolSettings(NamedTuple):
@@ -166,7 +172,7 @@ class Members:
         self,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
-        leaves: Mapping[str, Policy],
+        leaves: Mapping[str, Leaf],
         settings: PoolSettings,
     ) -> None:
         """``leaves`` are the policies that the instances of each zone go to (zone ``""`` without zones)."""
@@ -187,6 +193,7 @@ class Members:
             Member(spec.name, f"{spec.host}:{spec.port}", spec.weight, spec.zone) for spec in specs
         )
         for spec, instance in zip(specs, instances, strict=True):
+            instance.tier = spec.tier
             set_status(instance, Status[spec.status])
             set_weight(instance, share=spec.share)
             if instance.endpoint is None:
@@ -206,7 +213,7 @@ class Members:
             leaf.replace(instance for instance in instances if instance.zone == zone)
         return [instance for instance in instances if instance.status is Status.DOWN and instance in before]
 
-    def move(self, leaves: Mapping[str, Policy] | None, settings: PoolSettings) -> None:
+    def move(self, leaves: Mapping[str, Leaf] | None, settings: PoolSettings) -> None:
         """Other settings for the pools, and other policies for the instances (None: those that they have)."""
         self._settings = settings
         instances = self._roster.instances

@@ -142,9 +142,9 @@ class Catalog:
         for zone, target in _targets(service):
             key = _key(target, config)
             source = self._sources.get(key) if key is not None else None
-            for host, port, weight in source.found if source is not None else ():
+            for host, port, weight, tier in source.found if source is not None else ():
                 stem = f"{name}-{zone}" if zone else name
-                spec = InstanceSpec(f"{stem}-{join(host, port)}", host, port, weight * target.weight, zone)
+                spec = InstanceSpec(f"{stem}-{join(host, port)}", host, port, weight * target.weight, zone, tier=tier)
                 specs.setdefault((host, port, zone), spec)
         return list(specs.values())
 
