@@ -31,7 +31,7 @@ from passerelle.config.limits import Limits
 from passerelle.config.redis import RedisUrl
 from passerelle.config.sessions import Login, Sessions, Yes
 from passerelle.config.shapes import route_shape, service_shape
-from passerelle.config.tls import ListenerTls, ServiceTls
+from passerelle.config.tls import Certificate, ListenerTls, ServiceTls
 from passerelle.config.units import Duration, DurationOrOff, Limit, Percent
 from passerelle.config.values import (
     AccessLog,
@@ -54,6 +54,7 @@ __all__ = [
     "Balance",
     "Breaker",
     "Cache",
+    "Certificate",
     "Compress",
     "Concurrency",
     "Config",
