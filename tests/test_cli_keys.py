@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from passerelle.cli import main
 from passerelle.security.keys import KeyStore, digest_of
+from passerelle.security.shared_keys import SharedKeyStore
+from tests.caching.redis_server import RedisServer
+from tests.requirements import needs
 
 CONFIG = """
 keys: {store: var.db}
@@ -31,11 +36,23 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return call
 
 
-def test_create_list_rotate_revoke(run, tmp_path: Path) -> None:
+@pytest.fixture(params=["file", pytest.param("redis", marks=needs("redis-server"))])
+def find(request: pytest.FixtureRequest, run, tmp_path: Path):
+    """What the store that the commands work on knows of a key."""
+    if request.param == "file":
+        with closing(KeyStore(tmp_path / "var.db")) as store:
+            yield lambda key: store.find(digest_of(key.encode()) or b"")
+        return
+    with RedisServer() as server:
+        Path("gateway.yaml").write_text(f"redis: {server.url}\n{CONFIG.replace('var.db', 'redis')}")
+        with closing(SharedKeyStore(Redis(port=server.port))) as shared:
+            yield lambda key: shared.get(key.split("_")[1])
+
+
+def test_create_list_rotate_revoke(run, find) -> None:
     code, key, note = run("create", "--owner", "app", "--scope", "a", "--scope", "b", "--expires", "90d")
     assert code == 0 and "cannot be shown again" in note
-    store = KeyStore(tmp_path / "var.db")
-    made = store.find(digest_of(key.strip().encode()) or b"")
+    made = find(key.strip())
     assert made is not None and made.scopes == ("a", "b") and made.expires == made.created + 90 * 86400
     code, listed, _ = run("list")
     assert code == 0 and made.id in listed and key.strip() not in listed and "holds" in listed
@@ -45,7 +62,39 @@ def test_create_list_rotate_revoke(run, tmp_path: Path) -> None:
     assert (code, said) == (0, f"{made.id}: revoked\n")
     states = {row["id"]: row["state"] for row in json.loads(run("list", "--json")[1])}
     assert states == {made.id: "revoked", json.loads(rotated)["id"]: "holds"}
-    store.close()
+    for command in ("revoke", "rotate"):
+        assert run(command, "aaaaaaaaaa")[0] == 1
+    assert run("rotate", made.id)[0] == 1
+
+
+def test_keys_of_a_file_are_taken_over(run, find, tmp_path: Path) -> None:
+    ids = []
+    with closing(KeyStore(tmp_path / "before.db")) as before:
+        for owner, expires in (("app", None), ("é", 2), ("old", None)):
+            made, key = before.create(owner, ["a"], 1, expires)
+            ids.append(made.id)
+        before.touch({ids[0]: 5})
+        before.revoke(ids[2], 9)
+        expected = before.all()
+    code, said, _ = run("import", "before.db")
+    assert (code, said) == (0, "3 of 3 keys taken over, 0 there already\n")
+    assert [(row["id"], row["state"]) for row in json.loads(run("list", "--json")[1])] == [
+        (each.id, each.refusal(10)) if each.refusal(10) else (each.id, "holds") for each in expected
+    ]
+    assert find(key) == expected[[each.id for each in expected].index(ids[2])]
+    run("revoke", ids[0])
+    assert run("import", "before.db")[1] == "0 of 3 keys taken over, 3 there already\n"
+    states = {row["id"]: row["state"] for row in json.loads(run("list", "--json")[1])}
+    assert states[ids[0]] == "revoked"
+    assert run("import", "nowhere.db")[0] == 2 and not Path("nowhere.db").exists()
+
+
+def test_a_redis_that_is_not_there(run) -> None:
+    Path("gateway.yaml").write_text("redis: redis://:secret@127.0.0.1:1/0\n" + CONFIG.replace("var.db", "redis"))
+    for arguments in (["list"], ["create", "--owner", "app"]):
+        code, said, error = run(*arguments)
+        assert (code, said) == (1, "")
+        assert "redis at 127.0.0.1:1: " in error and "secret" not in error and "Traceback" not in error
 
 
 @pytest.mark.parametrize(

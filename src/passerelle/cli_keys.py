@@ -1,36 +1,41 @@
-"""Commands about API keys: ``passerelle keys create|list|rotate|revoke``."""
+"""Commands about API keys: ``passerelle keys create|list|rotate|revoke|import``."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from passerelle.cli_support import LazyGroup, answer_no, json_option, print_json, print_table, read_config
 
 if TYPE_CHECKING:
+    from passerelle.config.models import Config
     from passerelle.security.keys import ApiKey, KeyStore
 
 _COMMANDS = {
     "create": "passerelle.cli_keys:create",
+    "import": "passerelle.cli_keys:import_keys",
     "list": "passerelle.cli_keys:list_keys",
     "rotate": "passerelle.cli_keys:rotate",
     "revoke": "passerelle.cli_keys:revoke",
 }
 _SPAN = re.compile(r"(\d{1,6})(s|m|h|d)", re.ASCII).fullmatch
+# How long Redis may take to answer (seconds).
+_PATIENCE = 5.0
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @click.group(cls=LazyGroup, lazy=_COMMANDS)
 def keys() -> None:
-    """Make, list, rotate and revoke the API keys of a configuration.
+    """Make, list, rotate, revoke and import the API keys of a configuration.
 
-    The keys are in the file that `keys: {store: …}` of the configuration names. Running gateways see every change
-    within a second.
+    The keys are where `keys: {store: …}` of the configuration says: in an SQLite file, or in Redis. Running gateways
+    see every change within about a second.
     """
 
 
@@ -48,26 +53,72 @@ _config_option = click.option("-c", "--config", metavar="CONFIG", help="The conf
 _expires_option = click.option("--expires", type=_Span(), metavar="SPAN", help="How long it holds, such as 90d.")
 
 
+class Store(Protocol):
+    """Where keys are kept."""
+
+    def create(self, owner: str, scopes: Iterable[str], now: int, expires: int | None = None) -> tuple[ApiKey, str]:
+        """Make a key."""
+
+    def rotate(self, identity: str, now: int, overlap: int, expires: int | None = None) -> tuple[ApiKey, str]:
+        """Make one in the place of another."""
+
+    def revoke(self, identity: str, now: int) -> None:
+        """End one."""
+
+    def put(self, key: ApiKey, digest: bytes) -> bool:
+        """Take one over; False where it is there."""
+
+    def all(self) -> list[ApiKey]:
+        """Every key."""
+
+    def close(self) -> None:
+        """Leave it."""
+
+
 @contextmanager
-def _store(config: str | None) -> Iterator[KeyStore]:
-    import sqlite3
+def _store(config: str | None) -> Iterator[Store]:
+    from passerelle.security.keys import UnknownKey
 
-    from passerelle.security.keys import KeyStore, UnknownKey
-
-    settings = read_config(config).keys
-    if settings is None:
+    read = read_config(config)
+    if read.keys is None:
         raise click.UsageError("the configuration has no keys; add keys: {store: keys.db}")
     try:
-        store = KeyStore(settings.store)
-        try:
+        opened: AbstractContextManager[Store]
+        opened = _file(read.keys.store) if isinstance(read.keys.store, Path) else _redis(read)
+        with opened as store:
             yield store
-        finally:
-            store.close()
-    except sqlite3.Error as error:
-        raise click.ClickException(f"{settings.store}: {error}") from None
     except UnknownKey as error:
         click.echo(f"no key {error.args[0]!r} that holds", err=True)
         answer_no()
+
+
+@contextmanager
+def _file(path: Path) -> Iterator[KeyStore]:
+    import sqlite3
+
+    from passerelle.security.keys import KeyStore
+
+    try:
+        with closing(KeyStore(path)) as store:
+            yield store
+    except sqlite3.Error as error:
+        raise click.ClickException(f"{path}: {error}") from None
+
+
+@contextmanager
+def _redis(config: Config) -> Iterator[Store]:
+    from redis import Redis, RedisError
+
+    from passerelle.security.shared_keys import SharedKeyStore
+
+    assert config.redis is not None, "the configuration was checked"
+    client = Redis.from_url(config.redis.url, socket_connect_timeout=_PATIENCE, socket_timeout=_PATIENCE)
+    try:
+        with closing(SharedKeyStore(client)) as store:
+            yield store
+    except RedisError as error:
+        # The address and not the URL, which may hold a password.
+        raise click.ClickException(f"redis at {config.redis.address}: {error}") from None
 
 
 def _checked(check: Callable[[str], str], text: str) -> str:
@@ -151,6 +202,25 @@ def revoke(identity: str, config: str | None) -> None:
     with _store(config) as store:
         store.revoke(identity, int(time.time()))
     click.echo(f"{identity}: revoked")
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_config_option
+def import_keys(file: Path, config: str | None) -> None:
+    """Take over the keys of the SQLite file FILE, such as when they are to be in Redis from now on.
+
+    Keys that are there already, by their ids, stay as they are; FILE is not changed.
+
+    \b
+    Examples:
+      passerelle keys import var/keys.db
+    """
+    with _file(file) as source:
+        found = source.export()
+    with _store(config) as store:
+        taken = sum(store.put(key, digest) for key, digest in found)
+    click.echo(f"{taken} of {len(found)} keys taken over, {len(found) - taken} there already")
 
 
 def _show_new(made: ApiKey, key: str, *, as_json: bool) -> None:

@@ -1,17 +1,23 @@
-"""What stands behind the gateway in the smuggling tests: a second parser, and the last server, which records."""
+"""What stands behind the gateway in the smuggling tests: a second parser, and the last server, which records.
+
+The second parser is nginx, HAProxy, or the server of the services themselves: then it is the application that records.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
+from passerelle.runner import appserver
 from tests.requirements import program
 from tests.support.upstream import Connection, Upstream, ok
-from tests.support.wire import wait_until
+from tests.support.wire import Request, wait_until
 
 START = 30.0
 """Seconds that a proxy may take to listen."""
@@ -24,6 +30,56 @@ def recording(conn: Connection) -> None:
         body = b"%b %b" % (request.method, request.target)
         answer = ok(body)
         conn.send(answer[: -len(body)] if request.method == b"HEAD" else answer)
+
+
+class Last(Protocol):
+    """The last server: what reached it."""
+
+    @property
+    def heads(self) -> list[Request]:
+        """Requests whose head arrived."""
+
+    @property
+    def requests(self) -> list[Request]:
+        """Requests that arrived whole."""
+
+    def check(self) -> None:
+        """Fail where something malformed arrived."""
+
+
+class Recorded:
+    """The requests in the file of :mod:`tests.attack.recorder`. An application hears of whole ones only."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        file.touch()
+
+    @property
+    def requests(self) -> list[Request]:
+        """In the order in which they arrived."""
+        made = []
+        for text in self._file.read_text("ascii").splitlines():
+            said = json.loads(text)
+            fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in said["fields"]]
+            line, body = said["line"].encode("latin-1"), said["body"].encode("latin-1")
+            made.append(Request(line + b" HTTP/1.1", fields, b"", body))
+        return made
+
+    heads = requests
+
+    def check(self) -> None:
+        """Nothing: what an application gets is a request."""
+
+
+@contextmanager
+def served(kind: str, folder: Path) -> Iterator[tuple[int, Recorded]]:
+    """The server that instances of services run, ``kind`` is ``wsgi`` or ``asgi``."""
+    port = free_port()
+    record = folder / "record"
+    last = Recorded(record)
+    command = appserver.command(f"tests.attack.recorder:{kind}", "127.0.0.1", port)
+    with running(command, port, Path(__file__).parents[2], folder, RECORD=str(record)):
+        yield port, last
 
 
 @contextmanager
@@ -53,7 +109,7 @@ http {{
 }}
 """
     )
-    with running([program("nginx"), "-p", str(folder), "-c", str(file), "-e", "stderr"], port, folder):
+    with running([program("nginx"), "-p", str(folder), "-c", str(file), "-e", "stderr"], port, folder, folder):
         yield port
 
 
@@ -78,18 +134,33 @@ backend last
   server last 127.0.0.1:{last.port}
 """
     )
-    with running([program("haproxy"), "-db", "-f", str(file)], port, folder):
+    with running([program("haproxy"), "-db", "-f", str(file)], port, folder, folder):
         yield port
 
 
-CHAINS = {"straight": straight, "nginx": nginx, "haproxy": haproxy}
+_PROXIES = {"straight": straight, "nginx": nginx, "haproxy": haproxy}
 
 
 @contextmanager
-def running(command: list[str], port: int, folder: Path) -> Iterator[None]:
-    """The program until it listens, and then for as long as the block runs."""
+def chain(kind: str, folder: Path) -> Iterator[tuple[int, Last]]:
+    """The port that the gateway asks, and the last server behind it."""
+    if kind in ("wsgi", "asgi"):
+        with served(kind, folder) as made:
+            yield made
+        return
+    last = Upstream(recording)
+    try:
+        with _PROXIES[kind](last, folder) as port:
+            yield port, last
+    finally:
+        last.close()
+
+
+@contextmanager
+def running(command: list[str], port: int, cwd: Path, folder: Path, **env: str) -> Iterator[None]:
+    """The program until it listens, and then for as long as the block runs; its output is kept in ``folder``."""
     with open(folder / "output", "wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env={**os.environ, **env})
     try:
         wait_until(lambda: process.poll() is not None or listens(port), f"{command[0]} listens", START)
         assert process.poll() is None, (folder / "output").read_text()

@@ -127,7 +127,7 @@ TAKES = {
     "consumer_claim": "text",
     "scope_claim": "text",
     "forward": "mapping of claims to fields",
-    "store": "path",
+    "store": "`redis` or a path",
     "header": "name of a field",
     "auth": "list of kinds",
     "clients": "[mapping](#clients)",

@@ -1,21 +1,27 @@
-"""The running shop with logins, from the browser's side: processes, databases and cookies are all real."""
+"""The running shop with logins, from the browser's side: processes, databases, Redis and cookies are all real."""
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from redis import Redis
 
 from shopkit import accounts, database
 from shopkit.prepare import prepare
+from tests.caching.redis_server import RedisServer
 from tests.examples.conftest import SHOP
+from tests.requirements import needs
 from tests.runner.up import Up, up
 from tests.support.wire import wait_until
 
@@ -63,9 +69,53 @@ class Browser:
         return {"X-CSRF-Token": self.cookies["session-csrf"], "Origin": f"http://127.0.0.1:{self.port}"}
 
 
+class Store:
+    """Where the shop keeps its sessions: in a file, or in the Redis of ``server``."""
+
+    def __init__(self, folder: Path, server: RedisServer | None) -> None:
+        self.server = server
+        self.file = folder / "sessions.db"
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Put it into a configuration. With Redis there are two workers, which share all of it."""
+        if self.server is None:
+            config["sessions"]["store"] = str(self.file)
+        else:
+            del config["sessions"]["store"]
+            config |= {"redis": self.server.url, "workers": 2}
+
+    def age(self, seconds: int) -> None:
+        """Make every session so much older."""
+        if self.server is None:
+            with closing(sqlite3.connect(self.file, timeout=LIMIT, isolation_level=None)) as db:
+                db.execute("UPDATE sessions SET created = created - ?, used = used - ?", (seconds, seconds))
+            return
+        with Redis(port=self.server.port) as client:
+            for key in client.keys("passerelle:1:session:*"):
+                for name in ("created", "used"):
+                    client.hincrby(key, name, -seconds * 1_000_000)
+
+    def content(self) -> list[bytes]:
+        """Every session, as it is kept."""
+        if self.server is None:
+            with closing(sqlite3.connect(self.file, timeout=LIMIT, isolation_level=None)) as db:
+                return [repr(row).encode() for row in db.execute("SELECT * FROM sessions")]
+        with Redis(port=self.server.port) as client:
+            return [key + repr(client.hgetall(key)).encode() for key in client.keys("passerelle:1:session:*")]
+
+
+@pytest.fixture(params=["file", pytest.param("redis", marks=needs("redis-server"))])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "file":
+        yield Store(tmp_path, None)
+        return
+    with RedisServer() as server:
+        yield Store(tmp_path, server)
+
+
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Up]:
-    """``gateway-secure.yaml`` as it is, but for its ports, one instance each, and databases of its own."""
+def shop(tmp_path: Path, store: Store) -> Iterator[Up]:
+    """``gateway-secure.yaml`` as it is, but for its ports, one instance each, and stores of its own."""
     urls = {service: f"sqlite:///{tmp_path / service}.db" for service in ("users", "products")}
     for service, url in urls.items():
         prepare(service, url)
@@ -75,7 +125,7 @@ def shop(tmp_path: Path) -> Iterator[Up]:
     engine.dispose()
     config = yaml.safe_load((SHOP / "gateway-secure.yaml").read_text("utf-8"))
     del config["listen"], config["admin"]
-    config["sessions"]["store"] = str(tmp_path / "sessions.db")
+    store.configure(config)
     for service in config["services"].values():
         service |= {"cwd": str(SHOP), "instances": 1}
     env = {f"{service.upper()}_DATABASE_URL": url for service, url in urls.items()}
@@ -86,15 +136,8 @@ def shop(tmp_path: Path) -> Iterator[Up]:
         assert running.stop(limit=LIMIT) == 0
 
 
-def age(file: Path, seconds: float) -> None:
-    """Make every session so much older."""
-    db = sqlite3.connect(file, timeout=LIMIT, isolation_level=None)
-    db.execute("UPDATE sessions SET created = created - ?, used = used - ?", (seconds, seconds))
-    db.close()
-
-
 @pytest.mark.slow
-def test_logins(shop: Up, tmp_path: Path) -> None:
+def test_logins(shop: Up, store: Store, tmp_path: Path) -> None:
     stranger, customer, admin = Browser(shop.port), Browser(shop.port), Browser(shop.port)
 
     # Anybody sees products; users and what changes something need a login.
@@ -138,14 +181,15 @@ def test_logins(shop: Up, tmp_path: Path) -> None:
         assert stranger.login(OTHER, "wrong password")[0] == 401
     status, fields, _ = stranger.login(OTHER)
     assert status == 429 and int(fields["Retry-After"]) > 0
-    assert Browser(shop.port).login(CUSTOMER)[0] == 200
+    second = Browser(shop.port)
+    assert second.login(CUSTOMER)[0] == 200
 
-    # Logout ends the session itself, not only its cookie.
+    # Logout ends the session itself, not only its cookie: at the worker that did it at once, at others in a moment.
     kept = dict(customer.cookies)
     assert customer.status("POST", "/logout", **customer.token) == 204
     assert customer.cookies == {}
     customer.cookies = kept
-    assert customer.status("GET", "/user/1") == 401
+    wait_until(lambda: customer.status("GET", "/user/1") == 401, "the session is over", LIMIT)
 
     # A login ends the session that the browser had.
     before = dict(admin.cookies)
@@ -153,10 +197,28 @@ def test_logins(shop: Up, tmp_path: Path) -> None:
     assert admin.cookies["session"] != before["session"]
     old = Browser(shop.port)
     old.cookies = before
-    assert old.status("GET", "/user/1") == 401
+    wait_until(lambda: old.status("GET", "/user/1") == 401, "the session before is over", LIMIT)
     assert admin.status("GET", "/user/1") == 200
 
+    # Whoever reads the store has nobody's cookie.
+    kept_sessions = store.content()
+    assert len(kept_sessions) == 2  # the admin's and the customer's other one
+    assert all(admin.cookies["session"].encode() not in session for session in kept_sessions)
+
     # A session ends twelve hours after its login, used or not.
-    age(tmp_path / "sessions.db", 12 * 3600)
-    wait_until(lambda: admin.status("GET", "/user/1") == 401, "the session is over", LIMIT)
+    store.age(12 * 3600)
+    for browser in (admin, second):
+        wait_until(lambda browser=browser: browser.status("GET", "/user/1") == 401, "the session is over", LIMIT)
+
+    # And when it is not used for as long as `idle` says.
+    assert admin.login(ADMIN)[0] == 200
+    assert admin.status("GET", "/user/1") == 200
+    file = tmp_path / "gateway.yaml"
+    text = file.read_text("utf-8")
+    file.write_text(text.replace("sessions:\n", "sessions:\n  idle: 1s\n"), "utf-8")
+    os.kill(shop.popen.pid, signal.SIGHUP)
+    shop.says("gateway.yaml is read anew", LIMIT)
+    admin.status("GET", "/user/1")
+    wait_until(lambda: store.content() == [], "nothing of it is left", LIMIT)
+    assert admin.status("GET", "/user/1") == 401
     assert PASSWORD not in shop.text and before["session"] not in shop.text

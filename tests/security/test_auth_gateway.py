@@ -1,15 +1,20 @@
-"""Authentication and authorization through a running gateway."""
+"""Authentication and authorization through a running gateway: the same wherever keys are kept."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from passerelle.security.keys import KeyStore
+from passerelle.security.shared_keys import SharedKeyStore
+from tests.caching.redis_server import RedisServer
+from tests.requirements import needs
 from tests.support.gateways import Rig
 from tests.support.upstream import answering, ok
 from tests.support.wire import wait_until
@@ -18,9 +23,15 @@ from tests.support.wire import wait_until
 class Shop:
     """A gateway with keys: ``/open``, ``/any`` (a key), ``/read`` (a scope), ``/app`` (a consumer)."""
 
-    def __init__(self, rig: Rig, folder: Path) -> None:
+    def __init__(self, rig: Rig, folder: Path, server: RedisServer | None = None) -> None:
         self.upstream = rig.upstream(answering(ok()))
-        self.store = KeyStore(folder / "keys.db")
+        self.store: KeyStore | SharedKeyStore
+        if server is None:
+            self.top: dict[str, Any] = {"keys": {"store": str(folder / "keys.db")}}
+            self.store = KeyStore(folder / "keys.db")
+        else:
+            self.top = {"keys": {}, "redis": server.url}
+            self.store = SharedKeyStore(Redis(port=server.port))
         self.log = folder / "access.log"
         routes: list[dict[str, Any]] = [
             {"path": "/open", "service": "u"},
@@ -35,12 +46,11 @@ class Shop:
             },
             {"path": "/whole", "auth": ["key"], "compose": {"a": {"service": "u", "path": "/part"}}},
         ]
-        self.gateway = rig.gateway(
-            {"u": {"targets": [self.upstream.url]}},
-            routes,
-            keys={"store": str(folder / "keys.db")},
-            access_log=str(self.log),
-        )
+        self.services = {"u": {"targets": [self.upstream.url]}}
+        self.routes = routes
+        self.gateway = rig.gateway(self.services, routes, **self.top, access_log=str(self.log))
+        if server is not None:  # until then limits are counted here
+            wait_until(lambda: self.gateway.gateway._guards._redis.up, "Redis is there", 20)
         self.client = rig.connect(self.gateway)
 
     def key(self, owner: str = "app", *scopes: str, expires: int | None = None) -> str:
@@ -54,9 +64,20 @@ class Shop:
         return self.log.read_text()
 
 
-@pytest.fixture
-def shop(rig: Rig, tmp_path: Path):
-    made = Shop(rig, tmp_path)
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as running:
+        yield running
+
+
+@pytest.fixture(params=["file", pytest.param("redis", marks=needs("redis-server"))])
+def shop(request: pytest.FixtureRequest, rig: Rig, tmp_path: Path):
+    server: RedisServer | None = None
+    if request.param == "redis":
+        server = request.getfixturevalue("server")
+        with Redis(port=server.port) as client:
+            client.flushall()
+    made = Shop(rig, tmp_path, server)
     yield made
     made.store.close()
 
@@ -124,7 +145,7 @@ def test_a_revoked_key_is_refused_within_a_second(shop: Shop) -> None:
     shop.store.revoke(shop.store.all()[0].id, int(time.time()))
     started = time.monotonic()
     wait_until(lambda: shop.get("/any", key).status == 401, "the key is refused", 5)
-    assert time.monotonic() - started < 1.5  # half a second, and what a busy machine adds
+    assert time.monotonic() - started < 2.5  # a second at most, and what a busy machine adds
 
 
 def test_an_expired_key_is_refused(shop: Shop) -> None:

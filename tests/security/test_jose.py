@@ -1,4 +1,4 @@
-"""Tokens and keys: the examples of RFC 7515 and RFC 7520, and what must never verify."""
+"""Tokens and keys: examples of RFC 7515 and RFC 8037, and what must never verify."""
 
 from __future__ import annotations
 
@@ -145,6 +145,7 @@ def test_an_unknown_algorithm_verifies_nothing(name: str) -> None:
             "a.b.c\n",
             "a=.b.c",
             "a+.b.c",
+            "a?b.c.d",
             "{}.{}.{}",
             "é.b.c",
         ),

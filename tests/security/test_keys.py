@@ -11,7 +11,7 @@ import pytest
 
 from passerelle.errors import Failure, Kind
 from passerelle.security import authentication
-from passerelle.security.authentication import Authenticate, KeyMethod, Rejected
+from passerelle.security.authentication import Authenticate, FileKeyMethod, Rejected
 from passerelle.security.guard import Refused
 from passerelle.security.identity import Identity
 from passerelle.security.keys import KeyStore, UnknownKey, digest_of, new_key
@@ -101,7 +101,7 @@ def test_rotation_overlaps(store: KeyStore) -> None:
 
 def test_a_key_establishes_its_owner(store: KeyStore) -> None:
     made, key = store.create("app", ["b", "a"], NOW)
-    method = KeyMethod(store, b"x-api-key", Clock())
+    method = FileKeyMethod(store, b"x-api-key", Clock())
     found = method.identify(shown(key))
     assert isinstance(found, Identity)
     assert (found.consumer, found.scopes, found.key) == ("app", {"a", "b"}, made.id)
@@ -113,7 +113,7 @@ def test_a_key_establishes_its_owner(store: KeyStore) -> None:
 def test_what_does_not_hold_is_rejected_without_showing_it(store: KeyStore) -> None:
     clock = Clock()
     made, key = store.create("app", [], NOW, NOW + 10)
-    method = KeyMethod(store, b"x-api-key", clock)
+    method = FileKeyMethod(store, b"x-api-key", clock)
     unknown = f"psr_{made.id}_{'x' * 43}"
     doubled = asked(b"", (b"x-api-key", key.encode()), (b"x-api-key", key.encode()))
     for request in (shown("nonsense"), shown(unknown), doubled):
@@ -128,7 +128,7 @@ def test_what_does_not_hold_is_rejected_without_showing_it(store: KeyStore) -> N
 
 def test_a_revoked_key_is_refused_after_the_next_refresh(store: KeyStore, tmp_path: Path) -> None:
     made, key = store.create("app", [], NOW)
-    method = KeyMethod(store, b"x-api-key", Clock())
+    method = FileKeyMethod(store, b"x-api-key", Clock())
     assert method.identify(shown(key))
     other = KeyStore(tmp_path / "keys.db")
     other.revoke(made.id, NOW)
@@ -141,7 +141,7 @@ def test_a_revoked_key_is_refused_after_the_next_refresh(store: KeyStore, tmp_pa
 def test_what_is_remembered_is_bounded(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authentication, "REMEMBERED_KEYS", 5)
     keys = [store.create(f"c{n}", [], NOW)[1] for n in range(20)]
-    method = KeyMethod(store, b"x-api-key", Clock())
+    method = FileKeyMethod(store, b"x-api-key", Clock())
     for key in keys * 2:
         assert method.identify(shown(key))
         assert method.identify(shown(keys[0]))
@@ -151,7 +151,7 @@ def test_what_is_remembered_is_bounded(store: KeyStore, monkeypatch: pytest.Monk
 
 def test_a_store_that_cannot_be_read_lets_nobody_in(store: KeyStore) -> None:
     _, key = store.create("app", [], NOW)
-    method = KeyMethod(store, b"x-api-key", Clock())
+    method = FileKeyMethod(store, b"x-api-key", Clock())
     assert method.identify(shown(key))
     store.close()
     method.refresh()
@@ -164,7 +164,7 @@ def test_a_store_that_cannot_be_read_lets_nobody_in(store: KeyStore) -> None:
 
 
 def test_without_credentials_the_answer_names_what_is_accepted(store: KeyStore) -> None:
-    guard = Authenticate([KeyMethod(store, b"x-api-key", Clock())], b"x-api-key")
+    guard = Authenticate([FileKeyMethod(store, b"x-api-key", Clock())], b"x-api-key")
     with pytest.raises(Refused) as refused:
         guard(asked())
     assert refused.value.kind is Kind.UNAUTHENTICATED
@@ -175,7 +175,7 @@ def test_without_credentials_the_answer_names_what_is_accepted(store: KeyStore) 
 def test_the_key_is_withheld_and_the_identity_added(store: KeyStore) -> None:
     _, key = store.create("app", [], NOW)
     request = shown(key)
-    Authenticate([KeyMethod(store, b"x-api-key", Clock())], b"x-api-key")(request)
+    Authenticate([FileKeyMethod(store, b"x-api-key", Clock())], b"x-api-key")(request)
     line = request.fields[0].line
     section = b"A: 1\r\n" + line + b"\r\nB: " + line + b"\r\n"
     assert request.carried(section) == b"A: 1\r\nB: " + line + b"\r\n" + request.upstream

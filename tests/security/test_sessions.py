@@ -19,7 +19,7 @@ from passerelle.security.identity import Identity
 from passerelle.security.limits import SECOND, Rate, Table
 from passerelle.security.logins import Attempts, Logins
 from passerelle.security.session_store import Lifetimes, Session, SessionStore, digest_of, new_id
-from passerelle.security.sessions import Cookies, SameOrigin, SessionMethod, csrf_token
+from passerelle.security.sessions import Cookies, FileSessionMethod, SameOrigin, csrf_token
 
 ID = new_id()
 DIGEST = digest_of(ID) or b""
@@ -52,7 +52,7 @@ class Kept:
         self.store, self.other = SessionStore(path), SessionStore(path)
         self.other.replace(None, DIGEST, Session("7", ("admin",), self.clock.now, self.clock.now))
         origin = SameOrigin((), token=True, secure=True)
-        self.method = SessionMethod(self.store, COOKIES, LIFETIMES, origin, self.clock)
+        self.method = FileSessionMethod(self.store, COOKIES, LIFETIMES, origin, self.clock)
 
     def holds(self) -> bool:
         try:

@@ -1,16 +1,20 @@
-"""Logging in and out through a running gateway."""
+"""Logging in and out through a running gateway: the same wherever sessions are kept."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from passerelle.errors import Failure
 from passerelle.gateway.login import MAX_BODY, credentials, verified
+from tests.caching.redis_server import RedisServer
+from tests.requirements import needs
 from tests.support.gateways import Rig
 from tests.support.upstream import Connection, ok
 from tests.support.wire import Response, wait_until
@@ -48,7 +52,7 @@ def serve(conn: Connection) -> None:
 class Shop:
     """``/open``, ``/me`` (a session), ``/admin`` (the role), ``/either`` (a session or a key)."""
 
-    def __init__(self, rig: Rig, folder: Path) -> None:
+    def __init__(self, rig: Rig, folder: Path, redis_url: str | None = None, **sessions: Any) -> None:
         self.rig = rig
         self.file = folder / "sessions.db"
         self.log = folder / "access.log"
@@ -63,11 +67,13 @@ class Shop:
             {"path": "/either", "service": "u", "auth": ["key", "session"]},
             {"path": "/whole", "auth": ["session"], "compose": {"a": {"service": "u", "path": "/part"}}},
         ]
-        self.top = {
-            "sessions": {"store": str(self.file)},
+        self.top: dict[str, Any] = {
+            "sessions": sessions if redis_url else {"store": str(self.file), **sessions},
             "keys": {"store": str(folder / "keys.db")},
             "access_log": str(self.log),
         }
+        if redis_url:
+            self.top["redis"] = redis_url
         self.gateway = rig.gateway(self.services, self.routes, **self.top)
         self.client = rig.connect(self.gateway)
 
@@ -95,8 +101,24 @@ def token(answer: Response) -> tuple[str, str]:
     return "X-CSRF-Token", said
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as running:
+        yield running
+
+
+@pytest.fixture(params=["file", pytest.param("redis", marks=needs("redis-server"))])
+def shop(request: pytest.FixtureRequest, rig: Rig, tmp_path: Path) -> Shop:
+    if request.param == "file":
+        return Shop(rig, tmp_path)
+    server: RedisServer = request.getfixturevalue("server")
+    with redis.Redis(port=server.port) as client:
+        client.flushall()
+    return Shop(rig, tmp_path, server.url)
+
+
 @pytest.fixture
-def shop(rig: Rig, tmp_path: Path) -> Shop:
+def of_file(rig: Rig, tmp_path: Path) -> Shop:
     return Shop(rig, tmp_path)
 
 
@@ -258,7 +280,7 @@ def test_a_key_beside_a_session_needs_no_token(shop: Shop, tmp_path: Path) -> No
     assert not shop.asked()[0].all("cookie")
 
 
-def test_workers_share_the_file(shop: Shop) -> None:
+def test_workers_share_sessions(shop: Shop) -> None:
     other = shop.rig.gateway(shop.services, shop.routes, **{**shop.top, "access_log": "off"})
     client = shop.rig.connect(other)
     answer = shop.login("ada")
@@ -268,7 +290,8 @@ def test_workers_share_the_file(shop: Shop) -> None:
     wait_until(lambda: client.request("GET", "/me", cookie).status == 401, "the logout is seen", 20)
 
 
-def test_the_end_of_a_session(shop: Shop) -> None:
+def test_the_end_of_a_session(of_file: Shop) -> None:
+    shop = of_file
     identity = session(shop.login("ada"))
     assert shop.ask("GET", "/me", identity).status == 200
     db = sqlite3.connect(shop.file, isolation_level=None)
@@ -277,7 +300,8 @@ def test_the_end_of_a_session(shop: Shop) -> None:
     wait_until(lambda: shop.ask("GET", "/me", identity).status == 401, "the session is over", 20)
 
 
-def test_sessions_survive_a_restart_and_their_uses_are_written(shop: Shop) -> None:
+def test_uses_are_written(of_file: Shop) -> None:
+    shop = of_file
     identity = session(shop.login("ada"))
     assert shop.ask("GET", "/me", identity).status == 200
     shop.gateway.stop()
@@ -285,6 +309,11 @@ def test_sessions_survive_a_restart_and_their_uses_are_written(shop: Shop) -> No
     ((created, used),) = db.execute("SELECT created, used FROM sessions").fetchall()
     db.close()
     assert used > created
+
+
+def test_sessions_survive_a_restart(shop: Shop) -> None:
+    identity = session(shop.login("ada"))
+    shop.gateway.stop()
     again = shop.rig.gateway(shop.services, shop.routes, **{**shop.top, "access_log": "off"})
     answer = shop.rig.connect(again).request("GET", "/me", ("Cookie", f"__Host-session={identity}"))
     assert answer.status == 200

@@ -20,6 +20,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from passerelle.caching.memory import MemoryStore
+from passerelle.caching.redis_times import CONNECT, FIRST_PAUSE, LAST_PAUSE
 from passerelle.caching.scripts import INVALIDATE, LOG, RELEASE, REMEMBER
 
 DELETE: Final = b"D"
@@ -27,13 +28,10 @@ TAG: Final = b"T"
 PATH: Final = b"P"
 CLEAR: Final = b"C"
 
-# Seconds: between two looks whether a message was missed; until a dead connection is given up; between attempts.
+# Seconds between two looks whether a message was missed.
 _LOOK: Final = 2.0
-_CONNECT: Final = 2.0
 # Seconds for a purge by path of a large Redis: what is not done by then is begun anew with a new connection.
 _UNLINK: Final = 30.0
-_FIRST_DELAY: Final = 0.05
-_LAST_DELAY: Final = 2.0
 
 _PENDING: Final = 1000
 _LONGEST_KEY: Final = 512
@@ -169,13 +167,13 @@ class Link:
         self._pending.append((operation, about, key))
 
     async def _carry_out(self, operation: bytes, about: bytes, key: bytes) -> None:
-        async with asyncio.timeout(_CONNECT):
+        async with asyncio.timeout(CONNECT):
             await self._tell(operation, about, key)
         if operation in (PATH, CLEAR):
             async with asyncio.timeout(_UNLINK):
                 await self._unlink(about if operation == PATH else None)
             # Once more: meanwhile a worker may have taken into its memory what was not unlinked yet.
-            async with asyncio.timeout(_CONNECT):
+            async with asyncio.timeout(CONNECT):
                 await self._tell(operation, about, key)
 
     async def _tell(self, operation: bytes, about: bytes, key: bytes) -> None:
@@ -212,7 +210,7 @@ class Link:
 
     async def _keep(self) -> None:
         """Connect, and connect again, for ever."""
-        delay = _FIRST_DELAY
+        delay = FIRST_PAUSE
         while True:
             self._session = asyncio.get_running_loop().create_task(self._connection(), name="cache link session")
             try:
@@ -229,7 +227,7 @@ class Link:
             if not self._stood and not self._told_gone:
                 self._told_gone = True
                 self._on_change(False)
-            delay = _FIRST_DELAY if self._stood else min(delay * 2, _LAST_DELAY)
+            delay = FIRST_PAUSE if self._stood else min(delay * 2, LAST_PAUSE)
             self.ready = self._stood = False
             self._end_waiting()
             await asyncio.sleep(delay)
@@ -240,7 +238,7 @@ class Link:
         await self._client.connection_pool.disconnect(inuse_connections=False)
         subscription = self._client.pubsub()
         try:
-            async with asyncio.timeout(_CONNECT):
+            async with asyncio.timeout(CONNECT):
                 await subscription.subscribe(self._names.invalid, self._names.flights)
                 await self._catch_up()
             while self._pending:
@@ -292,7 +290,7 @@ class Link:
 
     async def _look(self) -> None:
         """Nothing was said for a while: is that so, and is Redis still there?"""
-        async with asyncio.timeout(_CONNECT):
+        async with asyncio.timeout(CONNECT):
             newest = int(await self._client.get(self._names.sequence) or 0)
         if newest < self._sequence or (newest > self._sequence and self._behind == self._sequence):
             raise ConnectionError("messages were lost")

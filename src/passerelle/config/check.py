@@ -14,9 +14,17 @@ from dataclasses import dataclass
 from passerelle.config import balance_check as balance
 from passerelle.config.addresses import Address, Lookup
 from passerelle.config.base import given
-from passerelle.config.check_guards import guard_warnings, jwt_errors, route_guards, session_errors
+from passerelle.config.check_guards import (
+    guard_warnings,
+    jwt_errors,
+    redis_errors,
+    route_guards,
+    session_errors,
+    store_errors,
+)
 from passerelle.config.check_hedge import hedge_errors, hedge_warnings
 from passerelle.config.check_tls import listener_errors, service_errors, service_warnings
+from passerelle.config.guards import Keys
 from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, RouteCache, Service
 from passerelle.config.problems import Finding, Loc, key_of
@@ -54,13 +62,14 @@ class Draft:
     jwt: Jwt | None
     tls: ListenerTls | None
     sessions: Sessions | None
+    keys: Keys | None
 
     @classmethod
     def of(cls, config: Config) -> Draft:
         """The draft of a whole configuration."""
         routes = [DraftRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
         blocks = frozenset(given(config))
-        of_file = (config.jwt, config.tls, config.sessions)
+        of_file = (config.jwt, config.tls, config.sessions, config.keys)
         return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
 
 
@@ -84,6 +93,10 @@ def errors(draft: Draft) -> Iterator[Finding]:
         yield from listener_errors(draft.tls)
     if draft.sessions is not None:
         yield from session_errors(draft.sessions, draft.listen)
+    for block, kept in (("keys", draft.keys), ("sessions", draft.sessions)):
+        if kept is not None:
+            yield from store_errors(block, kept.store, "store" in given(kept), draft.blocks)
+    yield from redis_errors(draft.blocks)
 
 
 def warnings(config: Config) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from passerelle.config.addresses import Address
@@ -10,6 +11,7 @@ from passerelle.config.jwt import SECRET_OCTETS, Jwt
 from passerelle.config.models import Config, Route
 from passerelle.config.problems import Finding, Loc
 from passerelle.config.sessions import Sessions
+from passerelle.config.values import SHARED
 from passerelle.routing import Router, Rule
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -85,6 +87,25 @@ def session_errors(sessions: Sessions, listen: Address | None) -> Iterator[Findi
         yield Finding(("sessions", "idle"), "it is longer than absolute, which ends every session first")
 
 
+def store_errors(block: str, store: object, told: bool, blocks: frozenset[str]) -> Iterator[Finding]:
+    """A store in Redis without one; ``told``: the file says ``store: redis`` itself."""
+    if store != SHARED or "redis" in blocks:
+        return
+    if told:
+        yield Finding((block, "store"), "found redis, but the file has no redis: at its top")
+    else:
+        message = f"found no store; add store: {block}.db, or redis: at the top of the file to keep them there"
+        yield Finding((block,), message, at_key=True)
+
+
+def redis_errors(blocks: frozenset[str]) -> Iterator[Finding]:
+    """Packages that a ``redis`` needs and that are not there."""
+    missing = [name for name in ("redis", "hiredis") if find_spec(name) is None]
+    if "redis" in blocks and missing:
+        message = f"redis needs {' and '.join(missing)}: pip install 'passerelle[redis]'"
+        yield Finding(("redis",), message, at_key=True)
+
+
 def _session_warnings(config: Config) -> Iterator[Finding]:
     """Logins that nobody can make, and services whose check of passwords has a way around its limits."""
     logins = [(index, route.login) for index, route in enumerate(config.routes) if route.login is not None]
@@ -109,11 +130,12 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
         host = urlsplit(jwt.jwks).hostname
         if host not in _LOOPBACK:
             yield Finding(("jwt", "jwks"), "without https, who is on the way can put keys of their own into the set")
-    limited = any(route.rate_limit for route in config.routes)
-    if config.redis is not None and not limited and not any(route.is_cached for route in config.routes):
-        yield Finding(("redis",), "no route has a rate_limit or a cache, so nothing is shared", at_key=True)
+    limited = any(route.rate_limit or route.login for route in config.routes)
+    kept = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
+    if config.redis is not None and not (limited or kept or any(route.is_cached for route in config.routes)):
+        yield Finding(("redis",), "no route has a rate_limit, a cache or a login, so nothing is shared", at_key=True)
     if config.limits.gateways is not None and (config.redis is None or not limited):
-        yield Finding(("limits", "gateways"), "without redis and a rate_limit it does nothing", at_key=True)
+        yield Finding(("limits", "gateways"), "without redis and a rate_limit or login it does nothing", at_key=True)
     yield from _session_warnings(config)
     used = {_BLOCKS[method] for route in config.routes for method in route.auth}
     for block in ("jwt", "keys", "sessions"):

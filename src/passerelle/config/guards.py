@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 from passerelle.config.addresses import Network
 from passerelle.config.base import Model
 from passerelle.config.units import RateText
-from passerelle.config.values import File, Text, Whole
+from passerelle.config.values import SHARED, Store, Text, Whole
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _HEADER = re.compile(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
@@ -56,7 +56,10 @@ OneOrMore = BeforeValidator(one_or_more)
 class Keys(Model):
     """API keys, for routes that accept them."""
 
-    store: File = Field(description="The SQLite file of the keys, relative to the file; made if it is not there.")
+    store: Store = Field(
+        default=SHARED,
+        description="Where they are kept: `redis`, or the path of an SQLite file, made if it is not there.",
+    )
     header: Annotated[Text, AfterValidator(_field_name)] = Field(
         default="X-API-Key", description="The field that a client sends its key in; it never goes upstream."
     )

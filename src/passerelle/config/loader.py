@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from passerelle.config import check, tree
 from passerelle.config.addresses import Address, parse_admin, parse_listen
 from passerelle.config.base import Shape
+from passerelle.config.guards import Keys
 from passerelle.config.jwt import KEY_SOURCES, Jwt, jwt_shape
 from passerelle.config.models import Config, Route, Service
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of, model_at
@@ -244,7 +245,7 @@ def _draft(source: Source, bad: list[Loc]) -> check.Draft:
         if route is not None:
             routes.append(check.DraftRoute(int(loc[1]), route, touched))
     listen, admin = _address(data, "listen"), _address(data, "admin")
-    blocks = (_jwt(source), _tls(source), _sessions(source))
+    blocks = (_jwt(source), _tls(source), _sessions(source), _keys(source))
     return check.Draft(listen, admin, services, routes, frozenset(data), *blocks)
 
 
@@ -265,6 +266,13 @@ def _tls(source: Source) -> ListenerTls | None:
 def _sessions(source: Source) -> Sessions | None:
     try:
         return Sessions.model_validate(source.data.get("sessions"), context=source.context)
+    except ValidationError:
+        return None
+
+
+def _keys(source: Source) -> Keys | None:
+    try:
+        return Keys.model_validate(source.data.get("keys"), context=source.context)
     except ValidationError:
         return None
 

@@ -367,7 +367,7 @@ class Config(Model):
     limits: Limits = Field(default=Limits(), description="What a client may send.")
     cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
     redis: RedisUrl | None = Field(
-        default=None, description="A Redis that workers and gateways share: cached answers, purges, limits."
+        default=None, description="A Redis that workers and gateways share: answers, purges, limits, logins, keys."
     )
     dns: Dns = Field(default=Dns(), description="How names of targets are looked up.")
     jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")

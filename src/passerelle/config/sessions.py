@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from passerelle.config.base import Model
 from passerelle.config.guards import OneOrMore
 from passerelle.config.units import Duration
-from passerelle.config.values import File, Flag, PlainPath, Text, Whole
+from passerelle.config.values import SHARED, Flag, PlainPath, Store, Text, Whole
 from passerelle.config.words import describe
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
@@ -41,7 +41,10 @@ Yes = Annotated[Literal[True], BeforeValidator(_yes)]
 class Sessions(Model):
     """Logins and their cookies."""
 
-    store: File = Field(description="The SQLite file of the sessions, relative to the file; made if it is not there.")
+    store: Store = Field(
+        default=SHARED,
+        description="Where they are kept: `redis`, or the path of an SQLite file, made if it is not there.",
+    )
     cookie: Annotated[Text, AfterValidator(_cookie)] = Field(
         default="session", description="Name of the cookie, after the prefix `__Host-`."
     )

@@ -10,7 +10,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -67,6 +67,22 @@ def parse_file(found: object, info: ValidationInfo) -> Path:
 
 
 File = Annotated[Path, BeforeValidator(parse_file), WithJsonSchema({"type": "string"})]
+
+
+SHARED: Final = "redis"
+"""What stands in the place of a file for what is kept in Redis."""
+
+
+def parse_store(found: object, info: ValidationInfo) -> object:
+    """``redis`` or a path."""
+    return SHARED if found == SHARED else parse_file(found, info)
+
+
+Store = Annotated[
+    Literal["redis"] | Path,
+    BeforeValidator(parse_store),
+    WithJsonSchema({"type": "string", "examples": [SHARED, "var/passerelle.db"]}),
+]
 
 
 def parse_access_log(found: object, info: ValidationInfo) -> object:

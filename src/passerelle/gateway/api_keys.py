@@ -1,4 +1,5 @@
-"""API keys in a running worker: the file watched, and the last use of each key written to it now and then."""
+"""API keys in a running worker. Those in a file: it is watched, and the last use of each key is written to it now and
+then."""
 
 from __future__ import annotations
 
@@ -6,9 +7,14 @@ import asyncio
 import logging
 import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from passerelle.security.authentication import KeyMethod
+from passerelle.security.authentication import FileKeyMethod, KeyMethod
 from passerelle.security.keys import KeyStore
+from passerelle.security.shared_keys import SharedKeyMethod
+
+if TYPE_CHECKING:
+    from passerelle.gateway.redis_link import RedisLink
 
 # How often it is asked whether the file has changed (seconds): a revoked key is refused at most this much later.
 REFRESH = 0.5
@@ -19,12 +25,35 @@ _log = logging.getLogger(__name__)
 
 
 class Keys:
+    """The keys that a worker accepts, wherever they are kept."""
+
+    def __init__(self, method: KeyMethod) -> None:
+        self.method = method
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin what goes on beside the requests."""
+
+    def stop(self) -> None:
+        """End it."""
+
+
+class RedisKeys(Keys):
+    """The keys in the Redis of ``link``, shown in the field ``header``."""
+
+    def __init__(self, link: RedisLink, header: str) -> None:
+        super().__init__(SharedKeyMethod(link, header.lower().encode("ascii")))
+        self.link = link
+
+
+class FileKeys(Keys):
     """The keys in the file ``path``, shown in the field ``header``. sqlite3.Error when the file cannot be used."""
+
+    method: FileKeyMethod
 
     def __init__(self, path: Path, header: str) -> None:
         self._path = path
         self._store = KeyStore(path)
-        self.method = KeyMethod(self._store, header.lower().encode("ascii"))
+        super().__init__(FileKeyMethod(self._store, header.lower().encode("ascii")))
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -301,7 +301,6 @@ class Gateway:
         era: object,
     ) -> Router:
         """The routes of ``config``; what they need of deadlines is put in ``deadlines``."""
-        Shared.check(config)
 
         def of(limit: float) -> Deadlines:
             if limit not in deadlines:

@@ -134,6 +134,11 @@ class ExchangeState:
         """The body, where there is one and the gateway itself reads it."""
         return self._body if isinstance(self._body, WholeBody) else None
 
+    @property
+    def finished(self) -> bool:
+        """Whether the client was answered, or is gone."""
+        return self._finished
+
     def follow(self, forward: Forward) -> None:
         """What is asked of a service for this request ends with it."""
         self._forward = forward

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from passerelle.config.guards import RateLimit
 from passerelle.config.models import Config, Route
-from passerelle.gateway.api_keys import Keys
+from passerelle.config.values import SHARED
+from passerelle.gateway.api_keys import FileKeys, Keys, RedisKeys
 from passerelle.gateway.login import LogIn, LogOut
 from passerelle.gateway.own import OwnLeg
-from passerelle.gateway.sessions import Sessions
+from passerelle.gateway.sessions import FileSessions, Sessions
+from passerelle.gateway.shared_sessions import RedisSessions
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.security.addresses import AddressLists, Subscribers
 from passerelle.security.authentication import Authenticate, Method
@@ -34,6 +36,7 @@ from passerelle.security.limits import (
 )
 from passerelle.security.logins import Attempts, Logins
 from passerelle.security.shared_limits import SharedLimit, SharedRateLimits
+from passerelle.security.shared_logins import SharedLogins
 
 if TYPE_CHECKING:
     from passerelle.gateway.exchange import ExchangeState
@@ -45,24 +48,39 @@ class CannotGuard(Exception):
     """What a guard needs cannot be had; the text is one line for the user."""
 
 
-def _open_keys(config: Config) -> Keys | None:
-    if config.keys is None:
+def _open_keys(config: Config, link: RedisLink | None, before: Keys | None, same: bool) -> Keys | None:
+    settings = config.keys
+    if settings is None:
         return None
-    try:
-        return Keys(config.keys.store, config.keys.header)
-    except sqlite3.Error as error:
-        raise CannotGuard(f"keys: cannot open {config.keys.store}: {error}") from error
-
-
-def _open_sessions(config: Config, loop: asyncio.AbstractEventLoop, before: Sessions | None) -> Sessions | None:
-    if config.sessions is None:
-        return None
-    if before is not None and before.settings == config.sessions:
+    if settings.store == SHARED:
+        if same and isinstance(before, RedisKeys) and before.link is link:
+            return before
+        return RedisKeys(_needed(link), settings.header)
+    if same and before is not None:
         return before
     try:
-        return Sessions(config.sessions, loop)
+        return FileKeys(settings.store, settings.header)
     except sqlite3.Error as error:
-        raise CannotGuard(f"sessions: cannot open {config.sessions.store}: {error}") from error
+        raise CannotGuard(f"keys: cannot open {settings.store}: {error}") from error
+
+
+def _open_sessions(
+    config: Config, loop: asyncio.AbstractEventLoop, link: RedisLink | None, before: Sessions | None
+) -> Sessions | None:
+    settings = config.sessions
+    if settings is None:
+        return None
+    same = before is not None and before.settings == settings
+    if settings.store == SHARED:
+        if same and isinstance(before, RedisSessions) and before.link is link:
+            return before
+        return RedisSessions(settings, _needed(link))
+    if same:
+        return before
+    try:
+        return FileSessions(settings, settings.store, loop)
+    except sqlite3.Error as error:
+        raise CannotGuard(f"sessions: cannot open {settings.store}: {error}") from error
 
 
 def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: Tokens | None) -> Tokens | None:
@@ -82,15 +100,22 @@ def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: Tokens
 
 
 def _link(config: Config, loop: asyncio.AbstractEventLoop, before: RedisLink | None) -> RedisLink | None:
-    if config.redis is None or not any(route.rate_limit for route in config.routes):
+    """The connection to Redis, where a guard uses it."""
+    counted = any(route.rate_limit or route.login for route in config.routes)
+    kept = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
+    if config.redis is None or not (counted or kept):
         return None
-    if before is not None and before.url == config.redis.url:
+    if before is not None and (before.url, before.needed) == (config.redis.url, kept):
         return before
-    try:
-        from passerelle.gateway.redis_link import RedisLink
-    except ModuleNotFoundError as error:
-        raise CannotGuard(f"redis: {error.name} is missing: pip install 'passerelle[redis]'") from error
-    return RedisLink(config.redis.url, loop, config.workers)
+    # An extra: imported where a configuration needs it, whose check has seen that it is there.
+    from passerelle.gateway.redis_link import RedisLink
+
+    return RedisLink(config.redis.url, loop, config.workers, needed=kept)
+
+
+def _needed(link: RedisLink | None) -> RedisLink:
+    assert link is not None, "the configuration was checked: what is kept in Redis has a redis"
+    return link
 
 
 class Guards:
@@ -105,10 +130,11 @@ class Guards:
         self._subscribers = Subscribers()
         self._tables: dict[tuple[str, str], Table] = {}
         self._known_tables = before._tables if before is not None else {}
-        same_keys = before is not None and before._config.keys == config.keys
-        self._keys: Keys | None = before._keys if before is not None and same_keys else _open_keys(config)
         self._redis: RedisLink | None = _link(config, loop, before._redis if before is not None else None)
-        self._sessions: Sessions | None = _open_sessions(config, loop, before._sessions if before is not None else None)
+        known_keys, known_sessions = (before._keys, before._sessions) if before is not None else (None, None)
+        same_keys = before is not None and before._config.keys == config.keys
+        self._keys: Keys | None = _open_keys(config, self._redis, known_keys, same_keys)
+        self._sessions: Sessions | None = _open_sessions(config, loop, self._redis, known_sessions)
         self._methods: dict[str, Method] = {"mtls": CertificateMethod()}
         if self._sessions is not None:
             self._methods["session"] = self._sessions.method
@@ -171,13 +197,16 @@ class Guards:
             return LogOut(sessions)
         by_name = self._attempts(route, "user name", login.attempts, login.forgiven)
         by_address = self._attempts(route, "address", login.address_attempts, login.forgiven)
-        return LogIn(sessions, Logins(by_name, by_address), leg, login.path.encode(), self._subscribers.of)
+        logins: Logins | SharedLogins = Logins(by_name, by_address)
+        if self._redis is not None:
+            logins = SharedLogins(by_name, by_address, route.label, self._redis, self._config.limits.gateways)
+        return LogIn(sessions, logins, leg, login.path.encode(), self._subscribers.of)
 
     def _attempts(self, route: Route, kind: str, number: int, forgiven: float) -> Attempts:
-        rate = Rate(1, int(forgiven * SECOND), number).share(self._config.workers)
+        rate = Rate(1, int(forgiven * SECOND), number)
         name = route.label, f"login by {kind}"
         table = self._tables[name] = self._known_tables.get(name, Table())
-        return Attempts(rate, table)
+        return Attempts(rate if self._redis is not None else rate.share(self._config.workers), table)
 
     def _limits(self, route: Route, metrics: RouteMetrics, kinds: tuple[str, ...]) -> list[Guard]:
         chosen = [limit for limit in route.rate_limit if limit.by.partition(":")[0] in kinds]

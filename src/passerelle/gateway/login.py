@@ -24,6 +24,7 @@ from passerelle.security.guard import Asked, Refused
 from passerelle.security.logins import Logins
 from passerelle.security.session_store import Session
 from passerelle.security.sessions import SessionMethod, csrf_token, identity_of
+from passerelle.security.shared_logins import SharedLogins
 
 if TYPE_CHECKING:
     from passerelle.gateway.exchange import ExchangeState
@@ -43,7 +44,12 @@ class LogIn:
     address."""
 
     def __init__(
-        self, sessions: Sessions, logins: Logins, leg: OwnLeg, path: bytes, subscriber: Callable[[bytes], bytes]
+        self,
+        sessions: Sessions,
+        logins: Logins | SharedLogins,
+        leg: OwnLeg,
+        path: bytes,
+        subscriber: Callable[[bytes], bytes],
     ) -> None:
         self._sessions = sessions
         self._logins = logins
@@ -62,11 +68,21 @@ class LogIn:
 
     def _read(self, exchange: ExchangeState, asked: Asked, data: bytes) -> None:
         name, password = credentials(asked.get(b"content-type") or b"", data)
+        self._sessions.check()
         address = self._subscriber(asked.address)
-        wait = self._logins.take(name, address)
+
+        def counted(wait: int) -> None:
+            _guarded(exchange, lambda: self._ask(exchange, asked, name, password, address, wait))
+
+        self._logins.ask(name, address, counted)
+
+    def _ask(self, exchange: ExchangeState, asked: Asked, name: str, password: str, address: bytes, wait: int) -> None:
         if wait:
             fields: Fields = [(b"Retry-After", b"%d" % wait), *_NOT_STORED]
             raise Refused(Kind.RATE_LIMITED, f"too many wrong passwords for {name!r}, or from its address", fields)
+        if exchange.finished:
+            self._logins.give_back(name, address)
+            return
 
         def answered(status: int, body: bytes) -> None:
             _guarded(exchange, lambda: self._answered(exchange, asked, name, address, status, body))
@@ -94,6 +110,9 @@ class LogIn:
             raise Refused(Kind.UNAUTHENTICATED, f"the wrong password for {name!r}, or no such user", _CHALLENGE)
         self._logins.give_back(name, address)
         user, roles = verified(status, body)
+        _with_shown(exchange, self._sessions, asked, lambda old: self._open(exchange, asked, user, roles, old))
+
+    def _open(self, exchange: ExchangeState, asked: Asked, user: str, roles: list[str], old: bytes | None) -> None:
         sessions = self._sessions
 
         def done(failure: Failure | None) -> None:
@@ -106,7 +125,7 @@ class LogIn:
             fields: Fields = [(b"Content-Type", b"application/json"), *_NOT_STORED]
             exchange.respond(Response(200, fields, orjson.dumps(said)))
 
-        identity = sessions.open(user, tuple(roles), _shown(sessions, asked), done)
+        identity = sessions.open(user, tuple(roles), old, done)
 
 
 class LogOut:
@@ -119,7 +138,10 @@ class LogOut:
         """Begin. :class:`Failure` where the request may be forged."""
         sessions = self._sessions
         asked = exchange.ask()
-        identity = _shown(sessions, asked)
+        _with_shown(exchange, sessions, asked, lambda identity: self._end(exchange, asked, identity))
+
+    def _end(self, exchange: ExchangeState, asked: Asked, identity: bytes | None) -> None:
+        sessions = self._sessions
 
         def done(failure: Failure | None) -> None:
             if failure is not None:
@@ -135,12 +157,18 @@ class LogOut:
             sessions.revoke(identity, done)
 
 
-def _shown(sessions: Sessions, asked: Asked) -> bytes | None:
-    """The id of the session that the client has."""
+def _with_shown(
+    exchange: ExchangeState, sessions: Sessions, asked: Asked, then: Callable[[bytes | None], None]
+) -> None:
+    """Go on with the id of the session that the client has, once that is known."""
     try:
-        return sessions.method.shown(asked)
+        found = sessions.method.shown(asked)
     except Rejected as reason:
         raise Refused(Kind.UNAUTHENTICATED, str(reason), _CHALLENGE) from None
+    if found is None or isinstance(found, bytes):
+        then(found)
+    else:
+        found.then(lambda: _guarded(exchange, lambda: _with_shown(exchange, sessions, asked, then)))
 
 
 def _refuse_forged(objection: str) -> None:

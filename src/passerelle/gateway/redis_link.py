@@ -1,7 +1,8 @@
-"""The connection to Redis that shared limits go over: one for all requests, written to as they come (pipelining).
+"""The connection to Redis that shared limits, sessions and keys go over: one for all requests, written to as they come
+(pipelining).
 
-No request waits long for it. An answer that has not come within :data:`PATIENCE` looks means that Redis is gone: who
-waits is told at once, who comes later does not wait at all, and the connection is made anew in the background.
+No request waits long for it. An answer that has not come within a few looks means that Redis is gone: who waits is told
+at once, who comes later does not wait at all, and the connection is made anew in the background.
 """
 
 from __future__ import annotations
@@ -12,26 +13,48 @@ import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
+from hashlib import sha1
 from typing import Final, cast
 from urllib.parse import unquote, urlsplit
 
 import hiredis
 
+from passerelle.caching.redis_times import CONNECT, FIRST_PAUSE, LAST_PAUSE
+from passerelle.security import shared_keys, shared_logins, shared_sessions
 from passerelle.security.shared_limits import DECIDE, HELLO, NOW, PREFIX
 
-# Between two looks at what is not answered (seconds), and how many looks an answer may take. Looks and not a time: a
-# process that was kept from running for a second sees one look go by, and reads what came meanwhile before the next.
+# Every script that is run, without the lines that set ``now`` (us), which each of them begins with.
+SCRIPTS: Final = (
+    DECIDE,
+    HELLO,
+    shared_keys.FIND,
+    shared_logins.GIVE_BACK,
+    shared_sessions.HOLD,
+    shared_sessions.OPEN,
+    shared_sessions.END,
+)
+# By which name Redis calls a script; it names them so itself, and nothing is kept secret by that.
+_NAMES: Final = {
+    script: sha1((NOW + script).encode(), usedforsecurity=False).hexdigest().encode() for script in SCRIPTS
+}
+
+# Between two looks at what is not answered (seconds), and how many looks an answer may take: few for limits, which need
+# not have it, more for credentials, without which there is a 503. Looks and not a time: a process that was kept from
+# running for a second sees one look go by, and reads what came meanwhile before the next.
 LOOK: Final = 0.05
-PATIENCE: Final = 3
-# How long a connection may take to be made, and the pause before the next one (seconds).
-_CONNECT: Final = 2.0
-_FIRST_PAUSE: Final = 0.05
-_LAST_PAUSE: Final = 1.0
+HASTE: Final = 3
+PATIENCE: Final = 20
 # How often this gateway says that it is there, in looks, and for how long it is believed (microseconds).
 _HELLO: Final = 20
 _BELIEVED: Final = 10_000_000
 
+_GONE: Final = "each gateway admits its part of every limit, and sessions and keys that are kept there are not verified"
+
 _log = logging.getLogger(__name__)
+
+
+def _words(script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> tuple[bytes, ...]:
+    return (b"EVALSHA", _NAMES[script], b"%d" % len(keys), *keys, *arguments)
 
 
 class Pending:
@@ -74,11 +97,11 @@ class _Connection(asyncio.Protocol):
         self._transport.write(b"".join(pieces))
         return pending
 
-    def is_late(self) -> bool:
-        """Look once more: whether an answer is overdue."""
+    def is_late(self, patience: int) -> bool:
+        """Look once more: whether an answer has not come within ``patience`` looks."""
         for pending in self._waiting:
             pending.looks += 1
-        return bool(self._waiting) and self._waiting[0].looks > PATIENCE
+        return bool(self._waiting) and self._waiting[0].looks > patience
 
     def abort(self) -> None:
         """End it; who waits gets no answer."""
@@ -113,16 +136,19 @@ class _Connection(asyncio.Protocol):
 
 
 class RedisLink:
-    """``at_least`` is how many gateways are reckoned with before others were seen (the workers of the file)."""
+    """``at_least`` is how many gateways are reckoned with before others were seen (the workers of the file);
+    ``needed``: it carries what is nowhere else, so that its answers are worth a little waiting."""
 
-    def __init__(self, url: str, loop: asyncio.AbstractEventLoop, at_least: int) -> None:
+    def __init__(self, url: str, loop: asyncio.AbstractEventLoop, at_least: int, *, needed: bool) -> None:
         self.url = url
+        self.needed = needed
         self.gateways = at_least
         self.up = False  # whether Redis is used at the moment
         self._at_least = at_least
         self._loop = loop
         self._name = os.urandom(8).hex().encode("ascii")
-        self._scripts: list[bytes] = []
+        # What came before the first connection stood or could not be made: that alone is worth waiting for.
+        self._early: list[tuple[tuple[bytes, ...], Pending]] | None = []
         self._connection: _Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -141,33 +167,48 @@ class RedisLink:
         if self._task is not None:
             self._task.cancel()
         self._drop()
+        self._end_early()
 
-    def decide(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Pending | None:
-        """Run the script of the limits; None when Redis is gone."""
+    @property
+    def usable(self) -> bool:
+        """Whether Redis is there, or may be in a moment."""
+        return self.up or self._early is not None
+
+    def run(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Pending | None:
+        """Run one of :data:`SCRIPTS`; None when Redis is gone, or not there yet."""
         if not self.up or self._connection is None:
             return None
-        words = (b"EVALSHA", self._scripts[0], b"%d" % len(keys), *keys, *arguments)
-        return self._connection.send(words, Pending())
+        return self._connection.send(_words(script, keys, arguments), Pending())
+
+    def ask(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Pending | None:
+        """The same for what cannot do without an answer: while the first connection is being made, it waits for that
+        (2 s at most)."""
+        if self._early is None:
+            return self.run(script, keys, arguments)
+        pending = Pending()
+        self._early.append((_words(script, keys, arguments), pending))
+        return pending
 
     # ---- in the background
 
     async def _keep(self) -> None:
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
             self._lost.clear()
             try:
-                async with asyncio.timeout(_CONNECT):
+                async with asyncio.timeout(CONNECT):
                     await self._connect()
             except (OSError, TimeoutError) as error:
                 self._drop()
-                if pause == _FIRST_PAUSE:
-                    _log.warning("redis: %s; each gateway admits its part of every limit", error or "no answer")
+                self._end_early()
+                if pause == FIRST_PAUSE:
+                    _log.warning("redis: %s; %s", error or "no answer", _GONE)
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, _LAST_PAUSE)
+                pause = min(2 * pause, LAST_PAUSE)
                 continue
-            if pause != _FIRST_PAUSE:
-                _log.warning("redis: it is back; limits are shared")
-            pause = _FIRST_PAUSE
+            if pause != FIRST_PAUSE:
+                _log.warning("redis: it is back")
+            pause = FIRST_PAUSE
             await self._lost.wait()
 
     async def _connect(self) -> None:
@@ -182,9 +223,13 @@ class RedisLink:
             await self._ask(b"AUTH", *user, unquote(parts.password).encode())
         if number := parts.path.removeprefix("/"):
             await self._ask(b"SELECT", number.encode())
-        self._scripts = [cast(bytes, await self._ask(b"SCRIPT", b"LOAD", s.encode())) for s in (NOW + DECIDE, HELLO)]
+        for script in SCRIPTS:
+            await self._ask(b"SCRIPT", b"LOAD", (NOW + script).encode())
         self._on_hello(await self._ask(*self._hello()))
         self.up = True
+        early, self._early = self._early, None
+        for words, pending in early or ():
+            connection.send(words, pending)
 
     async def _ask(self, *words: bytes) -> object:
         """One answer; OSError when it is an error or never comes."""
@@ -200,7 +245,7 @@ class RedisLink:
         return answer
 
     def _hello(self) -> tuple[bytes, ...]:
-        return b"EVALSHA", self._scripts[1], b"1", PREFIX + b"gateways", self._name, b"%d" % _BELIEVED
+        return _words(HELLO, [PREFIX + b"gateways"], [self._name, b"%d" % _BELIEVED])
 
     def _on_hello(self, answer: object) -> None:
         if isinstance(answer, int):
@@ -218,14 +263,19 @@ class RedisLink:
             connection.abort()
         self._lost.set()
 
+    def _end_early(self) -> None:
+        early, self._early = self._early, None
+        for _, pending in early or ():
+            pending.end(None)
+
     def _look(self) -> None:
         self._timer = self._loop.call_later(LOOK, self._look)
         self._looks += 1
         connection = self._connection
         if connection is None or not self.up:
             return
-        if connection.is_late():
-            _log.warning("redis: no answer; each gateway admits its part of every limit")
+        if connection.is_late(PATIENCE if self.needed else HASTE):
+            _log.warning("redis: no answer; %s", _GONE)
             self._drop()
         elif self._looks % _HELLO == 0:
             pending = connection.send(self._hello(), Pending())

@@ -1,4 +1,5 @@
-"""Sessions in a running worker: the file watched, and everything that is written to it written on one thread."""
+"""Sessions in a running worker. Those in a file: it is watched, and everything that is written to it is written on one
+thread."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from passerelle.config.sessions import Sessions as Settings
 from passerelle.errors import Failure, Kind
 from passerelle.security.session_store import Lifetimes, Session, SessionStore, digest_of, new_id
-from passerelle.security.sessions import Cookies, SameOrigin, SessionMethod
+from passerelle.security.sessions import Cookies, FileSessionMethod, SameOrigin, SessionMethod
 
 # How often it is asked whether the file has changed (seconds): a session that another worker has ended is refused at
 # most this much later.
@@ -28,19 +29,60 @@ _log = logging.getLogger(__name__)
 
 
 class Sessions:
-    """The sessions that ``settings`` describes. sqlite3.Error when the file cannot be used."""
+    """The sessions that ``settings`` describes, wherever they are kept."""
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+    method: SessionMethod
+
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.cookies = Cookies.named(settings.cookie, secure=not settings.insecure)
         self.origin = SameOrigin(settings.origins, token=settings.csrf == "token", secure=not settings.insecure)
         self.lifetimes = Lifetimes(settings.idle, settings.absolute)
+
+    def start(self) -> None:
+        """Begin what goes on beside the requests."""
+
+    def stop(self) -> None:
+        """End it."""
+
+    def check(self) -> None:
+        """:class:`Failure` where no session could begin now."""
+
+    def open(self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done) -> bytes:
+        """A new session in the place of the one with the id ``old``; gives its id, which holds once ``done`` is told
+        so."""
+        raise NotImplementedError
+
+    def revoke(self, identity: bytes, done: Done) -> None:
+        """End a session; ``done`` is told when it is written that it has ended."""
+        raise NotImplementedError
+
+    def _forgetting(self, digest: bytes | None, done: Done) -> Done:
+        """Forget the session now, and again at the end: it may be looked up once more before its end is written."""
+
+        def then(failure: Failure | None) -> None:
+            if digest is not None:
+                self.method.forget(digest)
+            done(failure)
+
+        if digest is not None:
+            self.method.forget(digest)
+        return then
+
+
+class FileSessions(Sessions):
+    """Sessions in the file ``path``. sqlite3.Error when it cannot be used."""
+
+    method: FileSessionMethod
+
+    def __init__(self, settings: Settings, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(settings)
         self._loop = loop
-        self._store = SessionStore(settings.store)
-        self.method = SessionMethod(self._store, self.cookies, self.lifetimes, self.origin)
+        self._store = SessionStore(path)
+        self.method = FileSessionMethod(self._store, self.cookies, self.lifetimes, self.origin)
         # One thread, so that writes happen in their order; a writer may have to wait for the disk, or for another one.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sessions")
-        self._writes = _Writes(settings.store)
+        self._writes = _Writes(path)
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def start(self) -> None:
@@ -63,26 +105,14 @@ class Sessions:
         identity = new_id()
         now = time.time()
         session = Session(user, roles, now, now)
-        ended = None if old is None else _digest(old)
-        self._write(lambda store: store.replace(ended, _digest(identity), session), self._forgetting(ended, done))
+        ended = None if old is None else digest_of_own(old)
+        self._write(lambda store: store.replace(ended, digest_of_own(identity), session), self._forgetting(ended, done))
         return identity
 
     def revoke(self, identity: bytes, done: Done) -> None:
         """End a session; ``done`` is told when it is written that it has ended."""
-        digest = _digest(identity)
+        digest = digest_of_own(identity)
         self._write(lambda store: store.revoke(digest), self._forgetting(digest, done))
-
-    def _forgetting(self, digest: bytes | None, done: Done) -> Done:
-        """Forget the session now, and again at the end: it may be looked up once more before the file is written."""
-
-        def then(failure: Failure | None) -> None:
-            if digest is not None:
-                self.method.forget(digest)
-            done(failure)
-
-        if digest is not None:
-            self.method.forget(digest)
-        return then
 
     def _write(self, write: Callable[[SessionStore], None], done: Done) -> None:
         def ended(future: asyncio.Future[None]) -> None:
@@ -115,7 +145,8 @@ class Sessions:
             self._writer.submit(self._writes.note, used, self.lifetimes, now)
 
 
-def _digest(identity: bytes) -> bytes:
+def digest_of_own(identity: bytes) -> bytes:
+    """The digest of an id that has the form of one."""
     digest = digest_of(identity)
     assert digest is not None, "an id of our own, or one that was looked up"
     return digest

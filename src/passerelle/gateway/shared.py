@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from passerelle.config.models import Config
 from passerelle.gateway.cache import Cache
-from passerelle.gateway.guards import CannotGuard
 
 if TYPE_CHECKING:
     from passerelle.gateway.sharing import Sharing
@@ -28,12 +26,6 @@ class Shared:
         self._sharing: Sharing | None = None
         self._begun = False
         self._ending: set[asyncio.Task[None]] = set()
-
-    @staticmethod
-    def check(config: Config) -> None:
-        """:raises CannotGuard: where ``config`` needs a package that is not there."""
-        if config.redis is not None and find_spec("redis") is None:
-            raise CannotGuard("redis: the package redis is not installed; it comes with passerelle[redis]")
 
     def start(self) -> None:
         """Begin to connect, now and whenever the configuration names another."""

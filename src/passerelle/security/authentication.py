@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from passerelle.errors import Failure, Kind
@@ -76,32 +77,28 @@ class Authenticate:
 
     def _establish(self, asked: Asked, identity: Identity) -> None:
         asked.identity = identity
+        asked.pending = None
         asked.upstream += identity.lines
         if self._hidden is not None:
             asked.withheld = [field.line for field in asked.fields if field.name == self._hidden]
 
 
 class KeyMethod:
-    """API keys in the field ``header`` (lower case), from ``store``.
+    """API keys in the field ``header`` (lower case), wherever they are kept.
 
-    What a lookup found is remembered until :meth:`refresh` sees that the file has changed. ``clock`` gives seconds
-    since the epoch. ``used`` collects when keys were used last, until somebody takes it.
+    ``clock`` gives seconds since the epoch.
     """
 
     challenge = b'ApiKey realm="passerelle"'
     rejection = b'ApiKey realm="passerelle", error="invalid_key"'
 
-    __slots__ = ("_clock", "_header", "_known", "_store", "_version", "used")
+    __slots__ = ("_clock", "_header")
 
-    def __init__(self, store: KeyStore, header: bytes, clock: Callable[[], float] = time.time) -> None:
-        self._store = store
+    def __init__(self, header: bytes, clock: Callable[[], float] = time.time) -> None:
         self._header = header
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[ApiKey, Identity]] = OrderedDict()
-        self._version = store.version()
-        self.used: dict[str, int] = {}
 
-    def identify(self, asked: Asked) -> Identity | None:
+    def identify(self, asked: Asked) -> Identity | Wait | None:
         """The owner of the key."""
         lines = asked.lines(self._header)
         if not lines:
@@ -111,18 +108,53 @@ class KeyMethod:
         digest = digest_of(lines[0].value)
         if digest is None:
             raise Rejected("no API key by its form")
-        known = self._known.get(digest)
-        if known is None:
-            known = self._look_up(digest)
-        else:
-            self._known.move_to_end(digest)
-        key, identity = known
-        now = self._clock()
+        held = self._hold(asked, digest)
+        if not isinstance(held, HeldKey):
+            return held
+        key, now = held.key, self._clock()
         refusal = key.refusal(now)
         if refusal:
             raise Rejected(f"API key {key.id} is {refusal}")
-        self.used[key.id] = int(now)
-        return identity
+        self._note(key, now)
+        return held.identity
+
+    def _hold(self, asked: Asked, digest: bytes) -> HeldKey | Wait:
+        """The key, whether it holds or not; :class:`Rejected` where there is none, :class:`Failure` where nobody
+        knows."""
+        raise NotImplementedError
+
+    def _note(self, key: ApiKey, now: float) -> None:
+        """It was used."""
+
+
+@dataclass(slots=True)
+class HeldKey:
+    """A key that was found, and who its owner is to services."""
+
+    key: ApiKey
+    identity: Identity
+
+    @classmethod
+    def of(cls, key: ApiKey) -> HeldKey:
+        """``key`` with its owner. ValueError where that is too long to be told to services."""
+        return cls(key, Identity(key.owner, key.scopes, "key", key=key.id))
+
+
+class FileKeyMethod(KeyMethod):
+    """API keys from the file of ``store``.
+
+    What a lookup found is remembered until :meth:`refresh` sees that the file has changed. ``used`` collects when keys
+    were used last, until somebody takes it.
+    """
+
+    __slots__ = ("_known", "_store", "_version", "used")
+
+    def __init__(self, store: KeyStore, header: bytes, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(header, clock)
+        self._store = store
+        self._known: OrderedDict[bytes, HeldKey] = OrderedDict()
+        self._version = store.version()
+        self.used: dict[str, int] = {}
 
     def refresh(self) -> None:
         """Forget everything if the file has changed, or cannot be read any more. Call it twice a second."""
@@ -134,15 +166,22 @@ class KeyMethod:
             self._version = version
             self._known.clear()
 
-    def _look_up(self, digest: bytes) -> tuple[ApiKey, Identity]:
+    def _note(self, key: ApiKey, now: float) -> None:
+        self.used[key.id] = int(now)
+
+    def _hold(self, asked: Asked, digest: bytes) -> HeldKey:
+        held = self._known.get(digest)
+        if held is not None:
+            self._known.move_to_end(digest)
+            return held
         try:
             key = self._store.find(digest)
         except sqlite3.Error as error:
             raise Failure(Kind.UNVERIFIABLE, f"the store of API keys: {error}") from error
         if key is None:
             raise Rejected("unknown API key")
-        known = (key, Identity(key.owner, key.scopes, "key", key=key.id))
+        held = HeldKey.of(key)
         if len(self._known) >= REMEMBERED_KEYS:
             self._known.popitem(last=False)
-        self._known[digest] = known
-        return known
+        self._known[digest] = held
+        return held

@@ -44,7 +44,7 @@ class Asked:
     ``address`` is the client's, from the trusted end of the chain. ``answer`` collects field lines (with CRLF) for
     whatever is answered, ``upstream`` those that go to the service; ``withheld`` are lines of the client that do not.
     ``certificate`` is the one that TLS has verified, as :meth:`ssl.SSLSocket.getpeercert` gives it.
-    ``pending`` is what the guard that said :class:`Wait` waits for.
+    ``pending`` is what the guard that said :class:`Wait` waits for, and nobody else's: it takes it away at its end.
     """
 
     __slots__ = (

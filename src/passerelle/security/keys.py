@@ -78,6 +78,11 @@ def digest_of(key: bytes) -> bytes | None:
     return hashlib.sha256(key).digest() if _FORM.fullmatch(key) else None
 
 
+def is_id(text: str) -> bool:
+    """Whether ``text`` has the form of a key's id."""
+    return _ID.fullmatch(text) is not None
+
+
 class UnknownKey(LookupError):
     """No key has this id."""
 
@@ -162,7 +167,7 @@ class KeyStore:
 
     def get(self, identity: str) -> ApiKey | None:
         """The key with this id, or None."""
-        if not _ID.fullmatch(identity):
+        if not is_id(identity):
             return None
         row = self._db.execute(f"SELECT {_COLUMNS} FROM keys WHERE id = ?", (identity,)).fetchone()  # noqa: S608
         return _key(row) if row else None
@@ -176,6 +181,24 @@ class KeyStore:
         """Every key, the oldest first."""
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM keys ORDER BY created, id").fetchall()  # noqa: S608
         return [_key(row) for row in rows]
+
+    def export(self) -> list[tuple[ApiKey, bytes]]:
+        """Every key with its digest, which is all that another store needs of it."""
+        rows = self._db.execute(f"SELECT {_COLUMNS}, digest FROM keys ORDER BY created, id").fetchall()  # noqa: S608
+        return [(_key(row[:-1]), row[-1]) for row in rows]
+
+    def put(self, key: ApiKey, digest: bytes) -> bool:
+        """Take over a key of another store. False where there is one with its id already, which stays as it is."""
+        row = (
+            *(key.id, digest, key.owner, json.dumps(key.scopes), key.created),
+            *(key.expires, key.revoked, key.last_used, key.replaces),
+        )
+        done = self._db.execute(
+            "INSERT INTO keys (id, digest, owner, scopes, created, expires, revoked, last_used, replaces)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            row,
+        )
+        return done.rowcount == 1
 
     def touch(self, used: Mapping[str, int]) -> None:
         """Note when keys (by id) were used last."""

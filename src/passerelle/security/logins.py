@@ -47,12 +47,16 @@ class Logins:
         self._by_address = by_address
         self._clock = clock
 
+    def ask(self, name: str, address: bytes, then: Callable[[int], None]) -> None:
+        """As :meth:`take`, with what it gives told to ``then``."""
+        then(self.take(name, address))
+
     def take(self, name: str, address: bytes) -> int:
         """Count an attempt; seconds to wait, rounded up, where there were too many, else 0."""
         now = self._clock()
         wait = self._by_address.take(address, now)
         if not wait:
-            wait = self._by_name.take(_key(name), now)
+            wait = self._by_name.take(key_of(name), now)
             if wait:
                 self._by_address.give_back(address, now)
         return -(-wait // SECOND)
@@ -60,10 +64,12 @@ class Logins:
     def give_back(self, name: str, address: bytes) -> None:
         """The attempt was not a wrong one."""
         now = self._clock()
-        self._by_name.give_back(_key(name), now)
+        self._by_name.give_back(key_of(name), now)
         self._by_address.give_back(address, now)
 
 
-def _key(name: str) -> bytes:
+def key_of(name: str) -> bytes:
     """The same for every spelling that a service may take for the same name; memory is bounded in bytes too."""
-    return hashlib.blake2b(name.strip().casefold().encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return (
+        hashlib.blake2b(name.strip().casefold().encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
+    )

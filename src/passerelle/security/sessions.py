@@ -12,15 +12,17 @@ import base64
 import hmac
 import sqlite3
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import cast
 
 from passerelle.errors import Failure, Kind
 from passerelle.messages import SAFE_METHODS
 from passerelle.security.authentication import Rejected
 from passerelle.security.cookies import set_line, values
-from passerelle.security.guard import Asked, Refused
+from passerelle.security.guard import Asked, Refused, Wait
 from passerelle.security.identity import Identity
 from passerelle.security.session_store import Lifetimes, Session, SessionStore, digest_of
 
@@ -111,42 +113,26 @@ class SameOrigin:
 
 
 @dataclass(slots=True)
-class _Known:
+class Held:
+    """A session that was found, and who its user is to services."""
+
     session: Session
     identity: Identity
-    used: float
 
 
-class SessionMethod:
-    """Sessions by their cookie, from ``store``.
-
-    What a look-up found is remembered until :meth:`refresh` sees that the file has changed. ``clock`` gives seconds
-    since the epoch. ``used`` collects when sessions were used last (by digest), until somebody takes it.
-    """
+class SessionMethod(ABC):
+    """Sessions by their cookie, wherever they are kept."""
 
     challenge = b'Session realm="passerelle"'
     rejection = b'Session realm="passerelle", error="invalid_session"'
 
-    __slots__ = ("_clock", "_cookies", "_known", "_lifetimes", "_origin", "_store", "_version", "used")
+    __slots__ = ("_cookies", "_origin")
 
-    def __init__(
-        self,
-        store: SessionStore,
-        cookies: Cookies,
-        lifetimes: Lifetimes,
-        origin: SameOrigin,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
+    def __init__(self, cookies: Cookies, origin: SameOrigin) -> None:
         self._cookies = cookies
-        self._lifetimes = lifetimes
         self._origin = origin
-        self._clock = clock
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
-        self._version = store.version()
-        self.used: dict[bytes, float] = {}
 
-    def identify(self, asked: Asked) -> Identity | None:
+    def identify(self, asked: Asked) -> Identity | Wait | None:
         """Whose session it is. :class:`Refused` (403) where the request may be forged."""
         found = values(asked, self._cookies.name)
         if not found:
@@ -156,14 +142,16 @@ class SessionMethod:
         digest = digest_of(found[0])
         if digest is None:
             raise Rejected("no session by its form")
-        known = self._hold(digest)
+        held = self._hold(asked, digest)
+        if not isinstance(held, Held):
+            return held
         objection = self._origin.objection(asked, found[0])
         if objection:
-            raise Refused(Kind.FORBIDDEN, f"a session of {known.session.user!r}, but {objection}", [])
-        self.used[digest] = known.used = self._clock()
-        return known.identity
+            raise Refused(Kind.FORBIDDEN, f"a session of {held.session.user!r}, but {objection}", [])
+        self._note(digest, held)
+        return held.identity
 
-    def shown(self, asked: Asked) -> bytes | None:
+    def shown(self, asked: Asked) -> bytes | Wait | None:
         """The id of a session that holds and that the request shows, else None.
 
         :class:`Rejected` where it shows several.
@@ -175,10 +163,53 @@ class SessionMethod:
         if digest is None:
             return None
         try:
-            self._hold(digest)
+            held = self._hold(asked, digest)
         except Rejected:
             return None
-        return found[0]
+        return found[0] if isinstance(held, Held) else held
+
+    @abstractmethod
+    def forget(self, digest: bytes) -> None:
+        """The session is about to be ended: nobody is let in by memory."""
+
+    @abstractmethod
+    def _hold(self, asked: Asked, digest: bytes) -> Held | Wait:
+        """The session, where it holds; :class:`Rejected` where not, :class:`Failure` where nobody knows."""
+
+    @abstractmethod
+    def _note(self, digest: bytes, held: Held) -> None:
+        """It was used now."""
+
+
+@dataclass(slots=True)
+class _Known(Held):
+    used: float
+
+
+class FileSessionMethod(SessionMethod):
+    """Sessions from the file of ``store``.
+
+    What a look-up found is remembered until :meth:`refresh` sees that the file has changed. ``clock`` gives seconds
+    since the epoch. ``used`` collects when sessions were used last (by digest), until somebody takes it.
+    """
+
+    __slots__ = ("_clock", "_known", "_lifetimes", "_store", "_version", "used")
+
+    def __init__(
+        self,
+        store: SessionStore,
+        cookies: Cookies,
+        lifetimes: Lifetimes,
+        origin: SameOrigin,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(cookies, origin)
+        self._store = store
+        self._lifetimes = lifetimes
+        self._clock = clock
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._version = store.version()
+        self.used: dict[bytes, float] = {}
 
     def forget(self, digest: bytes) -> None:
         """The session is about to be revoked: nobody is let in by memory."""
@@ -195,7 +226,7 @@ class SessionMethod:
             self._version = version
             self._known.clear()
 
-    def _hold(self, digest: bytes) -> _Known:
+    def _hold(self, asked: Asked, digest: bytes) -> _Known:
         known = self._known.get(digest)
         if known is None:
             known = self._look_up(digest)
@@ -204,6 +235,9 @@ class SessionMethod:
         if self._lifetimes.ended(known.session.created, known.used, self._clock()):
             raise Rejected(f"the session of {known.session.user!r} is over")
         return known
+
+    def _note(self, digest: bytes, held: Held) -> None:
+        self.used[digest] = cast(_Known, held).used = self._clock()
 
     def _look_up(self, digest: bytes) -> _Known:
         try:

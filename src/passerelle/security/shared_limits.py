@@ -14,16 +14,17 @@ from math import gcd
 from typing import Final, Protocol, cast
 
 from passerelle.security.guard import Asked, Wait
-from passerelle.security.limits import Decision, Limit, RateLimits
+from passerelle.security.limits import Decision, Limit, Rate, RateLimits
 
 MICROSECOND: Final = 1000
 
+# What every script begins with.
 NOW: Final = """
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 """
 
-# It begins with a line that sets ``now`` (us). KEYS: one a limit. ARGV, four a limit: count, size of the bucket and
+# KEYS: one a limit. ARGV, four a limit: count, size of the bucket and
 # price of the request (both in ticks), whether it is dry. Gives four numbers a limit: whether it admits, the debt in
 # ticks, the same in us, and the wait in us.
 DECIDE: Final = """
@@ -64,15 +65,12 @@ return out
 """
 
 # KEYS: the set of gateways. ARGV: who says that it is there, for how many us it is believed. Gives how many there are.
-HELLO: Final = (
-    NOW
-    + """
+HELLO: Final = """
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
 redis.call('PEXPIRE', KEYS[1], 86400000)
 return redis.call('ZCARD', KEYS[1])
 """
-)
 
 PREFIX: Final = b"passerelle:1:limits:"
 
@@ -90,25 +88,27 @@ class Store(Protocol):
 
     gateways: int
 
-    def decide(self, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Call | None:
-        """Run :data:`DECIDE`; None when the store is gone."""
+    def run(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Call | None:
+        """Run a script; None when the store is gone."""
+
+    def ask(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Call | None:
+        """The same for what cannot do without an answer: it may wait a little for a store that is just coming."""
 
 
-class SharedLimit:
-    """What the script is told of ``limit``, whose rate is the whole one. ``scope`` names the limit among all."""
+class SharedRate:
+    """What the script is told of ``rate``, the whole one. ``scope`` names what is counted, ``prefix`` among what."""
 
-    __slots__ = ("_prefix", "arguments", "limit", "ticks")
+    __slots__ = ("_prefix", "arguments", "rate", "ticks")
 
-    def __init__(self, limit: Limit, scope: str) -> None:
-        self.limit = limit
-        rate = limit.rate
+    def __init__(self, rate: Rate, scope: str, *, cost: int = 1, dry: bool = False, prefix: bytes = PREFIX) -> None:
+        self.rate = rate
         period = rate.period // MICROSECOND
         common = gcd(rate.count, period)
         # One request costs this many ticks.
         self.ticks = period // common
-        numbers = rate.count // common, rate.burst * self.ticks, limit.cost * self.ticks, int(limit.dry)
+        numbers = rate.count // common, rate.burst * self.ticks, cost * self.ticks, int(dry)
         self.arguments = [b"%d" % number for number in numbers]
-        self._prefix = PREFIX + hashlib.blake2b(scope.encode(), digest_size=9).hexdigest().encode("ascii") + b":"
+        self._prefix = prefix + hashlib.blake2b(scope.encode(), digest_size=9).hexdigest().encode("ascii") + b":"
 
     def key(self, client: bytes) -> bytes:
         """Where the state of ``client`` is."""
@@ -117,8 +117,18 @@ class SharedLimit:
     def decision(self, answer: Sequence[int]) -> Decision:
         """What the four numbers of the script say. There is no ``full`` in it: that is on another clock."""
         admitted, debt, reset, retry = answer
-        left = (self.limit.rate.burst * self.ticks - debt) // self.ticks
+        left = (self.rate.burst * self.ticks - debt) // self.ticks
         return Decision(bool(admitted), 0, left, reset * MICROSECOND, retry * MICROSECOND)
+
+
+class SharedLimit(SharedRate):
+    """What the script is told of ``limit``."""
+
+    __slots__ = ("limit",)
+
+    def __init__(self, limit: Limit, scope: str) -> None:
+        super().__init__(limit.rate, scope, cost=limit.cost, dry=limit.dry)
+        self.limit = limit
 
 
 class SharedRateLimits:
@@ -154,7 +164,7 @@ class SharedRateLimits:
         if pending is None:
             keys = [each.key(each.limit.key_of(asked)) for each in self._shared]
             arguments = [argument for each in self._shared for argument in each.arguments]
-            call = self._store.decide(keys, arguments)
+            call = self._store.run(DECIDE, keys, arguments)
             if call is None:
                 self._alone(asked)
             else:

@@ -1,0 +1,36 @@
+"""Credentials that are looked up in a store that answers later, and never waits long (Redis)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from passerelle.errors import Failure, Kind
+from passerelle.security.guard import Asked
+from passerelle.security.shared_limits import Call
+
+# How long what was looked up is believed (seconds): what another gateway has ended is refused at most this much later.
+BELIEVED = 1.0
+
+
+def look_up(asked: Asked, digest: bytes, ask: Callable[[], Call | None]) -> Call | list[bytes | int] | None:
+    """What ``ask`` found: None where the store is gone. A call that is under way is kept on the request.
+
+    Once it has ended, the request's guard is asked again, and so is this: then it has the answer. One request may look
+    several credentials up, one after another, and each once.
+    """
+    calls = cast("dict[bytes, Call] | None", asked.pending)
+    if calls is None:
+        calls = asked.pending = {}
+    call = calls.get(digest)
+    if call is None:
+        call = ask()
+        if call is not None:
+            calls[digest] = call
+        return call
+    return cast("list[bytes | int]", call.result) if isinstance(call.result, list) else None
+
+
+def gone(what: str) -> Failure:
+    """Nobody is let in unseen, and nobody is told that their credential is wrong."""
+    return Failure(Kind.UNVERIFIABLE, f"the store of {what}: Redis does not answer")
