@@ -37,8 +37,9 @@ class _Place:
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """Here it is."""
-        if self.owner is not None:
-            self.owner.on_connection(connection)
+        owner, self.owner = self.owner, None  # the two would be a cycle
+        if owner is not None:
+            owner.on_connection(connection)
         elif connection.poll(0):
             connection.abort()
         else:
@@ -46,8 +47,9 @@ class _Place:
 
     def on_no_connection(self, failure: Failure) -> None:
         """There is none."""
-        if self.owner is not None:
-            self.owner.on_no_connection(failure)
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            owner.on_no_connection(failure)
 
 
 class _Hedge:
@@ -298,7 +300,11 @@ class HedgedForward(LimitedForward):
         pool.request(self._place)
 
     def _withdraw(self) -> bool:
-        return self._place is not None and bool(self.instance.endpoint.withdraw(self._place))
+        place = self._place
+        if place is None or not self.instance.endpoint.withdraw(place):
+            return False
+        place.owner = self._place = None
+        return True
 
     # ---- the end
 
