@@ -17,12 +17,14 @@ from benchmarks.rig.core import Rig
 from benchmarks.rig.server import RigError
 from benchmarks.scenarios.base import Bench, Scenario
 from benchmarks.scenarios.bodies import Bodies
+from benchmarks.scenarios.chaos import Chaos
 from benchmarks.scenarios.compose import Compose
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.crossing import Crossing
 from benchmarks.scenarios.forward import Forward
 from benchmarks.scenarios.hit import Entries, Hit
 from benchmarks.scenarios.instances import Instances
+from benchmarks.scenarios.overload import Overload
 from benchmarks.scenarios.policy import Policy
 from benchmarks.scenarios.routes import Routes
 from benchmarks.scenarios.slow_clients import Slow
@@ -38,6 +40,8 @@ ALL: tuple[Scenario, ...] = (
     Bodies(),
     Connections(),
     Slow(),
+    Overload(),
+    Chaos(),
     Crossing(),
 )
 SCENARIOS = {scenario.name: scenario for scenario in ALL}

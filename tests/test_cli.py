@@ -206,6 +206,7 @@ def test_routes_as_json(run: Run) -> None:
         "path": "/user/{user_id}",
         "service": "user",
         "guards": [],
+        "headers": [],
         "compose": None,
         "login": None,
         "logout": False,

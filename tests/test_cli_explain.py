@@ -182,6 +182,7 @@ def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
         "auth": ["key"],
         "require": {"scopes": ["read", "write"], "consumers": ["x", "y"]},
         "rate_limit": [{"rate": "5/s", "by": "consumer", "cost": 2}, {"rate": "3/m", "burst": 9, "dry_run": True}],
+        "forward_auth": {"service": "u", "path": "/ask", "copy_headers": ["X-User"], "cache": "10s"},
     }
     config = {"keys": {"store": "k.db"}, "services": {"u": {"targets": ["http://127.0.0.1:1"]}}, "routes": [route]}
     guards = [
@@ -190,6 +191,7 @@ def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
         "auth: key",
         "require: scopes read, write",
         "require: consumer x or y",
+        "forward_auth: u /ask, copies X-User, remembered 10s, failure closed",
         "rate_limit: 5/s by consumer, burst 5, cost 2",
     ]
     found = explanation(load_text(json.dumps(config)), Asked(b"", b"GET", b"/a", b"", None))
@@ -198,3 +200,25 @@ def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
     _, out, _ = run("explain", "guarded.yaml", "GET", "/a")
     assert [line.removeprefix("guard").strip() for line in out.splitlines() if line.startswith("guard ")] == guards
     assert json.loads(run("routes", "guarded.yaml", "--json")[1])[0]["guards"] == guards
+
+
+def test_other_origins_and_changes_in_fields_are_told(run: Run) -> None:
+    route = {
+        "path": "/a",
+        "service": "u",
+        "cors": {"origins": ["https://a.example"], "methods": ["GET"], "headers": ["X-A"], "credentials": True},
+        "request_headers": {"set": {"Authorization": "Basic c2VjcmV0"}, "remove": ["Cookie"]},
+        "response_headers": {"add": {"X-B": "1"}},
+        "security_headers": {"hsts": "off", "resource_policy": "off", "opener_policy": "off", "override": True},
+    }
+    services = {"u": {"targets": ["http://127.0.0.1:1"]}}
+    Path("ruled.yaml").write_text(json.dumps({"services": services, "routes": [route]}))
+    _, out, _ = run("explain", "ruled.yaml", "GET", "/a")
+    assert "c2VjcmV0" not in out
+    assert out.splitlines()[2:6] == [
+        "guard     cors: https://a.example, methods GET, headers X-A, credentials",
+        "headers   request: set Authorization, remove Cookie",
+        "headers   response: add X-B",
+        "headers   security (override): content_type_options nosniff, frame_options DENY, referrer_policy no-referrer",
+    ]
+    assert len(json.loads(run("routes", "ruled.yaml", "--json")[1])[0]["headers"]) == 3

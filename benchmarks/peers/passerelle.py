@@ -29,12 +29,17 @@ class Passerelle:
     def version(self) -> str:
         return f"passerelle {importlib.metadata.version('passerelle')}, Python {sys.version.split()[0]}"
 
-    def forward(self, site: Site, balance: str = "p2c", keepalive: str = "4s", connections: int = 10_000) -> Command:
-        """One service, one route. ``balance`` names the policy; ``weighted`` gets the weights 1, 2, 3 in turn."""
+    def forward(
+        self, site: Site, balance: str = "p2c", keepalive: str = "4s", connections: int = 10_000, **service: Any
+    ) -> Command:
+        """One service, one route. ``balance`` names the policy; ``weighted`` gets the weights 1, 2, 3 in turn.
+
+        ``service`` are other keys of the service.
+        """
         targets: list[Any] = [f"http://{address}" for address in site.upstreams]
         if balance == "weighted":
             targets = [{"url": url, "weight": 1 + number % 3} for number, url in enumerate(targets)]
-        services = {"user": {"targets": targets, "balance": balance, "keepalive": keepalive}}
+        services = {"user": {"targets": targets, "balance": balance, "keepalive": keepalive, **service}}
         routes = [{"path": "/user/{user_id}", "service": "user"}]
         return self._command(site, services, routes, {"connections": connections})
 

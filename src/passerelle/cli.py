@@ -15,6 +15,7 @@ _COMMANDS = {
     "gateway": "passerelle.runner.commands:gateway",
     "proxy": "passerelle.runner.commands:proxy",
     "status": "passerelle.runner.commands:status",
+    "instances": "passerelle.runner.instance_commands:instances",
     "cache": "passerelle.runner.cache_commands:cache",
     "check": "passerelle.cli_file:check",
     "routes": "passerelle.cli_file:routes",

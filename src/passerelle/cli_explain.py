@@ -140,7 +140,7 @@ def explanation(config: Config, asked: Asked) -> dict[str, Any]:
 
 
 def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Match) -> dict[str, Any]:
-    from passerelle.config.told import guards_told
+    from passerelle.config.told import guards_told, headers_told
     from passerelle.messages import IDEMPOTENT_METHODS
     from passerelle.paths import REST, Pattern, Template
 
@@ -155,6 +155,7 @@ def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Ma
         "repeats": route.compose is not None or asked.method in IDEMPOTENT_METHODS,
         "body": config.body_limit(route),
         "guards": guards_told(route),
+        "headers": headers_told(config, route),
     }
     if route.service is not None:
         upstream = canonical if route.rewrite is None else Template(route.rewrite, rest).fill(match.params)
@@ -283,6 +284,7 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     if route["params"]:
         lines.append(("params", ", ".join(f"{name} = {value or '(empty)'}" for name, value in route["params"].items())))
     lines += [("guard", guard) for guard in route["guards"]]
+    lines += [("headers", change) for change in route["headers"]]
     if "service" in route:
         lines.append(("service", _service_text(route["service"])))
         lines.append(("upstream", f"{method} {route['upstream_path']}"))

@@ -119,7 +119,7 @@ def _answered_by(route: Route) -> str:
 
 
 def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
-    from passerelle.config.told import guards_told
+    from passerelle.config.told import guards_told, headers_told
 
     accepted = route.accepted
     return {
@@ -129,6 +129,7 @@ def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
         "path": route.path,
         "service": route.service,
         "guards": guards_told(route),
+        "headers": headers_told(config, route),
         "compose": {
             key: {"service": part.service, "path": part.path, "required": part.required}
             for key, part in route.compose.items()

@@ -24,9 +24,26 @@ pytestmark = pytest.mark.slow
 APP = """
 import os
 NAME = os.environ["PASSERELLE_INSTANCE"].encode()
+TYPE = "text/plain"
+if "JSON" in os.environ:
+    NAME, TYPE = b'"%b"' % NAME, "application/json"
 def app(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(NAME)))])
+    start_response("200 OK", [("Content-Type", TYPE), ("Content-Length", str(len(NAME)))])
     return [NAME]
+"""
+COMPOSED = """
+listen: 127.0.0.1:0
+admin: 127.0.0.1:0
+access_log: 'off'
+services:
+  user: {app: "app:app", instances: 3, health: {path: /}, env: {JSON: "yes"}}
+  product: {app: "app:app", instances: 3, health: {path: /}, env: {JSON: "yes"}}
+routes:
+  - path: /api/{user_id}/{product_id}
+    timeout: 20s
+    compose:
+      user: {service: user, path: "/{user_id}"}
+      product: {service: product, path: "/{product_id}"}
 """
 CONFIG = """
 listen: 127.0.0.1:0
@@ -39,24 +56,24 @@ routes: [{path: "/{rest*}", service: s, timeout: 20s}]
 
 
 @contextlib.contextmanager
-def under_load(folder: Path) -> Iterator[tuple[Up, Load]]:
-    """A running ``passerelle up`` with five instances, and the load, which must not have failed at the end."""
+def under_load(folder: Path, config: str = CONFIG, path: str = "/") -> Iterator[tuple[Up, Load]]:
+    """A running ``passerelle up``, and the load, which must not have failed at the end."""
     (folder / "app.py").write_text(APP)
-    (folder / "gateway.yaml").write_text(CONFIG)
+    (folder / "gateway.yaml").write_text(config)
     with command(folder, "up") as running:
         running.listening()
-        with Load(running.port) as load:
+        with Load(running.port, path) as load:
             answers(load, 500)
             yield running, load
             answers(load, 200)
-        assert load.failures == [], running.text
+        assert load.failures[:5] == [], running.text
         assert running.stop() == 0
 
 
 def answers(load: Load, number: int) -> None:
     """So many more answers have come."""
     before = load.answered
-    until_now(lambda: load.answered >= before + number, 20, what=lambda: load.failures)
+    until_now(lambda: load.answered >= before + number, 20, what=lambda: load.failures[:5])
 
 
 def change(running: Up, path: str) -> dict[str, Any]:
@@ -90,6 +107,18 @@ def test_a_rolling_restart(tmp_path: Path) -> None:
         assert not before & {instance["pid"] for instance in running.instances("s")}
         assert states(running) == ["up"] * 5
         assert len(load.bodies) == 6  # five names at a time, and one more to begin with
+
+
+def test_a_rolling_restart_of_both_services_of_a_composition(tmp_path: Path) -> None:
+    with under_load(tmp_path, COMPOSED, "/api/1/2") as (running, load):
+        for service in ("user", "product"):
+            before = {instance["pid"] for instance in running.instances(service)}
+            change(running, f"/restart?service={service}")
+            assert not before & {instance["pid"] for instance in running.instances(service)}
+        # Each is made of a user and a product, from whichever instances were there.
+        parts = [json.loads(body) for body in load.bodies]
+        assert {part["user"] for part in parts} == {f"user-{n}" for n in range(1, 5)}
+        assert {part["product"] for part in parts} == {f"product-{n}" for n in range(1, 5)}
 
 
 def test_five_instances_become_eight_and_then_three(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 import sys
 from functools import partial
 from pathlib import Path
@@ -68,6 +71,13 @@ def test_websockets_and_events_live_through_twenty_reloads(tmp_path: Path) -> No
         assert running.stop() == 0
 
 
+def _reset(transport: asyncio.Transport) -> None:
+    """End a connection as a client does that is killed: by RST, without the end of anything."""
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
 def _more(seen: list[bytes], than: int) -> bool:
     return len(seen) > than
 
@@ -89,16 +99,17 @@ async def _talk(folder: Path, running: Up) -> None:
                 (folder / "gateway.yaml").write_text(VERSIONS[number % 3])
                 await asyncio.to_thread(change, running, "/reload")
                 before = len(seen)
-                for each, socket in enumerate(sockets):
-                    await socket.send_str(f"{number}.{each}")
-                heard = [await socket.receive_str(timeout=5) for socket in sockets]
-                assert heard == [f"{number}.{each}" for each in range(10)]
-                await until(partial(_more, seen, before), 5)
+                for index, each in enumerate(sockets):
+                    await each.send_str(f"{number}.{index}")
+                heard = [await each.receive_str(timeout=20) for each in sockets]
+                assert heard == [f"{number}.{index}" for index in range(10)]
+                await until(partial(_more, seen, before), 20)
             assert seen == [b"data: %d\n" % number for number in range(len(seen))]
             assert await asyncio.to_thread(in_flight, running) == 11
-            for socket in sockets[:5]:
-                await socket.close()
-            for socket in sockets[5:]:
-                socket._response.connection.transport.abort()
-            listening.cancel()
-    await asyncio.to_thread(until_now, lambda: in_flight(running) == 0, 5)
+            for each in sockets[:5]:
+                await each.close()
+            for response in [*(each._response for each in sockets[5:]), stream]:
+                _reset(response.connection.transport)
+            with contextlib.suppress(aiohttp.ClientError):
+                await listening
+    await asyncio.to_thread(until_now, lambda: in_flight(running) == 0, 20)

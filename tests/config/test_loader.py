@@ -323,6 +323,38 @@ routes:
     ]
 
 
+def test_warnings_about_origins_that_others_can_speak_for() -> None:
+    text = """
+services:
+  u: {targets: ['http://127.0.0.1:5001']}
+routes:
+  - {path: /a, service: u, cors: {credentials: true,
+      origins: ['http://localhost:3000', 'http://a.example', 'https://b.example']}}
+  - {path: /b, service: u, cors: {origins: 'http://a.example'}}
+"""
+    assert [(w.key, w.message) for w in inspect_text(text).warnings] == [
+        (
+            "routes[0].cors.origins[1]",
+            "http://a.example with credentials: who is on the way to it can act for its visitors",
+        )
+    ]
+
+
+def test_warnings_about_signed_tokens() -> None:
+    text = """
+identity_token: {secret: 0123456789abcdef0123456789abcdef, header: X-Consumer-Email}
+jwt: {algorithms: [HS256], secret: 0123456789abcdef0123456789abcdef, forward: {email: x-consumer-email}}
+services:
+  u: {targets: ['http://127.0.0.1:5001']}
+routes:
+  - {path: /a, service: u, auth: [jwt]}
+"""
+    assert [(w.key, w.message) for w in inspect_text(text).warnings] == [
+        ("identity_token", "no route has identity_token: true"),
+        ("identity_token.header", "jwt forwards a claim in X-Consumer-Email too"),
+    ]
+
+
 def test_errors_come_without_warnings() -> None:
     report = inspect_text(SMALL.replace("service: user", "service: usr"))
     assert len(report.errors) == 1

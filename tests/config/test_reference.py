@@ -54,6 +54,12 @@ SECTIONS = {
     "Clients": "`clients`",
     "ListenerTls": "`tls`",
     "ServiceTls": "`tls` of a service",
+    "Cors": "`cors`",
+    "ForwardAuth": "`forward_auth`",
+    "IdentityToken": "`identity_token`",
+    "RequestHeaders": "`request_headers` and `response_headers`",
+    "ResponseHeaders": "`request_headers` and `response_headers`",
+    "SecurityHeaders": "`security_headers`",
 }
 # What a key takes, where its type does not say it in words.
 TAKES = {
@@ -149,6 +155,28 @@ TAKES = {
     "ListenerTls.minimum": "`1.2`, `1.3`",
     "verify": "`true` or `false`",
     "dry_run": "`true` or `false`",
+    "cors": "[mapping](#cors)",
+    "forward_auth": "[mapping](#forward_auth)",
+    "ForwardAuth.path": "path",
+    "Config.identity_token": "[mapping](#identity_token)",
+    "Route.identity_token": "`true`",
+    "IdentityToken.audience": "text",
+    "send_headers": "name of a field or a list",
+    "copy_headers": "name of a field or a list",
+    "consumer": "name of a field",
+    "ForwardAuth.cache": "duration",
+    "cache_by": "text or a list",
+    "Cors.headers": "name of a field, `*`, or a list",
+    "expose": "name of a field or a list",
+    "request_headers": "[mapping](#request_headers-and-response_headers)",
+    "response_headers": "[mapping](#request_headers-and-response_headers)",
+    "set": "mapping of fields to values",
+    "add": "mapping of fields to values",
+    "remove": "name of a field or a list",
+    "security_headers": "`true`, `off` or [mapping](#security_headers)",
+    "hsts": "text or `off`",
+    "content_security_policy": "text or `off`",
+    "permissions_policy": "text or `off`",
 }
 PATHS = {"Health": "path", "Route": "path pattern", "Part": "path template"}
 

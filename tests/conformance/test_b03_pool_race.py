@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import select
 import threading
+import time
 
 import pytest
 
@@ -49,6 +52,60 @@ def test_a_post_after_the_upstream_left_runs_once_and_is_answered(rig: Rig, how:
             assert not posts
         gateway.stop()
         upstream.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["eof", "reset", "read"])
+def test_two_hundred_rounds_in_which_no_post_runs_twice_and_no_get_fails(rig: Rig, how: str) -> None:
+    """Three GETs fill the pool; then its connections end within milliseconds of the next request: a POST, or a GET.
+
+    ``read``: instead, that request is taken, and its connection ends without an answer.
+    """
+    rng = random.Random(3)
+    leave = threading.Event()
+    until: dict[Connection, threading.Event] = {}
+    taken: set[bytes] = set()
+
+    def serve(conn: Connection) -> None:
+        while True:
+            ending = until[conn] = leave
+            while not select.select([conn.sock], [], [], 0.0005)[0]:
+                if ending.is_set():
+                    return conn.reset() if how == "reset" else conn.close()
+            target = conn.read_request().target
+            if how == "read" and not target.startswith(b"/fill") and target not in taken:
+                taken.add(target)
+                return conn.close()
+            conn.send(ok(target))
+
+    upstream = rig.upstream(serve)
+    gateway = rig.forward(upstream)
+    clients = [rig.connect(gateway) for _ in range(3)]
+    refused = 0
+    for number in range(200):
+        for client in clients:
+            client.send(b"GET /fill/%d HTTP/1.1\r\nHost: gw\r\n\r\n" % number)
+        for client in clients:
+            assert client.read_response().body == b"/fill/%d" % number
+        method, target = ("GET" if number % 2 else "POST"), b"/%d" % number
+        ending, leave = leave, threading.Event()
+        timer = threading.Timer(rng.uniform(0, 0.004), ending.set if how != "read" else leave.is_set)
+        timer.start()
+        time.sleep(rng.uniform(0, 0.004))
+        answer = clients[0].request(method, target.decode(), body=None if number % 2 else b"0123456789")
+        timer.join()
+        # One race a round: the budget of retries is not for more.
+        wait_until(lambda: all(conn.gone.is_set() or not end.is_set() for conn, end in list(until.items())))
+        ran = sum(request.target == target for request in upstream.requests)
+        if method == "GET":
+            assert (answer.status, answer.body) == (200, target)
+        elif answer.status == 200:
+            assert ran == 1
+        else:
+            problem(answer, 502)
+            assert ran <= (how == "read")  # what was read may have run, and is not sent again
+            refused += 1
+    assert refused == 100 if how == "read" else refused < 100
 
 
 @pytest.mark.parametrize("how", ["eof", "reset"])

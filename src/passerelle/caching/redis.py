@@ -57,7 +57,7 @@ class RedisStore:
         *,
         namespace: str = "default",
         worker: str = "",
-        timeout: float = TIMEOUT,
+        timeout: float | None = None,
         grace: float = GRACE,
         on_change: Callable[[bool], None] | None = None,
     ) -> None:
@@ -69,7 +69,7 @@ class RedisStore:
             retry_on_error=[],
             max_connections=64,
         )
-        self._timeout = timeout
+        self._timeout = TIMEOUT if timeout is None else timeout
         self._grace = grace
         self._names = Names(namespace)
         self._put: Any = self._client.register_script(PUT)

@@ -22,6 +22,7 @@ from passerelle.config.check_guards import (
     session_errors,
     store_errors,
 )
+from passerelle.config.check_headers import header_warnings, parameter_values, route_headers
 from passerelle.config.check_hedge import hedge_errors, hedge_warnings
 from passerelle.config.check_tls import listener_errors, service_errors, service_warnings
 from passerelle.config.guards import Keys
@@ -110,6 +111,7 @@ def warnings(config: Config) -> Iterator[Finding]:
         if network.prefixlen == 0:
             yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
     yield from guard_warnings(config)
+    yield from header_warnings(config)
     yield from hedge_warnings(config, services_of)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():
@@ -120,11 +122,12 @@ def warnings(config: Config) -> Iterator[Finding]:
 
 def services_of(route: Route) -> list[str]:
     """The names of the services that a route asks."""
+    asked = [route.forward_auth.service] if route.forward_auth is not None else []
     if route.compose is not None:
-        return [part.service for part in route.compose.values()]
+        return [part.service for part in route.compose.values()] + asked
     if route.login is not None:
         return [route.login.service]
-    return [route.service] if route.service is not None else []
+    return ([route.service] if route.service is not None else []) + asked
 
 
 def rules(config: Config) -> list[Rule]:
@@ -209,8 +212,9 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         yield from _reference((*loc, "service"), route.service, services)
         if route.rewrite is not None:
             yield from _template((*loc, "rewrite"), route.rewrite, pattern)
-    if route.login is not None:
-        yield from _reference((*loc, "login", "service"), route.login.service, services)
+    for asking, asked in (("login", route.login), ("forward_auth", route.forward_auth)):
+        if asked is not None:
+            yield from _reference((*loc, asking, "service"), asked.service, services)
     yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.touched)
     yield from hedge_errors(loc, route, each.touched, {name: services.get(name) for name in services_of(route)})
@@ -231,6 +235,9 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
     yield from route_guards(loc, route, each.touched, blocks)
+    yield from route_headers(loc, route, each.touched)
+    for place, names in parameter_values(route) if pattern is not None else ():
+        yield from _parameters((*loc, "request_headers", *place), names, pattern)
 
 
 def _attempts(loc: Loc, route: Route, touched: frozenset[str]) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from passerelle.config.addresses import Address
+from passerelle.config.forward_auth import ForwardAuth
 from passerelle.config.jwt import SECRET_OCTETS, Jwt
 from passerelle.config.models import Config, Route
 from passerelle.config.problems import Finding, Loc
@@ -41,8 +42,33 @@ def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozen
     for kind in ("login", "logout"):
         if getattr(route, kind) is not None and "sessions" not in blocks:
             yield Finding((*loc, kind), f"found {kind}, but the file has no sessions: at its top", at_key=True)
+    if route.identity_token:
+        named = route.forward_auth is not None and route.forward_auth.consumer is not None
+        if "identity_token" not in blocks:
+            message = "found identity_token, but the file has none at its top that says how it is signed"
+            yield Finding((*loc, "identity_token"), message, at_key=True)
+        if not route.auth and not named:
+            yield Finding((*loc, "identity_token"), "found without auth; nobody knows who asks", at_key=True)
+    if route.forward_auth is not None and "forward_auth" not in touched:
+        yield from _forward_auth((*loc, "forward_auth"), route.forward_auth, route)
     if "rate_limit" not in touched:
         yield from _limits((*loc, "rate_limit"), route)
+
+
+def _forward_auth(loc: Loc, settings: ForwardAuth, route: Route) -> Iterator[Finding]:
+    """What cannot work about asking a service."""
+    if settings.consumer is not None and route.auth:
+        yield Finding((*loc, "consumer"), "found beside auth, which finds the consumer itself", at_key=True)
+    if settings.consumer is not None and settings.failure == "open":
+        yield Finding((*loc, "failure"), "found open beside consumer; nobody would be the consumer then")
+    if settings.cache_by and settings.cache is None:
+        yield Finding((*loc, "cache_by"), "found without cache; nothing is remembered then", at_key=True)
+    sent = [name.lower() for name in settings.send_headers]
+    for index, what in enumerate(settings.cache_by):
+        kind, _, name = what.partition(":")
+        if kind == "header" and name.lower() not in sent:
+            found = f"found {what}; the service is told {', '.join(settings.send_headers)}"
+            yield Finding((*loc, "cache_by", index), found)
 
 
 def _limits(loc: Loc, route: Route) -> Iterator[Finding]:
@@ -51,7 +77,8 @@ def _limits(loc: Loc, route: Route) -> Iterator[Finding]:
         place = (*loc, index)
         if limit.cost > limit.size:
             yield Finding((*place, "cost"), f"found {limit.cost}, more than the burst of {limit.size}: never admitted")
-        if limit.by == "consumer" and not route.auth:
+        named = route.forward_auth is not None and route.forward_auth.consumer is not None
+        if limit.by == "consumer" and not route.auth and not named:
             yield Finding((*place, "by"), "found consumer without auth; there are consumers on routes with auth only")
         if limit.by == "key" and "key" not in route.auth:
             yield Finding((*place, "by"), "found key; allowed on routes with auth: [key] only")
@@ -121,6 +148,18 @@ def _session_warnings(config: Config) -> Iterator[Finding]:
                 yield Finding(("routes", index, "login", "path"), message)
 
 
+def _token_warnings(config: Config) -> Iterator[Finding]:
+    """A signed token that nobody gets, or whose field somebody else's word stands in too."""
+    token = config.identity_token
+    if token is None:
+        return
+    if not any(route.identity_token for route in config.routes):
+        yield Finding(("identity_token",), "no route has identity_token: true", at_key=True)
+    forwarded = config.jwt.forward if config.jwt is not None else {}
+    if token.header.lower() in (name.lower() for name in forwarded.values()):
+        yield Finding(("identity_token", "header"), f"jwt forwards a claim in {token.header} too")
+
+
 def guard_warnings(config: Config) -> Iterator[Finding]:
     """What guards would do that was probably not meant."""
     jwt = config.jwt
@@ -137,6 +176,7 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
     if config.limits.gateways is not None and (config.redis is None or not limited):
         yield Finding(("limits", "gateways"), "without redis and a rate_limit or login it does nothing", at_key=True)
     yield from _session_warnings(config)
+    yield from _token_warnings(config)
     used = {_BLOCKS[method] for route in config.routes for method in route.auth}
     for block in ("jwt", "keys", "sessions"):
         if getattr(config, block) is not None and block not in used:

@@ -6,11 +6,11 @@ is an error.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from passerelle.config.addresses import Address, Admin, Listen, Lookup, Network, Url
+from passerelle.config.addresses import Address, Admin, Listen, Network
 from passerelle.config.balance import (
     Balance,
     Breaker,
@@ -24,13 +24,17 @@ from passerelle.config.cache import Cache, RouteCache
 from passerelle.config.compress import Compress
 from passerelle.config.concurrency import Concurrency
 from passerelle.config.discovery import Dns
+from passerelle.config.forward_auth import ForwardAuth
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
+from passerelle.config.headers import Cors, OptionalSecurityHeaders, RequestHeaders, ResponseHeaders, SecurityHeaders
 from passerelle.config.hedge import Hedge
+from passerelle.config.identity_token import IdentityToken
 from passerelle.config.jwt import Jwt
 from passerelle.config.limits import Limits
 from passerelle.config.redis import RedisUrl
 from passerelle.config.sessions import Login, Sessions, Yes
 from passerelle.config.shapes import route_shape, service_shape
+from passerelle.config.target import Target, Zone
 from passerelle.config.tls import Certificate, ListenerTls, ServiceTls
 from passerelle.config.units import Duration, DurationOrOff, Limit, Percent
 from passerelle.config.values import (
@@ -48,7 +52,6 @@ from passerelle.config.values import (
     Text,
     Whole,
 )
-from passerelle.config.words import describe
 
 __all__ = [
     "Balance",
@@ -58,73 +61,30 @@ __all__ = [
     "Compress",
     "Concurrency",
     "Config",
+    "Cors",
     "Dns",
     "Eject",
+    "ForwardAuth",
     "Health",
     "Hedge",
+    "IdentityToken",
     "Limits",
     "Login",
     "Model",
     "OnError",
     "Part",
+    "RequestHeaders",
+    "ResponseHeaders",
     "Retries",
     "Route",
     "RouteCache",
+    "SecurityHeaders",
     "Service",
     "Sessions",
     "Sticky",
     "Target",
     "Zone",
 ]
-
-
-class Target(Model):
-    """A running instance, or where running instances are found; in short form only its URL."""
-
-    url: Url | None = Field(
-        default=None,
-        description="Where the instance listens: `http://host:port`, or `https://…`, or a name to look up.",
-    )
-    file: File | None = Field(
-        default=None, description="In place of `url`: a file with a list of targets, read again when it changes."
-    )
-    weight: Annotated[int, Whole(1, 1000)] = Field(
-        default=1, description="Its share of the requests, relative to the others."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, found: Any) -> Any:
-        if isinstance(found, str):
-            return {"url": found}
-        if not isinstance(found, dict | Target):
-            raise ValueError(f"found {describe(found)}; allowed is http://host:port or a mapping with url and weight")
-        return found
-
-    @property
-    def is_found(self) -> bool:
-        """Whether its instances are found at run time."""
-        return self.file is not None or isinstance(self.url, Lookup)
-
-    @model_validator(mode="after")
-    def _one(self) -> Target:
-        if (self.url is None) == (self.file is None):
-            raise ValueError("a target has exactly one of url, file")
-        if self.file is not None and "weight" in self.model_fields_set:
-            raise ValueError("found weight beside file; the weights stand in that file")
-        return self
-
-
-class Zone(Model):
-    """A group of instances that is balanced as one."""
-
-    targets: Annotated[tuple[Target, ...], OneOrMore] = Field(min_length=1, description="The instances of the zone.")
-    weight: Annotated[int, Whole(1, 1000)] = Field(
-        default=1, description="Its share of the requests, relative to the other zones of its priority."
-    )
-    priority: Annotated[int, Whole(0, 100)] = Field(
-        default=0, description="Zones with a higher number get only what those with a lower one cannot carry."
-    )
 
 
 class Health(Model):
@@ -306,6 +266,12 @@ class Route(Model):
     compress: Compress | None = Field(
         default=None, description="Which answers are compressed here, `true` for the defaults; by default none."
     )
+    cors: Cors | None = Field(default=None, description="Which pages of other origins may use it; by default none.")
+    request_headers: RequestHeaders | None = Field(default=None, description="Changes in the fields that services get.")
+    response_headers: ResponseHeaders | None = Field(default=None, description="The same for those that clients get.")
+    security_headers: OptionalSecurityHeaders = Field(
+        default=None, description="In place of `security_headers` of the file: `true`, a mapping, or `off`."
+    )
     clients: Clients | None = Field(
         default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
     )
@@ -317,6 +283,8 @@ class Route(Model):
     require: Require | None = Field(
         default=None, description="What an authenticated client must have, else 403. With `auth` only."
     )
+    forward_auth: ForwardAuth | None = Field(default=None, description="A service that is asked who may pass.")
+    identity_token: Yes | None = Field(default=None, description="`true`: services are told who asks in such a token.")
     rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore] = Field(
         default=(), description="How often clients may ask: one limit, or a list of which all must admit. Beyond: 429."
     )
@@ -365,6 +333,9 @@ class Config(Model):
         default=(), description="Address ranges whose `X-Forwarded-*` fields are believed."
     )
     limits: Limits = Field(default=Limits(), description="What a client may send.")
+    security_headers: OptionalSecurityHeaders = Field(
+        default=None, description="`true` or a mapping: fields that tell browsers to be careful, on all answers."
+    )
     cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
     redis: RedisUrl | None = Field(
         default=None, description="A Redis that workers and gateways share: answers, purges, limits, logins, keys."
@@ -375,6 +346,7 @@ class Config(Model):
     sessions: Sessions | None = Field(
         default=None, description="Logins and their cookies, for routes with `auth: [session]`."
     )
+    identity_token: IdentityToken | None = Field(default=None, description="A signed token that tells who asks.")
     services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
     routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")
 

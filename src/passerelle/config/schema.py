@@ -42,6 +42,7 @@ def json_schema() -> dict[str, Any]:
     definitions["Concurrency"] = {"anyOf": [{"const": "adaptive"}, definitions["Concurrency"]]}
     codings = definitions["Compress"]["properties"]["codings"]
     definitions["Compress"] = {"anyOf": [{"const": True}, codings, definitions["Compress"]]}
+    definitions["SecurityHeaders"] = {"anyOf": [{"enum": [True, "off"]}, definitions["SecurityHeaders"]]}
     eject = definitions["Service"]["properties"]["eject"]
     eject["anyOf"] = [{"$ref": eject.pop("$ref")}, {"const": "off"}]
     definitions["Substitution"] = _SUBSTITUTION

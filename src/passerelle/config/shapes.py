@@ -11,7 +11,10 @@ KINDS = ("service", "compose", "login", "logout")
 """A route has exactly one of these."""
 
 # What is said of requests that go upstream, or of who may make them: anybody may log in, and out.
-_UPSTREAM = ("methods", "rewrite", "cache", "compress", "auth", "require", "attempt_timeout", "tell_deadline", "hedge")
+_UPSTREAM = (
+    *("methods", "rewrite", "cache", "compress", "auth", "require", "attempt_timeout", "tell_deadline"),
+    *("hedge", "request_headers", "forward_auth", "identity_token"),
+)
 # What is said of answers that go on as they come: those of compositions and logins are read whole, within `timeout`.
 _STREAMED = ("stream_idle_timeout", "tunnel_idle_timeout")
 

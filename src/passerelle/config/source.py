@@ -92,7 +92,7 @@ class Source:
         # Words of a command and values of the environment are text, however they look: 1.10 stays 1.10.
         # So is a secret, and what stands in one must not be shown in an error about numbers.
         in_service = len(loc) == 4 and loc[0] == "services" and loc[2] in ("run", "env")
-        if node.quoted or in_service or loc == ("jwt", "secret"):
+        if node.quoted or in_service or loc in (("jwt", "secret"), ("identity_token", "secret")):
             return text
         value = tree.resolve(text)
         if value is None and loc and not _may_be_null(loc) and loc not in self.broken:

@@ -25,7 +25,7 @@ from passerelle.gateway.health import LocalHealth
 from passerelle.gateway.hits import answer_hit
 from passerelle.gateway.invalidation import Invalidator
 from passerelle.gateway.pipeline import Exchange
-from passerelle.gateway.plan import Environment, RoutePlan, build_router, cache_of
+from passerelle.gateway.plan import Environment, RoutePlan, build_router, cache_of, unmatched_plan
 from passerelle.gateway.service import InstanceSpec, Members, Service
 from passerelle.gateway.settings import (
     apply_settings,
@@ -46,7 +46,7 @@ from passerelle.http1.head import RequestHead
 from passerelle.http1.listener import Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
-from passerelle.observability.metrics import UNMATCHED, Metrics
+from passerelle.observability.metrics import Metrics
 from passerelle.routing import Match, Router
 from passerelle.security.addresses import Proxies
 
@@ -86,7 +86,7 @@ class Gateway:
         self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
         self.sharing = Shared(self.loop)
         self._open_cache(era, config)
-        self.unmatched = RoutePlan(self.metrics.route(UNMATCHED), self._route_log(UNMATCHED, None), 0, (), None, None)
+        self.unmatched = unmatched_plan(config, self.metrics, self._route_log)
         self._listener = Listener(self, listener_limits(config), self._clock)
         self._sweep = sweep_seconds(config, SWEEP)
         self._stalled: dict[Forward, tuple[int, float]] = {}
@@ -189,7 +189,7 @@ class Gateway:
         self._guards.stop(guards)
         guards.start(self._guards)
         self._guards = guards
-        self.router, self.cache = router, cache
+        self.router, self.cache, self.unmatched = router, cache, unmatched_plan(config, self.metrics, self._route_log)
         self._open_cache(era, config)
 
     def _dismiss(self, name: str) -> None:

@@ -10,7 +10,7 @@ from passerelle.composition import Gathering
 from passerelle.errors import Failure
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.cached import Seat
-from passerelle.gateway.fields import client_address
+from passerelle.gateway.fields import came_by_tls, client_address
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.own import WholeBody
 from passerelle.gateway.parts import PartCall
@@ -21,6 +21,7 @@ from passerelle.http1.head import RequestHead
 from passerelle.http1.write import serialize
 from passerelle.messages import SAFE_METHODS, Response
 from passerelle.observability.access_log import RouteLog
+from passerelle.routing import canonical_path
 from passerelle.security.guard import Asked
 
 if TYPE_CHECKING:
@@ -113,16 +114,61 @@ class ExchangeState:
         if self._finished and self._body is not None:
             self._body.cut_short()
 
+    # ---- its route
+
+    def _is_preflight(self) -> bool:
+        """Answer a browser's question whether a page may send a request, where its route says so: before the guards,
+        since it brings no credentials, and nothing happens (Fetch standard, "CORS-preflight fetch")."""
+        origin, method = self.origin, self._head.get(b"access-control-request-method")
+        if origin is None or method is None or self._target == b"*":
+            return False
+        path = canonical_path(self._target.partition(b"?")[0])
+        plan: RoutePlan | None = self._gateway.router.match(self._head.host or b"", method, path).value
+        if plan is None or plan.outgoing is None or plan.outgoing.cors is None:
+            return False  # an OPTIONS like any other: a service may answer for itself
+        self._plan = plan
+        plan.metrics.in_flight += 1
+        self._counted = True
+        asked = [f.value for f in self._head.lines if f.name == b"access-control-request-headers"]
+        answer = plan.outgoing.cors.preflight(origin, method, asked)
+        self._client.send_made(serialize(answer), b"", False)
+        self.finish(answer.status)
+        return True
+
     # ---- for routes that the gateway answers itself
 
     def ask(self) -> Asked:
         """The request as guards see it, the same each time."""
         asked = self._asked
         if asked is None:
+            client = self._client
             asked = self._asked = Asked(
-                self._method, self._path, self._address(), self._head.lines, self._client.certificate
+                self._method,
+                self._path,
+                self._address(),
+                self._head.lines,
+                client.certificate,
+                self._query,
+                self._request_id,
+                client.peer,
+                client.scheme,
             )
         return asked
+
+    @property
+    def method(self) -> bytes:
+        """The method."""
+        return self._method
+
+    @property
+    def origin(self) -> bytes | None:
+        """The origin of the page that a browser asks for, if it says so."""
+        return self._head.get(b"origin")
+
+    @property
+    def secure(self) -> bool:
+        """Whether the client came over TLS, as far as is known."""
+        return came_by_tls(self._head, self._client.peer, self._gateway.proxies, self._client.scheme)
 
     @property
     def request_id(self) -> bytes:
@@ -146,8 +192,14 @@ class ExchangeState:
     def respond(self, response: Response) -> None:
         """The answer, unless the client is gone or was told something else."""
         if not self._finished:
-            self._client.send_made(serialize(response) + self.ask().answer, response.body, response.status != 204)
+            head = self._leaving(serialize(response)) + self.ask().answer
+            self._client.send_made(head, response.body, response.status != 204)
             self.finish(response.status)
+
+    def _leaving(self, head: bytes) -> bytes:
+        """The head of an answer, as the route lets it go; what a guard adds for this client comes behind it."""
+        outgoing = self._plan.outgoing
+        return head if outgoing is None else outgoing.edit(head, self)
 
     def on_failure(self, failure: Failure) -> None:
         """Nothing (more) can be answered."""
@@ -196,10 +248,7 @@ class ExchangeState:
         token = cookie.node.token(forward.instance)
         if token == forward.key:
             return b""
-        trusted = self._gateway.proxies.trusts(self._client.peer)
-        said = self._head.get(b"x-forwarded-proto") if trusted else None
-        secure = (said or self._client.scheme) == b"https"
-        return b"Set-Cookie: %b\r\n" % set_cookie(cookie.name, token, secure=secure)
+        return b"Set-Cookie: %b\r\n" % set_cookie(cookie.name, token, secure=self.secure)
 
     def finish(self, status: int, failure: Failure | None = None) -> None:
         """Count and log the request: exactly once, whatever happened."""

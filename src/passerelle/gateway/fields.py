@@ -41,6 +41,12 @@ def client_address(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
     return head.chain[0]
 
 
+def came_by_tls(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bool:
+    """Whether the client came over TLS: to here (``scheme``), or to a proxy that is trusted and says so."""
+    said = head.get(b"x-forwarded-proto") if head.forwarded and proxies.trusts(peer) else None
+    return (said or scheme) == b"https"
+
+
 # Forwarding lines by (peer, Host, scheme): the same for all of a client's requests. Clients choose them, so it is
 # bounded; making a line anew costs 0.6 us.
 _known_lines: dict[tuple[bytes, bytes, bytes], bytes] = {}

@@ -8,15 +8,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from passerelle.config.guards import RateLimit
+from passerelle.config.identity_token import IdentityToken
 from passerelle.config.models import Config, Route
 from passerelle.config.values import SHARED
 from passerelle.gateway.api_keys import FileKeys, Keys, RedisKeys
+from passerelle.gateway.forward_auth import forward_auth
 from passerelle.gateway.login import LogIn, LogOut
 from passerelle.gateway.own import OwnLeg
 from passerelle.gateway.sessions import FileSessions, Sessions
 from passerelle.gateway.shared_sessions import RedisSessions
 from passerelle.observability.metrics import RouteMetrics
-from passerelle.security.addresses import AddressLists, Subscribers
+from passerelle.security.addresses import AddressLists, Proxies, Subscribers
 from passerelle.security.authentication import Authenticate, Method
 from passerelle.security.authorization import Require
 from passerelle.security.certificates import CertificateMethod
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from passerelle.gateway.exchange import ExchangeState
     from passerelle.gateway.redis_link import RedisLink
     from passerelle.gateway.tokens import Tokens
+    from passerelle.security.identity_token import Signer
 
 
 class CannotGuard(Exception):
@@ -99,6 +102,32 @@ def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: Tokens
         raise CannotGuard(f"jwt: {config.jwt.key}: {error}") from error
 
 
+def _signer(config: Config) -> Signer | None:
+    settings = config.identity_token
+    if settings is None:
+        return None
+    # Imported for who needs it, as for tokens.
+    from passerelle.security.identity_token import signer_of_pem, signer_of_secret
+
+    if settings.key is None:
+        return signer_of_secret((settings.secret or "").encode())
+    try:
+        return signer_of_pem(settings.key.read_bytes())
+    except OSError as error:
+        raise CannotGuard(f"identity_token: cannot read {error.filename}: {error.strerror}") from error
+    except ValueError as error:
+        raise CannotGuard(f"identity_token: {settings.key}: {error}") from error
+
+
+def _tell(settings: IdentityToken, signer: Signer, route: Route) -> Guard:
+    from passerelle.security.identity_token import TellIdentity
+
+    parts = (route.compose or {}).values()
+    asked = sorted({part.service for part in parts}) if route.service is None else [route.service]
+    audience = asked if settings.audience is None else [settings.audience]
+    return TellIdentity(signer, settings.header.encode("ascii"), settings.issuer, audience, settings.lifetime)
+
+
 def _link(config: Config, loop: asyncio.AbstractEventLoop, before: RedisLink | None) -> RedisLink | None:
     """The connection to Redis, where a guard uses it."""
     counted = any(route.rate_limit or route.login for route in config.routes)
@@ -127,6 +156,7 @@ class Guards:
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, before: Guards | None = None) -> None:
         self._loop = loop
         self._config = config
+        self._proxies = Proxies(config.trusted_proxies)
         self._subscribers = Subscribers()
         self._tables: dict[tuple[str, str], Table] = {}
         self._known_tables = before._tables if before is not None else {}
@@ -140,6 +170,7 @@ class Guards:
             self._methods["session"] = self._sessions.method
         if self._keys is not None:
             self._methods["key"] = self._keys.method
+        self._signer = _signer(config)
         self._tokens: Tokens | None = _read_tokens(config, loop, before._tokens if before is not None else None)
         if self._tokens is not None:
             self._methods["jwt"] = self._tokens.method
@@ -166,8 +197,8 @@ class Guards:
         if self._sessions is not None and (after is None or after._sessions is not self._sessions):
             self._sessions.stop()
 
-    def of(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
-        """The guards of ``route`` in the order in which they are asked."""
+    def of(self, route: Route, metrics: RouteMetrics, leg: OwnLeg | None) -> tuple[Guard, ...]:
+        """The guards of ``route`` in the order in which they are asked; ``leg`` is where its ``forward_auth`` asks."""
         guards: list[Guard] = []
         if route.clients is not None:
             guards.append(AddressLists(route.clients.allow, route.clients.deny))
@@ -184,8 +215,13 @@ class Guards:
             required = route.require
             roles = {} if required.roles is None else {"roles": required.roles}
             guards.append(Require(required.scopes, required.consumers, {**required.claims, **roles}))
+        if route.forward_auth is not None and leg is not None:
+            # It is told whom the others have found, and spared what they refuse.
+            guards.append(forward_auth(route.forward_auth, leg, self._proxies, route.label))
         # Only who may be here has a consumer's bucket, and nobody else can drain it.
         guards += self._limits(route, metrics, ("consumer", "key"))
+        if route.identity_token and self._config.identity_token is not None and self._signer is not None:
+            guards.append(_tell(self._config.identity_token, self._signer, route))
         return tuple(guards)
 
     def own(self, route: Route, leg: OwnLeg | None) -> Callable[[ExchangeState], None]:

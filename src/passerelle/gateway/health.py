@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from passerelle.balancing.health import ServiceHealth, Settings, apply
-from passerelle.balancing.instance import Instance
+from passerelle.balancing.health import ServiceHealth, Settings, State, apply
+from passerelle.balancing.instance import Instance, Status
 
 
 class LocalHealth:
@@ -21,23 +21,35 @@ class LocalHealth:
         self._instances: dict[str, list[Instance]] = {}
 
     def take(self, service: str, settings: Settings, instances: Iterable[Instance]) -> None:
-        """``service`` has these instances; those that stay keep their state while the settings stay."""
+        """``service`` has these instances; those that stay keep their state while the settings stay.
+
+        Those that are given as draining are drained, and any other one is not.
+        """
+        instances = list(instances)
+        draining = {instance.identity for instance in instances if instance.status is Status.DRAINING}
+        self._take(service, settings, instances)
+        health, now = self._services[service], self._clock()
+        for instance in instances:
+            if instance.identity in draining:
+                health.drain(instance.identity, now)
+            elif health.state(instance.identity) is State.DRAINING:
+                health.resume(instance.identity, now)
+        self._apply(service)
+
+    def _take(self, service: str, settings: Settings, instances: list[Instance]) -> None:
         now = self._clock()
+        self._instances[service] = instances
         if self._settings.get(service) != settings:
             old = self._services.get(service)
             self._settings[service] = settings
             self._services[service] = ServiceHealth(settings)
             if old is not None:
-                self._instances[service] = instances = list(instances)
                 self._services[service].replace((i.identity for i in instances), now)
                 self._services[service].restore(old.snapshot(now), now)
-                self._apply(service)
                 return
             # What is there from the beginning needs no slow start: there is nobody else to take the work.
             now -= settings.slow_start
-        self._instances[service] = instances = list(instances)
         self._services[service].replace((instance.identity for instance in instances), now)
-        self._apply(service)
 
     def forget(self, service: str) -> None:
         """``service`` is gone."""

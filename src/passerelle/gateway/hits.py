@@ -10,11 +10,11 @@ from __future__ import annotations
 from time import perf_counter, time
 from typing import TYPE_CHECKING
 
-from passerelle.caching.answers import wire
+from passerelle.caching.answers import ending, wire
 from passerelle.caching.facts import Facts
 from passerelle.gateway.cache import Cache, request_facts
 from passerelle.gateway.compress import coding_of, form_of
-from passerelle.gateway.fields import client_address
+from passerelle.gateway.fields import came_by_tls, client_address
 from passerelle.gateway.plan import RoutePlan
 
 if TYPE_CHECKING:
@@ -45,7 +45,13 @@ def answer_hit(
     if plan.compress is not None:
         entry = form_of(entry, plan.compress, coding_of(head, plan.compress), cache.store)
     body = entry.body
-    if not client.send_ready(wire(entry, now), len(body)):
+    outgoing = plan.outgoing
+    if outgoing is None:
+        message = wire(entry, now)
+    else:
+        edited = outgoing.edit(entry.head, _Request(gateway, client, head))
+        message = edited + ending(entry, now) + body
+    if not client.send_ready(message, len(body)):
         return False
     seconds = perf_counter() - started
     metrics = plan.metrics
@@ -56,3 +62,24 @@ def answer_hit(
         who = (gateway.next_id(), peer, method, target, host, head.user_agent)
         plan.log.add(*who, entry.status, 0, len(body), seconds, 0.0, 0, None, None, "hit")
     return True
+
+
+class _Request:
+    """A plain GET as what is changed in its answer's head sees it."""
+
+    __slots__ = ("_client", "_gateway", "_head")
+
+    method = b"GET"
+
+    def __init__(self, gateway: Gateway, client: ClientConnection, head: RequestHead) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._head = head
+
+    @property
+    def origin(self) -> bytes | None:
+        return self._head.get(b"origin")
+
+    @property
+    def secure(self) -> bool:
+        return came_by_tls(self._head, self._client.peer, self._gateway.proxies, self._client.scheme)

@@ -18,6 +18,7 @@ from passerelle.errors import Failure, Kind
 from passerelle.gateway.fields import VIA
 from passerelle.gateway.own import OwnLeg
 from passerelle.gateway.sessions import Sessions
+from passerelle.http1.head import ResponseHead
 from passerelle.messages import Fields, Response
 from passerelle.security.authentication import Rejected
 from passerelle.security.guard import Asked, Refused
@@ -84,8 +85,8 @@ class LogIn:
             self._logins.give_back(name, address)
             return
 
-        def answered(status: int, body: bytes) -> None:
-            _guarded(exchange, lambda: self._answered(exchange, asked, name, address, status, body))
+        def answered(head: ResponseHead, body: bytes) -> None:
+            _guarded(exchange, lambda: self._answered(exchange, asked, name, address, head.status, body))
 
         def failed(failure: Failure) -> None:
             self._logins.give_back(name, address)

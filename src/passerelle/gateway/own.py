@@ -66,15 +66,22 @@ class OwnLeg:
         self.stream_idle = STALL
         self.tells_deadline = False
 
-    def ask(self, message: bytes, now: float, answered: Answered, failed: Callable[[Failure], None]) -> Forward:
-        """Ask with ``POST`` and the whole ``message``; one of the two hears of the end, unless it is cancelled."""
+    def ask(
+        self,
+        message: bytes,
+        now: float,
+        answered: Answered,
+        failed: Callable[[Failure], None],
+        method: bytes = b"POST",
+    ) -> Forward:
+        """Ask with the whole ``message``; one of the two hears of the end, unless it is cancelled."""
         receiver = _WholeAnswer(answered, failed)
-        forward = self.forward(self, receiver, b"POST", message, None, now)
+        forward = self.forward(self, receiver, method, message, None, now)
         receiver.forward = forward
         return forward
 
 
-Answered = Callable[[int, bytes], None]
+Answered = Callable[[ResponseHead, bytes], None]
 
 
 class _WholeAnswer:
@@ -82,14 +89,14 @@ class _WholeAnswer:
 
     streams = False
 
-    __slots__ = ("_answered", "_failed", "_pieces", "_size", "_status", "forward")
+    __slots__ = ("_answered", "_failed", "_head", "_pieces", "_size", "forward")
 
     def __init__(self, answered: Answered, failed: Callable[[Failure], None]) -> None:
         self._answered = answered
         self._failed = failed
         self._pieces: list[bytes] = []
         self._size = 0
-        self._status = 0
+        self._head: ResponseHead | None = None
         self.forward: Forward | None = None
 
     def on_interim(self, head: ResponseHead) -> None:
@@ -101,7 +108,7 @@ class _WholeAnswer:
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The answer begins."""
-        self._status = head.status
+        self._head = head
         if complete:
             self._end(data)
         else:
@@ -126,7 +133,8 @@ class _WholeAnswer:
 
     def _end(self, body: bytes) -> None:
         self.forward = None  # the two would be a cycle
-        self._answered(self._status, body)
+        if self._head is not None:
+            self._answered(self._head, body)
 
     def _give_up(self, why: str) -> None:
         forward, self.forward = self.forward, None

@@ -57,6 +57,8 @@ class Exchange(ExchangeState):
         self._client.adopt(self)
         try:
             # 2. One canonical path for everything that looks at it, and the plan of the route that it matches.
+            if self._method == b"OPTIONS" and self._is_preflight():
+                return
             match = self._match()
             self._proceed(self._plan, match, 0)
         except Failure as failure:
@@ -192,9 +194,12 @@ class Exchange(ExchangeState):
         return Coder(self, plan.compress, self._method, self._head, cache.store if cache is not None else None)
 
     def _consumer(self) -> bytes:
-        """Whom a guard has found behind the request; empty where none did."""
-        identity = self._asked.identity if self._asked is not None else None
-        return identity.consumer.encode() if identity is not None else b""
+        """Whom guards have found behind the request; empty where none did."""
+        asked = self._asked
+        if asked is None:
+            return b""
+        consumer = asked.identity.consumer.encode() if asked.identity is not None else b""
+        return b"%b\0%b" % (consumer, asked.vouched) if asked.vouched else consumer
 
     def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
         message = self._message(plan, match)
@@ -217,6 +222,8 @@ class Exchange(ExchangeState):
             )
         if self._asked is not None:
             fields = self._asked.carried(fields)
+        if plan.rules is not None:
+            fields = plan.rules.apply(fields, match.params)
         return b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
             self._method,
             path,
@@ -234,6 +241,8 @@ class Exchange(ExchangeState):
         if self._asked is not None:
             fields = self._asked.carried(fields)
             consumer = self._consumer()
+        if plan.rules is not None:
+            fields = plan.rules.apply(fields, match.params)
         cached = not (head.debug and self._asks_instances())
         asking = Asking(plan.parts, match.params, head, fields, self._request_id, consumer, self._address, cached)
         if plan.cache is not None and cached:
@@ -266,9 +275,9 @@ class Exchange(ExchangeState):
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        special = self._head.debug or self._cookie is not None or self.cache_status
+        special = self._head.debug or self._cookie is not None or self.cache_status or self._plan.outgoing is not None
         if special or (self._asked is not None and self._asked.answer):
-            self._client.send_head(head.relay + self._additions(), head, data, complete)
+            self._client.send_head(self._leaving(head.relay) + self._additions(), head, data, complete)
         else:
             self._client.send_response(head, data, complete)
         if complete:
@@ -279,6 +288,7 @@ class Exchange(ExchangeState):
     def on_stored(self, facts: Facts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
         """The cache answers: whole, with a range, or with 304. ``own`` are field lines for this client alone."""
         status, head, body = answer(facts, entry, time(), status_line=status_line, own=own)
+        head = self._leaving(head)
         if self._asked is not None:
             head += self._asked.answer
         self._client.send_stored(head, body)
@@ -319,6 +329,7 @@ class Exchange(ExchangeState):
         status, head, body = composed_answer(outcome, self._parts)
         if self._plan.compress is not None:
             head, body = coded_answer(status, head, body, self._plan.compress, self._head)
+        head = self._leaving(head)
         if self._asked is not None or self._head.debug:
             head += self._additions()
         if self._cookie is not None:
@@ -339,10 +350,8 @@ class Exchange(ExchangeState):
         if self.cache_status:
             fields.append((b"Cache-Status", self.cache_status[14:-2]))
         response = problem(failure, self._request_id, fields)
-        if self._asked is None:
-            client.send(response)
-        else:
-            client.send_made(serialize(response) + self._asked.answer, response.body)
+        head = self._leaving(serialize(response))
+        client.send_made(head if self._asked is None else head + self._asked.answer, response.body)
         self.finish(failure.status, failure)
 
     # ---- the client, meanwhile

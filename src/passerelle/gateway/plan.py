@@ -25,13 +25,15 @@ from passerelle.gateway.guards import Guards
 from passerelle.gateway.hedging import HedgedForward
 from passerelle.gateway.limiting import LimitedForward
 from passerelle.gateway.login import MAX_BODY
+from passerelle.gateway.outgoing import Outgoing, outgoing, request_rules
 from passerelle.gateway.own import OwnLeg
 from passerelle.gateway.service import Service
 from passerelle.gateway.timed import TimedForward
 from passerelle.observability.access_log import RouteLog
-from passerelle.observability.metrics import RouteMetrics
+from passerelle.observability.metrics import UNMATCHED, Metrics, RouteMetrics
 from passerelle.paths import Pattern, Template
 from passerelle.routing import Router, Rule
+from passerelle.security.field_rules import RequestRules
 from passerelle.security.guard import Guard
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ class PartPlan:
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
     """What every route has. ``body_limit`` in bytes; ``log`` is None when there is no access log; ``guards`` are asked
-    in their order; ``compress`` says what of its answers is coded.
+    in their order; ``compress`` says what of its answers is coded, ``outgoing`` what is changed in their heads,
+    ``rules`` what is in those of requests for services.
 
     ``cache`` is None where no route of the gateway is cached. Else what is changed on any route is let go of.
     """
@@ -72,6 +75,8 @@ class RoutePlan:
     body_limit: int
     guards: tuple[Guard, ...]
     compress: Coding | None
+    rules: RequestRules | None
+    outgoing: Outgoing | None
     cache: CachePlan | None
 
 
@@ -137,6 +142,11 @@ def build_router(config: Config, environment: Environment) -> Router:
     )
 
 
+def unmatched_plan(config: Config, metrics: Metrics, log: Callable[[str, str | None], RouteLog | None]) -> RoutePlan:
+    """What stands for a route where none takes a request."""
+    return RoutePlan(metrics.route(UNMATCHED), log(UNMATCHED, None), 0, (), None, None, outgoing(config, None), None)
+
+
 def cache_of(plan: object) -> CachePlan | None:
     """The cache of a route whose answers are stored, else None."""
     return plan.cache if isinstance(plan, RoutePlan) and plan.cache is not None and plan.cache.stores else None
@@ -147,7 +157,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     metrics = environment.metrics(route.label)
     log = environment.log(route.label, route.login.service if route.login is not None else route.service)
     body_limit = sys.maxsize if limit is None else limit
-    guards = environment.guards.of(route, metrics)
+    guards = environment.guards.of(route, metrics, _judge(config, route, environment))
     rest = _rest_names(route.path)
     attempt = environment.deadlines(route.attempt_timeout) if route.attempt_timeout is not None else None
     stream_idle = _seconds(route.stream_idle_timeout)
@@ -155,7 +165,8 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     compress = rule_of(route.compress)
     shared = environment.cache if route.service is not None or route.cache is not None else None
     whole = make_plan(shared, environment.era, route.cache, metrics.cache) if shared is not None else None
-    of_route = (metrics, log, body_limit, guards, compress, whole)
+    rules, heads = request_rules(route.request_headers), outgoing(config, route)
+    of_route = (metrics, log, body_limit, guards, compress, rules, heads, whole)
     if route.service is not None:
         service = environment.services[route.service]
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
@@ -182,7 +193,8 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
             name = route.login.service
             limits = environment.deadlines(route.timeout), route.attempts
             leg = OwnLeg(environment.services[name], *limits, _forward(config.services[name], route))
-        return OwnPlan(metrics, log, min(body_limit, MAX_BODY), guards, None, None, environment.guards.own(route, leg))
+        most = min(body_limit, MAX_BODY)
+        return OwnPlan(metrics, log, most, guards, None, None, heads, None, environment.guards.own(route, leg))
     parts = []
     plans = []
     for name, part in route.compose.items():
@@ -212,6 +224,16 @@ def _made_of(route: Route, service: str) -> bool:
     """Whether answers of ``service`` are stored as parts on ``route``, or as the whole."""
     parts = (route.compose or {}).values()
     return any(p.service == service and (p.cache is not None or route.cache is not None) for p in parts)
+
+
+def _judge(config: Config, route: Route, environment: Environment) -> OwnLeg | None:
+    """Where ``forward_auth`` asks, within its own time and with one more attempt if that is safe."""
+    settings = route.forward_auth
+    if settings is None:
+        return None
+    service = config.services[settings.service]
+    forward = GuardedForward if service.breaker is not None else Forward
+    return OwnLeg(environment.services[settings.service], environment.deadlines(settings.timeout), 2, forward)
 
 
 def _forward(service: ServiceConfig, route: Route) -> type[Forward]:

@@ -1,4 +1,4 @@
-"""The admin port: metrics, health and status, for this machine only unless it was bound wider on purpose.
+"""The admin port: metrics, health, status and changes, for this machine only unless it was bound wider on purpose.
 
 Served by the gateway's own HTTP/1.1 listener.
 """
@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import orjson
 
@@ -25,10 +25,12 @@ from passerelle.messages import Fields, Response
 from passerelle.observability.exposition import render
 from passerelle.observability.metrics import Snapshot
 from passerelle.runner import ports
-from passerelle.runner.changes import Refused
+from passerelle.runner.refusals import Missing, Refused
 
 _SWEEP = 1.0
-_CHANGES = (b"/reload", b"/scale", b"/restart", b"/cache/purge")
+_CHANGES = {path: {b"POST": path[1:].decode()} for path in (b"/reload", b"/scale", b"/restart", b"/cache/purge")}
+_OF_ALL = {b"POST": "instances/add"}
+_OF_ONE = {b"PATCH": "instances/change", b"DELETE": "instances/remove"}
 _TEXT: Fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store")]
 _JSON: Fields = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
 
@@ -47,7 +49,10 @@ class Subject(Protocol):
         """Everything that runs."""
 
     async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """``reload``, ``scale``, ``restart`` or ``cache/purge``. :raises Refused: when it cannot be done."""
+        """``reload``, ``scale``, ``restart``, ``cache/purge`` or ``instances/add``, ``/change`` and ``/remove``.
+
+        :raises Refused: when it cannot be done.
+        """
 
 
 class Admin:
@@ -105,24 +110,28 @@ class Admin:
         """Answer a request."""
         connection.adopt(_Exchange())
         path = target.partition(b"?")[0]
-        page = self._pages.get(path)
-        if path in _CHANGES:
-            page = None if method != b"POST" else partial(self._change, target)
-            problem = _not_for(connection, method, head)
-            if problem is not None:
-                connection.send(problem)
-                return
-            method = b"GET"
-        if not self._any_host and not _is_loopback(head.host or b""):
-            connection.send(_text(421, b"the admin address is for this machine: ask for localhost\n"))
-        elif page is None:
-            connection.send(_text(404, b"there are %b\n" % b", ".join(self._pages)))
-        elif method not in (b"GET", b"HEAD"):
-            connection.send(_text(405, b"only GET\n", [(b"Allow", b"GET, HEAD")]))
-        else:
-            task = asyncio.get_running_loop().create_task(self._answer(connection, page, head))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+        page, changes = self._pages.get(path), _CHANGES.get(path, {})
+        of = _instances(path)
+        if of is not None:
+            page, changes = partial(self._instances, *of), _OF_ONE if of[1] else _OF_ALL
+        problem = None
+        if method in changes:
+            problem = _not_for(connection, head)
+            page = partial(self._change, changes[method], of, target)
+        elif not self._any_host and not _is_loopback(head.host or b""):
+            problem = _text(421, b"the admin address is for this machine: ask for localhost\n")
+        elif page is None and not changes:
+            problem = _text(404, b"there are %b\n" % b", ".join(self._pages))
+        elif page is None or method not in (b"GET", b"HEAD"):
+            allowed = b", ".join([*((b"GET", b"HEAD") if page is not None else ()), *changes])
+            problem = _text(405, b"only %b\n" % allowed, [(b"Allow", allowed)])
+        if problem is not None:
+            connection.send(problem)
+            return
+        assert page is not None
+        task = asyncio.get_running_loop().create_task(self._answer(connection, page, head))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def _answer(
         self, connection: ClientConnection, page: Callable[[RequestHead], Awaitable[Response]], head: RequestHead
@@ -139,13 +148,14 @@ class Admin:
 
     # Changes
 
-    async def _change(self, target: bytes, head: RequestHead) -> Response:
-        path, _, query = target.decode("ascii").partition("?")
+    async def _change(self, what: str, of: tuple[str, str] | None, target: bytes, head: RequestHead) -> Response:
+        arguments = dict(parse_qsl(target.decode("ascii").partition("?")[2], keep_blank_values=of is not None))
+        if of is not None:
+            arguments["service"], arguments["instance"] = of
         try:
-            answer = await self._subject.change(path[1:], dict(parse_qsl(query)))
+            return _json(200, await self._subject.change(what, arguments))
         except Refused as refused:
-            return Response(409, _JSON, orjson.dumps({"problems": refused.problems}, option=orjson.OPT_APPEND_NEWLINE))
-        return Response(200, _JSON, orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE))
+            return _refusal(refused)
 
     # The pages
 
@@ -161,7 +171,19 @@ class Admin:
         return Response(200, [(b"Content-Type", media_type.encode()), *_TEXT[1:]], body)
 
     async def _status(self, head: RequestHead) -> Response:
-        return Response(200, _JSON, orjson.dumps(await self._subject.status(), option=orjson.OPT_APPEND_NEWLINE))
+        return _json(200, await self._subject.status())
+
+    async def _instances(self, service: str, instance: str, head: RequestHead) -> Response:
+        services = (await self._subject.status())["services"]
+        if service not in services:
+            return _refusal(Missing(f"there is no service {service!r}; there are: {', '.join(services)}"))
+        about = services[service]
+        if not instance:
+            return _json(200, {"service": service, **about})
+        for member in about["instances"]:
+            if instance in (member["name"], member["address"]):
+                return _json(200, member)
+        return _refusal(Missing(f"{service} has no instance {instance!r}"))
 
 
 class _Exchange:
@@ -188,18 +210,32 @@ class _Exchange:
         """The answer is small."""
 
 
-def _not_for(connection: ClientConnection, method: bytes, head: RequestHead) -> Response | None:
+def _instances(path: bytes) -> tuple[str, str] | None:
+    """The service and the instance of ``/services/SERVICE/instances[/INSTANCE]``; an empty one for all of them."""
+    words = path.decode("ascii", "replace").split("/")
+    if len(words) not in (4, 5) or words[1] != "services" or words[3] != "instances" or not all(words[1:]):
+        return None
+    return unquote(words[2]), unquote(words[4]) if len(words) == 5 else ""
+
+
+def _not_for(connection: ClientConnection, head: RequestHead) -> Response | None:
     """Why a change is not made: only a program on this machine may ask for one, and no page in a browser.
 
     A page can send a POST to any address, but not with a field of its own unless it is allowed to (Fetch §3.2.2).
     """
-    if method != b"POST":
-        return _text(405, b"only POST\n", [(b"Allow", b"POST")])
     if not connection.local or not _is_loopback(head.host or b""):
         return _text(403, b"changes are for this machine: ask 127.0.0.1 on it\n")
     if head.get(b"passerelle-admin") is None or head.get(b"origin") is not None:
         return _text(403, b"changes need the field Passerelle-Admin, and come from no page\n")
     return None
+
+
+def _refusal(refused: Refused) -> Response:
+    return _json(refused.status, {"problems": refused.problems})
+
+
+def _json(status: int, value: object) -> Response:
+    return Response(status, _JSON, orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _text(status: int, text: bytes, fields: Fields | None = None) -> Response:

@@ -3,56 +3,124 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 from passerelle import __version__
-from passerelle.config.loader import inspect
+from passerelle.config.loader import inspect_bytes
 from passerelle.config.models import Config
 from passerelle.gateway.app import Gateway
 from passerelle.gateway.guards import CannotGuard
+from passerelle.gateway.service import InstanceSpec
 from passerelle.observability.metrics import Snapshot
 from passerelle.runner import linux, ports, purging
 from passerelle.runner.admin import Admin
-from passerelle.runner.changes import FIXED, Refused
+from passerelle.runner.changes import FIXED
+from passerelle.runner.discovery.adjusted import Place, place_of
 from passerelle.runner.discovery.catalog import Catalog
+from passerelle.runner.instances import Instances, Member
+from passerelle.runner.refusals import Refused
 from passerelle.runner.summary import together
+from passerelle.runner.watch import watch
 from passerelle.runner.worker import CannotStart, Stop, build, tune_memory
 
 
 class Alone:
     """The subject of the admin port of a gateway that runs alone."""
 
-    def __init__(self, gateway: Gateway, config: Config, file: str) -> None:
+    def __init__(self, gateway: Gateway, config: Config, text: str, file: str) -> None:
         self._config = config
+        self._text = text  # that was read last and could be used
+        self._problems: tuple[str, ...] = ()  # why the file as it is now is not in force
         self.state = "running"
         self._gateway = gateway
         self._file = file
         self.listen = ""
         self._begun = time.monotonic()
-        self._catalog = Catalog(self._on_found, lambda line: print(line, file=sys.stderr, flush=True))
+        self.catalog = Catalog(self._on_found, lambda line: print(line, file=sys.stderr, flush=True))
         self._lock = asyncio.Lock()
+        self._drained: set[tuple[str, Place]] = set()  # with the service
+        self._managed = Instances(self, lambda line: print(line, file=sys.stderr, flush=True))
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def find(self) -> None:
         """Look for the instances that the configuration does not name itself; they are there when this returns."""
-        await self._catalog.prepare(self._config)
-        self._catalog.adopt(self._config)
+        await self.catalog.prepare(self._config)
+        self.catalog.adopt(self._config)
         for name, service in self._config.services.items():
-            if self._catalog.finds(service):
+            if self.catalog.finds(service):
                 self._on_found(name)
 
     def stop(self) -> None:
         """Look for instances no more."""
         self.state = "stopping"
-        self._catalog.stop()
+        self.catalog.stop()
+        for task in self._tasks:
+            task.cancel()
 
     def _on_found(self, service: str) -> None:
-        self._gateway.set_instances(service, self._catalog.specs(service, self._config))
+        self._gateway.set_instances(service, self._specs(service, self._config))
+
+    def _specs(self, service: str, config: Config) -> list[InstanceSpec]:
+        specs = self.catalog.specs(service, config)
+        return [s._replace(status="DRAINING") if (service, place_of(s)) in self._drained else s for s in specs]
+
+    # The host of Instances
+
+    @property
+    def config(self) -> Config:
+        """What is in force."""
+        return self._config
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """One change at a time, and none while it stops."""
+        async with self._lock:
+            if self.state != "running":
+                raise Refused(f"it is {self.state}, and takes no changes")
+            yield
+
+    def members(self, service: str) -> list[Member]:
+        """The targets of a service now."""
+        states = {i["name"]: i["status"] for i in self._gateway.status()[service]}
+        specs = self._specs(service, self._config)
+        return [Member(s.name, place_of(s), states.get(s.name, "down")) for s in specs]
+
+    async def apply(self, service: str) -> None:
+        """Let the service have the targets that the catalog says."""
+        self._on_found(service)
+
+    def drain(self, service: str, member: str) -> None:
+        """Give it nothing new."""
+        self._drained.update((service, m.place) for m in self.members(service) if m.name == member)
+        self._on_found(service)
+
+    def resume(self, service: str, member: str) -> None:
+        """Take :meth:`drain` back."""
+        self._drained -= {(service, m.place) for m in self.members(service) if m.name == member}
+        self._on_found(service)
+
+    async def forget(self, service: str, member: str) -> None:
+        """The catalog has it no more."""
+        self._forget_drained()
+        self._on_found(service)
+
+    def _forget_drained(self) -> None:
+        """Those that are there no more: they would be drained when they are back."""
+        config = self._config
+        self._drained &= {(name, place_of(s)) for name in config.services for s in self.catalog.specs(name, config)}
+
+    async def in_flight(self, service: str, member: str) -> int:
+        """Requests and tunnels open on it."""
+        return sum(i["in_flight"] for i in self._gateway.status().get(service, ()) if i["name"] == member)
+
+    # The subject of the admin port
 
     @property
     def is_ready(self) -> bool:
@@ -69,13 +137,30 @@ class Alone:
         services = {}
         told = self._gateway.told()
         for name, instances in self._gateway.status().items():
-            members = [{**i, "state": i["status"], "problem": None} for i in instances]
-            up = sum(i["up"] for i in instances)
-            services[name] = {"up": up, **together([told[name]]), "instances": members}
+            places = {s.name: s for s in self._specs(name, self._config)}
+            members = [
+                {
+                    **i,
+                    "state": i["status"],
+                    "problem": None,
+                    "weight": places[i["name"]].weight,
+                    "origin": self.catalog.origin(name, place_of(places[i["name"]])),
+                }
+                for i in instances
+                if i["name"] in places
+            ]
+            services[name] = {
+                "source": self._config.services[name].source,
+                "up": sum(i["up"] for i in instances),
+                **together([told[name]]),
+                "removed": self.catalog.removed(name),
+                "instances": members,
+            }
         return {
             "version": __version__,
             "state": self.state,
             "config": self._file,
+            "config_problems": list(self._problems),
             "listen": self.listen,
             "pid": os.getpid(),
             "uptime": uptime,
@@ -86,7 +171,9 @@ class Alone:
         }
 
     async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """Read the file anew, or purge the cache: there are no processes that could be scaled or restarted."""
+        """What can be changed: there are no processes that could be scaled or restarted."""
+        if what.startswith("instances/"):
+            return await self._managed.carry_out(what.removeprefix("instances/"), arguments)
         if what == "cache/purge":
             return purging.told(self._gateway.purge(*purging.wanted(arguments)))
         if what != "reload":
@@ -96,13 +183,32 @@ class Alone:
     async def reload(self) -> dict[str, Any]:
         """Go by the file as it is now. :raises Refused: with every problem of it; nothing has changed."""
         async with self._lock:
-            return await self._reload()
+            try:
+                answer = await self._reload(self._read())
+            except Refused as refused:
+                self._problems = refused.problems
+                raise
+            self._problems = ()
+            return answer
 
-    async def _reload(self) -> dict[str, Any]:
+    async def follow(self) -> None:
+        """Read the file anew whenever it changes, for ever."""
+        await watch(Path(self._file), self._on_change)
+
+    async def _on_change(self) -> None:
+        with contextlib.suppress(Refused):
+            if not self._problems and _text(self._read()) == self._text:
+                return
+        await self._on_hangup()
+
+    def _read(self) -> bytes:
         try:
-            report = inspect(self._file)
+            return Path(self._file).read_bytes()
         except OSError as error:
             raise Refused(f"cannot read {self._file}: {error.strerror}") from error
+
+    async def _reload(self, data: bytes) -> dict[str, Any]:
+        report = inspect_bytes(data, self._file, folder=Path(self._file).parent)
         if report.config is None:
             raise Refused(*map(str, report.errors))
         local = [name for name, service in report.config.services.items() if service.is_local]
@@ -110,14 +216,16 @@ class Alone:
             raise Refused(f"these services have app or run, which is for `passerelle up`: {', '.join(local)}")
         later = [key for key in FIXED if getattr(report.config, key) != getattr(self._config, key)]
         config = report.config
-        await self._catalog.prepare(config)
+        await self.catalog.prepare(config)
         try:
-            self._gateway.reload(config, {name: self._catalog.specs(name, config) for name in config.services})
+            self._gateway.reload(config, {name: self._specs(name, config) for name in config.services})
         except CannotGuard as error:
-            self._catalog.adopt(self._config)
+            self.catalog.adopt(self._config)
             raise Refused(str(error)) from error
         self._config = config.model_copy(update={key: getattr(self._config, key) for key in FIXED})
-        self._catalog.adopt(self._config)
+        self._text = _text(data)
+        self.catalog.adopt(self._config)
+        self._forget_drained()
         tune_memory()
         message = f"{self._file} is read anew"
         if later:
@@ -126,7 +234,11 @@ class Alone:
 
     def on_hangup(self) -> None:
         """SIGHUP came."""
-        task = asyncio.create_task(self._on_hangup())
+        self.spawn(self._on_hangup())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have it done beside the rest."""
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -137,8 +249,14 @@ class Alone:
             print(refused, "nothing was changed", sep="\n", file=sys.stderr, flush=True)
 
 
-async def serve(config: Config, file: str) -> int:
-    """Serve until SIGTERM or SIGINT; gives the code to exit with.
+def _text(data: bytes) -> str:
+    return data.decode("utf-8-sig", "replace")
+
+
+async def serve(config: Config, text: str, file: str, *, follow: bool = False) -> int:
+    """Serve ``config``, which was read as ``text`` from ``file``, until SIGTERM or SIGINT; gives the code to exit with.
+
+    With ``follow`` the file is read anew whenever it changes.
 
     :raises CannotStart: when a port is taken or the log cannot be opened.
     """
@@ -150,7 +268,7 @@ async def serve(config: Config, file: str) -> int:
     except ports.PortTaken as error:
         raise CannotStart(str(error)) from error
     gateway = build(config)
-    alone = Alone(gateway, config, file)
+    alone = Alone(gateway, config, text, file)
     await alone.find()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     host, port = await gateway.start(listener)
@@ -165,6 +283,8 @@ async def serve(config: Config, file: str) -> int:
         where += f" · admin http://{admin.address}"
     # Standard output may be the access log's, one JSON object a line.
     print(where, file=sys.stderr, flush=True)
+    if follow:
+        alone.spawn(alone.follow())
     await stop.asked.wait()
     alone.stop()
     await stop.carry_out(gateway)

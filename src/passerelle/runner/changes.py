@@ -10,22 +10,24 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passerelle.config.loader import inspect_bytes
 from passerelle.config.models import Config
 from passerelle.config.models import Service as ServiceConfig
-from passerelle.gateway.service import InstanceSpec
 from passerelle.runner.control import ControlError
+from passerelle.runner.gateway import Worker
 from passerelle.runner.instance import Instance
+from passerelle.runner.instances import DRAIN_LIMIT, Instances
+from passerelle.runner.refusals import Refused
 from passerelle.runner.service import Service, Target
+from passerelle.runner.targets import Targets
+from passerelle.runner.watch import watch
 
 if TYPE_CHECKING:
     from passerelle.runner.supervisor import Supervisor
 
-DRAIN_LIMIT = 30.0  # seconds for what an instance that leaves has in flight
 MOST_INSTANCES = 1000
 _LOOK = 0.05
 
@@ -35,14 +37,6 @@ FIXED = ("listen", "admin", "workers", "access_log")
 _PROCESS = ("app", "run", "interface", "env", "cwd")
 
 
-class Refused(Exception):
-    """A change that was not made; ``problems`` are lines for people."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
-
 class Changes:
     """Changes ``supervisor``; ``clock`` in seconds; a new instance has ``start_limit`` seconds to answer."""
 
@@ -50,13 +44,17 @@ class Changes:
         self._it = supervisor
         self._clock = clock
         self._start_limit = start_limit
-        self._lock = asyncio.Lock()
-        self._going: dict[Target, asyncio.Task[None]] = {}  # found no more, and not yet empty
+        self.lock = asyncio.Lock()
+        self.problems: tuple[str, ...] = ()  # why the file as it is now is not in force
+        self.targets = Targets(supervisor, self)
+        self._managed = Instances(self.targets, supervisor.report.say, clock)
 
     async def carry_out(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         """A change by its name. :raises Refused: when it cannot be made."""
         if what == "reload":
             return await self.reload()
+        if what.startswith("instances/"):
+            return await self._managed.carry_out(what.removeprefix("instances/"), arguments)
         service = arguments.get("service", "")
         if what == "restart":
             return await self.restart(service)
@@ -69,37 +67,61 @@ class Changes:
 
     async def reload(self) -> dict[str, Any]:
         """Read the file anew and go by it. :raises Refused: with every problem of the file; nothing has changed."""
-        async with self._alone():
-            config, text, later = self._read()
-            it = self._it
-            old = it.setup.config
-            gone = [name for name in old.services if name not in config.services]
-            leaving: list[Instance | Target] = []
-            await it.catalog.prepare(config)
-            await self._prepare(old, config, leaving)
+        async with self.alone():
+            before = self._it.setup
             try:
-                for worker in list(it.workers):
-                    await worker.reload(text)
-            except ControlError as error:
-                problem = f"a gateway worker cannot use the file: {error}"
-                it.catalog.adopt(old)
-                it.report.say(problem)
-                raise Refused(problem) from error
-            it.setup = replace(it.setup, config=config, text=text)
-            it.catalog.adopt(config)
-            members: list[Instance | Target] = [*it.instances, *it.targets]
-            leaving += [member for member in members if member.service.name in gone]
-            await self._take_away(leaving)
-            for name in gone:
-                it.services.pop(name).close()
-            for name, service in it.services.items():
-                if name in old.services and _processes(old.services[name]) != _processes(service.config):
-                    await self._replace_all(service)
-            message = f"{it.setup.file} is read anew"
-            if later:
-                message += f"; {', '.join(later)} changed too, which a new start alone can carry out"
-            it.report.say(message)
-            return {"message": message, "after_restart": later}
+                answer = await self._reload(*self._read())
+            except Refused as refused:
+                self.problems = refused.problems if self._it.setup is before and before.path is not None else ()
+                raise
+            self.problems = ()
+            return answer
+
+    async def follow(self) -> None:
+        """Read the file anew whenever it changes, for ever."""
+        path = self._it.setup.path
+        if path is not None:
+            await watch(path, self._on_change)
+
+    async def _on_change(self) -> None:
+        setup = self._it.setup
+        assert setup.path is not None
+        with contextlib.suppress(OSError):
+            if not self.problems and setup.path.read_bytes().decode("utf-8-sig", "replace") == setup.text:
+                return
+        with contextlib.suppress(Refused):  # it is said already
+            await self.reload()
+
+    async def _reload(self, config: Config, text: str, later: list[str]) -> dict[str, Any]:
+        it = self._it
+        old = it.setup.config
+        gone = [name for name in old.services if name not in config.services]
+        leaving: list[Instance | Target] = []
+        await it.catalog.prepare(config)
+        added = await self._prepare(old, config, leaving)
+        told: list[Worker] = []
+        try:
+            for worker in list(it.workers):
+                await worker.reload(text)
+                told.append(worker)
+        except ControlError as error:
+            await self._take_back(old, config, added, told)
+            raise self._refused(f"a gateway worker cannot use the file: {error}") from error
+        it.setup = replace(it.setup, config=config, text=text)
+        it.catalog.adopt(config)
+        members: list[Instance | Target] = [*it.instances, *it.targets]
+        leaving += [member for member in members if member.service.name in gone]
+        await self._take_away(leaving)
+        for name in gone:
+            it.services.pop(name).close()
+        for name, service in it.services.items():
+            if name in old.services and _processes(old.services[name]) != _processes(service.config):
+                await self._replace_all(service)
+        message = f"{it.setup.file} is read anew"
+        if later:
+            message += f"; {', '.join(later)} changed too, which a new start alone can carry out"
+        it.report.say(message)
+        return {"message": message, "after_restart": later}
 
     def _read(self) -> tuple[Config, str, list[str]]:
         setup = self._it.setup
@@ -123,8 +145,24 @@ class Changes:
         self._it.report.say("nothing was changed")
         return Refused(*problems)
 
-    async def _prepare(self, old: Config, new: Config, leaving: list[Instance | Target]) -> None:
-        """Start what is new and wait for it; ``leaving`` gets what stays only until the workers know."""
+    async def _take_back(
+        self, old: Config, new: Config, added: list[Instance | Target], workers: Iterable[Worker]
+    ) -> None:
+        """Undo :meth:`_prepare`, and let ``workers`` go by the old configuration again."""
+        it = self._it
+        it.catalog.adopt(old)
+        for name in old.services.keys() & new.services.keys():
+            it.services[name].configure(old.services[name])
+            self.targets.joining(it.services[name], old, [])  # for their weights: none of them has left
+        for worker in workers:
+            with contextlib.suppress(ControlError):
+                await worker.reload(it.setup.text)
+        await self._take_away(added)
+        for name in new.services.keys() - old.services.keys():
+            it.services.pop(name).close()
+
+    async def _prepare(self, old: Config, new: Config, leaving: list[Instance | Target]) -> list[Instance | Target]:
+        """Start what is new, wait for it, and give it; ``leaving`` gets what stays only until the workers know."""
         it = self._it
         added: list[Instance | Target] = []
         for name, config in new.services.items():
@@ -140,75 +178,22 @@ class Changes:
                 wanted = len(instances)  # as it was scaled since
             added += [it.make_instance(service) for _ in range(wanted - len(instances))]
             leaving += instances[wanted:]
-            joining = self.targets(service, new, leaving)
+            joining = self.targets.joining(service, new, leaving)
             it.targets += joining
             added += joining
-        await self._start(added)
-
-    async def found(self, name: str) -> None:
-        """The service called ``name`` has other targets now. What is new is asked once before anything goes."""
-        async with self._lock:
-            it = self._it
-            service = it.services.get(name)
-            if service is None or it.state != "running":
-                return
-            leaving: list[Instance | Target] = []
-            joining = self.targets(service, it.setup.config, leaving)
-            it.targets += joining
-            if joining or leaving:
-                it.report.say(f"{name}: {len(joining)} targets found, {len(leaving)} gone")
-            await self._start(joining)
-            for target in leaving:
-                if isinstance(target, Target):
-                    self._going[target] = it.spawn(self._let_go(target))
-
-    async def _let_go(self, target: Target) -> None:
-        try:
-            await self._emptied(target)
-            async with self._lock:
-                if target in self._it.targets:
-                    await self._it.remove(target)
-        finally:
-            self._going.pop(target, None)
-
-    def targets(self, service: Service, config: Config, leaving: list[Instance | Target]) -> list[Target]:
-        """The targets to add so that ``service`` has those of ``config``, found ones too; ``leaving`` gets the others.
-
-        One is known by its address: it keeps its name. One that was going and is back stays.
-        """
-        specs = self._it.catalog.specs(service.name, config)
-        known = {_place(t.spec): t for t in self._it.targets if t.service is service}
-        names = {target.name for target in known.values()}
-        joining = []
-        for spec in specs:
-            target = known.pop(_place(spec), None)
-            if target is not None and target in self._going:
-                self._going.pop(target).cancel()
-                service.resume(target.name)
-            if target is None:
-                stem, _, number = spec.name.rpartition("-")
-                if not number.isdigit():  # it was found, and is named after its address
-                    joining.append(Target(spec, service))
-                    continue
-                name = next(name for n in count(1) if (name := f"{stem}-{n}") not in names)
-                names.add(name)
-                joining.append(Target(spec._replace(name=name), service))
-            elif (said := target.spec._replace(weight=spec.weight, secure=spec.secure, tier=spec.tier)) != target.spec:
-                target.spec = said
-                service.join(target.spec)
-        leaving += [target for target in known.values() if target not in self._going]
-        return joining
+        await self.start(added)
+        return added
 
     # Instances
 
     async def scale(self, name: str, number: int) -> dict[str, Any]:
         """Let the service called ``name`` have ``number`` instances. :raises Refused: when it has no processes."""
-        async with self._alone():
+        async with self.alone():
             service = self._local(name)
             instances = self._instances(service)
             before = len(instances)
             added: list[Instance | Target] = [self._it.make_instance(service) for _ in range(number - before)]
-            await self._start(added)
+            await self.start(added)
             late = [member.name for member in added if not service.is_up(member.name)]
             await self._take_away(instances[number:])
             message = f"{name}: from {before} to {number} instances"
@@ -219,7 +204,7 @@ class Changes:
 
     async def restart(self, name: str) -> dict[str, Any]:
         """Replace the instances of a service, one at a time. :raises Refused: when a new one does not come up."""
-        async with self._alone():
+        async with self.alone():
             service = self._local(name)
             number = await self._replace_all(service)
             message = f"{name}: {number} instances replaced"
@@ -230,7 +215,7 @@ class Changes:
         old = self._instances(service)
         for number, instance in enumerate(old):
             new = self._it.make_instance(service)
-            await self._start([new])
+            await self.start([new])
             if not service.is_up(new.name):
                 problem = service.problems.get(new.name) or new.last_end or "it did not answer"
                 await self._it.remove(new)
@@ -243,7 +228,7 @@ class Changes:
         self._it.report.say(text)
         return Refused(text)
 
-    async def _start(self, members: Iterable[Instance | Target]) -> None:
+    async def start(self, members: Iterable[Instance | Target]) -> None:
         """Keep them running, and wait until each has come to something, for a while."""
         members = list(members)
         it = self._it
@@ -261,10 +246,11 @@ class Changes:
 
     async def _drain(self, member: Instance | Target) -> None:
         """Give ``member`` nothing new, wait for what it has in flight for a while, then end it."""
-        await self._emptied(member)
+        await self.emptied(member)
         await self._it.remove(member)
 
-    async def _emptied(self, member: Instance | Target) -> None:
+    async def emptied(self, member: Instance | Target) -> None:
+        """Give ``member`` nothing new, and wait for what it has in flight for a while."""
         member.service.drain(member.name)
         until = self._clock() + DRAIN_LIMIT
         while True:
@@ -285,9 +271,9 @@ class Changes:
         return service
 
     @contextlib.asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
+    async def alone(self) -> AsyncIterator[None]:
         """One change at a time, and none while it starts or stops."""
-        async with self._lock:
+        async with self.lock:
             if self._it.state != "running":
                 raise self._refused(f"it is {self._it.state}, and takes no changes")
             yield
@@ -295,7 +281,3 @@ class Changes:
 
 def _processes(config: ServiceConfig) -> list[object]:
     return [getattr(config, key) for key in _PROCESS]
-
-
-def _place(spec: InstanceSpec) -> tuple[str, int, str]:
-    return spec.host, spec.port, spec.zone

@@ -7,7 +7,7 @@ import contextlib
 import http.client
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlencode
@@ -34,6 +34,8 @@ from passerelle.runner.report import Report, seconds, wants_colour
 from passerelle.runner.supervisor import Setup, Supervisor
 
 DEFAULT_ADMIN: Address = Config.model_fields["admin"].default
+ANSWER_LIMIT = 5.0  # seconds
+CHANGE_LIMIT = 600.0  # seconds: a change waits for instances to come up and for others to finish what they have
 
 
 def _as(parse: Callable[[object], object]) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -68,22 +70,31 @@ _admin = click.option(
 )
 _workers = click.option("--workers", type=click.IntRange(1, 256), help="Gateway processes that share the port.")
 
+_watch = click.option(
+    "--watch", is_flag=True, help="Read the file anew whenever it changes, as `passerelle reload` does."
+)
+
 
 @click.command()
 @config_argument
 @_listen
 @_admin
 @_workers
-def up(config: str | None, listen: Address | None, admin: Address | str | None, workers: int | None) -> NoReturn:
+@_watch
+def up(
+    config: str | None, listen: Address | None, admin: Address | str | None, workers: int | None, watch: bool
+) -> NoReturn:
     """Run everything: the services' instances and the gateway. Ctrl-C stops it all; a second one kills it all.
 
     The options override the file.
     """
-    name, text, loaded = _read(config)
+    name, text, loaded = _read(config, watch)
     given = {"listen": listen, "admin": admin, "workers": workers}
     overrides = frozenset(key for key, value in given.items() if value is not None)
-    path = Path(name).resolve()
-    _supervise(Setup(_override(loaded, listen, admin, workers), text, name, path.parent, path, overrides))
+    folder = Path(name).resolve().parent
+    # Not where a link on the way leads now: it may lead elsewhere when the file is read anew.
+    path = Path(name).absolute()
+    _supervise(Setup(_override(loaded, listen, admin, workers), text, name, folder, path, overrides, watch))
 
 
 @click.command()
@@ -124,9 +135,10 @@ def proxy(
 @config_argument
 @_listen
 @_admin
-def gateway(config: str | None, listen: Address | None, admin: Address | str | None) -> NoReturn:
+@_watch
+def gateway(config: str | None, listen: Address | None, admin: Address | str | None, watch: bool) -> NoReturn:
     """Run one gateway worker and nothing else, for containers: the services must run elsewhere (`targets`, `zones`)."""
-    name, _, loaded = _read(config)
+    name, text, loaded = _read(config, watch)
     local = [name for name, service in loaded.services.items() if service.is_local]
     if local:
         names = ", ".join(local)
@@ -138,7 +150,7 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
     from passerelle.runner import alone, worker
 
     worker.raise_descriptor_limit()
-    sys.exit(worker.run(alone.serve(_override(loaded, listen, admin, None), name)))
+    sys.exit(worker.run(alone.serve(_override(loaded, listen, admin, None), text, name, follow=watch)))
 
 
 whom = click.option(
@@ -156,7 +168,7 @@ whom = click.option(
 @json_option
 def status(admin: Address | str | None, as_json: bool) -> None:
     """Show what a running `passerelle up`, `proxy` or `gateway` does."""
-    answer = _ask(admin, "GET", "/status")
+    answer = ask(admin, "GET", "/status")
     if as_json:
         print_json(answer)
     else:
@@ -198,27 +210,33 @@ def restart(service: str, admin: Address | str | None, as_json: bool) -> None:
     change(admin, f"/restart?{urlencode({'service': service})}", as_json)
 
 
-def change(admin: Address | str | None, path: str, as_json: bool) -> None:
-    """Ask for a change and say what came of it."""
-    answer = _ask(admin, "POST", path)
+def change(
+    admin: Address | str | None, path: str, as_json: bool, method: str = "POST", limit: float = CHANGE_LIMIT
+) -> None:
+    """Ask for a change, which takes ``limit`` seconds at most, and say what came of it."""
+    answer = ask(admin, method, path, limit)
     if as_json:
         print_json(answer)
     elif "problems" not in answer:
         click.echo(answer["message"])
     if "problems" in answer:
-        if not as_json:
-            for problem in answer["problems"]:
-                click.echo(problem, err=True)
-        answer_no()
+        refused(() if as_json else answer["problems"])
 
 
-def _ask(admin: Address | str | None, method: str, path: str) -> Any:
-    """What the admin port answers. Ends the command when there is nobody to ask."""
+def refused(problems: Iterable[str]) -> NoReturn:
+    """Say why it is not done, and end the command."""
+    for problem in problems:
+        click.echo(problem, err=True)
+    answer_no()
+
+
+def ask(admin: Address | str | None, method: str, path: str, limit: float = ANSWER_LIMIT) -> Any:
+    """What the admin port answers within ``limit`` seconds. Ends the command when there is nobody to ask."""
     admin = admin or _usual_admin()
     if not isinstance(admin, Address):
         raise click.UsageError("with the admin address off there is nobody to ask")
     try:
-        return _fetch(admin, method, path)
+        return _fetch(admin, method, path, limit)
     except (OSError, http.client.HTTPException, ValueError) as error:
         click.echo(f"nothing to ask on the admin address {admin}: {error}", err=True)
         answer_no()
@@ -233,9 +251,11 @@ def _usual_admin() -> Address | str:
     return DEFAULT_ADMIN
 
 
-def _read(given: str | None) -> tuple[str, str, Config]:
+def _read(given: str | None, watch: bool) -> tuple[str, str, Config]:
     """The configuration's path, its text, what it says. Ends the command, with every error, if it cannot be used."""
     name = config_path(given)
+    if watch and Path(name).exists() and not Path(name).is_file():
+        raise click.UsageError(f"--watch needs a file, and {name} is none")
     try:
         # Once: the workers must get what is checked here, not what the file says a moment later.
         data = Path(name).read_bytes()
@@ -280,9 +300,7 @@ def _supervise(setup: Setup) -> NoReturn:
     sys.exit(code)
 
 
-def _fetch(address: Address, method: str, path: str) -> Any:
-    # A change waits for instances to come up and for others to finish what they have.
-    limit = 5.0 if method == "GET" else 600.0
+def _fetch(address: Address, method: str, path: str, limit: float) -> Any:
     connection = http.client.HTTPConnection(address.host, address.port, timeout=limit)
     try:
         connection.request(method, path, headers={"Passerelle-Admin": "1"})
@@ -290,14 +308,18 @@ def _fetch(address: Address, method: str, path: str) -> Any:
         body = response.read()
     finally:
         connection.close()
-    if response.status not in (200, 409):
+    answer = orjson.loads(body) if response.headers.get_content_type() == "application/json" else None
+    if answer is None or (response.status != 200 and "problems" not in answer):
         raise ValueError(f"it answers with {response.status} {response.reason}")
-    return orjson.loads(body)
+    return answer
 
 
 def _describe(answer: dict[str, Any]) -> None:
     where = f"http://{answer['listen']} · pid {answer['pid']} · up for {seconds(answer['uptime'])}"
     click.echo(f"passerelle {answer['version']} · {answer['config']} · {answer['state']} · {where}\n")
+    if answer["config_problems"]:
+        problems = "".join(f"  {problem}\n" for problem in answer["config_problems"])
+        click.echo(f"{answer['config']} as it is now is not in force:\n{problems}")
     members = [instance for service in answer["services"].values() for instance in service["instances"]]
     members += [{"address": answer["listen"], **worker} for worker in answer["workers"]]
     head = ("name", "state", "address", "pid", "restarts", "in flight", "uptime", "")
@@ -309,6 +331,8 @@ def _describe(answer: dict[str, Any]) -> None:
         if service["concurrency"]:
             seen = service["concurrency"]
             click.echo(f"\nlimit of {name}: {seen['running']} of {seen['limit']} run, {seen['waiting']} wait")
+        if service["removed"]:
+            click.echo(f"\nremoved from {name} at run time: {', '.join(service['removed'])}")
 
 
 def _columns(member: dict[str, Any]) -> tuple[str, ...]:
@@ -318,6 +342,8 @@ def _columns(member: dict[str, Any]) -> tuple[str, ...]:
 
     uptime = member.get("uptime")
     note = member.get("problem") or (member.get("last_end") if member["state"] == "waiting" else None) or ""
+    if not note and member.get("origin") == "added":
+        note = "added at run time"
     return (
         member["name"],
         member["state"],

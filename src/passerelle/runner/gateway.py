@@ -143,7 +143,7 @@ class Worker(Kept):
 
         :raises ControlError: when it cannot.
         """
-        self._text = text
+        before, self._text = self._text, text
         if self._client is not None:
             client = self._client
             instances = {service.name: service.listing() for service in self._services}
@@ -151,7 +151,9 @@ class Worker(Kept):
                 await client.ask("reload", _START_LIMIT, text=text, instances=instances)
             except control.ControlError:
                 if not client.closed:
-                    raise  # one that died meanwhile is started again with the new text
+                    self._text = before
+                    raise
+                # One that died meanwhile is started again with the new text.
 
     def forget(self, event: control.Message) -> None:
         """Let the worker's cache go of what a request to a sibling has changed, if it runs."""

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from passerelle import __version__
+from passerelle.runner.discovery.adjusted import place_of
 from passerelle.runner.gateway import Worker
 from passerelle.runner.instance import Instance
 from passerelle.runner.kept import State
@@ -62,6 +63,8 @@ async def status(it: Supervisor) -> dict[str, Any]:
                 "state": t.state,
                 "problem": service.problems.get(t.name),
                 "in_flight": in_flight.get(t.name, 0),
+                "weight": t.spec.weight,
+                "origin": it.catalog.origin(name, place_of(t.spec)),
             }
             for t in it.targets
             if t.service is service
@@ -69,6 +72,7 @@ async def status(it: Supervisor) -> dict[str, Any]:
         services[name] = {
             "source": service.config.source,
             **together([of_worker[name] for of_worker in told if name in of_worker]),
+            "removed": it.catalog.removed(name),
             "up": sum(member["state"] == "up" for member in members),
             "instances": members,
         }
@@ -76,6 +80,7 @@ async def status(it: Supervisor) -> dict[str, Any]:
         "version": __version__,
         "state": it.state,
         "config": it.setup.file,
+        "config_problems": list(it.changes.problems),
         "listen": it.listen,
         "pid": os.getpid(),
         "uptime": round(now - it.begun, 3),

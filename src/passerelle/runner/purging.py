@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from passerelle.runner.changes import Refused
+from passerelle.runner.refusals import Refused
 
 
 def wanted(arguments: Mapping[str, str]) -> tuple[str, str]:

@@ -191,11 +191,11 @@ class Target:
 
     @property
     def state(self) -> str:
-        """``up``, ``down``, or ``starting`` before the first probe."""
+        """``up``, ``ejected``, ``draining``, ``down``, or ``starting`` before the first probe."""
         if not self.settled.is_set():
             return "starting"
         state = self.service.state(self.name)
-        return state if state in ("up", "ejected") else "down"
+        return state if state in ("up", "ejected", "draining") else "down"
 
     async def run(self) -> None:
         """Probe it for ever."""

@@ -23,11 +23,12 @@ from passerelle.observability.metrics import Snapshot, merge
 from passerelle.runner import linux, overview, ports, purging
 from passerelle.runner.admin import Admin
 from passerelle.runner.backoff import Backoff
-from passerelle.runner.changes import Changes, Refused
+from passerelle.runner.changes import Changes
 from passerelle.runner.discovery.catalog import Catalog
 from passerelle.runner.gateway import Worker
 from passerelle.runner.instance import Instance
 from passerelle.runner.kept import Kept, State
+from passerelle.runner.refusals import Refused
 from passerelle.runner.report import Report
 from passerelle.runner.service import Service, Target
 
@@ -51,6 +52,7 @@ class Setup:
     folder: Path
     path: Path | None = None  # the file itself, to be read again; None where there is none
     overrides: frozenset[str] = frozenset()  # keys of the file that the command line replaced
+    follow: bool = False  # the file is read anew whenever it changes
 
 
 class Supervisor:
@@ -167,7 +169,7 @@ class Supervisor:
         await self.catalog.prepare(self.setup.config)
         self.catalog.adopt(self.setup.config)
         for service in self.services.values():
-            self.targets += self.changes.targets(service, self.setup.config, [])
+            self.targets += self.changes.targets.joining(service, self.setup.config, [])
         self._make_workers()
         self.report.names([kept.name for kept in (*self.instances, *self.workers)])
         try:
@@ -178,6 +180,8 @@ class Supervisor:
             started = await self._unless_stopped(self._start())
             if started:
                 self.state = "running"
+                if self.setup.follow:
+                    self.spawn(self.changes.follow())
                 for service in self.services.values():
                     self._on_found(service.name)  # meanwhile
                 await self._stop.wait()
@@ -233,7 +237,7 @@ class Supervisor:
 
     def _on_found(self, service: str) -> None:
         if self.state == "running" and self.catalog.finds(self.services[service].config):
-            self.spawn(self.changes.found(service))
+            self.spawn(self.changes.targets.found(service))
 
     async def _reload(self) -> None:
         with contextlib.suppress(Refused):  # it is said already

@@ -45,6 +45,8 @@ class Asked:
     whatever is answered, ``upstream`` those that go to the service; ``withheld`` are lines of the client that do not.
     ``certificate`` is the one that TLS has verified, as :meth:`ssl.SSLSocket.getpeercert` gives it.
     ``pending`` is what the guard that said :class:`Wait` waits for, and nobody else's: it takes it away at its end.
+    ``peer`` and ``scheme`` are the connection's.
+    ``vouched`` stands for what services are told that may make their answers this client's own, beside ``identity``.
     """
 
     __slots__ = (
@@ -55,8 +57,13 @@ class Asked:
         "identity",
         "method",
         "path",
+        "peer",
         "pending",
+        "query",
+        "request_id",
+        "scheme",
         "upstream",
+        "vouched",
         "withheld",
     )
 
@@ -67,17 +74,26 @@ class Asked:
         address: bytes,
         fields: Sequence[FieldLike],
         certificate: Mapping[str, Any] | None = None,
+        query: bytes = b"",
+        request_id: bytes = b"",
+        peer: bytes = b"",
+        scheme: bytes = b"http",
     ) -> None:
         self.method = method
         self.path = path
         self.address = address
         self.fields = fields
         self.certificate = certificate
+        self.query = query
+        self.request_id = request_id
+        self.peer = peer
+        self.scheme = scheme
         self.answer = b""
         self.upstream = b""
         self.withheld: Sequence[bytes] = ()
         self.identity: Identity | None = None
         self.pending: object = None
+        self.vouched = b""
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field called ``name`` (lower case), or None."""

@@ -79,7 +79,7 @@ def _json_object(part: str, what: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """joserfc warns of algorithms and keys that are weak or old (EdDSA, RFC 9864): this module has rules of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SecurityWarning)
@@ -102,7 +102,7 @@ class VerificationKey:
         if token.algorithm not in self.algorithms:
             return False
         try:
-            with _quiet():
+            with quiet():
                 jws.deserialize_compact(token.text, self._key, algorithms=[token.algorithm])
         except (JoseError, ValueError):
             return False
@@ -117,7 +117,7 @@ def claims_of(token: Token) -> dict[str, Any]:
 def key_of_secret(secret: bytes, algorithms: frozenset[str]) -> VerificationKey:
     """A shared secret for the HMAC algorithms that it is long enough for."""
     fitting = frozenset(name for name, least in SECRET_OCTETS.items() if len(secret) >= least)
-    with _quiet():
+    with quiet():
         return VerificationKey(OctKey.import_key(secret), algorithms & fitting, None)
 
 
@@ -125,7 +125,7 @@ def key_of_pem(pem: bytes) -> VerificationKey:
     """A public key (SubjectPublicKeyInfo, or the one of a private key) in PEM. ValueError where it is none of ours."""
     for kind in (RSAKey, ECKey, OKPKey):
         try:
-            with _quiet():
+            with quiet():
                 key: Key = kind.import_key(pem)
             return _fitting(key, None, None)
         except (JoseError, ValueError, TypeError, AttributeError):
@@ -154,7 +154,7 @@ def verification_key(jwk: Mapping[str, Any]) -> VerificationKey:
     # Only what makes the public key: nothing private is kept, and no other member can change how it is read.
     members = {name: jwk[name] for name in ("kty", "n", "e", "crv", "x", "y", "k") if name in jwk}
     try:
-        with _quiet():
+        with quiet():
             key = import_key(members)
         return _fitting(key, kid, algorithm)
     except (JoseError, ValueError, TypeError, KeyError) as error:

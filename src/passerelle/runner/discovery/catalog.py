@@ -1,4 +1,4 @@
-"""Which targets each service has now: those of the configuration, and those that were found.
+"""Which targets each service has now: those of the configuration, those that were found, those changed at run time.
 
 Each name and each file is one source, looked at once for all services, in a task of its own and never by a request.
 A source that fails keeps what it found last.
@@ -17,7 +17,9 @@ from passerelle.config.models import Config, Target
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.service import InstanceSpec
 from passerelle.gateway.settings import configured_instances
+from passerelle.gateway.tls import service_tls
 from passerelle.runner.discovery import listed
+from passerelle.runner.discovery.adjusted import Adjusted, Place, place_of
 from passerelle.runner.discovery.found import CannotFind, Found
 from passerelle.runner.ports import join
 
@@ -106,6 +108,7 @@ class Catalog:
         self._say = say
         self._sources: dict[_Key, Source] = {}
         self._config: Config | None = None
+        self._adjusted: dict[str, Adjusted] = {}  # by service
 
     async def prepare(self, config: Config) -> None:
         """Look for what ``config`` wants found, and wait a while for the first answers. :meth:`adopt` comes next."""
@@ -126,6 +129,8 @@ class Catalog:
         wanted = {key for key, _ in _wanted(config)}
         for key in self._sources.keys() - wanted:
             self._sources.pop(key).stop()
+        for name in list(self._adjusted):
+            self._settle(name)
 
     def stop(self) -> None:
         """Look no more."""
@@ -135,18 +140,67 @@ class Catalog:
     def specs(self, name: str, config: Config) -> list[InstanceSpec]:
         """The targets of a service now. What stands twice in a zone counts once, the first time.
 
-        One that was found is named after its address, so it is the same one whenever and however it is found again.
+        One that was found or added is named after its address, so it is the same one whenever and however it is back.
         """
+        said, adjusted = self._said(name, config), self._adjusted.get(name)
+        if adjusted is None:
+            return said
+        added, fits = adjusted.added, partial(_fits, service=config.services[name])
+        return [spec for spec in adjusted.over(said) if place_of(spec) not in added or fits(spec)]
+
+    def _said(self, name: str, config: Config) -> list[InstanceSpec]:
         service = config.services[name]
         specs = {(spec.host, spec.port, spec.zone): spec for spec in configured_instances(name, service)}
         for zone, target in _targets(service):
             key = _key(target, config)
             source = self._sources.get(key) if key is not None else None
             for host, port, weight, tier in source.found if source is not None else ():
-                stem = f"{name}-{zone}" if zone else name
-                spec = InstanceSpec(f"{stem}-{join(host, port)}", host, port, weight * target.weight, zone, tier=tier)
+                share = weight * target.weight
+                spec = InstanceSpec(after_address(name, host, port, zone), host, port, share, zone, tier=tier)
                 specs.setdefault((host, port, zone), spec)
         return list(specs.values())
+
+    def add(self, name: str, spec: InstanceSpec) -> None:
+        """Let the service called ``name`` have ``spec`` too."""
+        self._adjust(name).add(spec, self._now(name))
+
+    def remove(self, name: str, place: Place) -> None:
+        """Let it have the one at ``place`` no more."""
+        self._adjust(name).remove(place, self._now(name))
+
+    def weigh(self, name: str, place: Place, weight: float) -> None:
+        """Let the one at ``place`` have another weight."""
+        self._adjust(name).weigh(place, weight, self._now(name))
+
+    def origin(self, name: str, place: Place) -> str:
+        """Where the one at ``place`` comes from: ``file``, ``found`` or ``added`` at run time."""
+        assert self._config is not None
+        service = self._config.services.get(name)
+        if service is None or place in map(place_of, configured_instances(name, service)):
+            return "file"
+        return "added" if name in self._adjusted and place in self._adjusted[name].added else "found"
+
+    def removed(self, name: str) -> list[str]:
+        """The addresses that the configuration gives a service and that were taken away at run time."""
+        adjusted = self._adjusted.get(name)
+        return [join(host, port) for host, port, _ in adjusted.removed] if adjusted is not None else []
+
+    def _adjust(self, name: str) -> Adjusted:
+        return self._adjusted.setdefault(name, Adjusted())
+
+    def _now(self, name: str) -> list[InstanceSpec]:
+        assert self._config is not None
+        return self._said(name, self._config)
+
+    def _settle(self, name: str) -> None:
+        """Forget changes at run time that the configuration in force, or what was found, has overtaken."""
+        adjusted, config = self._adjusted[name], self._config
+        if config is None or name not in config.services or config.services[name].is_local:
+            del self._adjusted[name]
+            return
+        adjusted.settle(self._said(name, config))
+        service = config.services[name]
+        adjusted.added = {place: spec for place, spec in adjusted.added.items() if _fits(spec, service)}
 
     def finds(self, config: ServiceConfig) -> bool:
         """Whether any target of a service is found at run time."""
@@ -157,7 +211,21 @@ class Catalog:
         if config is not None:
             for name, service in config.services.items():
                 if any(_key(target, config) == key for target in service.all_targets):
+                    if name in self._adjusted:
+                        self._settle(name)
                     self._changed(name)
+
+
+def after_address(service: str, host: str, port: int, zone: str) -> str:
+    """The name of an instance that is called after its address."""
+    stem = f"{service}-{zone}" if zone else service
+    return f"{stem}-{join(host, port)}"
+
+
+def _fits(spec: InstanceSpec, service: ServiceConfig) -> bool:
+    """Whether one that was added can be there still: https:// needs a service whose certificates are told of."""
+    zones = service.zones.keys() if service.zones is not None else {""}
+    return not service.is_local and spec.zone in zones and (not spec.secure or service_tls(service) is not None)
 
 
 def _targets(service: ServiceConfig) -> Iterator[tuple[str, Target]]:
