@@ -34,7 +34,7 @@ def held(rig: Rig) -> tuple[Upstream, threading.Event]:
     def script(conn: Connection) -> None:
         while True:
             request = conn.read_request()
-            conn.wait(release)
+            assert release.wait(60)
             conn.send(ok(request.body or b"ok"))
 
     return rig.upstream(script), release
@@ -69,7 +69,7 @@ def load(gateway: Running, clients: int) -> Iterator[list[int]]:
     def ask() -> None:
         with gateway.connect() as client:
             while not stop.is_set():
-                statuses.append(client.request().status)
+                statuses.append(client.request(within=60).status)
 
     threads = [threading.Thread(target=ask) for _ in range(clients)]
     for thread in threads:
@@ -91,7 +91,7 @@ def test_a_service_that_is_slower_the_more_it_has_gets_less_and_then_more_again(
             workers.count = 100
             workers.free.notify_all()
         wait_until(lambda: told(gateway)["limit"] >= 16, "it is raised again", 60)
-    settle(gateway)
+    settle(gateway, 20)
     assert set(statuses) == {200}  # the others waited
     assert told(gateway) | {"limit": 0} == {"limit": 0, "running": 0, "waiting": 0}
 
@@ -104,16 +104,16 @@ def test_beyond_it_some_wait_and_the_others_are_refused_at_once(rig: Rig) -> Non
     wait_for(gateway, running=1)
     second.send(head("POST", "/", length=4) + b"wait")
     wait_for(gateway, waiting=1)
-    refused = third.request()
+    refused = third.request(within=20)
     problem(refused, 503)
     assert int(refused.get("retry-after") or b"0") >= 1
-    assert len(upstream.requests) == 1
     assert gateway.snapshot()["services"]["u"]["limited"] == 1
     assert gateway.snapshot()["routes"]["/{rest*}"]["failures"] == {"overloaded": 1}
     release.set()
-    assert first.read_response().body == b"ok"
-    assert second.read_response("POST").body == b"wait"
-    settle(gateway)
+    assert first.read_response(within=20).body == b"ok"
+    assert second.read_response("POST", 20).body == b"wait"
+    assert len(upstream.requests) == 2
+    settle(gateway, 20)
     assert told(gateway) == {"limit": 1, "running": 0, "waiting": 0}
 
 
@@ -130,10 +130,10 @@ def test_who_leaves_while_waiting_frees_its_place_in_the_queue(rig: Rig) -> None
     third.send(head())
     wait_for(gateway, waiting=1)
     first.reset()  # the one that runs: its place goes to who waits
-    upstream.wait_requests(2)
+    upstream.wait_requests(2, 20)
     release.set()
-    assert third.read_response().status == 200
-    settle(gateway)
+    assert third.read_response(within=20).status == 200
+    settle(gateway, 20)
     assert told(gateway) == {"limit": 1, "running": 0, "waiting": 0}
     assert len(upstream.requests) == 2
 
@@ -148,11 +148,11 @@ def test_who_waits_for_all_of_its_time_was_never_sent(rig: Rig) -> None:
     first, second = rig.connect(gateway), rig.connect(gateway)
     first.send(head("GET", "/slow"))
     wait_for(gateway, running=1)
-    answer = second.request("GET", "/quick")
+    answer = second.request("GET", "/quick", within=20)
     problem(answer, 503)
     assert answer.get("retry-after")
     release.set()
-    assert first.read_response().status == 200
+    assert first.read_response(within=20).status == 200
     assert len(upstream.requests) == 1
     assert told(gateway)["waiting"] == 0
 
@@ -174,9 +174,9 @@ def test_a_stream_that_has_begun_takes_no_place(rig: Rig) -> None:
     stream.send(head("GET", "/events"))
     wait_until(lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 1, "it is open", 20)
     wait_for(gateway, running=0)
-    assert other.request().status == 200
+    assert other.request(within=20).status == 200
     release.set()
-    settle(gateway)
+    settle(gateway, 20)
 
 
 @pytest.mark.parametrize("what", ["breaker", "nobody"])
@@ -199,8 +199,8 @@ def test_many_that_wait_and_then_fail_at_once_leave_nothing_behind(rig: Rig, wha
         upstream.connections[0].reset()
     first.rest_or_response()
     for client in others:
-        problem(client.read_response(), 503)
-    settle(gateway)
+        problem(client.read_response(within=20), 503)
+    settle(gateway, 20)
     assert told(gateway) == {"limit": 1, "running": 0, "waiting": 0}
 
 
@@ -220,8 +220,8 @@ def test_a_reload_keeps_the_limit_unless_it_says_another_one(rig: Rig) -> None:
     gateway.reload({"u": {"targets": [upstream.url]}}, routes)
     assert told(gateway) == {}
     release.set()
-    assert [client.read_response().status for client in clients] == [200, 200]
-    settle(gateway)
+    assert [client.read_response(within=20).status for client in clients] == [200, 200]
+    settle(gateway, 20)
 
 
 def test_with_retries_and_attempt_timeouts_each_request_has_one_place(rig: Rig) -> None:
@@ -236,7 +236,7 @@ def test_with_retries_and_attempt_timeouts_each_request_has_one_place(rig: Rig) 
         route={"attempt_timeout": "100ms"},
     )
     client = rig.connect(gateway)
-    assert [client.request().status for _ in range(6)] == [200] * 6
+    assert [client.request(within=20).status for _ in range(6)] == [200] * 6
     assert gateway.snapshot()["services"]["u"]["retries"] >= 2
-    settle(gateway)
+    settle(gateway, 20)
     assert told(gateway) == {"limit": 20, "running": 0, "waiting": 0}

@@ -31,7 +31,7 @@ def take(rig: Rig, gateway: Running, specs: list[InstanceSpec]) -> None:
 
 
 def answers(client: Client, number: int = 20) -> set[bytes]:
-    return {client.request().body for _ in range(number)}
+    return {client.request(within=20).body for _ in range(number)}
 
 
 def test_the_second_priority_waits_for_the_first_to_be_down(rig: Rig) -> None:
@@ -44,7 +44,7 @@ def test_the_second_priority_waits_for_the_first_to_be_down(rig: Rig) -> None:
     assert answers(client) == {b"2"}
     take(rig, gateway, [spec(ups[0], 0), spec(ups[1], 0), spec(ups[2], 1)])
     assert answers(client) == {b"0", b"1"}
-    settle(gateway)
+    settle(gateway, 20)
 
 
 def test_an_instance_changes_its_priority(rig: Rig) -> None:
@@ -53,7 +53,7 @@ def test_an_instance_changes_its_priority(rig: Rig) -> None:
     assert answers(client) == {b"0"}
     take(rig, gateway, [spec(ups[0], 1), spec(ups[1], 0)])
     assert answers(client) == {b"1"}
-    settle(gateway)
+    settle(gateway, 20)
 
 
 def test_what_the_first_priority_refuses_is_answered_by_the_second(rig: Rig) -> None:
@@ -61,7 +61,7 @@ def test_what_the_first_priority_refuses_is_answered_by_the_second(rig: Rig) -> 
     ups[0].refuse()
     client = rig.connect(gateway)
     assert answers(client, 5) == {b"1"}
-    settle(gateway)
+    settle(gateway, 20)
 
 
 def test_a_client_stays_with_its_instance_of_the_second_priority_while_that_is_up(rig: Rig) -> None:
@@ -75,7 +75,7 @@ def test_a_client_stays_with_its_instance_of_the_second_priority_while_that_is_u
     take(rig, gateway, [spec(ups[0], 0), spec(ups[1], 1)])
     assert client.request("GET", "/", ("Cookie", cookie)).body == b"1"
     assert client.request().body == b"0"
-    settle(gateway)
+    settle(gateway, 20)
 
 
 def test_a_reload_keeps_priorities(rig: Rig) -> None:
@@ -86,4 +86,4 @@ def test_a_reload_keeps_priorities(rig: Rig) -> None:
     gateway.reload(services, routes)
     take(rig, gateway, specs)
     assert answers(rig.connect(gateway)) == {b"0"}
-    settle(gateway)
+    settle(gateway, 20)
