@@ -21,6 +21,7 @@ from benchmarks.scenarios.chaos import Chaos
 from benchmarks.scenarios.compose import Compose
 from benchmarks.scenarios.connections import Connections
 from benchmarks.scenarios.crossing import Crossing
+from benchmarks.scenarios.crossing_cache import CrossingCache
 from benchmarks.scenarios.forward import Forward
 from benchmarks.scenarios.hit import Entries, Hit
 from benchmarks.scenarios.instances import Instances
@@ -43,6 +44,7 @@ ALL: tuple[Scenario, ...] = (
     Overload(),
     Chaos(),
     Crossing(),
+    CrossingCache(),
 )
 SCENARIOS = {scenario.name: scenario for scenario in ALL}
 
@@ -50,7 +52,7 @@ SCENARIOS = {scenario.name: scenario for scenario in ALL}
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; wrong usage exits with 2."""
     peers = sorted({peer for scenario in SCENARIOS.values() for peer in scenario.peers})
-    about = "\n".join(f"  {scenario.name:12} {scenario.about}" for scenario in SCENARIOS.values())
+    about = "\n".join(f"  {scenario.name:14} {scenario.about}" for scenario in SCENARIOS.values())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure passerelle beside its peers.",

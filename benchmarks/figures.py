@@ -11,6 +11,7 @@ from benchmarks.rig.pairs import Run, median_ratio
 
 CPU_US = "us"  # CPU microseconds of the server a request
 RPS = "rps"  # requests per second
+P99 = "p99_us"  # microseconds that one request in a hundred took longer than
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,18 @@ def rps_figure(
 ) -> Figure:
     """Compare requests per second; CPU microseconds a request and latencies (medians) are shown beside them."""
     return _figure(scenario, variant, RPS, ours, peer, theirs, target)
+
+
+def p99_figure(
+    scenario: str,
+    variant: str,
+    ours: Sequence[Run],
+    peer: str | None = None,
+    theirs: Sequence[Run] = (),
+    target: Target | None = None,
+) -> Figure:
+    """Compare the latency that one request in a hundred exceeds."""
+    return _figure(scenario, variant, P99, ours, peer, theirs, target)
 
 
 def _figure(

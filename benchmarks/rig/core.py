@@ -79,13 +79,16 @@ class Rig:
         ready: str,
         headers: Mapping[str, str] = wrk.BROWSER,
         under_test: bool = True,
+        both: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> Server:
         """Start a server and wait until it answers ``ready``, asked with ``headers``, with 200.
 
-        Raises ``RigError`` when it does not.
+        With ``both`` it may use both CPUs, that of the load too. Raises ``RigError`` when it does not answer.
         """
-        cpu = self.server_cpu if under_test else self.load_cpu
+        cpu: int | str = self.server_cpu if under_test else self.load_cpu
+        if both:
+            cpu = f"{self.server_cpu},{self.load_cpu}"
         server = Server(name, argv, port, cpu, folder, env or {})
         self._servers.append(server)
         server.wait_ready(ready, headers, _READY_SECONDS)

@@ -29,8 +29,11 @@ class Server:
     Should the rig itself be killed, the kernel sends the server SIGTERM (prctl(2), PR_SET_PDEATHSIG).
     """
 
-    def __init__(self, name: str, argv: Sequence[str], port: int, cpu: int, folder: Path, env: Mapping[str, str]):
-        """Start ``argv``; its output goes to ``folder/NAME.log``. ``port`` is where it is expected to listen."""
+    def __init__(self, name: str, argv: Sequence[str], port: int, cpu: int | str, folder: Path, env: Mapping[str, str]):
+        """Start ``argv``; its output goes to ``folder/NAME.log``. ``port`` is where it is expected to listen.
+
+        ``cpu`` is its number, or several with commas.
+        """
         self.name = name
         self.port = port
         self.log = folder / f"{name}.log"

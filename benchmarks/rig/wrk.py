@@ -51,12 +51,16 @@ class Load:
     With ``varying``, every request has its own number n = 1, 2, ... in place of each ``{}`` in the path and, where the
     headers have one, in X-Trace, so nothing that was worked out for one request can be used for the next. ``spread``
     bounds n (1 to ``spread``, then again) where the server knows only so many; the first is the one after ``start``.
+    With ``hot``, nine requests of ten have an n of 1 to ``hot``, the others one of the rest of ``spread``, drawn anew
+    each time. With ``wrap``, all places but the first have n % ``wrap`` + 1.
     """
 
     path: str
     varying: bool = False
     spread: int = 0
     start: int = 0
+    hot: int = 0
+    wrap: int = 0
     connections: int = 64
     method: str = "GET"
     body: int = 0  # bytes
@@ -101,11 +105,15 @@ def script(load: Load) -> str:
 def _varying(load: Load) -> str:
     """Lua that builds each request by concatenation: wrk's own formatting would take half of the load's CPU."""
     first, *others = load.path.split("{}")
-    path = _quote(first) + "".join(f" .. n .. {_quote(other)}" for other in others)
+    places = ["n"] + [f"(n % {load.wrap} + 1)" if load.wrap else "n"] * (len(others) - 1)
+    path = _quote(first) + "".join(f" .. {n} .. {_quote(other)}" for n, other in zip(places, others, strict=True))
     traced = "X-Trace" in load.headers
     to = 'select(2, string.find(whole, "X-Trace: ", 1, true))' if traced else "from"
     rest = '(string.find(whole, "\\r", to, true))' if traced else "to + 1"
     following = f"n % {load.spread} + 1" if load.spread else "n + 1"
+    if load.hot:
+        drawn = f"math.random({load.hot}) or math.random({load.hot + 1}, {load.spread})"
+        following = f"math.random(10) < 10 and {drawn}"
     number = '.. string.format("%032x", n) ' if traced else ""
     return f"""
 local n, head, tail = {load.start}, nil, nil

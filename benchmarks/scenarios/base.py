@@ -72,14 +72,16 @@ class Bench:
         ready: str,
         answer: str | None = None,
         headers: Mapping[str, str] = wrk.BROWSER,
+        *,
+        both: bool = False,
     ) -> Server:
-        """Start a server under test and wait until it answers ``ready``, asked with ``headers``.
+        """Start a server under test, on its CPU or ``both``, and wait until it answers ``ready`` (with ``headers``).
 
         ``answer`` is the JSON that it must be answered with, so that all who are compared do the same work.
         """
         self.progress(f"starting {name}")
         server = self.rig.start(
-            name, command.argv, site.port, site.folder, ready=ready, headers=headers, env=command.env
+            name, command.argv, site.port, site.folder, ready=ready, headers=headers, both=both, env=command.env
         )
         if answer is not None:
             _, body = fetch(site.port, ready, headers)

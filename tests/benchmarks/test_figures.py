@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.figures import Figure, Target, cpu_figure, rounded, rps_figure
+from benchmarks.figures import Figure, Target, cpu_figure, p99_figure, rounded, rps_figure
 from benchmarks.rig.pairs import FOREIGN_LIMIT, Run, median_ratio
 from benchmarks.rig.server import RigError
 
@@ -97,3 +97,9 @@ def test_figures_are_rounded_for_reading():
         True,
         7,
     ]
+
+
+def test_a_latency_is_compared_like_the_others():
+    line = p99_figure("crossing-cache", "hot", [run(0.1, 9000)], "peer", [run(1.0, 300)], Target(1)).line()
+    assert {"ours_p99_us", "peer_p99_us", "ratio", "ours_rps"} <= line.keys()
+    assert line["met"] is (line["ratio"] <= 1)

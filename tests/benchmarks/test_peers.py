@@ -20,6 +20,7 @@ from benchmarks.rig.core import Rig
 from benchmarks.rig.server import RigError, fetch
 from benchmarks.scenarios.base import Bench
 from benchmarks.scenarios.crossing import ANSWER, start_memory
+from benchmarks.scenarios.crossing_cache import READY, ShopMonolith, fill
 from benchmarks.scenarios.hit import HEADERS
 from benchmarks.scenarios.policy import SHARED, bearer, token
 from passerelle.config import load
@@ -177,3 +178,19 @@ def test_ours_is_given_valid_configurations_for_all_else(site):
     assert set(composed.compose) == {"user", "product"}
     assert configuration(Passerelle(9900).stream(site)).routes[0].path == "/{rest*}"
     assert len(configuration(Passerelle(9900).routes(site, 10)).routes) == 10
+
+
+@TWO_CPUS
+@NEEDS
+def test_the_shop_s_monolith_answers_out_of_its_filled_database_on_both_cpus(rig):
+    peer = ShopMonolith()
+    if peer.missing():
+        absent(f"{peer.name} is missing: {peer.missing()}")
+    env = fill(rig.subfolder("data"))
+    site = Site(rig.subfolder(peer.name), rig.port(), ())
+    command = peer.serve(site, env)
+    server = rig.start(peer.name, command.argv, site.port, site.folder, ready=READY, both=True, env=command.env)
+    assert os.sched_getaffinity(server.pid) == {rig.server_cpu, rig.load_cpu}
+    assert json.loads(fetch(site.port, READY, {})[1]) == json.loads(ANSWER)
+    assert fetch(site.port, "/api/10000/1000", {})[0] == 200
+    rig.stop(server)

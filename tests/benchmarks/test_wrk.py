@@ -120,6 +120,17 @@ def test_a_spread_comes_round(tmp_path):
 
 
 @needs("wrk", "taskset")
+def test_a_hot_part_is_asked_for_nine_times_of_ten(tmp_path):
+    answers, server = run(Load("/{}/{}", varying=True, spread=100, hot=10, wrap=7, connections=1), tmp_path)
+    numbers = [tuple(map(int, head.split(b" ", 2)[1][1:].split(b"/"))) for head in server.heads]
+    assert all(1 <= n <= 100 and other == n % 7 + 1 for n, other in numbers)
+    hot = sum(n <= 10 for n, _ in numbers) / len(numbers)
+    assert len(numbers) >= answers.requests > 200
+    assert 0.75 < hot < 0.99
+    assert {n for n, _ in numbers} >= set(range(1, 11))
+
+
+@needs("wrk", "taskset")
 def test_a_fixed_load_sends_the_same_and_an_upload_its_body(tmp_path):
     answers, server = run(Load("/sink", method="PUT", body=5000, connections=1), tmp_path)
     assert len(set(server.heads)) == 1 and server.heads[0].startswith(b"PUT /sink HTTP/1.1\r\n")

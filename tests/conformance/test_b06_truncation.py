@@ -86,6 +86,41 @@ def test_a_close_delimited_response_ended_by_a_close_is_whole(rig: Rig, body: by
         assert client.request("GET", "/").body == b"next"
 
 
+@pytest.mark.parametrize("coding", [b"identity", b"cow"])
+def test_a_response_with_a_coding_that_says_nothing_ends_with_its_connection(rig: Rig, coding: bytes) -> None:
+    """RFC 9112 §6.3 item 4. Its surplus is body, never the answer to anybody else."""
+    head = UNTIL_CLOSE[:-2] + b"Transfer-Encoding: " + coding + b"\r\n\r\n"
+    upstream = rig.upstream([once(head + b"hello" + ok(b"surplus"), "close"), answering(ok(b"next"))])
+    client = rig.connect(rig.forward(upstream, route={"cache": {}}))
+    for _ in range(2):
+        response = client.request("GET", "/")
+        assert response.body == b"hello" + ok(b"surplus")
+        assert response.all("transfer-encoding") in ([], [b"chunked"])
+    assert client.request("GET", "/other").body == b"next"
+    assert len(upstream.connections) == 2
+
+
+def test_a_response_with_such_a_coding_that_ends_by_a_reset_is_cut_short(rig: Rig) -> None:
+    raw = UNTIL_CLOSE[:-2] + b"Transfer-Encoding: identity\r\n\r\nhel"
+    seen = threading.Event()
+
+    def script(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(raw)
+        conn.wait(seen)
+        conn.reset()
+
+    upstream = rig.upstream([script, answering(ok(b"whole"))])
+    gateway = rig.forward(upstream, route={"cache": {}, "attempts": 1})
+    client = rig.connect(gateway)
+    client.send(b"GET / HTTP/1.1\r\nHost: gw\r\n\r\n")
+    client.until(b"hel")
+    seen.set()
+    client.rest()
+    assert not client.received.endswith(b"0\r\n\r\n")
+    assert rig.connect(gateway).request("GET", "/").body == b"whole", "it was stored"
+
+
 def test_half_a_large_body_arrives_and_then_the_cut(rig: Rig) -> None:
     half = b"x" * (1 << 20)
 

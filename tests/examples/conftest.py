@@ -22,8 +22,8 @@ from tests.requirements import program
 
 SHOP = Path(__file__).resolve().parents[2] / "examples" / "shop"
 sys.path.insert(0, str(SHOP))
-# The applications must not find a database that somebody is working with.
-for name in [name for name in os.environ if name.endswith("DATABASE_URL")]:
+# The applications must not find a database, or a Redis, that somebody is working with.
+for name in [name for name in os.environ if name.endswith(("DATABASE_URL", "REDIS_URL"))]:
     del os.environ[name]
 
 START_LIMIT = 30.0  # seconds

@@ -80,6 +80,28 @@ def test_chunked_is_read_with_empty_list_members(value: bytes) -> None:
     assert learn(b"Transfer-Encoding: " + value).role == fields.TRANSFER_ENCODING
 
 
+@pytest.mark.parametrize(
+    ("value", "chunked"),
+    [(b"chunked", True), (b"identity", False), (b"Identity,", False), (b"cow", False), (b"gzipped", False)],
+)
+def test_a_coding_of_a_response_that_means_nothing_is_none(value: bytes, chunked: bool) -> None:
+    assert FieldTable(Kind.BAD_RESPONSE, RESPONSE_FIELDS._roles).learn(b"Transfer-Encoding: " + value).data is chunked
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(b"gzip", b"X-Gzip", b"deflate", b"compress", b"x-compress", b"gzip, chunked", b"chunked, gzip"),
+        *(b"xchunked", b"chunked-", b"Chunke", b"chunked;q=1", b"identity;q=1", b"identity, chunked", b"cow, cow"),
+        *(b"", b",", b"a b", b"\x0bchunked", b"chunked\xa0", b'"cow"'),
+    ],
+)
+def test_a_coding_of_a_response_that_means_something_is_refused(value: bytes) -> None:
+    with pytest.raises(Failure) as failure:
+        FieldTable(Kind.BAD_RESPONSE, RESPONSE_FIELDS._roles).learn(b"Transfer-Encoding: " + value)
+    assert failure.value.kind is Kind.BAD_RESPONSE
+
+
 @pytest.mark.parametrize("value", [b"a b", b"a/b", b"a@b", b"a:99999", b"a:b", b"[::1", b"a,b", b"a:1:2", b"<a>"])
 def test_a_host_that_is_none_is_refused(value: bytes) -> None:
     with pytest.raises(Failure):

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from shopkit.service import create_app
+from shopkit.settings import redis_url
 
-app = create_app("products")
+app = create_app("products", redis=redis_url())

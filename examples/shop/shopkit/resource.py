@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     Connection,
@@ -30,6 +30,9 @@ from sqlalchemy.exc import IntegrityError
 from shopkit.database import lookup
 from shopkit.paging import Page, number
 from shopkit.problems import Problem
+
+if TYPE_CHECKING:
+    from shopkit.aside import Aside
 
 
 @dataclass(frozen=True)
@@ -81,17 +84,36 @@ class Resource:
             document[column] = self.present[column](value) if column in self.present else value
         return document
 
-    def finder(self, engine: Engine) -> Callable[[str], dict[str, object]]:
+    def finder(self, engine: Engine, aside: Aside | None = None) -> Callable[[str], dict[str, object]]:
         """Return the function that reads the document whose id is written so, or raises 404: the hot path."""
         first = lookup(engine, self._columns.where(self._by_id))
+        members = (f"{self.name}_id", *self.fields)
+
+        def load(identity: int) -> dict[str, object] | None:
+            row = first({"identity": identity})
+            return None if row is None else self.document(row[0], row[1:])
+
+        def cached(identity: int) -> dict[str, object] | None:
+            assert aside is not None
+            return aside.read(
+                self.key(identity),
+                lambda: load(identity),
+                lambda found: tuple(found) == members and found[members[0]] == str(identity),
+            )
+
+        read = load if aside is None else cached
 
         def find(text: str) -> dict[str, object]:
-            row = first({"identity": self._identity(text)})
-            if row is None:
+            document = read(self._identity(text))
+            if document is None:
                 raise self._missing(text)
-            return self.document(row[0], row[1:])
+            return document
 
         return find
+
+    def key(self, identity: int | str) -> str:
+        """Where the document is in Redis."""
+        return f"shop:{self.name}:{identity}"
 
     def list(self, connection: Connection, page: Page) -> tuple[list[dict[str, object]], str | None]:
         """Return the documents of ``page`` in the order of their ids, and the id to go on after, if there are more."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlencode
 
 import orjson
@@ -13,6 +14,9 @@ from sqlalchemy import Engine
 from shopkit.paging import page
 from shopkit.problems import Problem
 from shopkit.resource import Resource
+
+if TYPE_CHECKING:
+    from shopkit.aside import Aside
 
 JSON = "application/json"
 
@@ -41,10 +45,13 @@ def answer(document: object, status: int = 200) -> Response:
     return response
 
 
-def mount(app: Flask, resource: Resource, engine: Engine) -> None:
-    """Add the routes of ``resource`` to ``app``, over the database of ``engine``."""
+def mount(app: Flask, resource: Resource, engine: Engine, aside: Aside | None = None) -> None:
+    """Add the routes of ``resource`` to ``app``, over the database of ``engine`` and perhaps what is kept ``aside``."""
     path, plural = f"/{resource.name}", str(resource.table.name)
-    find = resource.finder(engine)
+    find = resource.finder(engine, aside)
+
+    def changing(identity: str) -> AbstractContextManager[None]:
+        return aside.changing(resource.key(identity)) if aside is not None else nullcontext()
 
     def index() -> Response:
         asked = page(request.args)
@@ -63,17 +70,19 @@ def mount(app: Flask, resource: Resource, engine: Engine) -> None:
         body = json_body()
         with engine.connect() as connection:
             identity, document = resource.create(connection, body)
+        if aside is not None:
+            aside.forget(resource.key(identity))  # that there is none
         response = answer(document, 201)
         response.headers["Location"] = f"{path}/{identity}"
         return response
 
     def replace(identity: str) -> Response:
         body = json_body()
-        with engine.connect() as connection:
+        with changing(identity), engine.connect() as connection:
             return answer(resource.replace(connection, identity, body))
 
     def remove(identity: str) -> Response:
-        with engine.connect() as connection:
+        with changing(identity), engine.connect() as connection:
             resource.remove(connection, identity)
         return Response(status=204)
 

@@ -14,11 +14,12 @@ from shopkit.routes import JSON, mount
 BODY_LIMIT = 64 * 1024  # bytes; the largest valid body is under 2 KiB
 
 
-def create_app(service: str, url: str | None = None) -> Flask:
+def create_app(service: str, url: str | None = None, redis: str | None = None) -> Flask:
     """Return the application of ``service`` (``users``, ``products``, ``monolith``) with the routes of its resources.
 
-    ``url`` is the database's; by default what :func:`shopkit.settings.database_url` says. No connection is opened
-    until the first request, so importing an application never fails for want of a database.
+    ``url`` is the database's; by default what :func:`shopkit.settings.database_url` says. ``redis`` is the URL of the
+    Redis that documents are kept in aside of it, if any. No connection is opened until the first request, so importing
+    an application never fails for want of a database.
     """
     app = Flask(service, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
@@ -26,8 +27,13 @@ def create_app(service: str, url: str | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.extensions["engine"] = engine = database.connect(url or settings.database_url(service))
     problems.install(app, engine)
+    aside = None
+    if redis:
+        from shopkit.aside import Aside  # redis-py need not be installed, nor its import waited for, without it
+
+        app.extensions["aside"] = aside = Aside.at(redis)
     for resource in RESOURCES[service]:
-        mount(app, resource, engine)
+        mount(app, resource, engine, aside)
     probes = [select(resource.table.c.id).limit(1) for resource in RESOURCES[service]]
 
     def healthz() -> Response:

@@ -1,4 +1,4 @@
-"""Where each service keeps its data: the environment first, SQLite under ``var/`` otherwise."""
+"""Where each service keeps its data: the environment first, SQLite under ``var/`` and no Redis otherwise."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def database_url(service: str, environ: Mapping[str, str] = os.environ) -> str:
         if given.startswith(scheme):
             return "postgresql+psycopg://" + given.removeprefix(scheme)
     return given
+
+
+def redis_url(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return ``REDIS_URL``; None where it is absent or empty: then every read asks the database."""
+    return environ.get("REDIS_URL") or None

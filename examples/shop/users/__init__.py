@@ -6,11 +6,12 @@ from flask import Flask
 
 from shopkit import accounts
 from shopkit.service import create_app, engine_of
+from shopkit.settings import redis_url
 
 
 def build(url: str | None = None) -> Flask:
-    """Return the user service over the database at ``url`` (by default its own)."""
-    app = create_app("users", url)
+    """Return the user service over the database at ``url`` (by default its own), with ``REDIS_URL``."""
+    app = create_app("users", url, redis_url())
     accounts.mount(app, engine_of(app))
     return app
 

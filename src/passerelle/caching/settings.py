@@ -32,7 +32,9 @@ class Settings:
     Vary, identity, Set-Cookie) stay in force. ``stale_while_revalidate`` and ``stale_if_error`` take the place of the
     response's (None: the response's). ``stale_if_disconnected`` bounds the stale use that RFC 9111 §4.2.4 allows when
     no answer can be had from upstream at all. ``vary_on`` names request fields that choose among responses beside
-    those of Vary. ``targeted`` lists the targeted fields to look for, the first found wins (RFC 9213 §2.2).
+    those of Vary. ``told`` names fields (lower case) that guards tell services who asks by, beside ``X-Consumer…``:
+    what varies with one of them varies with who asks. ``targeted`` lists the targeted fields to look for, the first
+    found wins (RFC 9213 §2.2).
     ``max_body`` is the longest body stored, in bytes.
     """
 
@@ -43,6 +45,7 @@ class Settings:
     stale_if_error: int | None = None
     stale_if_disconnected: int = 86_400
     vary_on: tuple[bytes, ...] = ()
+    told: frozenset[bytes] = frozenset()
     identity: Identity = Identity.RULE
     obey_client_directives: bool = True
     store_set_cookie: bool = False

@@ -80,13 +80,10 @@ def read_terms(response: Received, settings: Settings) -> Terms:
 
 
 def _names(response: Received, settings: Settings) -> tuple[bytes, ...] | None:
-    names = vary_names(response.get_all(b"vary"))
-    if names is None:
-        return None
-    extra = set(settings.vary_on)
+    own = settings.vary_on
     if settings.identity is Identity.CONSUMER:
-        extra.add(CONSUMER)
-    return tuple(sorted(extra.union(names))) if extra else names
+        own = (*own, CONSUMER)
+    return vary_names(response.get_all(b"vary"), own, settings.told)
 
 
 def _blanket(directives: Directives, name: bytes) -> bool:

@@ -9,8 +9,14 @@ from typing import Final
 
 from passerelle.messages import Fields, combined, list_members
 
-# A name that no field can have: the consumer whom a guard established, where keys are per consumer.
+# A name that no field can have: who asks, as a guard established it, where answers are chosen by that.
 CONSUMER: Final = b"\x00consumer"
+# What services are told of it by: these fields are the gateway's, whatever a request says under their names.
+CONSUMER_FIELD: Final = b"x-consumer"
+
+# What the gateway tells services of the way a request came. It is in no request as a client sends it.
+_WAY: Final = frozenset({b"forwarded", b"x-real-ip", b"x-request-id"})
+_WAY_PREFIX: Final = b"x-forwarded-"
 
 # RFC 9111 §4.1: what would choose among more fields than this is as good as `Vary: *`.
 MAX_NAMES: Final = 16
@@ -24,14 +30,23 @@ _SEPARATOR: Final = b"\x1f"
 _ABSENT: Final = b"\x1e"
 
 
-def vary_names(lines: list[bytes]) -> tuple[bytes, ...] | None:
-    """The lower-case, sorted field names of all ``Vary`` lines; None for ``*`` or for more than MAX_NAMES."""
-    if not lines:
-        return ()
+def vary_names(
+    lines: list[bytes], more: Iterable[bytes] = (), told: frozenset[bytes] = frozenset()
+) -> tuple[bytes, ...] | None:
+    """The lower-case, sorted field names of all ``Vary`` lines, and ``more``; None for ``*`` or for over MAX_NAMES.
+
+    CONSUMER stands for each field that tells services who asks, also for those that ``told`` names. By what only the
+    gateway knows of a request (the client's address, the request's id) no stored response can be chosen: None.
+    """
     names = {m.lower() for line in lines for m in list_members(line)}
     if b"*" in names or len(names) > MAX_NAMES:
         return None
-    return tuple(sorted(names))
+    names.update(more)
+    if not names:
+        return ()
+    if any(name in _WAY or name.startswith(_WAY_PREFIX) for name in names):
+        return None
+    return tuple(sorted({CONSUMER if name.startswith(CONSUMER_FIELD) or name in told else name for name in names}))
 
 
 def variant_key(names: Iterable[bytes], fields: Fields, consumer: bytes = b"") -> bytes:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from passerelle.config.base import Model
 from passerelle.config.units import Duration, Size
 from passerelle.config.values import FieldName, Flag, Name, TagText, Text, Whole
+
+
+def _chooses(text: str) -> str:
+    if text.lower() in {"forwarded", "x-real-ip", "x-request-id"} or text.lower().startswith("x-forwarded-"):
+        raise ValueError(f"found {text!r}; no answer can be chosen by what only the gateway knows of a request")
+    return text
 
 
 class Cache(Model):
@@ -46,7 +52,7 @@ class RouteCache(Model):
     query: tuple[Text, ...] | None = Field(
         default=None, description="The query parameters that choose the answer, in any order; by default all, as sent."
     )
-    vary_on: tuple[FieldName, ...] = Field(
+    vary_on: tuple[Annotated[FieldName, AfterValidator(_chooses)], ...] = Field(
         default=(), description="Request fields that choose the answer, beside those of its `Vary`."
     )
     identity: Literal["rule", "consumer", "shared"] = Field(

@@ -153,17 +153,19 @@ def open_cache(config: Config, before: Cache | None = None) -> Cache | None:
     return before or Cache(config.cache.memory)
 
 
-def make_plan(cache: Cache, era: object, route: RouteCache | None, counts: dict[str, int]) -> CachePlan:
-    """The plan of a route, or part, with these cache settings."""
+def make_plan(
+    cache: Cache, era: object, route: RouteCache | None, counts: dict[str, int], told: frozenset[bytes] = frozenset()
+) -> CachePlan:
+    """The plan of a route, or part, with these cache settings; ``told`` as in :class:`Settings`."""
     for outcome in OUTCOMES if route is not None else ():
         counts.setdefault(outcome, 0)
-    settings = settings_of(route) if route is not None else Settings()
+    settings = settings_of(route, told) if route is not None else Settings()
     tags = tuple(Tag(text) for text in route.tags) if route is not None else ()
     whole = settings.key == KeyRule()
     return CachePlan(cache, settings, tags, counts, route is not None, whole, era)
 
 
-def settings_of(route: RouteCache) -> Settings:
+def settings_of(route: RouteCache, told: frozenset[bytes]) -> Settings:
     """What the configuration says, as the settings of :mod:`passerelle.caching`."""
     query = None if route.query is None else frozenset(name.encode() for name in route.query)
     given: dict[str, Any] = {}
@@ -176,6 +178,7 @@ def settings_of(route: RouteCache) -> Settings:
         stale_if_error=_whole_seconds(route.stale_if_error),
         stale_if_disconnected=_whole_seconds(route.stale_if_disconnected) or 0,
         vary_on=tuple(name.lower().encode() for name in route.vary_on),
+        told=told,
         identity=Identity(route.identity),
         obey_client_directives=not route.ignore_client_directives,
         store_set_cookie=route.store_set_cookie,

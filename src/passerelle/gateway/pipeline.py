@@ -194,11 +194,11 @@ class Exchange(ExchangeState):
         return Coder(self, plan.compress, self._method, self._head, cache.store if cache is not None else None)
 
     def _consumer(self) -> bytes:
-        """Whom guards have found behind the request; empty where none did."""
+        """Whom guards have found behind the request, in all that services are told of it; empty where none did."""
         asked = self._asked
         if asked is None:
             return b""
-        consumer = asked.identity.consumer.encode() if asked.identity is not None else b""
+        consumer = asked.identity.lines if asked.identity is not None else b""
         return b"%b\0%b" % (consumer, asked.vouched) if asked.vouched else consumer
 
     def _forward_to(self, plan: ForwardPlan, match: Match) -> None:

@@ -164,7 +164,8 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     tells = route.tell_deadline
     compress = rule_of(route.compress)
     shared = environment.cache if route.service is not None or route.cache is not None else None
-    whole = make_plan(shared, environment.era, route.cache, metrics.cache) if shared is not None else None
+    kept = environment.era, route.cache, metrics.cache, _told(route)
+    whole = make_plan(shared, *kept) if shared is not None else None
     rules, heads = request_rules(route.request_headers), outgoing(config, route)
     of_route = (metrics, log, body_limit, guards, compress, rules, heads, whole)
     if route.service is not None:
@@ -205,7 +206,8 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         path = Template(part.path, rest)
         key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # a host has no colon, so no route's key is this
         shared = environment.cache if part.cache is not None else None
-        cache = make_plan(shared, environment.era, part.cache, metrics.cache) if shared is not None else None
+        kept = environment.era, part.cache, metrics.cache, _told(route)
+        cache = make_plan(shared, *kept) if shared is not None else None
         if environment.cache is not None and (cache is not None or whole is not None):
             environment.cache.sources.add(part.service)
         forward = _forward(config.services[part.service], route)
@@ -224,6 +226,12 @@ def _made_of(route: Route, service: str) -> bool:
     """Whether answers of ``service`` are stored as parts on ``route``, or as the whole."""
     parts = (route.compose or {}).values()
     return any(p.service == service and (p.cache is not None or route.cache is not None) for p in parts)
+
+
+def _told(route: Route) -> frozenset[bytes]:
+    """The fields that tell services what ``forward_auth`` has found out, lower case."""
+    names = route.forward_auth.copy_headers if route.forward_auth is not None else ()
+    return frozenset(name.lower().encode("ascii") for name in names)
 
 
 def _judge(config: Config, route: Route, environment: Environment) -> OwnLeg | None:

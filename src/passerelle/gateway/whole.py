@@ -18,6 +18,7 @@ from passerelle.caching.freshness import initial_age
 from passerelle.caching.received import Received
 from passerelle.caching.settings import Identity, Settings
 from passerelle.caching.storing import read_terms
+from passerelle.caching.vary import CONSUMER, CONSUMER_FIELD
 from passerelle.composition import Composed, Gathering, Outcome
 from passerelle.errors import Failure
 from passerelle.gateway.asking import Asking
@@ -219,7 +220,7 @@ def _terms(cache: CachePlan | None, part: PartCall, params: Mapping[str, bytes],
     shared = said.shareable or settings.identity is Identity.SHARED
     vary = said.names
     if vary is not None:
-        vary = tuple(name for name in vary if not name.startswith(b"\x00"))
+        vary = tuple(CONSUMER_FIELD if name == CONSUMER else name for name in vary)
         if not (shared or lifetime.explicit or b"no-cache" in directives):
             vary = (*vary, b"cookie")  # such an answer is not shared where cookies are in play (caching/storing.py)
     if cache is not None and entry is None:

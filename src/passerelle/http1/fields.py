@@ -22,6 +22,11 @@ _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)
 # 1*DIGIT and nothing that int() would also take (RFC 9110 §8.6); 15 digits are a petabyte.
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 
+# A transfer coding that says nothing: none of RFC 9112 §7.2, whose bytes are not the content, and no garbled chunked.
+_UNKNOWN_CODING = re.compile(
+    rb"(?!(?:x-)?(?:gzip|compress|deflate)$)(?!.*chunk)[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.IGNORECASE
+)
+
 # RFC 9110 §7.2 with RFC 3986 §3.2.2: a name, an IPv4 address or a bracketed IPv6 one, and perhaps a port.
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z!$&'()*+;=._~%-]+)(?::([0-9]{0,5}))?")
 
@@ -139,10 +144,16 @@ def parse_host(value: bytes, kind: Kind) -> bytes:
 
 
 def parse_transfer_encoding(value: bytes, kind: Kind) -> bool:
-    """True for ``chunked``; empty list members count for nothing (RFC 9110 §5.6.1.2, RFC 9112 §6.1)."""
+    """True for ``chunked``; empty list members count for nothing (RFC 9110 §5.6.1.2, RFC 9112 §6.1).
+
+    False, of a response only: one name that means no coding (``identity`` once did). Its body ends with the
+    connection (RFC 9112 §6.3 item 4), and is taken as it is. What has a meaning or could be read as chunked is refused.
+    """
     codings = [m.lower() for m in list_members(value)]
     if codings == [b"chunked"]:
         return True
+    if kind is Kind.BAD_RESPONSE and len(codings) == 1 and _UNKNOWN_CODING.fullmatch(codings[0]):
+        return False
     if kind is Kind.BAD_REQUEST and codings and codings[-1] == b"chunked" and codings.count(b"chunked") == 1:
         raise Failure(Kind.CODING_UNSUPPORTED, "a transfer coding other than chunked")
     raise Failure(kind, "malformed Transfer-Encoding")

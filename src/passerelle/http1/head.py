@@ -238,7 +238,7 @@ class ResponseHead(Section):
         self.has_date = False
         self.upgrade: bytes | None = None
         options: frozenset[bytes] = frozenset()
-        dropped = False
+        dropped = coded = False
         for field in [field for field in lines if field.role]:
             role = field.role
             if role == DATE:
@@ -252,15 +252,16 @@ class ResponseHead(Section):
                 if role == CONNECTION:
                     options |= field.data
                 elif role == TRANSFER_ENCODING:
-                    if self.chunked:
+                    if coded:
                         raise Failure(Kind.BAD_RESPONSE, "more than one Transfer-Encoding")
-                    self.chunked = True
+                    coded = True
+                    self.chunked = field.data
                 elif role == UPGRADE:
                     self.upgrade = field.value
         old = match[1] == b"0"
-        if self.chunked and (self.content_length >= 0 or old):
+        if coded and (self.content_length >= 0 or old):
             raise Failure(Kind.BAD_RESPONSE, "Transfer-Encoding beside Content-Length or in HTTP/1.0")
-        self.close = b"close" in options or (old and b"keep-alive" not in options)
+        self.close = b"close" in options or (old and b"keep-alive" not in options) or (coded and not self.chunked)
         if status < 200 or status == 204:
             # RFC 9110 §8.6: these carry no Content-Length, so an upstream's mistake ends here.
             options |= {b"content-length"}

@@ -1,0 +1,101 @@
+"""``crossing-cache``: the shop behind its gateway, with the caches of its own file, beside the shop's monolith.
+
+Both have both CPUs, together with the load. Ours is ``passerelle up`` with the example's file as it is: two gateway
+workers (one a CPU), five user and five product instances. The monolith has gunicorn, two processes of four threads.
+Both read the same rows from SQLite. Nine requests of ten ask for the hottest tenth of the keys, drawn anew each time.
+What is asked for the first time, or after its 30 seconds, goes to the services; so both are warmed up for ten seconds,
+after which the cache is about as full as it will ever be.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from benchmarks.figures import Figure, Target, p99_figure, rps_figure
+from benchmarks.peers.base import Command, Site, lacks_modules, module_versions
+from benchmarks.peers.founding import SHOP
+from benchmarks.rig import wrk
+from benchmarks.rig.pairs import Cell
+from benchmarks.rig.server import RigError
+from benchmarks.rig.wrk import Load
+from benchmarks.scenarios.base import OURS, Bench, peer_names
+from benchmarks.scenarios.crossing import ANSWER
+from benchmarks.scenarios.hit import HEADERS
+
+KEYS = 10_000  # as many users as the shop is filled with
+PRODUCTS = 1_000
+LOAD = Load("/api/{}/{}", varying=True, spread=KEYS, hot=KEYS // 10, wrap=PRODUCTS, headers=HEADERS)
+READY = "/api/1/1"
+WORKERS = 2
+WARM = 10  # seconds
+FASTER = Target(5, at_most=False)
+SOONER = Target(1)
+_PACKAGES = ("alembic", "flask", "gunicorn", "sqlalchemy")
+
+
+class ShopMonolith:
+    """``monolith:app`` of the shop, as a site in production would serve it."""
+
+    name = "shop-monolith"
+
+    def missing(self) -> str | None:
+        return lacks_modules(*_PACKAGES)
+
+    def version(self) -> str:
+        return module_versions("flask", "gunicorn")
+
+    def serve(self, site: Site, env: Mapping[str, str]) -> Command:
+        serving = ["--worker-class", "gthread", "--workers", str(WORKERS), "--threads", "4", "--keep-alive", "60"]
+        serving += ["--bind", f"127.0.0.1:{site.port}", "--no-control-socket", "--log-level", "warning"]
+        return Command([sys.executable, "-m", "gunicorn", "--chdir", str(SHOP), *serving, "monolith:app"], env)
+
+
+class CrossingCache:
+    """Requests per second and latency of the answer that is made of a user and a product."""
+
+    name = "crossing-cache"
+    about = "the shop behind its gateway, cache on, and its monolith, on both CPUs"
+    peers = (ShopMonolith.name,)
+
+    def run(self, bench: Bench) -> Iterable[Figure]:
+        monoliths = bench.present([ShopMonolith()])
+        env = fill(bench.rig.subfolder("data"))
+        site = bench.site(OURS, ())
+        server = bench.start(OURS, site, _ours(bench, site, env), READY, ANSWER, both=True)
+        cells = [Cell(OURS, server, LOAD, bench.seconds)]
+        for peer in monoliths:
+            site = bench.site(peer.name, ())
+            server = bench.start(peer.name, site, peer.serve(site, env), READY, ANSWER, both=True)
+            cells.append(Cell(peer.name, server, LOAD, bench.seconds))
+        for cell in cells:
+            bench.progress(f"warming up {cell.label}")
+            wrk.run(LOAD, cell.server.port, WARM, bench.rig.load_cpu, bench.rig.folder)
+        runs = bench.in_turn(cells)
+        for name in peer_names(monoliths):
+            theirs = runs[name] if name else ()
+            yield rps_figure(self.name, "hot-tenth", runs[OURS], name, theirs, FASTER if name else None)
+            yield p99_figure(self.name, "hot-tenth", runs[OURS], name, theirs, SOONER if name else None)
+
+
+def _ours(bench: Bench, site: Site, env: Mapping[str, str]) -> Command:
+    bench.ours()  # tells its version
+    program = str(Path(sys.executable).with_name("passerelle"))
+    listen = ["--listen", f"127.0.0.1:{site.port}", "--admin", f"127.0.0.1:{bench.rig.port()}"]
+    return Command([program, "up", str(SHOP / "gateway.yaml"), *listen, "--workers", str(WORKERS)], env)
+
+
+def fill(folder: Path) -> dict[str, str]:
+    """The shop's three databases in ``folder``, filled; returns the environment that names them. Raises RigError."""
+    env = {
+        f"{service.upper()}_DATABASE_URL": f"sqlite:///{folder / service}.db"
+        for service in ("users", "products", "monolith")
+    }
+    command = [sys.executable, "-m", "shopkit.prepare"]
+    done = subprocess.run(command, cwd=SHOP, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RigError(f"the shop was not filled: {done.stdout}{done.stderr}")
+    return env

@@ -1,0 +1,24 @@
+"""Two gateways, a Redis and a load, each a process: the measurement finds what it is after."""
+
+import asyncio
+
+import pytest
+
+from benchmarks.shared_cache import ROUNDS, run
+from tests.requirements import needs
+
+
+@needs("redis-server")
+@pytest.mark.slow
+def test_what_one_lets_go_of_the_other_does_too_and_no_request_fails_without_redis():
+    lines = asyncio.run(run(3.0))
+    assert [line["what"] for line in lines] == [
+        *("seen after tag", "seen after path", "seen after PUT", "Redis killed and started twice"),
+        *("seen after tag, Redis back", "seen after path, Redis back", "seen after PUT, Redis back"),
+    ]
+    for line in lines:
+        if "failed" in line:
+            assert line["failed"] == 0 < line["requests"]
+        else:
+            assert line["times"] == ROUNDS
+            assert 0 <= line["median_ms"] <= line["most_ms"]
