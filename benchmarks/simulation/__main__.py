@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.simulation import spread, storm, tables
+from benchmarks.simulation import limit, spread, storm, tables
 
 PAGE = Path("docs/reference/balancing.md")
 PLOTS = Path("docs/reference/balancing")
@@ -35,17 +35,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         storms.append(storm.simulate(variant))
         print(f"{variant.name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
+    limits = limit.all_of_them()
+    print(f"limits: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+
     if options.json:
-        kinds = (("spread", spreads), ("gateways", gateways), ("storm", storms))
+        kinds = (("spread", spreads), ("gateways", gateways), ("storm", storms), ("limits", limits))
         print(json.dumps({name: [dataclasses.asdict(result) for result in results] for name, results in kinds}))
     else:
-        print(tables.spread_table(spreads), tables.gateways_table(gateways), tables.storm_table(storms), sep="\n\n")
+        found = tables.spread_table(spreads), tables.gateways_table(gateways), tables.storm_table(storms)
+        print(*found, tables.limits_table(limits), sep="\n\n")
     if options.write:
-        write(spreads, gateways, storms)
+        write(spreads, gateways, storms, limits)
     return 0
 
 
-def write(spreads: Sequence[spread.Spread], gateways: Sequence[spread.Spread], storms: Sequence[storm.Storm]) -> None:
+def write(
+    spreads: Sequence[spread.Spread],
+    gateways: Sequence[spread.Spread],
+    storms: Sequence[storm.Storm],
+    limits: Sequence[limit.Limited],
+) -> None:
     """Renew the documentation; matplotlib is needed for this alone."""
     from benchmarks.simulation import plots
 
@@ -57,6 +66,7 @@ def write(spreads: Sequence[spread.Spread], gateways: Sequence[spread.Spread], s
     page = tables.put(page, "spread", tables.spread_table(spreads))
     page = tables.put(page, "gateways", tables.gateways_table(gateways))
     page = tables.put(page, "storm", tables.storm_table(storms))
+    page = tables.put(page, "limits", tables.limits_table(limits))
     PAGE.write_text(page, encoding="utf-8")
 
 

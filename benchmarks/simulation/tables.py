@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from benchmarks.simulation.limit import Limited
 from benchmarks.simulation.spread import Spread
 from benchmarks.simulation.storm import Storm
 
@@ -46,6 +47,23 @@ def storm_table(results: Iterable[Storm]) -> str:
         for result in results
     ]
     return table(("variant", "failed", "failed afterwards", "most load", "itself again after"), rows)
+
+
+def limits_table(results: Iterable[Limited]) -> str:
+    """One row for each kind of work and load, with the limit and without."""
+    rows = [
+        (
+            result.work,
+            f"{result.load:g}",
+            f"{result.least} to {result.most}" if result.adaptive else "none",
+            f"{result.served * 100:.0f} %",
+            f"{result.refused * 100:.1f} %",
+            f"{result.p50 * 1000:.0f}",
+            f"{result.p99 * 1000:.0f}",
+        )
+        for result in results
+    ]
+    return table(("work", "load", "limit", "of what it can do", "refused", "p50 ms", "p99 ms"), rows)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

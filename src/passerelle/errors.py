@@ -46,6 +46,7 @@ class Kind(enum.Enum):
     OVERLOADED = "overloaded"
     BREAKER_OPEN = "breaker_open"
     STOPPING = "stopping"
+    TUNNEL_IDLE = "tunnel_idle"
     UNVERIFIABLE = "unverifiable"
     # the upstream's
     CONNECT_FAILED = "connect_failed"
@@ -82,6 +83,7 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.NO_INSTANCE: (503, Side.GATEWAY, "The service is not available"),
     Kind.OVERLOADED: (503, Side.GATEWAY, "The service is overloaded"),
     Kind.BREAKER_OPEN: (503, Side.GATEWAY, "The service is not available"),
+    Kind.TUNNEL_IDLE: (504, Side.GATEWAY, "Neither side of the tunnel said anything for too long"),
     Kind.STOPPING: (503, Side.GATEWAY, "The gateway is stopping"),
     Kind.UNVERIFIABLE: (503, Side.GATEWAY, "Credentials cannot be verified now"),
     Kind.CONNECT_FAILED: (502, Side.UPSTREAM, "The service cannot be reached"),

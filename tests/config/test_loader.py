@@ -303,6 +303,26 @@ routes:
     ]
 
 
+def test_warnings_about_hedges_without_a_second_instance() -> None:
+    text = """
+services:
+  one: {targets: ['http://127.0.0.1:5001']}
+  two: {targets: ['http://127.0.0.1:5001', 'http://127.0.0.1:5002']}
+  app: {app: a:b}
+  apps: {app: a:b, instances: 2}
+  found: {targets: {file: targets.yaml}}
+routes:
+  - {path: /a, service: one, hedge: {after: p95}}
+  - {path: /b, compose: {a: {service: two, path: /a}, b: {service: app, path: /b}}, hedge: {after: 1s}}
+  - {path: /c, service: apps, hedge: {after: 1s}}
+  - {path: /d, service: found, hedge: {after: 1s}}
+"""
+    assert [str(problem) for problem in inspect_text(text).warnings] == [
+        "gateway.yaml:9:30: routes[0].hedge: 'one' has one instance; a hedge needs another one",
+        "gateway.yaml:10:85: routes[1].hedge: 'app' has one instance; a hedge needs another one",
+    ]
+
+
 def test_warnings_about_origins_that_others_can_speak_for() -> None:
     text = """
 services:

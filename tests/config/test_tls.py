@@ -46,6 +46,23 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     ]
 
 
+def test_certificates_for_names(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    for stem in ("one", "two"):
+        issued = ca.issue_cert("localhost")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / f"{stem}.pem")
+        issued.private_key_pem.write_to_path(tmp_path / f"{stem}.key")
+    first = "{certificate: one.pem, key: one.key, certificates: "
+    assert said(tmp_path, first + "[{names: [a.test, '*.a.test'], certificate: two.pem, key: two.key}]}") == []
+    wrong = "[{names: [a.test, b.test, A.test], certificate: two.pem, key: two.key}, "
+    wrong += "{names: [c.test, b.test], certificate: two.pem, key: one.key}]}"
+    assert said(tmp_path, first + wrong) == [
+        "gateway.yaml:1:83: tls.certificates[0].names[2]: found 'a.test' again; it is in tls.certificates[0]",
+        "gateway.yaml:1:146: tls.certificates[1].names[1]: found 'b.test' again; it is in tls.certificates[0]",
+        "gateway.yaml:1:182: tls.certificates[1].key: one.key is not the key of two.pem",
+    ]
+
+
 def test_a_service_that_believes_anybody_is_warned_of() -> None:
     text = ROUTES.replace("5001']}", "5001'], tls: {verify: false}}")
     warnings = inspect_text(text).warnings

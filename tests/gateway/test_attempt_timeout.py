@@ -105,6 +105,31 @@ def test_who_waits_for_a_connection_to_a_frozen_instance_goes_elsewhere(rig: Rig
     settle(gateway)
 
 
+def test_who_waits_and_may_not_go_elsewhere_goes_on_waiting(rig: Rig) -> None:
+    """One instance with one connection: both attempts are used up in its queue, and the second one stays in it."""
+    release = threading.Event()
+
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            if request.target == b"/first":
+                conn.wait(release)
+            conn.send(ok(request.target))
+
+    gateway = bounded(rig, rig.upstream(script), max_connections=1)
+    first, second = rig.connect(gateway), rig.connect(gateway)
+    first.send(head("POST", "/first", length=0))
+    wait_until(lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 1, "it has the connection", 20)
+    second.send(head("GET", "/second"))
+    wait_until(lambda: gateway.snapshot()["services"]["u"]["retries"] == 1, "the first attempt is given up", 20)
+    mark = rig.forward(frozen(rig), route={"timeout": "400ms"})
+    problem(rig.connect(mark).request(), 504)  # four times as long as an attempt
+    release.set()
+    assert first.read_response("POST").body == b"/first"
+    assert second.read_response().body == b"/second"
+    settle(gateway)
+
+
 def test_an_upload_takes_the_time_that_its_client_takes(rig: Rig) -> None:
     ups = [rig.upstream(answering(ok(b"whole"))) for _ in range(2)]
     gateway = bounded(rig, *ups)

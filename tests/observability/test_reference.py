@@ -39,6 +39,8 @@ def test_metrics_page_lists_the_labels() -> None:
     service = metrics.service("s", lambda: 0)
     service.observe(200, 0.1)
     service.breaker = lambda: "closed"
+    service.hedge("won")
+    service.concurrency = lambda: {"limit": 20, "running": 3, "waiting": 0}
     service.failed(Kind.TIMEOUT, 0.1)
     metrics.malformed(Kind.BAD_REQUEST)
     text = render(metrics.snapshot())[0].decode()

@@ -1,4 +1,4 @@
-"""The state of circuit breakers, as whoever runs a gateway sees it."""
+"""The state of circuit breakers and adaptive limits, as whoever runs a gateway sees it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAILS = answering(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
 FILE = (
     "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\naccess_log: 'off'\nservices:\n"
     "  weak: {{targets: ['{url}'], breaker: {{minimum: 2, open: 5m, max_open: 5m}}, eject: off}}\n"
-    "  plain: {{targets: ['{url}']}}\n"
+    "  plain: {{targets: ['{url}'], concurrency: adaptive}}\n"
     "routes: [{{path: /weak, service: weak}}, {{path: /plain, service: plain}}]\n"
 )
 
@@ -41,6 +41,11 @@ def test_the_state_is_in_status_and_metrics(tmp_path: Path, what: str) -> None:
             services = running.status()["services"]
             assert services["weak"]["breaker"] == {"closed": 1} and services["plain"]["breaker"] is None
             assert gauges(running) == told("closed")
+            limit = {"limit": 20, "running": 0, "waiting": 0}
+            assert services["plain"]["concurrency"] == limit and services["weak"]["concurrency"] is None
+            body = running.get("/metrics", port=running.admin)[1].decode()
+            for name, number in limit.items():
+                assert f'passerelle_upstream_concurrency_{name}{{service="plain"}} {float(number)}\n' in body
             assert [running.get("/weak")[0] for _ in range(3)] == [500, 500, 503]
             assert running.status()["services"]["weak"]["breaker"] == {"open": 1}
             assert gauges(running) == told("open")
@@ -52,6 +57,7 @@ def test_the_state_is_in_status_and_metrics(tmp_path: Path, what: str) -> None:
                 timeout=60,
             )
             assert "breaker of weak: open in 1 of 1 workers" in shown.stdout
+            assert "limit of plain: 0 of 20 run, 0 wait" in shown.stdout
             assert running.stop() == 0
     finally:
         upstream.close()

@@ -40,7 +40,7 @@ def test_addresses_of_both_families(names: Names) -> None:
     assert ttl == 30
 
 
-def test_services_have_ports_and_weights_and_the_first_priority_counts(names: Names) -> None:
+def test_services_have_ports_weights_and_priorities(names: Names) -> None:
     names.records = {
         (SRV.host, "SRV"): ["1 3 5001 a.test.", "1 0 5002 b.test.", "2 9 5003 c.test."],
         ("a.test", "A"): ["10.0.0.1"],
@@ -48,7 +48,11 @@ def test_services_have_ports_and_weights_and_the_first_priority_counts(names: Na
         ("c.test", "A"): ["10.0.0.3"],
     }
     looking = resolver(names, SRV)
-    assert sorted(asyncio.run(looking.look_up())[0]) == [Found("10.0.0.1", 5001, 3.0), Found("10.0.0.2", 5002, 1.0)]
+    assert sorted(asyncio.run(looking.look_up())[0]) == [
+        Found("10.0.0.1", 5001, 3.0),
+        Found("10.0.0.2", 5002, 1.0),
+        Found("10.0.0.3", 5003, 9.0, tier=1),
+    ]
     names.records = {(SRV.host, "SRV"): ["2 9 5003 c.test."], ("c.test", "A"): ["10.0.0.3"]}
     assert asyncio.run(looking.look_up())[0] == [Found("10.0.0.3", 5003, 9.0)]
 

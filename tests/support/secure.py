@@ -42,13 +42,20 @@ class Authority:
 
 
 class SecureClient(Client):
-    """One TLS connection to the gateway, as ``localhost``."""
+    """One TLS connection to the gateway, as ``localhost`` or another name."""
 
-    def __init__(self, port: int, context: ssl.SSLContext, *, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        context: ssl.SSLContext,
+        *,
+        receive_buffer: int | None = None,
+        name: str | None = "localhost",
+    ) -> None:
         super().__init__(port, receive_buffer=receive_buffer)
         plain = self.sock
         try:
-            self.tls = context.wrap_socket(plain, server_hostname="localhost")
+            self.tls = context.wrap_socket(plain, server_hostname=name)
         except BaseException:
             plain.close()
             raise

@@ -5,6 +5,14 @@ from __future__ import annotations
 import enum
 from math import inf, sqrt
 
+# A window ends after SHORT seconds with ENOUGH requests, or after LONG seconds with LEAST.
+SHORT, ENOUGH = 0.1, 25
+LONG, LEAST = 1.0, 10
+# So many requests are heard for a new base, or those of LONG seconds.
+MEASURED = 60
+# How far the average goes towards the median of a window.
+SMOOTHING = 0.3
+
 
 class _Phase(enum.Enum):
     FOLLOW = enum.auto()  # the gradient
@@ -15,11 +23,13 @@ class _Phase(enum.Enum):
 class AdaptiveLimit:
     """A limit to be read at any time as ``limit``; one for each instance (or service) and worker.
 
-    Samples are gathered in windows of at least 0.1 s and 10 requests. ``base`` is the latency without a queue: the
-    least mean of a window. After each window the limit moves a fifth of the way to ``limit * gradient + sqrt(limit)``,
-    with ``gradient = tolerance * base / mean``, kept between 0.5 and 1: it grows while latency is flat, shrinks when
-    latency shows a queue, and rests where the two balance. It does not grow while less than half of it is used. A
-    failure that means overload (refused, timed out) cuts it by a tenth at once, at most once a window.
+    Samples are gathered in windows of at least 0.1 s and 25 requests, or of a second and 10 requests. What counts of a
+    window is its median, which a few requests that are slow by nature do not move, and of medians an average that
+    follows within a few windows. ``base`` is the latency without a queue: the least such average. After each window
+    the limit moves a fifth of the way to ``limit * gradient + sqrt(limit)``, with ``gradient = tolerance * base /
+    average``, kept between 0.5 and 1: it grows while latency is flat, shrinks when latency shows a queue, and rests
+    where the two balance. While less than half of it is used it stays as it is, because it cannot be what makes
+    requests slow. A failure that means overload (refused, timed out) cuts it by a tenth at once, at most once a window.
 
     The first base may have been heard over a queue, and a service can become slower for good. So after 10 windows and
     then every ``every`` windows (300: half a minute at least) the limit is quartered for about two windows, and the
@@ -31,18 +41,18 @@ class AdaptiveLimit:
     """
 
     __slots__ = (
+        "_average",
         "_base",
-        "_count",
         "_cut",
-        "_ends",
         "_every",
         "_floor",
         "_limit",
         "_most",
         "_peak",
         "_phase",
+        "_samples",
         "_saved",
-        "_sum",
+        "_since",
         "_tolerance",
         "_windows",
     )
@@ -62,9 +72,9 @@ class AdaptiveLimit:
         self._phase = _Phase.FOLLOW
         self._windows = max(0, every - 10)  # since the base was last measured
         self._saved = 0.0  # the limit before it was quartered
-        self._ends = -inf  # the earliest end of this window
-        self._count = 0
-        self._sum = 0.0
+        self._since = -inf  # when this window began
+        self._average = inf  # of medians
+        self._samples: list[float] = []
         self._peak = 0  # most in flight in this window
         self._cut = False  # a failure has cut the limit in this window
 
@@ -91,36 +101,45 @@ class AdaptiveLimit:
                 self._cut = True
                 self._limit = max(self._floor, self._limit * 0.9)
             return
-        self._count += 1
-        self._sum += seconds
-        if now >= self._ends and self._count >= 10:
-            mean = self._sum / self._count
-            self._end_of_window(mean)
+        samples = self._samples
+        samples.append(seconds)
+        if len(samples) < LEAST:
+            return
+        lasted = now - self._since
+        enough = ENOUGH if self._phase is not _Phase.MEASURE else MEASURED
+        if lasted >= LONG or (lasted >= SHORT and len(samples) >= enough):
+            samples.sort()
+            median = samples[len(samples) // 2]
+            self._end_of_window(median)
             # what was sent under the old limit must be through before the next window says something of the new one
-            self._ends = now + max(0.1, mean if self._phase is not _Phase.FOLLOW else 0.0)
-            self._count = self._peak = 0
-            self._sum = 0.0
+            self._since = now if self._phase is _Phase.FOLLOW else now + median
+            samples.clear()
+            self._peak = 0
             self._cut = False
 
-    def _end_of_window(self, mean: float) -> None:
+    def _end_of_window(self, median: float) -> None:
         if self._phase is _Phase.SETTLE:
             self._phase = _Phase.MEASURE
             return
         if self._phase is _Phase.MEASURE:
             self._phase = _Phase.FOLLOW
-            self._base = mean
+            self._base = self._average = median
             self._limit = self._saved
             self._windows = 0
             return
-        self._base = min(self._base, mean)
+        if self._average == inf:
+            self._average = median  # of those that were first to end, so it is no base
+            return
+        self._average = average = self._average + SMOOTHING * (median - self._average)
+        self._base = min(self._base, average)
         self._windows += 1
         if self._windows >= self._every:
             self._phase = _Phase.SETTLE
             self._saved = self._limit
             self._limit = max(float(self._floor), self._limit / 4)
             return
-        gradient = min(1.0, max(0.5, self._tolerance * self._base / mean)) if mean > 0 else 1.0
-        wanted = self._limit * gradient + sqrt(self._limit)
-        if wanted > self._limit and self._peak < self._limit / 2:
+        if self._peak < self._limit / 2:
             return
+        gradient = min(1.0, max(0.5, self._tolerance * self._base / average)) if average > 0 else 1.0
+        wanted = self._limit * gradient + sqrt(self._limit)
         self._limit = min(float(self._most), max(float(self._floor), self._limit + 0.2 * (wanted - self._limit)))

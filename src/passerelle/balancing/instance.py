@@ -73,6 +73,7 @@ class Instance:
         "share",
         "status",
         "streak",
+        "tier",
         "total",
         "unit",
         "up",
@@ -93,6 +94,7 @@ class Instance:
         self.name = name
         self.address = address
         self.zone = zone
+        self.tier = 0  # lower ones first, where its node looks at that (:mod:`.tiers`)
         self.endpoint = endpoint
         self.status = status
         self.up = status is Status.UP

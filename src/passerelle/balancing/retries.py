@@ -37,11 +37,11 @@ class RetryBudget:
         """Count a request (its first attempt), or several that came since the last call."""
         self._window.add(now, first=number)
 
-    def withdraw(self, now: float) -> bool:
-        """Count a retry if the budget allows it; False if it does not."""
+    def withdraw(self, now: float, part: float = 1.0) -> bool:
+        """Count a retry if ``part`` of the budget allows it; False if it does not."""
         window = self._window
         window.advance(now)
-        if window.second + 1 > max(self._ratio * window.first, self._floor):
+        if window.second + 1 > part * max(self._ratio * window.first, self._floor):
             return False
         window.add(now, second=1)
         return True

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.json_schema import WithJsonSchema
 
 from passerelle.config.base import Model
-from passerelle.config.units import Duration, Percent, parse_duration
+from passerelle.config.units import Duration, Percent
 from passerelle.config.values import METHODS, Method, Text, Whole
 from passerelle.config.words import describe, hint
 from passerelle.messages import IDEMPOTENT_METHODS
@@ -69,21 +69,9 @@ def _retried_method(text: str) -> str:
     return text
 
 
-def _off_or_duration(found: object) -> object:
-    return "off" if found in ("off", False) else parse_duration(found)
-
-
 def _off(found: object) -> object:
     """``off`` is None inside."""
     return None if found in ("off", False) else found
-
-
-SlowStart = Annotated[
-    float | Literal["off"],
-    BeforeValidator(_off_or_duration),
-    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h)$"}, {"const": "off"}]}),
-]
-"""Seconds, or ``off``."""
 
 
 class Sticky(Model):

@@ -36,8 +36,21 @@ def errors(name: str, service: Service, routes: Iterable[Placed]) -> Iterator[Fi
         if most < least:
             message = f"it is {duration_text(most)}, less than the first time, {duration_text(least)}"
             yield Finding((*loc, key, inner), message)
+    yield from _concurrency(loc, service)
     if service.breaker is not None and service.breaker.threshold == 0:
         yield Finding((*loc, "breaker", "threshold"), "found 0%; a breaker that opens without a failure never closes")
+
+
+def _concurrency(loc: Loc, service: Service) -> Iterator[Finding]:
+    """Bounds of the adaptive limit that leave it no room."""
+    found = service.concurrency
+    if found is None:
+        return
+    if found.max <= found.min:
+        message = f"it is {found.max}, no more than min, {found.min}; a limit that cannot move is max_connections"
+        yield Finding((*loc, "concurrency", "max"), message)
+    elif not found.min <= found.first <= found.max:
+        yield Finding((*loc, "concurrency", "initial"), f"it is {found.first}, not from {found.min} to {found.max}")
 
 
 def _parameter(name: str, service: Service, routes: Iterable[Placed]) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from passerelle.config.check_guards import (
     store_errors,
 )
 from passerelle.config.check_headers import header_warnings, parameter_values, route_headers
+from passerelle.config.check_hedge import hedge_errors, hedge_warnings
 from passerelle.config.check_tls import listener_errors, service_errors, service_warnings
 from passerelle.config.guards import Keys
 from passerelle.config.jwt import Jwt
@@ -111,6 +112,7 @@ def warnings(config: Config) -> Iterator[Finding]:
             yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
     yield from guard_warnings(config)
     yield from header_warnings(config)
+    yield from hedge_warnings(config, services_of)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():
             if part.timeout is not None and part.timeout > route.timeout:
@@ -215,6 +217,7 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
             yield from _reference((*loc, asking, "service"), asked.service, services)
     yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.touched)
+    yield from hedge_errors(loc, route, each.touched, {name: services.get(name) for name in services_of(route)})
     for key, part in (route.compose or {}).items():
         yield from _part((*loc, "compose", key), part, pattern, services)
     if route.cache is not None:

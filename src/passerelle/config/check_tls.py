@@ -15,6 +15,14 @@ from passerelle.config.tls import ListenerTls
 def listener_errors(tls: ListenerTls) -> Iterator[Finding]:
     """Findings about ``tls`` at the top of the file."""
     yield from _pair(("tls",), tls.certificate, tls.key)
+    seen: dict[str, int] = {}
+    for index, each in enumerate(tls.certificates):
+        loc: Loc = ("tls", "certificates", index)
+        yield from _pair(loc, each.certificate, each.key)
+        for place, name in enumerate(each.names):
+            first = seen.setdefault(name, index)
+            if first != index or name in each.names[:place]:
+                yield Finding((*loc, "names", place), f"found {name!r} again; it is in tls.certificates[{first}]")
     if tls.client_ca is not None:
         yield from _authorities(("tls", "client_ca"), tls.client_ca)
     elif "client" in given(tls):

@@ -6,35 +6,37 @@ is an error.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from passerelle.config.addresses import Address, Admin, Listen, Lookup, Network, Url
+from passerelle.config.addresses import Address, Admin, Listen, Network
 from passerelle.config.balance import (
     Balance,
     Breaker,
     Eject,
     OptionalEject,
     Retries,
-    SlowStart,
     Sticky,
 )
 from passerelle.config.base import Model, given, raise_first
 from passerelle.config.cache import Cache, RouteCache
 from passerelle.config.compress import Compress
+from passerelle.config.concurrency import Concurrency
 from passerelle.config.discovery import Dns
 from passerelle.config.forward_auth import ForwardAuth
 from passerelle.config.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.headers import Cors, OptionalSecurityHeaders, RequestHeaders, ResponseHeaders, SecurityHeaders
+from passerelle.config.hedge import Hedge
 from passerelle.config.identity_token import IdentityToken
 from passerelle.config.jwt import Jwt
 from passerelle.config.limits import Limits
 from passerelle.config.redis import RedisUrl
 from passerelle.config.sessions import Login, Sessions, Yes
 from passerelle.config.shapes import route_shape, service_shape
-from passerelle.config.tls import ListenerTls, ServiceTls
-from passerelle.config.units import Duration, Limit, Percent
+from passerelle.config.target import Target, Zone
+from passerelle.config.tls import Certificate, ListenerTls, ServiceTls
+from passerelle.config.units import Duration, DurationOrOff, Limit, Percent
 from passerelle.config.values import (
     AccessLog,
     App,
@@ -50,19 +52,21 @@ from passerelle.config.values import (
     Text,
     Whole,
 )
-from passerelle.config.words import describe
 
 __all__ = [
     "Balance",
     "Breaker",
     "Cache",
+    "Certificate",
     "Compress",
+    "Concurrency",
     "Config",
     "Cors",
     "Dns",
     "Eject",
     "ForwardAuth",
     "Health",
+    "Hedge",
     "IdentityToken",
     "Limits",
     "Login",
@@ -81,55 +85,6 @@ __all__ = [
     "Target",
     "Zone",
 ]
-
-
-class Target(Model):
-    """A running instance, or where running instances are found; in short form only its URL."""
-
-    url: Url | None = Field(
-        default=None,
-        description="Where the instance listens: `http://host:port`, or `https://…`, or a name to look up.",
-    )
-    file: File | None = Field(
-        default=None, description="In place of `url`: a file with a list of targets, read again when it changes."
-    )
-    weight: Annotated[int, Whole(1, 1000)] = Field(
-        default=1, description="Its share of the requests, relative to the others."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, found: Any) -> Any:
-        if isinstance(found, str):
-            return {"url": found}
-        if not isinstance(found, dict | Target):
-            raise ValueError(f"found {describe(found)}; allowed is http://host:port or a mapping with url and weight")
-        return found
-
-    @property
-    def is_found(self) -> bool:
-        """Whether its instances are found at run time."""
-        return self.file is not None or isinstance(self.url, Lookup)
-
-    @model_validator(mode="after")
-    def _one(self) -> Target:
-        if (self.url is None) == (self.file is None):
-            raise ValueError("a target has exactly one of url, file")
-        if self.file is not None and "weight" in self.model_fields_set:
-            raise ValueError("found weight beside file; the weights stand in that file")
-        return self
-
-
-class Zone(Model):
-    """A group of instances that is balanced as one."""
-
-    targets: Annotated[tuple[Target, ...], OneOrMore] = Field(min_length=1, description="The instances of the zone.")
-    weight: Annotated[int, Whole(1, 1000)] = Field(
-        default=1, description="Its share of the requests, relative to the other zones of its priority."
-    )
-    priority: Annotated[int, Whole(0, 100)] = Field(
-        default=0, description="Zones with a higher number get only what those with a lower one cannot carry."
-    )
 
 
 class Health(Model):
@@ -175,7 +130,7 @@ class Service(Model):
     eject: OptionalEject = Field(
         default=Eject(), description="When an instance is left out because requests to it fail, or `off`."
     )
-    slow_start: SlowStart = Field(
+    slow_start: DurationOrOff = Field(
         default=10.0, description="How long the share of an instance rises after it came up, or `off`."
     )
     panic: Percent = Field(
@@ -196,6 +151,10 @@ class Service(Model):
     )
     max_waiting: Annotated[int, Whole(0, 100_000)] = Field(
         default=256, description="Most requests that wait for a connection, per instance and worker. Beyond: 503."
+    )
+    concurrency: Concurrency | None = Field(
+        default=None,
+        description="`adaptive`: bound what is in flight by what latency says of the queue.",
     )
     keepalive: Duration = Field(default=4.0, description="How long an idle connection to an instance is kept.")
 
@@ -289,6 +248,13 @@ class Route(Model):
     )
     attempt_timeout: Duration | None = Field(
         default=None, description="How long an instance may take to begin its answer before another one is tried."
+    )
+    hedge: Hedge | None = Field(default=None, description="When a `GET` or `HEAD` goes to a second instance as well.")
+    stream_idle_timeout: DurationOrOff = Field(
+        default=300.0, description="How long a body that has begun may stand still before it is cut short, or `off`."
+    )
+    tunnel_idle_timeout: DurationOrOff = Field(
+        default=3600.0, description="How long a WebSocket or other tunnel may be silent both ways, or `off`."
     )
     tell_deadline: bool = Field(
         default=False, description="`true`: services are told the time left, in `Passerelle-Timeout-Ms`."

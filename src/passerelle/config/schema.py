@@ -39,6 +39,7 @@ def json_schema() -> dict[str, Any]:
     limits["anyOf"] = [{name: limits.pop(name) for name in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
     definitions["Jwt"]["oneOf"] = [{"required": [source]} for source in KEY_SOURCES]
     definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
+    definitions["Concurrency"] = {"anyOf": [{"const": "adaptive"}, definitions["Concurrency"]]}
     codings = definitions["Compress"]["properties"]["codings"]
     definitions["Compress"] = {"anyOf": [{"const": True}, codings, definitions["Compress"]]}
     definitions["SecurityHeaders"] = {"anyOf": [{"enum": [True, "off"]}, definitions["SecurityHeaders"]]}

@@ -13,8 +13,10 @@ KINDS = ("service", "compose", "login", "logout")
 # What is said of requests that go upstream, or of who may make them: anybody may log in, and out.
 _UPSTREAM = (
     *("methods", "rewrite", "cache", "compress", "auth", "require", "attempt_timeout", "tell_deadline"),
-    *("request_headers", "forward_auth", "identity_token"),
+    *("hedge", "request_headers", "forward_auth", "identity_token"),
 )
+# What is said of answers that go on as they come: those of compositions and logins are read whole, within `timeout`.
+_STREAMED = ("stream_idle_timeout", "tunnel_idle_timeout")
 
 
 def service_shape(keys: set[str]) -> Shape:
@@ -44,10 +46,14 @@ def route_shape(keys: set[str]) -> Shape:
     if not kinds:
         return [(None, f"a route needs one of {', '.join(KINDS)}; found none of them")]
     if kinds[0] in ("login", "logout"):
-        wrong = [key for key in _UPSTREAM if key in keys]
+        wrong = [key for key in (*_UPSTREAM, *_STREAMED) if key in keys]
         if kinds[0] == "logout":
             wrong += [key for key in ("timeout", "attempts") if key in keys]
         return [(key, f"found beside {kinds[0]}, which the gateway itself answers") for key in wrong]
-    if "compose" in keys and "rewrite" in keys:
-        return [("rewrite", "found beside compose; allowed with service only (each part has its own path)")]
-    return []
+    findings: Shape = []
+    if "compose" in keys:
+        if "rewrite" in keys:
+            findings.append(("rewrite", "found beside compose; allowed with service only (each part has its own path)"))
+        wrong = [key for key in _STREAMED if key in keys]
+        findings += [(key, "found beside compose, whose parts are read whole within the timeout") for key in wrong]
+    return findings

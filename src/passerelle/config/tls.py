@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from passerelle.config.addresses import HOST
 from passerelle.config.base import Model
-from passerelle.config.values import File, Flag, Text
+from passerelle.config.values import File, Flag, RouteHost, Text
 
 
 def _version(found: object) -> object:
@@ -22,11 +23,32 @@ def _server_name(found: object) -> object:
     return found
 
 
+def _asked_name(host: str) -> str:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host
+    raise ValueError(f"found {host!r}; clients ask for names only, never for an address")
+
+
+class Certificate(Model):
+    """A certificate of the listener for some names."""
+
+    names: tuple[Annotated[RouteHost, AfterValidator(_asked_name)], ...] = Field(
+        min_length=1, description="Clients that ask for one of these names (SNI) get it: a name, or `*.example.com`."
+    )
+    certificate: File = Field(description="The certificate in PEM, then those that lead from it to its issuer.")
+    key: File = Field(description="The private key of the certificate in PEM, without a password.")
+
+
 class ListenerTls(Model):
     """TLS at the listener: clients connect with `https://`."""
 
     certificate: File = Field(description="The certificate in PEM, then those that lead from it to its issuer.")
     key: File = Field(description="The private key of the certificate in PEM, without a password.")
+    certificates: tuple[Certificate, ...] = Field(
+        default=(), min_length=1, description="More of them, for names of their own; `certificate` is for all others."
+    )
     client_ca: File | None = Field(
         default=None, description="Mutual TLS: the authorities in PEM that certificates of clients must come from."
     )

@@ -79,6 +79,18 @@ Duration = Annotated[
 ]
 """Seconds."""
 
+
+def _off_or_duration(found: object) -> object:
+    return "off" if found in ("off", False) else parse_duration(found)
+
+
+DurationOrOff = Annotated[
+    float | Literal["off"],
+    BeforeValidator(_off_or_duration),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h)$"}, {"const": "off"}]}),
+]
+"""Seconds, or ``off``."""
+
 _SIZE_SCHEMA = {"type": "string", "pattern": r"^\d+(\.\d+)?(B|KB|KiB|MB|MiB|GB|GiB)$", "examples": ["32KiB", "10MiB"]}
 Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
 """Bytes."""

@@ -38,7 +38,7 @@ from passerelle.gateway.settings import (
     sweep_seconds,
 )
 from passerelle.gateway.shared import Shared
-from passerelle.gateway.times import BACKLOG, LOG_SECONDS, STALL, SWEEP, TICK
+from passerelle.gateway.times import BACKLOG, LOG_SECONDS, SWEEP, TICK
 from passerelle.gateway.tls import Certificates
 from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
@@ -232,10 +232,9 @@ class Gateway:
         """Services and their instances as this worker sees them, as JSON-able values."""
         return {name: members.status() for name, members in self._members.items()}
 
-    def breakers(self) -> dict[str, str]:
-        """The states of the services' circuit breakers in this worker, where they have one."""
-        states = {name: service.breaker_state() for name, service in self._services.items()}
-        return {name: state for name, state in states.items() if state is not None}
+    def told(self) -> dict[str, dict[str, Any]]:
+        """What this worker knows of its services beside their instances (see :meth:`.service.Service.told`)."""
+        return {name: service.told() for name, service in self._services.items()}
 
     # ---- requests (the Handler of http1)
 
@@ -285,6 +284,7 @@ class Gateway:
         members = Members(self.loop, self._clock, leaves, pool_settings(config, certificates.of(name)))
         service = Service(name, node, self.metrics.service(name, members.in_flight))
         service.metrics.breaker = service.breaker_state
+        service.metrics.concurrency = service.concurrency
         service.cookie = cookie
         service.report = self._report
         service.watched = self._health is None
@@ -392,7 +392,7 @@ class Gateway:
                 progress, since = self._stalled.get(forward, (-1, now))
                 if forward.progress != progress:
                     since = now
-                if now - since > STALL:
+                if now - since > forward.patience:
                     forward.on_stalled()
                 else:
                     seen[forward] = (forward.progress, since)

@@ -68,6 +68,11 @@ class Attempts:
         self.progress = 0
         self.seconds = 0.0
 
+    @property
+    def hedged(self) -> str | None:
+        """What became of the hedge; here there is none."""
+        return None
+
     def _hopes(self) -> bool:
         """Whether one more attempt would be made if the instance of this one turned out to be gone."""
         return self._leg.attempts > 1 and len(self._tried) < MOST_TRIED and self._repeatable() and self._others()

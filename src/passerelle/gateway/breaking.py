@@ -36,7 +36,7 @@ class GuardedForward(Forward):
             if self._ticket is None:
                 failure = Failure(Kind.BREAKER_OPEN, f"most requests to {self._service.name} fail")
                 failure.retry_after = max(1, ceil(breaker.retry_after(self._since)))
-                super()._end(failure)
+                self._end(failure)
                 return
         super().start()
 

@@ -270,6 +270,11 @@ class Seat:
         return self._asked.seconds if self._asked is not None else 0.0
 
     @property
+    def hedged(self) -> str | None:
+        """What became of the hedge, if there was one."""
+        return self._asked.hedged if self._asked is not None else None
+
+    @property
     def attempts(self) -> int:
         """How many attempts there were; none for what another request brought."""
         return self._asked.attempts if self._asked is not None else 0

@@ -280,6 +280,7 @@ class ExchangeState:
             instance = None
             upstream_seconds = max((part.forward.seconds for part in self._parts), default=0.0)
             attempts = sum(part.forward.attempts for part in self._parts)
+        hedge = forward.hedged if attempts > 1 and forward is not None else None
         identity = self._asked.identity if self._asked is not None else None
         body, client, head = self._body, self._client, self._head
         log.add(
@@ -299,4 +300,5 @@ class ExchangeState:
             failure,
             self.cached,
             identity.consumer if identity is not None else None,
+            hedge,
         )

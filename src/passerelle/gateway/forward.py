@@ -66,9 +66,17 @@ class Forward(Attempts):
         pool: Pool = instance.endpoint
         connection = pool.checkout() if not self._counted else None
         if connection is None:
-            pool.request(self)
+            self._wait(pool)
         else:
             self._send(connection)
+
+    def _wait(self, pool: Pool) -> None:
+        """Ask for a connection, which may take time."""
+        pool.request(self)
+
+    def _withdraw(self) -> bool:
+        """Ask no more. False if a connection is being made: that one will be told of."""
+        return bool(self.instance.endpoint.withdraw(self))
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """A connection that was waited for."""
@@ -166,19 +174,21 @@ class Forward(Attempts):
             return
         self._leave_for_another(Failure(Kind.TIMEOUT, "the instance went down before it answered"))
 
-    def _leave_for_another(self, failure: Failure) -> None:
-        """Give the attempt under way up if another one may be made, else go on waiting for it."""
+    def _leave_for_another(self, failure: Failure) -> bool:
+        """Give the attempt under way up if another one may be made; false: it is still to be waited for."""
         wait = self._retry_in(failure)
-        if wait is not None:
-            connection, self._connection = self._connection, None
-            if self._body is not None:
-                self._body.detach()
-            if connection is not None:
-                connection.detach()
-            seconds = perf_counter() - self._since
-            self._service.metrics.failed(failure.kind, seconds)
-            self._counted = (*self._counted, self.instance)
-            self._go_on(False, seconds, wait)
+        if wait is None:
+            return False
+        connection, self._connection = self._connection, None
+        if self._body is not None:
+            self._body.detach()
+        if connection is not None:
+            connection.detach()
+        seconds = perf_counter() - self._since
+        self._service.metrics.failed(failure.kind, seconds)
+        self._counted = (*self._counted, self.instance)
+        self._go_on(False, seconds, wait)
+        return True
 
     def _await_verdict(self, failure: Failure) -> None:
         """Attempts are used up, and the supervisor may be just about to say that their instances are gone."""
@@ -247,9 +257,15 @@ class Forward(Attempts):
         """The route's time is up, whatever attempt it is."""
         self.refuse(Failure(Kind.TIMEOUT, f"no answer within {self._leg.deadlines.limit:g} s"))
 
+    @property
+    def patience(self) -> float:
+        """How long the body may stand still, in seconds."""
+        return self._leg.stream_idle
+
     def on_stalled(self) -> None:
         """No byte of the body came for too long."""
-        self.refuse(Failure(Kind.TIMEOUT, "the body stalled"))
+        if self._connection is None or self._connection.reading:  # else it is the client that takes nothing
+            self.refuse(Failure(Kind.TIMEOUT, "the body stalled"))
 
     def refuse(self, failure: Failure) -> None:
         """Take no more of an answer that is at fault."""
@@ -338,7 +354,7 @@ class Forward(Attempts):
         if connection is not None:
             connection.detach()
         else:
-            instance.endpoint.withdraw(self)
+            self._withdraw()
         service.metrics.failed(kind or Kind.CLIENT_GONE, seconds)
         service.node.release(instance, None if kind is None else False, seconds)
         if kind is not None:

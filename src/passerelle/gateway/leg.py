@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from passerelle.balancing.hedging import HedgeDelay
 from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure
 from passerelle.gateway.deadlines import Deadlines
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Receiver(Protocol):
-    """Who asked, and is told of the answer: the calls of :class:`passerelle.http1.client.Receiver`, once each."""
+    """Who asked, and is told of the answer: the calls of :class:`passerelle.http1.receiver.Receiver`, once each."""
 
     streams: bool
     """Whether the deadline is for the answer's head alone; else it is for all of the answer."""
@@ -80,6 +81,10 @@ class Source(Protocol):
     def seconds(self) -> float:
         """How long they took."""
 
+    @property
+    def hedged(self) -> str | None:
+        """What became of the hedge, if there was one."""
+
     key: bytes | None
     """What the balancer picks by."""
 
@@ -129,6 +134,14 @@ class Leg(Protocol):
     @property
     def attempt_deadlines(self) -> Deadlines | None:
         """How long one attempt is waited for while another one may be made; None is for as long as there is time."""
+
+    @property
+    def hedge(self) -> HedgeDelay | None:
+        """When a second instance is asked as well; None is never."""
+
+    @property
+    def stream_idle(self) -> float:
+        """How long a body may stand still, in seconds."""
 
     @property
     def tells_deadline(self) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from passerelle.balancing.hedging import HedgeDelay
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.service import Service
+from passerelle.gateway.times import STALL
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.head import ResponseHead
 
@@ -43,7 +45,16 @@ class WholeBody(RequestBody):
 class OwnLeg:
     """A question that the gateway itself asks of a service."""
 
-    __slots__ = ("attempt_deadlines", "attempts", "deadlines", "forward", "service", "tells_deadline")
+    __slots__ = (
+        "attempt_deadlines",
+        "attempts",
+        "deadlines",
+        "forward",
+        "hedge",
+        "service",
+        "stream_idle",
+        "tells_deadline",
+    )
 
     def __init__(self, service: Service, deadlines: Deadlines, attempts: int, forward: type[Forward]) -> None:
         self.service = service
@@ -51,6 +62,8 @@ class OwnLeg:
         self.attempts = attempts
         self.forward = forward
         self.attempt_deadlines: Deadlines | None = None
+        self.hedge: HedgeDelay | None = None
+        self.stream_idle = STALL
         self.tells_deadline = False
 
     def ask(

@@ -316,7 +316,7 @@ class Exchange(ExchangeState):
         self._status = head.status
         upstream = forward.tunnel(client)
         client.send_switch(head, self._additions())
-        early = client.begin_tunnel(upstream)
+        early = client.begin_tunnel(upstream, cast(ForwardPlan, self._plan).tunnel_idle)
         if data:
             client.write(data)
         if early:
@@ -372,8 +372,10 @@ class Exchange(ExchangeState):
         """The client is gone: nobody waits for this any more."""
         self._cancel()
         gone = Failure(Kind.CLIENT_GONE)
-        tunnelled = self._status == 101
-        self.finish(self._status or gone.status, None if tunnelled else gone)
+        if self._status == 101:
+            self.finish(101, Failure(Kind.TUNNEL_IDLE) if self._client.idled else None)
+        else:
+            self.finish(self._status or gone.status, gone)
 
     def _continue(self) -> None:
         """Ask for the body, unless that was done or makes no sense any more."""

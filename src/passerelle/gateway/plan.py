@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from passerelle.balancing.hedging import HedgeDelay
 from passerelle.coding import Rule as Coding
 from passerelle.composition import Composition, Part
+from passerelle.config.hedge import Percentile
 from passerelle.config.models import Config, Route
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.breaking import GuardedForward
@@ -19,6 +22,8 @@ from passerelle.gateway.compress import rule_of
 from passerelle.gateway.deadlines import Deadlines
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.guards import Guards
+from passerelle.gateway.hedging import HedgedForward
+from passerelle.gateway.limiting import LimitedForward
 from passerelle.gateway.login import MAX_BODY
 from passerelle.gateway.outgoing import Outgoing, outgoing, request_rules
 from passerelle.gateway.own import OwnLeg
@@ -50,6 +55,8 @@ class PartPlan:
     cache: CachePlan | None
     key: bytes
     attempt_deadlines: Deadlines | None
+    hedge: HedgeDelay | None
+    stream_idle: float
     tells_deadline: bool
     forward: type[Forward]
 
@@ -76,16 +83,19 @@ class RoutePlan:
 @dataclass(frozen=True, slots=True)
 class ForwardPlan(RoutePlan):
     """A route that one service answers; ``rewrite`` is None where it sees the client's path. ``feeds``: its service's
-    answers are stored as parts of compositions, or in them."""
+    answers are stored as parts of compositions, or in them. ``tunnel_idle``: seconds that a tunnel may be silent."""
 
     service: Service
     deadlines: Deadlines
     attempts: int
     rewrite: Template | None
     attempt_deadlines: Deadlines | None
+    hedge: HedgeDelay | None
+    stream_idle: float
     tells_deadline: bool
     forward: type[Forward]
     feeds: bool
+    tunnel_idle: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +160,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     guards = environment.guards.of(route, metrics, _judge(config, route, environment))
     rest = _rest_names(route.path)
     attempt = environment.deadlines(route.attempt_timeout) if route.attempt_timeout is not None else None
+    stream_idle = _seconds(route.stream_idle_timeout)
     tells = route.tell_deadline
     compress = rule_of(route.compress)
     shared = environment.cache if route.service is not None or route.cache is not None else None
@@ -163,7 +174,20 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         deadlines = environment.deadlines(route.timeout)
         forward = _forward(config.services[route.service], route)
         feeds = any(_made_of(each, route.service) for each in config.routes)
-        return ForwardPlan(*of_route, service, deadlines, route.attempts, rewrite, attempt, tells, forward, feeds)
+        return ForwardPlan(
+            *of_route,
+            service,
+            deadlines,
+            route.attempts,
+            rewrite,
+            attempt_deadlines=attempt,
+            hedge=_hedge(route),
+            stream_idle=stream_idle,
+            tells_deadline=tells,
+            forward=forward,
+            feeds=feeds,
+            tunnel_idle=_seconds(route.tunnel_idle_timeout),
+        )
     if route.compose is None:
         leg = None
         if route.login is not None:
@@ -188,7 +212,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
             environment.cache.sources.add(part.service)
         forward = _forward(config.services[part.service], route)
         deadlines = environment.deadlines(seconds)
-        of_part = (deadlines, route.attempts, cache, key, attempt, tells, forward)
+        of_part = (deadlines, route.attempts, cache, key, attempt, _hedge(route), stream_idle, tells, forward)
         plans.append(PartPlan(name, service, path, *of_part))
     if whole is not None:
         # The parts' lifetimes count, and the answer says so in a field of the gateway's own (see gateway/whole.py).
@@ -222,9 +246,25 @@ def _judge(config: Config, route: Route, environment: Environment) -> OwnLeg | N
 
 def _forward(service: ServiceConfig, route: Route) -> type[Forward]:
     """The plainest that does what the service and the route ask for: what is not asked for costs nothing."""
+    if route.hedge is not None:
+        return HedgedForward
+    if service.concurrency is not None:
+        return LimitedForward
     if route.attempt_timeout is not None or route.tell_deadline:
         return TimedForward
     return GuardedForward if service.breaker is not None else Forward
+
+
+def _hedge(route: Route) -> HedgeDelay | None:
+    """Its own for each service that a route asks: they are not equally fast."""
+    if route.hedge is None:
+        return None
+    after = route.hedge.after
+    return HedgeDelay(percentile=after.percent) if isinstance(after, Percentile) else HedgeDelay(after)
+
+
+def _seconds(limit: float | str) -> float:
+    return inf if isinstance(limit, str) else limit
 
 
 def _rest_names(path: str) -> frozenset[str]:

@@ -14,6 +14,7 @@ from passerelle.balancing.instance import Instance, Member, Roster, Status, set_
 from passerelle.balancing.policies import Node, Policy
 from passerelle.balancing.retries import RetryBudget
 from passerelle.balancing.sticky import Sticky
+from passerelle.balancing.tiers import Tiers
 from passerelle.gateway.keys import KeyOf
 from passerelle.http1.clock import Clock
 from passerelle.http1.pool import Pool
@@ -23,6 +24,11 @@ from passerelle.observability.metrics import ServiceMetrics
 
 if TYPE_CHECKING:
     from passerelle.gateway.forward import Forward
+    from passerelle.gateway.limiting import Limiter
+
+
+Leaf = Policy | Tiers
+"""What instances go to."""
 
 
 class RetryRules(NamedTuple):
@@ -56,6 +62,7 @@ class Service:
         "cookie",
         "eject_after",
         "key",
+        "limiter",
         "metrics",
         "name",
         "node",
@@ -72,6 +79,7 @@ class Service:
         self.metrics = metrics
         self.streaming: set[Forward] = set()
         self.breaker: Breaker | None = None
+        self.limiter: Limiter | None = None
         self.budget = RetryBudget()
         self.retries = RetryRules()
         self.key: KeyOf | None = None
@@ -86,6 +94,14 @@ class Service:
     def breaker_state(self) -> str | None:
         """The name of its circuit breaker's state; None without one."""
         return self.breaker.state.value if self.breaker is not None else None
+
+    def concurrency(self) -> dict[str, int] | None:
+        """Its adaptive limit, and how many run under it and wait for it; None without one."""
+        return self.limiter.told() if self.limiter is not None else None
+
+    def told(self) -> dict[str, Any]:
+        """What is known of it beside its instances, as JSON-able values."""
+        return {"breaker": self.breaker_state(), "concurrency": self.concurrency()}
 
     def failed(self, instance: Instance) -> None:
         """A failure of ``instance`` was just counted."""
@@ -104,6 +120,11 @@ class Service:
         if self.started != self._counted:
             self.budget.request(now, self.started - self._counted)
             self._counted = self.started
+
+    def may_hedge(self, now: float) -> bool:
+        """Take a hedge out of the budget; False when that would leave less than half of it to retries."""
+        self.count(now)
+        return self.budget.withdraw(now, 0.5)
 
     def may_retry(self, now: float) -> bool:
         """Take a retry out of the budget; False when there is none left."""
@@ -129,6 +150,7 @@ class InstanceSpec(NamedTuple):
     status: str = "UP"
     share: float = 1.0
     secure: bool = False  # to be asked over TLS
+    tier: int = 0  # lower ones take everything while one is up, where priorities are found (SRV)
 
 
 class PoolSettings(NamedTuple):
@@ -150,7 +172,7 @@ class Members:
         self,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
-        leaves: Mapping[str, Policy],
+        leaves: Mapping[str, Leaf],
         settings: PoolSettings,
     ) -> None:
         """``leaves`` are the policies that the instances of each zone go to (zone ``""`` without zones)."""
@@ -171,6 +193,7 @@ class Members:
             Member(spec.name, f"{spec.host}:{spec.port}", spec.weight, spec.zone) for spec in specs
         )
         for spec, instance in zip(specs, instances, strict=True):
+            instance.tier = spec.tier
             set_status(instance, Status[spec.status])
             set_weight(instance, share=spec.share)
             if instance.endpoint is None:
@@ -190,7 +213,7 @@ class Members:
             leaf.replace(instance for instance in instances if instance.zone == zone)
         return [instance for instance in instances if instance.status is Status.DOWN and instance in before]
 
-    def move(self, leaves: Mapping[str, Policy] | None, settings: PoolSettings) -> None:
+    def move(self, leaves: Mapping[str, Leaf] | None, settings: PoolSettings) -> None:
         """Other settings for the pools, and other policies for the instances (None: those that they have)."""
         self._settings = settings
         instances = self._roster.instances

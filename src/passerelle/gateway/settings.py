@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from hashlib import blake2b
 
+from passerelle.balancing.adaptive import AdaptiveLimit
 from passerelle.balancing.breaker import Breaker, BreakerSettings
 from passerelle.balancing.catalog import make
 from passerelle.balancing.group import Child, Group
 from passerelle.balancing.health import Settings
-from passerelle.balancing.policies import Node, Policy
+from passerelle.balancing.policies import Node
 from passerelle.balancing.retries import RetryBudget
 from passerelle.balancing.sticky import Sticky
-from passerelle.config.models import Config
+from passerelle.balancing.tiers import Tiers
+from passerelle.config.addresses import Lookup
+from passerelle.config.models import Config, Target
 from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.keys import key_of
-from passerelle.gateway.service import InstanceSpec, PoolSettings, RetryRules, Service, StickyCookie
+from passerelle.gateway.limiting import Limiter
+from passerelle.gateway.service import InstanceSpec, Leaf, PoolSettings, RetryRules, Service, StickyCookie
 from passerelle.http1.listener import Limits
 from passerelle.http1.tls import UpstreamTls
 from passerelle.messages import IDEMPOTENT_METHODS
@@ -24,19 +30,19 @@ from passerelle.security.addresses import Proxies, Subscribers
 NEAREST = -1
 
 
-def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Policy], Node, StickyCookie | None]:
+def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Leaf], Node, StickyCookie | None]:
     """The leaves by zone, the node above them, and the sticky cookie if there is one."""
     policy = config.balance.policy
-    leaves: dict[str, Policy]
+    leaves: dict[str, Leaf]
     node: Node
     if config.zones is not None:
-        leaves = {zone: make(policy) for zone in config.zones}
+        leaves = {zone: _leaf(policy, settings.targets) for zone, settings in config.zones.items()}
         node = Group(
             Child(leaves[zone], float(settings.weight), NEAREST if zone == config.near else settings.priority, zone)
             for zone, settings in config.zones.items()
         )
     else:
-        leaf = make(policy)
+        leaf = _leaf(policy, config.targets or ())
         leaves, node = {"": leaf}, leaf
     cookie = None
     sticky = config.balance.sticky
@@ -48,10 +54,21 @@ def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Policy], Node, St
     return leaves, node, cookie
 
 
+def _leaf(policy: str, targets: Iterable[Target]) -> Leaf:
+    """A policy, or one for each priority where SRV records may tell several."""
+    return Tiers(partial(make, policy)) if _tiered(targets) else make(policy)
+
+
+def _tiered(targets: Iterable[Target]) -> bool:
+    return any(isinstance(target.url, Lookup) and target.url.srv for target in targets)
+
+
 def shape(config: ServiceConfig) -> object:
     """What :func:`nodes` looks at: while it is the same, so are the nodes."""
     zones = config.zones
-    return config.balance, config.near, None if zones is None else [(n, z.weight, z.priority) for n, z in zones.items()]
+    if zones is None:
+        return config.balance, _tiered(config.targets or ())
+    return config.balance, config.near, [(n, z.weight, z.priority, _tiered(z.targets)) for n, z in zones.items()]
 
 
 def pool_settings(config: ServiceConfig, tls: UpstreamTls | None) -> PoolSettings:
@@ -85,6 +102,12 @@ def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfi
     service.retries = RetryRules(methods, frozenset(retries.on_status), retries.backoff, retries.max_backoff)
     if before is None or before.retries != retries:
         service.budget = RetryBudget(retries.budget, float(retries.floor))
+    found = config.concurrency
+    if before is None or (before.concurrency, before.max_waiting) != (found, config.max_waiting):
+        service.limiter = None
+        if found is not None:
+            limit = AdaptiveLimit(found.first, least=found.min, most=found.max, tolerance=1 + found.tolerance)
+            service.limiter = Limiter(limit, config.max_waiting)
     if before is None or before.breaker != config.breaker:
         settings = config.breaker
         service.breaker = None
@@ -146,5 +169,7 @@ def sweep_seconds(config: Config, most: float) -> float:
     """How often to look at connections: so that their time limits are kept to within a quarter, at least every ``most``
     seconds."""
     limits = config.limits
-    shortest = min(limits.head_timeout, limits.idle_timeout, limits.body_timeout, limits.write_timeout)
-    return min(most, shortest / 4)
+    times: list[float | str] = [limits.head_timeout, limits.idle_timeout, limits.body_timeout, limits.write_timeout]
+    for route in config.routes:
+        times += (route.stream_idle_timeout, route.tunnel_idle_timeout)
+    return min(most, min(seconds for seconds in times if not isinstance(seconds, str)) / 4)

@@ -50,17 +50,19 @@ class TimedForward(GuardedForward):
             self._arm()  # it waits in the queue for a connection
 
     def _send(self, connection: UpstreamConnection) -> None:
-        leg = self._leg
         self._disarm()
         self._arm()
-        if leg.tells_deadline:
-            left = max(0, int((leg.deadlines.limit - (perf_counter() - self._since)) * 1000))
-            plain = self._message
-            self._message = b"%b%b: %d\r\n\r\n" % (plain[:-2], TIMEOUT_FIELD, left)
-            super()._send(connection)
-            self._message = plain
-        else:
-            super()._send(connection)
+        plain, self._message = self._message, self.outgoing()
+        super()._send(connection)
+        self._message = plain
+
+    def outgoing(self) -> bytes:
+        """The request's head as it is sent now."""
+        leg, plain = self._leg, self._message
+        if not leg.tells_deadline:
+            return plain
+        left = max(0, int((leg.deadlines.limit - (perf_counter() - self._since)) * 1000))
+        return b"%b%b: %d\r\n\r\n" % (plain[:-2], TIMEOUT_FIELD, left)
 
     def _arm(self) -> None:
         if (deadlines := self._leg.attempt_deadlines) is not None:
@@ -81,12 +83,12 @@ class TimedForward(GuardedForward):
         if self._connection is not None and self._body is not None and not self._body.complete:
             self._arm()  # the client still sends: that it takes time is not the instance's fault
             return
-        if self._connection is None and not self.instance.endpoint.withdraw(self):
-            return  # being connected, which has its own time limit; once it is sent its time begins anew
         unsent = self._connection is None
-        self._leave_for_another(
-            Failure(Kind.TIMEOUT, f"no answer to the attempt within {deadlines.limit:g} s", retryable=unsent)
-        )
+        if unsent and not self._withdraw():
+            return  # being connected, which has its own time limit; once it is sent its time begins anew
+        failure = Failure(Kind.TIMEOUT, f"no answer to the attempt within {deadlines.limit:g} s", retryable=unsent)
+        if not self._leave_for_another(failure) and unsent:
+            self._wait(self.instance.endpoint)  # at the end of the queue, which is better than nowhere
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """See :meth:`.forward.Forward.on_response`."""

@@ -6,8 +6,7 @@ from __future__ import annotations
 TICK = 0.05
 # How often connections, pools and streams are looked at.
 SWEEP = 1.0
-# An answer's body of which no byte comes for this long is given up (seconds). Server-sent events and long polls that
-# mean it send a comment sooner.
+# An answer's body of which no byte comes for this long is given up where no route says otherwise (seconds).
 STALL = 300.0
 BACKLOG = 4096
 # How long the last log lines may take at the end.

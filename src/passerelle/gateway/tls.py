@@ -13,7 +13,16 @@ from passerelle.config.models import Service as ServiceConfig
 from passerelle.gateway.guards import CannotGuard
 from passerelle.http1.connection import ClientConnection
 from passerelle.http1.listener import Listener
-from passerelle.http1.tls import ClientFiles, ServerFiles, UpstreamTls, client_context, reason, server_context, stamp
+from passerelle.http1.tls import (
+    ClientFiles,
+    NamedFiles,
+    ServerFiles,
+    UpstreamTls,
+    client_context,
+    reason,
+    server_context,
+    stamp,
+)
 
 _log = logging.getLogger("passerelle")
 
@@ -101,7 +110,8 @@ class Certificates:
         self._accept: Callable[[Listener], asyncio.Protocol] = ClientConnection
         tls = config.tls
         if tls is not None:
-            files = ServerFiles(tls.certificate, tls.key, tls.client_ca, tls.client == "required", tls.minimum)
+            others = tuple(NamedFiles(each.names, each.certificate, each.key) for each in tls.certificates)
+            files = ServerFiles(tls.certificate, tls.key, tls.client_ca, tls.client == "required", tls.minimum, others)
             self._listener = _keep("tls", files, before._listener if before is not None else None)
             self._accept = self._greeter(self._listener.context)
         for name, service in config.services.items():

@@ -61,7 +61,18 @@ class Whole:
 class Gathered:
     """All parts asked for, and their answers joined for ``receiver``: it hears of the end exactly once."""
 
-    __slots__ = ("_asking", "_gathering", "_parts", "_plan", "_receiver", "_started", "attempts", "key", "seconds")
+    __slots__ = (
+        "_asking",
+        "_gathering",
+        "_parts",
+        "_plan",
+        "_receiver",
+        "_started",
+        "attempts",
+        "hedged",
+        "key",
+        "seconds",
+    )
 
     instance: Instance = NOBODY
 
@@ -74,6 +85,7 @@ class Gathered:
         self._parts: list[PartCall] = []
         self.key: bytes | None = None
         self.attempts = 0
+        self.hedged: str | None = None  # its parts are told together, in the metrics
         self.seconds = 0.0
 
     def start(self) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import os
 import select
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1.body import ChunkedDecoder, CloseDecoder, CountedDecoder, Decoder
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.listener import Tunnel
+from passerelle.http1.receiver import Receiver
 
 if TYPE_CHECKING:
     from passerelle.http1.pool import Pool
@@ -22,36 +23,6 @@ MAX_HEAD = 65_536
 MAX_INTERIM = 64
 # How much of an answer is taken from a connection that is already lost: reads, and bytes a read.
 LEFT_READS, LEFT_BYTES = 16, 65_536
-
-
-class Receiver(Protocol):
-    """Who asked, and is told of the answer."""
-
-    method: bytes
-
-    def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response other than 101 (RFC 9110 §15.2)."""
-
-    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The final response's head, with the first bytes of its body: all of it if ``complete``."""
-
-    def on_data(self, data: bytes) -> None:
-        """More of the response's body, not empty."""
-
-    def on_end(self) -> None:
-        """The response's body is complete."""
-
-    def on_failure(self, failure: Failure) -> None:
-        """There will be no (further) answer."""
-
-    def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """101: the protocol changes; ``data`` are bytes of the new one that already came."""
-
-    def on_upstream_paused(self) -> None:
-        """The upstream does not keep up reading."""
-
-    def on_upstream_resumed(self) -> None:
-        """The upstream reads again."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -343,6 +314,11 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether bytes can still be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def reading(self) -> bool:
+        """Whether the response's bytes may come."""
+        return self._transport is not None and self._transport.is_reading()
+
     def pause_reading(self) -> None:
         """Stop the response's bytes from coming."""
         if self._transport is not None and not self._transport.is_closing():
@@ -352,6 +328,10 @@ class UpstreamConnection(asyncio.Protocol):
         """Let them come again."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def hand_over(self, receiver: Receiver) -> None:
+        """From here on ``receiver`` hears of the answer, in place of whoever sent the request."""
+        self._receiver = receiver
 
     def detach(self) -> None:
         """The receiver no longer wants to hear anything; the connection cannot be used for another."""

@@ -210,6 +210,8 @@ class ClientConnection(Responder):
         elif head.content_length > 0:
             self._decoder = CountedDecoder(head.content_length)
         decoder = self._decoder
+        if decoder is not None:
+            self._progress += 1  # the time that a body may stand still begins now
         self._listener.handler.on_request(self, method, target, head)
         if decoder is not None and self._decoder is decoder and self._buffer:
             body, self._buffer = self._buffer, b""
@@ -341,7 +343,7 @@ class ClientConnection(Responder):
                     self.close()
             elif waited > FORGET_SECONDS:
                 self._head = None  # 2 KB that an idle connection need not hold
-        elif self._progress != self._seen or not (self._stuck or self._half_open or self._decoder is not None):
+        elif self._progress != self._seen or not (self._stuck or self._tunnel is not None or self._decoder is not None):
             self._seen = self._progress
             self._since = now
         elif self._stuck:
@@ -350,6 +352,10 @@ class ClientConnection(Responder):
         elif self._half_open:
             if waited > limits.idle_timeout:
                 self.abort()  # one side of the tunnel has ended long ago; the other neither speaks nor ends
+        elif self._tunnel is not None:
+            if waited > self._tunnel_idle:
+                self.idled = True
+                self.abort()
         elif waited > limits.body_timeout and not self._paused_by and self._decoder and self._exchange:
             self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
 

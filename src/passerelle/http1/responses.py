@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 from passerelle.http1.body import LAST_CHUNK, Decoder, encode_chunk
@@ -40,7 +41,9 @@ class Responder(asyncio.Protocol):
         "_started",
         "_transport",
         "_tunnel",
+        "_tunnel_idle",
         "_write",
+        "idled",
         "peer",
         "sent",
         "version11",
@@ -56,6 +59,7 @@ class Responder(asyncio.Protocol):
         self._decoder: Decoder | None = None
         self._buffer = b""
         self._tunnel: Tunnel | None = None
+        self._tunnel_idle = inf
         self._answered = False
         self._chunking = False
         self._eof = False
@@ -65,6 +69,7 @@ class Responder(asyncio.Protocol):
         self._paused_by = 0
         self._progress = 0
         self._started = False
+        self.idled = False  # ended because its tunnel was silent
         self.peer = b""
         self.sent = 0
         self.version11 = True
@@ -224,9 +229,14 @@ class Responder(asyncio.Protocol):
         else:
             self.close()
 
-    def begin_tunnel(self, tunnel: Tunnel) -> bytes:
-        """Stop framing; bytes go to ``tunnel`` from here on. Gives those already read (RFC 9110 §7.8)."""
+    def begin_tunnel(self, tunnel: Tunnel, idle: float) -> bytes:
+        """Stop framing; bytes go to ``tunnel`` from here on. Gives those already read (RFC 9110 §7.8).
+
+        When neither side says anything for ``idle`` seconds, both are closed.
+        """
         self._tunnel = tunnel
+        self._tunnel_idle = idle
+        self._progress += 1  # the time begins now
         early, self._buffer = self._buffer, b""
         self._resume(PIPELINED | BODY)
         return early

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +16,26 @@ PROTOCOLS = ["http/1.1"]
 SHUTDOWN = 5.0
 
 
+class NamedFiles(NamedTuple):
+    """A certificate for clients that ask for one of ``names``, in small letters; ``*.`` stands for one label."""
+
+    names: tuple[str, ...]
+    certificate: Path
+    key: Path
+
+
 class ServerFiles(NamedTuple):
-    """What the listener's context is made of; ``minimum`` is ``1.2`` or ``1.3``."""
+    """What the listener's context is made of; ``minimum`` is ``1.2`` or ``1.3``.
+
+    ``others`` are for their names alone, ``certificate`` for all other clients.
+    """
 
     certificate: Path
     key: Path
     client_ca: Path | None = None
     required: bool = True
     minimum: str = "1.2"
+    others: tuple[NamedFiles, ...] = ()
 
 
 class ClientFiles(NamedTuple):
@@ -47,9 +60,16 @@ class UpstreamTls(NamedTuple):
 
 def server_context(files: ServerFiles) -> ssl.SSLContext:
     """The listener's context. OSError (of which ssl.SSLError is one) when a file cannot be used."""
+    context = _own(files, files.certificate, files.key)
+    if files.others:
+        context.sni_callback = _chooser(files)
+    return context
+
+
+def _own(files: ServerFiles, certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context, files.minimum)
-    context.load_cert_chain(files.certificate, files.key, _no_password)
+    context.load_cert_chain(certificate, key, _no_password)
     if files.client_ca is not None:
         context.load_verify_locations(files.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED if files.required else ssl.CERT_OPTIONAL
@@ -58,6 +78,41 @@ def server_context(files: ServerFiles) -> ssl.SSLContext:
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
     return context
+
+
+def _chooser(files: ServerFiles) -> Callable[[ssl.SSLObject | ssl.SSLSocket, str | None, ssl.SSLContext], None]:
+    """Gives a connection the certificate for the name that its client asks for (SNI, RFC 6066 §3).
+
+    All contexts have the same authorities of clients: OpenSSL looks for them in the one that was chosen.
+    """
+    _quieten()
+    known: dict[str, ssl.SSLContext] = {}
+    for names, certificate, key in files.others:
+        context = _own(files, certificate, key)
+        known.update((name, context) for name in names)
+
+    def choose(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
+        if name is not None:
+            name = name.lower()
+            found = known.get(name) or known.get(f"*.{name.partition('.')[2]}")
+            if found is not None:
+                connection.context = found
+
+    return choose
+
+
+def _quieten() -> None:
+    """Do not report names that are no ASCII: their handshake fails, and the report is six lines that any client can
+    cause (:mod:`ssl` decodes the name before it calls, and has nobody to tell)."""
+    report = sys.unraisablehook
+    if getattr(report, "__name__", "") == "_report":
+        return
+
+    def _report(failed: sys.UnraisableHookArgs) -> None:
+        if not (failed.exc_type is UnicodeDecodeError and isinstance(failed.object, bytes)):
+            report(failed)
+
+    sys.unraisablehook = _report
 
 
 def client_context(files: ClientFiles) -> ssl.SSLContext:
@@ -88,8 +143,14 @@ def _no_password() -> str:
 
 
 def stamp(files: Iterable[object]) -> tuple[object, ...]:
-    """What changes when one of the paths among ``files`` holds something else: 1.5 us a file."""
-    return tuple(_stat(path) for path in files if isinstance(path, Path))
+    """What changes when one of the paths among ``files``, or in tuples there, holds something else: 1.5 us a file."""
+    found: list[object] = []
+    for item in files:
+        if isinstance(item, Path):
+            found.append(_stat(item))
+        elif isinstance(item, tuple):
+            found += stamp(item)
+    return tuple(found)
 
 
 def _stat(path: Path) -> object:

@@ -140,13 +140,15 @@ class RouteLog:
         failure: Failure | None = None,
         cache: str | None = None,
         consumer: str | None = None,
+        hedge: str | None = None,
     ) -> None:
         """Log one finished request.
 
         The first six are as they came (any bytes; empty where there was none). ``bytes_in`` and ``bytes_out`` are the
         octets of the two bodies. ``seconds`` is the whole request, ``upstream_seconds`` its attempts alone (0 with
         none). ``instance`` is the one that answered, or the last one tried. ``cache`` is what the cache did, if it had
-        a part in it. ``consumer`` is whom authentication found.
+        a part in it. ``consumer`` is whom authentication found. ``hedge`` is what became of the hedge, if there was
+        one.
         """
         log = self._log
         log._entries.append(
@@ -169,6 +171,7 @@ class RouteLog:
                 failure,
                 cache,
                 consumer,
+                hedge,
             )
         )
         if not log._armed:
@@ -196,6 +199,7 @@ class RouteLog:
         failure: Failure | None,
         cache: str | None,
         consumer: str | None,
+        hedge: str | None,
     ) -> bytes:
         """The line of one request that ended at ``now``: JSON and a line feed."""
         log = self._log
@@ -222,6 +226,8 @@ class RouteLog:
         )
         if consumer is not None:
             line += log._consumers.get(consumer) or log._know_consumer(consumer)
+        if hedge is not None:
+            line += b',"hedge":"%b"' % hedge.encode("ascii")
         return line + b"}\n" if failure is None else line + _FAILURE % _told(failure) + b"}\n"
 
     def _know_what(self, status: int, attempts: int, instance: str | None, cache: str | None) -> bytes:

@@ -18,6 +18,11 @@ from passerelle.errors import TABLE
 from passerelle.observability.metrics import BUCKETS, Snapshot
 
 _BOUNDS = [str(bound) for bound in BUCKETS] + ["+Inf"]
+_CONCURRENCY = {
+    "limit": "The adaptive limit of requests that wait for the service's answer to begin.",
+    "running": "Requests that wait for it now.",
+    "waiting": "Requests that wait for a place under the limit now.",
+}
 _BREAKER_STATES = ("closed", "open", "half_open")
 _SIDES = {kind.value: row[1].value for kind, row in TABLE.items()}
 
@@ -102,6 +107,18 @@ def _upstream(services: dict[str, Any]) -> Iterator[Metric]:
         "Workers whose circuit breaker for the service is in this state now.",
         labels=["service", "state"],
     )
+    hedges = CounterMetricFamily(
+        "passerelle_upstream_hedges",
+        "Second attempts beside one under way, by what became of them.",
+        labels=["service", "outcome"],
+    )
+    limited = CounterMetricFamily(
+        "passerelle_upstream_limited", "Requests refused for the service's adaptive limit.", labels=["service"]
+    )
+    places = {
+        name: GaugeMetricFamily(f"passerelle_upstream_concurrency_{name}", text, labels=["service"])
+        for name, text in _CONCURRENCY.items()
+    }
     durations = HistogramMetricFamily(
         "passerelle_upstream_duration_seconds",
         "From picking an instance to the last byte of its answer, failed attempts included.",
@@ -113,12 +130,18 @@ def _upstream(services: dict[str, Any]) -> Iterator[Metric]:
         for kind, count in values["failures"].items():
             failures.add_metric([service, kind, _SIDES[kind]], count)
         retries.add_metric([service], values["retries"])
+        for outcome, count in values["hedges"].items():
+            hedges.add_metric([service, outcome], count)
         in_flight.add_metric([service], values["in_flight"])
         if values["breaker"]:
             for state in _BREAKER_STATES:
                 breakers.add_metric([service, state], values["breaker"].get(state, 0))
+        for name, number in values["concurrency"].items():
+            places[name].add_metric([service], number)
+        if values["concurrency"]:
+            limited.add_metric([service], values["limited"])
         durations.add_metric([service], _cumulative(values["buckets"]), values["sum"])
-    yield from (responses, failures, retries, in_flight, breakers, durations)
+    yield from (responses, failures, retries, hedges, in_flight, breakers, limited, *places.values(), durations)
 
 
 def _cache(snapshot: Snapshot) -> Iterator[Metric]:

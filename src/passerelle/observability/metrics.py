@@ -53,7 +53,7 @@ OTHER = "other"
 # Keys of a snapshot that say how things stand, not how often something happened: gone with the process they describe.
 GAUGES: frozenset[str] = frozenset(
     {"in_flight", "open", "workers", "resident_bytes", "bytes", "capacity_bytes", "connected", "entries"}
-    | {"closed", "half_open"}
+    | {"closed", "half_open", "limit", "running", "waiting"}
 )
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -115,15 +115,31 @@ class ServiceMetrics:
     """What the gateway saw of one service. Every attempt ends in exactly one of :meth:`observe` and :meth:`failed`.
 
     ``in_flight`` is asked for at scrape time: the balancer's own counters are the truth. So is ``breaker``, the name of
-    the circuit breaker's state; None where there is none.
+    the circuit breaker's state, and ``concurrency``, the adaptive limit with who runs and waits; None where there is
+    none. ``limited`` counts requests that found no place under it.
     """
 
-    __slots__ = ("_buckets", "_codes", "_failures", "_sum", "breaker", "in_flight", "retries", "service")
+    __slots__ = (
+        "_buckets",
+        "_codes",
+        "_failures",
+        "_sum",
+        "breaker",
+        "concurrency",
+        "hedges",
+        "in_flight",
+        "limited",
+        "retries",
+        "service",
+    )
 
     def __init__(self, service: str, in_flight: Callable[[], int]) -> None:
         self.service = service
         self.in_flight = in_flight
         self.breaker: Callable[[], str | None] = lambda: None
+        self.concurrency: Callable[[], dict[str, int] | None] = lambda: None
+        self.hedges: dict[str, int] = {}
+        self.limited = 0
         self.retries = 0
         self._codes: dict[int | str, int] = {}
         self._failures: dict[Kind, int] = {}
@@ -156,6 +172,10 @@ class ServiceMetrics:
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds
 
+    def hedge(self, outcome: str) -> None:
+        """Count a hedge by what became of it. One that lost, or was cancelled, is in no other count of attempts."""
+        self.hedges[outcome] = self.hedges.get(outcome, 0) + 1
+
     def snapshot(self) -> Snapshot:
         """The counters so far, as JSON-able values."""
         return {
@@ -166,6 +186,9 @@ class ServiceMetrics:
             "retries": self.retries,
             "in_flight": self.in_flight(),
             "breaker": {state: 1} if (state := self.breaker()) is not None else {},
+            "concurrency": self.concurrency() or {},
+            "hedges": dict(self.hedges),
+            "limited": self.limited,
         }
 
 
@@ -248,7 +271,7 @@ def retired(snapshot: Snapshot) -> Snapshot:
     and ``rate()`` over it as a burst of requests that never were.
     """
     return {
-        key: (0 if key in GAUGES else retired(value) if isinstance(value, dict) else value)
+        key: (retired(value) if isinstance(value, dict) else 0 if key in GAUGES else value)
         for key, value in snapshot.items()
     }
 

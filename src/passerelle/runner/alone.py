@@ -26,6 +26,7 @@ from passerelle.runner.discovery.adjusted import Place, place_of
 from passerelle.runner.discovery.catalog import Catalog
 from passerelle.runner.instances import Instances, Member
 from passerelle.runner.refusals import Refused
+from passerelle.runner.summary import together
 from passerelle.runner.watch import watch
 from passerelle.runner.worker import CannotStart, Stop, build, tune_memory
 
@@ -134,7 +135,7 @@ class Alone:
         """The same shape as a supervisor's; the gateway itself is its only worker."""
         uptime = round(time.monotonic() - self._begun, 3)
         services = {}
-        breakers = self._gateway.breakers()
+        told = self._gateway.told()
         for name, instances in self._gateway.status().items():
             places = {s.name: s for s in self._specs(name, self._config)}
             members = [
@@ -148,11 +149,10 @@ class Alone:
                 for i in instances
                 if i["name"] in places
             ]
-            breaker = {breakers[name]: 1} if name in breakers else None
             services[name] = {
                 "source": self._config.services[name].source,
                 "up": sum(i["up"] for i in instances),
-                "breaker": breaker,
+                **together([told[name]]),
                 "removed": self.catalog.removed(name),
                 "instances": members,
             }

@@ -328,6 +328,9 @@ def _describe(answer: dict[str, Any]) -> None:
         if service["breaker"]:
             told = ", ".join(f"{state} in {count}" for state, count in service["breaker"].items())
             click.echo(f"\nbreaker of {name}: {told} of {len(answer['workers'])} workers")
+        if service["concurrency"]:
+            seen = service["concurrency"]
+            click.echo(f"\nlimit of {name}: {seen['running']} of {seen['limit']} run, {seen['waiting']} wait")
         if service["removed"]:
             click.echo(f"\nremoved from {name} at run time: {', '.join(service['removed'])}")
 

@@ -12,6 +12,7 @@ from passerelle.runner.gateway import Worker
 from passerelle.runner.instance import Instance
 from passerelle.runner.kept import State
 from passerelle.runner.report import Row
+from passerelle.runner.summary import together
 
 if TYPE_CHECKING:
     from passerelle.runner.supervisor import Supervisor
@@ -51,11 +52,7 @@ async def status(it: Supervisor) -> dict[str, Any]:
         for listed in (answer or {}).get("services", {}).values():
             for seen in listed:
                 in_flight[seen["name"]] = in_flight.get(seen["name"], 0) + seen["in_flight"]
-    breakers: dict[str, dict[str, int]] = {}  # service -> state -> workers
-    for answer in answers:
-        for name, state in (answer or {}).get("breakers", {}).items():
-            of_service = breakers.setdefault(name, {})
-            of_service[state] = of_service.get(state, 0) + 1
+    told = [answer["told"] for answer in answers if answer is not None]
     services = {}
     for name, service in it.services.items():
         members = [_describe(i, in_flight, now) for i in it.instances if i.service is service]
@@ -74,7 +71,7 @@ async def status(it: Supervisor) -> dict[str, Any]:
         ]
         services[name] = {
             "source": service.config.source,
-            "breaker": breakers.get(name),
+            **together([of_worker[name] for of_worker in told if name in of_worker]),
             "removed": it.catalog.removed(name),
             "up": sum(member["state"] == "up" for member in members),
             "instances": members,

@@ -50,8 +50,8 @@ class Targets:
                 name = next(name for n in count(1) if (name := f"{stem}-{n}") not in names)
                 names.add(name)
                 joining.append(Target(spec._replace(name=name), service))
-            elif (target.spec.weight, target.spec.secure) != (spec.weight, spec.secure):
-                target.spec = target.spec._replace(weight=spec.weight, secure=spec.secure)
+            elif (said := target.spec._replace(weight=spec.weight, secure=spec.secure, tier=spec.tier)) != target.spec:
+                target.spec = said
                 service.join(target.spec)
         leaving += [target for target in known.values() if target not in self._going]
         return joining

@@ -119,7 +119,7 @@ class Operations:
 
     async def status(self, message: Message) -> dict[str, Any]:
         """The instances as this worker sees them."""
-        return {"pid": os.getpid(), "services": self._gateway.status(), "breakers": self._gateway.breakers()}
+        return {"pid": os.getpid(), "services": self._gateway.status(), "told": self._gateway.told()}
 
     async def reopen(self, message: Message) -> None:
         """Open the access log anew, after it was moved away."""

@@ -154,8 +154,9 @@ class Catalog:
         for zone, target in _targets(service):
             key = _key(target, config)
             source = self._sources.get(key) if key is not None else None
-            for host, port, weight in source.found if source is not None else ():
-                spec = InstanceSpec(after_address(name, host, port, zone), host, port, weight * target.weight, zone)
+            for host, port, weight, tier in source.found if source is not None else ():
+                share = weight * target.weight
+                spec = InstanceSpec(after_address(name, host, port, zone), host, port, share, zone, tier=tier)
                 specs.setdefault((host, port, zone), spec)
         return list(specs.values())
 

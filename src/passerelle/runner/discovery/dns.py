@@ -50,11 +50,11 @@ class Resolver:
         rows, ttl, problem = await self._ask(target.host, "SRV")
         if not rows:
             raise CannotFind(problem)
-        first = min(priority for priority, *_ in rows)
-        rows = [row for row in rows if row[0] == first]
+        # Their places, not their numbers: targets that stand in the configuration are in the first one.
+        tiers = {priority: place for place, priority in enumerate(sorted({row[0] for row in rows}))}
         answers = await asyncio.gather(*(self._addresses(row[3]) for row in rows), return_exceptions=True)
         found = []
-        for (_, weight, port, _), answer in zip(rows, answers, strict=True):
+        for (priority, weight, port, _), answer in zip(rows, answers, strict=True):
             if isinstance(answer, CannotFind):
                 problem = str(answer)
             elif isinstance(answer, BaseException):
@@ -62,7 +62,7 @@ class Resolver:
             else:
                 ttl = min(ttl, answer[1])
                 # RFC 2782: weight 0 is a small chance, not none.
-                found += [Found(host, port, max(weight, 1.0)) for host in answer[0]]
+                found += [Found(host, port, max(weight, 1.0), tiers[priority]) for host in answer[0]]
         if not found:
             raise CannotFind(problem)
         return found, ttl

@@ -11,6 +11,7 @@ class Found(NamedTuple):
     host: str
     port: int
     weight: float = 1.0
+    tier: int = 0  # of several priorities, the lowest number first
 
 
 class CannotFind(Exception):
