@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -208,3 +209,12 @@ def test_workers_may_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert not failures
+
+
+def test_a_write_that_fails_midway_leaves_nothing_and_nothing_open(store: KeyStore) -> None:
+    made, _ = store.create("alice", ["read"], 100)
+    with pytest.raises(sqlite3.Error):
+        store.touch({made.id: 200, "abcdefghij": cast(int, object())})
+    assert [key.last_used for key in store.all()] == [None]
+    store.touch({made.id: 300})
+    assert [key.last_used for key in store.all()] == [300]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +12,7 @@ from passerelle.errors import Failure, Kind
 from passerelle.security.guard import Asked, Refused, Wait
 from passerelle.security.identity import Identity
 from passerelle.security.keys import ApiKey, KeyStore, digest_of
+from passerelle.security.remembered import Remembered
 
 # Keys that a worker remembers, about 600 bytes each. Beyond, the one that was not used for the longest time is looked
 # up again when it comes.
@@ -147,32 +147,25 @@ class FileKeyMethod(KeyMethod):
     were used last, until somebody takes it.
     """
 
-    __slots__ = ("_known", "_store", "_version", "used")
+    __slots__ = ("_known", "_store", "used")
 
     def __init__(self, store: KeyStore, header: bytes, clock: Callable[[], float] = time.time) -> None:
         super().__init__(header, clock)
         self._store = store
-        self._known: OrderedDict[bytes, HeldKey] = OrderedDict()
-        self._version = store.version()
+        self._known: Remembered[HeldKey] = Remembered()
         self.used: dict[str, int] = {}
 
     def refresh(self) -> None:
         """Forget everything if the file has changed, or cannot be read any more. Call it twice a second."""
-        try:
-            version = self._store.version()
-        except sqlite3.Error:
-            version = -1
-        if version != self._version or version < 0:
-            self._version = version
+        if self._store.changed():
             self._known.clear()
 
     def _note(self, key: ApiKey, now: float) -> None:
         self.used[key.id] = int(now)
 
     def _hold(self, asked: Asked, digest: bytes) -> HeldKey:
-        held = self._known.get(digest)
+        held = self._known.use(digest)
         if held is not None:
-            self._known.move_to_end(digest)
             return held
         try:
             key = self._store.find(digest)
@@ -181,7 +174,5 @@ class FileKeyMethod(KeyMethod):
         if key is None:
             raise Rejected("unknown API key")
         held = HeldKey.of(key)
-        if len(self._known) >= REMEMBERED_KEYS:
-            self._known.popitem(last=False)
-        self._known[digest] = held
+        self._known.keep(digest, held, REMEMBERED_KEYS)
         return held

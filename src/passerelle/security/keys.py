@@ -5,7 +5,7 @@ apart in lists and logs, and 256 random bits. What is stored is the SHA-256 of t
 what people choose, because it can be guessed; 2^256 equally likely keys cannot, at any speed, so a fast hash is right
 here, and it costs half a microsecond a request where argon2 would cost fifty milliseconds.
 
-The store is one SQLite file in WAL mode: readers never wait for a writer. Times are whole seconds since the epoch.
+The store is one SQLite file. Times are whole seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ import json
 import os
 import re
 import secrets
-import sqlite3
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+
+from passerelle.security.sqlite_file import SqliteFile
 
 PREFIX = "psr"
 _ID_LENGTH = 10
 _FORM = re.compile(rb"psr_([a-z2-7]{10})_[A-Za-z0-9_-]{43}")
 _ID = re.compile(r"[a-z2-7]{10}")
-
-# How long a writer waits for another one (seconds).
-BUSY_SECONDS = 5.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys (
@@ -87,45 +83,11 @@ class UnknownKey(LookupError):
     """No key has this id."""
 
 
-class KeyStore:
-    """The file at ``path``, made with mode 0600 if it is not there. sqlite3.Error when it cannot be used.
-
-    One thread uses a store; others open their own.
-    """
+class KeyStore(SqliteFile):
+    """The keys in the file at ``path`` (see :class:`SqliteFile`)."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if not self.path.exists():
-            try:
-                # Only the owner may read it: who can, learns no key, but who has one.
-                os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
-            except OSError as error:
-                raise sqlite3.OperationalError(error.strerror) from error
-        self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-        self._use_wal()
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute(_SCHEMA)
-
-    def _use_wal(self) -> None:
-        """The change to WAL needs the file alone and does not wait for that (workers open it at the same moment)."""
-        until = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                    raise
-                time.sleep(0.01)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    def version(self) -> int:
-        """A number that changes when somebody else has changed the file (20 us)."""
-        row: tuple[int] = self._db.execute("PRAGMA data_version").fetchone()
-        return row[0]
+        super().__init__(path, _SCHEMA, "NORMAL")
 
     def create(
         self, owner: str, scopes: Iterable[str], now: int, expires: int | None = None, replaces: str | None = None
@@ -145,19 +107,13 @@ class KeyStore:
 
         :raises UnknownKey: when there is none with this id, or it holds no longer.
         """
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             old = self.get(identity)
             if old is None or old.refusal(now):
                 raise UnknownKey(identity)
             until = now + overlap if old.expires is None else min(old.expires, now + overlap)
             self._db.execute("UPDATE keys SET expires = ? WHERE id = ?", (until, identity))
-            made = self.create(old.owner, old.scopes, now, expires, identity)
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
-        return made
+            return self.create(old.owner, old.scopes, now, expires, identity)
 
     def revoke(self, identity: str, now: int) -> None:
         """End a key for good. Once more changes nothing. :raises UnknownKey: when there is none with this id."""
@@ -202,12 +158,11 @@ class KeyStore:
 
     def touch(self, used: Mapping[str, int]) -> None:
         """Note when keys (by id) were used last."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(
-            "UPDATE keys SET last_used = max(coalesce(last_used, 0), ?) WHERE id = ?",
-            [(when, identity) for identity, when in used.items()],
-        )
-        self._db.execute("COMMIT")
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE keys SET last_used = max(coalesce(last_used, 0), ?) WHERE id = ?",
+                [(when, identity) for identity, when in used.items()],
+            )
 
 
 _COLUMNS = "id, owner, scopes, created, expires, revoked, last_used, replaces"

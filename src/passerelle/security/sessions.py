@@ -13,7 +13,6 @@ import hmac
 import sqlite3
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import cast
@@ -24,6 +23,7 @@ from passerelle.security.authentication import Rejected
 from passerelle.security.cookies import set_line, values
 from passerelle.security.guard import Asked, Refused, Wait
 from passerelle.security.identity import Identity
+from passerelle.security.remembered import Remembered
 from passerelle.security.session_store import Lifetimes, Session, SessionStore, digest_of
 
 # Sessions that a worker remembers, about 1 KB each. Beyond, the one that was not used for the longest time is looked
@@ -193,7 +193,7 @@ class FileSessionMethod(SessionMethod):
     since the epoch. ``used`` collects when sessions were used last (by digest), until somebody takes it.
     """
 
-    __slots__ = ("_clock", "_known", "_lifetimes", "_store", "_version", "used")
+    __slots__ = ("_clock", "_known", "_lifetimes", "_store", "used")
 
     def __init__(
         self,
@@ -207,8 +207,7 @@ class FileSessionMethod(SessionMethod):
         self._store = store
         self._lifetimes = lifetimes
         self._clock = clock
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
-        self._version = store.version()
+        self._known: Remembered[_Known] = Remembered()
         self.used: dict[bytes, float] = {}
 
     def forget(self, digest: bytes) -> None:
@@ -218,20 +217,11 @@ class FileSessionMethod(SessionMethod):
 
     def refresh(self) -> None:
         """Forget everything if the file has changed, or cannot be read any more. Call it twice a second."""
-        try:
-            version = self._store.version()
-        except sqlite3.Error:
-            version = -1
-        if version != self._version or version < 0:
-            self._version = version
+        if self._store.changed():
             self._known.clear()
 
     def _hold(self, asked: Asked, digest: bytes) -> _Known:
-        known = self._known.get(digest)
-        if known is None:
-            known = self._look_up(digest)
-        else:
-            self._known.move_to_end(digest)
+        known = self._known.use(digest) or self._look_up(digest)
         if self._lifetimes.ended(known.session.created, known.used, self._clock()):
             raise Rejected(f"the session of {known.session.user!r} is over")
         return known
@@ -249,9 +239,7 @@ class FileSessionMethod(SessionMethod):
         # What is not written yet counts as well.
         used = max(session.used, self.used.get(digest, 0.0))
         known = _Known(session, identity_of(session), used)
-        if len(self._known) >= REMEMBERED_SESSIONS:
-            self._known.popitem(last=False)
-        self._known[digest] = known
+        self._known.keep(digest, known, REMEMBERED_SESSIONS)
         return known
 
 

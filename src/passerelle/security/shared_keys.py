@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
@@ -18,6 +17,7 @@ from passerelle.security.authentication import HeldKey, KeyMethod, Rejected
 from passerelle.security.guard import Asked
 from passerelle.security.keys import ApiKey, UnknownKey, digest_of, is_id, new_key
 from passerelle.security.lookups import BELIEVED, gone, look_up
+from passerelle.security.remembered import Remembered
 from passerelle.security.shared_limits import Call, Store
 
 PREFIX: Final = b"passerelle:1:keys:"
@@ -197,15 +197,13 @@ class SharedKeyMethod(KeyMethod):
         super().__init__(header, clock)
         self._store = store
         self._elapsed = elapsed
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._known: Remembered[_Known] = Remembered()
 
     def _hold(self, asked: Asked, digest: bytes) -> HeldKey | Call:
-        known = self._known.get(digest)
+        known = self._known.use(digest)
         now = self._elapsed()
-        if known is not None:
-            self._known.move_to_end(digest)
-            if now < known.seen + BELIEVED:
-                return known
+        if known is not None and now < known.seen + BELIEVED:
+            return known
         found = look_up(asked, digest, lambda: self._store.ask(FIND, [_name_of(digest)], [PREFIX + b"key:"]))
         if found is None:
             if known is not None and now < known.seen + HOLDS_ON:
@@ -218,7 +216,6 @@ class SharedKeyMethod(KeyMethod):
             raise Rejected("unknown API key")
         identity, *fields = cast("list[bytes]", found)
         held = HeldKey.of(_key(identity.decode("ascii"), fields))
-        if len(self._known) >= authentication.REMEMBERED_KEYS and digest not in self._known:
-            self._known.popitem(last=False)
-        known = self._known[digest] = _Known(held.key, held.identity, now)
+        known = _Known(held.key, held.identity, now)
+        self._known.keep(digest, known, authentication.REMEMBERED_KEYS)
         return known

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
@@ -16,6 +15,7 @@ from typing import Final, cast
 from passerelle.security.authentication import Rejected
 from passerelle.security.guard import Asked
 from passerelle.security.lookups import BELIEVED, gone, look_up
+from passerelle.security.remembered import Remembered
 from passerelle.security.session_store import Lifetimes, Session
 from passerelle.security.sessions import REMEMBERED_SESSIONS, Cookies, Held, SameOrigin, SessionMethod, identity_of
 from passerelle.security.shared_limits import Call, Store
@@ -113,17 +113,16 @@ class SharedSessionMethod(SessionMethod):
         super().__init__(cookies, origin)
         self._sessions = sessions
         self._clock = clock
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._known: Remembered[_Known] = Remembered()
 
     def forget(self, digest: bytes) -> None:
         """The session is about to be ended: nobody is let in by memory."""
         self._known.pop(digest, None)
 
     def _hold(self, asked: Asked, digest: bytes) -> Held | Call:
-        known = self._known.get(digest)
+        known = self._known.use(digest)
         now = self._clock()
         if known is not None and now < known.until:
-            self._known.move_to_end(digest)
             return known
         ago = None if known is None else now - known.used
         found = look_up(asked, digest, lambda: self._sessions.hold(digest, ago))
@@ -137,10 +136,8 @@ class SharedSessionMethod(SessionMethod):
         user, roles, left = cast("tuple[bytes, bytes, int]", found)
         session = Session(user.decode(), tuple(json.loads(roles)), 0.0, 0.0)
         until = now + min(self._sessions.believed, left / _MICROSECONDS)
-        if len(self._known) >= REMEMBERED_SESSIONS and digest not in self._known:
-            self._known.popitem(last=False)
-        held = self._known[digest] = _Known(session, identity_of(session), now, until)
-        self._known.move_to_end(digest)
+        held = _Known(session, identity_of(session), now, until)
+        self._known.keep(digest, held, REMEMBERED_SESSIONS)
         return held
 
     def _note(self, digest: bytes, held: Held) -> None:

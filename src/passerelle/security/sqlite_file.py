@@ -1,0 +1,79 @@
+"""One SQLite file in WAL mode, in which readers never wait for a writer: where credentials are kept without Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+# How long a writer waits for another one (seconds).
+BUSY_SECONDS = 5.0
+
+
+class SqliteFile:
+    """The file at ``path``, made with mode 0600 if it is not there, with the table of ``schema`` in it.
+
+    ``synchronous`` is that of SQLite: FULL where no commit may be lost to a crash of the machine. sqlite3.Error when
+    the file cannot be used. One thread uses it; others open their own.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], schema: str, synchronous: str) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            try:
+                # Only the owner may read it: who can, learns no credential, but who has one.
+                os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
+            except OSError as error:
+                raise sqlite3.OperationalError(error.strerror) from error
+        self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            self._use_wal()
+            self._db.execute(f"PRAGMA synchronous = {synchronous}")
+            self._db.execute(schema)
+            self._seen = self._version()
+        except sqlite3.Error:
+            self._db.close()
+            raise
+
+    def _use_wal(self) -> None:
+        """The change to WAL needs the file alone and does not wait for that (workers open it at the same moment)."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def changed(self) -> bool:
+        """Whether somebody else has changed the file since it was asked last, or it cannot be read any more (20 us)."""
+        try:
+            version = self._version()
+        except sqlite3.Error:
+            version = -1
+        seen, self._seen = self._seen, version
+        return version != seen or version < 0
+
+    def _version(self) -> int:
+        row: tuple[int] = self._db.execute("PRAGMA data_version").fetchone()
+        return row[0]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """What is written within is written at once, or not at all."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
