@@ -23,6 +23,7 @@ from tests.caching.redis_server import RedisServer
 from tests.requirements import needs
 from tests.security.test_auth_gateway import Shop
 from tests.security.test_keys import shown
+from tests.security.test_shared_sessions import Ended
 from tests.support.gateways import Rig
 from tests.support.wire import wait_until
 
@@ -100,14 +101,6 @@ def test_redis_holds_no_key(store: SharedKeyStore, client: Redis) -> None:
 
 
 # ---- who they let in
-
-
-class Ended:
-    def __init__(self, result: object) -> None:
-        self.result = result
-
-    def then(self, call: Any) -> None:
-        call()
 
 
 class Link:

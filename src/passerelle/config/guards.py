@@ -10,9 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 from passerelle.config.addresses import Network
 from passerelle.config.base import Model
 from passerelle.config.units import RateText
-from passerelle.config.values import SHARED, Store, Text, Whole
+from passerelle.config.values import SHARED, Store, Text, Whole, is_token
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _HEADER = re.compile(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
 
@@ -22,7 +21,7 @@ def one_or_more(found: object) -> object:
 
 
 def _field_name(text: str) -> str:
-    if _TOKEN(text) and text.lower() not in _TAKEN:
+    if is_token(text) and text.lower() not in _TAKEN:
         return text
     raise ValueError(f"found {text!r}; allowed is the name of a field of its own, such as X-API-Key")
 

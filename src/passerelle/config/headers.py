@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from passerelle.config.base import Model
 from passerelle.config.guards import OneOrMore
 from passerelle.config.units import Duration
-from passerelle.config.values import Flag, Method, Text
+from passerelle.config.values import Flag, Method, Text, is_token
 from passerelle.config.words import describe
 
 _HOST = r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
@@ -40,13 +40,13 @@ def _origin(text: str) -> str:
 
 
 def _field(text: str) -> str:
-    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
+    if not is_token(text):
         raise ValueError(f"found {text!r}; allowed is the name of a field, such as X-Version")
     return text
 
 
 def _star_or_name(text: str) -> str:
-    if text == "*" or re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
+    if text == "*" or is_token(text):
         return text
     raise ValueError(f"found {text!r}; allowed is the name of a request field, such as Authorization, or *")
 

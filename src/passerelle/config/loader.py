@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from passerelle.config import check, tree
 from passerelle.config.addresses import Address, parse_admin, parse_listen
-from passerelle.config.base import Shape
+from passerelle.config.base import Model, Shape
 from passerelle.config.guards import Keys
 from passerelle.config.jwt import KEY_SOURCES, Jwt, jwt_shape
 from passerelle.config.models import Config, Route, Service
@@ -23,6 +23,8 @@ from passerelle.config.shapes import KINDS, SOURCES, route_shape, service_shape
 from passerelle.config.source import Source
 from passerelle.config.tls import ListenerTls
 from passerelle.config.words import nearest
+
+_Block = TypeVar("_Block", bound=Model)
 
 _SERVICE = TypeAdapter(Service)
 _ROUTE = TypeAdapter(Route)
@@ -245,34 +247,18 @@ def _draft(source: Source, bad: list[Loc]) -> check.Draft:
         if route is not None:
             routes.append(check.DraftRoute(int(loc[1]), route, touched))
     listen, admin = _address(data, "listen"), _address(data, "admin")
-    blocks = (_jwt(source), _tls(source), _sessions(source), _keys(source))
+    blocks = (
+        _block(source, "jwt", Jwt),
+        _block(source, "tls", ListenerTls),
+        _block(source, "sessions", Sessions),
+        _block(source, "keys", Keys),
+    )
     return check.Draft(listen, admin, services, routes, frozenset(data), *blocks)
 
 
-def _jwt(source: Source) -> Jwt | None:
+def _block(source: Source, key: str, model: type[_Block]) -> _Block | None:
     try:
-        return Jwt.model_validate(source.data.get("jwt"), context=source.context)
-    except ValidationError:
-        return None
-
-
-def _tls(source: Source) -> ListenerTls | None:
-    try:
-        return ListenerTls.model_validate(source.data.get("tls"), context=source.context)
-    except ValidationError:
-        return None
-
-
-def _sessions(source: Source) -> Sessions | None:
-    try:
-        return Sessions.model_validate(source.data.get("sessions"), context=source.context)
-    except ValidationError:
-        return None
-
-
-def _keys(source: Source) -> Keys | None:
-    try:
-        return Keys.model_validate(source.data.get("keys"), context=source.context)
+        return model.model_validate(source.data.get(key), context=source.context)
     except ValidationError:
         return None
 

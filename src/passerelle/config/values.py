@@ -212,8 +212,12 @@ def _flag(found: object) -> object:
 Flag = Annotated[bool, BeforeValidator(_flag)]
 
 
+# RFC 9110 §5.6.2: the name of a field, among others.
+is_token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+
+
 def _field_name(text: str) -> str:
-    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
+    if not is_token(text):
         raise ValueError(f"found {text!r}; allowed is the name of a request field, such as Accept-Language")
     return text
 

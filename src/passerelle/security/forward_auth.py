@@ -6,7 +6,6 @@ it. Requests whose questions are the same wait for one answer together, where an
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -15,6 +14,7 @@ from passerelle.errors import Failure, Kind
 from passerelle.messages import Response
 from passerelle.security.guard import Asked
 from passerelle.security.identity import Identity
+from passerelle.security.remembered import Remembered
 
 # Answers that are remembered, for each route and worker, and the largest of them in bytes: 8 MB at most.
 REMEMBERED = 4096
@@ -96,7 +96,7 @@ class ForwardAuth:
         self._open = open_on_failure
         self._failed = failed
         self._flights: dict[bytes, _Question] = {}
-        self._known: OrderedDict[bytes, tuple[float, Verdict]] = OrderedDict()
+        self._known: Remembered[tuple[float, Verdict]] = Remembered()
 
     def __call__(self, asked: Asked) -> Response | _Question | None:
         """Let it pass, or answer with what the service said."""
@@ -123,9 +123,7 @@ class ForwardAuth:
         self._flights.pop(key, None)
         self._known.pop(key, None)
         if isinstance(answer, Verdict) and answer.seconds > 0.0 and answer.size <= LARGEST:
-            if len(self._known) >= REMEMBERED:
-                self._known.popitem(last=False)
-            self._known[key] = (self._clock() + answer.seconds, answer)
+            self._known.keep(key, (self._clock() + answer.seconds, answer), REMEMBERED)
 
     def _put(self, asked: Asked, key: bytes | None) -> Response | _Question | None:
         question = self._flights.get(key) if key is not None else None

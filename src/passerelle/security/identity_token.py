@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from joserfc.jwk import Key, OctKey, OKPKey
 from passerelle.security.guard import Asked
 from passerelle.security.identity import Identity
 from passerelle.security.jose import quiet
+from passerelle.security.remembered import Remembered
 
 # Tokens that are remembered, for each route and worker, about 1 KB each. Signing takes 50 us with EdDSA.
 REMEMBERED = 10_000
@@ -80,7 +80,7 @@ class TellIdentity:
         self._audience = audience[0] if len(audience) == 1 else list(audience)
         self._lifetime = int(lifetime)
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+        self._known: Remembered[tuple[float, bytes]] = Remembered()
 
     def __call__(self, asked: Asked) -> None:
         """Add the field."""
@@ -109,8 +109,6 @@ class TellIdentity:
         if identity.method == "session" and roles:
             claims["roles"] = roles
         line = b"%b: %b\r\n" % (self._header, self._signer.sign(claims))
-        self._known.pop(identity.lines, None)
-        if len(self._known) >= REMEMBERED:
-            self._known.popitem(last=False)
-        self._known[identity.lines] = made = (float(issued), line)
+        made = (float(issued), line)
+        self._known.keep(identity.lines, made, REMEMBERED)
         return made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from passerelle.security.guard import Asked, Wait
 from passerelle.security.identity import Identity
 from passerelle.security.jose import NotAToken, claims_of, parse
 from passerelle.security.jwks import KeySource
+from passerelle.security.remembered import Remembered
 
 # Verified tokens that a worker remembers, 1 to 3 KB each. Beyond, the oldest is verified again when it comes.
 REMEMBERED_TOKENS = 10_000
@@ -110,7 +110,7 @@ class JwtMethod:
         self._source = source
         self._clock = clock
         self._steady = steady
-        self._known: OrderedDict[bytes, tuple[float, Identity]] = OrderedDict()
+        self._known: Remembered[tuple[float, Identity]] = Remembered()
         self._version = source.version
 
     def identify(self, asked: Asked) -> Identity | Wait | None:
@@ -156,7 +156,4 @@ class JwtMethod:
         if self._version != self._source.version:
             self._version = self._source.version
             self._known.clear()
-        self._known.pop(value, None)
-        if len(self._known) >= REMEMBERED_TOKENS:
-            self._known.popitem(last=False)
-        self._known[value] = (until, identity)
+        self._known.keep(value, (until, identity), REMEMBERED_TOKENS)

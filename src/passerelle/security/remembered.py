@@ -1,4 +1,4 @@
-"""What was looked up of credentials, by their digests: bounded, and who comes often stays."""
+"""What was found out about credentials and clients, by what stands for them: bounded."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ V = TypeVar("V")
 
 
 class Remembered(OrderedDict[bytes, V]):
-    """By digest; the one that was not used for the longest time is the first to go."""
+    """By key. What was kept, or used, the longest time ago is the first to go."""
 
-    def use(self, digest: bytes) -> V | None:
-        """What is remembered under ``digest``, now the last to go."""
-        found = self.get(digest)
+    def use(self, key: bytes) -> V | None:
+        """What is remembered under ``key``, now the last to go."""
+        found = self.get(key)
         if found is not None:
-            self.move_to_end(digest)
+            self.move_to_end(key)
         return found
 
-    def keep(self, digest: bytes, value: V, most: int) -> None:
+    def keep(self, key: bytes, value: V, most: int) -> None:
         """Remember ``value`` among ``most``, as the last to go."""
-        if len(self) >= most and digest not in self:
+        if len(self) >= most and key not in self:
             self.popitem(last=False)
-        self[digest] = value
-        self.move_to_end(digest)
+        self[key] = value
+        self.move_to_end(key)
