@@ -30,7 +30,7 @@ class Keys:
     def __init__(self, method: KeyMethod) -> None:
         self.method = method
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def start(self) -> None:
         """Begin what goes on beside the requests."""
 
     def stop(self) -> None:
@@ -50,16 +50,17 @@ class FileKeys(Keys):
 
     method: FileKeyMethod
 
-    def __init__(self, path: Path, header: str) -> None:
+    def __init__(self, path: Path, header: str, loop: asyncio.AbstractEventLoop) -> None:
         self._path = path
+        self._loop = loop
         self._store = KeyStore(path)
         super().__init__(FileKeyMethod(self._store, header.lower().encode("ascii")))
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def start(self) -> None:
         """Begin to watch."""
-        self._refresh(loop)
-        self._timers["write"] = loop.call_later(WRITE, self._write_later, loop)
+        self._refresh()
+        self._timers["write"] = self._loop.call_later(WRITE, self._write_later)
 
     def stop(self) -> None:
         """Write what there is, and close the file."""
@@ -70,16 +71,16 @@ class FileKeys(Keys):
             write_used(self._path, used)
         self._store.close()
 
-    def _refresh(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _refresh(self) -> None:
         self.method.refresh()
-        self._timers["refresh"] = loop.call_later(REFRESH, self._refresh, loop)
+        self._timers["refresh"] = self._loop.call_later(REFRESH, self._refresh)
 
-    def _write_later(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _write_later(self) -> None:
         used, self.method.used = self.method.used, {}
         if used:
             # On a thread: a writer may have to wait for another one, and for the disk.
-            loop.run_in_executor(None, write_used, self._path, used)
-        self._timers["write"] = loop.call_later(WRITE, self._write_later, loop)
+            self._loop.run_in_executor(None, write_used, self._path, used)
+        self._timers["write"] = self._loop.call_later(WRITE, self._write_later)
 
 
 def write_used(path: Path, used: dict[str, int]) -> None:

@@ -51,7 +51,9 @@ class CannotGuard(Exception):
     """What a guard needs cannot be had; the text is one line for the user."""
 
 
-def _open_keys(config: Config, link: RedisLink | None, before: Keys | None, same: bool) -> Keys | None:
+def _open_keys(
+    config: Config, loop: asyncio.AbstractEventLoop, link: RedisLink | None, before: Keys | None, same: bool
+) -> Keys | None:
     settings = config.keys
     if settings is None:
         return None
@@ -62,7 +64,7 @@ def _open_keys(config: Config, link: RedisLink | None, before: Keys | None, same
     if same and before is not None:
         return before
     try:
-        return FileKeys(settings.store, settings.header)
+        return FileKeys(settings.store, settings.header, loop)
     except sqlite3.Error as error:
         raise CannotGuard(f"keys: cannot open {settings.store}: {error}") from error
 
@@ -154,7 +156,6 @@ class Guards:
     """
 
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, before: Guards | None = None) -> None:
-        self._loop = loop
         self._config = config
         self._proxies = Proxies(config.trusted_proxies)
         self._subscribers = Subscribers()
@@ -163,7 +164,7 @@ class Guards:
         self._redis: RedisLink | None = _link(config, loop, before._redis if before is not None else None)
         known_keys, known_sessions = (before._keys, before._sessions) if before is not None else (None, None)
         same_keys = before is not None and before._config.keys == config.keys
-        self._keys: Keys | None = _open_keys(config, self._redis, known_keys, same_keys)
+        self._keys: Keys | None = _open_keys(config, loop, self._redis, known_keys, same_keys)
         self._sessions: Sessions | None = _open_sessions(config, loop, self._redis, known_sessions)
         self._methods: dict[str, Method] = {"mtls": CertificateMethod()}
         if self._sessions is not None:
@@ -177,25 +178,19 @@ class Guards:
 
     def start(self, before: Guards | None = None) -> None:
         """Begin what goes on beside the requests, but for what ``before`` has begun."""
-        if self._keys is not None and (before is None or before._keys is not self._keys):
-            self._keys.start(self._loop)
-        if self._tokens is not None and (before is None or before._tokens is not self._tokens):
-            self._tokens.start()
-        if self._redis is not None and (before is None or before._redis is not self._redis):
-            self._redis.start()
-        if self._sessions is not None and (before is None or before._sessions is not self._sessions):
-            self._sessions.start()
+        for part in self._beside(before):
+            part.start()
 
     def stop(self, after: Guards | None = None) -> None:
         """End it, but for what ``after`` goes on with."""
-        if self._keys is not None and (after is None or after._keys is not self._keys):
-            self._keys.stop()
-        if self._tokens is not None and (after is None or after._tokens is not self._tokens):
-            self._tokens.stop()
-        if self._redis is not None and (after is None or after._redis is not self._redis):
-            self._redis.stop()
-        if self._sessions is not None and (after is None or after._sessions is not self._sessions):
-            self._sessions.stop()
+        for part in self._beside(after):
+            part.stop()
+
+    def _beside(self, other: Guards | None) -> list[Keys | Tokens | RedisLink | Sessions]:
+        """What goes on beside the requests and is not that of ``other`` too."""
+        shared = [] if other is None else other._beside(None)
+        parts = (self._keys, self._tokens, self._redis, self._sessions)
+        return [part for part in parts if part is not None and not any(part is each for each in shared)]
 
     def of(self, route: Route, metrics: RouteMetrics, leg: OwnLeg | None) -> tuple[Guard, ...]:
         """The guards of ``route`` in the order in which they are asked; ``leg`` is where its ``forward_auth`` asks."""
