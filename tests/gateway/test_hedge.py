@@ -385,20 +385,23 @@ def test_parts_and_cached_answers_are_hedged_too(rig: Rig) -> None:
 
 def test_a_percentile_is_learnt_first(rig: Rig) -> None:
     slow = threading.Event()
-    kept: list[Connection] = []
+    turn: list[int] = []  # whose turn it is when the slow one is asked for: the hedge may come to the other one sooner
 
-    def script(conn: Connection) -> None:
-        while True:
-            request = conn.read_request()
-            if request.target == b"/slow" and not kept:
-                kept.append(conn)
-                conn.wait(slow)
-            conn.send(ok())
+    def script(number: int) -> Callable[[Connection], None]:
+        def answer(conn: Connection) -> None:
+            while True:
+                if conn.read_request().target == b"/slow" and [number] == turn:
+                    conn.wait(slow)
+                conn.send(ok())
 
-    ups = [rig.upstream(script) for _ in range(2)]
+        return answer
+
+    ups = [rig.upstream(script(number)) for number in range(2)]
     gateway = rig.forward(*ups, service=PLENTY, route={"hedge": {"after": "p99"}, "timeout": "60s"})
     client = rig.connect(gateway)
-    for _ in range(100):
+    client.request(within=LONG)
+    turn += [number for number in range(2) if ups[number].requests]
+    for _ in range(99):
         client.request(within=LONG)
     assert hedges(gateway) == {}
     assert client.request("GET", "/slow", within=LONG).status == 200  # from the other one
