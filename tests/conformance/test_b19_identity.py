@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jwt as pyjwt
 import pytest
+from joserfc.jwk import OctKey
+from joserfc.jwt import encode
 
 from passerelle.security.keys import KeyStore
 from tests.caching.redis_server import RedisServer
@@ -78,7 +79,9 @@ class Shop:
         if kind == "key":
             return "X-API-Key", self.keys.create(who, scopes, now, None)[1]
         if kind == "jwt":
-            token = pyjwt.encode({"sub": who, "exp": now + 600, "scope": " ".join(scopes)}, SECRET, "HS256")
+            token = encode(
+                {"alg": "HS256"}, {"sub": who, "exp": now + 600, "scope": " ".join(scopes)}, OctKey.import_key(SECRET)
+            )
             return "Authorization", f"Bearer {token}"
         if kind == "session":
             body = json.dumps({"username": who, "password": "right"}).encode()

@@ -22,7 +22,7 @@ class KeyRule(NamedTuple):
     query: frozenset[bytes] | None = None
 
     def key(self, host: bytes, path: bytes, query: bytes | None) -> bytes:
-        """The key of a URI. ``host`` in lower case without port, ``path`` canonical, ``query`` without ``?``."""
+        """The key of a URI. ``host`` is in lower case or stands for it, ``path`` canonical, ``query`` without ``?``."""
         if not self.host:
             host = b"*"
         if query is not None and self.query is not None:

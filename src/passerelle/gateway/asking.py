@@ -15,9 +15,9 @@ from passerelle.http1.head import RequestHead
 
 class Asking:
     """Asks for the ``parts`` of one request. ``fields`` are the lines that all of them get; ``address`` gives the
-    client's; ``cached`` tells whether the parts' caches may answer."""
+    client's, ``place`` where it has asked as cache keys name it; ``cached`` tells whether the caches may answer."""
 
-    __slots__ = ("_address", "_cached", "_consumer", "_fields", "_head", "_rest", "params", "parts")
+    __slots__ = ("_address", "_cached", "_consumer", "_fields", "_head", "_place", "_rest", "params", "parts")
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class Asking:
         request_id: bytes,
         consumer: bytes,
         address: Callable[[], bytes],
+        place: Callable[[], bytes],
         cached: bool,
     ) -> None:
         self.parts = parts
@@ -37,6 +38,7 @@ class Asking:
         self._rest = b" HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (fields, request_id)
         self._consumer = consumer
         self._address = address
+        self._place = place
         self._cached = cached
 
     def ask(self, index: int, gathering: Gathering, started: float) -> PartCall:
@@ -50,7 +52,10 @@ class Asking:
         wanted = None
         if part.cache is not None and self._cached:
             facts = part_facts(self._head, self._fields, self._consumer)
-            asks = (part, part.cache, facts, b"%b %b" % (part.key, path), message, params, started)
+            kept = part.key
+            if part.cache.settings.key.host:
+                kept = b"%b:%b" % (kept, self._place())  # services are told of it, whoever else asks for the part
+            asks = (part, part.cache, facts, b"%b %b" % (kept, path), message, params, started)
             wanted = Wanted(*asks, node_key=node_key, about=(path_tag(part.service.name, path),))
         asked = PartCall(gathering, index, part, message, started, wanted)
         if key is not None and isinstance(asked.forward, Forward):

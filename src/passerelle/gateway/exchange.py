@@ -10,7 +10,7 @@ from passerelle.composition import Gathering
 from passerelle.errors import Failure
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.cached import Seat
-from passerelle.gateway.fields import came_by_tls, client_address
+from passerelle.gateway.fields import cache_place, came_by_tls, client_address
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.own import WholeBody
 from passerelle.gateway.parts import PartCall
@@ -209,6 +209,11 @@ class ExchangeState:
 
     def _address(self) -> bytes:
         return client_address(self._head, self._client.peer, self._gateway.proxies)
+
+    def _place(self) -> bytes:
+        """What stands for the origin that the client has asked in cache keys."""
+        client = self._client
+        return cache_place(self._head, client.peer, self._gateway.proxies, client.scheme)
 
     def _for_us(self) -> bool:
         """Whether the client is on this machine, and not merely a proxy in front of one that is not."""

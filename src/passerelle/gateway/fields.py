@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 from passerelle.http1.head import RequestHead
 from passerelle.security.addresses import Proxies
 
@@ -45,6 +47,22 @@ def came_by_tls(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes)
     """Whether the client came over TLS: to here (``scheme``), or to a proxy that is trusted and says so."""
     said = head.get(b"x-forwarded-proto") if head.forwarded and proxies.trusts(peer) else None
     return (said or scheme) == b"https"
+
+
+def cache_place(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
+    """What stands for the origin in cache keys: all that services are told of it, the port and the scheme too.
+
+    An answer may repeat it (a redirect to https, an absolute link), so it must not reach who asked elsewhere.
+    """
+    authority = head.authority.lower()
+    if not head.forwarded or not proxies.trusts(peer):
+        return authority
+    host = (head.get(b"x-forwarded-host") or authority).lower()
+    proto = head.get(b"x-forwarded-proto") or scheme
+    if (host, proto) == (authority, scheme):
+        return authority
+    # Its octets are the proxy's word and no host's, so they must not be read as a part of a key.
+    return blake2b(b"%b\0%b\0%b" % (authority, host, proto), digest_size=16).hexdigest().encode("ascii")
 
 
 # Forwarding lines by (peer, Host, scheme): the same for all of a client's requests. Clients choose them, so it is

@@ -1,7 +1,7 @@
 """The short way of a hit: from the request to the stored bytes, past routing and everything that a hit does not need.
 
 It is open to an entry whose ``owner`` is the plan of a route that has nothing to ask before it answers, and whose key
-is host, path and query as they are. Such a key names one canonical path, and so one route: a request that finds the
+is origin, path and query as they are. Such a key names one canonical path, and so one route: a request that finds the
 entry under it would be led to that route. A path in another spelling finds nothing here and takes the long way.
 """
 
@@ -14,7 +14,7 @@ from passerelle.caching.answers import ending, wire
 from passerelle.caching.facts import Facts
 from passerelle.gateway.cache import Cache, request_facts
 from passerelle.gateway.compress import coding_of, form_of
-from passerelle.gateway.fields import came_by_tls, client_address
+from passerelle.gateway.fields import cache_place, came_by_tls, client_address
 from passerelle.gateway.plan import RoutePlan
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def answer_hit(
     facts: Facts | None = head.cache_facts
     if facts is None or facts.method != method or facts.consumer:
         facts = request_facts(head, method)
-    entry = cache.shelf.find(b"%b %b" % (host, target), facts)
+    place = head.authority if not head.forwarded else cache_place(head, client.peer, gateway.proxies, client.scheme)
+    entry = cache.shelf.find(b"%b %b" % (place, target), facts)
     now = time()
     # The test of `policy.lookup` for its HIT.
     if entry is None or now >= entry.fresh_until or facts.needs & entry.refuses:

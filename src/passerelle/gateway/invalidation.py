@@ -46,7 +46,7 @@ class Invalidator:
             match = self._match(host, b"GET", path)
             plan = self._plan_of(match.value)
             rule = plan.settings.key if plan is not None else WHOLE_URI
-            keys.append(rule.key(host, path, target.query))
+            keys.append(rule.key(wanted.place, path, target.query))
             if plan is not None:
                 tags.update(dict.fromkeys(plan.fill_tags(match.params)))
             tags.update(dict.fromkeys(_as_part(match.value, path, match.params)))

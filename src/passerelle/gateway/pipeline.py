@@ -70,8 +70,11 @@ class Exchange(ExchangeState):
         if plan.guards and not self._admitted(plan, match, first):
             return
         # 4. What the client wants to send must be allowed before it is asked to send it.
-        if not self._head.plain and self._body is None:
-            self._prepare_body(plan)
+        if not self._head.plain:
+            if self._body is None:
+                self._prepare_body(plan)
+            if self._head.expect:
+                self._gateway.loop.call_later(CONTINUE_SECONDS, self._continue)
         # 5. Answer from the cache, from one service, from several, or (logins) by ourselves.
         if isinstance(plan, ForwardPlan):
             if plan.cache is None:
@@ -134,8 +137,6 @@ class Exchange(ExchangeState):
                 self._body = RequestBody(self._client, plan.body_limit, head.chunked)
             elif isinstance(plan, OwnPlan):
                 self._body = WholeBody(self._client, plan.body_limit)
-        if head.expect:
-            self._gateway.loop.call_later(CONTINUE_SECONDS, self._continue)
 
     def _from_cache(self, plan: ForwardPlan, cache: CachePlan, match: Match) -> None:
         head, method = self._head, self._method
@@ -166,18 +167,19 @@ class Exchange(ExchangeState):
         node_key: bytes | None = None,
     ) -> Wanted:
         head, method = self._head, self._method
-        host = head.host or b""
+        host, place = head.host or b"", self._place()
         target = Target(self._path, self._query[1:] if self._query else None)
         facts_of = request_facts if plan.compress is None else uncoded_facts
         return Wanted(
             origin,
             cache,
             facts_of(head, method, self._consumer()),
-            cache.settings.key.key(host, *target),
+            cache.settings.key.key(place, *target),
             message,
             match.params,
             self._started,
             host,
+            place,
             head.authority.lower(),
             target,
             # A hit goes the short way only where nothing has to be asked or added first.
@@ -244,7 +246,8 @@ class Exchange(ExchangeState):
         if plan.rules is not None:
             fields = plan.rules.apply(fields, match.params)
         cached = not (head.debug and self._asks_instances())
-        asking = Asking(plan.parts, match.params, head, fields, self._request_id, consumer, self._address, cached)
+        who = consumer, self._address, self._place
+        asking = Asking(plan.parts, match.params, head, fields, self._request_id, *who, cached)
         if plan.cache is not None and cached:
             wanted = self._wanted(plan, plan.cache, match, Whole(plan, asking), _NO_MESSAGE, asking.paths())
             self._forward = seat = Seat(self._asker(plan), wanted)

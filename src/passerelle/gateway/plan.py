@@ -45,7 +45,7 @@ TERMS: Final = b"passerelle-cache-control"
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """How one part of a composition is asked for; ``key`` stands for the host in its cache keys."""
+    """How one part of a composition is asked for; ``key`` stands before the origin in its cache keys."""
 
     name: str
     service: Service
@@ -204,7 +204,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
         service = environment.services[part.service]
         path = Template(part.path, rest)
-        key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # a host has no colon, so no route's key is this
+        key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # no host with a port is like this
         shared = environment.cache if part.cache is not None else None
         kept = environment.era, part.cache, metrics.cache, _told(route)
         cache = make_plan(shared, *kept) if shared is not None else None

@@ -20,7 +20,8 @@ from passerelle.messages import Fields
 class Wanted:
     """A request on its way to a cache: what it asks of whom. ``started`` is when (of ``perf_counter``).
 
-    ``host`` is the Host's normal form without a port, ``authority`` the Host as sent, in lower case. ``owner`` is the
+    ``host`` is the Host's normal form without a port, ``place`` what stands for it in keys, ``authority`` the Host as
+    sent, in lower case. ``owner`` is the
     route's plan where a hit may go the short way (see :mod:`passerelle.gateway.hits`). ``node_key`` is what the
     balancer picks by, where it does. ``about`` are tags beside those of the plan: the paths at services that it is of.
     """
@@ -33,6 +34,7 @@ class Wanted:
     params: Mapping[str, bytes]
     started: float
     host: bytes = b""
+    place: bytes = b""
     authority: bytes = b""
     target: Target | None = None
     owner: object = None

@@ -45,10 +45,12 @@ class HideCookies:
                 continue
             pairs = list(_pairs([field.value]))
             kept = [pair for pair in pairs if pair.partition(b"=")[0].strip() not in self._names]
-            if len(kept) < len(pairs):
+            if len(kept) == len(pairs):
+                continue
+            if kept:
+                asked.shortened = [*asked.shortened, (field.line, b"Cookie: %b" % b"; ".join(kept))]
+            else:
                 asked.withheld = [*asked.withheld, field.line]
-                if kept:
-                    asked.upstream += b"Cookie: %b\r\n" % b"; ".join(kept)
 
 
 def _pairs(lines: Iterable[bytes]) -> Iterable[bytes]:

@@ -42,7 +42,8 @@ class Asked:
     """A request as guards see it, and what they leave on it for those who come after.
 
     ``address`` is the client's, from the trusted end of the chain. ``answer`` collects field lines (with CRLF) for
-    whatever is answered, ``upstream`` those that go to the service; ``withheld`` are lines of the client that do not.
+    whatever is answered, ``upstream`` those that go to the service; ``withheld`` are lines of the client that do not,
+    ``shortened`` those that go on in another form, each with that form.
     ``certificate`` is the one that TLS has verified, as :meth:`ssl.SSLSocket.getpeercert` gives it.
     ``pending`` is what the guard that said :class:`Wait` waits for, and nobody else's: it takes it away at its end.
     ``peer`` and ``scheme`` are the connection's.
@@ -62,6 +63,7 @@ class Asked:
         "query",
         "request_id",
         "scheme",
+        "shortened",
         "upstream",
         "vouched",
         "withheld",
@@ -91,6 +93,7 @@ class Asked:
         self.answer = b""
         self.upstream = b""
         self.withheld: Sequence[bytes] = ()
+        self.shortened: Sequence[tuple[bytes, bytes]] = ()
         self.identity: Identity | None = None
         self.pending: object = None
         self.vouched = b""
@@ -112,6 +115,10 @@ class Asked:
             # Anchored at both ends: the same octets inside another field's value are not a line.
             lines = b"\r\n" + section
             section = lines.replace(b"\r\n%b\r\n" % line, b"\r\n", 1)[2:]
+        for line, rest in self.shortened:
+            # In its place, and only if it goes on at all: the client's Connection may have named it.
+            lines = b"\r\n" + section
+            section = lines.replace(b"\r\n%b\r\n" % line, b"\r\n%b\r\n" % rest, 1)[2:]
         return section + self.upstream
 
 

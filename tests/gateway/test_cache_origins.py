@@ -1,0 +1,112 @@
+"""Answers may repeat what services are told of where a client has asked: nobody who asked elsewhere gets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.gateways import Rig
+from tests.support.upstream import Connection, Upstream, ok
+from tests.support.wire import Response
+
+LONG = 20.0
+
+
+def repeating(conn: Connection) -> None:
+    """Says where it was asked, as services do in redirects and links, and who it was told asks by cookie."""
+    while True:
+        request = conn.read_request()
+        if request.start.startswith(b"POST /verify "):
+            conn.send(ok(b'{"user_id": "1"}'))
+            continue
+        names = ("host", "x-forwarded-host", "x-forwarded-proto", "cookie")
+        said = {name: (request.get(name) or b"").decode() for name in names}
+        fields = (b"Content-Type: application/json", b"Cache-Control: public, max-age=60", b"Vary: Cookie")
+        conn.send(ok(json.dumps(said).encode(), *fields))
+
+
+def get(client: Client, host: str, *lines: str) -> Response:
+    head = "\r\n".join(["GET /a HTTP/1.1", f"Host: {host}", *lines, "", ""])
+    client.send(head.encode("ascii"))
+    return client.read_response(within=LONG)
+
+
+def is_hit(response: Response) -> bool:
+    return (response.get("cache-status") or b"").startswith(b"passerelle; hit")
+
+
+@pytest.fixture
+def upstream(rig: Rig) -> Upstream:
+    return rig.upstream(repeating)
+
+
+@pytest.mark.parametrize("other", ["gw:1337", "gw."])
+def test_a_client_cannot_put_a_port_of_its_choice_into_what_others_get(
+    rig: Rig, upstream: Upstream, other: str
+) -> None:
+    client = rig.connect(rig.forward(upstream, route={"cache": {}}))
+    get(client, other)
+    assert json.loads(get(client, "gw").body)["host"] == "gw"
+    hits = [get(client, host) for host in ("gw", "GW", other)]
+    assert all(is_hit(hit) for hit in hits)
+    assert [json.loads(hit.body)["host"] for hit in hits] == ["gw", "gw", other]
+
+
+@pytest.mark.parametrize("field", ["X-Forwarded-Proto: https", "X-Forwarded-Host: shop.example"])
+def test_what_a_trusted_proxy_says_of_the_origin_chooses_answers(rig: Rig, upstream: Upstream, field: str) -> None:
+    client = rig.connect(rig.forward(upstream, route={"cache": {}}, trusted_proxies=["127.0.0.0/8"]))
+    name, value = field.lower().split(": ")
+    first, second = get(client, "gw"), get(client, "gw", field)
+    assert json.loads(second.body)[name] == value != json.loads(first.body)[name]
+    assert get(client, "gw").body == first.body and get(client, "gw", field).body == second.body
+    assert is_hit(get(client, "gw")) and is_hit(get(client, "gw", field))
+    assert len(upstream.requests) == 2
+
+
+def test_a_client_is_not_believed_what_a_proxy_is(rig: Rig, upstream: Upstream) -> None:
+    client = rig.connect(rig.forward(upstream, route={"cache": {}}))
+    get(client, "gw")
+    assert is_hit(get(client, "gw", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example"))
+
+
+@pytest.mark.parametrize("of_part", [True, False])
+def test_parts_and_compositions_are_kept_for_each_host(rig: Rig, upstream: Upstream, of_part: bool) -> None:
+    part = {"service": "u", "path": "/part", **({"cache": {}} if of_part else {})}
+    route = {"path": "/a", "compose": {"part": part}, **({} if of_part else {"cache": {}})}
+    client = rig.connect(rig.gateway({"u": {"targets": [upstream.url]}}, [route]))
+    get(client, "evil.example")
+    for _ in range(2):
+        assert json.loads(get(client, "gw").body)["part"]["host"] == "gw"
+    assert len(upstream.requests) == 2
+
+
+def test_a_part_without_hosts_is_kept_once(rig: Rig, upstream: Upstream) -> None:
+    part = {"service": "u", "path": "/part", "cache": {"per_host": False}}
+    gateway = rig.gateway({"u": {"targets": [upstream.url]}}, [{"path": "/a", "compose": {"part": part}}])
+    client = rig.connect(gateway)
+    assert get(client, "one").body == get(client, "two").body
+    assert len(upstream.requests) == 1
+
+
+def test_a_cookie_that_connection_names_does_not_go_on_without_the_session(
+    rig: Rig, upstream: Upstream, tmp_path: Path
+) -> None:
+    """To the cache it is not there (RFC 9110 §7.6.1), so an answer that it has changed would be everybody's."""
+    gateway = rig.gateway(
+        {"u": {"targets": [upstream.url]}},
+        [
+            {"path": "/login", "login": {"service": "u", "path": "/verify"}},
+            {"path": "/a", "service": "u", "auth": ["session"], "cache": {}},
+        ],
+        sessions={"store": str(tmp_path / "sessions.db")},
+    )
+    client = rig.connect(gateway)
+    body = json.dumps({"username": "ada", "password": "right"}).encode()
+    login = client.request("POST", "/login", ("Content-Type", "application/json"), body=body, within=LONG)
+    own = next(line for line in login.all("set-cookie") if line.startswith(b"__Host-session="))
+    cookie = f"Cookie: {own.partition(b';')[0].decode()}; evil=1"
+    assert json.loads(get(client, "gw", "Connection: Cookie", cookie).body)["cookie"] == ""
+    assert json.loads(get(client, "gw", cookie).body)["cookie"] == "evil=1"
