@@ -274,7 +274,7 @@ def test_a_click_error_that_is_no_usage_error_is_one_line(
     with pytest.raises(SystemExit) as ended:
         main(["check"])
     assert ended.value.code == 1
-    assert capsys.readouterr().err == "passerelle: it broke. Badly (see passerelle --help)\n"
+    assert capsys.readouterr().err == "passerelle: it broke. Badly\n"
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,3 +336,9 @@ def test_every_lazy_command_is_there() -> None:
             assert command is not None
             assert command.name == name
             assert command.get_short_help_str(200)
+
+
+def test_python_can_run_the_package() -> None:
+    done = subprocess.run([sys.executable, "-m", "passerelle", "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("passerelle ")

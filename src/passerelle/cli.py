@@ -61,7 +61,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         context = error.ctx if isinstance(error, click.UsageError) else None
         command = context.command_path if context is not None else "passerelle"
         message = " ".join(error.format_message().split()).rstrip(".")
-        click.echo(f"{command}: {message[:1].lower()}{message[1:]} (see {command} --help)", err=True)
+        see = f" (see {command} --help)" if isinstance(error, click.UsageError) else ""
+        click.echo(f"{command}: {message[:1].lower()}{message[1:]}{see}", err=True)
         sys.exit(error.exit_code if isinstance(error, click.UsageError) else 1)
     except click.Abort:
         sys.exit(130)

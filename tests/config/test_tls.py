@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trustme
@@ -69,3 +70,41 @@ def test_a_service_that_believes_anybody_is_warned_of() -> None:
     assert [(w.key, w.message) for w in warnings] == [
         ("services.u.tls.verify", "who is on the way can read and change everything")
     ]
+
+
+def test_certificates_that_have_expired_or_soon_will_are_warned_of(tmp_path: Path) -> None:
+    now, day = datetime.now(UTC), timedelta(days=1)
+    ca = trustme.CA()
+    for stem, start, end in (
+        ("good", now - day, now + 90 * day),
+        ("over", now - 9 * day, now - day),
+        ("soon", now - 9 * day, now + day),
+        ("early", now + day, now + 9 * day),
+    ):
+        issued = ca.issue_cert("localhost", not_before=start, not_after=end)
+        issued.cert_chain_pems[0].write_to_path(tmp_path / f"{stem}.pem")
+        issued.private_key_pem.write_to_path(tmp_path / f"{stem}.key")
+
+    def warned(stem: str, tls: str) -> list[str]:
+        pair = f"certificate: {stem}.pem, key: {stem}.key"
+        report = inspect_text(tls.replace("PAIR", pair), folder=tmp_path)
+        assert report.errors == ()
+        return [str(problem).replace(f"{tmp_path}/", "") for problem in report.warnings]
+
+    listener = "tls: {PAIR}\n" + ROUTES
+    assert warned("good", listener) == []
+    assert warned("over", listener) == [
+        f"gateway.yaml:1:20: tls.certificate: over.pem has expired: it was good until {now - day:%Y-%m-%d %H:%M} UTC"
+    ]
+    assert warned("soon", listener) == [
+        f"gateway.yaml:1:20: tls.certificate: soon.pem expires soon: it is good until {now + day:%Y-%m-%d %H:%M} UTC"
+    ]
+    assert warned("early", listener) == [
+        f"gateway.yaml:1:20: tls.certificate: early.pem is not good yet: it is from {now + day:%Y-%m-%d %H:%M} UTC"
+    ]
+    second = "tls: {certificate: good.pem, key: good.key, certificates: [{names: [a.test], PAIR}]}\n" + ROUTES
+    [line] = warned("over", second)
+    assert "tls.certificates[0].certificate: over.pem has expired" in line
+    service = "services: {u: {targets: ['https://127.0.0.1:5001'], tls: {PAIR}}}\nroutes: [{path: /, service: u}]\n"
+    [line] = warned("over", service)
+    assert "services.u.tls.certificate: over.pem has expired" in line

@@ -378,7 +378,10 @@ def test_gateway_alone_refuses_a_taken_port(tmp_path: Path) -> None:
 def test_status_says_that_nobody_answers(tmp_path: Path) -> None:
     with command(tmp_path, "status", "--admin", "127.0.0.1:1") as running:
         assert running.ended() == 1
-        assert running.text.startswith("nothing to ask on the admin address 127.0.0.1:1: ")
+        assert running.text == (
+            "nothing to ask on the admin address 127.0.0.1:1: Connection refused; "
+            "is it running, or is --admin another?\n"
+        )
 
 
 @pytest.mark.slow

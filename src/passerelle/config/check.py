@@ -10,6 +10,7 @@ import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from passerelle.config import balance_check as balance
 from passerelle.config.addresses import Address, Lookup
@@ -24,7 +25,7 @@ from passerelle.config.check_guards import (
 )
 from passerelle.config.check_headers import header_warnings, parameter_values, route_headers
 from passerelle.config.check_hedge import hedge_errors, hedge_warnings
-from passerelle.config.check_tls import listener_errors, service_errors, service_warnings
+from passerelle.config.check_tls import listener_errors, listener_warnings, service_errors, service_warnings
 from passerelle.config.guards import Keys
 from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, RouteCache, Service
@@ -102,11 +103,14 @@ def errors(draft: Draft) -> Iterator[Finding]:
 
 def warnings(config: Config) -> Iterator[Finding]:
     """What works, but is probably not what was meant."""
+    now = datetime.now(UTC)
+    if config.tls is not None:
+        yield from listener_warnings(config.tls, now)
     used = {name for route in config.routes for name in services_of(route)}
     for name, service in config.services.items():
         if name not in used:
             yield Finding(("services", name), "no route leads to this service", at_key=True)
-        yield from service_warnings(name, service)
+        yield from service_warnings(name, service, now)
     for index, network in enumerate(config.trusted_proxies):
         if network.prefixlen == 0:
             yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from passerelle.config.base import given
 from passerelle.config.models import Service
 from passerelle.config.problems import Finding, Loc
 from passerelle.config.tls import ListenerTls
+
+SOON: Final = timedelta(days=7)
 
 
 def listener_errors(tls: ListenerTls) -> Iterator[Finding]:
@@ -27,6 +31,13 @@ def listener_errors(tls: ListenerTls) -> Iterator[Finding]:
         yield from _authorities(("tls", "client_ca"), tls.client_ca)
     elif "client" in given(tls):
         yield Finding(("tls", "client"), "found without client_ca, against which a certificate could be checked")
+
+
+def listener_warnings(tls: ListenerTls, now: datetime) -> Iterator[Finding]:
+    """Certificates that clients will refuse, or soon."""
+    yield from _times(("tls", "certificate"), tls.certificate, now)
+    for index, each in enumerate(tls.certificates):
+        yield from _times(("tls", "certificates", index, "certificate"), each.certificate, now)
 
 
 def service_errors(name: str, service: Service) -> Iterator[Finding]:
@@ -49,10 +60,29 @@ def service_errors(name: str, service: Service) -> Iterator[Finding]:
         yield from _authorities((*loc, "ca"), tls.ca)
 
 
-def service_warnings(name: str, service: Service) -> Iterator[Finding]:
-    """What works, but is dangerous."""
+def service_warnings(name: str, service: Service, now: datetime) -> Iterator[Finding]:
+    """What works, but is dangerous, or not for long."""
     if service.tls is not None and not service.tls.verify:
         yield Finding(("services", name, "tls", "verify"), "who is on the way can read and change everything")
+    if service.tls is not None and service.tls.certificate is not None:
+        yield from _times(("services", name, "tls", "certificate"), service.tls.certificate, now)
+
+
+def _times(loc: Loc, path: Path, now: datetime) -> Iterator[Finding]:
+    """From when and until when the certificate holds; it was read before and is one."""
+    from cryptography import x509  # takes a tenth of a second, and most files have no certificate
+
+    try:
+        found = x509.load_pem_x509_certificate(path.read_bytes())
+        start, end = found.not_valid_before_utc, found.not_valid_after_utc
+    except (OSError, ValueError):
+        return
+    if now >= end:
+        yield Finding(loc, f"{path} has expired: it was good until {end:%Y-%m-%d %H:%M} UTC")
+    elif now < start:
+        yield Finding(loc, f"{path} is not good yet: it is from {start:%Y-%m-%d %H:%M} UTC")
+    elif end - now < SOON:
+        yield Finding(loc, f"{path} expires soon: it is good until {end:%Y-%m-%d %H:%M} UTC")
 
 
 def _unreadable(loc: Loc, path: Path) -> Finding | None:

@@ -104,6 +104,8 @@ def _text(error: ErrorDetails) -> str:
 
 
 def _example(found: object) -> str:
+    if isinstance(found, dict):
+        return ", each item after '- '"
     return f", such as [{found}]" if isinstance(found, str | int) and not isinstance(found, bool) else ""
 
 

@@ -96,7 +96,8 @@ class Source:
             return text
         value = tree.resolve(text)
         if value is None and loc and not _may_be_null(loc) and loc not in self.broken:
-            self.report(Finding(loc, "found nothing; give it a value or remove the key"))
+            below = ", indented below it," if loc in (("services",), ("routes",)) else ""
+            self.report(Finding(loc, f"found nothing; give it a value{below} or remove the key"))
             self.broken.add(loc)
         return value
 

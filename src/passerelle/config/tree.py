@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import yaml
 
+from passerelle.config.yaml_words import place_and_words
+
 MAX_BYTES = 2**20
 """Largest file."""
 MAX_DEPTH = 32
@@ -226,17 +228,5 @@ def _explain(text: str, error: yaml.MarkedYAMLError) -> SyntaxProblem:
                 pass
         except yaml.MarkedYAMLError as better:
             error = better
-    mark = error.problem_mark or error.context_mark
-    line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-    return SyntaxProblem(line, column, _TOO_DEEP if too_deep else _words(text, line, error))
-
-
-def _words(text: str, line: int, error: yaml.MarkedYAMLError) -> str:
-    problem = str(error.problem)
-    lines = text.split("\n")
-    if line <= len(lines) and "\t" in lines[line - 1][: len(lines[line - 1]) - len(lines[line - 1].lstrip())]:
-        return "found a tab in the indentation; YAML is indented with spaces"
-    if "mapping values are not allowed" in problem:
-        return "found a second ':'; the indentation is wrong, or a value with ': ' needs quotes"
-    context = f"{error.context}: " if error.context else ""
-    return f"not valid YAML: {context}{problem}"
+    line, column, words = place_and_words(text, error)
+    return SyntaxProblem(line, column, _TOO_DEEP if too_deep else words)

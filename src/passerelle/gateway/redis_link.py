@@ -141,6 +141,9 @@ class RedisLink:
 
     def __init__(self, url: str, loop: asyncio.AbstractEventLoop, at_least: int, *, needed: bool) -> None:
         self.url = url
+        parts = urlsplit(url)
+        # For the log: without the password.
+        self._where = f"{parts.hostname}:{parts.port or 6379}"
         self.needed = needed
         self.gateways = at_least
         self.up = False  # whether Redis is used at the moment
@@ -202,7 +205,8 @@ class RedisLink:
                 self._drop()
                 self._end_early()
                 if pause == FIRST_PAUSE:
-                    _log.warning("redis: %s; %s", error or "no answer", _GONE)
+                    why = (error.strerror if isinstance(error, OSError) else None) or error or "no answer"
+                    _log.warning("redis at %s: %s; %s", self._where, why, _GONE)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LAST_PAUSE)
                 continue
@@ -275,7 +279,7 @@ class RedisLink:
         if connection is None or not self.up:
             return
         if connection.is_late(PATIENCE if self.needed else HASTE):
-            _log.warning("redis: no answer; %s", _GONE)
+            _log.warning("redis at %s: no answer; %s", self._where, _GONE)
             self._drop()
         elif self._looks % _HELLO == 0:
             pending = connection.send(self._hello(), Pending())

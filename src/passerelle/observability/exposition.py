@@ -180,7 +180,7 @@ def _connections(snapshot: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily("passerelle_connections_open", "Client connections open now.", connections["open"])
     yield CounterMetricFamily("passerelle_connections_accepted", "Client connections.", connections["accepted"])
     yield CounterMetricFamily(
-        "passerelle_connections_refused", "Client connections closed at once, over the limit.", connections["refused"]
+        "passerelle_connections_refused", "Client connections turned away.", connections["refused"]
     )
     malformed = CounterMetricFamily(
         "passerelle_requests_malformed", "Messages that never became a request.", labels=["kind"]

@@ -238,7 +238,10 @@ def ask(admin: Address | str | None, method: str, path: str, limit: float = ANSW
     try:
         return _fetch(admin, method, path, limit)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        click.echo(f"nothing to ask on the admin address {admin}: {error}", err=True)
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        click.echo(
+            f"nothing to ask on the admin address {admin}: {why}; is it running, or is --admin another?", err=True
+        )
         answer_no()
 
 

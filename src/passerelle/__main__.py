@@ -1,0 +1,5 @@
+"""``python -m passerelle``, the same as ``passerelle``."""
+
+from passerelle.cli import main
+
+main()

@@ -1,0 +1,90 @@
+"""What is wrong with a text that is no YAML, in the words of who wrote it and not of its parser."""
+
+from __future__ import annotations
+
+import yaml
+
+_QUOTE = "a value that has it needs quotes"
+
+
+def place_and_words(text: str, error: yaml.MarkedYAMLError) -> tuple[int, int, str]:
+    """The 1-based line and column where it is to be changed, and what to change there."""
+    problem, context = str(error.problem), str(error.context or "")
+    mark = error.problem_mark or error.context_mark
+    opened = error.context_mark or mark
+    line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+    lines = text.split("\n")
+    here = lines[line - 1] if line <= len(lines) else ""
+    if "\t" in _blanks(here):
+        return line, column, "found a tab in the indentation; YAML is indented with spaces"
+    if "mapping values are not allowed" in problem:
+        return line, column, "found a second ':'; the indentation is wrong, or a value with ': ' needs quotes"
+    if opened is not None and "could not find expected ':'" in problem:
+        return opened.line + 1, opened.column + 1, "found a line without a key; a name, a colon and a blank come first"
+    if opened is not None and "end of stream" in problem and "quoted scalar" in context:
+        return opened.line + 1, opened.column + 1, "found a quote that is not closed"
+    if "cannot start any token" in problem or "alphabetic or numeric character" in problem:
+        return line, column, _start(lines, error)
+    if "unknown escape character" in problem:
+        return line, column, "found a backslash in double quotes; use single quotes, or write two of them"
+    if "expected ',' or" in problem:
+        return line, column, _in_brackets(problem, opened)
+    if "expected <block end>" in problem:
+        return line, column, _at_wrong_place(problem, lines[:line], column, opened)
+    if "expected the node content" in problem:
+        found = here[column - 1 : column]
+        if not found:
+            return line, column, "found the end where a value is needed; a bracket is not closed"
+        return line, column, f"found {found!r} where a value is needed; {_QUOTE}"
+    return line, column, f"not valid YAML: {context + ': ' if context else ''}{problem}"
+
+
+def _blanks(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]
+
+
+def _start(lines: list[str], error: yaml.MarkedYAMLError) -> str:
+    """A value that begins with a character that means something else (``*``, ``&``, ``@``, ``%``, `````)."""
+    mark = error.problem_mark
+    assert mark is not None
+    at = mark.column - (1 if "alphabetic" in str(error.problem) else 0)
+    found = lines[mark.line][at : at + 1] if mark.line < len(lines) else ""
+    return f"found {found!r} at the start of a value; {_QUOTE}"
+
+
+def _in_brackets(problem: str, opened: yaml.Mark | None) -> str:
+    close = "}" if "'}'" in problem else "]"
+    found = problem.rpartition("but got ")[2].strip("'")
+    since = f"the {'{' if close == '}' else '['} of line {opened.line + 1}" if opened is not None else "an open bracket"
+    if found in ("<stream end>", "<document end>"):
+        return f"found the end of the file; {since} is not closed"
+    if found == "{":
+        return f"found '{{' after {since}; close that first, or put a value with {{name}} in quotes"
+    what = "another value" if found == "<scalar>" else repr(found)
+    return f"found {what} after {since}; allowed is ',' or '{close}'"
+
+
+def _at_wrong_place(problem: str, lines: list[str], column: int, opened: yaml.Mark | None) -> str:
+    """Something, in the last of these lines, that is neither in line with what stands around it nor below it."""
+    found = problem.rpartition("but found ")[2].strip("'")
+    here, own = lines[-1], column - 1
+    if found in ("}", "]", ","):
+        return f"found {found!r} that nothing has opened; take it out, or put the value in quotes"
+    if len(_blanks(here)) != own:
+        return "found more behind a value that has ended; put all of it in quotes"
+    if opened is not None and own == opened.column:
+        if here.lstrip().startswith("-"):
+            return f"found '-' in line with the keys of line {opened.line + 1}; move it below the other '-' of its list"
+        return f"found a key in line with the '-' of line {opened.line + 1}; a new item of the list begins with '- '"
+    fitting = " or ".join(str(width) for width in _widths(lines[:-1]) if width != own)
+    return f"found {own} blanks before it; to be in line with something above, allowed: {fitting}"
+
+
+def _widths(lines: list[str]) -> list[int]:
+    """How far in the collections begin that are open after these lines, the innermost last."""
+    widths: list[int] = []
+    for line in reversed(lines):
+        bare, width = line.lstrip(), len(_blanks(line))
+        if bare and not bare.startswith("#") and (not widths or width < widths[0]):
+            widths.insert(0, width)
+    return widths
