@@ -51,16 +51,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing that is measured again each round."""
+    """One thing that is measured again each round, for ``seconds``, after ``before`` seconds of the same load that are
+    not counted: what the others' turn has aged is young again."""
 
     label: str
     server: Server
     load: Load
     seconds: int
+    before: int = 0
 
-    def warm_up(self, rig: Rig) -> None:
-        """One second of the load, not counted: connections open, caches and memory reach their size."""
-        wrk.run(self.load, self.server.port, 1, rig.load_cpu, rig.folder)
+    def warm_up(self, rig: Rig, seconds: int = 1) -> None:
+        """Some of the load, not counted: connections open, caches and memory reach their size."""
+        wrk.run(self.load, self.server.port, seconds, rig.load_cpu, rig.folder)
 
     def measure(self, rig: Rig) -> Run:
         """Load the server and account for it. Raises ``RigError`` if it died of it, or never answered.
@@ -103,6 +105,8 @@ def in_turn(rig: Rig, cells: Sequence[Cell], rounds: int, progress: Callable[[st
             warm.add(cell.server)
     for number in range(1, rounds + 1):
         for cell in cells:
+            if cell.before:
+                cell.warm_up(rig, cell.before)
             run = cell.measure(rig)
             runs[cell.label].append(run)
             failed = f", {run.errors} errors" if run.errors else ""

@@ -28,6 +28,22 @@ HOP_BY_HOP: frozenset[bytes] = frozenset(
     }
 )
 
+# Request fields that decide how a cache answers, beside those that Vary names: conditions, directives, and who asks
+# (RFC 9111 §3.5, §4, §5.2.1; RFC 9110 §13.1, §14.2).
+SELECTING: frozenset[bytes] = frozenset(
+    {
+        b"authorization",
+        b"cache-control",
+        b"cookie",
+        b"if-match",
+        b"if-modified-since",
+        b"if-none-match",
+        b"if-range",
+        b"if-unmodified-since",
+        b"range",
+    }
+)
+
 # RFC 9110 §9.2.1 and §9.2.2.
 SAFE_METHODS: frozenset[bytes] = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 IDEMPOTENT_METHODS: frozenset[bytes] = SAFE_METHODS | {b"PUT", b"DELETE"}

@@ -107,6 +107,30 @@ def test_stale_while_revalidate_answers_at_once_and_refreshes_behind_it(rig: Rig
     wait_until(lambda: client.request("GET", "/x").body != b"1", "the refreshed answer")
 
 
+def test_only_so_many_stale_answers_are_fetched_anew_at_once(rig: Rig) -> None:
+    go = threading.Event()
+
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            if len(conn.upstream.requests) > 2:
+                conn.wait(go)
+            conn.send(ok(request.target, b"Cache-Control: max-age=0, stale-while-revalidate=60"))
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}}, cache={"refreshes": 1})
+    client = rig.connect(gateway)
+    for path in ("/a", "/b"):
+        client.request("GET", path)
+    for path in ("/a", "/b", "/a", "/b"):
+        stale = client.request("GET", path)
+        assert (stale.body, status(stale)) == (path.encode(), "passerelle; hit; detail=stale")
+    upstream.wait_requests(3)
+    assert gateway.snapshot()["services"]["u"]["in_flight"] == 1
+    go.set()
+    wait_until(lambda: client.request("GET", "/b") and upstream.requests[-1].target == b"/b", "the turn of the other")
+
+
 def test_stale_answers_stand_in_for_an_upstream_that_is_gone(rig: Rig) -> None:
     upstream = rig.upstream(once(ok(b"old", b"Cache-Control: max-age=0", b'ETag: "v"'), "close"))
     client = rig.connect(rig.forward(upstream, route={"cache": {}, "attempts": 1}))

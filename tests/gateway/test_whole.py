@@ -90,6 +90,11 @@ class Shop:
         """How many requests each service has had."""
         return len(self.user.gets), len(self.product.gets)
 
+    @property
+    def asked_now(self) -> int:
+        """Requests that the gateway has under way at both services."""
+        return sum(service["in_flight"] for service in self.gateway.snapshot()["services"].values())
+
 
 def age(seconds: int, *more: str) -> bytes:
     """A Cache-Control line with this lifetime."""
@@ -349,6 +354,16 @@ def test_stale_while_revalidate_renews_the_whole_behind_the_answer(rig: Rig) -> 
     shop.user.value = b'"new"'
     assert said(shop.get(), "cache-status") == "passerelle; hit; detail=stale"
     wait_until(lambda: shop.get().body == NEW, "the renewed whole")
+
+
+def test_a_whole_is_not_renewed_with_a_stale_part(rig: Rig) -> None:
+    window = {"stale_while_revalidate": "1m"}
+    shop = Shop(rig, (age(0),), (age(60),), window, parts={"user": {"cache": window}})
+    shop.get()
+    shop.user.value = b'"new"'
+    assert shop.get().body == OLD
+    wait_until(lambda: shop.asked[0] == 2 and shop.asked_now == 0, "the renewed part")
+    assert shop.get().body == NEW
 
 
 def test_only_if_cached_and_the_counts_of_the_route(rig: Rig) -> None:

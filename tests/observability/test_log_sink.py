@@ -230,7 +230,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 @contextmanager
-def sink_on(disk: Disk, path: Path) -> Iterator[LogSink]:
+def sink_on(disk: Disk, path: Path | None) -> Iterator[LogSink]:
     sink = LogSink(path, warn=lambda sentence: None, clock=lambda: disk.now, retry=0.02)
     try:
         yield sink
@@ -275,17 +275,60 @@ def test_an_error_gives_the_file_to_the_thread_for_a_while(tmp_path: Path, disk:
     assert (tmp_path / "log").read_bytes() == b"1\n2\n3\n"
 
 
-def test_a_slow_write_gives_the_file_to_the_thread_for_a_while(tmp_path: Path, disk: Disk) -> None:
+def test_slow_writes_in_a_row_give_the_file_to_the_thread_for_a_while(tmp_path: Path, disk: Disk) -> None:
     with sink_on(disk, tmp_path / "log") as sink:
-        disk.seconds = 0.03
-        put(sink, b"1\n")
-        put(sink, b"2\n")
+        for number, seconds in enumerate((0.03, 0.0, 0.03, 0.03)):
+            disk.seconds = seconds
+            put(sink, b"%d\n" % number)
+        put(sink, b"4\n")
         until(lambda: sink._taken_bytes == sink._done_bytes)
         disk.seconds, disk.now = 0.0, disk.now + 10
-        put(sink, b"3\n")
-        put(sink, b"4\n")
-    assert disk.threads == [MAIN, "access-log", MAIN, MAIN]
-    assert sink.counts() == (4, 0)
+        put(sink, b"5\n")
+        put(sink, b"6\n")
+    assert disk.threads == [MAIN] * 4 + ["access-log", MAIN, MAIN]
+    assert sink.counts() == (7, 0)
+
+
+@contextmanager
+def piped_stdout() -> Iterator[int]:
+    """Standard output is a pipe; gives its reading end."""
+    saved = os.dup(1)
+    reading, writing = os.pipe()
+    os.dup2(writing, 1)
+    os.close(writing)
+    try:
+        yield reading
+    finally:
+        os.dup2(saved, 1)
+        for fd in (saved, reading):
+            os.close(fd)
+
+
+def test_a_pipe_that_is_well_is_written_at_once_and_the_descriptor_given_is_left_as_it_is(disk: Disk) -> None:
+    with piped_stdout() as reading, sink_on(disk, None) as sink:
+        put(sink, b"1\n", b"2\n")
+        assert os.read(reading, 100) == b"1\n2\n"
+        assert os.get_blocking(1)
+        assert sink.counts() == (2, 0)
+    assert disk.threads == [MAIN]
+    os.fstat(1)
+
+
+def test_what_a_full_pipe_does_not_take_the_thread_writes_in_order(disk: Disk) -> None:
+    lines = [b"%099d\n" % number for number in range(2000)]
+    with piped_stdout() as reading, sink_on(disk, None) as sink:
+        put(sink, *lines)
+        put(sink, b"last\n")
+        assert sink.counts()[0] < 2000
+        read = b""
+        while not read.endswith(b"last\n"):
+            read += os.read(reading, 1 << 16)
+        until(lambda: sink.counts() == (2001, 0))
+        put(sink, b"again\n")
+        assert os.read(reading, 100) == b"again\n"
+    assert read == b"".join(lines) + b"last\n"
+    assert disk.threads[-1] == MAIN
+    assert "access-log" in disk.threads
 
 
 def test_a_line_put_right_after_reopening_is_in_the_new_file(tmp_path: Path) -> None:

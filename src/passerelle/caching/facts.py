@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from passerelle.caching.directives import NONE, Directives, parse_cache_control
 from passerelle.caching.entry import AUTHORIZATION, COOKIE, DIRECTIVES, SPECIAL
 from passerelle.caching.vary import variant_key
-from passerelle.messages import Fields
+from passerelle.messages import SELECTING, Fields
 
 # Request directives that a cache does something about (RFC 9111 §5.2.1); no-transform is the coder's.
 REQUEST_DIRECTIVES: Final = (b"no-cache", b"no-store", b"max-age", b"max-stale", b"min-fresh", b"only-if-cached")
-
-_SELECTING: Final = frozenset(
-    {
-        b"authorization",
-        b"cache-control",
-        b"cookie",
-        b"if-match",
-        b"if-modified-since",
-        b"if-none-match",
-        b"if-range",
-        b"if-unmodified-since",
-        b"range",
-    }
-)
 
 
 class Facts:
@@ -38,10 +25,11 @@ class Facts:
     """
 
     __slots__ = (
+        "_fields",
+        "_read",
         "_variants",
         "consumer",
         "directives",
-        "fields",
         "has_body",
         "if_modified_since",
         "if_none_match",
@@ -62,7 +50,8 @@ class Facts:
         consumer: bytes = b"",
     ) -> None:
         self.method = method
-        self.fields = fields
+        self._fields = fields
+        self._read: Callable[[], Fields] | None = None
         self.has_body = has_body
         self.consumer = consumer
         self.directives: Directives = NONE
@@ -77,7 +66,7 @@ class Facts:
             needs |= SPECIAL
         controls: list[bytes] | None = None
         for name, value in fields:
-            if name not in _SELECTING:
+            if name not in SELECTING:
                 continue
             if name == b"cookie":
                 needs |= COOKIE
@@ -103,6 +92,23 @@ class Facts:
             if any(name in directives for name in REQUEST_DIRECTIVES):
                 needs |= DIRECTIVES
         self.needs = needs
+
+    @classmethod
+    def of_silent(cls, read: Callable[[], Fields]) -> Facts:
+        """Those of a plain GET none of whose fields is among ``SELECTING``; ``read`` gives them, should Vary name one.
+
+        Most requests are such, and to make pairs of their fields takes longer than all the rest of a hit's lookup.
+        """
+        facts = cls(b"GET", [])
+        facts._read = read
+        return facts
+
+    @property
+    def fields(self) -> Fields:
+        """The request's end-to-end fields."""
+        if self._read is not None:
+            self._fields, self._read = self._read(), None
+        return self._fields
 
     def variant(self, names: tuple[bytes, ...]) -> bytes:
         """The part of a key that the request fields ``names`` make (RFC 9111 §4.1), remembered with these facts."""

@@ -21,6 +21,9 @@ class Cache(Model):
     """The cache that all cached routes of a worker share."""
 
     memory: Size = Field(default=128 * 2**20, description="Memory for stored answers, per worker, all of it counted.")
+    refreshes: Annotated[int, Whole(1, 100_000)] = Field(
+        default=4, description="Stale answers that a worker fetches anew at once while it still uses them."
+    )
     namespace: Name = Field(
         default="default", description="Gateways with the same `redis` and namespace share answers."
     )

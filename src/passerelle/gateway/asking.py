@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 from passerelle.composition import Gathering
 from passerelle.gateway.cache import part_facts, path_tag
@@ -17,7 +18,18 @@ class Asking:
     """Asks for the ``parts`` of one request. ``fields`` are the lines that all of them get; ``address`` gives the
     client's, ``place`` where it has asked as cache keys name it; ``cached`` tells whether the caches may answer."""
 
-    __slots__ = ("_address", "_cached", "_consumer", "_fields", "_head", "_place", "_rest", "params", "parts")
+    __slots__ = (
+        "_address",
+        "_cached",
+        "_consumer",
+        "_fields",
+        "_head",
+        "_place",
+        "_renews",
+        "_rest",
+        "params",
+        "parts",
+    )
 
     def __init__(
         self,
@@ -40,6 +52,13 @@ class Asking:
         self._address = address
         self._place = place
         self._cached = cached
+        self._renews = False
+
+    def renewing(self) -> Asking:
+        """Asks for the same parts, and takes no stale answer for one."""
+        asking = copy(self)
+        asking._renews = True
+        return asking
 
     def ask(self, index: int, gathering: Gathering, started: float) -> PartCall:
         """Part number ``index``, ready to start; ``started`` is when the whole was asked for (of ``perf_counter``)."""
@@ -56,7 +75,7 @@ class Asking:
             if part.cache.settings.key.host:
                 kept = b"%b:%b" % (kept, self._place())  # services are told of it, whoever else asks for the part
             asks = (part, part.cache, facts, b"%b %b" % (kept, path), message, params, started)
-            wanted = Wanted(*asks, node_key=node_key, about=(path_tag(part.service.name, path),))
+            wanted = Wanted(*asks, node_key=node_key, about=(path_tag(part.service.name, path),), renews=self._renews)
         asked = PartCall(gathering, index, part, message, started, wanted)
         if key is not None and isinstance(asked.forward, Forward):
             asked.forward.key = node_key

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from passerelle.caching.entry import Entry
 from passerelle.caching.facts import Facts
-from passerelle.caching.flight import Flights
+from passerelle.caching.flight import Flight, Flights
 from passerelle.caching.keys import KeyRule
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.settings import Identity, Settings
@@ -18,8 +19,9 @@ from passerelle.caching.shelf import Shelf
 from passerelle.caching.tags import MAX_TAG_BYTES
 from passerelle.config.cache import RouteCache
 from passerelle.config.models import Config
+from passerelle.http1.fields import FieldLine
 from passerelle.http1.head import RequestHead
-from passerelle.messages import end_to_end
+from passerelle.messages import Fields, end_to_end
 
 if TYPE_CHECKING:
     from passerelle.gateway.fetch import Fetch
@@ -37,11 +39,25 @@ class Cache:
     ``era`` is that of the plans in force: what an earlier plan stored is answered by the rules of the present one.
     ``sharing`` is the second level, if there is one; ``on_forgotten`` is told of keys and tags that a request changed.
     ``sources`` are the services of whose answers parts of compositions, or whole ones, are stored.
+    ``most_refreshes`` bounds how many stale answers are fetched anew at once while they are still used.
     """
 
-    __slots__ = ("era", "fetches", "flights", "on_forgotten", "sharing", "shelf", "sources", "store")
+    __slots__ = (
+        "_refreshing",
+        "era",
+        "fetches",
+        "flights",
+        "most_refreshes",
+        "on_forgotten",
+        "sharing",
+        "shelf",
+        "sources",
+        "store",
+    )
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, most_refreshes: int) -> None:
+        self._refreshing = 0
+        self.most_refreshes = most_refreshes
         self.store = MemoryStore(capacity)
         self.shelf = Shelf(self.store)
         self.flights: Flights[Entry] = Flights()
@@ -50,6 +66,18 @@ class Cache:
         self.sharing: Sharing | None = None
         self.on_forgotten: Callable[[Sequence[bytes], Sequence[bytes]], None] | None = None
         self.sources: set[str] = set()
+
+    def may_refresh(self) -> bool:
+        """Whether one more stale answer may be fetched anew now; if not, it is used as it is and another asks again."""
+        return self._refreshing < self.most_refreshes
+
+    def refreshes(self, flight: Flight[Entry]) -> None:
+        """Count ``flight`` as one that fetches a stale answer anew, until it ends."""
+        self._refreshing += 1
+        flight.wait(self._refreshed)
+
+    def _refreshed(self, _: Entry | None) -> None:
+        self._refreshing -= 1
 
     def forget(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
         """Let go of what a request has changed, by key and by tag, here and wherever else it may be."""
@@ -150,7 +178,10 @@ def open_cache(config: Config, before: Cache | None = None) -> Cache | None:
     """The memory of a worker whose routes are cached, ``before`` where there is one already; None without such."""
     if not any(route.is_cached for route in config.routes):
         return None
-    return before or Cache(config.cache.memory)
+    if before is None:
+        return Cache(config.cache.memory, config.cache.refreshes)
+    before.most_refreshes = config.cache.refreshes
+    return before
 
 
 def make_plan(
@@ -200,10 +231,18 @@ def request_facts(head: RequestHead, method: bytes, consumer: bytes = b"") -> Fa
     """
     facts = head.cache_facts
     if facts is None or facts.method != method or facts.consumer != consumer:
-        has_body = head.chunked or head.content_length > 0
-        facts = head.cache_facts = Facts(method, end_to_end(head.fields), has_body=has_body, consumer=consumer)
+        if head.plain and not head.selects and method == b"GET" and not consumer:
+            facts = Facts.of_silent(partial(_end_to_end, head.lines))
+        else:
+            has_body = head.chunked or head.content_length > 0
+            facts = Facts(method, _end_to_end(head.lines), has_body=has_body, consumer=consumer)
+        head.cache_facts = facts
     known: Facts = facts
     return known
+
+
+def _end_to_end(lines: Sequence[FieldLine]) -> Fields:
+    return end_to_end([(line.name, line.value) for line in lines])
 
 
 def part_facts(head: RequestHead, lines: bytes, consumer: bytes = b"") -> Facts:

@@ -80,6 +80,8 @@ class Seat:
         now = time()
         self._entry = entry = plan.cache.shelf.find(wanted.key, wanted.facts)
         decision = lookup(wanted.facts, entry, now, plan.settings)
+        if wanted.renews and entry is not None and isinstance(decision, Fresh) and decision.stale:
+            decision = Stale(validators(entry), PRECONDITIONS, b"stale")
         if isinstance(decision, Fresh):
             assert entry is not None
             entry.owner = wanted.owner
@@ -156,15 +158,16 @@ class Seat:
         return slot == entry.key and not wanted.facts.needs & entry.refuses & IDENTITY
 
     def _refresh(self, entry: Entry, now: float) -> None:
-        """Validate ``entry`` in the background, unless that is being done (RFC 5861 §3)."""
+        """Validate ``entry`` in the background (RFC 5861 §3), unless that is being done, or enough others are."""
         wanted = self._wanted
-        flights = wanted.plan.cache.flights
-        if flights.get(entry.key) is not None:
+        cache = wanted.plan.cache
+        if wanted.facts.method != b"GET" or cache.flights.get(entry.key) is not None or not cache.may_refresh():
             return
-        background = replace(wanted, started=perf_counter())
+        background = replace(wanted, leg=wanted.leg.renewing(), started=perf_counter())
         decision = Stale(validators(entry), PRECONDITIONS, b"stale")
-        if wanted.facts.method == b"GET":
-            make_fetch(background, decision, entry, None, flights.lead(entry.key)).start()
+        flight = cache.flights.lead(entry.key)
+        cache.refreshes(flight)
+        make_fetch(background, decision, entry, None, flight).start()
 
     def _go(self, receiver: Receiver, body: RequestBody | None) -> None:
         self._forward = forward = begin(self._wanted, receiver, self._wanted.message, body)

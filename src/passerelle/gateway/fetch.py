@@ -104,7 +104,7 @@ class Fetch:
         self._paused = False
         self._ended = False
         self._over = False
-        self.streams = reader is None or reader.streams
+        self.streams = reader is not None and reader.streams  # what comes in the background has until the deadline
         message = edited(wanted.message, decision)
         self.forward: Source = begin(wanted, self, message, None)
         if flight is not None:

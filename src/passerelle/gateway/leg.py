@@ -115,6 +115,9 @@ class Origin(Protocol):
     def forward(self) -> Callable[[Any, Receiver, bytes, bytes, RequestBody | None, float], Source]:
         """What carries a request out: called with this origin, who is told, method, message, body and start."""
 
+    def renewing(self) -> Origin:
+        """The same for a request in the background, which is to bring something new."""
+
 
 class Leg(Protocol):
     """What a plan says of one request to one service; ``attempts`` counts the first one too."""

@@ -60,6 +60,10 @@ class PartPlan:
     tells_deadline: bool
     forward: type[Forward]
 
+    def renewing(self) -> PartPlan:
+        """The same: there is nothing stale about asking a service."""
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
@@ -96,6 +100,10 @@ class ForwardPlan(RoutePlan):
     forward: type[Forward]
     feeds: bool
     tunnel_idle: float
+
+    def renewing(self) -> ForwardPlan:
+        """The same: there is nothing stale about asking a service."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)

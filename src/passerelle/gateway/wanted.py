@@ -21,9 +21,10 @@ class Wanted:
     """A request on its way to a cache: what it asks of whom. ``started`` is when (of ``perf_counter``).
 
     ``host`` is the Host's normal form without a port, ``place`` what stands for it in keys, ``authority`` the Host as
-    sent, in lower case. ``owner`` is the
-    route's plan where a hit may go the short way (see :mod:`passerelle.gateway.hits`). ``node_key`` is what the
-    balancer picks by, where it does. ``about`` are tags beside those of the plan: the paths at services that it is of.
+    sent, in lower case. ``owner`` is the route's plan where a hit may go the short way (see
+    :mod:`passerelle.gateway.hits`). ``node_key`` is what the balancer picks by, where it does. ``about`` are tags
+    beside those of the plan: the paths at services that it is of. ``renews``: no stale answer will do, whatever the
+    policy allows.
     """
 
     leg: Origin
@@ -40,6 +41,7 @@ class Wanted:
     owner: object = None
     node_key: bytes | None = None
     about: tuple[bytes, ...] = ()
+    renews: bool = False
 
     def tags(self) -> tuple[bytes, ...]:
         """What its answer is purged by, beside the tags that the answer names itself."""

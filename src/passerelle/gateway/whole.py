@@ -52,6 +52,10 @@ class Whole:
         """What asks for the parts."""
         return self._gathered
 
+    def renewing(self) -> Whole:
+        """The same whole, of parts none of which is stale."""
+        return Whole(self._plan, self._asking.renewing())
+
     def _gathered(
         self, origin: Any, receiver: Receiver, method: bytes, message: bytes, body: RequestBody | None, started: float
     ) -> Source:

@@ -14,6 +14,7 @@ from typing import Any
 
 from passerelle.errors import Failure, Kind
 from passerelle.messages import HOP_BY_HOP, list_members
+from passerelle.messages import SELECTING as SELECTING_FIELDS
 
 # RFC 9112 §5: no blank before the colon; RFC 9110 §5.5: a value holds no control byte but HTAB, so no bare CR or LF
 # either; a line that starts with a blank is obs-fold (RFC 9112 §5.2) and does not match.
@@ -58,6 +59,7 @@ DEBUG = 8
 DATE = 9
 FORWARDED = 10  # where a client says that it comes from
 USER_AGENT = 11
+SELECTING = 12  # decides how a cache answers
 
 
 class FieldLine:
@@ -80,12 +82,13 @@ class FieldLine:
 class FieldTable:
     """Field lines known so far, for requests or for responses (``kind`` is what a malformed line is)."""
 
-    __slots__ = ("_kind", "_named", "_roles", "known")
+    __slots__ = ("_kind", "_named", "_names", "_roles", "known")
 
     def __init__(self, kind: Kind, roles: Mapping[bytes, int]) -> None:
         self._kind = kind
         self._roles = roles
         self._named: dict[bytes, list[bytes]] = {}
+        self._names: dict[bytes, tuple[bytes, int]] = {}  # as received: in lower case, and its role
         self.known: dict[bytes, FieldLine] = {}
 
     def learn(self, line: bytes) -> FieldLine:
@@ -93,9 +96,8 @@ class FieldTable:
         match = _LINE.fullmatch(line)
         if match is None:
             raise Failure(self._kind, "malformed field line")
-        name = match[1].lower()
+        name, role = self._names.get(match[1]) or self._learn_name(match[1])
         value = match[2].strip(b" \t")
-        role = self._roles.get(name) or self._role_by_form(name)
         read = _READERS.get(role)
         field = FieldLine(name, value, line, role, read(value, self._kind) if read else None)
         if len(line) <= LONGEST_REMEMBERED:
@@ -114,6 +116,15 @@ class FieldTable:
             self.known[line] = field
         return field
 
+    def _learn_name(self, received: bytes) -> tuple[bytes, int]:
+        name = received.lower()
+        role = self._roles.get(name) or self._role_by_form(name)
+        if len(received) <= LONGEST_REMEMBERED:
+            if len(self._names) >= REMEMBERED:
+                self._names.clear()
+            self._names[received] = name, role
+        return name, role
+
     def _role_by_form(self, name: bytes) -> int:
         """The role of a name that is not in the table: those of the gateway and of forwarding go by their beginning.
 
@@ -122,7 +133,8 @@ class FieldTable:
         """
         if b"_" in name:
             alias = name.replace(b"_", b"-")
-            return DROPPED if self._roles.get(alias) or self._role_by_form(alias) else ORDINARY
+            role = self._roles.get(alias) or self._role_by_form(alias)
+            return ORDINARY if role == SELECTING else DROPPED if role else ORDINARY
         if name.startswith((OWN_PREFIX, IDENTITY_PREFIX)):
             return DROPPED
         return FORWARDED if name.startswith(FORWARDED_PREFIX) else ORDINARY
@@ -192,6 +204,7 @@ REQUEST_FIELDS = FieldTable(
         b"transfer-encoding": TRANSFER_ENCODING,
         b"upgrade": UPGRADE,
         b"user-agent": USER_AGENT,
+        **dict.fromkeys(SELECTING_FIELDS, SELECTING),
         # A client's word counts only when it is a trusted proxy (RFC 7239 §8.1); the gateway writes these itself.
         b"x-real-ip": FORWARDED,
         b"proxy": DROPPED,  # HTTP_PROXY in a CGI or WSGI environment names a proxy for the service's own requests

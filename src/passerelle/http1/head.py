@@ -23,6 +23,7 @@ from passerelle.http1.fields import (
     HOST,
     REQUEST_FIELDS,
     RESPONSE_FIELDS,
+    SELECTING,
     TRANSFER_ENCODING,
     UPGRADE,
     USER_AGENT,
@@ -101,10 +102,13 @@ class RequestHead(Section):
     ``relay`` holds the end-to-end field lines as they go upstream, byte for byte as received, without the forwarding
     fields, which the gateway writes itself. ``authority`` is the Host as sent, ``host`` its normal form without a port.
     ``content_length`` is -1 when absent. ``plain`` is true when the message
-    has no body and asks for nothing special: the common case, tested once.
+    has no body and asks for nothing special: the common case, tested once. ``selects`` is true where a field says
+    something to caches (:data:`passerelle.messages.SELECTING`).
     """
 
     __slots__ = (
+        "_nominated",
+        "_relay",
         "authority",
         "cache_facts",
         "chain",
@@ -119,8 +123,8 @@ class RequestHead(Section):
         "part_facts",
         "part_fields",
         "plain",
-        "relay",
         "section",
+        "selects",
         "upgrade",
         "upstream",
         "user_agent",
@@ -139,6 +143,7 @@ class RequestHead(Section):
         self.debug = False
         self.expect = False
         self.forwarded = False
+        self.selects = False
         self.authority = b""
         self.host: bytes | None = None
         self.upgrade: bytes | None = None
@@ -165,6 +170,8 @@ class RequestHead(Section):
                 self.content_length = field.data
             elif role == USER_AGENT:
                 self.user_agent = field.value
+            elif role == SELECTING:
+                self.selects = True
             else:
                 dropped = True
                 if role == CONNECTION:
@@ -187,11 +194,17 @@ class RequestHead(Section):
             self.upgrade = None  # a body and a tunnel would have to share one stream of bytes
         self.close = b"close" in options
         self.keep_alive = b"keep-alive" in options
-        if dropped:
-            self.relay = _relay(lines, options - NEVER_NOMINATED)
-        else:
-            self.relay = section + b"\r\n" if lines else b""
+        self._nominated = options - NEVER_NOMINATED if options else options
+        self._relay: bytes | None = None if dropped else section + b"\r\n" if lines else b""
         self.plain = not (self.chunked or self.content_length > 0 or (dropped and self._special()))
+
+    @property
+    def relay(self) -> bytes:
+        """Put together when it is first asked for: what the cache answers never is."""
+        relay = self._relay
+        if relay is None:
+            relay = self._relay = _relay(self.lines, self._nominated)
+        return relay
 
     def _special(self) -> bool:
         return self.expect or self.close or self.debug or self.upgrade is not None

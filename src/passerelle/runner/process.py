@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import secrets
 import signal
@@ -25,6 +26,8 @@ from passerelle.runner.lines import Lines, WholeLines
 MARKER = "PASSERELLE_PROCESS"
 
 _CHUNK = 64 * 1024
+# Of a child whose output is passed on as it is: at 450 bytes a line, what a gateway logs in a tenth of a second.
+_LARGE_PIPE = 1024 * 1024
 _TAIL = 10  # lines kept for the report of a failed start
 _LEFT_GRACE = 0.5  # seconds that what an ended child left behind gets between SIGTERM and SIGKILL
 _KILL_LIMIT = 5.0  # seconds after SIGKILL until a process that will not die (in an uninterruptible wait) is given up
@@ -93,7 +96,11 @@ class Process:
         """
         token = secrets.token_hex(8)
         outer, outer_child = os.pipe()
-        error, error_child = os.pipe() if on_raw else (-1, outer_child)
+        error, error_child = -1, outer_child
+        if on_raw is not None:
+            error, error_child = os.pipe()
+            with contextlib.suppress(OSError):  # one of a user's many pipes may be refused: then it stays small
+                fcntl.fcntl(outer, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
         try:
             popen = subprocess.Popen(  # noqa: S603 - to run what the configuration names is the purpose
                 list(argv),
