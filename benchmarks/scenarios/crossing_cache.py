@@ -2,7 +2,7 @@
 
 Both have both CPUs, together with the load. Ours is ``passerelle up`` with the example's file as it is: two gateway
 workers (one a CPU), five user and five product instances. The monolith has gunicorn, two processes of four threads.
-Both read the same rows from SQLite. Nine requests of ten ask for the hottest tenth of the keys, drawn anew each time.
+Both log every request, and read the same rows from SQLite. Nine requests of ten ask for the hottest tenth of the keys, drawn anew each time.
 What is asked for the first time, or after its 30 seconds, goes to the services. So a run lasts that long at the least:
 a shorter one has nearly all of this work in it, or nearly none. And the same load comes before it, for as long, since
 while the other was measured everything has aged.
@@ -51,6 +51,7 @@ class ShopMonolith:
     def serve(self, site: Site, env: Mapping[str, str]) -> Command:
         serving = ["--worker-class", "gthread", "--workers", str(WORKERS), "--threads", "4", "--keep-alive", "60"]
         serving += ["--bind", f"127.0.0.1:{site.port}", "--no-control-socket", "--log-level", "warning"]
+        serving += ["--access-logfile", str(site.folder / "access.log")]
         return Command([sys.executable, "-m", "gunicorn", "--chdir", str(SHOP), *serving, "monolith:app"], env)
 
 
