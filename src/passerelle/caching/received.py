@@ -31,10 +31,7 @@ class Received:
         self.relay = relay
         self.request_time = request_time
         self.response_time = response_time
-        first: dict[bytes, bytes] = {}
-        for name, value in fields:
-            first.setdefault(name, value)
-        self._first = first
+        self._first: dict[bytes, bytes] = dict(reversed(fields))  # of several of one name the first
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field called ``name`` (lower case), or None."""

@@ -105,7 +105,7 @@ class Fetch:
         self._ended = False
         self._over = False
         self.streams = reader is not None and reader.streams  # what comes in the background has until the deadline
-        message = edited(wanted.message, decision)
+        message = edited(wanted.message, decision, wanted.facts)
         self.forward: Source = begin(wanted, self, message, None)
         if flight is not None:
             wanted.plan.cache.fetches[flight.key] = self
@@ -207,7 +207,7 @@ class Fetch:
         elif isinstance(outcome, Refetch):
             drop = self._decision.drop
             self._decision = Miss(b"stale", drop, False)
-            message = edited(wanted.message, self._decision)
+            message = edited(wanted.message, self._decision, wanted.facts)
             self.forward = begin(wanted, self, message, None)
             self.start()
         else:

@@ -75,7 +75,7 @@ class SharedFetch(Fetch):
                 return
             if isinstance(decision, Stale):
                 self._entry, self._decision = entry, decision
-                self.forward = begin(wanted, self, edited(wanted.message, decision), None)
+                self.forward = begin(wanted, self, edited(wanted.message, decision, wanted.facts), None)
         super().start()
         if self._paused:
             self.forward.pause()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from passerelle.caching.entry import SPECIAL
 from passerelle.caching.facts import Facts
 from passerelle.caching.keys import Target
 from passerelle.caching.policy import Miss, Stale
@@ -57,10 +58,10 @@ def begin(wanted: Wanted, receiver: Receiver, message: bytes, body: RequestBody 
     return forward
 
 
-def edited(message: bytes, decision: Miss | Stale) -> bytes:
+def edited(message: bytes, decision: Miss | Stale, facts: Facts) -> bytes:
     """The request for upstream without the fields that the cache answers itself, with the validators it adds."""
     fields: Fields = decision.fields if isinstance(decision, Stale) else []
-    if decision.drop:
+    if decision.drop and facts.needs & SPECIAL:  # what is dropped are preconditions, and it has one
         line, _, section = message.partition(b"\r\n")
         kept = [f for f in section[:-4].split(b"\r\n") if f.partition(b":")[0].lower() not in decision.drop]
         message = b"\r\n".join([line, *kept, b"", b""])
