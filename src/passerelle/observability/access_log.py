@@ -11,7 +11,6 @@ import json
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 
 from passerelle.errors import Failure
 from passerelle.observability.redaction import redact
@@ -63,7 +62,7 @@ class AccessLog:
         self._put = put
         self._call_later = call_later
         self._clock = clock
-        self._entries: list[tuple[Any, ...]] = []
+        self._lines: list[bytes] = []
         self._armed = False
         self._stamp = b""
         self._stamp_from = self._stamp_until = 0.0
@@ -77,9 +76,8 @@ class AccessLog:
     def flush(self) -> None:
         """Hand on what there is."""
         self._armed = False
-        if self._entries:
-            entries, self._entries = self._entries, []
-            lines = [entry[0].line(*entry[1:]) for entry in entries]
+        if self._lines:
+            lines, self._lines = self._lines, []
             self._put(lines, sum(map(len, lines)))
 
     def _tick(self, now: float) -> None:
@@ -151,58 +149,7 @@ class RouteLog:
         one.
         """
         log = self._log
-        log._entries.append(
-            (
-                self,
-                log._clock(),
-                request_id,
-                client,
-                method,
-                target,
-                host,
-                user_agent,
-                status,
-                bytes_in,
-                bytes_out,
-                seconds,
-                upstream_seconds,
-                attempts,
-                instance,
-                failure,
-                cache,
-                consumer,
-                hedge,
-            )
-        )
-        if not log._armed:
-            log._armed = True
-            log._call_later(BATCH_SECONDS, log.flush)
-        elif len(log._entries) >= BATCH_LINES:
-            log.flush()
-
-    def line(
-        self,
-        now: float,
-        request_id: bytes,
-        client: bytes,
-        method: bytes,
-        target: bytes,
-        host: bytes,
-        user_agent: bytes,
-        status: int,
-        bytes_in: int,
-        bytes_out: int,
-        seconds: float,
-        upstream_seconds: float,
-        attempts: int,
-        instance: str | None,
-        failure: Failure | None,
-        cache: str | None,
-        consumer: str | None,
-        hedge: str | None,
-    ) -> bytes:
-        """The line of one request that ended at ``now``: JSON and a line feed."""
-        log = self._log
+        now = log._clock()
         if not log._stamp_from <= now < log._stamp_until:
             log._tick(now)
         if request_id.translate(_PLAIN) != request_id:
@@ -228,7 +175,12 @@ class RouteLog:
             line += log._consumers.get(consumer) or log._know_consumer(consumer)
         if hedge is not None:
             line += b',"hedge":"%b"' % hedge.encode("ascii")
-        return line + b"}\n" if failure is None else line + _FAILURE % _told(failure) + b"}\n"
+        log._lines.append(line + b"}\n" if failure is None else line + _FAILURE % _told(failure) + b"}\n")
+        if not log._armed:
+            log._armed = True
+            log._call_later(BATCH_SECONDS, log.flush)
+        elif len(log._lines) >= BATCH_LINES:
+            log.flush()
 
     def _know_what(self, status: int, attempts: int, instance: str | None, cache: str | None) -> bytes:
         if len(self._what) >= _MOST_KNOWN:
