@@ -50,7 +50,7 @@ class ShopMonolith:
     def version(self) -> str:
         return module_versions("flask", "gunicorn")
 
-    def serve(self, site: Site, env: Mapping[str, str], logs: bool) -> Command:
+    def serve(self, site: Site, env: Mapping[str, str], logs: bool = False) -> Command:
         serving = ["--worker-class", "gthread", "--workers", str(WORKERS), "--threads", "4", "--keep-alive", "60"]
         serving += ["--bind", f"127.0.0.1:{site.port}", "--no-control-socket", "--log-level", "warning"]
         if logs:
