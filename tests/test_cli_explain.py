@@ -67,6 +67,48 @@ body      at most 10MiB
     )
 
 
+def test_what_is_cached_coded_and_asked_twice(run: Run) -> None:
+    Path("gateway.yaml").write_text(
+        """\
+services:
+  user: {targets: ["http://127.0.0.1:1", "http://127.0.0.1:2"], concurrency: {min: 4, max: 90}}
+routes:
+  - path: /user/{id}
+    service: user
+    timeout: 3s
+    attempt_timeout: 500ms
+    hedge: {after: p95}
+    stream_idle_timeout: 1m
+    compress: {codings: [gzip], types: [text/*], min_size: 1KiB}
+    cache: {ttl: 30s, stale_while_revalidate: 1m, tags: ["user:{id}"], query: [], max_body: 1MiB, per_host: false}
+  - path: /api/{id}
+    cache: {}
+    compose:
+      user: {service: user, path: "/user/{id}", cache: {ttl: 250ms}}
+"""
+    )
+    code, out, _ = run("explain", "GET", "/user/1")
+    assert code == 0
+    assert (
+        """\
+service   user (2 instances, p2c, 4 to 90 requests at once)
+upstream  GET /user/1
+cache     ttl 30s, stale_while_revalidate 1m, tags user:{id}, per_host no, query none, max_body 1MiB
+compress  gzip: bodies of text/* from 1KiB
+hedge     a second instance after p95
+idle      streams 1m
+timeout   3s, 500ms an attempt
+"""
+        in out
+    )
+    _, out, _ = run("explain", "GET", "/api/1")
+    assert "\ncache     user: ttl 250ms\ncache     as the answers say (RFC 9111)\n" in out
+    _, out, _ = run("explain", "GET", "/user/1", "--json")
+    route = json.loads(out)["route"]
+    assert (route["attempt_timeout"], route["hedge"]) == (0.5, "a second instance after p95")
+    assert route["service"]["concurrency"] == [4, 90]
+
+
 def test_a_refusal(run: Run) -> None:
     Path("gateway.yaml").write_text(GOOD.replace('  - {path: "/{rest*}", service: site}\n', ""))
     code, out, _ = run("explain", "POST", "/user/42")

@@ -140,7 +140,7 @@ def explanation(config: Config, asked: Asked) -> dict[str, Any]:
 
 
 def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Match) -> dict[str, Any]:
-    from passerelle.config.told import guards_told, headers_told
+    from passerelle.config import told
     from passerelle.messages import IDEMPOTENT_METHODS
     from passerelle.paths import REST, Pattern, Template
 
@@ -154,8 +154,13 @@ def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Ma
         "attempts": route.attempts,
         "repeats": route.compose is not None or asked.method in IDEMPOTENT_METHODS,
         "body": config.body_limit(route),
-        "guards": guards_told(route),
-        "headers": headers_told(config, route),
+        "guards": told.guards_told(route),
+        "headers": told.headers_told(config, route),
+        "cache": told.cache_told(route.cache),
+        "compress": told.compress_told(route.compress),
+        "hedge": told.hedge_told(route.hedge),
+        "attempt_timeout": route.attempt_timeout,
+        "idle": told.idle_told(route),
     }
     if route.service is not None:
         upstream = canonical if route.rewrite is None else Template(route.rewrite, rest).fill(match.params)
@@ -174,6 +179,7 @@ def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Ma
             "required": part.required,
             "pass_status": list(part.pass_status),
             "fallback": part.fallback,
+            "cache": told.cache_told(part.cache),
         }
         for key, part in (route.compose or {}).items()
     ]
@@ -187,7 +193,14 @@ def _service(config: Config, name: str) -> dict[str, Any]:
     else:
         zones = [zone.targets for zone in (service.zones or {}).values()]
         instances = len(service.targets or ()) + sum(map(len, zones))
-    return {"name": name, "source": service.source, "instances": instances, "balance": service.balance.policy}
+    concurrency = service.concurrency
+    return {
+        "name": name,
+        "source": service.source,
+        "instances": instances,
+        "balance": service.balance.policy,
+        "concurrency": [concurrency.min, concurrency.max] if concurrency is not None else None,
+    }
 
 
 def _others(config: Config, table: list[Rule], match: Match, asked: Asked, canonical: bytes) -> list[dict[str, str]]:
@@ -298,7 +311,11 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
             fate += f", passes {', '.join(map(str, part['pass_status']))}"
         text = f"{part['key']}: GET {part['upstream_path']} from {_service_text(part['service'])}"
         lines.append(("part", f"{text}, timeout {duration_text(part['timeout'])}, {fate}"))
-    lines.append(("timeout", duration_text(route["timeout"])))
+        if part["cache"] is not None:
+            lines.append(("cache", f"{part['key']}: {part['cache']}"))
+    lines += [(key, route[key]) for key in ("cache", "compress", "hedge", "idle") if route[key] is not None]
+    each = f", {duration_text(route['attempt_timeout'])} an attempt" if route["attempt_timeout"] is not None else ""
+    lines.append(("timeout", duration_text(route["timeout"]) + each))
     once = "" if route["repeats"] or route["attempts"] == 1 else f" ({method} is repeated only if nothing was sent)"
     lines.append(("attempts", f"{route['attempts']}{once}"))
     lines.append(("body", f"at most {size_text(route['body'])}" if route["body"] is not None else "unlimited"))
@@ -307,7 +324,9 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _service_text(service: dict[str, Any]) -> str:
     count = service["instances"]
-    return f"{service['name']} ({count} instance{'' if count == 1 else 's'}, {service['balance']})"
+    limit = service["concurrency"]
+    most = f", {limit[0]} to {limit[1]} requests at once" if limit is not None else ""
+    return f"{service['name']} ({count} instance{'' if count == 1 else 's'}, {service['balance']}{most})"
 
 
 def _json(value: object) -> str:

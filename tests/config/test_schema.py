@@ -38,6 +38,7 @@ def test_defaults_are_written_as_in_the_file() -> None:
         "head_timeout": "10s",
         "idle_timeout": "75s",
         "body_timeout": "30s",
+        "body_rate": "240B",
         "write_timeout": "1m",
         "connections": 10000,
     }

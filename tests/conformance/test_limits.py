@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from tests.support.client import chunks, head
+from tests.support.client import Client, chunks, head
 from tests.support.expect import closing, problem, refused
 from tests.support.gateways import Rig, in_flight
 from tests.support.upstream import Connection, answering, echo, ok
@@ -117,27 +120,81 @@ def test_a_head_that_takes_too_long_is_a_408_and_a_close(rig: Rig, raw: bytes) -
     client.assert_closed(3)
 
 
-def test_a_head_that_drips_is_bounded_as_a_whole(rig: Rig) -> None:
-    """A byte now and then must not move the deadline (slowloris)."""
-    client = rig.connect(rig.forward(rig.upstream(answering(ok())), limits={"head_timeout": "300ms"}))
-    client.send(b"GET / HTTP/1.1\r\nHost: gw\r\nX: ")
+@contextmanager
+def dripping(client: Client, piece: bytes) -> Iterator[None]:
+    """``client`` sends ``piece`` every 50 ms for as long as it can."""
     stop = threading.Event()
 
     def drip() -> None:
         while not stop.wait(0.05):
             try:
-                client.sock.sendall(b"x")
+                client.sock.sendall(piece)
             except OSError:
                 return
 
     thread = threading.Thread(target=drip, daemon=True)
     thread.start()
     try:
-        assert client.wait_closed(3)
-        assert bytes(client.received).startswith(b"HTTP/1.1 408 ")
+        yield
     finally:
         stop.set()
         thread.join(5)
+
+
+def test_a_head_that_drips_is_bounded_as_a_whole(rig: Rig) -> None:
+    """A byte now and then must not move the deadline (slowloris)."""
+    client = rig.connect(rig.forward(rig.upstream(answering(ok())), limits={"head_timeout": "300ms"}))
+    client.send(b"GET / HTTP/1.1\r\nHost: gw\r\nX: ")
+    with dripping(client, b"x"):
+        assert client.wait_closed(3)
+    assert bytes(client.received).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    ("framing", "piece"), [("Content-Length: 100000", b"x"), ("Transfer-Encoding: chunked", b"1\r\nx\r\n")]
+)
+def test_a_body_that_drips_needs_a_least_rate(rig: Rig, framing: str, piece: bytes) -> None:
+    upstream = rig.upstream(answering(ok()))
+    gateway = rig.forward(upstream, limits={"body_timeout": "300ms", "body_rate": "1KB"})
+    client = rig.connect(gateway)
+    client.send(f"POST / HTTP/1.1\r\nHost: gw\r\n{framing}\r\n\r\n".encode())
+    with dripping(client, piece):
+        assert client.wait_closed(10)
+    assert bytes(client.received).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("rate", ["100B", "0B"])
+def test_a_body_that_comes_at_the_least_rate_takes_as_long_as_it_takes(rig: Rig, rate: str) -> None:
+    upstream = rig.upstream(answering(ok()))
+    client = rig.connect(rig.forward(upstream, limits={"body_timeout": "200ms", "body_rate": rate}))
+    client.send(b"POST / HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n")
+    piece = b"200\r\n" + b"x" * 0x200 + b"\r\n" if rate != "0B" else b"1\r\nx\r\n"
+    with dripping(client, piece):
+        began = time.monotonic()
+        wait_until(lambda: time.monotonic() - began > 1.0, "five windows")
+    client.send(b"0\r\n\r\n")
+    assert client.read_response().status == 200
+
+
+def test_a_body_that_nobody_takes_is_not_the_client_s_fault(rig: Rig) -> None:
+    """The service does not read: the gateway stops reading, and the client sends nothing, as it must."""
+    go = threading.Event()
+
+    def script(conn: Connection) -> None:
+        conn.wait(go)
+        conn.read_request()
+        conn.send(ok(b"late"))
+
+    client = rig.connect(rig.forward(rig.upstream(script), limits={"body_timeout": "200ms", "body": "unlimited"}))
+    body = b"x" * (32 << 20)
+    client.send(head("POST", "/", ("Content-Length", str(len(body)))))
+    sent = threading.Thread(target=client.sock.sendall, args=(body,), daemon=True)
+    sent.start()
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 1.0, "five windows")
+    go.set()
+    sent.join(20)
+    assert client.read_response(within=20).body == b"late"
 
 
 def test_a_second_head_that_takes_too_long_is_bounded_too(rig: Rig) -> None:

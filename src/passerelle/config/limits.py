@@ -30,6 +30,11 @@ class Limits(Model):
     body_timeout: Duration = Field(
         default=30.0, description="Longest time without any byte of a request body. Beyond: 408."
     )
+    body_rate: Size = Field(
+        default=240,
+        description="Least bytes a second of a request body, on average over each `body_timeout`; `0B` for none. "
+        "Below: 408.",
+    )
     write_timeout: Duration = Field(
         default=60.0, description="Longest time that a client may take nothing of its answer. Beyond: closed."
     )

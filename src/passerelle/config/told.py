@@ -1,13 +1,19 @@
-"""The guards of a route in words, in the order in which they are asked, and what it changes in header fields."""
+"""What a route does, in words: its guards in the order in which they are asked, header fields, caching, hedges."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from passerelle.config.base import given
+from passerelle.config.cache import RouteCache
 from passerelle.config.check_headers import security_of
+from passerelle.config.compress import Compress
 from passerelle.config.forward_auth import ForwardAuth
 from passerelle.config.guards import RateLimit
 from passerelle.config.headers import Cors, RequestHeaders, ResponseHeaders
+from passerelle.config.hedge import Hedge
 from passerelle.config.models import Config, Route
-from passerelle.config.units import duration_text
+from passerelle.config.units import duration_text, size_text
 
 
 def guards_told(route: Route) -> list[str]:
@@ -43,6 +49,48 @@ def headers_told(config: Config, route: Route) -> list[str]:
         said = [f"{key} {value}" for key, value in values.items() if value != "off"]
         told.append(f"security{' (override)' if careful.override else ''}: {', '.join(said)}")
     return told
+
+
+def cache_told(cache: RouteCache | None) -> str | None:
+    """How answers are cached, as far as the file says; None where they are not."""
+    if cache is None:
+        return None
+    values = [
+        f"{key} {_cache_value(key, getattr(cache, key))}" for key in RouteCache.model_fields if key in given(cache)
+    ]
+    return ", ".join(values) or "as the answers say (RFC 9111)"
+
+
+def _cache_value(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return duration_text(value)
+    return size_text(value) if key == "max_body" else str(value)
+
+
+def compress_told(compress: Compress | None) -> str | None:
+    """What is compressed; None where nothing is."""
+    if compress is None:
+        return None
+    types = f" of {' '.join(compress.types)}" if compress.types is not None else ""
+    return f"{', '.join(compress.codings)}: bodies{types} from {size_text(compress.min_size)}"
+
+
+def hedge_told(hedge: Hedge | None) -> str | None:
+    """When a second instance is asked as well; None where none is."""
+    if hedge is None:
+        return None
+    return f"a second instance after {duration_text(hedge.after) if isinstance(hedge.after, float) else hedge.after}"
+
+
+def idle_told(route: Route) -> str | None:
+    """How long streams and tunnels may be silent, where the file says."""
+    names = {"stream_idle_timeout": "streams", "tunnel_idle_timeout": "tunnels"}
+    values = [(what, getattr(route, key)) for key, what in names.items() if key in given(route)]
+    return ", ".join(f"{what} {v if v == 'off' else duration_text(v)}" for what, v in values) or None
 
 
 def _cors(cors: Cors) -> str:

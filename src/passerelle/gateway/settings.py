@@ -158,6 +158,7 @@ def listener_limits(config: Config) -> Limits:
         head_timeout=limits.head_timeout,
         idle_timeout=limits.idle_timeout,
         body_timeout=limits.body_timeout,
+        body_rate=limits.body_rate,
         write_timeout=limits.write_timeout,
         connections=limits.connections,
         per_client=limits.connections_per_address,

@@ -38,6 +38,8 @@ class ClientConnection(Responder):
         "_head",
         "_linger_left",
         "_partial",
+        "_received",
+        "_received_since",
         "_seen",
         "_since",
         "_stuck",
@@ -51,6 +53,8 @@ class ClientConnection(Responder):
         self._blank = False
         self._linger_left = -1
         self._partial = False
+        self._received = 0  # of a body, since the time below
+        self._received_since = 0.0
         self._seen = -1
         self._since = listener.clock.now
         self._stuck = False
@@ -212,6 +216,7 @@ class ClientConnection(Responder):
         decoder = self._decoder
         if decoder is not None:
             self._progress += 1  # the time that a body may stand still begins now
+            self._received, self._received_since = 0, self._listener.clock.now
         self._listener.handler.on_request(self, method, target, head)
         if decoder is not None and self._decoder is decoder and self._buffer:
             body, self._buffer = self._buffer, b""
@@ -227,6 +232,7 @@ class ClientConnection(Responder):
         exchange = self._exchange
         if decoder is None or exchange is None:
             return
+        self._received += len(data)
         try:
             payload = decoder.feed(data)
         except Failure as failure:
@@ -330,6 +336,8 @@ class ClientConnection(Responder):
         """Close what has waited too long at ``now`` (monotonic seconds)."""
         limits = self._listener.limits
         waited = now - self._since
+        if self._decoder is not None and self._trickles(now):
+            return
         if self._linger_left >= 0:
             if waited > LINGER_SECONDS and self._all_taken(now):
                 self.abort()
@@ -358,6 +366,22 @@ class ClientConnection(Responder):
                 self.abort()
         elif waited > limits.body_timeout and not self._paused_by and self._decoder and self._exchange:
             self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
+
+    def _trickles(self, now: float) -> bool:
+        """Whether so little of a body came since the last look back that the request was given up.
+
+        Where it was not read, since who takes it did not keep up, nothing is held against the client.
+        """
+        limits = self._listener.limits
+        seconds = now - self._received_since
+        if seconds < limits.body_timeout and not self._paused_by:
+            return False
+        received, self._received, self._received_since = self._received, 0, now
+        if self._paused_by or received >= limits.body_rate * seconds or self._exchange is None:
+            return False
+        why = f"{received} bytes of the body in {seconds:.1f} s"
+        self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, why))
+        return True
 
     def _all_taken(self, now: float) -> bool:
         """Whether the client has taken what was written; one that takes nothing for ``write_timeout`` is cut off.

@@ -71,13 +71,14 @@ class Handler(Protocol):
 
 
 class Limits:
-    """What a client may ask of the listener: sizes in bytes, times in seconds.
+    """What a client may ask of the listener: sizes in bytes, times in seconds, ``body_rate`` in bytes a second.
 
     ``per_client`` is the most connections of one client (None: no such limit); ``client_of`` says which one has an
     address, None for one that is not limited.
     """
 
     __slots__ = (
+        "body_rate",
         "body_timeout",
         "client_of",
         "connections",
@@ -97,6 +98,7 @@ class Limits:
         head_timeout: float = 10.0,
         idle_timeout: float = 75.0,
         body_timeout: float = 30.0,
+        body_rate: int = 240,
         write_timeout: float = 60.0,
         connections: int = 10_000,
         per_client: int | None = None,
@@ -107,6 +109,7 @@ class Limits:
         self.head_timeout = head_timeout
         self.idle_timeout = idle_timeout
         self.body_timeout = body_timeout
+        self.body_rate = body_rate
         self.write_timeout = write_timeout
         self.connections = connections
         self.per_client = per_client
