@@ -166,12 +166,12 @@ def test_a_body_that_drips_needs_a_least_rate(rig: Rig, framing: str, piece: byt
 @pytest.mark.parametrize("rate", ["100B", "0B"])
 def test_a_body_that_comes_at_the_least_rate_takes_as_long_as_it_takes(rig: Rig, rate: str) -> None:
     upstream = rig.upstream(answering(ok()))
-    client = rig.connect(rig.forward(upstream, limits={"body_timeout": "200ms", "body_rate": rate}))
+    client = rig.connect(rig.forward(upstream, limits={"body_timeout": "1s", "body_rate": rate}))
     client.send(b"POST / HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n")
     piece = b"200\r\n" + b"x" * 0x200 + b"\r\n" if rate != "0B" else b"1\r\nx\r\n"
     with dripping(client, piece):
         began = time.monotonic()
-        wait_until(lambda: time.monotonic() - began > 1.0, "five windows")
+        wait_until(lambda: time.monotonic() - began > 2.5, "two windows")
     client.send(b"0\r\n\r\n")
     assert client.read_response().status == 200
 
@@ -185,13 +185,49 @@ def test_a_body_that_nobody_takes_is_not_the_client_s_fault(rig: Rig) -> None:
         conn.read_request()
         conn.send(ok(b"late"))
 
-    client = rig.connect(rig.forward(rig.upstream(script), limits={"body_timeout": "200ms", "body": "unlimited"}))
+    client = rig.connect(rig.forward(rig.upstream(script), limits={"body_timeout": "1s", "body": "unlimited"}))
     body = b"x" * (32 << 20)
     client.send(head("POST", "/", ("Content-Length", str(len(body)))))
     sent = threading.Thread(target=client.sock.sendall, args=(body,), daemon=True)
     sent.start()
     began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > 1.0, "five windows")
+    wait_until(lambda: time.monotonic() - began > 2.5, "two windows")
+    go.set()
+    sent.join(20)
+    assert client.read_response(within=20).body == b"late"
+
+
+def test_the_time_of_a_body_begins_anew_when_it_is_read_again(rig: Rig) -> None:
+    """A look at the connections right after a long pause, before the next byte is read, ends nothing."""
+    go = threading.Event()
+
+    def script(conn: Connection) -> None:
+        conn.wait(go)
+        conn.read_request()
+        conn.send(ok(b"late"))
+
+    gateway = rig.forward(rig.upstream(script), limits={"body": "unlimited"})
+    client = rig.connect(gateway)
+    body = b"x" * (32 << 20)
+    client.send(head("POST", "/", ("Content-Length", str(len(body)))))
+    sent = threading.Thread(target=client.sock.sendall, args=(body,), daemon=True)
+    sent.start()
+    listener = gateway.gateway._listener
+
+    def paused() -> bool:
+        return any(connection._paused_by for connection in listener.connections)
+
+    def look() -> bool:
+        (connection,) = listener.connections
+        now = listener.clock.now
+        for later in (1000, 2000):
+            connection.check_time(now + later)
+        connection._resume(connection._paused_by)
+        connection.check_time(now + 2001)
+        return connection._decoder is not None
+
+    wait_until(lambda: rig.loop.call(paused), "the gateway reads no more", 20)
+    assert rig.loop.call(look)
     go.set()
     sent.join(20)
     assert client.read_response(within=20).body == b"late"

@@ -377,6 +377,8 @@ class ClientConnection(Responder):
         if seconds < limits.body_timeout and not self._paused_by:
             return False
         received, self._received, self._received_since = self._received, 0, now
+        if self._paused_by and not self._stuck:
+            self._since = now  # also the time without any byte begins when it is read again
         if self._paused_by or received >= limits.body_rate * seconds or self._exchange is None:
             return False
         why = f"{received} bytes of the body in {seconds:.1f} s"
