@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, pooled
 from benchmarks.report import machine, plots, write
 from benchmarks.rig.core import Rig
 from benchmarks.rig.server import RigError
@@ -63,6 +63,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peers", default="", metavar="NAME,...", help="whom to compare with; all without any")
     parser.add_argument("--seconds", type=int, default=3, metavar="N", help="length of a headline's run (default 3)")
     parser.add_argument("--pairs", type=int, default=3, metavar="N", help="times that all is measured (default 3)")
+    parser.add_argument("--starts", type=int, default=1, metavar="N", help="times that all is started (default 1)")
     parser.add_argument("--json", action="store_true", help="one line of JSON a figure instead of a table")
     chosen = parser.parse_args(argv)
     chosen.scenarios = chosen.scenarios or list(SCENARIOS)
@@ -71,8 +72,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         for name in given:
             if name not in known:
                 parser.error(f"unknown {what} {name!r}: choose from {', '.join(known)}")
-    if chosen.seconds < 1 or chosen.pairs < 1:
-        parser.error("--seconds and --pairs must be at least 1")
+    if min(chosen.seconds, chosen.pairs, chosen.starts) < 1:
+        parser.error("--seconds, --pairs and --starts must be at least 1")
     return chosen
 
 
@@ -81,27 +82,38 @@ def progress(text: str) -> None:
 
 
 def run(scenario: Scenario, chosen: argparse.Namespace, load: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one scenario on a rig of its own and show its figures; returns its part of the report.
+    """Run one scenario and show its figures, each start on a rig of its own; returns its part of the report.
 
     ``load`` is how busy the machine was before the first scenario: later ones would see their predecessor's load.
     """
-    figures: list[Figure] = []
+    starts: list[list[Figure]] = []
     failure = None
     began = time.monotonic()
     print(f"{scenario.name}: {scenario.about}", file=sys.stderr)
-    with Rig.on_this_machine() as rig:
-        bench = Bench(rig, chosen.seconds, chosen.pairs, chosen.peers, progress)
-        try:
-            for figure in scenario.run(bench):
-                figures.append(figure)
+    kept: dict[str, Any] = {"runs": {}, "versions": {}, "missing": {}}
+    for number in range(1, chosen.starts + 1):
+        if chosen.starts > 1:
+            progress(f"start {number} of {chosen.starts}")
+        figures: list[Figure] = []
+        starts.append(figures)
+        with Rig.on_this_machine() as rig:
+            bench = Bench(rig, chosen.seconds, chosen.pairs, chosen.peers, progress, **kept)
+            try:
+                for figure in scenario.run(bench):
+                    figures.append(figure)
+                    if chosen.json and chosen.starts == 1:
+                        print(json.dumps({**figure.line(), **load}), flush=True)
+            except (RigError, OSError) as error:  # OSError: a socket to a server under test broke
+                failure = str(error)
+                print(f"{scenario.name} failed: {failure}", file=sys.stderr)
                 if chosen.json:
-                    print(json.dumps({**figure.line(), **load}), flush=True)
-        except (RigError, OSError) as error:  # OSError: a socket to a server under test broke
-            failure = str(error)
-            print(f"{scenario.name} failed: {failure}", file=sys.stderr)
-            if chosen.json:
-                print(json.dumps({"scenario": scenario.name, "failure": failure, "errors": 1}), flush=True)
-    found = write.entry(bench, figures, load, failure)
+                    print(json.dumps({"scenario": scenario.name, "failure": failure, "errors": 1}), flush=True)
+                break
+    figures = pooled(starts) if chosen.starts > 1 else starts[0]
+    if chosen.json and chosen.starts > 1:
+        for figure in figures:
+            print(json.dumps({**figure.line(), **load}), flush=True)
+    found = {**write.entry(bench, figures, load, failure), "starts": chosen.starts}
     if found["errors"]:
         print(f"errors: {found['errors']} in {scenario.name}: it counts as failed", file=sys.stderr)
     if not chosen.json:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.rig.pairs import Run, median_ratio
@@ -68,6 +68,35 @@ class Figure:
         if self.target is not None:
             shown |= {"target": str(self.target), "met": self.met}
         return shown | {key: rounded(value) for key, value in self.more.items()}
+
+
+def pooled(starts: Sequence[Sequence[Figure]]) -> list[Figure]:
+    """One figure of each comparison from those of several starts of the servers: the medians of theirs.
+
+    From one start to the next a server's speed differs by more than from run to run. A comparison that a start lacks is
+    made of the others.
+    """
+    found: dict[tuple[str, str, str | None], list[Figure]] = {}
+    for figures in starts:
+        for figure in figures:
+            found.setdefault((figure.variant, figure.unit, figure.peer), []).append(figure)
+    return [_pool(figures) for figures in found.values()]
+
+
+def _pool(figures: Sequence[Figure]) -> Figure:
+    def middle(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if known else None
+
+    return replace(
+        figures[-1],
+        ours=statistics.median(each.ours for each in figures),
+        theirs=middle(each.theirs for each in figures),
+        ratio=middle(each.ratio for each in figures),
+        pairs=sum(each.pairs for each in figures),
+        errors=sum(each.errors for each in figures),
+        noisy=any(each.noisy for each in figures),
+    )
 
 
 def rounded(value: Any) -> Any:

@@ -74,7 +74,9 @@ def markdown(content: Mapping[str, Any], level: int = 2) -> str:
 
 def remarks(scenario: Mapping[str, Any]) -> str:
     """What a reader of the figures must know besides."""
-    said = [f"{scenario['pairs']} pairs, {scenario['seconds']} s a run."]
+    starts = scenario.get("starts", 1)
+    each = f" at each of {starts} starts" if starts > 1 else ""
+    said = [f"{scenario['pairs']} pairs{each}, {scenario['seconds']} s a run."]
     if scenario["load_average_high"]:
         said.append(f"The machine was busy before (load average {scenario['load_average'][0]}).")
     said += [f"Missing: {peer}: {what}." for peer, what in scenario["missing"].items()]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.figures import Figure, Target, cpu_figure, p99_figure, rounded, rps_figure
+from benchmarks.figures import Figure, Target, cpu_figure, p99_figure, pooled, rounded, rps_figure
 from benchmarks.rig.pairs import FOREIGN_LIMIT, Run, median_ratio
 from benchmarks.rig.server import RigError
 
@@ -103,3 +103,14 @@ def test_a_latency_is_compared_like_the_others():
     line = p99_figure("crossing-cache", "hot", [run(0.1, 9000)], "peer", [run(1.0, 300)], Target(1)).line()
     assert {"ours_p99_us", "peer_p99_us", "ratio", "ours_rps"} <= line.keys()
     assert line["met"] is (line["ratio"] <= 1)
+
+
+def test_several_starts_are_pooled_by_their_medians_and_keep_every_error():
+    def figure(ours: float, ratio: float | None, variant: str = "a", errors: int = 0) -> Figure:
+        return Figure("s", variant, "us", ours, "p", None if ratio is None else ours / ratio, ratio, 3, errors)
+
+    starts = [[figure(10, 1.0), figure(7, 2.0, "b")], [figure(30, 1.6, errors=2)], [figure(12, 1.2)]]
+    first, second = pooled(starts)
+    assert (first.variant, first.ours, first.ratio, first.pairs, first.errors) == ("a", 12, 1.2, 9, 2)
+    assert (second.variant, second.ours, second.pairs) == ("b", 7, 3)
+    assert pooled([[figure(5, None)]])[0].ratio is None

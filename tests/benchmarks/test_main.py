@@ -34,6 +34,7 @@ def test_scenarios_and_peers_can_be_narrowed():
         (["--peers", "ngnix"], "unknown peer 'ngnix': choose from aiohttp"),
         (["--seconds", "0"], "at least 1"),
         (["--pairs", "0"], "at least 1"),
+        (["--starts", "0"], "at least 1"),
     ],
 )
 def test_wrong_usage_is_explained_and_exits_with_2(argv, said, capsys):
