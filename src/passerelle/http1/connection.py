@@ -368,10 +368,7 @@ class ClientConnection(Responder):
             self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
 
     def _trickles(self, now: float) -> bool:
-        """Whether so little of a body came since the last look back that the request was given up.
-
-        Where it was not read, since who takes it did not keep up, nothing is held against the client.
-        """
+        """Whether so little of a body came since the last look back that it was given up; not where we did not read it."""
         limits = self._listener.limits
         seconds = now - self._received_since
         if seconds < limits.body_timeout and not self._paused_by:
@@ -381,8 +378,7 @@ class ClientConnection(Responder):
             self._since = now  # also the time without any byte begins when it is read again
         if self._paused_by or received >= limits.body_rate * seconds or self._exchange is None:
             return False
-        why = f"{received} bytes of the body in {seconds:.1f} s"
-        self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, why))
+        self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, f"{received} bytes of it in {seconds:.1f} s"))
         return True
 
     def _all_taken(self, now: float) -> bool:
