@@ -368,7 +368,7 @@ class ClientConnection(Responder):
             self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
 
     def _trickles(self, now: float) -> bool:
-        """Whether so little of a body came since the last look back that it was given up; not where we did not read it."""
+        """Whether so little of a body came since the last look that it was given up; not where we did not read it."""
         limits = self._listener.limits
         seconds = now - self._received_since
         if seconds < limits.body_timeout and not self._paused_by:
