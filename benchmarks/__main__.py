@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -87,32 +87,33 @@ def run(scenario: Scenario, chosen: argparse.Namespace, load: Mapping[str, Any])
     ``load`` is how busy the machine was before the first scenario: later ones would see their predecessor's load.
     """
     starts: list[list[Figure]] = []
-    failure = None
     began = time.monotonic()
     print(f"{scenario.name}: {scenario.about}", file=sys.stderr)
+
+    def show(line: Mapping[str, Any]) -> None:
+        if chosen.json:
+            print(json.dumps(line), flush=True)
+
+    def tell(figure: Figure) -> None:
+        show({**figure.line(), **load})
+
     kept: dict[str, Any] = {"runs": {}, "versions": {}, "missing": {}}
     for number in range(1, chosen.starts + 1):
         if chosen.starts > 1:
             progress(f"start {number} of {chosen.starts}")
-        figures: list[Figure] = []
-        starts.append(figures)
         with Rig.on_this_machine() as rig:
             bench = Bench(rig, chosen.seconds, chosen.pairs, chosen.peers, progress, **kept)
-            try:
-                for figure in scenario.run(bench):
-                    figures.append(figure)
-                    if chosen.json and chosen.starts == 1:
-                        print(json.dumps({**figure.line(), **load}), flush=True)
-            except (RigError, OSError) as error:  # OSError: a socket to a server under test broke
-                failure = str(error)
-                print(f"{scenario.name} failed: {failure}", file=sys.stderr)
-                if chosen.json:
-                    print(json.dumps({"scenario": scenario.name, "failure": failure, "errors": 1}), flush=True)
-                break
-    figures = pooled(starts) if chosen.starts > 1 else starts[0]
-    if chosen.json and chosen.starts > 1:
+            figures, failure = _start(scenario, bench, tell if chosen.starts == 1 else None)
+        starts.append(figures)
+        if failure is not None:
+            print(f"{scenario.name} failed: {failure}", file=sys.stderr)
+            break
+    if chosen.starts > 1:
+        figures = pooled(starts)
         for figure in figures:
-            print(json.dumps({**figure.line(), **load}), flush=True)
+            tell(figure)
+    if failure is not None:
+        show({"scenario": scenario.name, "failure": failure, "errors": 1})
     found = {**write.entry(bench, figures, load, failure), "starts": chosen.starts}
     if found["errors"]:
         print(f"errors: {found['errors']} in {scenario.name}: it counts as failed", file=sys.stderr)
@@ -120,6 +121,19 @@ def run(scenario: Scenario, chosen: argparse.Namespace, load: Mapping[str, Any])
         print(f"{write.remarks(found)}\n\n{write.table(found['figures'])}\n", flush=True)
     progress(f"{scenario.name} took {time.monotonic() - began:.0f} s")
     return found
+
+
+def _start(scenario: Scenario, bench: Bench, tell: Callable[[Figure], None] | None) -> tuple[list[Figure], str | None]:
+    """The figures of one start, each told of as it is found, and why there are no more, if it failed."""
+    figures: list[Figure] = []
+    try:
+        for figure in scenario.run(bench):
+            figures.append(figure)
+            if tell is not None:
+                tell(figure)
+    except (RigError, OSError) as error:  # OSError: a socket to a server under test broke
+        return figures, str(error)
+    return figures, None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

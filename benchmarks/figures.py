@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from benchmarks.rig.pairs import Run, median_ratio
@@ -106,51 +107,16 @@ def rounded(value: Any) -> Any:
     return round(value) if abs(value) >= 10_000 else float(f"{value:.4g}")
 
 
-def cpu_figure(
-    scenario: str,
-    variant: str,
-    ours: Sequence[Run],
-    peer: str | None = None,
-    theirs: Sequence[Run] = (),
-    target: Target | None = None,
-) -> Figure:
-    """Compare CPU microseconds a request; requests per second and latencies (medians, us) are shown beside them."""
-    return _figure(scenario, variant, CPU_US, ours, peer, theirs, target)
-
-
-def rps_figure(
-    scenario: str,
-    variant: str,
-    ours: Sequence[Run],
-    peer: str | None = None,
-    theirs: Sequence[Run] = (),
-    target: Target | None = None,
-) -> Figure:
-    """Compare requests per second; CPU microseconds a request and latencies (medians) are shown beside them."""
-    return _figure(scenario, variant, RPS, ours, peer, theirs, target)
-
-
-def p99_figure(
-    scenario: str,
-    variant: str,
-    ours: Sequence[Run],
-    peer: str | None = None,
-    theirs: Sequence[Run] = (),
-    target: Target | None = None,
-) -> Figure:
-    """Compare the latency that one request in a hundred exceeds."""
-    return _figure(scenario, variant, P99, ours, peer, theirs, target)
-
-
 def _figure(
+    unit: str,
     scenario: str,
     variant: str,
-    unit: str,
     ours: Sequence[Run],
-    peer: str | None,
-    theirs: Sequence[Run],
-    target: Target | None,
+    peer: str | None = None,
+    theirs: Sequence[Run] = (),
+    target: Target | None = None,
 ) -> Figure:
+    """Compare what runs have in ``unit``; their other medians are shown beside it."""
     own, others = [getattr(run, unit) for run in ours], [getattr(run, unit) for run in theirs]
     return Figure(
         scenario,
@@ -166,6 +132,11 @@ def _figure(
         target,
         _beside("ours", unit, ours) | _beside("peer", unit, theirs),
     )
+
+
+cpu_figure = partial(_figure, CPU_US)
+rps_figure = partial(_figure, RPS)
+p99_figure = partial(_figure, P99)
 
 
 def _beside(side: str, unit: str, runs: Sequence[Run]) -> dict[str, float]:

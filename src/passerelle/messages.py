@@ -44,6 +44,18 @@ SELECTING: frozenset[bytes] = frozenset(
     }
 )
 
+# Where a client says that it comes from: some framework believes each of these, X-Forwarded-Prefix too.
+FORWARDED_PREFIX = b"x-forwarded-"
+
+
+def is_of_the_way(name: bytes) -> bool:
+    """Whether a field (lower case) is one by which the gateway tells services of the way that a request came.
+
+    It is in no request as a client sends it, so nothing can be chosen by it.
+    """
+    return name in (b"forwarded", b"x-real-ip", b"x-request-id") or name.startswith(FORWARDED_PREFIX)
+
+
 # RFC 9110 §9.2.1 and §9.2.2.
 SAFE_METHODS: frozenset[bytes] = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 IDEMPOTENT_METHODS: frozenset[bytes] = SAFE_METHODS | {b"PUT", b"DELETE"}

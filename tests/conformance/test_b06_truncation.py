@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.expect import problem
 from tests.support.gateways import Rig
-from tests.support.upstream import Connection, answering, ok, once
+from tests.support.upstream import Connection, Script, answering, ok, once
 from tests.support.wire import Closed
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -56,9 +56,8 @@ def test_a_cut_head_is_a_502(rig: Rig, raw: bytes, how: str) -> None:
     assert client.request("GET", "/").body == b"whole"
 
 
-@pytest.mark.parametrize("raw", [UNTIL_CLOSE, UNTIL_CLOSE + b"hello"])
-def test_a_close_delimited_response_ended_by_a_reset_is_cut_short(rig: Rig, raw: bytes) -> None:
-    seen = threading.Event()
+def reset_after(raw: bytes, seen: threading.Event) -> Script:
+    """Answers with ``raw``, and resets the connection when the client has ``seen`` it."""
 
     def script(conn: Connection) -> None:
         conn.read_request()
@@ -66,7 +65,13 @@ def test_a_close_delimited_response_ended_by_a_reset_is_cut_short(rig: Rig, raw:
         conn.wait(seen)
         conn.reset()
 
-    upstream = rig.upstream([script, answering(ok(b"whole"))])
+    return script
+
+
+@pytest.mark.parametrize("raw", [UNTIL_CLOSE, UNTIL_CLOSE + b"hello"])
+def test_a_close_delimited_response_ended_by_a_reset_is_cut_short(rig: Rig, raw: bytes) -> None:
+    seen = threading.Event()
+    upstream = rig.upstream([reset_after(raw, seen), answering(ok(b"whole"))])
     client = rig.connect(rig.forward(upstream, route={"attempts": 1}))
     client.send(b"GET / HTTP/1.1\r\nHost: gw\r\n\r\n")
     client.until(b"\r\n\r\n")
@@ -103,14 +108,7 @@ def test_a_response_with_a_coding_that_says_nothing_ends_with_its_connection(rig
 def test_a_response_with_such_a_coding_that_ends_by_a_reset_is_cut_short(rig: Rig) -> None:
     raw = UNTIL_CLOSE[:-2] + b"Transfer-Encoding: identity\r\n\r\nhel"
     seen = threading.Event()
-
-    def script(conn: Connection) -> None:
-        conn.read_request()
-        conn.send(raw)
-        conn.wait(seen)
-        conn.reset()
-
-    upstream = rig.upstream([script, answering(ok(b"whole"))])
+    upstream = rig.upstream([reset_after(raw, seen), answering(ok(b"whole"))])
     gateway = rig.forward(upstream, route={"cache": {}, "attempts": 1})
     client = rig.connect(gateway)
     client.send(b"GET / HTTP/1.1\r\nHost: gw\r\n\r\n")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.client import Client, chunks, head
 from tests.support.expect import closing, problem, refused
-from tests.support.gateways import Rig, in_flight
+from tests.support.gateways import Rig, Running, in_flight
 from tests.support.upstream import Connection, answering, echo, ok
 from tests.support.wire import wait_until
 
@@ -176,8 +176,9 @@ def test_a_body_that_comes_at_the_least_rate_takes_as_long_as_it_takes(rig: Rig,
     assert client.read_response().status == 200
 
 
-def test_a_body_that_nobody_takes_is_not_the_client_s_fault(rig: Rig) -> None:
-    """The service does not read: the gateway stops reading, and the client sends nothing, as it must."""
+@contextmanager
+def unread_upload(rig: Rig, **limits: str) -> Iterator[Running]:
+    """A large body on its way to a service that reads nothing for as long as this is open, and then is answered."""
     go = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -185,52 +186,45 @@ def test_a_body_that_nobody_takes_is_not_the_client_s_fault(rig: Rig) -> None:
         conn.read_request()
         conn.send(ok(b"late"))
 
-    client = rig.connect(rig.forward(rig.upstream(script), limits={"body_timeout": "1s", "body": "unlimited"}))
-    body = b"x" * (32 << 20)
-    client.send(head("POST", "/", ("Content-Length", str(len(body)))))
-    sent = threading.Thread(target=client.sock.sendall, args=(body,), daemon=True)
-    sent.start()
-    began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > 2.5, "two windows")
-    go.set()
-    sent.join(20)
-    assert client.read_response(within=20).body == b"late"
-
-
-def test_the_time_of_a_body_begins_anew_when_it_is_read_again(rig: Rig) -> None:
-    """A look at the connections right after a long pause, before the next byte is read, ends nothing."""
-    go = threading.Event()
-
-    def script(conn: Connection) -> None:
-        conn.wait(go)
-        conn.read_request()
-        conn.send(ok(b"late"))
-
-    gateway = rig.forward(rig.upstream(script), limits={"body": "unlimited"})
+    gateway = rig.forward(rig.upstream(script), limits={"body": "unlimited", **limits})
     client = rig.connect(gateway)
     body = b"x" * (32 << 20)
     client.send(head("POST", "/", ("Content-Length", str(len(body)))))
     sent = threading.Thread(target=client.sock.sendall, args=(body,), daemon=True)
     sent.start()
-    listener = gateway.gateway._listener
-
-    def paused() -> bool:
-        return any(connection._paused_by for connection in listener.connections)
-
-    def look() -> bool:
-        (connection,) = listener.connections
-        now = listener.clock.now
-        for later in (1000, 2000):
-            connection.check_time(now + later)
-        connection._resume(connection._paused_by)
-        connection.check_time(now + 2001)
-        return connection._decoder is not None
-
-    wait_until(lambda: rig.loop.call(paused), "the gateway reads no more", 20)
-    assert rig.loop.call(look)
+    yield gateway
     go.set()
     sent.join(20)
     assert client.read_response(within=20).body == b"late"
+
+
+def test_a_body_that_nobody_takes_is_not_the_client_s_fault(rig: Rig) -> None:
+    """The service does not read: the gateway stops reading, and the client sends nothing, as it must."""
+    with unread_upload(rig, body_timeout="1s"):
+        began = time.monotonic()
+        wait_until(lambda: time.monotonic() - began > 2.5, "two windows")
+
+
+def test_the_time_of_a_body_begins_anew_when_it_is_read_again(rig: Rig) -> None:
+    """A look at the connections right after a long pause, before the next byte is read, ends nothing."""
+    with unread_upload(rig) as gateway:
+        listener = gateway.gateway._listener
+
+        def look() -> bool | None:
+            """Whether the body is still waited for; None while it is read."""
+            (connection,) = listener.connections
+            if not connection._paused_by:
+                return None
+            now = listener.clock.now
+            for later in (1000, 2000):
+                connection.check_time(now + later)
+            connection._resume(connection._paused_by)
+            connection.check_time(now + 2001)
+            return connection._decoder is not None
+
+        looks: list[bool | None] = []
+        wait_until(lambda: looks.append(rig.loop.call(look)) or looks[-1] is not None, "a pause", 20)
+        assert looks[-1]
 
 
 def test_a_second_head_that_takes_too_long_is_bounded_too(rig: Rig) -> None:

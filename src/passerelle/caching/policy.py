@@ -111,7 +111,7 @@ def _consider(facts: Facts, entry: Entry | None, now: float, settings: Settings)
     reason = b"request" if now < entry.fresh_until else b"stale"
     if facts.method == b"HEAD":
         return Miss(reason, _KEEP, False)
-    return Stale(validators(entry), _PRECONDITIONS, reason)
+    return revalidation(entry, reason)
 
 
 def _acceptable(entry: Entry, directives: Directives, now: float) -> Fresh | None:
@@ -135,6 +135,11 @@ def _acceptable(entry: Entry, directives: Directives, now: float) -> Fresh | Non
         if -remaining <= limit:
             return _STALE_FRESH
     return None
+
+
+def revalidation(entry: Entry, reason: bytes = b"stale") -> Stale:
+    """Ask upstream whether ``entry`` still holds, whatever the client asked."""
+    return Stale(validators(entry), _PRECONDITIONS, reason)
 
 
 def validators(entry: Entry) -> Fields:

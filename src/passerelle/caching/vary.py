@@ -7,16 +7,12 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from passerelle.messages import Fields, combined, list_members
+from passerelle.messages import Fields, combined, is_of_the_way, list_members
 
 # A name that no field can have: who asks, as a guard established it, where answers are chosen by that.
 CONSUMER: Final = b"\x00consumer"
 # What services are told of it by: these fields are the gateway's, whatever a request says under their names.
 CONSUMER_FIELD: Final = b"x-consumer"
-
-# What the gateway tells services of the way a request came. It is in no request as a client sends it.
-_WAY: Final = frozenset({b"forwarded", b"x-real-ip", b"x-request-id"})
-_WAY_PREFIX: Final = b"x-forwarded-"
 
 # RFC 9111 §4.1: what would choose among more fields than this is as good as `Vary: *`.
 MAX_NAMES: Final = 16
@@ -44,7 +40,7 @@ def vary_names(
     names.update(more)
     if not names:
         return ()
-    if any(name in _WAY or name.startswith(_WAY_PREFIX) for name in names):
+    if any(map(is_of_the_way, names)):
         return None
     return tuple(sorted({CONSUMER if name.startswith(CONSUMER_FIELD) or name in told else name for name in names}))
 

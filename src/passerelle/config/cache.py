@@ -9,10 +9,11 @@ from pydantic import AfterValidator, Field
 from passerelle.config.base import Model
 from passerelle.config.units import Duration, Size
 from passerelle.config.values import FieldName, Flag, Name, TagText, Text, Whole
+from passerelle.messages import is_of_the_way
 
 
 def _chooses(text: str) -> str:
-    if text.lower() in {"forwarded", "x-real-ip", "x-request-id"} or text.lower().startswith("x-forwarded-"):
+    if is_of_the_way(text.lower().encode()):
         raise ValueError(f"found {text!r}; no answer can be chosen by what only the gateway knows of a request")
     return text
 

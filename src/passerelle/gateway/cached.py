@@ -22,7 +22,7 @@ from passerelle.caching.policy import (
     Stale,
     lookup,
     on_response,
-    validators,
+    revalidation,
 )
 from passerelle.caching.received import Received
 from passerelle.errors import Failure, Kind
@@ -81,7 +81,7 @@ class Seat:
         self._entry = entry = plan.cache.shelf.find(wanted.key, wanted.facts)
         decision = lookup(wanted.facts, entry, now, plan.settings)
         if wanted.renews and entry is not None and isinstance(decision, Fresh) and decision.stale:
-            decision = Stale(validators(entry), PRECONDITIONS, b"stale")
+            decision = revalidation(entry)
         if isinstance(decision, Fresh):
             assert entry is not None
             entry.owner = wanted.owner
@@ -164,10 +164,9 @@ class Seat:
         if wanted.facts.method != b"GET" or cache.flights.get(entry.key) is not None or not cache.may_refresh():
             return
         background = replace(wanted, leg=wanted.leg.renewing(), started=perf_counter())
-        decision = Stale(validators(entry), PRECONDITIONS, b"stale")
         flight = cache.flights.lead(entry.key)
         cache.refreshes(flight)
-        make_fetch(background, decision, entry, None, flight).start()
+        make_fetch(background, revalidation(entry), entry, None, flight).start()
 
     def _go(self, receiver: Receiver, body: RequestBody | None) -> None:
         self._forward = forward = begin(self._wanted, receiver, self._wanted.message, body)
@@ -291,9 +290,6 @@ def make_fetch(
     if sharing is None:
         return Fetch(wanted, decision, entry, reader, flight)
     return SharedFetch(wanted, decision, entry, reader, flight, sharing)
-
-
-PRECONDITIONS = frozenset({b"if-none-match", b"if-modified-since", b"range", b"if-range"})
 
 
 class Relay:

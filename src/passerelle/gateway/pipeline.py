@@ -226,8 +226,13 @@ class Exchange(ExchangeState):
             fields = self._asked.carried(fields)
         if plan.rules is not None:
             fields = plan.rules.apply(fields, match.params)
-        line = self._method, b" ", path, self._query, b" HTTP/1.1\r\n"
-        return b"".join((*line, fields, b"X-Request-Id: ", self._request_id, b"\r\n\r\n"))
+        return b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
+            self._method,
+            path,
+            self._query,
+            fields,
+            self._request_id,
+        )
 
     def _compose(self, plan: ComposePlan, match: Match) -> None:
         head = self._head
@@ -274,10 +279,7 @@ class Exchange(ExchangeState):
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
         special = self._head.debug or self._cookie is not None or self.cache_status or self._plan.outgoing is not None
-        asked = self._asked
-        if not special and asked is not None and asked.answer:
-            self._client.send_head(head.relay + asked.answer, head, data, complete)
-        elif special:
+        if special or (self._asked is not None and self._asked.answer):
             self._client.send_head(self._leaving(head.relay) + self._additions(), head, data, complete)
         else:
             self._client.send_response(head, data, complete)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from passerelle.errors import Failure, Kind
-from passerelle.messages import HOP_BY_HOP, list_members
+from passerelle.messages import FORWARDED_PREFIX, HOP_BY_HOP, list_members
 from passerelle.messages import SELECTING as SELECTING_FIELDS
 
 # RFC 9112 §5: no blank before the colon; RFC 9110 §5.5: a value holds no control byte but HTAB, so no bare CR or LF
@@ -33,9 +33,6 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z!$&'()*+;=._~%-]+)(?::([0-9]
 
 # What the gateway itself says; from a client or a service such a name means nothing.
 OWN_PREFIX = b"passerelle-"
-# Where a client says that it comes from: some framework believes each of these, X-Forwarded-Prefix too.
-FORWARDED_PREFIX = b"x-forwarded-"
-
 # Who the gateway found a client to be: only the gateway says it (security/identity.py).
 IDENTITY_PREFIX = b"x-consumer"
 
@@ -134,7 +131,7 @@ class FieldTable:
         if b"_" in name:
             alias = name.replace(b"_", b"-")
             role = self._roles.get(alias) or self._role_by_form(alias)
-            return ORDINARY if role == SELECTING else DROPPED if role else ORDINARY
+            return ORDINARY if role in (ORDINARY, SELECTING) else DROPPED
         if name.startswith((OWN_PREFIX, IDENTITY_PREFIX)):
             return DROPPED
         return FORWARDED if name.startswith(FORWARDED_PREFIX) else ORDINARY

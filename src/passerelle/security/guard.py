@@ -111,8 +111,6 @@ class Asked:
 
     def carried(self, section: bytes) -> bytes:
         """The lines ``section`` (CRLF after each) as they go upstream: without those withheld, with the guards' own."""
-        if not self.withheld and not self.shortened:
-            return section + self.upstream
         for line in self.withheld:
             # Anchored at both ends: the same octets inside another field's value are not a line.
             lines = b"\r\n" + section
