@@ -68,7 +68,7 @@ class Gateway:
         self._log = AccessLog(self._sink.put, self.loop.call_later) if self._sink is not None else None
         if self._sink is not None:
             self.metrics.access_log = self._sink.counts
-        self._clock = Clock()
+        self.clock = Clock()
         self._health: LocalHealth | None = LocalHealth(self.loop.time)
         self._tell: Callable[[str, str, str], None] | None = None
         self._services: dict[str, Service] = {}
@@ -87,7 +87,7 @@ class Gateway:
         self.sharing = Shared(self.loop)
         self._open_cache(era, config)
         self.unmatched = unmatched_plan(config, self.metrics, self._route_log)
-        self._listener = Listener(self, listener_limits(config), self._clock)
+        self._listener = Listener(self, listener_limits(config), self.clock)
         self._sweep = sweep_seconds(config, SWEEP)
         self._stalled: dict[Forward, tuple[int, float]] = {}
         self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
@@ -281,7 +281,7 @@ class Gateway:
         if leaving is not None:
             return leaving
         leaves, node, cookie = nodes(name, config)
-        members = Members(self.loop, self._clock, leaves, pool_settings(config, certificates.of(name)))
+        members = Members(self.loop, self.clock, leaves, pool_settings(config, certificates.of(name)))
         service = Service(name, node, self.metrics.service(name, members.in_flight))
         service.metrics.breaker = service.breaker_state
         service.metrics.concurrency = service.concurrency
@@ -363,7 +363,7 @@ class Gateway:
         now = time.perf_counter()
         for deadlines in self._deadlines.values():
             deadlines.expire(now)
-        self._clock.tick(now, time.time())
+        self.clock.tick(now, time.time())
         self._timers["tick"] = self.loop.call_later(TICK, self._tick)
 
     def _sweep_all(self) -> None:

@@ -7,7 +7,7 @@ entry under it would be led to that route. A path in another spelling finds noth
 
 from __future__ import annotations
 
-from time import perf_counter, time
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from passerelle.caching.answers import ending, wire
@@ -31,12 +31,14 @@ def answer_hit(
     if host is None or method != b"GET" or not head.plain:
         return False
     started = perf_counter()
+    now = started + gateway.clock.offset
     facts: Facts | None = head.cache_facts
     if facts is None or facts.method != method or facts.consumer:
         facts = request_facts(head, method)
-    place = head.authority if not head.forwarded else cache_place(head, client.peer, gateway.proxies, client.scheme)
-    entry = cache.shelf.find(b"%b %b" % (place, target), facts)
-    now = time()
+    place = head.cache_place
+    if place is None:
+        place = head.cache_place = cache_place(head, client.peer, gateway.proxies, client.scheme) + b" "
+    entry = cache.shelf.find(place + target, facts)
     # The test of `policy.lookup` for its HIT.
     if entry is None or now >= entry.fresh_until or facts.needs & entry.refuses:
         return False
@@ -55,9 +57,7 @@ def answer_hit(
     if not client.send_ready(message, len(body)):
         return False
     seconds = perf_counter() - started
-    metrics = plan.metrics
-    metrics.cache["hit"] += 1
-    metrics.observe(entry.status, seconds, method)
+    plan.metrics.hit(entry.status, seconds)
     if plan.log is not None:
         peer = client_address(head, client.peer, gateway.proxies) if head.forwarded else client.peer
         who = (gateway.next_id(), peer, method, target, host, head.user_agent)

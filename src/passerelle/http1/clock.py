@@ -10,20 +10,23 @@ from passerelle.http1.write import date_line
 class Clock:
     """``now``: monotonic seconds (those of ``time.perf_counter``); ``date``: the Date field line, CRLF included.
 
-    Both stand still between two calls of :meth:`tick`.
+    ``offset`` is what is added to monotonic seconds to have those since 1970: one clock read instead of two where both
+    are wanted (0.05 us each). All three stand still between two calls of :meth:`tick`.
     """
 
-    __slots__ = ("_second", "date", "now")
+    __slots__ = ("_second", "date", "now", "offset")
 
     def __init__(self) -> None:
         self._second = 0
         self.now = 0.0
+        self.offset = 0.0
         self.date = b""
         self.tick(time.perf_counter(), time.time())
 
     def tick(self, now: float, epoch: float) -> None:
         """Move on to ``now`` (monotonic) and ``epoch`` (seconds since 1970)."""
         self.now = now
+        self.offset = epoch - now
         if int(epoch) != self._second:
             self._second = int(epoch)
             self.date = date_line(epoch)

@@ -12,9 +12,10 @@ from typing import cast
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1.body import ChunkedDecoder, CountedDecoder
-from passerelle.http1.head import RequestHead, parse_request_line
+from passerelle.http1.head import USUAL_LINE, RequestHead, parse_request_line
 from passerelle.http1.listener import Exchange, Listener
-from passerelle.http1.responses import BODY, PIPELINED, Responder, nowhere
+from passerelle.http1.patience import Patient
+from passerelle.http1.responses import BODY, PIPELINED, nowhere
 from passerelle.http1.target import resolve
 from passerelle.http1.write import problem
 
@@ -22,43 +23,22 @@ from passerelle.http1.write import problem
 MAX_PIPELINED = 65_536
 # A request line that is too long and has no space by then has not a target that is too long, but no target.
 LONGEST_METHOD = 256
-# How long and for how many bytes a client may go on sending after we said our last word (RFC 9112 §9.6).
-LINGER_SECONDS = 2.0
+# For how many bytes a client may go on sending after we said our last word (RFC 9112 §9.6).
 LINGER_BYTES = 64 * 1024 * 1024
-# How long an idle connection keeps its last head for comparison.
-FORGET_SECONDS = 2.0
 
 
-class ClientConnection(Responder):
+class ClientConnection(Patient):
     """One client's connection, reading requests and writing responses in order."""
 
-    __slots__ = (
-        "_advancing",
-        "_blank",
-        "_head",
-        "_linger_left",
-        "_partial",
-        "_received",
-        "_received_since",
-        "_seen",
-        "_since",
-        "_stuck",
-        "_unsent",
-    )
+    __slots__ = ("_advancing", "_blank", "_head", "_partial", "_repeat")
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener)
         self._head: RequestHead | None = None
         self._advancing = False
         self._blank = False
-        self._linger_left = -1
         self._partial = False
-        self._received = 0  # of a body, since the time below
-        self._received_since = 0.0
-        self._seen = -1
-        self._since = listener.clock.now
-        self._stuck = False
-        self._unsent = 0
+        self._repeat: bytes | None = None  # how a request with the last head again ends, from its first CRLF on
 
     # ---- the event loop's callbacks
 
@@ -97,7 +77,15 @@ class ClientConnection(Responder):
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
         if self._exchange is None and self._linger_left < 0:
-            self._buffer = self._buffer + data if self._buffer else data
+            if self._buffer:
+                data = self._buffer + data
+            elif (
+                self._repeat is not None
+                and data.endswith(self._repeat)
+                and self._repeated(data, len(data) - len(self._repeat))
+            ):
+                return
+            self._buffer = data
             if not self._stuck:
                 self._advance()
             elif len(self._buffer) > MAX_PIPELINED:
@@ -179,6 +167,24 @@ class ClientConnection(Responder):
         finally:
             self._advancing = False
 
+    def _repeated(self, data: bytes, line_end: int) -> bool:
+        """Hand over a usual request with the last one's header section; false, and nothing done, for any other.
+
+        One comparison and one pattern: 0.8 us less than to look for the ends of line and head, and to take them apart.
+        """
+        head = self._head
+        match = USUAL_LINE.fullmatch(data, 0, line_end)
+        if match is None or head is None or self._stuck or len(data) > self._listener.limits.head:
+            return False
+        self.version11 = True
+        self._blank = self._partial = self._head_only = self._started = self._chunking = False
+        self._keep_alive = not (self._listener.draining or self._eof)
+        try:
+            self._listener.handler.on_request(self, b"GET", match[1], head)
+        except Failure as failure:
+            self._refuse(failure)
+        return True
+
     def _request(self, data: bytes, line_end: int, section: bytes) -> None:
         """Hand over the request whose line ends at ``line_end``."""
         method, target, version11 = parse_request_line(data[:line_end])
@@ -187,6 +193,7 @@ class ClientConnection(Responder):
         head = self._head
         if head is None or head.section != section:
             head = self._head = RequestHead(section, listener.limits.fields)
+            self._repeat = data[line_end : line_end + len(section) + 6] if head.plain and head.host else None
         if target[0] != 47 or (version11 and head.host is None):  # 47 is "/"
             target, head = resolve(method, target, head, version11, listener.limits.fields)
         self._blank = False
@@ -320,8 +327,6 @@ class ClientConnection(Responder):
         if transport.can_write_eof():
             transport.write_eof()
 
-    # ---- time
-
     def drain(self) -> None:
         """Close now when idle, else after the present request."""
         self._keep_alive = False
@@ -330,69 +335,4 @@ class ClientConnection(Responder):
 
     def forget_head(self) -> None:
         """What was worked out for this client's last head is true no more."""
-        self._head = None
-
-    def check_time(self, now: float) -> None:
-        """Close what has waited too long at ``now`` (monotonic seconds)."""
-        limits = self._listener.limits
-        waited = now - self._since
-        if self._decoder is not None and self._trickles(now):
-            return
-        if self._linger_left >= 0:
-            if waited > LINGER_SECONDS and self._all_taken(now):
-                self.abort()
-        elif self._exchange is None and not self._stuck:
-            if self._buffer:
-                if waited > limits.head_timeout:
-                    self._buffer = b""
-                    self._refuse(Failure(Kind.HEAD_TIMEOUT, "head incomplete"))
-            elif waited > limits.idle_timeout:
-                if self._all_taken(now):
-                    self.close()
-            elif waited > FORGET_SECONDS:
-                self._head = None  # 2 KB that an idle connection need not hold
-        elif self._progress != self._seen or not (self._stuck or self._tunnel is not None or self._decoder is not None):
-            self._seen = self._progress
-            self._since = now
-        elif self._stuck:
-            if waited > limits.write_timeout:
-                self.abort()
-        elif self._half_open:
-            if waited > limits.idle_timeout:
-                self.abort()  # one side of the tunnel has ended long ago; the other neither speaks nor ends
-        elif self._tunnel is not None:
-            if waited > self._tunnel_idle:
-                self.idled = True
-                self.abort()
-        elif waited > limits.body_timeout and not self._paused_by and self._decoder and self._exchange:
-            self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
-
-    def _trickles(self, now: float) -> bool:
-        """Whether so little of a body came since the last look that it was given up; not where we did not read it."""
-        limits = self._listener.limits
-        seconds = now - self._received_since
-        if seconds < limits.body_timeout and not self._paused_by:
-            return False
-        received, self._received, self._received_since = self._received, 0, now
-        if self._paused_by and not self._stuck:
-            self._since = now  # also the time without any byte begins when it is read again
-        if self._paused_by or received >= limits.body_rate * seconds or self._exchange is None:
-            return False
-        self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, f"{received} bytes of it in {seconds:.1f} s"))
-        return True
-
-    def _all_taken(self, now: float) -> bool:
-        """Whether the client has taken what was written; one that takes nothing for ``write_timeout`` is cut off.
-
-        Closing alone would wait for such a client for ever, and ending the connection would cut short a slow one.
-        """
-        transport = self._transport
-        unsent = transport.get_write_buffer_size() if transport is not None else 0
-        if unsent == 0:
-            return True
-        if unsent != self._unsent:
-            self._unsent = unsent
-            self._since = now
-        elif now - self._since > self._listener.limits.write_timeout:
-            self.abort()
-        return False
+        self._head = self._repeat = None

@@ -38,6 +38,7 @@ class Responder(asyncio.Protocol):
         "_listener",
         "_paused_by",
         "_progress",
+        "_since",
         "_started",
         "_transport",
         "_tunnel",
@@ -68,6 +69,7 @@ class Responder(asyncio.Protocol):
         self._keep_alive = True
         self._paused_by = 0
         self._progress = 0
+        self._since = listener.clock.now
         self._started = False
         self.idled = False  # ended because its tunnel was silent
         self.peer = b""
@@ -163,7 +165,10 @@ class Responder(asyncio.Protocol):
             return False
         self.sent += size
         self._write(message)
-        self._done()
+        if self._buffer or self._eof or self._paused_by:
+            self._done()
+        else:
+            self._since = self._listener.clock.now  # all that is left of it, 0.1 us less
         return True
 
     def send_stored(self, head: bytes, body: bytes) -> None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from passerelle.http1.body import CloseDecoder
 from passerelle.http1.client import UpstreamConnection
-from passerelle.http1.connection import LINGER_BYTES, LINGER_SECONDS, ClientConnection
+from passerelle.http1.connection import LINGER_BYTES, ClientConnection
 from passerelle.http1.listener import Listener
+from passerelle.http1.patience import LINGER_SECONDS
 from passerelle.http1.tls import reason
 
 if TYPE_CHECKING:

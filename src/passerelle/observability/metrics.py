@@ -65,7 +65,7 @@ class RouteMetrics:
     ``cache`` counts what became of requests (and parts) on a cached route, by outcome; written by the cache.
     """
 
-    __slots__ = ("_buckets", "_counts", "_failures", "_sum", "cache", "in_flight", "route", "would_refuse")
+    __slots__ = ("_buckets", "_counts", "_failures", "_hits", "_sum", "cache", "in_flight", "route", "would_refuse")
 
     def __init__(self, route: str) -> None:
         self.route = route
@@ -74,8 +74,21 @@ class RouteMetrics:
         self.would_refuse = 0  # by limits that only count
         self._counts: dict[tuple[bytes | str, int | str], int] = {}
         self._failures: dict[Kind, int] = {}
+        self._hits: dict[int, int] = {}
         self._buckets = [0] * (len(BUCKETS) + 1)
         self._sum = 0.0
+
+    def hit(self, status: int, seconds: float) -> None:
+        """Count one GET answered out of the cache: :meth:`observe` and the outcome ``hit``, in half the time."""
+        try:
+            self._hits[status] += 1
+        except KeyError:
+            self._hits[status] = 1
+        if seconds <= BUCKETS[0]:
+            self._buckets[0] += 1
+        else:
+            self._buckets[bisect_left(BUCKETS, seconds)] += 1
+        self._sum += seconds
 
     def observe(self, status: int, seconds: float, method: bytes = b"GET") -> None:
         """Count one finished request: its final status, how long it took in seconds, its method."""
@@ -100,13 +113,18 @@ class RouteMetrics:
         for (method, status), count in self._counts.items():
             name = method if isinstance(method, str) else method.decode("ascii")
             codes.setdefault(name, {})[str(status)] = count
+        cache = dict(self.cache)
+        for status, count in self._hits.items():
+            gets, known = codes.setdefault("GET", {}), str(_known(status))
+            gets[known] = gets.get(known, 0) + count
+            cache["hit"] = cache.get("hit", 0) + count
         return {
             "codes": codes,
             "failures": {kind.value: count for kind, count in self._failures.items()},
             "buckets": list(self._buckets),
             "sum": self._sum,
             "in_flight": self.in_flight,
-            "cache": dict(self.cache),
+            "cache": cache,
             "would_refuse": self.would_refuse,
         }
 
