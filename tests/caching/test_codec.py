@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf, nan
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +47,7 @@ def test_an_entry_survives(
         599,
         head,
         body,
-        born=when,
+        born=max(when, 0.0),
         fresh_until=when,
         stale_while_revalidate=window,
         stale_if_error=window,
@@ -60,6 +62,13 @@ def test_an_entry_survives(
     assert decode(data, key + b"x") is None, "another key's"
     for cut in range(len(data)):
         assert decode(data[:cut], key) is None
+
+
+@pytest.mark.parametrize(("born", "fresh_until"), [(inf, 1.0), (-inf, 1.0), (nan, 1.0), (1.0, nan)])
+def test_times_that_are_none_are_nothing(born: float, fresh_until: float) -> None:
+    """An age is worked out from them with each hit."""
+    entry = Entry(b"gw /", 200, b"", b"", born=born, fresh_until=fresh_until)
+    assert decode(encode(entry), b"gw /") is None
 
 
 @given(st.lists(st.binary(max_size=30), max_size=16).map(tuple), st.binary(min_size=1, max_size=8))

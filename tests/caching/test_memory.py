@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from passerelle.caching.entry import Entry, Stored, Variants
+from passerelle.caching.entry import _MOST_MOMENTS, Entry, Stored, Variants, _moments
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.tags import MAX_TAG_BYTES, MAX_TAGS, TagIndex, bounded
 
@@ -45,6 +45,23 @@ def test_get_put_delete() -> None:
     assert store.held_bytes == empty + other.size
     assert store.delete(b"gw /1") and not store.delete(b"gw /1")
     assert store.get(b"gw /1") is None and store.held_bytes == empty
+
+
+@given(st.floats(min_value=0, max_value=4e9), st.floats(min_value=0, max_value=1e9))
+def test_entries_of_one_moment_share_its_number(born: float, lifetime: float) -> None:
+    """And none is younger, or fresh for longer, than it was said to be."""
+    one, two = (
+        Entry(key, 200, HEAD, b"", born=born + 0.0, fresh_until=born + lifetime) for key in (b"gw /1", b"gw /2")
+    )
+    assert one.born is two.born and one.fresh_until is two.fresh_until
+    assert born - 1 / 64 < one.born <= born
+    assert born + lifetime - 1 / 64 < one.fresh_until <= born + lifetime
+
+
+def test_moments_are_remembered_in_a_bounded_number() -> None:
+    entries = [Entry(b"gw /", 200, HEAD, b"", born=float(second), fresh_until=0.0) for second in range(10_000)]
+    assert [entry.born for entry in entries] == [float(second) for second in range(10_000)]
+    assert len(_moments) <= _MOST_MOMENTS
 
 
 def test_what_is_too_large_is_not_held_and_takes_its_older_self_along() -> None:

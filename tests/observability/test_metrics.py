@@ -127,6 +127,23 @@ def test_what_clients_send_cannot_make_labels(requests: list[tuple[bytes, int]])
     assert total == len(requests)
 
 
+def test_a_hit_is_counted_as_an_answered_get_and_as_an_outcome() -> None:
+    """By a shorter way, so it must come to the same as the long one, beside it and alone."""
+    short, long = Metrics(), Metrics()
+    for seconds in (0.0, 0.00001, BUCKETS[0], 0.0006, 0.003, 31.0):
+        for status in (200, 200, 404, 299, 777):
+            short.route("/a").hit(status, seconds)
+            long.route("/a").observe(status, seconds)
+            long.route("/a").cache["hit"] = long.route("/a").cache.get("hit", 0) + 1
+    # A hit by the long way is counted by its parts, on the same route.
+    for metrics in (short, long):
+        metrics.route("/a").observe(200, 0.25)
+        metrics.route("/a").cache["hit"] = metrics.route("/a").cache.get("hit", 0) + 1
+    assert short.route("/a").snapshot()["cache"] == {"hit": 31}
+    told, expected = ({k: v for k, v in samples(m.snapshot()).items() if "worker" not in k[0]} for m in (short, long))
+    assert told == expected
+
+
 def test_one_object_per_name_so_that_a_reload_keeps_the_counts() -> None:
     metrics = a_registry()
     assert metrics.route("/user/{user_id}") is metrics.route("/user/{user_id}")

@@ -7,6 +7,7 @@ gets another name, so that gateways of two versions may share one store: each se
 from __future__ import annotations
 
 import struct
+from math import isfinite, isnan
 from typing import Final
 
 from passerelle.caching.entry import Entry, Stored, Variants
@@ -86,6 +87,8 @@ def _entry(data: bytes, key: bytes) -> Entry | None:
     reader = _Reader(data, len(_ENTRY) + _FIXED.size)
     if reader.take(lengths[0]) != key:
         return None
+    if not isfinite(born) or isnan(fresh_until):
+        raise ValueError("no time")
     etag, head, body = (reader.take(length) for length in lengths[1:])
     return Entry(
         key,

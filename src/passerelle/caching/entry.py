@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from math import floor
+from math import floor, isfinite
 from typing import Final
 
 from passerelle.messages import Field, Fields
@@ -75,7 +75,7 @@ _MOST_MOMENTS: Final = 1024
 
 def _moment(seconds: float) -> float:
     """``seconds`` cut to whole sixty-fourths: the object that other entries of that moment have."""
-    if seconds == NEVER:
+    if not isfinite(seconds):
         return seconds
     cut = floor(seconds * 64) / 64
     known = _moments.get(cut)
