@@ -16,7 +16,7 @@ from passerelle.security import authentication
 from passerelle.security.authentication import HeldKey, KeyMethod, Rejected
 from passerelle.security.guard import Asked
 from passerelle.security.keys import ApiKey, UnknownKey, digest_of, is_id, new_key
-from passerelle.security.lookups import BELIEVED, gone, look_up
+from passerelle.security.lookups import BELIEVED, UNREADABLE, gone, look_up, unreadable, words
 from passerelle.security.remembered import Remembered
 from passerelle.security.shared_limits import Call, Store
 
@@ -88,7 +88,7 @@ def _key(identity: str, found: Sequence[bytes]) -> ApiKey:
     return ApiKey(
         identity,
         owner.decode(),
-        tuple(json.loads(scopes)),
+        words(scopes),
         int(created),
         int(expires) if expires else None,
         int(revoked) if revoked else None,
@@ -214,8 +214,12 @@ class SharedKeyMethod(KeyMethod):
         if not found:
             self._known.pop(digest, None)
             raise Rejected("unknown API key")
-        identity, *fields = cast("list[bytes]", found)
-        held = HeldKey.of(_key(identity.decode("ascii"), fields))
+        try:
+            identity, *fields = cast("list[bytes]", found)
+            held = HeldKey.of(_key(identity.decode("ascii"), fields))
+        except UNREADABLE:
+            self._known.pop(digest, None)
+            raise unreadable("API keys") from None
         known = _Known(held.key, held.identity, now)
         self._known.keep(digest, known, authentication.REMEMBERED_KEYS)
         return known
