@@ -88,6 +88,23 @@ def test_a_redis_that_hangs_up(two: TwoGateways) -> None:
     assert two.check().count("lost") <= 4, "it is said once"
 
 
+@pytest.mark.parametrize(
+    "name", ["never answers", "half an answer", "closes", "any bytes", "LOADING", "a number", "drips"]
+)
+def test_a_gateway_that_starts_beside_it(two: TwoGateways, name: str) -> None:
+    session, key = two.login(two.made[0]), two.new_key()
+    two.door.misbehave(FAULTS[name])
+    added = two.add()
+    try:
+        judged(two.use(3, session, key))
+        two.door.behave()
+        wait_until(two.is_used, "Redis is used by the new one too", LONG)
+        two.check()
+    finally:
+        two.made.remove(added)
+        added.stop()
+
+
 @pytest.mark.parametrize("when", [always, later], ids=["always", "later"])
 def test_a_flood_is_not_kept(two: TwoGateways, when: When) -> None:
     session, key = two.login(two.made[0]), two.new_key()

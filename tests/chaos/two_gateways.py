@@ -118,12 +118,19 @@ class TwoGateways:
             ],
         }
         self.made: list[Process] = []
+        self._settings, self._folder = settings, folder
         try:
-            for name in "one", "two":
-                self.made.append(Process(settings, folder / f"{name}.log"))
+            for _ in range(2):
+                self.add()
         except BaseException:
             self.stop()
             raise
+
+    def add(self) -> Process:
+        """One more gateway; it is used like the others, until it is stopped and taken out."""
+        made = Process(self._settings, self._folder / f"{next(self.numbers)}.log")
+        self.made.append(made)
+        return made
 
     def stop(self) -> None:
         for process in self.made:
@@ -185,7 +192,7 @@ class TwoGateways:
         """Whether both gateways use Redis for everything."""
         if not all(process.connected for process in self.made):
             return False
-        one, two = self.made
+        one, two = self.made[0], self.made[-1]
         number = f"again-{next(self.numbers)}"
         with Client(one.port) as first, Client(two.port) as second:
             # A session of one holds at the other, and what one counts the other counts on.

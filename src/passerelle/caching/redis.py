@@ -23,6 +23,7 @@ from passerelle.caching.facts import Facts
 from passerelle.caching.keys import key_path
 from passerelle.caching.link import CLEAR, DELETE, PATH, TAG, Link, Names, shorten
 from passerelle.caching.memory import MemoryStore
+from passerelle.caching.redis_times import CONNECT
 from passerelle.caching.scripts import PUT
 from passerelle.caching.shelf import variant_of
 
@@ -211,15 +212,21 @@ class RedisStore:
         if path is not None:
             pattern += b" " + _literal(path[:-1] if wildcard else path) + b"*"
         batch: list[bytes] = []
-        async for key in self._client.scan_iter(match=pattern, count=1000):
-            found = key_path(key[prefix:])
-            if path is None or found == path or (wildcard and found.startswith(path[:-1])):
-                batch.append(key)
-            if len(batch) >= 1000:
-                await self._client.unlink(*batch)
+        cursor = 0
+        while True:
+            # Bounded one by one: all of it may take long, and a connection that is dead is noticed soon all the same.
+            async with asyncio.timeout(CONNECT):
+                cursor, keys = await self._client.scan(cursor, match=pattern, count=1000)
+            for key in keys:
+                found = key_path(key[prefix:])
+                if path is None or found == path or (wildcard and found.startswith(path[:-1])):
+                    batch.append(key)
+            if batch and (len(batch) >= 1000 or not cursor):
+                async with asyncio.timeout(CONNECT):
+                    await self._client.unlink(*batch)
                 batch.clear()
-        if batch:
-            await self._client.unlink(*batch)
+            if not cursor:
+                return
 
 
 def _discard(operation: Awaitable[object]) -> None:
