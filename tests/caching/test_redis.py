@@ -330,7 +330,7 @@ def test_a_purge_whose_connection_is_dead_is_begun_anew_soon(own_server: RedisSe
                 async with asyncio.timeout(20.0):  # and not the half a minute that all of it may take
                     await one.second.purge_path(b"/user/*")
                 door.behave()
-                await until(lambda: one.second.up)
+                await until(lambda: one.second.up, 20.0)
                 assert await one.second.get(KEY) is None
 
     run(work())

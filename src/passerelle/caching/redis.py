@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -217,7 +217,7 @@ class RedisStore:
             # Bounded one by one: all of it may take long, and a connection that is dead is noticed soon all the same.
             async with asyncio.timeout(CONNECT):
                 cursor, keys = await self._client.scan(cursor, match=pattern, count=1000)
-            for key in keys:
+            for key in cast("list[bytes]", keys):
                 found = key_path(key[prefix:])
                 if path is None or found == path or (wildcard and found.startswith(path[:-1])):
                     batch.append(key)
