@@ -16,7 +16,7 @@ from tests.support.bad_redis import Fault, When, always, later
 from tests.support.client import Client
 from tests.support.wire import wait_until
 
-pytestmark = [needs("redis-server"), pytest.mark.slow]
+pytestmark = [needs("redis-server"), pytest.mark.slow, pytest.mark.timeout(180)]
 
 FAULTS: dict[str, Fault] = {
     "never answers": bad.never,
@@ -36,6 +36,7 @@ FAULTS: dict[str, Fault] = {
     "a deep list": bad.says(b"*1\r\n" * 3000 + b":1\r\n"),
     "LOADING": bad.says(b"-LOADING Redis is loading the dataset in memory\r\n"),
     "OOM": bad.says(b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"),
+    "OOM of Redis 6": bad.says(b"-ERR Error running script (call to f_0): @user_script:9: -OOM not allowed\r\n"),
     "READONLY": bad.says(b"-READONLY You can't write against a read only replica.\r\n"),
     "NOAUTH": bad.says(b"-NOAUTH Authentication required.\r\n"),
     "NOPERM": bad.says(b"-NOPERM this user has no permissions to run the command\r\n"),
@@ -103,6 +104,58 @@ def test_a_gateway_that_starts_beside_it(two: TwoGateways, name: str) -> None:
     finally:
         two.made.remove(added)
         added.stop()
+
+
+@pytest.mark.parametrize("name", ["OOM of Redis 6", "READONLY", "any bytes", "closes"])
+def test_it_is_said_once_that_it_is_of_no_use_and_once_that_it_is_back(two: TwoGateways, name: str) -> None:
+    """Though it can be connected to all the time."""
+    made = two.start(two.limited())
+    logged: list[str] = []
+
+    def said(words: str) -> int:
+        logged.append(made.logged())
+        return "".join(logged).count(words)
+
+    try:
+        with Client(made.port) as client:
+            two.door.misbehave(FAULTS[name], later)
+
+            def ask() -> bool:
+                return client.request("GET", "/many", within=LONG).status == 200
+
+            wait_until(lambda: ask() and said("redis at "), "it is said", LONG)
+            faults = two.door.faults
+            wait_until(lambda: ask() and two.door.faults > faults + 8, "it is tried again", LONG)
+            two.door.behave()
+            wait_until(lambda: ask() and said("redis: it is back"), "it is back", LONG)
+        # Once; more often where the test itself was kept from running for so long that nothing went wrong meanwhile.
+        assert said("redis at ") == said("redis: it is back") <= 3, logged
+    finally:
+        made.stop()
+
+
+@pytest.mark.timeout(300)
+def test_limits_alone_are_those_of_each_gateway(two: TwoGateways) -> None:
+    """Half of them, beside whatever Redis says."""
+    made = two.start(two.limited())
+    try:
+        with Client(made.port) as client:
+
+            def admitted() -> int:
+                mine = ("X-Client", f"alone-{next(two.numbers)}")
+                statuses = [client.request("GET", "/few", mine, within=LONG).status for _ in range(6)]
+                assert set(statuses) <= {200, 429}, statuses
+                return statuses.count(200)
+
+            wait_until(lambda: admitted() == 4, "Redis counts", LONG)
+            for name, fault in FAULTS.items():
+                two.door.misbehave(fault)
+                wait_until(lambda: admitted() == 2, f"the gateway counts: {name}", LONG)
+                two.door.behave()
+                wait_until(lambda: admitted() == 4, f"Redis counts again: {name}", LONG)
+        assert "Traceback" not in made.logged()
+    finally:
+        made.stop()
 
 
 @pytest.mark.parametrize("when", [always, later], ids=["always", "later"])

@@ -128,9 +128,19 @@ class TwoGateways:
 
     def add(self) -> Process:
         """One more gateway; it is used like the others, until it is stopped and taken out."""
-        made = Process(self._settings, self._folder / f"{next(self.numbers)}.log")
+        made = self.start(self._settings)
         self.made.append(made)
         return made
+
+    def start(self, settings: dict[str, Any]) -> Process:
+        """A gateway that is used by who has started it alone."""
+        return Process(settings, self._folder / f"{next(self.numbers)}.log")
+
+    def limited(self) -> dict[str, Any]:
+        """The settings, without what is kept in Redis and nowhere else."""
+        kept = {name: value for name, value in self._settings.items() if name not in ("sessions", "keys")}
+        routes = [route for route in self._settings["routes"] if "rate_limit" in route]
+        return {**kept, "routes": routes, "limits": {"gateways": 2}}
 
     def stop(self) -> None:
         for process in self.made:

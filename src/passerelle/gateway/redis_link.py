@@ -45,8 +45,9 @@ LOOK: Final = 0.05
 HASTE: Final = 3
 PATIENCE: Final = 20
 # What Redis says when a command alone is wrong, such as for a key that holds something else; any other error is about
-# Redis itself, and a new connection shows whether that goes on.
+# Redis itself, and a new connection shows whether that goes on. Redis 6 says both as ERR where a script is stopped.
 _OF_COMMAND: Final = ("ERR ", "WRONGTYPE ")
+_OF_REDIS: Final = ("-OOM ", "-READONLY ", "-MISCONF ", "-NOREPLICAS ", "-MASTERDOWN ")
 _LOST: Final = "the connection was lost"
 _LATE: Final = "no answer"
 # More than any answer has (bytes).
@@ -65,6 +66,10 @@ _log = logging.getLogger(__name__)
 
 def _words(script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> tuple[bytes, ...]:
     return (b"EVALSHA", _NAMES[script], b"%d" % len(keys), *keys, *arguments)
+
+
+def _is_of_command(error: str) -> bool:
+    return error.startswith(_OF_COMMAND) and not any(word in error for word in _OF_REDIS)
 
 
 class Pending:
@@ -145,7 +150,7 @@ class _Connection(asyncio.Protocol):
                     self.abort("an answer that nobody waits for")
                     return
                 self._waiting.popleft().end(answer)
-                if isinstance(answer, hiredis.ReplyError) and not str(answer).startswith(_OF_COMMAND):
+                if isinstance(answer, hiredis.ReplyError) and not _is_of_command(str(answer)):
                     self.abort(str(answer))
                     return
         except hiredis.ProtocolError as error:

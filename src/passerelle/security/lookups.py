@@ -14,7 +14,7 @@ from passerelle.security.shared_limits import Call
 BELIEVED = 1.0
 
 # What an answer of another form may raise where it is read: whoever gave it, it says nothing of a credential.
-UNREADABLE = (ValueError, TypeError, AttributeError, RecursionError)
+UNREADABLE = (ValueError, TypeError, AttributeError, IndexError, RecursionError)
 
 
 def look_up(asked: Asked, digest: bytes, ask: Callable[[], Call | None]) -> Call | list[bytes | int] | None:

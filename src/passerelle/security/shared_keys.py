@@ -128,7 +128,8 @@ class SharedKeyStore:
         """A new key of ``owner``: what is stored of it, and the key itself, which cannot be had again."""
         identity, key = new_key()
         made = ApiKey(identity, owner, tuple(scopes), now, expires, None, None, None)
-        self._add(made, _digest(key))
+        if not self._add(made, _digest(key)):
+            raise ValueError("whether the key is kept")
         return made, key
 
     def rotate(self, identity: str, now: int, overlap: int, expires: int | None = None) -> tuple[ApiKey, str]:
@@ -155,7 +156,12 @@ class SharedKeyStore:
         if not is_id(identity):
             return None
         found = self._client.hmget(_name(identity), _FIELDS)
-        return _key(identity, [value or b"" for value in found]) if found[0] is not None else None
+        if found[0] is None:
+            return None
+        try:
+            return _key(identity, [value or b"" for value in found])
+        except UNREADABLE:
+            raise ValueError(f"what is kept of key {identity}") from None
 
     def all(self) -> list[ApiKey]:
         """Every key, the oldest first."""
