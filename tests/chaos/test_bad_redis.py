@@ -106,6 +106,21 @@ def test_a_gateway_that_starts_beside_it(two: TwoGateways, name: str) -> None:
         added.stop()
 
 
+@pytest.mark.parametrize("name", ["never answers", "half an answer", "drips", "floods"])
+def test_a_gateway_stops_beside_it(two: TwoGateways, name: str) -> None:
+    made = two.start(two.settings)
+    try:
+        wait_until(lambda: made.connected, "Redis is used", LONG)
+        two.door.misbehave(FAULTS[name])
+        with Client(made.port) as client:
+            for what in "other", "put", "many":
+                assert two.ask(client, what, "", "").status == 200
+        assert made.end() == 0
+        assert "Traceback" not in made.logged()
+    finally:
+        made.stop()
+
+
 @pytest.mark.parametrize("name", ["OOM of Redis 6", "READONLY", "any bytes", "closes"])
 def test_it_is_said_once_that_it_is_of_no_use_and_once_that_it_is_back(two: TwoGateways, name: str) -> None:
     """Though it can be connected to all the time."""

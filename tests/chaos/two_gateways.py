@@ -86,9 +86,18 @@ class Process:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
+    def end(self) -> int:
+        """Let it end by itself; how it did."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return self.process.wait(LONG)
+
     def stop(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait(LONG)
+        for pipe in self.process.stdin, self.process.stdout:
+            if pipe is not None:
+                pipe.close()
 
 
 class TwoGateways:
@@ -118,7 +127,7 @@ class TwoGateways:
             ],
         }
         self.made: list[Process] = []
-        self._settings, self._folder = settings, folder
+        self.settings, self._folder = settings, folder
         try:
             for _ in range(2):
                 self.add()
@@ -128,7 +137,7 @@ class TwoGateways:
 
     def add(self) -> Process:
         """One more gateway; it is used like the others, until it is stopped and taken out."""
-        made = self.start(self._settings)
+        made = self.start(self.settings)
         self.made.append(made)
         return made
 
@@ -138,8 +147,8 @@ class TwoGateways:
 
     def limited(self) -> dict[str, Any]:
         """The settings, without what is kept in Redis and nowhere else."""
-        kept = {name: value for name, value in self._settings.items() if name not in ("sessions", "keys")}
-        routes = [route for route in self._settings["routes"] if "rate_limit" in route]
+        kept = {name: value for name, value in self.settings.items() if name not in ("sessions", "keys")}
+        routes = [route for route in self.settings["routes"] if "rate_limit" in route]
         return {**kept, "routes": routes, "limits": {"gateways": 2}}
 
     def stop(self) -> None:
