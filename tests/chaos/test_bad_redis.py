@@ -77,6 +77,24 @@ def test_a_redis_that_misbehaves(two: TwoGateways, name: str, when: When) -> Non
     judged(found, name in UNKNOWN)
 
 
+@pytest.mark.parametrize("name", ["closes", "any bytes", "WRONGTYPE", "OOM", "a list of others", "nothing"])
+def test_a_key_that_was_let_in_holds_on(two: TwoGateways, name: str) -> None:
+    key = two.new_key()
+    with Client(two.made[0].port) as client:
+        assert two.ask(client, "key", "", key).status == 200
+        faults = two.door.faults
+        two.door.misbehave(FAULTS[name], later)
+
+        def looked_up() -> bool:
+            assert two.ask(client, "key", "", key).status == 200
+            return two.door.faults > faults + 3
+
+        wait_until(looked_up, "it is looked up again", LONG)
+        assert two.ask(client, "key", "", two.new_key()).status == 503
+    two.door.behave()
+    two.check()
+
+
 def test_a_redis_that_hangs_up(two: TwoGateways) -> None:
     """Connections are accepted and closed at once; those that stand are closed with the next answer."""
     session, key = two.login(two.made[0]), two.new_key()

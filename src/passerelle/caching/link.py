@@ -155,7 +155,8 @@ class Link:
             return
         try:
             await self._carry_out(operation, about, key)
-        except Exception:  # as above
+        except Exception:
+            # Whatever it was, the others have perhaps not heard of it.
             self.remember(operation, about, key)
             self.suspect()
 

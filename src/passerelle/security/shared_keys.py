@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
+from passerelle.errors import Failure
 from passerelle.security import authentication
 from passerelle.security.authentication import HeldKey, KeyMethod, Rejected
 from passerelle.security.guard import Asked
@@ -212,9 +213,7 @@ class SharedKeyMethod(KeyMethod):
             return known
         found = look_up(asked, digest, lambda: self._store.ask(FIND, [_name_of(digest)], [PREFIX + b"key:"]))
         if found is None:
-            if known is not None and now < known.seen + HOLDS_ON:
-                return known
-            raise gone("API keys")
+            return _holding_on(known, now, gone("API keys"))
         if not isinstance(found, list):
             return found
         if not found:
@@ -224,8 +223,14 @@ class SharedKeyMethod(KeyMethod):
             identity, *fields = cast("list[bytes]", found)
             held = HeldKey.of(_key(identity.decode("ascii"), fields))
         except UNREADABLE:
-            self._known.pop(digest, None)
-            raise unreadable("API keys") from None
+            return _holding_on(known, now, unreadable("API keys"))
         known = _Known(held.key, held.identity, now)
         self._known.keep(digest, known, authentication.REMEMBERED_KEYS)
         return known
+
+
+def _holding_on(known: _Known | None, now: float, why: Failure) -> _Known:
+    """Redis says nothing of a key: what is known of it goes on for a while."""
+    if known is not None and now < known.seen + HOLDS_ON:
+        return known
+    raise why
