@@ -69,7 +69,7 @@ def test_a_redis_that_misbehaves(two: TwoGateways, name: str, when: When) -> Non
     session, key = two.login(two.made[0]), two.new_key()
     before = two.door.faults
     two.door.misbehave(FAULTS[name], when)
-    found = two.use(3, session, key)
+    found = two.use(2, session, key)
     assert two.door.faults > before
     two.door.behave()
     wait_until(two.is_used, "Redis is used again", LONG)
