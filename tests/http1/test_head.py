@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1 import head
-from passerelle.http1.fields import FieldLine
-from passerelle.http1.head import REQUEST_LINE, Framing, RequestHead, ResponseHead
+from passerelle.http1.head import REQUEST_LINE, Framing, FramingLines, RequestHead, ResponseHead
 
 
 def request(*lines: bytes, limit: int = 100) -> RequestHead:
@@ -61,7 +60,7 @@ def test_heads_that_frame_alike_share_nothing_else() -> None:
 
 
 def test_framings_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    framings: dict[tuple[FieldLine, ...], Framing] = {}
+    framings: dict[FramingLines, Framing] = {}
     monkeypatch.setattr(head, "_framings", framings)
     monkeypatch.setattr(head, "_MOST_FRAMINGS", 8)
     for number in range(100):
