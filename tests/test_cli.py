@@ -128,6 +128,38 @@ def test_check_as_json(run: Run) -> None:
     }
 
 
+def test_check_tells_of_folders_that_a_start_needs(run: Run) -> None:
+    Path("gateway.yaml").write_text(
+        "admin: off\naccess_log: var/access.log\n" + GOOD.replace("{app:", "{cwd: shop, app:")
+    )
+    told = [
+        "gateway.yaml:2:13: access_log: cannot write var/access.log: there is no folder var; make it first\n",
+        "gateway.yaml:5:18: services.product.cwd: cannot start in shop: there is no such folder\n",
+    ]
+    warned = "".join(line.replace(": cannot", ": warning: cannot") for line in told)
+    assert run("check") == (1, "".join(told), "")
+    for command in ("up", "gateway"):
+        assert run(command) == (1, "", "".join(told))
+    assert run("check", "--elsewhere") == (0, "gateway.yaml: ok (3 services, 5 routes)\n", warned)
+    found = json.loads(run("check", "--elsewhere", "--json")[1])
+    assert (found["ok"], [warning["key"] for warning in found["warnings"]]) == (
+        True,
+        ["access_log", "services.product.cwd"],
+    )
+    # They start nothing, so they answer all the same.
+    for answered in (("routes",), ("explain", "GET", "/user/1")):
+        code, out, err = run(*answered)
+        assert (code, bool(out), err) == (0, True, warned)
+    code, _, err = run("status")
+    assert (code, err) == (
+        2,
+        "passerelle status: with the admin address off there is nobody to ask (see passerelle status --help)\n",
+    )
+    Path("var").mkdir()
+    Path("shop").mkdir()
+    assert run("check") == (0, "gateway.yaml: ok (3 services, 5 routes)\n", "")
+
+
 def test_the_file_is_looked_for_under_two_names(run: Run) -> None:
     Path("gateway.yaml").rename("passerelle.yaml")
     assert run("check")[:2] == (0, "passerelle.yaml: ok (3 services, 5 routes)\n")

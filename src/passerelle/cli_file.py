@@ -30,19 +30,28 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+").match
 
 @click.command()
 @config_argument
+@click.option(
+    "--elsewhere",
+    is_flag=True,
+    help="CONFIG is for another machine: only warn of files and folders that this one lacks.",
+)
 @json_option
-def check(config: str | None, as_json: bool) -> None:
+def check(config: str | None, elsewhere: bool, as_json: bool) -> None:
     """Say everything that is wrong with CONFIG, a line each.
 
     Every line is file:line:column: key: what was found and what is allowed. Exit 0 if the file is right, 1 if it is
-    not. Warnings go to stderr and change nothing. Nothing is started and no address is asked.
+    not. Warnings go to stderr and change nothing. Nothing is started or made, and no address is asked.
+
+    The files and folders that a start needs (certificates, keys, where logs and stores are written) are looked for on
+    this machine, as this user.
 
     \b
     Examples:
       passerelle check
       passerelle check deploy/gateway.yaml --json
+      passerelle check deploy/gateway.yaml --elsewhere
     """
-    path, report = read_report(config)
+    path, report = read_report(config, elsewhere=elsewhere)
     found = report.config
     if as_json:
         print_json(

@@ -73,20 +73,23 @@ def config_path(given: str | None) -> str:
     raise click.UsageError(f"found neither {' nor '.join(CONFIG_NAMES)} in this folder; name the file")
 
 
-def read_report(given: str | None) -> tuple[str, Report]:
-    """The path of the file, and everything that can be said about it. A file that cannot be read is wrong usage."""
+def read_report(given: str | None, *, elsewhere: bool) -> tuple[str, Report]:
+    """The path of the file, and everything that can be said about it. A file that cannot be read is wrong usage.
+
+    ``elsewhere``: files and folders that this machine lacks are warned of, and no errors.
+    """
     from passerelle.config import inspect
 
     path = config_path(given)
     try:
-        return path, inspect(path)
+        return path, inspect(path, elsewhere=elsewhere)
     except OSError as error:
         raise click.UsageError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
 
 
 def read_config(given: str | None) -> Config:
-    """The configuration. With errors in it, they are printed to stderr and the command ends with 1."""
-    _, report = read_report(given)
+    """The configuration, for a command that starts nothing. Errors in it go to stderr and end the command with 1."""
+    _, report = read_report(given, elsewhere=True)
     print_problems(report.warnings, "warning: ", err=True)
     if report.config is None:
         print_problems(report.errors, err=True)

@@ -264,9 +264,10 @@ def test_a_wrong_file_says_where_and_starts_nothing(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_opened_ends_the_start_with_its_reason(tmp_path: Path) -> None:
-    with up(tmp_path, FILES + "access_log: missing/folder/log\n") as running:
+    os.mkfifo(tmp_path / "pipe")  # that nobody reads: only a start finds that out
+    with up(tmp_path, FILES + "access_log: pipe\n") as running:
         assert running.ended() == 1
-        assert "gateway    | access_log: cannot open missing/folder/log: No such file or directory\n" in running.text
+        assert "gateway    | access_log: cannot open pipe: No such device or address\n" in running.text
         assert "passerelle | the gateway cannot be started\n" in running.text
         assert "Traceback" not in running.text
 

@@ -249,7 +249,7 @@ def _usual_admin() -> Address | str:
     """The admin address that the file in this folder gives, or else the default one."""
     for name in CONFIG_NAMES:
         with contextlib.suppress(OSError):
-            config = inspect(name).config
+            config = inspect(name, elsewhere=True).config
             return config.admin or "off" if config is not None else DEFAULT_ADMIN
     return DEFAULT_ADMIN
 
