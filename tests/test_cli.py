@@ -237,17 +237,44 @@ def test_routes_as_json(run: Run) -> None:
         "methods": ["GET"],
         "path": "/user/{user_id}",
         "service": "user",
-        "guards": [],
-        "headers": [],
         "compose": None,
-        "login": None,
-        "logout": False,
         "rewrite": "/internal/{user_id}",
         "timeout": 0.5,
         "attempts": 1,
+        "attempt_timeout": None,
+        "stream_idle_timeout": 300.0,
+        "tunnel_idle_timeout": 3600.0,
+        "tell_deadline": False,
         "body": 10485760,
+        "guards": [],
+        "headers": [],
+        "cache": None,
+        "compress": None,
+        "hedge": None,
+        "login": None,
+        "logout": False,
+        "services": {
+            "user": {
+                "name": "user",
+                "source": "targets",
+                "instances": 2,
+                "balance": "p2c",
+                "by": None,
+                "sticky": None,
+                "concurrency": None,
+            }
+        },
     }
-    assert found[1]["compose"]["product"] == {"service": "product", "path": "/product/{product_id}", "required": False}
+    assert found[1]["compose"]["product"] == {
+        "service": "product",
+        "path": "/product/{product_id}",
+        "timeout": 30.0,
+        "required": False,
+        "pass_status": [],
+        "fallback": None,
+        "cache": None,
+    }
+    assert list(found[1]["services"]) == ["user", "product"]
 
 
 def test_schema_is_json(run: Run) -> None:

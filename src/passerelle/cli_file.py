@@ -128,7 +128,7 @@ def _answered_by(route: Route) -> str:
 
 
 def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
-    from passerelle.config.told import guards_told, headers_told
+    from passerelle.config.told import part_told, route_told
 
     accepted = route.accepted
     return {
@@ -137,20 +137,9 @@ def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
         "methods": None if accepted is None else sorted(method.decode() for method in accepted),
         "path": route.path,
         "service": route.service,
-        "guards": guards_told(route),
-        "headers": headers_told(config, route),
-        "compose": {
-            key: {"service": part.service, "path": part.path, "required": part.required}
-            for key, part in route.compose.items()
-        }
-        if route.compose
-        else None,
-        "login": {"service": route.login.service, "path": route.login.path} if route.login is not None else None,
-        "logout": bool(route.logout),
+        "compose": {key: part_told(route, part) for key, part in route.compose.items()} if route.compose else None,
         "rewrite": route.rewrite,
-        "timeout": route.timeout,
-        "attempts": route.attempts,
-        "body": config.body_limit(route),
+        **route_told(config, route),
     }
 
 
