@@ -96,7 +96,11 @@ def add(
 @whom
 @json_option
 def remove(service: str, instance: str, limit: float, force: bool, admin: Address | str | None, as_json: bool) -> None:
-    """Take an instance away: it gets nothing new and finishes what it has; what is left after the limit goes on."""
+    """Take an instance away: it gets nothing new and finishes what it has; what is left after the limit goes on.
+
+    One that DNS or a list of targets has found would be found again, so it is refused: take it out there, or `drain`
+    it. `passerelle instances list` says which are `found`.
+    """
     _change(admin, "DELETE", _of(service, instance), as_json, _waiting(limit, force), limit)
 
 
