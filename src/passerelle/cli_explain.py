@@ -53,7 +53,8 @@ def explain(arguments: tuple[str, ...], headers: tuple[str, ...], as_json: bool)
       passerelle explain gateway.yaml PUT '/user/42?full=1' -H 'Host: api.example.com'
     """
     if len(arguments) not in (2, 3):
-        raise click.UsageError(f"found {len(arguments)} arguments; allowed is [CONFIG] METHOD URL")
+        number = f"{len(arguments)} argument{'' if len(arguments) == 1 else 's'}"
+        raise click.UsageError(f"found {number}; allowed is [CONFIG] METHOD URL")
     path = config_path(arguments[0] if len(arguments) == 3 else None)
     asked = _request(arguments[-2], arguments[-1], headers)
     result = explanation(read_config(path), asked)

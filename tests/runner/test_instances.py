@@ -297,6 +297,18 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
 
 
 @pytest.mark.slow
+def test_the_only_one_is_spared_although_it_is_down(tmp_path: Path) -> None:
+    write(tmp_path, "['http://127.0.0.1:1']")
+    with command(tmp_path, "up") as running:
+        running.listening()
+        settled(running, "down")
+        told = "s-1 is the only instance of s; add another one first, or force it"
+        assert refused(running, "DELETE", "s/instances/s-1") == (409, told)
+        assert ask(running, "DELETE", "s/instances/s-1", force="true")[0] == 200
+        assert running.stop() == 0
+
+
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, three: list[Server]) -> None:
     one, two, _ = three
     (tmp_path / "gateway.yaml").write_text(

@@ -374,13 +374,18 @@ def test_gateway_alone_refuses_a_taken_port(tmp_path: Path) -> None:
         with command(tmp_path, "gateway", "a.yaml") as running:
             assert running.ended() == 1
             assert running.text.startswith(f"cannot listen on 127.0.0.1:{port}: port {port} is taken")
+            assert running.text.endswith("; choose another with --listen\n")
+        with command(tmp_path, "gateway", "a.yaml", "--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{port}") as other:
+            assert other.ended() == 1
+            assert other.text.startswith(f"cannot listen on 127.0.0.1:{port}: port {port} is taken")
+            assert other.text.endswith(" (the admin address); choose another with --admin, or off\n")
 
 
 def test_status_says_that_nobody_answers(tmp_path: Path) -> None:
     with command(tmp_path, "status", "--admin", "127.0.0.1:1") as running:
         assert running.ended() == 1
         assert running.text == (
-            "nothing to ask on the admin address 127.0.0.1:1: Connection refused; "
+            "no passerelle answers on the admin address 127.0.0.1:1: connection refused; "
             "is it running, or is --admin another?\n"
         )
 

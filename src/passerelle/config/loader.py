@@ -33,13 +33,20 @@ _ROUTE = TypeAdapter(Route)
 _ACCESS_LOG: TypeAdapter[str | Path] = TypeAdapter(AccessLog)
 
 
+_ADMIN: Address = Config.model_fields["admin"].default
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What reading a file gave: a configuration, or errors. Warnings come with a configuration only."""
+    """What reading a file gave: a configuration, or errors. Warnings come with a configuration only.
+
+    ``admin`` is the file's, as far as that can be read: who asks there may do so because of the errors.
+    """
 
     config: Config | None
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
+    admin: Address | None = _ADMIN
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
@@ -116,10 +123,19 @@ def inspect_text(
         source.problems.append(Problem(file, duplicate.key.line, duplicate.key.column, key, message))
     config = _judge(source)
     if source.problems:
-        return Report(None, tuple(_in_order(source.problems)), ())
+        return Report(None, tuple(_in_order(source.problems)), (), _admin(source))
     assert config is not None
     warnings = [*_in_order(source.elsewhere), *(source.problem(finding) for finding in check.warnings(config))]
-    return Report(config, (), tuple(warnings))
+    return Report(config, (), tuple(warnings), config.admin)
+
+
+def _admin(source: Source) -> Address | None:
+    found = source.data.get("admin") if isinstance(source.data, dict) else None
+    try:
+        admin = parse_admin(found) if found is not None else _ADMIN
+    except ValueError:
+        return _ADMIN
+    return admin if isinstance(admin, Address) else None
 
 
 def _in_order(problems: list[Problem]) -> Iterator[Problem]:

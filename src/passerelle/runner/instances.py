@@ -207,9 +207,8 @@ class Instances:
         """:raises Refused: where nothing would be left that takes requests."""
         others = [m for m in self._host.members(name) if m.name != member.name]
         if not force and not any(m.state == "up" for m in others) and (member.state == "up" or not others):
-            raise Refused(
-                f"{member.name} is the last instance of {name} that is up; add another one first, or force it"
-            )
+            last = f"the last instance of {name} that is up" if member.state == "up" else f"the only instance of {name}"
+            raise Refused(f"{member.name} is {last}; add another one first, or force it")
 
     async def _emptied(self, name: str, member: Member, limit: float) -> int:
         """Wait until nothing is in flight; what is left after ``limit`` seconds."""
