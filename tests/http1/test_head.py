@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.errors import Failure, Kind
-from passerelle.http1.head import REQUEST_LINE, RequestHead, ResponseHead
+from passerelle.http1 import head
+from passerelle.http1.fields import FieldLine
+from passerelle.http1.head import REQUEST_LINE, Framing, RequestHead, ResponseHead
 
 
 def request(*lines: bytes, limit: int = 100) -> RequestHead:
@@ -35,6 +37,40 @@ def test_ambiguous_framing_is_refused(lines: tuple[bytes, ...]) -> None:
     with pytest.raises(Failure) as failure:
         request(*lines)
     assert failure.value.kind is Kind.BAD_REQUEST
+
+
+def test_ambiguous_framing_is_refused_each_time() -> None:
+    """Also after heads with the same lines apart from each other, which are remembered."""
+    for _ in range(3):
+        assert request(b"Host: a", b"Content-Length: 5").content_length == 5
+        assert request(b"Host: a", b"Transfer-Encoding: chunked").chunked
+        with pytest.raises(Failure):
+            request(b"Host: a", b"Content-Length: 5", b"Transfer-Encoding: chunked")
+
+
+def test_heads_that_frame_alike_share_nothing_else() -> None:
+    framing = (b"Host: a", b"Connection: keep-alive, X-B", b"User-Agent: one")
+    first = request(*framing, b"X-A: 1", b"X-B: 1")
+    first.cache_facts = first.chain = first.upstream = "of the first"  # type: ignore[assignment]
+    second = request(framing[0], b"X-A: 2", *framing[1:], b"Authorization: x", b"X-C: 3")
+    assert (first.host, first.keep_alive, first.user_agent) == (second.host, second.keep_alive, second.user_agent)
+    assert first.relay == b"Host: a\r\nUser-Agent: one\r\nX-A: 1\r\n"
+    assert second.relay == b"Host: a\r\nX-A: 2\r\nUser-Agent: one\r\nAuthorization: x\r\nX-C: 3\r\n"
+    assert (first.selects, second.selects) == (False, True)
+    assert second.cache_facts is second.chain is second.upstream is None
+
+
+def test_framings_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    framings: dict[tuple[FieldLine, ...], Framing] = {}
+    monkeypatch.setattr(head, "_framings", framings)
+    monkeypatch.setattr(head, "_MOST_FRAMINGS", 8)
+    for number in range(100):
+        assert request(b"Host: h%d" % number).host == b"h%d" % number
+        assert len(framings) <= 8
+    options = [b"Connection: x-%d" % number for number in range(50)]
+    framings.clear()
+    assert request(b"Host: a", *options).host == b"a"
+    assert framings == {}, "one of many lines, which a client can send again and again"
 
 
 def test_a_plain_request_relays_its_section_byte_for_byte() -> None:

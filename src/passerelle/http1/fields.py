@@ -43,7 +43,9 @@ LONGEST_REMEMBERED = 512
 VALUES_REMEMBERED = 128
 
 
-# What a field means to framing and relaying: plain integers, since reading a member of an enum costs 0.05 us.
+# What a field means to framing and relaying: plain integers, since reading a member of an enum costs 0.05 us. What is
+# over ORDINARY frames or routes a message (http1/head.py).
+SELECTING = -1  # decides how a cache answers
 ORDINARY = 0
 DROPPED = 1  # hop-by-hop, or written by the gateway itself
 HOST = 2
@@ -56,7 +58,11 @@ DEBUG = 8
 DATE = 9
 FORWARDED = 10  # where a client says that it comes from
 USER_AGENT = 11
-SELECTING = 12  # decides how a cache answers
+
+# Roles of fields that end here; FORWARDED and DEBUG are the gateway's to say.
+_ENDS_HERE = frozenset({DROPPED, CONNECTION, TRANSFER_ENCODING, UPGRADE, EXPECT, DEBUG, FORWARDED})
+
+_CONTROLS = bytes(byte for byte in range(256) if (byte < 32 and byte != 9) or byte == 127)
 
 
 class FieldLine:
@@ -64,9 +70,10 @@ class FieldLine:
 
     ``name`` is lower case, ``value`` without surrounding blanks, ``line`` as received, without CRLF. ``data`` is what
     the role needs: a Content-Length's int, a Host's normal form, a Connection's options, whether a coding is chunked.
+    ``relayed`` is false for what goes no further than the gateway (RFC 9110 §7.6.1).
     """
 
-    __slots__ = ("data", "line", "name", "role", "value")
+    __slots__ = ("data", "line", "name", "relayed", "role", "value")
 
     def __init__(self, name: bytes, value: bytes, line: bytes, role: int, data: Any) -> None:
         self.name = name
@@ -74,44 +81,53 @@ class FieldLine:
         self.line = line
         self.role = role
         self.data = data
+        self.relayed = role not in _ENDS_HERE
 
 
 class FieldTable:
     """Field lines known so far, for requests or for responses (``kind`` is what a malformed line is)."""
 
-    __slots__ = ("_kind", "_named", "_names", "_roles", "known")
+    __slots__ = ("_kind", "_names", "_roles", "_values", "known")
 
     def __init__(self, kind: Kind, roles: Mapping[bytes, int]) -> None:
         self._kind = kind
         self._roles = roles
-        self._named: dict[bytes, list[bytes]] = {}
         self._names: dict[bytes, tuple[bytes, int]] = {}  # as received: in lower case, and its role
+        self._values: dict[bytes, list[bytes]] = {}  # the lines remembered of each name
         self.known: dict[bytes, FieldLine] = {}
 
     def learn(self, line: bytes) -> FieldLine:
         """Check ``line`` (without CRLF) and remember it; a Failure when it is malformed."""
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise Failure(self._kind, "malformed field line")
-        name, role = self._names.get(match[1]) or self._learn_name(match[1])
-        value = match[2].strip(b" \t")
+        received, colon, octets = line.partition(b":")
+        named = self._names.get(received)
+        # A known name is a token, so the value is all that is left to check: half of what the pattern takes.
+        if named is None or not colon or octets.translate(None, _CONTROLS) != octets:
+            if _LINE.fullmatch(line) is None:
+                raise Failure(self._kind, "malformed field line")
+            named = self._learn_name(received)
+        name, role = named
+        value = octets.strip(b" \t")
         read = _READERS.get(role)
         field = FieldLine(name, value, line, role, read(value, self._kind) if read else None)
         if len(line) <= LONGEST_REMEMBERED:
-            named = self._named.setdefault(name, [])
-            if len(named) >= VALUES_REMEMBERED:
-                # A field that differs each time (a trace id) must neither push out the others nor spread over the
-                # processor's caches: its lines are forgotten among themselves.
-                for old in named:
-                    self.known.pop(old, None)
-                named.clear()
-            named.append(line)
-            if len(self.known) >= REMEMBERED:
-                # Lines of one request only (cookies, trace ids) fill the table; starting anew costs 20 us each time.
-                self.known.clear()
-                self._named = {name: [line]}
-            self.known[line] = field
+            self._remember(field)
         return field
+
+    def _remember(self, field: FieldLine) -> None:
+        name, line = field.name, field.line
+        values = self._values.setdefault(name, [])
+        if len(values) >= VALUES_REMEMBERED:
+            # A field that differs each time (a trace id) must neither push out the others nor spread over the
+            # processor's caches: its lines are forgotten among themselves.
+            for old in values:
+                self.known.pop(old, None)
+            values.clear()
+        values.append(line)
+        if len(self.known) >= REMEMBERED:
+            # Lines of one request only (cookies, trace ids) fill the table; starting anew costs 20 us each time.
+            self.known.clear()
+            self._values = {name: [line]}
+        self.known[line] = field
 
     def _learn_name(self, received: bytes) -> tuple[bytes, int]:
         name = received.lower()
