@@ -101,6 +101,25 @@ def test_a_worker_that_is_killed_is_replaced_and_connections_wait_meanwhile(tmp_
         assert running.stop() == 0
 
 
+@pytest.mark.slow
+def test_a_worker_is_replaced_although_a_folder_of_a_service_is_gone(tmp_path: Path) -> None:
+    """A start finds that; what runs goes on, and a reload says it."""
+    folder = tmp_path / "below"
+    folder.mkdir()
+    served = FILES.replace("http.server,", "http.server, --directory, '..',").replace("instances: 3", "cwd: below")
+    with up(tmp_path, served) as running:
+        running.listening()
+        folder.rename(tmp_path / "moved")
+        os.kill(running.status()["workers"][0]["pid"], signal.SIGKILL)
+        until_now(lambda: running.status()["workers"][0]["restarts"] == 1, 30)
+        until_now(lambda: running.get("/")[0] == 200, 30)
+        os.kill(running.popen.pid, signal.SIGHUP)
+        running.says(r"services\.files\.cwd: cannot start in below: there is no such folder", 30)
+        assert running.get("/")[0] == 200
+        assert running.stop() == 0
+
+
+@pytest.mark.slow
 def test_counters_do_not_go_down_when_a_worker_dies(tmp_path: Path) -> None:
     (tmp_path / "hello.txt").write_text("hello")
 

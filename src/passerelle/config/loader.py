@@ -55,10 +55,15 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) 
 
 
 def load_text(
-    text: str, file: str = "gateway.yaml", environ: Mapping[str, str] = os.environ, folder: str | os.PathLike[str] = "."
+    text: str,
+    file: str = "gateway.yaml",
+    environ: Mapping[str, str] = os.environ,
+    folder: str | os.PathLike[str] = ".",
+    *,
+    elsewhere: bool = False,
 ) -> Config:
     """The configuration in ``text``; ``file`` names it in errors, relative paths start at ``folder``."""
-    return _config(inspect_text(text, file, environ, folder))
+    return _config(inspect_text(text, file, environ, folder, elsewhere=elsewhere))
 
 
 def _config(report: Report) -> Config:
