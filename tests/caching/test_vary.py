@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.caching.entry import Entry
-from passerelle.caching.facts import Facts
+from passerelle.caching.facts import Facts, SilentFacts
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.policy import Store, on_response
 from passerelle.caching.shelf import Shelf
 from passerelle.caching.vary import preferred_language, variant_key
+from passerelle.messages import Fields
 from tests.caching.kit import DEFAULT, fields, request, response
 
 FRESH = "Cache-Control: max-age=60"
@@ -203,3 +204,27 @@ def test_preferred_language(value: str, expected: bytes | None) -> None:
 def test_facts_remember_their_variant() -> None:
     asked = request("Foo: 1")
     assert asked.variant((b"foo",)) is asked.variant((b"foo",))
+
+
+_NAMES = st.sampled_from([b"accept", b"x-trace", b"accept-language", b"host", b"user-agent", b"x-consumer-id"])
+
+
+@given(st.lists(st.tuples(_NAMES, st.binary(max_size=12)), max_size=6), st.lists(_NAMES, max_size=3))
+def test_who_says_nothing_to_caches_is_told_so_without_reading_the_fields(said: Fields, varied: list[bytes]) -> None:
+    """The same as reading them says, for each thing that is asked of facts."""
+    reads: list[Fields] = []
+
+    def read() -> Fields:
+        reads.append(said)
+        return said
+
+    silent, whole = SilentFacts(read), Facts(b"GET", said)
+    asked = [name for name in dir(Facts) if not name.startswith("_") and name not in ("fields", "variant")]
+    assert len(asked) >= 10
+    for name in asked:
+        assert getattr(silent, name) == getattr(whole, name), name
+    assert reads == []
+    for names in ((), tuple(varied)):
+        assert silent.variant(names) == whole.variant(names)
+    assert silent.fields == whole.fields == said
+    assert len(reads) == 1

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1 import head
-from passerelle.http1.fields import FieldLine
-from passerelle.http1.head import REQUEST_LINE, Framing, RequestHead, ResponseHead
+from passerelle.http1.fields import LONGEST_REMEMBERED
+from passerelle.http1.head import REQUEST_LINE, Framing, FramingLines, RequestHead, ResponseHead
 
 
 def request(*lines: bytes, limit: int = 100) -> RequestHead:
@@ -61,7 +61,7 @@ def test_heads_that_frame_alike_share_nothing_else() -> None:
 
 
 def test_framings_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    framings: dict[tuple[FieldLine, ...], Framing] = {}
+    framings: dict[FramingLines, Framing] = {}
     monkeypatch.setattr(head, "_framings", framings)
     monkeypatch.setattr(head, "_MOST_FRAMINGS", 8)
     for number in range(100):
@@ -71,6 +71,10 @@ def test_framings_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyP
     framings.clear()
     assert request(b"Host: a", *options).host == b"a"
     assert framings == {}, "one of many lines, which a client can send again and again"
+    for number in range(50):
+        options = b"Connection: keep-alive, x-%d, %b" % (number, b"y" * LONGEST_REMEMBERED)
+        assert request(b"Host: a", options).keep_alive
+    assert framings == {}, "of lines that are too long to be remembered, so that it could not be found again"
 
 
 def test_a_plain_request_relays_its_section_byte_for_byte() -> None:

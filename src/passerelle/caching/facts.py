@@ -26,7 +26,6 @@ class Facts:
 
     __slots__ = (
         "_fields",
-        "_read",
         "_variants",
         "consumer",
         "directives",
@@ -51,7 +50,6 @@ class Facts:
     ) -> None:
         self.method = method
         self._fields = fields
-        self._read: Callable[[], Fields] | None = None
         self.has_body = has_body
         self.consumer = consumer
         self.directives: Directives = NONE
@@ -93,21 +91,9 @@ class Facts:
                 needs |= DIRECTIVES
         self.needs = needs
 
-    @classmethod
-    def of_silent(cls, read: Callable[[], Fields]) -> Facts:
-        """Those of a plain GET none of whose fields is among ``SELECTING``; ``read`` gives them, should Vary name one.
-
-        Most requests are such, and to make pairs of their fields takes longer than all the rest of a hit's lookup.
-        """
-        facts = cls(b"GET", [])
-        facts._read = read
-        return facts
-
     @property
     def fields(self) -> Fields:
         """The request's end-to-end fields."""
-        if self._read is not None:
-            self._fields, self._read = self._read(), None
         return self._fields
 
     def variant(self, names: tuple[bytes, ...]) -> bytes:
@@ -119,3 +105,32 @@ class Facts:
         if key is None:
             key = known[names] = variant_key(names, self.fields, self.consumer)
         return key
+
+
+class SilentFacts(Facts):
+    """Those of a plain GET none of whose fields is among ``SELECTING``; ``read`` gives them, should Vary name one.
+
+    Most requests are such, and where heads differ each time, to make pairs of their fields takes longer than all the
+    rest of a hit's lookup. What such a request says is therefore said once, by the class.
+    """
+
+    __slots__ = ("_read",)
+
+    method = b"GET"
+    needs = 0
+    has_body = False
+    consumer = b""
+    directives = NONE
+    origin_only = False
+    if_none_match = if_modified_since = if_range = range = None
+
+    def __init__(self, read: Callable[[], Fields]) -> None:
+        self._read: Callable[[], Fields] | None = read
+        self._variants = None
+
+    @property
+    def fields(self) -> Fields:
+        """The request's end-to-end fields."""
+        if self._read is not None:
+            self._fields, self._read = self._read(), None
+        return self._fields

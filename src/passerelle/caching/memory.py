@@ -15,6 +15,7 @@ from passerelle.caching.entry import Stored
 from passerelle.caching.ghost import Ghost
 from passerelle.caching.keys import key_path
 from passerelle.caching.tags import PAIR_BYTES, TagIndex, bounded
+from passerelle.caching.untracked import untrack
 
 _SMALL: Final = 1
 _MAIN: Final = 2
@@ -31,7 +32,8 @@ class MemoryStore:
     """See :class:`passerelle.caching.store.Store`. ``capacity`` is in bytes, everything held for an item included.
 
     ``epoch`` grows with each deletion and purge. Who fetches a response notes it when the request goes upstream and
-    hands it to :meth:`put_since`.
+    hands it to :meth:`put_since`. The garbage collector does not see what is held (:mod:`.untracked`), so a store is
+    cleared before it is dropped.
     """
 
     __slots__ = (
@@ -54,11 +56,9 @@ class MemoryStore:
     )
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.largest = capacity // 16  # of one item: one response must not push out all others
+        self.resize(capacity)
         self.epoch = 0
         self.evictions = 0
-        self._small_capacity = int(capacity * SMALL_SHARE)
         self._index: dict[bytes, Stored] = {}
         self._small: deque[bytes] = deque()
         self._main: deque[bytes] = deque()
@@ -74,6 +74,17 @@ class MemoryStore:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def resize(self, capacity: int) -> None:
+        """Hold at most ``capacity`` bytes; what is too much goes with the next item that comes."""
+        self.capacity = capacity
+        self.largest = capacity // 16  # of one item: one response must not push out all others
+        self._small_capacity = int(capacity * SMALL_SHARE)
+
+    def close(self) -> None:
+        """Let go of everything, and hold nothing any more."""
+        self.clear()
+        self.resize(0)
 
     @property
     def held_bytes(self) -> int:
@@ -121,6 +132,7 @@ class MemoryStore:
                 item.queue = _SMALL
                 self._small.append(key)
         self._index[key] = item
+        untrack(item)
         self._count(item, 1)
         if item.tags:
             self._tags.add(key, item.tags)

@@ -46,7 +46,7 @@ from passerelle.http1.head import RequestHead
 from passerelle.http1.listener import Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
-from passerelle.observability.metrics import Metrics
+from passerelle.observability.metrics import Metrics, no_cache
 from passerelle.routing import Match, Router
 from passerelle.security.addresses import Proxies
 
@@ -81,11 +81,10 @@ class Gateway:
         for name, service in config.services.items():
             self._services[name], self._members[name] = self._make(name, service, self._certificates)
             self._set_instances(name, service, configured_instances(name, service))
-        self.cache = open_cache(config)
-        era = object()
+        self.cache, era = open_cache(config), object()
         self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
         self.sharing = Shared(self.loop)
-        self._open_cache(era, config)
+        self._use_cache(self.cache, era, config)
         self.unmatched = unmatched_plan(config, self.metrics, self._route_log)
         self._listener = Listener(self, listener_limits(config), self.clock)
         self._sweep = sweep_seconds(config, SWEEP)
@@ -136,6 +135,8 @@ class Gateway:
             timer.cancel()
         self._guards.stop()
         await self.sharing.stop()
+        if self.cache is not None:
+            self.cache.store.close()
         if self._log is not None:
             self._log.flush()
         if self._sink is not None:
@@ -189,8 +190,8 @@ class Gateway:
         self._guards.stop(guards)
         guards.start(self._guards)
         self._guards = guards
-        self.router, self.cache, self.unmatched = router, cache, unmatched_plan(config, self.metrics, self._route_log)
-        self._open_cache(era, config)
+        self.router, self.unmatched = router, unmatched_plan(config, self.metrics, self._route_log)
+        self._use_cache(cache, era, config)
 
     def _dismiss(self, name: str) -> None:
         """A service that is in the configuration no more: nothing new goes there, what is under way ends in peace."""
@@ -311,17 +312,17 @@ class Gateway:
         environment = Environment(services, of, self.metrics.route, self._route_log, guards, cache, era)
         return build_router(config, environment)
 
-    def _open_cache(self, era: object, config: Config) -> None:
-        """Let the cache go by the router that is in force now."""
-        cache = self.cache
+    def _use_cache(self, cache: Cache | None, era: object, config: Config) -> None:
+        """Let ``cache`` go by the router that is in force now."""
+        if self.cache is not None and self.cache is not cache:
+            self.cache.store.close()
+        self.cache = cache
         self.sharing.go_by(config, cache)
+        self.metrics.cache = cache.snapshot if cache is not None else no_cache
         if cache is not None:
-            memory = config.cache.memory
             cache.era = era
-            cache.store.capacity = memory
-            cache.store.largest = memory // 16
+            cache.store.resize(config.cache.memory)
             self.invalidator = Invalidator(cache, self.router.match, cache_of)
-            self.metrics.cache = cache.snapshot
 
     def _adopt(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:
         """Let a service that stays go by ``config``."""

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from passerelle.caching.entry import Entry
-from passerelle.caching.facts import Facts
+from passerelle.caching.facts import Facts, SilentFacts
 from passerelle.caching.flight import Flight, Flights
 from passerelle.caching.keys import KeyRule
 from passerelle.caching.memory import MemoryStore
@@ -232,7 +232,7 @@ def request_facts(head: RequestHead, method: bytes, consumer: bytes = b"") -> Fa
     facts = head.cache_facts
     if facts is None or facts.method != method or facts.consumer != consumer:
         if head.plain and not head.selects and method == b"GET" and not consumer:
-            facts = Facts.of_silent(partial(_end_to_end, head.lines))
+            facts = SilentFacts(partial(_end_to_end, head.lines))
         else:
             has_body = head.chunked or head.content_length > 0
             facts = Facts(method, _end_to_end(head.lines), has_body=has_body, consumer=consumer)

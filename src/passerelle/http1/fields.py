@@ -65,6 +65,9 @@ _ENDS_HERE = frozenset({DROPPED, CONNECTION, TRANSFER_ENCODING, UPGRADE, EXPECT,
 _CONTROLS = bytes(byte for byte in range(256) if (byte < 32 and byte != 9) or byte == 127)
 
 
+_Reader = Callable[[bytes, Kind], object]
+
+
 class FieldLine:
     """One checked field line.
 
@@ -75,24 +78,26 @@ class FieldLine:
 
     __slots__ = ("data", "line", "name", "relayed", "role", "value")
 
-    def __init__(self, name: bytes, value: bytes, line: bytes, role: int, data: Any) -> None:
+    def __init__(self, name: bytes, value: bytes, line: bytes, role: int, relayed: bool, data: Any) -> None:
         self.name = name
         self.value = value
         self.line = line
         self.role = role
+        self.relayed = relayed
         self.data = data
-        self.relayed = role not in _ENDS_HERE
 
 
 class FieldTable:
     """Field lines known so far, for requests or for responses (``kind`` is what a malformed line is)."""
 
-    __slots__ = ("_kind", "_names", "_roles", "_values", "known")
+    __slots__ = ("_diverse", "_kind", "_names", "_roles", "_values", "known")
 
     def __init__(self, kind: Kind, roles: Mapping[bytes, int]) -> None:
         self._kind = kind
         self._roles = roles
-        self._names: dict[bytes, tuple[bytes, int]] = {}  # as received: in lower case, and its role
+        # By names as received: the name in lower case, its role, whether it is relayed, and what reads its value.
+        self._names: dict[bytes, tuple[bytes, int, bool, _Reader | None]] = {}
+        self._diverse: set[bytes] = set()  # names of more values than are remembered
         self._values: dict[bytes, list[bytes]] = {}  # the lines remembered of each name
         self.known: dict[bytes, FieldLine] = {}
 
@@ -105,11 +110,11 @@ class FieldTable:
             if _LINE.fullmatch(line) is None:
                 raise Failure(self._kind, "malformed field line")
             named = self._learn_name(received)
-        name, role = named
+        name, role, relayed, read = named
         value = octets.strip(b" \t")
-        read = _READERS.get(role)
-        field = FieldLine(name, value, line, role, read(value, self._kind) if read else None)
-        if len(line) <= LONGEST_REMEMBERED:
+        field = FieldLine(name, value, line, role, relayed, read(value, self._kind) if read else None)
+        # Of a field that has had many values few are worth their place: every eighth, by the hash that the lookup made.
+        if len(line) <= LONGEST_REMEMBERED and not (name in self._diverse and hash(line) & 7):
             self._remember(field)
         return field
 
@@ -122,21 +127,24 @@ class FieldTable:
             for old in values:
                 self.known.pop(old, None)
             values.clear()
+            self._diverse.add(name)
         values.append(line)
         if len(self.known) >= REMEMBERED:
             # Lines of one request only (cookies, trace ids) fill the table; starting anew costs 20 us each time.
             self.known.clear()
+            self._diverse.clear()
             self._values = {name: [line]}
         self.known[line] = field
 
-    def _learn_name(self, received: bytes) -> tuple[bytes, int]:
+    def _learn_name(self, received: bytes) -> tuple[bytes, int, bool, _Reader | None]:
         name = received.lower()
         role = self._roles.get(name) or self._role_by_form(name)
+        named = name, role, role not in _ENDS_HERE, _READERS.get(role)
         if len(received) <= LONGEST_REMEMBERED:
             if len(self._names) >= REMEMBERED:
                 self._names.clear()
-            self._names[received] = name, role
-        return name, role
+            self._names[received] = named
+        return named
 
     def _role_by_form(self, name: bytes) -> int:
         """The role of a name that is not in the table: those of the gateway and of forwarding go by their beginning.
@@ -194,7 +202,7 @@ def _expectation(value: bytes, kind: Kind) -> bool:
     return True
 
 
-_READERS: dict[int, Callable[[bytes, Kind], object]] = {
+_READERS: dict[int, _Reader] = {
     HOST: parse_host,
     CONTENT_LENGTH: parse_length,
     TRANSFER_ENCODING: parse_transfer_encoding,
