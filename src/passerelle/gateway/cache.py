@@ -246,11 +246,15 @@ def _end_to_end(lines: Sequence[FieldLine]) -> Fields:
 
 
 def part_facts(head: RequestHead, lines: bytes, consumer: bytes = b"") -> Facts:
-    """What a part's field ``lines`` say to a cache, remembered with the head that they were made from."""
-    facts = head.part_facts
-    if facts is None or facts.consumer != consumer:
-        pairs = [line.partition(b":")[::2] for line in lines.split(b"\r\n") if line]
-        fields = [(name.lower(), value.strip(b" \t")) for name, value in pairs]
-        facts = head.part_facts = Facts(b"GET", fields, consumer=consumer)
-    known: Facts = facts
-    return known
+    """What a part's field ``lines`` say to a cache, remembered with ``head``.
+
+    The lines are the client's as a route changes them: another route makes others of the same head.
+    """
+    remembered: tuple[bytes, Facts] | None = head.part_facts
+    if remembered is not None and remembered[0] == lines and remembered[1].consumer == consumer:
+        return remembered[1]
+    pairs = [line.partition(b":")[::2] for line in lines.split(b"\r\n") if line]
+    fields = [(name.lower(), value.strip(b" \t")) for name, value in pairs]
+    facts = Facts(b"GET", fields, consumer=consumer)
+    head.part_facts = lines, facts
+    return facts
