@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+from functools import partial
+
+import pytest
 
 from tests.support.client import Client
-from tests.support.gateways import Rig
-from tests.support.upstream import Connection, Upstream, ok
-from tests.support.wire import Response
+from tests.support.gateways import Rig, Running, in_flight
+from tests.support.upstream import Connection, Script, Upstream, ok
+from tests.support.wire import Response, wait_until
 
 LONG = 20.0
 FRESH = b"Cache-Control: max-age=60"
@@ -60,3 +64,113 @@ def test_a_part_is_chosen_by_what_its_route_has_set(rig: Rig) -> None:
     asked = ["a", "b", "a", "b"]
     assert [json.loads(get(client, f"/t/{tenant}").body)["me"]["x-tenant"] for tenant in asked] == asked
     assert len(upstream.requests) == 2
+
+
+# ---- one request upstream for many
+
+
+def accounts(control: bytes, go: threading.Event) -> Script:
+    """An account's page, which depends on the cookie and says so to nobody."""
+
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            conn.wait(go)
+            who = request.get("cookie") or b"nobody"
+            tag = b'"%b"' % who
+            if request.get("if-none-match") == tag:
+                conn.send(b"HTTP/1.1 304 Not Modified\r\nETag: %b\r\n\r\n" % tag)
+            else:
+                conn.send(ok(who, b"Cache-Control: " + control, b"ETag: " + tag))
+
+    return script
+
+
+def together(rig: Rig, gateway: Running, upstream: Upstream, names: list[str], go: threading.Event) -> list[Response]:
+    """The answers to requests that all wait for the first one's."""
+    go.clear()
+    before = len(upstream.requests)
+    clients = [rig.connect(gateway) for _ in names]
+    for number, (client, name) in enumerate(zip(clients, names, strict=True), 1):
+        client.send(f"GET /x HTTP/1.1\r\nHost: gw\r\nCookie: {name}\r\n\r\n".encode())
+        wait_until(partial(lambda n: in_flight(gateway) == n, number), "it waits", LONG)
+        upstream.wait_requests(before + 1, LONG)
+    go.set()
+    return [client.read_response(within=LONG) for client in clients]
+
+
+@pytest.mark.parametrize(
+    "control", [b"no-cache", b"max-age=0, must-revalidate", b"max-age=0", b"max-age=0, s-maxage=0"]
+)
+def test_an_answer_to_be_validated_at_each_use_is_not_the_answer_to_another_request(rig: Rig, control: bytes) -> None:
+    go = threading.Event()
+    upstream = rig.upstream(accounts(control, go))
+    gateway = rig.forward(upstream, route={"cache": {}})
+    names = ["a", "b", "a"]
+    assert [r.body for r in together(rig, gateway, upstream, names, go)] == [b"a", b"b", b"a"]
+    assert all(b"collapsed" not in (r.get("cache-status") or b"") for r in together(rig, gateway, upstream, names, go))
+
+
+def test_an_answer_that_one_request_has_validated_is_not_valid_for_another(rig: Rig) -> None:
+    go = threading.Event()
+    go.set()
+    upstream = rig.upstream(accounts(b"no-cache", go))
+    gateway = rig.forward(upstream, route={"cache": {}})
+    get(rig.connect(gateway), "/x", "Cookie: a")
+    first, second = together(rig, gateway, upstream, ["a", "b"], go)
+    assert (first.body, first.get("cache-status")) == (b"a", b"passerelle; fwd=stale; fwd-status=304; stored")
+    assert second.body == b"b"
+
+
+@pytest.mark.parametrize("control", [b"max-age=60", b"max-age=0, stale-while-revalidate=60"])
+def test_an_answer_that_needs_no_validation_is_for_all_who_wait(rig: Rig, control: bytes) -> None:
+    go = threading.Event()
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.wait(go)
+            conn.send(ok(b"one", b"Cache-Control: " + control))
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}})
+    assert [r.body for r in together(rig, gateway, upstream, ["a", "b", "c"], go)] == [b"one"] * 3
+    assert len(upstream.requests) == 1
+
+
+def test_a_stale_answer_in_place_of_an_error_is_for_all_who_wait(rig: Rig) -> None:
+    go = threading.Event()
+    go.set()
+    first = ok(b"one", b"Cache-Control: max-age=1, stale-if-error=60")
+    failed = b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.wait(go)
+            conn.send(first if len(conn.upstream.requests) == 1 else failed)
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}})
+    client = rig.connect(gateway)
+    get(client)
+    wait_until(lambda: get(client, "/x", "Cache-Control: only-if-cached").status == 504, "it is stale", LONG)
+    assert [r.body for r in together(rig, gateway, upstream, ["a", "b", "c"], go)] == [b"one"] * 3
+    assert len(upstream.requests) == 2
+
+
+def test_a_whole_of_which_a_part_is_to_be_validated_is_one_request_s_alone(rig: Rig) -> None:
+    go = threading.Event()
+
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            conn.wait(go)
+            fields = (b"Content-Type: application/json", b"Cache-Control: max-age=0")
+            conn.send(ok(b'"%b"' % (request.get("cookie") or b""), *fields))
+
+    upstream = rig.upstream(script)
+    route = {"path": "/x", "cache": {}, "compose": {"me": {"service": "u", "path": "/me"}}}
+    gateway = rig.gateway({"u": {"targets": [upstream.url]}}, [route])
+    answers = together(rig, gateway, upstream, ["a", "b"], go)
+    assert [json.loads(r.body) for r in answers] == [{"me": "a"}, {"me": "b"}]
