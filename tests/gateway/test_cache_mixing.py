@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from functools import partial
+from hashlib import blake2b
 
 import pytest
 
@@ -174,3 +175,24 @@ def test_a_whole_of_which_a_part_is_to_be_validated_is_one_request_s_alone(rig: 
     gateway = rig.gateway({"u": {"targets": [upstream.url]}}, [route])
     answers = together(rig, gateway, upstream, ["a", "b"], go)
     assert [json.loads(r.body) for r in answers] == [{"me": "a"}, {"me": "b"}]
+
+
+# ---- keys
+
+
+def test_no_host_can_stand_for_what_a_trusted_proxy_says(rig: Rig) -> None:
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            conn.send(ok(request.get("x-forwarded-proto") or b"", FRESH))
+
+    gateway = rig.forward(rig.upstream(script), route={"cache": {}}, trusted_proxies=["127.0.0.0/8"])
+    client = rig.connect(gateway)
+    place = blake2b(b"shop.example\0shop.example\0https", digest_size=16).hexdigest()
+    assert get(client, "/x", "X-Forwarded-Proto: http", host=place).body == b"http"
+    secure = "X-Forwarded-Proto: https"
+    first, second = (get(rig.connect(gateway), "/x", secure, host="shop.example") for _ in range(2))
+    assert (first.body, is_hit(first)) == (b"https", False)
+    assert (second.body, is_hit(second)) == (b"https", True)
+    refused = get(client, "/x", host="/" + place)
+    assert refused.status == 400
