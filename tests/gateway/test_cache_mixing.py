@@ -6,6 +6,7 @@ import json
 import threading
 from functools import partial
 from hashlib import blake2b
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -196,3 +197,25 @@ def test_no_host_can_stand_for_what_a_trusted_proxy_says(rig: Rig) -> None:
     assert (second.body, is_hit(second)) == (b"https", True)
     refused = get(client, "/x", host="/" + place)
     assert refused.status == 400
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("/list?%70age=6", "/list"),
+        ("/list?page=2&%70age=6", "/list?page=2"),
+        ("/list?page=1&page=2", "/list?page=2&page=1"),
+        ("/list?page=2&page=1", "/list?page=1&page=2"),
+    ],
+)
+def test_a_parameter_under_another_spelling_is_not_left_out_of_the_key(rig: Rig, first: str, then: str) -> None:
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            pages = parse_qs(request.target.partition(b"?")[2].decode()).get("page", ["1"])
+            conn.send(ok(pages[-1].encode(), FRESH))
+
+    client = rig.connect(rig.forward(rig.upstream(script), route={"cache": {"query": ["page"]}}))
+    one, two = get(client, first), get(client, then)
+    assert one.body != two.body and not is_hit(two)
+    assert is_hit(get(client, first)) and is_hit(get(client, then))

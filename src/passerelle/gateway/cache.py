@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from passerelle.caching.entry import Entry
 from passerelle.caching.facts import Facts, SilentFacts
 from passerelle.caching.flight import Flight, Flights
-from passerelle.caching.keys import KeyRule
+from passerelle.caching.keys import KeyRule, parameters
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.settings import Identity, Settings
 from passerelle.caching.shelf import Shelf
@@ -198,7 +198,7 @@ def make_plan(
 
 def settings_of(route: RouteCache, told: frozenset[bytes]) -> Settings:
     """What the configuration says, as the settings of :mod:`passerelle.caching`."""
-    query = None if route.query is None else frozenset(name.encode() for name in route.query)
+    query = None if route.query is None else parameters(route.query)
     given: dict[str, Any] = {}
     if route.statuses is not None:
         given["statuses"] = frozenset(route.statuses)
