@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from passerelle.caching.keys import WHOLE_URI, KeyRule, Target, key_path, parameters, same_origin_target
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.policy import Invalidate, Nothing, Outcome, on_response
+from passerelle.errors import Failure, Kind
+from passerelle.http1.fields import parse_host
 from tests.caching.kit import DEFAULT, request, response, stored
 
 R = Target(b"/r", None)
@@ -114,7 +116,17 @@ def test_a_rule_may_keep_named_parameters_only() -> None:
     assert key != rule.key(b"gw", b"/r", b"q=1&page=3")
     assert rule.key(b"gw", b"/r", b"utm_source=x") == rule.key(b"gw", b"/r", None)
     assert KeyRule(query=frozenset()).key(b"gw", b"/r", b"a=1") == KeyRule().key(b"gw", b"/r", None)
-    assert KeyRule(host=False).key(b"a", b"/r", None) == KeyRule(host=False).key(b"b", b"/r", None)
+
+
+def test_a_rule_may_put_the_hosts_of_a_route_together() -> None:
+    every, some = KeyRule(hosts=b""), KeyRule(hosts=b"*.example.com")
+    assert every.key(b"a", b"/r", None) == every.key(b"b", b"/r", None)
+    assert every.key(b"a", b"/r", None) != some.key(b"a", b"/r", None)
+    for rule in (every, some):
+        key = rule.key(b"a", b"/r", b"q")
+        assert key_path(key) == b"/r"
+        with pytest.raises(Failure):
+            parse_host(key.partition(b" ")[0], Kind.BAD_REQUEST)
 
 
 def test_parameters_are_named_by_whatever_a_service_could_read_as_their_names() -> None:

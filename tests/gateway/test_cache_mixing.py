@@ -219,3 +219,64 @@ def test_a_parameter_under_another_spelling_is_not_left_out_of_the_key(rig: Rig,
     one, two = get(client, first), get(client, then)
     assert one.body != two.body and not is_hit(two)
     assert is_hit(get(client, first)) and is_hit(get(client, then))
+
+
+def counting(rig: Rig, name: bytes) -> Upstream:
+    """Answers with its name and how many requests it has had."""
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.send(ok(b"%b %d" % (name, len(conn.upstream.requests)), FRESH))
+
+    return rig.upstream(script)
+
+
+def test_an_answer_for_all_hosts_of_a_route_is_not_another_route_s(rig: Rig) -> None:
+    a, b, c = (counting(rig, name) for name in (b"a", b"b", b"c"))
+    shared = {"path": "/x", "cache": {"per_host": False}}
+    routes = [
+        {**shared, "host": "a.example", "service": "a"},
+        {**shared, "host": "*.b.example", "service": "b"},
+        {"path": "/x", "service": "c", "cache": {}},
+    ]
+    services = {name: {"targets": [u.url]} for name, u in (("a", a), ("b", b), ("c", c))}
+    client = rig.connect(rig.gateway(services, routes))
+    asked = ["*", "a.example", "1.b.example", "2.b.example", "A.example:80", "*", "a.example"]
+    answers = [b"c 1", b"a 1", b"b 1", b"b 1", b"a 1", b"c 1", b"a 1"]
+    assert [get(client, host=host).body for host in asked] == answers
+    get(client, host="*.b.example")
+    assert len(b.requests) == 1
+
+
+@pytest.mark.parametrize("host", [None, "*.example"])
+def test_what_all_hosts_share_is_let_go_of_by_any_of_them(rig: Rig, host: str | None) -> None:
+    upstream = counting(rig, b"u")
+    route = {"cache": {"per_host": False}, **({"host": host} if host is not None else {})}
+    gateway = rig.forward(upstream, route=route)
+    client = rig.connect(gateway)
+    for number, change in enumerate(["PUT", "/x", "/*"], 1):
+        assert get(client, host="a.example").body == get(client, host="b.example").body
+        if change == "PUT":
+            client.send(b"PUT /x HTTP/1.1\r\nHost: b.example\r\nContent-Length: 0\r\n\r\n")
+            assert client.read_response(within=LONG).status == 200
+        else:
+            assert rig.loop.call(partial(gateway.gateway.purge, "path", change)) == 1, number
+        assert not is_hit(get(client, host="a.example"))
+
+
+def test_a_host_cannot_be_a_part_of_a_composition(rig: Rig) -> None:
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            body = json.dumps((request.get("host") or b"").decode()).encode()
+            conn.send(ok(body, b"Content-Type: application/json", FRESH))
+
+    part = {"service": "u", "path": "/part"}
+    routes = [
+        {"path": "/a", "compose": {"b": {**part, "cache": {}}}},
+        {"path": "/a:b", "compose": {"c": {**part, "cache": {"per_host": False}}}},
+    ]
+    client = rig.connect(rig.gateway({"u": {"targets": [rig.upstream(script).url]}}, routes))
+    assert json.loads(get(client, "/a", host="c").body) == {"b": "c"}
+    assert json.loads(get(client, "/a:b").body) == {"c": "gw"}

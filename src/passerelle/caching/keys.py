@@ -16,18 +16,19 @@ from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 class KeyRule(NamedTuple):
     """Which parts of the URI make the key.
 
-    ``host``: false where every host shows the same. ``query``: None keeps the query as it is; a set (made by
-    :func:`parameters`) keeps just those parameters, sorted by name, so that strangers do not matter (an empty set drops
-    the query).
+    ``hosts``: None where each host has its own; where all hosts of a route show the same, the pattern that they fit
+    (empty for every host): other hosts have another route, and perhaps another service. ``query``: None keeps the query
+    as it is; a set (made by :func:`parameters`) keeps just those parameters, sorted by name, so that strangers do not
+    matter (an empty set drops the query).
     """
 
-    host: bool = True
+    hosts: bytes | None = None
     query: frozenset[bytes] | None = None
 
     def key(self, host: bytes, path: bytes, query: bytes | None) -> bytes:
         """The key of a URI. ``host`` is in lower case or stands for it, ``path`` canonical, ``query`` without ``?``."""
-        if not self.host:
-            host = b"*"
+        if self.hosts is not None:
+            host = b"@" + self.hosts  # no Host has that octet: a client cannot ask for this key by its own
         if query is not None and self.query is not None:
             query = _selected(query, self.query)
         return host + b" " + path if query is None else b"%b %b?%b" % (host, path, query)

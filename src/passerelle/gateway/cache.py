@@ -185,25 +185,30 @@ def open_cache(config: Config, before: Cache | None = None) -> Cache | None:
 
 
 def make_plan(
-    cache: Cache, era: object, route: RouteCache | None, counts: dict[str, int], told: frozenset[bytes] = frozenset()
+    cache: Cache,
+    era: object,
+    route: RouteCache | None,
+    counts: dict[str, int],
+    told: frozenset[bytes] = frozenset(),
+    host: str | None = None,
 ) -> CachePlan:
-    """The plan of a route, or part, with these cache settings; ``told`` as in :class:`Settings`."""
+    """The plan of a route for ``host``, or of a part, with these cache settings; ``told`` as in :class:`Settings`."""
     for outcome in OUTCOMES if route is not None else ():
         counts.setdefault(outcome, 0)
-    settings = settings_of(route, told) if route is not None else Settings()
+    settings = settings_of(route, told, host) if route is not None else Settings()
     tags = tuple(Tag(text) for text in route.tags) if route is not None else ()
     whole = settings.key == KeyRule()
     return CachePlan(cache, settings, tags, counts, route is not None, whole, era)
 
 
-def settings_of(route: RouteCache, told: frozenset[bytes]) -> Settings:
+def settings_of(route: RouteCache, told: frozenset[bytes], host: str | None) -> Settings:
     """What the configuration says, as the settings of :mod:`passerelle.caching`."""
     query = None if route.query is None else parameters(route.query)
     given: dict[str, Any] = {}
     if route.statuses is not None:
         given["statuses"] = frozenset(route.statuses)
     return Settings(
-        key=KeyRule(route.per_host, query),
+        key=KeyRule(None if route.per_host else (host or "").encode("ascii"), query),
         ttl=route.ttl,
         stale_while_revalidate=_whole_seconds(route.stale_while_revalidate),
         stale_if_error=_whole_seconds(route.stale_if_error),
