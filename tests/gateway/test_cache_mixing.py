@@ -280,3 +280,49 @@ def test_a_host_cannot_be_a_part_of_a_composition(rig: Rig) -> None:
     client = rig.connect(rig.gateway({"u": {"targets": [rig.upstream(script).url]}}, routes))
     assert json.loads(get(client, "/a", host="c").body) == {"b": "c"}
     assert json.loads(get(client, "/a:b").body) == {"c": "gw"}
+
+
+# ---- answers about one request
+
+
+def odd(*fields: bytes) -> Script:
+    """Answers requests that name a status in X-Odd with it, and ``fields``; others with 200."""
+
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            status = request.get("x-odd")
+            if status is None:
+                conn.send(ok(b"fine", FRESH))
+            else:
+                conn.send(b"\r\n".join([b"HTTP/1.1 %b Odd" % status, b"Content-Length: 0", *fields, b"", b""]))
+
+    return script
+
+
+@pytest.mark.parametrize("status", [400, 401, 417, 429, 431])
+def test_an_answer_to_an_odd_request_does_not_take_away_what_others_get(rig: Rig, status: int) -> None:
+    client = rig.connect(rig.forward(rig.upstream(odd()), route={"cache": {}}))
+    get(client)
+    assert get(client, "/x", "Cache-Control: no-cache", f"X-Odd: {status}").status == status
+    assert is_hit(get(client))
+
+
+def test_too_many_requests_do_not_end_the_window_of_a_stale_answer(rig: Rig) -> None:
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            if len(conn.upstream.requests) == 1:
+                conn.send(ok(b"fine", b"Cache-Control: max-age=0, stale-while-revalidate=600"))
+            else:
+                conn.send(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n")
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}})
+    client = rig.connect(gateway)
+    get(client)
+    for count in (2, 3, 4):
+        answer = get(client)
+        assert (answer.body, answer.get("cache-status")) == (b"fine", b"passerelle; hit; detail=stale")
+        upstream.wait_requests(count, LONG)
+        wait_until(lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 0, "the refresh has ended", LONG)

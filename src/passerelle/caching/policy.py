@@ -16,12 +16,15 @@ from passerelle.caching.freshening import freshen, matches, matches_head
 from passerelle.caching.keys import Target, same_origin_target
 from passerelle.caching.received import Received
 from passerelle.caching.settings import Settings
-from passerelle.caching.storing import Draft, make_draft, read_terms
+from passerelle.caching.storing import ONE_REQUEST, Draft, make_draft, read_terms
 from passerelle.messages import SAFE_METHODS, Fields
 
 _CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since"})
 _PRECONDITIONS: Final = _CONDITIONS | {b"range", b"if-range"}
 _KEEP: Final[frozenset[bytes]] = frozenset()
+
+# Answers that say nothing of what others get: those about one request, its faults, or its credentials.
+_NO_WORD_ON_THE_URI: Final = ONE_REQUEST | {400, 401, 407}
 
 # RFC 5861 §4: the answers that are errors to stale-if-error.
 ERRORS: Final = frozenset({500, 502, 503, 504})
@@ -230,10 +233,13 @@ def on_response(
         return Merge(*freshen(entry, response, facts, settings))
     if entry is not None and response.status in ERRORS and _within_error_window(entry, response.response_time):
         return _USE_STALE
+    if entry is not None and entry.status != response.status and response.status in _NO_WORD_ON_THE_URI:
+        return Nothing("status")
     draft = make_draft(facts, response, settings, tags)
     if isinstance(draft, Draft):
         return Store(draft)
-    return Nothing(draft, forget=entry is not None and response.status < 500 and response.status != 206)
+    forget = entry is not None and response.status < 500 and response.status not in _NO_WORD_ON_THE_URI
+    return Nothing(draft, forget)
 
 
 def _within_error_window(entry: Entry, now: float) -> bool:
