@@ -185,7 +185,7 @@ def test_an_answer_that_may_not_be_stored_supersedes_what_is() -> None:
     assert isinstance(on_response(request(), response(FRESH, at=NOW + 61), entry, DEFAULT), Store)
 
 
-@pytest.mark.parametrize("status", [206, 400, 401, 407, 408, 412, 413, 416, 417, 421, 425, 429, 431])
+@pytest.mark.parametrize("status", [206, 400, 401, 406, 407, 408, 412, 413, 415, 416, 421, 422, 426, 429, 431])
 @pytest.mark.parametrize("lines", [[], ["Cache-Control: no-store"], ["Cache-Control: public, max-age=60"]])
 def test_an_answer_about_one_request_leaves_what_others_get(status: int, lines: list[str]) -> None:
     answer = response(*lines, status=status, at=NOW + 1)

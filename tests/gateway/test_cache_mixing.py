@@ -326,3 +326,17 @@ def test_too_many_requests_do_not_end_the_window_of_a_stale_answer(rig: Rig) -> 
         assert (answer.body, answer.get("cache-status")) == (b"fine", b"passerelle; hit; detail=stale")
         upstream.wait_requests(count, LONG)
         wait_until(lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 0, "the refresh has ended", LONG)
+
+
+@pytest.mark.parametrize("status", [406, 415, 422, 426, 428, 431])
+def test_an_answer_to_an_odd_request_is_not_stored_for_others(rig: Rig, status: int) -> None:
+    client = rig.connect(rig.forward(rig.upstream(odd(b"Cache-Control: public, max-age=60")), route={"cache": {}}))
+    assert get(client, "/x", f"X-Odd: {status}").status == status
+    assert get(client).body == b"fine" and is_hit(get(client))
+
+
+def test_a_bad_request_does_not_take_the_place_of_what_others_get(rig: Rig) -> None:
+    client = rig.connect(rig.forward(rig.upstream(odd(b"Cache-Control: public, max-age=60")), route={"cache": {}}))
+    get(client)
+    assert get(client, "/x", "Cache-Control: no-cache", "X-Odd: 400").status == 400
+    assert is_hit(get(client))
