@@ -213,8 +213,11 @@ def test_head_freshens_or_removes() -> None:
     outcome = on_response(head, response("Cache-Control: max-age=9", 'ETag: "a"', at=NOW + 61), entry, DEFAULT)
     assert isinstance(outcome, Merge) and outcome.keep
     assert outcome.entry.fresh_until == NOW + 70 and outcome.entry.get(b"x-a") == b"1"
-    for line in ('ETag: "b"', "Content-Length: 11"):
+    for line in ('ETag: "b"', "Content-Length: 11", f"Last-Modified: {date(-9).decode()}"):
         assert on_response(head, response(line, at=NOW + 61), entry, DEFAULT) == Nothing("method", forget=True)
+    unnamed = stored(FRESH)
+    assert on_response(head, response('ETag: "a"', at=NOW + 61), unnamed, DEFAULT) == Nothing("method", forget=True)
+    assert isinstance(on_response(head, response("Content-Length: 10", at=NOW + 61), unnamed, DEFAULT), Merge)
     missing = stored(FRESH, status=404)
     assert on_response(head, response(), missing, DEFAULT) == Nothing("method", forget=True), "it is there now"
     assert on_response(head, response(status=410), entry, DEFAULT) == Nothing("method")

@@ -340,3 +340,24 @@ def test_a_bad_request_does_not_take_the_place_of_what_others_get(rig: Rig) -> N
     get(client)
     assert get(client, "/x", "Cache-Control: no-cache", "X-Odd: 400").status == 400
     assert is_hit(get(client))
+
+
+def test_an_old_body_does_not_get_the_tag_of_a_new_one_from_a_head(rig: Rig) -> None:
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            if len(conn.upstream.requests) == 1:
+                conn.send(ok(b"old", b"Cache-Control: max-age=0, stale-if-error=60"))
+            elif request.get("if-none-match") == b'"new"':
+                conn.send(b'HTTP/1.1 304 Not Modified\r\nETag: "new"\r\nCache-Control: max-age=60\r\n\r\n')
+            else:
+                answer = ok(b"new", FRESH, b'ETag: "new"')
+                conn.send(answer if request.method == b"GET" else answer[:-3])
+
+    client = rig.connect(rig.forward(rig.upstream(script), route={"cache": {}}))
+    assert get(client).body == b"old"
+    assert client.request("HEAD", "/x", within=LONG).get("etag") == b'"new"'
+    for _ in range(2):
+        answer = get(client)
+        assert (answer.body, answer.get("etag")) == (b"new", b'"new"')
+    assert is_hit(answer)
