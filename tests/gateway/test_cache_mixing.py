@@ -6,10 +6,12 @@ import json
 import threading
 from functools import partial
 from hashlib import blake2b
+from time import time
 from urllib.parse import parse_qs
 
 import pytest
 
+from passerelle.caching.dates import format_date
 from tests.support.client import Client
 from tests.support.gateways import Rig, Running, in_flight
 from tests.support.upstream import Connection, Script, Upstream, ok
@@ -361,3 +363,32 @@ def test_an_old_body_does_not_get_the_tag_of_a_new_one_from_a_head(rig: Rig) -> 
         answer = get(client)
         assert (answer.body, answer.get("etag")) == (b"new", b'"new"')
     assert is_hit(answer)
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_an_older_answer_that_comes_late_does_not_take_the_place_of_a_newer_one(rig: Rig, dated: bool) -> None:
+    go = threading.Event()
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            number = len(conn.upstream.requests)
+            date = b"Date: %b\r\n" % format_date(time() - 100 + number) if dated else b""
+            conn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n%b\r\n" % date)
+            if number == 1:
+                conn.wait(go)
+            conn.send(b"%d" % number)
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {"ttl": "60s"}})
+    first, second = rig.connect(gateway), rig.connect(gateway)
+    began = time()
+    first.send(b"GET /x HTTP/1.1\r\nHost: gw\r\n\r\n")
+    upstream.wait_requests(1, LONG)
+    wait_until(lambda: time() > began + 0.05, "the moments differ", LONG)
+    assert get(second, "/x", "Cache-Control: no-cache").body == b"2"
+    go.set()
+    late = first.read_response(within=LONG)
+    assert (late.body, late.get("cache-status")) == (b"1", b"passerelle; fwd=uri-miss; fwd-status=200; stored")
+    latest = get(second)
+    assert (latest.body, is_hit(latest)) == (b"2", True)

@@ -269,7 +269,7 @@ class Fetch:
             return None, False
         shelf = wanted.plan.cache.shelf
         entry.owner = wanted.owner
-        held = shelf.place(wanted.key, wanted.facts, draft.names, entry, self._epoch)
+        held = shelf.place(wanted.key, wanted.facts, draft.names, entry, self._epoch, self._entry)
         if held:
             self._share(entry)
         return entry, held
@@ -317,7 +317,7 @@ class Fetch:
         entry = outcome.entry
         entry.owner = wanted.owner
         if outcome.keep:
-            if cache.shelf.place(wanted.key, wanted.facts, outcome.names, entry, self._epoch):
+            if cache.shelf.place(wanted.key, wanted.facts, outcome.names, entry, self._epoch, self._entry):
                 self._share(entry)
         else:
             cache.forget((entry.key,), ())
