@@ -25,6 +25,7 @@ from passerelle.messages import Fields, end_to_end
 
 if TYPE_CHECKING:
     from passerelle.gateway.fetch import Fetch
+    from passerelle.gateway.rules import Rules
     from passerelle.gateway.sharing import Sharing
 
 # What became of a request on a cached route: the labels of metrics and the values of the access log's field `cache`.
@@ -40,6 +41,7 @@ class Cache:
     ``sharing`` is the second level, if there is one; ``on_forgotten`` is told of keys and tags that a request changed.
     ``sources`` are the services of whose answers parts of compositions, or whole ones, are stored.
     ``most_refreshes`` bounds how many stale answers are fetched anew at once while they are still used.
+    ``rules`` are those of the routes now, by name, ``seen`` all by which anything held may have been stored.
     """
 
     __slots__ = (
@@ -49,6 +51,8 @@ class Cache:
         "flights",
         "most_refreshes",
         "on_forgotten",
+        "rules",
+        "seen",
         "sharing",
         "shelf",
         "sources",
@@ -66,6 +70,8 @@ class Cache:
         self.sharing: Sharing | None = None
         self.on_forgotten: Callable[[Sequence[bytes], Sequence[bytes]], None] | None = None
         self.sources: set[str] = set()
+        self.rules: dict[tuple[str, ...], Rules] = {}
+        self.seen: set[tuple[Any, ...]] = set()
 
     def may_refresh(self) -> bool:
         """Whether one more stale answer may be fetched anew now; if not, it is used as it is and another asks again."""
