@@ -163,6 +163,29 @@ def test_a_stale_answer_in_place_of_an_error_is_for_all_who_wait(rig: Rig) -> No
     assert len(upstream.requests) == 2
 
 
+def test_who_wants_no_cache_does_not_wait_for_an_answer_to_an_earlier_request(rig: Rig) -> None:
+    go = threading.Event()
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            number = len(conn.upstream.requests)
+            if number == 2:
+                conn.wait(go)
+            conn.send(ok(b"%d" % number, b"Cache-Control: max-age=%d" % (1 if number == 1 else 60)))
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}})
+    first, second = rig.connect(gateway), rig.connect(gateway)
+    get(second)
+    wait_until(lambda: get(second, "/x", "Cache-Control: only-if-cached").status == 504, "it is stale", LONG)
+    first.send(b"GET /x HTTP/1.1\r\nHost: gw\r\n\r\n")
+    upstream.wait_requests(2, LONG)
+    assert get(second, "/x", "Cache-Control: no-cache").body == b"3"
+    go.set()
+    assert first.read_response(within=LONG).body == b"2"
+
+
 def test_a_whole_of_which_a_part_is_to_be_validated_is_one_request_s_alone(rig: Rig) -> None:
     go = threading.Event()
 

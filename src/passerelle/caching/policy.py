@@ -44,12 +44,14 @@ HIT: Final = Fresh()
 class Stale(NamedTuple):
     """Forward with the validators ``fields`` added and the client's fields ``drop`` left out (RFC 9111 §4.3.1).
 
-    ``fields`` may be empty: the entry has no validator and is only good for when upstream fails.
+    ``fields`` may be empty: the entry has no validator and is only good for when upstream fails. ``share`` as in
+    :class:`Miss`.
     """
 
     fields: Fields
     drop: frozenset[bytes]
     reason: bytes
+    share: bool = True
 
 
 class Miss(NamedTuple):
@@ -114,7 +116,8 @@ def _consider(facts: Facts, entry: Entry | None, now: float, settings: Settings)
     reason = b"request" if now < entry.fresh_until else b"stale"
     if facts.method == b"HEAD":
         return Miss(reason, _KEEP, False)
-    return revalidation(entry, reason)
+    # Who asks for an answer of now does not wait for one that was asked for before.
+    return revalidation(entry, reason, reason == b"stale" and b"no-cache" not in directives)
 
 
 def _acceptable(entry: Entry, directives: Directives, now: float) -> Fresh | None:
@@ -140,9 +143,9 @@ def _acceptable(entry: Entry, directives: Directives, now: float) -> Fresh | Non
     return None
 
 
-def revalidation(entry: Entry, reason: bytes = b"stale") -> Stale:
+def revalidation(entry: Entry, reason: bytes = b"stale", share: bool = True) -> Stale:
     """Ask upstream whether ``entry`` still holds, whatever the client asked."""
-    return Stale(validators(entry), _PRECONDITIONS, reason)
+    return Stale(validators(entry), _PRECONDITIONS, reason, share)
 
 
 def validators(entry: Entry) -> Fields:

@@ -103,8 +103,7 @@ class Seat:
     def _miss(self, decision: Miss | Stale, now: float) -> None:
         wanted = self._wanted
         cache = wanted.plan.cache
-        shares = decision.share if isinstance(decision, Miss) else decision.reason == b"stale"
-        if not shares or self._waits >= MAX_WAITS:
+        if not decision.share or self._waits >= MAX_WAITS:
             self._lead(decision, None)
             return
         slot = cache.shelf.slot(wanted.key, wanted.facts)[0]
