@@ -28,8 +28,9 @@ from passerelle.caching.received import Received
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.fetch import Fetch
 from passerelle.gateway.leg import NOBODY, Receiver, Source
+from passerelle.gateway.reader import Reader
 from passerelle.gateway.shared_fetch import SharedFetch
-from passerelle.gateway.wanted import Reader, Wanted, begin, without_tags
+from passerelle.gateway.wanted import Wanted, begin, without_tags
 from passerelle.messages import SAFE_METHODS
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from passerelle.caching.received import Received
 from passerelle.caching.storing import Draft
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.leg import Source
-from passerelle.gateway.wanted import Reader, Wanted, begin, edited, without_tags
+from passerelle.gateway.reader import Reader
+from passerelle.gateway.wanted import Wanted, begin, edited, without_tags
 from passerelle.http1.head import ResponseHead
 
 

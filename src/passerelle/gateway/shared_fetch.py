@@ -13,8 +13,9 @@ from passerelle.caching.flight import Flight
 from passerelle.caching.policy import Decision, Fresh, Miss, Stale
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.fetch import Fetch
+from passerelle.gateway.reader import Reader
 from passerelle.gateway.search import Search
-from passerelle.gateway.wanted import Reader, Wanted, begin, edited
+from passerelle.gateway.wanted import Wanted, begin, edited
 
 if TYPE_CHECKING:
     from passerelle.gateway.sharing import Sharing

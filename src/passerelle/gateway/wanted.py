@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-from passerelle.caching.entry import SPECIAL, Entry
+from passerelle.caching.entry import SPECIAL
 from passerelle.caching.facts import Facts
 from passerelle.caching.keys import Target
 from passerelle.caching.policy import Miss, Stale
 from passerelle.caching.received import TAG_FIELDS, Received
-from passerelle.errors import Failure
 from passerelle.gateway.body import RequestBody
 from passerelle.gateway.cache import CachePlan
 from passerelle.gateway.leg import Origin, Receiver, Source
@@ -49,32 +47,6 @@ class Wanted:
     def tags(self) -> tuple[bytes, ...]:
         """What its answer is purged by, beside the tags that the answer names itself."""
         return self.plan.fill_tags(self.params) + self.about
-
-
-class Reader(Protocol):
-    """The client who asked first. Each answer is one call of ``on_entry`` or of those of a forward's receiver."""
-
-    @property
-    def streams(self) -> bool:
-        """Whether it takes a body as it comes; then the deadline is for the head alone."""
-
-    def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
-
-    def on_entry(self, entry: Entry, status_line: bytes, own: tuple[bytes, ...], outcome: str) -> None:
-        """The answer is in the cache now."""
-
-    def on_relayed(self, head: ResponseHead, data: bytes, complete: bool, status_line: bytes) -> None:
-        """The answer begins as it comes."""
-
-    def on_data(self, data: bytes) -> None:
-        """More of it."""
-
-    def on_end(self) -> None:
-        """That was all."""
-
-    def on_failure(self, failure: Failure) -> None:
-        """There is no answer, or it broke off."""
 
 
 def begin(wanted: Wanted, receiver: Receiver, message: bytes, body: RequestBody | None) -> Source:
