@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.caching.keys import WHOLE_URI, KeyRule, Target, key_path, same_origin_target
+from passerelle.caching.keys import WHOLE_URI, KeyRule, Target, key_path, parameters, same_origin_target
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.policy import Invalidate, Nothing, Outcome, on_response
+from passerelle.errors import Failure, Kind
+from passerelle.http1.fields import parse_host
 from tests.caching.kit import DEFAULT, request, response, stored
 
 R = Target(b"/r", None)
@@ -114,7 +116,43 @@ def test_a_rule_may_keep_named_parameters_only() -> None:
     assert key != rule.key(b"gw", b"/r", b"q=1&page=3")
     assert rule.key(b"gw", b"/r", b"utm_source=x") == rule.key(b"gw", b"/r", None)
     assert KeyRule(query=frozenset()).key(b"gw", b"/r", b"a=1") == KeyRule().key(b"gw", b"/r", None)
-    assert KeyRule(host=False).key(b"a", b"/r", None) == KeyRule(host=False).key(b"b", b"/r", None)
+
+
+def test_a_rule_may_put_the_hosts_of_a_route_together() -> None:
+    every, some = KeyRule(hosts=b""), KeyRule(hosts=b"*.example.com")
+    assert every.key(b"a", b"/r", None) == every.key(b"b", b"/r", None)
+    assert every.key(b"a", b"/r", None) != some.key(b"a", b"/r", None)
+    for rule in (every, some):
+        key = rule.key(b"a", b"/r", b"q")
+        assert key_path(key) == b"/r"
+        with pytest.raises(Failure):
+            parse_host(key.partition(b" ")[0], Kind.BAD_REQUEST)
+
+
+def test_parameters_are_named_by_whatever_a_service_could_read_as_their_names() -> None:
+    rule = KeyRule(query=parameters(["page"]))
+    plain = rule.key(b"gw", b"/r", None)
+    for query in (b"page", b"%70age", b"pa%67e", b"Page", b"+page", b"%20page", b"page+", b"page[]", b"page%5B0%5D"):
+        assert rule.key(b"gw", b"/r", query + b"=6") != plain, query
+        assert rule.key(b"gw", b"/r", b"x=1;" + query + b"=6") != plain, query
+    for query in (b"pages=6", b"x=page", b"x=1;y=page", b"%2570age=6"):
+        assert rule.key(b"gw", b"/r", query) == plain, query
+    for name, query in (("a+b", b"a+b=1"), ("a+b", b"a%2Bb=1"), ("a b", b"a+b=1"), ("x[y]", b"x[y]=1"), ("A", b"a=1")):
+        assert KeyRule(query=parameters([name])).key(b"gw", b"/r", query) != plain, (name, query)
+    assert KeyRule(query=parameters(["x[y]"])).key(b"gw", b"/r", b"x[z]=1") == plain
+
+
+def test_parameters_of_one_name_keep_their_order() -> None:
+    rule = KeyRule(query=parameters(["page", "q"]))
+
+    def key(query: bytes) -> bytes:
+        return rule.key(b"gw", b"/r", query)
+
+    assert key(b"page=1&page=2") != key(b"page=2&page=1")
+    assert key(b"%70age=1&page=2") != key(b"page=2&%70age=1")
+    assert key(b"page=1&q=3&page=2") == key(b"q=3&page=1&page=2") == key(b"page=1&x=4&page=2&q=3")
+    assert key(b"page=2&q=0;page=1") != key(b"q=0;page=1&page=2")
+    assert key(b"page=1;x=2") != key(b"page=1")
 
 
 def test_a_key_has_its_path() -> None:

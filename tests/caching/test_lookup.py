@@ -185,6 +185,19 @@ def test_an_answer_that_may_not_be_stored_supersedes_what_is() -> None:
     assert isinstance(on_response(request(), response(FRESH, at=NOW + 61), entry, DEFAULT), Store)
 
 
+@pytest.mark.parametrize("status", [206, 400, 401, 406, 407, 408, 412, 413, 415, 416, 421, 422, 426, 429, 431])
+@pytest.mark.parametrize("lines", [[], ["Cache-Control: no-store"], ["Cache-Control: public, max-age=60"]])
+def test_an_answer_about_one_request_leaves_what_others_get(status: int, lines: list[str]) -> None:
+    answer = response(*lines, status=status, at=NOW + 1)
+    assert on_response(request(), answer, stored(FRESH), DEFAULT) == Nothing("status")
+
+
+@pytest.mark.parametrize("status", [403, 404, 410, 451])
+def test_an_answer_about_the_uri_supersedes_what_is_stored(status: int) -> None:
+    outcome = on_response(request(), response(status=status, at=NOW + 61), stored(FRESH), DEFAULT)
+    assert isinstance(outcome, Nothing) and outcome.forget
+
+
 # HEAD
 
 
@@ -200,8 +213,11 @@ def test_head_freshens_or_removes() -> None:
     outcome = on_response(head, response("Cache-Control: max-age=9", 'ETag: "a"', at=NOW + 61), entry, DEFAULT)
     assert isinstance(outcome, Merge) and outcome.keep
     assert outcome.entry.fresh_until == NOW + 70 and outcome.entry.get(b"x-a") == b"1"
-    for line in ('ETag: "b"', "Content-Length: 11"):
+    for line in ('ETag: "b"', "Content-Length: 11", f"Last-Modified: {date(-9).decode()}"):
         assert on_response(head, response(line, at=NOW + 61), entry, DEFAULT) == Nothing("method", forget=True)
+    unnamed = stored(FRESH)
+    assert on_response(head, response('ETag: "a"', at=NOW + 61), unnamed, DEFAULT) == Nothing("method", forget=True)
+    assert isinstance(on_response(head, response("Content-Length: 10", at=NOW + 61), unnamed, DEFAULT), Merge)
     missing = stored(FRESH, status=404)
     assert on_response(head, response(), missing, DEFAULT) == Nothing("method", forget=True), "it is there now"
     assert on_response(head, response(status=410), entry, DEFAULT) == Nothing("method")

@@ -29,7 +29,7 @@ def test_parts_and_304_are_not_stored(status: int, why: str) -> None:
     assert reason(FRESH, status=status) == why
 
 
-@pytest.mark.parametrize("status", [408, 411, 412, 413, 417, 421, 425, 429, 431])
+@pytest.mark.parametrize("status", [406, 408, 411, 412, 413, 415, 417, 421, 422, 425, 426, 428, 429, 431])
 def test_what_is_wrong_with_one_request_is_no_answer_for_others(status: int) -> None:
     """Else anybody could put an error in a URI's place with one odd request."""
     assert reason("Cache-Control: public, max-age=60", status=status) == "status"

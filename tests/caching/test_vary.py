@@ -15,7 +15,7 @@ from passerelle.caching.policy import Store, on_response
 from passerelle.caching.shelf import Shelf
 from passerelle.caching.vary import preferred_language, variant_key
 from passerelle.messages import Fields
-from tests.caching.kit import DEFAULT, fields, request, response
+from tests.caching.kit import DEFAULT, NOW, fields, request, response
 
 FRESH = "Cache-Control: max-age=60"
 KEY = b"gw /r"
@@ -139,6 +139,26 @@ def test_a_uri_that_varies_by_more_than_before_varies_by_all(shelf: Shelf) -> No
     entry = Entry(other, 200, entry.head, b"", born=0.0, fresh_until=9.0)
     assert shelf.place(other, request(), (), entry)
     assert shelf.store.peek(other) is entry, "a URI that does not vary needs no note"
+
+
+@pytest.mark.parametrize("vary", [(), (b"foo",)])
+def test_what_is_older_does_not_take_the_place_of_what_came_since(shelf: Shelf, vary: tuple[bytes, ...]) -> None:
+    asked = request("Foo: 1")
+
+    def place(born: float, known: Entry | None) -> bool:
+        entry = Entry(b"", 200, b"HTTP/1.1 200 OK\r\n", b"", born=born, fresh_until=NOW + 60)
+        return shelf.place(KEY, asked, vary, entry, shelf.store.epoch, known)
+
+    assert place(NOW, None)
+    first = shelf.find(KEY, asked)
+    assert place(NOW + 2, first), "asked for when the first was there"
+    second = shelf.find(KEY, asked)
+    for known in (None, first):
+        assert not place(NOW + 1, known)
+        assert shelf.find(KEY, asked) is second
+    assert place(NOW + 2, first), "of two of one moment the last counts"
+    assert place(NOW + 3, None)
+    assert place(NOW - 100, shelf.find(KEY, asked)), "a clock that goes wrong keeps nothing out"
 
 
 def test_languages_are_bounded(shelf: Shelf) -> None:

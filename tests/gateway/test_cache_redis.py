@@ -10,6 +10,7 @@ import pytest
 from passerelle.caching import redis as store
 from tests.caching.redis_server import RedisServer
 from tests.gateway.test_cache_coalescing import FRESH, GET, gated
+from tests.gateway.test_cache_mixing import accounts
 from tests.requirements import needs
 from tests.support.gateways import Rig, Running, in_flight, settle
 from tests.support.upstream import Connection, Upstream, answering, ok
@@ -114,6 +115,23 @@ def test_a_purge_on_one_is_seen_on_the_other(rig: Rig, redis: RedisServer, what:
     assert rig.loop.call(lambda: one.gateway.purge(what, value)) == 1
     wait_until(lambda: get(rig, two)[0] != b"1", "the purge arrives", PATIENCE)
     assert get(rig, one)[0] != b"1"
+
+
+@pytest.mark.parametrize("control", [b"no-cache", b"max-age=0"])
+def test_an_answer_to_be_validated_at_each_use_is_not_the_answer_to_another_gateway_s_request(
+    rig: Rig, redis: RedisServer, control: bytes
+) -> None:
+    go = threading.Event()
+    upstream = rig.upstream(accounts(control, go))
+    one, two = gateways(rig, redis, upstream)
+    clients = []
+    for number, (gateway, who) in enumerate([(one, "a"), (one, "b"), (two, "c"), (two, "d")], 1):
+        clients.append(rig.connect(gateway))
+        clients[-1].send(f"GET /x HTTP/1.1\r\nHost: gw\r\nCookie: {who}\r\n\r\n".encode())
+        wait_until(lambda n=number: in_flight(one) + in_flight(two) == n, "it waits", PATIENCE)
+        upstream.wait_requests(1, PATIENCE)
+    go.set()
+    assert [client.read_response(within=PATIENCE).body for client in clients] == [b"a", b"b", b"c", b"d"]
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.slow)])

@@ -47,14 +47,16 @@ def matches(entry: Entry, response: Received) -> bool:
 
 
 def matches_head(entry: Entry, response: Received) -> bool:
-    """Whether the answer to a HEAD describes this entry: nothing that both have differs (RFC 9111 §4.3.5)."""
+    """Whether the answer to a HEAD describes this entry: it has the same validators and length (RFC 9111 §4.3.5).
+
+    A validator that the entry has not is a new one: under it the old body would go on as if it were the new.
+    """
     if response.status != entry.status:
         return False
-    for name in (b"etag", b"last-modified", b"content-length"):
-        new, stored = response.get(name), entry.get(name)
-        if new is not None and stored is not None and new != stored:
-            return False
-    return True
+    if any(response.get(name) not in (None, entry.get(name)) for name in (b"etag", b"last-modified")):
+        return False
+    length = entry.get(b"content-length")
+    return length is None or response.get(b"content-length") in (None, length)
 
 
 def _same_date(a: bytes, b: bytes, now: float) -> bool:

@@ -7,24 +7,28 @@ normalised, never the target that is forwarded.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import itemgetter
 from typing import Final, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 
 class KeyRule(NamedTuple):
     """Which parts of the URI make the key.
 
-    ``host``: false where every host shows the same. ``query``: None keeps the query as it is; a set keeps just the
-    named parameters, sorted, so that order and strangers do not matter (an empty set drops the query).
+    ``hosts``: None where each host has its own; where all hosts of a route show the same, the pattern that they fit
+    (empty for every host): other hosts have another route, and perhaps another service. ``query``: None keeps the query
+    as it is; a set (made by :func:`parameters`) keeps just those parameters, sorted by name, so that strangers do not
+    matter (an empty set drops the query).
     """
 
-    host: bool = True
+    hosts: bytes | None = None
     query: frozenset[bytes] | None = None
 
     def key(self, host: bytes, path: bytes, query: bytes | None) -> bytes:
         """The key of a URI. ``host`` is in lower case or stands for it, ``path`` canonical, ``query`` without ``?``."""
-        if not self.host:
-            host = b"*"
+        if self.hosts is not None:
+            host = b"@" + self.hosts  # no Host has that octet: a client cannot ask for this key by its own
         if query is not None and self.query is not None:
             query = _selected(query, self.query)
         return host + b" " + path if query is None else b"%b %b?%b" % (host, path, query)
@@ -33,9 +37,31 @@ class KeyRule(NamedTuple):
 WHOLE_URI: Final = KeyRule()
 
 
+def parameters(names: Iterable[str]) -> frozenset[bytes]:
+    """The names of query parameters as :class:`KeyRule` has them."""
+    return frozenset(form for name in names for form in (name.lower().encode(), _parameter(name.encode())))
+
+
 def _selected(query: bytes, names: frozenset[bytes]) -> bytes | None:
-    pairs = sorted(pair for pair in query.split(b"&") if pair.partition(b"=")[0] in names)
-    return b"&".join(pairs) if pairs else None
+    """The named parameters as they were sent. Their order counts among equal names alone, of which some services read
+    the first and others the last. What one service or another could read as one of the names counts as it."""
+    found = []
+    for pair in query.split(b"&"):
+        for piece in pair.split(b";"):
+            name = _parameter(piece.partition(b"=")[0])
+            start = name.partition(b"[")[0]
+            if name in names or start in names:
+                found.append((start, pair))
+                break
+    # Who takes ";" for another "&" reads several names in a pair: then every order is one of its own.
+    if b";" not in query:
+        found.sort(key=itemgetter(0))
+    return b"&".join([pair for _, pair in found]) if found else None
+
+
+def _parameter(name: bytes) -> bytes:
+    """The name of a parameter as services read it that decode it, drop blanks round it and overlook letter case."""
+    return unquote_to_bytes(name.replace(b"+", b" ")).strip().lower()
 
 
 def key_path(key: bytes) -> bytes:

@@ -16,12 +16,15 @@ from passerelle.caching.freshening import freshen, matches, matches_head
 from passerelle.caching.keys import Target, same_origin_target
 from passerelle.caching.received import Received
 from passerelle.caching.settings import Settings
-from passerelle.caching.storing import Draft, make_draft, read_terms
+from passerelle.caching.storing import ONE_REQUEST, Draft, make_draft, read_terms
 from passerelle.messages import SAFE_METHODS, Fields
 
 _CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since"})
 _PRECONDITIONS: Final = _CONDITIONS | {b"range", b"if-range"}
 _KEEP: Final[frozenset[bytes]] = frozenset()
+
+# Answers that say nothing of what others get: those about one request, its faults, or its credentials.
+_NO_WORD_ON_THE_URI: Final = ONE_REQUEST | {400, 401, 407}
 
 # RFC 5861 §4: the answers that are errors to stale-if-error.
 ERRORS: Final = frozenset({500, 502, 503, 504})
@@ -41,12 +44,14 @@ HIT: Final = Fresh()
 class Stale(NamedTuple):
     """Forward with the validators ``fields`` added and the client's fields ``drop`` left out (RFC 9111 §4.3.1).
 
-    ``fields`` may be empty: the entry has no validator and is only good for when upstream fails.
+    ``fields`` may be empty: the entry has no validator and is only good for when upstream fails. ``share`` as in
+    :class:`Miss`.
     """
 
     fields: Fields
     drop: frozenset[bytes]
     reason: bytes
+    share: bool = True
 
 
 class Miss(NamedTuple):
@@ -111,7 +116,8 @@ def _consider(facts: Facts, entry: Entry | None, now: float, settings: Settings)
     reason = b"request" if now < entry.fresh_until else b"stale"
     if facts.method == b"HEAD":
         return Miss(reason, _KEEP, False)
-    return revalidation(entry, reason)
+    # Who asks for an answer of now does not wait for one that was asked for before.
+    return revalidation(entry, reason, reason == b"stale" and b"no-cache" not in directives)
 
 
 def _acceptable(entry: Entry, directives: Directives, now: float) -> Fresh | None:
@@ -137,9 +143,9 @@ def _acceptable(entry: Entry, directives: Directives, now: float) -> Fresh | Non
     return None
 
 
-def revalidation(entry: Entry, reason: bytes = b"stale") -> Stale:
+def revalidation(entry: Entry, reason: bytes = b"stale", share: bool = True) -> Stale:
     """Ask upstream whether ``entry`` still holds, whatever the client asked."""
-    return Stale(validators(entry), _PRECONDITIONS, reason)
+    return Stale(validators(entry), _PRECONDITIONS, reason, share)
 
 
 def validators(entry: Entry) -> Fields:
@@ -230,10 +236,13 @@ def on_response(
         return Merge(*freshen(entry, response, facts, settings))
     if entry is not None and response.status in ERRORS and _within_error_window(entry, response.response_time):
         return _USE_STALE
+    if entry is not None and entry.status != response.status and response.status in _NO_WORD_ON_THE_URI:
+        return Nothing("status")
     draft = make_draft(facts, response, settings, tags)
     if isinstance(draft, Draft):
         return Store(draft)
-    return Nothing(draft, forget=entry is not None and response.status < 500 and response.status != 206)
+    forget = entry is not None and response.status < 500 and response.status not in _NO_WORD_ON_THE_URI
+    return Nothing(draft, forget)
 
 
 def _within_error_window(entry: Entry, now: float) -> bool:

@@ -55,18 +55,27 @@ class Shelf:
             return variant_of(item, facts.variant(item.names)), True
         return key, False
 
-    def place(self, key: bytes, facts: Facts, names: tuple[bytes, ...], entry: Entry, epoch: int | None = None) -> bool:
+    def place(
+        self,
+        key: bytes,
+        facts: Facts,
+        names: tuple[bytes, ...],
+        entry: Entry,
+        epoch: int | None = None,
+        known: Entry | None = None,
+    ) -> bool:
         """Store ``entry``, chosen by the request fields ``names``, for the URI's ``key``; whether it is held.
 
-        ``epoch`` is the store's from when the request went upstream: with it, what was invalidated since is not
-        stored. A URI that varied by other fields than before varies by all of them from now on.
+        ``epoch`` is the store's from when the request went upstream, ``known`` what was stored for it then: with these,
+        what was invalidated since is not stored, nor what is older than what came since (RFC 9111 §4: the most recent
+        response counts). A URI that varied by other fields than before varies by all of them from now on.
         """
         store = self.store
         item = store.peek(key)
         note = item if isinstance(item, Variants) else None
         if not names and note is None:
             entry.key = key
-            return self._put(entry, epoch)
+            return self._put_entry(entry, epoch, known)
         if note is None or not set(names) <= set(note.names):
             union = tuple(sorted({*names, *(note.names if note is not None else ())}))
             if len(union) > MAX_NAMES:
@@ -75,12 +84,18 @@ class Shelf:
             if not self._put(note, epoch):
                 return False
         entry.key = variant_of(note, facts.variant(note.names))
-        if not self._put(entry, epoch):
+        if not self._put_entry(entry, epoch, known):
             return False
         language = entry.get(b"content-language") if _LANGUAGE in note.names else None
         if language is not None and b"," not in language:
             self._know_language(note, _language_key(note, facts, language.lower()), entry.key)
         return True
+
+    def _put_entry(self, entry: Entry, epoch: int | None, known: Entry | None) -> bool:
+        held = self.store.peek(entry.key)
+        # What was there before is replaced whatever its date, lest a service's wrong clock keep its successors out.
+        late = epoch is not None and held is not known and isinstance(held, Entry) and held.born > entry.born
+        return not late and self._put(entry, epoch)
 
     def _put(self, item: Entry | Variants, epoch: int | None) -> bool:
         return self.store.put(item) if epoch is None else self.store.put_since(item, epoch)

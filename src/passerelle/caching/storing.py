@@ -20,7 +20,7 @@ UNDERSTOOD: Final = frozenset(status.value for status in HTTPStatus if status >=
 
 # What these say is true for the one request and its conditions, range or length, not for the URI; stored, an answer to
 # somebody's malformed request would take the URI away from all others.
-_ONE_REQUEST_S: Final = frozenset({206, 304, 408, 411, 412, 413, 416, 417, 421, 425, 429, 431})
+ONE_REQUEST: Final = frozenset({206, 304, 406, 408, 411, 412, 413, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431})
 
 # Storing it is not forbidden (RFC 9111 §7.3); giving one client's cookie to another is seldom meant. Set-Cookie2 is a
 # field like others: no client acts on it any more (RFC 6265 §9.4).
@@ -161,7 +161,7 @@ def make_draft(
 ) -> Draft | str:
     """The response as it may be stored, or the reason (one token) why it may not (RFC 9111 §3)."""
     status = response.status
-    if status < 200 or status in _ONE_REQUEST_S:
+    if status < 200 or status in ONE_REQUEST:
         return "partial" if status in (206, 416) else "status"
     terms = terms or read_terms(response, settings)
     reason = prohibition(facts, response, terms, settings)

@@ -52,7 +52,9 @@ class RouteCache(Model):
     tags: tuple[TagText, ...] = Field(
         default=(), description="What its answers are purged by, filled with the route's parameters: `user:{user_id}`."
     )
-    per_host: Flag = Field(default=True, description="Whether each host has answers of its own.")
+    per_host: Flag = Field(
+        default=True, description="Whether each host has answers of its own; if not, all hosts of the route share them."
+    )
     query: tuple[Text, ...] | None = Field(
         default=None, description="The query parameters that choose the answer, in any order; by default all, as sent."
     )

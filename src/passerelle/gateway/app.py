@@ -26,6 +26,7 @@ from passerelle.gateway.hits import answer_hit
 from passerelle.gateway.invalidation import Invalidator
 from passerelle.gateway.pipeline import Exchange
 from passerelle.gateway.plan import Environment, RoutePlan, build_router, cache_of, unmatched_plan
+from passerelle.gateway.rules import go_by
 from passerelle.gateway.service import InstanceSpec, Members, Service
 from passerelle.gateway.settings import (
     apply_settings,
@@ -320,8 +321,7 @@ class Gateway:
         self.sharing.go_by(config, cache)
         self.metrics.cache = cache.snapshot if cache is not None else no_cache
         if cache is not None:
-            cache.era = era
-            cache.store.resize(config.cache.memory)
+            go_by(cache, config, era)
             self.invalidator = Invalidator(cache, self.router.match, cache_of)
 
     def _adopt(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:

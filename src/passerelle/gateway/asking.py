@@ -72,8 +72,8 @@ class Asking:
         if part.cache is not None and self._cached:
             facts = part_facts(self._head, self._fields, self._consumer)
             kept = part.key
-            if part.cache.settings.key.host:
-                kept = b"%b:%b" % (kept, self._place())  # services are told of it, whoever else asks for the part
+            if part.cache.settings.key.hosts is None:
+                kept = b"%b#%b" % (kept, self._place())  # services are told of it, whoever else asks for the part
             asks = (part, part.cache, facts, b"%b %b" % (kept, path), message, params, started)
             wanted = Wanted(*asks, node_key=node_key, about=(path_tag(part.service.name, path),), renews=self._renews)
         asked = PartCall(gathering, index, part, message, started, wanted)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from passerelle.caching.entry import Entry
 from passerelle.caching.facts import Facts, SilentFacts
 from passerelle.caching.flight import Flight, Flights
-from passerelle.caching.keys import KeyRule
+from passerelle.caching.keys import KeyRule, parameters
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.settings import Identity, Settings
 from passerelle.caching.shelf import Shelf
@@ -25,6 +25,7 @@ from passerelle.messages import Fields, end_to_end
 
 if TYPE_CHECKING:
     from passerelle.gateway.fetch import Fetch
+    from passerelle.gateway.rules import Rules
     from passerelle.gateway.sharing import Sharing
 
 # What became of a request on a cached route: the labels of metrics and the values of the access log's field `cache`.
@@ -40,6 +41,7 @@ class Cache:
     ``sharing`` is the second level, if there is one; ``on_forgotten`` is told of keys and tags that a request changed.
     ``sources`` are the services of whose answers parts of compositions, or whole ones, are stored.
     ``most_refreshes`` bounds how many stale answers are fetched anew at once while they are still used.
+    ``rules`` are those of the routes now, by name, ``seen`` all by which anything held may have been stored.
     """
 
     __slots__ = (
@@ -49,6 +51,8 @@ class Cache:
         "flights",
         "most_refreshes",
         "on_forgotten",
+        "rules",
+        "seen",
         "sharing",
         "shelf",
         "sources",
@@ -66,6 +70,8 @@ class Cache:
         self.sharing: Sharing | None = None
         self.on_forgotten: Callable[[Sequence[bytes], Sequence[bytes]], None] | None = None
         self.sources: set[str] = set()
+        self.rules: dict[tuple[str, ...], Rules] = {}
+        self.seen: set[tuple[Any, ...]] = set()
 
     def may_refresh(self) -> bool:
         """Whether one more stale answer may be fetched anew now; if not, it is used as it is and another asks again."""
@@ -185,25 +191,30 @@ def open_cache(config: Config, before: Cache | None = None) -> Cache | None:
 
 
 def make_plan(
-    cache: Cache, era: object, route: RouteCache | None, counts: dict[str, int], told: frozenset[bytes] = frozenset()
+    cache: Cache,
+    era: object,
+    route: RouteCache | None,
+    counts: dict[str, int],
+    told: frozenset[bytes] = frozenset(),
+    host: str | None = None,
 ) -> CachePlan:
-    """The plan of a route, or part, with these cache settings; ``told`` as in :class:`Settings`."""
+    """The plan of a route for ``host``, or of a part, with these cache settings; ``told`` as in :class:`Settings`."""
     for outcome in OUTCOMES if route is not None else ():
         counts.setdefault(outcome, 0)
-    settings = settings_of(route, told) if route is not None else Settings()
+    settings = settings_of(route, told, host) if route is not None else Settings()
     tags = tuple(Tag(text) for text in route.tags) if route is not None else ()
     whole = settings.key == KeyRule()
     return CachePlan(cache, settings, tags, counts, route is not None, whole, era)
 
 
-def settings_of(route: RouteCache, told: frozenset[bytes]) -> Settings:
+def settings_of(route: RouteCache, told: frozenset[bytes], host: str | None) -> Settings:
     """What the configuration says, as the settings of :mod:`passerelle.caching`."""
-    query = None if route.query is None else frozenset(name.encode() for name in route.query)
+    query = None if route.query is None else parameters(route.query)
     given: dict[str, Any] = {}
     if route.statuses is not None:
         given["statuses"] = frozenset(route.statuses)
     return Settings(
-        key=KeyRule(route.per_host, query),
+        key=KeyRule(None if route.per_host else (host or "").encode("ascii"), query),
         ttl=route.ttl,
         stale_while_revalidate=_whole_seconds(route.stale_while_revalidate),
         stale_if_error=_whole_seconds(route.stale_if_error),
@@ -246,11 +257,15 @@ def _end_to_end(lines: Sequence[FieldLine]) -> Fields:
 
 
 def part_facts(head: RequestHead, lines: bytes, consumer: bytes = b"") -> Facts:
-    """What a part's field ``lines`` say to a cache, remembered with the head that they were made from."""
-    facts = head.part_facts
-    if facts is None or facts.consumer != consumer:
-        pairs = [line.partition(b":")[::2] for line in lines.split(b"\r\n") if line]
-        fields = [(name.lower(), value.strip(b" \t")) for name, value in pairs]
-        facts = head.part_facts = Facts(b"GET", fields, consumer=consumer)
-    known: Facts = facts
-    return known
+    """What a part's field ``lines`` say to a cache, remembered with ``head``.
+
+    The lines are the client's as a route changes them: another route makes others of the same head.
+    """
+    remembered: tuple[bytes, Facts] | None = head.part_facts
+    if remembered is not None and remembered[0] == lines and remembered[1].consumer == consumer:
+        return remembered[1]
+    pairs = [line.partition(b":")[::2] for line in lines.split(b"\r\n") if line]
+    fields = [(name.lower(), value.strip(b" \t")) for name, value in pairs]
+    facts = Facts(b"GET", fields, consumer=consumer)
+    head.part_facts = lines, facts
+    return facts

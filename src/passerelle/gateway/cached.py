@@ -26,8 +26,9 @@ from passerelle.caching.policy import (
 )
 from passerelle.caching.received import Received
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.fetch import Fetch, Reader
+from passerelle.gateway.fetch import Fetch
 from passerelle.gateway.leg import NOBODY, Receiver, Source
+from passerelle.gateway.reader import Reader
 from passerelle.gateway.shared_fetch import SharedFetch
 from passerelle.gateway.wanted import Wanted, begin, without_tags
 from passerelle.messages import SAFE_METHODS
@@ -103,8 +104,7 @@ class Seat:
     def _miss(self, decision: Miss | Stale, now: float) -> None:
         wanted = self._wanted
         cache = wanted.plan.cache
-        shares = decision.share if isinstance(decision, Miss) else decision.reason == b"stale"
-        if not shares or self._waits >= MAX_WAITS:
+        if not decision.share or self._waits >= MAX_WAITS:
             self._lead(decision, None)
             return
         slot = cache.shelf.slot(wanted.key, wanted.facts)[0]

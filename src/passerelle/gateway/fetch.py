@@ -8,7 +8,6 @@ by piece with backpressure, as if there were no cache.
 from __future__ import annotations
 
 from time import time
-from typing import Protocol
 
 from passerelle.caching.answers import STALE_HIT, forwarded
 from passerelle.caching.entry import Entry
@@ -28,34 +27,9 @@ from passerelle.caching.received import Received
 from passerelle.caching.storing import Draft
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.leg import Source
+from passerelle.gateway.reader import Reader
 from passerelle.gateway.wanted import Wanted, begin, edited, without_tags
 from passerelle.http1.head import ResponseHead
-
-
-class Reader(Protocol):
-    """The client who asked first. Each answer is one call of ``on_entry`` or of those of a forward's receiver."""
-
-    @property
-    def streams(self) -> bool:
-        """Whether it takes a body as it comes; then the deadline is for the head alone."""
-
-    def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
-
-    def on_entry(self, entry: Entry, status_line: bytes, own: tuple[bytes, ...], outcome: str) -> None:
-        """The answer is in the cache now."""
-
-    def on_relayed(self, head: ResponseHead, data: bytes, complete: bool, status_line: bytes) -> None:
-        """The answer begins as it comes."""
-
-    def on_data(self, data: bytes) -> None:
-        """More of it."""
-
-    def on_end(self) -> None:
-        """That was all."""
-
-    def on_failure(self, failure: Failure) -> None:
-        """There is no answer, or it broke off."""
 
 
 class Fetch:
@@ -296,7 +270,7 @@ class Fetch:
             return None, False
         shelf = wanted.plan.cache.shelf
         entry.owner = wanted.owner
-        held = shelf.place(wanted.key, wanted.facts, draft.names, entry, self._epoch)
+        held = shelf.place(wanted.key, wanted.facts, draft.names, entry, self._epoch, self._entry)
         if held:
             self._share(entry)
         return entry, held
@@ -305,10 +279,7 @@ class Fetch:
         """The body is too long to be stored: relay it from here on."""
         self._release()
         self._draft = None
-        flight, self._flight = self._flight, None
-        if flight is not None:
-            self._forget(flight)
-            flight.scatter(time())
+        self._scatter()
         reader = self._reader
         if reader is None:
             self.forward.cancel()
@@ -327,10 +298,7 @@ class Fetch:
     def _relay(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The response is one client's alone."""
         self._release()
-        flight, self._flight = self._flight, None
-        if flight is not None:
-            self._forget(flight)
-            flight.scatter(time())
+        self._scatter()
         reader = self._reader
         if reader is None:
             if not complete:
@@ -350,7 +318,7 @@ class Fetch:
         entry = outcome.entry
         entry.owner = wanted.owner
         if outcome.keep:
-            if cache.shelf.place(wanted.key, wanted.facts, outcome.names, entry, self._epoch):
+            if cache.shelf.place(wanted.key, wanted.facts, outcome.names, entry, self._epoch, self._entry):
                 self._share(entry)
         else:
             cache.forget((entry.key,), ())
@@ -371,19 +339,30 @@ class Fetch:
         self._release()
         self._over = True
         self._draft = None
-        flight, self._flight = self._flight, None
+        flight = self._take_flight()
         if flight is None:
             return
-        self._forget(flight)
-        if entry is not None:
+        if entry is None:
+            flight.fail()
+        elif entry is self._entry or entry.fresh_until + entry.stale_while_revalidate > self._asked_at:
             flight.land(entry)
         else:
-            flight.fail()
+            # RFC 9111 §4, §5.2.2.4: never fresh, so each must hear from upstream that it holds for him.
+            flight.scatter(time())
 
-    def _forget(self, flight: Flight[Entry]) -> None:
+    def _scatter(self) -> None:
+        """Nobody else may have the answer."""
+        flight = self._take_flight()
+        if flight is not None:
+            flight.scatter(time())
+
+    def _take_flight(self) -> Flight[Entry] | None:
+        """Who waits, if anybody can; nobody joins from here on."""
+        flight, self._flight = self._flight, None
         fetches = self._wanted.plan.cache.fetches
-        if fetches.get(flight.key) is self:
+        if flight is not None and fetches.get(flight.key) is self:
             del fetches[flight.key]
+        return flight
 
     def _share(self, entry: Entry) -> None:
         """``entry`` is held in memory now. For a fetch with a second level, as is the next."""

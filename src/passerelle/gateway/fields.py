@@ -61,8 +61,9 @@ def cache_place(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes)
     proto = head.get(b"x-forwarded-proto") or scheme
     if (host, proto) == (authority, scheme):
         return authority
-    # Its octets are the proxy's word and no host's, so they must not be read as a part of a key.
-    return blake2b(b"%b\0%b\0%b" % (authority, host, proto), digest_size=16).hexdigest().encode("ascii")
+    # Its octets are the proxy's word and no host's, so they must not be read as a part of a key. No Host begins with a
+    # slash: who may choose his own cannot choose a digest.
+    return b"/" + blake2b(b"%b\0%b\0%b" % (authority, host, proto), digest_size=16).hexdigest().encode("ascii")
 
 
 # Forwarding lines by (peer, Host, scheme): the same for all of a client's requests. Clients choose them, so it is

@@ -176,7 +176,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     tells = route.tell_deadline
     compress = rule_of(route.compress)
     shared = environment.cache if route.service is not None or route.cache is not None else None
-    kept = environment.era, route.cache, metrics.cache, _told(route)
+    kept = environment.era, route.cache, metrics.cache, _told(route), route.host
     whole = make_plan(shared, *kept) if shared is not None else None
     rules, heads = request_rules(route.request_headers), outgoing(config, route)
     preflight = None
@@ -224,7 +224,7 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
         path = Template(part.path, rest)
         key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # no host with a port is like this
         shared = environment.cache if part.cache is not None else None
-        kept = environment.era, part.cache, metrics.cache, _told(route)
+        kept = environment.era, part.cache, metrics.cache, _told(route), route.host
         cache = make_plan(shared, *kept) if shared is not None else None
         if environment.cache is not None and (cache is not None or whole is not None):
             environment.cache.sources.add(part.service)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import time
 from typing import TYPE_CHECKING
 
 from passerelle.caching.answers import HIT, STALE_HIT
@@ -11,7 +12,8 @@ from passerelle.caching.entry import Entry
 from passerelle.caching.flight import Flight
 from passerelle.caching.policy import Decision, Fresh, Miss, Stale
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.fetch import Fetch, Reader
+from passerelle.gateway.fetch import Fetch
+from passerelle.gateway.reader import Reader
 from passerelle.gateway.search import Search
 from passerelle.gateway.wanted import Wanted, begin, edited
 
@@ -51,6 +53,7 @@ class SharedFetch(Fetch):
         self._searched = self._looking = True
         wanted = self._wanted
         self._epoch = wanted.plan.cache.store.epoch
+        self._asked_at = time()
         wanted.leg.deadlines.entries[self] = wanted.started
         self._search = self._sharing.loop.create_task(self._look(Search(wanted, self._sharing, self._epoch)))
 
