@@ -14,6 +14,7 @@ from passerelle.security.keys import KeyStore, digest_of
 from passerelle.security.shared_keys import SharedKeyStore
 from tests.caching.redis_server import RedisServer
 from tests.requirements import needs
+from tests.support import bad_redis
 
 CONFIG = """
 keys: {store: var.db}
@@ -95,6 +96,47 @@ def test_a_redis_that_is_not_there(run) -> None:
         code, said, error = run(*arguments)
         assert (code, said) == (1, "")
         assert "redis at 127.0.0.1:1: " in error and "secret" not in error and "Traceback" not in error
+
+
+@needs("redis-server")
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"-LOADING Redis is loading\r\n",
+            b"-\r\n",
+            b":7\r\n",
+            b"+OK\r\n",
+            b"$-1\r\n",
+        ),
+        *(b"*0\r\n", b"*2\r\n:1\r\n$3\r\n\xff\xfe\xfd\r\n", b"*2\r\n-ERR one\r\n-ERR two\r\n"),
+    ],
+)
+@pytest.mark.parametrize("when", [bad_redis.always, bad_redis.later])
+def test_a_redis_that_talks_nonsense(run, said: bytes, when: bad_redis.When) -> None:
+    with RedisServer() as server, bad_redis.BadRedis(server.port) as door:
+        Path("gateway.yaml").write_text(f"redis: {door.url}\n{CONFIG.replace('var.db', 'redis')}")
+        assert run("create", "--owner", "app")[0] == 0
+        door.misbehave(bad_redis.says(said), when)
+        for arguments in (["list"], ["create", "--owner", "app"], ["revoke", "aaaaaaaaaa"], ["rotate", "aaaaaaaaaa"]):
+            code, out, error = run(*arguments)
+            assert code in (0, 1) and "Traceback" not in error
+            assert code == 0 or (out == "" and error)
+        assert door.faults
+        door.behave()
+        assert run("list")[0] == 0
+
+
+@needs("redis-server")
+def test_a_key_that_was_altered_is_named_and_can_be_revoked(run) -> None:
+    with RedisServer() as server, Redis(port=server.port) as client:
+        Path("gateway.yaml").write_text(f"redis: {server.url}\n{CONFIG.replace('var.db', 'redis')}")
+        key = run("create", "--owner", "app")[1].split("_")[1]
+        client.hset(f"passerelle:1:keys:key:{key}", "created", "yesterday")
+        code, out, error = run("list")
+        assert (code, out) == (1, "") and f"cannot be read: what is kept of key {key}" in error
+        assert run("revoke", key)[:2] == (0, f"{key}: revoked\n")
 
 
 @pytest.mark.parametrize(

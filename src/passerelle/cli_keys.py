@@ -109,6 +109,7 @@ def _file(path: Path) -> Iterator[KeyStore]:
 def _redis(config: Config) -> Iterator[Store]:
     from redis import Redis, RedisError
 
+    from passerelle.security.lookups import UNREADABLE
     from passerelle.security.shared_keys import SharedKeyStore
 
     assert config.redis is not None, "the configuration was checked"
@@ -119,6 +120,9 @@ def _redis(config: Config) -> Iterator[Store]:
     except RedisError as error:
         # The address and not the URL, which may hold a password.
         raise click.ClickException(f"redis at {config.redis.address}: {error}") from None
+    except UNREADABLE as error:
+        # It talks nonsense, of which its client raises whatever it stumbles over; or a key was altered there.
+        raise click.ClickException(f"redis at {config.redis.address}: an answer cannot be read: {error}") from None
 
 
 def _checked(check: Callable[[str], str], text: str) -> str:

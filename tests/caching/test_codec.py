@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf, nan
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -62,6 +63,20 @@ def test_an_entry_survives(
     assert decode(data, key + b"x") is None, "another key's"
     for cut in range(len(data)):
         assert decode(data[:cut], key) is None
+    assert decode(data + b"x", key) is None
+
+
+@given(st.integers(0, 10**6), st.integers(1, 255), st.booleans())
+def test_what_was_altered_is_nothing(at: int, change: int, note: bool) -> None:
+    item = (
+        Variants(b"gw /", (b"accept",), b"salt", (b"t",))
+        if note
+        else Entry(b"gw /", 200, b"head", b"body", born=1.0, fresh_until=2.0, tags=(b"t",))
+    )
+    data = bytearray(encode(item))
+    assert decode(bytes(data), b"gw /") is not None
+    data[at % len(data)] ^= change
+    assert decode(bytes(data), b"gw /") is None
 
 
 @pytest.mark.parametrize(("born", "fresh_until"), [(inf, 1.0), (-inf, 1.0), (nan, 1.0), (1.0, nan)])
@@ -79,7 +94,7 @@ def test_a_note_survives(names: tuple[bytes, ...], salt: bytes) -> None:
     assert (found.names, found.salt, found.tags) == (names, salt, (b"t",))
 
 
-@pytest.mark.parametrize("data", [b"", b"PE1\n", b"PV1\n\0\0", b"PE2\n" + bytes(100), b"\x80\x04pickle", bytes(500)])
+@pytest.mark.parametrize("data", [b"", b"PE2\n", b"PV2\n\0\0", b"PE1\n" + bytes(100), b"\x80\x04pickle", bytes(500)])
 def test_what_is_not_ours_is_nothing(data: bytes) -> None:
     assert decode(data, b"") is None
 
@@ -87,5 +102,6 @@ def test_what_is_not_ours_is_nothing(data: bytes) -> None:
 @given(st.binary(max_size=120))
 def test_nothing_raises(data: bytes) -> None:
     decode(data, b"")
-    decode(b"PE1\n" + data, b"")
-    decode(b"PV1\n" + data, b"")
+    for name in b"PE2\n", b"PV2\n":
+        decode(name + data, b"")
+        decode(name + crc32(data).to_bytes(4, "little") + data, b"")

@@ -17,6 +17,7 @@ from tests.caching.kit import NOW, request, stored
 from tests.caching.redis_server import RedisServer
 from tests.requirements import needs
 from tests.runner.helpers import run, until
+from tests.support.bad_redis import BadRedis, never
 
 pytestmark = needs("redis-server")
 
@@ -316,6 +317,21 @@ def test_a_redis_that_hangs_is_left_alone(own_server: RedisServer) -> None:
             own_server.thaw()
             await until(lambda: one.second.up)
             assert await one.second.put(entry(), NOW, 0.0)
+
+    run(work())
+
+
+def test_a_purge_whose_connection_is_dead_is_begun_anew_soon(own_server: RedisServer) -> None:
+    async def work() -> None:
+        with BadRedis(own_server.port) as door:
+            async with workers(door.url, 1) as (one,):
+                assert await one.second.put(entry(), NOW, 0.0)
+                door.misbehave(never, lambda words: words[0] == b"SCAN")
+                async with asyncio.timeout(20.0):  # and not the half a minute that all of it may take
+                    await one.second.purge_path(b"/user/*")
+                door.behave()
+                await until(lambda: one.second.up, 20.0)
+                assert await one.second.get(KEY) is None
 
     run(work())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from passerelle.observability.exposition import render
 from passerelle.security.keys import KeyStore
 from tests.support.gateways import Rig, Running
 from tests.support.upstream import Connection, Script, Upstream, answering, ok
@@ -163,6 +165,68 @@ def test_a_service_that_is_gone_or_slow(rig: Rig) -> None:
     gone.judge.refuse()
     assert gone.request().status == 503
     assert not slow.upstream.requests and not gone.upstream.requests
+
+
+def verdicts(guarded: Guarded) -> dict[str, Any]:
+    """What was counted, as it is in a scrape too."""
+    snapshot = guarded.gateway.snapshot()
+    counted: dict[str, Any] = snapshot["routes"]["/{rest*}"]["verdicts"]
+    found = re.findall(
+        r'^passerelle_forward_auth_verdicts_total{reason="(\w+)",route="/{rest\*}",verdict="(\w+)"} (\d+)',
+        render(snapshot)[0].decode(),
+        re.MULTILINE,
+    )
+    assert {(verdict, reason, float(number)) for reason, verdict, number in found} == {
+        (verdict, reason, float(number)) for verdict, reasons in counted.items() for reason, number in reasons.items()
+    }
+    return counted
+
+
+def test_verdicts_are_counted(rig: Rig) -> None:
+    answers = {
+        b"/in": ok(b"", b"Cache-Control: no-store"),
+        b"/login": refusing(b"302 Found", b"Location: /login"),
+        b"/who": refusing(b"401 Unauthorized"),
+        b"/not": refusing(b"403 Forbidden"),
+        b"/odd": refusing(b"500 Oops"),
+        b"/kept": ok(),
+    }
+
+    def judge(conn: Connection) -> None:
+        while True:
+            conn.send(answers[conn.read_request().get("x-forwarded-uri") or b""])
+
+    guarded = Guarded(rig, judge, {"cache": "600s"})
+    for path in "/in", "/in", "/login", "/who", "/not", "/odd", "/kept", "/kept", "/kept":
+        guarded.request("GET", path)
+    assert verdicts(guarded) == {
+        "allowed": {"2xx": 5},
+        "denied": {"3xx": 1, "4xx": 2},
+        "failed": {"bad_response": 1},
+    }
+    assert len(guarded.judge.requests) == 7, "what is remembered is counted, and not asked"
+
+
+@pytest.mark.parametrize("failure", ["closed", "open"])
+def test_questions_without_an_answer_are_counted_by_what_happened(rig: Rig, failure: str) -> None:
+    def silent(conn: Connection) -> None:
+        conn.read_request()
+        conn.rest(LONG)
+
+    slow = Guarded(rig, silent, {"timeout": "200ms", "failure": failure})
+    gone = Guarded(rig, ok(), {"failure": failure})
+    gone.judge.refuse()
+    expected = 200 if failure == "open" else 503
+    assert [each.request().status for each in (slow, gone)] == [expected] * 2
+    assert verdicts(slow) == {"failed": {"timeout": 1}}
+    assert verdicts(gone) == {"failed": {"connect_failed": 1}}
+
+
+def test_a_route_that_asks_nobody_counts_nothing(rig: Rig) -> None:
+    upstream = rig.upstream(answering(ok()))
+    gateway = rig.forward(upstream)
+    assert rig.connect(gateway).request().status == 200
+    assert gateway.snapshot()["routes"]["/{rest*}"]["verdicts"] == {}
 
 
 def test_an_upload_waits_and_is_whole(rig: Rig) -> None:

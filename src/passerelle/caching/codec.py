@@ -1,7 +1,8 @@
 """Stored items as bytes, for a store outside the process.
 
-The first bytes name the format; what does not start with them, or is cut short, reads as nothing. A change of layout
-gets another name, so that gateways of two versions may share one store: each sees only its own.
+The first bytes name the format, and the next four are the CRC-32 of what follows them: what does not start so, or was
+cut or altered, reads as nothing. A change of layout gets another name, so that gateways of two versions may share one
+store: each sees only its own.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import struct
 from math import isfinite, isnan
 from typing import Final
+from zlib import crc32
 
 from passerelle.caching.entry import Entry, Stored, Variants
 
-_ENTRY: Final = b"PE1\n"
-_NOTE: Final = b"PV1\n"
+_ENTRY: Final = b"PE2\n"
+_NOTE: Final = b"PV2\n"
+_SUM: Final = struct.Struct("<I")
+_BEGIN: Final = len(_ENTRY) + _SUM.size
 
 # born, fresh_until, status, strict, refuses, stale_while_revalidate, stale_if_error, lengths of key, etag (0: none),
 # head and body, number of tags. Each tag follows as its length and itself.
@@ -40,15 +44,24 @@ def encode(item: Stored) -> bytes:
             len(item.body),
             len(item.tags),
         )
-        return b"".join([_ENTRY, fixed, item.key, etag, item.head, item.body, *_packed(item.tags)])
+        return _sealed(_ENTRY, [fixed, item.key, etag, item.head, item.body, *_packed(item.tags)])
     assert isinstance(item, Variants)
     fixed = _NOTE_FIXED.pack(len(item.key), len(item.salt), len(item.names), len(item.tags))
-    return b"".join([_NOTE, fixed, item.key, item.salt, *_packed(item.names), *_packed(item.tags)])
+    return _sealed(_NOTE, [fixed, item.key, item.salt, *_packed(item.names), *_packed(item.tags)])
+
+
+def _sealed(name: bytes, pieces: list[bytes]) -> bytes:
+    found = 0
+    for piece in pieces:
+        found = crc32(piece, found)
+    return b"".join([name, _SUM.pack(found), *pieces])
 
 
 def decode(data: bytes, key: bytes) -> Stored | None:
     """The item in ``data`` if it is whole, of this format, and ``key``'s; None otherwise. Never raises."""
     try:
+        if crc32(memoryview(data)[_BEGIN:]) != _SUM.unpack_from(data, len(_ENTRY))[0]:
+            return None
         if data.startswith(_ENTRY):
             return _entry(data, key)
         if data.startswith(_NOTE):
@@ -82,9 +95,9 @@ class _Reader:
 
 
 def _entry(data: bytes, key: bytes) -> Entry | None:
-    fixed = _FIXED.unpack_from(data, len(_ENTRY))
+    fixed = _FIXED.unpack_from(data, _BEGIN)
     born, fresh_until, status, strict, refuses, swr, sie, *lengths, tags = fixed
-    reader = _Reader(data, len(_ENTRY) + _FIXED.size)
+    reader = _Reader(data, _BEGIN + _FIXED.size)
     if reader.take(lengths[0]) != key:
         return None
     if not isfinite(born) or isnan(fresh_until):
@@ -107,8 +120,8 @@ def _entry(data: bytes, key: bytes) -> Entry | None:
 
 
 def _note(data: bytes, key: bytes) -> Variants | None:
-    key_length, salt_length, names, tags = _NOTE_FIXED.unpack_from(data, len(_NOTE))
-    reader = _Reader(data, len(_NOTE) + _NOTE_FIXED.size)
+    key_length, salt_length, names, tags = _NOTE_FIXED.unpack_from(data, _BEGIN)
+    reader = _Reader(data, _BEGIN + _NOTE_FIXED.size)
     if reader.take(key_length) != key:
         return None
     salt = reader.take(salt_length)

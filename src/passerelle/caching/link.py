@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -17,11 +18,12 @@ from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
 
 from passerelle.caching.memory import MemoryStore
-from passerelle.caching.redis_times import CONNECT, FIRST_PAUSE, LAST_PAUSE
+from passerelle.caching.redis_times import CONNECT, FIRST_PAUSE, LAST_PAUSE, USE
 from passerelle.caching.scripts import INVALIDATE, LOG, RELEASE, REMEMBER
+
+logger = logging.getLogger("passerelle")
 
 DELETE: Final = b"D"
 TAG: Final = b"T"
@@ -35,8 +37,6 @@ _UNLINK: Final = 30.0
 
 _PENDING: Final = 1000
 _LONGEST_KEY: Final = 512
-
-_ERRORS: Final = (RedisError, OSError, TimeoutError)
 
 
 class Names:
@@ -109,7 +109,7 @@ class Link:
         self._on_change = on_change or (lambda up: None)
         self._told_gone = False
         self._generation = b""
-        self._stood = False  # whether the connection was ready since it was begun
+        self._stood = False  # whether the connection was ready for long enough
         self._client = client
         self._memory = memory
         self._names = names
@@ -155,7 +155,7 @@ class Link:
             return
         try:
             await self._carry_out(operation, about, key)
-        except _ERRORS:
+        except Exception:  # as above
             self.remember(operation, about, key)
             self.suspect()
 
@@ -219,11 +219,12 @@ class Link:
                 if not self._session.cancelled():
                     # It is this task that is cancelled: the link stops.
                     self._session.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, *_ERRORS):
+                    with contextlib.suppress(asyncio.CancelledError, Exception):
                         await self._session
                     raise
-            except _ERRORS:
-                pass
+            except Exception as error:
+                # Redis is gone. Or it talks nonsense, of which its client raises whatever it stumbles over.
+                logger.debug("redis: %r", error)
             if not self._stood and not self._told_gone:
                 self._told_gone = True
                 self._on_change(False)
@@ -237,6 +238,7 @@ class Link:
         # Connections that were idle when Redis went would each fail once more.
         await self._client.connection_pool.disconnect(inuse_connections=False)
         subscription = self._client.pubsub()
+        standing: asyncio.TimerHandle | None = None
         try:
             async with asyncio.timeout(CONNECT):
                 await subscription.subscribe(self._names.invalid, self._names.flights)
@@ -244,13 +246,19 @@ class Link:
             while self._pending:
                 await self._carry_out(*self._pending[0])
                 self._pending.popleft()
-            self.ready = self._stood = True
-            if self._told_gone:
-                self._told_gone = False
-                self._on_change(True)
+            self.ready = True
+            standing = asyncio.get_running_loop().call_later(USE, self._stands)
             await self._listen(subscription)
         finally:
+            if standing is not None:
+                standing.cancel()
             await cast("Awaitable[None]", subscription.aclose())  # type: ignore[no-untyped-call]
+
+    def _stands(self) -> None:
+        self._stood = True
+        if self._told_gone:
+            self._told_gone = False
+            self._on_change(True)
 
     async def _catch_up(self) -> None:
         """What others said while this worker did not listen."""
@@ -278,12 +286,13 @@ class Link:
         looked = clock()
         while True:
             message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_LOOK)
+            # None: time is up, or it was the confirmation of a subscription. Where others say much, time is never up.
+            if clock() - looked >= _LOOK:
+                await self._look()
+                looked = clock()
             if message is None:
-                # Time is up, or it was the confirmation of a subscription.
-                if clock() - looked >= _LOOK:
-                    await self._look()
-                    looked = clock()
-            elif message["channel"] == channel:
+                continue
+            if message["channel"] == channel:
                 self._filled(message["data"])
             else:
                 await self._heard(message["data"])
@@ -306,7 +315,11 @@ class Link:
             self._sequence = number
 
     async def _apply(self, message: bytes) -> None:
-        _, worker, operation, about = message.split(b" ", 3)
+        try:
+            _, worker, operation, about = message.split(b" ", 3)
+        except ValueError:
+            # It may have been about anything.
+            worker, operation, about = b"", CLEAR, b""
         if worker == self._worker:
             return  # done before it was said
         if operation == DELETE:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from passerelle.caching.codec import decode, encode
 from passerelle.caching.entry import Entry, Stored, Variants
@@ -24,6 +23,7 @@ from passerelle.caching.facts import Facts
 from passerelle.caching.keys import key_path
 from passerelle.caching.link import CLEAR, DELETE, PATH, TAG, Link, Names, shorten
 from passerelle.caching.memory import MemoryStore
+from passerelle.caching.redis_times import CONNECT
 from passerelle.caching.scripts import PUT
 from passerelle.caching.shelf import variant_of
 
@@ -39,8 +39,6 @@ _LONGEST: Final = 30 * 86_400.0
 
 # Operations at a time. The client makes a connection for each, and refuses more than its most at once as an error.
 _TURNS: Final = 48
-
-_ERRORS: Final = (RedisError, OSError, TimeoutError)
 
 
 class RedisStore:
@@ -145,6 +143,9 @@ class RedisStore:
         if not self.up:
             return True
         taken = await self._run(self._client.set(key, b"1", nx=True, px=int(seconds * 1000)))
+        # None: another one has it. False is an answer that SET does not give.
+        if taken is False:
+            self._give_up()
         return bool(taken) or not self.up
 
     async def renew(self, slot: bytes, seconds: float) -> None:
@@ -161,6 +162,10 @@ class RedisStore:
 
         async def is_claimed() -> bool | None:
             found = await self._run(self._client.exists(self._names.lock(slot)))
+            if found is not None and found not in (0, 1):
+                # It would be waited for as long as the request may last.
+                self._give_up()
+                return None
             return None if found is None else bool(found)
 
         return await self.link.wait(slot, seconds, is_claimed)
@@ -186,12 +191,17 @@ class RedisStore:
                 return None
             async with asyncio.timeout(self._timeout):
                 return await operation
-        except _ERRORS:
-            self.errors += 1
-            self.link.suspect()
+        except Exception:
+            # It is gone or slow. Or it talks nonsense, of which its client raises whatever it stumbles over.
+            self._give_up()
             return None
         finally:
             self._turns.release()
+
+    def _give_up(self) -> None:
+        """Redis is gone, or as good as gone."""
+        self.errors += 1
+        self.link.suspect()
 
     async def _unlink(self, path: bytes | None) -> None:
         """Delete the entries with this path (None: all) by name, a thousand at a time and between other work."""
@@ -202,15 +212,21 @@ class RedisStore:
         if path is not None:
             pattern += b" " + _literal(path[:-1] if wildcard else path) + b"*"
         batch: list[bytes] = []
-        async for key in self._client.scan_iter(match=pattern, count=1000):
-            found = key_path(key[prefix:])
-            if path is None or found == path or (wildcard and found.startswith(path[:-1])):
-                batch.append(key)
-            if len(batch) >= 1000:
-                await self._client.unlink(*batch)
+        cursor = 0
+        while True:
+            # Bounded one by one: all of it may take long, and a connection that is dead is noticed soon all the same.
+            async with asyncio.timeout(CONNECT):
+                cursor, keys = await self._client.scan(cursor, match=pattern, count=1000)
+            for key in cast("list[bytes]", keys):
+                found = key_path(key[prefix:])
+                if path is None or found == path or (wildcard and found.startswith(path[:-1])):
+                    batch.append(key)
+            if batch and (len(batch) >= 1000 or not cursor):
+                async with asyncio.timeout(CONNECT):
+                    await self._client.unlink(*batch)
                 batch.clear()
-        if batch:
-            await self._client.unlink(*batch)
+            if not cursor:
+                return
 
 
 def _discard(operation: Awaitable[object]) -> None:

@@ -39,8 +39,10 @@ QUIET = 10.0
 _log = logging.getLogger("passerelle")
 
 
-def forward_auth(settings: Settings, leg: OwnLeg, proxies: Proxies, label: str) -> ForwardAuth:
-    """The guard of the route called ``label``, asking by ``leg``."""
+def forward_auth(
+    settings: Settings, leg: OwnLeg, proxies: Proxies, label: str, count: Callable[[str, str], None]
+) -> ForwardAuth:
+    """The guard of the route called ``label``, asking by ``leg``; ``count`` hears what becomes of each request."""
     asker = _Asker(settings, leg, proxies)
     key: Callable[[Asked], bytes] | None = None
     if settings.cache is not None:
@@ -53,6 +55,7 @@ def forward_auth(settings: Settings, leg: OwnLeg, proxies: Proxies, label: str) 
         clock=time.monotonic,
         open_on_failure=settings.failure == "open",
         failed=_Complaints(label, settings).hear,
+        count=count,
     )
 
 

@@ -212,7 +212,7 @@ class Guards:
             guards.append(Require(required.scopes, required.consumers, {**required.claims, **roles}))
         if route.forward_auth is not None and leg is not None:
             # It is told whom the others have found, and spared what they refuse.
-            guards.append(forward_auth(route.forward_auth, leg, self._proxies, route.label))
+            guards.append(forward_auth(route.forward_auth, leg, self._proxies, route.label, metrics.verdict))
         # Only who may be here has a consumer's bucket, and nobody else can drain it.
         guards += self._limits(route, metrics, ("consumer", "key"))
         if route.identity_token and self._config.identity_token is not None and self._signer is not None:

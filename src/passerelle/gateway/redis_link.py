@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import hiredis
 
-from passerelle.caching.redis_times import CONNECT, FIRST_PAUSE, LAST_PAUSE
+from passerelle.caching.redis_times import CONNECT, FIRST_PAUSE, LAST_PAUSE, USE
 from passerelle.security import shared_keys, shared_logins, shared_sessions
 from passerelle.security.shared_limits import DECIDE, HELLO, NOW, PREFIX
 
@@ -44,17 +44,32 @@ _NAMES: Final = {
 LOOK: Final = 0.05
 HASTE: Final = 3
 PATIENCE: Final = 20
+# What Redis says when a command alone is wrong, such as for a key that holds something else; any other error is about
+# Redis itself, and a new connection shows whether that goes on. Redis 6 says both as ERR where a script is stopped.
+_OF_COMMAND: Final = ("ERR ", "WRONGTYPE ")
+_OF_REDIS: Final = ("-OOM ", "-READONLY ", "-MISCONF ", "-NOREPLICAS ", "-MASTERDOWN ")
+_LOST: Final = "the connection was lost"
+_LATE: Final = "no answer"
+# More than any answer has (bytes).
+_MOST: Final = 1 << 20
 # How often this gateway says that it is there, in looks, and for how long it is believed (microseconds).
 _HELLO: Final = 20
 _BELIEVED: Final = 10_000_000
 
 _GONE: Final = "each gateway admits its part of every limit, and sessions and keys that are kept there are not verified"
 
+# What the reader gives while an answer is not whole; False is an answer.
+_PART: Final = object()
+
 _log = logging.getLogger(__name__)
 
 
 def _words(script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> tuple[bytes, ...]:
     return (b"EVALSHA", _NAMES[script], b"%d" % len(keys), *keys, *arguments)
+
+
+def _is_of_command(error: str) -> bool:
+    return error.startswith(_OF_COMMAND) and not any(word in error for word in _OF_REDIS)
 
 
 class Pending:
@@ -84,9 +99,11 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, lost: Callable[[_Connection], None]) -> None:
         self._lost = lost
-        self._reader = hiredis.Reader()
+        self._reader = hiredis.Reader(notEnoughData=_PART)
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[Pending] = deque()
+        self._unread = 0  # bytes since an answer was whole
+        self.why = ""  # it ended, where that is known
 
     def send(self, words: Sequence[bytes], pending: Pending) -> Pending:
         """Send a command, whose answer ``pending`` gets."""
@@ -103,8 +120,9 @@ class _Connection(asyncio.Protocol):
             pending.looks += 1
         return bool(self._waiting) and self._waiting[0].looks > patience
 
-    def abort(self) -> None:
+    def abort(self, why: str = "") -> None:
         """End it; who waits gets no answer."""
+        self.why = self.why or why
         if self._transport is not None:
             self._transport.abort()
         waiting, self._waiting = self._waiting, deque()
@@ -122,17 +140,23 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answers."""
-        self._reader.feed(data)
+        self._unread += len(data)
         try:
-            while (answer := self._reader.gets()) is not False:
-                if self._waiting:
-                    self._waiting.popleft().end(answer)
-                if isinstance(answer, hiredis.ReplyError):
-                    # It has forgotten the scripts, or may not write: a new connection shows whether that goes on.
-                    self.abort()
+            self._reader.feed(data)
+            while (answer := self._reader.gets()) is not _PART:
+                self._unread = 0
+                if not self._waiting:
+                    # Of what comes now nobody could say whom it answers: one client would get what is another's.
+                    self.abort("an answer that nobody waits for")
                     return
-        except hiredis.ProtocolError:
-            self.abort()
+                self._waiting.popleft().end(answer)
+                if isinstance(answer, hiredis.ReplyError) and not _is_of_command(str(answer)):
+                    self.abort(str(answer))
+                    return
+        except hiredis.ProtocolError as error:
+            self.abort(str(error))
+        if self._unread > _MOST:
+            self.abort("an answer without an end")
 
 
 class RedisLink:
@@ -157,6 +181,8 @@ class RedisLink:
         self._timer: asyncio.TimerHandle | None = None
         self._looks = 0
         self._lost = asyncio.Event()
+        self._why = _LOST  # the last connection ended
+        self._told_gone = False
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
@@ -204,24 +230,40 @@ class RedisLink:
             except (OSError, TimeoutError) as error:
                 self._drop()
                 self._end_early()
-                if pause == FIRST_PAUSE:
-                    why = (error.strerror if isinstance(error, OSError) else None) or error or "no answer"
-                    _log.warning("redis at %s: %s; %s", self._where, why, _GONE)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LAST_PAUSE)
-                continue
-            if pause != FIRST_PAUSE:
+                self._tell_gone((error.strerror if isinstance(error, OSError) else None) or str(error) or "no answer")
+            else:
+                if await self._stands():
+                    pause = FIRST_PAUSE
+                    continue
+                # It can be connected to and is of no use.
+                self._tell_gone(self._why)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
+
+    async def _stands(self) -> bool:
+        """Wait until the connection is lost; whether it was of use until then."""
+        try:
+            async with asyncio.timeout(USE):
+                await self._lost.wait()
+        except TimeoutError:
+            if self._told_gone:
+                self._told_gone = False
                 _log.warning("redis: it is back")
-            pause = FIRST_PAUSE
             await self._lost.wait()
+            return True
+        return False
+
+    def _tell_gone(self, why: str) -> None:
+        if not self._told_gone:
+            self._told_gone = True
+            _log.warning("redis at %s: %s; %s", self._where, why, _GONE)
 
     async def _connect(self) -> None:
         parts = urlsplit(self.url)
         secure = ssl.create_default_context() if parts.scheme == "rediss" else None
-        _, connection = await self._loop.create_connection(
-            lambda: _Connection(self._on_lost), parts.hostname or "", parts.port or 6379, ssl=secure
-        )
-        self._connection = connection
+        # Known before it stands: it may be lost before this task hears that it did.
+        connection = self._connection = _Connection(self._on_lost)
+        await self._loop.create_connection(lambda: connection, parts.hostname or "", parts.port or 6379, ssl=secure)
         if parts.password:
             user = [unquote(parts.username).encode()] if parts.username else []
             await self._ask(b"AUTH", *user, unquote(parts.password).encode())
@@ -230,6 +272,8 @@ class RedisLink:
         for script in SCRIPTS:
             await self._ask(b"SCRIPT", b"LOAD", (NOW + script).encode())
         self._on_hello(await self._ask(*self._hello()))
+        if self._connection is not connection:
+            raise OSError(self._why)
         self.up = True
         early, self._early = self._early, None
         for words, pending in early or ():
@@ -237,15 +281,16 @@ class RedisLink:
 
     async def _ask(self, *words: bytes) -> object:
         """One answer; OSError when it is an error or never comes."""
-        if self._connection is None:
-            raise OSError("the connection was lost")
+        connection = self._connection
+        if connection is None:
+            raise OSError(self._why)
         future: asyncio.Future[None] = self._loop.create_future()
-        pending = self._connection.send(words, Pending())
+        pending = connection.send(words, Pending())
         pending.then(lambda: None if future.done() else future.set_result(None))
         await future
         answer = pending.result
         if answer is None or isinstance(answer, Exception):
-            raise OSError(str(answer or "the connection was lost"))
+            raise OSError(str(answer or connection.why or _LOST))
         return answer
 
     def _hello(self) -> tuple[bytes, ...]:
@@ -257,11 +302,12 @@ class RedisLink:
 
     def _on_lost(self, connection: _Connection) -> None:
         if connection is self._connection:
-            self._drop()
+            self._drop(connection.why)
 
-    def _drop(self) -> None:
+    def _drop(self, why: str = "") -> None:
         """Redis is gone, or as good as gone."""
         self.up = False
+        self._why = why or _LOST
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
@@ -279,8 +325,8 @@ class RedisLink:
         if connection is None or not self.up:
             return
         if connection.is_late(PATIENCE if self.needed else HASTE):
-            _log.warning("redis at %s: no answer; %s", self._where, _GONE)
-            self._drop()
+            self._tell_gone(_LATE)
+            self._drop(_LATE)
         elif self._looks % _HELLO == 0:
             pending = connection.send(self._hello(), Pending())
             pending.then(lambda: self._on_hello(pending.result))

@@ -69,6 +69,11 @@ def _requests(routes: dict[str, Any]) -> Iterator[Metric]:
         "Requests that a rate limit in a dry run would have refused.",
         labels=["route"],
     )
+    verdicts = CounterMetricFamily(
+        "passerelle_forward_auth_verdicts",
+        "Requests that a service was asked about, by its verdict and the status class or failure that it was.",
+        labels=["route", "verdict", "reason"],
+    )
     in_flight = GaugeMetricFamily("passerelle_requests_in_flight", "Requests being carried out now.", labels=["route"])
     durations = HistogramMetricFamily(
         "passerelle_request_duration_seconds",
@@ -82,9 +87,12 @@ def _requests(routes: dict[str, Any]) -> Iterator[Metric]:
         for kind, count in values["failures"].items():
             failures.add_metric([route, kind, _SIDES[kind]], count)
         dry.add_metric([route], values["would_refuse"])
+        for verdict, reasons in values["verdicts"].items():
+            for reason, count in reasons.items():
+                verdicts.add_metric([route, verdict, reason], count)
         in_flight.add_metric([route], values["in_flight"])
         durations.add_metric([route], _cumulative(values["buckets"]), values["sum"])
-    yield from (requests, failures, dry, in_flight, durations)
+    yield from (requests, failures, dry, verdicts, in_flight, durations)
 
 
 def _upstream(services: dict[str, Any]) -> Iterator[Metric]:

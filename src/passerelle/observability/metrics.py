@@ -65,7 +65,18 @@ class RouteMetrics:
     ``cache`` counts what became of requests (and parts) on a cached route, by outcome; written by the cache.
     """
 
-    __slots__ = ("_buckets", "_counts", "_failures", "_hits", "_sum", "cache", "in_flight", "route", "would_refuse")
+    __slots__ = (
+        "_buckets",
+        "_counts",
+        "_failures",
+        "_hits",
+        "_sum",
+        "_verdicts",
+        "cache",
+        "in_flight",
+        "route",
+        "would_refuse",
+    )
 
     def __init__(self, route: str) -> None:
         self.route = route
@@ -75,6 +86,7 @@ class RouteMetrics:
         self._counts: dict[tuple[bytes | str, int | str], int] = {}
         self._failures: dict[Kind, int] = {}
         self._hits: dict[int, int] = {}
+        self._verdicts: dict[tuple[str, str], int] = {}
         self._buckets = [0] * (len(BUCKETS) + 1)
         self._sum = 0.0
 
@@ -103,6 +115,12 @@ class RouteMetrics:
         """Count what ended a request early; beside :meth:`observe`, not instead of it."""
         self._failures[kind] = self._failures.get(kind, 0) + 1
 
+    def verdict(self, verdict: str, reason: str) -> None:
+        """Count what ``forward_auth`` has made of a request: ``allowed`` or ``denied`` with the class of the answer's
+        status, ``failed`` with a failure's kind."""
+        key = verdict, reason
+        self._verdicts[key] = self._verdicts.get(key, 0) + 1
+
     def _count_rare(self, method: bytes, status: int) -> None:
         key = (method if method in METHODS else OTHER, _known(status))
         self._counts[key] = self._counts.get(key, 0) + 1
@@ -118,6 +136,9 @@ class RouteMetrics:
             gets, known = codes.setdefault("GET", {}), str(_known(status))
             gets[known] = gets.get(known, 0) + count
             cache["hit"] = cache.get("hit", 0) + count
+        verdicts: dict[str, dict[str, int]] = {}
+        for (verdict, reason), count in self._verdicts.items():
+            verdicts.setdefault(verdict, {})[reason] = count
         return {
             "codes": codes,
             "failures": {kind.value: count for kind, count in self._failures.items()},
@@ -126,6 +147,7 @@ class RouteMetrics:
             "in_flight": self.in_flight,
             "cache": cache,
             "would_refuse": self.would_refuse,
+            "verdicts": verdicts,
         }
 
 

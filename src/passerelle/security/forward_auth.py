@@ -73,11 +73,12 @@ class ForwardAuth:
     """The guard. ``ask`` puts the question; ``key`` says which questions are the same, None where each is asked.
 
     ``copied`` names the fields (lower case, ``-`` for ``_``) that the service speaks of: a client's own never go
-    upstream. ``open_on_failure`` lets requests pass while nobody answers; ``failed`` hears of each time. ``clock``
-    gives seconds and never goes back.
+    upstream. ``open_on_failure`` lets requests pass while nobody answers; ``failed`` hears of each time. ``count``
+    hears what becomes of each request: ``allowed``, ``denied`` or ``failed``, and why. ``clock`` gives seconds and
+    never goes back.
     """
 
-    __slots__ = ("_ask", "_clock", "_copied", "_failed", "_flights", "_key", "_known", "_open")
+    __slots__ = ("_ask", "_clock", "_copied", "_count", "_failed", "_flights", "_key", "_known", "_open")
 
     def __init__(
         self,
@@ -88,6 +89,7 @@ class ForwardAuth:
         clock: Callable[[], float],
         open_on_failure: bool = False,
         failed: Callable[[Failure], None] | None = None,
+        count: Callable[[str, str], None] = lambda verdict, reason: None,
     ) -> None:
         self._ask = ask
         self._copied = frozenset(copied)
@@ -95,6 +97,7 @@ class ForwardAuth:
         self._clock = clock
         self._open = open_on_failure
         self._failed = failed
+        self._count = count
         self._flights: dict[bytes, _Question] = {}
         self._known: Remembered[tuple[float, Verdict]] = Remembered()
 
@@ -139,13 +142,17 @@ class ForwardAuth:
 
     def _follow(self, asked: Asked, answer: Verdict | Failure) -> Response | None:
         if isinstance(answer, Failure):
+            self._count("failed", answer.kind.value)
             if self._failed is not None:
                 self._failed(answer)
             if not self._open:
                 raise Failure(Kind.UNVERIFIABLE, f"forward_auth: {answer}")
             answer = Verdict()
-        if answer.refusal is not None:
+        elif answer.refusal is not None:
+            self._count("denied", f"{answer.refusal.status // 100}xx")
             return answer.refusal
+        else:
+            self._count("allowed", "2xx")
         if self._copied:
             own = [field.line for field in asked.fields if field.name.replace(b"_", b"-") in self._copied]
             asked.withheld = [*asked.withheld, *own]

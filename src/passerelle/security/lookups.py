@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import cast
 
@@ -11,6 +12,9 @@ from passerelle.security.shared_limits import Call
 
 # How long what was looked up is believed (seconds): what another gateway has ended is refused at most this much later.
 BELIEVED = 1.0
+
+# What an answer of another form may raise where it is read: whoever gave it, it says nothing of a credential.
+UNREADABLE = (ValueError, TypeError, AttributeError, IndexError, RecursionError)
 
 
 def look_up(asked: Asked, digest: bytes, ask: Callable[[], Call | None]) -> Call | list[bytes | int] | None:
@@ -34,3 +38,16 @@ def look_up(asked: Asked, digest: bytes, ask: Callable[[], Call | None]) -> Call
 def gone(what: str) -> Failure:
     """Nobody is let in unseen, and nobody is told that their credential is wrong."""
     return Failure(Kind.UNVERIFIABLE, f"the store of {what}: Redis does not answer")
+
+
+def unreadable(what: str) -> Failure:
+    """The same where there is an answer, and it says nothing."""
+    return Failure(Kind.UNVERIFIABLE, f"the store of {what}: Redis gives what cannot be read")
+
+
+def words(text: bytes | str) -> tuple[str, ...]:
+    """Roles or scopes as they are kept. ValueError where they are not."""
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise ValueError("no list of texts")
+    return tuple(found)

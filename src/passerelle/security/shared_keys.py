@@ -16,7 +16,7 @@ from passerelle.security import authentication
 from passerelle.security.authentication import HeldKey, KeyMethod, Rejected
 from passerelle.security.guard import Asked
 from passerelle.security.keys import ApiKey, UnknownKey, digest_of, is_id, new_key
-from passerelle.security.lookups import BELIEVED, gone, look_up
+from passerelle.security.lookups import BELIEVED, UNREADABLE, gone, look_up, unreadable, words
 from passerelle.security.remembered import Remembered
 from passerelle.security.shared_limits import Call, Store
 
@@ -88,7 +88,7 @@ def _key(identity: str, found: Sequence[bytes]) -> ApiKey:
     return ApiKey(
         identity,
         owner.decode(),
-        tuple(json.loads(scopes)),
+        words(scopes),
         int(created),
         int(expires) if expires else None,
         int(revoked) if revoked else None,
@@ -128,7 +128,8 @@ class SharedKeyStore:
         """A new key of ``owner``: what is stored of it, and the key itself, which cannot be had again."""
         identity, key = new_key()
         made = ApiKey(identity, owner, tuple(scopes), now, expires, None, None, None)
-        self._add(made, _digest(key))
+        if not self._add(made, _digest(key)):
+            raise ValueError("whether the key is kept")
         return made, key
 
     def rotate(self, identity: str, now: int, overlap: int, expires: int | None = None) -> tuple[ApiKey, str]:
@@ -155,7 +156,12 @@ class SharedKeyStore:
         if not is_id(identity):
             return None
         found = self._client.hmget(_name(identity), _FIELDS)
-        return _key(identity, [value or b"" for value in found]) if found[0] is not None else None
+        if found[0] is None:
+            return None
+        try:
+            return _key(identity, [value or b"" for value in found])
+        except UNREADABLE:
+            raise ValueError(f"what is kept of key {identity}") from None
 
     def all(self) -> list[ApiKey]:
         """Every key, the oldest first."""
@@ -214,8 +220,12 @@ class SharedKeyMethod(KeyMethod):
         if not found:
             self._known.pop(digest, None)
             raise Rejected("unknown API key")
-        identity, *fields = cast("list[bytes]", found)
-        held = HeldKey.of(_key(identity.decode("ascii"), fields))
+        try:
+            identity, *fields = cast("list[bytes]", found)
+            held = HeldKey.of(_key(identity.decode("ascii"), fields))
+        except UNREADABLE:
+            self._known.pop(digest, None)
+            raise unreadable("API keys") from None
         known = _Known(held.key, held.identity, now)
         self._known.keep(digest, known, authentication.REMEMBERED_KEYS)
         return known

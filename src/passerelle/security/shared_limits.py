@@ -121,6 +121,13 @@ class SharedRate:
         return Decision(bool(admitted), 0, left, reset * MICROSECOND, retry * MICROSECOND)
 
 
+def decisions(shared: Sequence[SharedRate], answer: object) -> list[Decision] | None:
+    """What :data:`DECIDE` has said of each; None where there is no answer, or none that it gives."""
+    if not isinstance(answer, list) or len(answer) != 4 * len(shared) or not all(type(each) is int for each in answer):
+        return None
+    return [each.decision(answer[4 * index : 4 * index + 4]) for index, each in enumerate(shared)]
+
+
 class SharedLimit(SharedRate):
     """What the script is told of ``limit``."""
 
@@ -171,15 +178,14 @@ class SharedRateLimits:
                 asked.pending = call
             return call
         asked.pending = None
-        answer = cast(Call, pending).result
-        if not isinstance(answer, list):
+        said = decisions(self._shared, cast(Call, pending).result)
+        if said is None:
             self._alone(asked)
             return None
         decided = []
         now = self._clock()
-        for index, each in enumerate(self._shared):
+        for each, decision in zip(self._shared, said, strict=True):
             limit = each.limit
-            decision = each.decision(answer[4 * index : 4 * index + 4])
             key = limit.key_of(asked)
             decided.append((limit, key, decision))
             count = limit.rate.count

@@ -8,7 +8,7 @@ from typing import Final
 
 from passerelle.security.limits import SECOND
 from passerelle.security.logins import Attempts, Logins, key_of
-from passerelle.security.shared_limits import DECIDE, SharedRate, Store
+from passerelle.security.shared_limits import DECIDE, SharedRate, Store, decisions
 
 PREFIX: Final = b"passerelle:1:logins:"
 
@@ -72,11 +72,10 @@ class SharedLogins:
             return
 
         def ended() -> None:
-            answer = call.result
-            if not isinstance(answer, list):
+            decided = decisions(self._shared, call.result)
+            if decided is None:
                 self._alone().ask(name, address, then)
                 return
-            decided = [each.decision(answer[4 * i : 4 * i + 4]) for i, each in enumerate(self._shared)]
             refused = [each for each in decided if not each.admitted]
             now = self._clock()
             clients = address, key_of(name)

@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from passerelle.security.authentication import Rejected
 from passerelle.security.guard import Asked
-from passerelle.security.lookups import BELIEVED, gone, look_up
+from passerelle.security.lookups import BELIEVED, UNREADABLE, gone, look_up, unreadable, words
 from passerelle.security.remembered import Remembered
 from passerelle.security.session_store import Lifetimes, Session
 from passerelle.security.sessions import REMEMBERED_SESSIONS, Cookies, Held, SameOrigin, SessionMethod, identity_of
@@ -133,10 +133,15 @@ class SharedSessionMethod(SessionMethod):
         if not found:
             self.forget(digest)
             raise Rejected("unknown session, or one that is over")
-        user, roles, left = cast("tuple[bytes, bytes, int]", found)
-        session = Session(user.decode(), tuple(json.loads(roles)), 0.0, 0.0)
-        until = now + min(self._sessions.believed, left / _MICROSECONDS)
-        held = _Known(session, identity_of(session), now, until)
+        try:
+            user, roles, left = cast("tuple[bytes, bytes, int]", found)
+            session = Session(user.decode(), words(roles), 0.0, 0.0)
+            identity = identity_of(session)
+            until = now + min(self._sessions.believed, left / _MICROSECONDS)
+        except UNREADABLE:
+            self.forget(digest)
+            raise unreadable("sessions") from None
+        held = _Known(session, identity, now, until)
         self._known.keep(digest, held, REMEMBERED_SESSIONS)
         return held
 

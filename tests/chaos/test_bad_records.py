@@ -1,0 +1,186 @@
+"""What gateways keep in Redis is not what they have put there: it reads as nothing, and fails no other request."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+
+import pytest
+import redis
+
+from tests.chaos.two_gateways import LONG, TwoGateways, judged
+from tests.requirements import needs
+from tests.support.client import Client
+from tests.support.wire import wait_until
+
+pytestmark = [needs("redis-server"), pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def sha256(credential: str) -> str:
+    """As sessions and keys are kept."""
+    return hashlib.sha256(credential.encode()).hexdigest()
+
+
+def names(two: TwoGateways, pattern: str) -> tuple[redis.Redis, list[bytes]]:
+    client = redis.Redis(port=two.server.port)
+    found = list(client.scan_iter(match=pattern, count=1000))
+    return client, found
+
+
+ALTERED = {
+    "cut": lambda data: data[: len(data) // 2],
+    "one byte": lambda data: data[:-1],
+    "longer": lambda data: data + b"x",
+    "a bit": lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:],
+    "no times": lambda data: data[:8] + b"\xff" * 16 + data[24:],
+    "zeros": lambda data: bytes(len(data)),
+    "nothing": lambda data: b"",
+    "text": lambda data: b"hello",
+}
+
+
+@pytest.mark.parametrize("how", [*ALTERED, "another type"])
+def test_stored_answers_that_were_altered_are_asked_for_anew(two: TwoGateways, how: str) -> None:
+    one, other = two.made
+    targets = [f"/cached/altered-{next(two.numbers)}" for _ in range(5)]
+    stores = one.snapshot()["cache"]["redis"]["stores"]
+    with Client(one.port) as first, Client(other.port) as second:
+        for target in targets:
+            assert first.request("GET", target, within=LONG).status == 200
+        wait_until(lambda: one.snapshot()["cache"]["redis"]["stores"] >= stores + 5, "shared", LONG)
+        client, found = names(two, "passerelle:1:default:e:*altered*")
+        with client:
+            for name in found:
+                if how == "another type":
+                    client.delete(name)
+                    client.rpush(name, b"x")
+                elif (data := client.get(name)) is not None:
+                    client.set(name, ALTERED[how](data))
+        before = len(two.upstream.requests)
+        for target in targets:
+            answer = second.request("GET", target, within=LONG)
+            assert (answer.status, answer.body) == (200, b"ok")
+        assert len(two.upstream.requests) == before + 5
+        with client:
+            client.delete(*found)
+    wait_until(two.is_used, "Redis is used", LONG)
+    two.check()
+
+
+@pytest.mark.parametrize("value", [b"hello", b"", b"1:", b"nan:nan", b"9" * 400 + b":1", None])
+def test_counts_that_were_altered_fail_no_request(two: TwoGateways, value: bytes | None) -> None:
+    """One client's count: it is admitted by each gateway's own, and nobody else notices."""
+    one, other = two.made
+    mine, theirs = ("X-Client", f"odd-{next(two.numbers)}"), ("X-Client", f"even-{next(two.numbers)}")
+    with Client(one.port) as first, Client(other.port) as second:
+        assert first.request("GET", "/few", mine, within=LONG).status == 200
+        client, found = names(two, f"passerelle:1:limits:*{mine[1]}")
+        assert len(found) == 1
+        with client:
+            client.delete(found[0])
+            if value is None:
+                client.rpush(found[0], b"x")
+            else:
+                client.set(found[0], value)
+            statuses = [each.request("GET", "/few", mine, within=LONG).status for each in (first, second) * 4]
+            assert set(statuses) <= {200, 429} and 200 in statuses
+            others = [each.request("GET", "/few", theirs, within=LONG).status for each in (first, second) * 3]
+            assert others == [200] * 4 + [429] * 2, "the limit of others is one for both gateways"
+            client.delete(found[0])
+    two.check()
+
+
+SESSIONS: dict[str, dict[str, bytes]] = {
+    "no times": {"created": b"x", "used": b"y"},
+    "no roles": {"roles": b"customer"},
+    "roles that are none": {"roles": b'{"customer": 1}'},
+    "roles of numbers": {"roles": b"[1, 2]"},
+    "deep roles": {"roles": b"[" * 100_000},
+    "no text": {"user": b"\xff\xfe"},
+    "a long user": {"user": b"x" * 100_000},
+}
+
+
+@pytest.mark.parametrize("how", [*SESSIONS, "another type"])
+def test_a_session_that_was_altered_lets_nobody_in(two: TwoGateways, how: str) -> None:
+    one, other = two.made
+    good, session = two.login(one), two.login(one)
+    client, found = names(two, f"passerelle:1:session:{sha256(session)}")
+    assert len(found) == 1
+    with client, Client(other.port) as asking:
+        if how == "another type":
+            client.delete(found[0])
+            client.set(found[0], b"x")
+        else:
+            client.hset(found[0], mapping=SESSIONS[how])  # type: ignore[arg-type]
+        for _ in range(3):
+            assert two.ask(asking, "session", session, "").status in (401, 503)
+            assert two.ask(asking, "session", good, "").status == 200
+        client.delete(found[0])
+    two.check()
+
+
+def test_a_session_with_lines_says_no_more_than_a_name(two: TwoGateways) -> None:
+    one, other = two.made
+    session = two.login(one)
+    client, found = names(two, f"passerelle:1:session:{sha256(session)}")
+    with client, Client(other.port) as asking:
+        client.hset(found[0], "user", "x\r\nX-Consumer: root")
+        assert two.ask(asking, "session", session, "").status == 200
+        client.delete(found[0])
+    request = [each for each in two.upstream.requests if each.target == b"/me"][-1]
+    assert request.get("x-consumer") == b"x%0D%0AX-Consumer: root"
+    two.check()
+
+
+KEYS: dict[str, dict[str, bytes]] = {
+    "no scopes": {"scopes": b"read"},
+    "scopes that are none": {"scopes": b"7"},
+    "no time": {"created": b"x"},
+    "an end that is none": {"expires": b"never"},
+    "no text": {"owner": b"\xff\xfe"},
+    "a long owner": {"owner": b"x" * 100_000},
+}
+
+
+@pytest.mark.parametrize("how", [*KEYS, "another type"])
+def test_a_key_that_was_altered_lets_nobody_in(two: TwoGateways, how: str) -> None:
+    other = two.made[1]
+    good, key = two.new_key(), two.new_key()
+    client, found = names(two, f"passerelle:1:keys:digest:{sha256(key)}")
+    assert len(found) == 1
+    with client, Client(other.port) as asking:
+        name = b"passerelle:1:keys:key:" + client.get(found[0])  # type: ignore[operator]
+        if how == "another type":
+            client.delete(name)
+            client.set(name, b"x")
+        else:
+            client.hset(name, mapping=KEYS[how])  # type: ignore[arg-type]
+        for _ in range(3):
+            assert two.ask(asking, "key", "", key).status in (401, 503)
+            assert two.ask(asking, "key", "", good).status == 200
+        client.delete(name, found[0])
+    two.check()
+
+
+@pytest.mark.parametrize("what", ["sequence", "log", "generation", "purged", "publication"])
+def test_what_gateways_tell_each_other_was_altered(two: TwoGateways, what: str) -> None:
+    """No request fails for it, and when it is gone Redis is used again."""
+    session, key = two.login(two.made[0]), two.new_key()
+    client = redis.Redis(port=two.server.port)
+    name = f"passerelle:1:default:{what}"
+    with client:
+        if what == "publication":
+            for message in b"", b"x", b"7", b"7 ", b"x y z \xff", b"99999999 a D b", b"-1 a D b":
+                client.publish("passerelle:1:default:invalid", message)
+                client.publish("passerelle:1:default:flights", message)
+        elif what == "log":
+            client.lpush(name, b"x", b"", b"1 2 3")
+        else:
+            client.set(name, b"hello")
+        with contextlib.suppress(redis.RedisError):
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        judged(two.use(3, session, key))
+        client.delete(name)
+    wait_until(two.is_used, "Redis is used again", LONG)
+    two.check()

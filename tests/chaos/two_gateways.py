@@ -1,0 +1,241 @@
+"""Two gateways in processes of their own whose Redis can be made to misbehave, and clients that use all they have."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from passerelle.security.shared_keys import SharedKeyStore
+from tests.caching.redis_server import RedisServer
+from tests.support.bad_redis import BadRedis
+from tests.support.client import Client
+from tests.support.upstream import Connection, Upstream, ok
+from tests.support.wire import Response
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = 30.0
+FRESH = b"Cache-Control: max-age=600"
+JSON = ("Content-Type", "application/json")
+CREDENTIALS = json.dumps({"username": "ada", "password": "right"}).encode()
+WHAT = ("session", "key", "many", "other", "same", "put", "login")
+
+
+def serve(conn: Connection) -> None:
+    """Knows one user; all else is answered with a response that may be stored."""
+    while True:
+        request = conn.read_request()
+        if request.start.startswith(b"POST /verify "):
+            conn.send(ok(b'{"user_id": "1", "roles": ["customer"]}'))
+        else:
+            conn.send(ok(b"ok", FRESH))
+
+
+class Process:
+    """A gateway."""
+
+    def __init__(self, settings: dict[str, Any], log: Path) -> None:
+        self._log = log
+        self._read = 0
+        command = [sys.executable, "-m", "tests.support.serve"]
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+            )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._say(json.dumps(settings))
+        self.port = int(self.process.stdout.readline())
+
+    def _say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What it says of itself."""
+        assert self.process.stdout is not None
+        self._say("")
+        said: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return said
+
+    @property
+    def connected(self) -> bool:
+        """Whether its cache uses Redis."""
+        return bool(self.snapshot()["cache"]["redis"]["connected"])
+
+    def logged(self) -> str:
+        """What it has logged since the last look."""
+        text = self._log.read_bytes()[self._read :]
+        self._read += len(text)
+        return text.decode()
+
+    def forget_highest(self) -> None:
+        """Begin anew with :meth:`highest`."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def highest(self) -> int:
+        """The most memory that it has had at once (bytes)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class TwoGateways:
+    """Two gateways, and what a client needs to use all of them."""
+
+    def __init__(self, server: RedisServer, door: BadRedis, upstream: Upstream, folder: Path) -> None:
+        self.server, self.door, self.upstream = server, door, upstream
+        self.numbers = itertools.count()
+        settings = {
+            "listen": "127.0.0.1:0",
+            "admin": "off",
+            "access_log": "off",
+            "redis": door.url,
+            "sessions": {},
+            "keys": {},
+            "services": {"u": {"targets": [upstream.url], "eject": "off"}},
+            "routes": [
+                {
+                    "path": "/login",
+                    "login": {"service": "u", "path": "/verify", "attempts": 1000, "address_attempts": 100_000},
+                },
+                {"path": "/me", "service": "u", "auth": ["session"]},
+                {"path": "/key", "service": "u", "auth": ["key"]},
+                {"path": "/few", "service": "u", "rate_limit": {"rate": "4/h", "by": "header:X-Client"}},
+                {"path": "/many", "service": "u", "rate_limit": {"rate": "100000/s", "by": "address"}},
+                {"path": "/cached/{rest*}", "service": "u", "cache": {"tags": ["all"]}, "timeout": "20s"},
+            ],
+        }
+        self.made: list[Process] = []
+        self._settings, self._folder = settings, folder
+        try:
+            for _ in range(2):
+                self.add()
+        except BaseException:
+            self.stop()
+            raise
+
+    def add(self) -> Process:
+        """One more gateway; it is used like the others, until it is stopped and taken out."""
+        made = self.start(self._settings)
+        self.made.append(made)
+        return made
+
+    def start(self, settings: dict[str, Any]) -> Process:
+        """A gateway that is used by who has started it alone."""
+        return Process(settings, self._folder / f"{next(self.numbers)}.log")
+
+    def limited(self) -> dict[str, Any]:
+        """The settings, without what is kept in Redis and nowhere else."""
+        kept = {name: value for name, value in self._settings.items() if name not in ("sessions", "keys")}
+        routes = [route for route in self._settings["routes"] if "rate_limit" in route]
+        return {**kept, "routes": routes, "limits": {"gateways": 2}}
+
+    def stop(self) -> None:
+        for process in self.made:
+            process.stop()
+
+    def new_key(self) -> str:
+        store = SharedKeyStore(redis.Redis(port=self.server.port))  # type: ignore[arg-type]
+        try:
+            return store.create("app", (), int(time.time()))[1]
+        finally:
+            store.close()
+
+    def login(self, gateway: Process) -> str:
+        with Client(gateway.port) as client:
+            answer = client.request("POST", "/login", JSON, body=CREDENTIALS, within=LONG)
+        assert answer.status == 200
+        (line,) = [line for line in answer.all("set-cookie") if line.startswith(b"__Host-session=")]
+        return line.partition(b"=")[2].partition(b";")[0].decode()
+
+    def ask(self, client: Client, what: str, session: str, key: str) -> Response:
+        number = str(next(self.numbers))
+        if what == "login":
+            return client.request("POST", "/login", JSON, body=CREDENTIALS, within=LONG)
+        if what == "session":
+            return client.request("GET", "/me", ("Cookie", f"__Host-session={session}"), within=LONG)
+        if what == "key":
+            return client.request("GET", "/key", ("X-API-Key", key), within=LONG)
+        if what == "put":
+            return client.request("PUT", f"/cached/{number}", body=b"new", within=LONG)
+        if what == "same":
+            return client.request("GET", f"/cached/same-{int(number) // 40}", within=LONG)
+        if what == "other":
+            return client.request("GET", f"/cached/{number}", within=LONG)
+        return client.request("GET", "/many", within=LONG)
+
+    def use(self, rounds: int, session: str, key: str, per_gateway: int = 2) -> dict[str, Counter[int]]:
+        """Use everything from several clients at once; gives how often each was answered how."""
+        found: dict[str, Counter[int]] = {each: Counter() for each in WHAT}
+        faults: list[BaseException] = []
+
+        def work(gateway: Process) -> None:
+            try:
+                with Client(gateway.port) as client:
+                    for _ in range(rounds):
+                        for what in WHAT:
+                            found[what][self.ask(client, what, session, key).status] += 1
+            except BaseException as error:
+                faults.append(error)
+
+        threads = [threading.Thread(target=work, args=(g,)) for g in self.made for _ in range(per_gateway)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not faults, faults
+        return found
+
+    def is_used(self) -> bool:
+        """Whether both gateways use Redis for everything."""
+        if not all(process.connected for process in self.made):
+            return False
+        one, two = self.made[0], self.made[-1]
+        number = f"again-{next(self.numbers)}"
+        with Client(one.port) as first, Client(two.port) as second:
+            # A session of one holds at the other, and what one counts the other counts on.
+            if first.request("POST", "/login", JSON, body=CREDENTIALS, within=LONG).status != 200:
+                return False
+            session, key = self.login(one), self.new_key()
+            statuses = [self.ask(client, what, session, key).status for what in WHAT for client in (first, second)]
+            if set(statuses) != {200}:
+                return False
+            mine = ("X-Client", number)
+            counted = [client.request("GET", "/few", mine, within=LONG).status for client in (first, second) * 3]
+            if counted != [200] * 4 + [429] * 2:
+                return False
+            stores = one.snapshot()["cache"]["redis"]["stores"]
+            assert first.request("GET", f"/cached/{number}", within=LONG).status == 200
+            end = time.monotonic() + 2
+            while one.snapshot()["cache"]["redis"]["stores"] == stores and time.monotonic() < end:
+                time.sleep(0.01)
+            return second.request("GET", f"/cached/{number}", within=LONG).get("cache-status") == b"passerelle; hit"
+
+    def check(self) -> str:
+        """Nothing was logged that is a defect of a gateway."""
+        logged = "".join(process.logged() for process in self.made)
+        for process in self.made:
+            assert process.process.poll() is None
+        for word in ("Traceback", "Error", "Exception", "never retrieved", "never awaited"):
+            assert word not in logged, logged
+        return logged
+
+
+def judged(found: dict[str, Counter[int]], unknown: bool = False) -> None:
+    """What is promised."""
+    for what in ("many", "other", "same", "put"):
+        assert set(found[what]) == {200}, found
+    for what in ("session", "key", "login"):
+        assert set(found[what]) <= ({200, 401, 503} if unknown else {200, 503}), found
