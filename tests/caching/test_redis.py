@@ -49,9 +49,11 @@ _spaces = iter(range(10_000))
 
 
 @asynccontextmanager
-async def workers(url: str, count: int = 2, **options: float) -> AsyncIterator[list[Worker]]:
+async def workers(
+    url: str, count: int = 2, *, namespace: str | None = None, **options: float
+) -> AsyncIterator[list[Worker]]:
     """Workers of one gateway, connected; each test has a namespace of its own."""
-    namespace = f"test{next(_spaces)}"
+    namespace = namespace or f"test{next(_spaces)}"
     all_workers = [Worker(url, namespace, f"w{n}", **options) for n in range(count)]  # type: ignore[arg-type]
     for worker in all_workers:
         await worker.second.start()

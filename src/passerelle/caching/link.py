@@ -267,7 +267,9 @@ class Link:
         generation = cast("bytes", await self._client.get(self._names.generation))
         newest = int(await self._client.get(self._names.sequence) or 0)
         if self._sequence < 0:
-            self._sequence = newest  # a new worker holds nothing yet
+            # What the memory holds already is from before this worker could hear that it changed.
+            self._memory.clear()
+            self._sequence = newest
         elif newest != self._sequence or generation != self._generation:
             missed = newest - self._sequence
             log = cast("list[bytes]", await cast("Awaitable[Any]", self._client.lrange(self._names.log, 0, LOG - 1)))
