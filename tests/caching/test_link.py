@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from redis import Redis
 
 from tests.caching.redis_server import RedisServer
 from tests.caching.test_redis import KEY, Worker, entry, workers

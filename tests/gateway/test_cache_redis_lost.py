@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
+from redis import Redis
 
 from tests.caching.redis_server import RedisServer
 from tests.gateway.test_cache_redis import PATIENCE, connected, counting, get, settings, stored
@@ -56,3 +58,34 @@ def test_after_a_reload_with_another_redis(rig: Rig, redis: RedisServer) -> None
         moving.reload(*settings(upstream), redis=redis.url)
         wait_until(lambda: connected(moving), "connected to the other Redis", PATIENCE)
         assert get(rig, moving)[0] != b"1"
+
+
+@pytest.mark.parametrize("before", [1, 20])
+def test_when_redis_counts_anew(rig: Rig, redis: RedisServer, before: int) -> None:
+    """Others go on telling each other things, by numbers that it has heard already."""
+    upstream = rig.upstream(counting)
+    one, two = (rig.forward(upstream, route={"cache": {}}, redis=redis.url) for _ in range(2))
+    for gateway in one, two:
+        wait_until(lambda gateway=gateway: connected(gateway), "connected to Redis", PATIENCE)
+    assert get(rig, two)[0] == b"1"
+    for _ in range(before):
+        put(one, "/other")
+    with Redis(port=redis.port) as client:
+        wait_until(lambda: int(client.get("passerelle:1:default:sequence") or 0) == before, "all is told", PATIENCE)
+        client.flushall()
+    put(one)
+    over = threading.Event()
+
+    def steadily() -> None:
+        while not over.wait(0.2):
+            put(one, "/other")
+
+    others = threading.Thread(target=steadily)
+    if before > 1:  # with one, the numbers agree from now on, and nothing more is said
+        others.start()
+    try:
+        wait_until(lambda: get(rig, two)[0] != b"1", "it has not heard of the change, and looks anew", PATIENCE)
+    finally:
+        over.set()
+        if before > 1:
+            others.join(PATIENCE)

@@ -118,6 +118,7 @@ class Link:
         self._release: Any = client.register_script(RELEASE)
         self._sequence = -1
         self._behind = -1
+        self._last = 0  # number of the last message that this connection has brought
         self._pending: deque[tuple[bytes, bytes, bytes]] = deque()
         self._waiting: dict[bytes, list[asyncio.Future[bool]]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -281,6 +282,7 @@ class Link:
                 self._memory.clear()
             self._sequence = newest
         self._generation = generation
+        self._last = 0
 
     async def _listen(self, subscription: PubSub) -> None:
         channel = self._names.flights
@@ -300,10 +302,14 @@ class Link:
                 await self._heard(message["data"])
 
     async def _look(self) -> None:
-        """Nothing was said for a while: is that so, and is Redis still there?"""
+        """Was anything said that was not heard, does Redis count as before, and is it still there?"""
+        names = self._names
         async with asyncio.timeout(CONNECT):
-            newest = int(await self._client.get(self._names.sequence) or 0)
-        if newest < self._sequence or (newest > self._sequence and self._behind == self._sequence):
+            generation, number = await self._client.mget(names.generation, names.sequence)
+        newest = int(number or 0)
+        # Where Redis lost its data it may have counted up to the same number again.
+        counts_anew = newest < self._sequence or generation != self._generation
+        if counts_anew or (newest > self._sequence and self._behind == self._sequence):
             raise ConnectionError("messages were lost")
         # One that was published this instant may still be on its way; by the next look it is here.
         self._behind = self._sequence if newest > self._sequence else -1
@@ -312,6 +318,11 @@ class Link:
         number = int(message.partition(b" ")[0])
         if number > self._sequence + 1:
             raise ConnectionError("messages were lost")
+        if number <= self._last:
+            # Redis counts anew. Those that it counted while this worker caught up come once, and in order.
+            self._generation = b""
+            raise ConnectionError("messages were lost")
+        self._last = number
         if number == self._sequence + 1:
             await self._apply(message)
             self._sequence = number
