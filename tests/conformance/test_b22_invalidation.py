@@ -224,6 +224,31 @@ def test_what_was_on_its_way_is_neither_stored_nor_joined(rig: Rig, method: str)
     assert origin.client.request("GET", "/r").body == after
 
 
+@pytest.mark.parametrize("changed", ["", "/r", "/s", "tag", "all"])
+def test_a_post_s_answer_is_kept_unless_its_uri_was_changed_since_it_was_asked(rig: Rig, changed: str) -> None:
+    go = threading.Event()
+
+    class Slow(Origin):
+        def serve(self, conn: Connection) -> None:
+            if not conn.index:
+                conn.read_request()
+                assert go.wait(PATIENCE)
+                conn.send(ok(b"of the POST", FRESH, b"Content-Location: /r"))
+            super().serve(conn)
+
+    origin = Slow(rig)
+    slow = rig.connect(origin.gateway)
+    slow.send(head("POST", "/r"))
+    origin.upstream.wait_heads(1, PATIENCE)
+    if changed.startswith("/"):
+        assert origin.change("PUT", changed) == 201
+    elif changed:
+        rig.loop.call(lambda: origin.gateway.gateway.purge(changed, "x"))
+    go.set()
+    assert slow.read_response("POST", PATIENCE).body == b"of the POST"
+    assert (origin.get() == b"of the POST") is (changed in ("", "/s"))
+
+
 def test_who_has_changed_it_sees_it_at_once(rig: Rig) -> None:
     """What is let go of is gone before the answer to the change is there."""
     origin = Origin(rig)

@@ -295,13 +295,14 @@ def make_fetch(
 class Relay:
     """Between a forward and its asker where the cache only listens: an unsafe method changes what is stored."""
 
-    __slots__ = ("_asker", "_invalidator", "_since", "_wanted", "streams")
+    __slots__ = ("_asker", "_epoch", "_invalidator", "_since", "_wanted", "streams")
 
     def __init__(self, asker: Asker, wanted: Wanted, invalidator: Invalidator | None) -> None:
         self._asker = asker
         self._wanted = wanted
         self._invalidator = invalidator
         self._since = time()
+        self._epoch = wanted.plan.cache.store.epoch
         self.streams = asker.streams
 
     def on_interim(self, head: ResponseHead) -> None:
@@ -325,8 +326,10 @@ class Relay:
                 tags=wanted.tags(),
             )
             if isinstance(outcome, Invalidate):
+                # What was invalidated after this went upstream may be newer than what it says.
+                current = wanted.plan.cache.store.is_current(wanted.key, self._epoch)
                 self._invalidator.invalidate(wanted, outcome.targets)
-                if outcome.draft is not None and complete and wanted.plan.stores:
+                if outcome.draft is not None and complete and current and wanted.plan.stores:
                     self._invalidator.store(wanted, outcome.draft, data)
         self._asker.on_response(without_tags(head), data, complete)
 
