@@ -249,6 +249,23 @@ def test_a_post_s_answer_is_kept_unless_its_uri_was_changed_since_it_was_asked(r
     assert (origin.get() == b"of the POST") is (changed in ("", "/s"))
 
 
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("fields", [[("Connection", "upgrade"), ("Upgrade", "x")], [("Passerelle-Debug", "1")]])
+def test_whatever_else_a_change_asks_for(rig: Rig, fields: list[tuple[str, str]], apart: bool) -> None:
+    """On the route with the cache, or one apart without; a service may pass over an upgrade (RFC 9110 §7.8)."""
+    origin = Origin(rig)
+    routes: list[dict[str, Any]] = [{"path": "/r", "service": "u", "cache": {}}]
+    if apart:
+        routes[0]["methods"] = ["GET"]
+        routes.append({"path": "/r", "methods": ["DELETE"], "service": "u"})
+    gateway = rig.gateway({"u": {"targets": [origin.upstream.url]}}, routes)
+    client = rig.connect(gateway)
+    before = client.request("GET", "/r").body
+    assert client.request("GET", "/r").body == before
+    assert client.request("DELETE", "/r", *fields).status == 201
+    assert client.request("GET", "/r").body != before
+
+
 def test_who_has_changed_it_sees_it_at_once(rig: Rig) -> None:
     """What is let go of is gone before the answer to the change is there."""
     origin = Origin(rig)

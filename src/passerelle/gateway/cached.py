@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from passerelle.caching.answers import HIT, STALE_HIT, forwarded
 from passerelle.caching.entry import IDENTITY, Entry
@@ -35,8 +35,11 @@ from passerelle.messages import SAFE_METHODS
 if TYPE_CHECKING:
     from passerelle.balancing.instance import Instance
     from passerelle.gateway.body import RequestBody
+    from passerelle.gateway.forward import Forward
     from passerelle.gateway.invalidation import Invalidator
+    from passerelle.http1.client import UpstreamConnection
     from passerelle.http1.head import ResponseHead
+    from passerelle.http1.listener import Tunnel
 
 # How often a request may wait for another one: the first may bring another variant, the second hardly ever.
 MAX_WAITS = 2
@@ -251,6 +254,10 @@ class Seat:
         """Take no more of an answer that is at fault."""
         if self._forward is not None:
             self._forward.refuse(failure)
+
+    def tunnel(self, other: Tunnel) -> UpstreamConnection:
+        """See :meth:`.forward.Forward.tunnel`; a request that the cache answers has none."""
+        return cast("Forward", self._forward).tunnel(other)
 
     @property
     def _asked(self) -> Source | None:

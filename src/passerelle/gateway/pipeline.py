@@ -140,7 +140,8 @@ class Exchange(ExchangeState):
 
     def _from_cache(self, plan: ForwardPlan, cache: CachePlan, match: Match) -> None:
         head, method = self._head, self._method
-        if head.upgrade is not None or not (cache.stores or method not in SAFE_METHODS) or self._asks_instances():
+        past = head.upgrade is not None or not cache.stores or self._asks_instances()
+        if past and method in SAFE_METHODS:  # what the others have changed must be let go of
             self._forward_to(plan, match)
             return
         service = plan.service
@@ -309,7 +310,7 @@ class Exchange(ExchangeState):
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """101: both sides become a tunnel; bytes that either had already sent go through first (RFC 9110 §7.8)."""
         client = self._client
-        forward = cast(Forward, self._forward)
+        forward = cast(Forward | Seat, self._forward)
         if self._head.upgrade is None:
             forward.refuse(Failure(Kind.BAD_RESPONSE, "101 that nobody asked for"))
             return
