@@ -175,12 +175,15 @@ class Seat:
         self._forward = forward = begin(self._wanted, receiver, self._wanted.message, body)
         forward.start()
 
-    def go_around(self, invalidator: Invalidator, body: RequestBody | None) -> None:
-        """Carry out a request that no cache answers: another method than GET and HEAD, or one with a body."""
+    def go_around(self, invalidator: Invalidator, body: RequestBody | None, believed: bytes) -> None:
+        """Carry out a request that no cache answers: another method than GET and HEAD, or one with a body.
+
+        ``believed`` as in :func:`.policy.on_response`.
+        """
         reason = b"method" if self._wanted.facts.method not in (b"GET", b"HEAD") else b"request"
         if self._wanted.plan.stores:
             self._tell("bypass", forwarded(reason))
-        self._go(Relay(self._asker, self._wanted, invalidator), body)
+        self._go(Relay(self._asker, self._wanted, invalidator, believed), body)
 
     def _tell(self, outcome: str, status_line: bytes) -> None:
         self._asker.cached = outcome
@@ -302,12 +305,13 @@ def make_fetch(
 class Relay:
     """Between a forward and its asker where the cache only listens: an unsafe method changes what is stored."""
 
-    __slots__ = ("_asker", "_epoch", "_invalidator", "_since", "_wanted", "streams")
+    __slots__ = ("_asker", "_believed", "_epoch", "_invalidator", "_since", "_wanted", "streams")
 
-    def __init__(self, asker: Asker, wanted: Wanted, invalidator: Invalidator | None) -> None:
+    def __init__(self, asker: Asker, wanted: Wanted, invalidator: Invalidator | None, believed: bytes = b"") -> None:
         self._asker = asker
         self._wanted = wanted
         self._invalidator = invalidator
+        self._believed = believed
         self._since = time()
         self._epoch = wanted.plan.cache.store.epoch
         self.streams = asker.streams
@@ -329,6 +333,7 @@ class Relay:
                 None,
                 wanted.plan.settings,
                 authority=wanted.authority,
+                believed=self._believed,
                 target=wanted.target,
                 tags=wanted.tags(),
             )

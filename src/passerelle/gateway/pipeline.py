@@ -24,7 +24,7 @@ from passerelle.gateway.cache import CachePlan, request_facts
 from passerelle.gateway.cached import Seat
 from passerelle.gateway.compress import Coder, coded_answer, uncoded_facts, uncoded_request
 from passerelle.gateway.exchange import ExchangeState
-from passerelle.gateway.fields import part_fields, upstream_fields
+from passerelle.gateway.fields import believed_host, part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.leg import Origin
 from passerelle.gateway.own import WholeBody
@@ -155,7 +155,8 @@ class Exchange(ExchangeState):
         if method in (b"GET", b"HEAD") and not wanted.facts.has_body:
             seat.start()
         else:
-            seat.go_around(self._gateway.invalidator, self._body)
+            believed = believed_host(head, self._client.peer, self._gateway.proxies)
+            seat.go_around(self._gateway.invalidator, self._body, believed)
 
     def _wanted(
         self,
