@@ -293,6 +293,40 @@ def test_the_tags_of_a_route_go_as_well(rig: Rig) -> None:
     assert changed == {"/user/1", "/user/1/orders"}
 
 
+@pytest.mark.parametrize("length", [1, 251, 252, 2000])
+@pytest.mark.parametrize("how", ["PUT", "purge", "named"])
+def test_tags_of_any_length_are_purged_by(rig: Rig, length: int, how: str) -> None:
+    """``how``: by a change on another path, by the tag itself, or by one that an answer has named."""
+    user, other = "a" * length, "a" * length + "b"
+    named = [b"Cache-Tag: name:%b" % user.encode()] if how == "named" else []
+    gets = 0
+
+    def serve(conn: Connection) -> None:
+        nonlocal gets
+        while True:
+            request = conn.read_request()
+            gets += request.method == b"GET"
+            mine = request.target == b"/user/" + user.encode()
+            conn.send(ok(b"%d" % gets, FRESH, *(named if mine else [])))
+
+    gateway = rig.gateway(
+        {"u": {"targets": [rig.upstream(serve).url]}},
+        [
+            {"path": "/user/{id}", "service": "u", "cache": {"tags": ["user:{id}"]}},
+            {"path": "/name/{id}", "service": "u", "cache": {"tags": ["user:{id}"]}},
+        ],
+    )
+    client = rig.connect(gateway)
+    before = {name: client.request("GET", f"/user/{name}").body for name in (user, other)}
+    if how == "PUT":
+        assert client.request("PUT", f"/name/{user}", body=b"x").status == 200
+    else:
+        tag = f"{'user' if how == 'purge' else 'name'}:{user}"
+        assert rig.loop.call(lambda: gateway.gateway.purge("tag", tag)) == 1
+    assert client.request("GET", f"/user/{user}").body != before[user]
+    assert client.request("GET", f"/user/{other}").body == before[other]
+
+
 def test_another_worker_s_memory_is_told(rig: Rig) -> None:
     """The way from one worker to another is the supervisor's; what it carries is tested here."""
     origin = Origin(rig, cache={"tags": ["t"]})

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from passerelle.caching.entry import Entry
@@ -16,7 +15,7 @@ from passerelle.caching.keys import KeyRule
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.settings import Identity, Settings
 from passerelle.caching.shelf import Shelf
-from passerelle.caching.tags import MAX_TAG_BYTES
+from passerelle.caching.tags import fitting
 from passerelle.config.cache import RouteCache
 from passerelle.config.models import Config
 from passerelle.http1.fields import FieldLine
@@ -102,12 +101,15 @@ class Cache:
 
         Those in this worker's memory are counted. With Redis it goes on to there and to all others, a moment later.
         """
-        if self.sharing is not None:
-            self.sharing.change(what, value.encode())
+        about = value.encode()
         if what == "tag":
-            return self.store.purge_tag(value.encode())
+            about = fitting(about)
+        if self.sharing is not None:
+            self.sharing.change(what, about)
+        if what == "tag":
+            return self.store.purge_tag(about)
         if what == "path":
-            return self.store.purge_path(value.encode()) + sum(self.purge("tag", tag) for tag in self._made_of(value))
+            return self.store.purge_path(about) + sum(self.purge("tag", tag) for tag in self._made_of(value))
         return self.store.clear()
 
     def _made_of(self, path: str) -> list[str]:
@@ -131,8 +133,7 @@ class Cache:
 
 def path_tag(service: str, target: bytes) -> bytes:
     """The tag of what is made of a service's answer to ``target``, whatever the query: updates reach it so."""
-    tag = b"%b:%b" % (service.encode(), target.partition(b"?")[0])
-    return tag if len(tag) <= MAX_TAG_BYTES else blake2b(tag, digest_size=24).hexdigest().encode("ascii")
+    return fitting(b"%b:%b" % (service.encode(), target.partition(b"?")[0]))
 
 
 class Tag:
@@ -145,8 +146,8 @@ class Tag:
         self._format = _PLACEHOLDER.sub("%b", text.replace("%", "%%")).encode()
 
     def fill(self, params: Mapping[str, bytes]) -> bytes:
-        """The tag with the values of ``params``."""
-        return self._format % tuple(params[name] for name in self._names)
+        """The tag with the values of ``params``, as it is held."""
+        return fitting(self._format % tuple(params[name] for name in self._names))
 
 
 def tag_names(text: str) -> tuple[str, ...]:
