@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from passerelle.caching.keys import key_path
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.redis_times import CONNECT, FIRST_PAUSE, LAST_PAUSE, USE
 from passerelle.caching.scripts import INVALIDATE, LOG, RELEASE, REMEMBER
@@ -37,6 +38,10 @@ _UNLINK: Final = 30.0
 
 _PENDING: Final = 1000
 _LONGEST_KEY: Final = 512
+# Of a longer key this much is kept as it is. The longest host leaves some of the path: purges find it by that.
+_KEPT: Final = _LONGEST_KEY - 48
+_LONGEST_HOST: Final = 256
+KEPT_OF_PATH: Final = _KEPT - _LONGEST_HOST - len(b" ")
 
 
 class Names:
@@ -82,10 +87,36 @@ class Names:
 
 
 def shorten(key: bytes) -> bytes:
-    """``key``, its end digested if it is long: a key is an index entry to Redis, and targets may have kilobytes."""
+    """``key``, its end digested if it is long: a key is an index entry to Redis, and targets may have kilobytes.
+
+    So is the host in it, if that is the long part. No host begins with a slash.
+    """
     if len(key) <= _LONGEST_KEY:
         return key
-    return key[: _LONGEST_KEY - 48] + hashlib.blake2b(key, digest_size=24).hexdigest().encode("ascii")
+    host, space, rest = key.partition(b" ")
+    if len(host) > _LONGEST_HOST:
+        key = b"/" + _digest(host) + space + rest
+        if len(key) <= _LONGEST_KEY:
+            return key
+    return key[:_KEPT] + _digest(key)
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=24).hexdigest().encode("ascii")
+
+
+def may_be_at(name: bytes, path: bytes) -> bool:
+    """Whether an item under the shortened key ``name`` has this path, or one that begins so where it ends in ``*``.
+
+    Of one whose path was cut: whether it may.
+    """
+    begins = path[:-1] if path.endswith(b"*") else None
+    found = key_path(name)
+    if found == path or (begins is not None and found.startswith(begins)):
+        return True
+    if len(name) < _LONGEST_KEY or found != name.partition(b" ")[2]:
+        return False  # nothing was cut, or not in the path
+    return (path if begins is None else begins).startswith(found[:-48])
 
 
 class Link:
