@@ -21,6 +21,7 @@ from passerelle.config.models import Config
 from passerelle.http1.fields import FieldLine
 from passerelle.http1.head import RequestHead
 from passerelle.messages import Fields, end_to_end
+from passerelle.paths import purged_path
 
 if TYPE_CHECKING:
     from passerelle.gateway.fetch import Fetch
@@ -100,7 +101,10 @@ class Cache:
         """Let go of what has the tag ``value``, or that path, or of everything (``what``: tag, path, all); how many.
 
         Those in this worker's memory are counted. With Redis it goes on to there and to all others, a moment later.
+        :class:`.PatternError` when it is to be a path and is none.
         """
+        if what == "path":
+            value = purged_path(value)
         about = value.encode()
         if what == "tag":
             about = fitting(about)
