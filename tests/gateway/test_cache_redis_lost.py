@@ -89,3 +89,17 @@ def test_when_redis_counts_anew(rig: Rig, redis: RedisServer, before: int) -> No
         over.set()
         if before > 1:
             others.join(PATIENCE)
+
+
+@pytest.mark.parametrize("junk", ["", "junk", "7", "1 a D", "x y z \xff", "99999999 a D b", "-1 a D b", "0 a D b"])
+def test_a_message_that_is_none_is_not_the_last_that_is_heard(rig: Rig, redis: RedisServer, junk: str) -> None:
+    upstream = rig.upstream(counting)
+    one, two = (rig.forward(upstream, route={"cache": {}}, redis=redis.url) for _ in range(2))
+    for gateway in one, two:
+        wait_until(lambda gateway=gateway: connected(gateway), "connected to Redis", PATIENCE)
+    assert get(rig, two)[0] == b"1"
+    with Redis(port=redis.port) as client:
+        for channel in "invalid", "flights":
+            client.publish(f"passerelle:1:default:{channel}", junk.encode("latin-1"))
+    put(one)
+    wait_until(lambda: get(rig, two)[0] != b"1", "it hears of the change", PATIENCE)
