@@ -203,10 +203,10 @@ def test_what_people_write_is_purged_by_in_canonical_form(text: str, canonical: 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "does not start with a slash"),
-        ("*", "does not start with a slash"),
-        ("user/42", "does not start with a slash"),
-        ("http://gw/a", "does not start with a slash"),
+        ("", "a path begins with /"),
+        ("*", "a path begins with /"),
+        ("user/42", "such as /user/42"),
+        ("http://gw/a", "a path begins with /"),
         ("/a?b=1", "leave out '?b=1'"),
         ("/a#b", "leave out '#b'"),
         ("/a%", "broken % escape"),

@@ -122,6 +122,8 @@ def purged_path(text: str) -> str:
     It may be written in any spelling; blanks and characters outside ASCII are escaped. :class:`PatternError` where it
     is no path.
     """
+    if not text.startswith("/"):
+        raise PatternError(f"found the path {text!r}; a path begins with /, such as /{text}")
     begins = text.endswith("*")
     # A beginning may end within a segment: "/.*" is not "/*".
     whole = text[:-1] + "x" if begins else text
@@ -130,7 +132,7 @@ def purged_path(text: str) -> str:
     except Failure as failure:
         more = re.search(r"[?#].*", text, re.DOTALL)
         why = f"a path is purged whatever the query: leave out {more.group()!r}" if more else failure.detail
-        raise PatternError(f"found {text!r}: {why}") from None
+        raise PatternError(f"found the path {text!r}: {why}") from None
     return path[:-1] + "*" if begins else path
 
 

@@ -6,18 +6,18 @@ from urllib.parse import urlencode
 
 import click
 
-from passerelle.cli_support import json_option
+from passerelle.cli_support import Commands, json_option
 from passerelle.config.addresses import Address
 from passerelle.paths import PatternError, purged_path
 from passerelle.runner.commands import change, whom
 
 
-@click.group()
+@click.group(cls=Commands)
 def cache() -> None:
     """Look after the cache of a running gateway."""
 
 
-@cache.command()
+@cache.command(short_help="Let the cache go of answers.")
 @click.option("--tag", metavar="T", help="What has this tag, such as user:42.")
 @click.option("--path", metavar="P", help="What has this path, on any host and with any query; /a/* for all below.")
 @click.option("--all", "everything", is_flag=True, help="Everything.")
@@ -30,5 +30,5 @@ def purge(tag: str | None, path: str | None, everything: bool, admin: Address | 
     try:
         asked = {"tag": tag} if tag is not None else {"path": purged_path(path)} if path is not None else {"all": "1"}
     except PatternError as error:
-        raise click.UsageError(f"--path: {error}") from None
+        raise click.UsageError(str(error)) from None
     change(admin, f"/cache/purge?{urlencode(asked)}", as_json)

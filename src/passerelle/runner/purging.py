@@ -23,7 +23,7 @@ def wanted(arguments: Mapping[str, str]) -> tuple[str, str]:
     try:
         return what, purged_path(value)
     except PatternError as error:
-        raise Invalid(f"path: {error}") from None
+        raise Invalid(str(error)) from None
 
 
 def told(purged: int, silent: Sequence[str] = ()) -> dict[str, Any]:
