@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.errors import Failure, Kind
-from passerelle.paths import MAX_SEGMENTS, Pattern, PatternError, Template, canonical_path
+from passerelle.paths import MAX_SEGMENTS, Pattern, PatternError, Template, canonical_path, purged_path
 
 UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 
@@ -174,6 +174,68 @@ def test_the_spelling_of_escapes_does_not_matter(path: bytes, data: st.DataObjec
         for index, octet in enumerate(canonical)
     )
     assert canonical_path(respelt) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("/user/42", "/user/42"),
+        ("/a%7eb", "/a~b"),
+        ("/café", "/caf%C3%A9"),
+        ("/caf%c3%a9", "/caf%C3%A9"),
+        ("/a b", "/a%20b"),
+        ("/a/./b/../c", "/a/c"),
+        ("/*", "/*"),
+        ("/user/*", "/user/*"),
+        ("/user/4*", "/user/4*"),
+        ("/a/../b/*", "/b/*"),
+        ("/.*", "/.*"),
+        ("/a/%2e*", "/a/.*"),
+        ("/é*", "/%C3%A9*"),
+        ("/a*b", "/a*b"),
+        ("/a**", "/a**"),
+    ],
+)
+def test_what_people_write_is_purged_by_in_canonical_form(text: str, canonical: str) -> None:
+    assert purged_path(text) == canonical == purged_path(canonical)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "a path begins with /"),
+        ("*", "a path begins with /"),
+        ("user/42", "such as /user/42"),
+        ("http://gw/a", "a path begins with /"),
+        ("/a?b=1", "leave out '?b=1'"),
+        ("/a#b", "leave out '#b'"),
+        ("/a%", "broken % escape"),
+        ("/a%4*", "broken % escape"),
+        ("/a\\b", "0x5C"),
+        ("/a\nb", "%0A"),
+        ("/\udcff\udcc0", None),
+        ("/..;x/a", "hidden dot segment"),
+    ],
+)
+def test_what_is_no_path_is_not_purged_by(text: str, said: str | None) -> None:
+    if said is None:
+        assert purged_path(text) == "/%FF%C0"  # octets of an argument that are no UTF-8
+        return
+    with pytest.raises(PatternError) as caught:
+        purged_path(text)
+    assert said in str(caught.value)
+
+
+@given(paths)
+def test_every_path_that_is_asked_for_is_purged_by_itself_and_by_its_beginnings(path: bytes) -> None:
+    try:
+        canonical = canonical_path(path).decode("ascii")
+    except Failure:
+        return
+    assert canonical.endswith("*") or purged_path(canonical) == canonical
+    for end in range(1, len(canonical) + 1):
+        if "%" not in canonical[end - 2 : end]:
+            assert purged_path(canonical[:end] + "*") == canonical[:end] + "*"
 
 
 @given(st.text(alphabet="ab./", max_size=20))

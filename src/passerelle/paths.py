@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
+from urllib.parse import quote
 
 from passerelle.errors import Failure, Kind
 
@@ -107,7 +108,32 @@ def _remove_dot_segments(path: bytes) -> bytes:
 
 
 class PatternError(ValueError):
-    """A pattern or template that cannot be used; the text says why and what to write instead."""
+    """A path, pattern or template that cannot be used; the text says why, and what to write instead where that is
+    known."""
+
+
+# What stands in a path as it is; all else that people write there is escaped (RFC 3987 §3.1).
+_VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def purged_path(text: str) -> str:
+    """What a purge is to let go of, in canonical form: a path or, with ``*`` at its end, how paths begin.
+
+    It may be written in any spelling; blanks and characters outside ASCII are escaped. :class:`PatternError` where it
+    is no path.
+    """
+    if not text.startswith("/"):
+        raise PatternError(f"found the path {text!r}; a path begins with /, such as /{text}")
+    begins = text.endswith("*")
+    # A beginning may end within a segment: "/.*" is not "/*".
+    whole = text[:-1] + "x" if begins else text
+    try:
+        path = canonical_path(quote(whole, _VISIBLE, errors="surrogateescape").encode("ascii")).decode("ascii")
+    except Failure as failure:
+        more = re.search(r"[?#].*", text, re.DOTALL)
+        why = f"a path is purged whatever the query: leave out {more.group()!r}" if more else failure.detail
+        raise PatternError(f"found the path {text!r}: {why}") from None
+    return path[:-1] + "*" if begins else path
 
 
 LITERAL, PARAMETER, REST = 0, 1, 2

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from passerelle.caching.entry import _MOST_MOMENTS, Entry, Stored, Variants, _moments
 from passerelle.caching.memory import MemoryStore
-from passerelle.caching.tags import MAX_TAG_BYTES, MAX_TAGS, TagIndex, bounded
+from passerelle.caching.tags import MAX_TAG_BYTES, MAX_TAGS, TagIndex, bounded, fitting
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
 
@@ -388,7 +388,9 @@ TestModel.settings = settings(max_examples=40)
 def test_tags_are_bounded() -> None:
     many = tuple(b"t%d" % n for n in range(1000))
     assert bounded(many) == many[:MAX_TAGS]
-    assert bounded((b"", b"a", b"x" * (MAX_TAG_BYTES + 1), b"a")) == (b"a",)
+    long = b"x" * (MAX_TAG_BYTES + 1)
+    assert bounded((b"", b"a", long, b"a", long, long + b"y")) == (b"a", fitting(long), fitting(long + b"y"))
+    assert len(fitting(long)) <= MAX_TAG_BYTES and fitting(fitting(long)) == fitting(long) != fitting(long + b"y")
     store = MemoryStore(1_000_000)
     store.put(entry(b"gw /1", tags=many))
     assert store.purge_tag(many[0]) == 1

@@ -49,9 +49,11 @@ _spaces = iter(range(10_000))
 
 
 @asynccontextmanager
-async def workers(url: str, count: int = 2, **options: float) -> AsyncIterator[list[Worker]]:
+async def workers(
+    url: str, count: int = 2, *, namespace: str | None = None, **options: float
+) -> AsyncIterator[list[Worker]]:
     """Workers of one gateway, connected; each test has a namespace of its own."""
-    namespace = f"test{next(_spaces)}"
+    namespace = namespace or f"test{next(_spaces)}"
     all_workers = [Worker(url, namespace, f"w{n}", **options) for n in range(count)]  # type: ignore[arg-type]
     for worker in all_workers:
         await worker.second.start()
@@ -140,6 +142,43 @@ def test_long_keys_are_shortened_and_still_told_apart(server: RedisServer) -> No
             for key in keys:
                 found = await one.second.get(key)
                 assert isinstance(found, Entry) and found.body == key[-1:]
+
+    run(work())
+
+
+_LONG = b"/" + b"x" * 600
+
+
+@pytest.mark.parametrize(
+    ("path", "gone", "kept"),
+    [
+        (
+            _LONG,
+            {b"gw " + _LONG, b"gw %b?a=1" % _LONG, b"gw %b\0salt\0fr" % _LONG, b"b" * 600 + b" " + _LONG},
+            {b"gw /x"},
+        ),
+        (_LONG + b"/*", {b"gw %b/y" % _LONG}, {b"gw /x", b"gw /y" + b"x" * 600}),
+        (b"/x*", {b"gw " + _LONG, b"gw /x", b"b" * 600 + b" /x1"}, {b"gw /y"}),
+        (
+            b"/x",
+            {b"b" * 600 + b" /x", b"gw /x?" + b"a" * 600, b"gw /x\0salt\0" + b"a" * 600},
+            {b"gw " + _LONG, b"gw /xy"},
+        ),
+        (b"/" + b"y" * 458, {b"gw /" + b"y" * 458 + b"?" + b"a" * 100}, {b"gw /" + b"y" * 457 + b"?" + b"a" * 100}),
+        (b"/" + b"y" * 460, {b"gw /" + b"y" * 460 + b"?" + b"a" * 100}, {b"gw /z"}),
+    ],
+    ids=["long", "below a long one", "all that begin so", "of a long host", "of about the length", "cut at its end"],
+)
+def test_a_purge_by_path_reaches_what_is_held_under_a_shortened_key(
+    server: RedisServer, path: bytes, gone: set[bytes], kept: set[bytes]
+) -> None:
+    async def work() -> None:
+        async with workers(server.url, 1) as (one,):
+            for key in gone | kept:
+                assert await one.second.put(entry(key), NOW, 0.0)
+            await one.second.purge_path(path)
+            assert [key for key in gone if await one.second.get(key) is not None] == []
+            assert [key for key in kept if await one.second.get(key) is None] == []
 
     run(work())
 

@@ -75,6 +75,22 @@ def test_a_frame_in_the_same_write_as_the_request_arrives(rig: Rig) -> None:
     assert client.exactly(len(FRAME)) == FRAME
 
 
+@pytest.mark.parametrize("route", [{"cache": {}}, {"cache": {}, "compress": {}}], ids=["cached", "compressed"])
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_tunnel_on_a_cached_route(rig: Rig, method: bytes, route: dict[str, object]) -> None:
+    gateway = rig.forward(rig.upstream(echoing), route=route)
+    client = rig.connect(gateway)
+    client.send(UPGRADE.replace(b"GET", method) + FRAME)
+    switched(client)
+    assert client.exactly(len(FRAME)) == FRAME
+    assert in_flight(gateway) == 1
+    client.send(FRAME * 10_000)
+    assert client.exactly(len(FRAME) * 10_000) == FRAME * 10_000
+    client.finish()
+    client.assert_closed()
+    wait_until(lambda: in_flight(gateway) == 0, "in-flight back to 0")
+
+
 @pytest.mark.parametrize("size", [1, 125, 65536, 1 << 20])
 def test_bytes_in_the_same_write_as_the_101_arrive(rig: Rig, size: int) -> None:
     data = os.urandom(size)

@@ -224,6 +224,48 @@ def test_what_was_on_its_way_is_neither_stored_nor_joined(rig: Rig, method: str)
     assert origin.client.request("GET", "/r").body == after
 
 
+@pytest.mark.parametrize("changed", ["", "/r", "/s", "tag", "all"])
+def test_a_post_s_answer_is_kept_unless_its_uri_was_changed_since_it_was_asked(rig: Rig, changed: str) -> None:
+    go = threading.Event()
+
+    class Slow(Origin):
+        def serve(self, conn: Connection) -> None:
+            if not conn.index:
+                conn.read_request()
+                assert go.wait(PATIENCE)
+                conn.send(ok(b"of the POST", FRESH, b"Content-Location: /r"))
+            super().serve(conn)
+
+    origin = Slow(rig)
+    slow = rig.connect(origin.gateway)
+    slow.send(head("POST", "/r"))
+    origin.upstream.wait_heads(1, PATIENCE)
+    if changed.startswith("/"):
+        assert origin.change("PUT", changed) == 201
+    elif changed:
+        rig.loop.call(lambda: origin.gateway.gateway.purge(changed, "x"))
+    go.set()
+    assert slow.read_response("POST", PATIENCE).body == b"of the POST"
+    assert (origin.get() == b"of the POST") is (changed in ("", "/s"))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("fields", [[("Connection", "upgrade"), ("Upgrade", "x")], [("Passerelle-Debug", "1")]])
+def test_whatever_else_a_change_asks_for(rig: Rig, fields: list[tuple[str, str]], apart: bool) -> None:
+    """On the route with the cache, or one apart without; a service may pass over an upgrade (RFC 9110 §7.8)."""
+    origin = Origin(rig)
+    routes: list[dict[str, Any]] = [{"path": "/r", "service": "u", "cache": {}}]
+    if apart:
+        routes[0]["methods"] = ["GET"]
+        routes.append({"path": "/r", "methods": ["DELETE"], "service": "u"})
+    gateway = rig.gateway({"u": {"targets": [origin.upstream.url]}}, routes)
+    client = rig.connect(gateway)
+    before = client.request("GET", "/r").body
+    assert client.request("GET", "/r").body == before
+    assert client.request("DELETE", "/r", *fields).status == 201
+    assert client.request("GET", "/r").body != before
+
+
 def test_who_has_changed_it_sees_it_at_once(rig: Rig) -> None:
     """What is let go of is gone before the answer to the change is there."""
     origin = Origin(rig)
@@ -249,6 +291,40 @@ def test_the_tags_of_a_route_go_as_well(rig: Rig) -> None:
     client.request("PUT", "/user/1", body=b"x")
     changed = {path for path in paths if client.request("GET", path).body != before[path]}
     assert changed == {"/user/1", "/user/1/orders"}
+
+
+@pytest.mark.parametrize("length", [1, 251, 252, 2000])
+@pytest.mark.parametrize("how", ["PUT", "purge", "named"])
+def test_tags_of_any_length_are_purged_by(rig: Rig, length: int, how: str) -> None:
+    """``how``: by a change on another path, by the tag itself, or by one that an answer has named."""
+    user, other = "a" * length, "a" * length + "b"
+    named = [b"Cache-Tag: name:%b" % user.encode()] if how == "named" else []
+    gets = 0
+
+    def serve(conn: Connection) -> None:
+        nonlocal gets
+        while True:
+            request = conn.read_request()
+            gets += request.method == b"GET"
+            mine = request.target == b"/user/" + user.encode()
+            conn.send(ok(b"%d" % gets, FRESH, *(named if mine else [])))
+
+    gateway = rig.gateway(
+        {"u": {"targets": [rig.upstream(serve).url]}},
+        [
+            {"path": "/user/{id}", "service": "u", "cache": {"tags": ["user:{id}"]}},
+            {"path": "/name/{id}", "service": "u", "cache": {"tags": ["user:{id}"]}},
+        ],
+    )
+    client = rig.connect(gateway)
+    before = {name: client.request("GET", f"/user/{name}").body for name in (user, other)}
+    if how == "PUT":
+        assert client.request("PUT", f"/name/{user}", body=b"x").status == 200
+    else:
+        tag = f"{'user' if how == 'purge' else 'name'}:{user}"
+        assert rig.loop.call(lambda: gateway.gateway.purge("tag", tag)) == 1
+    assert client.request("GET", f"/user/{user}").body != before[user]
+    assert client.request("GET", f"/user/{other}").body == before[other]
 
 
 def test_another_worker_s_memory_is_told(rig: Rig) -> None:

@@ -259,6 +259,26 @@ def test_tags_of_answers_are_for_the_cache_and_purging_lets_go(rig: Rig) -> None
         assert client.request("GET", "/x").body != before
 
 
+@pytest.mark.parametrize(
+    ("asked", "purged"),
+    [
+        ("/a~b", "/a%7eb"),
+        ("/a%7Eb", "/a~b"),
+        ("/caf%c3%a9", "/café"),
+        ("/caf%C3%A9/x", "/caf%c3%a9/*"),
+        ("/b", "/a/../b"),
+        ("/a%20b", "/a b"),
+    ],
+)
+def test_a_path_is_purged_in_any_spelling(rig: Rig, asked: str, purged: str) -> None:
+    gateway = rig.forward(rig.upstream(numbered(FRESH)), route={"cache": {}})
+    client = rig.connect(gateway)
+    before = [client.request("GET", path).body for path in (asked, "/other")]
+    assert rig.loop.call(partial(gateway.gateway.purge, "path", purged)) == 1
+    after = [client.request("GET", path).body for path in (asked, "/other")]
+    assert after[0] != before[0] and after[1] == before[1]
+
+
 def test_counts_of_a_cached_route(rig: Rig) -> None:
     upstream = rig.upstream(numbered(FRESH))
     gateway = rig.forward(upstream, route={"cache": {}})

@@ -72,6 +72,44 @@ def test_a_client_is_not_believed_what_a_proxy_is(rig: Rig, upstream: Upstream) 
     assert is_hit(get(client, "gw", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example"))
 
 
+@pytest.mark.parametrize("field", ["Location", "Content-Location"])
+@pytest.mark.parametrize(
+    ("trusted", "host", "gone"),
+    [
+        (True, "shop.example", True),
+        (True, "shop.example:443", True),
+        (True, "SHOP.example", True),
+        (True, "gw", True),
+        (True, "other.example", False),
+        (True, "shop.example:8443", False),
+        (False, "shop.example", False),
+        (False, "gw", True),
+    ],
+)
+def test_a_change_may_name_what_it_changed_by_the_host_that_a_trusted_proxy_says(
+    rig: Rig, trusted: bool, host: str, gone: bool, field: str
+) -> None:
+    """Services write their links with it; of strangers it is not believed."""
+    asked = 0
+
+    def serve(conn: Connection) -> None:
+        nonlocal asked
+        while True:
+            if conn.read_request().method == b"POST":
+                conn.send(ok(b"made", f"{field}: https://{host}/a".encode()))
+            else:
+                asked += 1
+                conn.send(ok(b"%d" % asked, b"Cache-Control: max-age=60"))
+
+    proxies = {"trusted_proxies": ["127.0.0.0/8"]} if trusted else {}
+    client = rig.connect(rig.forward(rig.upstream(serve), route={"cache": {}}, **proxies))
+    said = ("X-Forwarded-Proto: https", "X-Forwarded-Host: shop.example", "X-Forwarded-For: 198.51.100.7")
+    assert [get(client, "gw", *said).body for _ in range(2)] == [b"1", b"1"]
+    fields = [tuple(line.split(": ")) for line in said]
+    assert client.request("POST", "/list", *fields, body=b"x").status == 200  # type: ignore[arg-type]
+    assert (get(client, "gw", *said).body == b"2") is gone
+
+
 @pytest.mark.parametrize("of_part", [True, False])
 def test_parts_and_compositions_are_kept_for_each_host(rig: Rig, upstream: Upstream, of_part: bool) -> None:
     part = {"service": "u", "path": "/part", **({"cache": {}} if of_part else {})}

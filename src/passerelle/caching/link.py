@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from passerelle.caching.keys import key_path
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.redis_times import CONNECT, FIRST_PAUSE, LAST_PAUSE, USE
 from passerelle.caching.scripts import INVALIDATE, LOG, RELEASE, REMEMBER
@@ -37,6 +38,10 @@ _UNLINK: Final = 30.0
 
 _PENDING: Final = 1000
 _LONGEST_KEY: Final = 512
+# Of a longer key this much is kept as it is. The longest host leaves some of the path: purges find it by that.
+_KEPT: Final = _LONGEST_KEY - 48
+_LONGEST_HOST: Final = 256
+KEPT_OF_PATH: Final = _KEPT - _LONGEST_HOST - len(b" ")
 
 
 class Names:
@@ -82,10 +87,36 @@ class Names:
 
 
 def shorten(key: bytes) -> bytes:
-    """``key``, its end digested if it is long: a key is an index entry to Redis, and targets may have kilobytes."""
+    """``key``, its end digested if it is long: a key is an index entry to Redis, and targets may have kilobytes.
+
+    So is the host in it, if that is the long part. No host begins with a slash.
+    """
     if len(key) <= _LONGEST_KEY:
         return key
-    return key[: _LONGEST_KEY - 48] + hashlib.blake2b(key, digest_size=24).hexdigest().encode("ascii")
+    host, space, rest = key.partition(b" ")
+    if len(host) > _LONGEST_HOST:
+        key = b"/" + _digest(host) + space + rest
+        if len(key) <= _LONGEST_KEY:
+            return key
+    return key[:_KEPT] + _digest(key)
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=24).hexdigest().encode("ascii")
+
+
+def may_be_at(name: bytes, path: bytes) -> bool:
+    """Whether an item under the shortened key ``name`` has this path, or one that begins so where it ends in ``*``.
+
+    Of one whose path was cut: whether it may.
+    """
+    begins = path[:-1] if path.endswith(b"*") else None
+    found = key_path(name)
+    if found == path or (begins is not None and found.startswith(begins)):
+        return True
+    if len(name) < _LONGEST_KEY or found != name.partition(b" ")[2]:
+        return False  # nothing was cut, or not in the path
+    return (path if begins is None else begins).startswith(found[:-48])
 
 
 class Link:
@@ -118,6 +149,7 @@ class Link:
         self._release: Any = client.register_script(RELEASE)
         self._sequence = -1
         self._behind = -1
+        self._last = 0  # number of the last message that this connection has brought
         self._pending: deque[tuple[bytes, bytes, bytes]] = deque()
         self._waiting: dict[bytes, list[asyncio.Future[bool]]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -268,7 +300,9 @@ class Link:
         generation = cast("bytes", await self._client.get(self._names.generation))
         newest = int(await self._client.get(self._names.sequence) or 0)
         if self._sequence < 0:
-            self._sequence = newest  # a new worker holds nothing yet
+            # What the memory holds already is from before this worker could hear that it changed.
+            self._memory.clear()
+            self._sequence = newest
         elif newest != self._sequence or generation != self._generation:
             missed = newest - self._sequence
             log = cast("list[bytes]", await cast("Awaitable[Any]", self._client.lrange(self._names.log, 0, LOG - 1)))
@@ -280,6 +314,7 @@ class Link:
                 self._memory.clear()
             self._sequence = newest
         self._generation = generation
+        self._last = 0
 
     async def _listen(self, subscription: PubSub) -> None:
         channel = self._names.flights
@@ -299,10 +334,14 @@ class Link:
                 await self._heard(message["data"])
 
     async def _look(self) -> None:
-        """Nothing was said for a while: is that so, and is Redis still there?"""
+        """Was anything said that was not heard, does Redis count as before, and is it still there?"""
+        names = self._names
         async with asyncio.timeout(CONNECT):
-            newest = int(await self._client.get(self._names.sequence) or 0)
-        if newest < self._sequence or (newest > self._sequence and self._behind == self._sequence):
+            generation, number = await self._client.mget(names.generation, names.sequence)
+        newest = int(number or 0)
+        # Where Redis lost its data it may have counted up to the same number again.
+        counts_anew = newest < self._sequence or generation != self._generation
+        if counts_anew or (newest > self._sequence and self._behind == self._sequence):
             raise ConnectionError("messages were lost")
         # One that was published this instant may still be on its way; by the next look it is here.
         self._behind = self._sequence if newest > self._sequence else -1
@@ -311,6 +350,11 @@ class Link:
         number = int(message.partition(b" ")[0])
         if number > self._sequence + 1:
             raise ConnectionError("messages were lost")
+        if number <= self._last:
+            # Redis counts anew. Those that it counted while this worker caught up come once, and in order.
+            self._generation = b""
+            raise ConnectionError("messages were lost")
+        self._last = number
         if number == self._sequence + 1:
             await self._apply(message)
             self._sequence = number

@@ -213,17 +213,19 @@ def on_response(
     *,
     validated: bool = False,
     authority: bytes = b"",
+    believed: bytes = b"",
     target: Target | None = None,
     tags: tuple[bytes, ...] = (),
 ) -> Outcome:
     """What to do with a response from upstream. Never called with one that the gateway made itself.
 
     ``entry`` is what was stored for the request, if anything; ``validated`` tells that the request went out with its
-    validators. ``authority`` (the Host field, lower case) and ``target`` are the request's own URI. ``tags`` are the
-    route's.
+    validators. ``authority`` (the Host field, lower case) and ``target`` are the request's own URI; ``believed`` is the
+    host that the client has asked by a trusted proxy's word, if there is one. ``tags`` are the route's.
     """
     if facts.method not in SAFE_METHODS:
-        return _on_unsafe(facts, response, settings, authority, target, tags)
+        hosts = (authority, believed) if believed else (authority,)
+        return _on_unsafe(facts, response, settings, hosts, target, tags)
     if facts.method == b"HEAD":
         return _on_head(facts, response, entry, settings)
     if facts.method != b"GET":
@@ -261,7 +263,7 @@ def _on_unsafe(
     facts: Facts,
     response: Received,
     settings: Settings,
-    authority: bytes,
+    hosts: tuple[bytes, ...],
     target: Target | None,
     tags: tuple[bytes, ...],
 ) -> Outcome:
@@ -272,7 +274,10 @@ def _on_unsafe(
     draft: Draft | None = None
     for name in (b"location", b"content-location"):
         reference = response.get(name)
-        other = same_origin_target(reference, authority, target.path, target.query) if reference is not None else None
+        if reference is None:
+            continue
+        read = (same_origin_target(reference, host, target.path, target.query) for host in hosts)
+        other = next((found for found in read if found is not None), None)
         if other is not None:
             targets[other] = None
             if name == b"content-location" and other == target and facts.method == b"POST":

@@ -20,8 +20,7 @@ from redis.backoff import NoBackoff
 from passerelle.caching.codec import decode, encode
 from passerelle.caching.entry import Entry, Stored, Variants
 from passerelle.caching.facts import Facts
-from passerelle.caching.keys import key_path
-from passerelle.caching.link import CLEAR, DELETE, PATH, TAG, Link, Names, shorten
+from passerelle.caching.link import CLEAR, DELETE, KEPT_OF_PATH, PATH, TAG, Link, Names, may_be_at, shorten
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.redis_times import CONNECT
 from passerelle.caching.scripts import PUT
@@ -207,10 +206,9 @@ class RedisStore:
         """Delete the entries with this path (None: all) by name, a thousand at a time and between other work."""
         names = self._names
         prefix = len(names.entries)
-        wildcard = path is not None and path.endswith(b"*")
         pattern = _literal(names.entries) + b"*"
         if path is not None:
-            pattern += b" " + _literal(path[:-1] if wildcard else path) + b"*"
+            pattern += b" " + _literal(path.removesuffix(b"*")[:KEPT_OF_PATH]) + b"*"
         batch: list[bytes] = []
         cursor = 0
         while True:
@@ -218,8 +216,7 @@ class RedisStore:
             async with asyncio.timeout(CONNECT):
                 cursor, keys = await self._client.scan(cursor, match=pattern, count=1000)
             for key in cast("list[bytes]", keys):
-                found = key_path(key[prefix:])
-                if path is None or found == path or (wildcard and found.startswith(path[:-1])):
+                if path is None or may_be_at(key[prefix:], path):
                     batch.append(key)
             if batch and (len(batch) >= 1000 or not cursor):
                 async with asyncio.timeout(CONNECT):

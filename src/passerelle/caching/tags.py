@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from hashlib import blake2b
 from typing import Final
 
-# Of one item; more are cut off, and longer ones ignored: a response must not make the index grow at will.
+# Of one item; more are cut off, and longer ones digested: a response must not make the index grow at will.
 MAX_TAGS: Final = 64
 MAX_TAG_BYTES: Final = 256
 
@@ -14,9 +15,14 @@ MAX_TAG_BYTES: Final = 256
 PAIR_BYTES: Final = 160
 
 
+def fitting(tag: bytes) -> bytes:
+    """``tag`` as it is held, and so purged by: its digest where it is too long."""
+    return tag if len(tag) <= MAX_TAG_BYTES else blake2b(tag, digest_size=24).hexdigest().encode("ascii")
+
+
 def bounded(tags: Iterable[bytes]) -> tuple[bytes, ...]:
     """``tags`` within the bounds, each once, in order."""
-    kept = dict.fromkeys(tag for tag in tags if 0 < len(tag) <= MAX_TAG_BYTES)
+    kept = dict.fromkeys(fitting(tag) for tag in tags if tag)
     return tuple(kept)[:MAX_TAGS]
 
 

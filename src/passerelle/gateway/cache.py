@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from passerelle.caching.entry import Entry
@@ -16,12 +15,13 @@ from passerelle.caching.keys import KeyRule, parameters
 from passerelle.caching.memory import MemoryStore
 from passerelle.caching.settings import Identity, Settings
 from passerelle.caching.shelf import Shelf
-from passerelle.caching.tags import MAX_TAG_BYTES
+from passerelle.caching.tags import fitting
 from passerelle.config.cache import RouteCache
 from passerelle.config.models import Config
 from passerelle.http1.fields import FieldLine
 from passerelle.http1.head import RequestHead
 from passerelle.messages import Fields, end_to_end
+from passerelle.paths import purged_path
 
 if TYPE_CHECKING:
     from passerelle.gateway.fetch import Fetch
@@ -107,13 +107,19 @@ class Cache:
         """Let go of what has the tag ``value``, or that path, or of everything (``what``: tag, path, all); how many.
 
         Those in this worker's memory are counted. With Redis it goes on to there and to all others, a moment later.
+        :class:`.PatternError` when it is to be a path and is none.
         """
-        if self.sharing is not None:
-            self.sharing.change(what, value.encode())
-        if what == "tag":
-            return self.store.purge_tag(value.encode())
         if what == "path":
-            return self.store.purge_path(value.encode()) + sum(self.purge("tag", tag) for tag in self._made_of(value))
+            value = purged_path(value)
+        about = value.encode()
+        if what == "tag":
+            about = fitting(about)
+        if self.sharing is not None:
+            self.sharing.change(what, about)
+        if what == "tag":
+            return self.store.purge_tag(about)
+        if what == "path":
+            return self.store.purge_path(about) + sum(self.purge("tag", tag) for tag in self._made_of(value))
         return self.store.clear()
 
     def _made_of(self, path: str) -> list[str]:
@@ -137,8 +143,7 @@ class Cache:
 
 def path_tag(service: str, target: bytes) -> bytes:
     """The tag of what is made of a service's answer to ``target``, whatever the query: updates reach it so."""
-    tag = b"%b:%b" % (service.encode(), target.partition(b"?")[0])
-    return tag if len(tag) <= MAX_TAG_BYTES else blake2b(tag, digest_size=24).hexdigest().encode("ascii")
+    return fitting(b"%b:%b" % (service.encode(), target.partition(b"?")[0]))
 
 
 class Tag:
@@ -151,8 +156,8 @@ class Tag:
         self._format = _PLACEHOLDER.sub("%b", text.replace("%", "%%")).encode()
 
     def fill(self, params: Mapping[str, bytes]) -> bytes:
-        """The tag with the values of ``params``."""
-        return self._format % tuple(params[name] for name in self._names)
+        """The tag with the values of ``params``, as it is held."""
+        return fitting(self._format % tuple(params[name] for name in self._names))
 
 
 def tag_names(text: str) -> tuple[str, ...]:

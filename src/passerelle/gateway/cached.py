@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from passerelle.caching.answers import HIT, STALE_HIT, forwarded
 from passerelle.caching.entry import IDENTITY, Entry
@@ -36,8 +36,11 @@ from passerelle.messages import SAFE_METHODS
 if TYPE_CHECKING:
     from passerelle.balancing.instance import Instance
     from passerelle.gateway.body import RequestBody
+    from passerelle.gateway.forward import Forward
     from passerelle.gateway.invalidation import Invalidator
+    from passerelle.http1.client import UpstreamConnection
     from passerelle.http1.head import ResponseHead
+    from passerelle.http1.listener import Tunnel
 
 # How often a request may wait for another one: the first may bring another variant, the second hardly ever.
 MAX_WAITS = 2
@@ -172,12 +175,15 @@ class Seat:
         self._forward = forward = begin(self._wanted, receiver, self._wanted.message, body)
         forward.start()
 
-    def go_around(self, invalidator: Invalidator, body: RequestBody | None) -> None:
-        """Carry out a request that no cache answers: another method than GET and HEAD, or one with a body."""
+    def go_around(self, invalidator: Invalidator, body: RequestBody | None, believed: bytes) -> None:
+        """Carry out a request that no cache answers: another method than GET and HEAD, or one with a body.
+
+        ``believed`` as in :func:`.policy.on_response`.
+        """
         reason = b"method" if self._wanted.facts.method not in (b"GET", b"HEAD") else b"request"
         if self._wanted.plan.stores:
             self._tell("bypass", forwarded(reason))
-        self._go(Relay(self._asker, self._wanted, invalidator), body)
+        self._go(Relay(self._asker, self._wanted, invalidator, believed), body)
 
     def _tell(self, outcome: str, status_line: bytes) -> None:
         self._asker.cached = outcome
@@ -252,6 +258,10 @@ class Seat:
         if self._forward is not None:
             self._forward.refuse(failure)
 
+    def tunnel(self, other: Tunnel) -> UpstreamConnection:
+        """See :meth:`.forward.Forward.tunnel`; a request that the cache answers has none."""
+        return cast("Forward", self._forward).tunnel(other)
+
     @property
     def _asked(self) -> Source | None:
         return self._fetch.forward if self._fetch is not None else self._forward
@@ -295,13 +305,15 @@ def make_fetch(
 class Relay:
     """Between a forward and its asker where the cache only listens: an unsafe method changes what is stored."""
 
-    __slots__ = ("_asker", "_invalidator", "_since", "_wanted", "streams")
+    __slots__ = ("_asker", "_believed", "_epoch", "_invalidator", "_since", "_wanted", "streams")
 
-    def __init__(self, asker: Asker, wanted: Wanted, invalidator: Invalidator | None) -> None:
+    def __init__(self, asker: Asker, wanted: Wanted, invalidator: Invalidator | None, believed: bytes = b"") -> None:
         self._asker = asker
         self._wanted = wanted
         self._invalidator = invalidator
+        self._believed = believed
         self._since = time()
+        self._epoch = wanted.plan.cache.store.epoch
         self.streams = asker.streams
 
     def on_interim(self, head: ResponseHead) -> None:
@@ -321,12 +333,15 @@ class Relay:
                 None,
                 wanted.plan.settings,
                 authority=wanted.authority,
+                believed=self._believed,
                 target=wanted.target,
                 tags=wanted.tags(),
             )
             if isinstance(outcome, Invalidate):
+                # What was invalidated after this went upstream may be newer than what it says.
+                current = wanted.plan.cache.store.is_current(wanted.key, self._epoch)
                 self._invalidator.invalidate(wanted, outcome.targets)
-                if outcome.draft is not None and complete and wanted.plan.stores:
+                if outcome.draft is not None and complete and current and wanted.plan.stores:
                     self._invalidator.store(wanted, outcome.draft, data)
         self._asker.on_response(without_tags(head), data, complete)
 

@@ -49,6 +49,12 @@ def came_by_tls(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes)
     return (said or scheme) == b"https"
 
 
+def believed_host(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
+    """The host that the client has asked by the word of a trusted proxy, in lower case; empty where there is none."""
+    said = head.get(b"x-forwarded-host") if head.forwarded and proxies.trusts(peer) else None
+    return (said or b"").lower()
+
+
 def cache_place(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
     """What stands for the origin in cache keys: all that services are told of it, the port and the scheme too.
 

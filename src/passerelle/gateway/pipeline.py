@@ -24,7 +24,7 @@ from passerelle.gateway.cache import CachePlan, request_facts
 from passerelle.gateway.cached import Seat
 from passerelle.gateway.compress import Coder, coded_answer, uncoded_facts, uncoded_request
 from passerelle.gateway.exchange import ExchangeState
-from passerelle.gateway.fields import part_fields, upstream_fields
+from passerelle.gateway.fields import believed_host, part_fields, upstream_fields
 from passerelle.gateway.forward import Forward
 from passerelle.gateway.leg import Origin
 from passerelle.gateway.own import WholeBody
@@ -139,7 +139,8 @@ class Exchange(ExchangeState):
 
     def _from_cache(self, plan: ForwardPlan, cache: CachePlan, match: Match) -> None:
         head, method = self._head, self._method
-        if head.upgrade is not None or not (cache.stores or method not in SAFE_METHODS) or self._asks_instances():
+        past = head.upgrade is not None or not cache.stores or self._asks_instances()
+        if past and method in SAFE_METHODS:  # what the others have changed must be let go of
             self._forward_to(plan, match)
             return
         service = plan.service
@@ -153,7 +154,8 @@ class Exchange(ExchangeState):
         if method in (b"GET", b"HEAD") and not wanted.facts.has_body:
             seat.start()
         else:
-            seat.go_around(self._gateway.invalidator, self._body)
+            believed = believed_host(head, self._client.peer, self._gateway.proxies)
+            seat.go_around(self._gateway.invalidator, self._body, believed)
 
     def _wanted(
         self,
@@ -308,7 +310,7 @@ class Exchange(ExchangeState):
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """101: both sides become a tunnel; bytes that either had already sent go through first (RFC 9110 §7.8)."""
         client = self._client
-        forward = cast(Forward, self._forward)
+        forward = cast(Forward | Seat, self._forward)
         if self._head.upgrade is None:
             forward.refuse(Failure(Kind.BAD_RESPONSE, "101 that nobody asked for"))
             return

@@ -8,6 +8,7 @@ import click
 
 from passerelle.cli_support import Commands, json_option
 from passerelle.config.addresses import Address
+from passerelle.paths import PatternError, purged_path
 from passerelle.runner.commands import change, whom
 
 
@@ -26,7 +27,8 @@ def purge(tag: str | None, path: str | None, everything: bool, admin: Address | 
     """Let the cache go of answers: exactly one of --tag, --path and --all says of which."""
     if (tag is not None) + (path is not None) + everything != 1 or "" in (tag, path):
         raise click.UsageError("exactly one of --tag T, --path P, --all is needed")
-    if path is not None and not path.startswith("/"):
-        raise click.UsageError(f"found the path {path!r}; a path begins with /, such as /{path}")
-    asked = {"tag": tag} if tag is not None else {"path": path} if path is not None else {"all": "1"}
+    try:
+        asked = {"tag": tag} if tag is not None else {"path": purged_path(path)} if path is not None else {"all": "1"}
+    except PatternError as error:
+        raise click.UsageError(str(error)) from None
     change(admin, f"/cache/purge?{urlencode(asked)}", as_json)

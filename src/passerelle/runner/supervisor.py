@@ -239,8 +239,9 @@ class Supervisor:
     async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         """What the admin port is asked to change. :raises Refused: when it cannot be."""
         if what == "cache/purge":
+            what, value = purging.wanted(arguments)
             asked = [worker for worker in self.workers if worker.state is State.UP]
-            counts = await asyncio.gather(*(worker.purge(*purging.wanted(arguments)) for worker in asked))
+            counts = await asyncio.gather(*(worker.purge(what, value) for worker in asked))
             silent = [worker.name for worker, count in zip(asked, counts, strict=True) if count is None]
             return purging.told(sum(count or 0 for count in counts), silent)
         return await self.changes.carry_out(what, arguments)
