@@ -163,9 +163,8 @@ class SecureConnection(ClientConnection):
 
     @property
     def _pending(self) -> int:
-        """Bytes that were written and not yet taken by the kernel."""
-        transport = self._transport
-        return self._raw.get_write_buffer_size() + (transport.get_write_buffer_size() if transport is not None else 0)
+        """As for plain connections, what is encrypted already included."""
+        return self._raw.get_write_buffer_size() + super()._pending
 
     def check_time(self, now: float) -> None:
         """As for plain connections, but what ends has until its last bytes are taken (at most ``write_timeout``)."""
