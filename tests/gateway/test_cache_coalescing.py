@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 
 import pytest
 
@@ -129,6 +130,54 @@ def test_a_body_too_long_to_store_is_relayed_with_backpressure(rig: Rig) -> None
     stays(lambda: upstream.connections[0].sent < 16 << 20, "upstream is held back", 0.3)
     assert client.read_response().body == b"y" * size
     assert gateway.snapshot()["cache"]["entries"] == 0
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 4194304", b"Transfer-Encoding: chunked"])
+def test_a_body_that_the_store_can_never_take_is_not_gathered(rig: Rig, framing: bytes) -> None:
+    """A sixteenth of 1 MiB, so 64 KiB, is the most for one answer, whatever ``max_body`` allows."""
+    begun, go = b"y" * (4194304 - 10), threading.Event()
+    chunked = framing.startswith(b"T")
+
+    def script(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n%b\r\n\r\n" % framing)
+        conn.send(b"400000\r\n" if chunked else b"", begun)
+        conn.wait(go)
+        conn.send(b"y" * 10, b"\r\n0\r\n\r\n" if chunked else b"")
+
+    gateway = rig.forward(rig.upstream(script), route={"cache": {}}, cache={"memory": "1MiB"})
+    client = rig.connect(gateway)
+    tracemalloc.start()
+    try:
+        client.send(GET)
+        got = 0
+        while got < len(begun):
+            got += len(client.sock.recv(65536))
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 1 << 20
+    go.set()
+    settle(gateway)
+    assert gateway.snapshot()["cache"]["entries"] == 0
+
+
+def test_what_has_grown_too_long_to_be_stored_takes_the_place_of_what_was_stored(rig: Rig) -> None:
+    long = ok(b"y" * 1000_000, b"Cache-Control: max-age=60")
+    short = ok(b"short", b"Cache-Control: max-age=0, stale-while-revalidate=600", b'ETag: "1"')
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.send(short if len(upstream.requests) == 1 else long)
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}}, cache={"memory": "1MiB"})
+    client = rig.connect(gateway)
+    assert client.request("GET", "/x").body == b"short"
+    assert client.request("GET", "/x").body == b"short"  # stale, and fetched anew in the background
+    wait_until(lambda: gateway.snapshot()["cache"]["entries"] == 0, "the old answer is gone")
+    assert len(client.request("GET", "/x").body) == 1000_000
 
 
 @pytest.mark.parametrize("field", [b"Cache-Control: no-store", b"Cache-Control: private", b"Vary: *"])

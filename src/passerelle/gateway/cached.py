@@ -26,8 +26,9 @@ from passerelle.caching.policy import (
 )
 from passerelle.caching.received import Received
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.fetch import Fetch, Reader
+from passerelle.gateway.fetch import Fetch
 from passerelle.gateway.leg import NOBODY, Receiver, Source
+from passerelle.gateway.reader import Reader
 from passerelle.gateway.shared_fetch import SharedFetch
 from passerelle.gateway.wanted import Wanted, begin, without_tags
 from passerelle.messages import SAFE_METHODS

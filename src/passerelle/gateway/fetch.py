@@ -8,7 +8,6 @@ by piece with backpressure, as if there were no cache.
 from __future__ import annotations
 
 from time import time
-from typing import Protocol
 
 from passerelle.caching.answers import STALE_HIT, forwarded
 from passerelle.caching.entry import Entry
@@ -28,34 +27,9 @@ from passerelle.caching.received import Received
 from passerelle.caching.storing import Draft
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.leg import Source
+from passerelle.gateway.reader import Reader
 from passerelle.gateway.wanted import Wanted, begin, edited, without_tags
 from passerelle.http1.head import ResponseHead
-
-
-class Reader(Protocol):
-    """The client who asked first. Each answer is one call of ``on_entry`` or of those of a forward's receiver."""
-
-    @property
-    def streams(self) -> bool:
-        """Whether it takes a body as it comes; then the deadline is for the head alone."""
-
-    def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
-
-    def on_entry(self, entry: Entry, status_line: bytes, own: tuple[bytes, ...], outcome: str) -> None:
-        """The answer is in the cache now."""
-
-    def on_relayed(self, head: ResponseHead, data: bytes, complete: bool, status_line: bytes) -> None:
-        """The answer begins as it comes."""
-
-    def on_data(self, data: bytes) -> None:
-        """More of it."""
-
-    def on_end(self) -> None:
-        """That was all."""
-
-    def on_failure(self, failure: Failure) -> None:
-        """There is no answer, or it broke off."""
 
 
 class Fetch:
@@ -196,7 +170,7 @@ class Fetch:
             validated=isinstance(self._decision, Stale) and bool(self._decision.fields),
             tags=wanted.tags(),
         )
-        if isinstance(outcome, Store):
+        if isinstance(outcome, Store) and (complete or outcome.draft.length <= self._most):
             self._store(outcome.draft, without_tags(head), data, complete)
         elif isinstance(outcome, Merge):
             self._merge(outcome, head)
@@ -211,9 +185,9 @@ class Fetch:
             self.forward = begin(wanted, self, message, None)
             self.start()
         else:
-            assert isinstance(outcome, Nothing)
-            if outcome.forget:
-                plan.cache.forget((self._stale().key,), ())
+            assert isinstance(outcome, Nothing | Store)
+            if isinstance(outcome, Store) or outcome.forget:
+                self._forget_old()
             self._relay(head, data, complete)
 
     def on_data(self, data: bytes) -> None:
@@ -221,7 +195,7 @@ class Fetch:
         self._pieces.append(data)
         if self._draft is not None:
             self._size += len(data)
-            if self._size > self._wanted.plan.settings.max_body:
+            if self._size > self._most:
                 self._store_no_more()
                 return
         if not self._paused:
@@ -305,6 +279,7 @@ class Fetch:
         """The body is too long to be stored: relay it from here on."""
         self._release()
         self._draft = None
+        self._forget_old()
         flight, self._flight = self._flight, None
         if flight is not None:
             self._forget(flight)
@@ -384,6 +359,17 @@ class Fetch:
         fetches = self._wanted.plan.cache.fetches
         if fetches.get(flight.key) is self:
             del fetches[flight.key]
+
+    @property
+    def _most(self) -> int:
+        """The longest body that the route stores and the store can take: what is longer is not gathered."""
+        plan = self._wanted.plan
+        return min(plan.settings.max_body, plan.cache.store.largest)
+
+    def _forget_old(self) -> None:
+        """What was stored is no longer what there is."""
+        if self._entry is not None:
+            self._wanted.plan.cache.forget((self._entry.key,), ())
 
     def _share(self, entry: Entry) -> None:
         """``entry`` is held in memory now. For a fetch with a second level, as is the next."""

@@ -11,7 +11,8 @@ from passerelle.caching.entry import Entry
 from passerelle.caching.flight import Flight
 from passerelle.caching.policy import Decision, Fresh, Miss, Stale
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.fetch import Fetch, Reader
+from passerelle.gateway.fetch import Fetch
+from passerelle.gateway.reader import Reader
 from passerelle.gateway.search import Search
 from passerelle.gateway.wanted import Wanted, begin, edited
 
