@@ -85,7 +85,7 @@ class Seat:
             decision = revalidation(entry)
         if isinstance(decision, Fresh):
             assert entry is not None
-            entry.owner = wanted.owner
+            wanted.own(entry)
             if decision.refresh:
                 self._refresh(entry, now)
             outcome = "stale" if decision.stale else "hit"

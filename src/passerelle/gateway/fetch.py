@@ -269,7 +269,7 @@ class Fetch:
         if entry is None:
             return None, False
         shelf = wanted.plan.cache.shelf
-        entry.owner = wanted.owner
+        wanted.own(entry)
         held = shelf.place(wanted.key, wanted.facts, draft.names, entry, self._epoch)
         if held:
             self._share(entry)
@@ -323,7 +323,7 @@ class Fetch:
         wanted = self._wanted
         cache = wanted.plan.cache
         entry = outcome.entry
-        entry.owner = wanted.owner
+        wanted.own(entry)
         if outcome.keep:
             if cache.shelf.place(wanted.key, wanted.facts, outcome.names, entry, self._epoch):
                 self._share(entry)

@@ -17,6 +17,7 @@ from passerelle.http1.client import UpstreamConnection
 from passerelle.http1.connection import LINGER_BYTES, ClientConnection
 from passerelle.http1.listener import Listener
 from passerelle.http1.patience import LINGER_SECONDS
+from passerelle.http1.rest import Rest
 from passerelle.http1.tls import reason
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ class SecureConnection(ClientConnection):
         self._eof = True
         if self._tunnel is not None:
             self._tunnel.write_eof()
+        elif isinstance(self._exchange, Rest):
+            self._exchange.send_all()
         return False
 
     def write_eof(self) -> None:
