@@ -181,3 +181,17 @@ def test_limits_and_trust_are_the_new_ones_on_open_connections(rig: Rig) -> None
     client.request("GET", "/", forged)
     assert [r.all("x-forwarded-for") for r in one.requests] == [[b"127.0.0.1"], [b"10.0.0.1, 127.0.0.1"]]
     assert client.request("POST", "/", body=b"xx").status == 413
+
+
+@pytest.mark.parametrize("limits", [{"headers": 10}, {"head": "256B"}])
+def test_lower_limits_of_heads_hold_for_heads_that_are_known(rig: Rig, limits: dict[str, Any]) -> None:
+    upstream = rig.upstream(answering(ok()))
+    gateway = rig.forward(upstream)
+    client = rig.connect(gateway)
+    fields = [(f"X-Field-{number}", "1") for number in range(20)]
+    for _ in range(2):
+        assert client.request("GET", "/", *fields).status == 200
+    gateway.reload({"u": service(upstream)}, [ROUTE], limits=limits)
+    assert client.request("GET", "/", *fields).status == 431
+    client.assert_closed()
+    assert len(upstream.requests) == 2

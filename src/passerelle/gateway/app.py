@@ -186,8 +186,6 @@ class Gateway:
         self._sweep = sweep_seconds(config, SWEEP)
         if before.trusted_proxies != config.trusted_proxies:
             self.proxies = Proxies(config.trusted_proxies)
-            for connection in self._listener.connections:
-                connection.forget_head()
         self._guards.stop(guards)
         guards.start(self._guards)
         self._guards = guards
