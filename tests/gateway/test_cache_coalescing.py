@@ -263,3 +263,36 @@ def test_who_waits_for_another_waits_no_longer_than_its_route_allows(rig: Rig) -
     assert rig.connect(gateway).request("GET", "/x").status == 504
     go.set()
     assert leader.read_response().body == b"ab"
+
+
+def test_who_has_waited_in_vain_has_its_deadline_before_those_that_came_later(rig: Rig) -> None:
+    """It goes upstream behind them in every queue, but its time began before theirs."""
+    first, later = threading.Event(), threading.Event()
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.wait(first if len(upstream.requests) == 1 else later)
+            conn.send(ok(b"one", b"Cache-Control: no-store"))
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}, "timeout": "30s"})
+    leader, waiter = rig.connect(gateway), rig.connect(gateway)
+    leader.send(GET)
+    upstream.wait_requests(1)
+    waiter.send(GET)
+    wait_until(lambda: in_flight(gateway) == 2, "both are there")
+    younger = rig.connect(gateway)
+    younger.send(b"GET /y HTTP/1.1\r\nHost: gw\r\n\r\n")
+    upstream.wait_requests(2)
+    first.set()
+    assert leader.read_response().status == 200
+    upstream.wait_requests(3)
+    # What the gateway's own look would find: both wait, the waiter's time is up first.
+    (deadlines,) = gateway.gateway._deadlines.values()
+    began = sorted(deadlines.entries.values())
+    assert len(began) == 2
+    rig.loop.call(lambda: deadlines.expire((began[0] + began[1]) / 2 + 30.0))
+    assert waiter.read_response().status == 504
+    later.set()
+    assert younger.read_response().status == 200

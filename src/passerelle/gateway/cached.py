@@ -135,7 +135,7 @@ class Seat:
             return
         self._flight, self._ticket = flight, ticket
         self._asker.cache_status = forwarded(decision.reason, collapsed=True)
-        self._wanted.leg.deadlines.entries[self] = self._wanted.started
+        self._wanted.leg.deadlines.add(self, self._wanted.started)
         if under_way is not None:
             under_way.hurry()
 

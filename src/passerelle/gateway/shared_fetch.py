@@ -52,7 +52,7 @@ class SharedFetch(Fetch):
         self._searched = self._looking = True
         wanted = self._wanted
         self._epoch = wanted.plan.cache.store.epoch
-        wanted.leg.deadlines.entries[self] = wanted.started
+        wanted.leg.deadlines.add(self, wanted.started)
         self._search = self._sharing.loop.create_task(self._look(Search(wanted, self._sharing, self._epoch)))
 
     async def _look(self, search: Search) -> None:
