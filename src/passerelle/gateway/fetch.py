@@ -89,6 +89,11 @@ class Fetch:
         """Whether nothing of it was invalidated since it went upstream: only then may others still join."""
         return self._wanted.plan.cache.store.is_current(self._wanted.key, self._epoch)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a response is on its way that others may get, or might have got: its head has come."""
+        return self._response is not None
+
     def start(self) -> None:
         """Go upstream."""
         self._epoch = self._wanted.plan.cache.store.epoch
