@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import passerelle.cli
-from passerelle.config import Config, ConfigError, load_text
+from passerelle.config import Config, inspect_text
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path("docs/reference/configuration.md")
@@ -124,11 +124,8 @@ def refused_examples(root: Path, page: Path) -> Iterator[str]:
         if match["language"].strip() not in ("yaml", "yml") or not re.search(r"^routes:", example, re.MULTILINE):
             continue
         line = text.count("\n", 0, match.start("text"))
-        try:
-            load_text(example, environ={})
-        except ConfigError as error:
-            for problem in error.problems:
-                yield f"{page}:{line + problem.line}: {problem.key}: {problem.message}"
+        for problem in inspect_text(example, environ={}, elsewhere=True).errors:
+            yield f"{page}:{line + problem.line}: {problem.key}: {problem.message}"
 
 
 def keys(schema: dict[str, Any]) -> set[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import pty
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,6 +130,38 @@ def test_check_as_json(run: Run) -> None:
     }
 
 
+def test_check_tells_of_folders_that_a_start_needs(run: Run) -> None:
+    Path("gateway.yaml").write_text(
+        "admin: off\naccess_log: var/access.log\n" + GOOD.replace("{app:", "{cwd: shop, app:")
+    )
+    told = [
+        "gateway.yaml:2:13: access_log: cannot write var/access.log: there is no folder var; make it first\n",
+        "gateway.yaml:5:18: services.product.cwd: cannot start in shop: there is no such folder\n",
+    ]
+    warned = "".join(line.replace(": cannot", ": warning: cannot") for line in told)
+    assert run("check") == (1, "".join(told), "")
+    for command in ("up", "gateway"):
+        assert run(command) == (1, "", "".join(told))
+    assert run("check", "--elsewhere") == (0, "gateway.yaml: ok (3 services, 5 routes)\n", warned)
+    found = json.loads(run("check", "--elsewhere", "--json")[1])
+    assert (found["ok"], [warning["key"] for warning in found["warnings"]]) == (
+        True,
+        ["access_log", "services.product.cwd"],
+    )
+    # They start nothing, so they answer all the same.
+    for answered in (("routes",), ("explain", "GET", "/user/1")):
+        code, out, err = run(*answered)
+        assert (code, bool(out), err) == (0, True, warned)
+    code, _, err = run("status")
+    assert (code, err) == (
+        2,
+        "passerelle status: with the admin address off there is nobody to ask (see passerelle status --help)\n",
+    )
+    Path("var").mkdir()
+    Path("shop").mkdir()
+    assert run("check") == (0, "gateway.yaml: ok (3 services, 5 routes)\n", "")
+
+
 def test_the_file_is_looked_for_under_two_names(run: Run) -> None:
     Path("gateway.yaml").rename("passerelle.yaml")
     assert run("check")[:2] == (0, "passerelle.yaml: ok (3 services, 5 routes)\n")
@@ -152,12 +186,31 @@ def test_the_file_is_looked_for_under_two_names(run: Run) -> None:
         (["routes", "nope.yaml"], "passerelle routes: cannot read nope.yaml"),
         (["--nope"], "passerelle: no such option"),
         (["explain"], "passerelle explain: missing argument"),
-        (["explain", "GET"], "passerelle explain: found 1 arguments; allowed is [CONFIG] METHOD URL"),
+        (["explain", "GET"], "passerelle explain: found 1 argument; allowed is [CONFIG] METHOD URL"),
         (["explain", "a", "b", "c", "d"], "passerelle explain: found 4 arguments"),
         (["explain", "get", "/x"], "did you mean GET?"),
         (["explain", "GET", "x"], "allowed is a path such as /x, or http://host/path"),
         (["explain", "GET", "ftp://a/x"], "found the scheme 'ftp'"),
         (["explain", "GET", "/x", "-H", "nocolon"], "found the header 'nocolon'"),
+        (["help"], "did you mean --help?"),
+        (["instances", "lst"], "no command 'lst'; allowed: add, drain, list, remove, resume, weight; did you mean"),
+        (["cache", "prge"], "passerelle cache: no command 'prge'; allowed: purge; did you mean purge?"),
+        (["keys", "creat"], "passerelle keys: no command 'creat'; allowed: create, import, list, rotate, revoke; did"),
+        (["cache", "purge"], "exactly one of --tag T, --path P, --all is needed"),
+        (["cache", "purge", "--all", "--tag", "x"], "exactly one of --tag T, --path P, --all is needed"),
+        (["cache", "purge", "--path", "a/b"], "found the path 'a/b'; a path begins with /, such as /a/b"),
+        (["up", "--workers", "two"], "found 'two'; allowed is a whole number from 1 to 256"),
+        (["up", "--workers", "0"], "found 0; allowed is a whole number from 1 to 256"),
+        (["up", "nope.yaml"], "passerelle up: cannot read nope.yaml: no such file or directory"),
+        (["gateway", "."], "passerelle gateway: cannot read .: is a directory"),
+        (["proxy"], "passerelle proxy: missing argument 'URL...'"),
+        (["proxy", "127.0.0.1:1"], "did you mean http://127.0.0.1:1?"),
+        (["proxy", "http://127.0.0.1:1", "--listen", "8080"], "allowed is host:port, such as 127.0.0.1:8080"),
+        (["scale", "a"], "found 'a'; allowed is SERVICE=N, such as user=8"),
+        (["restart"], "passerelle restart: missing argument 'SERVICE'"),
+        (["instances", "add", "a"], "passerelle instances add: missing argument 'URL'"),
+        (["instances", "drain", "a", "b", "--limit", "5"], "found 5 without a unit"),
+        (["keys", "list"], "passerelle keys list: the configuration has no keys; add keys: {store: keys.db}"),
         (["explain", "GET", "/x", "-H", "Content-Length: x"], "found the Content-Length 'x'"),
     ],
 )
@@ -205,17 +258,44 @@ def test_routes_as_json(run: Run) -> None:
         "methods": ["GET"],
         "path": "/user/{user_id}",
         "service": "user",
-        "guards": [],
-        "headers": [],
         "compose": None,
-        "login": None,
-        "logout": False,
         "rewrite": "/internal/{user_id}",
         "timeout": 0.5,
         "attempts": 1,
+        "attempt_timeout": None,
+        "stream_idle_timeout": 300.0,
+        "tunnel_idle_timeout": 3600.0,
+        "tell_deadline": False,
         "body": 10485760,
+        "guards": [],
+        "headers": [],
+        "cache": None,
+        "compress": None,
+        "hedge": None,
+        "login": None,
+        "logout": False,
+        "services": {
+            "user": {
+                "name": "user",
+                "source": "targets",
+                "instances": 2,
+                "balance": "p2c",
+                "by": None,
+                "sticky": None,
+                "concurrency": None,
+            }
+        },
     }
-    assert found[1]["compose"]["product"] == {"service": "product", "path": "/product/{product_id}", "required": False}
+    assert found[1]["compose"]["product"] == {
+        "service": "product",
+        "path": "/product/{product_id}",
+        "timeout": 30.0,
+        "required": False,
+        "pass_status": [],
+        "fallback": None,
+        "cache": None,
+    }
+    assert list(found[1]["services"]) == ["user", "product"]
 
 
 def test_schema_is_json(run: Run) -> None:
@@ -241,6 +321,73 @@ def test_help_names_every_command(run: Run) -> None:
         assert re.search(rf"^  {name} +\w", out, re.MULTILINE)
     assert run("-h")[1] == out
     assert run()[0] == 2
+
+
+@pytest.mark.parametrize("group", [[], ["instances"], ["cache"], ["keys"]])
+def test_lists_of_commands_have_whole_sentences(run: Run, group: list[str]) -> None:
+    code, out, _ = run(*group, "--help")
+    assert code == 0
+    commands = out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert commands
+    assert [line for line in commands if not re.search(r"^  [a-z]+ +[A-Z].*[a-z`0-9]\.$", line) or "..." in line] == []
+
+
+@pytest.mark.parametrize("command", [["status"], ["reload"], ["cache", "purge", "--all"], ["instances", "list"]])
+def test_nobody_answers_on_the_admin_address(run: Run, command: list[str]) -> None:
+    text = "no passerelle answers on the admin address 127.0.0.1:1{}: connection refused; "
+    text += "is it running, or is --admin another?\n"
+    assert run(*command, "--admin", "127.0.0.1:1") == (1, "", text.format(""))
+    # That of the file, also of one that is wrong: why it is, is what one asks for then.
+    for wrong in ("", "lisen: x\n", "access_log: no/folder\n"):
+        Path("gateway.yaml").write_text("admin: 127.0.0.1:1\n" + wrong + GOOD)
+        assert run(*command) == (1, "", text.format(" (of gateway.yaml)"))
+    Path("gateway.yaml").write_text("admin: off\nlisen: x\n" + GOOD)
+    code, out, err = run(*command)
+    assert (code, out) == (2, "")
+    assert "with the admin address off there is nobody to ask" in err
+
+
+def test_somebody_else_answers_on_the_admin_address(run: Run) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            code, out, err = run("status", "--admin", f"127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+    assert (code, out) == (1, "")
+    assert ": it answers with 501 unsupported method ('get'); is it running, or is --admin another?\n" in err
+
+
+def test_a_file_and_a_folder_that_may_not_be_read(run: Run, tmp_path: Path) -> None:
+    run("check")
+    run("status", "--admin", "127.0.0.1:1")  # what these need is imported now
+    user = os.geteuid()
+    Path("gateway.yaml").chmod(0)
+    tmp_path.chmod(0o700 if user == 0 else 0o600)
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        for command in ("check", "up", "routes"):
+            code, out, err = run(command, "gateway.yaml")
+            assert (code, out) == (2, "")
+            assert err.startswith(f"passerelle {command}: cannot read gateway.yaml: permission denied")
+        code, out, err = run("check")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("passerelle check: found neither gateway.yaml nor passerelle.yaml in this folder")
+    finally:
+        os.seteuid(user)
+        tmp_path.chmod(0o700)
+
+
+def test_a_disk_that_is_full_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text(GOOD)
+    code = "from passerelle.cli import main; main()"
+    for command in ("check", "routes", "version"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", code, command], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        assert (done.returncode, done.stderr) == (1, "passerelle: cannot write the output: no space left on device\n")
 
 
 @pytest.mark.parametrize("name", ["check", "routes", "explain", "schema"])

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.cli_explain import Asked, explanation, why_not
-from passerelle.config import load_text
+from passerelle.config import Route, load_text
 from passerelle.errors import Failure
 from passerelle.routing import Router, Rule, canonical_path
 from tests.test_cli import GOOD, Run, run
@@ -223,6 +224,7 @@ def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
         "clients": {"deny": ["10.0.0.0/8"]},
         "auth": ["key"],
         "require": {"scopes": ["read", "write"], "consumers": ["x", "y"]},
+        "cors": {"origins": "*"},
         "rate_limit": [{"rate": "5/s", "by": "consumer", "cost": 2}, {"rate": "3/m", "burst": 9, "dry_run": True}],
         "forward_auth": {"service": "u", "path": "/ask", "copy_headers": ["X-User"], "cache": "10s"},
     }
@@ -230,6 +232,7 @@ def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
     guards = [
         "clients: deny 10.0.0.0/8",
         "rate_limit: 3/m by address, burst 9, dry run",
+        "cors: *",
         "auth: key",
         "require: scopes read, write",
         "require: consumer x or y",
@@ -264,3 +267,92 @@ def test_other_origins_and_changes_in_fields_are_told(run: Run) -> None:
         "headers   security (override): content_type_options nosniff, frame_options DENY, referrer_policy no-referrer",
     ]
     assert len(json.loads(run("routes", "ruled.yaml", "--json")[1])[0]["headers"]) == 3
+
+
+# A value of each key of a route that its plain form does not have.
+TOLD: dict[str, Any] = {
+    "path": "/b",
+    "host": "a.example",
+    "methods": ["GET"],
+    "service": "other",
+    "compose": {"a": {"service": "u", "path": "/a"}},
+    "login": {"service": "u", "path": "/verify"},
+    "logout": True,
+    "rewrite": "/x",
+    "timeout": "3s",
+    "body": "1KiB",
+    "attempts": 3,
+    "attempt_timeout": "1s",
+    "hedge": {"after": "p95"},
+    "stream_idle_timeout": "off",
+    "tunnel_idle_timeout": "7s",
+    "tell_deadline": True,
+    "cache": {"ttl": "1s"},
+    "compress": ["gzip"],
+    "cors": {"origins": "*"},
+    "request_headers": {"remove": ["Cookie"]},
+    "response_headers": {"remove": ["Server"]},
+    "security_headers": True,
+    "clients": {"deny": ["10.0.0.0/8"]},
+    "auth": ["key"],
+    "require": {"scopes": ["read"]},
+    "forward_auth": {"service": "other", "path": "/ask"},
+    "identity_token": True,
+    "rate_limit": {"rate": "5/s"},
+}
+BESIDE: dict[str, dict[str, Any]] = {"require": {"auth": ["key"]}, "identity_token": {"auth": ["key"]}}
+
+
+def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `routes` and what `explain` tell of a route, as JSON."""
+    targets = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    config = {
+        "keys": {"store": "k.db"},
+        "sessions": {"store": "s.db"},
+        "identity_token": {"secret": "x" * 32},
+        "services": {"u": {"targets": targets, **service}, "other": {"targets": targets}},
+        "routes": [route],
+    }
+    Path("told.yaml").write_text(json.dumps(config))
+    (listed,) = json.loads(run("routes", "told.yaml", "--json")[1])
+    method = "POST" if "login" in route or "logout" in route else "GET"
+    url = f"http://{route.get('host', 'h')}{route['path']}"
+    return listed, json.loads(run("explain", "told.yaml", method, url, "--json")[1])["route"]
+
+
+@pytest.mark.parametrize("key", list(Route.model_fields))
+def test_every_key_of_a_route_is_told_and_the_same_by_both(run: Run, key: str) -> None:
+    plain = {"path": "/a", "service": "u", **BESIDE.get(key, {})}
+    told = plain | {key: TOLD[key]}
+    if key in ("compose", "login", "logout"):
+        del told["service"]
+    without, (listed, explained) = both(run, plain)[0], both(run, told)
+    assert listed != without
+    common = listed.keys() & explained.keys() - {"service"}
+    assert len(common) >= 15
+    assert {name: listed[name] for name in common} == {name: explained[name] for name in common}
+
+
+def test_what_services_do_with_requests_is_told_by_both(run: Run) -> None:
+    plain = {"path": "/a", "service": "u"}
+    balance = {"sticky": {"cookie": "lb", "secret": "0123456789abcdef"}}
+    listed, explained = both(run, plain, balance=balance, concurrency={"min": 1, "max": 9})
+    assert listed["services"] == explained["services"]
+    assert listed["services"]["u"] | {"sticky": "lb", "concurrency": [1, 9]} == listed["services"]["u"]
+    out = run("explain", "told.yaml", "GET", "/a")[1]
+    assert "service   u (2 instances, p2c, sticky by cookie lb, 1 to 9 requests at once)\n" in out
+    assert "0123456789abcdef" not in out + run("routes", "told.yaml", "--json")[1]
+    both(run, plain, balance={"policy": "hash", "by": "header:X-User"})
+    assert "service   u (2 instances, hash by header:x-user)\n" in run("explain", "told.yaml", "GET", "/a")[1]
+
+
+def test_logins_and_deadlines_are_told(run: Run) -> None:
+    both(run, {"path": "/in", "login": TOLD["login"]})
+    out = run("explain", "told.yaml", "POST", "/in")[1]
+    assert "guard     login: 5 wrong passwords for a user name, 20 from an address, one forgiven every 3m\n" in out
+    assert "login     POST /verify of u (2 instances, p2c)\n" in out
+    both(run, {"path": "/a", "service": "u", "tell_deadline": True})
+    out = run("explain", "told.yaml", "GET", "/a")[1]
+    assert "timeout   30s, services are told what is left\n" in out
+    both(run, {"path": "/out", "logout": True})
+    assert "logout    the session ends\n" in run("explain", "told.yaml", "POST", "/out")[1]

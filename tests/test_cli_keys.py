@@ -105,6 +105,7 @@ def test_a_redis_that_is_not_there(run) -> None:
         (["create", "--owner", "a\nb"], 2, "visible ASCII"),
         (["create", "--owner", "a", "--scope", "a b"], 2, "a scope is"),
         (["create", "--owner", "a", "--expires", "90"], 2, "such as 90d"),
+        (["create", "--owner", "a", "--expires", "0d"], 2, "found '0d'; allowed is 1s or longer"),
         (["create"], 2, "--owner"),
         (["lst"], 2, "did you mean list?"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -27,6 +29,10 @@ _COMMANDS = {
     "schema": "passerelle.cli_file:schema",
     "version": "passerelle.cli_file:version",
 }
+
+
+# What writing to a file that stdout leads to may end with.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @click.group(
@@ -66,4 +72,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code if isinstance(error, click.UsageError) else 1)
     except click.Abort:
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        # What is still to be written would fail once more at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        click.echo(f"passerelle: cannot write the output: {(error.strerror or '').lower()}", err=True)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

@@ -53,7 +53,8 @@ def explain(arguments: tuple[str, ...], headers: tuple[str, ...], as_json: bool)
       passerelle explain gateway.yaml PUT '/user/42?full=1' -H 'Host: api.example.com'
     """
     if len(arguments) not in (2, 3):
-        raise click.UsageError(f"found {len(arguments)} arguments; allowed is [CONFIG] METHOD URL")
+        number = f"{len(arguments)} argument{'' if len(arguments) == 1 else 's'}"
+        raise click.UsageError(f"found {number}; allowed is [CONFIG] METHOD URL")
     path = config_path(arguments[0] if len(arguments) == 3 else None)
     asked = _request(arguments[-2], arguments[-1], headers)
     result = explanation(read_config(path), asked)
@@ -150,57 +151,27 @@ def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Ma
         "key": f"routes[{index}]",
         "label": route.label,
         "params": {name: value.decode() for name, value in match.params.items()},
-        "timeout": route.timeout,
-        "attempts": route.attempts,
         "repeats": route.compose is not None or asked.method in IDEMPOTENT_METHODS,
-        "body": config.body_limit(route),
-        "guards": told.guards_told(route),
-        "headers": told.headers_told(config, route),
-        "cache": told.cache_told(route.cache),
-        "compress": told.compress_told(route.compress),
-        "hedge": told.hedge_told(route.hedge),
-        "attempt_timeout": route.attempt_timeout,
         "idle": told.idle_told(route),
+        **told.route_told(config, route),
     }
+    services = described["services"]
     if route.service is not None:
         upstream = canonical if route.rewrite is None else Template(route.rewrite, rest).fill(match.params)
-        described |= {"service": _service(config, route.service), "upstream_path": _shown(upstream + asked.query)}
+        described |= {"service": services[route.service], "upstream_path": _shown(upstream + asked.query)}
         return described
     if route.login is not None:
-        return described | {"login": _service(config, route.login.service), "upstream_path": route.login.path}
-    if route.logout:
-        return described | {"logout": True}
+        return described | {"upstream_path": route.login.path}
     described["parts"] = [
         {
             "key": key,
-            "service": _service(config, part.service),
             "upstream_path": Template(part.path, rest).fill(match.params).decode(),
-            "timeout": min(route.timeout, part.timeout or route.timeout),
-            "required": part.required,
-            "pass_status": list(part.pass_status),
-            "fallback": part.fallback,
-            "cache": told.cache_told(part.cache),
+            **told.part_told(route, part),
+            "service": services[part.service],
         }
         for key, part in (route.compose or {}).items()
     ]
     return described
-
-
-def _service(config: Config, name: str) -> dict[str, Any]:
-    service = config.services[name]
-    if service.is_local:
-        instances = service.instances
-    else:
-        zones = [zone.targets for zone in (service.zones or {}).values()]
-        instances = len(service.targets or ()) + sum(map(len, zones))
-    concurrency = service.concurrency
-    return {
-        "name": name,
-        "source": service.source,
-        "instances": instances,
-        "balance": service.balance.policy,
-        "concurrency": [concurrency.min, concurrency.max] if concurrency is not None else None,
-    }
 
 
 def _others(config: Config, table: list[Rule], match: Match, asked: Asked, canonical: bytes) -> list[dict[str, str]]:
@@ -301,9 +272,10 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     if "service" in route:
         lines.append(("service", _service_text(route["service"])))
         lines.append(("upstream", f"{method} {route['upstream_path']}"))
-    if "login" in route:
-        lines.append(("login", f"POST {route['upstream_path']} of {_service_text(route['login'])}"))
-    if "logout" in route:
+    if route["login"] is not None:
+        asked = route["services"][route["login"]["service"]]
+        lines.append(("login", f"POST {route['upstream_path']} of {_service_text(asked)}"))
+    if route["logout"]:
         lines.append(("logout", "the session ends"))
     for part in route.get("parts", ()):
         fate = "required" if part["required"] else f"on error {_json(part['fallback'])}"
@@ -315,7 +287,8 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
             lines.append(("cache", f"{part['key']}: {part['cache']}"))
     lines += [(key, route[key]) for key in ("cache", "compress", "hedge", "idle") if route[key] is not None]
     each = f", {duration_text(route['attempt_timeout'])} an attempt" if route["attempt_timeout"] is not None else ""
-    lines.append(("timeout", duration_text(route["timeout"]) + each))
+    known = ", services are told what is left" if route["tell_deadline"] else ""
+    lines.append(("timeout", duration_text(route["timeout"]) + each + known))
     once = "" if route["repeats"] or route["attempts"] == 1 else f" ({method} is repeated only if nothing was sent)"
     lines.append(("attempts", f"{route['attempts']}{once}"))
     lines.append(("body", f"at most {size_text(route['body'])}" if route["body"] is not None else "unlimited"))
@@ -324,9 +297,15 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _service_text(service: dict[str, Any]) -> str:
     count = service["instances"]
-    limit = service["concurrency"]
-    most = f", {limit[0]} to {limit[1]} requests at once" if limit is not None else ""
-    return f"{service['name']} ({count} instance{'' if count == 1 else 's'}, {service['balance']}{most})"
+    texts = [f"{count} instance{'' if count == 1 else 's'}", service["balance"]]
+    if service["by"] is not None:
+        texts[-1] += f" by {service['by']}"
+    if service["sticky"] is not None:
+        texts.append(f"sticky by cookie {service['sticky']}")
+    if service["concurrency"] is not None:
+        least, most = service["concurrency"]
+        texts.append(f"{least} to {most} requests at once")
+    return f"{service['name']} ({', '.join(texts)})"
 
 
 def _json(value: object) -> str:

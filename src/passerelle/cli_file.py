@@ -30,19 +30,28 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+").match
 
 @click.command()
 @config_argument
+@click.option(
+    "--elsewhere",
+    is_flag=True,
+    help="CONFIG is for another machine: only warn of files and folders that this one lacks.",
+)
 @json_option
-def check(config: str | None, as_json: bool) -> None:
+def check(config: str | None, elsewhere: bool, as_json: bool) -> None:
     """Say everything that is wrong with CONFIG, a line each.
 
     Every line is file:line:column: key: what was found and what is allowed. Exit 0 if the file is right, 1 if it is
-    not. Warnings go to stderr and change nothing. Nothing is started and no address is asked.
+    not. Warnings go to stderr and change nothing. Nothing is started or made, and no address is asked.
+
+    The files and folders that a start needs (certificates, keys, where logs and stores are written) are looked for on
+    this machine, as this user.
 
     \b
     Examples:
       passerelle check
       passerelle check deploy/gateway.yaml --json
+      passerelle check deploy/gateway.yaml --elsewhere
     """
-    path, report = read_report(config)
+    path, report = read_report(config, elsewhere=elsewhere)
     found = report.config
     if as_json:
         print_json(
@@ -119,7 +128,7 @@ def _answered_by(route: Route) -> str:
 
 
 def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
-    from passerelle.config.told import guards_told, headers_told
+    from passerelle.config.told import part_told, route_told
 
     accepted = route.accepted
     return {
@@ -128,20 +137,9 @@ def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
         "methods": None if accepted is None else sorted(method.decode() for method in accepted),
         "path": route.path,
         "service": route.service,
-        "guards": guards_told(route),
-        "headers": headers_told(config, route),
-        "compose": {
-            key: {"service": part.service, "path": part.path, "required": part.required}
-            for key, part in route.compose.items()
-        }
-        if route.compose
-        else None,
-        "login": {"service": route.login.service, "path": route.login.path} if route.login is not None else None,
-        "logout": bool(route.logout),
+        "compose": {key: part_told(route, part) for key, part in route.compose.items()} if route.compose else None,
         "rewrite": route.rewrite,
-        "timeout": route.timeout,
-        "attempts": route.attempts,
-        "body": config.body_limit(route),
+        **route_told(config, route),
     }
 
 

@@ -30,7 +30,7 @@ _PATIENCE = 5.0
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@click.group(cls=LazyGroup, lazy=_COMMANDS)
+@click.group(cls=LazyGroup, lazy=_COMMANDS, short_help="Make, list, rotate, revoke and import API keys.")
 def keys() -> None:
     """Make, list, rotate, revoke and import the API keys of a configuration.
 
@@ -42,15 +42,23 @@ def keys() -> None:
 class _Span(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
     name = "span"
 
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         match = _SPAN(str(value))
         if match is None:
             self.fail(f"found {value!r}; allowed is a number with a unit (s, m, h, d), such as 90d", param, ctx)
-        return int(match[1]) * _SECONDS[match[2]]
+        seconds = int(match[1]) * _SECONDS[match[2]]
+        if seconds < self._least:
+            self.fail(f"found {value!r}; allowed is {self._least}s or longer", param, ctx)
+        return seconds
 
 
 _config_option = click.option("-c", "--config", metavar="CONFIG", help="The configuration file.")
-_expires_option = click.option("--expires", type=_Span(), metavar="SPAN", help="How long it holds, such as 90d.")
+_expires_option = click.option(
+    "--expires", type=_Span(1), metavar="SPAN", help="How long it holds, such as 90d; for good without it."
+)
 
 
 class Store(Protocol):
@@ -150,7 +158,7 @@ def create(owner: str, scopes: tuple[str, ...], expires: int | None, config: str
         _show_new(*store.create(owner, scopes, now, now + expires if expires else None), as_json=as_json)
 
 
-@click.command("list")
+@click.command("list", short_help="List the keys, the oldest first.")
 @_config_option
 @json_option
 def list_keys(config: str | None, as_json: bool) -> None:
@@ -176,7 +184,7 @@ def list_keys(config: str | None, as_json: bool) -> None:
     print_table(("ID", "OWNER", "SCOPES", "STATE", "CREATED", "EXPIRES", "LAST USED"), rows)
 
 
-@click.command()
+@click.command(short_help="Make a key in the place of another one.")
 @click.argument("identity", metavar="ID")
 @click.option("--overlap", type=_Span(), default="24h", show_default=True, help="How long the old key still holds.")
 @_expires_option
@@ -194,7 +202,7 @@ def rotate(identity: str, overlap: int, expires: int | None, config: str | None,
         _show_new(*store.rotate(identity, now, overlap, now + expires if expires else None), as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="End a key for good.")
 @click.argument("identity", metavar="ID")
 @_config_option
 def revoke(identity: str, config: str | None) -> None:
@@ -204,7 +212,7 @@ def revoke(identity: str, config: str | None) -> None:
     click.echo(f"{identity}: revoked")
 
 
-@click.command("import")
+@click.command("import", short_help="Take over the keys of another file.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_config_option
 def import_keys(file: Path, config: str | None) -> None:

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -20,7 +19,23 @@ CONFIG_NAMES = ("gateway.yaml", "passerelle.yaml")
 """Where the configuration is looked for when no file is named, in this order."""
 
 
-class LazyGroup(click.Group):
+class Commands(click.Group):
+    """A group that says which commands there are, and the nearest one, to who asks for another."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but with the names of the commands."""
+        name, known = args[0], self.list_commands(ctx)
+        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+            from passerelle.config.words import hint
+
+            near = "; did you mean --help?" if name == "help" else hint(name, known)
+            raise click.UsageError(f"no command {name!r}; allowed: {', '.join(known)}{near}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(Commands):
     """A group whose commands are imported when they are used: ``lazy`` maps their names to ``module:attribute``."""
 
     def __init__(self, *args: Any, lazy: dict[str, str], **kwargs: Any) -> None:
@@ -40,18 +55,6 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, but with the nearest command's name."""
-        name = args[0]
-        if name not in self._lazy and not name.startswith("-") and not ctx.resilient_parsing:
-            from passerelle.config.words import hint
-
-            names = ", ".join(self._lazy)
-            raise click.UsageError(f"no command {name!r}; allowed: {names}{hint(name, self._lazy)}", ctx)
-        return super().resolve_command(ctx, args)
-
 
 def config_argument(function: Callable[..., Any]) -> Callable[..., Any]:
     """The optional ``CONFIG`` argument: a path, or None (see :func:`config_path`)."""
@@ -68,25 +71,28 @@ def config_path(given: str | None) -> str:
     if given is not None:
         return given
     for name in CONFIG_NAMES:
-        if Path(name).is_file():
+        if os.path.isfile(name):  # which answers in a folder too that may not be looked into
             return name
     raise click.UsageError(f"found neither {' nor '.join(CONFIG_NAMES)} in this folder; name the file")
 
 
-def read_report(given: str | None) -> tuple[str, Report]:
-    """The path of the file, and everything that can be said about it. A file that cannot be read is wrong usage."""
+def read_report(given: str | None, *, elsewhere: bool) -> tuple[str, Report]:
+    """The path of the file, and everything that can be said about it. A file that cannot be read is wrong usage.
+
+    ``elsewhere``: files and folders that this machine lacks are warned of, and no errors.
+    """
     from passerelle.config import inspect
 
     path = config_path(given)
     try:
-        return path, inspect(path)
+        return path, inspect(path, elsewhere=elsewhere)
     except OSError as error:
         raise click.UsageError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
 
 
 def read_config(given: str | None) -> Config:
-    """The configuration. With errors in it, they are printed to stderr and the command ends with 1."""
-    _, report = read_report(given)
+    """The configuration, for a command that starts nothing. Errors in it go to stderr and end the command with 1."""
+    _, report = read_report(given, elsewhere=True)
     print_problems(report.warnings, "warning: ", err=True)
     if report.config is None:
         print_problems(report.errors, err=True)

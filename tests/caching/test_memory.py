@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import tracemalloc
+import weakref
 from collections import OrderedDict
 
 import pytest
@@ -62,6 +64,62 @@ def test_moments_are_remembered_in_a_bounded_number() -> None:
     entries = [Entry(b"gw /", 200, HEAD, b"", born=float(second), fresh_until=0.0) for second in range(10_000)]
     assert [entry.born for entry in entries] == [float(second) for second in range(10_000)]
     assert len(_moments) <= _MOST_MOMENTS
+
+
+def test_what_is_held_is_out_of_the_collectors_sight() -> None:
+    """With a million entries a full collection would stop the process for 0.4 s."""
+    store = MemoryStore(1_000_000)
+    items: list[Stored] = [entry(b"gw /1"), Variants(b"gw /2", (b"accept",), b"salt")]
+    assert all(map(gc.is_tracked, items))
+    assert all(map(store.put, items))
+    assert not any(map(gc.is_tracked, items))
+
+
+def test_what_a_dropped_store_held_is_freed() -> None:
+    """Also where it leads back to the store, as the plan that an entry belongs to does."""
+
+    class Owner:
+        store: MemoryStore
+
+    owner = Owner()
+    owner.store = MemoryStore(1_000_000)
+    one = entry(b"gw /1")
+    one.owner = owner
+    assert owner.store.put(one)
+    freed = weakref.ref(owner)
+    owner.store.close()
+    del owner, one
+    gc.collect()
+    assert freed() is None
+
+
+def test_a_closed_store_holds_nothing_any_more() -> None:
+    store = MemoryStore(1_000_000)
+    epoch = store.epoch
+    assert store.put(entry(b"gw /1"))
+    store.close()
+    assert len(store) == 0
+    assert not store.put(entry(b"gw /2")), "of a request that was under way"
+    assert not store.put_since(entry(b"gw /3"), epoch)
+    assert len(store) == 0
+
+
+def test_a_resized_store_keeps_its_hot_set_through_a_scan() -> None:
+    """As one does that had its size from the start: the small queue's share goes with the whole."""
+    left = []
+    for first in (100_000, 12_800_000):
+        store = MemoryStore(first)
+        store.resize(100_000)
+        for _ in range(3):
+            for number in range(30):
+                key = b"gw /hot/%d" % number
+                if store.get(key) is None:
+                    store.put(entry(key))
+        for number in range(2000):
+            store.put(entry(b"gw /scan/%d" % number))
+        assert store.held_bytes <= store.capacity
+        left.append(sum(store.peek(b"gw /hot/%d" % number) is not None for number in range(30)))
+    assert left == [30, 30]
 
 
 def test_what_is_too_large_is_not_held_and_takes_its_older_self_along() -> None:

@@ -101,6 +101,8 @@ def test_the_least_file_has_every_default() -> None:
 
 
 def test_a_full_file_has_every_value(tmp_path: Path) -> None:
+    for folder in ("logs", "users"):
+        (tmp_path / folder).mkdir()
     config = load_text(FULL, folder=tmp_path)
     assert (config.listen.host, config.listen.port, config.admin, config.workers) == ("0.0.0.0", 80, None, 4)
     assert config.access_log == tmp_path / "logs/access.log"
@@ -318,6 +320,7 @@ routes:
   - {path: /d, service: found, hedge: {after: 1s}}
 """
     assert [str(problem) for problem in inspect_text(text).warnings] == [
+        "gateway.yaml:7:27: services.found.targets.file: there is no such file; until it is there, it gives no targets",
         "gateway.yaml:9:30: routes[0].hedge: 'one' has one instance; a hedge needs another one",
         "gateway.yaml:10:85: routes[1].hedge: 'app' has one instance; a hedge needs another one",
     ]

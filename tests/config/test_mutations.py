@@ -52,7 +52,7 @@ def damaged(draw: st.DrawFn) -> Any:
 
 
 def judge(text: str) -> Report:
-    report = inspect_text(text, environ={})
+    report = inspect_text(text, environ={}, elsewhere=True)
     assert (report.config is None) == bool(report.errors)
     lines = text.split("\n")
     for problem in (*report.errors, *report.warnings):

@@ -21,17 +21,19 @@ REDIS = "redis: redis://127.0.0.1:6379/0\n"
         (REDIS + "keys: {}\nsessions: {}\n", "redis", "redis"),
         (REDIS + "keys: {store: redis}\nsessions: {store: redis}\n", "redis", "redis"),
         # Who has files and adds a Redis goes on with them.
-        (REDIS + "keys: {store: k.db}\nsessions: {store: s.db}\n", Path("dir/k.db"), Path("dir/s.db")),
-        (REDIS + "keys: {store: k.db}\nsessions: {}\n", Path("dir/k.db"), "redis"),
-        (REDIS + "keys: {store: ./redis}\nsessions: {}\n", Path("dir/redis"), "redis"),
-        ("keys: {store: k.db}\nsessions: {store: s.db}\n", Path("dir/k.db"), Path("dir/s.db")),
+        (REDIS + "keys: {store: k.db}\nsessions: {store: s.db}\n", Path("k.db"), Path("s.db")),
+        (REDIS + "keys: {store: k.db}\nsessions: {}\n", Path("k.db"), "redis"),
+        (REDIS + "keys: {store: ./redis}\nsessions: {}\n", Path("redis"), "redis"),
+        ("keys: {store: k.db}\nsessions: {store: s.db}\n", Path("k.db"), Path("s.db")),
     ],
 )
-def test_where_they_are_kept(blocks: str, keys: object, sessions: object) -> None:
+def test_where_they_are_kept(tmp_path: Path, blocks: str, keys: object, sessions: object) -> None:
     text = blocks + SERVICES + ROUTE
-    config = load_text(text, folder="dir", environ={})
+    config = load_text(text, folder=tmp_path, environ={})
     assert config.keys is not None and config.sessions is not None
-    assert (config.keys.store, config.sessions.store) == (keys, sessions)
+    stores = [tmp_path / each if isinstance(each, Path) else each for each in (keys, sessions)]
+    assert [config.keys.store, config.sessions.store] == stores
+    assert not list(tmp_path.iterdir())
     assert inspect_text(text, environ={}).warnings == ()
 
 

@@ -83,8 +83,12 @@ def test_credentials(rig: Rig) -> None:
     assert get(client, "/a", EVIL).get("access-control-allow-credentials") is None
 
 
-def test_a_preflight_is_answered_before_authentication_and_limits(rig: Rig, tmp_path: Path) -> None:
-    upstream, client = shared(rig, methods=["GET", "PUT"], rate_limit={"rate": "1/h"}, cors={**CORS, "max_age": "5m"})
+def test_a_preflight_is_answered_before_authentication(rig: Rig, tmp_path: Path) -> None:
+    settings = {"methods": ["GET", "PUT"], "auth": ["key"], "cors": {**CORS, "max_age": "5m"}}
+    limits = [{"rate": "1/h", "by": by} for by in ("consumer", "key", "header:Origin")]
+    upstream = rig.upstream(answering(ok(b"{}", JSON)))
+    gateway = rig.forward(upstream, route={**settings, "rate_limit": limits}, keys={"store": str(tmp_path / "keys.db")})
+    client = rig.connect(gateway)
     for _ in range(3):
         answer = preflight(client, "/a", "PUT", headers="authorization, content-type")
         assert answer.status == 204
@@ -93,10 +97,83 @@ def test_a_preflight_is_answered_before_authentication_and_limits(rig: Rig, tmp_
         assert b"authorization" in (answer.get("access-control-allow-headers") or b"").lower()
         assert answer.get("access-control-max-age") == b"300"
         assert answer.get("content-length") is None
+    # The limit by a field had not counted one of them, and slows guessing down.
+    for status in (401, 429):
+        refused = get(client, "/a")
+        assert (refused.status, allowed(refused), varies(refused)) == (status, SHOP.encode(), True)
+    assert not upstream.requests
+
+
+def test_limits_by_address_count_preflights_with_the_requests(rig: Rig) -> None:
+    limit = {"rate": "3/h"}
+    upstream, client = shared(rig, methods=["GET", "PUT"], rate_limit=limit)
+    answer = preflight(client, "/a", "PUT")
+    assert (answer.status, answer.get("ratelimit")) == (204, b'"3/h by address";r=2;t=1200')
     assert get(client, "/a").status == 200
-    limited = get(client, "/a")
-    assert (limited.status, allowed(limited), varies(limited)) == (429, SHOP.encode(), True)
+    assert preflight(client, "/a", "PUT").status == 204
+    for answer in (preflight(client, "/a", "PUT"), get(client, "/a")):
+        assert answer.status == 429
+        assert int(answer.get("retry-after") or b"") > 0
+        assert answer.get("access-control-allow-methods") is None
     assert len(upstream.requests) == 1
+
+
+def test_a_dry_limit_counts_preflights_and_refuses_none(rig: Rig) -> None:
+    _, client = shared(rig, rate_limit={"rate": "1/h", "dry_run": True})
+    assert [preflight(client, "/a", "PUT").status for _ in range(3)] == [204] * 3
+
+
+@pytest.mark.parametrize("clients", [{"deny": ["127.0.0.0/8"]}, {"allow": ["192.0.2.0/24"]}])
+def test_an_address_that_is_not_admitted_has_no_preflight(rig: Rig, clients: dict[str, list[str]]) -> None:
+    upstream, client = shared(rig, clients=clients)
+    for answer in (preflight(client, "/a", "PUT"), get(client, "/a")):
+        assert answer.status == 403
+        assert answer.get("access-control-allow-methods") is None
+    assert not upstream.requests
+
+
+def test_preflights_of_logins_and_compositions(rig: Rig, tmp_path: Path) -> None:
+    upstream = rig.upstream(answering(ok()))
+    admitted = {"cors": CORS, "clients": {"allow": ["127.0.0.1"]}}
+    denied = {"cors": CORS, "clients": {"deny": ["127.0.0.1"]}}
+    compose = {"compose": {"a": {"service": "u", "path": "/a"}}}
+    login = {"login": {"service": "u", "path": "/check"}}
+    gateway = rig.gateway(
+        {"u": {"targets": [upstream.url]}},
+        [
+            {"path": "/in", **login, **admitted},
+            {"path": "/not-in", **login, **denied},
+            {"path": "/parts", **compose, **admitted},
+            {"path": "/no-parts", **compose, **denied},
+        ],
+        sessions={"store": str(tmp_path / "sessions.db")},
+    )
+    client = rig.connect(gateway)
+    for path, method, status in (
+        ("/in", "POST", 204),
+        ("/not-in", "POST", 403),
+        ("/parts", "GET", 204),
+        ("/no-parts", "GET", 403),
+    ):
+        assert preflight(client, path, method).status == status
+    assert not upstream.requests
+
+
+def test_headers_of_a_preflight_are_said_once(rig: Rig) -> None:
+    _, client = shared(rig, methods=["GET", "OPTIONS"], response_headers={"set": {"Server": "shop"}})
+    answer = preflight(client, "/a", "GET")
+    assert answer.status == 204
+    assert answer.all("access-control-allow-origin") == [SHOP.encode()]
+    assert answer.all("server") == [b"shop"]
+    assert len(answer.all("vary")) == 1
+
+
+def test_the_body_of_a_preflight_is_not_read(rig: Rig) -> None:
+    upstream, client = shared(rig)
+    fields = ("Origin", SHOP), ("Access-Control-Request-Method", "PUT")
+    answer = client.request("OPTIONS", "/a", *fields, body=b"some bytes")
+    assert (answer.status, answer.body) == (204, b"")
+    assert not upstream.requests
 
 
 @pytest.mark.parametrize(

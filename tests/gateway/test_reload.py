@@ -195,3 +195,33 @@ def test_lower_limits_of_heads_hold_for_heads_that_are_known(rig: Rig, limits: d
     assert client.request("GET", "/", *fields).status == 431
     client.assert_closed()
     assert len(upstream.requests) == 2
+
+
+def test_a_cache_that_no_route_has_any_more_is_gone(rig: Rig) -> None:
+    """With what it held, and with what is stored in it afterwards by an answer that was under way."""
+    release = threading.Event()
+
+    def slow(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            conn.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nContent-Length: 4\r\n\r\nab")
+            if b" /slow " in request.start:
+                conn.wait(release)
+            conn.send(b"cd")
+
+    upstream = rig.upstream(slow)
+    gateway = rig.gateway({"u": service(upstream)}, [{**ROUTE, "cache": {}}])
+    client, late = rig.connect(gateway), rig.connect(gateway)
+    assert client.request("GET", "/a").status == 200
+    cache = gateway.gateway.cache
+    assert cache is not None and gateway.snapshot()["cache"]["entries"] == 1
+    late.send(head("GET", "/slow"))
+    wait_until(lambda: open_work(gateway) == 1)
+    gateway.reload({"u": service(upstream)}, [ROUTE])
+    assert gateway.snapshot()["cache"] == {"bytes": 0, "capacity_bytes": 0, "entries": 0, "evictions": 0}
+    release.set()
+    assert late.read_response().body == b"abcd"
+    assert len(cache.store) == 0
+    gateway.reload({"u": service(upstream)}, [{**ROUTE, "cache": {}}])
+    assert b"fwd=uri-miss" in (client.request("GET", "/a").get("cache-status") or b"")
+    assert gateway.snapshot()["cache"]["entries"] == 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1 import head
+from passerelle.http1.fields import LONGEST_REMEMBERED
 from passerelle.http1.head import REQUEST_LINE, Framing, FramingLines, RequestHead, ResponseHead
 
 
@@ -70,6 +71,10 @@ def test_framings_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyP
     framings.clear()
     assert request(b"Host: a", *options).host == b"a"
     assert framings == {}, "one of many lines, which a client can send again and again"
+    for number in range(50):
+        options = b"Connection: keep-alive, x-%d, %b" % (number, b"y" * LONGEST_REMEMBERED)
+        assert request(b"Host: a", options).keep_alive
+    assert framings == {}, "of lines that are too long to be remembered, so that it could not be found again"
 
 
 @pytest.mark.parametrize("lines", [1, 5])

@@ -170,7 +170,10 @@ def test_who_may_change_what(tmp_path: Path) -> None:
         assert ask(running, "POST", "/status", Passerelle_Admin="1")[0] == 405
         refused = [
             ("/restart?service=x", "there is no service 'x'; there are: s, t"),
-            ("/restart?service=t", "t has targets: its instances are not started here"),
+            (
+                "/restart?service=t",
+                "t has targets: its instances are not started here; see passerelle instances --help",
+            ),
             ("/scale?service=s&instances=0", "found '0' instances; allowed is a number from 1 to 1000"),
             ("/scale?service=s&instances=1e3", "found '1e3' instances; allowed is a number from 1 to 1000"),
         ]

@@ -173,3 +173,30 @@ def test_the_catalog_keeps_the_last_good_list(tmp_path: Path, monkeypatch: pytes
         it.stop()
 
     asyncio.run(run())
+
+
+def test_the_catalog_says_where_a_target_comes_from(tmp_path: Path, names: Names) -> None:
+    names.records = {("shop.test", "A"): ["10.0.0.2"]}
+    path = tmp_path / "t.txt"
+    path.write_text("http://10.0.0.3:1\n")
+    text = (
+        f"dns: {{server: '{names.server}', timeout: 20s}}\n"
+        "services: {s: {zones: {a: {targets: ['http://10.0.0.1:1', 'dns+http://shop.test:1']},"
+        " b: {targets: [{file: t.txt}]}}}}\nroutes: [{path: /, service: s}]"
+    )
+    config = load_text(text, folder=tmp_path)
+
+    async def run() -> None:
+        it = catalog.Catalog(lambda name: None, lambda line: None)
+        it.adopt(config)
+        async with asyncio.timeout(20):
+            while len(it.specs("s", config)) < 3:
+                await it.prepare(config)
+                await asyncio.sleep(0.01)
+        assert it.found_by("s", ("10.0.0.2", 1, "a")) == "dns+http://shop.test:1"
+        assert it.found_by("s", ("10.0.0.3", 1, "b")) == str(path)
+        for place in (("10.0.0.1", 1, "a"), ("10.0.0.2", 1, "b"), ("10.0.0.2", 2, "a"), ("10.0.0.9", 1, "a")):
+            assert it.found_by("s", place) == ""
+        it.stop()
+
+    asyncio.run(run())

@@ -247,6 +247,9 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
     with command(tmp_path, "gateway") as running:
         running.listening()
         scheme = "found scheme 'ftp'; allowed is http://host:port or https://host:port, such as http://127.0.0.1:5000"
+        found = f"s-{two.address}"
+        again = f"{found} comes from list.txt, and would be found again; take it out there, or drain it: "
+        again += f"passerelle instances drain s {found}"
         cases: list[tuple[str, str, dict[str, str], int, str]] = [
             ("POST", "x/instances", {"url": url}, 404, "there is no service 'x'; there are: s, z"),
             ("POST", "s/instances", {}, 400, "url says where the instance listens, such as http://127.0.0.1:5000"),
@@ -265,7 +268,7 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
             ("POST", "z/instances", {"url": url}, 400, "zone says where it belongs; allowed: a, b"),
             ("POST", "z/instances", {"url": url, "zone": "c"}, 400, "found zone 'c'; allowed: a, b"),
             ("DELETE", "s/instances/s-9", {}, 404, f"s has no instance 's-9'; there are: s-1, s-{two.address}"),
-            ("DELETE", f"s/instances/{two.address}", {}, 409, f"s-{two.address} is found at run time"),
+            ("DELETE", f"s/instances/{two.address}", {}, 409, again),
             ("DELETE", "s/instances/s-1", {"limit": "5"}, 400, "limit: found 5 without a unit"),
             ("DELETE", "s/instances/s-1", {"limit": "2h"}, 400, "limit: found '2h'; allowed is at most 1h"),
             ("DELETE", "s/instances/s-1", {"force": "yes"}, 400, "force: found 'yes'; allowed: true, false"),
@@ -277,8 +280,8 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
             ("GET", "x/instances", {}, 404, "there is no service 'x'; there are: s, z"),
         ]
         for method, path, arguments, status, problem in cases:
-            found = refused(running, method, path, **arguments)
-            assert found[0] == status and found[1].startswith(problem), (method, path, arguments, found)
+            answer = refused(running, method, path, **arguments)
+            assert answer[0] == status and answer[1].startswith(problem), (method, path, arguments, answer)
         for method, path in (("PUT", "/services/s/instances"), ("DELETE", "/services/s/instances")):
             connection = http.client.HTTPConnection("127.0.0.1", running.admin, timeout=10)
             connection.request(method, path, headers={"Passerelle-Admin": "1"})
@@ -290,6 +293,18 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
             connection.request("DELETE", "/services/s/instances/s-1", headers=fields)
             assert connection.getresponse().status == 403
             connection.close()
+        assert running.stop() == 0
+
+
+@pytest.mark.slow
+def test_the_only_one_is_spared_although_it_is_down(tmp_path: Path) -> None:
+    write(tmp_path, "['http://127.0.0.1:1']")
+    with command(tmp_path, "up") as running:
+        running.listening()
+        settled(running, "down")
+        told = "s-1 is the only instance of s; add another one first, or force it"
+        assert refused(running, "DELETE", "s/instances/s-1") == (409, told)
+        assert ask(running, "DELETE", "s/instances/s-1", force="true")[0] == 200
         assert running.stop() == 0
 
 

@@ -101,6 +101,25 @@ def test_a_worker_that_is_killed_is_replaced_and_connections_wait_meanwhile(tmp_
         assert running.stop() == 0
 
 
+@pytest.mark.slow
+def test_a_worker_is_replaced_although_a_folder_of_a_service_is_gone(tmp_path: Path) -> None:
+    """A start finds that; what runs goes on, and a reload says it."""
+    folder = tmp_path / "below"
+    folder.mkdir()
+    served = FILES.replace("http.server,", "http.server, --directory, '..',").replace("instances: 3", "cwd: below")
+    with up(tmp_path, served) as running:
+        running.listening()
+        folder.rename(tmp_path / "moved")
+        os.kill(running.status()["workers"][0]["pid"], signal.SIGKILL)
+        until_now(lambda: running.status()["workers"][0]["restarts"] == 1, 30)
+        until_now(lambda: running.get("/")[0] == 200, 30)
+        os.kill(running.popen.pid, signal.SIGHUP)
+        running.says(r"services\.files\.cwd: cannot start in below: there is no such folder", 30)
+        assert running.get("/")[0] == 200
+        assert running.stop() == 0
+
+
+@pytest.mark.slow
 def test_counters_do_not_go_down_when_a_worker_dies(tmp_path: Path) -> None:
     (tmp_path / "hello.txt").write_text("hello")
 
@@ -264,9 +283,10 @@ def test_a_wrong_file_says_where_and_starts_nothing(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_opened_ends_the_start_with_its_reason(tmp_path: Path) -> None:
-    with up(tmp_path, FILES + "access_log: missing/folder/log\n") as running:
+    os.mkfifo(tmp_path / "pipe")  # that nobody reads: only a start finds that out
+    with up(tmp_path, FILES + "access_log: pipe\n") as running:
         assert running.ended() == 1
-        assert "gateway    | access_log: cannot open missing/folder/log: No such file or directory\n" in running.text
+        assert "gateway    | access_log: cannot open pipe: No such device or address\n" in running.text
         assert "passerelle | the gateway cannot be started\n" in running.text
         assert "Traceback" not in running.text
 
@@ -373,13 +393,18 @@ def test_gateway_alone_refuses_a_taken_port(tmp_path: Path) -> None:
         with command(tmp_path, "gateway", "a.yaml") as running:
             assert running.ended() == 1
             assert running.text.startswith(f"cannot listen on 127.0.0.1:{port}: port {port} is taken")
+            assert running.text.endswith("; choose another with --listen\n")
+        with command(tmp_path, "gateway", "a.yaml", "--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{port}") as other:
+            assert other.ended() == 1
+            assert other.text.startswith(f"cannot listen on 127.0.0.1:{port}: port {port} is taken")
+            assert other.text.endswith(" (the admin address); choose another with --admin, or off\n")
 
 
 def test_status_says_that_nobody_answers(tmp_path: Path) -> None:
     with command(tmp_path, "status", "--admin", "127.0.0.1:1") as running:
         assert running.ended() == 1
         assert running.text == (
-            "nothing to ask on the admin address 127.0.0.1:1: Connection refused; "
+            "no passerelle answers on the admin address 127.0.0.1:1: connection refused; "
             "is it running, or is --admin another?\n"
         )
 

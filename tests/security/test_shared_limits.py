@@ -113,6 +113,21 @@ def test_gateways_share_a_limit_and_say_the_same_of_it(rig: Rig, server: RedisSe
     assert 1 <= int(refused.get("retry-after") or b"0") <= 900
 
 
+def test_preflights_count_in_redis_too(rig: Rig, server: RedisServer) -> None:
+    route = {"rate_limit": {"rate": "3/h"}, "cors": {"origins": "*"}}
+    upstream = rig.upstream(answering(ok()))
+    running = [rig.forward(upstream, route=route, redis=server.url) for _ in range(2)]
+    for gateway in running:
+        wait_until(lambda gateway=gateway: link(gateway).up, "connected", 20)
+    asked = ("Origin", "https://a.example"), ("Access-Control-Request-Method", "PUT")
+    one, other = (rig.connect(gateway) for gateway in running)
+    assert one.request("OPTIONS", "/a", *asked).status == 204
+    assert other.request("OPTIONS", "/a", *asked).status == 204
+    assert one.request("GET", "/a").status == 200
+    assert other.request("OPTIONS", "/a", *asked).status == 429
+    assert len(upstream.requests) == 1
+
+
 def test_without_redis_each_admits_its_part_and_what_was_used_up_stays_so(rig: Rig, server: RedisServer) -> None:
     running = gateways(rig, server.url, {"rate": "8/h"})
     one, other = (rig.connect(g) for g in running)

@@ -7,7 +7,6 @@ gets another name, so that gateways of two versions may share one store: each se
 from __future__ import annotations
 
 import struct
-from math import isfinite, isnan
 from typing import Final
 
 from passerelle.caching.entry import Entry, Stored, Variants
@@ -18,6 +17,8 @@ _NOTE: Final = b"PV1\n"
 # born, fresh_until, status, strict, refuses, stale_while_revalidate, stale_if_error, lengths of key, etag (0: none),
 # head and body, number of tags. Each tag follows as its length and itself.
 _FIXED: Final = struct.Struct("<ddHBBIIIIIIH")
+# The year 5138, in seconds: no time, and no NaN, is beyond it.
+_LATEST: Final = 1e11
 _SHORT: Final = struct.Struct("<H")
 _NOTE_FIXED: Final = struct.Struct("<IHHH")
 
@@ -87,7 +88,7 @@ def _entry(data: bytes, key: bytes) -> Entry | None:
     reader = _Reader(data, len(_ENTRY) + _FIXED.size)
     if reader.take(lengths[0]) != key:
         return None
-    if not isfinite(born) or isnan(fresh_until):
+    if not -_LATEST < born < _LATEST or not fresh_until < _LATEST:
         raise ValueError("no time")
     etag, head, body = (reader.take(length) for length in lengths[1:])
     return Entry(

@@ -11,10 +11,12 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from passerelle.config import balance_check as balance
 from passerelle.config.addresses import Address, Lookup
 from passerelle.config.base import given
+from passerelle.config.check_files import folder_errors, list_warnings, log_errors, store_file_errors, unreadable
 from passerelle.config.check_guards import (
     guard_warnings,
     jwt_errors,
@@ -27,6 +29,7 @@ from passerelle.config.check_headers import header_warnings, parameter_values, r
 from passerelle.config.check_hedge import hedge_errors, hedge_warnings
 from passerelle.config.check_tls import listener_errors, listener_warnings, service_errors, service_warnings
 from passerelle.config.guards import Keys
+from passerelle.config.identity_token import IdentityToken
 from passerelle.config.jwt import Jwt
 from passerelle.config.models import Config, Part, Route, RouteCache, Service
 from passerelle.config.problems import Finding, Loc, key_of
@@ -65,13 +68,16 @@ class Draft:
     tls: ListenerTls | None
     sessions: Sessions | None
     keys: Keys | None
+    identity_token: IdentityToken | None
+    log: Path | None
 
     @classmethod
     def of(cls, config: Config) -> Draft:
         """The draft of a whole configuration."""
         routes = [DraftRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
         blocks = frozenset(given(config))
-        of_file = (config.jwt, config.tls, config.sessions, config.keys)
+        log = config.access_log if isinstance(config.access_log, Path) else None
+        of_file = (config.jwt, config.tls, config.sessions, config.keys, config.identity_token, log)
         return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
 
 
@@ -83,6 +89,7 @@ def errors(draft: Draft) -> Iterator[Finding]:
             yield from _service(name, service, draft.listen)
             yield from balance.errors(name, service, draft.routes)
             yield from service_errors(name, service)
+            yield from folder_errors(name, service)
     # "tls" stands among the places of credentials where clients are asked for certificates.
     no_clients = draft.tls is not None and draft.tls.client_ca is None
     blocks = draft.blocks - {"tls"} if no_clients else draft.blocks
@@ -99,6 +106,24 @@ def errors(draft: Draft) -> Iterator[Finding]:
         if kept is not None:
             yield from store_errors(block, kept.store, "store" in given(kept), draft.blocks)
     yield from redis_errors(draft.blocks)
+    yield from _files(draft)
+
+
+def _files(draft: Draft) -> Iterator[Finding]:
+    """Files that a start reads or writes, beside certificates."""
+    if draft.log is not None:
+        yield from log_errors(draft.log)
+    for block, kept in (("keys", draft.keys), ("sessions", draft.sessions)):
+        if kept is not None and isinstance(kept.store, Path):
+            yield from store_file_errors((block, "store"), kept.store)
+    read: list[tuple[Loc, object]] = []
+    if draft.jwt is not None:
+        read += [(("jwt", "key"), draft.jwt.key), (("jwt", "jwks"), draft.jwt.jwks)]
+    if draft.identity_token is not None:
+        read.append((("identity_token", "key"), draft.identity_token.key))
+    for loc, path in read:
+        if isinstance(path, Path) and (finding := unreadable(loc, path)) is not None:
+            yield finding
 
 
 def warnings(config: Config) -> Iterator[Finding]:
@@ -114,6 +139,7 @@ def warnings(config: Config) -> Iterator[Finding]:
     for index, network in enumerate(config.trusted_proxies):
         if network.prefixlen == 0:
             yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
+    yield from list_warnings(config)
     yield from guard_warnings(config)
     yield from header_warnings(config)
     yield from hedge_warnings(config, services_of)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from passerelle.config.base import given
+from passerelle.config.check_files import unreadable
 from passerelle.config.models import Service
 from passerelle.config.problems import Finding, Loc
 from passerelle.config.tls import ListenerTls
@@ -85,16 +86,8 @@ def _times(loc: Loc, path: Path, now: datetime) -> Iterator[Finding]:
         yield Finding(loc, f"{path} expires soon: it is good until {end:%Y-%m-%d %H:%M} UTC")
 
 
-def _unreadable(loc: Loc, path: Path) -> Finding | None:
-    try:
-        with path.open("rb"):
-            return None
-    except OSError as error:
-        return Finding(loc, f"cannot read {path}: {error.strerror}")
-
-
 def _authorities(loc: Loc, path: Path) -> Iterator[Finding]:
-    finding = _unreadable(loc, path)
+    finding = unreadable(loc, path)
     if finding is None:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
@@ -107,7 +100,7 @@ def _authorities(loc: Loc, path: Path) -> Iterator[Finding]:
 def _pair(loc: Loc, certificate: Path, key: Path) -> Iterator[Finding]:
     """A certificate and its key."""
     place = (*loc, "certificate"), (*loc, "key")
-    missing = [f for f in (_unreadable(place[0], certificate), _unreadable(place[1], key)) if f is not None]
+    missing = [f for f in (unreadable(place[0], certificate), unreadable(place[1], key)) if f is not None]
     if missing:
         yield from missing
         return

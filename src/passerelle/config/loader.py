@@ -15,6 +15,7 @@ from passerelle.config import check, tree
 from passerelle.config.addresses import Address, parse_admin, parse_listen
 from passerelle.config.base import Model, Shape
 from passerelle.config.guards import Keys
+from passerelle.config.identity_token import IdentityToken
 from passerelle.config.jwt import KEY_SOURCES, Jwt, jwt_shape
 from passerelle.config.models import Config, Route, Service
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of, model_at
@@ -22,21 +23,30 @@ from passerelle.config.sessions import Sessions
 from passerelle.config.shapes import KINDS, SOURCES, route_shape, service_shape
 from passerelle.config.source import Source
 from passerelle.config.tls import ListenerTls
+from passerelle.config.values import AccessLog
 from passerelle.config.words import nearest
 
 _Block = TypeVar("_Block", bound=Model)
 
 _SERVICE = TypeAdapter(Service)
 _ROUTE = TypeAdapter(Route)
+_ACCESS_LOG: TypeAdapter[str | Path] = TypeAdapter(AccessLog)
+
+
+_ADMIN: Address = Config.model_fields["admin"].default
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What reading a file gave: a configuration, or errors. Warnings come with a configuration only."""
+    """What reading a file gave: a configuration, or errors. Warnings come with a configuration only.
+
+    ``admin`` is the file's, as far as that can be read: who asks there may do so because of the errors.
+    """
 
     config: Config | None
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
+    admin: Address | None = _ADMIN
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
@@ -45,10 +55,15 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) 
 
 
 def load_text(
-    text: str, file: str = "gateway.yaml", environ: Mapping[str, str] = os.environ, folder: str | os.PathLike[str] = "."
+    text: str,
+    file: str = "gateway.yaml",
+    environ: Mapping[str, str] = os.environ,
+    folder: str | os.PathLike[str] = ".",
+    *,
+    elsewhere: bool = False,
 ) -> Config:
     """The configuration in ``text``; ``file`` names it in errors, relative paths start at ``folder``."""
-    return _config(inspect_text(text, file, environ, folder))
+    return _config(inspect_text(text, file, environ, folder, elsewhere=elsewhere))
 
 
 def _config(report: Report) -> Config:
@@ -57,12 +72,14 @@ def _config(report: Report) -> Config:
     return report.config
 
 
-def inspect(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Report:
-    """Read and judge a file; ``OSError`` if it cannot be read."""
+def inspect(
+    path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ, *, elsewhere: bool = False
+) -> Report:
+    """Read and judge a file; ``OSError`` if it cannot be read. ``elsewhere``: see :func:`inspect_text`."""
     name = os.fspath(path)
     with open(name, "rb") as file:
         data = file.read(tree.MAX_BYTES + 1)
-    return inspect_bytes(data, name, environ, Path(name).parent)
+    return inspect_bytes(data, name, environ, Path(name).parent, elsewhere=elsewhere)
 
 
 def inspect_bytes(
@@ -70,6 +87,8 @@ def inspect_bytes(
     file: str = "gateway.yaml",
     environ: Mapping[str, str] = os.environ,
     folder: str | os.PathLike[str] = ".",
+    *,
+    elsewhere: bool = False,
 ) -> Report:
     """Judge the content of a file, as read from disk: at most :data:`tree.MAX_BYTES` of UTF-8."""
     if len(data) > tree.MAX_BYTES:
@@ -83,27 +102,45 @@ def inspect_bytes(
             file, line, column, "", f"octet 0x{data[error.start]:02X} is not UTF-8; save the file as UTF-8"
         )
         return Report(None, (problem,), ())
-    return inspect_text(text, file, environ, folder)
+    return inspect_text(text, file, environ, folder, elsewhere=elsewhere)
 
 
 def inspect_text(
-    text: str, file: str = "gateway.yaml", environ: Mapping[str, str] = os.environ, folder: str | os.PathLike[str] = "."
+    text: str,
+    file: str = "gateway.yaml",
+    environ: Mapping[str, str] = os.environ,
+    folder: str | os.PathLike[str] = ".",
+    *,
+    elsewhere: bool = False,
 ) -> Report:
-    """Judge ``text``: everything that is wrong, or the configuration and what is odd about it."""
+    """Judge ``text``: everything that is wrong, or the configuration and what is odd about it.
+
+    ``elsewhere``: nothing is started here, so files and folders that this machine lacks are odd, not wrong.
+    """
     try:
         root, duplicates = tree.parse(text)
     except tree.SyntaxProblem as error:
         return Report(None, (Problem(file, error.line, error.column, "", error.message),), ())
-    source = Source(text, file, root, environ, Path(folder))
+    source = Source(text, file, root, environ, Path(folder), elsewhere=elsewhere)
     for duplicate in duplicates:
         key = key_of((*duplicate.parents, duplicate.key.text))
         message = f"found twice; the first is at line {duplicate.first.line}"
         source.problems.append(Problem(file, duplicate.key.line, duplicate.key.column, key, message))
     config = _judge(source)
     if source.problems:
-        return Report(None, tuple(_in_order(source.problems)), ())
+        return Report(None, tuple(_in_order(source.problems)), (), _admin(source))
     assert config is not None
-    return Report(config, (), tuple(source.problem(finding) for finding in check.warnings(config)))
+    warnings = [*_in_order(source.elsewhere), *(source.problem(finding) for finding in check.warnings(config))]
+    return Report(config, (), tuple(warnings), config.admin)
+
+
+def _admin(source: Source) -> Address | None:
+    found = source.data.get("admin") if isinstance(source.data, dict) else None
+    try:
+        admin = parse_admin(found) if found is not None else _ADMIN
+    except ValueError:
+        return _ADMIN
+    return admin if isinstance(admin, Address) else None
 
 
 def _in_order(problems: list[Problem]) -> Iterator[Problem]:
@@ -252,8 +289,9 @@ def _draft(source: Source, bad: list[Loc]) -> check.Draft:
         _block(source, "tls", ListenerTls),
         _block(source, "sessions", Sessions),
         _block(source, "keys", Keys),
+        _block(source, "identity_token", IdentityToken),
     )
-    return check.Draft(listen, admin, services, routes, frozenset(data), *blocks)
+    return check.Draft(listen, admin, services, routes, frozenset(data), *blocks, _log(source))
 
 
 def _block(source: Source, key: str, model: type[_Block]) -> _Block | None:
@@ -261,6 +299,14 @@ def _block(source: Source, key: str, model: type[_Block]) -> _Block | None:
         return model.model_validate(source.data.get(key), context=source.context)
     except ValidationError:
         return None
+
+
+def _log(source: Source) -> Path | None:
+    try:
+        found = _ACCESS_LOG.validate_python(source.data.get("access_log"), context=source.context)
+    except ValidationError:
+        return None
+    return found if isinstance(found, Path) else None
 
 
 def _address(data: dict[str, Any], key: str) -> Address | None:

@@ -22,11 +22,13 @@ Loc = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong at ``loc``; ``at_key`` points at the key instead of its value."""
+    """Something wrong at ``loc``; ``at_key`` points at the key instead of its value. ``here``: it is about a file or
+    folder of this machine, and may be right on another."""
 
     loc: Loc
     message: str
     at_key: bool = False
+    here: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,22 @@ from passerelle.config.substitute import substitute
 class Source:
     """The file as nodes and as plain data, and the problems found so far."""
 
-    def __init__(self, text: str, file: str, root: tree.Node, environ: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        text: str,
+        file: str,
+        root: tree.Node,
+        environ: Mapping[str, str],
+        folder: Path,
+        *,
+        elsewhere: bool = False,
+    ) -> None:
         self.file = file
         self.folder = folder
         self.problems: list[Problem] = []
+        # What may be right on the machine that the file is for, where that is another one.
+        self.elsewhere: list[Problem] = []
+        self._elsewhere = elsewhere
         # Places that are reported already.
         self.broken: set[Loc] = set()
         # Values that came from a secret's file, and what they are part of (a command, a target): never shown.
@@ -40,8 +52,10 @@ class Source:
         if not self.broken.isdisjoint(above):
             return
         if not finding.at_key and (loc in self._around_secret or not self._secret.isdisjoint(above)):
-            finding = Finding(loc, "not allowed with what is in the file of the secret (it is not shown)")
-        self.problems.append(self.problem(finding))
+            message = "not allowed with what is in the file of the secret (it is not shown)"
+            finding = Finding(loc, message, here=finding.here)
+        problems = self.elsewhere if finding.here and self._elsewhere else self.problems
+        problems.append(self.problem(finding))
 
     def problem(self, finding: Finding) -> Problem:
         """A finding with its place in the file."""

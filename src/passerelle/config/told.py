@@ -1,4 +1,4 @@
-"""What a route does, in words: its guards in the order in which they are asked, header fields, caching, hedges."""
+"""What a route does, for people and programs: the same in ``passerelle routes`` and ``passerelle explain``."""
 
 from __future__ import annotations
 
@@ -6,24 +6,86 @@ from typing import Any
 
 from passerelle.config.base import given
 from passerelle.config.cache import RouteCache
+from passerelle.config.check import services_of
 from passerelle.config.check_headers import security_of
 from passerelle.config.compress import Compress
 from passerelle.config.forward_auth import ForwardAuth
 from passerelle.config.guards import RateLimit
 from passerelle.config.headers import Cors, RequestHeaders, ResponseHeaders
 from passerelle.config.hedge import Hedge
-from passerelle.config.models import Config, Route
+from passerelle.config.models import Config, Part, Route
 from passerelle.config.units import duration_text, size_text
+
+
+def route_told(config: Config, route: Route) -> dict[str, Any]:
+    """What ``route`` does, JSON-able: numbers (seconds, bytes; None for no limit), and the rest in words."""
+    login = route.login
+    return {
+        "timeout": route.timeout,
+        "attempts": route.attempts,
+        "attempt_timeout": route.attempt_timeout,
+        "stream_idle_timeout": _number(route.stream_idle_timeout),
+        "tunnel_idle_timeout": _number(route.tunnel_idle_timeout),
+        "tell_deadline": route.tell_deadline,
+        "body": config.body_limit(route),
+        "guards": guards_told(route),
+        "headers": headers_told(config, route),
+        "cache": cache_told(route.cache),
+        "compress": compress_told(route.compress),
+        "hedge": hedge_told(route.hedge),
+        "login": {"service": login.service, "path": login.path} if login is not None else None,
+        "logout": bool(route.logout),
+        "services": {name: service_told(config, name) for name in dict.fromkeys(services_of(route))},
+    }
+
+
+def part_told(route: Route, part: Part) -> dict[str, Any]:
+    """The same of a part of a composition."""
+    return {
+        "service": part.service,
+        "path": part.path,
+        "timeout": min(route.timeout, part.timeout or route.timeout),
+        "required": part.required,
+        "pass_status": list(part.pass_status),
+        "fallback": part.fallback,
+        "cache": cache_told(part.cache),
+    }
+
+
+def service_told(config: Config, name: str) -> dict[str, Any]:
+    """The same of a service that a route asks."""
+    service = config.services[name]
+    if service.is_local:
+        instances = service.instances
+    else:
+        zones = [zone.targets for zone in (service.zones or {}).values()]
+        instances = len(service.targets or ()) + sum(map(len, zones))
+    balance, concurrency = service.balance, service.concurrency
+    return {
+        "name": name,
+        "source": service.source,
+        "instances": instances,
+        "balance": balance.policy,
+        "by": str(balance.by) if balance.by is not None else None,
+        "sticky": balance.sticky.cookie if balance.sticky is not None else None,
+        "concurrency": [concurrency.min, concurrency.max] if concurrency is not None else None,
+    }
+
+
+def _number(limit: float | str) -> float | None:
+    return None if isinstance(limit, str) else limit
 
 
 def guards_told(route: Route) -> list[str]:
     """One text for each guard of ``route``, the first that is asked first; empty where there is none."""
-    told = [_cors(route.cors)] if route.cors is not None else []
+    told = []
     if route.clients is not None:
         for key, networks in (("allow", route.clients.allow), ("deny", route.clients.deny)):
             if networks:
                 told.append(f"clients: {key} {', '.join(map(str, networks))}")
     told += [_limit(limit) for limit in route.rate_limit if limit.by not in ("consumer", "key")]
+    if route.cors is not None:
+        told.append(_cors(route.cors))
     if route.auth:
         told.append(f"auth: {' or '.join(route.auth)}")
     if route.require is not None:
@@ -33,6 +95,10 @@ def guards_told(route: Route) -> list[str]:
     told += [_limit(limit) for limit in route.rate_limit if limit.by in ("consumer", "key")]
     if route.identity_token:
         told.append("identity_token: signed, for services")
+    if route.login is not None:
+        most, forgiven = route.login, duration_text(route.login.forgiven)
+        wrong = f"{most.attempts} wrong passwords for a user name, {most.address_attempts} from an address"
+        told.append(f"login: {wrong}, one forgiven every {forgiven}")
     return told
 
 

@@ -47,7 +47,7 @@ from passerelle.http1.head import RequestHead
 from passerelle.http1.listener import Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
-from passerelle.observability.metrics import Metrics
+from passerelle.observability.metrics import Metrics, no_cache
 from passerelle.routing import Match, Router
 from passerelle.security.addresses import Proxies
 
@@ -82,11 +82,10 @@ class Gateway:
         for name, service in config.services.items():
             self._services[name], self._members[name] = self._make(name, service, self._certificates)
             self._set_instances(name, service, configured_instances(name, service))
-        self.cache = cache = open_cache(config)
-        era = object()
+        self.cache, era = open_cache(config), object()
         self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
         self.sharing = Shared(self.loop)
-        self._use_cache(cache, era, config)
+        self._use_cache(self.cache, era, config)
         self.unmatched = unmatched_plan(config, self.metrics, self._route_log)
         self._listener = Listener(self, listener_limits(config), self.clock)
         self._sweep = sweep_seconds(config, SWEEP)
@@ -318,11 +317,11 @@ class Gateway:
             self.cache.store.close()
         self.cache = cache
         self.sharing.go_by(config, cache)
+        self.metrics.cache = cache.snapshot if cache is not None else no_cache
         if cache is not None:
             cache.era = era
             cache.store.resize(config.cache.memory)
             self.invalidator = Invalidator(cache, self.router.match, cache_of)
-            self.metrics.cache = cache.snapshot
 
     def _adopt(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:
         """Let a service that stays go by ``config``."""

@@ -21,7 +21,7 @@ from passerelle.http1.head import RequestHead
 from passerelle.http1.write import serialize
 from passerelle.messages import SAFE_METHODS, Response
 from passerelle.observability.access_log import RouteLog
-from passerelle.routing import canonical_path
+from passerelle.routing import Match, canonical_path
 from passerelle.security.guard import Asked
 
 if TYPE_CHECKING:
@@ -116,24 +116,25 @@ class ExchangeState:
 
     # ---- its route
 
-    def _is_preflight(self) -> bool:
-        """Answer a browser's question whether a page may send a request, where its route says so: before the guards,
-        since it brings no credentials, and nothing happens (Fetch standard, "CORS-preflight fetch")."""
-        origin, method = self.origin, self._head.get(b"access-control-request-method")
-        if origin is None or method is None or self._target == b"*":
-            return False
-        path = canonical_path(self._target.partition(b"?")[0])
-        plan: RoutePlan | None = self._gateway.router.match(self._head.host or b"", method, path).value
-        if plan is None or plan.outgoing is None or plan.outgoing.cors is None:
-            return False  # an OPTIONS like any other: a service may answer for itself
-        self._plan = plan
+    def _preflight(self) -> Match | None:
+        """Where a browser asks whether a page may send a request, and the route of that request answers: its match.
+
+        Then the plan is the one for preflights. None for an OPTIONS like any other.
+        """
+        method = self._head.get(b"access-control-request-method")
+        if method is None or self.origin is None or self._target == b"*":
+            return None
+        path, mark, query = self._target.partition(b"?")
+        path = canonical_path(path)
+        match = self._gateway.router.match(self._head.host or b"", method, path)
+        route: RoutePlan | None = match.value
+        if route is None or route.preflight is None:
+            return None  # a service may answer for itself
+        self._path, self._query = path, mark + query
+        self._plan = plan = route.preflight
         plan.metrics.in_flight += 1
         self._counted = True
-        asked = [f.value for f in self._head.lines if f.name == b"access-control-request-headers"]
-        answer = plan.outgoing.cors.preflight(origin, method, asked)
-        self._client.send_made(serialize(answer), b"", False)
-        self.finish(answer.status)
-        return True
+        return match
 
     # ---- for routes that the gateway answers itself
 

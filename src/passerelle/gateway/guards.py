@@ -194,9 +194,7 @@ class Guards:
 
     def of(self, route: Route, metrics: RouteMetrics, leg: OwnLeg | None) -> tuple[Guard, ...]:
         """The guards of ``route`` in the order in which they are asked; ``leg`` is where its ``forward_auth`` asks."""
-        guards: list[Guard] = []
-        if route.clients is not None:
-            guards.append(AddressLists(route.clients.allow, route.clients.deny))
+        guards = self._lists(route)
         # Limits by address and field come first: they are cheap, and what guesses credentials must be slowed down too.
         guards += self._limits(route, metrics, ("address", "header"))
         if route.auth:
@@ -218,6 +216,14 @@ class Guards:
         if route.identity_token and self._config.identity_token is not None and self._signer is not None:
             guards.append(_tell(self._config.identity_token, self._signer, route))
         return tuple(guards)
+
+    def of_preflight(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
+        """Those asked of a preflight for ``route``, which brings no credentials (Fetch standard, "CORS-preflight
+        fetch") and none of a page's own fields: those that go by the address. They count with the route's own."""
+        return (*self._lists(route), *self._limits(route, metrics, ("address",)))
+
+    def _lists(self, route: Route) -> list[Guard]:
+        return [AddressLists(route.clients.allow, route.clients.deny)] if route.clients is not None else []
 
     def own(self, route: Route, leg: OwnLeg | None) -> Callable[[ExchangeState], None]:
         """What answers a route for logins, where ``leg`` asks about passwords, or for logouts."""
@@ -258,9 +264,10 @@ class Guards:
         whole = Rate.of(settings.rate.number, settings.rate.seconds, settings.size)
         rate = whole.share(parts, settings.cost)
         name = route.label, settings.label
-        table = self._tables[name] = self._known_tables.get(name, Table())
+        if name not in self._tables:  # preflights count with the requests that they ask about
+            self._tables[name] = self._known_tables.get(name, Table())
         key_of = self._key_of(settings.by)
-        return Limit(settings.label, rate, key_of, cost=settings.cost, dry=settings.dry_run, table=table)
+        return Limit(settings.label, rate, key_of, cost=settings.cost, dry=settings.dry_run, table=self._tables[name])
 
     def _key_of(self, by: str) -> KeyOf:
         if by == "address":

@@ -70,11 +70,14 @@ class Outgoing:
         return head
 
 
-def outgoing(config: Config, route: Route | None) -> Outgoing | None:
-    """What ``config`` says of the answers of ``route`` (None: of requests that no route takes); None for nothing."""
+def outgoing(config: Config, route: Route | None, *, preflight: bool = False) -> Outgoing | None:
+    """What ``config`` says of the answers of ``route`` (None: of requests that no route takes); None for nothing.
+
+    ``preflight``: of those to preflights, which tell of CORS themselves.
+    """
     careful = _careful(security_of(config, route))
     rules = route.response_headers if route is not None else None
-    cors = _cors(route) if route is not None else None
+    cors = _cors(route) if route is not None and not preflight else None
     if careful is None and rules is None and cors is None:
         return None
     strip: list[bytes] = list(_ACCESS_CONTROL) if cors is not None else []

@@ -57,9 +57,8 @@ class Exchange(ExchangeState):
         self._client.adopt(self)
         try:
             # 2. One canonical path for everything that looks at it, and the plan of the route that it matches.
-            if self._method == b"OPTIONS" and self._is_preflight():
-                return
-            match = self._match()
+            if self._method != b"OPTIONS" or (match := self._preflight()) is None:
+                match = self._match()
             self._proceed(self._plan, match, 0)
         except Failure as failure:
             self.on_failure(failure)
@@ -75,7 +74,7 @@ class Exchange(ExchangeState):
                 self._prepare_body(plan)
             if self._head.expect:
                 self._gateway.loop.call_later(CONTINUE_SECONDS, self._continue)
-        # 5. Answer from the cache, from one service, from several, or (logins) by ourselves.
+        # 5. Answer from the cache, from one service, from several, or (logins, preflights) by ourselves.
         if isinstance(plan, ForwardPlan):
             if plan.cache is None:
                 self._forward_to(plan, match)

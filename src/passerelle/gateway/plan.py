@@ -27,6 +27,7 @@ from passerelle.gateway.limiting import LimitedForward
 from passerelle.gateway.login import MAX_BODY
 from passerelle.gateway.outgoing import Outgoing, outgoing, request_rules
 from passerelle.gateway.own import OwnLeg
+from passerelle.gateway.preflight import Preflight
 from passerelle.gateway.service import Service
 from passerelle.gateway.timed import TimedForward
 from passerelle.observability.access_log import RouteLog
@@ -69,7 +70,8 @@ class PartPlan:
 class RoutePlan:
     """What every route has. ``body_limit`` in bytes; ``log`` is None when there is no access log; ``guards`` are asked
     in their order; ``compress`` says what of its answers is coded, ``outgoing`` what is changed in their heads,
-    ``rules`` what is in those of requests for services.
+    ``rules`` what is in those of requests for services. ``preflight`` is how browsers are answered that ask before a
+    request of the route; None where that is an OPTIONS like any other.
 
     ``cache`` is None where no route of the gateway is cached. Else what is changed on any route is let go of.
     """
@@ -81,6 +83,7 @@ class RoutePlan:
     compress: Coding | None
     rules: RequestRules | None
     outgoing: Outgoing | None
+    preflight: OwnPlan | None
     cache: CachePlan | None
 
 
@@ -119,7 +122,7 @@ class ComposePlan(RoutePlan):
 
 @dataclass(frozen=True, slots=True)
 class OwnPlan(RoutePlan):
-    """A route that the gateway answers itself: a login or a logout."""
+    """What the gateway answers itself: a login, a logout, or the preflights of any route."""
 
     answer: Callable[[ExchangeState], None]
 
@@ -152,7 +155,8 @@ def build_router(config: Config, environment: Environment) -> Router:
 
 def unmatched_plan(config: Config, metrics: Metrics, log: Callable[[str, str | None], RouteLog | None]) -> RoutePlan:
     """What stands for a route where none takes a request."""
-    return RoutePlan(metrics.route(UNMATCHED), log(UNMATCHED, None), 0, (), None, None, outgoing(config, None), None)
+    heads = outgoing(config, None)
+    return RoutePlan(metrics.route(UNMATCHED), log(UNMATCHED, None), 0, (), None, None, heads, None, None)
 
 
 def cache_of(plan: object) -> CachePlan | None:
@@ -175,7 +179,12 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     kept = environment.era, route.cache, metrics.cache, _told(route)
     whole = make_plan(shared, *kept) if shared is not None else None
     rules, heads = request_rules(route.request_headers), outgoing(config, route)
-    of_route = (metrics, log, body_limit, guards, compress, rules, heads, whole)
+    preflight = None
+    if heads is not None and heads.cors is not None:
+        admit, edit = environment.guards.of_preflight(route, metrics), outgoing(config, route, preflight=True)
+        most, say = min(body_limit, MAX_BODY), Preflight(heads.cors)
+        preflight = OwnPlan(metrics, log, most, admit, None, None, edit, None, None, say)
+    of_route = (metrics, log, body_limit, guards, compress, rules, heads, preflight, whole)
     if route.service is not None:
         service = environment.services[route.service]
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
@@ -203,7 +212,8 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
             limits = environment.deadlines(route.timeout), route.attempts
             leg = OwnLeg(environment.services[name], *limits, _forward(config.services[name], route))
         most = min(body_limit, MAX_BODY)
-        return OwnPlan(metrics, log, most, guards, None, None, heads, None, environment.guards.own(route, leg))
+        own = environment.guards.own(route, leg)
+        return OwnPlan(metrics, log, most, guards, None, None, heads, preflight, None, own)
     parts = []
     plans = []
     for name, part in route.compose.items():

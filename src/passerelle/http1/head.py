@@ -195,7 +195,9 @@ def _framing(lines: FramingLines) -> Framing:
     framing = Framing(lines)
     if len(_framings) >= _MOST_FRAMINGS:
         _framings.clear()
-    if len(lines) <= 16:
+    # Lines that are not remembered are others each time: nothing is found by them again, and long ones fill memory.
+    known = _request_known
+    if len(lines) <= 16 and all(field is None or known.get(field.line) is field for field in lines):
         _framings[lines] = framing
     return framing
 

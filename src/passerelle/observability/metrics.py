@@ -210,6 +210,11 @@ class ServiceMetrics:
         }
 
 
+def no_cache() -> Snapshot:
+    """What a cache holds that is not there."""
+    return {"bytes": 0, "capacity_bytes": 0, "entries": 0, "evictions": 0}
+
+
 class Metrics:
     """All counters of one gateway worker.
 
@@ -222,7 +227,7 @@ class Metrics:
         self.connections_accepted = 0
         self.connections_refused = 0
         self.access_log: Callable[[], tuple[int, int]] = lambda: (0, 0)
-        self.cache: Callable[[], Snapshot] = lambda: {"bytes": 0, "capacity_bytes": 0, "entries": 0, "evictions": 0}
+        self.cache: Callable[[], Snapshot] = no_cache
         self._malformed: dict[Kind, int] = {}
         self._routes: dict[str, RouteMetrics] = {}
         self._services: dict[str, ServiceMetrics] = {}

@@ -263,8 +263,8 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     stop = Stop()
     stop.listen()
     try:
-        (listener,) = ports.reserve(config.listen.host, config.listen.port)
-        admin_sockets = ports.reserve(config.admin.host, config.admin.port) if config.admin is not None else []
+        (listener,) = ports.for_clients(config.listen)
+        admin_socket = ports.for_admin(config.admin) if config.admin is not None else None
     except ports.PortTaken as error:
         raise CannotStart(str(error)) from error
     gateway = build(config)
@@ -276,7 +276,7 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     alone.listen = ports.join(host, port)
     if not linux.hangup_is_ignored() and not linux.has_terminal():
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, alone.on_hangup)
-    admin = Admin(admin_sockets[0], alone) if admin_sockets else None
+    admin = Admin(admin_socket, alone) if admin_socket is not None else None
     where = f"listening on {config.scheme}://{ports.join(host, port)}"
     if admin is not None:
         await admin.start()

@@ -267,7 +267,8 @@ class Changes:
         if service is None:
             raise Refused(f"there is no service {name!r}; there are: {', '.join(services)}")
         if not service.config.is_local:
-            raise Refused(f"{name} has {service.config.source}: its instances are not started here")
+            source = service.config.source
+            raise Refused(f"{name} has {source}: its instances are not started here; see passerelle instances --help")
         return service
 
     @contextlib.asynccontextmanager

@@ -28,6 +28,7 @@ from passerelle.cli_support import (
 from passerelle.config.addresses import Address, parse_admin, parse_listen, parse_url
 from passerelle.config.loader import inspect, inspect_text
 from passerelle.config.models import Config
+from passerelle.config.values import Whole
 from passerelle.runner import guard
 from passerelle.runner.output import Output
 from passerelle.runner.report import Report, seconds, wants_colour
@@ -56,6 +57,11 @@ def _as(parse: Callable[[object], object]) -> Callable[[click.Context, click.Par
     return callback
 
 
+def _parse_workers(found: object) -> object:
+    """A word of the command line as the number that the file has."""
+    return Whole(1, 256).check(int(found) if isinstance(found, str) and found.isdecimal() else found)
+
+
 _listen = click.option(
     "--listen",
     metavar="HOST:PORT",
@@ -68,7 +74,12 @@ _admin = click.option(
     callback=_as(parse_admin),
     help="Where metrics, health and status are served.",
 )
-_workers = click.option("--workers", type=click.IntRange(1, 256), help="Gateway processes that share the port.")
+_workers = click.option(
+    "--workers",
+    metavar="N",
+    callback=_as(_parse_workers),
+    help="Gateway processes that share the port, 1 to 256.",
+)
 
 _watch = click.option(
     "--watch", is_flag=True, help="Read the file anew whenever it changes, as `passerelle reload` does."
@@ -97,7 +108,7 @@ def up(
     _supervise(Setup(_override(loaded, listen, admin, workers), text, name, folder, path, overrides, watch))
 
 
-@click.command()
+@click.command(short_help="Balance requests over running servers, without any file.")
 @click.argument("urls", metavar="URL...", nargs=-1, required=True, callback=_as(parse_url))
 @_listen
 @_admin
@@ -131,7 +142,7 @@ def proxy(
     _supervise(Setup(_override(report.config, listen, admin, workers), text, name, Path.cwd()))
 
 
-@click.command()
+@click.command(short_help="Run one gateway worker and nothing else, for containers.")
 @config_argument
 @_listen
 @_admin
@@ -175,7 +186,7 @@ def status(admin: Address | str | None, as_json: bool) -> None:
         _describe(answer)
 
 
-@click.command()
+@click.command(short_help="Have a running gateway read its file anew.")
 @whom
 @json_option
 def reload(admin: Address | str | None, as_json: bool) -> None:
@@ -186,7 +197,7 @@ def reload(admin: Address | str | None, as_json: bool) -> None:
     change(admin, "/reload", as_json)
 
 
-@click.command()
+@click.command(short_help="Give a service so many instances.")
 @click.argument("wanted", metavar="SERVICE=N")
 @whom
 @json_option
@@ -198,7 +209,7 @@ def scale(wanted: str, admin: Address | str | None, as_json: bool) -> None:
     change(admin, f"/scale?{urlencode({'service': service, 'instances': number})}", as_json)
 
 
-@click.command()
+@click.command(short_help="Replace the instances of a service, one at a time.")
 @click.argument("service", metavar="SERVICE")
 @whom
 @json_option
@@ -232,26 +243,27 @@ def refused(problems: Iterable[str]) -> NoReturn:
 
 def ask(admin: Address | str | None, method: str, path: str, limit: float = ANSWER_LIMIT) -> Any:
     """What the admin port answers within ``limit`` seconds. Ends the command when there is nobody to ask."""
-    admin = admin or _usual_admin()
+    whence = ""
+    if admin is None:
+        admin, whence = _usual_admin()
     if not isinstance(admin, Address):
         raise click.UsageError("with the admin address off there is nobody to ask")
     try:
         return _fetch(admin, method, path, limit)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        click.echo(
-            f"nothing to ask on the admin address {admin}: {why}; is it running, or is --admin another?", err=True
-        )
+        why = ((error.strerror if isinstance(error, OSError) else None) or str(error)).lower()
+        text = f"no passerelle answers on the admin address {admin}{whence}: {why}"
+        click.echo(f"{text}; is it running, or is --admin another?", err=True)
         answer_no()
 
 
-def _usual_admin() -> Address | str:
-    """The admin address that the file in this folder gives, or else the default one."""
+def _usual_admin() -> tuple[Address | str, str]:
+    """The admin address of the file in this folder, be it right or wrong, or else the default one; and whose it is."""
     for name in CONFIG_NAMES:
         with contextlib.suppress(OSError):
-            config = inspect(name).config
-            return config.admin or "off" if config is not None else DEFAULT_ADMIN
-    return DEFAULT_ADMIN
+            admin = inspect(name, elsewhere=True).admin or "off"
+            return admin, " (the default)" if admin == DEFAULT_ADMIN else f" (of {name})"
+    return DEFAULT_ADMIN, " (the default)"
 
 
 def _read(given: str | None, watch: bool) -> tuple[str, str, Config]:

@@ -7,13 +7,13 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from passerelle.cli_support import json_option, print_json, print_table
+from passerelle.cli_support import Commands, json_option, print_json, print_table
 from passerelle.config.addresses import Address
 from passerelle.config.units import parse_duration
 from passerelle.runner.commands import CHANGE_LIMIT, ask, change, refused, whom
 
 
-@click.group()
+@click.group(cls=Commands, short_help="List and change the instances of a running gateway.")
 def instances() -> None:
     """List, add, remove, drain and weigh instances of a running gateway.
 
@@ -73,7 +73,7 @@ def _columns(service: str, member: dict[str, Any]) -> tuple[str, ...]:
     return (service, *cells, weight, str(member["in_flight"]), origin, member.get("problem") or "")
 
 
-@instances.command()
+@instances.command(short_help="Let a service have one more instance.")
 @_service
 @click.argument("url", metavar="URL")
 @click.option("--weight", metavar="N", help="Its share of the requests, relative to the others; 1 by default.")
@@ -88,7 +88,7 @@ def add(
     _change(admin, "POST", _of(service), as_json, asked)
 
 
-@instances.command()
+@instances.command(short_help="Take an instance away.")
 @_service
 @_instance
 @_limit
@@ -96,11 +96,15 @@ def add(
 @whom
 @json_option
 def remove(service: str, instance: str, limit: float, force: bool, admin: Address | str | None, as_json: bool) -> None:
-    """Take an instance away: it gets nothing new and finishes what it has; what is left after the limit goes on."""
+    """Take an instance away: it gets nothing new and finishes what it has; what is left after the limit goes on.
+
+    One that DNS or a list of targets has found would be found again, so it is refused: take it out there, or `drain`
+    it. `passerelle instances list` says which are `found`.
+    """
     _change(admin, "DELETE", _of(service, instance), as_json, _waiting(limit, force), limit)
 
 
-@instances.command()
+@instances.command(short_help="Give an instance nothing new, until `resume`.")
 @_service
 @_instance
 @_limit
@@ -125,7 +129,7 @@ def resume(service: str, instance: str, admin: Address | str | None, as_json: bo
     _change(admin, "PATCH", _of(service, instance), as_json, {"drain": "false"})
 
 
-@instances.command()
+@instances.command(short_help="Give an instance another share of the requests.")
 @_service
 @_instance
 @click.argument("weight", metavar="N")

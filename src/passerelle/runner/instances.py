@@ -126,7 +126,7 @@ class Instances:
         async with self._host.alone():
             member = self._member(name, instance)
             if self._host.catalog.origin(name, member.place) == "found":
-                raise Refused(f"{member.name} is found at run time, and would be found again: drain it instead")
+                raise Refused(self._found_again(name, member))
             self._spare(name, member, _flag(asked, "force"))
             self._host.drain(name, member.name)
         left = await self._emptied(name, member, limit)
@@ -139,6 +139,11 @@ class Instances:
                 await self._host.forget(name, member.name)
         rest = f"; {left} in flight after {limit:g} s go on" if left else ""
         return self._done(f"{name}: {member.name} is removed{rest}", "gone", member, left)
+
+    def _found_again(self, name: str, member: Member) -> str:
+        where = self._host.catalog.found_by(name, member.place) or "DNS or a list"
+        why = f"{member.name} comes from {where}, and would be found again"
+        return f"{why}; take it out there, or drain it: passerelle instances drain {name} {member.name}"
 
     async def _drain(self, name: str, instance: str, asked: Mapping[str, str]) -> dict[str, Any]:
         limit = _seconds(asked)
@@ -202,9 +207,8 @@ class Instances:
         """:raises Refused: where nothing would be left that takes requests."""
         others = [m for m in self._host.members(name) if m.name != member.name]
         if not force and not any(m.state == "up" for m in others) and (member.state == "up" or not others):
-            raise Refused(
-                f"{member.name} is the last instance of {name} that is up; add another one first, or force it"
-            )
+            last = f"the last instance of {name} that is up" if member.state == "up" else f"the only instance of {name}"
+            raise Refused(f"{member.name} is {last}; add another one first, or force it")
 
     async def _emptied(self, name: str, member: Member, limit: float) -> int:
         """Wait until nothing is in flight; what is left after ``limit`` seconds."""

@@ -9,6 +9,8 @@ import random
 import socket
 from collections.abc import Collection
 
+from passerelle.config.addresses import Address
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -60,6 +62,22 @@ def reserve(host: str, port: int, count: int = 1) -> list[socket.socket]:
             sock.close()
         raise PortTaken(_why(host, port, error)) from error
     return sockets
+
+
+def for_clients(listen: Address, count: int = 1) -> list[socket.socket]:
+    """:func:`reserve` for where clients connect."""
+    try:
+        return reserve(listen.host, listen.port, count)
+    except PortTaken as error:
+        raise PortTaken(f"{error}; choose another with --listen") from error
+
+
+def for_admin(admin: Address) -> socket.socket:
+    """:func:`reserve` for the admin port."""
+    try:
+        return reserve(admin.host, admin.port)[0]
+    except PortTaken as error:
+        raise PortTaken(f"{error} (the admin address); choose another with --admin, or off") from error
 
 
 def _why(host: str, port: int, error: OSError) -> str:

@@ -194,18 +194,11 @@ class Supervisor:
 
     def _bind(self) -> None:
         config = self.setup.config
-        try:
-            self._listeners = ports.reserve(config.listen.host, config.listen.port, config.workers)
-        except ports.PortTaken as error:
-            raise ports.PortTaken(f"{error}; choose another with --listen") from error
+        self._listeners = ports.for_clients(config.listen, config.workers)
         host, port = self._listeners[0].getsockname()[:2]
         self.listen = ports.join(host, port)
         if config.admin is not None:
-            try:
-                (sock,) = ports.reserve(config.admin.host, config.admin.port)
-            except ports.PortTaken as error:
-                raise ports.PortTaken(f"{error} (the admin address); choose another with --admin, or off") from error
-            self.admin = Admin(sock, self)
+            self.admin = Admin(ports.for_admin(config.admin), self)
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()

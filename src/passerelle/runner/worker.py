@@ -107,7 +107,7 @@ class Operations:
 
     async def reload(self, message: Message) -> None:
         """Go by another configuration, with these instances; when it cannot be used, nothing changes."""
-        config = load_text(message["text"], self._file, folder=Path(self._file).parent)
+        config = _load(message["text"], self._file)
         listed = message["instances"].items()
         instances = {name: [InstanceSpec(**instance) for instance in of_service] for name, of_service in listed}
         self._gateway.reload(config, instances)
@@ -136,6 +136,12 @@ class Operations:
     async def drain(self, message: Message) -> None:
         """Stop in order and exit; the answer comes before."""
         self._stop.asked.set()
+
+
+def _load(text: str, file: str) -> Config:
+    """What the supervisor has checked. Files and folders are looked for no more: the gateway opens what it needs, and
+    a worker that is replaced must not miss what only a service needs."""
+    return load_text(text, file, folder=Path(file).parent, elsewhere=True)
 
 
 class CannotStart(Exception):
@@ -216,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         with open(options.config_fd, encoding="utf-8") as file:
             file.seek(0)
-            config = load_text(file.read(), options.config, folder=Path(options.config).parent)
+            config = _load(file.read(), options.config)
     return run(serve(config, options.config, options.control_fd, options.listen_fd))
 
 

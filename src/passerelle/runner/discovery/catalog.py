@@ -180,6 +180,17 @@ class Catalog:
             return "file"
         return "added" if name in self._adjusted and place in self._adjusted[name].added else "found"
 
+    def found_by(self, name: str, place: Place) -> str:
+        """The name or the file that gives a service the one at ``place``; empty where none does."""
+        assert self._config is not None
+        host, port, zone = place
+        for within, target in _targets(self._config.services[name]):
+            key = _key(target, self._config)
+            source = self._sources.get(key) if key is not None else None
+            if source is not None and within == zone and any(f[:2] == (host, port) for f in source.found):
+                return source.what
+        return ""
+
     def removed(self, name: str) -> list[str]:
         """The addresses that the configuration gives a service and that were taken away at run time."""
         adjusted = self._adjusted.get(name)

@@ -1,0 +1,26 @@
+"""Preflights: what a browser asks before it sends a request of a page of another origin (Fetch standard)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from passerelle.security.cors import Cors
+
+if TYPE_CHECKING:
+    from passerelle.gateway.exchange import ExchangeState
+
+
+class Preflight:
+    """Answers the preflights of one route; none of its services is asked."""
+
+    __slots__ = ("_cors",)
+
+    def __init__(self, cors: Cors) -> None:
+        self._cors = cors
+
+    def __call__(self, exchange: ExchangeState) -> None:
+        """Tell the browser what the page may, or refuse with 403 (:meth:`.Cors.preflight`)."""
+        asked = exchange.ask()
+        method = asked.get(b"access-control-request-method") or b""
+        names = [field.value for field in asked.lines(b"access-control-request-headers")]
+        exchange.respond(self._cors.preflight(exchange.origin or b"", method, names))
