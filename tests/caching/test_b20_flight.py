@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -172,6 +173,42 @@ def test_keys_are_shared_again_after_a_while() -> None:
     for number in range(20_000):
         flights.remember_solo(b"%d" % number, NOW)
     assert not flights.is_solo(b"0", NOW) and flights.is_solo(b"19999", NOW)
+
+
+def test_long_keys_are_not_held_after_their_flight() -> None:
+    flights: Flights[int] = Flights()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(3000):
+            key = b"%d" % number + bytes(30_000)
+            flights.lead(key).scatter(NOW)
+            assert flights.is_solo(key, NOW)
+        held = tracemalloc.get_traced_memory()[0] - before
+        del key
+    finally:
+        tracemalloc.stop()
+    assert held < 1_500_000
+
+
+def test_what_is_over_is_forgotten_when_more_comes() -> None:
+    flights: Flights[int] = Flights()
+    tracemalloc.start()
+    try:
+        for number in range(9000):
+            flights.remember_solo(b"%d" % number, NOW)
+        most = tracemalloc.get_traced_memory()[0]
+        flights.remember_solo(b"later", NOW + 10.0)
+        assert tracemalloc.get_traced_memory()[0] < most / 2
+    finally:
+        tracemalloc.stop()
+    assert flights.is_solo(b"later", NOW + 19.9)
+
+
+def test_a_clock_that_is_set_back_does_not_keep_keys_apart_for_longer() -> None:
+    flights: Flights[int] = Flights()
+    flights.remember_solo(KEY, NOW)
+    assert not flights.is_solo(KEY, NOW - 3600.0)
 
 
 def test_a_response_that_varies_answers_only_those_it_fits() -> None:

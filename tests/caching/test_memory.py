@@ -302,6 +302,22 @@ def test_purge_by_path_in_steps() -> None:
     assert sum(steps) == 700 and len(store) == 1
 
 
+def test_deleted_keys_are_remembered_without_their_bytes() -> None:
+    store = MemoryStore(1_000_000)
+    tracemalloc.start()
+    try:
+        for number in range(3000):
+            store.delete(b"gw /%d?" % number + b"a" * 30_000)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000
+    # Which they are is still known.
+    late = b"gw /2999?" + b"a" * 30_000
+    assert not store.is_current(late, store.epoch - 1)
+    assert store.is_current(b"gw /other", store.epoch - 1)
+
+
 def test_clear() -> None:
     store = MemoryStore(1_000_000)
     for number in range(100):

@@ -84,6 +84,12 @@ def test_a_cookie_for_one_is_not_stored_for_all() -> None:
     assert reason('Cache-Control: max-age=60, no-cache="Set-Cookie"', "Set-Cookie: a=b") is None
 
 
+def test_events_are_for_who_listens() -> None:
+    assert reason(FRESH, "Content-Type: text/event-stream") == "stream"
+    assert reason(FRESH, "Content-Type: Text/Event-Stream ; charset=utf-8", settings=Settings(ttl=60.0)) == "stream"
+    assert reason(FRESH, "Content-Type: text/event-streams") is None
+
+
 # §3.1: what is stored
 
 

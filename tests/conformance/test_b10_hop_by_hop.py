@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.client import head
+from tests.support.expect import nothing_arrived, refused
 from tests.support.gateways import Rig
 from tests.support.upstream import answering, echo, ok
 
@@ -61,6 +62,14 @@ def test_connection_cannot_remove_what_routes_frames_or_identifies_the_request(r
     assert request.get("x-forwarded-proto") == b"http"
     assert request.get("x-forwarded-host") == b"gw"
     assert request.get("x-request-id")
+
+
+def test_connection_with_thousands_of_options_is_refused(rig: Rig) -> None:
+    upstream = rig.upstream(answering(ok()))
+    gateway = rig.forward(upstream)
+    options = ",".join(f"x{number}" for number in range(4000))
+    refused(rig.connect(gateway), head("GET", "/", ("Connection", options)), 400)
+    nothing_arrived(gateway, upstream)
 
 
 def test_connection_naming_transfer_encoding_changes_no_framing(rig: Rig) -> None:

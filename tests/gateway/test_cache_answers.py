@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -317,3 +318,33 @@ def test_after_a_reload_the_new_guards_are_asked(rig: Rig) -> None:
     closed["routes"] = [{"path": "/{rest*}", "service": "u", "cache": {}}]
     rig.loop.call(lambda: gateway.gateway.reload(load_text(json.dumps(closed))))
     assert [client.request("GET", "/x").body for _ in range(2)] == [b"1", b"1"]
+
+
+@pytest.mark.parametrize("path", ["/x", "/./x"])
+def test_a_clock_that_is_set_back_does_not_keep_answers_fresh(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """By the short way of a hit and by the long one."""
+    gateway = rig.forward(rig.upstream(numbered()), route={"cache": {"ttl": "60s"}})
+    client = rig.connect(gateway)
+    assert [client.request("GET", path).body for _ in range(2)] == [b"1", b"1"]
+    real = time.time
+    for hours, answer in ((0.0, b"1"), (-1.0, b"2"), (-1.0, b"2")):
+        monkeypatch.setattr(time, "time", lambda hours=hours: real() + hours * 3600.0)
+        offset = gateway.gateway.clock.offset
+        wait_until(lambda offset=offset: gateway.gateway.clock.offset != offset, "it looks at the clock", 20.0)
+        assert client.request("GET", path).body == answer
+    warned = [record.getMessage() for record in rig.log.records if "clock" in record.getMessage()]
+    assert warned == ["the clock was set back by 3600 s: the cache is emptied"]
+
+
+def test_a_clock_that_is_corrected_a_little_changes_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = rig.forward(rig.upstream(numbered()), route={"cache": {"ttl": "60s"}})
+    client = rig.connect(gateway)
+    assert client.request("GET", "/x").body == b"1"
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 1.0)
+    offset = gateway.gateway.clock.offset
+    wait_until(lambda: gateway.gateway.clock.offset < offset - 0.9, "it looks at the clock", 20.0)
+    assert client.request("GET", "/x").body == b"1"
+    assert rig.log.records == []

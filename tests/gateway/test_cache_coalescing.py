@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 
 import pytest
 
@@ -131,6 +132,54 @@ def test_a_body_too_long_to_store_is_relayed_with_backpressure(rig: Rig) -> None
     assert gateway.snapshot()["cache"]["entries"] == 0
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 4194304", b"Transfer-Encoding: chunked"])
+def test_a_body_that_the_store_can_never_take_is_not_gathered(rig: Rig, framing: bytes) -> None:
+    """A sixteenth of 1 MiB, so 64 KiB, is the most for one answer, whatever ``max_body`` allows."""
+    begun, go = b"y" * (4194304 - 10), threading.Event()
+    chunked = framing.startswith(b"T")
+
+    def script(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n%b\r\n\r\n" % framing)
+        conn.send(b"400000\r\n" if chunked else b"", begun)
+        conn.wait(go)
+        conn.send(b"y" * 10, b"\r\n0\r\n\r\n" if chunked else b"")
+
+    gateway = rig.forward(rig.upstream(script), route={"cache": {}}, cache={"memory": "1MiB"})
+    client = rig.connect(gateway)
+    tracemalloc.start()
+    try:
+        client.send(GET)
+        got = 0
+        while got < len(begun):
+            got += len(client.sock.recv(65536))
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 1 << 20
+    go.set()
+    settle(gateway)
+    assert gateway.snapshot()["cache"]["entries"] == 0
+
+
+def test_what_has_grown_too_long_to_be_stored_takes_the_place_of_what_was_stored(rig: Rig) -> None:
+    long = ok(b"y" * 1000_000, b"Cache-Control: max-age=60")
+    short = ok(b"short", b"Cache-Control: max-age=0, stale-while-revalidate=600", b'ETag: "1"')
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.send(short if len(upstream.requests) == 1 else long)
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}}, cache={"memory": "1MiB"})
+    client = rig.connect(gateway)
+    assert client.request("GET", "/x").body == b"short"
+    assert client.request("GET", "/x").body == b"short"  # stale, and fetched anew in the background
+    wait_until(lambda: gateway.snapshot()["cache"]["entries"] == 0, "the old answer is gone")
+    assert len(client.request("GET", "/x").body) == 1000_000
+
+
 @pytest.mark.parametrize("field", [b"Cache-Control: no-store", b"Cache-Control: private", b"Vary: *"])
 def test_what_may_not_be_shared_sends_each_upstream_for_its_own(rig: Rig, field: bytes) -> None:
     go = threading.Event()
@@ -197,20 +246,140 @@ def test_a_leader_whose_upstream_breaks_off_does_not_fail_the_others(rig: Rig) -
         leader.read_response()
 
 
-def test_who_waits_for_another_waits_no_longer_than_its_route_allows(rig: Rig) -> None:
+def test_who_waits_for_another_s_head_waits_no_longer_than_its_route_allows(rig: Rig) -> None:
+    go = threading.Event()
+    upstream = rig.upstream(gated(go, ok(b"one", FRESH)))
+    gateway = rig.forward(upstream, route={"cache": {}, "timeout": "300ms"})
+    leader, waiter = rig.connect(gateway), rig.connect(gateway)
+    leader.send(GET)
+    upstream.wait_requests(1)
+    waiter.send(GET)
+    assert waiter.read_response().status == 504
+    assert leader.read_response().status == 504
+    go.set()
+
+
+@pytest.mark.parametrize("field", [FRESH, b'Cache-Control: no-cache\r\nETag: "1"'])
+def test_who_waits_for_another_s_body_is_served_as_without_a_cache_when_its_time_is_up(rig: Rig, field: bytes) -> None:
+    """The route's time is for the head alone, and that came at once. Also where something stale is stored."""
     go = threading.Event()
 
     def trickling(conn: Connection) -> None:
-        conn.read_request()
-        conn.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\na")
-        conn.wait(go)
-        conn.send(b"b")
+        while True:
+            conn.read_request()
+            if field != FRESH and len(upstream.requests) == 1:
+                conn.send(ok(b"old", field))
+                continue
+            conn.send(b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: 2\r\n\r\na" % FRESH)
+            conn.wait(go)
+            conn.send(b"b")
 
     upstream = rig.upstream(trickling)
     gateway = rig.forward(upstream, route={"cache": {}, "timeout": "300ms"})
-    leader = rig.connect(gateway)
+    leader, waiter = rig.connect(gateway), rig.connect(gateway)
+    if field != FRESH:
+        assert leader.request("GET", "/x").body == b"old"
+    leader.send(GET)
+    leader.until(b"\r\n\r\na")
+    before = len(upstream.requests)
+    waiter.send(GET)
+    head = waiter.until(b"\r\n\r\na", 20.0)
+    assert head.startswith(b"HTTP/1.1 200 ") and b"collapsed" not in head
+    assert len(upstream.requests) == before + 1
+    go.set()
+    assert leader.exactly(1) == waiter.exactly(1) == b"b"
+    assert rig.connect(gateway).request("GET", "/x").body == b"ab"
+    settle(gateway)
+    assert len(upstream.requests) == before + 1
+
+
+def test_who_has_waited_for_a_body_that_is_nobody_else_s_has_all_its_time_again(rig: Rig) -> None:
+    """What is too long to be stored, or breaks off, is known late."""
+    broken, go = threading.Event(), threading.Event()
+
+    def script(conn: Connection) -> None:
+        conn.read_request()
+        if conn.index == 0:
+            conn.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 9\r\n\r\nwho")
+            conn.wait(broken)
+            conn.close()
+        else:
+            conn.wait(go)
+            conn.send(ok(b"whole one"))
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}, "timeout": "30s"})
+    leader, waiter = rig.connect(gateway), rig.connect(gateway)
+    leader.send(GET)
+    leader.until(b"\r\n\r\nwho")
+    (deadlines,) = gateway.gateway._deadlines.values()
+    waiter.send(GET)
+    wait_until(lambda: len(deadlines) == 1, "it waits")
+    began = next(iter(deadlines.entries.values()))
+    broken.set()
+    upstream.wait_requests(2)
+    rig.loop.call(lambda: deadlines.expire(began + 30.0))
+    go.set()
+    assert waiter.read_response().body == b"whole one"
+
+
+@pytest.mark.parametrize(
+    "field", [b"Content-Type: text/event-stream", b"content-type: Text/Event-Stream; charset=utf-8"]
+)
+def test_events_are_neither_stored_nor_shared(rig: Rig, field: bytes) -> None:
+    go = threading.Event()
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.send(b"HTTP/1.1 200 OK\r\n%b\r\n%b\r\nTransfer-Encoding: chunked\r\n\r\n" % (field, FRESH))
+            conn.send(b"9\r\ndata: %d\n\n\r\n" % len(upstream.requests))
+            conn.wait(go)
+            conn.send(b"0\r\n\r\n")
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {"ttl": "60s"}})
+    clients = []
+    for number in range(1, 4):
+        client = rig.connect(gateway)
+        client.send(GET)
+        client.until(b"data: %d\n\n\r\n" % number)
+        clients.append(client)
+    go.set()
+    for client in clients:
+        assert client.until(b"0\r\n\r\n") == b"0\r\n\r\n"
+    settle(gateway)
+    assert gateway.snapshot()["cache"]["entries"] == 0
+
+
+def test_who_has_waited_in_vain_has_its_deadline_before_those_that_came_later(rig: Rig) -> None:
+    """It goes upstream behind them in every queue, but its time began before theirs."""
+    first, later = threading.Event(), threading.Event()
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.wait(first if len(upstream.requests) == 1 else later)
+            conn.send(ok(b"one", b"Cache-Control: no-store"))
+
+    upstream = rig.upstream(script)
+    gateway = rig.forward(upstream, route={"cache": {}, "timeout": "30s"})
+    leader, waiter = rig.connect(gateway), rig.connect(gateway)
     leader.send(GET)
     upstream.wait_requests(1)
-    assert rig.connect(gateway).request("GET", "/x").status == 504
-    go.set()
-    assert leader.read_response().body == b"ab"
+    waiter.send(GET)
+    wait_until(lambda: in_flight(gateway) == 2, "both are there")
+    younger = rig.connect(gateway)
+    younger.send(b"GET /y HTTP/1.1\r\nHost: gw\r\n\r\n")
+    upstream.wait_requests(2)
+    first.set()
+    assert leader.read_response().status == 200
+    upstream.wait_requests(3)
+    # What the gateway's own look would find: both wait, the waiter's time is up first.
+    (deadlines,) = gateway.gateway._deadlines.values()
+    began = sorted(deadlines.entries.values())
+    assert len(began) == 2
+    rig.loop.call(lambda: deadlines.expire((began[0] + began[1]) / 2 + 30.0))
+    assert waiter.read_response().status == 504
+    later.set()
+    assert younger.read_response().status == 200

@@ -183,6 +183,20 @@ def test_limits_and_trust_are_the_new_ones_on_open_connections(rig: Rig) -> None
     assert client.request("POST", "/", body=b"xx").status == 413
 
 
+@pytest.mark.parametrize("limits", [{"headers": 10}, {"head": "256B"}])
+def test_lower_limits_of_heads_hold_for_heads_that_are_known(rig: Rig, limits: dict[str, Any]) -> None:
+    upstream = rig.upstream(answering(ok()))
+    gateway = rig.forward(upstream)
+    client = rig.connect(gateway)
+    fields = [(f"X-Field-{number}", "1") for number in range(20)]
+    for _ in range(2):
+        assert client.request("GET", "/", *fields).status == 200
+    gateway.reload({"u": service(upstream)}, [ROUTE], limits=limits)
+    assert client.request("GET", "/", *fields).status == 431
+    client.assert_closed()
+    assert len(upstream.requests) == 2
+
+
 def test_a_cache_that_no_route_has_any_more_is_gone(rig: Rig) -> None:
     """With what it held, and with what is stored in it afterwards by an answer that was under way."""
     release = threading.Event()

@@ -77,6 +77,26 @@ def test_framings_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyP
     assert framings == {}, "of lines that are too long to be remembered, so that it could not be found again"
 
 
+@pytest.mark.parametrize("lines", [1, 5])
+def test_connection_has_a_bounded_number_of_options(lines: int) -> None:
+    def told(count: int) -> list[bytes]:
+        names = [b"x-%d" % number for number in range(count)]
+        return [b"Connection: " + b", ".join(names[first::lines] + names[:1]) for first in range(lines)]
+
+    kept = request(b"Host: a", b"X-63: b", b"X-64: c", *told(64))
+    assert kept.relay == b"Host: a\r\nX-64: c\r\n"
+    with pytest.raises(Failure) as failure:
+        request(b"Host: a", *told(65))
+    assert failure.value.kind is Kind.BAD_REQUEST
+
+
+def test_a_response_s_connection_line_has_a_bounded_number_of_options() -> None:
+    options = b"Connection: " + b",".join(b"x-%d" % number for number in range(65))
+    with pytest.raises(Failure) as failure:
+        response(b"HTTP/1.1 200 OK", options)
+    assert failure.value.kind is Kind.BAD_RESPONSE
+
+
 def test_a_plain_request_relays_its_section_byte_for_byte() -> None:
     lines = (b"hOST: a", b"Accept:  */*", b"X-A: 1", b"X-A: 2", b"Content-Length: 0")
     head = request(*lines)

@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
     status: int
     head: bytes
-    body: bytes
+    body: bytes | memoryview
 
 
 def ending(entry: Entry, now: float) -> bytes:
@@ -84,7 +84,7 @@ def answer(facts: Facts, entry: Entry, now: float, *, status_line: bytes = HIT, 
             head = _head(entry, b"206 Partial Content", frozenset({b"content-length", b"content-range"}))
             lines = b"Content-Range: bytes %d-%d/%d\r\n" % (first, end - 1, len(entry.body))
             lines += b"Content-Length: %d\r\n" % (end - first)
-            return Answer(206, head + lines + extra, entry.body[first:end])
+            return Answer(206, head + lines + extra, memoryview(entry.body)[first:end])  # it may be long
     return Answer(entry.status, entry.head + extra, entry.body)
 
 

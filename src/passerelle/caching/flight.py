@@ -14,7 +14,8 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 # Keys whose last response could not be shared, and for how long their requests go upstream without waiting: else each
-# would wait for one after another that turns out useless. The table is bounded, the oldest go first.
+# would wait for one after another that turns out useless. The table is bounded, the oldest go first. It has hashes: a
+# key may be 30 KB long, and one of the same hash merely does not wait either.
 _SOLO_SECONDS: Final = 10.0
 _SOLO_KEYS: Final = 10_000
 
@@ -88,7 +89,7 @@ class Flights(Generic[T]):
         self.max_waiters = max_waiters
         self.tickets = 0
         self._flights: dict[bytes, Flight[T]] = {}
-        self._solo: OrderedDict[bytes, float] = OrderedDict()
+        self._solo: OrderedDict[int, float] = OrderedDict()  # until when, the earliest first
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -105,20 +106,18 @@ class Flights(Generic[T]):
 
     def is_solo(self, key: bytes, now: float) -> bool:
         """Whether requests for ``key`` go upstream each for itself at the moment."""
-        until = self._solo.get(key)
-        if until is None:
-            return False
-        if now < until:
-            return True
-        del self._solo[key]
-        return False
+        until = self._solo.get(hash(key))
+        # One that is further ahead is of before the clock was set back.
+        return until is not None and now < until <= now + _SOLO_SECONDS
 
     def remember_solo(self, key: bytes, now: float) -> None:
         """Requests for ``key`` go upstream each for itself for the next ten seconds."""
-        self._solo[key] = now + _SOLO_SECONDS
-        self._solo.move_to_end(key)
-        if len(self._solo) > _SOLO_KEYS:
-            self._solo.popitem(last=False)
+        solo = self._solo
+        hashed = hash(key)
+        solo[hashed] = now + _SOLO_SECONDS
+        solo.move_to_end(hashed)
+        while len(solo) > _SOLO_KEYS or next(iter(solo.values())) <= now:
+            solo.popitem(last=False)
 
     def remove(self, flight: Flight[T]) -> None:
         """Called by a flight that ends."""

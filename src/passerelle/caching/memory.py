@@ -24,7 +24,8 @@ SMALL_SHARE: Final = 0.1
 _MAX_FREQ: Final = 3
 
 # How many deleted keys are remembered, so that a response that was on its way when its URI was invalidated is not
-# stored afterwards. Past that an item asked for before the oldest of them is refused, whatever its key.
+# stored afterwards: their hashes only, since a key may be 30 KB long; one of the same hash is merely not stored. Past
+# that an item asked for before the oldest of them is refused, whatever its key.
 _RECENT: Final = 4096
 
 
@@ -69,7 +70,7 @@ class MemoryStore:
         # Deleted keys that a queue still names (taking one out of the middle would be a search); to the queue's number.
         self._unlinked: dict[bytes, int] = {}
         self._tags = TagIndex()
-        self._deleted: OrderedDict[bytes, int] = OrderedDict()
+        self._deleted: OrderedDict[int, int] = OrderedDict()
         self._floor = 0
 
     def __len__(self) -> int:
@@ -146,7 +147,7 @@ class MemoryStore:
 
     def is_current(self, key: bytes, epoch: int) -> bool:
         """Whether neither the URI's ``key`` was deleted nor anything purged after ``epoch``."""
-        return epoch == self.epoch or (epoch >= self._floor and self._deleted.get(key, 0) <= epoch)
+        return epoch == self.epoch or (epoch >= self._floor and self._deleted.get(hash(key), 0) <= epoch)
 
     def resized(self, item: Stored) -> None:
         """Count ``item``, which is held, anew: it has grown or shrunk."""
@@ -159,8 +160,9 @@ class MemoryStore:
     def delete(self, key: bytes) -> bool:
         """Let go of the item under ``key``; whether there was one."""
         self.epoch += 1
-        self._deleted.pop(key, None)
-        self._deleted[key] = self.epoch
+        hashed = hash(key)
+        self._deleted.pop(hashed, None)
+        self._deleted[hashed] = self.epoch
         if len(self._deleted) > _RECENT:
             self._floor = max(self._floor, self._deleted.popitem(last=False)[1])
         return self._remove(key)

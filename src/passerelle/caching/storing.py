@@ -112,6 +112,8 @@ def prohibition(facts: Facts, response: Received, terms: Terms, settings: Settin
         return "identity"
     if not settings.store_set_cookie and SET_COOKIE not in terms.omitted and response.get(SET_COOKIE) is not None:
         return "set-cookie"
+    if (response.get(b"content-type") or b"").partition(b";")[0].strip().lower() == b"text/event-stream":
+        return "stream"  # what it tells is for who listens now, and it may never end
     return None
 
 

@@ -39,7 +39,8 @@ from passerelle.gateway.settings import (
     sweep_seconds,
 )
 from passerelle.gateway.shared import Shared
-from passerelle.gateway.times import BACKLOG, LOG_SECONDS, SWEEP, TICK
+from passerelle.gateway.stalled import Stalled
+from passerelle.gateway.times import BACKLOG, LOG_SECONDS, SET_BACK, SWEEP, TICK
 from passerelle.gateway.tls import Certificates
 from passerelle.http1.clock import Clock
 from passerelle.http1.connection import ClientConnection
@@ -89,7 +90,7 @@ class Gateway:
         self.unmatched = unmatched_plan(config, self.metrics, self._route_log)
         self._listener = Listener(self, listener_limits(config), self.clock)
         self._sweep = sweep_seconds(config, SWEEP)
-        self._stalled: dict[Forward, tuple[int, float]] = {}
+        self._stalled = Stalled()
         self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
         self._ids = count(1).__next__
         self._server: asyncio.Server | None = None
@@ -186,8 +187,6 @@ class Gateway:
         self._sweep = sweep_seconds(config, SWEEP)
         if before.trusted_proxies != config.trusted_proxies:
             self.proxies = Proxies(config.trusted_proxies)
-            for connection in self._listener.connections:
-                connection.forget_head()
         self._guards.stop(guards)
         guards.start(self._guards)
         self._guards = guards
@@ -364,7 +363,10 @@ class Gateway:
         now = time.perf_counter()
         for deadlines in self._deadlines.values():
             deadlines.expire(now)
-        self.clock.tick(now, time.time())
+        moved = self.clock.tick(now, time.time())
+        if moved < -SET_BACK and self.cache is not None:
+            logger.warning("the clock was set back by %.0f s: the cache is emptied", -moved)
+            self.purge("all", "")
         self._timers["tick"] = self.loop.call_later(TICK, self._tick)
 
     def _sweep_all(self) -> None:
@@ -382,19 +384,5 @@ class Gateway:
             service.count(now)
         if self._health is not None:
             self._health.tick()
-        self._check_streams(now)
+        self._stalled.look([*self._services.values(), *(service for service, _ in self._leaving.values())], now)
         self._timers["sweep"] = self.loop.call_later(self._sweep, self._sweep_all)
-
-    def _check_streams(self, now: float) -> None:
-        """Give up answers whose bodies stand still."""
-        seen = {}
-        for service in [*self._services.values(), *(service for service, _ in self._leaving.values())]:
-            for forward in list(service.streaming):
-                progress, since = self._stalled.get(forward, (-1, now))
-                if forward.progress != progress:
-                    since = now
-                if now - since > forward.patience:
-                    forward.on_stalled()
-                else:
-                    seen[forward] = (forward.progress, since)
-        self._stalled = seen

@@ -65,7 +65,7 @@ class Asker(Receiver, Protocol):
 class Seat:
     """Who asks, and what it waits for at the moment. To its asker it is what a forward is: it can be left."""
 
-    __slots__ = ("_asker", "_entry", "_fetch", "_flight", "_forward", "_ticket", "_waits", "_wanted")
+    __slots__ = ("_asker", "_entry", "_fetch", "_flight", "_forward", "_ticket", "_waits", "_waits_for", "_wanted")
 
     def __init__(self, asker: Asker, wanted: Wanted) -> None:
         self._asker = asker
@@ -76,6 +76,7 @@ class Seat:
         self._forward: Source | None = None
         self._ticket = 0
         self._waits = 0
+        self._waits_for: Fetch | None = None
 
     def start(self) -> None:
         """Look the request up and carry out what the policy says."""
@@ -88,7 +89,7 @@ class Seat:
             decision = revalidation(entry)
         if isinstance(decision, Fresh):
             assert entry is not None
-            entry.owner = wanted.owner
+            wanted.own(entry)
             if decision.refresh:
                 self._refresh(entry, now)
             outcome = "stale" if decision.stale else "hit"
@@ -135,17 +136,19 @@ class Seat:
         if not ticket:
             self._lead(decision, None)
             return
-        self._flight, self._ticket = flight, ticket
+        self._flight, self._ticket, self._waits_for = flight, ticket, under_way
         self._asker.cache_status = forwarded(decision.reason, collapsed=True)
-        self._wanted.leg.deadlines.entries[self] = self._wanted.started
+        self._wanted.leg.deadlines.add(self, self._wanted.started)
         if under_way is not None:
             under_way.hurry()
 
     def _landed(self, entry: Entry | None) -> None:
         """What was waited for is there, or is nobody else's (None)."""
         wanted = self._wanted
-        self._flight = None
         wanted.leg.deadlines.entries.pop(self, None)
+        if entry is None:
+            self._may_begin_anew()
+        self._flight = self._waits_for = None
         if entry is None:
             self._waits = MAX_WAITS
             self.start()
@@ -224,9 +227,25 @@ class Seat:
         self._asker.on_failure(failure)
 
     def on_deadline(self) -> None:
-        """What is waited for takes longer than this request may take."""
+        """What is waited for takes longer than this request may take.
+
+        A route's time is for an answer's head, and the other one's has come in time. So this request asks for an answer
+        of its own, as on a route without a cache.
+        """
+        begun = self._may_begin_anew()
         self.cancel()
-        self._asker.on_failure(Failure(Kind.TIMEOUT, f"no answer within {self._wanted.leg.deadlines.limit:g} s"))
+        if begun:
+            self._tell("miss", forwarded(b"uri-miss" if self._entry is None else b"stale"))
+            self._go(Relay(self._asker, self._wanted, None), None)
+        else:
+            self._asker.on_failure(Failure(Kind.TIMEOUT, f"no answer within {self._wanted.leg.deadlines.limit:g} s"))
+
+    def _may_begin_anew(self) -> bool:
+        """Whether it was a body that was waited for; then the time of this request begins when it goes upstream."""
+        if self._waits_for is None or not self._waits_for.has_begun or not self._asker.streams:
+            return False
+        self._wanted = replace(self._wanted, started=perf_counter())
+        return True
 
     # ---- the asker
 
@@ -234,7 +253,7 @@ class Seat:
         """The asker is gone."""
         if self._flight is not None:
             self._flight.leave(self._ticket)
-            self._flight = None
+            self._flight = self._waits_for = None
             self._wanted.leg.deadlines.entries.pop(self, None)
         elif self._fetch is not None:
             self._fetch.leave()

@@ -89,6 +89,11 @@ class Fetch:
         """Whether nothing of it was invalidated since it went upstream: only then may others still join."""
         return self._wanted.plan.cache.store.is_current(self._wanted.key, self._epoch)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a response is on its way that others may get, or might have got: its head has come."""
+        return self._response is not None
+
     def start(self) -> None:
         """Go upstream."""
         self._epoch = self._wanted.plan.cache.store.epoch
@@ -170,7 +175,7 @@ class Fetch:
             validated=isinstance(self._decision, Stale) and bool(self._decision.fields),
             tags=wanted.tags(),
         )
-        if isinstance(outcome, Store):
+        if isinstance(outcome, Store) and (complete or outcome.draft.length <= self._most):
             self._store(outcome.draft, without_tags(head), data, complete)
         elif isinstance(outcome, Merge):
             self._merge(outcome, head)
@@ -185,9 +190,9 @@ class Fetch:
             self.forward = begin(wanted, self, message, None)
             self.start()
         else:
-            assert isinstance(outcome, Nothing)
-            if outcome.forget:
-                plan.cache.forget((self._stale().key,), ())
+            assert isinstance(outcome, Nothing | Store)
+            if isinstance(outcome, Store) or outcome.forget:
+                self._forget_old()
             self._relay(head, data, complete)
 
     def on_data(self, data: bytes) -> None:
@@ -195,7 +200,7 @@ class Fetch:
         self._pieces.append(data)
         if self._draft is not None:
             self._size += len(data)
-            if self._size > self._wanted.plan.settings.max_body:
+            if self._size > self._most:
                 self._store_no_more()
                 return
         if not self._paused:
@@ -269,7 +274,7 @@ class Fetch:
         if entry is None:
             return None, False
         shelf = wanted.plan.cache.shelf
-        entry.owner = wanted.owner
+        wanted.own(entry)
         held = shelf.place(wanted.key, wanted.facts, draft.names, entry, self._epoch, self._entry)
         if held:
             self._share(entry)
@@ -279,6 +284,7 @@ class Fetch:
         """The body is too long to be stored: relay it from here on."""
         self._release()
         self._draft = None
+        self._forget_old()
         self._scatter()
         reader = self._reader
         if reader is None:
@@ -316,7 +322,7 @@ class Fetch:
         wanted = self._wanted
         cache = wanted.plan.cache
         entry = outcome.entry
-        entry.owner = wanted.owner
+        wanted.own(entry)
         if outcome.keep:
             if cache.shelf.place(wanted.key, wanted.facts, outcome.names, entry, self._epoch, self._entry):
                 self._share(entry)
@@ -363,6 +369,17 @@ class Fetch:
         if flight is not None and fetches.get(flight.key) is self:
             del fetches[flight.key]
         return flight
+
+    @property
+    def _most(self) -> int:
+        """The longest body that the route stores and the store can take: what is longer is not gathered."""
+        plan = self._wanted.plan
+        return min(plan.settings.max_body, plan.cache.store.largest)
+
+    def _forget_old(self) -> None:
+        """What was stored is no longer what there is."""
+        if self._entry is not None:
+            self._wanted.plan.cache.forget((self._entry.key,), ())
 
     def _share(self, entry: Entry) -> None:
         """``entry`` is held in memory now. For a fetch with a second level, as is the next."""

@@ -41,7 +41,12 @@ class Forward(Attempts):
 
     def start(self) -> None:
         """Begin. The receiver hears of the end, whatever it is, exactly once."""
-        self._leg.deadlines.entries[self] = self._since
+        deadlines = self._leg.deadlines  # its `add`, without the call
+        deadlines.entries[self] = since = self._since
+        if since < deadlines.newest:
+            deadlines.disordered = True
+        else:
+            deadlines.newest = since
         self._service.started += 1
         self._attempt()
 

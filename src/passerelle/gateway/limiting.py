@@ -107,7 +107,7 @@ class LimitedForward(TimedForward):
             self.on_admitted()
         elif admission is Admission.WAIT:
             self._queued = True
-            self._leg.deadlines.entries[self] = self._since
+            self._leg.deadlines.add(self, self._since)
         else:
             self._refuse_for_now("as many as the service keeps up with are under way")
 

@@ -73,7 +73,7 @@ class Search:
             if not isinstance(own, Variants):
                 memory.put_since(note, self._epoch)
         if entry is not None:
-            entry.owner = wanted.owner
+            wanted.own(entry)
             memory.put_since(entry, self._epoch)
         return entry
 

@@ -54,7 +54,7 @@ class SharedFetch(Fetch):
         wanted = self._wanted
         self._epoch = wanted.plan.cache.store.epoch
         self._asked_at = time()
-        wanted.leg.deadlines.entries[self] = wanted.started
+        wanted.leg.deadlines.add(self, wanted.started)
         self._search = self._sharing.loop.create_task(self._look(Search(wanted, self._sharing, self._epoch)))
 
     async def _look(self, search: Search) -> None:

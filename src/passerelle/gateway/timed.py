@@ -67,7 +67,7 @@ class TimedForward(GuardedForward):
     def _arm(self) -> None:
         if (deadlines := self._leg.attempt_deadlines) is not None:
             self._alarm = alarm = _Alarm(self)
-            deadlines.entries[alarm] = perf_counter()
+            deadlines.add(alarm, perf_counter())
 
     def _disarm(self) -> None:
         alarm, self._alarm = self._alarm, None

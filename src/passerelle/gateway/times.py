@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # How often deadlines are looked at (seconds): a deadline is late by at most this.
 TICK = 0.05
+# How far a machine's clock may be set back (seconds) before the cache, whose answers live as much longer, is emptied.
+SET_BACK = 3.0
 # How often connections, pools and streams are looked at.
 SWEEP = 1.0
 # An answer's body of which no byte comes for this long is given up where no route says otherwise (seconds).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from passerelle.caching.entry import SPECIAL
+from passerelle.caching.entry import SPECIAL, Entry
 from passerelle.caching.facts import Facts
 from passerelle.caching.keys import Target
 from passerelle.caching.policy import Miss, Stale
@@ -14,6 +14,7 @@ from passerelle.gateway.body import RequestBody
 from passerelle.gateway.cache import CachePlan
 from passerelle.gateway.leg import Origin, Receiver, Source
 from passerelle.http1.head import ResponseHead
+from passerelle.http1.rest import SLICE
 from passerelle.messages import Fields
 
 
@@ -43,6 +44,10 @@ class Wanted:
     node_key: bytes | None = None
     about: tuple[bytes, ...] = ()
     renews: bool = False
+
+    def own(self, entry: Entry) -> None:
+        """Let hits of ``entry`` go the short way by the plan of the route, unless its body goes out in slices."""
+        entry.owner = self.owner if len(entry.body) <= SLICE else None
 
     def tags(self) -> tuple[bytes, ...]:
         """What its answer is purged by, beside the tags that the answer names itself."""

@@ -23,10 +23,15 @@ class Clock:
         self.date = b""
         self.tick(time.perf_counter(), time.time())
 
-    def tick(self, now: float, epoch: float) -> None:
-        """Move on to ``now`` (monotonic) and ``epoch`` (seconds since 1970)."""
+    def tick(self, now: float, epoch: float) -> float:
+        """Move on to ``now`` (monotonic) and ``epoch`` (seconds since 1970).
+
+        Gives by how many seconds somebody has set the clock of the machine since the last call, negative for back.
+        """
+        before = self.offset
         self.now = now
         self.offset = epoch - now
         if int(epoch) != self._second:
             self._second = int(epoch)
             self.date = date_line(epoch)
+        return self.offset - before

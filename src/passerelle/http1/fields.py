@@ -42,6 +42,10 @@ LONGEST_REMEMBERED = 512
 # How many lines of one name: enough for a service's content types, small enough to stay in a processor's cache.
 VALUES_REMEMBERED = 128
 
+# How many options all Connection lines of a message may have together. Few mean something, beside names of fields; as a
+# set a head full of them took fifty times its bytes.
+MOST_OPTIONS = 64
+
 
 # What a field means to framing and relaying: plain integers, since reading a member of an enum costs 0.05 us. What is
 # over ORDINARY frames or routes a message (http1/head.py).
@@ -193,7 +197,10 @@ def parse_transfer_encoding(value: bytes, kind: Kind) -> bool:
 
 
 def _options(value: bytes, kind: Kind) -> frozenset[bytes]:
-    return frozenset(m.lower() for m in list_members(value))
+    options = frozenset(m.lower() for m in list_members(value))
+    if len(options) > MOST_OPTIONS:
+        raise Failure(kind, f"more than {MOST_OPTIONS} options of Connection")
+    return options
 
 
 def _expectation(value: bytes, kind: Kind) -> bool:

@@ -20,6 +20,7 @@ from passerelle.http1.fields import (
     EXPECT,
     FORWARDED,
     HOST,
+    MOST_OPTIONS,
     REQUEST_FIELDS,
     RESPONSE_FIELDS,
     TRANSFER_ENCODING,
@@ -173,6 +174,8 @@ class Framing:
                 self.forwarded = True
         if self.chunked and self.content_length >= 0:
             raise Failure(Kind.BAD_REQUEST, "both Content-Length and Transfer-Encoding")
+        if len(options) > MOST_OPTIONS:
+            raise Failure(Kind.BAD_REQUEST, f"more than {MOST_OPTIONS} options of Connection")
         self.selects = None in lines
         bodied = self.chunked or self.content_length > 0
         if self.upgrade is not None and (b"upgrade" not in options or bodied):

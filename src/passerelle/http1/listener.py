@@ -148,11 +148,12 @@ class Listener:
         self._emptied: asyncio.Event | None = None
 
     def go_by(self, limits: Limits) -> None:
-        """Have other ``limits`` from now on; connections that are open stay."""
+        """Have other ``limits`` from now on; connections that are open stay, and their next heads are read anew."""
         self.limits = limits
         self._counts = {}
-        if limits.per_client is not None:
-            for connection in self.connections:
+        for connection in self.connections:
+            connection.forget_head()
+            if limits.per_client is not None:
                 self._count(connection, limits.per_client)
 
     def admits(self, connection: ClientConnection) -> bool:

@@ -49,8 +49,7 @@ class Patient(Responder):
             self._seen = self._progress
             self._since = now
         elif self._stuck:
-            if waited > limits.write_timeout:
-                self.abort()
+            self._all_taken(now)
         elif self._half_open:
             if waited > limits.idle_timeout:
                 self.abort()  # one side of the tunnel has ended long ago; the other neither speaks nor ends
@@ -80,8 +79,7 @@ class Patient(Responder):
 
         Closing alone would wait for such a client for ever, and ending the connection would cut short a slow one.
         """
-        transport = self._transport
-        unsent = transport.get_write_buffer_size() if transport is not None else 0
+        unsent = self._pending
         if unsent == 0:
             return True
         if unsent != self._unsent:
@@ -90,6 +88,11 @@ class Patient(Responder):
         elif now - self._since > self._listener.limits.write_timeout:
             self.abort()
         return False
+
+    @property
+    def _pending(self) -> int:
+        """Bytes that were written and not yet taken by the kernel."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def forget_head(self) -> None:
         """What was worked out for this client's last head is true no more."""

@@ -12,6 +12,7 @@ from typing import Any
 from passerelle.http1.body import LAST_CHUNK, Decoder, encode_chunk
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.listener import Exchange, Listener, Tunnel
+from passerelle.http1.rest import SLICE, Rest
 from passerelle.http1.write import serialize
 from passerelle.messages import Response
 
@@ -55,7 +56,7 @@ class Responder(asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._transport: asyncio.Transport | None = None
-        self._write: Callable[[bytes], None] = nowhere
+        self._write: Callable[[bytes | memoryview], None] = nowhere
         self._exchange: Exchange | None = None
         self._decoder: Decoder | None = None
         self._buffer = b""
@@ -171,16 +172,27 @@ class Responder(asyncio.Protocol):
             self._since = self._listener.clock.now  # all that is left of it, 0.1 us less
         return True
 
-    def send_stored(self, head: bytes, body: bytes) -> None:
+    def send_stored(self, head: bytes, body: bytes | memoryview) -> None:
         """A stored response; ``head`` is its status line and all its field lines."""
-        lines = [head]
+        lines: list[Any] = [head]
         self._last_lines(lines, True)
+        self._started = True
+        if len(body) > SLICE and not self._head_only and self._decoder is None:
+            self.sent += len(body)
+            self._write(b"".join(lines))
+            self._exchange = rest = Rest(self, body)
+            rest.send()
+            return
         if not self._head_only:
             self.sent += len(body)
             lines.append(body)
-        self._started = True
         self._write(b"".join(lines))
         self._done()
+
+    def send_slice(self, data: memoryview) -> None:
+        """More of a stored body."""
+        self._progress += 1
+        self._write(data)
 
     def send_interim(self, relay: bytes) -> None:
         """A 1xx response (RFC 9110 §15.2); HTTP/1.0 clients get none."""
@@ -211,6 +223,11 @@ class Responder(asyncio.Protocol):
     def ended(self) -> bool:
         """Whether the client sends no more (half-close)."""
         return self._eof
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing that is written reaches the client any more."""
+        return self._transport is None or self._transport.is_closing()
 
     @property
     def receiving(self) -> bool:
@@ -293,5 +310,5 @@ class Responder(asyncio.Protocol):
         raise NotImplementedError
 
 
-def nowhere(data: bytes) -> None:
+def nowhere(data: bytes | memoryview) -> None:
     """Writing to a connection that is gone changes nothing; the exchange is told of it by ``on_client_lost``."""

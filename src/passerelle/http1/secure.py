@@ -17,6 +17,7 @@ from passerelle.http1.client import UpstreamConnection
 from passerelle.http1.connection import LINGER_BYTES, ClientConnection
 from passerelle.http1.listener import Listener
 from passerelle.http1.patience import LINGER_SECONDS
+from passerelle.http1.rest import Rest
 from passerelle.http1.tls import reason
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ class SecureConnection(ClientConnection):
         self._eof = True
         if self._tunnel is not None:
             self._tunnel.write_eof()
+        elif isinstance(self._exchange, Rest):
+            self._exchange.send_all()
         return False
 
     def write_eof(self) -> None:
@@ -163,9 +166,8 @@ class SecureConnection(ClientConnection):
 
     @property
     def _pending(self) -> int:
-        """Bytes that were written and not yet taken by the kernel."""
-        transport = self._transport
-        return self._raw.get_write_buffer_size() + (transport.get_write_buffer_size() if transport is not None else 0)
+        """As for plain connections, what is encrypted already included."""
+        return self._raw.get_write_buffer_size() + super()._pending
 
     def check_time(self, now: float) -> None:
         """As for plain connections, but what ends has until its last bytes are taken (at most ``write_timeout``)."""
