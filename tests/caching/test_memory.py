@@ -318,6 +318,20 @@ def test_deleted_keys_are_remembered_without_their_bytes() -> None:
     assert store.is_current(b"gw /other", store.epoch - 1)
 
 
+def test_long_keys_that_were_held_and_deleted_take_no_more_than_a_part_of_the_memory() -> None:
+    store = MemoryStore(1_000_000)
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            key = b"gw /%d?" % number + b"a" * 20_000
+            assert store.put(entry(key, body=0)), "with its key in a field and in its tag, it is just small enough"
+            assert store.delete(key)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000
+
+
 def test_clear() -> None:
     store = MemoryStore(1_000_000)
     for number in range(100):

@@ -50,6 +50,7 @@ class MemoryStore:
         "_small_capacity",
         "_tags",
         "_unlinked",
+        "_unlinked_bytes",
         "capacity",
         "epoch",
         "evictions",
@@ -69,6 +70,7 @@ class MemoryStore:
         self._ghost_bytes = self._ghost.measure()
         # Deleted keys that a queue still names (taking one out of the middle would be a search); to the queue's number.
         self._unlinked: dict[bytes, int] = {}
+        self._unlinked_bytes = 0  # of those keys; they are not counted as held
         self._tags = TagIndex()
         self._deleted: OrderedDict[int, int] = OrderedDict()
         self._floor = 0
@@ -125,6 +127,7 @@ class MemoryStore:
             linked = self._unlinked.pop(key, 0)
             if linked:
                 item.queue = linked
+                self._unlinked_bytes -= len(key)
             elif key in self._ghost:
                 self._ghost.discard(key)
                 item.queue = _MAIN
@@ -205,6 +208,7 @@ class MemoryStore:
         self._main.clear()
         self._ghost = Ghost()
         self._unlinked.clear()
+        self._unlinked_bytes = 0
         self._tags.clear()
         self._small_bytes = self._main_bytes = 0
         self._ghost_bytes = self._ghost.measure()
@@ -227,9 +231,11 @@ class MemoryStore:
         if item is None:
             return False
         self._unlinked[key] = item.queue
+        self._unlinked_bytes += len(key)
         self._forget(item)
-        # Deleted keys wait in their queue until their turn comes; they must not outnumber what is held.
-        if len(self._unlinked) > 1024 + 2 * len(self._index):
+        # Deleted keys wait in their queue until their turn comes; they must not outnumber what is held, or take a part
+        # of the memory that matters.
+        if len(self._unlinked) > 1024 + 2 * len(self._index) or self._unlinked_bytes > self.capacity >> 5:
             self._relink()
         return True
 
@@ -243,6 +249,7 @@ class MemoryStore:
         self._small = deque(key for key in self._small if key not in unlinked)
         self._main = deque(key for key in self._main if key not in unlinked)
         unlinked.clear()
+        self._unlinked_bytes = 0
 
     def _evict(self) -> None:
         """Take one step towards less: drop or move the item whose turn it is."""
@@ -254,6 +261,7 @@ class MemoryStore:
     def _evict_small(self) -> None:
         key = self._small.popleft()
         if self._unlinked.pop(key, 0):
+            self._unlinked_bytes -= len(key)
             return
         item = self._index[key]
         if item.freq > 0:
@@ -274,6 +282,7 @@ class MemoryStore:
     def _evict_main(self) -> None:
         key = self._main.popleft()
         if self._unlinked.pop(key, 0):
+            self._unlinked_bytes -= len(key)
             return
         item = self._index[key]
         if item.freq > 0:
