@@ -29,6 +29,16 @@ def put(gateway: Running, target: str = "/x") -> None:
         assert client.request("PUT", target, body=b"new").status == 200
 
 
+def a_pair(rig: Rig, redis: RedisServer) -> tuple[Running, Running]:
+    """Two gateways that share a Redis, the second of which holds the first version."""
+    upstream = rig.upstream(counting)
+    one, two = (rig.forward(upstream, route={"cache": {}}, redis=redis.url) for _ in range(2))
+    for gateway in one, two:
+        wait_until(lambda gateway=gateway: connected(gateway), "connected to Redis", PATIENCE)
+    assert get(rig, two)[0] == b"1"
+    return one, two
+
+
 def test_before_its_first_connection(rig: Rig, redis: RedisServer) -> None:
     upstream = rig.upstream(counting)
     with BadRedis(redis.port) as door:
@@ -63,11 +73,7 @@ def test_after_a_reload_with_another_redis(rig: Rig, redis: RedisServer) -> None
 @pytest.mark.parametrize("before", [1, 20])
 def test_when_redis_counts_anew(rig: Rig, redis: RedisServer, before: int) -> None:
     """Others go on telling each other things, by numbers that it has heard already."""
-    upstream = rig.upstream(counting)
-    one, two = (rig.forward(upstream, route={"cache": {}}, redis=redis.url) for _ in range(2))
-    for gateway in one, two:
-        wait_until(lambda gateway=gateway: connected(gateway), "connected to Redis", PATIENCE)
-    assert get(rig, two)[0] == b"1"
+    one, two = a_pair(rig, redis)
     for _ in range(before):
         put(one, "/other")
     with Redis(port=redis.port) as client:
@@ -93,11 +99,7 @@ def test_when_redis_counts_anew(rig: Rig, redis: RedisServer, before: int) -> No
 
 @pytest.mark.parametrize("junk", ["", "junk", "7", "1 a D", "x y z \xff", "99999999 a D b", "-1 a D b", "0 a D b"])
 def test_a_message_that_is_none_is_not_the_last_that_is_heard(rig: Rig, redis: RedisServer, junk: str) -> None:
-    upstream = rig.upstream(counting)
-    one, two = (rig.forward(upstream, route={"cache": {}}, redis=redis.url) for _ in range(2))
-    for gateway in one, two:
-        wait_until(lambda gateway=gateway: connected(gateway), "connected to Redis", PATIENCE)
-    assert get(rig, two)[0] == b"1"
+    one, two = a_pair(rig, redis)
     with Redis(port=redis.port) as client:
         for channel in "invalid", "flights":
             client.publish(f"passerelle:1:default:{channel}", junk.encode("latin-1"))

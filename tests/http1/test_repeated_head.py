@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -15,42 +15,10 @@ from passerelle.http1.head import RequestHead
 from passerelle.http1.listener import Limits, Listener
 from passerelle.http1.patience import FORGET_SECONDS
 from passerelle.messages import Response
+from tests.support.transport import Wire
 
 SECTION = b"Host: shop.example\r\nAccept: */*\r\nUser-Agent: a client with a name of some length"
 FIRST = b"GET /first HTTP/1.1"
-
-
-class Wire:
-    """A transport that keeps what is written, in place of a socket."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.closing = False
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def get_extra_info(self, name: str) -> Any:
-        return ("127.0.0.1", 50_000) if name == "peername" else None
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def close(self) -> None:
-        self.closing = True
-
-    def abort(self) -> None:
-        self.closing = True
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def get_write_buffer_size(self) -> int:
-        return 0
 
 
 class Handler:
@@ -77,22 +45,23 @@ class Client:
         self.clock = Clock()
         self.listener = Listener(self.handler, limits or Limits(), self.clock)
         self.connection = ClientConnection(self.listener)
-        self.wire = Wire()
+        self.wire = Wire(1 << 30)  # its peer takes all there is
+        self.wire.connection = self.connection
         self.connection.connection_made(cast(asyncio.BaseTransport, self.wire))
 
     def send(self, *pieces: bytes) -> bytes:
         """What comes back for these bytes."""
-        before = len(self.wire.written)
+        before = len(self.wire.taken)
         for piece in pieces:
             self.connection.data_received(piece)
-        return self.wire.written[before:]
+        return self.wire.taken[before:]
 
 
 def both(data: bytes, limits: Limits | None = None) -> tuple[Client, Client]:
     """``data`` sent to a connection that has had a request with ``SECTION``, and to one that has had none."""
     known, fresh = Client(limits), Client(limits)
     known.send(FIRST + b"\r\n" + SECTION + b"\r\n\r\n")
-    known.wire.written = b""
+    known.wire.taken = b""
     known.handler.asked.clear()
     known.handler.heads.clear()
     # The same bytes in two pieces: the second connection must put them together, so nothing is compared as a whole.
@@ -147,7 +116,7 @@ LINES = st.one_of(
 def test_any_line_before_the_same_section_is_told_as_on_a_new_connection(line: bytes) -> None:
     known, fresh = both(line + b"\r\n" + SECTION + b"\r\n\r\n")
     assert known.handler.asked == fresh.handler.asked
-    assert known.wire.written == fresh.wire.written
+    assert known.wire.taken == fresh.wire.taken
     assert known.wire.closing == fresh.wire.closing
     # Both are in the same state: what comes next is told alike too.
     if not known.wire.closing:
@@ -190,8 +159,8 @@ def test_pipelined_requests_with_one_head_are_answered_in_order() -> None:
 def test_a_head_over_the_limit_is_refused_also_when_all_but_its_line_is_known() -> None:
     limits = Limits(head=len(SECTION) + 40)
     known, fresh = both(b"GET /%b HTTP/1.1\r\n%b\r\n\r\n" % (b"a" * 100, SECTION), limits)
-    assert known.wire.written == fresh.wire.written
-    assert known.wire.written.startswith(b"HTTP/1.1 431 ")
+    assert known.wire.taken == fresh.wire.taken
+    assert known.wire.taken.startswith(b"HTTP/1.1 431 ")
     assert known.handler.asked == []
 
 

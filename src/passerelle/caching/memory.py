@@ -124,10 +124,9 @@ class MemoryStore:
                 self._tags.discard(key, old.tags)
         else:
             item.freq = 0
-            linked = self._unlinked.pop(key, 0)
+            linked = self._undeleted(key)
             if linked:
                 item.queue = linked
-                self._unlinked_bytes -= len(key)
             elif key in self._ghost:
                 self._ghost.discard(key)
                 item.queue = _MAIN
@@ -244,6 +243,13 @@ class MemoryStore:
         if item.tags:
             self._tags.discard(item.key, item.tags)
 
+    def _undeleted(self, key: bytes) -> int:
+        """The number of the queue that names the deleted ``key``, which no longer counts as deleted; 0 for others."""
+        queue = self._unlinked.pop(key, 0)
+        if queue:
+            self._unlinked_bytes -= len(key)
+        return queue
+
     def _relink(self) -> None:
         unlinked = self._unlinked
         self._small = deque(key for key in self._small if key not in unlinked)
@@ -260,8 +266,7 @@ class MemoryStore:
 
     def _evict_small(self) -> None:
         key = self._small.popleft()
-        if self._unlinked.pop(key, 0):
-            self._unlinked_bytes -= len(key)
+        if self._undeleted(key):
             return
         item = self._index[key]
         if item.freq > 0:
@@ -281,8 +286,7 @@ class MemoryStore:
 
     def _evict_main(self) -> None:
         key = self._main.popleft()
-        if self._unlinked.pop(key, 0):
-            self._unlinked_bytes -= len(key)
+        if self._undeleted(key):
             return
         item = self._index[key]
         if item.freq > 0:
