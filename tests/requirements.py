@@ -16,7 +16,6 @@ import pytest
 # program -> package of Debian and Ubuntu
 PACKAGES = {
     "caddy": "caddy",
-    "chromium": "chromium",
     "curl": "curl",
     "haproxy": "haproxy",
     "initdb": "postgresql",
