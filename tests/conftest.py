@@ -88,3 +88,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         for name in mark.args:
             if requirements.find(name) is None:
                 requirements.missing(name)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.stats.get("skipped", [])
+    line = requirements.summary(report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple))
+    if line:
+        terminalreporter.write_line(line, yellow=True)

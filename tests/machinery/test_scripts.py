@@ -176,6 +176,20 @@ class TestRequirements:
         with pytest.raises(pytest.fail.Exception, match="nginx is missing"):
             requirements.program("nginx")
 
+    def test_a_missing_package_skips_by_name_or_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CI", raising=False)
+        with pytest.raises(pytest.skip.Exception, match=r"no_such_package is missing \(make .venv/.bench\)"):
+            requirements.module("no_such_package")
+        monkeypatch.setenv("CI", "true")
+        with pytest.raises(pytest.fail.Exception, match="no_such_package is missing"):
+            requirements.module("no_such_package")
+        assert requirements.module("tests.requirements") is requirements
+
+    def test_the_summary_counts_what_was_skipped(self) -> None:
+        reasons = ["Skipped: nginx is missing (apt)", "Skipped: two CPUs are needed", "Skipped: nginx is missing (apt)"]
+        assert requirements.summary(reasons) == "2 skipped for want of nginx; CI=true makes each a failure"
+        assert requirements.summary(reasons[1:2]) == ""
+
     def test_an_unknown_program_is_a_mistake(self) -> None:
         with pytest.raises(ValueError, match="ngnix"):
             requirements.needs("ngnix")
