@@ -141,11 +141,31 @@ class TestRequirements:
             requirements.needs("ngnix")
 
 
-def test_a_file_that_is_too_long_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "short.py").write_text("x = 1\n" * 400)
-    (tmp_path / "long.py").write_text("x = 1\n" * 401)
-    assert script("check_lengths").main([str(tmp_path)]) == 1
-    assert capsys.readouterr().out == f"{tmp_path}/long.py: 401 lines, 400 at most: make it two files\n"
+@pytest.mark.parametrize(
+    ("head", "lines", "fault"),
+    [
+        ("", 400, ""),
+        ("", 401, "401 lines: state in its docstring why it is one thing, in a line 'Length: …'"),
+        (
+            '"""Long.\n\nLength:\n"""\n',
+            500,
+            "500 lines: state in its docstring why it is one thing, in a line 'Length: …'",
+        ),
+        ('"""Long.\n\nLength: one table.\n"""\n', 750, ""),
+        (
+            '"""Long.\n\nLength: one table.\n"""\n',
+            751,
+            "751 lines, 750 at most: split it into two files with two subjects",
+        ),
+    ],
+)
+def test_lengths_of_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], head: str, lines: int, fault: str
+) -> None:
+    path = tmp_path / "some.py"
+    path.write_text(head + "x = 1\n" * (lines - head.count("\n")))
+    code = script("check_lengths").main([str(tmp_path)])
+    assert (code, capsys.readouterr().out) == ((1, f"{path}: {fault}\n") if fault else (0, ""))
 
 
 class TestCheckDocs:

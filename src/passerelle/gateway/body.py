@@ -58,6 +58,7 @@ class RequestBody:
     def attach(self, sink: UpstreamConnection) -> bytes:
         """Let ``sink`` take the body; gives what it must send first, right after the head."""
         self.sink = sink
+        sink.expect_body()
         first = b"".join(self._kept)
         if self._kept_size > REPLAY_LIMIT:
             self.replayable = False

@@ -88,8 +88,14 @@ class ExchangeState:
 
     @property
     def wants_body(self) -> bool:
-        """Whether an instance still takes the request body, also after it has answered."""
-        return self._body is not None and self._body.sink is not None and self._body.sink.open
+        """Whether an instance still takes the request body, also after it has answered.
+
+        A client that was not asked for the body, and has sent none, may take the response for a no (RFC 9110 §10.1.1).
+        """
+        body = self._body
+        if body is None or (self._head.expect and not self._continued and not body.received):
+            return False
+        return body.sink is not None and body.sink.open
 
     def on_body_end(self) -> None:
         """The body is complete."""

@@ -369,6 +369,11 @@ class Exchange(ExchangeState):
         """The body broke its framing or stalled."""
         self._abandon(failure)
 
+    def on_body_discarded(self) -> None:
+        """The client was answered, and the rest of the body is not wanted: no instance may wait for it."""
+        if self._body is not None:
+            self._body.cut_short()
+
     def on_client_lost(self) -> None:
         """The client is gone: nobody waits for this any more."""
         self._cancel()

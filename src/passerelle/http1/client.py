@@ -1,4 +1,7 @@
-"""The upstreams' side of HTTP/1.1: one :class:`UpstreamConnection` per connection to an instance."""
+"""The upstream side of HTTP/1.1: one :class:`UpstreamConnection` per connection to an instance.
+
+Length: one connection, its framing in both directions and its end; they share all of its state.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,12 @@ MAX_HEAD = 65_536
 MAX_INTERIM = 64
 # How much of an answer is taken from a connection that is already lost: reads, and bytes a read.
 LEFT_READS, LEFT_BYTES = 16, 65_536
+# How long a connection that is being closed may take to send what was written, in seconds. An instance that does not
+# read would hold it, and its place in the pool, for as long as it likes.
+FLUSH_SECONDS = 2.0
+# Why a connection may not be as it was when it was new (bits).
+READING_PAUSED = 1
+BODY_SENT = 2
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -40,6 +49,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_response_done",
         "_transport",
         "_tunnel",
+        "_used",
         "_write",
         "fresh",
         "idle_since",
@@ -65,6 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._request_done = True
         self._response_done = True
         self._tunnel: Tunnel | None = None
+        self._used = 0  # what must be looked at before another request may have it: one load where there is nothing
         self.fresh = True
         self.made = False  # so that its end will be told
         self.idle_since = 0.0
@@ -92,7 +103,11 @@ class UpstreamConnection(asyncio.Protocol):
         if tunnel is not None:
             tunnel.close()
         receiver, self._receiver = self._receiver, None
-        if receiver is None or self._response_done:
+        if receiver is None:
+            return
+        if self._response_done:
+            # Answered early: the rest of the request is read from the client, for no instance.
+            receiver.on_upstream_resumed()
             return
         if self._decoder is None:
             kind = Kind.UPSTREAM_CLOSED if exc is None and not self._held else Kind.UPSTREAM_RESET
@@ -266,8 +281,25 @@ class UpstreamConnection(asyncio.Protocol):
         if close:
             self.abort() if self._request_done else self.close()
         elif self._request_done:
-            self._receiver = None
-            self.pool.release(self)
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Return to the pool, in the state of a new connection: nobody listens, it reads, nothing is left to send.
+
+        A slow client pauses the connection that its response comes from. If the last bytes of that response are here
+        already, nobody else would let it read again, and the next client's response would lie in the kernel.
+        """
+        self._receiver = None
+        if self._used:
+            transport = self._transport
+            if self._deferred or transport is None or transport.get_write_buffer_size():
+                # Answered before it took the request: the next one would wait behind what it may never read.
+                self.abort()
+                return
+            if self._used & READING_PAUSED:
+                transport.resume_reading()
+            self._used = 0
+        self.pool.release(self)
 
     def _fail(self, receiver: Receiver, failure: Failure) -> None:
         self._receiver = None
@@ -305,9 +337,11 @@ class UpstreamConnection(asyncio.Protocol):
     def end_request(self) -> None:
         """The request's body is complete."""
         self._request_done = True
-        if self._response_done and self._receiver is not None and self._tunnel is None and self.open:
-            self._receiver = None
-            self.pool.release(self)
+        if self._response_done and self._receiver is not None and self._tunnel is None:
+            if self.open:
+                self._give_back()
+            else:
+                self._receiver = None
 
     @property
     def open(self) -> bool:
@@ -322,12 +356,18 @@ class UpstreamConnection(asyncio.Protocol):
     def pause_reading(self) -> None:
         """Stop the response's bytes from coming."""
         if self._transport is not None and not self._transport.is_closing():
+            self._used |= READING_PAUSED
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Let them come again."""
         if self._transport is not None and not self._transport.is_closing():
+            self._used &= ~READING_PAUSED
             self._transport.resume_reading()
+
+    def expect_body(self) -> None:
+        """The request that is about to be sent has a body."""
+        self._used |= BODY_SENT
 
     def hand_over(self, receiver: Receiver) -> None:
         """From here on ``receiver`` hears of the answer, in place of whoever sent the request."""
@@ -358,9 +398,12 @@ class UpstreamConnection(asyncio.Protocol):
             transport.write_eof()
 
     def close(self) -> None:
-        """Close once everything written has gone out."""
-        if self._transport is not None:
-            self._transport.close()
+        """Close once everything written has gone out, or after :data:`FLUSH_SECONDS`."""
+        transport = self._transport
+        if transport is not None:
+            transport.close()
+            if transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(FLUSH_SECONDS, transport.abort)
 
     def abort(self) -> None:
         """Close now."""

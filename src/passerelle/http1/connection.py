@@ -294,9 +294,11 @@ class ClientConnection(Patient):
     def _done(self) -> None:
         """The response is out: on to the next request, or close."""
         exchange = self._exchange
-        if self._decoder is not None and self._keep_alive and exchange is not None and exchange.wants_body:
-            self._answered = True  # an early answer: the upload goes on, and the next request comes after it
-            return
+        if self._decoder is not None and exchange is not None:
+            if self._keep_alive and exchange.wants_body:
+                self._answered = True  # an early answer: the upload goes on, and the next request comes after it
+                return
+            exchange.on_body_discarded()
         self._answered = False
         self._exchange = None
         transport = self._transport

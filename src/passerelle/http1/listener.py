@@ -31,6 +31,9 @@ class Exchange(Protocol):
     def on_body_failure(self, failure: Failure) -> None:
         """The request body broke its framing or stalled; nothing more of it comes."""
 
+    def on_body_discarded(self) -> None:
+        """The response is out and the connection reads no more of the request body: free what waits for it."""
+
     def on_client_lost(self) -> None:
         """The client is gone: free everything."""
 

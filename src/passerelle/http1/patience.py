@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+
 from passerelle.errors import Failure, Kind
 from passerelle.http1.listener import Exchange, Listener
 from passerelle.http1.responses import Responder
@@ -10,6 +12,9 @@ from passerelle.http1.responses import Responder
 LINGER_SECONDS = 2.0
 # How long an idle connection keeps its last head for comparison.
 FORGET_SECONDS = 2.0
+# How long a response may stand still for a client that sends no more (seconds). Whether such a client still reads shows
+# only when something is written to it, and a silent event stream writes nothing.
+HALF_CLOSED_SECONDS = 5.0
 
 
 class Patient(Responder):
@@ -32,7 +37,9 @@ class Patient(Responder):
         waited = now - self._since
         if self._decoder is not None and self._trickles(now):
             return
-        if self._linger_left >= 0:
+        if self.closing:
+            self._all_taken(now)
+        elif self._linger_left >= 0:
             if waited > LINGER_SECONDS and self._all_taken(now):
                 self.abort()
         elif self._exchange is None and not self._stuck:
@@ -45,7 +52,9 @@ class Patient(Responder):
                     self.close()
             elif waited > FORGET_SECONDS:
                 self.forget_head()  # 2.5 KB that an idle connection need not hold
-        elif self._progress != self._seen or not (self._stuck or self._tunnel is not None or self._decoder is not None):
+        elif self._progress != self._seen or not (
+            self._stuck or self._tunnel is not None or self._decoder is not None or self._half_closed
+        ):
             self._seen = self._progress
             self._since = now
         elif self._stuck:
@@ -56,6 +65,9 @@ class Patient(Responder):
         elif self._tunnel is not None:
             if waited > self._tunnel_idle:
                 self.idled = True
+                self.abort()
+        elif self._half_closed:
+            if waited > HALF_CLOSED_SECONDS:
                 self.abort()
         elif waited > limits.body_timeout and not self._paused_by and self._decoder and self._exchange:
             self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
@@ -88,6 +100,20 @@ class Patient(Responder):
         elif now - self._since > self._listener.limits.write_timeout:
             self.abort()
         return False
+
+    @property
+    def _half_closed(self) -> bool:
+        """Whether a response is being sent to a client that sends no more: then it may be gone.
+
+        The kernel is asked where we do not read, because nothing else tells of it then.
+        """
+        if not self._started or self._exchange is None:
+            return False
+        if self._eof or not self._paused_by or self._transport is None:
+            return self._eof
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     @property
     def _pending(self) -> int:

@@ -80,7 +80,8 @@ class Responder(asyncio.Protocol):
     def send_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """A response's head with the first bytes of its body, all of it if ``complete``."""
         whole = head.whole
-        if complete and whole is not None and self._keep_alive and self.version11 and head.content_length == len(data):
+        usual = complete and self._keep_alive and self.version11 and self._decoder is None
+        if usual and whole is not None and head.content_length == len(data):
             self._write(whole + data if not self._head_only else whole)
             self.sent += len(data)
             self._done()
@@ -110,7 +111,9 @@ class Responder(asyncio.Protocol):
                 lines.append(b"Transfer-Encoding: chunked\r\n")
             else:
                 self._keep_alive = False  # HTTP/1.0: the end of the connection ends the body
-        self._last_lines(lines, complete)
+        if head.close and self._decoder is not None:
+            self._keep_alive = False  # the service ends its connection, and with it takes no more of the upload
+        self._last_lines(lines)
         self._started = True
         if data and bodied:
             self.sent += len(data)
@@ -119,10 +122,10 @@ class Responder(asyncio.Protocol):
         if complete:
             self._done()
 
-    def _last_lines(self, lines: list[bytes], complete: bool) -> None:
+    def _last_lines(self, lines: list[bytes]) -> None:
         """Append the Connection line, if this response needs one, and the empty line."""
-        if self._decoder is not None and complete and not (self._exchange is not None and self._exchange.wants_body):
-            self._keep_alive = False  # the whole answer is out and nobody takes what the client still sends
+        if self._decoder is not None and not (self._exchange is not None and self._exchange.wants_body):
+            self._keep_alive = False  # nobody takes what the client still sends (RFC 9112 §9.6)
         if not self._keep_alive:
             lines.append(b"Connection: close\r\n")
         elif not self.version11:
@@ -152,7 +155,7 @@ class Responder(asyncio.Protocol):
         lines = [head, self._listener.clock.date]
         if counted:
             lines.append(b"Content-Length: %d\r\n" % len(body))
-        self._last_lines(lines, True)
+        self._last_lines(lines)
         if body and not self._head_only:
             self.sent += len(body)
             lines.append(body)
@@ -175,7 +178,7 @@ class Responder(asyncio.Protocol):
     def send_stored(self, head: bytes, body: bytes | memoryview) -> None:
         """A stored response; ``head`` is its status line and all its field lines."""
         lines: list[Any] = [head]
-        self._last_lines(lines, True)
+        self._last_lines(lines)
         self._started = True
         if len(body) > SLICE and not self._head_only and self._decoder is None:
             self.sent += len(body)

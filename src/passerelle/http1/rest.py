@@ -67,3 +67,6 @@ class Rest:
 
     def on_body_failure(self, failure: Failure) -> None:
         """There is none."""
+
+    def on_body_discarded(self) -> None:
+        """There is none."""

@@ -200,6 +200,9 @@ class _Exchange:
     def on_body_failure(self, failure: Failure) -> None:
         """Not read."""
 
+    def on_body_discarded(self) -> None:
+        """Not read."""
+
     def on_client_lost(self) -> None:
         """The answer goes nowhere."""
 
