@@ -195,9 +195,10 @@ def test_nothing_more_is_written_once_a_write_has_failed() -> None:
     client = Client(stored)
     client.connection.data_received(GET % b"a")
     client.wire.unsent.clear()
-    client.wire.closing = True
+    client.wire.closing = True  # from here on a write fails the test
     client.connection.resume_writing()
     client.connection.connection_lost(ConnectionResetError())
+    assert (client.wire.taken, client.wire.unsent) == (b"", [])
 
 
 def test_a_client_that_takes_none_of_a_stored_body_is_cut_off_and_a_slow_one_is_not() -> None:

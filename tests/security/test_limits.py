@@ -246,6 +246,9 @@ def test_clients_have_buckets_of_their_own() -> None:
     limits, _, _ = guard(Limit("l", Rate(1, SECOND, 1), by_address))
     for number in range(100):
         limits(asked(b"%d" % number))
+    for number in range(100):
+        with pytest.raises(Refused):
+            limits(asked(b"%d" % number))
 
 
 STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2 * SECOND)), max_size=60)
