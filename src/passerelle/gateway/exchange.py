@@ -6,26 +6,25 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from passerelle.balancing.sticky import set_cookie
-from passerelle.composition import Gathering
+from passerelle.compose.composition import Gathering
+from passerelle.compose.part import PartCall
 from passerelle.errors import Failure
-from passerelle.gateway.body import RequestBody
-from passerelle.gateway.cached import Seat
-from passerelle.gateway.fields import cache_place, came_by_tls, client_address
-from passerelle.gateway.forward import Forward
-from passerelle.gateway.own import WholeBody
-from passerelle.gateway.parts import PartCall
-from passerelle.gateway.plan import RoutePlan
-from passerelle.gateway.service import StickyCookie
-from passerelle.http1.connection import ClientConnection
+from passerelle.gateway.plans import RoutePlan
+from passerelle.http.messages import SAFE_METHODS, Response
 from passerelle.http1.head import RequestHead
-from passerelle.http1.write import serialize
-from passerelle.messages import SAFE_METHODS, Response
+from passerelle.http1.serialize import serialize
+from passerelle.http1.server.connection import ClientConnection
 from passerelle.observability.access_log import RouteLog
-from passerelle.routing import Match, canonical_path
+from passerelle.proxy_cache.lookup import Seat
+from passerelle.routing.router import Match, canonical_path
 from passerelle.security.guard import Asked
+from passerelle.upstream.request import Forward
+from passerelle.upstream.request_body import RequestBody, WholeBody
+from passerelle.upstream.request_headers import cache_place, came_by_tls, client_address
+from passerelle.upstream.service import StickyCookie
 
 if TYPE_CHECKING:
-    from passerelle.gateway.app import Gateway
+    from passerelle.gateway.gateway import Gateway
 
 
 class ExchangeState:
