@@ -79,7 +79,7 @@ class Sticky(Model):
 
     cookie: Annotated[Text, AfterValidator(_cookie_name)] = Field(description="Name of the cookie.")
     secret: Annotated[Text, AfterValidator(_secret)] = Field(
-        description="What its values are derived from, at least 16 bytes; the same in all replicas."
+        description="Secret that its values are derived from, at least 16 bytes; the same in all replicas."
     )
 
 
@@ -97,10 +97,10 @@ class Balance(Model):
             WithJsonSchema({"type": "string", "pattern": "^(address|(header|cookie|param):.+)$"}),
         ]
         | None
-    ) = Field(default=None, description="With `hash` only, and needed there: what of a request decides the instance.")
-    sticky: Sticky | None = Field(
-        default=None, description="Keep clients at their instance by a cookie. Not with `hash`."
+    ) = Field(
+        default=None, description="What selects the instance for `hash`. Required with `hash`, not allowed otherwise."
     )
+    sticky: Sticky | None = Field(default=None, description="Session affinity by cookie. Not with `hash`.")
 
     @model_validator(mode="before")
     @classmethod
@@ -128,27 +128,31 @@ class Eject(Model):
     """When an instance that passes its probes is left out because requests to it fail."""
 
     failures: Annotated[int, Whole(1, 1000)] = Field(
-        default=5, description="So many failures in a row: no connection, no or a broken answer, 5xx, too late."
+        default=5, description="Failed requests in a row: no connection, no or a malformed response, 5xx, timeout."
     )
-    time: Duration = Field(default=30.0, description="How long it is left out the first time; twice as long each more.")
-    max_time: Duration = Field(default=300.0, description="The longest that it is left out.")
+    time: Duration = Field(
+        default=30.0, description="Duration of the first ejection; each further one is twice as long."
+    )
+    max_time: Duration = Field(default=300.0, description="Longest ejection.")
     at_most: Percent = Field(
-        default=0.5, description="The most of a service's instances that are left out so; never the last one."
+        default=0.5, description="Largest share of the instances that may be ejected; never the last one that is up."
     )
 
 
 class Breaker(Model):
     """When a whole service is spared, because most of what is sent to it fails."""
 
-    threshold: Percent = Field(default=0.5, description="The part of the requests that must fail for it to open.")
+    threshold: Percent = Field(default=0.5, description="Share of failed requests at which the breaker opens.")
     minimum: Annotated[int, Whole(1, 1_000_000)] = Field(
-        default=20, description="So many must have ended before it opens."
+        default=20, description="Least number of completed requests before it may open."
     )
-    window: Duration = Field(default=10.0, description="The time that both look back on.")
-    open: Duration = Field(default=5.0, description="How long it is open the first time; twice as long each more.")
-    max_open: Duration = Field(default=60.0, description="The longest that it is open.")
+    window: Duration = Field(default=10.0, description="Period over which `threshold` and `minimum` are measured.")
+    open: Duration = Field(
+        default=5.0, description="How long it stays open the first time; each further time is twice as long."
+    )
+    max_open: Duration = Field(default=60.0, description="Longest time that it stays open.")
     probes: Annotated[int, Whole(1, 1000)] = Field(
-        default=3, description="After that so many requests are let through; when all succeed it closes."
+        default=3, description="Number of requests admitted after that; the breaker closes if all of them succeed."
     )
 
 
@@ -156,22 +160,22 @@ class Retries(Model):
     """What may be sent again, and how much of it. How often is the route's `attempts`."""
 
     budget: Percent = Field(
-        default=0.2, description="Most retries, as a part of the service's requests in the last 5 s (per worker)."
+        default=0.2, description="Most retries, as a share of the requests of the service in the last 5 s (per worker)."
     )
     floor: Annotated[int, Whole(0, 100_000)] = Field(
-        default=3, description="So many retries per second are allowed in any case."
+        default=3, description="Retries per second that are always allowed."
     )
     backoff: Duration = Field(
-        default=0.025, description="A retry waits a random time up to this, twice as long for each further one."
+        default=0.025, description="Upper bound of the random delay before a retry; it doubles for each further one."
     )
-    max_backoff: Duration = Field(default=1.0, description="The longest random time.")
+    max_backoff: Duration = Field(default=1.0, description="Longest upper bound of the delay.")
     methods: tuple[Annotated[Method, AfterValidator(_retried_method)], ...] | None = Field(
         default=None,
         min_length=1,
-        description="What may be sent again after it was sent; by default every idempotent method.",
+        description="Methods that may be retried after the request was sent; by default all idempotent ones.",
     )
     on_status: tuple[Annotated[int, Whole(500, 599)], ...] = Field(
-        default=(), description="Answers that are a failure to be retried too, such as `[503]`; `Retry-After` is kept."
+        default=(), description="Statuses that are retried like a failure, such as `[503]`; `Retry-After` is respected."
     )
 
 

@@ -27,14 +27,14 @@ class Compress(Model):
     codings: tuple[Literal["zstd", "br", "gzip"], ...] = Field(
         default=("zstd", "br", "gzip"),
         min_length=1,
-        description="`zstd`, `br`, `gzip`: those offered, the preferred first; by default all that are installed.",
+        description="Offered codings in order of preference: `zstd`, `br`, `gzip`; by default all that are installed.",
     )
     types: tuple[Annotated[Text, AfterValidator(_media_type)], ...] | None = Field(
         default=None,
         min_length=1,
-        description="Media types to compress, `text/*` for all of a kind; by default text, JSON, XML, scripts, fonts.",
+        description="Media types to compress, such as `text/*`; by default text, JSON, XML, scripts, fonts.",
     )
-    min_size: Size = Field(default=256, description="Shortest body that is compressed, where its length is known.")
+    min_size: Size = Field(default=256, description="Shortest body that is compressed, if its length is known.")
 
     @model_validator(mode="before")
     @classmethod

@@ -15,13 +15,13 @@ from passerelle.config.reading.wording import describe
 class Concurrency(Model):
     """How many requests a service has in flight at most, as its latency allows; `adaptive` for the defaults."""
 
-    min: Annotated[int, Whole(1, 100_000)] = Field(default=2, description="The limit is never lower.")
-    max: Annotated[int, Whole(1, 100_000)] = Field(default=1000, description="The limit is never higher.")
+    min: Annotated[int, Whole(1, 100_000)] = Field(default=2, description="Lowest value of the limit.")
+    max: Annotated[int, Whole(1, 100_000)] = Field(default=1000, description="Highest value of the limit.")
     initial: Annotated[int, Whole(1, 100_000)] | None = Field(
-        default=None, description="The limit at the start; by default 20, or the nearest that `min` and `max` allow."
+        default=None, description="Limit at the start; by default 20, or the nearest value that `min` and `max` allow."
     )
     tolerance: Percent = Field(
-        default=0.5, description="So much longer than without a queue may answers take before the limit is lowered."
+        default=0.5, description="How much longer than without a queue responses may take before the limit is lowered."
     )
 
     @property

@@ -96,62 +96,62 @@ __all__ = [
 class Health(Model):
     """The question that says whether an instance is up."""
 
-    path: PlainPath = Field(description="Path to ask with GET; a 2xx answer means that the instance is up.")
-    timeout: Duration = Field(default=1.0, description="How long one answer may take.")
+    path: PlainPath = Field(description="Path of the probe, a GET; a 2xx response means that the instance is up.")
+    timeout: Duration = Field(default=1.0, description="Time for one response.")
 
 
 class Service(Model):
     """A named upstream: instances that the runner starts (`app`, `run`) or that run already (`targets`, `zones`)."""
 
-    app: App | None = Field(default=None, description="A WSGI or ASGI application to serve: `module:attribute`.")
+    app: App | None = Field(default=None, description="A WSGI or ASGI application to run: `module:attribute`.")
     run: Command | None = Field(
-        default=None, description="A command that serves on `{port}`: a list of words, or text split like a shell does."
+        default=None,
+        description="A command that serves HTTP on `{port}`: a list of words, or text split like a shell command.",
     )
     targets: Annotated[tuple[Target, ...], OneOrMore] | None = Field(
-        default=None, min_length=1, description="Instances that run already, or where they are found."
+        default=None, min_length=1, description="Instances that already run, or sources of them."
     )
     zones: dict[Name, Zone] | None = Field(
         default=None, min_length=1, description="Groups of running instances, balanced as groups."
     )
     near: Text | None = Field(
         default=None,
-        description="The zone that gets all it can carry; the others get the rest. With `zones` only.",
+        description="The zone that gets all requests it can carry; other zones get the rest. With `zones` only.",
     )
     interface: Literal["wsgi", "asgi"] | None = Field(
-        default=None, description="What `app` is; detected if not given. With `app` only."
+        default=None, description="Interface of `app`; detected by default. With `app` only."
     )
     instances: Annotated[int, Whole(1, 1000)] = Field(
-        default=1, description="How many processes to start. With `app` or `run` only."
+        default=1, description="Number of processes to start. With `app` or `run` only."
     )
     env: dict[EnvName, Text] = Field(default={}, description="Environment variables to add. With `app` or `run` only.")
     cwd: File | None = Field(
         default=None,
-        description="Folder to start in, relative to the file; by default the file's. With `app` or `run` only.",
+        description="Working directory, relative to the file; by default the folder of the file. With `app` "
+        "or `run` only.",
     )
     health: Health | None = Field(
         default=None,
-        description="How an instance is asked whether it is up; by default a TCP connection is enough.",
+        description="Active health check; by default an instance is up if it accepts a TCP connection.",
     )
-    balance: Balance = Field(default=Balance(), description="How an instance is picked; by default `p2c`.")
+    balance: Balance = Field(default=Balance(), description="How an instance is picked.")
     eject: OptionalEject = Field(
-        default=Eject(), description="When an instance is left out because requests to it fail, or `off`."
+        default=Eject(), description="When an instance is ejected because requests to it fail, or `off`."
     )
     slow_start: DurationOrOff = Field(
-        default=10.0, description="How long the share of an instance rises after it came up, or `off`."
+        default=10.0, description="How long the share of an instance grows after it comes up, or `off`."
     )
     panic: Percent = Field(
         default=0.0,
-        description="With no more than this part of the instances up, those that are not are tried as well.",
+        description="If no more than this share of the instances is up, the others are used as well.",
     )
-    breaker: Breaker | None = Field(
-        default=None, description="When the service as a whole is spared; by default never."
-    )
-    retries: Retries = Field(default=Retries(), description="What may be sent again, and how much of it.")
+    breaker: Breaker | None = Field(default=None, description="Circuit breaker of the service; none by default.")
+    retries: Retries = Field(default=Retries(), description="Which requests are retried, and how many.")
     tls: ServiceTls | None = Field(
         default=None,
-        description="How TLS is spoken to `https://` targets; by default the system's authorities are believed.",
+        description="TLS to `https://` targets; by default the authorities of the system are trusted.",
     )
-    connect_timeout: Duration = Field(default=2.0, description="Time for a connection to an instance.")
+    connect_timeout: Duration = Field(default=2.0, description="Time to connect to an instance.")
     max_connections: Annotated[int, Whole(1, 100_000)] = Field(
         default=256, description="Most connections, and so requests in flight, to an instance, per worker."
     )
@@ -160,9 +160,9 @@ class Service(Model):
     )
     concurrency: Concurrency | None = Field(
         default=None,
-        description="`adaptive`: bound what is in flight by what latency says of the queue.",
+        description="`adaptive`: limit the requests in flight by the latency of responses.",
     )
-    keepalive: Duration = Field(default=4.0, description="How long an idle connection to an instance is kept.")
+    keepalive: Duration = Field(default=4.0, description="How long an idle connection to an instance stays open.")
 
     @property
     def source(self) -> Literal["app", "run", "targets", "zones"]:
@@ -192,25 +192,25 @@ class Service(Model):
 class OnError(Model):
     """What stands in for a part that failed."""
 
-    value: JsonValue = Field(description="Any JSON value, put in the place of the part.")
+    value: JsonValue = Field(description="Any JSON value, inserted in place of the part.")
 
 
 class Part(Model):
     """One part of a composed answer: a request to a service."""
 
-    service: Text = Field(description="The service to ask.")
-    path: TemplateText = Field(description="The path to ask for, filled with the route's parameters.")
-    timeout: Duration | None = Field(default=None, description="The part's own deadline; by default the route's.")
+    service: Text = Field(description="The service of the part.")
+    path: TemplateText = Field(description="The path of the part, filled with the parameters of the route.")
+    timeout: Duration | None = Field(default=None, description="Deadline of the part; by default that of the route.")
     pass_status: tuple[Annotated[int, Whole(400, 599)], ...] = Field(
         default=(),
-        description="Statuses of a required part that become the answer's, such as `[404]`; others become 502.",
+        description="Statuses of a required part that become that of the response, such as `[404]`; others become 502.",
     )
     on_error: OnError | None = Field(
         default=None,
-        description="What to put in for a part that failed: `null` or `{value: …}`. Without the key it is required.",
+        description="Fallback for a failed part: `null` or `{value: …}`. Without the key, the part is required.",
     )
     cache: RouteCache | None = Field(
-        default=None, description="How the part's answers are cached, apart from those of any route; none without it."
+        default=None, description="How the responses of the part are cached, separately from routes; by default not."
     )
 
     @property
@@ -227,72 +227,85 @@ class Part(Model):
 class Route(Model):
     """What may be asked for, and how it is answered."""
 
-    path: PatternText = Field(description="`/literal/{one_segment}/{the_rest*}`.")
-    host: RouteHost | None = Field(default=None, description="Only requests for this host: a name, or `*.example.com`.")
+    path: PatternText = Field(description="Path pattern: `/literal/{one_segment}/{the_rest*}`.")
+    host: RouteHost | None = Field(default=None, description="Matches this host only: a name, or `*.example.com`.")
     methods: tuple[Method, ...] | None = Field(
         default=None,
         min_length=1,
-        description="Only these methods; `GET` brings `HEAD`. By default all (with `compose`: `GET`).",
+        description="Matches these methods only; `GET` includes `HEAD`. By default all (with `compose`: `GET`).",
     )
-    service: Text | None = Field(default=None, description="The service that answers.")
+    service: Text | None = Field(default=None, description="The service that requests are forwarded to.")
     compose: dict[Name, Part] | None = Field(
-        default=None, min_length=1, description="The parts of the answer, a JSON object: key to part."
+        default=None, min_length=1, description="The parts of a composed response, a JSON object: key to part."
     )
-    login: Login | None = Field(default=None, description="The route logs users in: who looks at passwords, and how.")
-    logout: Yes | None = Field(default=None, description="`true`: the route ends the session of who asks.")
+    login: Login | None = Field(default=None, description="Makes the route log users in.")
+    logout: Yes | None = Field(default=None, description="`true`: the route ends the session of the client.")
     rewrite: TemplateText | None = Field(
         default=None, description="The path that the service sees, filled with the parameters. With `service` only."
     )
     timeout: Duration = Field(
-        default=30.0, description="The one deadline of the request, over all attempts. Beyond: 504."
+        default=30.0, description="Deadline of the request over all attempts, until the response begins. Beyond: 504."
     )
     body: Limit | None = Field(
         default=None, description="Largest request body, or `unlimited`; by default `limits.body`."
     )
     attempts: Annotated[int, Whole(1, 10)] = Field(
-        default=2, description="Most attempts, the first included; `1` means no retry."
+        default=2, description="Most attempts, including the first; `1` disables retries."
     )
     attempt_timeout: Duration | None = Field(
-        default=None, description="How long an instance may take to begin its answer before another one is tried."
+        default=None, description="How long an instance may take to begin its response before another one is tried."
     )
-    hedge: Hedge | None = Field(default=None, description="When a `GET` or `HEAD` goes to a second instance as well.")
+    hedge: Hedge | None = Field(
+        default=None, description="When a `GET` or `HEAD` is sent to a second instance as well."
+    )
     stream_idle_timeout: DurationOrOff = Field(
-        default=300.0, description="How long a body that has begun may stand still before it is cut short, or `off`."
+        default=300.0,
+        description="Longest time in which nothing of a response body arrives, or `off`. Beyond: truncated.",
     )
     tunnel_idle_timeout: DurationOrOff = Field(
-        default=3600.0, description="How long a WebSocket or other tunnel may be silent both ways, or `off`."
+        default=3600.0, description="Longest time in which a tunnel (WebSocket) is silent in both directions, or `off`."
     )
     tell_deadline: bool = Field(
-        default=False, description="`true`: services are told the time left, in `Passerelle-Timeout-Ms`."
+        default=False, description="`true`: services receive the remaining time in `Passerelle-Timeout-Ms`."
     )
     cache: RouteCache | None = Field(
         default=None,
-        description="How the answers are cached, with `compose` the joined ones; `{}` for RFC 9111 alone.",
+        description="How responses are cached, with `compose` the joined ones; `{}` for RFC 9111 alone.",
     )
     compress: Compress | None = Field(
-        default=None, description="Which answers are compressed here, `true` for the defaults; by default none."
+        default=None, description="Which responses are compressed, `true` for the defaults; by default none."
     )
-    cors: Cors | None = Field(default=None, description="Which pages of other origins may use it; by default none.")
-    request_headers: RequestHeaders | None = Field(default=None, description="Changes in the fields that services get.")
-    response_headers: ResponseHeaders | None = Field(default=None, description="The same for those that clients get.")
+    cors: Cors | None = Field(
+        default=None, description="Which pages of other origins may use the route; by default none."
+    )
+    request_headers: RequestHeaders | None = Field(
+        default=None, description="Rules for the header fields that services receive."
+    )
+    response_headers: ResponseHeaders | None = Field(
+        default=None, description="Rules for the header fields that clients receive."
+    )
     security_headers: OptionalSecurityHeaders = Field(
-        default=None, description="In place of `security_headers` of the file: `true`, a mapping, or `off`."
+        default=None, description="Replaces `security_headers` of the file: `true`, a mapping, or `off`."
     )
     clients: Clients | None = Field(
-        default=None, description="Which client addresses may ask, behind `trusted_proxies` the real ones; else 403."
+        default=None, description="Allowed client addresses, behind `trusted_proxies` the original ones. Others: 403."
     )
     auth: tuple[Literal["jwt", "key", "mtls", "session"], ...] = Field(
         default=(),
         min_length=1,
-        description="Accepted credentials, any of: `jwt`, `key`, `mtls`, `session`. Without one that holds: 401.",
+        description="Accepted kinds of credentials: `jwt`, `key`, `mtls`, `session`. Without a valid one: 401.",
     )
     require: Require | None = Field(
-        default=None, description="What an authenticated client must have, else 403. With `auth` only."
+        default=None, description="What an authenticated client must have. Otherwise: 403. With `auth` only."
     )
-    forward_auth: ForwardAuth | None = Field(default=None, description="A service that is asked who may pass.")
-    identity_token: Yes | None = Field(default=None, description="`true`: services are told who asks in such a token.")
+    forward_auth: ForwardAuth | None = Field(
+        default=None, description="A service that decides whether a request may pass."
+    )
+    identity_token: Yes | None = Field(
+        default=None, description="`true`: services receive the signed token of `identity_token`."
+    )
     rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore] = Field(
-        default=(), description="How often clients may ask: one limit, or a list of which all must admit. Beyond: 429."
+        default=(), description="One limit, or a list of limits that must all admit a request. Beyond: 429."
     )
 
     @property
@@ -325,36 +338,47 @@ class Config(Model):
     """A gateway: where it listens, what is behind it, and which requests go where."""
 
     listen: Listen = Field(
-        default=Address(host="127.0.0.1", port=8080), description="Where clients connect; port 0: any free one."
+        default=Address(host="127.0.0.1", port=8080),
+        description="Address and port for clients; port 0 picks any free port.",
     )
-    tls: ListenerTls | None = Field(default=None, description="TLS for clients; without it they come by plain HTTP.")
+    tls: ListenerTls | None = Field(
+        default=None, description="TLS for clients; without it, the listener speaks plain HTTP."
+    )
     admin: Admin = Field(
-        default=Address(host="127.0.0.1", port=9900), description="Where metrics and health are served, or `off`."
+        default=Address(host="127.0.0.1", port=9900),
+        description="Address of the admin port, which serves metrics and health, or `off`.",
     )
-    workers: Annotated[int, Whole(1, 256)] = Field(default=1, description="Gateway processes that share the port.")
+    workers: Annotated[int, Whole(1, 256)] = Field(
+        default=1, description="Number of gateway processes that share the listener."
+    )
     access_log: AccessLog = Field(
-        default="stdout", description="Where one JSON line a request goes: `stdout`, `off` or a path."
+        default="stdout", description="Destination of the access log: `stdout`, `off` or a path."
     )
     trusted_proxies: tuple[Network, ...] = Field(
-        default=(), description="Address ranges whose `X-Forwarded-*` fields are believed."
+        default=(), description="Address ranges of proxies whose `X-Forwarded-*` fields are trusted."
     )
-    limits: Limits = Field(default=Limits(), description="What a client may send.")
+    limits: Limits = Field(default=Limits(), description="Limits on the requests and connections of clients.")
     security_headers: OptionalSecurityHeaders = Field(
-        default=None, description="`true` or a mapping: fields that tell browsers to be careful, on all answers."
+        default=None, description="Security fields on all responses: `true` for the defaults, or a mapping."
     )
-    cache: Cache = Field(default=Cache(), description="The memory of cached routes.")
+    cache: Cache = Field(default=Cache(), description="Memory of the response cache.")
     redis: RedisUrl | None = Field(
-        default=None, description="A Redis that workers and gateways share: answers, purges, limits, logins, keys."
+        default=None,
+        description="A Redis shared by workers and gateways: cache, invalidations, limits, sessions, API keys.",
     )
-    dns: Dns = Field(default=Dns(), description="How names of targets are looked up.")
-    jwt: Jwt | None = Field(default=None, description="JSON web tokens, for routes with `auth: [jwt]`.")
-    keys: Keys | None = Field(default=None, description="API keys, for routes with `auth: [key]`.")
+    dns: Dns = Field(default=Dns(), description="How the names of targets are resolved.")
+    jwt: Jwt | None = Field(
+        default=None, description="How JSON web tokens are verified, for routes with `auth: [jwt]`."
+    )
+    keys: Keys | None = Field(default=None, description="Where API keys are stored, for routes with `auth: [key]`.")
     sessions: Sessions | None = Field(
-        default=None, description="Logins and their cookies, for routes with `auth: [session]`."
+        default=None, description="Logins and session cookies, for routes with `auth: [session]`."
     )
-    identity_token: IdentityToken | None = Field(default=None, description="A signed token that tells who asks.")
-    services: dict[Name, Service] = Field(min_length=1, description="The upstreams, by name.")
-    routes: tuple[Route, ...] = Field(min_length=1, description="The route table; its order means nothing.")
+    identity_token: IdentityToken | None = Field(
+        default=None, description="A signed token that identifies the client to services."
+    )
+    services: dict[Name, Service] = Field(min_length=1, description="The upstream services, by name.")
+    routes: tuple[Route, ...] = Field(min_length=1, description="The route table; the order does not matter.")
 
     @property
     def scheme(self) -> str:

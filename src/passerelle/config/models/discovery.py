@@ -36,10 +36,10 @@ Server = Annotated[
 class Dns(Model):
     """How names of targets with `dns+http` are looked up."""
 
-    server: Server | None = Field(default=None, description="The server to ask; by default those of the system.")
-    timeout: Duration = Field(default=2.0, description="How long one answer may take.")
+    server: Server | None = Field(default=None, description="The DNS server; by default those of the system.")
+    timeout: Duration = Field(default=2.0, description="Time for one reply.")
     min_ttl: Duration = Field(
         default=5.0,
-        description="Shortest time until a name is asked for again, whatever its TTL; also after a failure.",
+        description="Shortest time until a name is resolved again, whatever its TTL; also after a failure.",
     )
-    max_ttl: Duration = Field(default=60.0, description="Longest time until a name is asked for again.")
+    max_ttl: Duration = Field(default=60.0, description="Longest time until a name is resolved again.")

@@ -25,28 +25,30 @@ def _by(text: str) -> str:
 class ForwardAuth(Model):
     """Whom to ask whether a request may pass, and what is told both ways."""
 
-    service: Text = Field(description="The service to ask.")
-    path: PlainPath = Field(description="Where it is asked, with `GET`. 2xx lets the request pass.")
+    service: Text = Field(description="The service that decides.")
+    path: PlainPath = Field(description="Path of the authorization request, a `GET`. A 2xx lets the request pass.")
     send_headers: Annotated[tuple[RequestName, ...], OneOrMore] = Field(
         default=("Authorization", "Cookie"),
         min_length=1,
-        description="Fields of the client that it is told; by default `Authorization` and `Cookie`.",
+        description="Fields of the client that the request carries; by default `Authorization` and `Cookie`.",
     )
     copy_headers: Annotated[tuple[RequestName, ...], OneOrMore] = Field(
-        default=(), min_length=1, description="Fields of its answer that go upstream, in place of the client's own."
+        default=(),
+        min_length=1,
+        description="Fields of the response that are forwarded to the service, in place of the client's own.",
     )
     consumer: RequestName | None = Field(
-        default=None, description="The field of its answer that names the consumer. Not beside `auth`."
+        default=None, description="The field of the response that names the consumer. Not with `auth`."
     )
-    timeout: Duration = Field(default=2.0, description="How long an answer may take.")
+    timeout: Duration = Field(default=2.0, description="Time for a response.")
     failure: Literal["closed", "open"] = Field(
-        default="closed", description="Without an answer: `closed` is 503, `open` lets the request pass."
+        default="closed", description="Without a valid response: `closed` is 503, `open` lets the request pass."
     )
     cache: Duration | None = Field(
-        default=None, description="How long an answer (2xx, 401, 403) holds for the same question; by default not."
+        default=None, description="How long a response (2xx, 401, 403) is reused for the same request; by default not."
     )
     cache_by: Annotated[tuple[Annotated[Text, AfterValidator(_by)], ...], OneOrMore] = Field(
         default=(),
         min_length=1,
-        description="What makes it the same: `address`, `host`, `method`, `uri`, `header:NAME`; by default all.",
+        description="What makes requests the same: `address`, `host`, `method`, `uri`, `header:NAME`; by default all.",
     )

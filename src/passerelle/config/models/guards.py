@@ -57,34 +57,38 @@ class Keys(Model):
 
     store: Store = Field(
         default=SHARED,
-        description="Where they are kept: `redis`, or the path of an SQLite file, made if it is not there.",
+        description="Where keys are stored: `redis`, or the path of an SQLite file, created if missing.",
     )
     header: Annotated[Text, AfterValidator(_field_name)] = Field(
-        default="X-API-Key", description="The field that a client sends its key in; it never goes upstream."
+        default="X-API-Key", description="The header in which clients send their key; it is not forwarded."
     )
 
 
 class Clients(Model):
     """Which addresses may ask at all."""
 
-    allow: tuple[Network, ...] = Field(default=(), min_length=1, description="Only clients in these ranges.")
+    allow: tuple[Network, ...] = Field(
+        default=(), min_length=1, description="Only clients in these ranges are allowed."
+    )
     deny: tuple[Network, ...] = Field(
-        default=(), min_length=1, description="No clients in these ranges, whatever `allow` says."
+        default=(), min_length=1, description="Clients in these ranges are refused, even if `allow` lists them."
     )
 
 
 class Require(Model):
     """What an authenticated client must have: all that is named here."""
 
-    scopes: tuple[Scope, ...] = Field(default=(), min_length=1, description="All of these scopes.")
+    scopes: tuple[Scope, ...] = Field(default=(), min_length=1, description="The client must have all of these scopes.")
     consumers: tuple[Consumer, ...] | None = Field(
-        default=None, min_length=1, description="To be one of these consumers."
+        default=None, min_length=1, description="The client must be one of these consumers."
     )
     roles: Annotated[tuple[Text, ...], OneOrMore] | None = Field(
-        default=None, min_length=1, description="One of these roles, of a session, or in the claim `roles` of a token."
+        default=None,
+        min_length=1,
+        description="The client must have one of these roles, of a session or of the claim `roles` of a token.",
     )
     claims: dict[Text, Annotated[tuple[JsonValue, ...], OneOrMore]] = Field(
-        default={}, min_length=1, description="Of each of these claims of the token, one of the values."
+        default={}, min_length=1, description="Each of these claims of the token must have one of its values."
     )
 
 
@@ -103,10 +107,12 @@ class RateLimit(Model):
     )
     by: Annotated[Text, AfterValidator(_by)] = Field(
         default="address",
-        description="Who is counted: `address` (IPv6 by /64), `consumer`, `key` or `header:NAME`.",
+        description="What is counted: `address` (IPv6 by /64), `consumer`, `key` or `header:NAME`.",
     )
-    cost: Annotated[int, Whole(1, 1_000_000)] = Field(default=1, description="What a request of the route counts for.")
-    dry_run: bool = Field(default=False, description="`true`: only count what would be refused.")
+    cost: Annotated[int, Whole(1, 1_000_000)] = Field(
+        default=1, description="How many requests one request of the route counts as."
+    )
+    dry_run: bool = Field(default=False, description="`true`: count what would be refused, and refuse nothing.")
 
     @property
     def size(self) -> int:

@@ -58,23 +58,27 @@ class Cors(Model):
     """Which pages of other origins may use the route from a browser (Fetch standard)."""
 
     origins: Annotated[tuple[Origin, ...], OneOrMore] = Field(
-        min_length=1, description="Whose pages: origins, `https://*.example.com` for its sub-domains, or `*` for all."
+        min_length=1, description="Allowed origins: origins, `https://*.example.com` for sub-domains, or `*` for all."
     )
     methods: tuple[Method, ...] | None = Field(
-        default=None, min_length=1, description="With which methods; by default all that the route takes."
+        default=None, min_length=1, description="Allowed methods; by default all that the route accepts."
     )
     headers: Annotated[tuple[Annotated[Text, AfterValidator(_star_or_name)], ...], OneOrMore] = Field(
         default=(),
         min_length=1,
-        description="Request fields that pages may set, or `*` for any; `Accept` and `Content-Type` they always may.",
+        description="Request fields that pages may set, or `*`; `Accept` and `Content-Type` are always allowed.",
     )
     expose: Annotated[tuple[Annotated[Text, AfterValidator(_field)], ...], OneOrMore] = Field(
-        default=(), min_length=1, description="Response fields that pages may read, beside those that they always may."
+        default=(),
+        min_length=1,
+        description="Response fields that pages may read, in addition to those that are always readable.",
     )
     credentials: Flag = Field(
-        default=False, description="`true`: cookies and the like are sent and the answer may be read. Not with `*`."
+        default=False,
+        description="`true`: browsers send cookies and other credentials, and pages may read the response. "
+        "Not with `*`.",
     )
-    max_age: Duration = Field(default=600.0, description="How long a browser may remember that it may.")
+    max_age: Duration = Field(default=600.0, description="How long a browser may cache the result of a preflight.")
 
 
 # What frames or routes a message, and what is about one connection: no rule touches it (RFC 9110 §7.6.1).
@@ -149,23 +153,27 @@ class RequestHeaders(Model):
     set: dict[RequestName, Value] = Field(
         default={},
         min_length=1,
-        description="Fields in place of any of that name; `{name}` is a parameter of the path.",
+        description="Fields that replace all fields of the same name; `{name}` is a parameter of the path.",
     )
     add: dict[RequestName, Value] = Field(
-        default={}, min_length=1, description="Fields beside those of that name; `{name}` as above."
+        default={}, min_length=1, description="Fields to add to those of the same name; `{name}` as above."
     )
     remove: Annotated[tuple[RequestName, ...], OneOrMore] = Field(
-        default=(), min_length=1, description="Fields of the client that services do not get."
+        default=(), min_length=1, description="Fields of the client that services do not receive."
     )
 
 
 class ResponseHeaders(Model):
     """What is changed in the fields that clients get."""
 
-    set: dict[ResponseName, Value] = Field(default={}, min_length=1, description="Fields in place of any of that name.")
-    add: dict[ResponseName, Value] = Field(default={}, min_length=1, description="Fields beside those of that name.")
+    set: dict[ResponseName, Value] = Field(
+        default={}, min_length=1, description="Fields that replace all fields of the same name."
+    )
+    add: dict[ResponseName, Value] = Field(
+        default={}, min_length=1, description="Fields to add to those of the same name."
+    )
     remove: Annotated[tuple[ResponseName, ...], OneOrMore] = Field(
-        default=(), min_length=1, description="Fields of the service that clients do not get."
+        default=(), min_length=1, description="Fields of the service that clients do not receive."
     )
 
 
@@ -220,7 +228,7 @@ class SecurityHeaders(Model):
     )
     permissions_policy: Annotated[Value, _OFF] = Field(default="off", description="`Permissions-Policy`, or `off`.")
     override: Flag = Field(
-        default=False, description="`true`: in place of what the service says; else only where it says nothing."
+        default=False, description="`true`: replace the fields of the service; otherwise only missing ones are added."
     )
 
     @model_validator(mode="before")

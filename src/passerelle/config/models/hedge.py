@@ -50,4 +50,6 @@ After = Annotated[
 class Hedge(Model):
     """A `GET` or `HEAD` that is not answered in time goes to a second instance too, and who answers first wins."""
 
-    after: After = Field(description="How long the first instance has: a duration, or what `p95` of the answers take.")
+    after: After = Field(
+        description="Time until the second attempt: a duration, or a percentile of the latency such as `p95`."
+    )

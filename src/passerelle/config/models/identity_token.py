@@ -38,16 +38,16 @@ class IdentityToken(Model):
         default=None, description="A file with a private Ed25519 key in PEM: tokens are signed with `EdDSA`."
     )
     secret: Annotated[Text, AfterValidator(_secret)] | None = Field(
-        default=None, repr=False, description="In place of `key`: a secret for `HS256`; best as `${file:…}`."
+        default=None, repr=False, description="In place of `key`: a secret for `HS256`; preferably as `${file:…}`."
     )
     header: Annotated[Text, AfterValidator(_header)] = Field(
-        default="X-Consumer-Token", description="The field that it goes upstream in."
+        default="X-Consumer-Token", description="The header that carries the token to services."
     )
-    issuer: Text = Field(default="passerelle", description="What `iss` says.")
-    audience: Text | None = Field(
-        default=None, description="What `aud` says; by default the services that the route asks."
+    issuer: Text = Field(default="passerelle", description="Value of `iss`.")
+    audience: Text | None = Field(default=None, description="Value of `aud`; by default the services of the route.")
+    lifetime: Duration = Field(
+        default=60.0, description="Lifetime of a token; at least half of it is left when a service receives it."
     )
-    lifetime: Duration = Field(default=60.0, description="How long a token holds; a service gets half of it at least.")
 
     @model_validator(mode="after")
     def _one(self) -> IdentityToken:

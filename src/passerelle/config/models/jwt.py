@@ -51,27 +51,31 @@ def _forward(text: str) -> str:
 class Jwt(Model):
     """JSON web tokens, for routes that accept them."""
 
-    algorithms: tuple[Algorithm, ...] = Field(min_length=1, description="The accepted signature algorithms, no others.")
+    algorithms: tuple[Algorithm, ...] = Field(min_length=1, description="The accepted signature algorithms.")
     secret: Text | None = Field(
-        default=None, repr=False, description="The shared secret of `HS256`, `HS384`, `HS512`; best as `${file:…}`."
+        default=None,
+        repr=False,
+        description="The shared secret of `HS256`, `HS384`, `HS512`; preferably as `${file:…}`.",
     )
     key: File | None = Field(default=None, description="A file with the public key in PEM.")
     jwks: Annotated[str | Path, BeforeValidator(_jwks), WithJsonSchema({"type": "string"})] | None = Field(
-        default=None, description="The issuer's key set: an `https://` address, or a file."
+        default=None, description="The key set of the issuer: an `https://` address, or a file."
     )
-    issuer: Text | None = Field(default=None, description="What `iss` must be.")
+    issuer: Text | None = Field(default=None, description="Required value of `iss`.")
     audience: Annotated[tuple[Text, ...], OneOrMore] = Field(
-        default=(), min_length=1, description="What `aud` must hold: one of these."
+        default=(), min_length=1, description="Accepted values of `aud`: a token must have one of them."
     )
-    leeway: Duration = Field(default=10.0, description="How far clocks may differ, for `exp` and `nbf`.")
+    leeway: Duration = Field(default=10.0, description="Tolerated clock difference, for `exp` and `nbf`.")
     consumer_claim: Text = Field(default="sub", description="The claim that names the consumer.")
-    scope_claim: Text = Field(default="scope", description="The claim with the scopes: text with blanks, or a list.")
-    forward: dict[Text, Annotated[Text, AfterValidator(_forward)]] = Field(
-        default={}, description="Claims that services are told, and the field for each: `{email: X-Consumer-Email}`."
+    scope_claim: Text = Field(
+        default="scope", description="The claim with the scopes: text separated by blanks, or a list."
     )
-    refresh: Duration = Field(default=3600.0, description="How often the set is fetched. With `jwks` only.")
+    forward: dict[Text, Annotated[Text, AfterValidator(_forward)]] = Field(
+        default={}, description="Claims to forward to services, with the header of each: `{email: X-Consumer-Email}`."
+    )
+    refresh: Duration = Field(default=3600.0, description="How often the key set is fetched. With `jwks` only.")
     cooldown: Duration = Field(
-        default=30.0, description="Least time between fetches because of an unknown key. With `jwks` only."
+        default=30.0, description="Least time between fetches caused by an unknown key. With `jwks` only."
     )
 
     @model_validator(mode="after")

@@ -18,12 +18,12 @@ class Limits(Model):
         default=32 * 1024, description="Largest head: request line and header fields. Beyond: 431 (414 for the target)."
     )
     headers: Annotated[int, Whole(1, 10_000)] = Field(
-        default=100, description="Most header fields in a request. Beyond: 431."
+        default=100, description="Most header fields of a request. Beyond: 431."
     )
     body: Limit = Field(
-        default=10 * 2**20, description="Largest request body, or `unlimited`. Beyond: 413. A route may override it."
+        default=10 * 2**20, description="Largest request body, or `unlimited`; a route may override it. Beyond: 413."
     )
-    head_timeout: Duration = Field(default=10.0, description="Time for a head to arrive completely. Beyond: 408.")
+    head_timeout: Duration = Field(default=10.0, description="Time for a complete head to arrive. Beyond: 408.")
     idle_timeout: Duration = Field(
         default=75.0, description="How long an idle keep-alive connection of a client stays open."
     )
@@ -32,14 +32,14 @@ class Limits(Model):
     )
     body_rate: Size = Field(
         default=240,
-        description="Least bytes a second of a request body, on average over each `body_timeout`; `0B` for none. "
-        "Below: 408.",
+        description="Lowest rate of a request body per second, averaged over each `body_timeout`; `0B` for "
+        "none. Below: 408.",
     )
     write_timeout: Duration = Field(
-        default=60.0, description="Longest time that a client may take nothing of its answer. Beyond: closed."
+        default=60.0, description="Longest time in which a client reads nothing of its response. Beyond: closed."
     )
     connections: Annotated[int, Whole(1, 1_000_000)] = Field(
-        default=10_000, description="Most client connections of a worker at once."
+        default=10_000, description="Most client connections of a worker."
     )
     connections_per_address: Annotated[int, Whole(1, 1_000_000)] | None = Field(
         default=None,
@@ -47,5 +47,6 @@ class Limits(Model):
     )
     gateways: Annotated[int, Whole(1, 10_000)] | None = Field(
         default=None,
-        description="Of how many workers each admits a part while `redis` is gone; by default those seen lately.",
+        description="Number of workers that divide each limit while `redis` is unavailable; by default those "
+        "seen last.",
     )

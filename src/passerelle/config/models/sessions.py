@@ -43,34 +43,37 @@ class Sessions(Model):
 
     store: Store = Field(
         default=SHARED,
-        description="Where they are kept: `redis`, or the path of an SQLite file, made if it is not there.",
+        description="Where sessions are stored: `redis`, or the path of an SQLite file, created if missing.",
     )
     cookie: Annotated[Text, AfterValidator(_cookie)] = Field(
         default="session", description="Name of the cookie, after the prefix `__Host-`."
     )
-    idle: Duration = Field(default=1800.0, description="How long a session lasts without being used.")
-    absolute: Duration = Field(default=43200.0, description="How long a session lasts at most, from the login on.")
+    idle: Duration = Field(default=1800.0, description="How long an unused session lasts.")
+    absolute: Duration = Field(default=43200.0, description="How long a session lasts at most after the login.")
     csrf: Literal["token", "origin"] = Field(
         default="token",
-        description="What a request that changes something needs: the token of the session, or a known origin alone.",
+        description="CSRF protection: the token of the session and a known origin, or a known origin alone.",
     )
     origins: Annotated[tuple[Annotated[Text, AfterValidator(_origin)], ...], OneOrMore] = Field(
-        default=(), min_length=1, description="Origins beside the gateway's own whose pages may use sessions."
+        default=(),
+        min_length=1,
+        description="Further origins whose pages may use sessions, in addition to the gateway's own.",
     )
     insecure: Flag = Field(
-        default=False, description="`true`: cookies without `Secure` and `__Host-`. For `listen` on loopback only."
+        default=False,
+        description="`true`: cookies without `Secure` and `__Host-`. Only if `listen` is a loopback address.",
     )
 
 
 class Login(Model):
     """Who looks at user names and passwords, and how often they may be guessed."""
 
-    service: Text = Field(description="The service to ask.")
-    path: PlainPath = Field(description="Where it is asked, with `POST`; best where no route leads to.")
+    service: Text = Field(description="The service that verifies passwords.")
+    path: PlainPath = Field(description="Path of the verification request, a `POST`; no route should lead to it.")
     attempts: Annotated[int, Whole(1, 1000)] = Field(
-        default=5, description="Wrong passwords for one user name, until there is a pause. Beyond: 429."
+        default=5, description="Wrong passwords for one user name before further ones are refused. Beyond: 429."
     )
     address_attempts: Annotated[int, Whole(1, 100_000)] = Field(
         default=20, description="The same from one client address (IPv6: /64)."
     )
-    forgiven: Duration = Field(default=180.0, description="How long until one of them is forgotten, and then the next.")
+    forgiven: Duration = Field(default=180.0, description="Time after which one of these attempts is allowed again.")

@@ -18,13 +18,13 @@ class Target(Model):
 
     url: Url | None = Field(
         default=None,
-        description="Where the instance listens: `http://host:port`, or `https://…`, or a name to look up.",
+        description="Address of the instance: `http://host:port` or `https://…`, or a name to resolve.",
     )
     file: File | None = Field(
-        default=None, description="In place of `url`: a file with a list of targets, read again when it changes."
+        default=None, description="In place of `url`: a file with a list of targets, reloaded when it changes."
     )
     weight: Annotated[int, Whole(1, 1000)] = Field(
-        default=1, description="Its share of the requests, relative to the others."
+        default=1, description="Share of the requests, relative to the other targets."
     )
 
     @model_validator(mode="before")
@@ -55,8 +55,8 @@ class Zone(Model):
 
     targets: Annotated[tuple[Target, ...], OneOrMore] = Field(min_length=1, description="The instances of the zone.")
     weight: Annotated[int, Whole(1, 1000)] = Field(
-        default=1, description="Its share of the requests, relative to the other zones of its priority."
+        default=1, description="Share of the requests, relative to the other zones of the same priority."
     )
     priority: Annotated[int, Whole(0, 100)] = Field(
-        default=0, description="Zones with a higher number get only what those with a lower one cannot carry."
+        default=0, description="Zones with a higher number get only what zones with a lower number cannot carry."
     )

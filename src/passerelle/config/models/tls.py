@@ -35,28 +35,30 @@ class Certificate(Model):
     """A certificate of the listener for some names."""
 
     names: tuple[Annotated[RouteHost, AfterValidator(_asked_name)], ...] = Field(
-        min_length=1, description="Clients that ask for one of these names (SNI) get it: a name, or `*.example.com`."
+        min_length=1, description="Server names (SNI) that select this certificate: a name, or `*.example.com`."
     )
-    certificate: File = Field(description="The certificate in PEM, then those that lead from it to its issuer.")
+    certificate: File = Field(description="The certificate in PEM, followed by its chain.")
     key: File = Field(description="The private key of the certificate in PEM, without a password.")
 
 
 class ListenerTls(Model):
     """TLS at the listener: clients connect with `https://`."""
 
-    certificate: File = Field(description="The certificate in PEM, then those that lead from it to its issuer.")
+    certificate: File = Field(description="The certificate in PEM, followed by its chain.")
     key: File = Field(description="The private key of the certificate in PEM, without a password.")
     certificates: tuple[Certificate, ...] = Field(
-        default=(), min_length=1, description="More of them, for names of their own; `certificate` is for all others."
+        default=(),
+        min_length=1,
+        description="Further certificates for certain server names; `certificate` is for all others.",
     )
     client_ca: File | None = Field(
-        default=None, description="Mutual TLS: the authorities in PEM that certificates of clients must come from."
+        default=None, description="Mutual TLS: the authorities in PEM that client certificates must be issued by."
     )
     client: Literal["required", "optional"] = Field(
-        default="required", description="Whether a client may come without a certificate. With `client_ca` only."
+        default="required", description="Whether clients must present a certificate. With `client_ca` only."
     )
     minimum: Annotated[Literal["1.2", "1.3"], BeforeValidator(_version)] = Field(
-        default="1.2", description="The oldest version of TLS that is spoken."
+        default="1.2", description="The oldest accepted version of TLS."
     )
 
 
@@ -64,13 +66,13 @@ class ServiceTls(Model):
     """How the gateway speaks TLS to the `https://` targets of a service."""
 
     verify: Flag = Field(
-        default=True, description="Whether the instance must prove who it is; `false`: anybody may answer."
+        default=True, description="Whether the certificate of the instance is verified; `false` accepts any."
     )
-    ca: File | None = Field(
-        default=None, description="The authorities in PEM that are believed; by default those of the system."
-    )
+    ca: File | None = Field(default=None, description="The trusted authorities in PEM; by default those of the system.")
     server_name: Annotated[Text, BeforeValidator(_server_name)] | None = Field(
-        default=None, description="The name to ask for (SNI) and to find in the certificate; by default the target's."
+        default=None, description="The server name to send (SNI) and to verify; by default the host of the target."
     )
-    certificate: File | None = Field(default=None, description="The gateway's own certificate in PEM, if it is asked.")
+    certificate: File | None = Field(
+        default=None, description="The gateway's own certificate in PEM, for instances that require one."
+    )
     key: File | None = Field(default=None, description="The private key of `certificate` in PEM, without a password.")
