@@ -22,9 +22,9 @@ up: install ## run the shop behind the gateway: http://127.0.0.1:8080, Ctrl-C st
 	@exec $(BIN)/passerelle up examples/shop/gateway.yaml $(ARGS)
 
 # With CI=true nothing may be missing, the benchmarks' peers neither: some tests start them.
-test: install $(if $(filter true,$(CI)),$(VENV)/.bench) ## all tests; ARGS='-k NAME', ARGS='-m "not slow"' narrow it
+test: install $(if $(filter true,$(CI)),$(VENV)/.bench) ## all tests, in parallel where they may be; ARGS='-k NAME', ARGS='-m "not slow"' narrow it
 	@scripts/system-packages test $(if $(filter true,$(CI)),bench)
-	@$(BIN)/python -m pytest $(ARGS)
+	@scripts/test $(BIN)/python $(ARGS)
 
 check: lint types layers docs ## style, types, layers, documents
 

@@ -1,11 +1,20 @@
-"""What every test shares: the ``needs`` mark, and how property tests run."""
+"""What every test shares: the ``needs`` mark, the two parts of the suite, signals, and how property tests run."""
 
 from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import requirements
+
+ROOT = Path(__file__).parent
+
+# These measure time, or stop and break processes on a schedule: beside other tests they would measure those too.
+ALONE = ("benchmarks", "chaos")
 
 # The same examples in every run: a failure that comes and goes says nothing about the change under test. No deadline:
 # it measures the machine. `make test ARGS=--hypothesis-profile=search` looks for new examples, and many more of them.
@@ -14,8 +23,75 @@ settings.register_profile("search", deadline=None, max_examples=5000, suppress_h
 settings.load_profile("steady")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part",
+        choices=["all", "together", "alone"],
+        default="all",
+        help="only the tests that may run in parallel (together), or only the others (alone)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    missing = [name for name in ALONE if not (ROOT / name).exists()]
+    if missing:
+        raise pytest.UsageError(f"{__file__}: ALONE names {', '.join(missing)}, which does not exist")
+    pass_on_signals()
+
+
+def pass_on_signals() -> None:
+    """Have processes that tests start react to signals that this one was started to ignore.
+
+    ``nohup`` ignores SIGHUP, a shell's background job SIGINT and SIGQUIT, and programs inherit that. A handler that
+    does nothing protects this process in the same way, but ends with ``exec``. A worker of xdist has it in any case: it
+    cannot see how the first process was started, and ends with it.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        worker = number == signal.SIGHUP and "PYTEST_XDIST_WORKER" in os.environ
+        if worker or signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    # One more than processors: tests wait a third of their time.
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def is_alone(path: Path) -> bool:
+    return any(path.is_relative_to(ROOT / name) for name in ALONE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # Not importing the other part's modules at all saves seconds; who is named on the command line is filtered below.
+    part = config.getoption("part")
+    if part == "together" and is_alone(collection_path):
+        return True
+    if part == "alone" and collection_path.is_file() and not is_alone(collection_path):
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_alone(item.path):
+            item.add_marker("alone")
+    part = config.getoption("part")
+    if part != "all":
+        wanted = [item for item in items if bool(item.get_closest_marker("alone")) == (part == "alone")]
+        if len(wanted) < len(items):
+            config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
+        items[:] = wanted
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
         for name in mark.args:
             if requirements.find(name) is None:
                 requirements.missing(name)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.stats.get("skipped", [])
+    line = requirements.summary(report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple))
+    if line:
+        terminalreporter.write_line(line, yellow=True)

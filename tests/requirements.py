@@ -1,14 +1,19 @@
-"""Programs that are not Python packages: a test says which it needs, and is skipped by name where one is missing.
+"""What the lock file for development does not install: programs, and packages that only the benchmarks need.
 
-With ``CI=true`` a missing one fails the test instead: a green run that skipped half proves nothing.
-``scripts/system-packages test`` installs them where it may.
+A test says which it needs, and is skipped by name where one is missing; the summary counts them. With ``CI=true`` a
+missing one fails the test instead: a green run that skipped half proves nothing. ``scripts/system-packages test``
+installs the programs where it may, ``make .venv/.bench`` the packages.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import shutil
+from collections.abc import Iterable
 from glob import glob
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -16,7 +21,6 @@ import pytest
 # program -> package of Debian and Ubuntu
 PACKAGES = {
     "caddy": "caddy",
-    "chromium": "chromium",
     "curl": "curl",
     "haproxy": "haproxy",
     "initdb": "postgresql",
@@ -59,8 +63,24 @@ def missing(name: str) -> NoReturn:
     absent(f"{name} is missing (Debian, Ubuntu: apt-get install {PACKAGES[name]})")
 
 
+def module(name: str) -> ModuleType:
+    """Import a package that only the benchmarks need; where it is missing, skip the calling test or module, or fail."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        absent(f"{name} is missing (make .venv/.bench)")
+
+
 def absent(reason: str) -> NoReturn:
-    """Skip, or with ``CI=true`` fail, for want of what ``reason`` names."""
+    """Skip, or with ``CI=true`` fail, for want of what ``reason`` names first."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
+
+
+def summary(reasons: Iterable[str]) -> str:
+    """One line about the tests that were skipped for these reasons, as far as :func:`absent` gave them, or nothing."""
+    wanting = [match[1] for reason in reasons if (match := re.search(r"(\S+) is missing", reason))]
+    if not wanting:
+        return ""
+    return f"{len(wanting)} skipped for want of {', '.join(sorted(set(wanting)))}; CI=true makes each a failure"

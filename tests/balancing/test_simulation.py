@@ -128,7 +128,6 @@ def test_tables_are_markdown_and_go_between_marks() -> None:
 
 @pytest.mark.slow
 def test_plots_are_svg_and_the_same_each_time(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     from benchmarks.simulation import plots
 
     results = [spread.simulate(policy, size, 1000) for policy in spread.POLICIES for size in (5, 10)]

@@ -96,7 +96,6 @@ def test_each_bar_is_drawn_once_by_unit():
 
 
 def test_the_plots_are_svg_and_the_same_for_the_same_figures(tmp_path):
-    pytest.importorskip("matplotlib")
     first, second = tmp_path / "1", tmp_path / "2"
     for folder in (first, second):
         folder.mkdir()

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.test_no_client_notices import change
-from tests.runner.helpers import until, until_now
-from tests.runner.up import Up, command
+from tests.requirements import module
+from tests.supervisor.helpers import until, until_now
+from tests.supervisor.up import Up, command
 
-aiohttp = pytest.importorskip("aiohttp")
+aiohttp = module("aiohttp")
 
 pytestmark = pytest.mark.slow
 

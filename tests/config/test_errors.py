@@ -1,6 +1,7 @@
 """Every kind of error, each at its exact line and column, in its exact words, and nothing beside it.
 
-The cases are in ``errors.txt``: a name, the file, and the lines that are to be printed for it.
+The cases are in ``errors.txt``: a name, the file, and the lines that are to be printed for it. ``<keys of a route>``
+and the like stand there for all keys of that model, in order: a new key changes no case.
 """
 
 from __future__ import annotations
@@ -10,18 +11,44 @@ from pathlib import Path
 
 import pytest
 
-from passerelle.config import inspect_text
+from passerelle.config import Config, inspect_text
+from passerelle.config.models.cache import RouteCache
+from passerelle.config.models.config import Route, Service
+from passerelle.config.models.headers import SecurityHeaders
+from passerelle.config.models.jwt import Jwt
+from passerelle.config.models.limits import Limits
 
+MODELS = {
+    "the file": Config,
+    "a service": Service,
+    "a route": Route,
+    "limits": Limits,
+    "jwt": Jwt,
+    "security_headers": SecurityHeaders,
+    "cache of a route": RouteCache,
+}
+_KEYS = re.compile(r"<keys of ([^>]+)>")
 _CASE = re.compile(r"^=== (.+)\n((?:.*\n)*?)--- errors\n((?:.+\n)+)", re.MULTILINE)
 CASES = _CASE.findall((Path(__file__).parent / "errors.txt").read_text("utf-8"))
+
+
+def with_keys(line: str) -> str:
+    """The line with the keys in place of ``<keys of …>``."""
+    return _KEYS.sub(lambda match: ", ".join(MODELS[match[1]].model_fields), line)
 
 
 @pytest.mark.parametrize(("text", "expected"), [pytest.param(text, said, id=name) for name, text, said in CASES])
 def test_errors_say_where_and_what_and_what_instead(text: str, expected: str) -> None:
     report = inspect_text(text, environ={"HOSTS": "x", "W2": "1"})
-    assert [str(problem) for problem in report.errors] == [f"gateway.yaml:{line}" for line in expected.splitlines()]
+    assert [str(problem) for problem in report.errors] == [
+        f"gateway.yaml:{with_keys(line)}" for line in expected.splitlines()
+    ]
     assert report.config is None
     assert report.warnings == ()
+
+
+def test_each_model_is_named_by_a_case() -> None:
+    assert {name for _, _, said in CASES for name in _KEYS.findall(said)} == MODELS.keys()
 
 
 def test_every_case_is_read() -> None:

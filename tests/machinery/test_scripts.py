@@ -91,7 +91,7 @@ class TestSystemPackages:
         assert "Missing system packages: one two" in result.stderr
 
     def test_says_nothing_when_all_is_there(self, tools: Path) -> None:
-        for program in ("nginx", "postgres", "redis-server", "wrk", "chromium"):
+        for program in ("nginx", "postgres", "redis-server", "wrk"):
             executable(tools / program, "#!/bin/sh\n")
         result = run(SCRIPTS / "system-packages", "test", path=tools, PASSERELLE_APT="no")
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
@@ -123,6 +123,46 @@ class TestSystemPackages:
             assert requirements.PACKAGES[program] == package
 
 
+class TestTest:
+    """The two parts of the suite, with a program in place of Python that notes its arguments."""
+
+    @pytest.mark.parametrize(
+        ("together", "alone", "code"),
+        [(0, 0, 0), (0, 5, 0), (5, 0, 0), (5, 5, 5), (1, 0, 1), (0, 1, 1), (1, 5, 1), (5, 1, 1)],
+    )
+    def test_each_part_counts_and_one_without_tests_does_not(
+        self, tmp_path: Path, together: int, alone: int, code: int
+    ) -> None:
+        python = tmp_path / "python"
+        log = tmp_path / "log"
+        executable(
+            python, f'#!/bin/sh\necho "$*" >> {log}\ncase "$*" in *together*) exit {together};; esac\nexit {alone}\n'
+        )
+        result = run(SCRIPTS / "test", python, "-k", "a or b")
+        assert result.returncode == code
+        assert log.read_text().splitlines() == [
+            "-m pytest --part together -n auto --dist loadfile -k a or b",
+            "-m pytest --part alone -k a or b",
+        ]
+
+    @pytest.mark.parametrize("code", [2, 3, 4])
+    def test_nothing_follows_an_interrupt_or_wrong_usage(self, tmp_path: Path, code: int) -> None:
+        python = tmp_path / "python"
+        executable(python, f"#!/bin/sh\necho a run\nexit {code}\n")
+        result = run(SCRIPTS / "test", python)
+        assert result.returncode == code
+        assert result.stdout.count("a run") == 1
+
+
+def test_processes_of_tests_react_to_signals_that_the_tests_were_started_to_ignore() -> None:
+    names = ("SIGHUP", "SIGINT", "SIGQUIT")
+    look = f"import signal; print(*[signal.getsignal(getattr(signal, name)) != signal.SIG_IGN for name in {names}])"
+    code = f"import subprocess, sys; from tests.conftest import *; %s; subprocess.run([sys.executable, '-c', {look!r}])"
+    for change, expected in (("None", "False False False"), ("pass_on_signals()", "True True True")):
+        shell = f'trap "" HUP INT QUIT; exec {sys.executable} -c "$CODE"'
+        assert run("sh", "-c", shell, CODE=code % change, PYTHONPATH=str(ROOT)).stdout.strip() == expected
+
+
 class TestRequirements:
     def test_a_missing_program_skips_by_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("CI", raising=False)
@@ -136,16 +176,50 @@ class TestRequirements:
         with pytest.raises(pytest.fail.Exception, match="nginx is missing"):
             requirements.program("nginx")
 
+    def test_a_missing_package_skips_by_name_or_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CI", raising=False)
+        with pytest.raises(pytest.skip.Exception, match=r"no_such_package is missing \(make .venv/.bench\)"):
+            requirements.module("no_such_package")
+        monkeypatch.setenv("CI", "true")
+        with pytest.raises(pytest.fail.Exception, match="no_such_package is missing"):
+            requirements.module("no_such_package")
+        assert requirements.module("tests.requirements") is requirements
+
+    def test_the_summary_counts_what_was_skipped(self) -> None:
+        reasons = ["Skipped: nginx is missing (apt)", "Skipped: two CPUs are needed", "Skipped: nginx is missing (apt)"]
+        assert requirements.summary(reasons) == "2 skipped for want of nginx; CI=true makes each a failure"
+        assert requirements.summary(reasons[1:2]) == ""
+
     def test_an_unknown_program_is_a_mistake(self) -> None:
         with pytest.raises(ValueError, match="ngnix"):
             requirements.needs("ngnix")
 
 
-def test_a_file_that_is_too_long_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "short.py").write_text("x = 1\n" * 400)
-    (tmp_path / "long.py").write_text("x = 1\n" * 401)
-    assert script("check_lengths").main([str(tmp_path)]) == 1
-    assert capsys.readouterr().out == f"{tmp_path}/long.py: 401 lines, 400 at most: make it two files\n"
+@pytest.mark.parametrize(
+    ("head", "lines", "fault"),
+    [
+        ("", 400, ""),
+        ("", 401, "401 lines: state in its docstring why it is one thing, in a line 'Length: …'"),
+        (
+            '"""Long.\n\nLength:\n"""\n',
+            500,
+            "500 lines: state in its docstring why it is one thing, in a line 'Length: …'",
+        ),
+        ('"""Long.\n\nLength: one table.\n"""\n', 750, ""),
+        (
+            '"""Long.\n\nLength: one table.\n"""\n',
+            751,
+            "751 lines, 750 at most: split it into two files with two subjects",
+        ),
+    ],
+)
+def test_lengths_of_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], head: str, lines: int, fault: str
+) -> None:
+    path = tmp_path / "some.py"
+    path.write_text(head + "x = 1\n" * (lines - head.count("\n")))
+    code = script("check_lengths").main([str(tmp_path)])
+    assert (code, capsys.readouterr().out) == ((1, f"{path}: {fault}\n") if fault else (0, ""))
 
 
 class TestCheckDocs:
