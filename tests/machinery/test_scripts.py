@@ -297,3 +297,26 @@ def test_the_lock_files_name_no_index_and_no_host_and_hash_everything() -> None:
         packages = [line for line in blocks if "==" in line and not line.lstrip().startswith("#")]
         assert len(packages) > 5
         assert all("--hash=sha256:" in line for line in packages), lock
+
+
+class TestCheckWording:
+    @pytest.mark.parametrize(
+        ("name", "text", "lines"),
+        [
+            ("README.md", "The cache lets go of it.\n", [1]),
+            ("README.md", "one\nThe cache lets\ngo of it.\n", [2]),
+            ("README.md", "`anew` and\n```\nanew\n```\n", []),
+            ("src/a.py", '"""Read anew."""\n', [1]),
+            ("src/a.py", "anew = 1  # nobody\n", [1]),
+            ("src/a.py", "anew = nobody\n", []),
+            ("src/a.py", "# the cache lets\n# go of it\n", [1]),
+            ("docs/a.md", "A renewed session, a lesson of anatomy.\n", []),
+        ],
+    )
+    def test_refused_phrases_are_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, lines: list[int]
+    ) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        assert script("check_wording").main(tmp_path) == (1 if lines else 0)
+        assert [int(line.split(":")[1]) for line in capsys.readouterr().out.splitlines()] == lines
