@@ -17,7 +17,7 @@ from pathlib import Path
 RATE = 200
 CONNECTIONS = 20
 PACE = 2 * CONNECTIONS / (10 * RATE)  # seconds between two requests of a connection
-GATEWAY = "from passerelle.cli import main; main()"
+GATEWAY = "from passerelle.cli.main import main; main()"
 
 
 def spawn(*command: str) -> subprocess.Popen[bytes]:

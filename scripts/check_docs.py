@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import passerelle.cli
+import passerelle.cli.main
 from passerelle.config import Config, inspect_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -155,7 +155,7 @@ def main(root: Path = ROOT) -> int:
     """Check everything."""
     found = pages(root)
     targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    commands = set(passerelle.cli.passerelle.list_commands(None))  # type: ignore[arg-type]
+    commands = set(passerelle.cli.main.passerelle.list_commands(None))  # type: ignore[arg-type]
     wrong = [line for page in found for line in broken_links(root, page)]
     wrong += unreachable(root, found)
     for page in found:

@@ -12,7 +12,7 @@ from benchmarks.rig import timing
 from benchmarks.rig.pairs import Cell, median_ratio
 from benchmarks.rig.wrk import Load
 from benchmarks.scenarios.base import Bench
-from passerelle.routing import Router, Rule
+from passerelle.routing.router import Router, Rule
 
 SIZES = (10, 100, 1_000, 10_000)
 FEWEST = SIZES[0]

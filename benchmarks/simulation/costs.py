@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from time import perf_counter
 
 from benchmarks.simulation.tables import table
-from passerelle.balancing.catalog import CATALOG, make
 from passerelle.balancing.group import Group
 from passerelle.balancing.instance import Instance
 from passerelle.balancing.policies import Node, PowerOfTwo
+from passerelle.balancing.registry import CATALOG, make
 
 SIZES = (3, 10, 100, 1000, 5000)
 CALLS = 500

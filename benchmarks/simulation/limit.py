@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from benchmarks.simulation.events import Loop
 from benchmarks.simulation.fleet import percentile
-from passerelle.balancing.adaptive import AdaptiveLimit
-from passerelle.balancing.limits import Gate
+from passerelle.resilience.adaptive_limit import AdaptiveLimit
+from passerelle.resilience.admission import Gate
 
 MEAN = 0.05  # seconds of work a request
 WAITING = 256  # in the queue before the limit, as `max_waiting` by default

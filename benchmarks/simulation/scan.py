@@ -18,7 +18,7 @@ from typing import Protocol
 
 from benchmarks.simulation.tables import put, table
 from passerelle.caching.entry import Entry, Stored
-from passerelle.caching.memory import MemoryStore
+from passerelle.caching.memory_store import MemoryStore
 
 HOT = 1_000  # keys
 ROOM = 2_000  # entries that a store has room for

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from benchmarks.simulation.events import Loop
 from benchmarks.simulation.fleet import WORK, Server, capacity, fleet, percentile
-from passerelle.balancing.catalog import make
 from passerelle.balancing.instance import Instance
 from passerelle.balancing.policies import Node
+from passerelle.balancing.registry import make
 
 SIZES = (10, 100, 1000, 5000)
 POLICIES = ("round_robin", "weighted", "least_inflight", "p2c", "ewma", "hash")

@@ -18,7 +18,7 @@ from benchmarks.simulation.fleet import WORK, WORKERS, Server
 from passerelle.balancing.health import ServiceHealth, Settings, apply, suspicious
 from passerelle.balancing.instance import Instance
 from passerelle.balancing.policies import PowerOfTwo
-from passerelle.balancing.retries import RetryBudget, backoff
+from passerelle.resilience.retry_budget import RetryBudget, backoff
 
 INSTANCES = 10
 LOAD = 0.65

@@ -29,7 +29,7 @@ PYTHON = sys.executable
 LOAD = "import importlib, os, sys; sys.path.insert(0, os.getcwd()); m, a = '{app}'.split(':'); "
 LOAD += "app = getattr(importlib.import_module(m), a); "
 COMMANDS = {
-    "passerelle": "{python} -m passerelle.runner.appserver {app} --port {port}",
+    "passerelle": "{python} -m passerelle.appserver.main {app} --port {port}",
     "granian": "granian --interface wsgi --no-ws --http 1 --blocking-threads 4 --no-log --port {port} {app}",
     "gunicorn gthread": "gunicorn -k gthread -w 1 --threads 4 -b 127.0.0.1:{port} {app}",
     "gunicorn gevent": "gunicorn -k gevent -w 1 -b 127.0.0.1:{port} {app}",

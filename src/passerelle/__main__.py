@@ -1,5 +1,5 @@
 """``python -m passerelle``, the same as ``passerelle``."""
 
-from passerelle.cli import main
+from passerelle.cli.main import main
 
 main()

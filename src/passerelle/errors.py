@@ -144,3 +144,7 @@ _REASONS = {s.value: s.phrase.encode("ascii") for s in HTTPStatus} | {
     422: b"Unprocessable Content",
     499: b"Client Closed Request",
 }
+
+
+class CannotGuard(Exception):
+    """What a guard needs cannot be had; the text is one line for the user."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from passerelle.runner import appserver
+from passerelle.appserver import main as appserver
 from tests.requirements import program
 from tests.support.upstream import Connection, Upstream, ok
 from tests.support.wire import Request, wait_until

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tests.runner.up import up
+from tests.supervisor.up import up
 
 SHOP = Path(__file__).resolve().parents[2] / "examples" / "shop"
 OPENAPI = SHOP / "openapi"

@@ -9,20 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from passerelle.balancing.group import Child, Group
-from passerelle.balancing.hashing import BoundedHash
-from passerelle.balancing.instance import (
-    Instance,
-    Member,
-    Roster,
-    Status,
-    acquire,
-    release,
-    set_status,
-    set_up,
-    set_weight,
-)
-from passerelle.balancing.load import PeakEwma
+from passerelle.balancing.instance import Instance, Member, Roster, Status, acquire, release, set_status, set_weight
+from passerelle.balancing.peak_ewma import PeakEwma
 from passerelle.balancing.policies import LeastLoaded, Policy, PowerOfTwo, RoundRobin, Weighted
+from passerelle.balancing.ring_hash import BoundedHash
 
 POLICIES = [RoundRobin, Weighted, LeastLoaded, PowerOfTwo, BoundedHash]
 NAMES = [f"i{number}" for number in range(6)]
@@ -243,8 +233,8 @@ def test_streak_counts_failures_in_a_row() -> None:
         release(instance, ok, 0.1)
         streaks.append(instance.streak)
     assert streaks == [1, 2, 2, 3, 0, 1]
-    set_up(instance, False)
-    set_up(instance, True)
+    set_status(instance, Status.DOWN)
+    set_status(instance, Status.UP)
     assert instance.streak == 0
 
 

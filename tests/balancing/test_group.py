@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from passerelle.balancing.group import Child, Group, distance
-from passerelle.balancing.instance import Instance, Status, acquire, set_status, set_up
+from passerelle.balancing.group import Child, Group
+from passerelle.balancing.instance import Instance, Status, acquire, set_status
 from passerelle.balancing.policies import LeastLoaded, Node, PowerOfTwo, RoundRobin
 
 PICKS = 20_000
@@ -46,20 +46,20 @@ def test_priority_spills_as_health_falls(up: int, share: float) -> None:
     first, second = zone("a", 4), zone("b", 4)
     node = Group([Child(first, priority=0), Child(second, priority=1)])
     for instance in first.members[up:]:
-        set_up(instance, False)
+        set_status(instance, Status.DOWN)
     got = parts(node)
     assert got.get("a", 0.0) == pytest.approx(share, abs=0.001)
     assert got.get("b", 0.0) == pytest.approx(1 - share, abs=0.001)
     # and back again
     for instance in first.members:
-        set_up(instance, True)
+        set_status(instance, Status.UP)
     assert parts(node, 100) == {"a": 1.0}
 
 
 def test_weights_within_a_priority_follow_health() -> None:
     half, whole = zone("a", 4), zone("b", 4)
     for instance in half.members[:2]:
-        set_up(instance, False)
+        set_status(instance, Status.DOWN)
     node = Group([(half, 1.0), (whole, 1.0)])
     assert parts(node) == pytest.approx({"a": 0.7 / 1.7, "b": 1 / 1.7}, abs=0.001)
 
@@ -69,13 +69,13 @@ def test_nothing_is_refused_while_one_instance_is_up() -> None:
     node = Group([Child(z, priority=n) for n, z in enumerate(zones)])
     for z in zones:
         for instance in z.members:
-            set_up(instance, False)
+            set_status(instance, Status.DOWN)
     assert node.pick() is None
     assert node.status is Status.DOWN
-    set_up(zones[2].members[3], True)
+    set_status(zones[2].members[3], Status.UP)
     assert node.pick() is zones[2].members[3]
     assert node.status is Status.UP
-    set_up(zones[0].members[0], True)
+    set_status(zones[0].members[0], Status.UP)
     assert sum(node.shares.values()) == pytest.approx(1)
     assert parts(node) == pytest.approx({"a": 0.5, "c": 0.5}, abs=0.001)
 
@@ -152,18 +152,10 @@ def test_each_child_keeps_its_own_policy() -> None:
     assert {instance.in_flight for instance in node.members if instance.zone == "a"} == {10}
 
 
-@pytest.mark.parametrize(
-    ("there", "expected"),
-    [("fr/paris/1", 0), ("fr/paris/2", 1), ("fr/lyon/1", 2), ("de/berlin/1", 3), ("fr", 2), ("", 3), ("paris/1", 3)],
-)
-def test_distance(there: str, expected: int) -> None:
-    assert distance("fr/paris/1", there) == expected
-
-
 def test_nearest_zone_first() -> None:
     zones = {"fr/paris/1": zone("near", 2), "fr/lyon/1": zone("far", 2), "de/berlin/1": zone("abroad", 2)}
-    node = Group([Child(z, priority=distance("fr/paris/2", name), name=name) for name, z in zones.items()])
+    node = Group([Child(z, priority=number, name=name) for number, (name, z) in enumerate(zones.items())])
     assert parts(node, 100) == {"near": 1.0}
     for instance in zones["fr/paris/1"].members:
-        set_up(instance, False)
+        set_status(instance, Status.DOWN)
     assert parts(node, 100) == {"far": 1.0}

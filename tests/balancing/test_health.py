@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import random
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -13,7 +12,6 @@ from passerelle.balancing import health
 from passerelle.balancing.health import TABLE, Event, ServiceHealth, Settings, State, apply, suspicious
 from passerelle.balancing.instance import Instance, Member, Roster, Status, acquire, release
 from passerelle.balancing.policies import PowerOfTwo
-from passerelle.balancing.probes import ProbePlan
 
 KEYS = [f"i{number}@h:{number}" for number in range(6)]
 
@@ -328,45 +326,3 @@ class Random(RuleBasedStateMachine):
 
 Random.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
 TestPromises = Random.TestCase
-
-
-def test_probes_are_due_every_interval_and_eagerly_before_the_first_pass() -> None:
-    plan = ProbePlan(3.0, 0.25, random=lambda: 0.5)
-    assert plan.next_due is None
-    plan.replace(KEYS[:2], 10.0)
-    assert plan.due(10.0) == KEYS[:2]
-    assert plan.due(100.0) == []  # both run
-    plan.done(KEYS[0], 10.5, joining=False)
-    plan.done(KEYS[1], 10.5, joining=True)
-    assert plan.next_due == 10.75
-    assert plan.due(10.75) == [KEYS[1]]
-    assert plan.due(13.49) == []
-    assert plan.due(13.5) == [KEYS[0]]
-
-
-def test_probes_follow_the_member_list() -> None:
-    plan = ProbePlan(random=lambda: 0.5)
-    plan.replace(KEYS[:2], 0.0)
-    plan.due(0.0)
-    plan.done(KEYS[0], 0.0, joining=False)
-    plan.replace(KEYS[1:3], 1.0)
-    assert plan.due(50.0) == [KEYS[2]]
-    plan.done(KEYS[0], 50.0, joining=False)  # it is gone
-    plan.done(KEYS[1], 50.0, joining=False)
-    plan.done(KEYS[1], 50.0, joining=False)  # once is enough
-    assert plan.due(100.0) == [KEYS[1]]
-
-
-def test_probes_do_not_come_in_step() -> None:
-    plan = ProbePlan(random=random.Random(1).random)
-    plan.replace(KEYS, 0.0)
-    now = 0.0
-    for _ in range(20):
-        for key in plan.due(now):
-            plan.done(key, now, joining=False)
-        now = plan.next_due or now
-    times = []
-    for _ in KEYS:
-        times.append(plan.next_due)
-        plan.due(times[-1] or 0.0)
-    assert len(set(times)) == len(KEYS)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passerelle.balancing.hashing import BoundedHash
-from passerelle.balancing.instance import Instance, Status, acquire, release, set_status, set_up, set_weight
-from passerelle.balancing.load import PeakEwma
+from passerelle.balancing.edf_scheduler import Schedule
+from passerelle.balancing.instance import Instance, Status, acquire, release, set_status, set_weight
+from passerelle.balancing.peak_ewma import PeakEwma
 from passerelle.balancing.policies import LeastLoaded, Policy, PowerOfTwo, RoundRobin, Weighted
-from passerelle.balancing.schedule import Schedule
+from passerelle.balancing.ring_hash import BoundedHash
 
 ALL = [RoundRobin, Weighted, LeastLoaded, PowerOfTwo, BoundedHash]
 PICKS = 30_000
@@ -76,9 +76,9 @@ def test_round_robin_takes_turns_and_goes_on_where_it_was() -> None:
         return "".join(chosen.name[1] for _ in range(number) if (chosen := node.pick()) is not None)
 
     assert names(7) == "0123401"
-    set_up(node.members[3], False)
+    set_status(node.members[3], Status.DOWN)
     assert names(4) == "2401"
-    set_up(node.members[3], True)
+    set_status(node.members[3], Status.UP)
     assert names(3) == "234"
     node.replace([*node.members[1:], Instance("i9")])
     assert names(6) == "912349"
@@ -119,7 +119,7 @@ def test_only_what_is_up_and_not_tried(cls: type[Policy], weights: tuple[float, 
     node = cls(instances(8, weights), random=chance.random)
     for _ in range(300):
         for instance in node.members:
-            set_up(instance, chance.random() < 0.4)
+            set_status(instance, Status.UP if chance.random() < 0.4 else Status.DOWN)
         tried = tuple(chance.sample(node.members, 3))
         able = {instance for instance in node.members if instance.up} - set(tried)
         picked = {node.pick(tried, key) for key in (None, b"k")}
@@ -191,10 +191,10 @@ def test_weighted_has_no_bursts() -> None:
 def test_weighted_back_from_a_failure_makes_no_burst() -> None:
     node = Weighted(instances(4), random=random.Random(8).random)
     back = node.members[0]
-    set_up(back, False)
+    set_status(back, Status.DOWN)
     for _ in range(300):
         assert node.pick() is not back
-    set_up(back, True)
+    set_status(back, Status.UP)
     names = [chosen.name for _ in range(40) if (chosen := node.pick()) is not None]
     assert all(9 <= count <= 11 for count in Counter(names).values())
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from passerelle.caching.dates import format_date
 from passerelle.caching.entry import Entry
-from passerelle.caching.facts import Facts
 from passerelle.caching.policy import Store, on_response
-from passerelle.caching.received import Received
+from passerelle.caching.request import Facts
+from passerelle.caching.response import Received
 from passerelle.caching.settings import Settings
-from passerelle.messages import Fields
+from passerelle.http.messages import Fields
 
 # A whole second, so that dates say exactly this.
 NOW = 1_800_000_000.0
@@ -29,9 +29,9 @@ def fields(*lines: str | bytes) -> Fields:
     return found
 
 
-def request(*lines: str | bytes, method: bytes = b"GET", consumer: bytes = b"", guarded: bool = False) -> Facts:
+def request(*lines: str | bytes, method: bytes = b"GET", consumer: bytes = b"") -> Facts:
     """The facts of a request with these field lines."""
-    return Facts(method, fields(*lines), guarded=guarded, consumer=consumer)
+    return Facts(method, fields(*lines), consumer=consumer)
 
 
 def response(

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from passerelle.caching.entry import NEVER
 from passerelle.caching.policy import Invalidate, Store, on_response
-from passerelle.caching.received import Received
+from passerelle.caching.response import Received
 from passerelle.caching.settings import Settings
-from passerelle.messages import Fields
+from passerelle.http.messages import Fields
 from tests.caching.kit import DEFAULT, NOW, date, fields, reason, request, response, stored
 
 FRESH = "Cache-Control: max-age=60"

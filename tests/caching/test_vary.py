@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.caching.entry import Entry
-from passerelle.caching.facts import Facts, SilentFacts
-from passerelle.caching.memory import MemoryStore
+from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.policy import Store, on_response
-from passerelle.caching.shelf import Shelf
+from passerelle.caching.request import Facts, SilentFacts
+from passerelle.caching.variants import Shelf
 from passerelle.caching.vary import preferred_language, variant_key
-from passerelle.messages import Fields
+from passerelle.http.messages import Fields
 from tests.caching.kit import DEFAULT, NOW, fields, request, response
 
 FRESH = "Cache-Control: max-age=60"

@@ -18,8 +18,8 @@ import pytest
 
 from tests.chaos.load import Load
 from tests.chaos.test_no_client_notices import CONFIG, answers, under_load
-from tests.runner.helpers import until_now
-from tests.runner.up import Up, command
+from tests.supervisor.helpers import until_now
+from tests.supervisor.up import Up, command
 from tests.support.upstream import Connection, Upstream, ok
 
 pytestmark = pytest.mark.slow

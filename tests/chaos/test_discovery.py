@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runner.helpers import until_now
-from tests.runner.up import Up, command
+from tests.supervisor.helpers import until_now
+from tests.supervisor.up import Up, command
 from tests.support.names import Names
 
 HEAD = "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\naccess_log: 'off'\n"

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.chaos.load import Load
-from tests.runner.helpers import until_now
-from tests.runner.up import Up, command
+from tests.supervisor.helpers import until_now
+from tests.supervisor.up import Up, command
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ import pytest
 
 from tests.chaos.test_no_client_notices import change
 from tests.requirements import module
-from tests.runner.helpers import until, until_now
-from tests.runner.up import Up, command
+from tests.supervisor.helpers import until, until_now
+from tests.supervisor.up import Up, command
 
 aiohttp = module("aiohttp")
 

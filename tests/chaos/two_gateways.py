@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from passerelle.security.shared_keys import SharedKeyStore
+from passerelle.security.credentials.redis_api_keys import SharedKeyStore
 from tests.caching.redis_server import RedisServer
 from tests.support.bad_redis import BadRedis
 from tests.support.client import Client

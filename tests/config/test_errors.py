@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from passerelle.config import Config, inspect_text
-from passerelle.config.cache import RouteCache
-from passerelle.config.headers import SecurityHeaders
-from passerelle.config.jwt import Jwt
-from passerelle.config.limits import Limits
-from passerelle.config.models import Route, Service
+from passerelle.config.models.cache import RouteCache
+from passerelle.config.models.config import Route, Service
+from passerelle.config.models.headers import SecurityHeaders
+from passerelle.config.models.jwt import Jwt
+from passerelle.config.models.limits import Limits
 
 MODELS = {
     "the file": Config,

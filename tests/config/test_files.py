@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from passerelle.config import Report, inspect_text
-from passerelle.security.keys import KeyStore
+from passerelle.security.credentials.api_keys import KeyStore
 
 SERVICES = "services: {u: {targets: ['https://127.0.0.1:1']}}\n"
 LOG = "access_log: var/access.log\n"

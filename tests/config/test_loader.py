@@ -23,7 +23,7 @@ from passerelle.config import (
     rules,
     services_of,
 )
-from passerelle.config.balance import Balance
+from passerelle.config.models.balance import Balance
 
 SMALL = """\
 services:

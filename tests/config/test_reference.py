@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from passerelle.cli import main
-from passerelle.config import load_text, models, rules, substitute, tree
-from passerelle.config.base import Model
+from passerelle.cli.main import main
+from passerelle.config import load_text, rules
+from passerelle.config.models import config as models
+from passerelle.config.models.base import Model
+from passerelle.config.models.units import Duration, Limit, Percent, Size
+from passerelle.config.models.values import Whole
 from passerelle.config.problems import allowed_keys
+from passerelle.config.reading import substitute, yaml_tree
 from passerelle.config.schema import default_text
-from passerelle.config.units import Duration, Limit, Percent, Size
-from passerelle.config.values import Whole
 from passerelle.errors import Failure
-from passerelle.paths import MAX_SEGMENTS, canonical_path
-from passerelle.routing import MAX_STEPS, Router, Rule
+from passerelle.routing.paths import MAX_SEGMENTS, canonical_path
+from passerelle.routing.router import MAX_STEPS, Router, Rule
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
 ROUTING = (DOCS / "routing.md").read_text("utf-8")
@@ -234,7 +236,7 @@ def test_every_model_has_a_section() -> None:
 
 
 def test_the_numbers_in_the_text_are_the_code_s() -> None:
-    assert (tree.MAX_BYTES, tree.MAX_DEPTH, tree.MAX_ALIASED) == (2**20, 32, 10_000)
+    assert (yaml_tree.MAX_BYTES, yaml_tree.MAX_DEPTH, yaml_tree.MAX_ALIASED) == (2**20, 32, 10_000)
     assert "1 MiB" in REFERENCE and "32 levels" in REFERENCE and "10,000 values" in REFERENCE
     assert substitute.MAX_SECRET_BYTES == 64 * 1024
     assert "64 KiB" in REFERENCE

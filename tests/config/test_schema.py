@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from passerelle.config import models
-from passerelle.config.models import Config
+from passerelle.config.models import config as models
+from passerelle.config.models.config import Config
 from passerelle.config.problems import model_at
 from passerelle.config.schema import json_schema
 

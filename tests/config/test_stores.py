@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from passerelle.config import check_guards, inspect_text, load_text
+from passerelle.config import inspect_text, load_text
+from passerelle.config.checks import guards as check_guards
 
 SERVICES = "services: {u: {targets: ['http://127.0.0.1:1']}}\n"
 ROUTE = "routes: [{path: /, service: u, auth: [key, session]}, {path: /in, login: {service: u, path: /verify}}]\n"

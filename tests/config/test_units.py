@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.config.addresses import Address, parse_listen, parse_url, split_address
-from passerelle.config.units import (
+from passerelle.config.models.addresses import Address, parse_listen, parse_url, split_address
+from passerelle.config.models.units import (
     BYTES,
     SECONDS,
     duration_text,

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from passerelle.appserver import main as appserver
 from passerelle.config import load
-from passerelle.runner import appserver
 from shopkit.prepare import prepare
 from tests.examples.conftest import SHOP
 

@@ -22,7 +22,7 @@ from shopkit.prepare import prepare
 from tests.caching.redis_server import RedisServer
 from tests.examples.conftest import SHOP
 from tests.requirements import needs
-from tests.runner.up import Up, up
+from tests.supervisor.up import Up, up
 from tests.support.wire import wait_until
 
 LIMIT = 60.0  # seconds, for everything that is waited for: the machine may be busy

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from passerelle.config import load_text
-from passerelle.gateway.app import Gateway
-from passerelle.routing import Match
+from passerelle.gateway.gateway import Gateway
+from passerelle.routing.router import Match
 
 CONFIG = """
 listen: 127.0.0.1:0

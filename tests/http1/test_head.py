@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1 import head
-from passerelle.http1.fields import LONGEST_REMEMBERED
+from passerelle.http1.field_lines import LONGEST_REMEMBERED
 from passerelle.http1.head import REQUEST_LINE, Framing, FramingLines, RequestHead, ResponseHead
 
 

@@ -195,11 +195,31 @@ class TestRequirements:
             requirements.needs("ngnix")
 
 
-def test_a_file_that_is_too_long_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "short.py").write_text("x = 1\n" * 400)
-    (tmp_path / "long.py").write_text("x = 1\n" * 401)
-    assert script("check_lengths").main([str(tmp_path)]) == 1
-    assert capsys.readouterr().out == f"{tmp_path}/long.py: 401 lines, 400 at most: make it two files\n"
+@pytest.mark.parametrize(
+    ("head", "lines", "fault"),
+    [
+        ("", 400, ""),
+        ("", 401, "401 lines: state in its docstring why it is one thing, in a line 'Length: …'"),
+        (
+            '"""Long.\n\nLength:\n"""\n',
+            500,
+            "500 lines: state in its docstring why it is one thing, in a line 'Length: …'",
+        ),
+        ('"""Long.\n\nLength: one table.\n"""\n', 750, ""),
+        (
+            '"""Long.\n\nLength: one table.\n"""\n',
+            751,
+            "751 lines, 750 at most: split it into two files with two subjects",
+        ),
+    ],
+)
+def test_lengths_of_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], head: str, lines: int, fault: str
+) -> None:
+    path = tmp_path / "some.py"
+    path.write_text(head + "x = 1\n" * (lines - head.count("\n")))
+    code = script("check_lengths").main([str(tmp_path)])
+    assert (code, capsys.readouterr().out) == ((1, f"{path}: {fault}\n") if fault else (0, ""))
 
 
 class TestCheckDocs:
@@ -277,3 +297,26 @@ def test_the_lock_files_name_no_index_and_no_host_and_hash_everything() -> None:
         packages = [line for line in blocks if "==" in line and not line.lstrip().startswith("#")]
         assert len(packages) > 5
         assert all("--hash=sha256:" in line for line in packages), lock
+
+
+class TestCheckWording:
+    @pytest.mark.parametrize(
+        ("name", "text", "lines"),
+        [
+            ("README.md", "The cache lets go of it.\n", [1]),
+            ("README.md", "one\nThe cache lets\ngo of it.\n", [2]),
+            ("README.md", "`anew` and\n```\nanew\n```\n", []),
+            ("src/a.py", '"""Read anew."""\n', [1]),
+            ("src/a.py", "anew = 1  # nobody\n", [1]),
+            ("src/a.py", "anew = nobody\n", []),
+            ("src/a.py", "# the cache lets\n# go of it\n", [1]),
+            ("docs/a.md", "A renewed session, a lesson of anatomy.\n", []),
+        ],
+    )
+    def test_refused_phrases_are_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, lines: list[int]
+    ) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        assert script("check_wording").main(tmp_path) == (1 if lines else 0)
+        assert [int(line.split(":")[1]) for line in capsys.readouterr().out.splitlines()] == lines

@@ -9,8 +9,8 @@ import pytest
 
 from passerelle.errors import TABLE, Kind, Side
 from passerelle.observability.access_log import LINE_BYTES
-from passerelle.observability.exposition import render
 from passerelle.observability.metrics import BUCKETS, Metrics
+from passerelle.observability.prometheus import render
 from passerelle.observability.redaction import redact
 
 # A cache that holds nothing, with a second level.

@@ -13,7 +13,7 @@ from passerelle.errors import Kind
 from passerelle.security.authorization import Require
 from passerelle.security.guard import Refused
 from passerelle.security.identity import LONGEST, Identity, value_text
-from tests.security.test_limits import asked
+from tests.security.ratelimit.test_gcra import asked
 
 
 @given(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from passerelle.errors import Failure, Kind
-from passerelle.messages import Response
+from passerelle.http.messages import Response
 from passerelle.security import forward_auth
 from passerelle.security.forward_auth import Done, ForwardAuth, Verdict
 from passerelle.security.guard import Asked

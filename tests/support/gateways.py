@@ -1,6 +1,6 @@
 """Gateways for tests: each with its own configuration on a free port, all on one event loop in one thread.
 
-Only the two public doors are used: ``passerelle.config.load_text(text)`` and ``passerelle.gateway.app.Gateway``.
+Only the two public doors are used: ``passerelle.config.load_text(text)`` and ``passerelle.gateway.gateway.Gateway``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from passerelle.config import load_text
-from passerelle.gateway.app import Gateway, InstanceSpec
+from passerelle.gateway.gateway import Gateway, InstanceSpec
 from tests.support.client import Client
 from tests.support.upstream import Script, Upstream
 from tests.support.wire import DEADLINE, wait_until

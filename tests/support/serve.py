@@ -13,7 +13,7 @@ import sys
 import uvloop
 
 from passerelle.config import load_text
-from passerelle.gateway.app import Gateway
+from passerelle.gateway.gateway import Gateway
 
 
 async def main(text: str) -> None:

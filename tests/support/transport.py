@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from passerelle.http1.connection import ClientConnection
+from passerelle.http1.server.connection import ClientConnection
 
 # Unsent bytes from which on a connection is told to pause, and down to which to resume.
 HIGH, LOW = 65_536, 16_384

@@ -2,7 +2,7 @@
 
 A child has a priority and a weight. Priority comes first: the children of the lowest number take everything as long as
 they can carry it; what they cannot carry spills to the next number. Within one priority children share by weight, each
-as far as its health carries it. Nearness is a priority too (:func:`distance`).
+as far as its health carries it.
 
 How much a child can carry is its part of instances up, times :data:`OVERPROVISION`:
 
@@ -29,9 +29,9 @@ from math import log
 from typing import NamedTuple
 
 from passerelle.balancing import instance as _instance
+from passerelle.balancing.edf_scheduler import Schedule
 from passerelle.balancing.instance import Instance, Status
 from passerelle.balancing.policies import Node, Random
-from passerelle.balancing.schedule import Schedule
 
 # A child keeps its whole share until its healthy part falls under 1/1.4 = 71 %: one of four may fail without a shift.
 OVERPROVISION = 1.4
@@ -195,19 +195,3 @@ def shares(children: Iterable[Child]) -> dict[Child, float]:
                 result[child] = taken * weight / total
     carried = sum(result.values())
     return {child: share / carried for child, share in result.items()}
-
-
-def distance(here: str, there: str) -> int:
-    """How far zone ``there`` is from ``here``: 0 for the same, else how many of the last parts differ.
-
-    Zones are written from the largest part to the smallest, "fr/paris/1": "fr/paris/2" is 1 away from it, "fr/lyon/1"
-    is 2, "de/berlin/1" is 3. As a priority this prefers the nearest zone that can carry the load.
-    """
-    a = here.split("/")
-    b = there.split("/")
-    same = 0
-    for left, right in zip(a, b, strict=False):
-        if left != right:
-            break
-        same += 1
-    return max(len(a), len(b)) - same

@@ -94,7 +94,7 @@ class Instance:
         self.name = name
         self.address = address
         self.zone = zone
-        self.tier = 0  # lower ones first, where its node looks at that (:mod:`.tiers`)
+        self.tier = 0  # lower ones first, where its node looks at that (:mod:`.priority_tiers`)
         self.endpoint = endpoint
         self.status = status
         self.up = status is Status.UP
@@ -183,11 +183,6 @@ def set_status(instance: Instance, status: Status) -> None:
         instance.streak = 0
     if instance.owner is not None:
         instance.owner.changed()
-
-
-def set_up(instance: Instance, up: bool) -> None:
-    """:func:`set_status` for those who know only two states."""
-    set_status(instance, Status.UP if up else Status.DOWN)
 
 
 def set_weight(instance: Instance, weight: float | None = None, share: float | None = None) -> None:

@@ -24,8 +24,8 @@ from itertools import accumulate, count
 from typing import Protocol
 
 from passerelle.balancing import instance as _instance
+from passerelle.balancing.edf_scheduler import Schedule
 from passerelle.balancing.instance import Instance, Metric, Status
-from passerelle.balancing.schedule import Schedule
 
 Random = Callable[[], float]  # uniform in [0, 1), like random.random
 

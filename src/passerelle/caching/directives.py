@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from passerelle.messages import list_members
+from passerelle.http.messages import list_members
 
 # RFC 9111 §1.2.2: a recipient that overflows uses 2147483648 or the greatest number it can represent.
 MAX_SECONDS: Final = 2**31

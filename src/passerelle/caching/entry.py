@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from math import floor, isfinite
 from typing import Final
 
-from passerelle.messages import Field, Fields
+from passerelle.http.messages import Field, Fields
 
 # What a request brings along that an entry may have to refuse: `facts.needs & entry.refuses` is one test for all.
 COOKIE: Final = 1

@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 
 from passerelle.caching.dates import parse_date
 from passerelle.caching.entry import Entry, head_lines, status_line
-from passerelle.caching.facts import Facts
-from passerelle.caching.received import Received
+from passerelle.caching.request import Facts
+from passerelle.caching.response import Received
 from passerelle.caching.settings import Settings
 from passerelle.caching.storing import SET_COOKIE, build_entry, prohibition, read_terms
 from passerelle.caching.validators import entity_tag, strongly_equal, weakly_equal

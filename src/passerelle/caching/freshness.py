@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from passerelle.caching.dates import parse_date
 from passerelle.caching.directives import MAX_SECONDS, Directives
-from passerelle.caching.received import Received
+from passerelle.caching.response import Received
 
 # RFC 9110 §15.1: status codes that are cacheable without a word from the origin; 206 is not stored here.
 HEURISTIC_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})

@@ -11,13 +11,13 @@ from typing import Final, NamedTuple
 
 from passerelle.caching.directives import MAX_SECONDS, NONE, Directives
 from passerelle.caching.entry import IDENTITY, NEVER, Entry
-from passerelle.caching.facts import Facts
 from passerelle.caching.freshening import freshen, matches, matches_head
 from passerelle.caching.keys import Target, same_origin_target
-from passerelle.caching.received import Received
+from passerelle.caching.request import Facts
+from passerelle.caching.response import Received
 from passerelle.caching.settings import Settings
 from passerelle.caching.storing import ONE_REQUEST, Draft, make_draft, read_terms
-from passerelle.messages import SAFE_METHODS, Fields
+from passerelle.http.messages import SAFE_METHODS, Fields
 
 _CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since"})
 _PRECONDITIONS: Final = _CONDITIONS | {b"range", b"if-range"}

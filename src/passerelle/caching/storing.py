@@ -8,9 +8,9 @@ from typing import Final
 from passerelle.caching.dates import format_date
 from passerelle.caching.directives import Directives
 from passerelle.caching.entry import AUTHORIZATION, COOKIE, DIRECTIVES, IDENTITY, NEVER, SPECIAL, Entry, build_head
-from passerelle.caching.facts import Facts
 from passerelle.caching.freshness import HEURISTIC_STATUSES, Lifetime, freshness_lifetime, initial_age
-from passerelle.caching.received import TAG_FIELDS, Received
+from passerelle.caching.request import Facts
+from passerelle.caching.response import TAG_FIELDS, Received
 from passerelle.caching.settings import Identity, Settings
 from passerelle.caching.validators import entity_tag
 from passerelle.caching.vary import CONSUMER, vary_names

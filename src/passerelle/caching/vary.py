@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from passerelle.messages import Fields, combined, is_of_the_way, list_members
+from passerelle.http.messages import Fields, combined, is_of_the_way, list_members
 
 # A name that no field can have: who asks, as a guard established it, where answers are chosen by that.
 CONSUMER: Final = b"\x00consumer"

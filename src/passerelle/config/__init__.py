@@ -1,9 +1,9 @@
 """The configuration file: models, loader and checks."""
 
-from passerelle.config.addresses import Address
-from passerelle.config.check import rule_of, rules, services_of
+from passerelle.config.checks import rule_of, rules, services_of
 from passerelle.config.loader import Report, inspect, inspect_bytes, inspect_text, load, load_text
-from passerelle.config.models import Config, Health, Limits, OnError, Part, Route, Service, Target, Zone
+from passerelle.config.models.addresses import Address
+from passerelle.config.models.config import Config, Health, Limits, OnError, Part, Route, Service, Target, Zone
 from passerelle.config.problems import ConfigError, Problem
 
 __all__ = [

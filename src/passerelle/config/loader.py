@@ -11,20 +11,21 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from passerelle.config import check, tree
-from passerelle.config.addresses import Address, parse_admin, parse_listen
-from passerelle.config.base import Model, Shape
-from passerelle.config.guards import Keys
-from passerelle.config.identity_token import IdentityToken
-from passerelle.config.jwt import KEY_SOURCES, Jwt, jwt_shape
-from passerelle.config.models import Config, Route, Service
+from passerelle.config import checks
+from passerelle.config.checks.shapes import KINDS, SOURCES, route_shape, service_shape
+from passerelle.config.models.addresses import Address, parse_admin, parse_listen
+from passerelle.config.models.base import Model, Shape
+from passerelle.config.models.config import Config, Route, Service
+from passerelle.config.models.guards import Keys
+from passerelle.config.models.identity_token import IdentityToken
+from passerelle.config.models.jwt import KEY_SOURCES, Jwt, jwt_shape
+from passerelle.config.models.sessions import Sessions
+from passerelle.config.models.tls import ListenerTls
+from passerelle.config.models.values import AccessLog
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of, model_at
-from passerelle.config.sessions import Sessions
-from passerelle.config.shapes import KINDS, SOURCES, route_shape, service_shape
-from passerelle.config.source import Source
-from passerelle.config.tls import ListenerTls
-from passerelle.config.values import AccessLog
-from passerelle.config.words import nearest
+from passerelle.config.reading import yaml_tree
+from passerelle.config.reading.source import Source
+from passerelle.config.reading.wording import nearest
 
 _Block = TypeVar("_Block", bound=Model)
 
@@ -78,7 +79,7 @@ def inspect(
     """Read and judge a file; ``OSError`` if it cannot be read. ``elsewhere``: see :func:`inspect_text`."""
     name = os.fspath(path)
     with open(name, "rb") as file:
-        data = file.read(tree.MAX_BYTES + 1)
+        data = file.read(yaml_tree.MAX_BYTES + 1)
     return inspect_bytes(data, name, environ, Path(name).parent, elsewhere=elsewhere)
 
 
@@ -90,9 +91,9 @@ def inspect_bytes(
     *,
     elsewhere: bool = False,
 ) -> Report:
-    """Judge the content of a file, as read from disk: at most :data:`tree.MAX_BYTES` of UTF-8."""
-    if len(data) > tree.MAX_BYTES:
-        return Report(None, (Problem(file, 1, 1, "", f"larger than {tree.MAX_BYTES} bytes"),), ())
+    """Judge the content of a file, as read from disk: at most :data:`yaml_tree.MAX_BYTES` of UTF-8."""
+    if len(data) > yaml_tree.MAX_BYTES:
+        return Report(None, (Problem(file, 1, 1, "", f"larger than {yaml_tree.MAX_BYTES} bytes"),), ())
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -118,8 +119,8 @@ def inspect_text(
     ``elsewhere``: nothing is started here, so files and folders that this machine lacks are odd, not wrong.
     """
     try:
-        root, duplicates = tree.parse(text)
-    except tree.SyntaxProblem as error:
+        root, duplicates = yaml_tree.parse(text)
+    except yaml_tree.SyntaxProblem as error:
         return Report(None, (Problem(file, error.line, error.column, "", error.message),), ())
     source = Source(text, file, root, environ, Path(folder), elsewhere=elsewhere)
     for duplicate in duplicates:
@@ -130,7 +131,7 @@ def inspect_text(
     if source.problems:
         return Report(None, tuple(_in_order(source.problems)), (), _admin(source))
     assert config is not None
-    warnings = [*_in_order(source.elsewhere), *(source.problem(finding) for finding in check.warnings(config))]
+    warnings = [*_in_order(source.elsewhere), *(source.problem(finding) for finding in checks.warnings(config))]
     return Report(config, (), tuple(warnings), config.admin)
 
 
@@ -167,13 +168,13 @@ def _judge(source: Source) -> Config | None:
             source.report(finding)
         draft = _draft(source, [detail["loc"] for detail in details])
     else:
-        draft = check.Draft.of(config)
-        for finding in check.errors(draft):
+        draft = checks.Draft.of(config)
+        for finding in checks.errors(draft):
             source.report(finding)
-        if not source.problems and (unusable := check.table_finding(config)):
+        if not source.problems and (unusable := checks.table_finding(config)):
             source.report(unusable)
         return config
-    for finding in check.errors(draft):
+    for finding in checks.errors(draft):
         source.report(finding)
     return None
 
@@ -265,14 +266,14 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(("jwt", key) if key else ("jwt",), message, at_key=True)
 
 
-def _draft(source: Source, bad: list[Loc]) -> check.Draft:
+def _draft(source: Source, bad: list[Loc]) -> checks.Draft:
     """What can be made of a file with errors: the wrong keys are left out, item by item."""
     data = source.data
     bad_in: dict[Loc, list[Loc]] = {}
     for place in (*bad, *source.broken):
         bad_in.setdefault(place[:2], []).append(place[2:])
     services: dict[str, Service | None] = {}
-    routes: list[check.DraftRoute] = []
+    routes: list[checks.DraftRoute] = []
     for name in data["services"] if isinstance(data.get("services"), dict) else ():
         services[name] = None
     for loc, item in _items(data):
@@ -282,7 +283,7 @@ def _draft(source: Source, bad: list[Loc]) -> check.Draft:
             continue
         route, touched = _repair(_ROUTE, item, wrong, source.context)
         if route is not None:
-            routes.append(check.DraftRoute(int(loc[1]), route, touched))
+            routes.append(checks.DraftRoute(int(loc[1]), route, touched))
     listen, admin = _address(data, "listen"), _address(data, "admin")
     blocks = (
         _block(source, "jwt", Jwt),
@@ -291,7 +292,7 @@ def _draft(source: Source, bad: list[Loc]) -> check.Draft:
         _block(source, "keys", Keys),
         _block(source, "identity_token", IdentityToken),
     )
-    return check.Draft(listen, admin, services, routes, frozenset(data), *blocks, _log(source))
+    return checks.Draft(listen, admin, services, routes, frozenset(data), *blocks, _log(source))
 
 
 def _block(source: Source, key: str, model: type[_Block]) -> _Block | None:

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from passerelle.config.base import Model
-from passerelle.config.models import Config
-from passerelle.config.words import describe, hint
+from passerelle.config.models.base import Model
+from passerelle.config.models.config import Config
+from passerelle.config.reading.wording import describe, hint
 
 Loc = tuple[str | int, ...]
 """Where something stands: keys and list indexes from the top of the file."""

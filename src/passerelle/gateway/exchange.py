@@ -6,26 +6,25 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from passerelle.balancing.sticky import set_cookie
-from passerelle.composition import Gathering
+from passerelle.compose.composition import Gathering
+from passerelle.compose.part import PartCall
 from passerelle.errors import Failure
-from passerelle.gateway.body import RequestBody
-from passerelle.gateway.cached import Seat
-from passerelle.gateway.fields import cache_place, came_by_tls, client_address
-from passerelle.gateway.forward import Forward
-from passerelle.gateway.own import WholeBody
-from passerelle.gateway.parts import PartCall
-from passerelle.gateway.plan import RoutePlan
-from passerelle.gateway.service import StickyCookie
-from passerelle.http1.connection import ClientConnection
+from passerelle.gateway.plans import RoutePlan
+from passerelle.http.messages import SAFE_METHODS, Response
 from passerelle.http1.head import RequestHead
-from passerelle.http1.write import serialize
-from passerelle.messages import SAFE_METHODS, Response
+from passerelle.http1.serialize import serialize
+from passerelle.http1.server.connection import ClientConnection
 from passerelle.observability.access_log import RouteLog
-from passerelle.routing import Match, canonical_path
+from passerelle.proxy_cache.lookup import Seat
+from passerelle.routing.router import Match, canonical_path
 from passerelle.security.guard import Asked
+from passerelle.upstream.request import Forward
+from passerelle.upstream.request_body import RequestBody, WholeBody
+from passerelle.upstream.request_headers import cache_place, came_by_tls, client_address
+from passerelle.upstream.service import StickyCookie
 
 if TYPE_CHECKING:
-    from passerelle.gateway.app import Gateway
+    from passerelle.gateway.gateway import Gateway
 
 
 class ExchangeState:
@@ -88,8 +87,14 @@ class ExchangeState:
 
     @property
     def wants_body(self) -> bool:
-        """Whether an instance still takes the request body, also after it has answered."""
-        return self._body is not None and self._body.sink is not None and self._body.sink.open
+        """Whether an instance still takes the request body, also after it has answered.
+
+        A client that was not asked for the body, and has sent none, may take the response for a no (RFC 9110 §10.1.1).
+        """
+        body = self._body
+        if body is None or (self._head.expect and not self._continued and not body.received):
+            return False
+        return body.sink is not None and body.sink.open
 
     def on_body_end(self) -> None:
         """The body is complete."""

@@ -8,8 +8,6 @@ TICK = 0.05
 SET_BACK = 3.0
 # How often connections, pools and streams are looked at.
 SWEEP = 1.0
-# An answer's body of which no byte comes for this long is given up where no route says otherwise (seconds).
-STALL = 300.0
 BACKLOG = 4096
 # How long the last log lines may take at the end.
 LOG_SECONDS = 2.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from passerelle.http1.write import date_line
+from passerelle.http1.serialize import date_line
 
 
 class Clock:

@@ -12,7 +12,8 @@ import re
 from typing import Any
 
 from passerelle.errors import Failure, Kind, reason_phrase
-from passerelle.http1.fields import (
+from passerelle.http.messages import NEVER_NOMINATED, Fields
+from passerelle.http1.field_lines import (
     CONNECTION,
     CONTENT_LENGTH,
     DATE,
@@ -28,7 +29,6 @@ from passerelle.http1.fields import (
     USER_AGENT,
     FieldLine,
 )
-from passerelle.messages import NEVER_NOMINATED, Fields
 
 # RFC 9112 §3: method SP request-target SP HTTP-version. The target is visible ASCII without what no URI may carry and
 # what parsers are known to disagree on (a fragment, angle brackets, a backslash). CONNECT and TRACE do not match.
@@ -107,7 +107,7 @@ class Framing:
 
     ``authority`` is the Host as sent, ``host`` its normal form without a port. ``content_length`` is -1 when absent.
     ``plain`` is true when the message has no body and asks for nothing special: the common case, tested once.
-    ``selects`` is true where a field says something to caches (:data:`passerelle.messages.SELECTING`).
+    ``selects`` is true where a field says something to caches (:data:`passerelle.http.messages.SELECTING`).
     """
 
     __slots__ = (

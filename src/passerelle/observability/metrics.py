@@ -1,7 +1,7 @@
 """Counters that the hot path writes as plain integers, and the snapshot that a scrape reads.
 
 A request costs one dict increment, one bisection and one addition: about 0.25 µs. Everything else (names, labels, text)
-happens when somebody scrapes; see :mod:`passerelle.observability.exposition`. Nothing here locks: a registry is written
+happens when somebody scrapes; see :mod:`passerelle.observability.prometheus`. Nothing here locks: a registry is written
 and read by one event loop.
 
 Labels come from closed sets only: the configured pattern of a route, the name of a service, a method that HTTP
@@ -272,11 +272,6 @@ class Metrics:
     def malformed(self, kind: Kind) -> None:
         """Count a message that never became a request (bad framing, head too large, head timeout)."""
         self._malformed[kind] = self._malformed.get(kind, 0) + 1
-
-    @property
-    def requests_malformed(self) -> int:
-        """Messages that never became a request."""
-        return sum(self._malformed.values())
 
     def snapshot(self) -> Snapshot:
         """Every counter as JSON-able values; routes that were never asked for are left out."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from passerelle.errors import Kind
-from passerelle.messages import Fields
+from passerelle.http.messages import Fields
 from passerelle.security.guard import Asked, Refused
 
 # RFC 6750 §3.1. Which scope is missing is not said: it is none of the business of who may not be here.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable
 
 from passerelle.errors import Kind
-from passerelle.messages import Fields, Response, list_members
+from passerelle.http.messages import Fields, Response, list_members
 from passerelle.security.guard import Refused
 
 # What a page may set without asking (Fetch, "CORS-safelisted request-header"), or with a value of its choice once its

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from passerelle.errors import Failure, Kind
-from passerelle.messages import Response
+from passerelle.http.messages import Response
+from passerelle.security.credentials.bounded_memo import Remembered
 from passerelle.security.guard import Asked
 from passerelle.security.identity import Identity
-from passerelle.security.remembered import Remembered
 
 # Answers that are remembered, for each route and worker, and the largest of them in bytes: 8 MB at most.
 REMEMBERED = 4096

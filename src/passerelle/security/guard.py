@@ -1,7 +1,7 @@
 """What a guard is asked, and what it may say.
 
 A guard is a callable made when the plan is built. It looks at a request before anything of it is sent on, and either
-lets it pass (None), answers itself (a :class:`~passerelle.messages.Response`), refuses (raises a
+lets it pass (None), answers itself (a :class:`~passerelle.http.messages.Response`), refuses (raises a
 :class:`~passerelle.errors.Failure`), or must wait for something first (a :class:`Wait`): then it is asked once more.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from passerelle.errors import Failure, Kind
-from passerelle.messages import Fields, Response
+from passerelle.http.messages import Fields, Response
 from passerelle.security.identity import Identity
 
 

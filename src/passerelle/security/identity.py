@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-# The fields that tell it. ``http1/fields.py`` drops every field of a client that begins with this, or that a CGI or
-# WSGI environment would take for one, so that none of them can come from outside.
+# The fields that tell it. ``http1/field_lines.py`` drops every field of a client that begins with this, or that a CGI
+# or WSGI environment would take for one, so that none of them can come from outside.
 PREFIX = b"x-consumer"
 CONSUMER, SCOPES, METHOD = b"X-Consumer", b"X-Consumer-Scopes", b"X-Consumer-Auth"
 

@@ -1,0 +1,118 @@
+"""JSON web tokens in a running worker: keys read when it starts, key sets fetched on a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+
+from passerelle.config.models.jwt import Jwt
+from passerelle.security.jwt.jose import key_of_pem, key_of_secret
+from passerelle.security.jwt.key_set import Done, FixedKeys, KeySet
+from passerelle.security.jwt.verifier import JwtMethod, Rules
+
+# How long a fetch may take in all, and how large a key set may be.
+FETCH_SECONDS = 5.0
+FETCH_BYTES = 1024 * 1024
+
+# How often it is asked whether the set is old (seconds).
+WATCH = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Tokens:
+    """The tokens that ``settings`` describes. OSError or ValueError when a key of the configuration cannot be used."""
+
+    def __init__(self, settings: Jwt, loop: asyncio.AbstractEventLoop) -> None:
+        algorithms = frozenset(settings.algorithms)
+        rules = Rules(
+            algorithms,
+            settings.issuer,
+            frozenset(settings.audience),
+            settings.leeway,
+            settings.consumer_claim,
+            settings.scope_claim,
+            {claim: name.encode("ascii") for claim, name in settings.forward.items()},
+        )
+        self.settings = settings
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._set: KeySet | None = None
+        source: FixedKeys | KeySet
+        if settings.jwks is not None:
+            source = self._set = _key_set(settings, settings.jwks, loop)
+        elif settings.key is not None:
+            source = FixedKeys(key_of_pem(settings.key.read_bytes()))
+        else:
+            source = FixedKeys(key_of_secret((settings.secret or "").encode(), algorithms))
+        self.method = JwtMethod(rules, source)
+
+    @property
+    def fetches(self) -> bool:
+        """Whether the keys are a set that is fetched."""
+        return self._set is not None
+
+    def start(self) -> None:
+        """Fetch the key set, if there is one; requests that come sooner wait for it."""
+        if self._set is not None:
+            self._set.start()
+            self._watch(self._set)
+
+    def stop(self) -> None:
+        """Fetch no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _watch(self, keys: KeySet) -> None:
+        keys.keep_fresh()
+        self._timer = self._loop.call_later(WATCH, self._watch, keys)
+
+
+def _key_set(settings: Jwt, place: str | Path, loop: asyncio.AbstractEventLoop) -> KeySet:
+    def fetch(done: Done) -> None:
+        def ended(future: asyncio.Future[bytes]) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            done(future.result() if error is None else error if isinstance(error, Exception) else OSError(str(error)))
+
+        loop.run_in_executor(None, read, place).add_done_callback(ended)
+
+    def failed(reason: str) -> None:
+        _log.warning("jwt: the key set could not be fetched from %s: %s", place, reason)
+
+    return KeySet(fetch, time.monotonic, cooldown=settings.cooldown, refresh=settings.refresh, failed=failed)
+
+
+def read(place: str | Path) -> bytes:
+    """The bytes of a key set, within :data:`FETCH_SECONDS`; OSError or ValueError when that fails.
+
+    No redirect is followed: the address in the file is the one that is trusted.
+    """
+    if isinstance(place, Path):
+        return place.read_bytes()
+    import urllib.error
+    import urllib.request
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_: object) -> None:
+            return None
+
+    deadline = time.monotonic() + FETCH_SECONDS
+    request = urllib.request.Request(place, headers={"Accept": "application/jwk-set+json, application/json"})  # noqa: S310
+    try:
+        response = urllib.request.build_opener(Stay).open(request, timeout=FETCH_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
+        raise OSError(f"status {error.code}") from None
+    with response:
+        pieces = bytearray()
+        while piece := response.read1(65536):
+            pieces += piece
+            if len(pieces) > FETCH_BYTES:
+                raise ValueError(f"more than {FETCH_BYTES} bytes")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not complete within {FETCH_SECONDS:g} s")
+    return bytes(pieces)

@@ -1,0 +1,236 @@
+"""Logging in and out: routes that the gateway itself answers (docs/reference/sessions.md).
+
+At a login the body is read, the service is asked whether user name and password are right, and where they are a new
+session begins: its cookies are sent once it is written. A session that the client had before ends at that moment, so
+that an id that somebody has planted or overheard before the login is worth nothing after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+import orjson
+
+from passerelle.access.sessions import Sessions
+from passerelle.errors import Failure, Kind
+from passerelle.http.messages import Fields, Response
+from passerelle.http1.head import ResponseHead
+from passerelle.security.credentials.authentication import Rejected
+from passerelle.security.credentials.login_throttle import Logins
+from passerelle.security.credentials.redis_login_throttle import SharedLogins
+from passerelle.security.credentials.session_store import Session
+from passerelle.security.credentials.sessions import SessionMethod, csrf_token, identity_of
+from passerelle.security.guard import Asked, Refused
+from passerelle.upstream.request_headers import VIA
+from passerelle.upstream.subrequest import OwnLeg
+
+if TYPE_CHECKING:
+    from passerelle.gateway.exchange import ExchangeState
+
+# The largest body of a login in bytes, and the longest user name and password in characters.
+MAX_BODY = 16_384
+LONGEST = 1024
+
+# What a service says to a pair that is not right; anything else but 200 is a failure of the service.
+_WRONG = frozenset({401, 403, 404, 422})
+_NOT_STORED: Fields = [(b"Cache-Control", b"no-store")]
+_CHALLENGE: Fields = [(b"WWW-Authenticate", SessionMethod.challenge), *_NOT_STORED]
+
+
+class LogIn:
+    """Answers one login route. ``path`` is where ``leg``'s service is asked; ``subscriber`` says who pays for an
+    address."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        logins: Logins | SharedLogins,
+        leg: OwnLeg,
+        path: bytes,
+        subscriber: Callable[[bytes], bytes],
+    ) -> None:
+        self._sessions = sessions
+        self._logins = logins
+        self._leg = leg
+        self._path = path
+        self._subscriber = subscriber
+
+    def __call__(self, exchange: ExchangeState) -> None:
+        """Begin. :class:`Failure` where that is already wrong."""
+        asked = exchange.ask()
+        _refuse_forged(self._sessions.origin.objection(asked, None))
+        body = exchange.whole_body
+        if body is None:
+            raise Failure(Kind.BAD_REQUEST, "a login without a body", public=_EXPECTED)
+        body.then(lambda data: _guarded(exchange, lambda: self._read(exchange, asked, data)))
+
+    def _read(self, exchange: ExchangeState, asked: Asked, data: bytes) -> None:
+        name, password = credentials(asked.get(b"content-type") or b"", data)
+        self._sessions.check()
+        address = self._subscriber(asked.address)
+
+        def counted(wait: int) -> None:
+            _guarded(exchange, lambda: self._ask(exchange, asked, name, password, address, wait))
+
+        self._logins.ask(name, address, counted)
+
+    def _ask(self, exchange: ExchangeState, asked: Asked, name: str, password: str, address: bytes, wait: int) -> None:
+        if wait:
+            fields: Fields = [(b"Retry-After", b"%d" % wait), *_NOT_STORED]
+            raise Refused(Kind.RATE_LIMITED, f"too many wrong passwords for {name!r}, or from its address", fields)
+        if exchange.finished:
+            self._logins.give_back(name, address)
+            return
+
+        def answered(head: ResponseHead, body: bytes) -> None:
+            _guarded(exchange, lambda: self._answered(exchange, asked, name, address, head.status, body))
+
+        def failed(failure: Failure) -> None:
+            self._logins.give_back(name, address)
+            exchange.on_failure(failure)
+
+        question = orjson.dumps({"username": name, "password": password})
+        message = b"POST %b HTTP/1.1\r\n%b\r\n%b" % (self._path, self._fields(exchange, asked, len(question)), question)
+        forward = self._leg.ask(message, perf_counter(), answered, failed)
+        exchange.follow(forward)
+        forward.start()
+
+    def _fields(self, exchange: ExchangeState, asked: Asked, length: int) -> bytes:
+        return (
+            b"Host: %b\r\n%bX-Forwarded-For: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+            b"Accept: application/json\r\nAccept-Encoding: identity\r\nX-Request-Id: %b\r\n"
+        ) % (asked.get(b"host") or b"", VIA, asked.address, length, exchange.request_id)
+
+    def _answered(
+        self, exchange: ExchangeState, asked: Asked, name: str, address: bytes, status: int, body: bytes
+    ) -> None:
+        if status in _WRONG:
+            raise Refused(Kind.UNAUTHENTICATED, f"the wrong password for {name!r}, or no such user", _CHALLENGE)
+        self._logins.give_back(name, address)
+        user, roles = verified(status, body)
+        _with_shown(exchange, self._sessions, asked, lambda old: self._open(exchange, asked, user, roles, old))
+
+    def _open(self, exchange: ExchangeState, asked: Asked, user: str, roles: list[str], old: bytes | None) -> None:
+        sessions = self._sessions
+
+        def done(failure: Failure | None) -> None:
+            if failure is not None:
+                exchange.on_failure(failure)
+                return
+            seconds = max(1, int(sessions.lifetimes.absolute))
+            asked.answer += sessions.cookies.opened(identity, seconds)
+            said = {"user": user, "roles": roles, "csrf_token": csrf_token(identity).decode(), "expires_in": seconds}
+            fields: Fields = [(b"Content-Type", b"application/json"), *_NOT_STORED]
+            exchange.respond(Response(200, fields, orjson.dumps(said)))
+
+        identity = sessions.open(user, tuple(roles), old, done)
+
+
+class LogOut:
+    """Answers one logout route: the session ends, everywhere, and its cookies go. Once more does no harm."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    def __call__(self, exchange: ExchangeState) -> None:
+        """Begin. :class:`Failure` where the request may be forged."""
+        sessions = self._sessions
+        asked = exchange.ask()
+        _with_shown(exchange, sessions, asked, lambda identity: self._end(exchange, asked, identity))
+
+    def _end(self, exchange: ExchangeState, asked: Asked, identity: bytes | None) -> None:
+        sessions = self._sessions
+
+        def done(failure: Failure | None) -> None:
+            if failure is not None:
+                exchange.on_failure(failure)
+                return
+            asked.answer += sessions.cookies.closed()
+            exchange.respond(Response(204, list(_NOT_STORED)))
+
+        _refuse_forged(sessions.origin.objection(asked, identity))
+        if identity is None:
+            done(None)
+        else:
+            sessions.revoke(identity, done)
+
+
+def _with_shown(
+    exchange: ExchangeState, sessions: Sessions, asked: Asked, then: Callable[[bytes | None], None]
+) -> None:
+    """Go on with the id of the session that the client has, once that is known."""
+    try:
+        found = sessions.method.shown(asked)
+    except Rejected as reason:
+        raise Refused(Kind.UNAUTHENTICATED, str(reason), _CHALLENGE) from None
+    if found is None or isinstance(found, bytes):
+        then(found)
+    else:
+        found.then(lambda: _guarded(exchange, lambda: _with_shown(exchange, sessions, asked, then)))
+
+
+def _refuse_forged(objection: str) -> None:
+    if objection:
+        raise Refused(Kind.FORBIDDEN, objection, list(_NOT_STORED))
+
+
+def _guarded(exchange: ExchangeState, step: Callable[[], None]) -> None:
+    """What goes on later: a failure is the answer."""
+    try:
+        step()
+    except Failure as failure:
+        exchange.on_failure(failure)
+
+
+_EXPECTED = "Expected: username and password, as application/json or application/x-www-form-urlencoded."
+
+
+def credentials(content_type: bytes, body: bytes) -> tuple[str, str]:
+    """User name and password of a login, from JSON or a form. :class:`Failure` (400) where they are not there."""
+    media_type = content_type.partition(b";")[0].strip().lower()
+    found: dict[object, object]
+    try:
+        if media_type == b"application/json":
+            said = orjson.loads(body)
+            found = said if isinstance(said, dict) else {}
+        elif media_type == b"application/x-www-form-urlencoded":
+            pairs = parse_qsl(
+                body.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=20
+            )
+            found = dict(pairs)
+            if len(found) != len(pairs):
+                raise ValueError("a field twice")
+        else:
+            raise ValueError("another media type")
+        name, password = found.get("username"), found.get("password")
+        if not isinstance(name, str) or not isinstance(password, str):
+            raise ValueError("no username or no password")
+        if not 1 <= len(name) <= LONGEST or not 1 <= len(password) <= LONGEST:
+            raise ValueError(f"empty, or longer than {LONGEST} characters")
+    except ValueError as error:
+        # The reason alone: what could not be read may hold a password.
+        why = "not readable" if isinstance(error, orjson.JSONDecodeError | UnicodeError) else str(error)
+        raise Failure(Kind.BAD_REQUEST, f"a login: {why}", public=_EXPECTED) from None
+    return name, password
+
+
+def verified(status: int, body: bytes) -> tuple[str, list[str]]:
+    """Who logged in, as the service says: its id and roles. :class:`Failure` (502) where it does not say that."""
+    if status != 200:
+        raise Failure(Kind.BAD_RESPONSE, f"status {status} to a question about a password")
+    try:
+        said = orjson.loads(body)
+        user, roles = said["user_id"], said.get("roles", [])
+        if isinstance(user, int) and not isinstance(user, bool):
+            user = str(user)
+        if not isinstance(user, str) or not user or not isinstance(roles, list):
+            raise ValueError
+        if not all(isinstance(role, str) and role and " " not in role for role in roles):
+            raise ValueError
+        identity_of(Session(user, tuple(roles), 0.0, 0.0))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise Failure(Kind.BAD_RESPONSE, "no user_id and roles in the answer about a password") from None
+    return user, roles

@@ -1,0 +1,191 @@
+"""The process of one service instance: it serves one WSGI or ASGI application on one local port.
+
+``python -m passerelle.appserver.main MODULE:ATTR --host 127.0.0.1 --port N [--interface wsgi|asgi|auto]``
+
+There is no process beside it, so its signals and exit code are the instance's own: SIGTERM or SIGINT lets running
+requests end within ``GRACE`` seconds and exits 0 (1 if a WSGI application's were cut off); exit 2 means that there is
+no such application. WSGI applications are served by :mod:`passerelle.appserver.server`, ASGI ones by uvicorn:
+docs/decisions/002-application-server.md says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import inspect
+import io
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from passerelle.system import linux
+
+GRACE = 10.0  # seconds
+INTERFACES = ("auto", "wsgi", "asgi")
+_BACKLOG = 512
+
+
+class LoadError(Exception):
+    """There is no such application; the text says what is missing."""
+
+
+def command(app: str, host: str, port: int, interface: str = "auto") -> list[str]:
+    """Return the command line of an instance that serves ``app`` (``module:attribute``) on ``host:port``."""
+    module = [sys.executable, "-m", "passerelle.appserver.main"]
+    return [*module, app, "--host", host, "--port", str(port), "--interface", interface]
+
+
+def load(app: str) -> Any:
+    """Return the application that ``app`` (``module:attribute``, the attribute may have dots) names.
+
+    Raises:
+        LoadError: the text is not of that form, or the module, the attribute or something callable there is missing.
+        Exception: whatever the module itself raises when it is imported.
+    """
+    module, _, attribute = app.partition(":")
+    if not module or not attribute:
+        raise LoadError(f"{app!r} is not of the form module:attribute")
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # One that the module itself imports is its own error, with its own traceback.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise LoadError(f"there is no module {error.name!r} in {os.getcwd()} or on the Python path") from None
+    for name in attribute.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise LoadError(f"module {module!r} has no attribute {attribute!r}") from None
+    if not callable(found):
+        raise LoadError(f"{app!r} is not an application: a {type(found).__name__} cannot be called")
+    return found
+
+
+def detect(application: Any) -> str:
+    """Tell ``asgi`` from ``wsgi``.
+
+    ASGI is a coroutine function, an object whose ``__call__`` is one (Starlette, FastAPI, Quart, Django), or a callable
+    of three positional arguments or a class of one (ASGI 2); a WSGI application takes two.
+    """
+    call = application if inspect.isroutine(application) or inspect.isclass(application) else application.__call__
+    if inspect.iscoroutinefunction(inspect.unwrap(call)):
+        return "asgi"
+    try:
+        inspect.signature(call).bind(None, None)
+    except TypeError:
+        return "asgi"
+    except ValueError:
+        pass  # written in C, without a signature
+    return "wsgi"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket at ``host:port``; raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def serve_wsgi(application: Any, sock: socket.socket, threads: int) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code."""
+    import uvloop
+
+    from passerelle.appserver.server import Server
+
+    async def serve() -> tuple[Server, bool, float]:
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        server = Server(application, sock, threads=threads)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        await server.start()
+        await stopped.wait()
+        deadline = time.monotonic() + GRACE
+        return server, await server.stop(GRACE), deadline
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        server, whole, deadline = runner.run(serve())
+    if whole:
+        server.join(deadline - time.monotonic())
+    return 0 if whole else 1
+
+
+def serve_asgi(application: Any, sock: socket.socket) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code."""
+    import uvicorn
+
+    from passerelle.appserver.server import IDLE_TIMEOUT
+
+    config = uvicorn.Config(
+        application,
+        loop="uvloop",
+        http="httptools",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=int(IDLE_TIMEOUT),
+        timeout_graceful_shutdown=int(GRACE),
+    )
+    server = uvicorn.Server(config)
+
+    def stop(_number: int, _frame: object) -> None:
+        server.should_exit = True
+
+    # For a signal before uvicorn's own handlers are there; and after an orderly stop it raises the signal that stopped
+    # it once more, which must not look like a death by that signal.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    server.run(sockets=[sock])
+    return 0 if server.started else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, or until the parent process is gone; return the exit code."""
+    parser = argparse.ArgumentParser(prog="passerelle.appserver.main", description="Serve one application.")
+    parser.add_argument("app", metavar="MODULE:ATTR", help="a WSGI or ASGI application, such as users:app")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--interface", choices=INTERFACES, default="auto")
+    parser.add_argument("--threads", type=int, default=4, help="how many requests run at once (WSGI only)")
+    options = parser.parse_args(arguments)
+    if options.threads < 1:
+        parser.error("argument --threads: must be at least 1")
+
+    linux.die_with_parent(os.getppid(), signal.SIGTERM)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the application prints is read line by line, by whoever started this process.
+        sys.stdout.reconfigure(line_buffering=True)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    sys.path.insert(0, os.getcwd())
+    try:
+        application = load(options.app)
+    except LoadError as error:
+        return _fail(2, str(error))
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(1, f"{options.app!r} cannot be imported: {error!r}")
+    interface = detect(application) if options.interface == "auto" else options.interface
+    # Bound only now: a port that accepts connections is an instance that answers.
+    try:
+        sock = listen(options.host, options.port)
+    except (OSError, OverflowError) as error:
+        return _fail(1, f"cannot listen on {options.host}:{options.port}: {error}")
+    if interface == "wsgi":
+        return serve_wsgi(application, sock, options.threads)
+    return serve_asgi(application, sock)
+
+
+def _fail(code: int, text: str) -> int:
+    print(f"appserver: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

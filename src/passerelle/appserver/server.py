@@ -1,0 +1,360 @@
+"""An HTTP/1.1 server for one WSGI application in one process: an event loop for sockets, a few threads for the calls.
+
+Why not one of the known ones: docs/decisions/002-application-server.md. Whole requests only go to the threads, so a
+slow upload never holds one; an answer of up to ``_WINDOW`` bytes leaves its thread at once, so a slow download does not
+either. Requests are parsed by httptools (llhttp, in its strict mode).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import socket
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import IO, cast
+
+import httptools
+
+from passerelle.appserver import wsgi
+
+THREADS = 4
+IDLE_TIMEOUT = 75.0  # seconds; far above the 4 s for which the gateway keeps an idle connection, so it closes first
+READ_TIMEOUT = 30.0  # seconds without a byte in the middle of a request
+WRITE_TIMEOUT = 300.0  # seconds without a byte taken of a long answer; the gateway's own limits are shorter
+_SWEEP = 1.0  # seconds between two looks for connections that have timed out
+_HEAD_LIMIT = 64 * 1024  # bytes; twice what the gateway lets through by default
+_SPOOL = 256 * 1024  # bytes of a body kept in memory; more goes to a temporary file
+_WINDOW = 256 * 1024  # bytes of an answer that may wait for the client
+_BACKLOG = 512
+
+_REFUSALS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+
+
+class Server:
+    """Serves ``application`` at the listening ``sock``. Made and used in a running event loop."""
+
+    def __init__(
+        self,
+        application: wsgi.Application,
+        sock: socket.socket,
+        *,
+        threads: int = THREADS,
+        idle_timeout: float = IDLE_TIMEOUT,
+        read_timeout: float = READ_TIMEOUT,
+        write_timeout: float = WRITE_TIMEOUT,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        host, port = sock.getsockname()[:2]
+        self.base = wsgi.base_environ(host, port)
+        self.stopping = False
+        self.idle_timeout = idle_timeout
+        self.read_timeout = read_timeout
+        self.write_timeout = write_timeout
+        self.connections: set[Connection] = set()
+        self.emptied = asyncio.Event()  # the last connection ended while stopping
+        self._application = application
+        self._sock = sock
+        self._jobs: queue.SimpleQueue[tuple[wsgi.Environ, Connection, bool] | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, name=f"wsgi-{n}", daemon=True) for n in range(threads)]
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Begin to accept connections."""
+        for thread in self._threads:
+            thread.start()
+        self._listener = await self.loop.create_server(lambda: Connection(self), sock=self._sock, backlog=_BACKLOG)
+        self._sweep()
+
+    async def stop(self, grace: float) -> bool:
+        """Accept nothing more, let what has begun end within ``grace`` seconds, and tell whether all of it did."""
+        assert self._listener is not None and self._sweeper is not None
+        self.stopping = True
+        self._listener.close()
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.emptied.wait(), grace)
+        self._sweeper.cancel()
+        whole = not self.connections
+        for connection in list(self.connections):
+            connection.abort()
+        for _ in self._threads:
+            self._jobs.put(None)
+        return whole
+
+    def join(self, timeout: float) -> None:
+        """Wait for what applications still do after their last answers, ``timeout`` seconds at most."""
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def call(self, environ: wsgi.Environ, connection: Connection, keep: bool) -> None:
+        """Have a thread answer the request."""
+        self._jobs.put((environ, connection, keep))
+
+    def _work(self) -> None:
+        jobs, application = self._jobs, self._application
+        while (job := jobs.get()) is not None:
+            environ, connection, keep = job
+            wsgi.run(application, environ, connection, keep)
+            # Until the next job comes, the last one's objects must not live on.
+            del job, environ, connection
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.check(now)
+        self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
+
+
+class Connection(asyncio.Protocol):
+    """One client connection: requests in, in order, one at a time; answers out."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._loop = server.loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self._peer = ""
+        self._gone = False
+        self._touched = 0.0  # the loop's time of the last byte from the client or the last answer
+        # The request being read:
+        self._reading = False
+        self._in_head = True
+        self._head_size = 0
+        self._target = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._body: IO[bytes] | None = None
+        self._body_size = 0
+        # The request being answered, and whole ones behind it:
+        self._busy = False
+        self._waiting: deque[tuple[wsgi.Environ, bool]] = deque()
+        self._held = False  # reading waits for the answers
+        self._last = False  # nothing more is read
+        self._paused = False  # the transport holds more than _WINDOW bytes
+        self._ahead = 0  # bytes that the thread has sent since it last waited for the client
+        self._writable: Callable[[], None] | None = None
+        self._unsent = -1  # bytes in the transport at the last check
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WINDOW)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._touched = self._loop.time()
+        self._server.connections.add(self)
+        if self._server.stopping:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; a request that cannot be read is refused and ends the connection."""
+        if self._last:
+            return
+        self._touched = self._loop.time()
+        if self._in_head:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # No protocol is switched to: the request is answered as it stands, and what follows is not HTTP.
+            self._last = True
+        except httptools.HttpParserError:
+            self._refuse(400)
+            return
+        if self._in_head and self._head_size > _HEAD_LIMIT:
+            self._refuse(431)
+
+    def eof_received(self) -> bool:
+        """Read no more; True keeps the connection open for the answer that a client waits for."""
+        self._last = True
+        return self._busy
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Free what is held, also a thread that waits for the client."""
+        self._gone = True
+        self.resume_writing()
+        self._waiting.clear()
+        if self._body is not None:
+            self._body.close()
+        server = self._server
+        server.connections.discard(self)
+        if server.stopping and not server.connections:
+            server.emptied.set()
+
+    def pause_writing(self) -> None:
+        """Note that more than ``_WINDOW`` bytes wait for the client."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Let a thread that waits for the client go on."""
+        self._paused = False
+        if self._writable is not None:
+            self._writable()
+            self._writable = None
+
+    # the parser's callbacks
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._reading = True
+        self._target = b""
+        self._fields = []
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request target."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field."""
+        self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Ask for the body if the client waits to be asked (RFC 9110, section 10.1.1)."""
+        self._in_head = False
+        expected = any(name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in self._fields)
+        if expected and not self._busy:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        if self._body is None:
+            self._body = tempfile.SpooledTemporaryFile(_SPOOL)  # noqa: SIM115 - closed by wsgi.run or connection_lost
+        self._body.write(body)
+        self._body_size += len(body)
+
+    def on_message_complete(self) -> None:
+        """Hand the request over, or keep it until those before it are answered."""
+        parser = self._parser
+        environ = wsgi.environ_of(
+            self._server.base,
+            parser.get_method(),
+            self._target,
+            parser.get_http_version(),
+            self._fields,
+            self._peer,
+        )
+        if self._body is not None:
+            self._body.seek(0)
+            wsgi.add_body(environ, self._body, self._body_size)
+            self._body = None
+            self._body_size = 0
+        self._reading = False
+        self._in_head = True
+        self._head_size = 0
+        keep = parser.should_keep_alive()
+        if self._busy:
+            self._waiting.append((environ, keep))
+            if not self._held:
+                self._held = True
+                self._transport.pause_reading()
+        else:
+            self._start(environ, keep)
+
+    # the answer: send and finish are called by a worker thread, all else by the loop
+
+    def send(self, data: bytes) -> bool:
+        """See :class:`passerelle.appserver.wsgi.Sink`."""
+        if self._gone:
+            return False
+        self._post(self._write, data)
+        self._ahead += len(data)
+        if self._ahead >= _WINDOW:
+            self._ahead = 0
+            ready = threading.Event()
+            self._post(self._when_writable, ready.set)
+            ready.wait()
+        return not self._gone
+
+    def finish(self, data: bytes, keep: bool) -> None:
+        """See :class:`passerelle.appserver.wsgi.Sink`."""
+        self._post(self._finish, data, keep)
+
+    def _post(self, callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            # The loop is closed: the instance has stopped without waiting for this answer.
+            self._gone = True
+            if callback == self._when_writable:
+                cast(Callable[[], None], arguments[0])()
+
+    def _start(self, environ: wsgi.Environ, keep: bool) -> None:
+        self._busy = True
+        self._ahead = 0
+        self._server.call(environ, self, keep and not self._last and not self._server.stopping)
+
+    def _write(self, data: bytes) -> None:
+        if not self._gone:
+            self._transport.write(data)
+
+    def _when_writable(self, callback: Callable[[], None]) -> None:
+        if self._gone or not self._paused:
+            callback()
+        else:
+            self._writable = callback
+            self._unsent = -1
+
+    def _finish(self, data: bytes, keep: bool) -> None:
+        if self._gone:
+            return
+        if data:
+            self._transport.write(data)
+        self._busy = False
+        self._touched = self._loop.time()
+        if keep and self._waiting:
+            self._start(*self._waiting.popleft())
+        elif not keep or self._last or (self._server.stopping and not self._reading):
+            self._transport.close()
+        elif self._held:
+            self._held = False
+            self._transport.resume_reading()
+
+    def _refuse(self, status: int) -> None:
+        """Answer a request that cannot be read, and read no more; answers that are under way go first."""
+        self._last = True
+        if self._busy:
+            return
+        title = _REFUSALS[status]
+        body = f'{{"type":"about:blank","title":"{title}","status":{status}}}'
+        head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n"
+        self._transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        self._transport.close()
+
+    # what the server asks
+
+    def close_if_idle(self) -> None:
+        """Close, unless a request is being read or answered."""
+        if not self._busy and not self._reading:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way."""
+        self._transport.abort()
+
+    def check(self, now: float) -> None:
+        """End the connection if it has timed out at ``now``, a time of the loop."""
+        waited = now - self._touched
+        if self._writable is not None:
+            unsent = self._transport.get_write_buffer_size()
+            if unsent != self._unsent:
+                self._unsent = unsent
+                self._touched = now
+            elif waited > self._server.write_timeout:
+                self.abort()
+        elif self._busy:
+            return
+        elif self._reading:
+            if waited > self._server.read_timeout:
+                self._refuse(408)
+        elif waited > self._server.idle_timeout:
+            self._transport.close()

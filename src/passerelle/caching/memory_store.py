@@ -1,0 +1,307 @@
+"""A store in memory, bounded in bytes, that a scan cannot flush (S3-FIFO; docs/decisions/006-memory-store.md).
+
+New items enter a small queue, a tenth of the whole. What is asked for again while it is there moves on to the main
+queue; what is not leaves, and only its key's hash is remembered for a while (the ghost), so that a key that comes back
+enters the main queue at once. A hit moves nothing: it counts, up to 3, and that is all it costs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from typing import Final
+
+from passerelle.caching.entry import Stored
+from passerelle.caching.gc_untrack import untrack
+from passerelle.caching.ghost_queue import Ghost
+from passerelle.caching.keys import key_path
+from passerelle.caching.tags import PAIR_BYTES, TagIndex, bounded
+
+_SMALL: Final = 1
+_MAIN: Final = 2
+
+SMALL_SHARE: Final = 0.1
+_MAX_FREQ: Final = 3
+
+# How many deleted keys are remembered, so that a response that was on its way when its URI was invalidated is not
+# stored afterwards: their hashes only, since a key may be 30 KB long; one of the same hash is merely not stored. Past
+# that an item asked for before the oldest of them is refused, whatever its key.
+_RECENT: Final = 4096
+
+
+class MemoryStore:
+    """The store in memory. ``capacity`` is in bytes, everything held for an item included.
+
+    ``epoch`` grows with each deletion and purge. Who fetches a response notes it when the request goes upstream and
+    hands it to :meth:`put_since`. The garbage collector does not see what is held (:mod:`.gc_untrack`), so a store is
+    cleared before it is dropped.
+    """
+
+    __slots__ = (
+        "_deleted",
+        "_floor",
+        "_ghost",
+        "_ghost_bytes",
+        "_index",
+        "_main",
+        "_main_bytes",
+        "_small",
+        "_small_bytes",
+        "_small_capacity",
+        "_tags",
+        "_unlinked",
+        "_unlinked_bytes",
+        "capacity",
+        "epoch",
+        "evictions",
+        "largest",
+    )
+
+    def __init__(self, capacity: int) -> None:
+        self.resize(capacity)
+        self.epoch = 0
+        self.evictions = 0
+        self._index: dict[bytes, Stored] = {}
+        self._small: deque[bytes] = deque()
+        self._main: deque[bytes] = deque()
+        self._small_bytes = 0
+        self._main_bytes = 0
+        self._ghost = Ghost()
+        self._ghost_bytes = self._ghost.measure()
+        # Deleted keys that a queue still names (taking one out of the middle would be a search); to the queue's number.
+        self._unlinked: dict[bytes, int] = {}
+        self._unlinked_bytes = 0  # of those keys; they are not counted as held
+        self._tags = TagIndex()
+        self._deleted: OrderedDict[int, int] = OrderedDict()
+        self._floor = 0
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def resize(self, capacity: int) -> None:
+        """Hold at most ``capacity`` bytes; what is too much goes with the next item that comes."""
+        self.capacity = capacity
+        self.largest = capacity // 16  # of one item: one response must not push out all others
+        self._small_capacity = int(capacity * SMALL_SHARE)
+
+    def close(self) -> None:
+        """Let go of everything, and hold nothing any more."""
+        self.clear()
+        self.resize(0)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held now."""
+        return self._small_bytes + self._main_bytes + self._ghost_bytes
+
+    def get(self, key: bytes) -> Stored | None:
+        """The item under ``key``, counted as a use of it."""
+        item = self._index.get(key)
+        if item is not None and item.freq < _MAX_FREQ:
+            item.freq += 1
+        return item
+
+    def peek(self, key: bytes) -> Stored | None:
+        """The item under ``key``, not counted as a use."""
+        return self._index.get(key)
+
+    def put(self, item: Stored) -> bool:
+        """Hold ``item`` under its key, in place of what was there; false when it is not held."""
+        key = item.key
+        if item.tags:
+            item.tags = bounded(item.tags)
+        item.size = _measure(item)
+        if item.size > self.largest:
+            self.delete(key)
+            return False
+        old = self._index.get(key)
+        if old is not None:
+            # The newer response takes the older one's place in its queue, and its standing.
+            item.queue = old.queue
+            item.freq = old.freq
+            self._count(old, -1)
+            if old.tags:
+                self._tags.discard(key, old.tags)
+        else:
+            item.freq = 0
+            linked = self._undeleted(key)
+            if linked:
+                item.queue = linked
+            elif key in self._ghost:
+                self._ghost.discard(key)
+                item.queue = _MAIN
+                self._main.append(key)
+            else:
+                item.queue = _SMALL
+                self._small.append(key)
+        self._index[key] = item
+        untrack(item)
+        self._count(item, 1)
+        if item.tags:
+            self._tags.add(key, item.tags)
+        while self.held_bytes > self.capacity and self._index:
+            self._evict()
+        return key in self._index
+
+    def put_since(self, item: Stored, epoch: int) -> bool:
+        """:meth:`put`, unless the item's key was deleted, or anything was purged, after ``epoch`` (RFC 9111 §4.4)."""
+        return self.put(item) if self.is_current(_primary(item.key), epoch) else False
+
+    def is_current(self, key: bytes, epoch: int) -> bool:
+        """Whether neither the URI's ``key`` was deleted nor anything purged after ``epoch``."""
+        return epoch == self.epoch or (epoch >= self._floor and self._deleted.get(hash(key), 0) <= epoch)
+
+    def resized(self, item: Stored) -> None:
+        """Count ``item``, which is held, anew: it has grown or shrunk."""
+        self._count(item, -1)
+        item.size = _measure(item)
+        self._count(item, 1)
+        while self.held_bytes > self.capacity and self._index:
+            self._evict()
+
+    def delete(self, key: bytes) -> bool:
+        """Let go of the item under ``key``; whether there was one."""
+        self.epoch += 1
+        hashed = hash(key)
+        self._deleted.pop(hashed, None)
+        self._deleted[hashed] = self.epoch
+        if len(self._deleted) > _RECENT:
+            self._floor = max(self._floor, self._deleted.popitem(last=False)[1])
+        return self._remove(key)
+
+    def purge_tag(self, tag: bytes) -> int:
+        """Let go of every item with ``tag``; how many there were."""
+        self._purged()
+        return sum(self._remove(key) for key in self._tags.keys(tag))
+
+    def tags_starting(self, prefix: bytes) -> list[bytes]:
+        """The tags held that start so; they are looked through."""
+        return self._tags.starting(prefix)
+
+    def purge_path(self, path: bytes) -> int:
+        """Let go of every item whose URI has this path (or starts so, where it ends in ``*``); how many there were."""
+        return sum(self.purging_path(path))
+
+    def purging_path(self, path: bytes, step: int = 5000) -> Iterator[int]:
+        """:meth:`purge_path` in steps of ``step`` keys, so that a large store can be purged between other work.
+
+        Yields how many items each step let go of. A purge is not indexed: keys are looked through, 0.3 us each.
+        """
+        self._purged()
+        prefix = path[:-1] if path.endswith(b"*") else None
+        keys = list(self._index)
+        for start in range(0, len(keys), step):
+            count = 0
+            for key in keys[start : start + step]:
+                found = key_path(key)
+                if found == path or (prefix is not None and found.startswith(prefix)):
+                    count += self._remove(key)
+            yield count
+
+    def clear(self) -> int:
+        """Let go of everything; how many items there were."""
+        self._purged()
+        count = len(self._index)
+        self._index = {}
+        self._small.clear()
+        self._main.clear()
+        self._ghost = Ghost()
+        self._unlinked.clear()
+        self._unlinked_bytes = 0
+        self._tags.clear()
+        self._small_bytes = self._main_bytes = 0
+        self._ghost_bytes = self._ghost.measure()
+        return count
+
+    def _purged(self) -> None:
+        self.epoch += 1
+        # What is on its way may have the tag or path: nobody knows before it is there.
+        self._floor = self.epoch
+        self._deleted.clear()
+
+    def _count(self, item: Stored, sign: int) -> None:
+        if item.queue == _SMALL:
+            self._small_bytes += sign * item.size
+        else:
+            self._main_bytes += sign * item.size
+
+    def _remove(self, key: bytes) -> bool:
+        item = self._index.pop(key, None)
+        if item is None:
+            return False
+        self._unlinked[key] = item.queue
+        self._unlinked_bytes += len(key)
+        self._forget(item)
+        # Deleted keys wait in their queue until their turn comes; they must not outnumber what is held, or take a part
+        # of the memory that matters.
+        if len(self._unlinked) > 1024 + 2 * len(self._index) or self._unlinked_bytes > self.capacity >> 5:
+            self._relink()
+        return True
+
+    def _forget(self, item: Stored) -> None:
+        self._count(item, -1)
+        if item.tags:
+            self._tags.discard(item.key, item.tags)
+
+    def _undeleted(self, key: bytes) -> int:
+        """The number of the queue that names the deleted ``key``, which no longer counts as deleted; 0 for others."""
+        queue = self._unlinked.pop(key, 0)
+        if queue:
+            self._unlinked_bytes -= len(key)
+        return queue
+
+    def _relink(self) -> None:
+        unlinked = self._unlinked
+        self._small = deque(key for key in self._small if key not in unlinked)
+        self._main = deque(key for key in self._main if key not in unlinked)
+        unlinked.clear()
+        self._unlinked_bytes = 0
+
+    def _evict(self) -> None:
+        """Take one step towards less: drop or move the item whose turn it is."""
+        if self._small_bytes > self._small_capacity or not self._main:
+            self._evict_small()
+        else:
+            self._evict_main()
+
+    def _evict_small(self) -> None:
+        key = self._small.popleft()
+        if self._undeleted(key):
+            return
+        item = self._index[key]
+        if item.freq > 0:
+            self._small_bytes -= item.size
+            item.freq = 0
+            item.queue = _MAIN
+            self._main_bytes += item.size
+            self._main.append(key)
+            return
+        del self._index[key]
+        self._forget(item)
+        if not self.evictions & 0x3FF:
+            self._ghost.fit(len(self._main))
+            self._ghost_bytes = self._ghost.measure()
+        self.evictions += 1
+        self._ghost.add(key)
+
+    def _evict_main(self) -> None:
+        key = self._main.popleft()
+        if self._undeleted(key):
+            return
+        item = self._index[key]
+        if item.freq > 0:
+            item.freq -= 1
+            self._main.append(key)
+            return
+        del self._index[key]
+        self._forget(item)
+        self.evictions += 1
+
+
+def _measure(item: Stored) -> int:
+    return item.measure() + PAIR_BYTES * len(item.tags)
+
+
+def _primary(key: bytes) -> bytes:
+    """The URI's key of a variant's key."""
+    return key.partition(b"\x00")[0]

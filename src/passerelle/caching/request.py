@@ -1,0 +1,135 @@
+"""What a request says to a cache, read once. A connection remembers its last head, and these facts with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from passerelle.caching.directives import NONE, Directives, parse_cache_control
+from passerelle.caching.entry import AUTHORIZATION, COOKIE, DIRECTIVES, SPECIAL
+from passerelle.caching.vary import variant_key
+from passerelle.http.messages import SELECTING, Fields
+
+# Request directives that a cache does something about (RFC 9111 §5.2.1); no-transform is the coder's.
+REQUEST_DIRECTIVES: Final = (b"no-cache", b"no-store", b"max-age", b"max-stale", b"min-fresh", b"only-if-cached")
+
+
+class Facts:
+    """A request as a cache sees it.
+
+    ``needs`` has COOKIE and AUTHORIZATION for what identifies its sender, DIRECTIVES for directives, and SPECIAL for
+    whatever else the short way of a hit does not look at. ``consumer`` is an identity that the gateway itself
+    established (API key, token, session), for keys per consumer; it counts as Authorization (RFC 9111 §3.5 is about
+    both alike).
+    ``origin_only`` is true for conditions that only an origin evaluates (If-Match, If-Unmodified-Since).
+    """
+
+    __slots__ = (
+        "_fields",
+        "_variants",
+        "consumer",
+        "directives",
+        "has_body",
+        "if_modified_since",
+        "if_none_match",
+        "if_range",
+        "method",
+        "needs",
+        "origin_only",
+        "range",
+    )
+
+    def __init__(
+        self,
+        method: bytes,
+        fields: Fields,
+        *,
+        has_body: bool = False,
+        consumer: bytes = b"",
+    ) -> None:
+        self.method = method
+        self._fields = fields
+        self.has_body = has_body
+        self.consumer = consumer
+        self.directives: Directives = NONE
+        self.if_none_match: bytes | None = None
+        self.if_modified_since: bytes | None = None
+        self.if_range: bytes | None = None
+        self.range: bytes | None = None
+        self.origin_only = False
+        self._variants: dict[tuple[bytes, ...], bytes] | None = None
+        needs = AUTHORIZATION if consumer else 0
+        if method != b"GET" or has_body:
+            needs |= SPECIAL
+        controls: list[bytes] | None = None
+        for name, value in fields:
+            if name not in SELECTING:
+                continue
+            if name == b"cookie":
+                needs |= COOKIE
+            elif name == b"authorization":
+                needs |= AUTHORIZATION
+            elif name == b"cache-control":
+                controls = [value] if controls is None else [*controls, value]
+            else:
+                needs |= SPECIAL
+                if name == b"if-none-match":
+                    # A list field: further lines continue it (RFC 9110 §5.3).
+                    self.if_none_match = value if self.if_none_match is None else self.if_none_match + b", " + value
+                elif name == b"if-modified-since":
+                    self.if_modified_since = value
+                elif name == b"range":
+                    self.range = value
+                elif name == b"if-range":
+                    self.if_range = value
+                else:
+                    self.origin_only = True
+        if controls is not None:
+            self.directives = directives = parse_cache_control(controls)
+            if any(name in directives for name in REQUEST_DIRECTIVES):
+                needs |= DIRECTIVES
+        self.needs = needs
+
+    @property
+    def fields(self) -> Fields:
+        """The request's end-to-end fields."""
+        return self._fields
+
+    def variant(self, names: tuple[bytes, ...]) -> bytes:
+        """The part of a key that the request fields ``names`` make (RFC 9111 §4.1), remembered with these facts."""
+        known = self._variants
+        if known is None:
+            known = self._variants = {}
+        key = known.get(names)
+        if key is None:
+            key = known[names] = variant_key(names, self.fields, self.consumer)
+        return key
+
+
+class SilentFacts(Facts):
+    """Those of a plain GET none of whose fields is among ``SELECTING``; ``read`` gives them, should Vary name one.
+
+    Most requests are such, and where heads differ each time, to make pairs of their fields takes longer than all the
+    rest of a hit's lookup. What such a request says is therefore said once, by the class.
+    """
+
+    __slots__ = ("_read",)
+
+    method = b"GET"
+    needs = 0
+    has_body = False
+    consumer = b""
+    directives = NONE
+    origin_only = False
+    if_none_match = if_modified_since = if_range = range = None
+
+    def __init__(self, read: Callable[[], Fields]) -> None:
+        self._read: Callable[[], Fields] | None = read
+        self._variants = None
+
+    @property
+    def fields(self) -> Fields:
+        """The request's end-to-end fields."""
+        if self._read is not None:
+            self._fields, self._read = self._read(), None
+        return self._fields

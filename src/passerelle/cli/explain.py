@@ -1,0 +1,314 @@
+"""``passerelle explain``: which route answers a request, what the service sees, and why not the other routes.
+
+The answer is computed by the gateway's own router; the reasons beside it are found by comparing each route alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from passerelle.cli.support import answer_no, config_path, json_option, print_json, read_config
+
+if TYPE_CHECKING:
+    from passerelle.config import Config
+    from passerelle.routing.router import Match, Rule
+
+_MOST_OTHERS = 15
+_METHOD = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]+").fullmatch
+_URL = re.compile(
+    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*))?(?P<path>[^?#]*)(?P<query>\?[^#]*)?"
+).match
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, as far as routing looks at it."""
+
+    host: bytes
+    method: bytes
+    path: bytes
+    query: bytes
+    length: int | None
+
+
+@click.command(options_metavar="[OPTIONS]")
+@click.argument("arguments", nargs=-1, required=True, metavar="[CONFIG] METHOD URL")
+@click.option(
+    "-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header field of the request."
+)
+@json_option
+def explain(arguments: tuple[str, ...], headers: tuple[str, ...], as_json: bool) -> None:
+    """Say which route answers METHOD URL, and why not the others.
+
+    URL is a path, or http://host/path. Of the header fields, Host and Content-Length decide something. Nothing is
+    sent anywhere. Exit 0 if a route answers, 1 if the gateway refuses.
+
+    \b
+    Examples:
+      passerelle explain GET /user/42
+      passerelle explain gateway.yaml PUT '/user/42?full=1' -H 'Host: api.example.com'
+    """
+    if len(arguments) not in (2, 3):
+        number = f"{len(arguments)} argument{'' if len(arguments) == 1 else 's'}"
+        raise click.UsageError(f"found {number}; allowed is [CONFIG] METHOD URL")
+    path = config_path(arguments[0] if len(arguments) == 3 else None)
+    asked = _request(arguments[-2], arguments[-1], headers)
+    result = explanation(read_config(path), asked)
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
+    if result["status"] is not None:
+        answer_no()
+
+
+def _request(method: str, url: str, headers: tuple[str, ...]) -> Asked:
+    if not _METHOD(method):
+        capitals = f"; did you mean {method.upper()}?" if _METHOD(method.upper()) else ""
+        raise click.UsageError(f"found the method {method!r}; methods are written in capitals{capitals}")
+    parts = _URL(url)
+    assert parts is not None
+    if parts["scheme"] is not None and parts["scheme"].lower() not in ("http", "https"):
+        raise click.UsageError(f"found the scheme {parts['scheme']!r}; allowed are http and https")
+    if parts["path"] and not parts["path"].startswith("/"):
+        raise click.UsageError(f"found {url!r}; allowed is a path such as /{url}, or http://host/path")
+    host, length = parts["authority"] or "", None
+    for line in headers:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise click.UsageError(f"found the header {line!r}; allowed is 'Name: value'")
+        if name.strip().lower() == "host":
+            host = value.strip()
+        elif name.strip().lower() == "content-length":
+            if not value.strip().isdigit():
+                raise click.UsageError(f"found the Content-Length {value.strip()!r}; allowed is a number")
+            length = int(value)
+    return Asked(_octets(host), method.encode(), _octets(parts["path"] or "/"), _octets(parts["query"] or ""), length)
+
+
+def _octets(text: str) -> bytes:
+    """An argument as it stood on the command line, even where that was no UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _shown(octets: bytes) -> str:
+    return octets.decode("utf-8", "backslashreplace")
+
+
+def explanation(config: Config, asked: Asked) -> dict[str, Any]:
+    """Everything that is said about a request, JSON-able. ``status`` is None if a route answers, else the refusal's."""
+    from passerelle.config import rules
+    from passerelle.errors import Failure, Kind
+    from passerelle.routing.router import Router, canonical_path, normal_host
+
+    result: dict[str, Any] = {
+        "method": asked.method.decode(),
+        "host": _shown(normal_host(asked.host)),
+        "path": _shown(asked.path),
+        "canonical_path": None,
+        "status": None,
+        "reason": None,
+        "route": None,
+        "others": [],
+    }
+    try:
+        canonical = canonical_path(asked.path)
+    except Failure as failure:
+        return result | {"status": failure.status, "reason": f"{failure.title.lower()}: {failure.detail}"}
+    result["canonical_path"] = canonical.decode()
+    table = rules(config)
+    match = Router(table).match(asked.host, asked.method, canonical)
+    if match.value is None:
+        refusal = Failure(Kind.METHOD_NOT_ALLOWED if match.allowed else Kind.NO_ROUTE)
+        result |= {"status": refusal.status, "reason": refusal.title.lower()}
+        if match.allowed:
+            result["reason"] += f" (Allow: {', '.join(method.decode() for method in match.allowed)})"
+            result["allow"] = [method.decode() for method in match.allowed]
+    else:
+        index = next(index for index, route in enumerate(config.routes) if route is match.value)
+        result["route"] = _route(config, index, asked, canonical, match)
+        limit = config.body_limit(config.routes[index])
+        if limit is not None and asked.length is not None and asked.length > limit:
+            refusal = Failure(Kind.BODY_TOO_LARGE)
+            reason = f"{refusal.title.lower()}: {asked.length} bytes, {limit} allowed"
+            result |= {"status": refusal.status, "reason": reason}
+    result["others"] = _others(config, table, match, asked, canonical)
+    return result
+
+
+def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Match) -> dict[str, Any]:
+    from passerelle.config import describe
+    from passerelle.http.messages import IDEMPOTENT_METHODS
+    from passerelle.routing.paths import REST, Pattern, Template
+
+    route = config.routes[index]
+    rest = frozenset(s.text for s in Pattern.parse(route.path).segments if s.kind == REST)
+    described: dict[str, Any] = {
+        "key": f"routes[{index}]",
+        "label": route.label,
+        "params": {name: value.decode() for name, value in match.params.items()},
+        "repeats": route.compose is not None or asked.method in IDEMPOTENT_METHODS,
+        "idle": describe.idle_told(route),
+        **describe.route_told(config, route),
+    }
+    services = described["services"]
+    if route.service is not None:
+        upstream = canonical if route.rewrite is None else Template(route.rewrite, rest).fill(match.params)
+        described |= {"service": services[route.service], "upstream_path": _shown(upstream + asked.query)}
+        return described
+    if route.login is not None:
+        return described | {"upstream_path": route.login.path}
+    described["parts"] = [
+        {
+            "key": key,
+            "upstream_path": Template(part.path, rest).fill(match.params).decode(),
+            **describe.part_told(route, part),
+            "service": services[part.service],
+        }
+        for key, part in (route.compose or {}).items()
+    ]
+    return described
+
+
+def _others(config: Config, table: list[Rule], match: Match, asked: Asked, canonical: bytes) -> list[dict[str, str]]:
+    """Each other route and what keeps it from answering, the nearest to answering first."""
+    winner = next((rule for rule in table if rule.value is match.value), None)
+    found: list[tuple[tuple[int, int], int, str]] = []
+    for index, rule in enumerate(table):
+        if rule is not winner:
+            nearness, reason = why_not(rule, winner, asked, canonical)
+            found.append((nearness, index, reason))
+    return [
+        {"key": f"routes[{index}]", "label": config.routes[index].label, "reason": reason}
+        for _, index, reason in sorted(found)
+    ]
+
+
+def why_not(rule: Rule, winner: Rule | None, asked: Asked, path: bytes) -> tuple[tuple[int, int], str]:
+    """How far ``rule`` is from answering (a sort key), and why it does not; ``winner`` is the rule that does."""
+    from passerelle.routing.router import normal_host, specificity
+
+    host = normal_host(asked.host)
+    if rule.host is not None and rule.host != host:
+        covered = rule.host.startswith(b"*.") and host.endswith(rule.host[1:])
+        if not covered:
+            return (2, 0), f"host: it is for {rule.host.decode()}, not {_shown(host) or 'a request without host'}"
+    fitting, reason = _path_reason(rule.pattern, path)
+    if reason:
+        return (3, -fitting), f"path: {reason}"
+    if rule.methods is not None and not _takes(rule.methods, asked.method):
+        return (1, 0), f"method: it takes {', '.join(sorted(method.decode() for method in rule.methods))}"
+    assert winner is not None
+    keys = zip(("host", "path", "method"), specificity(rule), specificity(winner), strict=False)
+    decided = next((what for what, own, other in keys if own != other), "method")
+    return (0, 0), f"{decided}: it matches too, but less specifically"
+
+
+def _takes(methods: frozenset[bytes], method: bytes) -> bool:
+    return method in methods or (method == b"HEAD" and b"GET" in methods)
+
+
+def _path_reason(pattern: str, path: bytes) -> tuple[int, str | None]:
+    """How many segments of ``path`` fit ``pattern``, and what does not; None if all of it fits."""
+    from passerelle.routing.paths import LITERAL, PARAMETER, Pattern
+
+    segments = path.decode().split("/")[1:]
+    wanted = Pattern.parse(pattern).segments
+    for index, segment in enumerate(wanted):
+        if segment.kind > PARAMETER:
+            return index, None
+        if index >= len(segments):
+            return index, f"it ends before {segment}"
+        found = segments[index]
+        if segment.kind == LITERAL and found != segment.text:
+            return index, f"segment {index + 1} is {found!r}, not {segment.text!r}"
+        if segment.kind == PARAMETER and not found:
+            return index, f"segment {index + 1} is empty, and {segment} is not"
+    if len(segments) > len(wanted):
+        return len(wanted), f"it goes on with {'/' + '/'.join(segments[len(wanted) :])!r}"
+    return len(wanted), None
+
+
+def _print(result: dict[str, Any]) -> None:
+    canonical, route = result["canonical_path"], result["route"]
+    lines: list[tuple[str, str]] = []
+    if result["host"]:
+        lines.append(("host", result["host"]))
+    if canonical is not None and canonical != result["path"]:
+        lines.append(("path", f"{canonical} (canonical form of {result['path']})"))
+    else:
+        lines.append(("path", result["path"]))
+    if result["status"] is not None:
+        lines.append(("answer", click.style(f"{result['status']} {result['reason']}", fg="red")))
+    if route is not None:
+        lines += _route_lines(result["method"], route)
+    width = max(len(name) for name, _ in lines) + 2
+    for name, text in lines:
+        click.echo(f"{click.style(name.ljust(width), bold=True)}{text}")
+    others = result["others"]
+    if others:
+        click.echo(click.style("\nnot the others" if route is not None else "\nwhy not", bold=True))
+    shown = others[:_MOST_OTHERS]
+    labels = max((len(other["label"]) for other in shown), default=0)
+    keys = max((len(other["key"]) for other in shown), default=0)
+    for other in shown:
+        click.echo(f"  {other['key'].ljust(keys)}  {other['label'].ljust(labels)}  {other['reason']}")
+    if len(others) > len(shown):
+        click.echo(f"  … and {len(others) - len(shown)} more, further from matching (--json lists all)")
+
+
+def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
+    from passerelle.config.models.units import duration_text, size_text
+
+    lines = [("route", click.style(f"{route['key']}  {route['label']}", fg="green"))]
+    if route["params"]:
+        lines.append(("params", ", ".join(f"{name} = {value or '(empty)'}" for name, value in route["params"].items())))
+    lines += [("guard", guard) for guard in route["guards"]]
+    lines += [("headers", change) for change in route["headers"]]
+    if "service" in route:
+        lines.append(("service", _service_text(route["service"])))
+        lines.append(("upstream", f"{method} {route['upstream_path']}"))
+    if route["login"] is not None:
+        asked = route["services"][route["login"]["service"]]
+        lines.append(("login", f"POST {route['upstream_path']} of {_service_text(asked)}"))
+    if route["logout"]:
+        lines.append(("logout", "the session ends"))
+    for part in route.get("parts", ()):
+        fate = "required" if part["required"] else f"on error {_json(part['fallback'])}"
+        if part["pass_status"]:
+            fate += f", passes {', '.join(map(str, part['pass_status']))}"
+        text = f"{part['key']}: GET {part['upstream_path']} from {_service_text(part['service'])}"
+        lines.append(("part", f"{text}, timeout {duration_text(part['timeout'])}, {fate}"))
+        if part["cache"] is not None:
+            lines.append(("cache", f"{part['key']}: {part['cache']}"))
+    lines += [(key, route[key]) for key in ("cache", "compress", "hedge", "idle") if route[key] is not None]
+    each = f", {duration_text(route['attempt_timeout'])} an attempt" if route["attempt_timeout"] is not None else ""
+    known = ", services are told what is left" if route["tell_deadline"] else ""
+    lines.append(("timeout", duration_text(route["timeout"]) + each + known))
+    once = "" if route["repeats"] or route["attempts"] == 1 else f" ({method} is repeated only if nothing was sent)"
+    lines.append(("attempts", f"{route['attempts']}{once}"))
+    lines.append(("body", f"at most {size_text(route['body'])}" if route["body"] is not None else "unlimited"))
+    return lines
+
+
+def _service_text(service: dict[str, Any]) -> str:
+    count = service["instances"]
+    texts = [f"{count} instance{'' if count == 1 else 's'}", service["balance"]]
+    if service["by"] is not None:
+        texts[-1] += f" by {service['by']}"
+    if service["sticky"] is not None:
+        texts.append(f"sticky by cookie {service['sticky']}")
+    if service["concurrency"] is not None:
+        least, most = service["concurrency"]
+        texts.append(f"{least} to {most} requests at once")
+    return f"{service['name']} ({', '.join(texts)})"
+
+
+def _json(value: object) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,262 @@
+"""Commands about API keys: ``passerelle keys create|list|rotate|revoke|import``."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from passerelle.cli.support import LazyGroup, answer_no, json_option, print_json, print_table, read_config
+
+if TYPE_CHECKING:
+    from passerelle.config.models.config import Config
+    from passerelle.security.credentials.api_keys import ApiKey, KeyStore
+
+_COMMANDS = {
+    "create": "passerelle.cli.keys:create",
+    "import": "passerelle.cli.keys:import_keys",
+    "list": "passerelle.cli.keys:list_keys",
+    "rotate": "passerelle.cli.keys:rotate",
+    "revoke": "passerelle.cli.keys:revoke",
+}
+_SPAN = re.compile(r"(\d{1,6})(s|m|h|d)", re.ASCII).fullmatch
+# How long Redis may take to answer (seconds).
+_PATIENCE = 5.0
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@click.group(cls=LazyGroup, lazy=_COMMANDS, short_help="Make, list, rotate, revoke and import API keys.")
+def keys() -> None:
+    """Make, list, rotate, revoke and import the API keys of a configuration.
+
+    The keys are where `keys: {store: …}` of the configuration says: in an SQLite file, or in Redis. Running gateways
+    see every change within about a second.
+    """
+
+
+class _Span(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
+    name = "span"
+
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = _SPAN(str(value))
+        if match is None:
+            self.fail(f"found {value!r}; allowed is a number with a unit (s, m, h, d), such as 90d", param, ctx)
+        seconds = int(match[1]) * _SECONDS[match[2]]
+        if seconds < self._least:
+            self.fail(f"found {value!r}; allowed is {self._least}s or longer", param, ctx)
+        return seconds
+
+
+_config_option = click.option("-c", "--config", metavar="CONFIG", help="The configuration file.")
+_expires_option = click.option(
+    "--expires", type=_Span(1), metavar="SPAN", help="How long it holds, such as 90d; for good without it."
+)
+
+
+class Store(Protocol):
+    """Where keys are kept."""
+
+    def create(self, owner: str, scopes: Iterable[str], now: int, expires: int | None = None) -> tuple[ApiKey, str]:
+        """Make a key."""
+
+    def rotate(self, identity: str, now: int, overlap: int, expires: int | None = None) -> tuple[ApiKey, str]:
+        """Make one in the place of another."""
+
+    def revoke(self, identity: str, now: int) -> None:
+        """End one."""
+
+    def put(self, key: ApiKey, digest: bytes) -> bool:
+        """Take one over; False where it is there."""
+
+    def all(self) -> list[ApiKey]:
+        """Every key."""
+
+    def close(self) -> None:
+        """Leave it."""
+
+
+@contextmanager
+def _store(config: str | None) -> Iterator[Store]:
+    from passerelle.security.credentials.api_keys import UnknownKey
+
+    read = read_config(config)
+    if read.keys is None:
+        raise click.UsageError("the configuration has no keys; add keys: {store: keys.db}")
+    try:
+        opened: AbstractContextManager[Store]
+        opened = _file(read.keys.store) if isinstance(read.keys.store, Path) else _redis(read)
+        with opened as store:
+            yield store
+    except UnknownKey as error:
+        click.echo(f"no key {error.args[0]!r} that holds", err=True)
+        answer_no()
+
+
+@contextmanager
+def _file(path: Path) -> Iterator[KeyStore]:
+    import sqlite3
+
+    from passerelle.security.credentials.api_keys import KeyStore
+
+    try:
+        with closing(KeyStore(path)) as store:
+            yield store
+    except sqlite3.Error as error:
+        raise click.ClickException(f"{path}: {error}") from None
+
+
+@contextmanager
+def _redis(config: Config) -> Iterator[Store]:
+    from redis import Redis, RedisError
+
+    from passerelle.security.credentials.redis_api_keys import SharedKeyStore
+    from passerelle.security.credentials.redis_lookup import UNREADABLE
+
+    assert config.redis is not None, "the configuration was checked"
+    client = Redis.from_url(config.redis.url, socket_connect_timeout=_PATIENCE, socket_timeout=_PATIENCE)
+    try:
+        with closing(SharedKeyStore(client)) as store:
+            yield store
+    except RedisError as error:
+        # The address and not the URL, which may hold a password.
+        raise click.ClickException(f"redis at {config.redis.address}: {error}") from None
+    except UNREADABLE as error:
+        # It talks nonsense, of which its client raises whatever it stumbles over; or a key was altered there.
+        raise click.ClickException(f"redis at {config.redis.address}: an answer cannot be read: {error}") from None
+
+
+def _checked(check: Callable[[str], str], text: str) -> str:
+    try:
+        return check(text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@click.command()
+@click.option("--owner", required=True, help="The consumer that the key stands for.")
+@click.option("--scope", "scopes", multiple=True, help="What it may do; may be given more than once.")
+@_expires_option
+@_config_option
+@json_option
+def create(owner: str, scopes: tuple[str, ...], expires: int | None, config: str | None, as_json: bool) -> None:
+    """Make a key and show it, this once.
+
+    \b
+    Examples:
+      passerelle keys create --owner mobile-app --scope orders:read --expires 90d
+    """
+    from passerelle.config.models.guards import check_consumer, check_scope
+
+    owner = _checked(check_consumer, owner)
+    scopes = tuple(_checked(check_scope, scope) for scope in scopes)
+    now = int(time.time())
+    with _store(config) as store:
+        _show_new(*store.create(owner, scopes, now, now + expires if expires else None), as_json=as_json)
+
+
+@click.command("list", short_help="List the keys, the oldest first.")
+@_config_option
+@json_option
+def list_keys(config: str | None, as_json: bool) -> None:
+    """List the keys, the oldest first; never the keys themselves, which nobody has stored."""
+    now = time.time()
+    with _store(config) as store:
+        found = store.all()
+    if as_json:
+        print_json([_as_json(key, now) for key in found])
+        return
+    rows = [
+        (
+            key.id,
+            key.owner,
+            " ".join(key.scopes),
+            key.refusal(now) or "holds",
+            _time(key.created),
+            _time(key.expires),
+            _time(key.last_used),
+        )
+        for key in found
+    ]
+    print_table(("ID", "OWNER", "SCOPES", "STATE", "CREATED", "EXPIRES", "LAST USED"), rows)
+
+
+@click.command(short_help="Make a key in the place of another one.")
+@click.argument("identity", metavar="ID")
+@click.option("--overlap", type=_Span(), default="24h", show_default=True, help="How long the old key still holds.")
+@_expires_option
+@_config_option
+@json_option
+def rotate(identity: str, overlap: int, expires: int | None, config: str | None, as_json: bool) -> None:
+    """Make a key in the place of the key ID, with its owner and scopes; both hold during the overlap.
+
+    \b
+    Examples:
+      passerelle keys rotate k3v5m2qxea --overlap 7d
+    """
+    now = int(time.time())
+    with _store(config) as store:
+        _show_new(*store.rotate(identity, now, overlap, now + expires if expires else None), as_json=as_json)
+
+
+@click.command(short_help="End a key for good.")
+@click.argument("identity", metavar="ID")
+@_config_option
+def revoke(identity: str, config: str | None) -> None:
+    """End the key ID for good; running gateways refuse it within a second."""
+    with _store(config) as store:
+        store.revoke(identity, int(time.time()))
+    click.echo(f"{identity}: revoked")
+
+
+@click.command("import", short_help="Take over the keys of another file.")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_config_option
+def import_keys(file: Path, config: str | None) -> None:
+    """Take over the keys of the SQLite file FILE, such as when they are to be in Redis from now on.
+
+    Keys that are there already, by their ids, stay as they are; FILE is not changed.
+
+    \b
+    Examples:
+      passerelle keys import var/keys.db
+    """
+    with _file(file) as source:
+        found = source.export()
+    with _store(config) as store:
+        taken = sum(store.put(key, digest) for key, digest in found)
+    click.echo(f"{taken} of {len(found)} keys taken over, {len(found) - taken} there already")
+
+
+def _show_new(made: ApiKey, key: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**_as_json(made, made.created), "key": key})
+        return
+    click.echo(key)
+    until = f", until {_time(made.expires)}" if made.expires else ""
+    click.echo(f"{made.id} of {made.owner}{until}. The key is not stored and cannot be shown again.", err=True)
+
+
+def _as_json(key: ApiKey, now: float) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "owner": key.owner,
+        "scopes": list(key.scopes),
+        "state": key.refusal(now) or "holds",
+        "created": _time(key.created),
+        "expires": _time(key.expires) or None,
+        "revoked": _time(key.revoked) or None,
+        "last_used": _time(key.last_used) or None,
+        "replaces": key.replaces,
+    }
+
+
+def _time(seconds: int | None) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)) if seconds is not None else ""

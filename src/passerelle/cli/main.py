@@ -1,0 +1,82 @@
+"""The command line: ``passerelle``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from passerelle.cli.support import LazyGroup, use_colour
+
+_COMMANDS = {
+    "up": "passerelle.cli.run:up",
+    "gateway": "passerelle.cli.run:gateway",
+    "proxy": "passerelle.cli.run:proxy",
+    "status": "passerelle.cli.run:status",
+    "instances": "passerelle.cli.instances:instances",
+    "cache": "passerelle.cli.cache:cache",
+    "check": "passerelle.cli.config:check",
+    "routes": "passerelle.cli.config:routes",
+    "reload": "passerelle.cli.run:reload",
+    "restart": "passerelle.cli.run:restart",
+    "scale": "passerelle.cli.run:scale",
+    "explain": "passerelle.cli.explain:explain",
+    "keys": "passerelle.cli.keys:keys",
+    "schema": "passerelle.cli.config:schema",
+    "version": "passerelle.cli.config:version",
+}
+
+
+# What writing to a file that stdout leads to may end with.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="CONFIG is gateway.yaml (or passerelle.yaml) of the current folder where it is left out.",
+)
+@click.version_option(package_name="passerelle", message="%(prog)s %(version)s")
+@click.pass_context
+def passerelle(ctx: click.Context) -> None:
+    """API gateway, load balancer and runner for Python services.
+
+    \b
+    Examples:
+      passerelle up                           run the services and the gateway of gateway.yaml
+      passerelle proxy http://localhost:5000  put a gateway in front of one address, without a file
+      passerelle check                        say what is wrong with gateway.yaml
+      passerelle explain GET /user/42         say which route answers, and why not the others
+    """
+    ctx.color = use_colour()
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process: 0 done, 1 the answer is no, 2 wrong usage (said on one line)."""
+    try:
+        code = passerelle.main(args, prog_name="passerelle", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        command = context.command_path if context is not None else "passerelle"
+        message = " ".join(error.format_message().split()).rstrip(".")
+        see = f" (see {command} --help)" if isinstance(error, click.UsageError) else ""
+        click.echo(f"{command}: {message[:1].lower()}{message[1:]}{see}", err=True)
+        sys.exit(error.exit_code if isinstance(error, click.UsageError) else 1)
+    except click.Abort:
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        # What is still to be written would fail once more at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        click.echo(f"passerelle: cannot write the output: {(error.strerror or '').lower()}", err=True)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,234 @@
+"""A composed answer as a whole, on a route that stores it: to the cache it is what a service's answer is.
+
+Its terms are those of its parts, the least of each: the shortest lifetime, no storing where one part forbids it, all
+their Vary fields and tags. Clients are told what the parts say to clients (``Cache-Control``). What holds for the
+store alone, such as a lifetime that the configuration gives, is said in a field of the gateway's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
+from time import time
+from typing import Any, Final, NamedTuple
+
+from passerelle.balancing.instance import Instance
+from passerelle.caching.entry import NEVER
+from passerelle.caching.freshness import initial_age
+from passerelle.caching.response import Received
+from passerelle.caching.settings import Identity, Settings
+from passerelle.caching.storing import read_terms
+from passerelle.caching.vary import CONSUMER, CONSUMER_FIELD
+from passerelle.compose.composition import Composed, Gathering, Outcome
+from passerelle.compose.part import PartCall, composed_answer
+from passerelle.compose.part_requests import Asking
+from passerelle.compose.plans import TERMS
+from passerelle.errors import Failure
+from passerelle.gateway.plans import ComposePlan
+from passerelle.http.messages import Fields
+from passerelle.proxy_cache.cache import CachePlan
+from passerelle.proxy_cache.heads import Marked, tags_of
+from passerelle.upstream.deadlines import Deadlines
+from passerelle.upstream.interfaces import NOBODY, SILENT, Receiver, Source
+from passerelle.upstream.request_body import RequestBody
+
+# Settings of a part without a cache of its own: its answers have the lifetime that they name, and no other.
+_BY_ITSELF: Final = Settings(heuristic=False)
+# What every part is asked alike, whatever the client's own.
+_FIXED: Final = frozenset({b"accept", b"accept-encoding"})
+
+
+class Whole:
+    """One request's composed answer, as the origin that the cache asks."""
+
+    __slots__ = ("_asking", "_plan", "deadlines")
+
+    def __init__(self, plan: ComposePlan, asking: Asking) -> None:
+        self._plan = plan
+        self._asking = asking
+        self.deadlines: Deadlines = plan.deadlines
+
+    @property
+    def forward(self) -> Callable[[Any, Receiver, bytes, bytes, RequestBody | None, float], Source]:
+        """What asks for the parts."""
+        return self._gathered
+
+    def renewing(self) -> Whole:
+        """The same whole, of parts none of which is stale."""
+        return Whole(self._plan, self._asking.renewing())
+
+    def _gathered(
+        self, origin: Any, receiver: Receiver, method: bytes, message: bytes, body: RequestBody | None, started: float
+    ) -> Source:
+        return Gathered(self._plan, self._asking, receiver, started)
+
+
+class Gathered:
+    """All parts asked for, and their answers joined for ``receiver``: it hears of the end exactly once."""
+
+    __slots__ = (
+        "_asking",
+        "_gathering",
+        "_parts",
+        "_plan",
+        "_receiver",
+        "_started",
+        "attempts",
+        "hedged",
+        "key",
+        "seconds",
+    )
+
+    instance: Instance = NOBODY
+
+    def __init__(self, plan: ComposePlan, asking: Asking, receiver: Receiver, started: float) -> None:
+        self._plan = plan
+        self._asking = asking
+        self._receiver = receiver
+        self._started = started
+        self._gathering: Gathering | None = None
+        self._parts: list[PartCall] = []
+        self.key: bytes | None = None
+        self.attempts = 0
+        self.hedged: str | None = None  # its parts are told together, in the metrics
+        self.seconds = 0.0
+
+    def start(self) -> None:
+        """Ask for every part."""
+        self._gathering = gathering = Gathering(self._plan.composition, self._tell)
+        gathering.start(self._call)
+
+    def _call(self, index: int, gathering: Gathering) -> PartCall:
+        asked = self._asking.ask(index, gathering, self._started)
+        self._parts.append(asked)
+        asked.forward.start()
+        return asked
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more."""
+        self._receiver = SILENT
+        gathering, self._gathering = self._gathering, None
+        if gathering is not None:
+            gathering.cancel()
+
+    def refuse(self, failure: Failure) -> None:
+        """Take no more of it."""
+        self.cancel()
+
+    def pause(self) -> None:
+        """Nothing to do: the answer comes whole."""
+
+    def resume(self) -> None:
+        """Nothing to do either."""
+
+    def _tell(self, outcome: Outcome) -> None:
+        receiver, self._receiver = self._receiver, SILENT
+        parts, self._parts, self._gathering = self._parts, [], None
+        self.attempts = sum(part.forward.attempts for part in parts)
+        self.seconds = max((part.forward.seconds for part in parts), default=0.0)
+        if isinstance(outcome, Failure):
+            receiver.on_failure(outcome)
+            return
+        _, head, body = composed_answer(outcome, parts)
+        own = b""
+        if isinstance(outcome, Composed) and outcome.partial:
+            own = b"Passerelle-Partial: %b\r\n" % ", ".join(outcome.partial).encode()
+        elif isinstance(outcome, Composed):
+            fields = _joined(self._plan, parts, self._asking.params, body, time())
+            head += b"".join(b"%b: %b\r\n" % field for field in fields)
+        head += b"Content-Length: %d\r\n\r\n" % len(body)
+        receiver.on_response(Marked(head, own), body, True)
+
+
+class _Terms(NamedTuple):
+    """What one part's answer says of storing and using it. Lifetimes in seconds from now; None: it names none."""
+
+    stored: float | None
+    shown: float | None
+    control: frozenset[bytes]
+    vary: tuple[bytes, ...] | None
+    strict: bool
+    shared: bool
+    tags: tuple[bytes, ...]
+
+
+def _joined(
+    plan: ComposePlan, parts: Iterable[PartCall], params: Mapping[str, bytes], body: bytes, now: float
+) -> Fields:
+    """The fields of a whole answer that is made of these parts' (RFC 9111 §3, §4.2)."""
+    terms = [_terms(each.cache, part, params, now) for each, part in zip(plan.parts, parts, strict=True)]
+    vary = {name for each in terms for name in (each.vary if each.vary is not None else (b"*",))} - _FIXED
+    fields: Fields = [(b"ETag", b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode("ascii"))]
+    if vary:
+        fields.append((b"Vary", b"*" if b"*" in vary else b", ".join(name.title() for name in sorted(vary))))
+    control = frozenset[bytes]().union(*(each.control for each in terms))
+    public = all(each.shared for each in terms)
+    shown = _control(control, _least([each.shown for each in terms]), b"must-revalidate" in control, False)
+    if shown:
+        fields.append((b"Cache-Control", shown))
+    lifetimes = [plan.ttl if each.stored is None else each.stored for each in terms]
+    lifetime = _least(lifetimes if plan.ttl is None else [*lifetimes, plan.ttl])
+    kept = _control(control, lifetime, any(each.strict for each in terms), public)
+    if kept:
+        # "proxy-revalidate" says no more than it must: "must-revalidate" would share it among users (RFC 9111 §3.5).
+        fields.append((TERMS, kept.replace(b"must-revalidate", b"proxy-revalidate")))
+    tags = dict.fromkeys(tag for each in terms for tag in each.tags)
+    fields += [(b"Surrogate-Key", tag) if b"," in tag else (b"Cache-Tag", tag) for tag in tags]
+    return fields
+
+
+def _control(said: frozenset[bytes], lifetime: float | None, strict: bool, public: bool) -> bytes:
+    """A Cache-Control of these terms, empty where there is nothing to say."""
+    members: list[bytes] = [name for name in (b"no-store", b"private", b"no-cache") if name in said]
+    if not members and lifetime is not None:
+        members.append(b"max-age=%d" % max(lifetime, 0.0))
+        if public:
+            members.append(b"public")
+        if strict:
+            members.append(b"must-revalidate")
+    return b", ".join(members)
+
+
+def _least(lifetimes: list[float | None]) -> float | None:
+    """The shortest, or None where one is not known."""
+    known = [seconds for seconds in lifetimes if seconds is not None]
+    return min(known) if len(known) == len(lifetimes) else None
+
+
+def _terms(cache: CachePlan | None, part: PartCall, params: Mapping[str, bytes], now: float) -> _Terms:
+    settings = cache.settings if cache is not None else _BY_ITSELF
+    entry = part.entry
+    if entry is not None:
+        status, fields, tags = entry.status, entry.fields, entry.tags
+    else:
+        assert part.response is not None
+        status, fields, tags = part.response.status, part.response.fields, tags_of(part.response)
+    response = Received(status, fields, request_time=now, response_time=now)
+    said = read_terms(response, settings)
+    directives, lifetime = said.directives, said.lifetime
+    # One that lists fields holds for the whole here: what it would take out is part of the body.
+    control = frozenset(
+        name for name in (b"no-store", b"private", b"no-cache", b"must-revalidate") if name in directives
+    )
+    named = lifetime.explicit or lifetime.seconds > 0.0
+    age = initial_age(response) if entry is None else now - entry.born
+    stored: float | None = None
+    if entry is not None and (named or settings.ttl is not None):
+        stored = entry.fresh_until - now if entry.fresh_until != NEVER else 0.0
+    elif settings.ttl is not None and status in settings.statuses:
+        stored = settings.ttl
+    elif named:
+        stored = lifetime.seconds - age
+    own = directives.seconds(b"max-age")
+    if own is None and lifetime.explicit and b"s-maxage" not in directives:
+        own = int(lifetime.seconds)
+    shared = said.shareable or settings.identity is Identity.SHARED
+    vary = said.names
+    if vary is not None:
+        vary = tuple(CONSUMER_FIELD if name == CONSUMER else name for name in vary)
+        if not (shared or lifetime.explicit or b"no-cache" in directives):
+            vary = (*vary, b"cookie")  # such an answer is not shared where cookies are in play (caching/storing.py)
+    if cache is not None and entry is None:
+        tags += cache.fill_tags(params)
+    strict = b"must-revalidate" in directives or b"proxy-revalidate" in directives
+    return _Terms(stored, own - age if own is not None else None, control, vary, strict, shared, tags)

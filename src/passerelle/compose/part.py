@@ -1,0 +1,164 @@
+"""One part of a composition, asked for: collects a whole answer and hands it to the gathering."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from passerelle.caching.entry import Entry
+from passerelle.caching.request import Facts as CacheFacts
+from passerelle.compose.composition import Composed, Gathering, Passed
+from passerelle.errors import Failure, Kind
+from passerelle.http.messages import Fields, Response
+from passerelle.http1.head import ResponseHead
+from passerelle.http1.serialize import serialize
+from passerelle.proxy_cache.lookup import Seat
+from passerelle.proxy_cache.request import Wanted
+from passerelle.upstream.interfaces import Leg
+from passerelle.upstream.request import Forward
+from passerelle.upstream.service import StickyCookie
+
+# The largest answer of one part, in bytes: it is held in memory until the whole is spliced.
+MAX_PART = 10 * 1024 * 1024
+# The head of a composed answer that has nothing special about it.
+COMPOSED = serialize(Response(200, [(b"Content-Type", b"application/json")]))
+
+
+class Facts(NamedTuple):
+    """What a composition reads in a part's head."""
+
+    media_type: bytes
+    coding: bytes
+    cookies: tuple[bytes, ...]
+
+
+def _facts(head: ResponseHead) -> Facts:
+    cookies = tuple(f.value for f in head.lines if f.name == b"set-cookie")
+    return Facts(head.get(b"content-type") or b"", head.get(b"content-encoding") or b"", cookies)
+
+
+class PartCall:
+    """Asks for part ``index`` of ``gathering``, through the cache where ``wanted`` is given.
+
+    ``cookies`` are the Set-Cookie lines of its answer, which is ``response`` or, from the cache, ``entry``.
+    """
+
+    streams = False
+
+    __slots__ = (
+        "_gathering",
+        "_index",
+        "_pieces",
+        "_size",
+        "cache_status",
+        "cached",
+        "cookies",
+        "entry",
+        "forward",
+        "response",
+        "sticky",
+    )
+
+    def __init__(
+        self, gathering: Gathering, index: int, leg: Leg, message: bytes, now: float, wanted: Wanted | None = None
+    ) -> None:
+        self._gathering = gathering
+        self._index = index
+        self.entry: Entry | None = None
+        self.response: ResponseHead | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self.cookies: tuple[bytes, ...] = ()
+        self.sticky: StickyCookie | None = None
+        self.cache_status = b""
+        self.cached: str | None = None
+        self.forward: Forward | Seat = (
+            leg.forward(leg, self, b"GET", message, None, now) if wanted is None else Seat(self, wanted)
+        )
+
+    @property
+    def answered(self) -> bool:
+        """Whether its instance has begun to answer."""
+        return self.response is not None
+
+    def cancel(self) -> None:
+        """The part is not wanted any more."""
+        self.forward.cancel()
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """Nothing to do: the whole answer is not there yet."""
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None:
+        """Nobody asked for another protocol."""
+        self.forward.cancel()
+        self._gathering.failed(self._index, Failure(Kind.PART_FAILED, "status 101"))
+
+    def on_stored(self, facts: CacheFacts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
+        """The cache has the part."""
+        self.entry = entry
+        values = [value for name, value in entry.fields if name == b"set-cookie"]
+        self.cookies = (*values, *(line.partition(b":")[2].strip() for line in own))
+        media_type = entry.get(b"content-type") or b""
+        coding = entry.get(b"content-encoding") or b""
+        self._gathering.answered(self._index, entry.status, media_type, coding, entry.body)
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The part's answer begins."""
+        self.response = head
+        if complete:
+            self._answer(data)
+        elif head.content_length > MAX_PART:
+            self._too_large()
+        elif data:
+            self.on_data(data)
+
+    def on_data(self, data: bytes) -> None:
+        """More of it."""
+        self._size += len(data)
+        if self._size > MAX_PART:
+            self._too_large()
+        else:
+            self._pieces.append(data)
+
+    def on_end(self) -> None:
+        """All of it is there."""
+        self._answer(b"".join(self._pieces))
+
+    def on_failure(self, failure: Failure) -> None:
+        """It could not be had."""
+        self._gathering.failed(self._index, failure)
+
+    def _answer(self, body: bytes) -> None:
+        head = self.response
+        if head is None:
+            raise RuntimeError("a body without a head")
+        facts: Facts = head.facts or _facts(head)
+        head.facts = facts
+        media_type, coding, self.cookies = facts
+        self._gathering.answered(self._index, head.status, media_type, coding, body)
+
+    def _too_large(self) -> None:
+        self.forward.cancel()
+        self._gathering.failed(self._index, Failure(Kind.PART_FAILED, f"more than {MAX_PART} bytes"))
+
+
+def composed_answer(outcome: Composed | Passed, parts: Iterable[PartCall]) -> tuple[int, bytes, bytes]:
+    """Status, head (as :func:`passerelle.http1.serialize.serialize` gives it) and body of a composed answer."""
+    fields: Fields = []
+    if isinstance(outcome, Composed):
+        status, body = 200, outcome.body
+        if outcome.partial:
+            fields.append((b"Cache-Control", b"no-store"))
+            fields.append((b"Passerelle-Partial", ", ".join(outcome.partial).encode()))
+    else:
+        status, body = outcome.status, outcome.body
+        fields.append((b"Content-Type", outcome.media_type or b"application/octet-stream"))
+        fields.append((b"Cache-Control", b"no-store"))
+    for part in parts:
+        if part.cookies:
+            fields += [(b"Set-Cookie", value) for value in part.cookies]
+    if not fields:
+        return status, COMPOSED, body
+    if isinstance(outcome, Composed):
+        fields.append((b"Content-Type", b"application/json"))
+    return status, serialize(Response(status, fields)), body

@@ -1,0 +1,70 @@
+"""What the balancing of a service says that cannot work, although each of its values is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from passerelle.config.models.config import Route, Service
+from passerelle.config.models.units import duration_text
+from passerelle.config.problems import Finding, Loc
+from passerelle.config.reading.wording import hint
+from passerelle.routing.paths import Pattern
+
+
+class Placed(Protocol):
+    """A route and which of its keys had to be left out."""
+
+    @property
+    def route(self) -> Route:
+        """The route."""
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Keys that are not as the file has them."""
+
+
+def errors(name: str, service: Service, routes: Iterable[Placed]) -> Iterator[Finding]:
+    """Everything about the service called ``name``."""
+    loc: Loc = ("services", name)
+    yield from _parameter(name, service, routes)
+    limits = [("eject", "max_time", service.eject.time, service.eject.max_time)] if service.eject is not None else []
+    if service.breaker is not None:
+        limits.append(("breaker", "max_open", service.breaker.open, service.breaker.max_open))
+    limits.append(("retries", "max_backoff", service.retries.backoff, service.retries.max_backoff))
+    for key, inner, least, most in limits:
+        if most < least:
+            message = f"it is {duration_text(most)}, less than the first time, {duration_text(least)}"
+            yield Finding((*loc, key, inner), message)
+    yield from _concurrency(loc, service)
+    if service.breaker is not None and service.breaker.threshold == 0:
+        yield Finding((*loc, "breaker", "threshold"), "found 0%; a breaker that opens without a failure never closes")
+
+
+def _concurrency(loc: Loc, service: Service) -> Iterator[Finding]:
+    """Bounds of the adaptive limit that leave it no room."""
+    found = service.concurrency
+    if found is None:
+        return
+    if found.max <= found.min:
+        message = f"it is {found.max}, no more than min, {found.min}; a limit that cannot move is max_connections"
+        yield Finding((*loc, "concurrency", "max"), message)
+    elif not found.min <= found.first <= found.max:
+        yield Finding((*loc, "concurrency", "initial"), f"it is {found.first}, not from {found.min} to {found.max}")
+
+
+def _parameter(name: str, service: Service, routes: Iterable[Placed]) -> Iterator[Finding]:
+    """A parameter that the paths of the service's routes do not have."""
+    by = service.balance.by
+    if by is None or by.source != "param":
+        return
+    for placed in routes:
+        route = placed.route
+        asked = {part.service for part in (route.compose or {}).values()} | {route.service}
+        if name not in asked or "path" in placed.touched:
+            continue
+        known = Pattern.parse(route.path).names
+        if by.name not in known:
+            has = f"has {', '.join(f'{{{other}}}' for other in known)}" if known else "has no parameter"
+            message = f"found the parameter {{{by.name}}}; the route {route.path} {has}{hint(by.name, known)}"
+            yield Finding(("services", name, "balance", "by"), message)

@@ -1,0 +1,54 @@
+"""What a configuration says of hedged requests that cannot work, or changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from passerelle.config.models.config import Config, Route, Service
+from passerelle.config.models.units import duration_text
+from passerelle.config.problems import Finding, Loc
+
+_READS = ("GET", "HEAD")
+
+
+def hedge_errors(
+    loc: Loc, route: Route, touched: frozenset[str], services: Mapping[str, Service | None]
+) -> Iterator[Finding]:
+    """Everything about the hedges of ``route``, which asks ``services``."""
+    if route.hedge is None:
+        return
+    after = route.hedge.after
+    if route.methods is not None and not set(route.methods) & set(_READS):
+        yield Finding((*loc, "hedge"), "found on a route without GET and HEAD; nothing else is sent twice", at_key=True)
+    if route.attempts == 1 and "attempts" not in touched:
+        yield Finding((*loc, "hedge"), "found beside attempts: 1, where no other instance is asked", at_key=True)
+    limits = [("timeout", route.timeout), ("attempt_timeout", route.attempt_timeout)]
+    for key, limit in limits:
+        if isinstance(after, float) and limit is not None and after >= limit and key not in touched:
+            message = f"it is {duration_text(after)}, no less than the route's {key}, {duration_text(limit)}"
+            yield Finding((*loc, "hedge", "after"), message)
+            break
+    for name, service in services.items():
+        if service is not None:
+            yield from (Finding((*loc, "hedge"), why, at_key=True) for why in _of_service(name, service))
+
+
+def _of_service(name: str, service: Service) -> Iterator[str]:
+    if service.balance.sticky is not None:
+        yield f"found with {name!r}, which keeps clients at their instance (balance.sticky)"
+    retries = service.retries
+    if retries.budget == 0 and retries.floor == 0:
+        yield f"found with {name!r}, whose retries have no budget to pay for it"
+    if retries.methods is not None and not set(retries.methods) & set(_READS):
+        yield f"found with {name!r}, whose retries.methods have neither GET nor HEAD"
+
+
+def hedge_warnings(config: Config, services_of: Callable[[Route], Iterable[str]]) -> Iterator[Finding]:
+    """Hedges for which there is no second instance."""
+    for index, route in enumerate(config.routes):
+        for name in services_of(route) if route.hedge is not None else ():
+            service = config.services[name]
+            alone = service.instances == 1 if service.is_local else len(service.all_targets) == 1
+            if alone and not any(target.is_found for target in service.all_targets):
+                message = f"{name!r} has one instance; a hedge needs another one"
+                yield Finding(("routes", index, "hedge"), message, at_key=True)

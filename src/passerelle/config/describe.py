@@ -1,0 +1,196 @@
+"""What a route does, for people and programs: the same in ``passerelle routes`` and ``passerelle explain``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from passerelle.config.checks import services_of
+from passerelle.config.checks.headers import security_of
+from passerelle.config.models.base import given
+from passerelle.config.models.cache import RouteCache
+from passerelle.config.models.compress import Compress
+from passerelle.config.models.config import Config, Part, Route
+from passerelle.config.models.forward_auth import ForwardAuth
+from passerelle.config.models.guards import RateLimit
+from passerelle.config.models.headers import Cors, RequestHeaders, ResponseHeaders
+from passerelle.config.models.hedge import Hedge
+from passerelle.config.models.units import duration_text, size_text
+
+
+def route_told(config: Config, route: Route) -> dict[str, Any]:
+    """What ``route`` does, JSON-able: numbers (seconds, bytes; None for no limit), and the rest in words."""
+    login = route.login
+    return {
+        "timeout": route.timeout,
+        "attempts": route.attempts,
+        "attempt_timeout": route.attempt_timeout,
+        "stream_idle_timeout": _number(route.stream_idle_timeout),
+        "tunnel_idle_timeout": _number(route.tunnel_idle_timeout),
+        "tell_deadline": route.tell_deadline,
+        "body": config.body_limit(route),
+        "guards": guards_told(route),
+        "headers": headers_told(config, route),
+        "cache": cache_told(route.cache),
+        "compress": compress_told(route.compress),
+        "hedge": hedge_told(route.hedge),
+        "login": {"service": login.service, "path": login.path} if login is not None else None,
+        "logout": bool(route.logout),
+        "services": {name: service_told(config, name) for name in dict.fromkeys(services_of(route))},
+    }
+
+
+def part_told(route: Route, part: Part) -> dict[str, Any]:
+    """The same of a part of a composition."""
+    return {
+        "service": part.service,
+        "path": part.path,
+        "timeout": min(route.timeout, part.timeout or route.timeout),
+        "required": part.required,
+        "pass_status": list(part.pass_status),
+        "fallback": part.fallback,
+        "cache": cache_told(part.cache),
+    }
+
+
+def service_told(config: Config, name: str) -> dict[str, Any]:
+    """The same of a service that a route asks."""
+    service = config.services[name]
+    if service.is_local:
+        instances = service.instances
+    else:
+        zones = [zone.targets for zone in (service.zones or {}).values()]
+        instances = len(service.targets or ()) + sum(map(len, zones))
+    balance, concurrency = service.balance, service.concurrency
+    return {
+        "name": name,
+        "source": service.source,
+        "instances": instances,
+        "balance": balance.policy,
+        "by": str(balance.by) if balance.by is not None else None,
+        "sticky": balance.sticky.cookie if balance.sticky is not None else None,
+        "concurrency": [concurrency.min, concurrency.max] if concurrency is not None else None,
+    }
+
+
+def _number(limit: float | str) -> float | None:
+    return None if isinstance(limit, str) else limit
+
+
+def guards_told(route: Route) -> list[str]:
+    """One text for each guard of ``route``, the first that is asked first; empty where there is none."""
+    told = []
+    if route.clients is not None:
+        for key, networks in (("allow", route.clients.allow), ("deny", route.clients.deny)):
+            if networks:
+                told.append(f"clients: {key} {', '.join(map(str, networks))}")
+    told += [_limit(limit) for limit in route.rate_limit if limit.by not in ("consumer", "key")]
+    if route.cors is not None:
+        told.append(_cors(route.cors))
+    if route.auth:
+        told.append(f"auth: {' or '.join(route.auth)}")
+    if route.require is not None:
+        told += [f"require: {text}" for text in _required(route)]
+    if route.forward_auth is not None:
+        told.append(_forward_auth(route.forward_auth))
+    told += [_limit(limit) for limit in route.rate_limit if limit.by in ("consumer", "key")]
+    if route.identity_token:
+        told.append("identity_token: signed, for services")
+    if route.login is not None:
+        most, forgiven = route.login, duration_text(route.login.forgiven)
+        wrong = f"{most.attempts} wrong passwords for a user name, {most.address_attempts} from an address"
+        told.append(f"login: {wrong}, one forgiven every {forgiven}")
+    return told
+
+
+def headers_told(config: Config, route: Route) -> list[str]:
+    """One text for each kind of change in header fields; empty where there is none."""
+    told = []
+    if route.request_headers is not None:
+        told.append(f"request: {_rules(route.request_headers)}")
+    if route.response_headers is not None:
+        told.append(f"response: {_rules(route.response_headers)}")
+    careful = security_of(config, route)
+    if careful is not None:
+        values = {key: getattr(careful, key) for key in type(careful).model_fields if key != "override"}
+        said = [f"{key} {value}" for key, value in values.items() if value != "off"]
+        told.append(f"security{' (override)' if careful.override else ''}: {', '.join(said)}")
+    return told
+
+
+def cache_told(cache: RouteCache | None) -> str | None:
+    """How answers are cached, as far as the file says; None where they are not."""
+    if cache is None:
+        return None
+    values = [
+        f"{key} {_cache_value(key, getattr(cache, key))}" for key in RouteCache.model_fields if key in given(cache)
+    ]
+    return ", ".join(values) or "as the answers say (RFC 9111)"
+
+
+def _cache_value(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return duration_text(value)
+    return size_text(value) if key == "max_body" else str(value)
+
+
+def compress_told(compress: Compress | None) -> str | None:
+    """What is compressed; None where nothing is."""
+    if compress is None:
+        return None
+    types = f" of {' '.join(compress.types)}" if compress.types is not None else ""
+    return f"{', '.join(compress.codings)}: bodies{types} from {size_text(compress.min_size)}"
+
+
+def hedge_told(hedge: Hedge | None) -> str | None:
+    """When a second instance is asked as well; None where none is."""
+    if hedge is None:
+        return None
+    return f"a second instance after {duration_text(hedge.after) if isinstance(hedge.after, float) else hedge.after}"
+
+
+def idle_told(route: Route) -> str | None:
+    """How long streams and tunnels may be silent, where the file says."""
+    names = {"stream_idle_timeout": "streams", "tunnel_idle_timeout": "tunnels"}
+    values = [(what, getattr(route, key)) for key, what in names.items() if key in given(route)]
+    return ", ".join(f"{what} {v if v == 'off' else duration_text(v)}" for what, v in values) or None
+
+
+def _cors(cors: Cors) -> str:
+    told = f"cors: {', '.join(cors.origins)}"
+    if cors.methods is not None:
+        told += f", methods {' '.join(cors.methods)}"
+    if cors.headers:
+        told += f", headers {' '.join(cors.headers)}"
+    return told + (", credentials" if cors.credentials else "")
+
+
+def _forward_auth(settings: ForwardAuth) -> str:
+    kept = f", remembered {duration_text(settings.cache)}" if settings.cache is not None else ""
+    copied = f", copies {' '.join(settings.copy_headers)}" if settings.copy_headers else ""
+    return f"forward_auth: {settings.service} {settings.path}{copied}{kept}, failure {settings.failure}"
+
+
+def _rules(rules: RequestHeaders | ResponseHeaders) -> str:
+    # Names alone: a value may be a credential for the service.
+    kinds = (("set", rules.set), ("add", rules.add), ("remove", rules.remove))
+    return ", ".join(f"{kind} {' '.join(names)}" for kind, names in kinds if names)
+
+
+def _limit(limit: RateLimit) -> str:
+    cost = f", cost {limit.cost}" if limit.cost != 1 else ""
+    return f"rate_limit: {limit.rate} by {limit.by}, burst {limit.size}{cost}{', dry run' if limit.dry_run else ''}"
+
+
+def _required(route: Route) -> list[str]:
+    required = route.require
+    assert required is not None
+    texts = [f"scopes {', '.join(required.scopes)}"] if required.scopes else []
+    if required.consumers is not None:
+        texts.append(f"consumer {' or '.join(required.consumers)}")
+    if required.roles is not None:
+        texts.append(f"role {' or '.join(required.roles)}")
+    return texts + [f"claim {claim} is {' or '.join(map(str, values))}" for claim, values in required.claims.items()]

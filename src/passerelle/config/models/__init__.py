@@ -1,0 +1,1 @@
+"""The configuration as values: a model for each part of the file."""

@@ -1,0 +1,193 @@
+"""Addresses to listen at, to connect to, and ranges of them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic.json_schema import WithJsonSchema
+
+from passerelle.config.reading.wording import describe
+
+
+class Address(BaseModel):
+    """A host (name, IPv4, or IPv6 without brackets) and a TCP port."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str
+    port: int
+    secure: bool = False  # of a target: over TLS
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """As it stands in a configuration."""
+        return f"{'https' if self.secure else 'http'}://{self}"
+
+
+class Lookup(Address):
+    """A name whose addresses are looked up again and again; with ``srv`` their ports too (then ``port`` is 0)."""
+
+    srv: bool = False
+
+    @property
+    def url(self) -> str:
+        """As it stands in a configuration."""
+        return f"dns+http://{self.host if self.srv else self}"
+
+
+HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?").fullmatch
+
+
+def split_address(text: str, example: str, default_port: int | None = None, lowest_port: int = 0) -> Address:
+    """Parse ``host:port`` or ``[ipv6]:port``."""
+    allowed = f"allowed is host:port, such as {example}"
+    if text.startswith("["):
+        host, bracket, tail = text[1:].partition("]")
+        if not bracket or (tail and not tail.startswith(":")):
+            raise ValueError(f"found {text!r}; {allowed}, with IPv6 as [::1]:8080")
+        colon, port = tail[:1], tail[1:]
+        try:
+            host = str(ipaddress.IPv6Address(host))
+        except ValueError:
+            raise ValueError(f"found {text!r}; {host!r} is not an IPv6 address") from None
+    else:
+        host, colon, port = text.rpartition(":")
+        if not colon:
+            host, port = text, ""
+        if ":" in host:
+            raise ValueError(f"found {text!r}; an IPv6 address stands in brackets: [{host}]:{port}")
+        if host.replace(".", "").isdigit():
+            if host == text and default_port is None and "." not in host:
+                raise ValueError(f"found {text!r} without a host; {allowed}")
+            try:
+                host = str(ipaddress.IPv4Address(host))
+            except ValueError:
+                raise ValueError(f"found {text!r}; {host!r} is not an IPv4 address") from None
+        elif not host:
+            every = f", or 0.0.0.0{text} for every interface" if lowest_port == 0 else ""
+            raise ValueError(f"found {text!r} without a host; {allowed}{every}")
+        elif not HOST(host):
+            raise ValueError(f"found {text!r}; {host!r} is not a host name")
+    if not colon and default_port is not None:
+        return Address(host=host, port=default_port)
+    if not port:
+        raise ValueError(f"found {text!r} without a port; {allowed}")
+    if not port.isascii() or not port.isdigit() or not lowest_port <= int(port) <= 65535:
+        raise ValueError(f"found port {port!r} in {text!r}; a port is a number from {lowest_port} to 65535")
+    return Address(host=host, port=int(port))
+
+
+def parse_listen(found: object) -> object:
+    """An address to listen at; port 0 lets the system choose one."""
+    if isinstance(found, Address):
+        return found
+    if not isinstance(found, str):
+        near = f"; did you mean 127.0.0.1:{found}?" if type(found) is int else ""
+        raise ValueError(f"found {describe(found)}; allowed is host:port, such as 127.0.0.1:8080{near}")
+    return split_address(found, "127.0.0.1:8080")
+
+
+def parse_admin(found: object) -> object:
+    """An address to listen at, or ``off``."""
+    if found == "off" or found is False:
+        return None
+    if isinstance(found, Address):
+        return found
+    if not isinstance(found, str):
+        raise ValueError(f"found {describe(found)}; allowed is host:port, such as 127.0.0.1:9900, or off")
+    return split_address(found, "127.0.0.1:9900, or off")
+
+
+def parse_url(found: object) -> object:
+    """The address of ``http://host:port`` or ``https://host:port`` (default ports 80 and 443).
+
+    A :class:`Lookup` for ``dns+http://``.
+    """
+    if isinstance(found, Address):
+        return found
+    allowed = "allowed is http://host:port or https://host:port, such as http://127.0.0.1:5000"
+    if not isinstance(found, str):
+        raise ValueError(f"found {describe(found)}; {allowed}")
+    scheme, separator, rest = found.partition("://")
+    if not separator:
+        raise ValueError(f"found {found!r} without a scheme; {allowed}; did you mean http://{found}?")
+    if scheme not in ("http", "https", "dns+http"):
+        raise ValueError(f"found scheme {scheme!r}; {allowed}, or dns+http://name:port")
+    authority = rest.removesuffix("/")
+    if any(c in authority for c in "/?#"):
+        raise ValueError(f"found {found!r} with a path; {allowed}; a path belongs into a route's rewrite")
+    if "@" in authority:
+        raise ValueError(f"found a user name in a target; {allowed}")
+    secure = scheme == "https"
+    example = f"{'https' if secure else 'http'}://127.0.0.1:5000"
+    address = split_address(authority, example, default_port=443 if secure else 80, lowest_port=1)
+    return _lookup(address, found) if scheme == "dns+http" else address.model_copy(update={"secure": secure})
+
+
+def _lookup(address: Address, found: str) -> Lookup:
+    host = address.host
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        raise ValueError(f"found {found!r}: {host} is an address already; write http://{address}")
+    if not host.startswith("_"):
+        return Lookup(host=host, port=address.port)
+    labels = host.split(".")
+    if len(labels) < 3 or labels[1] != "_tcp":
+        raise ValueError(f"found {found!r}; allowed is a name such as _http._tcp.{labels[-1]}")
+    if not found.endswith((host, host + "/")):
+        raise ValueError(f"found {found!r} with a port; the ports of {host} come from its SRV records")
+    return Lookup(host=host, port=0, srv=True)
+
+
+Listen = Annotated[
+    Address, BeforeValidator(parse_listen), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]})
+]
+Admin = Annotated[
+    Address | None,
+    BeforeValidator(parse_admin),
+    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9900", "off"]}),
+]
+Url = Annotated[
+    Address,
+    BeforeValidator(parse_url),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": "^(https?|dns\\+http)://",
+            "examples": [
+                "http://127.0.0.1:5000",
+                "dns+http://user.internal:5000",
+                "dns+http://_http._tcp.user.internal",
+            ],
+        }
+    ),
+]
+
+
+def parse_network(found: object) -> object:
+    """An address range such as ``10.0.0.0/8``, or one address."""
+    if not isinstance(found, str):
+        raise ValueError(f"found {describe(found)}; allowed is an address range, such as 10.0.0.0/8")
+    try:
+        network = ipaddress.ip_network(found, strict=False)
+    except ValueError:
+        raise ValueError(f"found {found!r}; allowed is an address range, such as 10.0.0.0/8 or ::1/128") from None
+    if "/" in found and ipaddress.ip_interface(found).ip != network.network_address:
+        raise ValueError(f"found {found!r}, an address inside a range; did you mean {network}?")
+    return network
+
+
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    BeforeValidator(parse_network),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "::1/128"]}),
+]

@@ -1,0 +1,85 @@
+"""What the configuration says of caching."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from passerelle.config.models.base import Model
+from passerelle.config.models.units import Duration, Size
+from passerelle.config.models.values import FieldName, Flag, Name, TagText, Text, Whole
+from passerelle.http.messages import is_of_the_way
+
+
+def _chooses(text: str) -> str:
+    if is_of_the_way(text.lower().encode()):
+        raise ValueError(f"found {text!r}; no answer can be chosen by what only the gateway knows of a request")
+    return text
+
+
+class Cache(Model):
+    """The cache that all cached routes of a worker share."""
+
+    memory: Size = Field(
+        default=128 * 2**20, description="Memory for stored responses, per worker, everything counted."
+    )
+    refreshes: Annotated[int, Whole(1, 100_000)] = Field(
+        default=4, description="Most background revalidations of stale responses at the same time, per worker."
+    )
+    namespace: Name = Field(
+        default="default", description="Gateways with the same `redis` and namespace share responses."
+    )
+
+
+class RouteCache(Model):
+    """How the answers of a route, or of a part of a composition, are cached; empty: by RFC 9111 and no more."""
+
+    ttl: Duration | None = Field(
+        default=None, description="Lifetime from the arrival of a response, in place of its own, for `statuses`."
+    )
+    statuses: tuple[Annotated[int, Whole(200, 599)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Statuses that `ttl` applies to; by default 200, 203, 204, 300, 301, 308.",
+    )
+    stale_while_revalidate: Duration | None = Field(
+        default=None,
+        description="How long a stale response is used while it is revalidated; by default as the response states.",
+    )
+    stale_if_error: Duration | None = Field(
+        default=None,
+        description="How long a stale response is used in place of 500, 502, 503, 504; by default as the "
+        "response states.",
+    )
+    stale_if_disconnected: Duration = Field(
+        default=86400.0, description="How long a stale response is used while no instance responds."
+    )
+    tags: tuple[TagText, ...] = Field(
+        default=(), description="Tags for purging, filled with the parameters of the route: `user:{user_id}`."
+    )
+    per_host: Flag = Field(
+        default=True,
+        description="Whether each host has its own responses; otherwise all hosts of the route share them.",
+    )
+    query: tuple[Text, ...] | None = Field(
+        default=None,
+        description="Query parameters that are part of the cache key, in any order; by default all, as sent.",
+    )
+    vary_on: tuple[Annotated[FieldName, AfterValidator(_chooses)], ...] = Field(
+        default=(), description="Request fields that select a response, in addition to those of `Vary`."
+    )
+    identity: Literal["rule", "consumer", "shared"] = Field(
+        default="rule",
+        description="Responses to requests with an identity: by RFC 9111, separate for each consumer, or shared.",
+    )
+    ignore_client_directives: Flag = Field(
+        default=False, description="Whether the `Cache-Control` of requests is ignored."
+    )
+    store_set_cookie: Flag = Field(
+        default=False, description="Whether responses with `Set-Cookie` are stored, including the cookie."
+    )
+    heuristic: Flag = Field(
+        default=True, description="Whether responses without a lifetime get one derived from `Last-Modified`."
+    )
+    max_body: Size = Field(default=8 * 2**20, description="Longest body that is stored.")

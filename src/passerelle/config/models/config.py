@@ -1,0 +1,391 @@
+"""The configuration file as immutable models: every key, its type and its default.
+
+The descriptions are the ones that ``passerelle schema`` prints. Nothing is accepted that does nothing: an unknown key
+is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from passerelle.config.checks.shapes import route_shape, service_shape
+from passerelle.config.models.addresses import Address, Admin, Listen, Network
+from passerelle.config.models.balance import (
+    Balance,
+    Breaker,
+    Eject,
+    OptionalEject,
+    Retries,
+    Sticky,
+)
+from passerelle.config.models.base import Model, given, raise_first
+from passerelle.config.models.cache import Cache, RouteCache
+from passerelle.config.models.compress import Compress
+from passerelle.config.models.concurrency import Concurrency
+from passerelle.config.models.discovery import Dns
+from passerelle.config.models.forward_auth import ForwardAuth
+from passerelle.config.models.guards import Clients, Keys, OneOrMore, RateLimit, Require
+from passerelle.config.models.headers import (
+    Cors,
+    OptionalSecurityHeaders,
+    RequestHeaders,
+    ResponseHeaders,
+    SecurityHeaders,
+)
+from passerelle.config.models.hedge import Hedge
+from passerelle.config.models.identity_token import IdentityToken
+from passerelle.config.models.jwt import Jwt
+from passerelle.config.models.limits import Limits
+from passerelle.config.models.redis import RedisUrl
+from passerelle.config.models.sessions import Login, Sessions, Yes
+from passerelle.config.models.target import Target, Zone
+from passerelle.config.models.tls import Certificate, ListenerTls, ServiceTls
+from passerelle.config.models.units import Duration, DurationOrOff, Limit, Percent
+from passerelle.config.models.values import (
+    AccessLog,
+    App,
+    Command,
+    EnvName,
+    File,
+    Method,
+    Name,
+    PatternText,
+    PlainPath,
+    RouteHost,
+    TemplateText,
+    Text,
+    Whole,
+)
+
+__all__ = [
+    "Balance",
+    "Breaker",
+    "Cache",
+    "Certificate",
+    "Compress",
+    "Concurrency",
+    "Config",
+    "Cors",
+    "Dns",
+    "Eject",
+    "ForwardAuth",
+    "Health",
+    "Hedge",
+    "IdentityToken",
+    "Limits",
+    "Login",
+    "Model",
+    "OnError",
+    "Part",
+    "RequestHeaders",
+    "ResponseHeaders",
+    "Retries",
+    "Route",
+    "RouteCache",
+    "SecurityHeaders",
+    "Service",
+    "Sessions",
+    "Sticky",
+    "Target",
+    "Zone",
+]
+
+
+class Health(Model):
+    """The question that says whether an instance is up."""
+
+    path: PlainPath = Field(description="Path of the probe, a GET; a 2xx response means that the instance is up.")
+    timeout: Duration = Field(default=1.0, description="Time for one response.")
+
+
+class Service(Model):
+    """A named upstream: instances that the runner starts (`app`, `run`) or that run already (`targets`, `zones`)."""
+
+    app: App | None = Field(default=None, description="A WSGI or ASGI application to run: `module:attribute`.")
+    run: Command | None = Field(
+        default=None,
+        description="A command that serves HTTP on `{port}`: a list of words, or text split like a shell command.",
+    )
+    targets: Annotated[tuple[Target, ...], OneOrMore] | None = Field(
+        default=None, min_length=1, description="Instances that already run, or sources of them."
+    )
+    zones: dict[Name, Zone] | None = Field(
+        default=None, min_length=1, description="Groups of running instances, balanced as groups."
+    )
+    near: Text | None = Field(
+        default=None,
+        description="The zone that gets all requests it can carry; other zones get the rest. With `zones` only.",
+    )
+    interface: Literal["wsgi", "asgi"] | None = Field(
+        default=None, description="Interface of `app`; detected by default. With `app` only."
+    )
+    instances: Annotated[int, Whole(1, 1000)] = Field(
+        default=1, description="Number of processes to start. With `app` or `run` only."
+    )
+    env: dict[EnvName, Text] = Field(default={}, description="Environment variables to add. With `app` or `run` only.")
+    cwd: File | None = Field(
+        default=None,
+        description="Working directory, relative to the file; by default the folder of the file. With `app` "
+        "or `run` only.",
+    )
+    health: Health | None = Field(
+        default=None,
+        description="Active health check; by default an instance is up if it accepts a TCP connection.",
+    )
+    balance: Balance = Field(default=Balance(), description="How an instance is picked.")
+    eject: OptionalEject = Field(
+        default=Eject(), description="When an instance is ejected because requests to it fail, or `off`."
+    )
+    slow_start: DurationOrOff = Field(
+        default=10.0, description="How long the share of an instance grows after it comes up, or `off`."
+    )
+    panic: Percent = Field(
+        default=0.0,
+        description="If no more than this share of the instances is up, the others are used as well.",
+    )
+    breaker: Breaker | None = Field(default=None, description="Circuit breaker of the service; none by default.")
+    retries: Retries = Field(default=Retries(), description="Which requests are retried, and how many.")
+    tls: ServiceTls | None = Field(
+        default=None,
+        description="TLS to `https://` targets; by default the authorities of the system are trusted.",
+    )
+    connect_timeout: Duration = Field(default=2.0, description="Time to connect to an instance.")
+    max_connections: Annotated[int, Whole(1, 100_000)] = Field(
+        default=256, description="Most connections, and so requests in flight, to an instance, per worker."
+    )
+    max_waiting: Annotated[int, Whole(0, 100_000)] = Field(
+        default=256, description="Most requests that wait for a connection, per instance and worker. Beyond: 503."
+    )
+    concurrency: Concurrency | None = Field(
+        default=None,
+        description="`adaptive`: limit the requests in flight by the latency of responses.",
+    )
+    keepalive: Duration = Field(default=4.0, description="How long an idle connection to an instance stays open.")
+
+    @property
+    def source(self) -> Literal["app", "run", "targets", "zones"]:
+        """Which of the four it has."""
+        if self.app is not None:
+            return "app"
+        if self.run is not None:
+            return "run"
+        return "targets" if self.targets is not None else "zones"
+
+    @property
+    def all_targets(self) -> tuple[Target, ...]:
+        """The targets, those of the zones too."""
+        return (self.targets or ()) + tuple(t for zone in (self.zones or {}).values() for t in zone.targets)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the runner starts its instances."""
+        return self.app is not None or self.run is not None
+
+    @model_validator(mode="after")
+    def _shape(self) -> Service:
+        raise_first(service_shape(given(self)))
+        return self
+
+
+class OnError(Model):
+    """What stands in for a part that failed."""
+
+    value: JsonValue = Field(description="Any JSON value, inserted in place of the part.")
+
+
+class Part(Model):
+    """One part of a composed answer: a request to a service."""
+
+    service: Text = Field(description="The service of the part.")
+    path: TemplateText = Field(description="The path of the part, filled with the parameters of the route.")
+    timeout: Duration | None = Field(default=None, description="Deadline of the part; by default that of the route.")
+    pass_status: tuple[Annotated[int, Whole(400, 599)], ...] = Field(
+        default=(),
+        description="Statuses of a required part that become that of the response, such as `[404]`; others become 502.",
+    )
+    on_error: OnError | None = Field(
+        default=None,
+        description="Fallback for a failed part: `null` or `{value: …}`. Without the key, the part is required.",
+    )
+    cache: RouteCache | None = Field(
+        default=None, description="How the responses of the part are cached, separately from routes; by default not."
+    )
+
+    @property
+    def required(self) -> bool:
+        """Whether its failure is the failure of the whole."""
+        return "on_error" not in self.model_fields_set
+
+    @property
+    def fallback(self) -> JsonValue:
+        """The JSON value that stands in for an optional part."""
+        return self.on_error.value if self.on_error is not None else None
+
+
+class Route(Model):
+    """What may be asked for, and how it is answered."""
+
+    path: PatternText = Field(description="Path pattern: `/literal/{one_segment}/{the_rest*}`.")
+    host: RouteHost | None = Field(default=None, description="Matches this host only: a name, or `*.example.com`.")
+    methods: tuple[Method, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Matches these methods only; `GET` includes `HEAD`. By default all (with `compose`: `GET`).",
+    )
+    service: Text | None = Field(default=None, description="The service that requests are forwarded to.")
+    compose: dict[Name, Part] | None = Field(
+        default=None, min_length=1, description="The parts of a composed response, a JSON object: key to part."
+    )
+    login: Login | None = Field(default=None, description="Makes the route log users in.")
+    logout: Yes | None = Field(default=None, description="`true`: the route ends the session of the client.")
+    rewrite: TemplateText | None = Field(
+        default=None, description="The path that the service sees, filled with the parameters. With `service` only."
+    )
+    timeout: Duration = Field(
+        default=30.0, description="Deadline of the request over all attempts, until the response begins. Beyond: 504."
+    )
+    body: Limit | None = Field(
+        default=None, description="Largest request body, or `unlimited`; by default `limits.body`."
+    )
+    attempts: Annotated[int, Whole(1, 10)] = Field(
+        default=2, description="Most attempts, including the first; `1` disables retries."
+    )
+    attempt_timeout: Duration | None = Field(
+        default=None, description="How long an instance may take to begin its response before another one is tried."
+    )
+    hedge: Hedge | None = Field(
+        default=None, description="When a `GET` or `HEAD` is sent to a second instance as well."
+    )
+    stream_idle_timeout: DurationOrOff = Field(
+        default=300.0,
+        description="Longest time in which nothing of a response body arrives, or `off`. Beyond: truncated.",
+    )
+    tunnel_idle_timeout: DurationOrOff = Field(
+        default=3600.0, description="Longest time in which a tunnel (WebSocket) is silent in both directions, or `off`."
+    )
+    tell_deadline: bool = Field(
+        default=False, description="`true`: services receive the remaining time in `Passerelle-Timeout-Ms`."
+    )
+    cache: RouteCache | None = Field(
+        default=None,
+        description="How responses are cached, with `compose` the joined ones; `{}` for RFC 9111 alone.",
+    )
+    compress: Compress | None = Field(
+        default=None, description="Which responses are compressed, `true` for the defaults; by default none."
+    )
+    cors: Cors | None = Field(
+        default=None, description="Which pages of other origins may use the route; by default none."
+    )
+    request_headers: RequestHeaders | None = Field(
+        default=None, description="Rules for the header fields that services receive."
+    )
+    response_headers: ResponseHeaders | None = Field(
+        default=None, description="Rules for the header fields that clients receive."
+    )
+    security_headers: OptionalSecurityHeaders = Field(
+        default=None, description="Replaces `security_headers` of the file: `true`, a mapping, or `off`."
+    )
+    clients: Clients | None = Field(
+        default=None, description="Allowed client addresses, behind `trusted_proxies` the original ones. Others: 403."
+    )
+    auth: tuple[Literal["jwt", "key", "mtls", "session"], ...] = Field(
+        default=(),
+        min_length=1,
+        description="Accepted kinds of credentials: `jwt`, `key`, `mtls`, `session`. Without a valid one: 401.",
+    )
+    require: Require | None = Field(
+        default=None, description="What an authenticated client must have. Otherwise: 403. With `auth` only."
+    )
+    forward_auth: ForwardAuth | None = Field(
+        default=None, description="A service that decides whether a request may pass."
+    )
+    identity_token: Yes | None = Field(
+        default=None, description="`true`: services receive the signed token of `identity_token`."
+    )
+    rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore] = Field(
+        default=(), description="One limit, or a list of limits that must all admit a request. Beyond: 429."
+    )
+
+    @property
+    def accepted(self) -> frozenset[bytes] | None:
+        """The methods for the router: None for all. A composition answers GET (and HEAD) only, a login POST only."""
+        if self.methods is not None:
+            return frozenset(method.encode() for method in self.methods)
+        if self.login is not None or self.logout:
+            return frozenset({b"POST"})
+        return frozenset({b"GET"}) if self.compose is not None else None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether answers of the route, or of a part of it, are stored."""
+        return self.cache is not None or any(part.cache is not None for part in (self.compose or {}).values())
+
+    @property
+    def label(self) -> str:
+        """A name for logs and metrics: methods, host and pattern, never a request's path."""
+        methods = ",".join(self.methods) + " " if self.methods else ""
+        return f"{methods}{self.host or ''}{self.path}"
+
+    @model_validator(mode="after")
+    def _shape(self) -> Route:
+        raise_first(route_shape(given(self)))
+        return self
+
+
+class Config(Model):
+    """A gateway: where it listens, what is behind it, and which requests go where."""
+
+    listen: Listen = Field(
+        default=Address(host="127.0.0.1", port=8080),
+        description="Address and port for clients; port 0 picks any free port.",
+    )
+    tls: ListenerTls | None = Field(
+        default=None, description="TLS for clients; without it, the listener speaks plain HTTP."
+    )
+    admin: Admin = Field(
+        default=Address(host="127.0.0.1", port=9900),
+        description="Address of the admin port, which serves metrics and health, or `off`.",
+    )
+    workers: Annotated[int, Whole(1, 256)] = Field(
+        default=1, description="Number of gateway processes that share the listener."
+    )
+    access_log: AccessLog = Field(
+        default="stdout", description="Destination of the access log: `stdout`, `off` or a path."
+    )
+    trusted_proxies: tuple[Network, ...] = Field(
+        default=(), description="Address ranges of proxies whose `X-Forwarded-*` fields are trusted."
+    )
+    limits: Limits = Field(default=Limits(), description="Limits on the requests and connections of clients.")
+    security_headers: OptionalSecurityHeaders = Field(
+        default=None, description="Security fields on all responses: `true` for the defaults, or a mapping."
+    )
+    cache: Cache = Field(default=Cache(), description="Memory of the response cache.")
+    redis: RedisUrl | None = Field(
+        default=None,
+        description="A Redis shared by workers and gateways: cache, invalidations, limits, sessions, API keys.",
+    )
+    dns: Dns = Field(default=Dns(), description="How the names of targets are resolved.")
+    jwt: Jwt | None = Field(
+        default=None, description="How JSON web tokens are verified, for routes with `auth: [jwt]`."
+    )
+    keys: Keys | None = Field(default=None, description="Where API keys are stored, for routes with `auth: [key]`.")
+    sessions: Sessions | None = Field(
+        default=None, description="Logins and session cookies, for routes with `auth: [session]`."
+    )
+    identity_token: IdentityToken | None = Field(
+        default=None, description="A signed token that identifies the client to services."
+    )
+    services: dict[Name, Service] = Field(min_length=1, description="The upstream services, by name.")
+    routes: tuple[Route, ...] = Field(min_length=1, description="The route table; the order does not matter.")
+
+    @property
+    def scheme(self) -> str:
+        """How clients connect."""
+        return "http" if self.tls is None else "https"
+
+    def body_limit(self, route: Route) -> int | None:
+        """The largest request body on ``route`` in bytes, or None for no limit."""
+        limit = self.limits.body if route.body is None else route.body
+        return None if isinstance(limit, str) else limit

@@ -1,0 +1,125 @@
+"""The part of the configuration that says who may ask, how often, and for what."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
+
+from passerelle.config.models.addresses import Network
+from passerelle.config.models.base import Model
+from passerelle.config.models.units import RateText
+from passerelle.config.models.values import SHARED, Store, Text, Whole, is_token
+
+_HEADER = re.compile(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+
+
+def one_or_more(found: object) -> object:
+    """One value stands for a list of it."""
+    return found if isinstance(found, list | tuple) else (found,)
+
+
+def _field_name(text: str) -> str:
+    if is_token(text) and text.lower() not in _TAKEN:
+        return text
+    raise ValueError(f"found {text!r}; allowed is the name of a field of its own, such as X-API-Key")
+
+
+# Fields with a meaning of their own, which no key may stand in.
+_TAKEN = frozenset({"authorization", "connection", "content-length", "cookie", "expect", "host", "transfer-encoding"})
+
+_CONSUMER = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,254}[\x21-\x7e])?").fullmatch
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}").fullmatch
+
+
+def check_consumer(text: str) -> str:
+    """The name of a consumer: visible ASCII, blanks inside."""
+    if _CONSUMER(text):
+        return text
+    raise ValueError(f"found {text!r}; allowed are 1 to 256 visible ASCII characters, with blanks inside only")
+
+
+def check_scope(text: str) -> str:
+    """A scope (RFC 6749 §3.3: ``scope-token``)."""
+    if _SCOPE(text):
+        return text
+    raise ValueError(f"found {text!r}; a scope is 1 to 128 visible ASCII characters without quotes and backslashes")
+
+
+Consumer = Annotated[Text, AfterValidator(check_consumer)]
+Scope = Annotated[Text, AfterValidator(check_scope)]
+OneOrMore = BeforeValidator(one_or_more)
+
+
+class Keys(Model):
+    """API keys, for routes that accept them."""
+
+    store: Store = Field(
+        default=SHARED,
+        description="Where keys are stored: `redis`, or the path of an SQLite file, created if missing.",
+    )
+    header: Annotated[Text, AfterValidator(_field_name)] = Field(
+        default="X-API-Key", description="The header in which clients send their key; it is not forwarded."
+    )
+
+
+class Clients(Model):
+    """Which addresses may ask at all."""
+
+    allow: tuple[Network, ...] = Field(
+        default=(), min_length=1, description="Only clients in these ranges are allowed."
+    )
+    deny: tuple[Network, ...] = Field(
+        default=(), min_length=1, description="Clients in these ranges are refused, even if `allow` lists them."
+    )
+
+
+class Require(Model):
+    """What an authenticated client must have: all that is named here."""
+
+    scopes: tuple[Scope, ...] = Field(default=(), min_length=1, description="The client must have all of these scopes.")
+    consumers: tuple[Consumer, ...] | None = Field(
+        default=None, min_length=1, description="The client must be one of these consumers."
+    )
+    roles: Annotated[tuple[Text, ...], OneOrMore] | None = Field(
+        default=None,
+        min_length=1,
+        description="The client must have one of these roles, of a session or of the claim `roles` of a token.",
+    )
+    claims: dict[Text, Annotated[tuple[JsonValue, ...], OneOrMore]] = Field(
+        default={}, min_length=1, description="Each of these claims of the token must have one of its values."
+    )
+
+
+def _by(text: str) -> str:
+    if text in ("address", "consumer", "key") or _HEADER(text):
+        return text
+    raise ValueError(f"found {text!r}; allowed: address, consumer, key, header:NAME")
+
+
+class RateLimit(Model):
+    """How often one client may ask."""
+
+    rate: RateText = Field(description="Requests per second, minute, hour or day: `100/s`, `3/m`, `10000/d`.")
+    burst: Annotated[int, Whole(1, 1_000_000_000)] | None = Field(
+        default=None, description="Most requests at once; by default the number in `rate`."
+    )
+    by: Annotated[Text, AfterValidator(_by)] = Field(
+        default="address",
+        description="What is counted: `address` (IPv6 by /64), `consumer`, `key` or `header:NAME`.",
+    )
+    cost: Annotated[int, Whole(1, 1_000_000)] = Field(
+        default=1, description="How many requests one request of the route counts as."
+    )
+    dry_run: bool = Field(default=False, description="`true`: count what would be refused, and refuse nothing.")
+
+    @property
+    def size(self) -> int:
+        """The burst that holds."""
+        return self.rate.number if self.burst is None else self.burst
+
+    @property
+    def label(self) -> str:
+        """What the limit is called in the fields of answers."""
+        return f"{self.rate} by {self.by.removeprefix('header:')}"

@@ -1,0 +1,250 @@
+"""The part of the configuration about header fields: CORS, rules for requests and responses, security headers."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from passerelle.config.models.base import Model
+from passerelle.config.models.guards import OneOrMore
+from passerelle.config.models.units import Duration
+from passerelle.config.models.values import Flag, Method, Text, is_token
+from passerelle.config.reading.wording import describe
+
+_HOST = r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+_ORIGIN = re.compile(rf"([a-z][a-z0-9+.-]*)://(\*\.)?({_HOST}|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?").fullmatch
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers write it (RFC 6454 §6.2), one with a pattern for sub-domains, or ``*``."""
+    if text == "*":
+        return text
+    if text == "null":
+        raise ValueError("found 'null', the origin of any page in a sandbox or a file; allow origins that have a name")
+    lower = text.lower()
+    match = _ORIGIN(lower)
+    if match is None:
+        raise ValueError(
+            f"found {text!r}; allowed is *, an origin without a path such as https://shop.example, "
+            "or its sub-domains: https://*.shop.example"
+        )
+    scheme, star, host, port = match.groups()
+    if star and ("." not in host or host.rpartition(".")[2].isdigit()):
+        raise ValueError(f"found {text!r}; behind *. stands a domain of at least two names, such as shop.example")
+    if port is not None and port == _DEFAULT_PORTS.get(scheme):
+        raise ValueError(f"found {text!r}; browsers leave the port of {scheme} out: write {lower.rpartition(':')[0]!r}")
+    return lower
+
+
+def _field(text: str) -> str:
+    if not is_token(text):
+        raise ValueError(f"found {text!r}; allowed is the name of a field, such as X-Version")
+    return text
+
+
+def _star_or_name(text: str) -> str:
+    if text == "*" or is_token(text):
+        return text
+    raise ValueError(f"found {text!r}; allowed is the name of a request field, such as Authorization, or *")
+
+
+Origin = Annotated[Text, AfterValidator(_origin), Field(json_schema_extra={"examples": ["https://shop.example"]})]
+
+
+class Cors(Model):
+    """Which pages of other origins may use the route from a browser (Fetch standard)."""
+
+    origins: Annotated[tuple[Origin, ...], OneOrMore] = Field(
+        min_length=1, description="Allowed origins: origins, `https://*.example.com` for sub-domains, or `*` for all."
+    )
+    methods: tuple[Method, ...] | None = Field(
+        default=None, min_length=1, description="Allowed methods; by default all that the route accepts."
+    )
+    headers: Annotated[tuple[Annotated[Text, AfterValidator(_star_or_name)], ...], OneOrMore] = Field(
+        default=(),
+        min_length=1,
+        description="Request fields that pages may set, or `*`; `Accept` and `Content-Type` are always allowed.",
+    )
+    expose: Annotated[tuple[Annotated[Text, AfterValidator(_field)], ...], OneOrMore] = Field(
+        default=(),
+        min_length=1,
+        description="Response fields that pages may read, in addition to those that are always readable.",
+    )
+    credentials: Flag = Field(
+        default=False,
+        description="`true`: browsers send cookies and other credentials, and pages may read the response. "
+        "Not with `*`.",
+    )
+    max_age: Duration = Field(default=600.0, description="How long a browser may cache the result of a preflight.")
+
+
+# What frames or routes a message, and what is about one connection: no rule touches it (RFC 9110 §7.6.1).
+_FRAMING = frozenset(
+    {
+        *("connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "proxy-authenticate"),
+        *("proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+    }
+)
+# What the gateway itself says to services, and what services believe because only it can.
+_OWN_REQUEST = frozenset({"forwarded", "proxy", "via", "x-real-ip", "x-request-id"})
+_OWN_REQUEST_PREFIXES = ("passerelle-", "x-consumer", "x-forwarded-")
+# What the answer is to be about: the cache has to know, and asks conditions of its own (RFC 9110 §13, §14).
+_CONDITIONS = frozenset({"if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"})
+# What describes the body as it goes out, or the way that the answer took, and has its own key.
+_OWN_RESPONSE = frozenset(
+    {
+        *("age", "cache-status", "content-encoding", "content-range", "date", "ratelimit", "ratelimit-policy"),
+        *("x-request-id",),
+    }
+)
+
+
+def forbidden_request(name: str) -> str | None:
+    """Why no rule may set, add or remove the request field ``name``; None where one may."""
+    plain = name.lower().replace("_", "-")
+    if plain in _FRAMING:
+        return "it frames or routes the message, or is about one connection"
+    if plain in _OWN_REQUEST or plain.startswith(_OWN_REQUEST_PREFIXES):
+        return "the gateway itself writes it, and services rely on that"
+    if plain in _CONDITIONS:
+        return "it asks for a part of an answer, or on a condition, and that is the client's and the cache's business"
+    return None
+
+
+def _request_name(text: str) -> str:
+    reason = forbidden_request(_field(text))
+    if reason is not None:
+        raise ValueError(f"found {text!r}; {reason}")
+    return text
+
+
+def _response_name(text: str) -> str:
+    name = _field(text).lower()
+    if name in _FRAMING:
+        raise ValueError(f"found {text!r}; it frames the message, or is about one connection")
+    if name in _OWN_RESPONSE or name.startswith("passerelle-"):
+        raise ValueError(f"found {text!r}; the gateway itself writes it")
+    if name.startswith("access-control-"):
+        raise ValueError(f"found {text!r}; write cors: on the route")
+    return text
+
+
+def _value(text: str) -> str:
+    """Visible ASCII, blanks inside: nothing that could end the line (RFC 9110 §5.5)."""
+    if not re.fullmatch(r"(?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?", text):
+        # What was found is not shown: it may be a credential for the service.
+        raise ValueError("a field's value is visible ASCII, with blanks inside only")
+    if len(text) > 4096:
+        raise ValueError(f"found {len(text)} characters; a field's value has at most 4096")
+    return text
+
+
+Value = Annotated[Text, AfterValidator(_value)]
+RequestName = Annotated[Text, AfterValidator(_request_name)]
+ResponseName = Annotated[Text, AfterValidator(_response_name)]
+
+
+class RequestHeaders(Model):
+    """What is changed in the fields that services get."""
+
+    set: dict[RequestName, Value] = Field(
+        default={},
+        min_length=1,
+        description="Fields that replace all fields of the same name; `{name}` is a parameter of the path.",
+    )
+    add: dict[RequestName, Value] = Field(
+        default={}, min_length=1, description="Fields to add to those of the same name; `{name}` as above."
+    )
+    remove: Annotated[tuple[RequestName, ...], OneOrMore] = Field(
+        default=(), min_length=1, description="Fields of the client that services do not receive."
+    )
+
+
+class ResponseHeaders(Model):
+    """What is changed in the fields that clients get."""
+
+    set: dict[ResponseName, Value] = Field(
+        default={}, min_length=1, description="Fields that replace all fields of the same name."
+    )
+    add: dict[ResponseName, Value] = Field(
+        default={}, min_length=1, description="Fields to add to those of the same name."
+    )
+    remove: Annotated[tuple[ResponseName, ...], OneOrMore] = Field(
+        default=(), min_length=1, description="Fields of the service that clients do not receive."
+    )
+
+
+def _off(found: object) -> object:
+    """YAML reads a bare ``off`` as false."""
+    return "off" if found is False else found
+
+
+def _hsts(text: str) -> str:
+    if text == "off" or re.fullmatch(r"max-age=[0-9]{1,10}(; includeSubDomains)?(; preload)?", text):
+        return text
+    raise ValueError(
+        f"found {text!r}; allowed is off, or max-age=31536000 with '; includeSubDomains' and '; preload' behind it"
+    )
+
+
+_OFF = BeforeValidator(_off)
+
+
+class SecurityHeaders(Model):
+    """Fields that tell browsers to be careful; `true` for the defaults."""
+
+    hsts: Annotated[Text, _OFF, AfterValidator(_hsts)] = Field(
+        default="max-age=31536000", description="`Strict-Transport-Security`, sent over TLS only, or `off`."
+    )
+    content_type_options: Annotated[Literal["nosniff", "off"], _OFF] = Field(
+        default="nosniff", description="`X-Content-Type-Options`."
+    )
+    frame_options: Annotated[Literal["DENY", "SAMEORIGIN", "off"], _OFF] = Field(
+        default="DENY", description="`X-Frame-Options`."
+    )
+    referrer_policy: Annotated[
+        Literal[
+            "no-referrer",
+            "same-origin",
+            "strict-origin",
+            "strict-origin-when-cross-origin",
+            "origin",
+            "origin-when-cross-origin",
+            "off",
+        ],
+        _OFF,
+    ] = Field(default="no-referrer", description="`Referrer-Policy`.")
+    opener_policy: Annotated[
+        Literal["same-origin", "same-origin-allow-popups", "noopener-allow-popups", "unsafe-none", "off"], _OFF
+    ] = Field(default="same-origin", description="`Cross-Origin-Opener-Policy`.")
+    resource_policy: Annotated[Literal["same-origin", "same-site", "cross-origin", "off"], _OFF] = Field(
+        default="same-origin", description="`Cross-Origin-Resource-Policy`."
+    )
+    content_security_policy: Annotated[Value, _OFF] = Field(
+        default="off", description="`Content-Security-Policy`, such as `frame-ancestors 'none'`, or `off`."
+    )
+    permissions_policy: Annotated[Value, _OFF] = Field(default="off", description="`Permissions-Policy`, or `off`.")
+    override: Flag = Field(
+        default=False, description="`true`: replace the fields of the service; otherwise only missing ones are added."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, found: Any) -> Any:
+        if found is True:
+            return {}
+        if not isinstance(found, dict | SecurityHeaders):
+            raise ValueError(f"found {describe(found)}; allowed: true, off, or a mapping")
+        return found
+
+
+def _none(found: object) -> object:
+    if found is None:
+        raise ValueError("found nothing; allowed: true, off, or a mapping")
+    return None if found in (False, "off") else found
+
+
+OptionalSecurityHeaders = Annotated[SecurityHeaders | None, BeforeValidator(_none)]

@@ -1,0 +1,55 @@
+"""What the configuration says of asking a second instance as well."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic.json_schema import WithJsonSchema
+
+from passerelle.config.models.base import Model
+from passerelle.config.models.units import parse_duration
+from passerelle.config.reading.wording import describe
+
+_PERCENTILE = re.compile(r"p(\d{2}(?:\.\d{1,2})?)", re.ASCII).fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Percentile:
+    """What ``percent`` of a hundred answers do not exceed."""
+
+    percent: float
+
+    def __str__(self) -> str:
+        return f"p{self.percent:g}"
+
+
+def parse_after(found: object) -> object:
+    """A duration, or a percentile of the route's latency such as ``p95``."""
+    if isinstance(found, Percentile):
+        return found
+    if isinstance(found, str) and found.startswith("p"):
+        match = _PERCENTILE(found)
+        if match is None or float(match[1]) < 50:
+            raise ValueError(f"found {describe(found)}; allowed is a percentile from p50 to p99.99, or a duration")
+        return Percentile(float(match[1]))
+    return parse_duration(found)
+
+
+After = Annotated[
+    float | Percentile,
+    BeforeValidator(parse_after),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|s|m|h)|p\d\d(\.\d+)?)$", "examples": ["100ms", "p95"]}
+    ),
+]
+
+
+class Hedge(Model):
+    """A `GET` or `HEAD` that is not answered in time goes to a second instance too, and who answers first wins."""
+
+    after: After = Field(
+        description="Time until the second attempt: a duration, or a percentile of the latency such as `p95`."
+    )

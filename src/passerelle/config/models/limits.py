@@ -1,0 +1,52 @@
+"""Bounds on what clients may send, and on how many they may be."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from passerelle.config.models.base import Model
+from passerelle.config.models.units import Duration, Limit, Size
+from passerelle.config.models.values import Whole
+
+
+class Limits(Model):
+    """What a client may send."""
+
+    head: Size = Field(
+        default=32 * 1024, description="Largest head: request line and header fields. Beyond: 431 (414 for the target)."
+    )
+    headers: Annotated[int, Whole(1, 10_000)] = Field(
+        default=100, description="Most header fields of a request. Beyond: 431."
+    )
+    body: Limit = Field(
+        default=10 * 2**20, description="Largest request body, or `unlimited`; a route may override it. Beyond: 413."
+    )
+    head_timeout: Duration = Field(default=10.0, description="Time for a complete head to arrive. Beyond: 408.")
+    idle_timeout: Duration = Field(
+        default=75.0, description="How long an idle keep-alive connection of a client stays open."
+    )
+    body_timeout: Duration = Field(
+        default=30.0, description="Longest time without any byte of a request body. Beyond: 408."
+    )
+    body_rate: Size = Field(
+        default=240,
+        description="Lowest rate of a request body per second, averaged over each `body_timeout`; `0B` for "
+        "none. Below: 408.",
+    )
+    write_timeout: Duration = Field(
+        default=60.0, description="Longest time in which a client reads nothing of its response. Beyond: closed."
+    )
+    connections: Annotated[int, Whole(1, 1_000_000)] = Field(
+        default=10_000, description="Most client connections of a worker."
+    )
+    connections_per_address: Annotated[int, Whole(1, 1_000_000)] | None = Field(
+        default=None,
+        description="Most connections of one client address (IPv6: /64) to a worker. Beyond: 429.",
+    )
+    gateways: Annotated[int, Whole(1, 10_000)] | None = Field(
+        default=None,
+        description="Number of workers that divide each limit while `redis` is unavailable; by default those "
+        "seen last.",
+    )

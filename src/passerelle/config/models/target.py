@@ -1,0 +1,62 @@
+"""What the configuration says of instances that run already: where they are, or where they are found; in groups."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from passerelle.config.models.addresses import Lookup, Url
+from passerelle.config.models.base import Model
+from passerelle.config.models.guards import OneOrMore
+from passerelle.config.models.values import File, Whole
+from passerelle.config.reading.wording import describe
+
+
+class Target(Model):
+    """A running instance, or where running instances are found; in short form only its URL."""
+
+    url: Url | None = Field(
+        default=None,
+        description="Address of the instance: `http://host:port` or `https://…`, or a name to resolve.",
+    )
+    file: File | None = Field(
+        default=None, description="In place of `url`: a file with a list of targets, reloaded when it changes."
+    )
+    weight: Annotated[int, Whole(1, 1000)] = Field(
+        default=1, description="Share of the requests, relative to the other targets."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, found: Any) -> Any:
+        if isinstance(found, str):
+            return {"url": found}
+        if not isinstance(found, dict | Target):
+            raise ValueError(f"found {describe(found)}; allowed is http://host:port or a mapping with url and weight")
+        return found
+
+    @property
+    def is_found(self) -> bool:
+        """Whether its instances are found at run time."""
+        return self.file is not None or isinstance(self.url, Lookup)
+
+    @model_validator(mode="after")
+    def _one(self) -> Target:
+        if (self.url is None) == (self.file is None):
+            raise ValueError("a target has exactly one of url, file")
+        if self.file is not None and "weight" in self.model_fields_set:
+            raise ValueError("found weight beside file; the weights stand in that file")
+        return self
+
+
+class Zone(Model):
+    """A group of instances that is balanced as one."""
+
+    targets: Annotated[tuple[Target, ...], OneOrMore] = Field(min_length=1, description="The instances of the zone.")
+    weight: Annotated[int, Whole(1, 1000)] = Field(
+        default=1, description="Share of the requests, relative to the other zones of the same priority."
+    )
+    priority: Annotated[int, Whole(0, 100)] = Field(
+        default=0, description="Zones with a higher number get only what zones with a lower number cannot carry."
+    )

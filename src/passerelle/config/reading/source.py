@@ -1,0 +1,135 @@
+"""A configuration file as nodes, which know their places, and as plain data, which the models are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from passerelle.config.problems import Finding, Loc, Problem, key_of
+from passerelle.config.reading import yaml_tree
+from passerelle.config.reading.substitute import substitute
+
+
+class Source:
+    """The file as nodes and as plain data, and the problems found so far."""
+
+    def __init__(
+        self,
+        text: str,
+        file: str,
+        root: yaml_tree.Node,
+        environ: Mapping[str, str],
+        folder: Path,
+        *,
+        elsewhere: bool = False,
+    ) -> None:
+        self.file = file
+        self.folder = folder
+        self.problems: list[Problem] = []
+        # What may be right on the machine that the file is for, where that is another one.
+        self.elsewhere: list[Problem] = []
+        self._elsewhere = elsewhere
+        # Places that are reported already.
+        self.broken: set[Loc] = set()
+        # Values that came from a secret's file, and what they are part of (a command, a target): never shown.
+        self._secret: set[Loc] = set()
+        self._around_secret: set[Loc] = set()
+        self._lines = text.split("\n")
+        self._root = root
+        self._environ = environ
+        self.data = self._convert(root, ())
+
+    @property
+    def context(self) -> dict[str, object]:
+        """What validators may ask for."""
+        return {"folder": self.folder}
+
+    def report(self, finding: Finding) -> None:
+        """Add a problem, unless that place is reported already."""
+        loc = finding.loc
+        above = [loc[:length] for length in range(1, len(loc) + 1)]
+        if not self.broken.isdisjoint(above):
+            return
+        if not finding.at_key and (loc in self._around_secret or not self._secret.isdisjoint(above)):
+            message = "not allowed with what is in the file of the secret (it is not shown)"
+            finding = Finding(loc, message, here=finding.here)
+        problems = self.elsewhere if finding.here and self._elsewhere else self.problems
+        problems.append(self.problem(finding))
+
+    def problem(self, finding: Finding) -> Problem:
+        """A finding with its place in the file."""
+        node: yaml_tree.Node = self._root
+        key: yaml_tree.Node | None = None
+        known = 0
+        loc = finding.loc
+        for step in finding.loc:
+            if step == 0 and isinstance(node, yaml_tree.Mapping) and "0" not in node.items:
+                loc = (*loc[:known], *loc[known + 1 :])  # one value stands for a list of it
+                continue
+            if isinstance(node, yaml_tree.Mapping) and step in node.items:
+                key, node = node.items[str(step)]
+            elif isinstance(node, yaml_tree.Sequence) and isinstance(step, int) and step < len(node.items):
+                key, node = None, node.items[step]
+            else:
+                break
+            known += 1
+        if known < len(loc):
+            # Something that is not there: it is missing in a mapping, or the short form of a value stands for it.
+            if isinstance(node, yaml_tree.Scalar):
+                loc = loc[:known]
+            place = node if isinstance(node, yaml_tree.Scalar) or key is None else key
+        else:
+            place = key if finding.at_key and key is not None else node
+        return Problem(self.file, place.line, place.column, key_of(loc), finding.message)
+
+    def _convert(self, node: yaml_tree.Node, loc: Loc) -> Any:
+        if isinstance(node, yaml_tree.Mapping):
+            return {key: self._convert(value, (*loc, key)) for key, (_, value) in node.items.items()}
+        if isinstance(node, yaml_tree.Sequence):
+            return [self._convert(item, (*loc, index)) for index, item in enumerate(node.items)]
+        assert isinstance(node, yaml_tree.Scalar)
+        return self._scalar(node, loc)
+
+    def _scalar(self, node: yaml_tree.Scalar, loc: Loc) -> Any:
+        text = node.text
+        if "$" in text:
+            filled = substitute(text, self._environ, self.folder)
+            for nth, message in filled.problems:
+                line, column = self._dollar(node, nth)
+                self.problems.append(Problem(self.file, line, column, key_of(loc), message))
+                self.broken.add(loc)
+            text = filled.text
+            if filled.secret:
+                self._secret.add(loc)
+                self._around_secret.update(loc[:length] for length in range(3, len(loc)))
+        # Words of a command and values of the environment are text, however they look: 1.10 stays 1.10.
+        # So is a secret, and what stands in one must not be shown in an error about numbers.
+        in_service = len(loc) == 4 and loc[0] == "services" and loc[2] in ("run", "env")
+        if node.quoted or in_service or loc in (("jwt", "secret"), ("identity_token", "secret")):
+            return text
+        value = yaml_tree.resolve(text)
+        if value is None and loc and not _may_be_null(loc) and loc not in self.broken:
+            below = ", indented below it," if loc in (("services",), ("routes",)) else ""
+            self.report(Finding(loc, f"found nothing; give it a value{below} or remove the key"))
+            self.broken.add(loc)
+        return value
+
+    def _dollar(self, node: yaml_tree.Scalar, nth: int) -> tuple[int, int]:
+        """Where the ``nth`` dollar sign of a scalar stands."""
+        line, column = node.line - 1, node.column - 1
+        while (line, column) < node.end and line < len(self._lines):
+            found = self._lines[line].find("$", column)
+            if found < 0:
+                line, column = line + 1, 0
+            elif nth:
+                nth, column = nth - 1, found + 1
+            else:
+                return line + 1, found + 1
+        return node.line, node.column
+
+
+def _may_be_null(loc: Loc) -> bool:
+    if loc[0] != "routes" or len(loc) < 5 or loc[2] != "compose":
+        return False
+    return loc[4] == "on_error" and (len(loc) == 5 or (len(loc) > 5 and loc[5] == "value"))

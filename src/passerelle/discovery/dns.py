@@ -1,0 +1,98 @@
+"""Names to addresses: A and AAAA (RFC 1035, RFC 3596), and SRV (RFC 2782) for names such as ``_http._tcp.shop``.
+
+Each part of an answer is kept: where a server fails for one question (it times out, or SERVFAIL), what it said before
+goes on to count, so that half an answer takes no instance away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import dns.asyncresolver
+import dns.exception
+import dns.nameserver
+import dns.rdatatype
+import dns.resolver
+
+from passerelle.config.models.addresses import Lookup
+from passerelle.config.models.discovery import Dns
+from passerelle.discovery.types import CannotFind, Found
+
+_Rows = list[tuple[int, float, int, str]]  # priority, weight, port, host or address
+
+
+class Resolver:
+    """Looks one name up again and again. Times in seconds."""
+
+    def __init__(self, target: Lookup, settings: Dns) -> None:
+        self._target = target
+        self._timeout = settings.timeout
+        server = settings.server
+        # With the system's servers go its search domains, as Kubernetes needs them.
+        self._search = server is None
+        try:
+            self._resolver = dns.asyncresolver.Resolver(configure=server is None)
+        except dns.resolver.NoResolverConfiguration as error:
+            raise CannotFind("this system has no DNS servers configured; give dns.server") from error
+        if server is not None:
+            self._resolver.nameservers = [dns.nameserver.Do53Nameserver(server.host, server.port)]
+        self._known: dict[tuple[str, str], _Rows] = {}
+
+    async def look_up(self) -> tuple[list[Found], float]:
+        """What is there now, and for how long it holds.
+
+        :raises CannotFind: when nothing is, or nobody answers.
+        """
+        target = self._target
+        if not target.srv:
+            hosts, ttl = await self._addresses(target.host)
+            return [Found(host, target.port) for host in hosts], ttl
+        rows, ttl, problem = await self._ask(target.host, "SRV")
+        if not rows:
+            raise CannotFind(problem)
+        # Their places, not their numbers: targets that stand in the configuration are in the first one.
+        tiers = {priority: place for place, priority in enumerate(sorted({row[0] for row in rows}))}
+        answers = await asyncio.gather(*(self._addresses(row[3]) for row in rows), return_exceptions=True)
+        found = []
+        for (priority, weight, port, _), answer in zip(rows, answers, strict=True):
+            if isinstance(answer, CannotFind):
+                problem = str(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                ttl = min(ttl, answer[1])
+                # RFC 2782: weight 0 is a small chance, not none.
+                found += [Found(host, port, max(weight, 1.0), tiers[priority]) for host in answer[0]]
+        if not found:
+            raise CannotFind(problem)
+        return found, ttl
+
+    async def _addresses(self, name: str) -> tuple[list[str], float]:
+        answers = await asyncio.gather(self._ask(name, "A"), self._ask(name, "AAAA"))
+        hosts = [row[3] for rows, _, _ in answers for row in rows]
+        if not hosts:
+            raise CannotFind(next((problem for _, _, problem in answers if "no answer" in problem), answers[0][2]))
+        return hosts, min(ttl for rows, ttl, _ in answers if rows)
+
+    async def _ask(self, name: str, kind: str) -> tuple[_Rows, float, str]:
+        """The rows, their TTL, and what is wrong if there are none."""
+        key = name, kind
+        try:
+            answer = await self._resolver.resolve(name, kind, search=self._search, lifetime=self._timeout)
+        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+            self._known.pop(key, None)
+            return [], 0.0, f"{name} has no {kind} records"
+        except (dns.exception.DNSException, OSError) as error:
+            why = f"no answer within {self._timeout:g} s" if isinstance(error, dns.exception.Timeout) else str(error)
+            # Whatever is known of it holds until the next try, which comes as soon as it may.
+            return self._known.get(key, []), 0.0, f"no answer for the {kind} records of {name}: {why}"
+        rows: _Rows = []
+        for record in answer:
+            if kind != "SRV":
+                rows.append((0, 1.0, 0, record.address))
+            elif (host := record.target.to_text()) != ".":  # "." says: there is no such service
+                rows.append((record.priority, float(record.weight), record.port, host))
+        rows.sort()
+        self._known[key] = rows
+        ttl = float(answer.rrset.ttl) if answer.rrset is not None else 0.0
+        return rows, ttl, f"{name} has no {kind} records"

@@ -1,0 +1,1 @@
+"""From configuration to plans: the only place that turns keys of the file into objects."""

@@ -1,0 +1,54 @@
+"""What of a request decides its instance: the key that the ``hash`` policy and sticky cookies go by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from passerelle.balancing.sticky import read_cookie
+from passerelle.config.models.balance import Balance
+from passerelle.http1.head import RequestHead
+
+if TYPE_CHECKING:
+    from passerelle.upstream.service import KeyOf
+
+
+def key_of(balance: Balance) -> KeyOf | None:
+    """How requests get their key, or None where they need none."""
+    if balance.sticky is not None:
+        return _cookie(balance.sticky.cookie.encode("ascii"))
+    by = balance.by
+    if by is None:
+        return None
+    if by.source == "header":
+        return _header(by.name.encode("ascii"))
+    if by.source == "cookie":
+        return _cookie(by.name.encode("ascii"))
+    if by.source == "param":
+        return _parameter(by.name)
+    return _address
+
+
+def _header(name: bytes) -> KeyOf:
+    def key(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
+        return head.get(name)
+
+    return key
+
+
+def _cookie(name: bytes) -> KeyOf:
+    def key(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
+        return read_cookie((field.value for field in head.lines if field.name == b"cookie"), name)
+
+    return key
+
+
+def _parameter(name: str) -> KeyOf:
+    def key(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
+        return parameters.get(name)
+
+    return key
+
+
+def _address(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
+    return peer

@@ -1,0 +1,194 @@
+"""Routes compiled from configuration to plans."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import inf
+
+import orjson
+
+from passerelle.access.login import MAX_BODY
+from passerelle.access.preflight import Preflight
+from passerelle.compose.composition import Composition, Part
+from passerelle.compose.plans import TERMS, PartPlan
+from passerelle.config.models.config import Config, Route
+from passerelle.config.models.config import Service as ServiceConfig
+from passerelle.config.models.hedge import Percentile
+from passerelle.gateway.assembly.caching import make_plan
+from passerelle.gateway.assembly.guards import Guards
+from passerelle.gateway.assembly.headers import outgoing, request_rules, rule_of
+from passerelle.gateway.plans import ComposePlan, ForwardPlan, OwnPlan, RoutePlan
+from passerelle.observability.access_log import RouteLog
+from passerelle.observability.metrics import UNMATCHED, Metrics, RouteMetrics
+from passerelle.proxy_cache.cache import Cache
+from passerelle.resilience.hedge_delay import HedgeDelay
+from passerelle.routing.paths import Pattern, Template
+from passerelle.routing.router import Router, Rule
+from passerelle.upstream.breaking import GuardedForward
+from passerelle.upstream.deadlines import Deadlines
+from passerelle.upstream.guarded_request import TimedForward
+from passerelle.upstream.hedge import HedgedForward
+from passerelle.upstream.limiting import LimitedForward
+from passerelle.upstream.request import Forward
+from passerelle.upstream.service import Service
+from passerelle.upstream.subrequest import OwnLeg
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What plans are built from besides the configuration: each gives the same object for the same argument."""
+
+    services: Mapping[str, Service]
+    deadlines: Callable[[float], Deadlines]
+    metrics: Callable[[str], RouteMetrics]
+    log: Callable[[str, str | None], RouteLog | None]
+    guards: Guards
+    cache: Cache | None
+    era: object
+
+
+def build_router(config: Config, environment: Environment) -> Router:
+    """The route table of ``config``, its values :class:`ForwardPlan` or :class:`ComposePlan`."""
+    return Router(
+        Rule(
+            route.host.encode("ascii") if route.host else None,
+            route.accepted,
+            route.path,
+            _plan(config, route, environment),
+        )
+        for route in config.routes
+    )
+
+
+def unmatched_plan(config: Config, metrics: Metrics, log: Callable[[str, str | None], RouteLog | None]) -> RoutePlan:
+    """What stands for a route where none takes a request."""
+    heads = outgoing(config, None)
+    return RoutePlan(metrics.route(UNMATCHED), log(UNMATCHED, None), 0, (), None, None, heads, None, None)
+
+
+def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
+    limit = config.body_limit(route)
+    metrics = environment.metrics(route.label)
+    log = environment.log(route.label, route.login.service if route.login is not None else route.service)
+    body_limit = sys.maxsize if limit is None else limit
+    guards = environment.guards.of(route, metrics, _judge(config, route, environment))
+    rest = _rest_names(route.path)
+    attempt = environment.deadlines(route.attempt_timeout) if route.attempt_timeout is not None else None
+    stream_idle = _seconds(route.stream_idle_timeout)
+    tells = route.tell_deadline
+    compress = rule_of(route.compress)
+    shared = environment.cache if route.service is not None or route.cache is not None else None
+    kept = environment.era, route.cache, metrics.cache, _told(route), route.host
+    whole = make_plan(shared, *kept) if shared is not None else None
+    rules, heads = request_rules(route.request_headers), outgoing(config, route)
+    preflight = None
+    if heads is not None and heads.cors is not None:
+        admit, edit = environment.guards.of_preflight(route, metrics), outgoing(config, route, preflight=True)
+        most, say = min(body_limit, MAX_BODY), Preflight(heads.cors)
+        preflight = OwnPlan(metrics, log, most, admit, None, None, edit, None, None, say)
+    of_route = (metrics, log, body_limit, guards, compress, rules, heads, preflight, whole)
+    if route.service is not None:
+        service = environment.services[route.service]
+        rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
+        deadlines = environment.deadlines(route.timeout)
+        forward = _forward(config.services[route.service], route)
+        feeds = any(_made_of(each, route.service) for each in config.routes)
+        return ForwardPlan(
+            *of_route,
+            service,
+            deadlines,
+            route.attempts,
+            rewrite,
+            attempt_deadlines=attempt,
+            hedge=_hedge(route),
+            stream_idle=stream_idle,
+            tells_deadline=tells,
+            forward=forward,
+            feeds=feeds,
+            tunnel_idle=_seconds(route.tunnel_idle_timeout),
+        )
+    if route.compose is None:
+        leg = None
+        if route.login is not None:
+            name = route.login.service
+            limits = environment.deadlines(route.timeout), route.attempts
+            leg = OwnLeg(environment.services[name], *limits, _forward(config.services[name], route))
+        most = min(body_limit, MAX_BODY)
+        own = environment.guards.own(route, leg)
+        return OwnPlan(metrics, log, most, guards, None, None, heads, preflight, None, own)
+    parts = []
+    plans = []
+    for name, part in route.compose.items():
+        fallback = None if part.required else orjson.dumps(part.fallback)
+        parts.append(Part(name, fallback, frozenset(part.pass_status)))
+        seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
+        service = environment.services[part.service]
+        path = Template(part.path, rest)
+        key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # no host with a port is like this
+        shared = environment.cache if part.cache is not None else None
+        kept = environment.era, part.cache, metrics.cache, _told(route), route.host
+        cache = make_plan(shared, *kept) if shared is not None else None
+        if environment.cache is not None and (cache is not None or whole is not None):
+            environment.cache.sources.add(part.service)
+        forward = _forward(config.services[part.service], route)
+        deadlines = environment.deadlines(seconds)
+        of_part = (deadlines, route.attempts, cache, key, attempt, _hedge(route), stream_idle, tells, forward)
+        plans.append(PartPlan(name, service, path, *of_part))
+    if whole is not None:
+        # The parts' lifetimes count, and the answer says so in a field of the gateway's own (see
+        # compose/composed_origin.py).
+        settings = replace(whole.settings, ttl=None, heuristic=False, stale_if_disconnected=0, targeted=(TERMS,))
+        of_route = (*of_route[:-1], replace(whole, settings=settings))
+    ttl = route.cache.ttl if route.cache is not None else None
+    return ComposePlan(*of_route, Composition(parts), tuple(plans), environment.deadlines(route.timeout), ttl)
+
+
+def _made_of(route: Route, service: str) -> bool:
+    """Whether answers of ``service`` are stored as parts on ``route``, or as the whole."""
+    parts = (route.compose or {}).values()
+    return any(p.service == service and (p.cache is not None or route.cache is not None) for p in parts)
+
+
+def _told(route: Route) -> frozenset[bytes]:
+    """The fields that tell services what ``forward_auth`` has found out, lower case."""
+    names = route.forward_auth.copy_headers if route.forward_auth is not None else ()
+    return frozenset(name.lower().encode("ascii") for name in names)
+
+
+def _judge(config: Config, route: Route, environment: Environment) -> OwnLeg | None:
+    """Where ``forward_auth`` asks, within its own time and with one more attempt if that is safe."""
+    settings = route.forward_auth
+    if settings is None:
+        return None
+    service = config.services[settings.service]
+    forward = GuardedForward if service.breaker is not None else Forward
+    return OwnLeg(environment.services[settings.service], environment.deadlines(settings.timeout), 2, forward)
+
+
+def _forward(service: ServiceConfig, route: Route) -> type[Forward]:
+    """The plainest that does what the service and the route ask for: what is not asked for costs nothing."""
+    if route.hedge is not None:
+        return HedgedForward
+    if service.concurrency is not None:
+        return LimitedForward
+    if route.attempt_timeout is not None or route.tell_deadline:
+        return TimedForward
+    return GuardedForward if service.breaker is not None else Forward
+
+
+def _hedge(route: Route) -> HedgeDelay | None:
+    """Its own for each service that a route asks: they are not equally fast."""
+    if route.hedge is None:
+        return None
+    after = route.hedge.after
+    return HedgeDelay(percentile=after.percent) if isinstance(after, Percentile) else HedgeDelay(after)
+
+
+def _seconds(limit: float | str) -> float:
+    return inf if isinstance(limit, str) else limit
+
+
+def _rest_names(path: str) -> frozenset[str]:
+    return frozenset(s.text for s in Pattern.parse(path).segments if str(s).endswith("*}"))

@@ -1,0 +1,177 @@
+"""From a service's configuration to the parts that balance it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from hashlib import blake2b
+
+from passerelle.balancing.group import Child, Group
+from passerelle.balancing.health import Settings
+from passerelle.balancing.policies import Node
+from passerelle.balancing.priority_tiers import Tiers
+from passerelle.balancing.registry import make
+from passerelle.balancing.sticky import Sticky
+from passerelle.config.models.addresses import Lookup
+from passerelle.config.models.config import Config, Target
+from passerelle.config.models.config import Service as ServiceConfig
+from passerelle.gateway.assembly.hash_keys import key_of
+from passerelle.http.messages import IDEMPOTENT_METHODS
+from passerelle.http1.server.listener import Limits
+from passerelle.http1.tls_contexts import UpstreamTls
+from passerelle.resilience.adaptive_limit import AdaptiveLimit
+from passerelle.resilience.circuit_breaker import Breaker, BreakerSettings
+from passerelle.resilience.retry_budget import RetryBudget
+from passerelle.security.addresses import Proxies, Subscribers
+from passerelle.upstream.concurrency_limiter import Limiter
+from passerelle.upstream.members import InstanceSpec, Leaf, PoolSettings
+from passerelle.upstream.service import RetryRules, Service, StickyCookie
+
+# Before every priority that a configuration can give a zone.
+NEAREST = -1
+
+
+def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Leaf], Node, StickyCookie | None]:
+    """The leaves by zone, the node above them, and the sticky cookie if there is one."""
+    policy = config.balance.policy
+    leaves: dict[str, Leaf]
+    node: Node
+    if config.zones is not None:
+        leaves = {zone: _leaf(policy, settings.targets) for zone, settings in config.zones.items()}
+        node = Group(
+            Child(leaves[zone], float(settings.weight), NEAREST if zone == config.near else settings.priority, zone)
+            for zone, settings in config.zones.items()
+        )
+    else:
+        leaf = _leaf(policy, config.targets or ())
+        leaves, node = {"": leaf}, leaf
+    cookie = None
+    sticky = config.balance.sticky
+    if sticky is not None:
+        # Under another service's name the same secret must give other tokens.
+        secret = blake2b(b"%b\0%b" % (name.encode(), sticky.secret.encode()), digest_size=32).digest()
+        node = Sticky(node, secret)
+        cookie = StickyCookie(sticky.cookie.encode("ascii"), node)
+    return leaves, node, cookie
+
+
+def _leaf(policy: str, targets: Iterable[Target]) -> Leaf:
+    """A policy, or one for each priority where SRV records may tell several."""
+    return Tiers(partial(make, policy)) if _tiered(targets) else make(policy)
+
+
+def _tiered(targets: Iterable[Target]) -> bool:
+    return any(isinstance(target.url, Lookup) and target.url.srv for target in targets)
+
+
+def shape(config: ServiceConfig) -> object:
+    """What :func:`nodes` looks at: while it is the same, so are the nodes."""
+    zones = config.zones
+    if zones is None:
+        return config.balance, _tiered(config.targets or ())
+    return config.balance, config.near, [(n, z.weight, z.priority, _tiered(z.targets)) for n, z in zones.items()]
+
+
+def pool_settings(config: ServiceConfig, tls: UpstreamTls | None) -> PoolSettings:
+    """How connections to its instances are kept."""
+    return PoolSettings(config.max_connections, config.max_waiting, config.connect_timeout, config.keepalive, tls)
+
+
+def health_settings(config: ServiceConfig, *, probed: bool) -> Settings:
+    """What its health goes by; ``probed`` says whether somebody probes its instances."""
+    slow_start = 0.0 if config.slow_start == "off" else config.slow_start
+    eject = config.eject
+    if eject is None:
+        return Settings(probed=probed, ejected_part=0.0, slow_start=slow_start, panic=config.panic)
+    return Settings(
+        probed=probed,
+        failures=eject.failures,
+        ejection=eject.time,
+        ejection_max=eject.max_time,
+        ejected_part=eject.at_most,
+        slow_start=slow_start,
+        panic=config.panic,
+    )
+
+
+def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfig | None) -> None:
+    """Give ``service`` what ``config`` says; what is as ``before`` keeps its state."""
+    service.key = key_of(config.balance)
+    service.eject_after = config.eject.failures if config.eject is not None else 0
+    retries = config.retries
+    methods = IDEMPOTENT_METHODS if retries.methods is None else frozenset(m.encode() for m in retries.methods)
+    service.retries = RetryRules(methods, frozenset(retries.on_status), retries.backoff, retries.max_backoff)
+    if before is None or before.retries != retries:
+        service.budget = RetryBudget(retries.budget, float(retries.floor))
+    found = config.concurrency
+    if before is None or (before.concurrency, before.max_waiting) != (found, config.max_waiting):
+        service.limiter = None
+        if found is not None:
+            limit = AdaptiveLimit(found.first, least=found.min, most=found.max, tolerance=1 + found.tolerance)
+            service.limiter = Limiter(limit, config.max_waiting)
+    if before is None or before.breaker != config.breaker:
+        settings = config.breaker
+        service.breaker = None
+        if settings is not None:
+            service.breaker = Breaker(
+                BreakerSettings(
+                    settings.threshold,
+                    settings.minimum,
+                    settings.window,
+                    settings.open,
+                    settings.max_open,
+                    settings.probes,
+                )
+            )
+
+
+def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec]:
+    """The instances that the configuration names itself: targets and zones; none that are started or found."""
+    zones = service.zones
+    groups = [("", service.targets or ())] if zones is None else [(zone, z.targets) for zone, z in zones.items()]
+    return [
+        InstanceSpec(
+            f"{name}-{zone}-{index}" if zone else f"{name}-{index}",
+            target.url.host,
+            target.url.port,
+            float(target.weight),
+            zone,
+            secure=target.url.secure,
+        )
+        for zone, targets in groups
+        for index, target in enumerate(targets, 1)
+        if target.url is not None and not target.is_found
+    ]
+
+
+def listener_limits(config: Config) -> Limits:
+    """What clients may send, for the listener."""
+    limits = config.limits
+    proxies, subscribers = Proxies(config.trusted_proxies), Subscribers()
+
+    def client_of(peer: bytes) -> bytes | None:
+        # Behind a trusted proxy are many clients.
+        return None if proxies.trusts(peer) else subscribers.of(peer)
+
+    return Limits(
+        head=limits.head,
+        fields=limits.headers,
+        head_timeout=limits.head_timeout,
+        idle_timeout=limits.idle_timeout,
+        body_timeout=limits.body_timeout,
+        body_rate=limits.body_rate,
+        write_timeout=limits.write_timeout,
+        connections=limits.connections,
+        per_client=limits.connections_per_address,
+        client_of=client_of,
+    )
+
+
+def sweep_seconds(config: Config, most: float) -> float:
+    """How often to look at connections: so that their time limits are kept to within a quarter, at least every ``most``
+    seconds."""
+    limits = config.limits
+    times: list[float | str] = [limits.head_timeout, limits.idle_timeout, limits.body_timeout, limits.write_timeout]
+    for route in config.routes:
+        times += (route.stream_idle_timeout, route.tunnel_idle_timeout)
+    return min(most, min(seconds for seconds in times if not isinstance(seconds, str)) / 4)

@@ -1,0 +1,229 @@
+"""Routes that compress: between a route's answers and its clients, coding what the client accepts (RFC 9110 §8.4).
+
+What comes from upstream is coded piece by piece, as it comes. What is stored is stored once, as it came, and coded once
+for each coding that somebody asks for; these forms are kept with the entry, counted with it and gone with it.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future, get_running_loop
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from passerelle.caching.entry import Entry, Forms, build_head, field_line, head_lines, status_line
+from passerelle.caching.memory_store import MemoryStore
+from passerelle.caching.request import Facts
+from passerelle.caching.validators import entity_tag
+from passerelle.http import content_coding
+from passerelle.http.content_coding import Rule
+from passerelle.http.messages import Fields, end_to_end, get
+from passerelle.http1.head import RequestHead, ResponseHead
+from passerelle.proxy_cache.heads import Marked
+
+if TYPE_CHECKING:
+    from passerelle.errors import Failure
+    from passerelle.proxy_cache.interfaces import Asker
+
+# The longest body that is coded at once, in bytes: up to 15 ms. What is longer, and stored, is coded in a thread.
+AT_ONCE: Final = 1024 * 1024
+
+
+def coding_of(head: RequestHead, rule: Rule) -> bytes | None:
+    """The coding of the answer to this request, or None."""
+    return content_coding.coding_for(((line.name, line.value) for line in head.lines), rule)
+
+
+def uncoded_facts(head: RequestHead, method: bytes, consumer: bytes) -> Facts:
+    """What ``head`` says to a cache that stores what is not coded: codings choose nothing there."""
+    fields = [field for field in end_to_end(head.fields) if field[0] != b"accept-encoding"]
+    return Facts(method, fields, has_body=head.chunked or head.content_length > 0, consumer=consumer)
+
+
+def uncoded_request(message: bytes) -> bytes:
+    """The request ``message`` for an answer without a coding, which can be stored for everybody."""
+    lines = message[:-4].split(b"\r\n")
+    kept = [line for line in lines if line[:16].lower() != b"accept-encoding:"]
+    return b"\r\n".join([*kept, b"Accept-Encoding: identity", b"", b""])
+
+
+class Coder:
+    """Stands between a forward, or the cache, and the client's exchange (``asker``), and codes what goes through.
+
+    To the cache it is who asks. ``head`` is the client's request.
+    """
+
+    __slots__ = ("_asker", "_coding", "_finish", "_head", "_method", "_piece", "_rule", "_store")
+
+    streams = True
+
+    def __init__(self, asker: Asker, rule: Rule, method: bytes, head: RequestHead, store: MemoryStore | None) -> None:
+        self._asker = asker
+        self._rule = rule
+        self._method = method
+        self._head = head
+        self._store = store
+        self._coding = coding_of(head, rule)
+        self._piece: Callable[[bytes], bytes] | None = None
+        self._finish: Callable[[], bytes] | None = None
+
+    @property
+    def cache_status(self) -> bytes:
+        """The asker's."""
+        return self._asker.cache_status
+
+    @cache_status.setter
+    def cache_status(self, line: bytes) -> None:
+        self._asker.cache_status = line
+
+    @property
+    def cached(self) -> str | None:
+        """The asker's."""
+        return self._asker.cached
+
+    @cached.setter
+    def cached(self, outcome: str | None) -> None:
+        self._asker.cached = outcome
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx response."""
+        self._asker.on_interim(head)
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None:
+        """The protocol changes: what follows is no content."""
+        self._asker.on_switch(head, data)
+
+    def on_failure(self, failure: Failure) -> None:
+        """There is no answer, or it broke off."""
+        self._asker.on_failure(failure)
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The answer begins: coded from here on where it may be."""
+        asker = self._asker
+        fields = head.fields
+        is_head = self._method == b"HEAD"
+        length = len(data) if complete and not is_head else head.content_length
+        if head.status == 304:
+            head = self._still_coded(head, fields)
+        elif content_coding.may_code(head.status, fields, length, self._rule) and not (is_head and length < 0):
+            name = self._coding
+            if name is None:
+                head = _recoded(head, content_coding.varied_fields(fields))
+            elif not complete or is_head:
+                head = _recoded(head, content_coding.coded_fields(fields, name, -1))
+                if not is_head:
+                    self._piece, self._finish = content_coding.stream(name)
+                    data = self._piece(data) if data else b""
+            else:
+                coded = content_coding.encode(name, data)
+                if len(coded) < len(data):
+                    data = coded
+                    fields = [field for field in fields if field[0] != b"transfer-encoding"]
+                    head = _recoded(head, content_coding.coded_fields(fields, name, len(coded)))
+                else:
+                    head = _recoded(head, content_coding.varied_fields(fields))
+        asker.on_response(head, data, complete)
+
+    def on_data(self, data: bytes) -> None:
+        """More of the body."""
+        if self._piece is not None:
+            data = self._piece(data)
+        self._asker.on_data(data)
+
+    def on_end(self) -> None:
+        """The body is complete."""
+        if self._finish is not None:
+            self._asker.on_data(self._finish())
+        self._asker.on_end()
+
+    def on_stored(self, facts: Facts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
+        """The cache answers. A range is one of the body as it is."""
+        name = self._coding if facts.range is None else None
+        self._asker.on_stored(facts, form_of(entry, self._rule, name, self._store), status_line, own)
+
+    def _still_coded(self, head: ResponseHead, fields: Fields) -> ResponseHead:
+        """A 304 for a client that holds the coded form: it speaks of that form's entity tag (RFC 9111 §4.3.4)."""
+        tag = get(fields, b"etag")
+        held = b", ".join(line.value for line in self._head.lines if line.name == b"if-none-match")
+        if tag is None or not tag.startswith(b'"') or b"W/" + tag not in held:
+            return head
+        kept = [(name, b"W/" + value if name == b"etag" else value) for name, value in fields]
+        return _recoded(head, content_coding.varied_fields(kept))
+
+
+def form_of(entry: Entry, rule: Rule, name: bytes | None, store: MemoryStore | None) -> Entry:
+    """``entry`` as it goes out in the coding ``name`` (None: in none) by ``rule``; made once, and kept with it."""
+    forms = entry.forms
+    if forms is None or forms.by != rule:
+        forms = entry.forms = Forms(rule)
+        if content_coding.may_code(entry.status, entry.fields, len(entry.body), rule):
+            forms.made[b""] = _form(entry, content_coding.varied_fields(entry.fields), entry.body)
+        _count(entry, store)
+    plain = forms.made.get(b"")
+    if plain is None:
+        return entry
+    if name is None:
+        return plain
+    form = forms.made.get(name)
+    if form is None:
+        if len(entry.body) > AT_ONCE:
+            # Until a thread is done with it, it goes out as it is.
+            forms.made[name] = form = plain
+            future = get_running_loop().run_in_executor(None, content_coding.encode, name, entry.body)
+            future.add_done_callback(partial(_coded_later, entry, forms, name, store))
+        else:
+            form = _keep(entry, forms, name, content_coding.encode(name, entry.body), store)
+    return form
+
+
+def _coded_later(entry: Entry, forms: Forms, name: bytes, store: MemoryStore | None, coded: Future[bytes]) -> None:
+    if not coded.cancelled() and entry.forms is forms:
+        _keep(entry, forms, name, coded.result(), store)
+
+
+def _keep(entry: Entry, forms: Forms, name: bytes, coded: bytes, store: MemoryStore | None) -> Entry:
+    form = forms.made[b""]
+    if len(coded) < len(entry.body):
+        form = _form(entry, content_coding.coded_fields(entry.fields, name, len(coded)), coded)
+    forms.made[name] = form
+    _count(entry, store)
+    return form
+
+
+def _count(entry: Entry, store: MemoryStore | None) -> None:
+    """What is kept counts, where the entry is held; else it goes when the entry does."""
+    if store is not None and store.peek(entry.key) is entry:
+        store.resized(entry)
+
+
+def _form(entry: Entry, fields: Fields, body: bytes) -> Entry:
+    head = build_head(status_line(entry.head), _lines(head_lines(entry.head), fields))
+    tag = entity_tag(get(fields, b"etag"))
+    return Entry(entry.key, entry.status, head, body, born=entry.born, fresh_until=entry.fresh_until, etag=tag)
+
+
+def _recoded(head: ResponseHead, fields: Fields) -> ResponseHead:
+    """``head`` with other fields; those that it has already keep their spelling."""
+    lines = _lines(((line.name, line.value, line.line) for line in head.lines), fields)
+    raw = b"\r\n".join([head.raw.partition(b"\r\n")[0], *lines, b"", b""])
+    return Marked(raw, head.own) if isinstance(head, Marked) else ResponseHead(raw)
+
+
+def _lines(known: Iterable[tuple[bytes, bytes, bytes]], fields: Fields) -> list[bytes]:
+    spelled = {(name, value): line for name, value, line in known}
+    return [spelled.get(field) or field_line(field) for field in fields]
+
+
+def coded_answer(status: int, head: bytes, body: bytes, rule: Rule, request: RequestHead) -> tuple[bytes, bytes]:
+    """A composed answer, its head without Content-Length and the empty line, as it goes out to who sent ``request``."""
+    known = list(head_lines(head))
+    fields = [(name, value) for name, value, _ in known]
+    if not content_coding.may_code(status, fields, len(body), rule):
+        return head, body
+    name = coding_of(request, rule) if len(body) <= AT_ONCE else None
+    coded = content_coding.encode(name, body) if name is not None else body
+    if name is not None and len(coded) < len(body):
+        fields = content_coding.coded_fields(fields, name, -1)
+    else:
+        fields, coded = content_coding.varied_fields(fields), body
+    return build_head(status_line(head), _lines(known, fields)), coded

@@ -1,0 +1,86 @@
+"""The short way of a hit: from the request to the stored bytes, past routing and everything that a hit does not need.
+
+It is open to an entry whose ``owner`` is the plan of a route that has nothing to ask before it answers, and whose key
+is origin, path and query as they are. Such a key names one canonical path, and so one route: a request that finds the
+entry under it would be led to that route. A path in another spelling finds nothing here and takes the long way.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from passerelle.caching.request import Facts
+from passerelle.caching.serving import ending, wire
+from passerelle.gateway.compression import coding_of, form_of
+from passerelle.gateway.plans import RoutePlan
+from passerelle.proxy_cache.cache import Cache, request_facts
+from passerelle.upstream.request_headers import cache_place, came_by_tls, client_address
+
+if TYPE_CHECKING:
+    from passerelle.gateway.gateway import Gateway
+    from passerelle.http1.head import RequestHead
+    from passerelle.http1.server.connection import ClientConnection
+
+
+def answer_hit(
+    gateway: Gateway, cache: Cache, client: ClientConnection, method: bytes, target: bytes, head: RequestHead
+) -> bool:
+    """Answer a plain GET from a fresh entry; false where that is not enough, and then nothing has happened."""
+    host = head.host
+    if host is None or method != b"GET" or not head.plain:
+        return False
+    started = perf_counter()
+    now = started + gateway.clock.offset
+    facts: Facts | None = head.cache_facts
+    if facts is None or facts.method != method or facts.consumer:
+        facts = request_facts(head, method)
+    place = head.cache_place
+    if place is None:
+        place = head.cache_place = cache_place(head, client.peer, gateway.proxies, client.scheme) + b" "
+    entry = cache.shelf.find(place + target, facts)
+    # The test of `policy.lookup` for its HIT.
+    if entry is None or now >= entry.fresh_until or facts.needs & entry.refuses:
+        return False
+    plan = entry.owner
+    if not isinstance(plan, RoutePlan) or plan.cache is None or plan.cache.era is not cache.era:
+        return False
+    if plan.compress is not None:
+        entry = form_of(entry, plan.compress, coding_of(head, plan.compress), cache.store)
+    body = entry.body
+    outgoing = plan.outgoing
+    if outgoing is None:
+        message = wire(entry, now)
+    else:
+        edited = outgoing.edit(entry.head, _Request(gateway, client, head))
+        message = edited + ending(entry, now) + body
+    if not client.send_ready(message, len(body)):
+        return False
+    seconds = perf_counter() - started
+    plan.metrics.hit(entry.status, seconds)
+    if plan.log is not None:
+        peer = client_address(head, client.peer, gateway.proxies) if head.forwarded else client.peer
+        who = (gateway.next_id(), peer, method, target, host, head.user_agent)
+        plan.log.add(*who, entry.status, 0, len(body), seconds, 0.0, 0, None, None, "hit")
+    return True
+
+
+class _Request:
+    """A plain GET as what is changed in its answer's head sees it."""
+
+    __slots__ = ("_client", "_gateway", "_head")
+
+    method = b"GET"
+
+    def __init__(self, gateway: Gateway, client: ClientConnection, head: RequestHead) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._head = head
+
+    @property
+    def origin(self) -> bytes | None:
+        return self._head.get(b"origin")
+
+    @property
+    def secure(self) -> bool:
+        return came_by_tls(self._head, self._client.peer, self._gateway.proxies, self._client.scheme)

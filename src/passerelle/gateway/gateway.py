@@ -1,0 +1,391 @@
+"""A gateway worker: the listener, the services, the plans, and the clock that they share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from passerelle.balancing.instance import Instance
+from passerelle.config.models.config import Config
+from passerelle.config.models.config import Service as ServiceConfig
+from passerelle.errors import Failure, Kind
+from passerelle.gateway.assembly.caching import go_by, open_cache
+from passerelle.gateway.assembly.certificates import Certificates
+from passerelle.gateway.assembly.guards import Guards
+from passerelle.gateway.assembly.routes import Environment, build_router, unmatched_plan
+from passerelle.gateway.assembly.second_level import Shared
+from passerelle.gateway.assembly.services import (
+    apply_settings,
+    configured_instances,
+    health_settings,
+    listener_limits,
+    nodes,
+    pool_settings,
+    shape,
+    sweep_seconds,
+)
+from passerelle.gateway.exchange_base import Exchange
+from passerelle.gateway.fast_hit import answer_hit
+from passerelle.gateway.plans import RoutePlan, cache_of
+from passerelle.gateway.times import BACKLOG, LOG_SECONDS, SET_BACK, SWEEP, TICK
+from passerelle.http1.clock import Clock
+from passerelle.http1.head import RequestHead
+from passerelle.http1.server.connection import ClientConnection
+from passerelle.http1.server.listener import Listener
+from passerelle.observability.access_log import AccessLog, RouteLog
+from passerelle.observability.log_sink import LogSink
+from passerelle.observability.metrics import Metrics, no_cache
+from passerelle.proxy_cache.cache import Cache
+from passerelle.proxy_cache.invalidation import Invalidator
+from passerelle.routing.router import Match, Router
+from passerelle.security.addresses import Proxies
+from passerelle.upstream.deadlines import Deadlines
+from passerelle.upstream.members import InstanceSpec, Members
+from passerelle.upstream.passive_health import LocalHealth
+from passerelle.upstream.request import Forward
+from passerelle.upstream.service import Service
+from passerelle.upstream.stream_idle import Stalled
+
+__all__ = ["Gateway", "InstanceSpec"]
+
+logger = logging.getLogger("passerelle")
+
+
+class Gateway:
+    """One worker. Everything runs on the event loop that :meth:`start` is awaited on."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.metrics = Metrics()
+        self._deadlines: dict[float, Deadlines] = {}
+        destination = config.access_log
+        self._sink = None if destination == "off" else LogSink(None if destination == "stdout" else Path(destination))
+        self._log = AccessLog(self._sink.put, self.loop.call_later) if self._sink is not None else None
+        if self._sink is not None:
+            self.metrics.access_log = self._sink.counts
+        self.clock = Clock()
+        self._health: LocalHealth | None = LocalHealth(self.loop.time)
+        self._tell: Callable[[str, str, str], None] | None = None
+        self._services: dict[str, Service] = {}
+        self._members: dict[str, Members] = {}
+        # Removed by a reload, with something still in flight.
+        self._leaving: dict[str, tuple[Service, Members]] = {}
+        self.proxies = Proxies(config.trusted_proxies)
+        self._guards = Guards(config, self.loop)
+        self._certificates = Certificates(config)
+        for name, service in config.services.items():
+            self._services[name], self._members[name] = self._make(name, service, self._certificates)
+            self._set_instances(name, service, configured_instances(name, service))
+        self.cache, era = open_cache(config), object()
+        self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
+        self.sharing = Shared(self.loop)
+        self._use_cache(self.cache, era, config)
+        self.unmatched = unmatched_plan(config, self.metrics, self._route_log)
+        self._listener = Listener(self, listener_limits(config), self.clock)
+        self._sweep = sweep_seconds(config, SWEEP)
+        self._stalled = Stalled()
+        self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
+        self._ids = count(1).__next__
+        self._server: asyncio.Server | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    # ---- life
+
+    async def start(self, sock: socket.socket | None = None) -> tuple[str, int]:
+        """Begin on ``sock``, bound already, or bind what the configuration says; gives the address bound.
+
+        OSError when it is taken.
+        """
+        listen, listener = self._config.listen, self._listener
+
+        def connection() -> asyncio.Protocol:
+            return self._certificates.accept(listener)
+
+        if sock is not None:
+            self._server = await self.loop.create_server(connection, sock=sock, backlog=BACKLOG)
+        else:
+            self._server = await self.loop.create_server(
+                connection, listen.host, listen.port, backlog=BACKLOG, reuse_port=self._config.workers > 1
+            )
+        self.sharing.start()
+        self._tick()
+        self._sweep_all()
+        self._guards.start()
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return host, port
+
+    async def stop(self, grace: float) -> None:
+        """Accept no more, let requests in flight end for up to ``grace`` seconds, then end the rest."""
+        if self._server is not None:
+            self._server.close()
+        self._listener.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._listener.empty(), grace)
+        for connection in list(self._listener.connections):
+            connection.abort()
+        for members in [*self._members.values(), *(members for _, members in self._leaving.values())]:
+            members.close()
+        await asyncio.sleep(0)
+        for timer in self._timers.values():
+            timer.cancel()
+        self._guards.stop()
+        await self.sharing.stop()
+        if self.cache is not None:
+            self.cache.store.close()
+        if self._log is not None:
+            self._log.flush()
+        if self._sink is not None:
+            self._sink.close(LOG_SECONDS)
+
+    def set_instances(self, service: str, instances: Iterable[InstanceSpec]) -> None:
+        """Let ``service`` have these instances. KeyError for an unknown service."""
+        self._set_instances(service, self._config.services[service], instances)
+
+    def reload(self, config: Config, instances: Mapping[str, Iterable[InstanceSpec]] | None = None) -> None:
+        """Go by ``config`` from the next request on, on connections that are open too; what is under way goes on.
+
+        Services that stay keep their instances' connections, counters and health. Without ``instances`` they have
+        those that the configuration names. Whatever fails here fails before anything has changed. ``listen``,
+        ``admin``, ``workers`` and ``access_log`` are not looked at.
+        """
+        before = self._config
+        certificates = Certificates(config, self._certificates)
+        made = {n: self._make(n, c, certificates) for n, c in config.services.items() if n not in self._services}
+        services = {n: made[n][0] if n in made else self._services[n] for n in config.services}
+        deadlines: dict[float, Deadlines] = {}
+        guards = Guards(config, self.loop, self._guards)
+        cache = open_cache(config, self.cache)
+        era = object()
+        router = self._router(config, services, deadlines, guards, cache, era)
+        # From here on nothing fails, and no request comes in between.
+        self._certificates = certificates
+        for name in before.services.keys() - config.services.keys():
+            self._dismiss(name)
+        for name, (service, members) in made.items():
+            self._services[name], self._members[name] = service, members
+            if self._leaving.pop(name, None) is not None:
+                self._adopt(name, None, config.services[name])
+        self._services = services
+        self._members = {name: self._members[name] for name in services}
+        for name, settings in config.services.items():
+            if name not in made:
+                self._adopt(name, before.services[name], settings)
+            given = instances.get(name) if instances is not None else None
+            self._set_instances(name, settings, configured_instances(name, settings) if given is None else given)
+        # What is under way still has its deadline.
+        deadlines.update((limit, old) for limit, old in self._deadlines.items() if old.entries)
+        self._deadlines = deadlines
+        self._config = config
+        self._listener.go_by(listener_limits(config))
+        self._sweep = sweep_seconds(config, SWEEP)
+        if before.trusted_proxies != config.trusted_proxies:
+            self.proxies = Proxies(config.trusted_proxies)
+        self._guards.stop(guards)
+        guards.start(self._guards)
+        self._guards = guards
+        self.router, self.unmatched = router, unmatched_plan(config, self.metrics, self._route_log)
+        self._use_cache(cache, era, config)
+
+    def _dismiss(self, name: str) -> None:
+        """A service that is in the configuration no more: nothing new goes there, what is under way ends in peace."""
+        members = self._members[name]
+        members.replace(())
+        self._services[name].breaker = None  # what is under way has its own reference
+        self._leaving[name] = self._services[name], members
+        if self._health is not None:
+            self._health.forget(name)
+
+    def supervised(self, tell: Callable[[str, str, str], None]) -> None:
+        """Somebody else decides about the health of instances, and is told what requests see of it.
+
+        ``tell(event, service, instance)``: see :meth:`passerelle.upstream.passive_health.LocalHealth.report`.
+        """
+        self._health = None
+        self._tell = tell
+        for service in self._services.values():
+            service.watched = True
+
+    def reopen_log(self) -> None:
+        """Open the access log's file anew, after it was moved away."""
+        if self._sink is not None:
+            self._sink.reopen()
+
+    def purge(self, what: str, value: str) -> int:
+        """Let the cache go of what has a tag, a path, or of all (``what``: tag, path, all); how many there were."""
+        return self.cache.purge(what, value) if self.cache is not None else 0
+
+    def snapshot(self) -> dict[str, Any]:
+        """Counters as JSON-able values (see :mod:`passerelle.observability.metrics`)."""
+        listener = self._listener
+        self.metrics.connections_open = len(listener.connections)
+        self.metrics.connections_accepted = listener.accepted
+        self.metrics.connections_refused = listener.refused
+        return self.metrics.snapshot()
+
+    def status(self) -> dict[str, Any]:
+        """Services and their instances as this worker sees them, as JSON-able values."""
+        return {name: members.status() for name, members in self._members.items()}
+
+    def told(self) -> dict[str, dict[str, Any]]:
+        """What this worker knows of its services beside their instances (see
+        :meth:`passerelle.upstream.service.Service.told`)."""
+        return {name: service.told() for name, service in self._services.items()}
+
+    # ---- requests (the Handler of http1)
+
+    def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
+        """Carry a request out."""
+        if self.cache is not None and answer_hit(self, self.cache, connection, method, target, head):
+            return
+        exchange = Exchange(self, connection, method, target, head)
+        try:
+            exchange.start()
+        except Exception as error:
+            self._on_defect(exchange, error)
+
+    def carry_on(self, exchange: Exchange, plan: RoutePlan, match: Match, guard: int) -> None:
+        """What guard number ``guard`` waited for has ended."""
+        try:
+            exchange.resume(plan, match, guard)
+        except Exception as error:
+            self._on_defect(exchange, error)
+
+    def _on_defect(self, exchange: Exchange, error: Exception) -> None:
+        """A defect of ours: the client gets an answer and the process goes on; the traceback is for the log alone."""
+        logger.error("request failed within the gateway", exc_info=error)
+        exchange.on_failure(Failure(Kind.INTERNAL, repr(error)))
+
+    def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
+        """Count and log what was no request; gives its id."""
+        request_id = self.next_id()
+        self.metrics.malformed(failure.kind)
+        log = self.unmatched.log
+        if log is not None:
+            log.add(request_id, connection.peer, b"", b"", b"", b"", failure.status, 0, 0, 0.0, 0.0, 0, None, failure)
+        return request_id
+
+    def next_id(self) -> bytes:
+        """A request id that no other request of any worker has."""
+        return self._id_prefix % self._ids()
+
+    # ---- parts
+
+    def _make(self, name: str, config: ServiceConfig, certificates: Certificates) -> tuple[Service, Members]:
+        """A service that is not there yet; one that is just leaving comes back as it is."""
+        leaving = self._leaving.get(name)
+        if leaving is not None:
+            return leaving
+        leaves, node, cookie = nodes(name, config)
+        members = Members(self.loop, self.clock, leaves, pool_settings(config, certificates.of(name)))
+        service = Service(name, node, self.metrics.service(name, members.in_flight))
+        service.metrics.breaker = service.breaker_state
+        service.metrics.concurrency = service.concurrency
+        service.cookie = cookie
+        service.report = self._report
+        service.watched = self._health is None
+        apply_settings(service, config, None)
+        return service, members
+
+    def _router(
+        self,
+        config: Config,
+        services: Mapping[str, Service],
+        deadlines: dict[float, Deadlines],
+        guards: Guards,
+        cache: Cache | None,
+        era: object,
+    ) -> Router:
+        """The routes of ``config``; what they need of deadlines is put in ``deadlines``."""
+
+        def of(limit: float) -> Deadlines:
+            if limit not in deadlines:
+                known = self._deadlines.get(limit)
+                deadlines[limit] = Deadlines(limit) if known is None else known
+            return deadlines[limit]
+
+        environment = Environment(services, of, self.metrics.route, self._route_log, guards, cache, era)
+        return build_router(config, environment)
+
+    def _use_cache(self, cache: Cache | None, era: object, config: Config) -> None:
+        """Let ``cache`` go by the router that is in force now."""
+        if self.cache is not None and self.cache is not cache:
+            self.cache.store.close()
+        self.cache = cache
+        self.sharing.go_by(config, cache)
+        self.metrics.cache = cache.snapshot if cache is not None else no_cache
+        if cache is not None:
+            go_by(cache, config, era)
+            self.invalidator = Invalidator(cache, self.router.match, cache_of)
+
+    def _adopt(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:
+        """Let a service that stays go by ``config``."""
+        service, members = self._services[name], self._members[name]
+        if before is None or shape(before) != shape(config):
+            leaves, service.node, service.cookie = nodes(name, config)
+            members.move(leaves, pool_settings(config, self._certificates.of(name)))
+        else:
+            members.move(None, pool_settings(config, self._certificates.of(name)))
+        apply_settings(service, config, before)
+
+    def _set_instances(self, name: str, config: ServiceConfig, specs: Iterable[InstanceSpec]) -> None:
+        members = self._members[name]
+        down = members.replace(specs)
+        if self._health is not None:
+            self._health.take(name, health_settings(config, probed=False), members.instances)
+        for instance in down:
+            self._abandon(instance)
+
+    def _abandon(self, instance: Instance) -> None:
+        """``instance`` fails its probes: what waits for its answer may go to others. Rare, so it may look at all."""
+        for deadlines in self._deadlines.values():
+            for waiting in list(deadlines.entries):
+                if isinstance(waiting, Forward) and waiting.instance is instance:
+                    waiting.on_instance_down()
+
+    def _report(self, event: str, service: str, instance: str) -> None:
+        if self._health is not None:
+            self._health.report(event, service, instance)
+        elif self._tell is not None:
+            self._tell(event, service, instance)
+
+    def _route_log(self, route: str, service: str | None) -> RouteLog | None:
+        return self._log.route(route, service) if self._log is not None else None
+
+    # ---- time
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        for deadlines in self._deadlines.values():
+            deadlines.expire(now)
+        moved = self.clock.tick(now, time.time())
+        if moved < -SET_BACK and self.cache is not None:
+            logger.warning("the clock was set back by %.0f s: the cache is emptied", -moved)
+            self.purge("all", "")
+        self._timers["tick"] = self.loop.call_later(TICK, self._tick)
+
+    def _sweep_all(self) -> None:
+        self._listener.sweep()
+        for name, tls in self._certificates.look():
+            self._members[name].secure(tls)
+        for members in self._members.values():
+            members.sweep()
+        for name, (_, members) in list(self._leaving.items()):
+            members.sweep()
+            if members.gone:
+                del self._leaving[name]
+        now = time.perf_counter()
+        for service in self._services.values():
+            service.count(now)
+        if self._health is not None:
+            self._health.tick()
+        self._stalled.look([*self._services.values(), *(service for service, _ in self._leaving.values())], now)
+        self._timers["sweep"] = self.loop.call_later(self._sweep, self._sweep_all)

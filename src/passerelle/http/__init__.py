@@ -1,0 +1,1 @@
+"""What HTTP means: messages, header fields, content codings; no I/O."""

@@ -1,0 +1,41 @@
+"""Responses that the gateway makes itself, as bytes."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+
+import orjson
+
+from passerelle.errors import Failure, reason_phrase
+from passerelle.http.messages import Fields, Response
+
+
+def date_line(now: float) -> bytes:
+    """The Date field line for ``now`` (seconds since the epoch), CRLF included (RFC 9110 §6.6.1)."""
+    return b"Date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
+
+
+def serialize(response: Response) -> bytes:
+    """Status line and field lines of ``response``, without Date, Content-Length and the empty line."""
+    status = response.status
+    lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status))]
+    lines += [b"%b: %b\r\n" % field for field in response.fields]
+    return b"".join(lines)
+
+
+def problem(failure: Failure, request_id: bytes, fields: Fields | None = None) -> Response:
+    """``failure`` as problem details (RFC 9457). It tells what happened and whose fault it is, never where or how."""
+    detail: dict[str, object] = {
+        "type": "about:blank",
+        "title": failure.title,
+        "status": failure.status,
+        "kind": failure.kind.value,
+        "request_id": request_id.decode("latin-1"),
+    }
+    if failure.public:
+        detail["detail"] = failure.public
+    all_fields: Fields = [(b"Content-Type", b"application/problem+json"), (b"X-Request-Id", request_id)]
+    if failure.status == 503:
+        all_fields.append((b"Retry-After", b"%d" % failure.retry_after))
+    all_fields += fields or []
+    return Response(failure.status, all_fields, orjson.dumps(detail))

@@ -1,0 +1,155 @@
+"""What the listener's side shares: the contracts with the rest of the gateway, the limits, the set of connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from passerelle.http1.clock import Clock
+
+if TYPE_CHECKING:
+    from passerelle.http1.interfaces import Handler
+    from passerelle.http1.server.connection import ClientConnection
+    from passerelle.http1.server.tls import Greeting
+
+
+class Limits:
+    """What a client may ask of the listener: sizes in bytes, times in seconds, ``body_rate`` in bytes a second.
+
+    ``per_client`` is the most connections of one client (None: no such limit); ``client_of`` says which one has an
+    address, None for one that is not limited.
+    """
+
+    __slots__ = (
+        "body_rate",
+        "body_timeout",
+        "client_of",
+        "connections",
+        "fields",
+        "head",
+        "head_timeout",
+        "idle_timeout",
+        "per_client",
+        "write_timeout",
+    )
+
+    def __init__(
+        self,
+        *,
+        head: int = 32_768,
+        fields: int = 100,
+        head_timeout: float = 10.0,
+        idle_timeout: float = 75.0,
+        body_timeout: float = 30.0,
+        body_rate: int = 240,
+        write_timeout: float = 60.0,
+        connections: int = 10_000,
+        per_client: int | None = None,
+        client_of: Callable[[bytes], bytes | None] = lambda peer: peer,
+    ) -> None:
+        self.head = head
+        self.fields = fields
+        self.head_timeout = head_timeout
+        self.idle_timeout = idle_timeout
+        self.body_timeout = body_timeout
+        self.body_rate = body_rate
+        self.write_timeout = write_timeout
+        self.connections = connections
+        self.per_client = per_client
+        self.client_of = client_of
+
+
+class Listener:
+    """What all client connections of one worker share.
+
+    ``accepted`` and ``refused`` count connections since the start; ``greetings`` are those whose TLS handshake goes on.
+    """
+
+    __slots__ = (
+        "_counts",
+        "_emptied",
+        "accepted",
+        "clock",
+        "connections",
+        "draining",
+        "greetings",
+        "handler",
+        "limits",
+        "refused",
+    )
+
+    def __init__(self, handler: Handler, limits: Limits, clock: Clock) -> None:
+        self.clock = clock
+        self.handler = handler
+        self.limits = limits
+        self._counts: dict[bytes, int] = {}  # connections by client, where they are limited
+        self.connections: set[ClientConnection] = set()
+        self.greetings: set[Greeting] = set()
+        self.accepted = 0
+        self.refused = 0
+        self.draining = False
+        self._emptied: asyncio.Event | None = None
+
+    def go_by(self, limits: Limits) -> None:
+        """Have other ``limits`` from now on; connections that are open stay, and their next heads are read anew."""
+        self.limits = limits
+        self._counts = {}
+        for connection in self.connections:
+            connection.forget_head()
+            if limits.per_client is not None:
+                self._count(connection, limits.per_client)
+
+    def admits(self, connection: ClientConnection) -> bool:
+        """Take ``connection`` in, unless its client has as many as it may."""
+        most = self.limits.per_client
+        if most is not None and not self._count(connection, most):
+            return False
+        self.connections.add(connection)
+        return True
+
+    def _count(self, connection: ClientConnection, most: int) -> bool:
+        client = self.limits.client_of(connection.peer)
+        if client is None:
+            return True
+        count = self._counts.get(client, 0)
+        if count >= most and connection not in self.connections:
+            return False
+        self._counts[client] = count + 1
+        return True
+
+    def sweep(self) -> None:
+        """Enforce the connections' time limits: O(connections), meant for about once a second."""
+        now = self.clock.now
+        for connection in list(self.connections):
+            connection.check_time(now)
+
+    def drain(self) -> None:
+        """Close idle connections now and the others after their present request."""
+        self.draining = True
+        for greeting in list(self.greetings):
+            greeting.abort()
+        for connection in list(self.connections):
+            connection.drain()
+
+    async def empty(self) -> None:
+        """Wait until the last connection is gone."""
+        if self.connections or self.greetings:
+            self._emptied = asyncio.Event()
+            await self._emptied.wait()
+
+    def gone(self, connection: ClientConnection) -> None:
+        """``connection`` ended."""
+        if self._counts and connection in self.connections:
+            client = self.limits.client_of(connection.peer)
+            if client is not None:
+                self._counts[client] -= 1
+                if not self._counts[client]:
+                    del self._counts[client]
+        self.connections.discard(connection)
+        self.settled()
+
+    def settled(self) -> None:
+        """A connection, or a handshake, has come to its end."""
+        if self._emptied is not None and not self.connections and not self.greetings:
+            self._emptied.set()

@@ -1,0 +1,318 @@
+"""Responses to a client, framed for what that client can read (RFC 9112 §6.1): its version, HEAD, keep-alive."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any
+
+from passerelle.http.messages import Response
+from passerelle.http1.body import LAST_CHUNK, Decoder, encode_chunk
+from passerelle.http1.head import ResponseHead
+from passerelle.http1.interfaces import Exchange, Tunnel
+from passerelle.http1.serialize import serialize
+from passerelle.http1.server.body_writer import SLICE, Rest
+from passerelle.http1.server.listener import Listener
+
+RESET = struct.pack("ii", 1, 0)
+
+# Why reading is paused.
+PIPELINED = 1
+BODY = 2
+
+
+class Responder(asyncio.Protocol):
+    """The writing half of a client's connection; :class:`passerelle.http1.server.connection.ClientConnection` reads."""
+
+    __slots__ = (
+        "_answered",
+        "_buffer",
+        "_chunking",
+        "_decoder",
+        "_eof",
+        "_exchange",
+        "_half_open",
+        "_head_only",
+        "_keep_alive",
+        "_listener",
+        "_paused_by",
+        "_progress",
+        "_since",
+        "_started",
+        "_transport",
+        "_tunnel",
+        "_tunnel_idle",
+        "_write",
+        "idled",
+        "peer",
+        "sent",
+        "version11",
+    )
+
+    scheme = b"http"
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._write: Callable[[bytes | memoryview], None] = nowhere
+        self._exchange: Exchange | None = None
+        self._decoder: Decoder | None = None
+        self._buffer = b""
+        self._tunnel: Tunnel | None = None
+        self._tunnel_idle = inf
+        self._answered = False
+        self._chunking = False
+        self._eof = False
+        self._half_open = False
+        self._head_only = False
+        self._keep_alive = True
+        self._paused_by = 0
+        self._progress = 0
+        self._since = listener.clock.now
+        self._started = False
+        self.idled = False  # ended because its tunnel was silent
+        self.peer = b""
+        self.sent = 0
+        self.version11 = True
+
+    def send_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """A response's head with the first bytes of its body, all of it if ``complete``."""
+        whole = head.whole
+        usual = complete and self._keep_alive and self.version11 and self._decoder is None
+        if usual and whole is not None and head.content_length == len(data):
+            self._write(whole + data if not self._head_only else whole)
+            self.sent += len(data)
+            self._done()
+            return
+        self._begin(head.relay, head, data, complete)
+
+    def send_head(self, relay: bytes, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """As :meth:`send_response`, with other field lines (``relay``) than the head's own."""
+        whole = complete and head.has_date and head.content_length == len(data)
+        if whole and self._keep_alive and self.version11 and self._decoder is None:
+            self._write(b"%b\r\n%b" % (relay, data if not self._head_only else b""))
+            self.sent += len(data)
+            self._done()
+            return
+        self._begin(relay, head, data, complete)
+
+    def _begin(self, relay: bytes, head: ResponseHead, data: bytes, complete: bool) -> None:
+        lines = [relay]
+        if not head.has_date:
+            lines.append(self._listener.clock.date)
+        bodied = not (self._head_only or head.status < 200 or head.status in (204, 304))
+        if bodied and (head.content_length < 0 or head.chunked):
+            if complete:
+                lines.append(b"Content-Length: %d\r\n" % len(data))
+            elif self.version11:
+                self._chunking = True
+                lines.append(b"Transfer-Encoding: chunked\r\n")
+            else:
+                self._keep_alive = False  # HTTP/1.0: the end of the connection ends the body
+        if head.close and self._decoder is not None:
+            self._keep_alive = False  # the service ends its connection, and with it takes no more of the upload
+        self._last_lines(lines)
+        self._started = True
+        if data and bodied:
+            self.sent += len(data)
+            lines.append(encode_chunk(data) if self._chunking else data)
+        self._write(b"".join(lines))
+        if complete:
+            self._done()
+
+    def _last_lines(self, lines: list[bytes]) -> None:
+        """Append the Connection line, if this response needs one, and the empty line."""
+        if self._decoder is not None and not (self._exchange is not None and self._exchange.wants_body):
+            self._keep_alive = False  # nobody takes what the client still sends (RFC 9112 §9.6)
+        if not self._keep_alive:
+            lines.append(b"Connection: close\r\n")
+        elif not self.version11:
+            lines.append(b"Connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+
+    def send_body(self, data: bytes) -> None:
+        """More of the response body, not empty."""
+        self._progress += 1
+        if self._head_only:
+            return
+        self.sent += len(data)
+        self._write(encode_chunk(data) if self._chunking else data)
+
+    def end_response(self) -> None:
+        """The response body is complete."""
+        if self._chunking:
+            self._write(LAST_CHUNK)
+        self._done()
+
+    def send(self, response: Response) -> None:
+        """A whole response that the gateway made itself."""
+        self.send_made(serialize(response), response.body, response.status not in (204, 304))
+
+    def send_made(self, head: bytes, body: bytes, counted: bool = True) -> None:
+        """As :meth:`send`, the status line and field lines ready as bytes; ``counted`` says to add Content-Length."""
+        lines = [head, self._listener.clock.date]
+        if counted:
+            lines.append(b"Content-Length: %d\r\n" % len(body))
+        self._last_lines(lines)
+        if body and not self._head_only:
+            self.sent += len(body)
+            lines.append(body)
+        self._started = True
+        self._write(b"".join(lines))
+        self._done()
+
+    def send_ready(self, message: bytes, size: int) -> bool:
+        """A whole message with a body of ``size`` bytes, made for a connection that stays open; false for others."""
+        if not (self._keep_alive and self.version11) or self._head_only:
+            return False
+        self.sent += size
+        self._write(message)
+        if self._buffer or self._eof or self._paused_by:
+            self._done()
+        else:
+            self._since = self._listener.clock.now  # all that is left of it, 0.1 us less
+        return True
+
+    def send_stored(self, head: bytes, body: bytes | memoryview) -> None:
+        """A stored response; ``head`` is its status line and all its field lines."""
+        lines: list[Any] = [head]
+        self._last_lines(lines)
+        self._started = True
+        if len(body) > SLICE and not self._head_only and self._decoder is None:
+            self.sent += len(body)
+            self._write(b"".join(lines))
+            self._exchange = rest = Rest(self, body)
+            rest.send()
+            return
+        if not self._head_only:
+            self.sent += len(body)
+            lines.append(body)
+        self._write(b"".join(lines))
+        self._done()
+
+    def send_slice(self, data: memoryview) -> None:
+        """More of a stored body."""
+        self._progress += 1
+        self._write(data)
+
+    def send_interim(self, relay: bytes) -> None:
+        """A 1xx response (RFC 9110 §15.2); HTTP/1.0 clients get none."""
+        if self.version11 and not self._started:
+            self._write(relay + b"\r\n")
+
+    def send_switch(self, head: ResponseHead, added: bytes) -> None:
+        """101 (Switching Protocols), with the field lines ``added``: the last thing that is framed here."""
+        self._started = True
+        self._write(b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (head.relay, added, head.upgrade or b""))
+
+    @property
+    def local(self) -> bool:
+        """Whether the client is on this machine."""
+        return self.peer.startswith(b"127.") or self.peer == b"::1"
+
+    @property
+    def certificate(self) -> Mapping[str, Any] | None:
+        """The client's certificate where TLS has verified one."""
+        return None
+
+    @property
+    def response_started(self) -> bool:
+        """Whether a byte of the final response was written."""
+        return self._started
+
+    @property
+    def ended(self) -> bool:
+        """Whether the client sends no more (half-close)."""
+        return self._eof
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing that is written reaches the client any more."""
+        return self._transport is None or self._transport.is_closing()
+
+    @property
+    def receiving(self) -> bool:
+        """Whether the request body is still coming."""
+        return self._decoder is not None
+
+    def abort(self) -> None:
+        """End the connection without ending the message: the client sees that it is incomplete (RFC 9112 §8)."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def cut_short(self) -> None:
+        """The body cannot be completed: end the connection so that the client sees it (RFC 9112 §8)."""
+        transport = self._transport
+        if transport is None:
+            return
+        if not self.version11:
+            # A body that ends with the connection is cut only if the connection ends badly: with a reset.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            transport.abort()
+        else:
+            self.close()
+
+    def begin_tunnel(self, tunnel: Tunnel, idle: float) -> bytes:
+        """Stop framing; bytes go to ``tunnel`` from here on. Gives those already read (RFC 9110 §7.8).
+
+        When neither side says anything for ``idle`` seconds, both are closed.
+        """
+        self._tunnel = tunnel
+        self._tunnel_idle = idle
+        self._progress += 1  # the time begins now
+        early, self._buffer = self._buffer, b""
+        self._resume(PIPELINED | BODY)
+        return early
+
+    def write(self, data: bytes) -> None:
+        """Raw bytes (a tunnel's)."""
+        self._progress += 1
+        self.sent += len(data)
+        self._write(data)
+
+    def write_eof(self) -> None:
+        """The tunnel's other side sends no more; if this one does not either, that is the tunnel's end."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._eof:
+            transport.close()
+        else:
+            self._half_open = True
+            transport.write_eof()
+
+    def close(self) -> None:
+        """Close once everything written has gone out."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def pause_reading(self) -> None:
+        """Stop reading the request body."""
+        self._pause(BODY)
+
+    def resume_reading(self) -> None:
+        """Read the request body again."""
+        self._resume(BODY)
+
+    def _pause(self, why: int) -> None:
+        if not self._paused_by and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._paused_by |= why
+
+    def _resume(self, why: int) -> None:
+        if not self._paused_by:
+            return
+        self._paused_by &= ~why
+        if not self._paused_by and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _done(self) -> None:
+        """The response is out."""
+        raise NotImplementedError
+
+
+def nowhere(data: bytes | memoryview) -> None:
+    """Writing to a connection that is gone changes nothing; the exchange is told of it by ``on_client_lost``."""

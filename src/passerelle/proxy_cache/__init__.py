@@ -1,0 +1,1 @@
+"""The cache at work: lookup, coalescing, fetch, invalidation, second level."""

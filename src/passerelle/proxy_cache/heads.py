@@ -1,0 +1,44 @@
+"""Heads of responses with what the cache adds to them, or leaves out."""
+
+from __future__ import annotations
+
+from passerelle.caching.response import TAG_FIELDS, Received
+from passerelle.http1.head import ResponseHead
+
+
+class Marked(ResponseHead):
+    """A head with field lines of the gateway's ``own``, each with CRLF, which are none of an upstream's."""
+
+    __slots__ = ("own",)
+
+    def __init__(self, raw: bytes, own: bytes) -> None:
+        super().__init__(raw)
+        self.own = own
+        self.relay += own
+        self.whole = None if self.whole is None else self.relay + b"\r\n"
+
+
+class Untagged(ResponseHead):
+    """A head without the fields that named its ``tags``."""
+
+    __slots__ = ("tags",)
+
+    def __init__(self, raw: bytes, tags: tuple[bytes, ...]) -> None:
+        super().__init__(raw)
+        self.tags = tags
+
+
+def tags_of(head: ResponseHead) -> tuple[bytes, ...]:
+    """The tags that a response's head names, or has named."""
+    if isinstance(head, Untagged):
+        return head.tags
+    return Received(head.status, head.fields, request_time=0.0, response_time=0.0).tags()
+
+
+def without_tags(head: ResponseHead) -> ResponseHead:
+    """``head`` without the fields that name its tags: they are for the cache, not for clients."""
+    if not any(line.name in TAG_FIELDS for line in head.lines):
+        return head
+    first, *lines = head.raw[:-4].split(b"\r\n")
+    kept = [line for line in lines if line.partition(b":")[0].lower() not in TAG_FIELDS]
+    return Untagged(b"\r\n".join([first, *kept, b"", b""]), tags_of(head))

@@ -1,0 +1,67 @@
+"""What an unsafe request has changed, on whatever route it is cached (RFC 9111 §4.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from passerelle.caching.entry import Entry
+from passerelle.caching.keys import WHOLE_URI, Target
+from passerelle.caching.storing import Draft
+from passerelle.errors import Failure
+from passerelle.gateway.plans import ForwardPlan
+from passerelle.proxy_cache.cache import Cache, CachePlan, path_tag
+from passerelle.proxy_cache.request import Wanted
+from passerelle.routing.paths import canonical_path
+from passerelle.routing.router import Match
+
+
+class Invalidator:
+    """Lets go of URIs and tags. ``match`` is the router's; ``plan_of`` gives the cache plan of a matched route."""
+
+    __slots__ = ("_cache", "_match", "_plan_of")
+
+    def __init__(
+        self,
+        cache: Cache,
+        match: Callable[[bytes, bytes, bytes], Match],
+        plan_of: Callable[[object], CachePlan | None],
+    ) -> None:
+        self._cache = cache
+        self._match = match
+        self._plan_of = plan_of
+
+    def invalidate(self, wanted: Wanted, targets: tuple[Target, ...]) -> None:
+        """Let go of the ``targets``, of everything with a tag of the route of ``wanted``, or of the route on which a
+        target is read, and of every part and composition that is made of their paths at services."""
+        keys = []
+        tags = dict.fromkeys(wanted.plan.fill_tags(wanted.params))
+        host = wanted.host
+        own = wanted.target.path if wanted.target is not None else b""
+        tags.update(dict.fromkeys(_as_part(wanted.leg, own, wanted.params)))
+        for target in targets:
+            try:
+                path = canonical_path(target.path)
+            except Failure:
+                continue
+            match = self._match(host, b"GET", path)
+            plan = self._plan_of(match.value)
+            rule = plan.settings.key if plan is not None else WHOLE_URI
+            keys.append(rule.key(wanted.place, path, target.query))
+            if plan is not None:
+                tags.update(dict.fromkeys(plan.fill_tags(match.params)))
+            tags.update(dict.fromkeys(_as_part(match.value, path, match.params)))
+        self._cache.forget(keys, tuple(tags))
+
+    def store(self, wanted: Wanted, draft: Draft, body: bytes) -> Entry | None:
+        """Store a POST's answer about its own URI, for the GETs to come (RFC 9110 §9.3.3)."""
+        entry = draft.complete(body)
+        if entry is not None:
+            self._cache.shelf.place(wanted.key, wanted.facts, draft.names, entry)
+        return entry
+
+
+def _as_part(plan: object, path: bytes, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
+    """The tag of what is stored of a service's answer for the client's ``path`` on a route, if any of it may be."""
+    if not isinstance(plan, ForwardPlan) or not plan.feeds:
+        return ()
+    return (path_tag(plan.service.name, path if plan.rewrite is None else plan.rewrite.fill(params)),)

@@ -1,0 +1,1 @@
+"""Canonical paths, patterns, and the compiled route table."""

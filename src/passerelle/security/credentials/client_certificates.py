@@ -1,0 +1,68 @@
+"""Consumers by their certificates: mutual TLS has verified them, and the subject's common name is the consumer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from passerelle.security.credentials.authentication import Rejected
+from passerelle.security.guard import Asked
+from passerelle.security.identity import Identity
+
+# Subjects that a worker remembers.
+REMEMBERED = 10_000
+
+
+class CertificateMethod:
+    """The certificate of the client's connection."""
+
+    challenge = b'Certificate realm="passerelle"'
+    rejection = b'Certificate realm="passerelle", error="invalid_certificate"'
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[object, Identity] = {}
+
+    def identify(self, asked: Asked) -> Identity | None:
+        """The subject of the certificate; None where the client showed none."""
+        certificate = asked.certificate
+        if certificate is None:
+            return None
+        key = certificate.get("subject"), certificate.get("subjectAltName")
+        known = self._known.get(key)
+        if known is None:
+            known = identity_of(certificate)
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[key] = known
+        return known
+
+
+def identity_of(certificate: Mapping[str, Any]) -> Identity:
+    """Who ``certificate`` (as :meth:`ssl.SSLSocket.getpeercert` gives it) speaks of.
+
+    Its names can be required as claims, each a list: ``organization``, ``organizational_unit``, ``dns``, ``uri``,
+    ``email``. :class:`Rejected` without exactly one common name that can stand in a field.
+    """
+    subject: dict[str, list[str]] = {}
+    for part in certificate.get("subject", ()):
+        for name, value in part:
+            subject.setdefault(name, []).append(value)
+    names = subject.get("commonName", [])
+    if len(names) != 1 or not names[0].strip():
+        raise Rejected(f"a certificate with {len(names)} common names")
+    claims: dict[str, Any] = {
+        "organization": subject.get("organizationName", []),
+        "organizational_unit": subject.get("organizationalUnitName", []),
+        "dns": [],
+        "uri": [],
+        "email": [],
+    }
+    for kind, value in certificate.get("subjectAltName", ()):
+        if kind.lower() in claims:
+            claims[kind.lower()].append(value)
+    try:
+        return Identity(names[0], (), "mtls", claims=claims)
+    except ValueError as error:
+        raise Rejected(f"a certificate: {error}") from error

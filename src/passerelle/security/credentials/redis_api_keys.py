@@ -1,0 +1,236 @@
+"""API keys that all gateways share, in Redis: what :mod:`.api_keys` keeps in a file, under the same digests.
+
+A key is a hash under its id, with its times as whole seconds; another name leads from its digest to the id, and a set
+holds all ids. Nothing of it expires: ended keys are listed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+from passerelle.errors import Failure
+from passerelle.security.credentials import authentication
+from passerelle.security.credentials.api_keys import ApiKey, UnknownKey, digest_of, is_id, new_key
+from passerelle.security.credentials.authentication import HeldKey, KeyMethod, Rejected
+from passerelle.security.credentials.bounded_memo import Remembered
+from passerelle.security.credentials.redis_lookup import BELIEVED, UNREADABLE, gone, look_up, unreadable, words
+from passerelle.security.guard import Asked
+from passerelle.security.ratelimit.redis import Call, Store
+
+PREFIX: Final = b"passerelle:1:keys:"
+IDS: Final = PREFIX + b"ids"
+
+# How long a key that was looked up holds on while Redis is gone (seconds): as long as a restart or a failover takes.
+HOLDS_ON: Final = 300.0
+
+_FIELDS: Final = ("owner", "scopes", "created", "expires", "revoked", "last_used", "replaces")
+
+# It begins with a line that sets ``now`` (us). KEYS: the name of the digest. ARGV: what the names of keys begin with.
+# Gives the id and the values of the fields, empty for none; nothing where there is no such key. One that holds is used.
+FIND: Final = f"""
+local id = redis.call('GET', KEYS[1])
+if not id then return {{}} end
+local name = ARGV[1] .. id
+local found = redis.call('HMGET', name, '{"', '".join(_FIELDS)}')
+if not found[1] then return {{}} end
+if not found[5] and not (found[4] and tonumber(found[4]) * 1000000 <= now) then
+  redis.call('HSET', name, 'last_used', string.format('%.0f', math.floor(now / 1000000)))
+end
+for i = 1, {len(_FIELDS)} do found[i] = found[i] or '' end
+table.insert(found, 1, id)
+return found
+"""
+
+# The others are for the commands. KEYS: the key. ARGV: now. Gives whether there is such a key.
+REVOKE: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSETNX', KEYS[1], 'revoked', ARGV[1])
+return 1
+"""
+
+# KEYS: the key, the name of its digest, the set of ids; to replace another: that one. ARGV: the id, how many of the
+# rest are fields and values, these, and to replace another: now, and until when it holds at most.
+ADD: Final = """
+local count = tonumber(ARGV[2])
+if KEYS[4] then
+  local found = redis.call('HMGET', KEYS[4], 'created', 'expires', 'revoked')
+  local now, till = tonumber(ARGV[count + 3]), tonumber(ARGV[count + 4])
+  local expires = tonumber(found[2] or '')
+  if not found[1] or found[3] or (expires and expires <= now) then return 0 end
+  if not expires or till < expires then redis.call('HSET', KEYS[4], 'expires', ARGV[count + 4]) end
+end
+redis.call('HSET', KEYS[1], unpack(ARGV, 3, count + 2))
+redis.call('SET', KEYS[2], ARGV[1])
+redis.call('SADD', KEYS[3], ARGV[1])
+return 1
+"""
+
+
+def _name(identity: str) -> bytes:
+    return PREFIX + b"key:" + identity.encode("ascii")
+
+
+def _name_of(digest: bytes) -> bytes:
+    return PREFIX + b"digest:" + digest.hex().encode("ascii")
+
+
+def _digest(key: str) -> bytes:
+    digest = digest_of(key.encode("ascii"))
+    assert digest is not None, "a key of our own"
+    return digest
+
+
+def _key(identity: str, found: Sequence[bytes]) -> ApiKey:
+    owner, scopes, created, expires, revoked, last_used, replaces = found
+    return ApiKey(
+        identity,
+        owner.decode(),
+        words(scopes),
+        int(created),
+        int(expires) if expires else None,
+        int(revoked) if revoked else None,
+        int(last_used) if last_used else None,
+        replaces.decode() or None,
+    )
+
+
+class Client(Protocol):
+    """A client of Redis whose calls block, as the package redis has it."""
+
+    def eval(self, script: str, numkeys: int, *keys_and_args: Any) -> Any:
+        """Run a script."""
+
+    def smembers(self, name: Any) -> Any:
+        """All of a set."""
+
+    def hmget(self, name: Any, keys: Any) -> Any:
+        """Values of fields."""
+
+    def close(self) -> None:
+        """Disconnect."""
+
+
+class SharedKeyStore:
+    """The keys for who makes and ends them, as :class:`.api_keys.KeyStore`. Its methods block, and raise what
+    ``client`` raises where Redis is not there."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._client.close()
+
+    def create(self, owner: str, scopes: Iterable[str], now: int, expires: int | None = None) -> tuple[ApiKey, str]:
+        """A new key of ``owner``: what is stored of it, and the key itself, which cannot be had again."""
+        identity, key = new_key()
+        made = ApiKey(identity, owner, tuple(scopes), now, expires, None, None, None)
+        if not self._add(made, _digest(key)):
+            raise ValueError("whether the key is kept")
+        return made, key
+
+    def rotate(self, identity: str, now: int, overlap: int, expires: int | None = None) -> tuple[ApiKey, str]:
+        """A new key in the place of another, which goes on to hold for ``overlap`` seconds at most.
+
+        :raises UnknownKey: when there is none with this id, or it holds no longer.
+        """
+        old = self.get(identity)
+        if old is None:
+            raise UnknownKey(identity)
+        new, key = new_key()
+        made = ApiKey(new, old.owner, old.scopes, now, expires, None, None, identity)
+        if not self._add(made, _digest(key), _name(identity), now, now + overlap):
+            raise UnknownKey(identity)
+        return made, key
+
+    def revoke(self, identity: str, now: int) -> None:
+        """End a key for good. Once more changes nothing. :raises UnknownKey: when there is none with this id."""
+        if not is_id(identity) or not self._client.eval(REVOKE, 1, _name(identity), now):
+            raise UnknownKey(identity)
+
+    def get(self, identity: str) -> ApiKey | None:
+        """The key with this id, or None."""
+        if not is_id(identity):
+            return None
+        found = self._client.hmget(_name(identity), _FIELDS)
+        if found[0] is None:
+            return None
+        try:
+            return _key(identity, [value or b"" for value in found])
+        except UNREADABLE:
+            raise ValueError(f"what is kept of key {identity}") from None
+
+    def all(self) -> list[ApiKey]:
+        """Every key, the oldest first."""
+        found = [self.get(identity.decode()) for identity in self._client.smembers(IDS)]
+        return sorted((key for key in found if key is not None), key=lambda key: (key.created, key.id))
+
+    def put(self, key: ApiKey, digest: bytes) -> bool:
+        """Take over a key of another store. False where there is one with its id already, which stays as it is."""
+        return self.get(key.id) is None and self._add(key, digest)
+
+    def _add(self, key: ApiKey, digest: bytes, replaced: bytes | None = None, *times: int) -> bool:
+        values = [key.owner, json.dumps(key.scopes), key.created, key.expires, key.revoked, key.last_used, key.replaces]
+        pairs = [word for pair in zip(_FIELDS, values, strict=True) if pair[1] is not None for word in pair]
+        names = [_name(key.id), _name_of(digest), IDS, *([] if replaced is None else [replaced])]
+        return bool(self._client.eval(ADD, len(names), *names, key.id, len(pairs), *pairs, *times))
+
+
+@dataclass(slots=True)
+class _Known(HeldKey):
+    seen: float
+
+
+class SharedKeyMethod(KeyMethod):
+    """API keys from ``store``.
+
+    What was found is believed for a second and then looked up again; while the store is gone, for :data:`HOLDS_ON`
+    seconds. ``elapsed`` gives seconds that never go back.
+    """
+
+    __slots__ = ("_elapsed", "_known", "_store")
+
+    def __init__(
+        self,
+        store: Store,
+        header: bytes,
+        clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(header, clock)
+        self._store = store
+        self._elapsed = elapsed
+        self._known: Remembered[_Known] = Remembered()
+
+    def _hold(self, asked: Asked, digest: bytes) -> HeldKey | Call:
+        known = self._known.use(digest)
+        now = self._elapsed()
+        if known is not None and now < known.seen + BELIEVED:
+            return known
+        found = look_up(asked, digest, lambda: self._store.ask(FIND, [_name_of(digest)], [PREFIX + b"key:"]))
+        if found is None:
+            return _holding_on(known, now, gone("API keys"))
+        if not isinstance(found, list):
+            return found
+        if not found:
+            self._known.pop(digest, None)
+            raise Rejected("unknown API key")
+        try:
+            identity, *fields = cast("list[bytes]", found)
+            held = HeldKey.of(_key(identity.decode("ascii"), fields))
+        except UNREADABLE:
+            return _holding_on(known, now, unreadable("API keys"))
+        known = _Known(held.key, held.identity, now)
+        self._known.keep(digest, known, authentication.REMEMBERED_KEYS)
+        return known
+
+
+def _holding_on(known: _Known | None, now: float, why: Failure) -> _Known:
+    """Redis says nothing of a key: what is known of it goes on for a while."""
+    if known is not None and now < known.seen + HOLDS_ON:
+        return known
+    raise why

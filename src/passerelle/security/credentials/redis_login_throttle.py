@@ -1,0 +1,109 @@
+"""Attempts at passwords that all gateways count together: :mod:`.login_throttle`, by the script of the limits in
+Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from passerelle.security.credentials.login_throttle import Attempts, Logins, key_of
+from passerelle.security.ratelimit.gcra import SECOND
+from passerelle.security.ratelimit.redis import DECIDE, SharedRate, Store, decisions
+
+PREFIX: Final = b"passerelle:1:logins:"
+
+# It begins with a line that sets ``now`` (us). KEYS: what was counted. ARGV, two each: count, and the price that is
+# given back (in ticks).
+GIVE_BACK: Final = """
+for i = 1, #KEYS do
+  local count, price = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+  local state = redis.call('GET', KEYS[i])
+  if state then
+    local colon = string.find(state, ':', 1, true)
+    local debt = (tonumber(string.sub(state, 1, colon - 1)) - now) * count + tonumber(string.sub(state, colon + 1))
+    debt = debt - price
+    if debt > 0 then
+      local whole = math.floor(debt / count)
+      local left = string.format('%.0f:%.0f', now + whole, debt - whole * count)
+      redis.call('SET', KEYS[i], left, 'PX', string.format('%.0f', math.ceil((whole + 1) / 1000)))
+    else
+      redis.call('DEL', KEYS[i])
+    end
+  end
+end
+return {}
+"""
+
+
+class SharedLogins:
+    """As :class:`.login_throttle.Logins`, in ``store``; when that is gone, each gateway allows its part of the
+    attempts.
+
+    ``by_name`` and ``by_address`` are the whole rates, one attempt each period, and this worker's own tables, which
+    hear of what the store has counted. ``scope`` names the login among all; ``gateways`` is the number of parts, None
+    for as many as were seen lately.
+    """
+
+    __slots__ = ("_clock", "_gateways", "_rates", "_shared", "_store", "_tables")
+
+    def __init__(
+        self,
+        by_name: Attempts,
+        by_address: Attempts,
+        scope: str,
+        store: Store,
+        gateways: int | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._store = store
+        self._gateways = gateways
+        self._clock = clock
+        # The address first, as there.
+        self._rates = [by_address.rate, by_name.rate]
+        self._tables = [by_address.table, by_name.table]
+        kinds = zip(self._rates, ("address", "user name"), strict=True)
+        self._shared = [SharedRate(rate, f"{scope}\0{kind}", prefix=PREFIX) for rate, kind in kinds]
+
+    def ask(self, name: str, address: bytes, then: Callable[[int], None]) -> None:
+        """Count an attempt and tell ``then`` the seconds to wait where there were too many, else 0."""
+        arguments = [argument for each in self._shared for argument in each.arguments]
+        call = self._store.ask(DECIDE, self._keys(name, address), arguments)
+        if call is None:
+            self._alone().ask(name, address, then)
+            return
+
+        def ended() -> None:
+            decided = decisions(self._shared, call.result)
+            if decided is None:
+                self._alone().ask(name, address, then)
+                return
+            refused = [each for each in decided if not each.admitted]
+            now = self._clock()
+            clients = address, key_of(name)
+            for rate, table, key, decision in zip(self._rates, self._tables, clients, decided, strict=True):
+                # One that admits beside one that refuses has told what it would have counted.
+                debt = decision.reset - (rate.period if refused and decision.admitted else 0)
+                table.put(key, now + debt, now)
+            then(-(-refused[0].retry // SECOND) if refused else 0)
+
+        call.then(ended)
+
+    def give_back(self, name: str, address: bytes) -> None:
+        """The attempt was not a wrong one."""
+        arguments = [argument for each in self._shared for argument in (each.arguments[0], each.arguments[2])]
+        call = self._store.run(GIVE_BACK, self._keys(name, address), arguments)
+        (self._alone() if call is None else self._part(1)).give_back(name, address)
+
+    def _keys(self, name: str, address: bytes) -> list[bytes]:
+        by_address, by_name = self._shared
+        return [by_address.key(address), by_name.key(key_of(name))]
+
+    def _alone(self) -> Logins:
+        return self._part(self._gateways or self._store.gateways)
+
+    def _part(self, parts: int) -> Logins:
+        by_address, by_name = (
+            Attempts(rate.share(parts), table) for rate, table in zip(self._rates, self._tables, strict=True)
+        )
+        return Logins(by_name, by_address, self._clock)

@@ -1,0 +1,86 @@
+"""Rules that change header fields on their way: set, add, remove; and the fields that make browsers careful.
+
+They work on whole sections (lines with CRLF after each): all is relayed byte for byte but for what a rule names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+from passerelle.http.messages import Field
+
+_PARAMETER = re.compile(rb"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def lines_of(names: Collection[bytes], *, aliases: bool = False) -> re.Pattern[bytes]:
+    """A pattern for the lines of the fields called ``names``, each with the CRLF before it.
+
+    With ``aliases`` also under the names that CGI and WSGI read as the same (RFC 3875 §4.1.18): ``X_A`` for ``X-A``.
+    """
+    forms = [re.escape(name.replace(b"_", b"-")) for name in names] if aliases else [re.escape(name) for name in names]
+    if aliases:
+        forms = [form.replace(rb"\-", b"[-_]") for form in forms]
+    return re.compile(rb"\r\n(?:%b):[^\r\n]*" % b"|".join(sorted(forms)), re.IGNORECASE)
+
+
+def without(section: bytes, pattern: re.Pattern[bytes]) -> bytes:
+    """``section``, which begins with a field line, without the lines of ``pattern``."""
+    # The CRLF in front is that of the line before: a first line has none, and at the end there is one too many.
+    return pattern.sub(b"", b"\r\n" + section)[2:]
+
+
+class RequestRules:
+    """What a route changes in the fields that services get. Values may hold ``{parameter}`` of the path: its octets as
+    they stand there, percent-encoded, so that they cannot end the line."""
+
+    __slots__ = ("_parts", "_strip")
+
+    def __init__(self, put: Mapping[bytes, bytes], add: Mapping[bytes, bytes], remove: Iterable[bytes]) -> None:
+        names = [*remove, *put]
+        self._strip = lines_of(names, aliases=True) if names else None
+        text = b"".join(b"%b: %b\r\n" % field for field in (*put.items(), *add.items()))
+        # Literal, name, literal, name, ..., literal.
+        self._parts = _PARAMETER.split(text)
+
+    def apply(self, section: bytes, params: Mapping[str, bytes]) -> bytes:
+        """The section (CRLF after each line) as the service gets it."""
+        if self._strip is not None:
+            section = without(section, self._strip)
+        parts = self._parts
+        if len(parts) == 1:
+            return section + parts[0]
+        filled = [part if index % 2 == 0 else params[part.decode()] for index, part in enumerate(parts)]
+        return section + b"".join(filled)
+
+
+class CarefulFields:
+    """Fields for browsers, each added where there is none of its name. ``hsts`` is for answers over TLS alone."""
+
+    __slots__ = ("_lines", "_names", "_plain", "_secure")
+
+    def __init__(self, fields: Iterable[Field], hsts: bytes | None) -> None:
+        pairs = list(fields)
+        self._plain = b"".join(b"%b: %b\r\n" % field for field in pairs)
+        if hsts is not None:
+            pairs.append((b"Strict-Transport-Security", hsts))
+        self._secure = b"".join(b"%b: %b\r\n" % field for field in pairs)
+        self._lines = {name.lower(): b"%b: %b\r\n" % (name, value) for name, value in pairs}
+        forms = b"|".join(re.escape(name) for name in self._lines)
+        self._names = re.compile(rb"\r\n(%b):" % forms, re.IGNORECASE) if self._lines else None
+
+    @property
+    def names(self) -> Collection[bytes]:
+        """What may be added, in lower case."""
+        return self._lines.keys()
+
+    def lines(self, head: bytes, secure: bool) -> bytes:
+        """The lines that ``head`` (a status line and field lines) lacks."""
+        if self._names is None:
+            return b""
+        there = {name.lower() for name in self._names.findall(head)}
+        if not there:
+            return self._secure if secure else self._plain
+        if not secure:
+            there.add(b"strict-transport-security")
+        return b"".join(line for name, line in self._lines.items() if name not in there)

@@ -1,0 +1,1 @@
+"""JSON Web Tokens: their keys, their verification, and the tokens that the gateway signs."""

@@ -1,0 +1,274 @@
+"""One child and everything it starts: spawned in a session of its own, watched, drained, ended as a whole.
+
+Its exit is known by a pidfd (pidfd_open(2)), never by the end of its output, which a grandchild may hold open for
+ever. The child stays unreaped until its whole tree is gone: that keeps its pid, and so the number of its group and
+session, from being given to a stranger while we signal it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from passerelle.supervisor.line_splitter import Lines, WholeLines
+from passerelle.system import linux
+
+# Carried by every process that a command starts, also by those that leave its session to daemonise.
+MARKER = "PASSERELLE_PROCESS"
+
+_CHUNK = 64 * 1024
+# Of a child whose output is passed on as it is: at 450 bytes a line, what a gateway logs in a tenth of a second.
+_LARGE_PIPE = 1024 * 1024
+_TAIL = 10  # lines kept for the report of a failed start
+_LEFT_GRACE = 0.5  # seconds that what an ended child left behind gets between SIGTERM and SIGKILL
+_KILL_LIMIT = 5.0  # seconds after SIGKILL until a process that will not die (in an uninterruptible wait) is given up
+_DRAIN_LIMIT = 0.5  # seconds to read what was still in the pipes when the tree was gone
+
+
+class StartFailed(Exception):
+    """The command could not be started at all; the text says why."""
+
+
+def describe_exit(code: int) -> str:
+    """``exited with code 1`` or ``was ended by SIGKILL`` for a code as of :attr:`Process.returncode`."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+class Process:
+    """A started command. Made by :meth:`spawn`, from a running event loop.
+
+    ``on_line`` gets each line of its output; with ``on_raw`` its standard output goes there instead, in pieces of whole
+    lines. ``returncode`` is None while the child runs, then its code, or a negative signal number.
+    """
+
+    def __init__(
+        self, name: str, popen: subprocess.Popen[bytes], marker: bytes, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.name = name
+        self.pid = popen.pid
+        self.started = clock()
+        self.returncode: int | None = None
+        self.tail: deque[bytes] = deque(maxlen=_TAIL)
+        self.unkillable: set[int] = set()
+        self._clock = clock
+        self._popen = popen
+        self._marker = marker
+        self._loop = asyncio.get_running_loop()
+        self._exited = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._kill_at: float | None = None
+        self._hurry = asyncio.Event()
+        self._pidfd = os.pidfd_open(popen.pid)
+        self._pipes: dict[int, Callable[[bytes], None]] = {}
+        self._loop.add_reader(self._pidfd, self._on_exit)
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    def spawn(
+        cls,
+        name: str,
+        argv: Sequence[str],
+        *,
+        on_line: Callable[[bytes], None],
+        on_raw: Callable[[bytes], None] | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> Process:
+        """Start ``argv``; ``env`` is added to this process's own environment.
+
+        :raises StartFailed: when there is no such command or directory, or it may not be run.
+        """
+        token = secrets.token_hex(8)
+        outer, outer_child = os.pipe()
+        error, error_child = -1, outer_child
+        if on_raw is not None:
+            error, error_child = os.pipe()
+            with contextlib.suppress(OSError):  # one of a user's many pipes may be refused: then it stays small
+                fcntl.fcntl(outer, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
+        try:
+            popen = subprocess.Popen(  # noqa: S603 - to run what the configuration names is the purpose
+                list(argv),
+                env={**os.environ, **(env or {}), MARKER: token},
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=outer_child,
+                stderr=error_child,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as problem:
+            for fd in (outer, error):
+                if fd >= 0:
+                    os.close(fd)
+            raise StartFailed(_why(argv, cwd, problem)) from problem
+        finally:
+            for fd in {outer_child, error_child}:
+                os.close(fd)
+        process = cls(name, popen, f"{MARKER}={token}".encode())
+        if on_raw is None:
+            process._read_lines(outer, on_line)
+        else:
+            process._read_raw(outer, on_raw)
+            process._read_lines(error, on_line)
+        return process
+
+    # Output
+
+    def _read_lines(self, fd: int, on_line: Callable[[bytes], None]) -> None:
+        lines = Lines()
+
+        def take(data: bytes) -> None:
+            for line in lines.feed(data) if data else lines.flush():
+                self.tail.append(line)
+                on_line(line)
+
+        self._read(fd, take)
+
+    def _read_raw(self, fd: int, on_raw: Callable[[bytes], None]) -> None:
+        whole = WholeLines()
+
+        def take(data: bytes) -> None:
+            out = whole.feed(data) if data else whole.flush()
+            if out:
+                on_raw(out)
+
+        self._read(fd, take)
+
+    def _read(self, fd: int, take: Callable[[bytes], None]) -> None:
+        os.set_blocking(fd, False)
+        self._pipes[fd] = take
+        self._loop.add_reader(fd, self._on_readable, fd)
+
+    def _on_readable(self, fd: int) -> None:
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._pipes[fd](data)
+        else:
+            self._close_pipe(fd)
+
+    def _close_pipe(self, fd: int) -> None:
+        self._loop.remove_reader(fd)
+        os.close(fd)
+        self._pipes.pop(fd)(b"")
+        if not self._pipes:
+            self._drained.set()
+
+    # Exit
+
+    def _on_exit(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        # WNOWAIT: look, and leave it a zombie (see the module's text).
+        state = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        assert state is not None
+        self.returncode = state.si_status if state.si_code == os.CLD_EXITED else -state.si_status
+        self._exited.set()
+        self._closing = self._loop.create_task(self._close())
+
+    async def wait(self) -> int:
+        """The code of the child as soon as it has ended, whatever it left behind."""
+        await self._exited.wait()
+        assert self.returncode is not None
+        return self.returncode
+
+    async def closed(self) -> int:
+        """Like :meth:`wait`, but only when everything it started is gone and its output was read to the end."""
+        await self._closed.wait()
+        return await self.wait()
+
+    async def stop(self, grace: float) -> int:
+        """SIGTERM to the whole tree, SIGKILL after ``grace`` seconds to what is left of it; waits until it is gone.
+
+        May be called again with a shorter ``grace`` while the first call waits.
+        """
+        at = self._clock() + grace
+        first = self._kill_at is None
+        self._kill_at = at if self._kill_at is None else min(at, self._kill_at)
+        self._hurry.set()
+        if not self._exited.is_set():
+            if first and grace > 0:
+                # The group at once, because it is exact and cheap; stragglers in groups of their own when it is over.
+                self._signal_group(signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._exited.wait(), max(0.0, self._kill_at - self._clock()))
+            if not self._exited.is_set():
+                linux.send(self._members() | {self.pid}, signal.SIGKILL)
+        return await self.closed()
+
+    def kill(self) -> None:
+        """SIGKILL to the whole tree, now."""
+        self._kill_at = self._clock()
+        self._hurry.set()
+        if not self._closed.is_set():
+            linux.send(self._members(), signal.SIGKILL)
+
+    def _signal_group(self, sig: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, sig)
+
+    def _members(self) -> set[int]:
+        return linux.members(self.pid, self._marker)
+
+    async def _close(self) -> None:
+        """End what the child left behind, read its last words, and reap it."""
+        await self._end_tree()
+        if self._pipes:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drained.wait(), _DRAIN_LIMIT)
+        for fd in list(self._pipes):
+            self._close_pipe(fd)
+        self._popen.wait()
+        self._closed.set()
+
+    async def _end_tree(self) -> None:
+        begun = self._clock()
+        told: set[int] = set()
+        killed_at: float | None = None
+        pause = 0.01
+        while left := self._members() - self.unkillable:
+            now = self._clock()
+            kill_at = begun + _LEFT_GRACE if self._kill_at is None else self._kill_at
+            if now < kill_at:
+                linux.send(left - told, signal.SIGTERM)
+                told |= left
+            else:
+                linux.send(left, signal.SIGKILL)
+                killed_at = killed_at or now
+                if now - killed_at > _KILL_LIMIT:
+                    self.unkillable = left
+                    return
+            self._hurry.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), min(pause, max(0.001, kill_at - now)))
+            pause = min(pause * 2, 0.1)
+
+
+def _why(argv: Sequence[str], cwd: Path | None, problem: Exception) -> str:
+    if cwd is not None and not cwd.is_dir():
+        return f"no such directory: {cwd}"
+    if isinstance(problem, FileNotFoundError):
+        return f"no such command: {argv[0]}"
+    if isinstance(problem, PermissionError):
+        return f"not allowed to run {argv[0]}"
+    return f"cannot run {argv[0]}: {problem}"

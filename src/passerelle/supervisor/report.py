@@ -1,0 +1,199 @@
+"""What people see of ``passerelle up``: the start report, progress, every process's output under its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from passerelle.supervisor.output import Output
+from passerelle.supervisor.supervised import Kept
+
+OWN = "passerelle"
+
+_PALETTE = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR colours (ECMA-48 §8.3.117)
+_PROGRESS_EVERY = 5.0  # seconds, where there is no terminal to rewrite a line on
+_PROGRESS_AFTER = 1.0
+_MANY = 10  # instances of a service that are up are summed up in one row beyond this
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the start report. ``seconds`` is how long an instance took to answer, None for everything else."""
+
+    name: str
+    service: str
+    state: str
+    address: str
+    pid: int | None
+    seconds: float | None
+    problem: str = ""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answers."""
+        return self.state == "up"
+
+
+def wants_colour(stream: IO[str], environ: dict[str, str] | os._Environ[str] = os.environ) -> bool:
+    """Whether ``stream`` is a terminal that shows colours, and nobody said no (https://no-color.org)."""
+    return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+class Report:
+    """Writes to ``output``. ``terminal``: a line may be rewritten; ``colour``: names are coloured."""
+
+    def __init__(self, output: Output, *, terminal: bool, colour: bool, clock: Callable[[], float]) -> None:
+        self._output = output
+        self._terminal = terminal
+        self._colour = colour
+        self._clock = clock
+        self._width = len(OWN)
+        self._colours: dict[str, int] = {}
+        self._progress = ""
+        self._progress_since: float | None = None
+        self._progress_told = 0.0
+        self._shown: dict[str, str] = {}  # whose last lines were shown, and for which end
+        self.started = False
+
+    # Lines
+
+    def names(self, names: Sequence[str]) -> None:
+        """Who will speak: names are set in a column of this width."""
+        self._width = max(map(len, (OWN, *names)))
+
+    def line(self, name: str, text: bytes) -> None:
+        """One line of a process's output."""
+        self._put(self._prefix(name) + text + (b"\x1b[0m\n" if self._colour and b"\x1b" in text else b"\n"))
+
+    def raw(self, data: bytes) -> None:
+        """Whole lines to be passed on as they are."""
+        self._put(data)
+
+    def say(self, text: str) -> None:
+        """A line of our own."""
+        self.line(OWN, text.encode())
+
+    def _prefix(self, name: str) -> bytes:
+        padded = f"{name:<{self._width}}"
+        return f"{self._paint(padded, self._colour_of(name))} {self._paint('|', 2)} ".encode()
+
+    def _colour_of(self, name: str) -> int:
+        if name == OWN:
+            return 1
+        service = name.rpartition("-")[0] or name
+        return self._colours.setdefault(service, _PALETTE[len(self._colours) % len(_PALETTE)])
+
+    def _paint(self, text: str, code: int) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text
+
+    def _put(self, data: bytes) -> None:
+        if self._progress and self._terminal:
+            data = b"\r\x1b[K" + data + self._progress.encode()
+        self._output.write(data)
+
+    # Progress
+
+    def progress(self, text: str) -> None:
+        """Say what is being waited for; called again and again while it lasts, with an empty text when it is over.
+
+        Nothing is shown in the first second.
+        """
+        now = self._clock()
+        if not text:
+            if self._progress and self._terminal:
+                self._output.write(b"\r\x1b[K")
+            self._progress, self._progress_since = "", None
+            return
+        if self._progress_since is None:
+            self._progress_since = now
+            self._progress_told = now + _PROGRESS_AFTER - _PROGRESS_EVERY
+        waited = now - self._progress_since
+        if waited < _PROGRESS_AFTER:
+            return
+        text = f"{text} ({waited:.0f} s)"
+        if self._terminal:
+            self._progress = text[: _columns() - 1]
+            self._put(b"")
+        elif now - self._progress_told >= _PROGRESS_EVERY:
+            self._progress_told = now
+            self.say(text)
+
+    # What happens
+
+    def up(self, kept: Kept) -> None:
+        """It answers for the first time since its start."""
+        self._shown.pop(kept.name, None)
+        if self.started:
+            pid = kept.process.pid if kept.process is not None else 0
+            self.say(f"{kept.name} is up (pid {pid}, start {kept.starts})")
+
+    def ended(self, kept: Kept, reason: str, after: float, again_in: float, tail: Sequence[bytes]) -> None:
+        """It ended, or could not be started. Its last lines are shown again, together, unless it ended so before."""
+        self.say(self._paint(f"{kept.name} {reason}", 31) + f" after {seconds(after)}; next start in {again_in:.1f} s")
+        if tail and self._shown.get(kept.name) != reason:
+            self._shown[kept.name] = reason
+            self.say(f"the last lines of {kept.name}:")
+            for text in tail:
+                self.line(OWN, b"    " + text)
+
+    # The start report
+
+    def start(self, version: str, file: str, rows: Sequence[Row], listen: str, admin: str | None) -> None:
+        """Everything that was started, how it is, and where to go."""
+        self.progress("")
+        self.started = True
+        shown = _summed(rows)
+        names = max((len(row.name) for row in shown), default=0)
+        addresses = max((len(row.address) for row in shown), default=0)
+        text = ["", f"{self._paint(OWN, 1)} {version} · {file}", ""]
+        text += [self._row(row, names, addresses) for row in shown]
+        for service in dict.fromkeys(row.service for row in rows if row.service):
+            if not any(row.is_up for row in rows if row.service == service):
+                text.append(self._paint(f"  {service}: no instance is up; requests for it get 503 until one is", 31))
+        where = f"listening on {self._paint(listen, 1)}"
+        text += ["", where + (f" · admin http://{admin}" if admin is not None else ""), ""]
+        self._put("\n".join([*text, ""]).encode())
+
+    def _row(self, row: Row, names: int, addresses: int) -> str:
+        state = self._paint(f"{row.state:<8}", 32 if row.is_up else 31)
+        name = self._paint(f"{row.name:<{names}}", self._colour_of(row.name))
+        pid = f"pid {row.pid}" if row.pid is not None else ""
+        note = f"{seconds(row.seconds):>7}" if row.is_up and row.seconds is not None else row.problem
+        return f"  {name}  {state}  {row.address:<{addresses}}  {pid:<11}  {note}".rstrip()
+
+
+def _summed(rows: Sequence[Row]) -> list[Row]:
+    """``rows`` with the instances of a service that are up in one row where they are many."""
+    shown: list[Row] = []
+    for service in dict.fromkeys(row.service for row in rows):
+        mine = [row for row in rows if row.service == service]
+        up = [row for row in mine if row.is_up]
+        if len(up) > _MANY:
+            slowest = max((row.seconds for row in up if row.seconds is not None), default=None)
+            last = up[-1].name.rpartition("-")[2]
+            shown.append(Row(f"{up[0].name} … {last}", service, "up", f"{len(up)} instances", None, slowest))
+            mine = [row for row in mine if not row.is_up]
+        shown += mine
+    return shown
+
+
+def seconds(value: float) -> str:
+    """A time for people: ``0.31 s``, ``12.4 s``, ``1 h 04 min``."""
+    if value < 10:
+        return f"{value:.2f} s"
+    if value < 100:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(int(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80

@@ -1,0 +1,203 @@
+"""A service as the supervisor sees it: which instances there are, and which of them are up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from passerelle.balancing.health import Change, ServiceHealth, State
+from passerelle.config.models.config import Service as ServiceConfig
+from passerelle.gateway.assembly.certificates import ServiceCertificates
+from passerelle.gateway.assembly.services import health_settings
+from passerelle.http1.tls_contexts import reason
+from passerelle.supervisor.health_probe import INTERVAL, TIMEOUT, probe
+from passerelle.system.ports import join
+from passerelle.upstream.members import InstanceSpec
+
+TOGETHER = 0.25  # seconds between two tellings that time alone brings about
+
+
+class Service:
+    """The instances that can be asked (processes that run, or targets) and their health.
+
+    ``changed`` is called, with this service, when what the workers must know has changed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ServiceConfig,
+        changed: Callable[[Service], None],
+        clock: Callable[[], float],
+        rng: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.path = config.health.path if config.health is not None else None
+        self.within = config.health.timeout if config.health is not None else TIMEOUT
+        self._certificates = ServiceCertificates(config)
+        self.problems: dict[str, str] = {}  # what the last probe of an instance found wrong; by name
+        self._changed = changed
+        self._clock = clock
+        self._rng = rng
+        self._present: dict[str, InstanceSpec] = {}
+        self._health = ServiceHealth(health_settings(config, probed=True))
+        self._timer: asyncio.TimerHandle | None = None
+
+    def configure(self, config: ServiceConfig) -> None:
+        """Go by another configuration; what is known of the instances stays."""
+        before, self.config = self.config, config
+        self._certificates = ServiceCertificates(config)
+        self.path = config.health.path if config.health is not None else None
+        self.within = config.health.timeout if config.health is not None else TIMEOUT
+        settings = health_settings(config, probed=True)
+        if settings != health_settings(before, probed=True):
+            now = self._clock()
+            snapshot = self._health.snapshot(now)
+            self._health = ServiceHealth(settings)
+            self._health.replace(map(_key, self._present.values()), now)
+            self._health.restore(snapshot, now)
+
+    def join(self, spec: InstanceSpec) -> None:
+        """``spec`` exists from now on; it is down until its first good probe."""
+        self._present[spec.name] = spec
+        self._replaced()
+
+    def leave(self, name: str) -> None:
+        """The instance called ``name`` is gone: no worker may pick it any more."""
+        if self._present.pop(name, None) is not None:
+            self.problems.pop(name, None)
+            self._replaced()
+
+    async def watch(
+        self, spec: InstanceSpec, up: Callable[[], None], failed: Callable[[], None] | None = None
+    ) -> NoReturn:
+        """Probe ``spec`` for ever: often until it first answers, then every 3 s.
+
+        ``up`` is called once, when it first answers; ``failed``, if given, after each probe before that.
+        """
+        pause = 0.02
+        while not await self._ask(spec):
+            if failed is not None:
+                failed()
+            await asyncio.sleep(pause)
+            # So an instance that took T seconds to start waits for us no longer than about T / 5.
+            pause = min(pause * 1.2, INTERVAL)
+        up()
+        # The instances of a service start together; their probes must not come together for ever.
+        await asyncio.sleep(INTERVAL * self._rng())
+        while True:
+            # One that has just failed is asked sooner: whatever waits for its answer waits for the verdict.
+            asked_again = not await self._ask(spec) and self.is_up(spec.name)
+            await asyncio.sleep(INTERVAL / 12 if asked_again else INTERVAL)
+
+    async def _ask(self, spec: InstanceSpec) -> bool:
+        try:
+            tls = self._certificates.now() if spec.secure else None
+        except OSError as error:
+            problem = f"certificates cannot be used: {reason(error)}"
+        else:
+            problem = await probe(spec.host, spec.port, self.path, self.within, tls)
+        if problem:
+            self.problems[spec.name] = problem
+        else:
+            self.problems.pop(spec.name, None)
+        self._heard(self._health.probed(_key(spec), not problem, self._clock()))
+        return not problem
+
+    def is_up(self, name: str) -> bool:
+        """Whether the instance called ``name`` passes its probes."""
+        spec = self._present.get(name)
+        return spec is not None and self._health.state(_key(spec)) is State.UP
+
+    def state(self, name: str) -> str:
+        """The state of its health, in a word."""
+        spec = self._present.get(name)
+        state = self._health.state(_key(spec)) if spec is not None else None
+        return state.value if state is not None else "gone"
+
+    def report(self, event: str, instance: str) -> None:
+        """What requests of a worker saw: ``misbehaved`` (``instance`` failed again and again) or ``crowded``."""
+        now = self._clock()
+        self._heard(self._health.crowded(now) if event == "crowded" else self._health.misbehaved(instance, now))
+
+    def drain(self, name: str) -> None:
+        """Let the instance called ``name`` finish what it has, and give it nothing new."""
+        spec = self._present.get(name)
+        if spec is not None:
+            self._heard(self._health.drain(_key(spec), self._clock()))
+
+    def resume(self, name: str) -> None:
+        """Take :meth:`drain` back."""
+        spec = self._present.get(name)
+        if spec is not None:
+            self._heard(self._health.resume(_key(spec), self._clock()))
+
+    def listing(self) -> list[dict[str, Any]]:
+        """All instances for the workers, each an :class:`InstanceSpec` with its status and share."""
+        health = self._health.snapshot(self._clock())["instances"]
+        return [
+            {**s._asdict(), "status": health[_key(s)]["status"], "share": health[_key(s)]["share"]}
+            for s in self._present.values()
+        ]
+
+    def _replaced(self) -> None:
+        self._health.replace(map(_key, self._present.values()), self._clock())
+        self._tell()
+
+    def _heard(self, changes: list[Change]) -> None:
+        if changes:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Let the workers know, and again when time alone changes what they must know."""
+        self._changed(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._clock()
+        due = self._health.next_change(now)
+        if due is not None:
+            # A moment later than that, so that the clock has surely passed it. A thousand instances that start slowly
+            # have their steps at a thousand times: they are told of together.
+            self._timer = asyncio.get_running_loop().call_later(max(due - now + 0.01, TOGETHER), self._tick)
+
+    def _tick(self) -> None:
+        self._health.tick(self._clock())
+        self._tell()
+
+    def close(self) -> None:
+        """Nothing more is told."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _key(spec: InstanceSpec) -> str:
+    # With the port: a process that was started again is another one, whose health nobody knows.
+    return f"{spec.name}@{spec.host}:{spec.port}"
+
+
+class Target:
+    """An instance that runs already, somewhere else: only probed. ``settled`` is set when it was asked once."""
+
+    def __init__(self, spec: InstanceSpec, service: Service) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.service = service
+        self.address = join(spec.host, spec.port)
+        self.settled = asyncio.Event()
+
+    @property
+    def state(self) -> str:
+        """``up``, ``ejected``, ``draining``, ``down``, or ``starting`` before the first probe."""
+        if not self.settled.is_set():
+            return "starting"
+        state = self.service.state(self.name)
+        return state if state in ("up", "ejected", "draining") else "down"
+
+    async def run(self) -> None:
+        """Probe it for ever."""
+        self.service.join(self.spec)
+        await self.service.watch(self.spec, self.settled.set, self.settled.set)

@@ -1,0 +1,1 @@
+"""Linux and sockets: prctl, /proc, ports, ``host:port``."""

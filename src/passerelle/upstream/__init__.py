@@ -1,0 +1,1 @@
+"""One request to one service: pick an instance, send, retry, time out, hedge, limit."""

@@ -1,0 +1,155 @@
+"""What a :class:`.request.Forward` is told of a request, and whom it tells of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from passerelle.balancing.instance import Instance
+from passerelle.errors import Failure
+from passerelle.http1.head import ResponseHead
+from passerelle.resilience.hedge_delay import HedgeDelay
+from passerelle.upstream.deadlines import Deadlines
+from passerelle.upstream.service import Service
+
+if TYPE_CHECKING:
+    from passerelle.upstream.request import Forward
+    from passerelle.upstream.request_body import RequestBody
+
+
+class Receiver(Protocol):
+    """Who asked, and is told of the answer: the calls of :class:`passerelle.http1.interfaces.Receiver`, once each."""
+
+    streams: bool
+    """Whether the deadline is for the answer's head alone; else it is for all of the answer."""
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx response."""
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The final response's head and the first bytes of its body."""
+
+    def on_data(self, data: bytes) -> None:
+        """More of the body."""
+
+    def on_end(self) -> None:
+        """The body is complete."""
+
+    def on_failure(self, failure: Failure) -> None:
+        """No attempt succeeded, or the answer broke off."""
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None:
+        """101: the protocol changes."""
+
+
+class _Silent:
+    """Nobody listens any more: what ended must not keep its asker alive (the two would be a cycle)."""
+
+    streams = False
+
+    def on_interim(self, head: ResponseHead) -> None: ...
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None: ...
+
+    def on_data(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None: ...
+
+    def on_failure(self, failure: Failure) -> None: ...
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None: ...
+
+
+SILENT = _Silent()
+
+# Stands for the instance before one is picked.
+NOBODY = Instance("")
+
+
+class Source(Protocol):
+    """What brings an answer to its receiver, whole or piece by piece: a :class:`.request.Forward`, or its like."""
+
+    @property
+    def instance(self) -> Instance:
+        """Who is asked, if it is one."""
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts there were."""
+
+    @property
+    def seconds(self) -> float:
+        """How long they took."""
+
+    @property
+    def hedged(self) -> str | None:
+        """What became of the hedge, if there was one."""
+
+    key: bytes | None
+    """What the balancer picks by."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more."""
+
+    def pause(self) -> None:
+        """The receiver does not keep up."""
+
+    def resume(self) -> None:
+        """It does again."""
+
+    def refuse(self, failure: Failure) -> None:
+        """Take no more of an answer that is at fault."""
+
+
+class Origin(Protocol):
+    """Where the cache gets an answer from."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The time limit over all of it."""
+
+    @property
+    def forward(self) -> Callable[[Any, Receiver, bytes, bytes, RequestBody | None, float], Source]:
+        """What carries a request out: called with this origin, who is told, method, message, body and start."""
+
+    def renewing(self) -> Origin:
+        """The same for a request in the background, which is to bring something new."""
+
+
+class Leg(Protocol):
+    """What a plan says of one request to one service; ``attempts`` counts the first one too."""
+
+    @property
+    def service(self) -> Service:
+        """Who is asked."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The time limit over all attempts."""
+
+    @property
+    def attempts(self) -> int:
+        """The most attempts."""
+
+    @property
+    def attempt_deadlines(self) -> Deadlines | None:
+        """How long one attempt is waited for while another one may be made; None is for as long as there is time."""
+
+    @property
+    def hedge(self) -> HedgeDelay | None:
+        """When a second instance is asked as well; None is never."""
+
+    @property
+    def stream_idle(self) -> float:
+        """How long a body may stand still, in seconds."""
+
+    @property
+    def tells_deadline(self) -> bool:
+        """Whether services are told how much time is left."""
+
+    @property
+    def forward(self) -> type[Forward]:
+        """What carries the request out: the plainest that does all of the above."""

@@ -1,0 +1,152 @@
+"""The instances of one service, their pools, and the policies that pick one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from passerelle.balancing.instance import Instance, Member, Roster, Status, set_status, set_weight
+from passerelle.balancing.policies import Policy
+from passerelle.balancing.priority_tiers import Tiers
+from passerelle.http1.client.pool import Pool
+from passerelle.http1.clock import Clock
+from passerelle.http1.tls_contexts import UpstreamTls
+
+Leaf = Policy | Tiers
+
+
+class InstanceSpec(NamedTuple):
+    """One instance as the runner, a target list or discovery knows it.
+
+    ``status`` is the name of a :class:`Status`; ``share`` is the part of its weight that counts now.
+    """
+
+    name: str
+    host: str
+    port: int
+    weight: float = 1.0
+    zone: str = ""
+    status: str = "UP"
+    share: float = 1.0
+    secure: bool = False  # to be asked over TLS
+    tier: int = 0  # lower ones take everything while one is up, where priorities are found (SRV)
+
+
+class PoolSettings(NamedTuple):
+    """What every pool of a service is made with: counts per instance, times in seconds."""
+
+    limit: int
+    waiting_limit: int
+    connect_timeout: float
+    keepalive: float
+    tls: UpstreamTls | None = None
+
+
+class Members:
+    """The instances of one service over time: keeps each one's state and pool while it stays."""
+
+    __slots__ = ("_clock", "_leaves", "_loop", "_roster", "_settings")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        leaves: Mapping[str, Leaf],
+        settings: PoolSettings,
+    ) -> None:
+        """``leaves`` are the policies that the instances of each zone go to (zone ``""`` without zones)."""
+        self._loop = loop
+        self._clock = clock
+        self._leaves = leaves
+        self._settings = settings
+        self._roster = Roster()
+
+    def replace(self, specs: Iterable[InstanceSpec]) -> list[Instance]:
+        """Take this list of instances; those that stay keep counters and connections.
+
+        Gives those that were up and are down now.
+        """
+        specs = list(specs)
+        before = {instance for instance in self._roster.instances if instance.up}
+        instances = self._roster.replace(
+            Member(spec.name, f"{spec.host}:{spec.port}", spec.weight, spec.zone) for spec in specs
+        )
+        for spec, instance in zip(specs, instances, strict=True):
+            instance.tier = spec.tier
+            set_status(instance, Status[spec.status])
+            set_weight(instance, share=spec.share)
+            if instance.endpoint is None:
+                settings = self._settings
+                instance.endpoint = Pool(
+                    self._loop,
+                    self._clock,
+                    spec.host,
+                    spec.port,
+                    limit=settings.limit,
+                    waiting_limit=settings.waiting_limit,
+                    connect_timeout=settings.connect_timeout,
+                    keepalive=settings.keepalive,
+                )
+            instance.endpoint.secure(self._settings.tls if spec.secure else None)
+        for zone, leaf in self._leaves.items():
+            leaf.replace(instance for instance in instances if instance.zone == zone)
+        return [instance for instance in instances if instance.status is Status.DOWN and instance in before]
+
+    def move(self, leaves: Mapping[str, Leaf] | None, settings: PoolSettings) -> None:
+        """Other settings for the pools, and other policies for the instances (None: those that they have)."""
+        self._settings = settings
+        instances = self._roster.instances
+        for instance in instances:
+            instance.endpoint.configure(*settings[:4])
+        if leaves is not None:
+            self._leaves = leaves
+            for zone, leaf in leaves.items():
+                leaf.replace(instance for instance in instances if instance.zone == zone)
+
+    def secure(self, tls: UpstreamTls) -> None:
+        """Other certificates for the instances that are asked over TLS."""
+        self._settings = self._settings._replace(tls=tls)
+        for instance in self._roster.instances:
+            if instance.endpoint.secured:
+                instance.endpoint.secure(tls)
+
+    def sweep(self) -> None:
+        """Close connections that were idle for too long, and what is left of removed instances."""
+        for instance in self._roster.instances:
+            instance.endpoint.sweep()
+        for instance in self._roster.forget_idle():
+            instance.endpoint.close()
+
+    def status(self) -> list[dict[str, Any]]:
+        """The instances now, as JSON-able values."""
+        return [
+            {
+                "name": i.name,
+                "address": i.address,
+                "up": i.up,
+                "status": i.status.name.lower(),
+                "in_flight": i.in_flight,
+                "total": i.total,
+            }
+            for i in self._roster.instances
+        ]
+
+    def close(self) -> None:
+        """Close every pool."""
+        for instance in [*self._roster.instances, *self._roster.leaving]:
+            instance.endpoint.close()
+
+    def in_flight(self) -> int:
+        """Requests and tunnels open on all instances, those that were removed meanwhile too."""
+        return sum(instance.in_flight for instance in [*self._roster.instances, *self._roster.leaving])
+
+    @property
+    def instances(self) -> list[Instance]:
+        """The instances now."""
+        return self._roster.instances
+
+    @property
+    def gone(self) -> bool:
+        """Whether there are no instances, present or leaving."""
+        return not self._roster.instances and not self._roster.leaving

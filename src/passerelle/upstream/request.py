@@ -1,0 +1,366 @@
+"""One request to one service: pick an instance, send, hear the answer, and try another instance where that is safe.
+
+What may be tried again (RFC 9110 §9.2.2): anything of which not one byte was written, and idempotent methods as long as
+no response head came and the body can be sent again byte for byte. A second attempt takes an instance not yet tried, if
+there is one, and always a new connection: idle ones to one instance tend to die together.
+
+A retry waits a random time and is paid from the service's budget, so that retries cannot keep a service down. Going on
+to another instance at once because one refuses connections, or has its queue full, is neither: nothing was sent.
+An attempt does not count either when its instance has left or is down by the time of the next one: so a client does not
+notice when two instances die together. That needs another instance: one alone gets no request more often than allowed.
+"""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from time import perf_counter, time
+from typing import cast
+
+from passerelle.balancing.instance import Status
+from passerelle.errors import Failure, Kind
+from passerelle.http1.client.connection import UpstreamConnection
+from passerelle.http1.client.pool import Pool
+from passerelle.http1.head import ResponseHead
+from passerelle.http1.interfaces import Tunnel
+from passerelle.resilience import admission
+from passerelle.resilience.retry_budget import retry_after
+from passerelle.upstream.interfaces import SILENT
+from passerelle.upstream.retry_state import Attempts
+
+# How long the supervisor is given to say that an instance is gone (seconds): it knows within milliseconds, unless the
+# machine is very busy.
+VERDICT = 0.1
+# What a request sees of the death of its instance.
+_DEATHS = frozenset({Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_RESET})
+
+
+class Forward(Attempts):
+    """One request to one service; see :class:`.retry_state.Attempts` for what it is made with."""
+
+    __slots__ = ()
+
+    def start(self) -> None:
+        """Begin. The receiver hears of the end, whatever it is, exactly once."""
+        deadlines = self._leg.deadlines  # its `add`, without the call
+        deadlines.entries[self] = since = self._since
+        if since < deadlines.newest:
+            deadlines.disordered = True
+        else:
+            deadlines.newest = since
+        self._service.started += 1
+        self._attempt()
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more: free the instance and the connection at once."""
+        if not self._over:
+            self._stop(None)
+
+    # ---- an attempt
+
+    def _attempt(self) -> None:
+        node = self._service.node
+        instance = node.pick(self._tried, self.key)
+        if instance is None and self._tried:
+            instance = node.pick((), self.key)
+        if instance is None:
+            self._end(Failure(Kind.NO_INSTANCE, f"no instance of {self._service.name} is up"))
+            return
+        self.instance = instance
+        self.attempts += 1
+        node.acquire(instance)
+        pool: Pool = instance.endpoint
+        connection = pool.checkout() if not self._counted else None
+        if connection is None:
+            self._wait(pool)
+        else:
+            self._send(connection)
+
+    def _wait(self, pool: Pool) -> None:
+        """Ask for a connection, which may take time."""
+        pool.request(self)
+
+    def _withdraw(self) -> bool:
+        """Ask no more. False if a connection is being made: that one will be told of."""
+        return bool(self.instance.endpoint.withdraw(self))
+
+    def on_connection(self, connection: UpstreamConnection) -> None:
+        """A connection that was waited for."""
+        if connection.poll(0):
+            connection.abort()
+            self.on_no_connection(Failure(Kind.UPSTREAM_CLOSED, "closed before use", retryable=True))
+        elif self._over:
+            connection.pool.release(connection)
+        else:
+            self._send(connection)
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        body = self._body
+        if body is None:
+            connection.send(self, self._message, True)
+        else:
+            connection.send(self, self._message + body.attach(connection), body.complete)
+
+    def on_no_connection(self, failure: Failure) -> None:
+        """The picked instance cannot be reached; nothing was sent."""
+        if not self._over:
+            self.on_failure(failure)
+
+    # ---- the answer
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx response."""
+        self._receiver.on_interim(head)
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The final response begins."""
+        if head.status >= 500 and self._retry_answer(head, complete):
+            return
+        self._responded = True
+        receiver = self._receiver
+        if complete:
+            self._leg.deadlines.entries.pop(self, None)
+            self._settle(head.status)
+        else:
+            if receiver.streams:
+                self._leg.deadlines.entries.pop(self, None)
+            self._status = head.status
+            self._service.streaming.add(self)
+        receiver.on_response(head, data, complete)
+
+    def on_data(self, data: bytes) -> None:
+        """More of the body."""
+        self.progress += 1
+        self._receiver.on_data(data)
+
+    def on_end(self) -> None:
+        """The body is complete."""
+        self._leg.deadlines.entries.pop(self, None)
+        self._service.streaming.discard(self)
+        receiver = self._receiver
+        self._settle(self._status)
+        receiver.on_end()
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None:
+        """101: from here on the connection is a tunnel, counted until :meth:`cancel`."""
+        self._leg.deadlines.entries.pop(self, None)
+        self._responded = True
+        self._receiver.on_switch(head, data)
+
+    def tunnel(self, other: Tunnel) -> UpstreamConnection:
+        """Join the instance's side to ``other`` (after :meth:`on_switch`); gives that side."""
+        connection = cast(UpstreamConnection, self._connection)
+        connection.begin_tunnel(other)
+        return connection
+
+    def on_failure(self, failure: Failure) -> None:
+        """The attempt failed: try again if that is safe, else tell."""
+        if self._over:
+            return
+        self._connection = None
+        if self._body is not None:
+            self._body.detach()
+        wait = None if self._responded else self._retry_in(failure)
+        if wait is None:
+            if failure.kind in _DEATHS and self._service.watched and not self._responded and self._hopes():
+                self._await_verdict(failure)
+            else:
+                self._fail(failure)
+        else:
+            seconds = perf_counter() - self._since
+            self._service.metrics.failed(failure.kind, seconds)
+            if wait >= 0.0:
+                self._counted = (*self._counted, self.instance)
+            self._go_on(None if failure.kind is Kind.OVERLOADED else False, seconds, wait)
+
+    def on_instance_down(self) -> None:
+        """The instance that has the request fails its probes: ask another one, if that is safe; else go on waiting."""
+        if self._connection is None or self._responded or self._over:
+            return
+        self._leave_for_another(Failure(Kind.TIMEOUT, "the instance went down before it answered"))
+
+    def _leave_for_another(self, failure: Failure) -> bool:
+        """Give the attempt under way up if another one may be made; false: it is still to be waited for."""
+        wait = self._retry_in(failure)
+        if wait is None:
+            return False
+        connection, self._connection = self._connection, None
+        if self._body is not None:
+            self._body.detach()
+        if connection is not None:
+            connection.detach()
+        seconds = perf_counter() - self._since
+        self._service.metrics.failed(failure.kind, seconds)
+        self._counted = (*self._counted, self.instance)
+        self._go_on(False, seconds, wait)
+        return True
+
+    def _await_verdict(self, failure: Failure) -> None:
+        """Attempts are used up, and the supervisor may be just about to say that their instances are gone."""
+        seconds = perf_counter() - self._since
+        service = self._service
+        service.metrics.failed(failure.kind, seconds)
+        service.node.release(self.instance, False, seconds)
+        service.failed(self.instance)
+        self._tried = (*self._tried, self.instance)
+        self._counted = (*self._counted, self.instance)
+        self._timer = get_running_loop().call_later(VERDICT, self._verdict, failure)
+
+    def _verdict(self, failure: Failure) -> None:
+        self._timer = None
+        gone = sum(instance.status < Status.EJECTED for instance in self._counted)
+        if len(self._counted) - gone < self._leg.attempts and self._service.may_retry(perf_counter()):
+            self._service.metrics.retries += 1
+            self._attempt()
+        else:
+            self._end(failure)
+
+    def _go_on(self, ok: bool | None, seconds: float, wait: float) -> None:
+        """This attempt is over; the next one begins after ``wait`` seconds."""
+        service = self._service
+        instance = self.instance
+        service.metrics.retries += 1
+        service.node.release(instance, ok, seconds)
+        if ok is False:
+            service.failed(instance)
+        self._tried = (*self._tried, instance)
+        if wait > 0.0:
+            self._timer = get_running_loop().call_later(wait, self._attempt_later)
+        else:
+            self._attempt()
+
+    def _attempt_later(self) -> None:
+        self._timer = None
+        self._attempt()
+
+    def _retry_answer(self, head: ResponseHead, complete: bool) -> bool:
+        """Whether another attempt takes the place of this answer (``retries.on_status``)."""
+        service = self._service
+        if head.status not in service.retries.statuses or not self._repeatable():
+            return False
+        asked = None
+        if not self._others():
+            # Nobody else did ask for a pause (RFC 9110 §10.2.3).
+            value = head.get(b"retry-after")
+            asked = retry_after(value, time()) if value is not None else None
+        wait = self._affordable(asked)
+        if wait is None:
+            return False
+        connection, self._connection = self._connection, None
+        body = self._body
+        if body is not None:
+            body.detach()
+        if connection is not None and not (complete and (body is None or body.complete)):
+            connection.detach()  # the rest of the answer, or of the request, is not worth waiting for
+        seconds = perf_counter() - self._since
+        service.metrics.observe(head.status, seconds)
+        self._counted = (*self._counted, self.instance)
+        self._go_on(False, seconds, wait)
+        return True
+
+    def on_deadline(self) -> None:
+        """The route's time is up, whatever attempt it is."""
+        self.refuse(Failure(Kind.TIMEOUT, f"no answer within {self._leg.deadlines.limit:g} s"))
+
+    @property
+    def patience(self) -> float:
+        """How long the body may stand still, in seconds."""
+        return self._leg.stream_idle
+
+    def on_stalled(self) -> None:
+        """No byte of the body came for too long."""
+        if self._connection is None or self._connection.reading:  # else it is the client that takes nothing
+            self.refuse(Failure(Kind.TIMEOUT, "the body stalled"))
+
+    def refuse(self, failure: Failure) -> None:
+        """Take no more of an answer that is at fault."""
+        receiver = self._receiver
+        self._stop(failure.kind)
+        receiver.on_failure(failure)
+
+    def on_upstream_paused(self) -> None:
+        """The instance does not keep up: neither may the client."""
+        if self._body is not None:
+            self._body.pause()
+
+    def on_upstream_resumed(self) -> None:
+        """The instance keeps up again."""
+        if self._body is not None:
+            self._body.resume()
+
+    def pause(self) -> None:
+        """The client does not keep up: neither may the instance."""
+        if self._connection is not None and not self._over:
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        """The client keeps up again."""
+        if self._connection is not None and not self._over:
+            self._connection.resume_reading()
+
+    # ---- the end
+
+    def _settle(self, status: int) -> None:
+        """The instance has answered in full."""
+        self._over = True
+        self._receiver = SILENT
+        self.seconds = seconds = perf_counter() - self._since
+        service = self._service
+        service.metrics.observe(status, seconds)
+        ok = status < 500
+        service.node.release(self.instance, ok, seconds)
+        if not ok:
+            service.failed(self.instance)
+
+    def _fail(self, failure: Failure) -> None:
+        """The last attempt failed."""
+        self._over = True
+        self._leg.deadlines.entries.pop(self, None)
+        service = self._service
+        service.streaming.discard(self)
+        self.seconds = seconds = perf_counter() - self._since
+        service.metrics.failed(failure.kind, seconds)
+        instance = self.instance
+        if failure.kind is Kind.OVERLOADED:
+            # A full instance does its work: that is no reason to take it away from the others.
+            service.node.release(instance, None, seconds)
+            pool: Pool = instance.endpoint
+            failure.retry_after = admission.retry_after(pool.waiting, pool.limit, service.metrics.mean)
+            service.crowded()
+        else:
+            service.node.release(instance, False, seconds)
+            service.failed(instance)
+        receiver, self._receiver = self._receiver, SILENT
+        receiver.on_failure(failure)
+
+    def _end(self, failure: Failure) -> None:
+        """No instance could be picked, or none is to be: what was attempted is settled."""
+        self._over = True
+        self._leg.deadlines.entries.pop(self, None)
+        receiver, self._receiver = self._receiver, SILENT
+        receiver.on_failure(failure)
+
+    def _stop(self, kind: Kind | None) -> None:
+        """End the attempt under way from our side; ``kind`` when it is the instance's fault."""
+        self._over = True
+        self._receiver = SILENT
+        self._leg.deadlines.entries.pop(self, None)
+        service = self._service
+        service.streaming.discard(self)
+        self.seconds = seconds = perf_counter() - self._since
+        instance = self.instance
+        connection, self._connection = self._connection, None
+        if self._body is not None:
+            self._body.detach()
+        if self._timer is not None:
+            self._timer.cancel()  # between two attempts: the last one is settled, and the next has not begun
+            self._timer = None
+            return
+        if connection is not None:
+            connection.detach()
+        else:
+            self._withdraw()
+        service.metrics.failed(kind or Kind.CLIENT_GONE, seconds)
+        service.node.release(instance, None if kind is None else False, seconds)
+        if kind is not None:
+            service.failed(instance)

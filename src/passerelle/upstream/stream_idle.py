@@ -1,0 +1,34 @@
+"""Answers whose bodies stand still."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from passerelle.upstream.request import Forward
+from passerelle.upstream.service import Service
+
+# An answer's body of which no byte comes for this long is given up where no route says otherwise (seconds).
+STALL = 300.0
+
+
+class Stalled:
+    """Gives up answers of whose bodies nothing comes for too long: how far each was, and since when."""
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        self._seen: dict[Forward, tuple[int, float]] = {}
+
+    def look(self, services: Iterable[Service], now: float) -> None:
+        """Look at all that these services are sending at ``now`` (monotonic seconds): O(of them)."""
+        seen = {}
+        for service in services:
+            for forward in list(service.streaming):
+                progress, since = self._seen.get(forward, (-1, now))
+                if forward.progress != progress:
+                    since = now
+                if now - since > forward.patience:
+                    forward.on_stalled()
+                else:
+                    seen[forward] = (forward.progress, since)
+        self._seen = seen

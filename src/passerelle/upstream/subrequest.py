@@ -1,0 +1,117 @@
+"""Whole messages for the gateway's own use: a client's short body, and a service's short answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from passerelle.errors import Failure, Kind
+from passerelle.http1.head import ResponseHead
+from passerelle.resilience.hedge_delay import HedgeDelay
+from passerelle.upstream.deadlines import Deadlines
+from passerelle.upstream.request import Forward
+from passerelle.upstream.service import Service
+from passerelle.upstream.stream_idle import STALL
+
+# The largest answer of a service that the gateway reads for itself, in bytes.
+MAX_ANSWER = 65_536
+
+
+class OwnLeg:
+    """A question that the gateway itself asks of a service."""
+
+    __slots__ = (
+        "attempt_deadlines",
+        "attempts",
+        "deadlines",
+        "forward",
+        "hedge",
+        "service",
+        "stream_idle",
+        "tells_deadline",
+    )
+
+    def __init__(self, service: Service, deadlines: Deadlines, attempts: int, forward: type[Forward]) -> None:
+        self.service = service
+        self.deadlines = deadlines
+        self.attempts = attempts
+        self.forward = forward
+        self.attempt_deadlines: Deadlines | None = None
+        self.hedge: HedgeDelay | None = None
+        self.stream_idle = STALL
+        self.tells_deadline = False
+
+    def ask(
+        self,
+        message: bytes,
+        now: float,
+        answered: Answered,
+        failed: Callable[[Failure], None],
+        method: bytes = b"POST",
+    ) -> Forward:
+        """Ask with the whole ``message``; one of the two hears of the end, unless it is cancelled."""
+        receiver = _WholeAnswer(answered, failed)
+        forward = self.forward(self, receiver, method, message, None, now)
+        receiver.forward = forward
+        return forward
+
+
+Answered = Callable[[ResponseHead, bytes], None]
+
+
+class _WholeAnswer:
+    """Collects an answer."""
+
+    streams = False
+
+    __slots__ = ("_answered", "_failed", "_head", "_pieces", "_size", "forward")
+
+    def __init__(self, answered: Answered, failed: Callable[[Failure], None]) -> None:
+        self._answered = answered
+        self._failed = failed
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._head: ResponseHead | None = None
+        self.forward: Forward | None = None
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """Nothing to do: the whole answer is not there yet."""
+
+    def on_switch(self, head: ResponseHead, data: bytes) -> None:
+        """Nobody asked for another protocol."""
+        self._give_up("status 101")
+
+    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The answer begins."""
+        self._head = head
+        if complete:
+            self._end(data)
+        else:
+            self.on_data(data)
+
+    def on_data(self, data: bytes) -> None:
+        """More of it."""
+        self._size += len(data)
+        if self._size > MAX_ANSWER:
+            self._give_up(f"more than {MAX_ANSWER} bytes")
+        else:
+            self._pieces.append(data)
+
+    def on_end(self) -> None:
+        """All of it is there."""
+        self._end(b"".join(self._pieces))
+
+    def on_failure(self, failure: Failure) -> None:
+        """It could not be had."""
+        self.forward = None
+        self._failed(failure)
+
+    def _end(self, body: bytes) -> None:
+        self.forward = None  # the two would be a cycle
+        if self._head is not None:
+            self._answered(self._head, body)
+
+    def _give_up(self, why: str) -> None:
+        forward, self.forward = self.forward, None
+        if forward is not None:
+            forward.cancel()
+            self._failed(Failure(Kind.BAD_RESPONSE, why))

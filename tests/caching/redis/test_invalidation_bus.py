@@ -1,0 +1,41 @@
+"""What a worker's memory may hold beside a Redis of which it has not heard everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.caching.redis.test_store import KEY, Worker, entry, workers
+from tests.caching.redis_server import RedisServer
+from tests.requirements import needs
+from tests.supervisor.helpers import run, until
+
+pytestmark = needs("redis-server")
+
+PATIENCE = 20.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as running:
+        yield running
+
+
+def test_what_was_held_before_the_first_connection_is_let_go_of(server: RedisServer) -> None:
+    async def work() -> None:
+        async with workers(server.url, 1, namespace="late") as (one,):
+            late = Worker(server.url, "late", "late")
+            late.memory.put(entry())
+            epoch = late.memory.epoch
+            await one.second.delete(KEY)
+            await late.second.start()
+            try:
+                await until(lambda: late.second.up, PATIENCE)
+                assert late.memory.peek(KEY) is None, "it has not heard that this changed"
+                assert not late.memory.put_since(entry(), epoch), "nor has what was on its way then"
+                assert late.memory.put(entry())
+            finally:
+                await late.second.stop()
+
+    run(work())

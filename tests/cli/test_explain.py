@@ -1,0 +1,358 @@
+"""`passerelle explain`: the answer is the router's, and each reason is true."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from passerelle.cli.explain import Asked, explanation, why_not
+from passerelle.config import Route, load_text
+from passerelle.errors import Failure
+from passerelle.routing.router import Router, Rule, canonical_path
+from tests.cli.test_main import GOOD, Run, run
+from tests.routing.test_router import methods, requests, tables
+
+__all__ = ["run"]
+
+CONFIG = load_text(GOOD)
+
+
+def ask(method: str, path: str, host: str = "", length: int | None = None) -> dict[str, Any]:
+    path, mark, query = path.partition("?")
+    return explanation(CONFIG, Asked(host.encode(), method.encode(), path.encode(), (mark + query).encode(), length))
+
+
+def test_a_route_with_a_rewrite(run: Run) -> None:
+    assert run("explain", "GET", "/user/%34%32?full=1") == (
+        0,
+        """\
+path      /user/42 (canonical form of /user/%34%32)
+route     routes[1]  GET /user/{user_id}
+params    user_id = 42
+service   user (2 instances, p2c)
+upstream  GET /internal/42?full=1
+timeout   500ms
+attempts  1
+body      at most 10MiB
+
+not the others
+  routes[0]  /{rest*}                     path: it matches too, but less specifically
+  routes[2]  PUT,DELETE /user/{user_id}   method: it takes DELETE, PUT
+  routes[3]  api.example.com/user/me      host: it is for api.example.com, not a request without host
+  routes[4]  /api/{user_id}/{product_id}  path: segment 1 is 'user', not 'api'
+""",
+        "",
+    )
+
+
+def test_a_composition(run: Run) -> None:
+    code, out, _ = run("explain", "gateway.yaml", "GET", "http://localhost:8080/api/1/2#x")
+    assert code == 0
+    assert out.startswith(
+        """\
+host      localhost
+path      /api/1/2
+route     routes[4]  /api/{user_id}/{product_id}
+params    user_id = 1, product_id = 2
+part      user: GET /user/1 from user (2 instances, p2c), timeout 5s, required, passes 404
+part      product: GET /product/2 from product (5 instances, p2c), timeout 30s, on error null
+timeout   30s
+attempts  2
+body      at most 10MiB
+"""
+    )
+
+
+def test_what_is_cached_coded_and_asked_twice(run: Run) -> None:
+    Path("gateway.yaml").write_text(
+        """\
+services:
+  user: {targets: ["http://127.0.0.1:1", "http://127.0.0.1:2"], concurrency: {min: 4, max: 90}}
+routes:
+  - path: /user/{id}
+    service: user
+    timeout: 3s
+    attempt_timeout: 500ms
+    hedge: {after: p95}
+    stream_idle_timeout: 1m
+    compress: {codings: [gzip], types: [text/*], min_size: 1KiB}
+    cache: {ttl: 30s, stale_while_revalidate: 1m, tags: ["user:{id}"], query: [], max_body: 1MiB, per_host: false}
+  - path: /api/{id}
+    cache: {}
+    compose:
+      user: {service: user, path: "/user/{id}", cache: {ttl: 250ms}}
+"""
+    )
+    code, out, _ = run("explain", "GET", "/user/1")
+    assert code == 0
+    assert (
+        """\
+service   user (2 instances, p2c, 4 to 90 requests at once)
+upstream  GET /user/1
+cache     ttl 30s, stale_while_revalidate 1m, tags user:{id}, per_host no, query none, max_body 1MiB
+compress  gzip: bodies of text/* from 1KiB
+hedge     a second instance after p95
+idle      streams 1m
+timeout   3s, 500ms an attempt
+"""
+        in out
+    )
+    _, out, _ = run("explain", "GET", "/api/1")
+    assert "\ncache     user: ttl 250ms\ncache     as the answers say (RFC 9111)\n" in out
+    _, out, _ = run("explain", "GET", "/user/1", "--json")
+    route = json.loads(out)["route"]
+    assert (route["attempt_timeout"], route["hedge"]) == (0.5, "a second instance after p95")
+    assert route["service"]["concurrency"] == [4, 90]
+
+
+def test_a_refusal(run: Run) -> None:
+    Path("gateway.yaml").write_text(GOOD.replace('  - {path: "/{rest*}", service: site}\n', ""))
+    code, out, _ = run("explain", "POST", "/user/42")
+    assert code == 1
+    assert (
+        out
+        == """\
+path    /user/42
+answer  405 the method is not allowed here (Allow: DELETE, GET, HEAD, PUT)
+
+why not
+  routes[0]  GET /user/{user_id}          method: it takes GET
+  routes[1]  PUT,DELETE /user/{user_id}   method: it takes DELETE, PUT
+  routes[2]  api.example.com/user/me      host: it is for api.example.com, not a request without host
+  routes[3]  /api/{user_id}/{product_id}  path: segment 1 is 'user', not 'api'
+"""
+    )
+    code, out, _ = run("explain", "GET", "/nope")
+    assert code == 1
+    assert "answer  404 no route matches" in out
+
+
+def test_a_path_that_is_refused(run: Run) -> None:
+    code, out, _ = run("explain", "GET", "/open/..%2fclosed")
+    assert (code, out) == (
+        1,
+        "path    /open/..%2fclosed\nanswer  400 the path is not allowed: a hidden dot segment\n",
+    )
+
+
+def test_json_has_everything(run: Run) -> None:
+    code, out, _ = run(
+        "explain", "PUT", "/user/1", "-H", "Host: API.example.com:80", "-H", "content-length: 2000000", "--json"
+    )
+    found = json.loads(out)
+    assert code == 1
+    assert (found["status"], found["host"]) == (413, "api.example.com")
+    assert found["reason"] == "the request body is too large: 2000000 bytes, 1000000 allowed"
+    assert found["route"]["key"] == "routes[2]"
+    assert found["route"]["repeats"] is True
+    assert [other["key"] for other in found["others"]] == ["routes[0]", "routes[1]", "routes[3]", "routes[4]"]
+
+
+def test_the_host_decides() -> None:
+    assert ask("GET", "/user/me", "api.example.com")["route"]["key"] == "routes[3]"
+    assert ask("GET", "/user/me", "x.example.com")["route"]["key"] == "routes[1]"
+    reasons = {other["key"]: other["reason"] for other in ask("GET", "/user/me", "api.example.com")["others"]}
+    assert reasons["routes[1]"] == "host: it matches too, but less specifically"
+
+
+def test_what_repeats() -> None:
+    assert ask("POST", "/x")["route"]["repeats"] is False
+    assert ask("PUT", "/x")["route"]["repeats"] is True
+
+
+def test_post_says_when_it_is_repeated(run: Run) -> None:
+    assert "attempts  2 (POST is repeated only if nothing was sent)" in run("explain", "POST", "/x")[1]
+
+
+def test_a_long_list_is_cut(run: Run) -> None:
+    more = "".join(f"  - {{path: /r{number}, service: user}}\n" for number in range(40))
+    Path("gateway.yaml").write_text(GOOD + more)
+    out = run("explain", "GET", "/user/1")[1]
+    assert out.endswith("  … and 29 more, further from matching (--json lists all)\n")
+    assert len(json.loads(run("explain", "GET", "/user/1", "--json")[1])["others"]) == 44
+
+
+def test_an_argument_that_is_no_utf_8_is_no_traceback(run: Run) -> None:
+    code, out, _ = run("explain", "GET", "/a\udcff")
+    assert code == 1
+    assert "octet 0xFF is not allowed in a path" in out
+    assert run("explain", "GET", "/a", "-H", "Host: \udcff")[0] == 0
+
+
+def test_an_empty_rest_is_shown(run: Run) -> None:
+    assert "params    rest = (empty)" in run("explain", "GET", "http://a")[1]
+
+
+@given(tables(), requests)
+def test_reasons_are_true(rules: list[Rule], asked: tuple[bytes, bytes, bytes]) -> None:
+    host, method, path = asked
+    match = Router(rules).match(host, method, path)
+    winner = next((rule for rule in rules if rule.value == match.value), None) if match.value is not None else None
+    request = Asked(host, method, path, b"", None)
+    for rule in rules:
+        if rule is winner:
+            continue
+        (nearness, _), reason = why_not(rule, winner, request, path)
+        alone = Router([rule]).match(host, method, path)
+        # What is said to match too does so alone, and what is refused for its method alone is a 405.
+        assert (alone.value is not None) == (nearness == 0)
+        assert bool(alone.allowed) == reason.startswith("method: it takes")
+
+
+@given(st.text(max_size=20), methods)
+def test_any_path_is_explained_as_the_gateway_answers_it(tail: str, named: str | None) -> None:
+    path = ("/" + tail).replace("?", "")
+    result = ask("GET", path)
+    try:
+        canonical = canonical_path(path.encode())
+    except Failure:
+        assert result["status"] == 400
+    else:
+        assert result["status"] is None
+        assert result["canonical_path"] == canonical.decode()
+
+
+def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
+    route = {
+        "path": "/a",
+        "service": "u",
+        "clients": {"deny": ["10.0.0.0/8"]},
+        "auth": ["key"],
+        "require": {"scopes": ["read", "write"], "consumers": ["x", "y"]},
+        "cors": {"origins": "*"},
+        "rate_limit": [{"rate": "5/s", "by": "consumer", "cost": 2}, {"rate": "3/m", "burst": 9, "dry_run": True}],
+        "forward_auth": {"service": "u", "path": "/ask", "copy_headers": ["X-User"], "cache": "10s"},
+    }
+    config = {"keys": {"store": "k.db"}, "services": {"u": {"targets": ["http://127.0.0.1:1"]}}, "routes": [route]}
+    guards = [
+        "clients: deny 10.0.0.0/8",
+        "rate_limit: 3/m by address, burst 9, dry run",
+        "cors: *",
+        "auth: key",
+        "require: scopes read, write",
+        "require: consumer x or y",
+        "forward_auth: u /ask, copies X-User, remembered 10s, failure closed",
+        "rate_limit: 5/s by consumer, burst 5, cost 2",
+    ]
+    found = explanation(load_text(json.dumps(config)), Asked(b"", b"GET", b"/a", b"", None))
+    assert found["route"]["guards"] == guards
+    Path("guarded.yaml").write_text(json.dumps(config))
+    _, out, _ = run("explain", "guarded.yaml", "GET", "/a")
+    assert [line.removeprefix("guard").strip() for line in out.splitlines() if line.startswith("guard ")] == guards
+    assert json.loads(run("routes", "guarded.yaml", "--json")[1])[0]["guards"] == guards
+
+
+def test_other_origins_and_changes_in_fields_are_told(run: Run) -> None:
+    route = {
+        "path": "/a",
+        "service": "u",
+        "cors": {"origins": ["https://a.example"], "methods": ["GET"], "headers": ["X-A"], "credentials": True},
+        "request_headers": {"set": {"Authorization": "Basic c2VjcmV0"}, "remove": ["Cookie"]},
+        "response_headers": {"add": {"X-B": "1"}},
+        "security_headers": {"hsts": "off", "resource_policy": "off", "opener_policy": "off", "override": True},
+    }
+    services = {"u": {"targets": ["http://127.0.0.1:1"]}}
+    Path("ruled.yaml").write_text(json.dumps({"services": services, "routes": [route]}))
+    _, out, _ = run("explain", "ruled.yaml", "GET", "/a")
+    assert "c2VjcmV0" not in out
+    assert out.splitlines()[2:6] == [
+        "guard     cors: https://a.example, methods GET, headers X-A, credentials",
+        "headers   request: set Authorization, remove Cookie",
+        "headers   response: add X-B",
+        "headers   security (override): content_type_options nosniff, frame_options DENY, referrer_policy no-referrer",
+    ]
+    assert len(json.loads(run("routes", "ruled.yaml", "--json")[1])[0]["headers"]) == 3
+
+
+# A value of each key of a route that its plain form does not have.
+TOLD: dict[str, Any] = {
+    "path": "/b",
+    "host": "a.example",
+    "methods": ["GET"],
+    "service": "other",
+    "compose": {"a": {"service": "u", "path": "/a"}},
+    "login": {"service": "u", "path": "/verify"},
+    "logout": True,
+    "rewrite": "/x",
+    "timeout": "3s",
+    "body": "1KiB",
+    "attempts": 3,
+    "attempt_timeout": "1s",
+    "hedge": {"after": "p95"},
+    "stream_idle_timeout": "off",
+    "tunnel_idle_timeout": "7s",
+    "tell_deadline": True,
+    "cache": {"ttl": "1s"},
+    "compress": ["gzip"],
+    "cors": {"origins": "*"},
+    "request_headers": {"remove": ["Cookie"]},
+    "response_headers": {"remove": ["Server"]},
+    "security_headers": True,
+    "clients": {"deny": ["10.0.0.0/8"]},
+    "auth": ["key"],
+    "require": {"scopes": ["read"]},
+    "forward_auth": {"service": "other", "path": "/ask"},
+    "identity_token": True,
+    "rate_limit": {"rate": "5/s"},
+}
+BESIDE: dict[str, dict[str, Any]] = {"require": {"auth": ["key"]}, "identity_token": {"auth": ["key"]}}
+
+
+def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `routes` and what `explain` tell of a route, as JSON."""
+    targets = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    config = {
+        "keys": {"store": "k.db"},
+        "sessions": {"store": "s.db"},
+        "identity_token": {"secret": "x" * 32},
+        "services": {"u": {"targets": targets, **service}, "other": {"targets": targets}},
+        "routes": [route],
+    }
+    Path("told.yaml").write_text(json.dumps(config))
+    (listed,) = json.loads(run("routes", "told.yaml", "--json")[1])
+    method = "POST" if "login" in route or "logout" in route else "GET"
+    url = f"http://{route.get('host', 'h')}{route['path']}"
+    return listed, json.loads(run("explain", "told.yaml", method, url, "--json")[1])["route"]
+
+
+@pytest.mark.parametrize("key", list(Route.model_fields))
+def test_every_key_of_a_route_is_told_and_the_same_by_both(run: Run, key: str) -> None:
+    plain = {"path": "/a", "service": "u", **BESIDE.get(key, {})}
+    told = plain | {key: TOLD[key]}
+    if key in ("compose", "login", "logout"):
+        del told["service"]
+    without, (listed, explained) = both(run, plain)[0], both(run, told)
+    assert listed != without
+    common = listed.keys() & explained.keys() - {"service"}
+    assert len(common) >= 15
+    assert {name: listed[name] for name in common} == {name: explained[name] for name in common}
+
+
+def test_what_services_do_with_requests_is_told_by_both(run: Run) -> None:
+    plain = {"path": "/a", "service": "u"}
+    balance = {"sticky": {"cookie": "lb", "secret": "0123456789abcdef"}}
+    listed, explained = both(run, plain, balance=balance, concurrency={"min": 1, "max": 9})
+    assert listed["services"] == explained["services"]
+    assert listed["services"]["u"] | {"sticky": "lb", "concurrency": [1, 9]} == listed["services"]["u"]
+    out = run("explain", "told.yaml", "GET", "/a")[1]
+    assert "service   u (2 instances, p2c, sticky by cookie lb, 1 to 9 requests at once)\n" in out
+    assert "0123456789abcdef" not in out + run("routes", "told.yaml", "--json")[1]
+    both(run, plain, balance={"policy": "hash", "by": "header:X-User"})
+    assert "service   u (2 instances, hash by header:x-user)\n" in run("explain", "told.yaml", "GET", "/a")[1]
+
+
+def test_logins_and_deadlines_are_told(run: Run) -> None:
+    both(run, {"path": "/in", "login": TOLD["login"]})
+    out = run("explain", "told.yaml", "POST", "/in")[1]
+    assert "guard     login: 5 wrong passwords for a user name, 20 from an address, one forgiven every 3m\n" in out
+    assert "login     POST /verify of u (2 instances, p2c)\n" in out
+    both(run, {"path": "/a", "service": "u", "tell_deadline": True})
+    out = run("explain", "told.yaml", "GET", "/a")[1]
+    assert "timeout   30s, services are told what is left\n" in out
+    both(run, {"path": "/out", "logout": True})
+    assert "logout    the session ends\n" in run("explain", "told.yaml", "POST", "/out")[1]

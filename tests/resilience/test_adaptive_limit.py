@@ -1,0 +1,74 @@
+"""The adaptive limit in front of a queue: requests that come at random, and work that is of any length."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.simulation.limit import WORK, simulate
+from passerelle.resilience.adaptive_limit import AdaptiveLimit
+
+
+@pytest.mark.parametrize("workers", [4, 40])
+@pytest.mark.parametrize("work", WORK)
+def test_under_three_times_the_load_the_service_keeps_busy_and_its_queue_short(work: str, workers: int) -> None:
+    """All but 8 % of what it can do, from the start on. Unlimited, its queue would grow as long as this lasts."""
+    seen = simulate(work, 3.0, AdaptiveLimit(), workers=workers, until=40.0)
+    assert seen.served >= 0.92
+    assert seen.most <= 3 * workers + 10
+    assert seen.refused == pytest.approx(2 / 3, abs=0.05)
+    unlimited = simulate(work, 3.0, None, workers=workers, until=40.0)
+    assert unlimited.p50 > 10.0
+
+
+@pytest.mark.parametrize("workers", [4, 40])
+@pytest.mark.parametrize("work", WORK)
+def test_where_there_is_room_next_to_nothing_is_refused(work: str, workers: int) -> None:
+    """Half the load: work that takes long by nature is not mistaken for a queue."""
+    seen = simulate(work, 0.5, AdaptiveLimit(), workers=workers, until=40.0)
+    assert seen.refused <= 0.02
+    assert seen.least >= workers / 4
+
+
+class Heard(NamedTuple):
+    seconds: float
+    in_flight: int
+    ok: bool | None
+    after: float
+
+
+heard = st.builds(
+    Heard,
+    st.floats(0.0, 100.0),
+    st.integers(1, 2000),
+    st.sampled_from([True, True, True, False, None]),
+    st.floats(0.0, 2.0),
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(heard, min_size=50, max_size=400), st.integers(1, 20), st.integers(20, 400), st.integers(1, 30))
+def test_whatever_it_hears_it_stays_within_its_bounds(events: list[Heard], least: int, most: int, every: int) -> None:
+    limit = AdaptiveLimit(20, least=least, most=most, every=every)
+    now = 0.0
+    for event in events:
+        now += event.after
+        limit.observe(event.seconds, event.in_flight, event.ok, now)
+        assert least <= limit.limit <= most
+        assert limit.base >= 0.0
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32))
+def test_what_is_not_used_is_not_changed_by_latency(seed: int) -> None:
+    """Half of the limit is free: however slow requests are, it is not because of how many there are."""
+    limit = AdaptiveLimit(20)
+    chance = random.Random(seed)
+    for number in range(500):
+        limit.observe(chance.lognormvariate(-3, 2), 9, True, number * 0.05)
+        assert limit.limit in (20, 5)  # it was not quartered twice, and is as before after that
+    assert limit.limit == 20

@@ -1,0 +1,205 @@
+"""Bounded work: the gate's counts, and the adaptive limit against a model of a server."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from passerelle.resilience.adaptive_limit import AdaptiveLimit
+from passerelle.resilience.admission import Admission, Gate, retry_after
+
+
+def test_run_wait_refuse() -> None:
+    gate = Gate(2, 1)
+    assert [gate.enter() for _ in range(4)] == [Admission.RUN, Admission.RUN, Admission.WAIT, Admission.REFUSE]
+    assert gate.leave() is True  # the one that waited runs
+    assert (gate.running, gate.waiting) == (2, 0)
+    assert gate.leave() is False
+    assert gate.leave() is False
+    with pytest.raises(RuntimeError, match="left"):
+        gate.leave()
+    with pytest.raises(RuntimeError, match="abandoned"):
+        gate.abandon()
+    with pytest.raises(ValueError, match="at least one"):
+        Gate(0, 1)
+    with pytest.raises(ValueError, match="negative"):
+        Gate(1, -1)
+
+
+class Gates(RuleBasedStateMachine):
+    """Counts equal what runs and waits; nobody waits while there is room; nobody overtakes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate(3, 4)
+        self.running = self.waiting = 0
+
+    def promoted(self, moved: bool) -> None:
+        if moved:
+            self.waiting -= 1
+            self.running += 1
+
+    @rule()
+    def enter(self) -> None:
+        admission = self.gate.enter()
+        if admission is Admission.RUN:
+            assert self.waiting == 0
+            self.running += 1
+        elif admission is Admission.WAIT:
+            self.waiting += 1
+        else:
+            assert self.running >= self.gate.limit
+            assert self.waiting == 4
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def leave(self) -> None:
+        self.running -= 1
+        self.promoted(self.gate.leave())
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def abandon(self) -> None:
+        self.waiting -= 1
+        self.gate.abandon()
+
+    @rule(limit=st.integers(1, 6))
+    def change(self, limit: int) -> None:
+        self.gate.limit = limit
+        while self.gate.promote():
+            self.promoted(True)
+
+    @invariant()
+    def counts(self) -> None:
+        assert (self.gate.running, self.gate.waiting) == (self.running, self.waiting)
+        assert not (self.waiting and self.running < self.gate.limit)
+
+
+Gates.TestCase.settings = settings(max_examples=100, deadline=None, derandomize=True)
+TestGates = Gates.TestCase
+
+
+@pytest.mark.parametrize(
+    ("waiting", "limit", "seconds", "expected"),
+    [(0, 10, 0.1, 1), (255, 256, 5.0, 5), (100, 10, 1.0, 11), (10_000, 1, 10.0, 30)],
+)
+def test_retry_after_is_the_length_of_the_queue(waiting: int, limit: int, seconds: float, expected: int) -> None:
+    assert retry_after(waiting, limit, seconds) == expected
+
+
+def drive(
+    limit: AdaptiveLimit,
+    capacity: Callable[[float], int],
+    seconds: float,
+    *,
+    offered: int = 10_000,
+    service: float = 0.05,
+    seed: int = 1,
+) -> list[tuple[float, int, float]]:
+    """A server that works on ``capacity(now)`` at once, in steps of 10 ms: (time, limit, served in the step).
+
+    By Little's law the latency of a request is ``service`` times how far what is in flight is over the capacity;
+    a few per cent of noise are added.
+    """
+    chance = random.Random(seed)
+    now = 0.0
+    seen = []
+    while now < seconds:
+        now += 0.01
+        in_flight = min(limit.limit, offered)
+        working = capacity(now)
+        latency = service * max(1.0, in_flight / working)
+        served = in_flight * 0.01 / latency
+        for _ in range(max(1, round(served))):
+            limit.observe(latency * chance.uniform(0.9, 1.1), in_flight, True, now)
+        seen.append((now, limit.limit, served))
+    return seen
+
+
+@pytest.mark.parametrize("working", [5, 40, 300])
+def test_finds_the_capacity_and_keeps_it_busy(working: int) -> None:
+    """From 20, whatever it is: all of the throughput, and latency at most 2.5 times its base (a queue of 1.5).
+
+    With small limits their square root is a large part of them: so a few more than that.
+    """
+    seen = drive(AdaptiveLimit(), lambda now: working, 60.0)
+    late = [(limit, served) for now, limit, served in seen if now > 30]
+    assert max(limit for limit, _ in late) <= 2.5 * working + 4
+    whole = working * 0.01 / 0.05
+    assert sum(served for _, served in late) / len(late) >= 0.95 * whole
+
+
+def test_follows_a_capacity_that_shrinks_and_grows() -> None:
+    seen = drive(AdaptiveLimit(), lambda now: 100 if now < 40 or now > 80 else 20, 140.0)
+    limits = {round(now): limit for now, limit, _ in seen}
+    assert limits[39] >= 100
+    assert limits[79] <= 2.5 * 20 + 2
+    assert limits[139] >= 100
+
+
+def test_does_not_grow_while_it_is_not_used() -> None:
+    limit = AdaptiveLimit()
+    drive(limit, lambda now: 10_000, 30.0, offered=5)
+    assert limit.limit <= 20
+
+
+def test_finds_out_that_the_service_became_slower_for_good() -> None:
+    """Three times the latency at the same capacity: after the base is measured anew the limit is as before."""
+    limit = AdaptiveLimit(every=100)
+    drive(limit, lambda now: 40, 30.0)
+    before = limit.limit
+    drive(limit, lambda now: 40, 60.0, service=0.15)
+    # drive() begins its clock again; the window that is open then ends later, which only delays
+    assert limit.base == pytest.approx(0.15, rel=0.15)
+    assert limit.limit >= 0.8 * before
+
+
+def test_refusals_cut_it_at_once_and_only_once_a_window() -> None:
+    limit = AdaptiveLimit(100)
+    for _ in range(50):
+        limit.observe(0.1, 100, False, 1.0)
+    assert limit.limit == 90
+    for _ in range(10):
+        limit.observe(0.1, 1, True, 2.0)
+    limit.observe(0.1, 100, False, 3.0)
+    limit.observe(0.1, 100, False, 3.0)
+    assert limit.limit == pytest.approx(81, abs=2)
+
+
+def test_a_client_that_left_is_no_sample() -> None:
+    limit = AdaptiveLimit()
+    for _ in range(100):
+        limit.observe(0.0, 20, None, 1.0)
+    assert limit.limit == 20
+    assert limit.base == float("inf")
+
+
+def test_stays_within_its_bounds() -> None:
+    limit = AdaptiveLimit(4, least=2, most=8)
+    drive(limit, lambda now: 10_000, 10.0)
+    assert limit.limit == 8
+    for number in range(200):
+        limit.observe(0.1, 8, False, 10.0 + number)
+        for _ in range(10):
+            limit.observe(5.0, 8, True, 10.5 + number)
+        assert limit.limit >= 2
+    assert limit.limit <= 4
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"initial": 0}, {"least": 0}, {"initial": 2000}, {"tolerance": 0.5}, {"every": 0}, {"least": 30}]
+)
+def test_wrong_settings(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="adaptive limit"):
+        AdaptiveLimit(**wrong)
+
+
+def test_nobody_overtakes_while_the_limit_has_just_been_raised() -> None:
+    gate = Gate(1, 2)
+    assert [gate.enter(), gate.enter()] == [Admission.RUN, Admission.WAIT]
+    gate.limit = 3
+    assert gate.enter() is Admission.WAIT
+    assert [gate.promote(), gate.promote(), gate.promote()] == [True, True, False]

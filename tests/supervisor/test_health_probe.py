@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from passerelle.supervisor.health_probe import probe
+from passerelle.system import ports
+from tests.supervisor.helpers import run
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def server(handler: Handler) -> AsyncIterator[int]:
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+        finally:
+            writer.close()
+
+    listening = await asyncio.start_server(closing, "127.0.0.1", 0)
+    async with listening:
+        yield listening.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\nfine", ""),
+        (b"HTTP/1.0 204 No Content\r\n\r\n", ""),
+        (b"HTTP/1.1 302 Found\r\n\r\n", "answers GET /up?x=1 with 302"),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", "answers GET /up?x=1 with 503"),
+        (b"", "closes without an answer to GET /up?x=1"),
+        (b"HTTP/1.1 2", "closes without an answer to GET /up?x=1"),
+        (b"hello\r\n", "answers GET /up?x=1 with no status line"),
+        (b"HTTP/2 200\r\n", "answers GET /up?x=1 with no status line"),
+        (b"x" * 200_000, "answers GET /up?x=1 with no status line"),
+    ],
+)
+def test_answers(answer: bytes, problem: str) -> None:
+    requests: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        with contextlib.suppress(ConnectionError):
+            writer.write(answer)
+            await writer.drain()
+
+    async def check() -> None:
+        async with server(handler) as port:
+            assert await probe("127.0.0.1", port, "/up?x=1", 2.0) == problem
+            assert requests[0].startswith(b"GET /up?x=1 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % port)
+
+    run(check())
+
+
+def test_silence_is_a_timeout() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def check() -> None:
+        async with server(handler) as port:
+            assert await probe("127.0.0.1", port, "/", 0.1) == "no answer within 0.1 s"
+
+    run(check())
+
+
+def test_without_a_path_a_connection_is_enough_and_nothing_is_sent() -> None:
+    async def check() -> None:
+        read: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            read.set_result(await reader.read())
+
+        async with server(handler) as port:
+            assert await probe("127.0.0.1", port, None, 2.0) == ""
+            assert await read == b""
+
+    run(check())
+
+
+def test_nobody_there() -> None:
+    async def check() -> None:
+        assert await probe("127.0.0.1", ports.free(), None, 2.0) == "refuses connections"
+        assert await probe("no-such-host.invalid", 80, None, 2.0) != ""
+
+    run(check())

@@ -1,0 +1,397 @@
+"""Instances that are added, removed, drained and weighed at run time, by the admin port and by the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from passerelle.cli.main import main
+from passerelle.discovery.overrides import Adjusted, place_of
+from passerelle.upstream.members import InstanceSpec
+from tests.supervisor.helpers import until_now
+from tests.supervisor.up import Up, command
+from tests.support.upstream import Connection, Upstream, ok
+
+BOUND = 30.0
+HEAD = "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\naccess_log: 'off'\n"
+ROUTES = "routes: [{path: '/{rest*}', service: s}]\n"
+EVENLY = "balance: weighted, slow_start: 'off'"
+
+
+class Server(Upstream):
+    """Answers with its number; ``/hold`` when ``let_go`` is set."""
+
+    def __init__(self, number: int) -> None:
+        self.body = b"%d" % number
+        self.let_go = threading.Event()
+        super().__init__(self._serve)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def _serve(self, conn: Connection) -> None:
+        while True:
+            if conn.read_request().target == b"/hold":
+                self.let_go.wait(60)
+            conn.send(ok(self.body))
+
+
+@pytest.fixture
+def three() -> Iterator[list[Server]]:
+    with contextlib.ExitStack() as stack:
+        servers = [Server(number) for number in (1, 2, 3)]
+        for server in servers:
+            stack.callback(server.close)
+            stack.callback(server.let_go.set)
+        yield servers
+
+
+def write(folder: Path, targets: str, what: str = "up") -> None:
+    workers = "workers: 2\n" if what == "up" else ""
+    (folder / "gateway.yaml").write_text(f"{HEAD}{workers}services: {{s: {{targets: {targets}, {EVENLY}}}}}\n{ROUTES}")
+
+
+def ask(running: Up, method: str, path: str, **arguments: object) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", running.admin, timeout=90)
+    try:
+        query = f"?{urlencode(arguments)}" if arguments else ""
+        connection.request(method, f"/services/{path}{query}", headers={"Passerelle-Admin": "1"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def refused(running: Up, method: str, path: str, **arguments: object) -> tuple[int, str]:
+    status, answer = ask(running, method, path, **arguments)
+    (problem,) = answer["problems"]
+    return status, problem
+
+
+def seen(running: Up, times: int = 60) -> Counter[bytes]:
+    """Who answers, each time on a new connection: both workers get some."""
+    return Counter(running.get("/")[1] for _ in range(times))
+
+
+def see_only(running: Up, *bodies: bytes) -> None:
+    until_now(lambda: set(seen(running)) == set(bodies), BOUND)
+
+
+def settled(running: Up, *states: str) -> None:
+    until_now(lambda: [i["state"] for i in running.instances("s")] == list(states), BOUND)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["up", "gateway"])
+def test_added_weighed_drained_and_removed(tmp_path: Path, three: list[Server], what: str) -> None:
+    one, two, three_ = three
+    write(tmp_path, f"['{one.url}', '{two.url}']", what)
+    with command(tmp_path, what) as running:
+        running.listening()
+        settled(running, "up", "up")
+        status, answer = ask(running, "POST", "s/instances", url=three_.url, weight=2)
+        name = f"s-{three_.address}"
+        assert (status, answer["name"], answer["state"]) == (200, name, "up")
+        assert refused(running, "POST", "s/instances", url=three_.url) == (
+            409,
+            f"s has {three_.address} already: {name}, up",
+        )
+        see_only(running, b"1", b"2", b"3")
+        assert ask(running, "PATCH", f"s/instances/{name}", weight=98)[0] == 200
+        until_now(lambda: seen(running)[b"3"] >= 50, BOUND)
+        assert ask(running, "PATCH", "s/instances/s-1", drain="true") == (
+            200,
+            {
+                "message": "s: s-1 is drained, and has nothing in flight",
+                "name": "s-1",
+                "address": one.address,
+                "state": "draining",
+                "in_flight": 0,
+            },
+        )
+        assert ask(running, "DELETE", f"s/instances/{two.address}")[0] == 200
+
+        # A reload of the file as it is changes none of that.
+        with command(tmp_path, "reload", "--admin", f"127.0.0.1:{running.admin}") as asked:
+            assert asked.ended(60) == 0
+        see_only(running, b"3")
+        _, about = ask(running, "GET", "s/instances")
+        assert about["removed"] == [two.address] and about["up"] == 1
+        assert [(i["name"], i["state"], i["weight"], i["origin"]) for i in about["instances"]] == [
+            ("s-1", "draining", 1.0, "file"),
+            (name, "up", 98.0, "added"),
+        ]
+        assert ask(running, "GET", "s/instances/s-1")[1]["address"] == one.address
+
+        # What is taken back: the drained one, then the removed one, as the file says it.
+        assert ask(running, "PATCH", "s/instances/s-1", drain="false")[0] == 200
+        see_only(running, b"1", b"3") if what == "gateway" else settled(running, "up", "up")
+        assert ask(running, "POST", "s/instances", url=two.url)[0] == 200
+        assert ask(running, "DELETE", f"s/instances/{name}")[0] == 200
+        see_only(running, b"1", b"2")
+        assert ask(running, "GET", "s/instances")[1]["removed"] == []
+        assert running.stop() == 0
+
+
+@pytest.mark.slow
+def test_what_the_file_says_anew_counts(tmp_path: Path, three: list[Server]) -> None:
+    one, two, three_ = three
+    write(tmp_path, f"['{one.url}', '{two.url}']")
+    with command(tmp_path, "up", "--watch") as running:
+        running.listening()
+        ask(running, "POST", "s/instances", url=three_.url, weight=9)
+        ask(running, "PATCH", "s/instances/s-1", weight=9)
+        ask(running, "DELETE", "s/instances/s-2")
+        # One of them is said with another weight, one is named now; the third is said as before.
+        write(tmp_path, f"['{one.url}', {{url: '{two.url}', weight: 2}}, {{url: '{three_.url}', weight: 3}}]")
+
+        def weights() -> dict[str, float]:
+            return {i["address"]: i["weight"] for i in running.instances("s")}
+
+        until_now(lambda: weights() == {one.address: 9.0, two.address: 2.0, three_.address: 3.0}, BOUND)
+        until_now(lambda: {i["origin"] for i in running.instances("s")} == {"file"}, BOUND)
+        see_only(running, b"1", b"2", b"3")
+        # Named no more, it is not there any more: the file owns it since.
+        write(tmp_path, f"['{one.url}', {{url: '{two.url}', weight: 2}}]")
+        until_now(lambda: list(weights()) == [one.address, two.address], BOUND)
+        assert running.stop() == 0
+
+
+@contextlib.contextmanager
+def held(running: Up, server: Server, pool: ThreadPoolExecutor) -> Iterator[Future[tuple[int, bytes]]]:
+    """A request that is in flight until the server lets it go."""
+    before = len(server.requests)
+    future = pool.submit(running.get, "/hold")
+    until_now(lambda: any(r.target == b"/hold" for r in server.requests[before:]), BOUND)
+    yield future
+    server.let_go.set()
+    assert future.result(BOUND) == (200, server.body)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["up", "gateway"])
+def test_draining_waits_for_what_is_in_flight_with_a_limit(tmp_path: Path, three: list[Server], what: str) -> None:
+    one, two, _ = three
+    write(tmp_path, f"['{one.url}']", what)
+    with command(tmp_path, what) as running, ThreadPoolExecutor() as pool:
+        running.listening()
+        settled(running, "up")
+        with held(running, one, pool):
+            assert ask(running, "POST", "s/instances", url=two.url)[0] == 200
+            assert refused(running, "PATCH", "s/instances/s-1", drain="true", limit="100ms") == (
+                409,
+                "s-1 gets nothing new, and 1 are in flight on it after 0.1 s",
+            )
+            see_only(running, b"2")
+            # Taken away after the limit, it still finishes what it has.
+            status, answer = ask(running, "DELETE", "s/instances/s-1", limit="100ms")
+            assert (status, answer["in_flight"]) == (200, 1)
+            assert answer["message"] == "s: s-1 is removed; 1 in flight after 0.1 s go on"
+            assert [i["name"] for i in running.instances("s")] == [f"s-{two.address}"]
+        one.let_go.clear()
+        assert ask(running, "POST", "s/instances", url=one.url)[0] == 200
+        ask(running, "PATCH", f"s/instances/{two.address}", drain="true")
+        see_only(running, b"1")
+        with held(running, one, pool):
+            ask(running, "PATCH", f"s/instances/{two.address}", drain="false")
+            until_now(lambda: running.status()["services"]["s"]["up"] == 2, BOUND)
+            waiting = pool.submit(ask, running, "DELETE", "s/instances/s-1", limit="1m")
+            until_now(lambda: "draining" in [i["state"] for i in running.instances("s")], BOUND)
+            # Taken back while somebody waits to remove it.
+            assert ask(running, "PATCH", "s/instances/s-1", drain="false")[0] == 200
+            until_now(lambda: [i["state"] for i in running.instances("s")] == ["up", "up"], BOUND)
+            one.let_go.set()
+            assert waiting.result(60) == (409, {"problems": ["s-1 was taken back meanwhile, and stays"]})
+        assert running.stop() == 0
+
+
+@pytest.mark.slow
+def test_the_last_one_is_spared_unless_it_is_forced(tmp_path: Path, three: list[Server]) -> None:
+    one, two, _ = three
+    write(tmp_path, f"['{one.url}', '{two.url}']")
+    with command(tmp_path, "up") as running:
+        running.listening()
+        assert ask(running, "PATCH", "s/instances/s-2", drain="true")[0] == 200
+        problem = "s-1 is the last instance of s that is up; add another one first, or force it"
+        for method, arguments in (("DELETE", {}), ("PATCH", {"drain": "true"})):
+            assert refused(running, method, "s/instances/s-1", **arguments) == (409, problem)
+        assert ask(running, "DELETE", "s/instances/s-1", force="true")[0] == 200
+        assert refused(running, "DELETE", "s/instances/s-2")[0] == 409
+        assert ask(running, "DELETE", "s/instances/s-2", force="true")[0] == 200
+        assert running.get("/")[0] == 503
+        assert ask(running, "POST", "s/instances", url=one.url)[1]["name"] == "s-1"
+        see_only(running, b"1")
+        assert running.stop() == 0
+
+
+@pytest.mark.slow
+def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
+    one, two, _ = three
+    (tmp_path / "list.txt").write_text(f"{two.url}\n")
+    (tmp_path / "gateway.yaml").write_text(
+        f"{HEAD}services:\n  s: {{targets: ['{one.url}', {{file: list.txt}}]}}\n"
+        f"  z: {{zones: {{a: {{targets: ['{one.url}']}}, b: {{targets: ['{one.url}']}}}}}}\n"
+        "routes: [{path: '/{rest*}', service: s}, {path: /z, service: z}]\n"
+    )
+    url = "http://127.0.0.1:1"
+    with command(tmp_path, "gateway") as running:
+        running.listening()
+        scheme = "found scheme 'ftp'; allowed is http://host:port or https://host:port, such as http://127.0.0.1:5000"
+        found = f"s-{two.address}"
+        again = f"{found} comes from list.txt, and would be found again; take it out there, or drain it: "
+        again += f"passerelle instances drain s {found}"
+        cases: list[tuple[str, str, dict[str, str], int, str]] = [
+            ("POST", "x/instances", {"url": url}, 404, "there is no service 'x'; there are: s, z"),
+            ("POST", "s/instances", {}, 400, "url says where the instance listens, such as http://127.0.0.1:5000"),
+            ("POST", "s/instances", {"url": "ftp://x"}, 400, f"url: {scheme}, or dns+http://name:port"),
+            (
+                "POST",
+                "s/instances",
+                {"url": url, "weight": "0"},
+                400,
+                "weight: found 0; allowed is a whole number from 1",
+            ),
+            ("POST", "s/instances", {"url": url, "wieght": "1"}, 400, "found 'wieght'; allowed: url, weight, zone"),
+            ("POST", "s/instances", {"url": url, "zone": "a"}, 400, "found zone 'a'; s has no zones"),
+            ("POST", "s/instances", {"url": "https://x"}, 409, "s has no https:// target in the file"),
+            ("POST", "s/instances", {"url": "dns+http://x:1"}, 400, "url: dns+http://x:1 is no instance but a name"),
+            ("POST", "z/instances", {"url": url}, 400, "zone says where it belongs; allowed: a, b"),
+            ("POST", "z/instances", {"url": url, "zone": "c"}, 400, "found zone 'c'; allowed: a, b"),
+            ("DELETE", "s/instances/s-9", {}, 404, f"s has no instance 's-9'; there are: s-1, s-{two.address}"),
+            ("DELETE", f"s/instances/{two.address}", {}, 409, again),
+            ("DELETE", "s/instances/s-1", {"limit": "5"}, 400, "limit: found 5 without a unit"),
+            ("DELETE", "s/instances/s-1", {"limit": "2h"}, 400, "limit: found '2h'; allowed is at most 1h"),
+            ("DELETE", "s/instances/s-1", {"force": "yes"}, 400, "force: found 'yes'; allowed: true, false"),
+            ("DELETE", f"z/instances/{one.address}", {}, 400, f"{one.address} stands for several: z-a-1, z-b-1"),
+            ("PATCH", "s/instances/s-1", {}, 400, "exactly one of weight and drain says what to change"),
+            ("PATCH", "s/instances/s-1", {"weight": "1.5"}, 400, "weight: found 1.5"),
+            ("PATCH", "s/instances/s-1", {"drain": "false"}, 409, "s-1 is up, and was not drained"),
+            ("GET", "s/instances/s-9", {}, 404, "s has no instance 's-9'"),
+            ("GET", "x/instances", {}, 404, "there is no service 'x'; there are: s, z"),
+        ]
+        for method, path, arguments, status, problem in cases:
+            answer = refused(running, method, path, **arguments)
+            assert answer[0] == status and answer[1].startswith(problem), (method, path, arguments, answer)
+        for method, path in (("PUT", "/services/s/instances"), ("DELETE", "/services/s/instances")):
+            connection = http.client.HTTPConnection("127.0.0.1", running.admin, timeout=10)
+            connection.request(method, path, headers={"Passerelle-Admin": "1"})
+            response = connection.getresponse()
+            assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD, POST")
+            connection.close()
+        for fields in ({}, {"Passerelle-Admin": "1", "Origin": "http://localhost"}):
+            connection = http.client.HTTPConnection("127.0.0.1", running.admin, timeout=10)
+            connection.request("DELETE", "/services/s/instances/s-1", headers=fields)
+            assert connection.getresponse().status == 403
+            connection.close()
+        assert running.stop() == 0
+
+
+@pytest.mark.slow
+def test_the_only_one_is_spared_although_it_is_down(tmp_path: Path) -> None:
+    write(tmp_path, "['http://127.0.0.1:1']")
+    with command(tmp_path, "up") as running:
+        running.listening()
+        settled(running, "down")
+        told = "s-1 is the only instance of s; add another one first, or force it"
+        assert refused(running, "DELETE", "s/instances/s-1") == (409, told)
+        assert ask(running, "DELETE", "s/instances/s-1", force="true")[0] == 200
+        assert running.stop() == 0
+
+
+@pytest.mark.slow
+def test_the_command_line(
+    tmp_path: Path, three: list[Server], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, _ = three
+    (tmp_path / "gateway.yaml").write_text(
+        f"{HEAD}services:\n  s: {{targets: ['{one.url}'], balance: round_robin}}\n"
+        "  p: {run: [python, -m, http.server, --bind, 127.0.0.1, '{port}']}\n"
+        "routes: [{path: '/{rest*}', service: s}, {path: /p, service: p}]\n"
+    )
+    with command(tmp_path, "up") as running:
+        running.listening()
+        monkeypatch.setenv("PASSERELLE_ADMIN", f"127.0.0.1:{running.admin}")
+
+        def said(code: int, *words: str) -> str:
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                main(["instances", *words])
+            text = "".join(capsys.readouterr())
+            assert ended.value.code == code, text
+            return text
+
+        assert said(0, "add", "s", two.url, "--weight", "3") == f"s: s-{two.address} is added\n"
+        assert "balance: round_robin does not look at weights" in said(0, "weight", "s", two.address, "5")
+        lines = said(0, "list").splitlines()
+        assert lines[0].split() == ["service", "name", "state", "address", "weight", "in", "flight", "from"]
+        assert lines[2].split() == ["s", f"s-{two.address}", "up", two.address, "5", "0", "added"]
+        assert said(0, "drain", "s", "s-1", "--limit", "5s") == "s: s-1 is drained, and has nothing in flight\n"
+        assert said(1, "remove", "s", two.url).startswith(f"s-{two.address} is the last instance of s that is up")
+        assert said(0, "resume", "s", "s-1") == "s: s-1 is back as soon as it answers\n"
+        until_now(lambda: running.status()["services"]["s"]["up"] == 2, BOUND)
+        assert json.loads(said(0, "remove", "s", "s-1", "--json"))["state"] == "gone"
+        assert f"removed from s at run time: {one.address}" in said(0, "list", "s")
+        assert json.loads(said(0, "list", "s", "--json"))["removed"] == [one.address]
+        assert said(1, "list", "x") == "there is no service 'x'; there are: s, p\n"
+        assert "passerelle scale p=N" in said(1, "drain", "p", "p-1")
+        assert "a duration has a unit" in said(2, "drain", "s", two.address, "--limit", "5")
+        # The same in processes of their own: of these two, one finds the admin port by a variable, one by an option.
+        with command(tmp_path, "instances", "list", "s") as asked:
+            assert asked.ended() == 0
+            assert asked.text == said(0, "list", "s")
+        monkeypatch.delenv("PASSERELLE_ADMIN")
+        with command(tmp_path, "status", "--admin", f"127.0.0.1:{running.admin}") as asked:
+            assert asked.ended() == 0
+            assert "added at run time" in asked.text and f"removed from s at run time: {one.address}" in asked.text
+        assert running.stop(limit=30) == 0
+
+
+# What holds over what the file says
+
+
+def spec(port: int, weight: float = 1.0, zone: str = "") -> InstanceSpec:
+    return InstanceSpec(f"s-{port}", "10.0.0.1", port, weight, zone)
+
+
+def test_changes_hold_until_something_else_is_said_of_that_instance() -> None:
+    adjusted, said = Adjusted(), [spec(1), spec(2), spec(3)]
+    adjusted.add(spec(4, 7), said)
+    adjusted.remove(place_of(spec(1)), said)
+    adjusted.weigh(place_of(spec(2)), 5, said)
+    assert adjusted.over(said) == [spec(2, 5), spec(3), spec(4, 7)]
+    # Said anew: each change goes that is overtaken, and no other.
+    anew = [spec(1), spec(2, 2), spec(4, 9)]
+    assert adjusted.over(anew) == [spec(2, 2), spec(4, 9)]
+    # Until it is in force nothing is forgotten; then it is for good.
+    assert adjusted.over(said) == [spec(2, 5), spec(3), spec(4, 7)]
+    adjusted.settle(anew)
+    assert adjusted.over(said) == [spec(2), spec(3)]
+    adjusted.settle([spec(2)])
+    assert adjusted.over(said) == said
+
+
+def test_a_removed_one_comes_back_with_the_weight_that_is_asked_for() -> None:
+    adjusted, said = Adjusted(), [spec(1, 4)]
+    adjusted.remove(place_of(spec(1)), said)
+    adjusted.add(spec(1, 2), said)
+    assert adjusted.over(said) == [spec(1, 2)] and adjusted.removed == {}
+    adjusted.settle(said)
+    assert adjusted.over(said) == [spec(1, 2)]
+
+
+def test_zones_are_told_apart() -> None:
+    adjusted, said = Adjusted(), [spec(1, zone="a"), spec(1, zone="b")]
+    adjusted.remove(place_of(spec(1, zone="a")), said)
+    adjusted.weigh(place_of(spec(1, zone="b")), 2, said)
+    assert adjusted.over(said) == [spec(1, 2, "b")]

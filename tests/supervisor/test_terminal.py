@@ -1,0 +1,126 @@
+"""What a person sees: a real terminal (pty), colours, progress in place, Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import select
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.supervisor.helpers import alive, until_now
+from tests.supervisor.up import CLI
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+listen: 127.0.0.1:0
+admin: 127.0.0.1:0
+services:
+  files: {run: [sh, -c, "sleep 1.5; exec python -m http.server --bind 127.0.0.1 {port}"], instances: 2}
+routes: [{path: /, service: files}]
+"""
+
+
+class Terminal:
+    """``passerelle up`` on a terminal of its own, as its session's foreground job."""
+
+    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
+        (folder / "gateway.yaml").write_text(CONFIG)
+        self.mark = f"PASSERELLE_TEST={uuid.uuid4()}"
+        self.data = b""
+        self.master, terminal = pty.openpty()
+        name, value = self.mark.split("=")
+        base = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+        self.popen = subprocess.Popen(
+            # A shell's way: a session whose controlling terminal is this one.
+            ["setsid", "--ctty", "--wait", *CLI, "up"],
+            cwd=folder,
+            env={**base, "TERM": "xterm", **environ, name: value},
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        self._hung_up = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # EIO: the last process on the terminal is gone
+            while not self._hung_up.is_set():
+                if select.select([self.master], [], [], 0.02)[0]:
+                    self.data += os.read(self.master, 65536)
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.master, keys)
+
+    def says(self, text: bytes) -> None:
+        until_now(lambda: text in self.data, 15, what=lambda: self.data)
+
+    def hang_up(self) -> None:
+        """Close the terminal's window."""
+        if not self._hung_up.is_set():
+            self._hung_up.set()
+            self._thread.join(5)
+            os.close(self.master)
+
+    def close(self) -> None:
+        for pid in alive(self.mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        self.popen.wait(10)
+        self.hang_up()
+
+
+@contextlib.contextmanager
+def terminal(folder: Path, **environ: str) -> Iterator[Terminal]:
+    running = Terminal(folder, environ)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def test_colours_progress_in_place_and_one_ctrl_c(tmp_path: Path) -> None:
+    with terminal(tmp_path) as running:
+        running.says(b"listening on")
+        assert b"\rstarting: 0 of 2, waiting for files-1, files-2 (1 s)" in running.data.replace(b"\r\x1b[K", b"\r")
+        assert b"\x1b[36mfiles-1   \x1b[0m \x1b[2m|\x1b[0m Serving HTTP" in running.data
+        assert b"\x1b[32mup      \x1b[0m" in running.data
+        running.press(b"\x03")
+        assert running.popen.wait(10) == 0, "one Ctrl-C is one, though the whole foreground group gets it"
+        assert alive(running.mark) == {}
+        assert running.data.endswith(b"stopped\r\n")
+
+
+def test_no_colour_when_asked_so(tmp_path: Path) -> None:
+    with terminal(tmp_path, NO_COLOR="1") as running:
+        running.says(b"listening on")
+        assert not re.search(rb"\x1b\[\d+m", running.data)
+        running.press(b"\x03")
+        assert running.popen.wait(10) == 0
+
+
+def test_two_ctrl_c_kill_at_once(tmp_path: Path) -> None:
+    with terminal(tmp_path) as running:
+        running.says(b"listening on")
+        running.press(b"\x03")
+        running.says(b"stopping")
+        running.press(b"\x03")
+        running.popen.wait(10)
+        assert alive(running.mark) == {}
+
+
+def test_a_terminal_that_is_closed_ends_everything(tmp_path: Path) -> None:
+    with terminal(tmp_path) as running:
+        running.says(b"listening on")
+        running.hang_up()
+        until_now(lambda: not alive(running.mark), 15, what=lambda: alive(running.mark))

@@ -1,0 +1,148 @@
+"""``passerelle up`` as users run it: a process with a configuration, its output, its admin port, its whole tree."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.supervisor.helpers import alive, until_now
+
+CLI = [sys.executable, "-c", "from passerelle.cli.main import main; main()"]
+
+
+class Up:
+    """One started command. ``mark`` is in the environment of all its processes."""
+
+    def __init__(
+        self, folder: Path, *arguments: str, env: dict[str, str] | None = None, before: Sequence[str] = ()
+    ) -> None:
+        self.mark = f"PASSERELLE_TEST={uuid.uuid4()}"
+        self._output = folder / f"output-{uuid.uuid4().hex[:6]}"
+        name, value = self.mark.split("=")
+        with open(self._output, "wb") as file:
+            self.popen = subprocess.Popen(
+                [*before, *CLI, *arguments],
+                cwd=folder,
+                env={**os.environ, **(env or {}), name: value},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def text(self) -> str:
+        """All its output so far."""
+        return self._output.read_text(errors="replace")
+
+    def says(self, pattern: str, limit: float = 15.0) -> re.Match[str]:
+        """Wait until its output matches."""
+        found: list[re.Match[str]] = []
+
+        def look() -> bool:
+            match = re.search(pattern, self.text)
+            if match:
+                found.append(match)
+            # What the user started may be gone and the rest of it still have something to say.
+            return bool(match) or (self.popen.poll() is not None and not self.alive())
+
+        with contextlib.suppress(AssertionError):
+            until_now(look, limit)
+        found or look()
+        assert found, f"never said {pattern!r}:\n{self.text}"
+        return found[0]
+
+    def listening(self) -> tuple[int, int]:
+        """The gateway's and the admin's ports, once it is ready."""
+        match = self.says(r"listening on http://127\.0\.0\.1:(\d+) · admin http://127\.0\.0\.1:(\d+)")
+        self.port, self.admin = int(match[1]), int(match[2])
+        return self.port, self.admin
+
+    def get(self, path: str, port: int | None = None, **headers: str) -> tuple[int, bytes]:
+        """Ask the gateway (or ``port``) once."""
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=10)
+        try:
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        """What ``/status`` tells."""
+        code, body = self.get("/status", self.admin)
+        assert code == 200
+        value: dict[str, Any] = json.loads(body)
+        return value
+
+    def instances(self, service: str) -> list[dict[str, Any]]:
+        """The instances of ``service`` as ``/status`` tells them."""
+        value: list[dict[str, Any]] = self.status()["services"][service]["instances"]
+        return value
+
+    def alive(self) -> dict[int, str]:
+        """Its live processes, the command itself among them: pid and command line."""
+        return alive(self.mark)
+
+    def named(self, part: str) -> list[int]:
+        """The pids of those whose command line has ``part``."""
+        return [pid for pid, command in self.alive().items() if part in command]
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM, limit: float = 15.0) -> int:
+        """Signal it, wait for its end, and look that nothing is left."""
+        self.popen.send_signal(sig)
+        return self.ended(limit)
+
+    def ended(self, limit: float = 15.0) -> int:
+        """Wait for its end; nothing may be left of it then."""
+        try:
+            code = self.popen.wait(limit)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {limit} s:\n{self.text}\n{self.alive()}") from None
+        assert self.alive() == {}, f"left behind:\n{self.text}"
+        return code
+
+    def gone(self, limit: float = 5.0) -> None:
+        """Wait until nothing of it is left."""
+        with contextlib.suppress(AssertionError):
+            until_now(lambda: not self.alive(), limit)
+        assert self.alive() == {}, self.text
+        self.popen.wait(5)
+
+
+@contextlib.contextmanager
+def up(
+    folder: Path, config: str, *options: str, env: dict[str, str] | None = None, before: Sequence[str] = ()
+) -> Iterator[Up]:
+    """``passerelle up`` with ``config`` (the services and routes; ports are chosen), ended at the end of the test."""
+    (folder / "gateway.yaml").write_text("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n" + config)
+    with command(folder, "up", *options, env=env, before=before) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def command(
+    folder: Path, *arguments: str, env: dict[str, str] | None = None, before: Sequence[str] = ()
+) -> Iterator[Up]:
+    """Any command of passerelle, ended with all that it started at the end of the test.
+
+    ``before`` are the words of a command that starts it, such as nohup.
+    """
+    running = Up(folder, *arguments, env=env, before=before)
+    try:
+        yield running
+    finally:
+        for pid in running.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        running.popen.wait(10)
