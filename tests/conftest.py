@@ -49,8 +49,8 @@ def pass_on_signals() -> None:
     """Have processes that tests start react to signals that this one was started to ignore.
 
     ``nohup`` ignores SIGHUP, a shell's background job SIGINT and SIGQUIT, and programs inherit that. A handler that
-    does nothing protects this process in the same way, but ends with ``exec``. A worker of xdist has it in any case: it
-    cannot see how the first process was started, and ends with it.
+    does nothing protects this process in the same way, but ends with ``exec``. A worker of xdist always installs it for
+    SIGHUP: it cannot see how the first process was started, and ends when that does.
     """
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         worker = number == signal.SIGHUP and "PYTEST_XDIST_WORKER" in os.environ
@@ -68,7 +68,7 @@ def is_alone(path: Path) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    # Not importing the other part's modules at all saves seconds; who is named on the command line is filtered below.
+    # Not importing the other part's modules saves seconds. Paths on the command line do not come here: filtered below.
     part = config.getoption("part")
     if part == "together" and is_alone(collection_path):
         return True
@@ -88,7 +88,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
         items[:] = wanted
     if part == "together":
-        # Modules are handed out in this order, and the last one should not keep the other processes waiting.
+        # xdist hands out modules in this order: a long one that starts last would leave the other processes idle.
         slow: Counter[Path] = Counter()
         for item in items:
             if item.get_closest_marker("slow"):
