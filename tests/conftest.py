@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,13 @@ from tests import requirements
 
 ROOT = Path(__file__).parent
 
-# These measure time, or stop and break processes on a schedule: beside other tests they would measure those too.
-ALONE = ("benchmarks", "chaos")
+# These measure time, or judge what a constant load sees: beside other tests they would measure those too.
+ALONE = (
+    "benchmarks",
+    "chaos/test_bad_instances.py",
+    "chaos/test_no_client_notices.py",
+    "chaos/test_streams.py",
+)
 
 # The same examples in every run: a failure that comes and goes says nothing about the change under test. No deadline:
 # it measures the machine. `make test ARGS=--hypothesis-profile=search` looks for new examples, and many more of them.
@@ -81,6 +87,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if len(wanted) < len(items):
             config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
         items[:] = wanted
+    if part == "together":
+        # Modules are handed out in this order, and the last one should not keep the other processes waiting.
+        slow: Counter[Path] = Counter()
+        for item in items:
+            if item.get_closest_marker("slow"):
+                limit = item.get_closest_marker("timeout")
+                slow[item.path] += limit.args[0] if limit else 60
+        items.sort(key=lambda item: slow[item.path], reverse=True)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -181,11 +181,10 @@ def test_random_kids_do_not_hammer_the_issuer(rig: Rig) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{",
     ],
 )
-@pytest.mark.slow
 def test_an_issuer_that_fails_is_nobodys_500(rig: Rig, broken: bytes) -> None:
     issuer = Issuer(rig, k1=K1)
     issuer.broken = broken
-    gateway = by_issuer(rig, issuer)
+    gateway = by_issuer(rig, issuer, "250ms")
     client = rig.connect(gateway)
     answer = ask(client, token(K1, "k1"))
     assert answer.status == 503

@@ -141,7 +141,7 @@ class TestTest:
         result = run(SCRIPTS / "test", python, "-k", "a or b")
         assert result.returncode == code
         assert log.read_text().splitlines() == [
-            "-m pytest --part together -n auto --dist loadfile -k a or b",
+            "-m pytest --part together -n auto --dist loadfile --no-loadscope-reorder -k a or b",
             "-m pytest --part alone -k a or b",
         ]
 

@@ -67,7 +67,7 @@ def test_what_is_still_being_written_is_not_read(tmp_path: Path) -> None:
         async def changed() -> None:
             seen.append(path.read_text())
 
-        watching = asyncio.create_task(watch(path, changed, look=0.001, still=2.0))
+        watching = asyncio.create_task(watch(path, changed, look=0.001, still=1.0))
         try:
             await until(lambda: seen == ["0"])
             for number in range(20):

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from passerelle.cli import main
 from passerelle.discovery.overrides import Overrides, target_key
 from passerelle.upstream.members import InstanceSpec
 from tests.supervisor.helpers import until_now
@@ -309,7 +310,9 @@ def test_the_only_one_is_spared_although_it_is_down(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line(tmp_path: Path, three: list[Server]) -> None:
+def test_the_command_line(
+    tmp_path: Path, three: list[Server], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     one, two, _ = three
     (tmp_path / "gateway.yaml").write_text(
         f"{HEAD}services:\n  s: {{targets: ['{one.url}'], balance: round_robin}}\n"
@@ -318,12 +321,15 @@ def test_the_command_line(tmp_path: Path, three: list[Server]) -> None:
     )
     with command(tmp_path, "up") as running:
         running.listening()
+        monkeypatch.setenv("PASSERELLE_ADMIN", f"127.0.0.1:{running.admin}")
 
         def said(code: int, *words: str) -> str:
-            env = {"PASSERELLE_ADMIN": f"127.0.0.1:{running.admin}"}
-            with command(tmp_path, "instances", *words, env=env) as asked:
-                assert asked.ended(90) == code, asked.text
-                return asked.text
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                main(["instances", *words])
+            text = "".join(capsys.readouterr())
+            assert ended.value.code == code, text
+            return text
 
         assert said(0, "add", "s", two.url, "--weight", "3") == f"s: s-{two.address} is added\n"
         assert "balance: round_robin does not look at weights" in said(0, "weight", "s", two.address, "5")
@@ -340,6 +346,11 @@ def test_the_command_line(tmp_path: Path, three: list[Server]) -> None:
         assert said(1, "list", "x") == "there is no service 'x'; there are: s, p\n"
         assert "passerelle scale p=N" in said(1, "drain", "p", "p-1")
         assert "a duration has a unit" in said(2, "drain", "s", two.address, "--limit", "5")
+        # The same in processes of their own: of these two, one finds the admin port by a variable, one by an option.
+        with command(tmp_path, "instances", "list", "s") as asked:
+            assert asked.ended() == 0
+            assert asked.text == said(0, "list", "s")
+        monkeypatch.delenv("PASSERELLE_ADMIN")
         with command(tmp_path, "status", "--admin", f"127.0.0.1:{running.admin}") as asked:
             assert asked.ended() == 0
             assert "added at run time" in asked.text and f"removed from s at run time: {one.address}" in asked.text

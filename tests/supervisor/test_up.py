@@ -415,7 +415,7 @@ def test_status_as_table_and_as_json(tmp_path: Path, files: Up) -> None:
     with command(tmp_path, "status", "--admin", where) as table:
         assert table.ended() == 0
         for n in (1, 2, 3):
-            assert re.search(rf"(?m)^files-{n} +up +127\.0\.0\.1:\d+ +\d+ +0 +0 +[\d.]+ s$", table.text)
+            assert re.search(rf"(?m)^files-{n} +up +127\.0\.0\.1:\d+ +\d+ +0 +0 +(\d+ min )?[\d.]+ s$", table.text)
     with command(tmp_path, "status", "--json", env={"PASSERELLE_ADMIN": where}) as printed:
         assert printed.ended() == 0
         assert json.loads(printed.text)["services"]["files"]["up"] == 3
