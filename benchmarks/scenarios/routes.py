@@ -12,7 +12,7 @@ from benchmarks.rig import timing
 from benchmarks.rig.pairs import Cell, median_ratio
 from benchmarks.rig.wrk import Load
 from benchmarks.scenarios.base import Bench
-from passerelle.routing.router import Router, Rule
+from passerelle.routing.router import Router, RouteRule
 
 SIZES = (10, 100, 1_000, 10_000)
 FEWEST = SIZES[0]
@@ -74,7 +74,9 @@ def lookups(size: int, asked: str) -> Callable[[], int]:
     ``asked`` is ``any``, each time another route drawn at random, or ``one``, always the same. The difference is not
     the table's work but the processor's: ten thousand routes do not fit its caches.
     """
-    router = Router(Rule(None, None, f"/catalogue-{number}/item/{{item_id}}", number) for number in range(1, size + 1))
+    router = Router(
+        RouteRule(None, None, f"/catalogue-{number}/item/{{item_id}}", number) for number in range(1, size + 1)
+    )
     drawn = random.Random(size)
     routes = [drawn.randint(1, size) if asked == "any" else size for _ in range(_LOOKUPS)]
     paths = [b"/catalogue-%d/item/%d" % (route, number) for number, route in enumerate(routes)]

@@ -13,7 +13,7 @@ from time import perf_counter
 from benchmarks.simulation.tables import table
 from passerelle.balancing.group import Group
 from passerelle.balancing.instance import Instance
-from passerelle.balancing.policies import Node, PowerOfTwo
+from passerelle.balancing.policies import PickerNode, PowerOfTwo
 from passerelle.balancing.registry import CATALOG, make
 
 SIZES = (3, 10, 100, 1000, 5000)
@@ -22,7 +22,7 @@ RUNS = 200
 KEYS = [b"user-%d" % number for number in range(CALLS)]
 
 
-def nodes(number: int) -> Iterator[tuple[str, Node]]:
+def nodes(number: int) -> Iterator[tuple[str, PickerNode]]:
     """Every policy over ``number`` instances, p2c with unequal weights, and p2c in two zones."""
     chance = random.Random(1).random
 
@@ -36,12 +36,12 @@ def nodes(number: int) -> Iterator[tuple[str, Node]]:
     yield "p2c in two zones", Group(zones, random=chance)
 
 
-def pick(node: Node, key: bytes | None) -> None:
+def pick(node: PickerNode, key: bytes | None) -> None:
     """The choice alone."""
     node.pick((), key)
 
 
-def request(node: Node, key: bytes | None) -> None:
+def request(node: PickerNode, key: bytes | None) -> None:
     """The choice and its counts."""
     chosen = node.pick((), key)
     if chosen is not None:
@@ -49,10 +49,10 @@ def request(node: Node, key: bytes | None) -> None:
         node.release(chosen, True, 0.01)
 
 
-def microseconds(call: Callable[[Node, bytes | None], None], node: Node, *, keyed: bool) -> float:
+def microseconds(call: Callable[[PickerNode, bytes | None], None], node: PickerNode, *, keyed: bool) -> float:
     """The time of one call, that of an empty one taken off."""
 
-    def least(call: Callable[[Node, bytes | None], None]) -> float:
+    def least(call: Callable[[PickerNode, bytes | None], None]) -> float:
         best = float("inf")
         for _ in range(RUNS):
             begun = perf_counter()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from benchmarks.simulation.events import Loop
 from benchmarks.simulation.fleet import percentile
 from passerelle.resilience.adaptive_limit import AdaptiveLimit
-from passerelle.resilience.admission import Gate
+from passerelle.resilience.admission import AdmissionQueue
 
 MEAN = 0.05  # seconds of work a request
 WAITING = 256  # in the queue before the limit, as `max_waiting` by default
@@ -51,7 +51,7 @@ class _Run:
         self.work = work
         self.rate = load * workers / MEAN
         self.limit = limit
-        self.gate = Gate(limit.limit if limit is not None else 10**9, WAITING)
+        self.gate = AdmissionQueue(limit.limit if limit is not None else 10**9, WAITING)
         self.free = [0.0] * workers  # when each worker is free again
         self.queue: deque[float] = deque()
         self.came = self.refused = self.served = 0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.simulation.tables import put, table
-from passerelle.caching.entry import Entry, Stored
+from passerelle.caching.entry import Entry, StoredItem
 from passerelle.caching.memory_store import MemoryStore
 
 HOT = 1_000  # keys
@@ -36,8 +36,8 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1
 class Store(Protocol):
     """What is compared."""
 
-    def get(self, key: bytes) -> Stored | None: ...
-    def put(self, item: Stored) -> bool: ...
+    def get(self, key: bytes) -> StoredItem | None: ...
+    def put(self, item: StoredItem) -> bool: ...
 
 
 class Lru:
@@ -46,15 +46,15 @@ class Lru:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._held = 0
-        self._items: OrderedDict[bytes, Stored] = OrderedDict()
+        self._items: OrderedDict[bytes, StoredItem] = OrderedDict()
 
-    def get(self, key: bytes) -> Stored | None:
+    def get(self, key: bytes) -> StoredItem | None:
         item = self._items.get(key)
         if item is not None:
             self._items.move_to_end(key)
         return item
 
-    def put(self, item: Stored) -> bool:
+    def put(self, item: StoredItem) -> bool:
         old = self._items.pop(item.key, None)
         if old is not None:
             self._held -= old.size

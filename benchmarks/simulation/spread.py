@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from benchmarks.simulation.events import Loop
 from benchmarks.simulation.fleet import WORK, Server, capacity, fleet, percentile
 from passerelle.balancing.instance import Instance
-from passerelle.balancing.policies import Node
+from passerelle.balancing.policies import PickerNode
 from passerelle.balancing.registry import make
 
 SIZES = (10, 100, 1000, 5000)
@@ -47,7 +47,7 @@ class _Run:
         self.rate = capacity(servers) * LOAD
         self.loop = Loop()
         # only "weighted" is told the true speeds: what can be had by knowing them, without feedback
-        self.nodes: list[Node] = [
+        self.nodes: list[PickerNode] = [
             make(
                 policy,
                 [
@@ -89,7 +89,7 @@ class _Run:
         if self.left:
             loop.at(loop.now + chance.expovariate(self.rate), self.arrive)
 
-    def leave(self, node: Node, instance: Instance, since: float) -> None:
+    def leave(self, node: PickerNode, instance: Instance, since: float) -> None:
         node.release(instance, True, self.loop.now - since)
 
 

@@ -15,7 +15,7 @@ from math import inf
 
 from benchmarks.simulation.events import Loop
 from benchmarks.simulation.fleet import WORK, WORKERS, Server
-from passerelle.balancing.health import ServiceHealth, Settings, apply, suspicious
+from passerelle.balancing.health import HealthSettings, ServiceHealth, apply_snapshot, reached_failure_limit
 from passerelle.balancing.instance import Instance
 from passerelle.balancing.policies import PowerOfTwo
 from passerelle.resilience.retry_budget import RetryBudget, backoff
@@ -83,7 +83,7 @@ class _Run:
         self.node = PowerOfTwo(members, random=self.chance.random)
         self.capacity = instances * WORKERS / WORK
         self.budget = RetryBudget()
-        self.health = ServiceHealth(Settings(probed=False, slow_start=0.0))
+        self.health = ServiceHealth(HealthSettings(probed=False, slow_start=0.0))
         self.health.replace([instance.identity for instance in members], 0.0)
         self.timer = inf  # when wake() is due
         self.came: Counter[int] = Counter()
@@ -93,7 +93,7 @@ class _Run:
     def arrive(self) -> None:
         loop = self.loop
         self.came[int(loop.now / STEP)] += 1
-        self.budget.request(loop.now)
+        self.budget.record_requests(loop.now)
         self.attempt(_Request(loop.now))
         following = loop.now + self.chance.expovariate(self.capacity * LOAD)
         if following < STOP:
@@ -125,7 +125,7 @@ class _Run:
                 instance = self.node.pick(tried)
         if instance is not None and instance.in_flight < BOUND:
             return instance
-        if self.variant.ejection and self.health.crowded(self.loop.now):
+        if self.variant.ejection and self.health.report_overload(self.loop.now):
             self.follow_health()
         return None
 
@@ -137,8 +137,8 @@ class _Run:
     def timed_out(self, request: _Request, instance: Instance, since: float) -> None:
         now = self.loop.now
         self.node.release(instance, False, now - since)
-        if self.variant.ejection and suspicious(instance):
-            self.health.misbehaved(instance.identity, now)
+        if self.variant.ejection and reached_failure_limit(instance):
+            self.health.report_failing(instance.identity, now)
             self.follow_health()
         if request.attempt < self.variant.attempts and (not self.variant.budget or self.budget.withdraw(now)):
             left = request.since + DEADLINE - now - TIMEOUT
@@ -149,7 +149,7 @@ class _Run:
     def follow_health(self) -> None:
         now = self.loop.now
         self.health.tick(now)
-        apply(self.health.snapshot(now), self.node.members)
+        apply_snapshot(self.health.snapshot(now), self.node.members)
         following = self.health.next_change(now)
         if following is not None and following < self.timer:
             self.timer = following

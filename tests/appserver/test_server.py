@@ -14,7 +14,7 @@ from wsgiref.validate import validator
 import pytest
 import uvloop
 
-from passerelle.appserver.server import Connection, Server
+from passerelle.appserver.server import WsgiConnection, WsgiServer
 from tests.support.client import Client, chunks, head
 from tests.support.wire import Closed, wait_until
 
@@ -29,30 +29,30 @@ class Running:
         self.loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
-        self._servers: list[Server] = []
+        self._servers: list[WsgiServer] = []
         self._clients: list[Client] = []
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(LIMIT)
 
-    def serve(self, application: Any, **options: Any) -> Server:
+    def serve(self, application: Any, **options: Any) -> WsgiServer:
         sock = socket.create_server(("127.0.0.1", 0))
 
-        async def start() -> Server:
-            server = Server(application, sock, **options)
+        async def start() -> WsgiServer:
+            server = WsgiServer(application, sock, **options)
             await server.start()
             return server
 
-        server: Server = self.run(start())
+        server: WsgiServer = self.run(start())
         self._servers.append(server)
         return server
 
-    def client(self, server: Server, **options: Any) -> Client:
+    def client(self, server: WsgiServer, **options: Any) -> Client:
         client = Client(int(server.base["SERVER_PORT"]), **options)
         self._clients.append(client)
         return client
 
-    def connection(self, server: Server) -> Connection:
+    def connection(self, server: WsgiServer) -> WsgiConnection:
         """The server's side of its only connection."""
         wait_until(lambda: len(server.connections) == 1, "one connection")
         return next(iter(server.connections))

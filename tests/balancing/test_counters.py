@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from passerelle.balancing.group import Child, Group
-from passerelle.balancing.instance import Instance, Member, Roster, Status, acquire, release, set_status, set_weight
+from passerelle.balancing.instance import (
+    Instance,
+    InstanceConfig,
+    Roster,
+    Status,
+    acquire,
+    release,
+    set_status,
+    set_weight,
+)
 from passerelle.balancing.peak_ewma import PeakEwma
 from passerelle.balancing.policies import LeastLoaded, Policy, PowerOfTwo, RoundRobin, Weighted
 from passerelle.balancing.ring_hash import BoundedHash
@@ -27,7 +36,7 @@ class Traffic(RuleBasedStateMachine):
         self.open: list[Instance] = []
         self.total: Counter[Instance] = Counter()
         self.failed: Counter[Instance] = Counter()
-        self.listed: dict[str, Member] = {}
+        self.listed: dict[str, InstanceConfig] = {}
 
     @initialize(
         first=st.sampled_from(POLICIES), second=st.sampled_from(POLICIES), ewma=st.booleans(), seed=st.integers(0, 1000)
@@ -47,7 +56,7 @@ class Traffic(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), zone=st.sampled_from("ab"), weight=st.sampled_from([0.5, 1.0, 3.0]))
     def add(self, name: str, zone: str, weight: float) -> None:
-        self.listed[name] = Member(name, f"10.0.0.{name}", weight, zone)
+        self.listed[name] = InstanceConfig(name, f"10.0.0.{name}", weight, zone)
         self.relist()
 
     @rule(name=st.sampled_from(NAMES))
@@ -141,7 +150,7 @@ def test_release_without_acquire_is_refused() -> None:
 def test_removed_and_added_again_starts_from_what_is_open() -> None:
     roster = Roster()
     node = LeastLoaded()
-    both = [Member("u1", "h:1"), Member("u2", "h:2")]
+    both = [InstanceConfig("u1", "h:1"), InstanceConfig("u2", "h:2")]
     node.replace(roster.replace(both))
     u2 = roster.instances[1]
     acquire(u2)
@@ -162,12 +171,14 @@ def test_removed_and_added_again_starts_from_what_is_open() -> None:
 def test_new_instance_takes_the_next_after_a_reload_with_work_open() -> None:
     """B26: ten on u1 and u2, then u3 joins empty: the next ones are its."""
     roster = Roster()
-    node = LeastLoaded(roster.replace([Member("u1", "h:1"), Member("u2", "h:2")]))
+    node = LeastLoaded(roster.replace([InstanceConfig("u1", "h:1"), InstanceConfig("u2", "h:2")]))
     for _ in range(10):
         chosen = node.pick()
         assert chosen is not None
         node.acquire(chosen)
-    node.replace(roster.replace([Member("u1", "h:1"), Member("u2", "h:2"), Member("u3", "h:3")]))
+    node.replace(
+        roster.replace([InstanceConfig("u1", "h:1"), InstanceConfig("u2", "h:2"), InstanceConfig("u3", "h:3")])
+    )
     names = []
     for _ in range(4):
         chosen = node.pick()
@@ -201,8 +212,8 @@ def test_refused_connections_leave_no_count() -> None:
 
 def test_same_name_on_another_port_is_another_instance() -> None:
     roster = Roster(Status.DOWN)
-    (old,) = roster.replace([Member("user-1", "127.0.0.1:5001")])
-    (new,) = roster.replace([Member("user-1", "127.0.0.1:5002")])
+    (old,) = roster.replace([InstanceConfig("user-1", "127.0.0.1:5001")])
+    (new,) = roster.replace([InstanceConfig("user-1", "127.0.0.1:5002")])
     assert new is not old
     assert new.status is Status.DOWN
     assert roster.forget_idle() == [old]

@@ -7,7 +7,7 @@ import pytest
 
 from passerelle.balancing.group import Child, Group
 from passerelle.balancing.instance import Instance, Status, acquire, set_status
-from passerelle.balancing.policies import LeastLoaded, Node, PowerOfTwo, RoundRobin
+from passerelle.balancing.policies import LeastLoaded, PickerNode, PowerOfTwo, RoundRobin
 
 PICKS = 20_000
 
@@ -16,7 +16,7 @@ def zone(name: str, number: int) -> RoundRobin:
     return RoundRobin([Instance(f"{name}{n}", zone=name) for n in range(number)], random=lambda: 0.0)
 
 
-def parts(node: Node, picks: int = PICKS) -> dict[str, float]:
+def parts(node: PickerNode, picks: int = PICKS) -> dict[str, float]:
     counts: Counter[str] = Counter()
     for _ in range(picks):
         chosen = node.pick()

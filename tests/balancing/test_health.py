@@ -9,8 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from passerelle.balancing import health
-from passerelle.balancing.health import TABLE, Event, ServiceHealth, Settings, State, apply, suspicious
-from passerelle.balancing.instance import Instance, Member, Roster, Status, acquire, release
+from passerelle.balancing.health import (
+    TABLE,
+    HealthEvent,
+    HealthSettings,
+    HealthState,
+    ServiceHealth,
+    apply_snapshot,
+    reached_failure_limit,
+)
+from passerelle.balancing.instance import Instance, InstanceConfig, Roster, Status, acquire, release
 from passerelle.balancing.policies import PowerOfTwo
 
 KEYS = [f"i{number}@h:{number}" for number in range(6)]
@@ -18,7 +26,7 @@ KEYS = [f"i{number}@h:{number}" for number in range(6)]
 
 def service(number: int, **settings: object) -> ServiceHealth:
     """A service with ``number`` instances that came up at 0."""
-    service = ServiceHealth(Settings(**settings))  # type: ignore[arg-type]
+    service = ServiceHealth(HealthSettings(**settings))  # type: ignore[arg-type]
     service.replace(KEYS[:number], 0.0)
     for key in KEYS[:number]:
         service.probed(key, True, 0.0)
@@ -33,7 +41,7 @@ def test_docstring_has_the_whole_table() -> None:
     """The table that people read is the table that runs."""
     lines = (health.__doc__ or "").splitlines()
     rows = {cells[0]: cells[1:] for line in lines if len(cells := line.split()) == 7}
-    for state, (column, event) in itertools.product(State, enumerate(Event)):
+    for state, (column, event) in itertools.product(HealthState, enumerate(HealthEvent)):
         after = TABLE.get((state, event))
         assert rows[state.value][column] == (after.value if after else ".")
 
@@ -44,12 +52,12 @@ def test_members_join_down_until_their_first_good_probe() -> None:
     assert states(service) == ["joining", "joining"]
     assert service.snapshot(0.0)["instances"][KEYS[0]]["status"] == "DOWN"
     (change,) = service.probed(KEYS[0], True, 1.0)
-    assert (change.before, change.event, change.after) == (State.JOINING, Event.PASSED, State.UP)
+    assert (change.before, change.event, change.after) == (HealthState.JOINING, HealthEvent.PASSED, HealthState.UP)
     assert states(service) == ["up", "joining"]
 
 
 def test_members_join_up_where_nothing_probes() -> None:
-    service = ServiceHealth(Settings(probed=False))
+    service = ServiceHealth(HealthSettings(probed=False))
     service.replace(KEYS[:2], 0.0)
     assert states(service) == ["up", "up"]
     service.drain(KEYS[0], 1.0)
@@ -73,16 +81,16 @@ def test_ejected_for_a_time_that_grows_and_is_forgotten() -> None:
     now = 100.0
     lengths = []
     for _ in range(6):
-        assert service_.misbehaved(KEYS[0], now)
+        assert service_.report_failing(KEYS[0], now)
         until = service_.snapshot(now)["instances"][KEYS[0]]["ejected_for"] + now
         lengths.append(until - now)
         assert service_.tick(until - 0.01) == []
-        assert [change.event for change in service_.tick(until)] == [Event.SERVED]
+        assert [change.event for change in service_.tick(until)] == [HealthEvent.SERVED]
         now = until + 1.0
     assert lengths == pytest.approx([30, 60, 120, 240, 300, 300])
     # up for four times 30 s: four of six steps forgotten
     now += 120.0
-    service_.misbehaved(KEYS[0], now)
+    service_.report_failing(KEYS[0], now)
     assert service_.snapshot(now)["instances"][KEYS[0]]["ejected_for"] == pytest.approx(120)
 
 
@@ -90,7 +98,7 @@ def test_ejected_for_a_time_that_grows_and_is_forgotten() -> None:
 def test_at_most_half_is_ejected(number: int, most: int) -> None:
     service_ = service(number)
     for key in KEYS[:number]:
-        service_.misbehaved(key, 20.0)
+        service_.report_failing(key, 20.0)
     assert states(service_).count("ejected") == most
 
 
@@ -99,13 +107,13 @@ def test_the_last_one_up_is_never_ejected() -> None:
     for key in KEYS[:3]:
         for _ in range(3):
             service_.probed(key, False, 1.0)
-    assert service_.misbehaved(KEYS[3], 2.0) == []
+    assert service_.report_failing(KEYS[3], 2.0) == []
     assert states(service_) == ["down", "down", "down", "up"]
 
 
 def test_an_ejection_ends_when_nothing_else_is_up() -> None:
     service_ = service(3)
-    service_.misbehaved(KEYS[0], 20.0)
+    service_.report_failing(KEYS[0], 20.0)
     for key in KEYS[1:3]:
         for _ in range(3):
             service_.probed(key, False, 21.0)
@@ -115,7 +123,7 @@ def test_an_ejection_ends_when_nothing_else_is_up() -> None:
 def test_scaling_down_ends_ejections_over_half() -> None:
     service_ = service(6)
     for at, key in enumerate(KEYS[:3]):
-        service_.misbehaved(key, 20.0 + at)
+        service_.report_failing(key, 20.0 + at)
     changes = service_.replace(KEYS[:4], 30.0)
     assert [change.key for change in changes] == KEYS[:1]
     assert states(service_) == ["up", "ejected", "ejected", "up"]
@@ -124,13 +132,13 @@ def test_scaling_down_ends_ejections_over_half() -> None:
 def test_a_crowded_service_gets_its_ejected_back_one_a_second() -> None:
     service_ = service(6)
     for at, key in enumerate(KEYS[:3]):
-        service_.misbehaved(key, 20.0 + at)
-    assert [change.key for change in service_.crowded(30.0)] == KEYS[:1]
-    assert service_.crowded(30.5) == []
-    assert [change.key for change in service_.crowded(31.0)] == KEYS[1:2]
+        service_.report_failing(key, 20.0 + at)
+    assert [change.key for change in service_.report_overload(30.0)] == KEYS[:1]
+    assert service_.report_overload(30.5) == []
+    assert [change.key for change in service_.report_overload(31.0)] == KEYS[1:2]
     assert states(service_) == ["up", "up", "ejected", "up", "up", "up"]
     service_.tick(60.0)
-    assert service_.crowded(70.0) == []
+    assert service_.report_overload(70.0) == []
 
 
 def test_slow_start_in_ten_steps_that_next_change_foretells() -> None:
@@ -147,7 +155,7 @@ def test_slow_start_in_ten_steps_that_next_change_foretells() -> None:
 
 def test_next_change_is_the_end_of_an_ejection() -> None:
     service_ = service(3)
-    service_.misbehaved(KEYS[0], 50.0)
+    service_.report_failing(KEYS[0], 50.0)
     assert service_.next_change(50.0) == 80.0
     service_.tick(80.0)
     assert service_.next_change(80.0) == 81.0
@@ -177,7 +185,7 @@ def test_panic_threshold_can_be_a_part_or_off() -> None:
         for key in KEYS[:2]:
             for _ in range(3):
                 service_.probed(key, False, 1.0)
-        assert service_.panicking is expected
+        assert service_.in_panic_mode is expected
     off = service(1, panic=None)
     for _ in range(3):
         off.probed(KEYS[0], False, 1.0)
@@ -191,7 +199,7 @@ def test_draining_is_no_part_of_the_service() -> None:
     service_.probed(KEYS[0], True, 2.0)
     assert states(service_) == ["draining", "draining", "up", "up"]
     for key in KEYS[:4]:
-        service_.misbehaved(key, 3.0)
+        service_.report_failing(key, 3.0)
     assert states(service_).count("ejected") == 1  # half of two
     service_.resume(KEYS[0], 4.0)
     assert states(service_)[0] == "joining"
@@ -199,14 +207,14 @@ def test_draining_is_no_part_of_the_service() -> None:
 
 def test_unknown_keys_change_nothing() -> None:
     service_ = service(1)
-    assert service_.probed("x", True, 1.0) == service_.misbehaved("x", 1.0) == service_.drain("x", 1.0) == []
+    assert service_.probed("x", True, 1.0) == service_.report_failing("x", 1.0) == service_.drain("x", 1.0) == []
     assert service_.state("x") is None
-    assert service_.state(KEYS[0]) is State.UP
+    assert service_.state(KEYS[0]) is HealthState.UP
 
 
 def test_snapshot_goes_through_json_and_on_under_another_clock() -> None:
     service_ = service(4)
-    service_.misbehaved(KEYS[1], 20.0)
+    service_.report_failing(KEYS[1], 20.0)
     service_.probed(KEYS[2], False, 20.0)
     service_.drain(KEYS[3], 20.0)
     snapshot = json.loads(json.dumps(service_.snapshot(25.0)))
@@ -218,7 +226,7 @@ def test_snapshot_goes_through_json_and_on_under_another_clock() -> None:
     with pytest.raises(ValueError, match="version"):
         other.restore({"version": 99, "instances": {}}, 0.0)
     with pytest.raises(ValueError, match="version"):
-        apply({"instances": {}}, [])
+        apply_snapshot({"instances": {}}, [])
 
 
 def test_reload_and_scaling_keep_health() -> None:
@@ -236,19 +244,19 @@ def test_reload_and_scaling_keep_health() -> None:
 
 def test_all_workers_see_one_view() -> None:
     service_ = service(3)
-    service_.misbehaved(KEYS[0], 20.0)
+    service_.report_failing(KEYS[0], 20.0)
     workers = []
     for _ in range(2):
         roster = Roster(Status.DOWN)
-        node = PowerOfTwo(roster.replace([Member(f"i{n}", f"h:{n}") for n in range(4)]))
-        apply(service_.snapshot(20.0), roster.instances)
+        node = PowerOfTwo(roster.replace([InstanceConfig(f"i{n}", f"h:{n}") for n in range(4)]))
+        apply_snapshot(service_.snapshot(20.0), roster.instances)
         workers.append(node)
     for node in workers:
         assert [instance.status for instance in node.members] == [Status.EJECTED, Status.UP, Status.UP, Status.DOWN]
         assert {node.pick() for _ in range(50)} == set(node.members[1:3])
     service_.tick(50.0)
     for node in workers:
-        apply(service_.snapshot(50.0), node.members)
+        apply_snapshot(service_.snapshot(50.0), node.members)
         assert [instance.share for instance in node.members[:3]] == [0.1, 1.0, 1.0]
 
 
@@ -258,12 +266,12 @@ def test_five_failures_in_a_row_are_suspicious_and_every_fifth_more() -> None:
     for number in range(1, 16):
         acquire(instance)
         release(instance, False, 0.1)
-        if suspicious(instance):
+        if reached_failure_limit(instance):
             told.append(number)
     assert told == [5, 10, 15]
     acquire(instance)
     release(instance, True, 0.1)
-    assert not suspicious(instance)
+    assert not reached_failure_limit(instance)
 
 
 class Random(RuleBasedStateMachine):
@@ -284,17 +292,17 @@ class Random(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS), ok=st.booleans())
     def probe(self, key: str, ok: bool) -> None:
-        if ok and self.service.state(key) not in (None, State.DRAINING):
+        if ok and self.service.state(key) not in (None, HealthState.DRAINING):
             self.passed.add(key)
         self.service.probed(key, ok, self.now)
 
     @rule(key=st.sampled_from(KEYS))
     def misbehave(self, key: str) -> None:
-        self.service.misbehaved(key, self.now)
+        self.service.report_failing(key, self.now)
 
     @rule()
     def crowd(self) -> None:
-        self.service.crowded(self.now)
+        self.service.report_overload(self.now)
 
     @rule(key=st.sampled_from(KEYS), back=st.booleans())
     def drain(self, key: str, back: bool) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passerelle.balancing.edf_scheduler import Schedule
+from passerelle.balancing.edf_scheduler import EdfScheduler
 from passerelle.balancing.instance import Instance, Status, acquire, release, set_status, set_weight
 from passerelle.balancing.peak_ewma import PeakEwma
 from passerelle.balancing.policies import LeastLoaded, Policy, PowerOfTwo, RoundRobin, Weighted
@@ -164,7 +164,7 @@ def test_busiest_instance_stays_near_the_mean(cls: type[Policy], number: int) ->
 )
 def test_weighted_turns_are_smooth(weights: list[float], picks: int, seed: int) -> None:
     """At any moment each has had its share to within one turn for the phase and one for rounding."""
-    items: Schedule[int] = Schedule(random.Random(seed).random)
+    items: EdfScheduler[int] = EdfScheduler(random.Random(seed).random)
     items.replace(enumerate(weights))
     counts: Counter[int] = Counter()
     total = sum(weights)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from passerelle.balancing.group import Child, Group
 from passerelle.balancing.instance import Instance, Status, acquire, release, set_status
-from passerelle.balancing.priority_tiers import Tiers
+from passerelle.balancing.priority_tiers import PriorityTiers
 from passerelle.balancing.registry import CATALOG, make
 
 
@@ -21,9 +21,9 @@ def instance(name: str, tier: int) -> Instance:
     return made
 
 
-def node(*tiers: int, policy: str = "p2c") -> Tiers:
+def node(*tiers: int, policy: str = "p2c") -> PriorityTiers:
     members = [instance(f"i{number}", tier) for number, tier in enumerate(tiers)]
-    return Tiers(partial(make, policy, random=random.Random(1).random), members)
+    return PriorityTiers(partial(make, policy, random=random.Random(1).random), members)
 
 
 @pytest.mark.parametrize("policy", CATALOG)
@@ -88,7 +88,7 @@ statuses = st.sampled_from(list(Status))
 @given(st.lists(st.tuples(st.integers(0, 3), statuses), max_size=8), st.sampled_from(sorted(CATALOG)))
 def test_it_picks_from_the_lowest_that_is_up(seen: list[tuple[int, Status]], policy: str) -> None:
     members = [instance(f"i{number}", tier) for number, (tier, _) in enumerate(seen)]
-    tiers = Tiers(partial(make, policy), members)
+    tiers = PriorityTiers(partial(make, policy), members)
     for member, (_, status) in zip(members, seen, strict=True):
         set_status(member, status)
     up = [member.tier for member in members if member.up]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passerelle.balancing.instance import Instance, Status, acquire, release, set_status, set_weight
-from passerelle.balancing.ring_hash import BOUND, BoundedHash, following, place, points
+from passerelle.balancing.ring_hash import BOUND, BoundedHash, next_position, ring_points, ring_position
 
 KEYS = [b"user-%d" % number for number in range(5000)]
 
@@ -32,9 +32,9 @@ def test_same_key_same_instance_whatever_the_order_of_the_list() -> None:
 
 def test_place_is_the_same_in_every_process() -> None:
     # a change of these would move every client's requests at an upgrade
-    assert place(b"user-1") == 0x9AAC5A8621EAE188
-    assert following(0) == 0xE220A8397B1DCDAF
-    assert points(Instance("a", "b"), 3) == points(Instance("a", "b"), 40)[:3]
+    assert ring_position(b"user-1") == 0x9AAC5A8621EAE188
+    assert next_position(0) == 0xE220A8397B1DCDAF
+    assert ring_points(Instance("a", "b"), 3) == ring_points(Instance("a", "b"), 40)[:3]
 
 
 @pytest.mark.parametrize("number", [3, 10, 100])

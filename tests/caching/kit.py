@@ -5,14 +5,14 @@ from __future__ import annotations
 from passerelle.caching.dates import format_date
 from passerelle.caching.entry import Entry
 from passerelle.caching.policy import Store, on_response
-from passerelle.caching.request import Facts
-from passerelle.caching.response import Received
-from passerelle.caching.settings import Settings
+from passerelle.caching.request import RequestView
+from passerelle.caching.response import OriginResponse
+from passerelle.caching.settings import CacheSettings
 from passerelle.http.messages import Fields
 
 # A whole second, so that dates say exactly this.
 NOW = 1_800_000_000.0
-DEFAULT = Settings()
+DEFAULT = CacheSettings()
 
 
 def date(offset: float = 0.0) -> bytes:
@@ -29,19 +29,19 @@ def fields(*lines: str | bytes) -> Fields:
     return found
 
 
-def request(*lines: str | bytes, method: bytes = b"GET", consumer: bytes = b"") -> Facts:
+def request(*lines: str | bytes, method: bytes = b"GET", consumer: bytes = b"") -> RequestView:
     """The facts of a request with these field lines."""
-    return Facts(method, fields(*lines), consumer=consumer)
+    return RequestView(method, fields(*lines), consumer=consumer)
 
 
 def response(
     *lines: str | bytes, status: int = 200, at: float = NOW, took: float = 0.0, dated: bool = True
-) -> Received:
+) -> OriginResponse:
     """A response that came ``at`` and took ``took`` seconds; with a Date of then unless it is among the lines."""
     all_fields = fields(*lines)
     if dated and not any(name == b"date" for name, _ in all_fields):
         all_fields.append((b"date", format_date(at)))
-    return Received(status, all_fields, request_time=at - took, response_time=at)
+    return OriginResponse(status, all_fields, request_time=at - took, response_time=at)
 
 
 def stored(
@@ -49,8 +49,8 @@ def stored(
     body: bytes = b"0123456789",
     status: int = 200,
     at: float = NOW,
-    asked: Facts | None = None,
-    settings: Settings = DEFAULT,
+    asked: RequestView | None = None,
+    settings: CacheSettings = DEFAULT,
     key: bytes = b"gw /",
 ) -> Entry:
     """The entry of a response with these field lines; the test fails where it may not be stored."""
@@ -63,7 +63,7 @@ def stored(
 
 
 def reason(
-    *lines: str | bytes, status: int = 200, asked: Facts | None = None, settings: Settings = DEFAULT
+    *lines: str | bytes, status: int = 200, asked: RequestView | None = None, settings: CacheSettings = DEFAULT
 ) -> str | None:
     """Why a response with these field lines is not stored; None where it is."""
     outcome = on_response(asked or request(), response(*lines, status=status), None, settings)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from passerelle.caching.directives import MAX_SECONDS, parse_cache_control, parse_targeted
 from passerelle.caching.policy import on_response
-from passerelle.caching.settings import Settings
+from passerelle.caching.settings import CacheSettings
 from tests.caching.kit import NOW, reason, request, response, stored
 
 
@@ -147,7 +147,9 @@ def test_near_legal_values_never_raise_and_never_free_a_prohibition(text: str) -
     value = text.encode()
     found = parse_cache_control([value, b"no-store"])
     assert b"no-store" in found
-    outcome = on_response(request(), response(b"Cache-Control: " + value, "Cache-Control: no-store"), None, Settings())
+    outcome = on_response(
+        request(), response(b"Cache-Control: " + value, "Cache-Control: no-store"), None, CacheSettings()
+    )
     assert getattr(outcome, "reason", None) == "no-store"
 
 
@@ -211,7 +213,7 @@ def test_a_valid_targeted_field_replaces_cache_control_and_expires() -> None:
 
 
 def test_the_first_targeted_field_of_the_list_wins() -> None:
-    settings = Settings(targeted=(b"passerelle-cache-control", b"cdn-cache-control"))
+    settings = CacheSettings(targeted=(b"passerelle-cache-control", b"cdn-cache-control"))
     entry = stored("CDN-Cache-Control: max-age=60", "Passerelle-Cache-Control: max-age=5", settings=settings)
     assert entry.fresh_until == NOW + 5
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.caching.entry import Entry
-from passerelle.caching.policy import HIT, Merge, Nothing, Outcome, Refetch, Stale, lookup, on_response
-from passerelle.caching.serving import answer
-from passerelle.caching.settings import Settings
+from passerelle.caching.policy import HIT, Merge, Outcome, Refetch, RelayOnly, Stale, lookup, on_response
+from passerelle.caching.serving import serve
+from passerelle.caching.settings import CacheSettings
 from tests.caching.kit import DEFAULT, NOW, date, request, response, stored
 
 BODY = gzip.compress(b"hello", mtime=0)
@@ -31,12 +31,12 @@ def entry() -> Entry:
     )
 
 
-def validate(entry: Entry, *lines: str, dated: bool = True, settings: Settings = DEFAULT) -> Outcome:
+def validate(entry: Entry, *lines: str, dated: bool = True, settings: CacheSettings = DEFAULT) -> Outcome:
     came = response(*lines, status=304, at=LATER, dated=dated)
     return on_response(request(), came, entry, settings, validated=True)
 
 
-def merged(entry: Entry, *lines: str, dated: bool = True, settings: Settings = DEFAULT) -> Merge:
+def merged(entry: Entry, *lines: str, dated: bool = True, settings: CacheSettings = DEFAULT) -> Merge:
     outcome = validate(entry, *lines, dated=dated, settings=settings)
     assert isinstance(outcome, Merge)
     return outcome
@@ -108,22 +108,22 @@ def test_a_304_about_another_response_updates_nothing(stored_lines: list[str], l
 
 def test_a_304_to_the_client_s_own_condition_updates_nothing(entry: Entry) -> None:
     came = response('ETag: "a"', status=304, at=LATER)
-    assert on_response(request('If-None-Match: "z"'), came, None, DEFAULT) == Nothing("conditional")
-    assert on_response(request('If-None-Match: "z"'), came, entry, DEFAULT) == Nothing("conditional")
+    assert on_response(request('If-None-Match: "z"'), came, None, DEFAULT) == RelayOnly("conditional")
+    assert on_response(request('If-None-Match: "z"'), came, entry, DEFAULT) == RelayOnly("conditional")
 
 
 def test_the_client_s_condition_is_answered_from_the_updated_entry(entry: Entry) -> None:
     new = merged(entry, "X-New: 1").entry
-    found = answer(request('If-None-Match: "a"'), new, LATER)
+    found = serve(request('If-None-Match: "a"'), new, LATER)
     assert found.status == 304 and b"X-New: 1\r\n" in found.head
-    assert answer(request('If-None-Match: "z"'), new, LATER).body == BODY
+    assert serve(request('If-None-Match: "z"'), new, LATER).body == BODY
 
 
 def test_a_cookie_in_a_304_is_the_one_client_s(entry: Entry) -> None:
     outcome = merged(entry, "Set-Cookie: sid=1", "Set-Cookie: b=2")
     assert outcome.entry.get(b"set-cookie") is None
     assert outcome.own == (b"Set-Cookie: sid=1", b"Set-Cookie: b=2")
-    kept = merged(entry, "Set-Cookie: sid=1", settings=Settings(store_set_cookie=True))
+    kept = merged(entry, "Set-Cookie: sid=1", settings=CacheSettings(store_set_cookie=True))
     assert kept.entry.get(b"set-cookie") == b"sid=1" and kept.own == ()
 
 

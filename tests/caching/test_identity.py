@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.policy import Bypass, Fresh, Miss, Stale, Store, lookup, on_response
-from passerelle.caching.request import Facts
-from passerelle.caching.settings import Identity, Settings
-from passerelle.caching.variants import Shelf
+from passerelle.caching.request import RequestView
+from passerelle.caching.settings import CacheSettings, IdentitySharing
+from passerelle.caching.variants import VariantStore
 from tests.caching.kit import DEFAULT, NOW, date, request, response
 
 KEY = b"gw /d"
@@ -19,11 +19,11 @@ KEY = b"gw /d"
 class Cache:
     """A store and the decisions over it: what ``get`` says is in the answer is in the body."""
 
-    def __init__(self, settings: Settings = DEFAULT) -> None:
+    def __init__(self, settings: CacheSettings = DEFAULT) -> None:
         self.settings = settings
-        self.shelf = Shelf(MemoryStore(1_000_000), salt=iter([b"%d" % n for n in range(1000)]).__next__)
+        self.shelf = VariantStore(MemoryStore(1_000_000), salt=iter([b"%d" % n for n in range(1000)]).__next__)
 
-    def get(self, asked: Facts, *lines: str, body: bytes = b"own") -> bytes | None:
+    def get(self, asked: RequestView, *lines: str, body: bytes = b"own") -> bytes | None:
         """The body from the cache, or None where upstream was asked (and answered with ``lines`` and ``body``)."""
         entry = self.shelf.find(KEY, asked)
         decision = lookup(asked, entry, NOW, self.settings)
@@ -80,7 +80,7 @@ def test_heuristic_freshness_is_not_shared_with_credentials_or_cookies() -> None
 
 
 @pytest.mark.parametrize("known", [request(consumer=b"alice"), request("Cookie: s=1", consumer=b"alice")])
-def test_an_identity_that_the_gateway_established_counts_as_authorization(known: Facts) -> None:
+def test_an_identity_that_the_gateway_established_counts_as_authorization(known: RequestView) -> None:
     """Also where the credential itself was taken away before the request went upstream."""
     cache = Cache()
     assert cache.get(known, "Cache-Control: max-age=60") is None
@@ -91,7 +91,7 @@ def test_an_identity_that_the_gateway_established_counts_as_authorization(known:
 
 
 def test_a_route_s_lifetime_is_no_permission_to_share() -> None:
-    cache = Cache(Settings(ttl=60.0))
+    cache = Cache(CacheSettings(ttl=60.0))
     for asked in (ALICE, request("Cookie: sid=1"), request(consumer=b"alice")):
         assert cache.get(asked) is None
         assert cache.get(asked) is None
@@ -101,14 +101,14 @@ def test_a_route_s_lifetime_is_no_permission_to_share() -> None:
 
 
 def test_the_route_s_owner_may_vouch_that_all_see_the_same() -> None:
-    cache = Cache(Settings(ttl=60.0, identity=Identity.SHARED))
+    cache = Cache(CacheSettings(ttl=60.0, identity=IdentitySharing.SHARED))
     assert cache.get(ALICE) is None
     for asked in (BOB, NOBODY, request("Cookie: sid=1"), request(consumer=b"alice")):
         assert cache.get(asked) == b"own"
 
 
 def test_each_consumer_has_entries_of_its_own() -> None:
-    cache = Cache(Settings(ttl=60.0, identity=Identity.CONSUMER))
+    cache = Cache(CacheSettings(ttl=60.0, identity=IdentitySharing.CONSUMER))
     alice, bob = request("Authorization: x", consumer=b"alice"), request("Authorization: x", consumer=b"bob")
     assert cache.get(alice, body=b"alice's") is None
     assert cache.get(bob, body=b"bob's") is None
@@ -124,7 +124,7 @@ def test_each_consumer_has_entries_of_its_own() -> None:
 
 
 def test_private_stays_private_to_consumers_too() -> None:
-    cache = Cache(Settings(identity=Identity.CONSUMER))
+    cache = Cache(CacheSettings(identity=IdentitySharing.CONSUMER))
     alice = request(consumer=b"alice")
     assert cache.get(alice, "Cache-Control: private, max-age=60") is None
     assert cache.get(alice) is None
@@ -141,7 +141,7 @@ def test_vary_on_cookie_chooses_by_the_cookie() -> None:
 
 
 def test_a_route_may_choose_by_a_cookie_that_the_service_does_not_name() -> None:
-    cache = Cache(Settings(ttl=60.0, vary_on=(b"cookie",)))
+    cache = Cache(CacheSettings(ttl=60.0, vary_on=(b"cookie",)))
     assert cache.get(request("Cookie: sid=1"), body=b"one's") is None
     assert cache.get(request("Cookie: sid=1")) == b"one's"
     assert cache.get(request("Cookie: sid=2")) is None
@@ -155,9 +155,9 @@ _CONTROL = st.sampled_from(
 
 @given(
     st.lists(st.tuples(_WHO, st.booleans(), _CONTROL), min_size=1, max_size=12),
-    st.sampled_from([DEFAULT, Settings(ttl=60.0), Settings(ttl=60.0, identity=Identity.CONSUMER)]),
+    st.sampled_from([DEFAULT, CacheSettings(ttl=60.0), CacheSettings(ttl=60.0, identity=IdentitySharing.CONSUMER)]),
 )
-def test_no_crossing_whatever_the_order(requests: list[tuple[str, bool, str]], settings: Settings) -> None:
+def test_no_crossing_whatever_the_order(requests: list[tuple[str, bool, str]], settings: CacheSettings) -> None:
     """Each body names whom it was made for; with credentials nobody ever gets what was made for another."""
     cache = Cache(settings)
     for who, guarded, control in requests:

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.caching.keys import WHOLE_URI, KeyRule, Target, key_path, parameters, same_origin_target
+from passerelle.caching.keys import WHOLE_URI, KeyRule, TargetUri, key_path, parameters, same_origin_target
 from passerelle.caching.memory_store import MemoryStore
-from passerelle.caching.policy import Invalidate, Nothing, Outcome, on_response
+from passerelle.caching.policy import Invalidate, Outcome, RelayOnly, on_response
 from passerelle.errors import Failure, Kind
 from passerelle.http1.field_lines import parse_host
 from tests.caching.kit import DEFAULT, request, response, stored
 
-R = Target(b"/r", None)
+R = TargetUri(b"/r", None)
 
 
-def unsafe(method: bytes, *lines: str, status: int = 200, target: Target = R, authority: bytes = b"gw") -> Outcome:
+def unsafe(method: bytes, *lines: str, status: int = 200, target: TargetUri = R, authority: bytes = b"gw") -> Outcome:
     came = response(*lines, status=status)
     return on_response(request(method=method), came, None, DEFAULT, authority=authority, target=target)
 
@@ -29,7 +29,7 @@ def test_a_success_of_an_unsafe_or_unknown_method_invalidates_its_uri(method: by
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 429, 500, 503])
 def test_an_error_invalidates_nothing(status: int) -> None:
-    assert unsafe(b"POST", status=status) == Nothing("method")
+    assert unsafe(b"POST", status=status) == RelayOnly("method")
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS", b"TRACE"])
@@ -40,14 +40,14 @@ def test_safe_methods_invalidate_nothing(method: bytes) -> None:
 @pytest.mark.parametrize(
     ("reference", "expected"),
     [
-        ("/t", Target(b"/t", None)),
-        ("t", Target(b"/a/t", None)),
-        ("../t?x=1", Target(b"/t", b"x=1")),
-        ("?y", Target(b"/a/r", b"y")),
-        ("http://gw/t", Target(b"/t", None)),
-        ("https://GW:443/t", Target(b"/t", None)),
-        ("//gw/t", Target(b"/t", None)),
-        ("http://gw", Target(b"/", None)),
+        ("/t", TargetUri(b"/t", None)),
+        ("t", TargetUri(b"/a/t", None)),
+        ("../t?x=1", TargetUri(b"/t", b"x=1")),
+        ("?y", TargetUri(b"/a/r", b"y")),
+        ("http://gw/t", TargetUri(b"/t", None)),
+        ("https://GW:443/t", TargetUri(b"/t", None)),
+        ("//gw/t", TargetUri(b"/t", None)),
+        ("http://gw", TargetUri(b"/", None)),
         ("http://other.test/x", None),
         ("//other.test/x", None),
         ("http://gw:8080/t", None),
@@ -56,8 +56,8 @@ def test_safe_methods_invalidate_nothing(method: bytes) -> None:
         ("http://[::1/t", None),
     ],
 )
-def test_locations_of_the_same_origin_only(reference: str, expected: Target | None) -> None:
-    target = Target(b"/a/r", None)
+def test_locations_of_the_same_origin_only(reference: str, expected: TargetUri | None) -> None:
+    target = TargetUri(b"/a/r", None)
     for name in ("Location", "Content-Location"):
         outcome = unsafe(b"PUT", f"{name}: {reference}", target=target)
         assert isinstance(outcome, Invalidate)

@@ -12,8 +12,8 @@ from passerelle.caching.policy import (
     Fresh,
     Merge,
     Miss,
-    Nothing,
     Refuse,
+    RelayOnly,
     Stale,
     Store,
     UseStale,
@@ -21,7 +21,7 @@ from passerelle.caching.policy import (
     on_response,
     usable_on_failure,
 )
-from passerelle.caching.settings import Settings
+from passerelle.caching.settings import CacheSettings
 from tests.caching.kit import DEFAULT, NOW, date, request, response, stored
 
 FRESH = "Cache-Control: max-age=60"
@@ -109,7 +109,7 @@ def test_request_directives(directives: str, age: float, answered: bool) -> None
 
 
 def test_request_directives_can_be_ignored() -> None:
-    settings = Settings(obey_client_directives=False)
+    settings = CacheSettings(obey_client_directives=False)
     for directives in ("no-cache", "no-store", "max-age=0", "min-fresh=999", "only-if-cached"):
         asked = request(f"Cache-Control: {directives}")
         assert isinstance(lookup(asked, stored(FRESH), NOW, settings), Fresh)
@@ -154,7 +154,7 @@ def test_stale_if_error() -> None:
     entry = stored("Cache-Control: max-age=60, stale-if-error=30")
     for status in (500, 502, 503, 504):
         assert on_response(request(), response(status=status, at=NOW + 89), entry, DEFAULT) == UseStale()
-        assert isinstance(on_response(request(), response(status=status, at=NOW + 90), entry, DEFAULT), Nothing)
+        assert isinstance(on_response(request(), response(status=status, at=NOW + 90), entry, DEFAULT), RelayOnly)
     for status in (404, 501, 429):
         assert not isinstance(on_response(request(), response(status=status, at=NOW + 61), entry, DEFAULT), UseStale)
     plain = stored(FRESH)
@@ -162,7 +162,7 @@ def test_stale_if_error() -> None:
 
 
 def test_without_any_answer_the_cache_is_disconnected() -> None:
-    settings = Settings(stale_if_disconnected=100)
+    settings = CacheSettings(stale_if_disconnected=100)
     entry = stored(FRESH)
     assert usable_on_failure(request(), entry, NOW + 159, settings)
     assert not usable_on_failure(request(), entry, NOW + 160, settings)
@@ -178,10 +178,10 @@ def test_without_any_answer_the_cache_is_disconnected() -> None:
 
 def test_an_answer_that_may_not_be_stored_supersedes_what_is() -> None:
     entry = stored(FRESH)
-    assert on_response(request(), response("Cache-Control: no-store", at=NOW + 61), entry, DEFAULT) == Nothing(
+    assert on_response(request(), response("Cache-Control: no-store", at=NOW + 61), entry, DEFAULT) == RelayOnly(
         "no-store", forget=True
     )
-    assert on_response(request(), response(status=500, at=NOW + 61), entry, DEFAULT) == Nothing("status")
+    assert on_response(request(), response(status=500, at=NOW + 61), entry, DEFAULT) == RelayOnly("status")
     assert isinstance(on_response(request(), response(FRESH, at=NOW + 61), entry, DEFAULT), Store)
 
 
@@ -189,13 +189,13 @@ def test_an_answer_that_may_not_be_stored_supersedes_what_is() -> None:
 @pytest.mark.parametrize("lines", [[], ["Cache-Control: no-store"], ["Cache-Control: public, max-age=60"]])
 def test_an_answer_about_one_request_leaves_what_others_get(status: int, lines: list[str]) -> None:
     answer = response(*lines, status=status, at=NOW + 1)
-    assert on_response(request(), answer, stored(FRESH), DEFAULT) == Nothing("status")
+    assert on_response(request(), answer, stored(FRESH), DEFAULT) == RelayOnly("status")
 
 
 @pytest.mark.parametrize("status", [403, 404, 410, 451])
 def test_an_answer_about_the_uri_supersedes_what_is_stored(status: int) -> None:
     outcome = on_response(request(), response(status=status, at=NOW + 61), stored(FRESH), DEFAULT)
-    assert isinstance(outcome, Nothing) and outcome.forget
+    assert isinstance(outcome, RelayOnly) and outcome.forget
 
 
 # HEAD
@@ -214,14 +214,14 @@ def test_head_freshens_or_removes() -> None:
     assert isinstance(outcome, Merge) and outcome.keep
     assert outcome.entry.fresh_until == NOW + 70 and outcome.entry.get(b"x-a") == b"1"
     for line in ('ETag: "b"', "Content-Length: 11", f"Last-Modified: {date(-9).decode()}"):
-        assert on_response(head, response(line, at=NOW + 61), entry, DEFAULT) == Nothing("method", forget=True)
+        assert on_response(head, response(line, at=NOW + 61), entry, DEFAULT) == RelayOnly("method", forget=True)
     unnamed = stored(FRESH)
-    assert on_response(head, response('ETag: "a"', at=NOW + 61), unnamed, DEFAULT) == Nothing("method", forget=True)
+    assert on_response(head, response('ETag: "a"', at=NOW + 61), unnamed, DEFAULT) == RelayOnly("method", forget=True)
     assert isinstance(on_response(head, response("Content-Length: 10", at=NOW + 61), unnamed, DEFAULT), Merge)
     missing = stored(FRESH, status=404)
-    assert on_response(head, response(), missing, DEFAULT) == Nothing("method", forget=True), "it is there now"
-    assert on_response(head, response(status=410), entry, DEFAULT) == Nothing("method")
-    assert on_response(head, response(FRESH), None, DEFAULT) == Nothing("method"), "a HEAD stores nothing"
+    assert on_response(head, response(), missing, DEFAULT) == RelayOnly("method", forget=True), "it is there now"
+    assert on_response(head, response(status=410), entry, DEFAULT) == RelayOnly("method")
+    assert on_response(head, response(FRESH), None, DEFAULT) == RelayOnly("method"), "a HEAD stores nothing"
 
 
 # properties

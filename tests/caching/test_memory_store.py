@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from passerelle.caching.entry import _MOST_MOMENTS, Entry, Stored, Variants, _moments
+from passerelle.caching.entry import _MOST_MOMENTS, Entry, StoredItem, Variants, _moments
 from passerelle.caching.memory_store import MemoryStore
-from passerelle.caching.tags import MAX_TAG_BYTES, MAX_TAGS, TagIndex, bounded, fitting
+from passerelle.caching.tags import MAX_TAG_BYTES, MAX_TAGS, TagIndex, bounded_tags, stored_tag
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
 
@@ -70,7 +70,7 @@ def test_moments_are_remembered_in_a_bounded_number() -> None:
 def test_what_is_held_is_out_of_the_collectors_sight() -> None:
     """With a million entries a full collection would stop the process for 0.4 s."""
     store = MemoryStore(1_000_000)
-    items: list[Stored] = [entry(b"gw /1"), Variants(b"gw /2", (b"accept",), b"salt")]
+    items: list[StoredItem] = [entry(b"gw /1"), Variants(b"gw /2", (b"accept",), b"salt")]
     assert all(map(gc.is_tracked, items))
     assert all(map(store.put, items))
     assert not any(map(gc.is_tracked, items))
@@ -136,7 +136,7 @@ def test_what_is_too_large_is_not_held_and_takes_its_older_self_along() -> None:
 def test_bytes_are_counted_truly(count: int, kind: str) -> None:
     """Against tracemalloc: what is counted is at least what is allocated, and not much more."""
 
-    def make(number: int) -> Stored:
+    def make(number: int) -> StoredItem:
         key = b"gw.example.com /things/%d" % number
         if kind == "variants":
             return Variants(key, (b"accept-encoding", b"x-%d" % number), b"%6d" % number)
@@ -418,10 +418,12 @@ TestModel.settings = settings(max_examples=40)
 
 def test_tags_are_bounded() -> None:
     many = tuple(b"t%d" % n for n in range(1000))
-    assert bounded(many) == many[:MAX_TAGS]
+    assert bounded_tags(many) == many[:MAX_TAGS]
     long = b"x" * (MAX_TAG_BYTES + 1)
-    assert bounded((b"", b"a", long, b"a", long, long + b"y")) == (b"a", fitting(long), fitting(long + b"y"))
-    assert len(fitting(long)) <= MAX_TAG_BYTES and fitting(fitting(long)) == fitting(long) != fitting(long + b"y")
+    assert bounded_tags((b"", b"a", long, b"a", long, long + b"y")) == (b"a", stored_tag(long), stored_tag(long + b"y"))
+    assert len(stored_tag(long)) <= MAX_TAG_BYTES and stored_tag(stored_tag(long)) == stored_tag(long) != stored_tag(
+        long + b"y"
+    )
     store = MemoryStore(1_000_000)
     store.put(entry(b"gw /1", tags=many))
     assert store.purge_tag(many[0]) == 1

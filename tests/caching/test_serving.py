@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from passerelle.caching.entry import Entry
 from passerelle.caching.ranges import UNSATISFIABLE, resolve_range
-from passerelle.caching.serving import HIT, STALE_HIT, answer, forwarded, wire
+from passerelle.caching.serving import HIT, STALE_HIT, cache_status, fresh_hit_bytes, serve
 from passerelle.http.messages import Fields
 from tests.caching.kit import NOW, date, fields, request, stored
 
@@ -23,13 +23,13 @@ def head_fields(head: bytes) -> Fields:
 
 def test_a_hit_is_the_stored_head_with_age_and_status_and_the_body() -> None:
     entry = stored(FRESH, "X-A: 1")
-    head, _, body = wire(entry, NOW + 17.9).partition(b"\r\n\r\n")
+    head, _, body = fresh_hit_bytes(entry, NOW + 17.9).partition(b"\r\n\r\n")
     assert body == b"0123456789"
     assert head == entry.head + b"Age: 17\r\nCache-Status: passerelle; hit"
     for age in (0, 3599, 3600, 5000):
-        assert b"\r\nAge: %d\r\n" % age in wire(entry, NOW + age)
-    assert b"\r\nAge: 0\r\n" in wire(entry, NOW - 5), "a clock that went back"
-    assert wire(entry, NOW + 17.9) == b"\r\n".join([answer(request(), entry, NOW + 17.9).head, body])
+        assert b"\r\nAge: %d\r\n" % age in fresh_hit_bytes(entry, NOW + age)
+    assert b"\r\nAge: 0\r\n" in fresh_hit_bytes(entry, NOW - 5), "a clock that went back"
+    assert fresh_hit_bytes(entry, NOW + 17.9) == b"\r\n".join([serve(request(), entry, NOW + 17.9).head, body])
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_a_hit_is_the_stored_head_with_age_and_status_and_the_body() -> None:
     ],
 )
 def test_conditions(condition: str, status: int) -> None:
-    given_ = answer(request(*condition.split("\r\n")), stored(*TAGGED), NOW + 1)
+    given_ = serve(request(*condition.split("\r\n")), stored(*TAGGED), NOW + 1)
     assert given_.status == status
     assert given_.body == (b"" if status == 304 else b"0123456789")
 
 
 def test_a_304_carries_what_updates_a_cache_and_nothing_about_a_body() -> None:
-    found = answer(request('If-None-Match: "a"'), stored(*TAGGED, "Content-Language: de", "X-A: 1"), NOW + 3)
+    found = serve(request('If-None-Match: "a"'), stored(*TAGGED, "Content-Language: de", "X-A: 1"), NOW + 3)
     assert found.head.startswith(b"HTTP/1.1 304 Not Modified\r\n")
     names = [name for name, _ in head_fields(found.head)]
     for name in (b"cache-control", b"etag", b"last-modified", b"vary", b"date", b"age", b"x-a"):
@@ -68,28 +68,28 @@ def test_a_304_carries_what_updates_a_cache_and_nothing_about_a_body() -> None:
 
 
 def test_a_weak_tag_answers_a_weak_condition() -> None:
-    assert answer(request('If-None-Match: "a"'), stored(FRESH, 'ETag: W/"a"'), NOW).status == 304
-    assert answer(request('If-None-Match: W/"a"'), stored(FRESH, 'ETag: W/"a"'), NOW).status == 304
-    assert answer(request("If-None-Match: w/a"), stored(FRESH, "ETag: w/a"), NOW).status == 200
+    assert serve(request('If-None-Match: "a"'), stored(FRESH, 'ETag: W/"a"'), NOW).status == 304
+    assert serve(request('If-None-Match: W/"a"'), stored(FRESH, 'ETag: W/"a"'), NOW).status == 304
+    assert serve(request("If-None-Match: w/a"), stored(FRESH, "ETag: w/a"), NOW).status == 200
 
 
 def test_without_last_modified_the_date_takes_its_place() -> None:
     entry = stored(FRESH)
-    assert answer(request(f"If-Modified-Since: {date().decode()}"), entry, NOW).status == 304
-    assert answer(request(f"If-Modified-Since: {date(-1).decode()}"), entry, NOW).status == 200
+    assert serve(request(f"If-Modified-Since: {date().decode()}"), entry, NOW).status == 304
+    assert serve(request(f"If-Modified-Since: {date(-1).decode()}"), entry, NOW).status == 200
 
 
 def test_conditions_count_for_200_only() -> None:
     entry = stored(FRESH, 'ETag: "a"', status=404)
-    assert answer(request('If-None-Match: "a"'), entry, NOW).status == 404
-    assert answer(request("Range: bytes=0-1"), entry, NOW).status == 404
+    assert serve(request('If-None-Match: "a"'), entry, NOW).status == 404
+    assert serve(request("Range: bytes=0-1"), entry, NOW).status == 404
 
 
 def test_head_has_the_length_and_no_body() -> None:
-    found = answer(request(method=b"HEAD"), stored(FRESH), NOW)
+    found = serve(request(method=b"HEAD"), stored(FRESH), NOW)
     assert found.body == b"" and (b"content-length", b"10") in head_fields(found.head)
-    assert answer(request('If-None-Match: "a"', method=b"HEAD"), stored(*TAGGED), NOW).status == 304
-    assert answer(request("Range: bytes=0-1", method=b"HEAD"), stored(*TAGGED), NOW).status == 200
+    assert serve(request('If-None-Match: "a"', method=b"HEAD"), stored(*TAGGED), NOW).status == 304
+    assert serve(request("Range: bytes=0-1", method=b"HEAD"), stored(*TAGGED), NOW).status == 200
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_head_has_the_length_and_no_body() -> None:
     ],
 )
 def test_ranges(value: str, expected: tuple[int, bytes, bytes | None]) -> None:
-    found = answer(request(f"Range: {value}"), stored(*TAGGED), NOW)
+    found = serve(request(f"Range: {value}"), stored(*TAGGED), NOW)
     named = head_fields(found.head)
     ranges = [v for n, v in named if n == b"content-range"]
     assert (found.status, found.body, ranges[0] if ranges else None) == expected
@@ -137,29 +137,29 @@ def test_ranges(value: str, expected: tuple[int, bytes, bytes | None]) -> None:
     ],
 )
 def test_if_range_takes_a_strong_validator(lines: tuple[str, ...], if_range: str, status: int) -> None:
-    assert answer(request("Range: bytes=0-1", f"If-Range: {if_range}"), stored(*lines), NOW).status == status
+    assert serve(request("Range: bytes=0-1", f"If-Range: {if_range}"), stored(*lines), NOW).status == status
 
 
 def test_without_a_date_the_arrival_tells_whether_a_last_modified_is_strong() -> None:
     entry = stored(*TAGGED)
     entry.head = entry.head.replace(b"Date: " + date() + b"\r\n", b"")
     asked = request("Range: bytes=0-1", f"If-Range: {date(-3000).decode()}")
-    assert entry.get(b"date") is None and answer(asked, entry, NOW).status == 206
+    assert entry.get(b"date") is None and serve(asked, entry, NOW).status == 206
 
 
 def test_a_condition_comes_before_a_range() -> None:
-    assert answer(request("Range: bytes=0-1", 'If-None-Match: "a"'), stored(*TAGGED), NOW).status == 304
+    assert serve(request("Range: bytes=0-1", 'If-None-Match: "a"'), stored(*TAGGED), NOW).status == 304
 
 
 def test_what_is_one_client_s_own_goes_to_that_client() -> None:
     entry = stored(FRESH)
-    found = answer(request(), entry, NOW, own=(b"Set-Cookie: a=b",))
+    found = serve(request(), entry, NOW, added_lines=(b"Set-Cookie: a=b",))
     assert (b"set-cookie", b"a=b") in head_fields(found.head)
     assert entry.get(b"set-cookie") is None
 
 
 def test_cache_status_is_a_structured_list() -> None:
-    lines = [HIT, STALE_HIT, forwarded(b"uri-miss", 200, stored=True, collapsed=True), forwarded(b"bypass")]
+    lines = [HIT, STALE_HIT, cache_status(b"uri-miss", 200, stored=True, collapsed=True), cache_status(b"bypass")]
     for line in lines:
         name, _, value = line.partition(b": ")
         assert name == b"Cache-Status" and value.endswith(b"\r\n")
@@ -192,7 +192,7 @@ _LINES = st.lists(
 @given(_LINES, st.binary(max_size=20), st.sampled_from([b"GET", b"HEAD"]))
 def test_every_answer_is_framed(lines: list[str], body: bytes, method: bytes) -> None:
     entry: Entry = stored(*TAGGED, body=body)
-    found = answer(request(*lines, method=method), entry, NOW)
+    found = serve(request(*lines, method=method), entry, NOW)
     lengths = [value for name, value in head_fields(found.head) if name == b"content-length"]
     if found.status == 304:
         assert not lengths and not found.body

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from passerelle.caching.entry import Entry
 from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.policy import Fresh, Miss, Store, lookup, on_response
-from passerelle.caching.request import Facts
+from passerelle.caching.request import RequestView
 from passerelle.caching.single_flight import Flight, Flights
-from passerelle.caching.variants import Shelf
+from passerelle.caching.variants import VariantStore
 from tests.caching.kit import DEFAULT, NOW, request, response
 
 KEY = b"gw /r"
@@ -33,7 +33,7 @@ class Client:
 
     def __init__(self, gate: Gate, *lines: str) -> None:
         self.gate = gate
-        self.facts: Facts = request(*lines)
+        self.facts: RequestView = request(*lines)
         self.body: bytes | None = None
         self.failed = False
         self.ticket = 0
@@ -55,7 +55,7 @@ class Client:
         if gate.flights.is_solo(slot, NOW) or not decision.share:
             self.fetch(None)
         elif flight is None:
-            self.fetch(gate.flights.lead(slot))
+            self.fetch(gate.flights.begin(slot))
         else:
             self.flight = flight
             self.ticket = flight.wait(self.landed)
@@ -75,7 +75,7 @@ class Client:
         def answered(lines: list[str], body: bytes) -> None:
             if not lines:
                 if flight is not None:
-                    flight.fail()
+                    flight.abort()
                 self.failed = True
                 return
             outcome = on_response(self.facts, response(*lines), None, DEFAULT)
@@ -84,9 +84,9 @@ class Client:
                 assert entry is not None
                 gate.shelf.place(KEY, self.facts, outcome.draft.names, entry)
                 if flight is not None:
-                    flight.land(entry)
+                    flight.complete(entry)
             elif flight is not None:
-                flight.scatter(NOW)
+                flight.release_uncached(NOW)
             if not self.gone:
                 self.body = body
 
@@ -100,7 +100,7 @@ class Client:
 
 class Gate:
     def __init__(self, max_waiters: int = 10_000) -> None:
-        self.shelf = Shelf(MemoryStore(10_000_000))
+        self.shelf = VariantStore(MemoryStore(10_000_000))
         self.flights: Flights[Entry] = Flights(max_waiters)
         self.upstream = Upstream()
 
@@ -167,7 +167,7 @@ def test_what_may_not_be_shared_is_one_client_s_and_the_others_go_at_once(lines:
 
 def test_keys_are_shared_again_after_a_while() -> None:
     flights: Flights[bytes] = Flights()
-    flights.lead(KEY).scatter(NOW)
+    flights.begin(KEY).release_uncached(NOW)
     assert flights.is_solo(KEY, NOW + 9.9) and not flights.is_solo(KEY, NOW + 10.0)
     assert not flights.is_solo(b"other", NOW)
     for number in range(20_000):
@@ -182,7 +182,7 @@ def test_long_keys_are_not_held_after_their_flight() -> None:
         before = tracemalloc.get_traced_memory()[0]
         for number in range(3000):
             key = b"%d" % number + bytes(30_000)
-            flights.lead(key).scatter(NOW)
+            flights.begin(key).release_uncached(NOW)
             assert flights.is_solo(key, NOW)
         held = tracemalloc.get_traced_memory()[0] - before
         del key
@@ -240,7 +240,7 @@ def test_waiters_are_capped() -> None:
 
 def test_a_callback_may_make_another_waiter_leave() -> None:
     flights: Flights[int] = Flights()
-    flight = flights.lead(KEY)
+    flight = flights.begin(KEY)
     called: list[str] = []
     tickets: list[int] = []
 
@@ -250,18 +250,18 @@ def test_a_callback_may_make_another_waiter_leave() -> None:
 
     tickets.append(flight.wait(first))
     tickets.append(flight.wait(lambda result: called.append("second")))
-    flight.land(1)
+    flight.complete(1)
     assert called == ["first"]
 
 
 def test_a_callback_may_start_the_next_flight() -> None:
     flights: Flights[int] = Flights()
-    flight = flights.lead(KEY)
-    flight.wait(lambda result: flights.lead(KEY))
-    flight.fail()
+    flight = flights.begin(KEY)
+    flight.wait(lambda result: flights.begin(KEY))
+    flight.abort()
     following = flights.get(KEY)
     assert following is not None and following is not flight
-    flight.land(1)
+    flight.complete(1)
     assert flights.get(KEY) is following, "a flight that is over ends no other"
     assert flight.wait(lambda result: None) == 0, "and takes nobody on"
 
@@ -271,7 +271,7 @@ def test_a_callback_may_start_the_next_flight() -> None:
 )
 def test_every_waiter_is_called_once_or_left(steps: list[str]) -> None:
     flights: Flights[int] = Flights(max_waiters=5)
-    flight = flights.lead(KEY)
+    flight = flights.begin(KEY)
     calls: dict[int, int] = {}
     left: set[int] = set()
     for step in steps:
@@ -290,11 +290,11 @@ def test_every_waiter_is_called_once_or_left(steps: list[str]) -> None:
                 flight.leave(ticket)
                 left.add(ticket)
         elif step == "land":
-            flight.land(1)
+            flight.complete(1)
         elif step == "scatter":
-            flight.scatter(NOW)
+            flight.release_uncached(NOW)
         else:
-            flight.fail()
-    flight.fail()
+            flight.abort()
+    flight.abort()
     assert all(n == (0 if ticket in left else 1) for ticket, n in calls.items())
     assert len(flights) == 0

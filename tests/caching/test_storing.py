@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from passerelle.caching.entry import NEVER
 from passerelle.caching.policy import Invalidate, Store, on_response
-from passerelle.caching.response import Received
-from passerelle.caching.settings import Settings
+from passerelle.caching.response import OriginResponse
+from passerelle.caching.settings import CacheSettings
 from passerelle.http.messages import Fields
 from tests.caching.kit import DEFAULT, NOW, date, fields, reason, request, response, stored
 
@@ -58,7 +58,7 @@ def test_neither_lifetime_nor_validator_is_not_worth_storing() -> None:
 def test_no_store_of_either_side() -> None:
     assert reason("Cache-Control: no-store, max-age=60") == "no-store"
     assert reason(FRESH, asked=request("Cache-Control: no-store")) == "request-no-store"
-    settings = Settings(obey_client_directives=False)
+    settings = CacheSettings(obey_client_directives=False)
     assert reason(FRESH, asked=request("Cache-Control: no-store"), settings=settings) is None
 
 
@@ -80,13 +80,15 @@ def test_a_cookie_for_one_is_not_stored_for_all() -> None:
     assert reason(FRESH, "Set-Cookie: a=b") == "set-cookie"
     assert reason("Cache-Control: public, max-age=60", "Set-Cookie:") == "set-cookie"
     assert reason(FRESH, "Set-Cookie2: a=b") is None, "which no client knows any more"
-    assert reason(FRESH, "Set-Cookie: a=b", settings=Settings(store_set_cookie=True)) is None
+    assert reason(FRESH, "Set-Cookie: a=b", settings=CacheSettings(store_set_cookie=True)) is None
     assert reason('Cache-Control: max-age=60, no-cache="Set-Cookie"', "Set-Cookie: a=b") is None
 
 
 def test_events_are_for_who_listens() -> None:
     assert reason(FRESH, "Content-Type: text/event-stream") == "stream"
-    assert reason(FRESH, "Content-Type: Text/Event-Stream ; charset=utf-8", settings=Settings(ttl=60.0)) == "stream"
+    assert (
+        reason(FRESH, "Content-Type: Text/Event-Stream ; charset=utf-8", settings=CacheSettings(ttl=60.0)) == "stream"
+    )
     assert reason(FRESH, "Content-Type: text/event-streams") is None
 
 
@@ -117,7 +119,7 @@ def test_connection_cannot_take_away_what_frames_the_message() -> None:
 def test_repeated_fields_keep_their_number_order_and_spelling() -> None:
     relay = b"HTTP/1.1 200 Fine\r\nCache-Control: max-age=60\r\nLINK: a\r\nlink: b\r\nX-Odd :c\r\n"
     all_fields: Fields = fields("Cache-Control: max-age=60", "Link: a", "Link: b")
-    came = Received(200, all_fields, request_time=NOW, response_time=NOW, relay=relay)
+    came = OriginResponse(200, all_fields, request_time=NOW, response_time=NOW, relay=relay)
     outcome = on_response(request(), came, None, DEFAULT)
     assert isinstance(outcome, Store)
     entry = outcome.draft.complete(b"xyz")
@@ -155,24 +157,24 @@ def test_a_body_without_a_length_gets_one() -> None:
 
 
 def test_a_body_that_is_too_large_is_known_by_its_head() -> None:
-    assert reason(FRESH, "Content-Length: 1001", settings=Settings(max_body=1000)) == "too-large"
-    assert reason(FRESH, "Content-Length: 1000", settings=Settings(max_body=1000)) is None
+    assert reason(FRESH, "Content-Length: 1001", settings=CacheSettings(max_body=1000)) == "too-large"
+    assert reason(FRESH, "Content-Length: 1000", settings=CacheSettings(max_body=1000)) is None
 
 
 # the route's own lifetimes
 
 
 def test_a_route_sets_the_lifetime_for_its_statuses() -> None:
-    settings = Settings(ttl=30.0)
+    settings = CacheSettings(ttl=30.0)
     assert stored(settings=settings).fresh_until == NOW + 30
     assert stored("Cache-Control: max-age=5", "Age: 20", settings=settings).fresh_until == NOW + 30
     assert reason(settings=settings, status=404) == "no-lifetime"
-    assert stored(settings=Settings(ttl=30.0, statuses=frozenset({404})), status=404).fresh_until == NOW + 30
+    assert stored(settings=CacheSettings(ttl=30.0, statuses=frozenset({404})), status=404).fresh_until == NOW + 30
     assert reason(status=500, settings=settings) == "status"
 
 
 def test_a_route_does_not_override_prohibitions() -> None:
-    settings = Settings(ttl=30.0)
+    settings = CacheSettings(ttl=30.0)
     assert reason("Cache-Control: no-store", settings=settings) == "no-store"
     assert reason("Cache-Control: private", settings=settings) == "private"
     assert reason("Set-Cookie: a=b", settings=settings) == "set-cookie"
@@ -181,7 +183,7 @@ def test_a_route_does_not_override_prohibitions() -> None:
 
 
 def test_the_route_s_stale_windows_take_the_place_of_the_origin_s() -> None:
-    settings = Settings(stale_while_revalidate=7, stale_if_error=0)
+    settings = CacheSettings(stale_while_revalidate=7, stale_if_error=0)
     entry = stored("Cache-Control: max-age=1, stale-while-revalidate=100, stale-if-error=100", settings=settings)
     assert (entry.stale_while_revalidate, entry.stale_if_error) == (7, 0)
     entry = stored("Cache-Control: max-age=1, stale-while-revalidate=100, stale-if-error=90")
@@ -199,9 +201,9 @@ def test_the_route_s_stale_windows_take_the_place_of_the_origin_s() -> None:
 
 
 def test_a_post_s_answer_about_its_own_uri_may_answer_a_get() -> None:
-    from passerelle.caching.keys import Target
+    from passerelle.caching.keys import TargetUri
 
-    target = Target(b"/r", None)
+    target = TargetUri(b"/r", None)
     asked = request(method=b"POST")
 
     def draft(*lines: str, status: int = 200) -> bool:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from passerelle.caching.entry import Entry
 from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.policy import Store, on_response
-from passerelle.caching.request import Facts, SilentFacts
-from passerelle.caching.variants import Shelf
+from passerelle.caching.request import PlainRequestView, RequestView
+from passerelle.caching.variants import VariantStore
 from passerelle.caching.vary import preferred_language, variant_key
 from passerelle.http.messages import Fields
 from tests.caching.kit import DEFAULT, NOW, fields, request, response
@@ -22,12 +22,12 @@ KEY = b"gw /r"
 
 
 @pytest.fixture
-def shelf() -> Shelf:
+def shelf() -> VariantStore:
     counter = itertools.count(1)
-    return Shelf(MemoryStore(1_000_000), salt=lambda: b"%d" % next(counter))
+    return VariantStore(MemoryStore(1_000_000), salt=lambda: b"%d" % next(counter))
 
 
-def put(shelf: Shelf, asked: Facts, *lines: str, body: bytes = b"x") -> Entry:
+def put(shelf: VariantStore, asked: RequestView, *lines: str, body: bytes = b"x") -> Entry:
     outcome = on_response(asked, response(FRESH, *lines), None, DEFAULT)
     assert isinstance(outcome, Store)
     entry = outcome.draft.complete(body)
@@ -97,7 +97,7 @@ def test_keys_are_made_of_any_value(values: dict[bytes, bytes]) -> None:
     assert len(variant_key((b"a", b"accept-language", b"b"), list(values.items()))) <= 96
 
 
-def test_two_variants_live_beside_each_other(shelf: Shelf) -> None:
+def test_two_variants_live_beside_each_other(shelf: VariantStore) -> None:
     put(shelf, request("Foo: 1"), "Vary: Foo", body=b"one")
     put(shelf, request("Foo: 2"), "Vary: Foo", body=b"two")
     for value, body in (("1", b"one"), ("2", b"two")):
@@ -107,7 +107,7 @@ def test_two_variants_live_beside_each_other(shelf: Shelf) -> None:
     assert shelf.find(KEY, request("Foo: 3")) is None
 
 
-def test_invalidation_reaches_all_variants(shelf: Shelf) -> None:
+def test_invalidation_reaches_all_variants(shelf: VariantStore) -> None:
     for value in "123":
         put(shelf, request(f"Foo: {value}"), "Vary: Foo")
     shelf.store.delete(KEY)
@@ -116,7 +116,7 @@ def test_invalidation_reaches_all_variants(shelf: Shelf) -> None:
     assert shelf.find(KEY, request("Foo: 2")) is None, "old variants do not come back"
 
 
-def test_a_uri_that_begins_to_vary_forgets_what_it_had(shelf: Shelf) -> None:
+def test_a_uri_that_begins_to_vary_forgets_what_it_had(shelf: VariantStore) -> None:
     put(shelf, request())
     put(shelf, request("Foo: 1"), "Vary: Foo", body=b"one")
     assert shelf.find(KEY, request()) is None
@@ -124,7 +124,7 @@ def test_a_uri_that_begins_to_vary_forgets_what_it_had(shelf: Shelf) -> None:
     assert found is not None and found.body == b"one"
 
 
-def test_a_uri_that_varies_by_more_than_before_varies_by_all(shelf: Shelf) -> None:
+def test_a_uri_that_varies_by_more_than_before_varies_by_all(shelf: VariantStore) -> None:
     put(shelf, request("Foo: 1"), "Vary: Foo")
     put(shelf, request("Foo: 1", "Bar: 1"), "Vary: Bar", body=b"both")
     assert shelf.find(KEY, request("Foo: 1", "Bar: 2")) is None
@@ -142,7 +142,7 @@ def test_a_uri_that_varies_by_more_than_before_varies_by_all(shelf: Shelf) -> No
 
 
 @pytest.mark.parametrize("vary", [(), (b"foo",)])
-def test_what_is_older_does_not_take_the_place_of_what_came_since(shelf: Shelf, vary: tuple[bytes, ...]) -> None:
+def test_what_is_older_does_not_take_the_place_of_what_came_since(shelf: VariantStore, vary: tuple[bytes, ...]) -> None:
     asked = request("Foo: 1")
 
     def place(born: float, known: Entry | None) -> bool:
@@ -161,7 +161,7 @@ def test_what_is_older_does_not_take_the_place_of_what_came_since(shelf: Shelf, 
     assert place(NOW - 100, shelf.find(KEY, asked)), "a clock that goes wrong keeps nothing out"
 
 
-def test_languages_are_bounded(shelf: Shelf) -> None:
+def test_languages_are_bounded(shelf: VariantStore) -> None:
     def tag(number: int) -> str:
         return f"x{number:03}"
 
@@ -172,7 +172,7 @@ def test_languages_are_bounded(shelf: Shelf) -> None:
     assert found == [True] * 64 + [False] * 16
 
 
-def test_a_uri_that_comes_to_vary_by_too_much_is_not_stored(shelf: Shelf) -> None:
+def test_a_uri_that_comes_to_vary_by_too_much_is_not_stored(shelf: VariantStore) -> None:
     put(shelf, request(), "Vary: " + ", ".join(f"x{n}" for n in range(10)))
     put(shelf, request(), "Vary: " + ", ".join(f"x{n}" for n in range(10, 16)))
     outcome = on_response(request(), response(FRESH, "Vary: y"), None, DEFAULT)
@@ -182,7 +182,7 @@ def test_a_uri_that_comes_to_vary_by_too_much_is_not_stored(shelf: Shelf) -> Non
     assert not shelf.place(KEY, request(), outcome.draft.names, entry)
 
 
-def test_the_slot_is_what_requests_for_one_response_share(shelf: Shelf) -> None:
+def test_the_slot_is_what_requests_for_one_response_share(shelf: VariantStore) -> None:
     assert shelf.slot(KEY, request("Foo: 1")) == (KEY, False)
     put(shelf, request("Foo: 1"), "Vary: Foo")
     one, varies = shelf.slot(KEY, request("Foo: 1"))
@@ -190,7 +190,7 @@ def test_the_slot_is_what_requests_for_one_response_share(shelf: Shelf) -> None:
     assert one != shelf.slot(KEY, request("Foo: 2"))[0]
 
 
-def test_a_preferred_language_finds_the_response_in_it(shelf: Shelf) -> None:
+def test_a_preferred_language_finds_the_response_in_it(shelf: VariantStore) -> None:
     put(shelf, request("Accept-Language: en, de"), "Vary: Accept-Language", "Content-Language: DE", body=b"deutsch")
 
     def find(value: str) -> bytes | None:
@@ -205,7 +205,7 @@ def test_a_preferred_language_finds_the_response_in_it(shelf: Shelf) -> None:
     assert find("*") is None
 
 
-def test_other_selecting_fields_must_still_agree(shelf: Shelf) -> None:
+def test_other_selecting_fields_must_still_agree(shelf: VariantStore) -> None:
     lines = ("Vary: Accept-Language, Foo", "Content-Language: de")
     put(shelf, request("Accept-Language: en, de", "Foo: 1"), *lines)
     assert shelf.find(KEY, request("Accept-Language: de", "Foo: 1")) is not None
@@ -238,8 +238,8 @@ def test_who_says_nothing_to_caches_is_told_so_without_reading_the_fields(said: 
         reads.append(said)
         return said
 
-    silent, whole = SilentFacts(read), Facts(b"GET", said)
-    asked = [name for name in dir(Facts) if not name.startswith("_") and name not in ("fields", "variant")]
+    silent, whole = PlainRequestView(read), RequestView(b"GET", said)
+    asked = [name for name in dir(RequestView) if not name.startswith("_") and name not in ("fields", "variant")]
     assert len(asked) >= 10
     for name in asked:
         assert getattr(silent, name) == getattr(whole, name), name

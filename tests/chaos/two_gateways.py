@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from passerelle.security.credentials.redis_api_keys import SharedKeyStore
+from passerelle.security.credentials.redis_api_keys import RedisKeyStore
 from tests.caching.redis_server import RedisServer
 from tests.support.bad_redis import BadRedis
 from tests.support.client import Client
@@ -157,7 +157,7 @@ class TwoGateways:
             process.stop()
 
     def new_key(self) -> str:
-        store = SharedKeyStore(redis.Redis(port=self.server.port))  # type: ignore[arg-type]
+        store = RedisKeyStore(redis.Redis(port=self.server.port))  # type: ignore[arg-type]
         try:
             return store.create("app", (), int(time.time()))[1]
         finally:

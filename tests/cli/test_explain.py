@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.cli.explain import Asked, explanation, why_not
+from passerelle.cli.explain import ExplainedRequest, explanation, why_not
 from passerelle.config import Route, load_text
 from passerelle.errors import Failure
-from passerelle.routing.router import Router, Rule, canonical_path
+from passerelle.routing.router import Router, RouteRule, canonical_path
 from tests.cli.test_main import GOOD, Run, run
 from tests.routing.test_router import methods, requests, tables
 
@@ -24,7 +24,9 @@ CONFIG = load_text(GOOD)
 
 def ask(method: str, path: str, host: str = "", length: int | None = None) -> dict[str, Any]:
     path, mark, query = path.partition("?")
-    return explanation(CONFIG, Asked(host.encode(), method.encode(), path.encode(), (mark + query).encode(), length))
+    return explanation(
+        CONFIG, ExplainedRequest(host.encode(), method.encode(), path.encode(), (mark + query).encode(), length)
+    )
 
 
 def test_a_route_with_a_rewrite(run: Run) -> None:
@@ -189,11 +191,11 @@ def test_an_empty_rest_is_shown(run: Run) -> None:
 
 
 @given(tables(), requests)
-def test_reasons_are_true(rules: list[Rule], asked: tuple[bytes, bytes, bytes]) -> None:
+def test_reasons_are_true(rules: list[RouteRule], asked: tuple[bytes, bytes, bytes]) -> None:
     host, method, path = asked
     match = Router(rules).match(host, method, path)
     winner = next((rule for rule in rules if rule.value == match.value), None) if match.value is not None else None
-    request = Asked(host, method, path, b"", None)
+    request = ExplainedRequest(host, method, path, b"", None)
     for rule in rules:
         if rule is winner:
             continue
@@ -239,7 +241,7 @@ def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
         "forward_auth: u /ask, copies X-User, remembered 10s, failure closed",
         "rate_limit: 5/s by consumer, burst 5, cost 2",
     ]
-    found = explanation(load_text(json.dumps(config)), Asked(b"", b"GET", b"/a", b"", None))
+    found = explanation(load_text(json.dumps(config)), ExplainedRequest(b"", b"GET", b"/a", b"", None))
     assert found["route"]["guards"] == guards
     Path("guarded.yaml").write_text(json.dumps(config))
     _, out, _ = run("explain", "guarded.yaml", "GET", "/a")

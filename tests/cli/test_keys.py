@@ -11,7 +11,7 @@ from redis import Redis
 
 from passerelle.cli.main import main
 from passerelle.security.credentials.api_keys import KeyStore, digest_of
-from passerelle.security.credentials.redis_api_keys import SharedKeyStore
+from passerelle.security.credentials.redis_api_keys import RedisKeyStore
 from tests.caching.redis_server import RedisServer
 from tests.requirements import needs
 from tests.support import bad_redis
@@ -46,7 +46,7 @@ def find(request: pytest.FixtureRequest, run, tmp_path: Path):
         return
     with RedisServer() as server:
         Path("gateway.yaml").write_text(f"redis: {server.url}\n{CONFIG.replace('var.db', 'redis')}")
-        with closing(SharedKeyStore(Redis(port=server.port))) as shared:
+        with closing(RedisKeyStore(Redis(port=server.port))) as shared:
             yield lambda key: shared.get(key.split("_")[1])
 
 

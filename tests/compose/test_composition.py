@@ -8,7 +8,15 @@ from itertools import permutations
 
 import pytest
 
-from passerelle.compose.composition import Composed, Composition, Gathering, Outcome, Part, Passed, json_value
+from passerelle.compose.composition import (
+    ComposedResponse,
+    Composition,
+    CompositionPart,
+    Gather,
+    Outcome,
+    PassedResponse,
+    json_value,
+)
 from passerelle.errors import Failure, Kind
 
 
@@ -23,20 +31,20 @@ class Call:
 class Whole:
     """A gathering whose calls are only noted, and its outcomes."""
 
-    def __init__(self, *parts: Part) -> None:
+    def __init__(self, *parts: CompositionPart) -> None:
         self.calls: list[Call] = []
         self.outcomes: list[Outcome] = []
-        self.gathering = Gathering(Composition(parts), self.outcomes.append)
+        self.gathering = Gather(Composition(parts), self.outcomes.append)
         self.gathering.start(self.call)
 
-    def call(self, index: int, gathering: Gathering) -> Call:
+    def call(self, index: int, gathering: Gather) -> Call:
         self.calls.append(Call())
         return self.calls[-1]
 
     def answer(
         self, index: int, body: bytes = b"{}", status: int = 200, media_type: bytes = b"application/json"
     ) -> None:
-        self.gathering.answered(index, status, media_type, b"", body)
+        self.gathering.on_part(index, status, media_type, b"", body)
 
     @property
     def outcome(self) -> Outcome:
@@ -47,12 +55,12 @@ class Whole:
 def test_bytes_are_spliced_as_they_were_whatever_the_order_of_answers() -> None:
     bodies = [b'{"a": 1.10, "a": 2}', b"[1,\n 2]", b'"\\u00e9"']
     for order in permutations(range(3)):
-        whole = Whole(Part("user"), Part("product"), Part('odd "name" 100%'))
+        whole = Whole(CompositionPart("user"), CompositionPart("product"), CompositionPart('odd "name" 100%'))
         for index in order:
             assert whole.outcomes == []
             whole.answer(index, bodies[index])
         body = b'{"user":' + bodies[0] + b',"product":' + bodies[1] + b',"odd \\"name\\" 100%":' + bodies[2] + b"}"
-        assert whole.outcome == Composed(body, ())
+        assert whole.outcome == ComposedResponse(body, ())
         assert [call.cancelled for call in whole.calls] == [0, 0, 0]
 
 
@@ -109,9 +117,9 @@ def test_a_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_required_part_that_fails_ends_it_and_cancels_the_others() -> None:
-    whole = Whole(Part("a"), Part("b"), Part("c"))
+    whole = Whole(CompositionPart("a"), CompositionPart("b"), CompositionPart("c"))
     whole.answer(0)
-    whole.gathering.failed(1, Failure(Kind.CONNECT_FAILED, "10.0.0.1 refused"))
+    whole.gathering.on_part_failure(1, Failure(Kind.CONNECT_FAILED, "10.0.0.1 refused"))
     assert isinstance(whole.outcome, Failure)
     assert whole.outcome.status == 502
     assert "10.0.0.1" not in whole.outcome.public
@@ -131,15 +139,15 @@ def test_a_required_part_that_fails_ends_it_and_cancels_the_others() -> None:
     ],
 )
 def test_the_status_says_how_a_required_part_failed(kind: Kind, status: int) -> None:
-    whole = Whole(Part("a"))
-    whole.gathering.failed(0, Failure(kind))
+    whole = Whole(CompositionPart("a"))
+    whole.gathering.on_part_failure(0, Failure(kind))
     assert isinstance(whole.outcome, Failure)
     assert whole.outcome.status == status
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
 def test_a_refusal_of_a_part_is_not_success(status: int) -> None:
-    whole = Whole(Part("a"), Part("b"))
+    whole = Whole(CompositionPart("a"), CompositionPart("b"))
     whole.answer(0)
     whole.answer(1, b"{}", status)
     assert isinstance(whole.outcome, Failure)
@@ -147,30 +155,30 @@ def test_a_refusal_of_a_part_is_not_success(status: int) -> None:
 
 
 def test_a_passed_status_is_the_answer() -> None:
-    whole = Whole(Part("a", pass_status=frozenset({404})), Part("b"))
+    whole = Whole(CompositionPart("a", pass_status=frozenset({404})), CompositionPart("b"))
     whole.answer(0, b'{"title":"gone"}', 404, b"application/problem+json")
-    assert whole.outcome == Passed("a", 404, b"application/problem+json", b'{"title":"gone"}')
+    assert whole.outcome == PassedResponse("a", 404, b"application/problem+json", b'{"title":"gone"}')
     assert whole.calls[1].cancelled == 1
 
 
 def test_optional_parts_are_replaced_and_named() -> None:
-    whole = Whole(Part("a", b"null"), Part("b"), Part("c", b'{"price":0}'))
+    whole = Whole(CompositionPart("a", b"null"), CompositionPart("b"), CompositionPart("c", b'{"price":0}'))
     whole.answer(2, b"x")
-    whole.gathering.failed(0, Failure(Kind.TIMEOUT))
+    whole.gathering.on_part_failure(0, Failure(Kind.TIMEOUT))
     whole.answer(1, b"1")
-    assert whole.outcome == Composed(b'{"a":null,"b":1,"c":{"price":0}}', ("a", "c"))
+    assert whole.outcome == ComposedResponse(b'{"a":null,"b":1,"c":{"price":0}}', ("a", "c"))
 
 
 def test_all_parts_may_fail() -> None:
-    whole = Whole(Part("a", b"null"), Part("b", b"[]"))
-    whole.gathering.failed(1, Failure(Kind.TIMEOUT))
-    whole.gathering.failed(0, Failure(Kind.TIMEOUT))
-    assert whole.outcome == Composed(b'{"a":null,"b":[]}', ("a", "b"))
+    whole = Whole(CompositionPart("a", b"null"), CompositionPart("b", b"[]"))
+    whole.gathering.on_part_failure(1, Failure(Kind.TIMEOUT))
+    whole.gathering.on_part_failure(0, Failure(Kind.TIMEOUT))
+    assert whole.outcome == ComposedResponse(b'{"a":null,"b":[]}', ("a", "b"))
     assert json.loads(whole.outcome.body) == {"a": None, "b": []}
 
 
 def test_cancelled_means_silent() -> None:
-    whole = Whole(Part("a"), Part("b"))
+    whole = Whole(CompositionPart("a"), CompositionPart("b"))
     whole.answer(0)
     whole.gathering.cancel()
     whole.answer(1)
@@ -183,14 +191,14 @@ def test_a_part_that_fails_at_once_stops_the_rest_from_being_asked() -> None:
     asked: list[int] = []
     calls: list[Call] = []
 
-    def call(index: int, gathering: Gathering) -> Call:
+    def call(index: int, gathering: Gather) -> Call:
         asked.append(index)
         calls.append(Call())
         if index == 1:
-            gathering.failed(index, Failure(Kind.NO_INSTANCE))
+            gathering.on_part_failure(index, Failure(Kind.NO_INSTANCE))
         return calls[-1]
 
-    Gathering(Composition([Part("a"), Part("b"), Part("c")]), outcomes.append).start(call)
+    Gather(Composition([CompositionPart("a"), CompositionPart("b"), CompositionPart("c")]), outcomes.append).start(call)
     assert len(outcomes) == 1
     assert asked == [0, 1]
     assert [c.cancelled for c in calls] == [1, 1]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from passerelle.config import Report, inspect_text
+from passerelle.config import LoadReport, inspect_text
 from passerelle.security.credentials.api_keys import KeyStore
 
 SERVICES = "services: {u: {targets: ['https://127.0.0.1:1']}}\n"
@@ -22,7 +22,7 @@ LOG = "access_log: var/access.log\n"
 KEYS = "keys: {store: var/keys.db}\n"
 
 
-def judged(folder: Path, blocks: str, *, elsewhere: bool = False) -> Report:
+def judged(folder: Path, blocks: str, *, elsewhere: bool = False) -> LoadReport:
     auth = ", auth: [key]" if "keys:" in blocks else ""
     route = f"routes: [{{path: /, service: u{auth}}}]\n"
     return inspect_text(blocks + SERVICES + route, environ={}, folder=folder, elsewhere=elsewhere)

@@ -12,7 +12,7 @@ from passerelle.config import (
     Address,
     Config,
     ConfigError,
-    Report,
+    LoadReport,
     Route,
     Service,
     Target,
@@ -401,7 +401,7 @@ def test_aliases_are_expanded() -> None:
     assert config.services["a"] == config.services["b"]
 
 
-def only(report: Report) -> tuple[int, int, str]:
+def only(report: LoadReport) -> tuple[int, int, str]:
     (problem,) = report.errors
     return problem.line, problem.column, problem.message
 

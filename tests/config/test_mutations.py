@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passerelle.config import Report, inspect_text
+from passerelle.config import LoadReport, inspect_text
 from tests.config.test_loader import FULL
 
 GOOD: dict[str, Any] = yaml.load(FULL, Loader=yaml.BaseLoader)
@@ -51,7 +51,7 @@ def damaged(draw: st.DrawFn) -> Any:
     return data
 
 
-def judge(text: str) -> Report:
+def judge(text: str) -> LoadReport:
     report = inspect_text(text, environ={}, elsewhere=True)
     assert (report.config is None) == bool(report.errors)
     lines = text.split("\n")

@@ -14,13 +14,13 @@ from passerelle.config import load_text, rules
 from passerelle.config.models import config as models
 from passerelle.config.models.base import Model
 from passerelle.config.models.units import Duration, Limit, Percent, Size
-from passerelle.config.models.values import Whole
+from passerelle.config.models.values import WholeNumber
 from passerelle.config.problems import allowed_keys
 from passerelle.config.reading import substitute, yaml_tree
 from passerelle.config.schema import default_text
 from passerelle.errors import Failure
 from passerelle.routing.paths import MAX_SEGMENTS, canonical_path
-from passerelle.routing.router import MAX_STEPS, Router, Rule
+from passerelle.routing.router import MAX_STEPS, Router, RouteRule
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
 ROUTING = (DOCS / "routing.md").read_text("utf-8")
@@ -191,7 +191,7 @@ def takes(model: type[Model], key: str) -> str:
     annotations = [field.annotation, *typing.get_args(field.annotation)]
     described = [*field.metadata, *(item for known in annotations for item in getattr(known, "__metadata__", ()))]
     for item in described:
-        if isinstance(item, Whole):
+        if isinstance(item, WholeNumber):
             return f"number, {item.low} to {item.high}"
         for kind, words in (
             (Duration, "duration"),
@@ -296,7 +296,7 @@ def test_the_routing_page_tells_what_patterns_match() -> None:
     assert len(told) == 4
     for pattern, matches, misses in told:
         (text,) = codes(pattern)
-        router = Router([Rule(None, None, text, text)])
+        router = Router([RouteRule(None, None, text, text)])
         for path in codes(matches.split(" (")[0]):
             assert router.match(b"", b"GET", path.encode()).value == text
         for path in codes(misses):

@@ -10,7 +10,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.config.reading.yaml_tree import Mapping, Node, Scalar, Sequence, SyntaxProblem, parse, resolve
+from passerelle.config.reading.yaml_tree import (
+    SyntaxProblem,
+    YamlMapping,
+    YamlNode,
+    YamlScalar,
+    YamlSequence,
+    parse,
+    resolve,
+)
 
 texts = st.text(
     st.characters(
@@ -31,12 +39,12 @@ values = st.recursive(
 )
 
 
-def plain(node: Node) -> Any:
-    if isinstance(node, Mapping):
+def plain(node: YamlNode) -> Any:
+    if isinstance(node, YamlMapping):
         return {key: plain(value) for key, (_, value) in node.items.items()}
-    if isinstance(node, Sequence):
+    if isinstance(node, YamlSequence):
         return [plain(item) for item in node.items]
-    assert isinstance(node, Scalar)
+    assert isinstance(node, YamlScalar)
     return node.text if node.quoted else resolve(node.text)
 
 
@@ -52,17 +60,17 @@ def test_every_place_is_where_its_text_stands(value: Any, flow: bool) -> None:
     text = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True, sort_keys=False)
     lines = text.split("\n")
 
-    def check(node: Node) -> int:
+    def check(node: YamlNode) -> int:
         size = 1
-        if isinstance(node, Mapping):
+        if isinstance(node, YamlMapping):
             for key, (place, below) in node.items.items():
                 if place.text.isalnum() and place.text.isascii() and not place.quoted:
                     assert lines[place.line - 1][place.column - 1 :].startswith(key)
                 size += 1 + check(below)
-        elif isinstance(node, Sequence):
+        elif isinstance(node, YamlSequence):
             size += sum(check(item) for item in node.items)
         else:
-            assert isinstance(node, Scalar)
+            assert isinstance(node, YamlScalar)
             if node.text.isalnum() and node.text.isascii() and not node.quoted:
                 assert lines[node.line - 1][node.column - 1 :].startswith(node.text)
         assert node.size == size

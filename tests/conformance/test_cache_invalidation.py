@@ -334,11 +334,11 @@ def test_another_worker_s_memory_is_told(rig: Rig) -> None:
     told: list[tuple[list[bytes], list[bytes]]] = []
     cache = origin.gateway.gateway.cache
     assert cache is not None
-    cache.on_forgotten = lambda keys, tags: told.append((list(keys), list(tags)))
+    cache.on_invalidated = lambda keys, tags: told.append((list(keys), list(tags)))
     before = other.get()
     origin.change("PUT")
     wait_until(lambda: told, "it is told", PATIENCE)
     theirs = other.gateway.gateway.cache
     assert theirs is not None
-    rig.loop.call(lambda: theirs.drop(*told[0]))
+    rig.loop.call(lambda: theirs.invalidate_local(*told[0]))
     assert other.get() != before

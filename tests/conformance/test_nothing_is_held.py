@@ -290,7 +290,7 @@ class Ends(RuleBasedStateMachine):
         for name, service in gateway._services.items():
             if service.streaming:
                 held.append(f"{name}: streaming")
-            if service.limiter is not None and any(service.limiter.told()[key] for key in ("running", "waiting")):
+            if service.limiter is not None and any(service.limiter.snapshot()[key] for key in ("running", "waiting")):
                 held.append(f"{name}: places under the limit")
             for instance in gateway._members[name].instances:
                 pool = instance.endpoint

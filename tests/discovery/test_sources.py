@@ -14,7 +14,7 @@ from passerelle.config.models.discovery import Dns
 from passerelle.discovery import catalog
 from passerelle.discovery import file as listed
 from passerelle.discovery.dns import Resolver
-from passerelle.discovery.types import CannotFind, Found
+from passerelle.discovery.types import DiscoveryFailed, FoundInstance
 from passerelle.upstream.members import InstanceSpec
 from tests.support.names import Names
 
@@ -37,7 +37,7 @@ SRV = Lookup(host="_http._tcp.shop.test", port=0, srv=True)
 def test_addresses_of_both_families(names: Names) -> None:
     names.records = {("shop.test", "A"): ["10.0.0.2", "10.0.0.1"], ("shop.test", "AAAA"): ["fd00::1"]}
     found, ttl = asyncio.run(resolver(names, SHOP).look_up())
-    assert found == [Found("10.0.0.1", 80), Found("10.0.0.2", 80), Found("fd00::1", 80)]
+    assert found == [FoundInstance("10.0.0.1", 80), FoundInstance("10.0.0.2", 80), FoundInstance("fd00::1", 80)]
     assert ttl == 30
 
 
@@ -50,37 +50,37 @@ def test_services_have_ports_weights_and_priorities(names: Names) -> None:
     }
     looking = resolver(names, SRV)
     assert sorted(asyncio.run(looking.look_up())[0]) == [
-        Found("10.0.0.1", 5001, 3.0),
-        Found("10.0.0.2", 5002, 1.0),
-        Found("10.0.0.3", 5003, 9.0, tier=1),
+        FoundInstance("10.0.0.1", 5001, 3.0),
+        FoundInstance("10.0.0.2", 5002, 1.0),
+        FoundInstance("10.0.0.3", 5003, 9.0, tier=1),
     ]
     names.records = {(SRV.host, "SRV"): ["2 9 5003 c.test."], ("c.test", "A"): ["10.0.0.3"]}
-    assert asyncio.run(looking.look_up())[0] == [Found("10.0.0.3", 5003, 9.0)]
+    assert asyncio.run(looking.look_up())[0] == [FoundInstance("10.0.0.3", 5003, 9.0)]
 
 
 def test_no_service_at_this_name(names: Names) -> None:
     names.records = {(SRV.host, "SRV"): ["0 0 0 ."]}
-    with pytest.raises(CannotFind, match="has no SRV records"):
+    with pytest.raises(DiscoveryFailed, match="has no SRV records"):
         asyncio.run(resolver(names, SRV).look_up())
 
 
 @pytest.mark.parametrize("target", [SHOP, SRV])
 def test_an_unknown_name(names: Names, target: Lookup) -> None:
-    with pytest.raises(CannotFind, match=f"{target.host} has no (A|SRV) records"):
+    with pytest.raises(DiscoveryFailed, match=f"{target.host} has no (A|SRV) records"):
         asyncio.run(resolver(names, target).look_up())
 
 
 def test_a_server_that_fails_takes_nothing_away(names: Names) -> None:
     names.records = {("shop.test", "A"): ["10.0.0.1"]}
     looking = resolver(names, SHOP)
-    assert asyncio.run(looking.look_up()) == ([Found("10.0.0.1", 80)], 30.0)
+    assert asyncio.run(looking.look_up()) == ([FoundInstance("10.0.0.1", 80)], 30.0)
     names.broken = True
-    assert asyncio.run(looking.look_up()) == ([Found("10.0.0.1", 80)], 0.0)
+    assert asyncio.run(looking.look_up()) == ([FoundInstance("10.0.0.1", 80)], 0.0)
 
 
 def test_a_silent_server_is_given_up(names: Names) -> None:
     names.silent = True
-    with pytest.raises(CannotFind, match=r"no answer within 0\.1 s"):
+    with pytest.raises(DiscoveryFailed, match=r"no answer within 0\.1 s"):
         asyncio.run(resolver(names, SHOP, 0.1).look_up())
 
 
@@ -121,14 +121,14 @@ def test_lists(tmp_path: Path, name: str, text: str) -> None:
 def test_a_list_that_is_wrong_says_where(tmp_path: Path, name: str, content: bytes, line: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(listed.BadList) as refused:
+    with pytest.raises(listed.InvalidTargetFile) as refused:
         listed.read(path)
     assert str(refused.value).startswith(f"{path}{line}")
 
 
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
-    assert listed.stamp(tmp_path / "none") is None
-    with pytest.raises(listed.BadList, match="no such file"):
+    assert listed.file_stamp(tmp_path / "none") is None
+    with pytest.raises(listed.InvalidTargetFile, match="no such file"):
         listed.read(tmp_path / "none")
 
 
@@ -138,10 +138,10 @@ def test_a_symbolic_link_that_is_swapped_is_a_change(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "t").write_text("http://a:1")
     (tmp_path / "data").symlink_to("one")
-    before = listed.stamp(tmp_path / "data" / "t")
+    before = listed.file_stamp(tmp_path / "data" / "t")
     (tmp_path / "new").symlink_to("two")
     (tmp_path / "new").rename(tmp_path / "data")
-    assert listed.stamp(tmp_path / "data" / "t") != before
+    assert listed.file_stamp(tmp_path / "data" / "t") != before
 
 
 def test_the_catalog_keeps_the_last_good_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from passerelle.config import load_text
 from passerelle.gateway.gateway import Gateway
-from passerelle.routing.router import Match
+from passerelle.routing.router import RouteMatch
 
 CONFIG = """
 listen: 127.0.0.1:0
@@ -28,7 +28,7 @@ class Broken:
         self._router = router
         self.left = 1
 
-    def match(self, *arguments: bytes) -> Match:
+    def match(self, *arguments: bytes) -> RouteMatch:
         if self.left:
             self.left -= 1
             raise ZeroDivisionError("planted")

@@ -358,7 +358,7 @@ def test_many_handshakes_that_end_in_the_middle_leave_nothing(rig: Rig, secured:
     for length in range(1, len(hello), 7):
         with socket.create_connection(("127.0.0.1", gateway.port), LONG) as sock:
             sock.sendall(hello[:length])
-    wait_until(lambda: not rig.loop.call(lambda: gateway.gateway._listener.greetings), "all are gone", LONG)
+    wait_until(lambda: not rig.loop.call(lambda: gateway.gateway._listener.handshakes), "all are gone", LONG)
     assert secured.connect(gateway).request().status == 200
 
 

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from passerelle.http.content_coding import (
     AVAILABLE,
     SMALLEST,
-    Rule,
+    CodingRule,
     choose,
     coded_fields,
-    coding_for,
     encode,
-    may_code,
+    is_codable,
+    is_compressible,
+    select_coding,
     stream,
     varied_fields,
-    worth_coding,
 )
 from passerelle.http.messages import Fields, get, get_all
 
@@ -102,7 +102,7 @@ JSON = (b"content-type", b"application/json")
     ],
 )
 def test_what_may_be_coded(status: int, fields: Fields, length: int, may: bool) -> None:
-    assert may_code(status, fields, length) is may
+    assert is_codable(status, fields, length) is may
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_may_be_coded(status: int, fields: Fields, length: int, may: bool) 
     ],
 )
 def test_media_types(media_type: bytes, worth: bool) -> None:
-    assert worth_coding(media_type) is worth
+    assert is_compressible(media_type) is worth
 
 
 def test_the_fields_tell_of_the_coded_body() -> None:
@@ -166,12 +166,12 @@ def test_what_is_remembered_of_a_request_changes_no_choice(value: bytes, forbidd
     fields = [(b"accept-encoding", value)]
     if forbidden:
         fields.append((b"cache-control", b"max-age=0, No-Transform"))
-    assert coding_for(fields, Rule()) == (None if forbidden else choose(value, Rule().codings))
+    assert select_coding(fields, CodingRule()) == (None if forbidden else choose(value, CodingRule().codings))
 
 
 def test_lines_of_accept_encoding_are_one_list() -> None:
     assert (
-        coding_for([(b"accept-encoding", b"br;q=0.5"), (b"accept-encoding", b"gzip")], Rule((b"br", b"gzip")))
+        select_coding([(b"accept-encoding", b"br;q=0.5"), (b"accept-encoding", b"gzip")], CodingRule((b"br", b"gzip")))
         == b"gzip"
     )
-    assert coding_for([], Rule()) is None
+    assert select_coding([], CodingRule()) is None

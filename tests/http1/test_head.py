@@ -51,13 +51,13 @@ def test_ambiguous_framing_is_refused_each_time() -> None:
 def test_heads_that_frame_alike_share_nothing_else() -> None:
     framing = (b"Host: a", b"Connection: keep-alive, X-B", b"User-Agent: one")
     first = request(*framing, b"X-A: 1", b"X-B: 1")
-    first.cache_facts = first.chain = first.upstream = "of the first"  # type: ignore[assignment]
+    first.cache_view = first.chain = first.upstream = "of the first"  # type: ignore[assignment]
     second = request(framing[0], b"X-A: 2", *framing[1:], b"Authorization: x", b"X-C: 3")
     assert (first.host, first.keep_alive, first.user_agent) == (second.host, second.keep_alive, second.user_agent)
     assert first.relay == b"Host: a\r\nUser-Agent: one\r\nX-A: 1\r\n"
     assert second.relay == b"Host: a\r\nX-A: 2\r\nUser-Agent: one\r\nAuthorization: x\r\nX-C: 3\r\n"
     assert (first.selects, second.selects) == (False, True)
-    assert second.cache_facts is second.chain is second.upstream is None
+    assert second.cache_view is second.chain is second.upstream is None
 
 
 def test_framings_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from passerelle.security.credentials.api_keys import KeyStore
-from passerelle.security.credentials.redis_api_keys import SharedKeyStore
+from passerelle.security.credentials.redis_api_keys import RedisKeyStore
 from tests.caching.redis_server import RedisServer
 from tests.requirements import needs
 from tests.support.gateways import Rig
@@ -25,13 +25,13 @@ class Shop:
 
     def __init__(self, rig: Rig, folder: Path, server: RedisServer | None = None) -> None:
         self.upstream = rig.upstream(answering(ok()))
-        self.store: KeyStore | SharedKeyStore
+        self.store: KeyStore | RedisKeyStore
         if server is None:
             self.top: dict[str, Any] = {"keys": {"store": str(folder / "keys.db")}}
             self.store = KeyStore(folder / "keys.db")
         else:
             self.top = {"keys": {}, "redis": server.url}
-            self.store = SharedKeyStore(Redis(port=server.port))
+            self.store = RedisKeyStore(Redis(port=server.port))
         self.log = folder / "access.log"
         routes: list[dict[str, Any]] = [
             {"path": "/open", "service": "u"},

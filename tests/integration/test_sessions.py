@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from passerelle.access.login import MAX_BODY, credentials, verified
+from passerelle.access.login import MAX_BODY, credentials, parse_verdict
 from passerelle.errors import Failure
 from tests.caching.redis_server import RedisServer
 from tests.requirements import needs
@@ -361,4 +361,4 @@ def test_a_client_that_leaves(shop: Shop) -> None:
 )
 def test_answers_that_say_nobody(body: bytes) -> None:
     with pytest.raises(Failure):
-        verified(200, body)
+        parse_verdict(200, body)

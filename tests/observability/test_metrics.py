@@ -37,11 +37,11 @@ def a_registry() -> Metrics:
     route.observe(200, 0.0004)
     route.observe(200, 0.003, b"PUT")
     route.observe(502, 31.0)
-    route.failed(Kind.CONNECT_FAILED)
+    route.count_failure(Kind.CONNECT_FAILED)
     route.in_flight = 2
     service = metrics.service("user", lambda: 7)
     service.observe(200, 0.0003)
-    service.failed(Kind.CONNECT_FAILED, 0.01)
+    service.count_failure(Kind.CONNECT_FAILED, 0.01)
     service.retries += 1
     service.breaker = lambda: "open"
     metrics.connections_open, metrics.connections_accepted, metrics.connections_refused = 3, 10, 1
@@ -240,8 +240,8 @@ def test_openmetrics_where_the_client_asks_for_it() -> None:
 def test_every_failure_kind_renders_with_its_side(kind: Kind) -> None:
     metrics = Metrics()
     metrics.route("/").observe(TABLE[kind][0], 0.1)
-    metrics.route("/").failed(kind)
-    metrics.service("s", lambda: 0).failed(kind, 0.1)
+    metrics.route("/").count_failure(kind)
+    metrics.service("s", lambda: 0).count_failure(kind, 0.1)
     side = TABLE[kind][1].value
     snapshot = metrics.snapshot()
     assert value(snapshot, "passerelle_request_failures_total", route="/", kind=kind.value, side=side) == 1

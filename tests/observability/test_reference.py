@@ -34,7 +34,7 @@ def test_metrics_page_lists_the_labels() -> None:
     metrics = Metrics()
     metrics.cache = lambda: SHARED
     metrics.route("/").observe(200, 0.1)
-    metrics.route("/").failed(Kind.TIMEOUT)
+    metrics.route("/").count_failure(Kind.TIMEOUT)
     metrics.route("/").cache["hit"] = 1
     metrics.route("/").verdict("allowed", "2xx")
     service = metrics.service("s", lambda: 0)
@@ -42,7 +42,7 @@ def test_metrics_page_lists_the_labels() -> None:
     service.breaker = lambda: "closed"
     service.hedge("won")
     service.concurrency = lambda: {"limit": 20, "running": 3, "waiting": 0}
-    service.failed(Kind.TIMEOUT, 0.1)
+    service.count_failure(Kind.TIMEOUT, 0.1)
     metrics.malformed(Kind.BAD_REQUEST)
     text = render(metrics.snapshot())[0].decode()
     page = (DOCS / "metrics.md").read_text()

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from passerelle.resilience.adaptive_limit import AdaptiveLimit
-from passerelle.resilience.admission import Admission, Gate, retry_after
+from passerelle.resilience.admission import Admission, AdmissionQueue, retry_after
 
 
 def test_run_wait_refuse() -> None:
-    gate = Gate(2, 1)
+    gate = AdmissionQueue(2, 1)
     assert [gate.enter() for _ in range(4)] == [Admission.RUN, Admission.RUN, Admission.WAIT, Admission.REFUSE]
     assert gate.leave() is True  # the one that waited runs
     assert (gate.running, gate.waiting) == (2, 0)
@@ -24,9 +24,9 @@ def test_run_wait_refuse() -> None:
     with pytest.raises(RuntimeError, match="abandoned"):
         gate.abandon()
     with pytest.raises(ValueError, match="at least one"):
-        Gate(0, 1)
+        AdmissionQueue(0, 1)
     with pytest.raises(ValueError, match="negative"):
-        Gate(1, -1)
+        AdmissionQueue(1, -1)
 
 
 class Gates(RuleBasedStateMachine):
@@ -34,7 +34,7 @@ class Gates(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = Gate(3, 4)
+        self.gate = AdmissionQueue(3, 4)
         self.running = self.waiting = 0
 
     def promoted(self, moved: bool) -> None:
@@ -198,7 +198,7 @@ def test_wrong_settings(wrong: dict[str, int]) -> None:
 
 
 def test_nobody_overtakes_while_the_limit_has_just_been_raised() -> None:
-    gate = Gate(1, 2)
+    gate = AdmissionQueue(1, 2)
     assert [gate.enter(), gate.enter()] == [Admission.RUN, Admission.WAIT]
     gate.limit = 3
     assert gate.enter() is Admission.WAIT

@@ -5,31 +5,31 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from passerelle.resilience.circuit_breaker import Breaker, BreakerSettings, BreakerState
-from passerelle.resilience.sliding_window import Window
+from passerelle.resilience.circuit_breaker import BreakerSettings, BreakerState, CircuitBreaker
+from passerelle.resilience.sliding_window import SlidingWindow
 
 
-def send(breaker: Breaker, now: float, *outcomes: bool | None) -> None:
+def send(breaker: CircuitBreaker, now: float, *outcomes: bool | None) -> None:
     for ok in outcomes:
-        ticket = breaker.enter(now)
+        ticket = breaker.acquire(now)
         assert ticket is not None
-        breaker.leave(ticket, ok, now)
+        breaker.release(ticket, ok, now)
 
 
-def opened(now: float = 0.0) -> Breaker:
-    breaker = Breaker()
+def opened(now: float = 0.0) -> CircuitBreaker:
+    breaker = CircuitBreaker()
     send(breaker, now, *[False] * 20)
     assert breaker.state is BreakerState.OPEN
     return breaker
 
 
 def test_opens_at_half_of_at_least_twenty() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     send(breaker, 0.0, *[False] * 19)
     assert breaker.state is BreakerState.CLOSED
     send(breaker, 0.0, False)
     assert breaker.state is BreakerState.OPEN
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     send(breaker, 0.0, *[True] * 30, *[False] * 29)
     assert breaker.state is BreakerState.CLOSED
     send(breaker, 0.0, False)
@@ -37,7 +37,7 @@ def test_opens_at_half_of_at_least_twenty() -> None:
 
 
 def test_old_failures_are_forgotten() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for second in range(200):
         send(breaker, float(second), False)  # never 20 in 11 s
     assert breaker.state is BreakerState.CLOSED
@@ -45,24 +45,24 @@ def test_old_failures_are_forgotten() -> None:
 
 def test_open_lets_nothing_pass_for_its_time() -> None:
     breaker = opened()
-    assert breaker.enter(4.99) is None
+    assert breaker.acquire(4.99) is None
     assert breaker.retry_after(1.0) == pytest.approx(4.0)
-    assert breaker.enter(5.0) is not None
+    assert breaker.acquire(5.0) is not None
     assert breaker.state is BreakerState.HALF_OPEN
     assert breaker.retry_after(5.0) == 0.0
 
 
 def test_half_open_lets_three_pass_and_closes_when_they_succeed() -> None:
     breaker = opened()
-    tickets = [breaker.enter(5.0) for _ in range(4)]
+    tickets = [breaker.acquire(5.0) for _ in range(4)]
     assert tickets[3] is None
     for ticket in tickets[:2]:
         assert ticket is not None
-        breaker.leave(ticket, True, 5.1)
-    assert breaker.enter(5.1) is None  # no more than three in all until it is decided
+        breaker.release(ticket, True, 5.1)
+    assert breaker.acquire(5.1) is None  # no more than three in all until it is decided
     assert breaker.state is BreakerState.HALF_OPEN
     assert tickets[2] is not None
-    breaker.leave(tickets[2], True, 5.2)
+    breaker.release(tickets[2], True, 5.2)
     assert breaker.state is BreakerState.CLOSED
     send(breaker, 5.3, *[False] * 19)
     assert breaker.state is BreakerState.CLOSED  # the window began anew
@@ -84,29 +84,29 @@ def test_one_failed_probe_opens_it_for_longer_each_time() -> None:
 
 def test_a_client_that_leaves_gives_its_probe_to_another() -> None:
     breaker = opened()
-    tickets = [breaker.enter(5.0) for _ in range(3)]
+    tickets = [breaker.acquire(5.0) for _ in range(3)]
     assert tickets[0] is not None
-    breaker.leave(tickets[0], None, 5.1)
+    breaker.release(tickets[0], None, 5.1)
     assert breaker.state is BreakerState.HALF_OPEN
-    assert breaker.enter(5.1) is not None
-    assert breaker.enter(5.1) is None
+    assert breaker.acquire(5.1) is not None
+    assert breaker.acquire(5.1) is None
 
 
 def test_requests_from_another_period_say_nothing() -> None:
-    breaker = Breaker()
-    slow = [breaker.enter(0.0) for _ in range(40)]
+    breaker = CircuitBreaker()
+    slow = [breaker.acquire(0.0) for _ in range(40)]
     send(breaker, 1.0, *[False] * 20)
     for ticket in slow[:20]:
         assert ticket is not None
-        breaker.leave(ticket, True, 2.0)
+        breaker.release(ticket, True, 2.0)
     assert breaker.state is BreakerState.OPEN
-    probe = breaker.enter(6.0)
+    probe = breaker.acquire(6.0)
     for ticket in slow[20:]:
         assert ticket is not None
-        breaker.leave(ticket, False, 6.5)
+        breaker.release(ticket, False, 6.5)
     assert breaker.state is BreakerState.HALF_OPEN
     assert probe is not None
-    breaker.leave(probe, True, 7.0)
+    breaker.release(probe, True, 7.0)
     send(breaker, 7.0, True, True)
     assert breaker.state is BreakerState.CLOSED
 
@@ -126,7 +126,7 @@ class Random(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.breaker = Breaker(BreakerSettings(minimum=3, probes=2))
+        self.breaker = CircuitBreaker(BreakerSettings(minimum=3, probes=2))
         self.open: list[tuple[int, BreakerState]] = []
 
     @rule(seconds=st.floats(0, 20))
@@ -134,9 +134,9 @@ class Random(RuleBasedStateMachine):
         self.now += seconds
 
     @rule()
-    def enter(self) -> None:
+    def acquire(self) -> None:
         before = self.breaker.state
-        ticket = self.breaker.enter(self.now)
+        ticket = self.breaker.acquire(self.now)
         if ticket is not None:
             self.open.append((ticket, self.breaker.state))
         else:
@@ -144,9 +144,9 @@ class Random(RuleBasedStateMachine):
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), ok=st.sampled_from([True, False, None]))
-    def leave(self, data: st.DataObject, ok: bool | None) -> None:
+    def release(self, data: st.DataObject, ok: bool | None) -> None:
         ticket, _ = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
-        self.breaker.leave(ticket, ok, self.now)
+        self.breaker.release(ticket, ok, self.now)
 
     @invariant()
     def probes_are_bounded(self) -> None:
@@ -158,7 +158,7 @@ class Random(RuleBasedStateMachine):
     def teardown(self) -> None:
         """When all work has ended, good answers always close it again."""
         for ticket, _ in self.open:
-            self.breaker.leave(ticket, None, self.now)
+            self.breaker.release(ticket, None, self.now)
         self.now += 60
         for _ in range(2):
             send(self.breaker, self.now, True)
@@ -170,7 +170,7 @@ TestRandom = Random.TestCase
 
 
 def test_window_is_a_sum_over_the_last_seconds() -> None:
-    window = Window(10.0, 10)
+    window = SlidingWindow(10.0, 10)
     for second in range(30):
         window.add(second + 0.5, 1, second)
         # the bucket being filled and ten whole ones
@@ -183,7 +183,7 @@ def test_window_is_a_sum_over_the_last_seconds() -> None:
 
 
 def test_window_survives_a_clock_that_goes_back() -> None:
-    window = Window(10.0)
+    window = SlidingWindow(10.0)
     window.add(100.0, 5)
     window.add(50.0, 5)
     assert window.first == 10
@@ -194,4 +194,4 @@ def test_window_survives_a_clock_that_goes_back() -> None:
 @pytest.mark.parametrize(("seconds", "parts"), [(0.0, 10), (-1.0, 10), (1.0, 0)])
 def test_window_needs_a_length(seconds: float, parts: int) -> None:
     with pytest.raises(ValueError, match="positive"):
-        Window(seconds, parts)
+        SlidingWindow(seconds, parts)

@@ -16,7 +16,7 @@ def test_a_fixed_time_is_fixed() -> None:
     delay = HedgeDelay(0.1)
     for _ in range(1000):
         delay.observe(5.0)
-    assert delay.after == 0.1
+    assert delay.delay == 0.1
 
 
 @pytest.mark.parametrize("wrong", [{}, {"seconds": 1.0, "percentile": 95}, {"seconds": 0.0}, {"percentile": 100.0}])
@@ -29,9 +29,9 @@ def test_there_is_none_before_enough_is_known() -> None:
     delay = HedgeDelay(percentile=95)
     for _ in range(ENOUGH - 1):
         delay.observe(0.1)
-        assert delay.after is None
+        assert delay.delay is None
     delay.observe(0.1)
-    assert delay.after == 0.1
+    assert delay.delay == 0.1
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -44,7 +44,7 @@ def test_so_many_of_the_last_ones_took_no_longer(seed: int, number: int, percent
         delay.observe(seconds)
     looked = number - (number - ENOUGH) % EVERY
     known = latencies[:looked][-KEPT:]
-    after = delay.after
+    after = delay.delay
     assert after in known
     below = sum(seconds < after for seconds in known) / len(known)
     assert percentile / 100 - 1 / len(known) <= below <= percentile / 100
@@ -57,7 +57,7 @@ def test_hedges_do_not_move_the_percentile() -> None:
     hedged = 0
     for number in range(50_000):
         first, second = chance.expovariate(10.0), chance.expovariate(10.0)
-        after = delay.after
+        after = delay.delay
         if after is not None and first > after:
             hedged += number >= 10_000
             first = min(first, after + second)
@@ -71,7 +71,7 @@ def test_hedges_leave_half_of_the_budget_to_retries(kinds: list[bool], ratio: fl
     budget = RetryBudget(ratio, floor)
     hedges = retries = 0
     for requests, hedge in enumerate(kinds, 1):
-        budget.request(0.0)
+        budget.record_requests(0.0)
         most = max(ratio * requests, floor * 5)
         if hedge:
             hedges += budget.withdraw(0.0, 0.5)

@@ -15,17 +15,17 @@ NOW = 784_111_777.0  # Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110
 def test_a_fifth_of_the_requests() -> None:
     budget = RetryBudget()
     for number in range(5000):
-        budget.request(number / 1000)  # 1000 a second for 5 s
-    assert budget.left == 1000
+        budget.record_requests(number / 1000)  # 1000 a second for 5 s
+    assert budget.available == 1000
     assert sum(budget.withdraw(5.0) for _ in range(5000)) == 1000
-    assert budget.left == 0
+    assert budget.available == 0
 
 
 def test_at_least_three_a_second() -> None:
     budget = RetryBudget()
     got = 0
     for tick in range(1000):  # 10 requests a second for 100 s, each wants a retry
-        budget.request(tick / 10)
+        budget.record_requests(tick / 10)
         got += budget.withdraw(tick / 10)
     assert 250 <= got <= 330
 
@@ -44,7 +44,7 @@ def test_never_over_the_budget_in_any_window(steps: list[tuple[float, int, int]]
     for pause, sent, wanted in steps:
         now += pause
         for _ in range(sent):
-            budget.request(now)
+            budget.record_requests(now)
             requests.append(now)
         for _ in range(wanted):
             if budget.withdraw(now):
@@ -60,7 +60,7 @@ def test_a_storm_is_cut_to_the_ratio() -> None:
     attempts = 0
     for number in range(60_000):
         now = number / 1000
-        budget.request(now)
+        budget.record_requests(now)
         attempts += 1
         attempts += sum(budget.withdraw(now) for _ in range(2))
     assert attempts / 60_000 <= 1.25

@@ -14,10 +14,10 @@ from passerelle.routing.router import (
     MAX_HOST,
     MAX_SEEN,
     MAX_STEPS,
-    Match,
+    RouteMatch,
     Router,
-    Rule,
-    _Node,
+    RouteRule,
+    _TrieNode,
     _worst_case,
     normal_host,
     specificity,
@@ -26,12 +26,12 @@ from passerelle.routing.router import (
 GET, PUT, POST, HEAD = b"GET", b"PUT", b"POST", b"HEAD"
 
 
-def rule(pattern: str, value: object = None, *, host: bytes | None = None, methods: str | None = None) -> Rule:
+def rule(pattern: str, value: object = None, *, host: bytes | None = None, methods: str | None = None) -> RouteRule:
     named = frozenset(methods.encode().split(b",")) if methods is not None else None
-    return Rule(host, named, pattern, pattern if value is None else value)
+    return RouteRule(host, named, pattern, pattern if value is None else value)
 
 
-def find(rules: list[Rule], path: bytes, method: bytes = GET, host: bytes = b"") -> Match:
+def find(rules: list[RouteRule], path: bytes, method: bytes = GET, host: bytes = b"") -> RouteMatch:
     return Router(rules).match(host, method, path)
 
 
@@ -252,12 +252,12 @@ def test_normal_host(host: bytes, normal: bytes) -> None:
         [rule("/a", host=b"x"), rule("/a", host=b"x")],
     ],
 )
-def test_rules_that_nothing_tells_apart_are_refused(rules: list[Rule]) -> None:
+def test_rules_that_nothing_tells_apart_are_refused(rules: list[RouteRule]) -> None:
     with pytest.raises(ValueError, match="two rules for"):
         Router(rules)
 
 
-def ambiguous(levels: int) -> list[Rule]:
+def ambiguous(levels: int) -> list[RouteRule]:
     """A literal and a parameter at every level, all of them leading on: 2^levels ways for the path /a/a/a…"""
     return [
         rule("".join(f"/{{p{level}}}" if wild else "/a" for level, wild in enumerate(way)))
@@ -323,7 +323,7 @@ def naive_host(wanted: bytes | None, host: bytes) -> bool:
     return host.endswith(wanted[1:]) and host != wanted[1:] if wanted.startswith(b"*.") else host == wanted
 
 
-def naive_key(candidate: Rule, method: bytes) -> tuple[object, ...]:
+def naive_key(candidate: RouteRule, method: bytes) -> tuple[object, ...]:
     host = candidate.host
     place = (2, 0) if host is None else (1, -len(host)) if host.startswith(b"*") else (0, 0)
     kinds = tuple(segment.kind for segment in Pattern.parse(candidate.pattern).segments)
@@ -331,7 +331,9 @@ def naive_key(candidate: Rule, method: bytes) -> tuple[object, ...]:
     return (*place, kinds, named)
 
 
-def naive(rules: list[Rule], host: bytes, method: bytes, path: bytes) -> tuple[object, dict[str, bytes], set[bytes]]:
+def naive(
+    rules: list[RouteRule], host: bytes, method: bytes, path: bytes
+) -> tuple[object, dict[str, bytes], set[bytes]]:
     fitting = [
         (candidate, params)
         for candidate in rules
@@ -362,8 +364,8 @@ methods = st.sampled_from([None, None, "GET", "PUT", "GET,PUT", "HEAD", "POST"])
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> list[Rule]:
-    rules: list[Rule] = []
+def tables(draw: st.DrawFn) -> list[RouteRule]:
+    rules: list[RouteRule] = []
     seen: set[tuple[object, ...]] = set()
     for number, (host, named, pattern) in enumerate(draw(st.lists(st.tuples(hosts, methods, patterns), max_size=14))):
         shape = Pattern.parse(pattern).shape
@@ -385,7 +387,7 @@ requests = st.tuples(
 
 @given(tables(), st.lists(requests, min_size=1, max_size=30), st.randoms(use_true_random=False))
 def test_the_router_agrees_with_the_naive_reference(
-    rules: list[Rule], asked: list[tuple[bytes, ...]], rng: object
+    rules: list[RouteRule], asked: list[tuple[bytes, ...]], rng: object
 ) -> None:
     shuffled = list(rules)
     rng.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -400,7 +402,7 @@ def test_the_router_agrees_with_the_naive_reference(
 
 
 @given(tables(), st.lists(requests, min_size=1, max_size=20))
-def test_the_printed_order_is_the_order_of_precedence(rules: list[Rule], asked: list[tuple[bytes, ...]]) -> None:
+def test_the_printed_order_is_the_order_of_precedence(rules: list[RouteRule], asked: list[tuple[bytes, ...]]) -> None:
     router = Router(rules)
     ranked = sorted(rules, key=specificity)
     for host, method, path in asked:
@@ -423,17 +425,17 @@ def lookups(count: int) -> Router:
     return Router([*others, rule("/user/{user_id}"), rule("/health"), rule("/files/{rest*}")])
 
 
-def count_steps(root: _Node) -> Callable[[], int]:
+def count_steps(root: _TrieNode) -> Callable[[], int]:
     """Count how many nodes of the trie below ``root`` are asked for a literal from now on."""
     steps = 0
 
-    class Counting(dict[bytes, _Node]):
+    class Counting(dict[bytes, _TrieNode]):
         def get(self, key: bytes, default: object = None) -> object:  # type: ignore[override]
             nonlocal steps
             steps += 1
             return super().get(key, default)
 
-    def instrument(node: _Node) -> None:
+    def instrument(node: _TrieNode) -> None:
         node.literals = Counting(node.literals)
         for child in (*node.literals.values(), *([node.param] if node.param is not None else [])):
             instrument(child)

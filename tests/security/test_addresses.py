@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from passerelle.errors import Kind
 from passerelle.security.addresses import REMEMBERED, AddressLists, Proxies, Subscribers, parse_address
-from passerelle.security.guard import Asked, Refused
+from passerelle.security.guard import GuardedCall, RequestRefused
 
 LOOPBACK = Proxies([ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("fd00::/8")])
 PEER = b"127.0.0.1"
@@ -139,19 +139,19 @@ def test_ipv6_is_counted_by_64(address: bytes, payer: bytes) -> None:
 )
 def test_lists_of_addresses(address: bytes, admitted: bool) -> None:
     guard = AddressLists([ip_network("10.0.0.0/8"), ip_network("fd00::/8")], [ip_network("10.9.0.0/16")])
-    request = Asked(b"GET", b"/", address, ())
+    request = GuardedCall(b"GET", b"/", address, ())
     for _ in range(2):  # the second time it is remembered
         if admitted:
             guard(request)
         else:
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(RequestRefused) as refused:
                 guard(request)
             assert refused.value.kind is Kind.FORBIDDEN
 
 
 def test_a_list_of_who_may_not_lets_everybody_else_in() -> None:
     guard = AddressLists([], [ip_network("10.0.0.0/8")])
-    guard(Asked(b"GET", b"/", b"192.0.2.1", ()))
-    guard(Asked(b"GET", b"/", b"local", ()))
-    with pytest.raises(Refused):
-        guard(Asked(b"GET", b"/", b"10.0.0.1", ()))
+    guard(GuardedCall(b"GET", b"/", b"192.0.2.1", ()))
+    guard(GuardedCall(b"GET", b"/", b"local", ()))
+    with pytest.raises(RequestRefused):
+        guard(GuardedCall(b"GET", b"/", b"10.0.0.1", ()))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from passerelle.errors import Kind
 from passerelle.security.authorization import Require
-from passerelle.security.guard import Refused
+from passerelle.security.guard import RequestRefused
 from passerelle.security.identity import LONGEST, Identity, value_text
 from tests.security.ratelimit.test_gcra import asked
 
@@ -45,7 +45,7 @@ def may(guard: Require, identity: Identity | None) -> bool:
     request.identity = identity
     try:
         guard(request)
-    except Refused as refused:
+    except RequestRefused as refused:
         return refused.kind is not Kind.FORBIDDEN
     return True
 
@@ -86,7 +86,7 @@ def test_nobody_may_nothing_at_all() -> None:
 def test_the_answer_does_not_say_what_is_missing() -> None:
     request = asked()
     request.identity = ALICE
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         Require(["secret:scope"], None, {})(request)
     assert "secret:scope" in refused.value.detail
     assert not any(b"secret" in value for _, value in refused.value.fields)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.errors import Kind
-from passerelle.security.cors import Cors, Origins
-from passerelle.security.guard import Refused
+from passerelle.security.cors import AllowedOrigins, CorsPolicy
+from passerelle.security.guard import RequestRefused
 
 SHOP = b"https://shop.example"
 
@@ -19,8 +19,8 @@ def cors(
     headers: tuple[bytes, ...] | None = (),
     expose: tuple[bytes, ...] = (),
     credentials: bool = False,
-) -> Cors:
-    return Cors(origins or [SHOP], methods, headers, expose, credentials=credentials, max_age=600)
+) -> CorsPolicy:
+    return CorsPolicy(origins or [SHOP], methods, headers, expose, credentials=credentials, max_age=600)
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,16 @@ def cors(
 )
 def test_origins(allowed: str, origin: str, verdict: bool) -> None:
     assert (
-        Origins([b"https://other.example", allowed.encode()] if allowed != "*" else [b"*"]).allow(origin.encode())
+        AllowedOrigins([b"https://other.example", allowed.encode()] if allowed != "*" else [b"*"]).allow(
+            origin.encode()
+        )
         is verdict
     )
 
 
 @given(st.binary(max_size=60))
 def test_only_labels_stand_for_the_star(text: bytes) -> None:
-    allowed = Origins([b"https://*.shop.example"]).allow(b"https://%b.shop.example" % text)
+    allowed = AllowedOrigins([b"https://*.shop.example"]).allow(b"https://%b.shop.example" % text)
     labels = text.split(b".")
     assert allowed is all(label and set(label) <= set(b"abcdefghijklmnopqrstuvwxyz0123456789-_") for label in labels)
 
@@ -106,13 +108,13 @@ def test_credentials_are_told_with_the_origin_alone() -> None:
     ],
 )
 def test_a_preflight_is_refused(origin: bytes, method: bytes, headers: list[bytes], detail: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefused) as caught:
         cors().preflight(origin, method, headers)
     assert (caught.value.kind, caught.value.detail) == (Kind.FORBIDDEN, detail)
 
 
 def test_any_field_is_a_field_all_the_same() -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         cors(headers=None).preflight(SHOP, b"PUT", [b"x-good, bad name"])
 
 

@@ -7,8 +7,8 @@ import pytest
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import Response
 from passerelle.security import forward_auth
-from passerelle.security.forward_auth import Done, ForwardAuth, Verdict
-from passerelle.security.guard import Asked
+from passerelle.security.forward_auth import ForwardAuth, Verdict, VerdictCallback
+from passerelle.security.guard import GuardedCall
 
 KEPT = Verdict(lines=b"X-User: ann\r\n", seconds=10.0)
 ONCE = Verdict(lines=b"X-User: ann\r\n")
@@ -20,7 +20,7 @@ class Rig:
 
     def __init__(self, at_once: Verdict | Failure | None = None, *, shares: bool = True, is_open: bool = False) -> None:
         self.now = 0.0
-        self.asked: list[Done] = []
+        self.asked: list[VerdictCallback] = []
         self.failed: list[Failure] = []
         self.at_once = at_once
         self.guard = ForwardAuth(
@@ -32,7 +32,7 @@ class Rig:
             failed=self.failed.append,
         )
 
-    def _ask(self, asked: Asked, done: Done) -> None:
+    def _ask(self, asked: GuardedCall, done: VerdictCallback) -> None:
         self.asked.append(done)
         if self.at_once is not None:
             done(self.at_once)
@@ -46,7 +46,7 @@ class Client:
 
     def __init__(self, guard: ForwardAuth, path: bytes) -> None:
         self.guard = guard
-        self.asked = Asked(b"GET", path, b"10.0.0.1", [])
+        self.asked = GuardedCall(b"GET", path, b"10.0.0.1", [])
         self.result: object = "waits"
         self.go()
 
@@ -59,7 +59,7 @@ class Client:
         if found is None or isinstance(found, Response):
             self.result = found
         else:
-            found.then(self.go)
+            found.add_done_callback(self.go)
 
 
 def test_requests_with_the_same_question_wait_for_one_answer() -> None:
@@ -70,7 +70,7 @@ def test_requests_with_the_same_question_wait_for_one_answer() -> None:
     assert {client.result for client in clients} == {"waits"}
     rig.asked[0](KEPT)
     assert [client.result for client in clients] == [None] * 5
-    assert {client.asked.upstream for client in clients} == {b"X-User: ann\r\n"}
+    assert {client.asked.upstream_fields for client in clients} == {b"X-User: ann\r\n"}
     assert other.result == "waits"
 
 
@@ -125,7 +125,7 @@ def test_a_failure_is_nobody_s_answer_for_long(is_open: bool, result: object, at
     if not at_once:
         rig.asked[0](failure)
     assert [client.result for client in clients] == [result] * 2
-    assert clients[0].asked.upstream == clients[0].asked.vouched == b""
+    assert clients[0].asked.upstream_fields == clients[0].asked.variant_identity == b""
     assert rig.failed == [failure] * 2
     before = len(rig.asked)
     rig.request()
@@ -151,5 +151,5 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_answers_of_the_service_are_this_client_s_where_it_was_told_something() -> None:
     rig = Rig(KEPT)
     told, other = rig.request().asked, Rig(Verdict(seconds=1.0)).request().asked
-    assert len(told.vouched) == 16
-    assert other.vouched == b""
+    assert len(told.variant_identity) == 16
+    assert other.variant_identity == b""

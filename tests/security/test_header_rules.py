@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.security.header_rules import CarefulFields, RequestRules, lines_of, without
+from passerelle.security.header_rules import RequestHeaderRules, SecurityHeaderFields, lines_of, without
 
 names = st.from_regex(rb"[A-Za-z][A-Za-z_-]{0,8}", fullmatch=True)
 values = st.from_regex(rb"[!-~]?([ -~]{0,12}[!-~])?", fullmatch=True)
@@ -38,13 +38,13 @@ def test_a_name_is_no_pattern_and_no_part_of_another() -> None:
 
 
 def test_set_takes_the_place_of_all_and_add_comes_beside() -> None:
-    rules = RequestRules({b"X-Set": b"new"}, {b"X-Add": b"more"}, [b"X-Gone"])
+    rules = RequestHeaderRules({b"X-Set": b"new"}, {b"X-Add": b"more"}, [b"X-Gone"])
     section = b"x-set: old\r\nHost: a\r\nX-Set: older\r\nX-Add: one\r\nX_Gone: 1\r\n"
     assert rules.apply(section, {}) == b"Host: a\r\nX-Add: one\r\nX-Set: new\r\nX-Add: more\r\n"
 
 
 def test_parameters_of_the_path() -> None:
-    rules = RequestRules({b"X-User": b"u-{user}/{rest}", b"X-Json": b'{"a": 1}'}, {b"X-Rest": b"{rest}"}, [])
+    rules = RequestHeaderRules({b"X-User": b"u-{user}/{rest}", b"X-Json": b'{"a": 1}'}, {b"X-Rest": b"{rest}"}, [])
     params = {"user": b"%0D%0AX-Evil:1", "rest": b""}
     assert rules.apply(b"Host: a\r\n", params) == (
         b'Host: a\r\nX-User: u-%0D%0AX-Evil:1/\r\nX-Json: {"a": 1}\r\nX-Rest: \r\n'
@@ -52,7 +52,7 @@ def test_parameters_of_the_path() -> None:
 
 
 def test_what_is_there_is_not_said_twice() -> None:
-    fields = CarefulFields([(b"X-Frame-Options", b"DENY"), (b"Referrer-Policy", b"no-referrer")], b"max-age=9")
+    fields = SecurityHeaderFields([(b"X-Frame-Options", b"DENY"), (b"Referrer-Policy", b"no-referrer")], b"max-age=9")
     head = b"HTTP/1.1 200 OK\r\nx-frame-options: SAMEORIGIN\r\nY: Referrer-Policy: x\r\n"
     assert fields.lines(head, False) == b"Referrer-Policy: no-referrer\r\n"
     assert fields.lines(head, True) == b"Referrer-Policy: no-referrer\r\nStrict-Transport-Security: max-age=9\r\n"
@@ -60,4 +60,4 @@ def test_what_is_there_is_not_said_twice() -> None:
     assert re.findall(rb"([\w-]+):", fields.lines(plain, True)) == [
         *(b"X-Frame-Options", b"Referrer-Policy", b"Strict-Transport-Security"),
     ]
-    assert CarefulFields([], None).lines(plain, True) == b""
+    assert SecurityHeaderFields([], None).lines(plain, True) == b""

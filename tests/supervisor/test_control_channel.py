@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.supervisor import control_channel
-from passerelle.supervisor.control_channel import Client, ControlError, Message, Server
+from passerelle.supervisor.control_channel import ControlClient, ControlError, ControlServer, Message
 from tests.supervisor.helpers import run, until
 
 
 @contextlib.asynccontextmanager
 async def pair(
     operations: dict[str, Callable[[Message], Awaitable[Any]]],
-) -> AsyncIterator[tuple[Client, Server, list[Message]]]:
+) -> AsyncIterator[tuple[ControlClient, ControlServer, list[Message]]]:
     ours, theirs = socket.socketpair()
     events: list[Message] = []
-    client = Client(*await control_channel.open_channel(ours), events.append)
-    server = Server(*await control_channel.open_channel(theirs), operations)
+    client = ControlClient(*await control_channel.open_channel(ours), events.append)
+    server = ControlServer(*await control_channel.open_channel(theirs), operations)
     tasks = [asyncio.create_task(client.run()), asyncio.create_task(server.run())]
     try:
         yield client, server, events
@@ -48,7 +48,7 @@ def test_questions_answers_errors_and_events() -> None:
                 await client.ask("broken", 5)
             with pytest.raises(ControlError, match="unknown operation 'nothing'"):
                 await client.ask("nothing", 5)
-            server.tell("ready", listen="127.0.0.1:1")
+            server.send_event("ready", listen="127.0.0.1:1")
             await until(lambda: events)
             assert events == [{"event": "ready", "listen": "127.0.0.1:1"}]
 
@@ -74,7 +74,7 @@ def test_an_answer_that_does_not_come_is_a_timeout_and_a_late_one_is_ignored() -
 def test_a_worker_that_goes_fails_every_open_question_and_every_later_one() -> None:
     async def check() -> None:
         ours, theirs = socket.socketpair()
-        client = Client(*await control_channel.open_channel(ours), print)
+        client = ControlClient(*await control_channel.open_channel(ours), print)
         task = asyncio.create_task(client.run())
         question = asyncio.create_task(client.ask("status", 5))
         await asyncio.sleep(0)
@@ -91,7 +91,7 @@ def test_a_worker_that_goes_fails_every_open_question_and_every_later_one() -> N
 def test_the_servers_run_ends_with_the_supervisor() -> None:
     async def check() -> None:
         ours, theirs = socket.socketpair()
-        server = Server(*await control_channel.open_channel(theirs), {})
+        server = ControlServer(*await control_channel.open_channel(theirs), {})
         task = asyncio.create_task(server.run())
         ours.close()
         await task
@@ -103,7 +103,7 @@ def test_the_servers_run_ends_with_the_supervisor() -> None:
 def test_nonsense_ends_the_channel_without_a_traceback(line: bytes) -> None:
     async def check() -> None:
         ours, theirs = socket.socketpair()
-        client = Client(*await control_channel.open_channel(ours), print)
+        client = ControlClient(*await control_channel.open_channel(ours), print)
         theirs.sendall(line)
         theirs.shutdown(socket.SHUT_WR)
         await client.run()
@@ -118,7 +118,7 @@ def test_a_line_without_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def check() -> None:
         ours, theirs = socket.socketpair()
-        client = Client(*await control_channel.open_channel(ours), print)
+        client = ControlClient(*await control_channel.open_channel(ours), print)
         theirs.sendall(b"x" * 5000)
         await client.run()
         assert client.closed

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import pytest
 
 from passerelle.cli.main import main
-from passerelle.discovery.overrides import Adjusted, place_of
+from passerelle.discovery.overrides import Overrides, target_key
 from passerelle.upstream.members import InstanceSpec
 from tests.supervisor.helpers import until_now
 from tests.supervisor.up import Up, command
@@ -365,33 +365,33 @@ def spec(port: int, weight: float = 1.0, zone: str = "") -> InstanceSpec:
 
 
 def test_changes_hold_until_something_else_is_said_of_that_instance() -> None:
-    adjusted, said = Adjusted(), [spec(1), spec(2), spec(3)]
+    adjusted, said = Overrides(), [spec(1), spec(2), spec(3)]
     adjusted.add(spec(4, 7), said)
-    adjusted.remove(place_of(spec(1)), said)
-    adjusted.weigh(place_of(spec(2)), 5, said)
-    assert adjusted.over(said) == [spec(2, 5), spec(3), spec(4, 7)]
+    adjusted.remove(target_key(spec(1)), said)
+    adjusted.set_weight(target_key(spec(2)), 5, said)
+    assert adjusted.apply_to(said) == [spec(2, 5), spec(3), spec(4, 7)]
     # Said anew: each change goes that is overtaken, and no other.
     anew = [spec(1), spec(2, 2), spec(4, 9)]
-    assert adjusted.over(anew) == [spec(2, 2), spec(4, 9)]
+    assert adjusted.apply_to(anew) == [spec(2, 2), spec(4, 9)]
     # Until it is in force nothing is forgotten; then it is for good.
-    assert adjusted.over(said) == [spec(2, 5), spec(3), spec(4, 7)]
-    adjusted.settle(anew)
-    assert adjusted.over(said) == [spec(2), spec(3)]
-    adjusted.settle([spec(2)])
-    assert adjusted.over(said) == said
+    assert adjusted.apply_to(said) == [spec(2, 5), spec(3), spec(4, 7)]
+    adjusted.drop_obsolete(anew)
+    assert adjusted.apply_to(said) == [spec(2), spec(3)]
+    adjusted.drop_obsolete([spec(2)])
+    assert adjusted.apply_to(said) == said
 
 
 def test_a_removed_one_comes_back_with_the_weight_that_is_asked_for() -> None:
-    adjusted, said = Adjusted(), [spec(1, 4)]
-    adjusted.remove(place_of(spec(1)), said)
+    adjusted, said = Overrides(), [spec(1, 4)]
+    adjusted.remove(target_key(spec(1)), said)
     adjusted.add(spec(1, 2), said)
-    assert adjusted.over(said) == [spec(1, 2)] and adjusted.removed == {}
-    adjusted.settle(said)
-    assert adjusted.over(said) == [spec(1, 2)]
+    assert adjusted.apply_to(said) == [spec(1, 2)] and adjusted.removed == {}
+    adjusted.drop_obsolete(said)
+    assert adjusted.apply_to(said) == [spec(1, 2)]
 
 
 def test_zones_are_told_apart() -> None:
-    adjusted, said = Adjusted(), [spec(1, zone="a"), spec(1, zone="b")]
-    adjusted.remove(place_of(spec(1, zone="a")), said)
-    adjusted.weigh(place_of(spec(1, zone="b")), 2, said)
-    assert adjusted.over(said) == [spec(1, 2, "b")]
+    adjusted, said = Overrides(), [spec(1, zone="a"), spec(1, zone="b")]
+    adjusted.remove(target_key(spec(1, zone="a")), said)
+    adjusted.set_weight(target_key(spec(1, zone="b")), 2, said)
+    assert adjusted.apply_to(said) == [spec(1, 2, "b")]

@@ -3,14 +3,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.supervisor.line_splitter import Lines, WholeLines
+from passerelle.supervisor.line_splitter import LineBuffer, LineSplitter
 
 pieces = st.lists(st.binary(max_size=40) | st.sampled_from([b"\n", b"\r\n", b"a\nb\n", b"x" * 30]), max_size=20)
 
 
 @given(pieces)
 def test_lines_are_those_of_the_whole_stream_however_it_is_cut(data: list[bytes]) -> None:
-    lines = Lines(limit=10_000)
+    lines = LineSplitter(limit=10_000)
     out = [line for piece in data for line in lines.feed(piece)] + lines.flush()
     whole = b"".join(data)
     expected = whole.split(b"\n")
@@ -21,7 +21,7 @@ def test_lines_are_those_of_the_whole_stream_however_it_is_cut(data: list[bytes]
 
 @given(pieces)
 def test_memory_and_lines_are_bounded_and_nothing_is_lost_unsaid(data: list[bytes]) -> None:
-    lines = Lines(limit=8)
+    lines = LineSplitter(limit=8)
     out = []
     for piece in data:
         out += lines.feed(piece)
@@ -33,7 +33,7 @@ def test_memory_and_lines_are_bounded_and_nothing_is_lost_unsaid(data: list[byte
 
 
 def test_a_line_end_may_be_cut_in_two() -> None:
-    lines = Lines()
+    lines = LineSplitter()
     assert lines.feed(b"one\r") == []
     assert lines.feed(b"\ntwo") == [b"one"]
     assert lines.flush() == [b"two"]
@@ -42,7 +42,7 @@ def test_a_line_end_may_be_cut_in_two() -> None:
 
 @given(pieces)
 def test_whole_lines_pass_every_byte_in_order(data: list[bytes]) -> None:
-    whole = WholeLines(limit=16)
+    whole = LineBuffer(limit=16)
     out = []
     for piece in data:
         out.append(whole.feed(piece))
@@ -51,7 +51,7 @@ def test_whole_lines_pass_every_byte_in_order(data: list[bytes]) -> None:
 
 
 def test_pieces_end_where_lines_end() -> None:
-    whole = WholeLines(limit=100)
+    whole = LineBuffer(limit=100)
     assert whole.feed(b'{"a":1}\n{"b"') == b'{"a":1}\n'
     assert whole.feed(b":2}") == b""
     assert whole.feed(b"\n") == b'{"b":2}\n'

@@ -6,36 +6,36 @@ import pytest
 from click.testing import CliRunner
 
 from passerelle.cli.main import passerelle
-from passerelle.supervisor.errors import Invalid
-from passerelle.supervisor.purging import told, wanted
-from passerelle.supervisor.reconciler import Refused
+from passerelle.supervisor.errors import InvalidChange
+from passerelle.supervisor.purging import parse_purge, purge_result
+from passerelle.supervisor.reconciler import ChangeRefused
 
 
 @pytest.mark.parametrize("asked", [{"tag": "user:42"}, {"path": "/user/*"}, {"all": "1"}])
 def test_a_purge_is_of_one_thing(asked: dict[str, str]) -> None:
-    assert wanted(asked) == next(iter(asked.items()))
+    assert parse_purge(asked) == next(iter(asked.items()))
 
 
 @pytest.mark.parametrize("asked", [{}, {"tag": ""}, {"tag": "a", "path": "/b"}, {"all": "1", "x": "y"}, {"tags": "a"}])
 def test_anything_else_is_refused(asked: dict[str, str]) -> None:
-    with pytest.raises(Refused):
-        wanted(asked)
+    with pytest.raises(ChangeRefused):
+        parse_purge(asked)
 
 
 def test_a_path_is_taken_in_its_canonical_form() -> None:
-    assert wanted({"path": "/caf%c3%a9/*"}) == wanted({"path": "/café/*"}) == ("path", "/caf%C3%A9/*")
-    assert wanted({"tag": "/caf%c3%a9"}) == ("tag", "/caf%c3%a9")
+    assert parse_purge({"path": "/caf%c3%a9/*"}) == parse_purge({"path": "/café/*"}) == ("path", "/caf%C3%A9/*")
+    assert parse_purge({"tag": "/caf%c3%a9"}) == ("tag", "/caf%c3%a9")
 
 
 @pytest.mark.parametrize("path", ["user/42", "/a?x=1", "/a%zz", "https://shop.example/a"])
 def test_what_is_no_path_is_said_to_be_none(path: str) -> None:
-    with pytest.raises(Invalid, match="found"):
-        wanted({"path": path})
+    with pytest.raises(InvalidChange, match="found"):
+        parse_purge({"path": path})
     done = CliRunner().invoke(passerelle, ["cache", "purge", "--path", path])
     assert done.exit_code == 2 and "found" in done.output
 
 
 def test_a_purge_that_a_worker_did_not_hear_of_is_no_success() -> None:
-    assert told(1) == {"message": "purged 1 stored answer", "purged": 1}
-    with pytest.raises(Refused, match="gateway-2"):
-        told(1, ["gateway-2"])
+    assert purge_result(1) == {"message": "purged 1 stored answer", "purged": 1}
+    with pytest.raises(ChangeRefused, match="gateway-2"):
+        purge_result(1, ["gateway-2"])

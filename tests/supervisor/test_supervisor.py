@@ -20,8 +20,8 @@ from passerelle.config.loader import load_text
 from passerelle.supervisor import service_health as service_module
 from passerelle.supervisor import worker_process as worker_module
 from passerelle.supervisor.output import Output
-from passerelle.supervisor.report import Report
-from passerelle.supervisor.service_health import Service
+from passerelle.supervisor.report import ConsoleReport
+from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.supervisor import Setup, Supervisor
 from passerelle.upstream.members import InstanceSpec
 from tests.supervisor.helpers import alive, run, until
@@ -69,7 +69,7 @@ def supervised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         path = tmp_path / "output"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         output = Output(fd)
-        report = Report(output, terminal=False, colour=False, clock=time.monotonic)
+        report = ConsoleReport(output, terminal=False, colour=False, clock=time.monotonic)
         text = HEAD + config
         setup = Setup(load_text(text, "gateway.yaml", folder=tmp_path), text, "gateway.yaml", tmp_path)
         supervisor = Supervisor(setup, report, **options)
@@ -163,10 +163,10 @@ def test_a_worker_that_hangs_is_replaced(supervised: Callable[..., Any], monkeyp
 def test_a_fault_of_ours_is_told_and_leaves_nothing(
     supervised: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(self: Service, spec: InstanceSpec, *callbacks: Any) -> None:
+    async def broken(self: ServiceHealthMonitor, spec: InstanceSpec, *callbacks: Any) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(Service, "watch", broken)
+    monkeypatch.setattr(ServiceHealthMonitor, "watch", broken)
 
     async def check() -> None:
         async with supervised(FILES) as running:

@@ -361,7 +361,7 @@ def test_what_an_instance_that_went_down_did_not_answer_goes_to_another(rig: Rig
 
 
 def _take(gateway: Running, specs: list[dict[str, Any]]) -> None:
-    gateway.gateway.supervised(lambda event, service, instance: None)
+    gateway.gateway.report_health_to(lambda event, service, instance: None)
     gateway.gateway.set_instances("u", [InstanceSpec(**spec) for spec in specs])
 
 

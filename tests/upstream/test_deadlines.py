@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.upstream.deadlines import Deadlines
+from passerelle.upstream.deadlines import DeadlineQueue
 
 
 class Item:
@@ -19,7 +19,7 @@ class Item:
 @given(st.lists(st.tuples(st.floats(0, 10), st.booleans()), max_size=20), st.floats(0, 30))
 def test_exactly_those_whose_time_is_up_are_told_in_order(steps: list[tuple[float, bool]], wait: float) -> None:
     told: list[Item] = []
-    deadlines = Deadlines(5.0)
+    deadlines = DeadlineQueue(5.0)
     now = 0.0
     left: dict[Item, float] = {}
     for gap, discarded in steps:
@@ -37,7 +37,7 @@ def test_exactly_those_whose_time_is_up_are_told_in_order(steps: list[tuple[floa
 
 
 def test_one_that_is_told_may_add_another() -> None:
-    deadlines = Deadlines(1.0)
+    deadlines = DeadlineQueue(1.0)
     told: list[Item] = []
 
     class Again(Item):
@@ -55,7 +55,7 @@ def test_one_that_is_told_may_add_another() -> None:
 def test_what_comes_late_is_told_in_time(steps: list[tuple[float, float, bool]], wait: float) -> None:
     """Each has waited for something else before it was added, and some are over by the next look."""
     told: list[Item] = []
-    deadlines = Deadlines(5.0)
+    deadlines = DeadlineQueue(5.0)
     now = 0.0
     left: dict[Item, float] = {}
     for gap, waited, discarded in steps:
@@ -76,7 +76,7 @@ def test_what_comes_late_is_told_in_time(steps: list[tuple[float, float, bool]],
 
 
 def test_one_that_is_told_may_add_one_that_is_late_too() -> None:
-    deadlines = Deadlines(1.0)
+    deadlines = DeadlineQueue(1.0)
     told: list[Item] = []
 
     class Again(Item):

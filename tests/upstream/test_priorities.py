@@ -26,7 +26,7 @@ def spec(upstream: Upstream, tier: int, status: str = "UP") -> InstanceSpec:
 
 
 def take(rig: Rig, gateway: Running, specs: list[InstanceSpec]) -> None:
-    rig.loop.call(lambda: gateway.gateway.supervised(lambda event, service, instance: None))
+    rig.loop.call(lambda: gateway.gateway.report_health_to(lambda event, service, instance: None))
     rig.loop.call(lambda: gateway.gateway.set_instances("u", specs))
 
 

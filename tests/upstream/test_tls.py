@@ -156,10 +156,10 @@ def test_probes_speak_tls_too(instances: Instances, rig: Rig) -> None:
         return ServiceCertificates(load_text(json.dumps(text)).services["u"])
 
     def asked(path: str | None, found: ServiceCertificates) -> str:
-        return rig.loop.run(probe("127.0.0.1", upstream.port, path, LONG, found.now()))
+        return rig.loop.run(probe("127.0.0.1", upstream.port, path, LONG, found.current()))
 
     trusted = certificates(**instances.tls())
-    assert trusted.now() is trusted.now()
+    assert trusted.current() is trusted.current()
     assert asked("/healthz", trusted) == ""
     assert asked(None, trusted) == ""
     assert asked(None, certificates()).startswith("certificate not accepted: ")

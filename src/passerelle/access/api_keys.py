@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from passerelle.security.credentials.api_keys import KeyStore
 from passerelle.security.credentials.authentication import FileKeyMethod, KeyMethod
-from passerelle.security.credentials.redis_api_keys import SharedKeyMethod
+from passerelle.security.credentials.redis_api_keys import RedisKeyMethod
 
 if TYPE_CHECKING:
-    from passerelle.access.redis_client import RedisLink
+    from passerelle.access.redis_client import RedisClient
 
 # How often it is asked whether the file has changed (seconds): a revoked key is refused at most this much later.
 REFRESH = 0.5
@@ -24,7 +24,7 @@ WRITE = 10.0
 _log = logging.getLogger(__name__)
 
 
-class Keys:
+class KeyProvider:
     """The keys that a worker accepts, wherever they are kept."""
 
     def __init__(self, method: KeyMethod) -> None:
@@ -37,15 +37,15 @@ class Keys:
         """End it."""
 
 
-class RedisKeys(Keys):
-    """The keys in the Redis of ``link``, shown in the field ``header``."""
+class RedisKeyProvider(KeyProvider):
+    """The keys in the Redis of ``redis``, shown in the field ``header``."""
 
-    def __init__(self, link: RedisLink, header: str) -> None:
-        super().__init__(SharedKeyMethod(link, header.lower().encode("ascii")))
-        self.link = link
+    def __init__(self, redis: RedisClient, header: str) -> None:
+        super().__init__(RedisKeyMethod(redis, header.lower().encode("ascii")))
+        self.redis = redis
 
 
-class FileKeys(Keys):
+class FileKeyProvider(KeyProvider):
     """The keys in the file ``path``, shown in the field ``header``. sqlite3.Error when the file cannot be used."""
 
     method: FileKeyMethod

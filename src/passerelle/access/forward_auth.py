@@ -14,11 +14,11 @@ from passerelle.errors import Failure, Kind
 from passerelle.http.messages import Fields, Response
 from passerelle.http1.head import ResponseHead
 from passerelle.security.addresses import Proxies
-from passerelle.security.forward_auth import Done, ForwardAuth, Verdict
-from passerelle.security.guard import Asked
+from passerelle.security.forward_auth import ForwardAuth, Verdict, VerdictCallback
+from passerelle.security.guard import GuardedCall
 from passerelle.security.identity import Identity
 from passerelle.upstream.request_headers import VIA
-from passerelle.upstream.subrequest import OwnLeg
+from passerelle.upstream.subrequest import Subrequest
 
 # What a client is told of a refusal, beside its body: why, where to go, and what to bring.
 _RELAYED = {
@@ -40,30 +40,31 @@ _log = logging.getLogger("passerelle")
 
 
 def forward_auth(
-    settings: Settings, leg: OwnLeg, proxies: Proxies, label: str, count: Callable[[str, str], None]
+    settings: Settings, subrequest: Subrequest, proxies: Proxies, label: str, count: Callable[[str, str], None]
 ) -> ForwardAuth:
-    """The guard of the route called ``label``, asking by ``leg``; ``count`` hears what becomes of each request."""
-    asker = _Asker(settings, leg, proxies)
-    key: Callable[[Asked], bytes] | None = None
+    """The guard of the route called ``label``, asking by ``subrequest``; ``count`` hears what becomes of each
+    request."""
+    requester = _AuthRequester(settings, subrequest, proxies)
+    key: Callable[[GuardedCall], bytes] | None = None
     if settings.cache is not None:
-        key = asker.key_of(settings.cache_by) if settings.cache_by else asker.whole_key
+        key = requester.key_of(settings.cache_by) if settings.cache_by else requester.full_key
     copied = {name.lower().replace("_", "-").encode("ascii") for name in settings.copy_headers}
     return ForwardAuth(
-        asker.ask,
+        requester.request,
         copied,
         key,
         clock=time.monotonic,
         open_on_failure=settings.failure == "open",
-        failed=_Complaints(label, settings).hear,
+        failed=_FailureLog(label, settings).record,
         count=count,
     )
 
 
-class _Asker:
+class _AuthRequester:
     """Puts the questions of one route."""
 
-    def __init__(self, settings: Settings, leg: OwnLeg, proxies: Proxies) -> None:
-        self._leg = leg
+    def __init__(self, settings: Settings, subrequest: Subrequest, proxies: Proxies) -> None:
+        self._subrequest = subrequest
         self._proxies = proxies
         self._path = settings.path.encode("ascii")
         self._sent = frozenset(name.lower().encode("ascii") for name in settings.send_headers)
@@ -71,79 +72,85 @@ class _Asker:
         self._consumer = settings.consumer.lower().encode("ascii") if settings.consumer is not None else None
         self._seconds = settings.cache or 0.0
 
-    def ask(self, asked: Asked, done: Done) -> None:
+    def request(self, call: GuardedCall, done: VerdictCallback) -> None:
         """Ask; ``done`` hears of the end within the time that the leg gives."""
 
-        def answered(head: ResponseHead, body: bytes) -> None:
+        def on_success(head: ResponseHead, body: bytes) -> None:
             try:
                 verdict: Verdict | Failure = self._verdict(head, body)
             except Failure as failure:
                 verdict = failure
             done(verdict)
 
-        message = b"GET %b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (self._path, self._about(asked), asked.request_id)
-        self._leg.ask(message, perf_counter(), answered, done, b"GET").start()
+        message = b"GET %b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
+            self._path,
+            self._header_lines(call),
+            call.request_id,
+        )
+        self._subrequest.request(message, perf_counter(), on_success, done, b"GET").start()
 
-    def whole_key(self, asked: Asked) -> bytes:
+    def full_key(self, call: GuardedCall) -> bytes:
         """The same question: all that is told is the same."""
-        return blake2b(self._about(asked), digest_size=16).digest()
+        return blake2b(self._header_lines(call), digest_size=16).digest()
 
-    def key_of(self, names: tuple[str, ...]) -> Callable[[Asked], bytes]:
+    def key_of(self, names: tuple[str, ...]) -> Callable[[GuardedCall], bytes]:
         """What makes a question the same by configuration, and in any case who has been found to ask."""
         fields = [name.removeprefix("header:").lower().encode("ascii") for name in names if name.startswith("header:")]
 
-        def key(asked: Asked) -> bytes:
-            parts = [asked.upstream]
+        def key(call: GuardedCall) -> bytes:
+            parts = [call.upstream_fields]
             for name in ("address", "host", "method", "uri"):
                 if name in names:
-                    parts.append(self._told(asked)[name])
+                    parts.append(self._request_facts(call)[name])
             for field in fields:
-                values = [line.value for line in asked.lines(field)]
+                values = [line.value for line in call.lines(field)]
                 parts += [b"%d" % len(values), *values]
             return blake2b(b"".join(b"%d:%b" % (len(part), part) for part in parts), digest_size=16).digest()
 
         return key
 
-    def _told(self, asked: Asked) -> dict[str, bytes]:
-        trusted = self._proxies.trusts(asked.peer)
-        host = asked.get(b"x-forwarded-host") if trusted else None
-        proto = asked.get(b"x-forwarded-proto") if trusted else None
+    def _request_facts(self, call: GuardedCall) -> dict[str, bytes]:
+        trusted = self._proxies.trusts(call.peer)
+        host = call.get(b"x-forwarded-host") if trusted else None
+        proto = call.get(b"x-forwarded-proto") if trusted else None
         return {
-            "address": asked.address,
-            "host": host or asked.get(b"host") or b"",
-            "method": asked.method,
-            "proto": proto or asked.scheme,
-            "uri": asked.path + asked.query,
+            "address": call.address,
+            "host": host or call.get(b"host") or b"",
+            "method": call.method,
+            "proto": proto or call.scheme,
+            "uri": call.path + call.query,
         }
 
-    def _about(self, asked: Asked) -> bytes:
+    def _header_lines(self, call: GuardedCall) -> bytes:
         """The field lines of the question: about the request, then those of the client that the service is told."""
-        told = self._told(asked)
-        lines = b"".join(b"%b\r\n" % field.line for field in asked.fields if field.name in self._sent)
+        facts = self._request_facts(call)
+        lines = b"".join(b"%b\r\n" % field.line for field in call.fields if field.name in self._sent)
         return (
             b"Host: %b\r\n%bX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Method: %b\r\n"
             b"X-Forwarded-Proto: %b\r\nX-Forwarded-Uri: %b\r\nAccept-Encoding: identity\r\n%b"
         ) % (
-            asked.get(b"host") or b"",
+            call.get(b"host") or b"",
             VIA,
-            told["address"],
-            told["host"],
-            told["method"],
-            told["proto"],
-            told["uri"],
-            asked.carried(lines),  # without the gateway's own credentials, and with whom other guards have found
+            facts["address"],
+            facts["host"],
+            facts["method"],
+            facts["proto"],
+            facts["uri"],
+            call.upstream_section(
+                lines
+            ),  # without the gateway's own credentials, and with whom other guards have found
         )
 
     def _verdict(self, head: ResponseHead, body: bytes) -> Verdict:
         status = head.status
         if 200 <= status < 300:
             lines = b"".join(b"%b\r\n" % field.line for field in head.lines if field.name in self._copied)
-            return Verdict(None, lines, self._identity(head), self._holds(head))
+            return Verdict(None, lines, self._identity(head), self._lifetime(head))
         if status in (401, 403) or status in _REDIRECTS:
             fields: Fields = [(_RELAYED[f.name], f.value) for f in head.lines if f.name in _RELAYED]
             if head.get(b"cache-control") is None:
                 fields.append((b"Cache-Control", b"no-store"))
-            seconds = self._holds(head) if status in (401, 403) else 0.0
+            seconds = self._lifetime(head) if status in (401, 403) else 0.0
             return Verdict(Response(status, fields, body), seconds=seconds)
         raise Failure(Kind.BAD_RESPONSE, f"status {status} to the question whether a request may pass")
 
@@ -158,7 +165,7 @@ class _Asker:
         except ValueError as error:
             raise Failure(Kind.BAD_RESPONSE, str(error)) from None
 
-    def _holds(self, head: ResponseHead) -> float:
+    def _lifetime(self, head: ResponseHead) -> float:
         """How long the answer holds for others and later (seconds): not one with a cookie for one client."""
         seconds = self._seconds
         if not seconds or head.get(b"set-cookie") is not None:
@@ -170,7 +177,7 @@ class _Asker:
         return min(seconds, float(limit[1])) if limit is not None else seconds
 
 
-class _Complaints:
+class _FailureLog:
     """Says in the log of the process that nobody answers, now and then."""
 
     def __init__(self, label: str, settings: Settings) -> None:
@@ -178,7 +185,7 @@ class _Complaints:
         self._settings = settings
         self._said = -QUIET
 
-    def hear(self, failure: Failure) -> None:
+    def record(self, failure: Failure) -> None:
         """A question was not answered."""
         now = time.monotonic()
         if now - self._said >= QUIET:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from passerelle.config.models.jwt import Jwt
 from passerelle.security.jwt.jose import key_of_pem, key_of_secret
-from passerelle.security.jwt.key_set import Done, FixedKeys, KeySet
-from passerelle.security.jwt.verifier import JwtMethod, Rules
+from passerelle.security.jwt.key_set import FetchCallback, FixedKeys, KeySet
+from passerelle.security.jwt.verifier import JwtMethod, JwtRules
 
 # How long a fetch may take in all, and how large a key set may be.
 FETCH_SECONDS = 5.0
@@ -22,12 +22,12 @@ WATCH = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Tokens:
+class JwtProvider:
     """The tokens that ``settings`` describes. OSError or ValueError when a key of the configuration cannot be used."""
 
     def __init__(self, settings: Jwt, loop: asyncio.AbstractEventLoop) -> None:
         algorithms = frozenset(settings.algorithms)
-        rules = Rules(
+        rules = JwtRules(
             algorithms,
             settings.issuer,
             frozenset(settings.audience),
@@ -71,14 +71,14 @@ class Tokens:
 
 
 def _key_set(settings: Jwt, place: str | Path, loop: asyncio.AbstractEventLoop) -> KeySet:
-    def fetch(done: Done) -> None:
+    def fetch(done: FetchCallback) -> None:
         def ended(future: asyncio.Future[bytes]) -> None:
             if future.cancelled():
                 return
             error = future.exception()
             done(future.result() if error is None else error if isinstance(error, Exception) else OSError(str(error)))
 
-        loop.run_in_executor(None, read, place).add_done_callback(ended)
+        loop.run_in_executor(None, read_key_set, place).add_done_callback(ended)
 
     def failed(reason: str) -> None:
         _log.warning("jwt: the key set could not be fetched from %s: %s", place, reason)
@@ -86,7 +86,7 @@ def _key_set(settings: Jwt, place: str | Path, loop: asyncio.AbstractEventLoop) 
     return KeySet(fetch, time.monotonic, cooldown=settings.cooldown, refresh=settings.refresh, failed=failed)
 
 
-def read(place: str | Path) -> bytes:
+def read_key_set(place: str | Path) -> bytes:
     """The bytes of a key set, within :data:`FETCH_SECONDS`; OSError or ValueError when that fails.
 
     No redirect is followed: the address in the file is the one that is trusted.

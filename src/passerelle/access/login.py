@@ -14,18 +14,18 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from passerelle.access.sessions import Sessions
+from passerelle.access.sessions import SessionProvider
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import Fields, Response
 from passerelle.http1.head import ResponseHead
-from passerelle.security.credentials.authentication import Rejected
-from passerelle.security.credentials.login_throttle import Logins
-from passerelle.security.credentials.redis_login_throttle import SharedLogins
+from passerelle.security.credentials.authentication import CredentialRejected
+from passerelle.security.credentials.login_throttle import LoginThrottle
+from passerelle.security.credentials.redis_login_throttle import RedisLoginThrottle
 from passerelle.security.credentials.session_store import Session
 from passerelle.security.credentials.sessions import SessionMethod, csrf_token, identity_of
-from passerelle.security.guard import Asked, Refused
+from passerelle.security.guard import GuardedCall, RequestRefused
 from passerelle.upstream.request_headers import VIA
-from passerelle.upstream.subrequest import OwnLeg
+from passerelle.upstream.subrequest import Subrequest
 
 if TYPE_CHECKING:
     from passerelle.gateway.exchange import ExchangeState
@@ -40,80 +40,86 @@ _NOT_STORED: Fields = [(b"Cache-Control", b"no-store")]
 _CHALLENGE: Fields = [(b"WWW-Authenticate", SessionMethod.challenge), *_NOT_STORED]
 
 
-class LogIn:
-    """Answers one login route. ``path`` is where ``leg``'s service is asked; ``subscriber`` says who pays for an
+class LoginHandler:
+    """Answers one login route. ``path`` is where ``subrequest``'s service is asked; ``subscriber`` says who pays for an
     address."""
 
     def __init__(
         self,
-        sessions: Sessions,
-        logins: Logins | SharedLogins,
-        leg: OwnLeg,
+        sessions: SessionProvider,
+        logins: LoginThrottle | RedisLoginThrottle,
+        subrequest: Subrequest,
         path: bytes,
         subscriber: Callable[[bytes], bytes],
     ) -> None:
         self._sessions = sessions
         self._logins = logins
-        self._leg = leg
+        self._subrequest = subrequest
         self._path = path
         self._subscriber = subscriber
 
     def __call__(self, exchange: ExchangeState) -> None:
         """Begin. :class:`Failure` where that is already wrong."""
-        asked = exchange.ask()
-        _refuse_forged(self._sessions.origin.objection(asked, None))
-        body = exchange.whole_body
+        call = exchange.guarded_call()
+        _refuse_forged(self._sessions.origin.objection(call, None))
+        body = exchange.buffered_body
         if body is None:
             raise Failure(Kind.BAD_REQUEST, "a login without a body", public=_EXPECTED)
-        body.then(lambda data: _guarded(exchange, lambda: self._read(exchange, asked, data)))
+        body.when_complete(lambda data: _fail_exchange_on_error(exchange, lambda: self._read(exchange, call, data)))
 
-    def _read(self, exchange: ExchangeState, asked: Asked, data: bytes) -> None:
-        name, password = credentials(asked.get(b"content-type") or b"", data)
+    def _read(self, exchange: ExchangeState, call: GuardedCall, data: bytes) -> None:
+        name, password = credentials(call.get(b"content-type") or b"", data)
         self._sessions.check()
-        address = self._subscriber(asked.address)
+        address = self._subscriber(call.address)
 
         def counted(wait: int) -> None:
-            _guarded(exchange, lambda: self._ask(exchange, asked, name, password, address, wait))
+            _fail_exchange_on_error(exchange, lambda: self._verify(exchange, call, name, password, address, wait))
 
-        self._logins.ask(name, address, counted)
+        self._logins.take_async(name, address, counted)
 
-    def _ask(self, exchange: ExchangeState, asked: Asked, name: str, password: str, address: bytes, wait: int) -> None:
+    def _verify(
+        self, exchange: ExchangeState, call: GuardedCall, name: str, password: str, address: bytes, wait: int
+    ) -> None:
         if wait:
             fields: Fields = [(b"Retry-After", b"%d" % wait), *_NOT_STORED]
-            raise Refused(Kind.RATE_LIMITED, f"too many wrong passwords for {name!r}, or from its address", fields)
+            raise RequestRefused(
+                Kind.RATE_LIMITED, f"too many wrong passwords for {name!r}, or from its address", fields
+            )
         if exchange.finished:
-            self._logins.give_back(name, address)
+            self._logins.restore(name, address)
             return
 
-        def answered(head: ResponseHead, body: bytes) -> None:
-            _guarded(exchange, lambda: self._answered(exchange, asked, name, address, head.status, body))
+        def on_success(head: ResponseHead, body: bytes) -> None:
+            _fail_exchange_on_error(
+                exchange, lambda: self._on_verdict(exchange, call, name, address, head.status, body)
+            )
 
-        def failed(failure: Failure) -> None:
-            self._logins.give_back(name, address)
+        def on_error(failure: Failure) -> None:
+            self._logins.restore(name, address)
             exchange.on_failure(failure)
 
         question = orjson.dumps({"username": name, "password": password})
-        message = b"POST %b HTTP/1.1\r\n%b\r\n%b" % (self._path, self._fields(exchange, asked, len(question)), question)
-        forward = self._leg.ask(message, perf_counter(), answered, failed)
-        exchange.follow(forward)
+        message = b"POST %b HTTP/1.1\r\n%b\r\n%b" % (self._path, self._fields(exchange, call, len(question)), question)
+        forward = self._subrequest.request(message, perf_counter(), on_success, on_error)
+        exchange.attach_request(forward)
         forward.start()
 
-    def _fields(self, exchange: ExchangeState, asked: Asked, length: int) -> bytes:
+    def _fields(self, exchange: ExchangeState, call: GuardedCall, length: int) -> bytes:
         return (
             b"Host: %b\r\n%bX-Forwarded-For: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
             b"Accept: application/json\r\nAccept-Encoding: identity\r\nX-Request-Id: %b\r\n"
-        ) % (asked.get(b"host") or b"", VIA, asked.address, length, exchange.request_id)
+        ) % (call.get(b"host") or b"", VIA, call.address, length, exchange.request_id)
 
-    def _answered(
-        self, exchange: ExchangeState, asked: Asked, name: str, address: bytes, status: int, body: bytes
+    def _on_verdict(
+        self, exchange: ExchangeState, call: GuardedCall, name: str, address: bytes, status: int, body: bytes
     ) -> None:
         if status in _WRONG:
-            raise Refused(Kind.UNAUTHENTICATED, f"the wrong password for {name!r}, or no such user", _CHALLENGE)
-        self._logins.give_back(name, address)
-        user, roles = verified(status, body)
-        _with_shown(exchange, self._sessions, asked, lambda old: self._open(exchange, asked, user, roles, old))
+            raise RequestRefused(Kind.UNAUTHENTICATED, f"the wrong password for {name!r}, or no such user", _CHALLENGE)
+        self._logins.restore(name, address)
+        user, roles = parse_verdict(status, body)
+        _with_current_session(exchange, self._sessions, call, lambda old: self._open(exchange, call, user, roles, old))
 
-    def _open(self, exchange: ExchangeState, asked: Asked, user: str, roles: list[str], old: bytes | None) -> None:
+    def _open(self, exchange: ExchangeState, call: GuardedCall, user: str, roles: list[str], old: bytes | None) -> None:
         sessions = self._sessions
 
         def done(failure: Failure | None) -> None:
@@ -121,7 +127,7 @@ class LogIn:
                 exchange.on_failure(failure)
                 return
             seconds = max(1, int(sessions.lifetimes.absolute))
-            asked.answer += sessions.cookies.opened(identity, seconds)
+            call.response_fields += sessions.cookies.set_lines(identity, seconds)
             said = {"user": user, "roles": roles, "csrf_token": csrf_token(identity).decode(), "expires_in": seconds}
             fields: Fields = [(b"Content-Type", b"application/json"), *_NOT_STORED]
             exchange.respond(Response(200, fields, orjson.dumps(said)))
@@ -129,55 +135,57 @@ class LogIn:
         identity = sessions.open(user, tuple(roles), old, done)
 
 
-class LogOut:
+class LogoutHandler:
     """Answers one logout route: the session ends, everywhere, and its cookies go. Once more does no harm."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: SessionProvider) -> None:
         self._sessions = sessions
 
     def __call__(self, exchange: ExchangeState) -> None:
         """Begin. :class:`Failure` where the request may be forged."""
         sessions = self._sessions
-        asked = exchange.ask()
-        _with_shown(exchange, sessions, asked, lambda identity: self._end(exchange, asked, identity))
+        call = exchange.guarded_call()
+        _with_current_session(exchange, sessions, call, lambda identity: self._end(exchange, call, identity))
 
-    def _end(self, exchange: ExchangeState, asked: Asked, identity: bytes | None) -> None:
+    def _end(self, exchange: ExchangeState, call: GuardedCall, identity: bytes | None) -> None:
         sessions = self._sessions
 
         def done(failure: Failure | None) -> None:
             if failure is not None:
                 exchange.on_failure(failure)
                 return
-            asked.answer += sessions.cookies.closed()
+            call.response_fields += sessions.cookies.clear_lines()
             exchange.respond(Response(204, list(_NOT_STORED)))
 
-        _refuse_forged(sessions.origin.objection(asked, identity))
+        _refuse_forged(sessions.origin.objection(call, identity))
         if identity is None:
             done(None)
         else:
             sessions.revoke(identity, done)
 
 
-def _with_shown(
-    exchange: ExchangeState, sessions: Sessions, asked: Asked, then: Callable[[bytes | None], None]
+def _with_current_session(
+    exchange: ExchangeState, sessions: SessionProvider, call: GuardedCall, callback: Callable[[bytes | None], None]
 ) -> None:
     """Go on with the id of the session that the client has, once that is known."""
     try:
-        found = sessions.method.shown(asked)
-    except Rejected as reason:
-        raise Refused(Kind.UNAUTHENTICATED, str(reason), _CHALLENGE) from None
+        found = sessions.method.current_id(call)
+    except CredentialRejected as reason:
+        raise RequestRefused(Kind.UNAUTHENTICATED, str(reason), _CHALLENGE) from None
     if found is None or isinstance(found, bytes):
-        then(found)
+        callback(found)
     else:
-        found.then(lambda: _guarded(exchange, lambda: _with_shown(exchange, sessions, asked, then)))
+        found.add_done_callback(
+            lambda: _fail_exchange_on_error(exchange, lambda: _with_current_session(exchange, sessions, call, callback))
+        )
 
 
 def _refuse_forged(objection: str) -> None:
     if objection:
-        raise Refused(Kind.FORBIDDEN, objection, list(_NOT_STORED))
+        raise RequestRefused(Kind.FORBIDDEN, objection, list(_NOT_STORED))
 
 
-def _guarded(exchange: ExchangeState, step: Callable[[], None]) -> None:
+def _fail_exchange_on_error(exchange: ExchangeState, step: Callable[[], None]) -> None:
     """What goes on later: a failure is the answer."""
     try:
         step()
@@ -217,7 +225,7 @@ def credentials(content_type: bytes, body: bytes) -> tuple[str, str]:
     return name, password
 
 
-def verified(status: int, body: bytes) -> tuple[str, list[str]]:
+def parse_verdict(status: int, body: bytes) -> tuple[str, list[str]]:
     """Who logged in, as the service says: its id and roles. :class:`Failure` (502) where it does not say that."""
     if status != 200:
         raise Failure(Kind.BAD_RESPONSE, f"status {status} to a question about a password")

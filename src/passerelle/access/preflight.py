@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from passerelle.security.cors import Cors
+from passerelle.security.cors import CorsPolicy
 
 if TYPE_CHECKING:
     from passerelle.gateway.exchange import ExchangeState
 
 
-class Preflight:
+class PreflightHandler:
     """Answers the preflights of one route; none of its services is asked."""
 
     __slots__ = ("_cors",)
 
-    def __init__(self, cors: Cors) -> None:
+    def __init__(self, cors: CorsPolicy) -> None:
         self._cors = cors
 
     def __call__(self, exchange: ExchangeState) -> None:
-        """Tell the browser what the page may, or refuse with 403 (:meth:`.Cors.preflight`)."""
-        asked = exchange.ask()
+        """Tell the browser what the page may, or refuse with 403 (:meth:`.CorsPolicy.preflight`)."""
+        asked = exchange.guarded_call()
         method = asked.get(b"access-control-request-method") or b""
         names = [field.value for field in asked.lines(b"access-control-request-headers")]
         exchange.respond(self._cors.preflight(exchange.origin or b"", method, names))

@@ -4,45 +4,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from passerelle.access.sessions import Done, Sessions, digest_of_own
+from passerelle.access.sessions import Done, SessionProvider, digest_of_valid
 from passerelle.config.models.sessions import Sessions as Settings
-from passerelle.security.credentials.redis_lookup import gone
-from passerelle.security.credentials.redis_sessions import SharedSessionMethod, SharedSessions
+from passerelle.security.credentials.redis_lookup import store_unavailable
+from passerelle.security.credentials.redis_sessions import RedisSessionMethod, RedisSessions
 from passerelle.security.credentials.session_store import new_id
-from passerelle.security.ratelimit.redis import Call
+from passerelle.security.ratelimit.redis import ScriptCall
 
 if TYPE_CHECKING:
-    from passerelle.access.redis_client import RedisLink
+    from passerelle.access.redis_client import RedisClient
 
 
-class RedisSessions(Sessions):
-    """Sessions in the Redis of ``link``."""
+class RedisSessionProvider(SessionProvider):
+    """Sessions in the Redis of ``redis``."""
 
-    def __init__(self, settings: Settings, link: RedisLink) -> None:
+    def __init__(self, settings: Settings, redis: RedisClient) -> None:
         super().__init__(settings)
-        self.link = link
-        self._sessions = SharedSessions(link, self.lifetimes)
-        self.method = SharedSessionMethod(self._sessions, self.cookies, self.origin)
+        self.redis = redis
+        self._sessions = RedisSessions(redis, self.lifetimes)
+        self.method = RedisSessionMethod(self._sessions, self.cookies, self.origin)
 
     def check(self) -> None:
         """:class:`Failure` while Redis is gone: then nobody is asked about passwords either, since the answer would
         be told apart."""
-        if not self.link.usable:
-            raise gone("sessions")
+        if not self.redis.usable:
+            raise store_unavailable("sessions")
 
     def open(self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done) -> bytes:
         """A new session in the place of the one with the id ``old``."""
         identity = new_id()
-        ended = None if old is None else digest_of_own(old)
-        self._run(self._sessions.open(ended, digest_of_own(identity), user, roles), self._forgetting(ended, done))
+        ended = None if old is None else digest_of_valid(old)
+        self._run(self._sessions.open(ended, digest_of_valid(identity), user, roles), self._forget_around(ended, done))
         return identity
 
     def revoke(self, identity: bytes, done: Done) -> None:
         """End a session for all gateways."""
-        digest = digest_of_own(identity)
-        self._run(self._sessions.end(digest), self._forgetting(digest, done))
+        digest = digest_of_valid(identity)
+        self._run(self._sessions.end(digest), self._forget_around(digest, done))
 
-    def _run(self, call: Call | None, done: Done) -> None:
+    def _run(self, call: ScriptCall | None, done: Done) -> None:
         if call is None:
-            raise gone("sessions")
-        call.then(lambda: done(None if isinstance(call.result, list) else gone("sessions")))
+            raise store_unavailable("sessions")
+        call.add_done_callback(lambda: done(None if isinstance(call.result, list) else store_unavailable("sessions")))

@@ -14,7 +14,7 @@ from pathlib import Path
 from passerelle.config.models.sessions import Sessions as Settings
 from passerelle.errors import Failure, Kind
 from passerelle.security.credentials.session_store import Lifetimes, Session, SessionStore, digest_of, new_id
-from passerelle.security.credentials.sessions import Cookies, FileSessionMethod, SameOrigin, SessionMethod
+from passerelle.security.credentials.sessions import FileSessionMethod, OriginCheck, SessionCookies, SessionMethod
 
 # How often it is asked whether the file has changed (seconds): a session that another worker has ended is refused at
 # most this much later.
@@ -28,15 +28,15 @@ Done = Callable[[Failure | None], None]
 _log = logging.getLogger(__name__)
 
 
-class Sessions:
+class SessionProvider:
     """The sessions that ``settings`` describes, wherever they are kept."""
 
     method: SessionMethod
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.cookies = Cookies.named(settings.cookie, secure=not settings.insecure)
-        self.origin = SameOrigin(settings.origins, token=settings.csrf == "token", secure=not settings.insecure)
+        self.cookies = SessionCookies.named(settings.cookie, secure=not settings.insecure)
+        self.origin = OriginCheck(settings.origins, token=settings.csrf == "token", secure=not settings.insecure)
         self.lifetimes = Lifetimes(settings.idle, settings.absolute)
 
     def start(self) -> None:
@@ -57,7 +57,7 @@ class Sessions:
         """End a session; ``done`` is told when it is written that it has ended."""
         raise NotImplementedError
 
-    def _forgetting(self, digest: bytes | None, done: Done) -> Done:
+    def _forget_around(self, digest: bytes | None, done: Done) -> Done:
         """Forget the session now, and again at the end: it may be looked up once more before its end is written."""
 
         def then(failure: Failure | None) -> None:
@@ -70,7 +70,7 @@ class Sessions:
         return then
 
 
-class FileSessions(Sessions):
+class FileSessionProvider(SessionProvider):
     """Sessions in the file ``path``. sqlite3.Error when it cannot be used."""
 
     method: FileSessionMethod
@@ -82,19 +82,19 @@ class FileSessions(Sessions):
         self.method = FileSessionMethod(self._store, self.cookies, self.lifetimes, self.origin)
         # One thread, so that writes happen in their order; a writer may have to wait for the disk, or for another one.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sessions")
-        self._writes = _Writes(path)
+        self._writes = _SessionWriter(path)
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def start(self) -> None:
         """Begin to watch."""
         self._refresh()
-        self._plan_write()
+        self._schedule_write()
 
     def stop(self) -> None:
         """Write what there is, and close the file."""
         for timer in self._timers.values():
             timer.cancel()
-        self._take_used()
+        self._write_pending_uses()
         self._writer.submit(self._writes.close)
         self._writer.shutdown(wait=True)
         self._store.close()
@@ -105,14 +105,16 @@ class FileSessions(Sessions):
         identity = new_id()
         now = time.time()
         session = Session(user, roles, now, now)
-        ended = None if old is None else digest_of_own(old)
-        self._write(lambda store: store.replace(ended, digest_of_own(identity), session), self._forgetting(ended, done))
+        ended = None if old is None else digest_of_valid(old)
+        self._write(
+            lambda store: store.replace(ended, digest_of_valid(identity), session), self._forget_around(ended, done)
+        )
         return identity
 
     def revoke(self, identity: bytes, done: Done) -> None:
         """End a session; ``done`` is told when it is written that it has ended."""
-        digest = digest_of_own(identity)
-        self._write(lambda store: store.revoke(digest), self._forgetting(digest, done))
+        digest = digest_of_valid(identity)
+        self._write(lambda store: store.revoke(digest), self._forget_around(digest, done))
 
     def _write(self, write: Callable[[SessionStore], None], done: Done) -> None:
         def ended(future: asyncio.Future[None]) -> None:
@@ -131,28 +133,28 @@ class FileSessions(Sessions):
         self.method.refresh()
         self._timers["refresh"] = self._loop.call_later(REFRESH, self._refresh)
 
-    def _plan_write(self) -> None:
+    def _schedule_write(self) -> None:
         self._timers["write"] = self._loop.call_later(min(WRITE, self.lifetimes.idle / 4), self._write_used)
 
     def _write_used(self) -> None:
-        self._take_used()
-        self._plan_write()
+        self._write_pending_uses()
+        self._schedule_write()
 
-    def _take_used(self) -> None:
+    def _write_pending_uses(self) -> None:
         used, self.method.used = self.method.used, {}
         now = time.time()
         if used or now >= self._writes.swept + WRITE:
-            self._writer.submit(self._writes.note, used, self.lifetimes, now)
+            self._writer.submit(self._writes.record_uses, used, self.lifetimes, now)
 
 
-def digest_of_own(identity: bytes) -> bytes:
+def digest_of_valid(identity: bytes) -> bytes:
     """The digest of an id that has the form of one."""
     digest = digest_of(identity)
     assert digest is not None, "an id of our own, or one that was looked up"
     return digest
 
 
-class _Writes:
+class _SessionWriter:
     """What runs on the thread: the file is opened there with the first write."""
 
     def __init__(self, path: Path) -> None:
@@ -166,7 +168,7 @@ class _Writes:
             self._store = SessionStore(self._path)
         write(self._store)
 
-    def note(self, used: dict[bytes, float], lifetimes: Lifetimes, now: float) -> None:
+    def record_uses(self, used: dict[bytes, float], lifetimes: Lifetimes, now: float) -> None:
         """Note last uses and sweep; what cannot be written is lost, and said in the log of the process."""
         self.swept = now
         try:

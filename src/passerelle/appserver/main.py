@@ -32,7 +32,7 @@ INTERFACES = ("auto", "wsgi", "asgi")
 _BACKLOG = 512
 
 
-class LoadError(Exception):
+class AppLoadError(Exception):
     """There is no such application; the text says what is missing."""
 
 
@@ -46,26 +46,26 @@ def load(app: str) -> Any:
     """Return the application that ``app`` (``module:attribute``, the attribute may have dots) names.
 
     Raises:
-        LoadError: the text is not of that form, or the module, the attribute or something callable there is missing.
+        AppLoadError: the text is not of that form, or the module, the attribute or something callable there is missing.
         Exception: whatever the module itself raises when it is imported.
     """
     module, _, attribute = app.partition(":")
     if not module or not attribute:
-        raise LoadError(f"{app!r} is not of the form module:attribute")
+        raise AppLoadError(f"{app!r} is not of the form module:attribute")
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
         # One that the module itself imports is its own error, with its own traceback.
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
-        raise LoadError(f"there is no module {error.name!r} in {os.getcwd()} or on the Python path") from None
+        raise AppLoadError(f"there is no module {error.name!r} in {os.getcwd()} or on the Python path") from None
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise LoadError(f"module {module!r} has no attribute {attribute!r}") from None
+            raise AppLoadError(f"module {module!r} has no attribute {attribute!r}") from None
     if not callable(found):
-        raise LoadError(f"{app!r} is not an application: a {type(found).__name__} cannot be called")
+        raise AppLoadError(f"{app!r} is not an application: a {type(found).__name__} cannot be called")
     return found
 
 
@@ -97,12 +97,12 @@ def serve_wsgi(application: Any, sock: socket.socket, threads: int) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
     import uvloop
 
-    from passerelle.appserver.server import Server
+    from passerelle.appserver.server import WsgiServer
 
-    async def serve() -> tuple[Server, bool, float]:
+    async def serve() -> tuple[WsgiServer, bool, float]:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
-        server = Server(application, sock, threads=threads)
+        server = WsgiServer(application, sock, threads=threads)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
         await server.start()
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())
     try:
         application = load(options.app)
-    except LoadError as error:
+    except AppLoadError as error:
         return _fail(2, str(error))
     except Exception as error:
         traceback.print_exc()

@@ -35,7 +35,7 @@ _BACKLOG = 512
 _REFUSALS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
-class Server:
+class WsgiServer:
     """Serves ``application`` at the listening ``sock``. Made and used in a running event loop."""
 
     def __init__(
@@ -55,11 +55,11 @@ class Server:
         self.idle_timeout = idle_timeout
         self.read_timeout = read_timeout
         self.write_timeout = write_timeout
-        self.connections: set[Connection] = set()
+        self.connections: set[WsgiConnection] = set()
         self.emptied = asyncio.Event()  # the last connection ended while stopping
         self._application = application
         self._sock = sock
-        self._jobs: queue.SimpleQueue[tuple[wsgi.Environ, Connection, bool] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[wsgi.Environ, WsgiConnection, bool] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=f"wsgi-{n}", daemon=True) for n in range(threads)]
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -68,7 +68,7 @@ class Server:
         """Begin to accept connections."""
         for thread in self._threads:
             thread.start()
-        self._listener = await self.loop.create_server(lambda: Connection(self), sock=self._sock, backlog=_BACKLOG)
+        self._listener = await self.loop.create_server(lambda: WsgiConnection(self), sock=self._sock, backlog=_BACKLOG)
         self._sweep()
 
     async def stop(self, grace: float) -> bool:
@@ -95,7 +95,7 @@ class Server:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def call(self, environ: wsgi.Environ, connection: Connection, keep: bool) -> None:
+    def call(self, environ: wsgi.Environ, connection: WsgiConnection, keep: bool) -> None:
         """Have a thread answer the request."""
         self._jobs.put((environ, connection, keep))
 
@@ -114,10 +114,10 @@ class Server:
         self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
 
 
-class Connection(asyncio.Protocol):
+class WsgiConnection(asyncio.Protocol):
     """One client connection: requests in, in order, one at a time; answers out."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: WsgiServer) -> None:
         self._server = server
         self._loop = server.loop
         self._parser = httptools.HttpRequestParser(self)

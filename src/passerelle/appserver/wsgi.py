@@ -1,6 +1,6 @@
 """One call of a WSGI application (PEP 3333): its environ from a request, its answer to bytes. Runs in a worker thread.
 
-The connection is a :class:`Sink`; nothing here knows of sockets or event loops.
+The connection is a :class:`ResponseSink`; nothing here knows of sockets or event loops.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _keys: dict[bytes, str] = {}
 _date = (0, "")
 
 
-class Sink(Protocol):
+class ResponseSink(Protocol):
     """Where an answer goes. Both methods are called from the worker thread."""
 
     def send(self, data: bytes) -> bool:
@@ -118,9 +118,9 @@ def _key(name: bytes) -> str:
     return key
 
 
-def run(application: Application, environ: Environ, sink: Sink, keep: bool) -> None:
+def run(application: Application, environ: Environ, sink: ResponseSink, keep: bool) -> None:
     """Call ``application`` and send its answer to ``sink``; whatever it raises is logged, and answered with 500."""
-    answer = Answer(environ, sink, keep)
+    answer = WsgiResponse(environ, sink, keep)
     body = environ["wsgi.input"]  # middleware may put its own in its place
     try:
         result = application(environ, answer.start)
@@ -138,7 +138,7 @@ def run(application: Application, environ: Environ, sink: Sink, keep: bool) -> N
         body.close()
 
 
-class Answer:
+class WsgiResponse:
     """The server's half of one WSGI call. ``keep``: the request allows another one on its connection."""
 
     __slots__ = (
@@ -155,7 +155,7 @@ class Answer:
         "_status",
     )
 
-    def __init__(self, environ: Environ, sink: Sink, keep: bool) -> None:
+    def __init__(self, environ: Environ, sink: ResponseSink, keep: bool) -> None:
         self._method: str = environ["REQUEST_METHOD"]
         self._old = environ["SERVER_PROTOCOL"] == "HTTP/1.0"
         self._sink = sink

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Schedule(Generic[Item]):
+class EdfScheduler(Generic[Item]):
     """Gives each item its turn, 1/weight of virtual time apart: O(log n) a turn, whatever the weights.
 
     Over any stretch of turns an item gets its share to within one or two turns. First turns are put at a random point

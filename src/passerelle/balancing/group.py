@@ -29,9 +29,9 @@ from math import log
 from typing import NamedTuple
 
 from passerelle.balancing import instance as _instance
-from passerelle.balancing.edf_scheduler import Schedule
+from passerelle.balancing.edf_scheduler import EdfScheduler
 from passerelle.balancing.instance import Instance, Status
-from passerelle.balancing.policies import Node, Random
+from passerelle.balancing.policies import PickerNode, Random
 
 # A child keeps its whole share until its healthy part falls under 1/1.4 = 71 %: one of four may fail without a shift.
 OVERPROVISION = 1.4
@@ -40,7 +40,7 @@ OVERPROVISION = 1.4
 class Child(NamedTuple):
     """A node in a group. ``name`` (of a zone, say) must be unlike its siblings' if requests have keys."""
 
-    node: Node
+    node: PickerNode
     weight: float = 1.0
     priority: int = 0
     name: str = ""
@@ -56,11 +56,13 @@ class Group:
 
     __slots__ = ("_children", "_fresh", "_reserve", "_schedule", "_shares", "_size", "_status", "_up", "parent")
 
-    def __init__(self, children: Iterable[Child | tuple[Node, float]] = (), *, random: Random = _random.random) -> None:
+    def __init__(
+        self, children: Iterable[Child | tuple[PickerNode, float]] = (), *, random: Random = _random.random
+    ) -> None:
         """A pair (node, weight) is a child of priority 0. Raises what :meth:`replace` raises."""
-        self.parent: Node | None = None
+        self.parent: PickerNode | None = None
         self._children: tuple[Child, ...] = ()
-        self._schedule: Schedule[Child] = Schedule(random)
+        self._schedule: EdfScheduler[Child] = EdfScheduler(random)
         self._shares: dict[Child, float] = {}
         self._reserve: list[Child] = []
         self._size = 0
@@ -72,7 +74,7 @@ class Group:
     acquire = staticmethod(_instance.acquire)
     release = staticmethod(_instance.release)
 
-    def replace(self, children: Iterable[Child | tuple[Node, float]]) -> None:
+    def replace(self, children: Iterable[Child | tuple[PickerNode, float]]) -> None:
         """Take these children. Raises ValueError for a weight that is not positive and finite."""
         new = tuple(Child(*child) for child in children)
         for child in new:
@@ -87,11 +89,11 @@ class Group:
         self.changed()
 
     def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
-        """See :meth:`.policies.Node.pick`."""
+        """See :meth:`.policies.PickerNode.pick`."""
         if not self._fresh:
             self._refresh()
         if key is not None:
-            for child in self._ranked(key):
+            for child in self._by_preference(key):
                 chosen = child.node.pick(exclude, key)
                 if chosen is not None:
                     return chosen
@@ -160,7 +162,7 @@ class Group:
             self._reserve = sorted(rest, key=lambda child: child.priority)
             self._schedule.replace(self._shares.items())
 
-    def _ranked(self, key: bytes) -> list[Child]:
+    def _by_preference(self, key: bytes) -> list[Child]:
         """Children in the order in which ``key`` prefers them."""
 
         def score(child: Child) -> float:
@@ -170,7 +172,7 @@ class Group:
         return sorted(self._shares, key=score, reverse=True)
 
 
-def health(node: Node) -> float:
+def health(node: PickerNode) -> float:
     """How much of its share ``node`` can carry, 0 to 1."""
     size = node.size
     return min(1.0, OVERPROVISION * node.up / size) if size else 0.0

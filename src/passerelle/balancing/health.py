@@ -1,8 +1,9 @@
 """Health of a service's instances: active probes, passive ejection, slow start and panic, as one state machine.
 
 One :class:`ServiceHealth` decides for all workers; what they see is its :meth:`~ServiceHealth.snapshot`, put into
-effect by :func:`apply`. It is pure: probes, timers and messages are the driver's, ``now`` is seconds of any clock that
-does not go back. The states of one instance and all their transitions (:data:`TABLE`; a dot changes nothing):
+effect by :func:`apply_snapshot`. It is pure: probes, timers and messages are the driver's, ``now`` is seconds of any
+clock that does not go back. The states of one instance and all their transitions (:data:`TABLE`; a dot changes
+nothing):
 
 ========  =======  ========  ========  ==========  ========  =======
 state     passed   failed    misbehvd  served      drain     resume
@@ -20,8 +21,8 @@ misbehaved  a worker saw ``failures`` (5) requests in a row fail. Refused if the
             than ``ejected_part`` (half) of the service would be ejected
 served      the ejection is over: 30 s, twice as long each time again up to 5 min, forgotten by one step for each 30 s
             up. At once when no other instance is up, or scaling down made the ejected more than half; and one each
-            second while requests are refused because those that are up are full (:meth:`~ServiceHealth.crowded`): an
-            instance that may fail is better than a refusal
+            second while requests are refused because those that are up are full
+            (:meth:`~ServiceHealth.report_overload`): an instance that may fail is better than a refusal
 drain       the runner wants it empty; ``resume`` takes that back
 
 An instance that comes up starts slowly: what counts of its weight rises from a tenth to all of it in ``slow_start``
@@ -48,7 +49,7 @@ RELIEF = 1.0  # seconds between ejections ended for want of room
 STEPS = 10  # of a slow start: each rebuilds the policies' tuples
 
 
-class State(enum.Enum):
+class HealthState(enum.Enum):
     """Of one instance; the value is its name in snapshots."""
 
     JOINING = "joining"
@@ -58,7 +59,7 @@ class State(enum.Enum):
     DRAINING = "draining"
 
 
-class Event(enum.Enum):
+class HealthEvent(enum.Enum):
     """What can happen to it."""
 
     PASSED = "passed"
@@ -69,31 +70,31 @@ class Event(enum.Enum):
     RESUME = "resume"
 
 
-TABLE: dict[tuple[State, Event], State] = {
-    (State.JOINING, Event.PASSED): State.UP,
-    (State.JOINING, Event.DRAIN): State.DRAINING,
-    (State.UP, Event.FAILED): State.DOWN,
-    (State.UP, Event.MISBEHAVED): State.EJECTED,
-    (State.UP, Event.DRAIN): State.DRAINING,
-    (State.DOWN, Event.PASSED): State.UP,
-    (State.DOWN, Event.DRAIN): State.DRAINING,
-    (State.EJECTED, Event.FAILED): State.DOWN,
-    (State.EJECTED, Event.SERVED): State.UP,
-    (State.EJECTED, Event.DRAIN): State.DRAINING,
-    (State.DRAINING, Event.RESUME): State.JOINING,
+TABLE: dict[tuple[HealthState, HealthEvent], HealthState] = {
+    (HealthState.JOINING, HealthEvent.PASSED): HealthState.UP,
+    (HealthState.JOINING, HealthEvent.DRAIN): HealthState.DRAINING,
+    (HealthState.UP, HealthEvent.FAILED): HealthState.DOWN,
+    (HealthState.UP, HealthEvent.MISBEHAVED): HealthState.EJECTED,
+    (HealthState.UP, HealthEvent.DRAIN): HealthState.DRAINING,
+    (HealthState.DOWN, HealthEvent.PASSED): HealthState.UP,
+    (HealthState.DOWN, HealthEvent.DRAIN): HealthState.DRAINING,
+    (HealthState.EJECTED, HealthEvent.FAILED): HealthState.DOWN,
+    (HealthState.EJECTED, HealthEvent.SERVED): HealthState.UP,
+    (HealthState.EJECTED, HealthEvent.DRAIN): HealthState.DRAINING,
+    (HealthState.DRAINING, HealthEvent.RESUME): HealthState.JOINING,
 }
 
 _STATUS = {
-    State.JOINING: Status.DOWN,
-    State.UP: Status.UP,
-    State.DOWN: Status.DOWN,
-    State.EJECTED: Status.EJECTED,
-    State.DRAINING: Status.DRAINING,
+    HealthState.JOINING: Status.DOWN,
+    HealthState.UP: Status.UP,
+    HealthState.DOWN: Status.DOWN,
+    HealthState.EJECTED: Status.EJECTED,
+    HealthState.DRAINING: Status.DRAINING,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class HealthSettings:
     """Of one service; times in seconds, parts from 0 to 1."""
 
     probed: bool = True  # False: there are no active probes, and instances join up
@@ -107,20 +108,20 @@ class Settings:
     panic: float | None = 0.0
 
 
-class Change(NamedTuple):
+class HealthChange(NamedTuple):
     """One transition, for the log."""
 
     key: str
-    before: State
-    event: Event
-    after: State
+    before: HealthState
+    event: HealthEvent
+    after: HealthState
 
 
-class _Record:
+class _HealthRecord:
     __slots__ = ("bad", "ejected_until", "ejections", "good", "known", "since", "state")
 
     def __init__(self, now: float) -> None:
-        self.state = State.JOINING
+        self.state = HealthState.JOINING
         self.since = now  # of the state
         self.good = 0  # probes in a row
         self.bad = 0
@@ -132,41 +133,41 @@ class _Record:
 class ServiceHealth:
     """The health of all instances of one service, by key (:attr:`.instance.Instance.identity`)."""
 
-    __slots__ = ("_records", "_relieved", "_settings")
+    __slots__ = ("_last_relief", "_records", "_settings")
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self._settings = settings or Settings()
-        self._relieved = -inf  # when crowded() last ended an ejection
-        self._records: dict[str, _Record] = {}
+    def __init__(self, settings: HealthSettings | None = None) -> None:
+        self._settings = settings or HealthSettings()
+        self._last_relief = -inf  # when crowded() last ended an ejection
+        self._records: dict[str, _HealthRecord] = {}
 
-    def replace(self, keys: Iterable[str], now: float) -> list[Change]:
+    def replace(self, keys: Iterable[str], now: float) -> list[HealthChange]:
         """Take these instances; those that stay keep their state. Unknown keys elsewhere are ignored."""
         old = self._records
-        self._records = {key: old.get(key) or _Record(now) for key in keys}
-        changes: list[Change] = []
+        self._records = {key: old.get(key) or _HealthRecord(now) for key in keys}
+        changes: list[HealthChange] = []
         if not self._settings.probed:
             for key, record in self._records.items():
-                if record.state is State.JOINING:
-                    self._move(key, Event.PASSED, now, changes)
-        return self._settle(now, changes)
+                if record.state is HealthState.JOINING:
+                    self._transition(key, HealthEvent.PASSED, now, changes)
+        return self._end_ejections(now, changes)
 
-    def probed(self, key: str, ok: bool, now: float) -> list[Change]:
+    def probed(self, key: str, ok: bool, now: float) -> list[HealthChange]:
         """An active probe of ``key`` ended."""
-        changes: list[Change] = []
+        changes: list[HealthChange] = []
         record = self._records.get(key)
         if record is not None:
             record.good, record.bad = (record.good + 1, 0) if ok else (0, record.bad + 1)
             if record.good >= self._settings.rise:
-                self._move(key, Event.PASSED, now, changes)
+                self._transition(key, HealthEvent.PASSED, now, changes)
             elif record.bad >= self._settings.fall:
-                self._move(key, Event.FAILED, now, changes)
-        return self._settle(now, changes)
+                self._transition(key, HealthEvent.FAILED, now, changes)
+        return self._end_ejections(now, changes)
 
-    def misbehaved(self, key: str, now: float) -> list[Change]:
-        """A worker saw too many requests in a row fail (:func:`suspicious`)."""
-        changes: list[Change] = []
+    def report_failing(self, key: str, now: float) -> list[HealthChange]:
+        """A worker saw too many requests in a row fail (:func:`reached_failure_limit`)."""
+        changes: list[HealthChange] = []
         record = self._records.get(key)
-        if record is not None and record.state is State.UP and self._may_eject():
+        if record is not None and record.state is HealthState.UP and self._may_eject():
             settings = self._settings
             # one step is forgotten for each ejection's time spent up since
             forgotten = floor((now - record.since) / settings.ejection)
@@ -174,70 +175,70 @@ class ServiceHealth:
             # 2**32 ejections' worth of doubling is over any maximum, and floats stay finite
             length = settings.ejection * 2.0 ** min(record.ejections - 1, 32)
             record.ejected_until = now + min(length, settings.ejection_max)
-            self._move(key, Event.MISBEHAVED, now, changes)
-        return self._settle(now, changes)
+            self._transition(key, HealthEvent.MISBEHAVED, now, changes)
+        return self._end_ejections(now, changes)
 
-    def crowded(self, now: float) -> list[Change]:
+    def report_overload(self, now: float) -> list[HealthChange]:
         """A request was refused because every instance that is up is full: end the ejection that is due first."""
-        changes: list[Change] = []
+        changes: list[HealthChange] = []
         ejected = [(record.ejected_until, key) for key, record in self._records.items() if self._ejected(record)]
-        if ejected and now >= self._relieved + RELIEF:
-            self._relieved = now
-            self._move(min(ejected)[1], Event.SERVED, now, changes)
-        return self._settle(now, changes)
+        if ejected and now >= self._last_relief + RELIEF:
+            self._last_relief = now
+            self._transition(min(ejected)[1], HealthEvent.SERVED, now, changes)
+        return self._end_ejections(now, changes)
 
-    def drain(self, key: str, now: float) -> list[Change]:
+    def drain(self, key: str, now: float) -> list[HealthChange]:
         """Send nothing new to ``key``; it no longer counts as a part of the service."""
-        changes: list[Change] = []
-        self._move(key, Event.DRAIN, now, changes)
-        return self._settle(now, changes)
+        changes: list[HealthChange] = []
+        self._transition(key, HealthEvent.DRAIN, now, changes)
+        return self._end_ejections(now, changes)
 
-    def resume(self, key: str, now: float) -> list[Change]:
+    def resume(self, key: str, now: float) -> list[HealthChange]:
         """Take :meth:`drain` back: the instance joins anew."""
-        changes: list[Change] = []
-        self._move(key, Event.RESUME, now, changes)
+        changes: list[HealthChange] = []
+        self._transition(key, HealthEvent.RESUME, now, changes)
         if not self._settings.probed:
-            self._move(key, Event.PASSED, now, changes)
-        return self._settle(now, changes)
+            self._transition(key, HealthEvent.PASSED, now, changes)
+        return self._end_ejections(now, changes)
 
-    def tick(self, now: float) -> list[Change]:
+    def tick(self, now: float) -> list[HealthChange]:
         """End the ejections that are over. To be called when :meth:`next_change` says, or at any time."""
-        return self._settle(now, [])
+        return self._end_ejections(now, [])
 
     def next_change(self, now: float) -> float | None:
         """When the snapshot next changes by time alone (``>= now``), or None."""
         settings = self._settings
         times = []
         for record in self._records.values():
-            if record.state is State.EJECTED:
+            if record.state is HealthState.EJECTED:
                 times.append(record.ejected_until)
-            elif record.state is State.UP and self._share(record, now) < 1.0:
-                times.append(record.since + (self._steps(record, now) + 1) * settings.slow_start / STEPS)
+            elif record.state is HealthState.UP and self._share(record, now) < 1.0:
+                times.append(record.since + (self._slow_start_steps(record, now) + 1) * settings.slow_start / STEPS)
         return max(now, min(times)) if times else None
 
-    def state(self, key: str) -> State | None:
+    def state(self, key: str) -> HealthState | None:
         """The state of ``key``, or None if it is no instance of this service."""
         record = self._records.get(key)
         return record.state if record is not None else None
 
     @property
-    def panicking(self) -> bool:
+    def in_panic_mode(self) -> bool:
         """Whether too few are up, so that health is disregarded."""
         part = self._settings.panic
         members = self._members()
-        if part is None or not any(record.known and record.state is not State.UP for record in members):
+        if part is None or not any(record.known and record.state is not HealthState.UP for record in members):
             return False
-        return sum(record.state is State.UP for record in members) <= part * len(members)
+        return sum(record.state is HealthState.UP for record in members) <= part * len(members)
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """All of it as a JSON-able dict: for workers (:func:`apply`), for the admin API, for :meth:`restore`.
+        """All of it as a JSON-able dict: for workers (:func:`apply_snapshot`), for the admin API, for :meth:`restore`.
 
         Times are ages and remainders in seconds, so that it means the same in a process with another clock.
         """
-        panicking = self.panicking
+        panicking = self.in_panic_mode
         instances: dict[str, Any] = {}
         for key, record in self._records.items():
-            pressed = panicking and record.known and record.state in (State.DOWN, State.EJECTED)
+            pressed = panicking and record.known and record.state in (HealthState.DOWN, HealthState.EJECTED)
             instances[key] = {
                 "state": record.state.value,
                 "status": (Status.UP if pressed else _STATUS[record.state]).name,
@@ -247,7 +248,7 @@ class ServiceHealth:
                 "bad": record.bad,
                 "known": record.known,
                 "ejections": record.ejections,
-                "ejected_for": max(0.0, record.ejected_until - now) if record.state is State.EJECTED else 0.0,
+                "ejected_for": max(0.0, record.ejected_until - now) if record.state is HealthState.EJECTED else 0.0,
             }
         return {"version": VERSION, "panic": panicking, "instances": instances}
 
@@ -258,7 +259,7 @@ class ServiceHealth:
         for key, values in snapshot["instances"].items():
             record = self._records.get(key)
             if record is not None:
-                record.state = State(values["state"])
+                record.state = HealthState(values["state"])
                 record.since = now - values["age"]
                 record.good = values["good"]
                 record.bad = values["bad"]
@@ -267,62 +268,62 @@ class ServiceHealth:
                 record.ejected_until = now + values["ejected_for"]
 
     @staticmethod
-    def _ejected(record: _Record) -> bool:
-        return record.state is State.EJECTED
+    def _ejected(record: _HealthRecord) -> bool:
+        return record.state is HealthState.EJECTED
 
-    def _members(self) -> list[_Record]:
-        return [record for record in self._records.values() if record.state is not State.DRAINING]
+    def _members(self) -> list[_HealthRecord]:
+        return [record for record in self._records.values() if record.state is not HealthState.DRAINING]
 
-    def _share(self, record: _Record, now: float) -> float:
-        if record.state is not State.UP or self._settings.slow_start <= 0:
+    def _share(self, record: _HealthRecord, now: float) -> float:
+        if record.state is not HealthState.UP or self._settings.slow_start <= 0:
             return 1.0
-        return min(max(self._steps(record, now), 1), STEPS) / STEPS
+        return min(max(self._slow_start_steps(record, now), 1), STEPS) / STEPS
 
-    def _steps(self, record: _Record, now: float) -> int:
+    def _slow_start_steps(self, record: _HealthRecord, now: float) -> int:
         """Steps of slow start that are over; a step counts at the very moment that next_change() gave for it."""
         return floor((now - record.since) / self._settings.slow_start * STEPS + 1e-6)
 
     def _may_eject(self) -> bool:
         members = self._members()
-        up = sum(record.state is State.UP for record in members)
-        ejected = sum(record.state is State.EJECTED for record in members)
+        up = sum(record.state is HealthState.UP for record in members)
+        ejected = sum(record.state is HealthState.EJECTED for record in members)
         return up > 1 and ejected + 1 <= self._settings.ejected_part * len(members)
 
-    def _settle(self, now: float, changes: list[Change]) -> list[Change]:
+    def _end_ejections(self, now: float, changes: list[HealthChange]) -> list[HealthChange]:
         """End ejections that are over, and those that must not stand: first the ones due first."""
         ejected = [(record.ejected_until, key) for key, record in self._records.items() if self._ejected(record)]
         if ejected:
             members = self._members()
             allowed = floor(self._settings.ejected_part * len(members))
-            up = sum(record.state is State.UP for record in members)
+            up = sum(record.state is HealthState.UP for record in members)
             for number, (until, key) in enumerate(sorted(ejected)):
                 if until <= now or up == 0 or len(ejected) - number > allowed:
-                    self._move(key, Event.SERVED, now, changes)
+                    self._transition(key, HealthEvent.SERVED, now, changes)
                     up += 1
         return changes
 
-    def _move(self, key: str, event: Event, now: float, changes: list[Change]) -> None:
+    def _transition(self, key: str, event: HealthEvent, now: float, changes: list[HealthChange]) -> None:
         record = self._records.get(key)
         after = TABLE.get((record.state, event)) if record is not None else None
         if record is None or after is None:
             return
-        changes.append(Change(key, record.state, event, after))
+        changes.append(HealthChange(key, record.state, event, after))
         record.state = after
         record.since = now
-        if after is State.JOINING:
+        if after is HealthState.JOINING:
             record.good = record.bad = 0
-        record.known = record.known or after is State.UP
+        record.known = record.known or after is HealthState.UP
 
 
-def suspicious(instance: Instance, failures: int = FAILURES) -> bool:
-    """Whether the failure just counted on ``instance`` is a reason to call :meth:`ServiceHealth.misbehaved`.
+def reached_failure_limit(instance: Instance, failures: int = FAILURES) -> bool:
+    """Whether the failure just counted on ``instance`` is a reason to call :meth:`ServiceHealth.report_failing`.
 
     True at every ``failures``-th failure in a row, so that a refused ejection is asked for again, but not each time.
     """
     return instance.streak > 0 and instance.streak % failures == 0
 
 
-def apply(snapshot: Mapping[str, Any], instances: Iterable[Instance]) -> None:
+def apply_snapshot(snapshot: Mapping[str, Any], instances: Iterable[Instance]) -> None:
     """Put a snapshot into effect in this process. Instances that it does not name are left as they are.
 
     Raises ValueError for a snapshot of another version.

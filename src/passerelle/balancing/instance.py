@@ -24,14 +24,14 @@ class Status(enum.IntEnum):
     UP = 3  # takes requests
 
 
-class Owner(Protocol):
+class InstanceOwner(Protocol):
     """The node that an instance belongs to, told when what may be picked has changed."""
 
     def changed(self) -> None:
         """An instance's status or weight changed."""
 
 
-class Metric(Protocol):
+class LoadMetric(Protocol):
     """What "load" means: it keeps ``instance.load`` up to date, and a policy only compares loads.
 
     A lower load is a better choice. Loads are comparable between instances at one moment; a metric must be such that
@@ -104,13 +104,13 @@ class Instance:
         self.failures = 0  # ever released with ok=False
         self.streak = 0  # failures since the last success, or since it came up
         # share of the work
-        self.weight = _checked(weight)
+        self.weight = _checked_weight(weight)
         self.share = 1.0
         self.unit = 1.0 / weight  # what one request adds to `load`
         # how it is compared with others
         self.load = 0.0
-        self.metric: Metric | None = None  # None: requests in flight per weight
-        self.owner: Owner | None = None
+        self.metric: LoadMetric | None = None  # None: requests in flight per weight
+        self.owner: InstanceOwner | None = None
         self.watcher: Callable[[Instance], None] | None = None  # told when `load` changed
         # what policies and metrics remember of it
         self.entry: tuple[float, int, Instance] | None = None
@@ -190,8 +190,8 @@ def set_weight(instance: Instance, weight: float | None = None, share: float | N
 
     Raises ValueError unless the weight is positive and finite and the share is in (0, 1].
     """
-    weight = instance.weight if weight is None else _checked(weight)
-    share = instance.share if share is None else _checked(share)
+    weight = instance.weight if weight is None else _checked_weight(weight)
+    share = instance.share if share is None else _checked_weight(share)
     if share > 1:
         raise ValueError(f"a share is at most 1, not {share!r}")
     if weight == instance.weight and share == instance.share:
@@ -199,12 +199,12 @@ def set_weight(instance: Instance, weight: float | None = None, share: float | N
     instance.weight = weight
     instance.share = share
     instance.unit = 1.0 / (weight * share)
-    reload(instance)
+    recompute_load(instance)
     if instance.owner is not None:
         instance.owner.changed()
 
 
-def reload(instance: Instance) -> None:
+def recompute_load(instance: Instance) -> None:
     """Work out ``load`` anew, after its weight or its metric changed."""
     if instance.metric is None:
         instance.load = instance.in_flight * instance.unit
@@ -214,13 +214,13 @@ def reload(instance: Instance) -> None:
         instance.watcher(instance)
 
 
-def _checked(weight: float) -> float:
+def _checked_weight(weight: float) -> float:
     if not 0 < weight < float("inf"):
         raise ValueError(f"a weight is a positive number, not {weight!r}")
     return float(weight)
 
 
-class Member(NamedTuple):
+class InstanceConfig(NamedTuple):
     """What a source of instances (configuration, runner, DNS) says of one: no state."""
 
     name: str
@@ -244,7 +244,7 @@ class Roster:
         self._leaving: dict[str, Instance] = {}
         self._status = status
 
-    def replace(self, members: Iterable[Member]) -> list[Instance]:
+    def replace(self, members: Iterable[InstanceConfig]) -> list[Instance]:
         """The instances of ``members``, in their order; those that stay keep all their state."""
         current: dict[str, Instance] = {}
         for member in members:

@@ -41,11 +41,11 @@ class PeakEwma:
         self._failure_cost = failure_cost
 
     def acquired(self, instance: Instance) -> None:
-        """See :class:`.instance.Metric`."""
+        """See :class:`.instance.LoadMetric`."""
         self.reweighed(instance)
 
     def released(self, instance: Instance, ok: bool | None, seconds: float) -> None:
-        """See :class:`.instance.Metric`; ``ok=None`` is no sample."""
+        """See :class:`.instance.LoadMetric`; ``ok=None`` is no sample."""
         if ok is not None:
             sample = max(seconds, 1e-6) if ok else max(seconds, self._failure_cost)
             now = self._clock()
@@ -58,7 +58,7 @@ class PeakEwma:
         self.reweighed(instance)
 
     def reweighed(self, instance: Instance) -> None:
-        """See :class:`.instance.Metric`."""
+        """See :class:`.instance.LoadMetric`."""
         cost = instance.cost
         if cost > 0.0:
             instance.load = log(cost * (instance.in_flight + 1) * instance.unit) + instance.cost_at / self._decay

@@ -24,18 +24,18 @@ from itertools import accumulate, count
 from typing import Protocol
 
 from passerelle.balancing import instance as _instance
-from passerelle.balancing.edf_scheduler import Schedule
-from passerelle.balancing.instance import Instance, Metric, Status
+from passerelle.balancing.edf_scheduler import EdfScheduler
+from passerelle.balancing.instance import Instance, LoadMetric, Status
 
 Random = Callable[[], float]  # uniform in [0, 1), like random.random
 
 DRAWS = 8  # pairs tried before a full look; with a third of the instances excluded all fail once in 43 million
 
 
-class Node(Protocol):
+class PickerNode(Protocol):
     """Whatever picks an instance: a policy over instances, or a group of nodes."""
 
-    parent: Node | None
+    parent: PickerNode | None
 
     def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
         """An instance that is up and not in ``exclude``, or None.
@@ -76,10 +76,10 @@ class Policy:
     __slots__ = ("_fast", "_fresh", "_members", "_metric", "_random", "_size", "_status", "_up", "parent")
 
     def __init__(
-        self, members: Iterable[Instance] = (), *, metric: Metric | None = None, random: Random = _random.random
+        self, members: Iterable[Instance] = (), *, metric: LoadMetric | None = None, random: Random = _random.random
     ) -> None:
         """``metric`` says what load is; None is requests in flight per weight."""
-        self.parent: Node | None = None
+        self.parent: PickerNode | None = None
         self._metric = metric
         self._random = random
         self._members: tuple[Instance, ...] = ()
@@ -94,7 +94,7 @@ class Policy:
     release = staticmethod(_instance.release)
 
     def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
-        """See :meth:`Node.pick`."""
+        """See :meth:`PickerNode.pick`."""
         raise NotImplementedError
 
     def replace(self, members: Iterable[Instance]) -> None:
@@ -115,7 +115,7 @@ class Policy:
                 instance.watcher = None
                 instance.entry = None
                 instance.metric = self._metric
-                _instance.reload(instance)
+                _instance.recompute_load(instance)
                 self._adopt(instance)
         self.changed()
 
@@ -169,14 +169,14 @@ class RoundRobin(Policy):
     __slots__ = ("_last", "_turn")
 
     def __init__(
-        self, members: Iterable[Instance] = (), *, metric: Metric | None = None, random: Random = _random.random
+        self, members: Iterable[Instance] = (), *, metric: LoadMetric | None = None, random: Random = _random.random
     ) -> None:
         self._turn = -1  # index of the next in _up; before the first pick chosen at random, so that workers differ
         self._last: Instance | None = None
         super().__init__(members, metric=metric, random=random)
 
     def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
-        """See :meth:`Node.pick`."""
+        """See :meth:`PickerNode.pick`."""
         if not self._fresh:
             self._refresh()
         up = self._up
@@ -212,13 +212,13 @@ class Weighted(Policy):
     __slots__ = ("_schedule",)
 
     def __init__(
-        self, members: Iterable[Instance] = (), *, metric: Metric | None = None, random: Random = _random.random
+        self, members: Iterable[Instance] = (), *, metric: LoadMetric | None = None, random: Random = _random.random
     ) -> None:
-        self._schedule: Schedule[Instance] = Schedule(random)
+        self._schedule: EdfScheduler[Instance] = EdfScheduler(random)
         super().__init__(members, metric=metric, random=random)
 
     def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
-        """See :meth:`Node.pick`."""
+        """See :meth:`PickerNode.pick`."""
         if not self._fresh:
             self._refresh()
         return self._schedule.next(exclude)
@@ -237,14 +237,14 @@ class LeastLoaded(Policy):
     __slots__ = ("_count", "_heap")
 
     def __init__(
-        self, members: Iterable[Instance] = (), *, metric: Metric | None = None, random: Random = _random.random
+        self, members: Iterable[Instance] = (), *, metric: LoadMetric | None = None, random: Random = _random.random
     ) -> None:
         self._count = count().__next__
         self._heap: list[tuple[float, int, Instance]] = []
         super().__init__(members, metric=metric, random=random)
 
     def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
-        """See :meth:`Node.pick`."""
+        """See :meth:`PickerNode.pick`."""
         if not self._fresh:
             self._refresh()
         heap = self._heap
@@ -303,14 +303,14 @@ class PowerOfTwo(Policy):
     __slots__ = ("_pairs", "_sums")
 
     def __init__(
-        self, members: Iterable[Instance] = (), *, metric: Metric | None = None, random: Random = _random.random
+        self, members: Iterable[Instance] = (), *, metric: LoadMetric | None = None, random: Random = _random.random
     ) -> None:
         self._pairs = 0
         self._sums: list[float] = []
         super().__init__(members, metric=metric, random=random)
 
     def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
-        """See :meth:`Node.pick`."""
+        """See :meth:`PickerNode.pick`."""
         if exclude or not self._fast:
             return self._pick_slowly(exclude)
         up = self._up

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from math import inf
 
-from passerelle.balancing.instance import Instance, Metric
+from passerelle.balancing.instance import Instance, LoadMetric
 from passerelle.balancing.policies import Policy, Random
 
 POINTS = 40  # a multiple of the 8 that one digest gives
@@ -33,12 +33,12 @@ PLACES = 32  # tried before a full look; with half of all instances down all fai
 _MASK = (1 << 64) - 1
 
 
-def place(key: bytes) -> int:
+def ring_position(key: bytes) -> int:
     """Where ``key`` is on the ring, 0 to 2**64 - 1; the same in every process."""
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
 
 
-def following(place: int) -> int:
+def next_position(place: int) -> int:
     """The next place in the row of a key (the finaliser of SplitMix64, a bijection)."""
     place = (place + 0x9E3779B97F4A7C15) & _MASK
     place = ((place ^ (place >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -46,7 +46,7 @@ def following(place: int) -> int:
     return place ^ (place >> 31)
 
 
-def points(instance: Instance, number: int) -> tuple[int, ...]:
+def ring_points(instance: Instance, number: int) -> tuple[int, ...]:
     """The first ``number`` points of an instance, given by its name and address."""
     identity = instance.identity.encode()
     found: list[int] = []
@@ -56,7 +56,7 @@ def points(instance: Instance, number: int) -> tuple[int, ...]:
     return tuple(found[:number])
 
 
-def ring(members: Sequence[Instance]) -> list[Instance]:
+def build_ring(members: Sequence[Instance]) -> list[Instance]:
     """The owner of each cell of a ring of 2**k cells, k at least 1. ``members`` must not be empty."""
     heaviest = max(instance.weight for instance in members)
     bits = (2 * POINTS * len(members)).bit_length()
@@ -64,7 +64,7 @@ def ring(members: Sequence[Instance]) -> list[Instance]:
     lowest = [1 << 64] * (1 << bits)  # the first point in each cell
     owners: list[Instance | None] = [None] * (1 << bits)
     for instance in members:
-        for point in points(instance, max(1, round(POINTS * instance.weight / heaviest))):
+        for point in ring_points(instance, max(1, round(POINTS * instance.weight / heaviest))):
             cell = point >> shift
             if point < lowest[cell]:
                 lowest[cell] = point
@@ -87,7 +87,7 @@ class BoundedHash(Policy):
     __slots__ = ("_cells", "_in_flight", "_placed", "_shift", "_weight")
 
     def __init__(
-        self, members: Iterable[Instance] = (), *, metric: Metric | None = None, random: Random = _random.random
+        self, members: Iterable[Instance] = (), *, metric: LoadMetric | None = None, random: Random = _random.random
     ) -> None:
         self._cells: list[Instance] = []
         self._placed: dict[Instance, float] = {}  # what the cells were made of
@@ -97,7 +97,7 @@ class BoundedHash(Policy):
         super().__init__(members, metric=metric, random=random)
 
     def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
-        """See :meth:`.policies.Node.pick`."""
+        """See :meth:`.policies.PickerNode.pick`."""
         if not self._fresh:
             self._refresh()
         if not self._up:
@@ -107,7 +107,7 @@ class BoundedHash(Policy):
             if instance.up and instance.owner is self:
                 weight -= instance.weight * instance.share
         bound = BOUND * (self._in_flight + 1) / weight if weight > 0 else inf
-        here = place(key) if key is not None else int(self._random() * 2**64)
+        here = ring_position(key) if key is not None else int(self._random() * 2**64)
         cells = self._cells
         shift = self._shift
         for _ in range(PLACES):
@@ -115,7 +115,7 @@ class BoundedHash(Policy):
             # in_flight + 1 <= ceil(bound * weight), without the ceil
             if chosen.up and chosen.in_flight * chosen.unit < bound and (not exclude or chosen not in exclude):
                 return chosen
-            here = following(here)
+            here = next_position(here)
         first = here % len(self._up)
         left = [instance for instance in self._up[first:] + self._up[:first] if instance not in exclude]
         return min(left, key=lambda instance: instance.in_flight * instance.unit, default=None)
@@ -134,5 +134,5 @@ class BoundedHash(Policy):
         placed = {instance: instance.weight for instance in self._members}
         if placed != self._placed:
             self._placed = placed
-            self._cells = ring(self._members) if placed else []
+            self._cells = build_ring(self._members) if placed else []
             self._shift = 64 - (len(self._cells).bit_length() - 1)

@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from passerelle.balancing import instance as _instance
 from passerelle.balancing.instance import Instance, Status
-from passerelle.balancing.policies import Node
+from passerelle.balancing.policies import PickerNode
 
 
 class Sticky:
@@ -24,11 +24,11 @@ class Sticky:
 
     __slots__ = ("_by_token", "_fresh", "_inner", "_secret", "parent")
 
-    def __init__(self, inner: Node, secret: bytes) -> None:
+    def __init__(self, inner: PickerNode, secret: bytes) -> None:
         """``secret``: 1 to 64 bytes, the same in all workers and replicas (the service's name belongs in it)."""
         if not 1 <= len(secret) <= 64:
             raise ValueError("a secret has 1 to 64 bytes")
-        self.parent: Node | None = None
+        self.parent: PickerNode | None = None
         self._inner = inner
         self._secret = secret
         self._by_token: dict[bytes, Instance] = {}
@@ -39,7 +39,7 @@ class Sticky:
     release = staticmethod(_instance.release)
 
     def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
-        """See :meth:`.policies.Node.pick`."""
+        """See :meth:`.policies.PickerNode.pick`."""
         if key is not None:
             if not self._fresh:
                 self._by_token = {self.token(instance): instance for instance in self._inner.members}
@@ -61,22 +61,22 @@ class Sticky:
 
     @property
     def status(self) -> Status:
-        """See :class:`.policies.Node`."""
+        """See :class:`.policies.PickerNode`."""
         return self._inner.status
 
     @property
     def size(self) -> int:
-        """See :class:`.policies.Node`."""
+        """See :class:`.policies.PickerNode`."""
         return self._inner.size
 
     @property
     def up(self) -> int:
-        """See :class:`.policies.Node`."""
+        """See :class:`.policies.PickerNode`."""
         return self._inner.up
 
     @property
     def members(self) -> tuple[Instance, ...]:
-        """See :class:`.policies.Node`."""
+        """See :class:`.policies.PickerNode`."""
         return self._inner.members
 
 

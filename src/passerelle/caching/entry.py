@@ -31,7 +31,7 @@ NEVER: Final = float("-inf")
 SLOT_BYTES: Final = 96
 
 
-class Stored(ABC):
+class StoredItem(ABC):
     """An item of a store. ``key`` is unique in it; ``size``, set by the store, counts every byte held for it."""
 
     __slots__ = ("freq", "key", "queue", "size", "tags")
@@ -47,7 +47,7 @@ class Stored(ABC):
         """Bytes held for this item, the store's own included."""
 
 
-class Forms:
+class EncodedForms:
     """An entry as it goes out in other content codings: coding (empty for none) to what is sent. ``by`` is what they
     were made by. They come and go with their entry, and are counted with it."""
 
@@ -86,27 +86,27 @@ def _moment(seconds: float) -> float:
     return known
 
 
-class Entry(Stored):
+class Entry(StoredItem):
     """A stored response.
 
     Times are seconds since the epoch, cut to whole sixty-fourths. ``born`` is when the origin made it (so age is
     ``now - born``); ``fresh_until`` is NEVER where each use needs validation (no-cache). ``stale_while_revalidate`` and
     ``stale_if_error`` are windows in seconds after ``fresh_until`` (RFC 5861). ``strict`` forbids every stale use
     (must-revalidate and its like).
-    ``refuses`` has the bits (COOKIE, AUTHORIZATION) of the requests that it may not answer, SPECIAL always, and
-    DIRECTIVES unless that is taken out. ``owner`` and ``forms`` are the driver's: what it wants to find again with a
-    hit. ``head`` is the status line and the stored field lines, each with CRLF, without the empty line.
+    ``needs_excluded`` has the bits (COOKIE, AUTHORIZATION) of the requests that it may not answer, SPECIAL always, and
+    DIRECTIVES unless that is taken out. ``owner`` and ``encodings`` are the driver's: what it wants to find again with
+    a hit. ``head`` is the status line and the stored field lines, each with CRLF, without the empty line.
     """
 
     __slots__ = (
         "body",
         "born",
+        "encodings",
         "etag",
-        "forms",
         "fresh_until",
         "head",
+        "needs_excluded",
         "owner",
-        "refuses",
         "stale_if_error",
         "stale_while_revalidate",
         "status",
@@ -138,10 +138,10 @@ class Entry(Stored):
         self.stale_while_revalidate = stale_while_revalidate
         self.stale_if_error = stale_if_error
         self.strict = strict
-        self.refuses = refuses | SPECIAL | DIRECTIVES
+        self.needs_excluded = refuses | SPECIAL | DIRECTIVES
         self.owner: object = None
         self.etag = etag
-        self.forms: Forms | None = None
+        self.encodings: EncodedForms | None = None
         self.tags = tags
         self.freq = 0
         self.queue = 0
@@ -159,8 +159,8 @@ class Entry(Stored):
             size += getsizeof(self.etag)
         if self.tags:
             size += getsizeof(self.tags) + sum(map(getsizeof, self.tags))
-        if self.forms is not None:
-            size += self.forms.measure(self.body)
+        if self.encodings is not None:
+            size += self.encodings.measure(self.body)
         return size
 
     def age(self, now: float) -> int:
@@ -183,7 +183,7 @@ class Entry(Stored):
         return f"<Entry {self.key!r} {self.status} {len(self.body)} bytes>"
 
 
-class Variants(Stored):
+class Variants(StoredItem):
     """The note under a URI's key that its responses are chosen by request fields (RFC 9111 §4.1).
 
     The responses themselves are entries of their own, keyed by this note's ``salt`` and the values of ``names``; so

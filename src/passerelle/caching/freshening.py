@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 
 from passerelle.caching.dates import parse_date
 from passerelle.caching.entry import Entry, head_lines, status_line
-from passerelle.caching.request import Facts
-from passerelle.caching.response import Received
-from passerelle.caching.settings import Settings
+from passerelle.caching.request import RequestView
+from passerelle.caching.response import OriginResponse
+from passerelle.caching.settings import CacheSettings
 from passerelle.caching.storing import SET_COOKIE, build_entry, prohibition, read_terms
 from passerelle.caching.validators import entity_tag, strongly_equal, weakly_equal
 
@@ -17,7 +17,7 @@ from passerelle.caching.validators import entity_tag, strongly_equal, weakly_equ
 _BODY_FIELDS: Final = frozenset({b"content-length", b"content-encoding", b"content-range"})
 
 
-class Merged(NamedTuple):
+class UpdatedEntry(NamedTuple):
     """An updated entry (its key as before). ``keep`` is false when the update forbids storing: it answers this request.
 
     ``names`` are the request fields that choose it from now on (its Vary may have changed).
@@ -30,7 +30,7 @@ class Merged(NamedTuple):
     names: tuple[bytes, ...]
 
 
-def matches(entry: Entry, response: Received) -> bool:
+def matches(entry: Entry, response: OriginResponse) -> bool:
     """Whether a 304 is about this entry (RFC 9111 §4.3.4).
 
     A strong validator must be the entry's own. A weak one, or Last-Modified, must correspond to it. With neither, the
@@ -46,7 +46,7 @@ def matches(entry: Entry, response: Received) -> bool:
     return modified is None or stored is None or _same_date(modified, stored, response.response_time)
 
 
-def matches_head(entry: Entry, response: Received) -> bool:
+def matches_head(entry: Entry, response: OriginResponse) -> bool:
     """Whether the answer to a HEAD describes this entry: it has the same validators and length (RFC 9111 §4.3.5).
 
     A validator that the entry has not is a new one: under it the old body would go on as if it were the new.
@@ -63,7 +63,7 @@ def _same_date(a: bytes, b: bytes, now: float) -> bool:
     return a == b or ((when := parse_date(a, now)) is not None and when == parse_date(b, now))
 
 
-def freshen(entry: Entry, response: Received, facts: Facts, settings: Settings) -> Merged:
+def update_entry(entry: Entry, response: OriginResponse, view: RequestView, settings: CacheSettings) -> UpdatedEntry:
     """``entry`` with the fields of ``response`` in place of its own; the body is the same object (RFC 9111 §3.2)."""
     own: tuple[bytes, ...] = ()
     updates = []
@@ -83,7 +83,7 @@ def freshen(entry: Entry, response: Received, facts: Facts, settings: Settings) 
     if age is not None:
         fields.append((b"age", age))
     relay = b"\r\n".join([status_line(entry.head), *(line for _, _, line in lines), b""])
-    merged = Received(
+    merged = OriginResponse(
         entry.status,
         fields,
         request_time=response.request_time,
@@ -91,6 +91,6 @@ def freshen(entry: Entry, response: Received, facts: Facts, settings: Settings) 
         relay=relay,
     )
     terms = read_terms(merged, settings)
-    fresh = build_entry(facts, merged, terms, settings, entry.tags, entry.body)
+    fresh = build_entry(view, merged, terms, settings, entry.tags, entry.body)
     fresh.key = entry.key
-    return Merged(fresh, prohibition(facts, merged, terms, settings) is None, own, terms.names or ())
+    return UpdatedEntry(fresh, prohibition(view, merged, terms, settings) is None, own, terms.names or ())

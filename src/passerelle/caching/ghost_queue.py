@@ -9,7 +9,7 @@ from typing import Final
 _SMALLEST: Final = 64
 
 
-class Ghost:
+class GhostQueue:
     """A set of hashes that forgets: each has one place, and a later one that falls there takes it.
 
     With twice as many places as the main queue has items, most hashes stay for about that many evictions, as in the

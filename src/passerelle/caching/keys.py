@@ -70,14 +70,14 @@ def key_path(key: bytes) -> bytes:
     return path.partition(b"\x00")[0].partition(b"?")[0]
 
 
-class Target(NamedTuple):
+class TargetUri(NamedTuple):
     """A URI of this gateway: what an unsafe request may have changed. ``query`` is without ``?``, None when absent."""
 
     path: bytes
     query: bytes | None
 
 
-def same_origin_target(reference: bytes, authority: bytes, path: bytes, query: bytes | None) -> Target | None:
+def same_origin_target(reference: bytes, authority: bytes, path: bytes, query: bytes | None) -> TargetUri | None:
     """What a Location or Content-Location points at, if it is on the same host as the request (RFC 9111 §4.4).
 
     ``authority`` is the request's Host field in lower case. Another origin's URI gives None: a response must not be
@@ -91,7 +91,7 @@ def same_origin_target(reference: bytes, authority: bytes, path: bytes, query: b
         if parts.scheme not in _PORTS or _origin(parts.netloc) != _origin(authority.decode("latin-1")):
             return None
         target_path = (parts.path or "/").encode("latin-1")
-        return Target(target_path, parts.query.encode("latin-1") if parts.query else None)
+        return TargetUri(target_path, parts.query.encode("latin-1") if parts.query else None)
     except ValueError:
         return None
 

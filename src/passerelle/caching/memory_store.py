@@ -11,11 +11,11 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Final
 
-from passerelle.caching.entry import Stored
+from passerelle.caching.entry import StoredItem
 from passerelle.caching.gc_untrack import untrack
-from passerelle.caching.ghost_queue import Ghost
+from passerelle.caching.ghost_queue import GhostQueue
 from passerelle.caching.keys import key_path
-from passerelle.caching.tags import PAIR_BYTES, TagIndex, bounded
+from passerelle.caching.tags import PAIR_BYTES, TagIndex, bounded_tags
 
 _SMALL: Final = 1
 _MAIN: Final = 2
@@ -61,12 +61,12 @@ class MemoryStore:
         self.resize(capacity)
         self.epoch = 0
         self.evictions = 0
-        self._index: dict[bytes, Stored] = {}
+        self._index: dict[bytes, StoredItem] = {}
         self._small: deque[bytes] = deque()
         self._main: deque[bytes] = deque()
         self._small_bytes = 0
         self._main_bytes = 0
-        self._ghost = Ghost()
+        self._ghost = GhostQueue()
         self._ghost_bytes = self._ghost.measure()
         # Deleted keys that a queue still names (taking one out of the middle would be a search); to the queue's number.
         self._unlinked: dict[bytes, int] = {}
@@ -94,22 +94,22 @@ class MemoryStore:
         """Bytes held now."""
         return self._small_bytes + self._main_bytes + self._ghost_bytes
 
-    def get(self, key: bytes) -> Stored | None:
+    def get(self, key: bytes) -> StoredItem | None:
         """The item under ``key``, counted as a use of it."""
         item = self._index.get(key)
         if item is not None and item.freq < _MAX_FREQ:
             item.freq += 1
         return item
 
-    def peek(self, key: bytes) -> Stored | None:
+    def peek(self, key: bytes) -> StoredItem | None:
         """The item under ``key``, not counted as a use."""
         return self._index.get(key)
 
-    def put(self, item: Stored) -> bool:
+    def put(self, item: StoredItem) -> bool:
         """Hold ``item`` under its key, in place of what was there; false when it is not held."""
         key = item.key
         if item.tags:
-            item.tags = bounded(item.tags)
+            item.tags = bounded_tags(item.tags)
         item.size = _measure(item)
         if item.size > self.largest:
             self.delete(key)
@@ -124,7 +124,7 @@ class MemoryStore:
                 self._tags.discard(key, old.tags)
         else:
             item.freq = 0
-            linked = self._undeleted(key)
+            linked = self._forget_deletion(key)
             if linked:
                 item.queue = linked
             elif key in self._ghost:
@@ -143,7 +143,7 @@ class MemoryStore:
             self._evict()
         return key in self._index
 
-    def put_since(self, item: Stored, epoch: int) -> bool:
+    def put_since(self, item: StoredItem, epoch: int) -> bool:
         """:meth:`put`, unless the item's key was deleted, or anything was purged, after ``epoch`` (RFC 9111 §4.4)."""
         return self.put(item) if self.is_current(_primary(item.key), epoch) else False
 
@@ -151,7 +151,7 @@ class MemoryStore:
         """Whether neither the URI's ``key`` was deleted nor anything purged after ``epoch``."""
         return epoch == self.epoch or (epoch >= self._floor and self._deleted.get(hash(key), 0) <= epoch)
 
-    def resized(self, item: Stored) -> None:
+    def resized(self, item: StoredItem) -> None:
         """Count ``item``, which is held, anew: it has grown or shrunk."""
         self._count(item, -1)
         item.size = _measure(item)
@@ -205,7 +205,7 @@ class MemoryStore:
         self._index = {}
         self._small.clear()
         self._main.clear()
-        self._ghost = Ghost()
+        self._ghost = GhostQueue()
         self._unlinked.clear()
         self._unlinked_bytes = 0
         self._tags.clear()
@@ -219,7 +219,7 @@ class MemoryStore:
         self._floor = self.epoch
         self._deleted.clear()
 
-    def _count(self, item: Stored, sign: int) -> None:
+    def _count(self, item: StoredItem, sign: int) -> None:
         if item.queue == _SMALL:
             self._small_bytes += sign * item.size
         else:
@@ -235,22 +235,22 @@ class MemoryStore:
         # Deleted keys wait in their queue until their turn comes; they must not outnumber what is held, or take a part
         # of the memory that matters.
         if len(self._unlinked) > 1024 + 2 * len(self._index) or self._unlinked_bytes > self.capacity >> 5:
-            self._relink()
+            self._compact_deletions()
         return True
 
-    def _forget(self, item: Stored) -> None:
+    def _forget(self, item: StoredItem) -> None:
         self._count(item, -1)
         if item.tags:
             self._tags.discard(item.key, item.tags)
 
-    def _undeleted(self, key: bytes) -> int:
+    def _forget_deletion(self, key: bytes) -> int:
         """The number of the queue that names the deleted ``key``, which no longer counts as deleted; 0 for others."""
         queue = self._unlinked.pop(key, 0)
         if queue:
             self._unlinked_bytes -= len(key)
         return queue
 
-    def _relink(self) -> None:
+    def _compact_deletions(self) -> None:
         unlinked = self._unlinked
         self._small = deque(key for key in self._small if key not in unlinked)
         self._main = deque(key for key in self._main if key not in unlinked)
@@ -266,7 +266,7 @@ class MemoryStore:
 
     def _evict_small(self) -> None:
         key = self._small.popleft()
-        if self._undeleted(key):
+        if self._forget_deletion(key):
             return
         item = self._index[key]
         if item.freq > 0:
@@ -286,7 +286,7 @@ class MemoryStore:
 
     def _evict_main(self) -> None:
         key = self._main.popleft()
-        if self._undeleted(key):
+        if self._forget_deletion(key):
             return
         item = self._index[key]
         if item.freq > 0:
@@ -298,7 +298,7 @@ class MemoryStore:
         self.evictions += 1
 
 
-def _measure(item: Stored) -> int:
+def _measure(item: StoredItem) -> int:
     return item.measure() + PAIR_BYTES * len(item.tags)
 
 

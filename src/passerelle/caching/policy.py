@@ -11,12 +11,12 @@ from typing import Final, NamedTuple
 
 from passerelle.caching.directives import MAX_SECONDS, NONE, Directives
 from passerelle.caching.entry import IDENTITY, NEVER, Entry
-from passerelle.caching.freshening import freshen, matches, matches_head
-from passerelle.caching.keys import Target, same_origin_target
-from passerelle.caching.request import Facts
-from passerelle.caching.response import Received
-from passerelle.caching.settings import Settings
-from passerelle.caching.storing import ONE_REQUEST, Draft, make_draft, read_terms
+from passerelle.caching.freshening import matches, matches_head, update_entry
+from passerelle.caching.keys import TargetUri, same_origin_target
+from passerelle.caching.request import RequestView
+from passerelle.caching.response import OriginResponse
+from passerelle.caching.settings import CacheSettings
+from passerelle.caching.storing import ONE_REQUEST, EntryDraft, make_draft, read_terms
 from passerelle.http.messages import SAFE_METHODS, Fields
 
 _CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since"})
@@ -37,7 +37,7 @@ class Fresh(NamedTuple):
     refresh: bool = False
 
 
-# A fresh entry and a request that asks for nothing special: `answers.wire` is the whole answer.
+# A fresh entry and a request that asks for nothing special: `serving.fresh_hit_bytes` is the whole answer.
 HIT: Final = Fresh()
 
 
@@ -85,28 +85,28 @@ _SHARED_MISS: Final = Miss(b"uri-miss", _CONDITIONS, True)
 _OWN_MISS: Final = Miss(b"uri-miss", _KEEP, False)
 
 
-def lookup(facts: Facts, entry: Entry | None, now: float, settings: Settings) -> Decision:
+def lookup(view: RequestView, entry: Entry | None, now: float, settings: CacheSettings) -> Decision:
     """What to do with a request for which ``entry`` is stored (RFC 9111 §4); the very object HIT on the short way."""
-    if entry is not None and now < entry.fresh_until and not facts.needs & entry.refuses:
+    if entry is not None and now < entry.fresh_until and not view.needs & entry.needs_excluded:
         return HIT
-    return _consider(facts, entry, now, settings)
+    return _consider(view, entry, now, settings)
 
 
-def _consider(facts: Facts, entry: Entry | None, now: float, settings: Settings) -> Decision:
-    if facts.method not in (b"GET", b"HEAD"):
+def _consider(view: RequestView, entry: Entry | None, now: float, settings: CacheSettings) -> Decision:
+    if view.method not in (b"GET", b"HEAD"):
         return _METHOD
-    directives = facts.directives if settings.obey_client_directives else NONE
+    directives = view.directives if settings.obey_client_directives else NONE
     # RFC 9111 §4.3.2: conditions for origins are not a cache's to evaluate; a GET's content has no meaning to one.
-    if facts.has_body or facts.origin_only or b"no-store" in directives:
+    if view.has_body or view.origin_only or b"no-store" in directives:
         return _REQUEST
     only_if_cached = b"only-if-cached" in directives
     if entry is None:
         if only_if_cached:
             return _REFUSE
-        if facts.method == b"HEAD" or facts.range is not None:
+        if view.method == b"HEAD" or view.range is not None:
             return _OWN_MISS
         return _SHARED_MISS if b"no-cache" not in directives else _SHARED_MISS._replace(share=False)
-    if facts.needs & entry.refuses & IDENTITY:
+    if view.needs & entry.needs_excluded & IDENTITY:
         return _REFUSE if only_if_cached else _NOT_YOURS
     asked = _acceptable(entry, directives, now)
     if asked is not None:
@@ -114,7 +114,7 @@ def _consider(facts: Facts, entry: Entry | None, now: float, settings: Settings)
     if only_if_cached:
         return _REFUSE
     reason = b"request" if now < entry.fresh_until else b"stale"
-    if facts.method == b"HEAD":
+    if view.method == b"HEAD":
         return Miss(reason, _KEEP, False)
     # Who asks for an answer of now does not wait for one that was asked for before.
     return revalidation(entry, reason, reason == b"stale" and b"no-cache" not in directives)
@@ -162,7 +162,7 @@ def validators(entry: Entry) -> Fields:
 class Store(NamedTuple):
     """Relay the response; put ``draft`` into the store when its body is complete."""
 
-    draft: Draft
+    draft: EntryDraft
 
 
 class Merge(NamedTuple):
@@ -180,8 +180,8 @@ class Merge(NamedTuple):
 class Invalidate(NamedTuple):
     """Relay the response; take everything stored for ``targets`` out first (RFC 9111 §4.4), then store ``draft``."""
 
-    targets: tuple[Target, ...]
-    draft: Draft | None
+    targets: tuple[TargetUri, ...]
+    draft: EntryDraft | None
 
 
 class UseStale(NamedTuple):
@@ -192,29 +192,29 @@ class Refetch(NamedTuple):
     """The 304 is about another response than the stored one: ask again without validators (RFC 9111 §4.3.4)."""
 
 
-class Nothing(NamedTuple):
+class RelayOnly(NamedTuple):
     """Relay the response and store nothing. ``forget``: it supersedes the stored one, which goes."""
 
     reason: str
     forget: bool = False
 
 
-Outcome = Store | Merge | Invalidate | UseStale | Refetch | Nothing
+Outcome = Store | Merge | Invalidate | UseStale | Refetch | RelayOnly
 
 _USE_STALE: Final = UseStale()
 _REFETCH: Final = Refetch()
 
 
 def on_response(
-    facts: Facts,
-    response: Received,
+    view: RequestView,
+    response: OriginResponse,
     entry: Entry | None,
-    settings: Settings,
+    settings: CacheSettings,
     *,
     validated: bool = False,
     authority: bytes = b"",
     believed: bytes = b"",
-    target: Target | None = None,
+    target: TargetUri | None = None,
     tags: tuple[bytes, ...] = (),
 ) -> Outcome:
     """What to do with a response from upstream. Never called with one that the gateway made itself.
@@ -223,55 +223,55 @@ def on_response(
     validators. ``authority`` (the Host field, lower case) and ``target`` are the request's own URI; ``believed`` is the
     host that the client has asked by a trusted proxy's word, if there is one. ``tags`` are the route's.
     """
-    if facts.method not in SAFE_METHODS:
+    if view.method not in SAFE_METHODS:
         hosts = (authority, believed) if believed else (authority,)
-        return _on_unsafe(facts, response, settings, hosts, target, tags)
-    if facts.method == b"HEAD":
-        return _on_head(facts, response, entry, settings)
-    if facts.method != b"GET":
-        return Nothing("method")
+        return _on_unsafe(view, response, settings, hosts, target, tags)
+    if view.method == b"HEAD":
+        return _on_head(view, response, entry, settings)
+    if view.method != b"GET":
+        return RelayOnly("method")
     if response.status == 304:
         if entry is None or not validated:
-            return Nothing("conditional")
+            return RelayOnly("conditional")
         if not matches(entry, response):
             return _REFETCH
-        return Merge(*freshen(entry, response, facts, settings))
+        return Merge(*update_entry(entry, response, view, settings))
     if entry is not None and response.status in ERRORS and _within_error_window(entry, response.response_time):
         return _USE_STALE
     if entry is not None and entry.status != response.status and response.status in _NO_WORD_ON_THE_URI:
-        return Nothing("status")
-    draft = make_draft(facts, response, settings, tags)
-    if isinstance(draft, Draft):
+        return RelayOnly("status")
+    draft = make_draft(view, response, settings, tags)
+    if isinstance(draft, EntryDraft):
         return Store(draft)
     forget = entry is not None and response.status < 500 and response.status not in _NO_WORD_ON_THE_URI
-    return Nothing(draft, forget)
+    return RelayOnly(draft, forget)
 
 
 def _within_error_window(entry: Entry, now: float) -> bool:
     return entry.fresh_until != NEVER and now < entry.fresh_until + entry.stale_if_error
 
 
-def _on_head(facts: Facts, response: Received, entry: Entry | None, settings: Settings) -> Outcome:
+def _on_head(view: RequestView, response: OriginResponse, entry: Entry | None, settings: CacheSettings) -> Outcome:
     if entry is None or response.status != 200:
-        return Nothing("method")
+        return RelayOnly("method")
     if not matches_head(entry, response):
-        return Nothing("method", forget=True)
-    return Merge(*freshen(entry, response, facts, settings))
+        return RelayOnly("method", forget=True)
+    return Merge(*update_entry(entry, response, view, settings))
 
 
 def _on_unsafe(
-    facts: Facts,
-    response: Received,
-    settings: Settings,
+    view: RequestView,
+    response: OriginResponse,
+    settings: CacheSettings,
     hosts: tuple[bytes, ...],
-    target: Target | None,
+    target: TargetUri | None,
     tags: tuple[bytes, ...],
 ) -> Outcome:
     """RFC 9111 §4.4: a non-error answer to an unsafe or unknown method invalidates; an error changes nothing."""
     if target is None or not 200 <= response.status < 400:
-        return Nothing("method")
+        return RelayOnly("method")
     targets = {target: None}
-    draft: Draft | None = None
+    draft: EntryDraft | None = None
     for name in (b"location", b"content-location"):
         reference = response.get(name)
         if reference is None:
@@ -280,25 +280,27 @@ def _on_unsafe(
         other = next((found for found in read if found is not None), None)
         if other is not None:
             targets[other] = None
-            if name == b"content-location" and other == target and facts.method == b"POST":
-                draft = _post_draft(facts, response, settings, tags)
+            if name == b"content-location" and other == target and view.method == b"POST":
+                draft = _post_draft(view, response, settings, tags)
     return Invalidate(tuple(targets), draft)
 
 
-def _post_draft(facts: Facts, response: Received, settings: Settings, tags: tuple[bytes, ...]) -> Draft | None:
+def _post_draft(
+    view: RequestView, response: OriginResponse, settings: CacheSettings, tags: tuple[bytes, ...]
+) -> EntryDraft | None:
     """RFC 9110 §9.3.3: a POST's answer about its own URI, with explicit freshness, may answer a later GET."""
     terms = read_terms(response, settings)
     if response.status != 200 or not terms.lifetime.explicit:
         return None
-    draft = make_draft(facts, response, settings, tags, terms)
-    return draft if isinstance(draft, Draft) else None
+    draft = make_draft(view, response, settings, tags, terms)
+    return draft if isinstance(draft, EntryDraft) else None
 
 
-def usable_on_failure(facts: Facts, entry: Entry | None, now: float, settings: Settings) -> bool:
+def usable_on_failure(view: RequestView, entry: Entry | None, now: float, settings: CacheSettings) -> bool:
     """Whether ``entry`` may answer when upstream gave no answer: the cache is disconnected (RFC 9111 §4.2.4)."""
     if entry is None or entry.fresh_until == NEVER:
         return False
-    if settings.obey_client_directives and b"no-cache" in facts.directives:
+    if settings.obey_client_directives and b"no-cache" in view.directives:
         return False
     window = entry.stale_if_error if entry.strict else max(entry.stale_if_error, settings.stale_if_disconnected)
     return now < entry.fresh_until + window

@@ -14,7 +14,7 @@ from passerelle.http.messages import SELECTING, Fields
 REQUEST_DIRECTIVES: Final = (b"no-cache", b"no-store", b"max-age", b"max-stale", b"min-fresh", b"only-if-cached")
 
 
-class Facts:
+class RequestView:
     """A request as a cache sees it.
 
     ``needs`` has COOKIE and AUTHORIZATION for what identifies its sender, DIRECTIVES for directives, and SPECIAL for
@@ -106,7 +106,7 @@ class Facts:
         return key
 
 
-class SilentFacts(Facts):
+class PlainRequestView(RequestView):
     """Those of a plain GET none of whose fields is among ``SELECTING``; ``read`` gives them, should Vary name one.
 
     Most requests are such, and where heads differ each time, to make pairs of their fields takes longer than all the

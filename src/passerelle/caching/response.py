@@ -14,7 +14,7 @@ UNSTORED = HOP_BY_HOP | {b"age", b"proxy-authentication-info"}
 TAG_FIELDS = frozenset({b"cache-tag", b"surrogate-key"})
 
 
-class Received:
+class OriginResponse:
     """A response's head and when it was asked for and came (seconds since the epoch).
 
     ``fields`` has all fields, names in lower case. ``relay`` is the head as it goes to the client, if the caller has

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from passerelle.caching.dates import parse_date
 from passerelle.caching.entry import Entry, build_head, head_lines
 from passerelle.caching.ranges import UNSATISFIABLE, resolve_range
-from passerelle.caching.request import Facts
+from passerelle.caching.request import RequestView
 from passerelle.caching.validators import not_modified, range_applies
 
 # RFC 9211: the member that this cache adds. Without a ttl: the client has Age, and one ending per age can be made once.
@@ -32,7 +32,7 @@ _NOT_IN_304: Final = frozenset(
 _NOT_IN_416: Final = _NOT_IN_304 | {b"etag", b"last-modified", b"content-location", b"content-disposition"}
 
 
-class Answer(NamedTuple):
+class ServedResponse(NamedTuple):
     """An answer: ``head`` is the status line and field lines, each with CRLF, without the empty line."""
 
     status: int
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
     body: bytes | memoryview
 
 
-def ending(entry: Entry, now: float) -> bytes:
+def fresh_hit_tail(entry: Entry, now: float) -> bytes:
     """What follows the stored head of a fresh hit: Age, Cache-Status and the empty line."""
     age = int(now - entry.born)
     if 0 <= age < 3600:
@@ -48,44 +48,46 @@ def ending(entry: Entry, now: float) -> bytes:
     return b"Age: %d\r\n%b\r\n" % (max(age, 0), HIT)
 
 
-def wire(entry: Entry, now: float) -> bytes:
+def fresh_hit_bytes(entry: Entry, now: float) -> bytes:
     """The whole answer of a fresh hit by the short way (a plain GET on a connection that stays open)."""
     age = int(now - entry.born)
     if 0 <= age < 3600:
         return entry.head + _ENDINGS[age] + entry.body
-    return entry.head + ending(entry, now) + entry.body
+    return entry.head + fresh_hit_tail(entry, now) + entry.body
 
 
-def answer(facts: Facts, entry: Entry, now: float, *, status_line: bytes = HIT, own: tuple[bytes, ...] = ()) -> Answer:
+def serve(
+    view: RequestView, entry: Entry, now: float, *, status_line: bytes = HIT, added_lines: tuple[bytes, ...] = ()
+) -> ServedResponse:
     """The answer to a GET or HEAD from ``entry``: whole, a range of it, or 304 where a condition says so.
 
-    ``status_line`` is the Cache-Status field line, with CRLF (empty for none). ``own`` are further field lines
+    ``status_line`` is the Cache-Status field line, with CRLF (empty for none). ``added_lines`` are further field lines
     (without CRLF) for this client alone.
     """
-    extra = b"".join(line + b"\r\n" for line in own) + b"Age: %d\r\n" % entry.age(now) + status_line
-    if entry.status == 200 and (facts.if_none_match is not None or facts.if_modified_since is not None):
+    extra = b"".join(line + b"\r\n" for line in added_lines) + b"Age: %d\r\n" % entry.age(now) + status_line
+    if entry.status == 200 and (view.if_none_match is not None or view.if_modified_since is not None):
         modified = _date(entry, b"last-modified", now)
         if modified is None:
             modified = _date(entry, b"date", now)
         if modified is None:
             modified = entry.born
-        if not_modified(facts.if_none_match, facts.if_modified_since, entry.etag, modified, now):
-            return Answer(304, _head(entry, b"304 Not Modified", _NOT_IN_304) + extra, b"")
-    if facts.method == b"HEAD":
-        return Answer(entry.status, entry.head + extra, b"")
-    if facts.range is not None and entry.status == 200 and _range_wanted(facts, entry, now):
-        found = resolve_range(facts.range, len(entry.body))
+        if not_modified(view.if_none_match, view.if_modified_since, entry.etag, modified, now):
+            return ServedResponse(304, _head(entry, b"304 Not Modified", _NOT_IN_304) + extra, b"")
+    if view.method == b"HEAD":
+        return ServedResponse(entry.status, entry.head + extra, b"")
+    if view.range is not None and entry.status == 200 and _range_wanted(view, entry, now):
+        found = resolve_range(view.range, len(entry.body))
         if found is UNSATISFIABLE:
             head = _head(entry, b"416 Range Not Satisfiable", _NOT_IN_416)
             lines = b"Content-Range: bytes */%d\r\nContent-Length: 0\r\n" % len(entry.body)
-            return Answer(416, head + lines + extra, b"")
+            return ServedResponse(416, head + lines + extra, b"")
         if found is not None:
             first, end = found
             head = _head(entry, b"206 Partial Content", frozenset({b"content-length", b"content-range"}))
             lines = b"Content-Range: bytes %d-%d/%d\r\n" % (first, end - 1, len(entry.body))
             lines += b"Content-Length: %d\r\n" % (end - first)
-            return Answer(206, head + lines + extra, memoryview(entry.body)[first:end])  # it may be long
-    return Answer(entry.status, entry.head + extra, entry.body)
+            return ServedResponse(206, head + lines + extra, memoryview(entry.body)[first:end])  # it may be long
+    return ServedResponse(entry.status, entry.head + extra, entry.body)
 
 
 def _date(entry: Entry, name: bytes, now: float) -> float | None:
@@ -93,19 +95,19 @@ def _date(entry: Entry, name: bytes, now: float) -> float | None:
     return parse_date(value, now) if value is not None else None
 
 
-def _range_wanted(facts: Facts, entry: Entry, now: float) -> bool:
-    if facts.if_range is None:
+def _range_wanted(view: RequestView, entry: Entry, now: float) -> bool:
+    if view.if_range is None:
         return True
     date = _date(entry, b"date", now)
     modified = entry.get(b"last-modified")
-    return range_applies(facts.if_range, entry.etag, modified, entry.born if date is None else date, now)
+    return range_applies(view.if_range, entry.etag, modified, entry.born if date is None else date, now)
 
 
 def _head(entry: Entry, status: bytes, without: frozenset[bytes]) -> bytes:
     return build_head(b"HTTP/1.1 " + status, [line for name, _, line in head_lines(entry.head) if name not in without])
 
 
-def forwarded(reason: bytes, status: int = 0, *, stored: bool = False, collapsed: bool = False) -> bytes:
+def cache_status(reason: bytes, status: int = 0, *, stored: bool = False, collapsed: bool = False) -> bytes:
     """The Cache-Status line, with CRLF, of an answer from upstream (RFC 9211 §2.2 to §2.5).
 
     ``reason`` is one of bypass, method, uri-miss, vary-miss, miss, request, stale, partial; ``status`` what upstream

@@ -23,7 +23,7 @@ _SOLO_KEYS: Final = 10_000
 class Flight(Generic[T]):
     """One request upstream for ``key``, and who waits for it.
 
-    ``land`` and the others may be called once in all; later calls do nothing. A waiter is called exactly once, with
+    ``complete`` and the others may be called once in all; later calls do nothing. A waiter is called exactly once, with
     the shared result, or with None: go upstream yourself.
     """
 
@@ -51,11 +51,11 @@ class Flight(Generic[T]):
         """Wait no longer: the callback will not be called. Nobody else notices."""
         self._waiters.pop(ticket, None)
 
-    def land(self, result: T) -> None:
+    def complete(self, result: T) -> None:
         """The response may be shared: everybody gets it."""
         self._end(result)
 
-    def scatter(self, now: float) -> None:
+    def release_uncached(self, now: float) -> None:
         """The response is one client's alone: everybody else goes upstream, at once and in parallel.
 
         Requests for this key do not wait for each other for the next ten seconds.
@@ -64,7 +64,7 @@ class Flight(Generic[T]):
             self._flights.remember_solo(self.key, now)
         self._end(None)
 
-    def fail(self) -> None:
+    def abort(self) -> None:
         """There is no response: everybody tries for himself."""
         self._end(None)
 
@@ -98,7 +98,7 @@ class Flights(Generic[T]):
         """The flight under way for ``key``, or None."""
         return self._flights.get(key)
 
-    def lead(self, key: bytes) -> Flight[T]:
+    def begin(self, key: bytes) -> Flight[T]:
         """Start a flight for ``key``; there must be none."""
         assert key not in self._flights
         flight = self._flights[key] = Flight(self, key)

@@ -8,10 +8,10 @@ from typing import Final
 from passerelle.caching.dates import format_date
 from passerelle.caching.directives import Directives
 from passerelle.caching.entry import AUTHORIZATION, COOKIE, DIRECTIVES, IDENTITY, NEVER, SPECIAL, Entry, build_head
-from passerelle.caching.freshness import HEURISTIC_STATUSES, Lifetime, freshness_lifetime, initial_age
-from passerelle.caching.request import Facts
-from passerelle.caching.response import TAG_FIELDS, Received
-from passerelle.caching.settings import Identity, Settings
+from passerelle.caching.freshness import HEURISTIC_STATUSES, FreshnessLifetime, freshness_lifetime, initial_age
+from passerelle.caching.request import RequestView
+from passerelle.caching.response import TAG_FIELDS, OriginResponse
+from passerelle.caching.settings import CacheSettings, IdentitySharing
 from passerelle.caching.validators import entity_tag
 from passerelle.caching.vary import CONSUMER, vary_names
 
@@ -44,7 +44,7 @@ _NEEDED: Final = frozenset(
 )
 
 
-class Terms:
+class StorageTerms:
     """What a response's head says about storing and using it, for one route."""
 
     __slots__ = ("directives", "lifetime", "names", "omitted")
@@ -52,7 +52,7 @@ class Terms:
     def __init__(
         self,
         directives: Directives,
-        lifetime: Lifetime,
+        lifetime: FreshnessLifetime,
         names: tuple[bytes, ...] | None,
         omitted: frozenset[bytes],
     ) -> None:
@@ -68,35 +68,37 @@ class Terms:
         return b"public" in directives or b"s-maxage" in directives or b"must-revalidate" in directives
 
 
-def read_terms(response: Received, settings: Settings) -> Terms:
+def read_terms(response: OriginResponse, settings: CacheSettings) -> StorageTerms:
     """The terms of a response as it came."""
     directives, targeted = response.directives(settings.targeted)
     lifetime = freshness_lifetime(response, directives, targeted, settings.heuristic)
     omitted: frozenset[bytes] = frozenset()
     for name in (b"no-cache", b"private"):
-        if name in directives and not _blanket(directives, name):
+        if name in directives and not _applies_to_all(directives, name):
             omitted |= directives.fields(name)
-    return Terms(directives, lifetime, _names(response, settings), omitted)
+    return StorageTerms(directives, lifetime, _names(response, settings), omitted)
 
 
-def _names(response: Received, settings: Settings) -> tuple[bytes, ...] | None:
+def _names(response: OriginResponse, settings: CacheSettings) -> tuple[bytes, ...] | None:
     own = settings.vary_on
-    if settings.identity is Identity.CONSUMER:
+    if settings.identity is IdentitySharing.CONSUMER:
         own = (*own, CONSUMER)
-    return vary_names(response.get_all(b"vary"), own, settings.told)
+    return vary_names(response.get_all(b"vary"), own, settings.identity_fields)
 
 
-def _blanket(directives: Directives, name: bytes) -> bool:
+def _applies_to_all(directives: Directives, name: bytes) -> bool:
     """Whether a directive that may be qualified holds for the whole response."""
     if name not in directives:
         return False
     return directives.unqualified(name) or bool(directives.fields(name) & _NEEDED)
 
 
-def prohibition(facts: Facts, response: Received, terms: Terms, settings: Settings) -> str | None:
+def prohibition(
+    view: RequestView, response: OriginResponse, terms: StorageTerms, settings: CacheSettings
+) -> str | None:
     """Why the response may not be stored whatever its lifetime (RFC 9111 §3), or None. The reason is one token."""
     directives = terms.directives
-    if settings.obey_client_directives and b"no-store" in facts.directives:
+    if settings.obey_client_directives and b"no-store" in view.directives:
         return "request-no-store"
     if b"must-understand" in directives:
         # RFC 9111 §5.2.2.3: who understands the status code may overlook the no-store beside it.
@@ -104,11 +106,11 @@ def prohibition(facts: Facts, response: Received, terms: Terms, settings: Settin
             return "not-understood"
     elif b"no-store" in directives:
         return "no-store"
-    if _blanket(directives, b"private"):
+    if _applies_to_all(directives, b"private"):
         return "private"
     if terms.names is None:
         return "vary"
-    if facts.needs & refused(terms, facts, settings) & IDENTITY:
+    if view.needs & excluded_needs(terms, view, settings) & IDENTITY:
         return "identity"
     if not settings.store_set_cookie and SET_COOKIE not in terms.omitted and response.get(SET_COOKIE) is not None:
         return "set-cookie"
@@ -117,15 +119,15 @@ def prohibition(facts: Facts, response: Received, terms: Terms, settings: Settin
     return None
 
 
-def refused(terms: Terms, facts: Facts, settings: Settings) -> int:
+def excluded_needs(terms: StorageTerms, view: RequestView, settings: CacheSettings) -> int:
     """The identities that an entry with these terms may not answer: bits COOKIE and AUTHORIZATION, and SPECIAL.
 
     Authorization by RFC 9111 §3.5. Of cookies the RFC says nothing; where the origin gave neither a lifetime nor
     no-cache, nothing tells that it thought of caches at all, so a response is then not shared with cookies in play.
     """
-    if terms.shareable or settings.identity is Identity.SHARED:
+    if terms.shareable or settings.identity is IdentitySharing.SHARED:
         return SPECIAL
-    if settings.identity is Identity.CONSUMER and facts.consumer:
+    if settings.identity is IdentitySharing.CONSUMER and view.consumer:
         return SPECIAL
     explicit = terms.lifetime.explicit or b"no-cache" in terms.directives
     if explicit or (terms.names is not None and b"cookie" in terms.names):
@@ -133,7 +135,7 @@ def refused(terms: Terms, facts: Facts, settings: Settings) -> int:
     return SPECIAL | AUTHORIZATION | COOKIE
 
 
-class Draft:
+class EntryDraft:
     """A response that may be stored, before its body is there.
 
     ``names`` are the request fields that choose it (RFC 9111 §4.1). ``length`` is its Content-Length, -1 if unknown.
@@ -159,21 +161,25 @@ class Draft:
 
 
 def make_draft(
-    facts: Facts, response: Received, settings: Settings, tags: tuple[bytes, ...] = (), terms: Terms | None = None
-) -> Draft | str:
+    view: RequestView,
+    response: OriginResponse,
+    settings: CacheSettings,
+    tags: tuple[bytes, ...] = (),
+    terms: StorageTerms | None = None,
+) -> EntryDraft | str:
     """The response as it may be stored, or the reason (one token) why it may not (RFC 9111 §3)."""
     status = response.status
     if status < 200 or status in ONE_REQUEST:
         return "partial" if status in (206, 416) else "status"
     terms = terms or read_terms(response, settings)
-    reason = prohibition(facts, response, terms, settings)
+    reason = prohibition(view, response, terms, settings)
     if reason is not None:
         return reason
     lifetime = terms.lifetime
     own = settings.ttl is not None and status in settings.statuses
     if not own and not (lifetime.explicit or status in HEURISTIC_STATUSES or b"public" in terms.directives):
         return "status"
-    entry = build_entry(facts, response, terms, settings, tags)
+    entry = build_entry(view, response, terms, settings, tags)
     stale = entry.stale_while_revalidate or entry.stale_if_error
     if not (entry.fresh_until > response.response_time or stale or _validator(response)):
         return "no-lifetime"
@@ -185,21 +191,26 @@ def make_draft(
         length = 0
     if length > settings.max_body:
         return "too-large"
-    return Draft(entry, terms.names or (), length)
+    return EntryDraft(entry, terms.names or (), length)
 
 
-def _validator(response: Received) -> bool:
+def _validator(response: OriginResponse) -> bool:
     return entity_tag(response.get(b"etag")) is not None or response.get(b"last-modified") is not None
 
 
 def build_entry(
-    facts: Facts, response: Received, terms: Terms, settings: Settings, tags: tuple[bytes, ...], body: bytes = b""
+    view: RequestView,
+    response: OriginResponse,
+    terms: StorageTerms,
+    settings: CacheSettings,
+    tags: tuple[bytes, ...],
+    body: bytes = b"",
 ) -> Entry:
     """The entry of a response with these terms, its key still empty."""
     directives = terms.directives
     arrived = response.response_time
     age = initial_age(response)
-    if _blanket(directives, b"no-cache"):
+    if _applies_to_all(directives, b"no-cache"):
         fresh_until = NEVER
     elif settings.ttl is not None and response.status in settings.statuses:
         # The route's lifetime counts from when the response came: how old it was by then is not the route's concern.
@@ -209,7 +220,9 @@ def build_entry(
     # RFC 9111 §4.2.4: these forbid every stale use. s-maxage implies proxy-revalidate (§5.2.2.10) and forbids what
     # nobody allowed by name, but an origin that writes a stale-while-revalidate beside it means it; CDNs read it so.
     forbidden = (
-        b"must-revalidate" in directives or b"proxy-revalidate" in directives or _blanket(directives, b"no-cache")
+        b"must-revalidate" in directives
+        or b"proxy-revalidate" in directives
+        or _applies_to_all(directives, b"no-cache")
     )
     swr = 0 if forbidden else _window(directives, b"stale-while-revalidate", settings.stale_while_revalidate)
     sie = 0 if forbidden else _window(directives, b"stale-if-error", settings.stale_if_error)
@@ -229,12 +242,12 @@ def build_entry(
         stale_while_revalidate=swr,
         stale_if_error=sie,
         strict=forbidden or b"s-maxage" in directives,
-        refuses=refused(terms, facts, settings),
+        refuses=excluded_needs(terms, view, settings),
         etag=entity_tag(response.get(b"etag")),
         tags=tuple(dict.fromkeys(tags + named)) if named else tags,
     )
     if not settings.obey_client_directives:
-        entry.refuses &= ~DIRECTIVES
+        entry.needs_excluded &= ~DIRECTIVES
     return entry
 
 

@@ -15,14 +15,14 @@ MAX_TAG_BYTES: Final = 256
 PAIR_BYTES: Final = 160
 
 
-def fitting(tag: bytes) -> bytes:
+def stored_tag(tag: bytes) -> bytes:
     """``tag`` as it is held, and so purged by: its digest where it is too long."""
     return tag if len(tag) <= MAX_TAG_BYTES else blake2b(tag, digest_size=24).hexdigest().encode("ascii")
 
 
-def bounded(tags: Iterable[bytes]) -> tuple[bytes, ...]:
+def bounded_tags(tags: Iterable[bytes]) -> tuple[bytes, ...]:
     """``tags`` within the bounds, each once, in order."""
-    kept = dict.fromkeys(fitting(tag) for tag in tags if tag)
+    kept = dict.fromkeys(stored_tag(tag) for tag in tags if tag)
     return tuple(kept)[:MAX_TAGS]
 
 

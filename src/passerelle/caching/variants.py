@@ -8,7 +8,7 @@ from typing import Final
 
 from passerelle.caching.entry import Entry, Variants
 from passerelle.caching.memory_store import MemoryStore
-from passerelle.caching.request import Facts
+from passerelle.caching.request import RequestView
 from passerelle.caching.vary import MAX_NAMES, preferred_language
 
 # How many Content-Languages of one URI are known by name.
@@ -21,7 +21,7 @@ def _salt() -> bytes:
     return os.urandom(6)
 
 
-class Shelf:
+class VariantStore:
     """A memory store in which URIs have variants. ``salt`` makes the unique names of notes."""
 
     __slots__ = ("_salt", "store")
@@ -30,7 +30,7 @@ class Shelf:
         self.store = store
         self._salt = salt
 
-    def find(self, key: bytes, facts: Facts) -> Entry | None:
+    def find(self, key: bytes, view: RequestView) -> Entry | None:
         """The entry under the URI's ``key`` that may answer this request, or None."""
         item = self.store.get(key)
         if type(item) is Entry:
@@ -38,27 +38,27 @@ class Shelf:
         if item is None:
             return None
         assert isinstance(item, Variants)
-        entry = self.store.get(variant_of(item, facts.variant(item.names)))
+        entry = self.store.get(variant_of(item, view.variant(item.names)))
         if entry is None and item.languages is not None:
-            language = preferred_language(facts.fields)
-            other = item.languages.get(_language_key(item, facts, language)) if language is not None else None
+            language = preferred_language(view.fields)
+            other = item.languages.get(_language_key(item, view, language)) if language is not None else None
             entry = self.store.get(other) if other is not None else None
         return entry if isinstance(entry, Entry) else None
 
-    def slot(self, key: bytes, facts: Facts) -> tuple[bytes, bool]:
+    def slot(self, key: bytes, view: RequestView) -> tuple[bytes, bool]:
         """The key by which the response to this request goes, as far as is known, and whether the URI varies.
 
         It is what requests that may share one response have in common (single flight).
         """
         item = self.store.peek(key)
         if isinstance(item, Variants):
-            return variant_of(item, facts.variant(item.names)), True
+            return variant_of(item, view.variant(item.names)), True
         return key, False
 
     def place(
         self,
         key: bytes,
-        facts: Facts,
+        view: RequestView,
         names: tuple[bytes, ...],
         entry: Entry,
         epoch: int | None = None,
@@ -83,12 +83,12 @@ class Shelf:
             note = Variants(key, union, self._salt(), entry.tags)
             if not self._put(note, epoch):
                 return False
-        entry.key = variant_of(note, facts.variant(note.names))
+        entry.key = variant_of(note, view.variant(note.names))
         if not self._put_entry(entry, epoch, known):
             return False
         language = entry.get(b"content-language") if _LANGUAGE in note.names else None
         if language is not None and b"," not in language:
-            self._know_language(note, _language_key(note, facts, language.lower()), entry.key)
+            self._note_language(note, _language_key(note, view, language.lower()), entry.key)
         return True
 
     def _put_entry(self, entry: Entry, epoch: int | None, known: Entry | None) -> bool:
@@ -100,7 +100,7 @@ class Shelf:
     def _put(self, item: Entry | Variants, epoch: int | None) -> bool:
         return self.store.put(item) if epoch is None else self.store.put_since(item, epoch)
 
-    def _know_language(self, note: Variants, language: bytes, variant: bytes) -> None:
+    def _note_language(self, note: Variants, language: bytes, variant: bytes) -> None:
         if note.languages is None:
             note.languages = {}
         elif len(note.languages) >= _MAX_LANGUAGES and language not in note.languages:
@@ -115,6 +115,6 @@ def variant_of(note: Variants, values: bytes) -> bytes:
     return b"%b\x00%b\x00%b" % (note.key, note.salt, values)
 
 
-def _language_key(note: Variants, facts: Facts, language: bytes) -> bytes:
+def _language_key(note: Variants, view: RequestView, language: bytes) -> bytes:
     """The variant's other fields and the language: requests that agree in both get the same response."""
-    return facts.variant(tuple(name for name in note.names if name != _LANGUAGE)) + b"\x1d" + language
+    return view.variant(tuple(name for name in note.names if name != _LANGUAGE)) + b"\x1d" + language

@@ -27,12 +27,12 @@ _ABSENT: Final = b"\x1e"
 
 
 def vary_names(
-    lines: list[bytes], more: Iterable[bytes] = (), told: frozenset[bytes] = frozenset()
+    lines: list[bytes], more: Iterable[bytes] = (), identity_fields: frozenset[bytes] = frozenset()
 ) -> tuple[bytes, ...] | None:
     """The lower-case, sorted field names of all ``Vary`` lines, and ``more``; None for ``*`` or for over MAX_NAMES.
 
-    CONSUMER stands for each field that tells services who asks, also for those that ``told`` names. By what only the
-    gateway knows of a request (the client's address, the request's id) no stored response can be chosen: None.
+    CONSUMER stands for each field that tells services who asks, also for those that ``identity_fields`` names. By what
+    only the gateway knows of a request (the client's address, the request's id) no stored response can be chosen: None.
     """
     names = {m.lower() for line in lines for m in list_members(line)}
     if b"*" in names or len(names) > MAX_NAMES:
@@ -42,7 +42,9 @@ def vary_names(
         return ()
     if any(map(is_of_the_way, names)):
         return None
-    return tuple(sorted({CONSUMER if name.startswith(CONSUMER_FIELD) or name in told else name for name in names}))
+    return tuple(
+        sorted({CONSUMER if name.startswith(CONSUMER_FIELD) or name in identity_fields else name for name in names})
+    )
 
 
 def variant_key(names: Iterable[bytes], fields: Fields, consumer: bytes = b"") -> bytes:

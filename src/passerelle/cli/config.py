@@ -12,8 +12,8 @@ import click
 
 from passerelle import __version__
 from passerelle.cli.support import (
-    answer_no,
     config_argument,
+    exit_negative,
     json_option,
     print_json,
     print_problems,
@@ -71,7 +71,7 @@ def check(config: str | None, elsewhere: bool, as_json: bool) -> None:
             counts = f"{_count(len(found.services), 'service')}, {_count(len(found.routes), 'route')}"
             click.echo(f"{path}: {click.style('ok', fg='green')} ({counts})")
     if found is None:
-        answer_no()
+        exit_negative()
 
 
 def _count(number: int, thing: str) -> str:
@@ -128,7 +128,7 @@ def _answered_by(route: Route) -> str:
 
 
 def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
-    from passerelle.config.describe import part_told, route_told
+    from passerelle.config.describe import describe_part, describe_route
 
     accepted = route.accepted
     return {
@@ -137,9 +137,9 @@ def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
         "methods": None if accepted is None else sorted(method.decode() for method in accepted),
         "path": route.path,
         "service": route.service,
-        "compose": {key: part_told(route, part) for key, part in route.compose.items()} if route.compose else None,
+        "compose": {key: describe_part(route, part) for key, part in route.compose.items()} if route.compose else None,
         "rewrite": route.rewrite,
-        **route_told(config, route),
+        **describe_route(config, route),
     }
 
 

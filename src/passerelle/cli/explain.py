@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from passerelle.cli.support import answer_no, config_path, json_option, print_json, read_config
+from passerelle.cli.support import config_path, exit_negative, json_option, print_json, read_config
 
 if TYPE_CHECKING:
     from passerelle.config import Config
-    from passerelle.routing.router import Match, Rule
+    from passerelle.routing.router import RouteMatch, RouteRule
 
 _MOST_OTHERS = 15
 _METHOD = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]+").fullmatch
@@ -25,7 +25,7 @@ _URL = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ExplainedRequest:
     """A request, as far as routing looks at it."""
 
     host: bytes
@@ -56,17 +56,17 @@ def explain(arguments: tuple[str, ...], headers: tuple[str, ...], as_json: bool)
         number = f"{len(arguments)} argument{'' if len(arguments) == 1 else 's'}"
         raise click.UsageError(f"found {number}; allowed is [CONFIG] METHOD URL")
     path = config_path(arguments[0] if len(arguments) == 3 else None)
-    asked = _request(arguments[-2], arguments[-1], headers)
-    result = explanation(read_config(path), asked)
+    request = _request(arguments[-2], arguments[-1], headers)
+    result = explanation(read_config(path), request)
     if as_json:
         print_json(result)
     else:
         _print(result)
     if result["status"] is not None:
-        answer_no()
+        exit_negative()
 
 
-def _request(method: str, url: str, headers: tuple[str, ...]) -> Asked:
+def _request(method: str, url: str, headers: tuple[str, ...]) -> ExplainedRequest:
     if not _METHOD(method):
         capitals = f"; did you mean {method.upper()}?" if _METHOD(method.upper()) else ""
         raise click.UsageError(f"found the method {method!r}; methods are written in capitals{capitals}")
@@ -87,7 +87,9 @@ def _request(method: str, url: str, headers: tuple[str, ...]) -> Asked:
             if not value.strip().isdigit():
                 raise click.UsageError(f"found the Content-Length {value.strip()!r}; allowed is a number")
             length = int(value)
-    return Asked(_octets(host), method.encode(), _octets(parts["path"] or "/"), _octets(parts["query"] or ""), length)
+    return ExplainedRequest(
+        _octets(host), method.encode(), _octets(parts["path"] or "/"), _octets(parts["query"] or ""), length
+    )
 
 
 def _octets(text: str) -> bytes:
@@ -99,16 +101,16 @@ def _shown(octets: bytes) -> str:
     return octets.decode("utf-8", "backslashreplace")
 
 
-def explanation(config: Config, asked: Asked) -> dict[str, Any]:
+def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
     """Everything that is said about a request, JSON-able. ``status`` is None if a route answers, else the refusal's."""
     from passerelle.config import rules
     from passerelle.errors import Failure, Kind
     from passerelle.routing.router import Router, canonical_path, normal_host
 
     result: dict[str, Any] = {
-        "method": asked.method.decode(),
-        "host": _shown(normal_host(asked.host)),
-        "path": _shown(asked.path),
+        "method": request.method.decode(),
+        "host": _shown(normal_host(request.host)),
+        "path": _shown(request.path),
         "canonical_path": None,
         "status": None,
         "reason": None,
@@ -116,12 +118,12 @@ def explanation(config: Config, asked: Asked) -> dict[str, Any]:
         "others": [],
     }
     try:
-        canonical = canonical_path(asked.path)
+        canonical = canonical_path(request.path)
     except Failure as failure:
         return result | {"status": failure.status, "reason": f"{failure.title.lower()}: {failure.detail}"}
     result["canonical_path"] = canonical.decode()
     table = rules(config)
-    match = Router(table).match(asked.host, asked.method, canonical)
+    match = Router(table).match(request.host, request.method, canonical)
     if match.value is None:
         refusal = Failure(Kind.METHOD_NOT_ALLOWED if match.allowed else Kind.NO_ROUTE)
         result |= {"status": refusal.status, "reason": refusal.title.lower()}
@@ -130,17 +132,19 @@ def explanation(config: Config, asked: Asked) -> dict[str, Any]:
             result["allow"] = [method.decode() for method in match.allowed]
     else:
         index = next(index for index, route in enumerate(config.routes) if route is match.value)
-        result["route"] = _route(config, index, asked, canonical, match)
+        result["route"] = _route(config, index, request, canonical, match)
         limit = config.body_limit(config.routes[index])
-        if limit is not None and asked.length is not None and asked.length > limit:
+        if limit is not None and request.length is not None and request.length > limit:
             refusal = Failure(Kind.BODY_TOO_LARGE)
-            reason = f"{refusal.title.lower()}: {asked.length} bytes, {limit} allowed"
+            reason = f"{refusal.title.lower()}: {request.length} bytes, {limit} allowed"
             result |= {"status": refusal.status, "reason": reason}
-    result["others"] = _others(config, table, match, asked, canonical)
+    result["others"] = _others(config, table, match, request, canonical)
     return result
 
 
-def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Match) -> dict[str, Any]:
+def _route(
+    config: Config, index: int, request: ExplainedRequest, canonical: bytes, match: RouteMatch
+) -> dict[str, Any]:
     from passerelle.config import describe
     from passerelle.http.messages import IDEMPOTENT_METHODS
     from passerelle.routing.paths import REST, Pattern, Template
@@ -151,14 +155,14 @@ def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Ma
         "key": f"routes[{index}]",
         "label": route.label,
         "params": {name: value.decode() for name, value in match.params.items()},
-        "repeats": route.compose is not None or asked.method in IDEMPOTENT_METHODS,
-        "idle": describe.idle_told(route),
-        **describe.route_told(config, route),
+        "repeats": route.compose is not None or request.method in IDEMPOTENT_METHODS,
+        "idle": describe.describe_idle_timeouts(route),
+        **describe.describe_route(config, route),
     }
     services = described["services"]
     if route.service is not None:
         upstream = canonical if route.rewrite is None else Template(route.rewrite, rest).fill(match.params)
-        described |= {"service": services[route.service], "upstream_path": _shown(upstream + asked.query)}
+        described |= {"service": services[route.service], "upstream_path": _shown(upstream + request.query)}
         return described
     if route.login is not None:
         return described | {"upstream_path": route.login.path}
@@ -166,7 +170,7 @@ def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Ma
         {
             "key": key,
             "upstream_path": Template(part.path, rest).fill(match.params).decode(),
-            **describe.part_told(route, part),
+            **describe.describe_part(route, part),
             "service": services[part.service],
         }
         for key, part in (route.compose or {}).items()
@@ -174,13 +178,15 @@ def _route(config: Config, index: int, asked: Asked, canonical: bytes, match: Ma
     return described
 
 
-def _others(config: Config, table: list[Rule], match: Match, asked: Asked, canonical: bytes) -> list[dict[str, str]]:
+def _others(
+    config: Config, table: list[RouteRule], match: RouteMatch, request: ExplainedRequest, canonical: bytes
+) -> list[dict[str, str]]:
     """Each other route and what keeps it from answering, the nearest to answering first."""
     winner = next((rule for rule in table if rule.value is match.value), None)
     found: list[tuple[tuple[int, int], int, str]] = []
     for index, rule in enumerate(table):
         if rule is not winner:
-            nearness, reason = why_not(rule, winner, asked, canonical)
+            nearness, reason = why_not(rule, winner, request, canonical)
             found.append((nearness, index, reason))
     return [
         {"key": f"routes[{index}]", "label": config.routes[index].label, "reason": reason}
@@ -188,11 +194,13 @@ def _others(config: Config, table: list[Rule], match: Match, asked: Asked, canon
     ]
 
 
-def why_not(rule: Rule, winner: Rule | None, asked: Asked, path: bytes) -> tuple[tuple[int, int], str]:
+def why_not(
+    rule: RouteRule, winner: RouteRule | None, request: ExplainedRequest, path: bytes
+) -> tuple[tuple[int, int], str]:
     """How far ``rule`` is from answering (a sort key), and why it does not; ``winner`` is the rule that does."""
     from passerelle.routing.router import normal_host, specificity
 
-    host = normal_host(asked.host)
+    host = normal_host(request.host)
     if rule.host is not None and rule.host != host:
         covered = rule.host.startswith(b"*.") and host.endswith(rule.host[1:])
         if not covered:
@@ -200,7 +208,7 @@ def why_not(rule: Rule, winner: Rule | None, asked: Asked, path: bytes) -> tuple
     fitting, reason = _path_reason(rule.pattern, path)
     if reason:
         return (3, -fitting), f"path: {reason}"
-    if rule.methods is not None and not _takes(rule.methods, asked.method):
+    if rule.methods is not None and not _takes(rule.methods, request.method):
         return (1, 0), f"method: it takes {', '.join(sorted(method.decode() for method in rule.methods))}"
     assert winner is not None
     keys = zip(("host", "path", "method"), specificity(rule), specificity(winner), strict=False)
@@ -273,8 +281,8 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("service", _service_text(route["service"])))
         lines.append(("upstream", f"{method} {route['upstream_path']}"))
     if route["login"] is not None:
-        asked = route["services"][route["login"]["service"]]
-        lines.append(("login", f"POST {route['upstream_path']} of {_service_text(asked)}"))
+        request = route["services"][route["login"]["service"]]
+        lines.append(("login", f"POST {route['upstream_path']} of {_service_text(request)}"))
     if route["logout"]:
         lines.append(("logout", "the session ends"))
     for part in route.get("parts", ()):

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from passerelle.cli.run import CHANGE_LIMIT, ask, change, refused, whom
+from passerelle.cli.run import CHANGE_LIMIT, change, exit_refused, request_admin, whom
 from passerelle.cli.support import Commands, json_option, print_json, print_table
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.units import parse_duration
@@ -50,11 +50,11 @@ _force = click.option("--force", is_flag=True, help="Even if it is the last one 
 def list_(service: str | None, admin: Address | str | None, as_json: bool) -> None:
     """Show the instances of a service, or of all."""
     if service is None:
-        found = ask(admin, "GET", "/status")["services"]
+        found = request_admin(admin, "GET", "/status")["services"]
     else:
-        answer = ask(admin, "GET", _of(service))
+        answer = request_admin(admin, "GET", _of(service))
         if "problems" in answer:
-            refused(answer["problems"])
+            exit_refused(answer["problems"])
         found = {service: answer}
     if as_json:
         print_json(found if service is None else found[service])

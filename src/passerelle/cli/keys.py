@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from passerelle.cli.support import LazyGroup, answer_no, json_option, print_json, print_table, read_config
+from passerelle.cli.support import LazyGroup, exit_negative, json_option, print_json, print_table, read_config
 
 if TYPE_CHECKING:
     from passerelle.config.models.config import Config
@@ -61,7 +61,7 @@ _expires_option = click.option(
 )
 
 
-class Store(Protocol):
+class ApiKeyStore(Protocol):
     """Where keys are kept."""
 
     def create(self, owner: str, scopes: Iterable[str], now: int, expires: int | None = None) -> tuple[ApiKey, str]:
@@ -84,20 +84,20 @@ class Store(Protocol):
 
 
 @contextmanager
-def _store(config: str | None) -> Iterator[Store]:
+def _store(config: str | None) -> Iterator[ApiKeyStore]:
     from passerelle.security.credentials.api_keys import UnknownKey
 
     read = read_config(config)
     if read.keys is None:
         raise click.UsageError("the configuration has no keys; add keys: {store: keys.db}")
     try:
-        opened: AbstractContextManager[Store]
+        opened: AbstractContextManager[ApiKeyStore]
         opened = _file(read.keys.store) if isinstance(read.keys.store, Path) else _redis(read)
         with opened as store:
             yield store
     except UnknownKey as error:
         click.echo(f"no key {error.args[0]!r} that holds", err=True)
-        answer_no()
+        exit_negative()
 
 
 @contextmanager
@@ -114,16 +114,16 @@ def _file(path: Path) -> Iterator[KeyStore]:
 
 
 @contextmanager
-def _redis(config: Config) -> Iterator[Store]:
+def _redis(config: Config) -> Iterator[ApiKeyStore]:
     from redis import Redis, RedisError
 
-    from passerelle.security.credentials.redis_api_keys import SharedKeyStore
+    from passerelle.security.credentials.redis_api_keys import RedisKeyStore
     from passerelle.security.credentials.redis_lookup import UNREADABLE
 
     assert config.redis is not None, "the configuration was checked"
     client = Redis.from_url(config.redis.url, socket_connect_timeout=_PATIENCE, socket_timeout=_PATIENCE)
     try:
-        with closing(SharedKeyStore(client)) as store:
+        with closing(RedisKeyStore(client)) as store:
             yield store
     except RedisError as error:
         # The address and not the URL, which may hold a password.

@@ -17,9 +17,9 @@ import orjson
 
 from passerelle.cli.support import (
     CONFIG_NAMES,
-    answer_no,
     config_argument,
     config_path,
+    exit_negative,
     json_option,
     print_json,
     print_problems,
@@ -28,10 +28,10 @@ from passerelle.cli.support import (
 from passerelle.config.loader import inspect, inspect_text
 from passerelle.config.models.addresses import Address, parse_admin, parse_listen, parse_url
 from passerelle.config.models.config import Config
-from passerelle.config.models.values import Whole
+from passerelle.config.models.values import WholeNumber
 from passerelle.supervisor import reaper
 from passerelle.supervisor.output import Output
-from passerelle.supervisor.report import Report, seconds, wants_colour
+from passerelle.supervisor.report import ConsoleReport, seconds, wants_colour
 from passerelle.supervisor.supervisor import Setup, Supervisor
 
 DEFAULT_ADMIN: Address = Config.model_fields["admin"].default
@@ -59,7 +59,7 @@ def _as(parse: Callable[[object], object]) -> Callable[[click.Context, click.Par
 
 def _parse_workers(found: object) -> object:
     """A word of the command line as the number that the file has."""
-    return Whole(1, 256).check(int(found) if isinstance(found, str) and found.isdecimal() else found)
+    return WholeNumber(1, 256).check(int(found) if isinstance(found, str) and found.isdecimal() else found)
 
 
 _listen = click.option(
@@ -155,7 +155,7 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
         names = ", ".join(local)
         text = f"{name}: these services have app or run, but `passerelle gateway` starts none: {names};"
         click.echo(f"{text} give them targets, or use `passerelle up`", err=True)
-        answer_no()
+        exit_negative()
     if loaded.workers > 1:
         click.echo(f"{name}: workers: {loaded.workers} is for `passerelle up`; this is one worker", err=True)
     from passerelle.supervisor import standalone
@@ -180,7 +180,7 @@ whom = click.option(
 @json_option
 def status(admin: Address | str | None, as_json: bool) -> None:
     """Show what a running `passerelle up`, `proxy` or `gateway` does."""
-    answer = ask(admin, "GET", "/status")
+    answer = request_admin(admin, "GET", "/status")
     if as_json:
         print_json(answer)
     else:
@@ -226,27 +226,27 @@ def change(
     admin: Address | str | None, path: str, as_json: bool, method: str = "POST", limit: float = CHANGE_LIMIT
 ) -> None:
     """Ask for a change, which takes ``limit`` seconds at most, and say what came of it."""
-    answer = ask(admin, method, path, limit)
+    answer = request_admin(admin, method, path, limit)
     if as_json:
         print_json(answer)
     elif "problems" not in answer:
         click.echo(answer["message"])
     if "problems" in answer:
-        refused(() if as_json else answer["problems"])
+        exit_refused(() if as_json else answer["problems"])
 
 
-def refused(problems: Iterable[str]) -> NoReturn:
+def exit_refused(problems: Iterable[str]) -> NoReturn:
     """Say why it is not done, and end the command."""
     for problem in problems:
         click.echo(problem, err=True)
-    answer_no()
+    exit_negative()
 
 
-def ask(admin: Address | str | None, method: str, path: str, limit: float = ANSWER_LIMIT) -> Any:
+def request_admin(admin: Address | str | None, method: str, path: str, limit: float = ANSWER_LIMIT) -> Any:
     """What the admin port answers within ``limit`` seconds. Ends the command when there is nobody to ask."""
     whence = ""
     if admin is None:
-        admin, whence = _usual_admin()
+        admin, whence = _default_admin()
     if not isinstance(admin, Address):
         raise click.UsageError("with the admin address off there is nobody to ask")
     try:
@@ -255,10 +255,10 @@ def ask(admin: Address | str | None, method: str, path: str, limit: float = ANSW
         why = ((error.strerror if isinstance(error, OSError) else None) or str(error)).lower()
         text = f"no passerelle answers on the admin address {admin}{whence}: {why}"
         click.echo(f"{text}; is it running, or is --admin another?", err=True)
-        answer_no()
+        exit_negative()
 
 
-def _usual_admin() -> tuple[Address | str, str]:
+def _default_admin() -> tuple[Address | str, str]:
     """The admin address of the file in this folder, be it right or wrong, or else the default one; and whose it is."""
     for name in CONFIG_NAMES:
         with contextlib.suppress(OSError):
@@ -286,7 +286,7 @@ def _read(given: str | None, watch: bool) -> tuple[str, str, Config]:
     print_problems(report.warnings, "warning: ", err=True)
     if report.config is None:
         print_problems(report.errors, err=True)
-        answer_no()
+        exit_negative()
     return name, text, report.config
 
 
@@ -302,9 +302,9 @@ def _override(config: Config, listen: Address | None, admin: Address | str | Non
 
 
 def _supervise(setup: Setup) -> NoReturn:
-    reaper.divide()
+    reaper.fork_reaper()
     output = Output(1)
-    report = Report(output, terminal=sys.stdout.isatty(), colour=wants_colour(sys.stdout), clock=time.monotonic)
+    report = ConsoleReport(output, terminal=sys.stdout.isatty(), colour=wants_colour(sys.stdout), clock=time.monotonic)
 
     async def run() -> int:
         return await Supervisor(setup, report).run()

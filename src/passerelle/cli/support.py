@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from passerelle.config import Config, Problem, Report
+    from passerelle.config import Config, LoadReport, Problem
 
 CONFIG_NAMES = ("gateway.yaml", "passerelle.yaml")
 """Where the configuration is looked for when no file is named, in this order."""
@@ -76,7 +76,7 @@ def config_path(given: str | None) -> str:
     raise click.UsageError(f"found neither {' nor '.join(CONFIG_NAMES)} in this folder; name the file")
 
 
-def read_report(given: str | None, *, elsewhere: bool) -> tuple[str, Report]:
+def read_report(given: str | None, *, elsewhere: bool) -> tuple[str, LoadReport]:
     """The path of the file, and everything that can be said about it. A file that cannot be read is wrong usage.
 
     ``elsewhere``: files and folders that this machine lacks are warned of, and no errors.
@@ -96,7 +96,7 @@ def read_config(given: str | None) -> Config:
     print_problems(report.warnings, "warning: ", err=True)
     if report.config is None:
         print_problems(report.errors, err=True)
-        answer_no()
+        exit_negative()
     return report.config
 
 
@@ -124,7 +124,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo(click.style(line, bold=True) if number == 0 else line)
 
 
-def answer_no() -> NoReturn:
+def exit_negative() -> NoReturn:
     """End with 1: the command did its work, and the answer is no."""
     raise click.exceptions.Exit(1)
 

@@ -15,60 +15,68 @@ from typing import Any, Final, NamedTuple
 from passerelle.balancing.instance import Instance
 from passerelle.caching.entry import NEVER
 from passerelle.caching.freshness import initial_age
-from passerelle.caching.response import Received
-from passerelle.caching.settings import Identity, Settings
+from passerelle.caching.response import OriginResponse
+from passerelle.caching.settings import CacheSettings, IdentitySharing
 from passerelle.caching.storing import read_terms
 from passerelle.caching.vary import CONSUMER, CONSUMER_FIELD
-from passerelle.compose.composition import Composed, Gathering, Outcome
-from passerelle.compose.part import PartCall, composed_answer
-from passerelle.compose.part_requests import Asking
+from passerelle.compose.composition import ComposedResponse, Gather, Outcome
+from passerelle.compose.part import PartRequest, composed_response
+from passerelle.compose.part_requests import PartRequests
 from passerelle.compose.plans import TERMS
 from passerelle.errors import Failure
 from passerelle.gateway.plans import ComposePlan
 from passerelle.http.messages import Fields
 from passerelle.proxy_cache.cache import CachePlan
-from passerelle.proxy_cache.heads import Marked, tags_of
-from passerelle.upstream.deadlines import Deadlines
-from passerelle.upstream.interfaces import NOBODY, SILENT, Receiver, Source
+from passerelle.proxy_cache.heads import AnnotatedHead, tags_of
+from passerelle.upstream.deadlines import DeadlineQueue
+from passerelle.upstream.interfaces import NO_INSTANCE, NULL_RECEIVER, ResponseReceiver, ResponseSource
 from passerelle.upstream.request_body import RequestBody
 
 # Settings of a part without a cache of its own: its answers have the lifetime that they name, and no other.
-_BY_ITSELF: Final = Settings(heuristic=False)
+_NO_CACHE_SETTINGS: Final = CacheSettings(heuristic=False)
 # What every part is asked alike, whatever the client's own.
 _FIXED: Final = frozenset({b"accept", b"accept-encoding"})
 
 
-class Whole:
+class ComposedOrigin:
     """One request's composed answer, as the origin that the cache asks."""
 
-    __slots__ = ("_asking", "_plan", "deadlines")
+    __slots__ = ("_part_requests", "_plan", "deadlines")
 
-    def __init__(self, plan: ComposePlan, asking: Asking) -> None:
+    def __init__(self, plan: ComposePlan, part_requests: PartRequests) -> None:
         self._plan = plan
-        self._asking = asking
-        self.deadlines: Deadlines = plan.deadlines
+        self._part_requests = part_requests
+        self.deadlines: DeadlineQueue = plan.deadlines
 
     @property
-    def forward(self) -> Callable[[Any, Receiver, bytes, bytes, RequestBody | None, float], Source]:
+    def make_request(
+        self,
+    ) -> Callable[[Any, ResponseReceiver, bytes, bytes, RequestBody | None, float], ResponseSource]:
         """What asks for the parts."""
-        return self._gathered
+        return self._start
 
-    def renewing(self) -> Whole:
+    def for_revalidation(self) -> ComposedOrigin:
         """The same whole, of parts none of which is stale."""
-        return Whole(self._plan, self._asking.renewing())
+        return ComposedOrigin(self._plan, self._part_requests.for_revalidation())
 
-    def _gathered(
-        self, origin: Any, receiver: Receiver, method: bytes, message: bytes, body: RequestBody | None, started: float
-    ) -> Source:
-        return Gathered(self._plan, self._asking, receiver, started)
+    def _start(
+        self,
+        origin: Any,
+        receiver: ResponseReceiver,
+        method: bytes,
+        message: bytes,
+        body: RequestBody | None,
+        started: float,
+    ) -> ResponseSource:
+        return ComposedSource(self._plan, self._part_requests, receiver, started)
 
 
-class Gathered:
+class ComposedSource:
     """All parts asked for, and their answers joined for ``receiver``: it hears of the end exactly once."""
 
     __slots__ = (
-        "_asking",
-        "_gathering",
+        "_gather",
+        "_part_requests",
         "_parts",
         "_plan",
         "_receiver",
@@ -79,15 +87,17 @@ class Gathered:
         "seconds",
     )
 
-    instance: Instance = NOBODY
+    instance: Instance = NO_INSTANCE
 
-    def __init__(self, plan: ComposePlan, asking: Asking, receiver: Receiver, started: float) -> None:
+    def __init__(
+        self, plan: ComposePlan, part_requests: PartRequests, receiver: ResponseReceiver, started: float
+    ) -> None:
         self._plan = plan
-        self._asking = asking
+        self._part_requests = part_requests
         self._receiver = receiver
         self._started = started
-        self._gathering: Gathering | None = None
-        self._parts: list[PartCall] = []
+        self._gather: Gather | None = None
+        self._parts: list[PartRequest] = []
         self.key: bytes | None = None
         self.attempts = 0
         self.hedged: str | None = None  # its parts are told together, in the metrics
@@ -95,21 +105,21 @@ class Gathered:
 
     def start(self) -> None:
         """Ask for every part."""
-        self._gathering = gathering = Gathering(self._plan.composition, self._tell)
-        gathering.start(self._call)
+        self._gather = gather = Gather(self._plan.composition, self._on_outcome)
+        gather.start(self._start_part)
 
-    def _call(self, index: int, gathering: Gathering) -> PartCall:
-        asked = self._asking.ask(index, gathering, self._started)
-        self._parts.append(asked)
-        asked.forward.start()
-        return asked
+    def _start_part(self, index: int, gather: Gather) -> PartRequest:
+        part_request = self._part_requests.make(index, gather, self._started)
+        self._parts.append(part_request)
+        part_request.source.start()
+        return part_request
 
     def cancel(self) -> None:
         """Nobody wants the answer any more."""
-        self._receiver = SILENT
-        gathering, self._gathering = self._gathering, None
-        if gathering is not None:
-            gathering.cancel()
+        self._receiver = NULL_RECEIVER
+        gather, self._gather = self._gather, None
+        if gather is not None:
+            gather.cancel()
 
     def refuse(self, failure: Failure) -> None:
         """Take no more of it."""
@@ -121,26 +131,26 @@ class Gathered:
     def resume(self) -> None:
         """Nothing to do either."""
 
-    def _tell(self, outcome: Outcome) -> None:
-        receiver, self._receiver = self._receiver, SILENT
-        parts, self._parts, self._gathering = self._parts, [], None
-        self.attempts = sum(part.forward.attempts for part in parts)
-        self.seconds = max((part.forward.seconds for part in parts), default=0.0)
+    def _on_outcome(self, outcome: Outcome) -> None:
+        receiver, self._receiver = self._receiver, NULL_RECEIVER
+        parts, self._parts, self._gather = self._parts, [], None
+        self.attempts = sum(part.source.attempts for part in parts)
+        self.seconds = max((part.source.seconds for part in parts), default=0.0)
         if isinstance(outcome, Failure):
             receiver.on_failure(outcome)
             return
-        _, head, body = composed_answer(outcome, parts)
-        own = b""
-        if isinstance(outcome, Composed) and outcome.partial:
-            own = b"Passerelle-Partial: %b\r\n" % ", ".join(outcome.partial).encode()
-        elif isinstance(outcome, Composed):
-            fields = _joined(self._plan, parts, self._asking.params, body, time())
+        _, head, body = composed_response(outcome, parts)
+        added_lines = b""
+        if isinstance(outcome, ComposedResponse) and outcome.partial:
+            added_lines = b"Passerelle-Partial: %b\r\n" % ", ".join(outcome.partial).encode()
+        elif isinstance(outcome, ComposedResponse):
+            fields = _combined_fields(self._plan, parts, self._part_requests.params, body, time())
             head += b"".join(b"%b: %b\r\n" % field for field in fields)
         head += b"Content-Length: %d\r\n\r\n" % len(body)
-        receiver.on_response(Marked(head, own), body, True)
+        receiver.on_response(AnnotatedHead(head, added_lines), body, True)
 
 
-class _Terms(NamedTuple):
+class _PartTerms(NamedTuple):
     """What one part's answer says of storing and using it. Lifetimes in seconds from now; None: it names none."""
 
     stored: float | None
@@ -152,8 +162,8 @@ class _Terms(NamedTuple):
     tags: tuple[bytes, ...]
 
 
-def _joined(
-    plan: ComposePlan, parts: Iterable[PartCall], params: Mapping[str, bytes], body: bytes, now: float
+def _combined_fields(
+    plan: ComposePlan, parts: Iterable[PartRequest], params: Mapping[str, bytes], body: bytes, now: float
 ) -> Fields:
     """The fields of a whole answer that is made of these parts' (RFC 9111 §3, §4.2)."""
     terms = [_terms(each.cache, part, params, now) for each, part in zip(plan.parts, parts, strict=True)]
@@ -163,12 +173,12 @@ def _joined(
         fields.append((b"Vary", b"*" if b"*" in vary else b", ".join(name.title() for name in sorted(vary))))
     control = frozenset[bytes]().union(*(each.control for each in terms))
     public = all(each.shared for each in terms)
-    shown = _control(control, _least([each.shown for each in terms]), b"must-revalidate" in control, False)
+    shown = _cache_control(control, _least([each.shown for each in terms]), b"must-revalidate" in control, False)
     if shown:
         fields.append((b"Cache-Control", shown))
     lifetimes = [plan.ttl if each.stored is None else each.stored for each in terms]
     lifetime = _least(lifetimes if plan.ttl is None else [*lifetimes, plan.ttl])
-    kept = _control(control, lifetime, any(each.strict for each in terms), public)
+    kept = _cache_control(control, lifetime, any(each.strict for each in terms), public)
     if kept:
         # "proxy-revalidate" says no more than it must: "must-revalidate" would share it among users (RFC 9111 §3.5).
         fields.append((TERMS, kept.replace(b"must-revalidate", b"proxy-revalidate")))
@@ -177,7 +187,7 @@ def _joined(
     return fields
 
 
-def _control(said: frozenset[bytes], lifetime: float | None, strict: bool, public: bool) -> bytes:
+def _cache_control(said: frozenset[bytes], lifetime: float | None, strict: bool, public: bool) -> bytes:
     """A Cache-Control of these terms, empty where there is nothing to say."""
     members: list[bytes] = [name for name in (b"no-store", b"private", b"no-cache") if name in said]
     if not members and lifetime is not None:
@@ -195,15 +205,15 @@ def _least(lifetimes: list[float | None]) -> float | None:
     return min(known) if len(known) == len(lifetimes) else None
 
 
-def _terms(cache: CachePlan | None, part: PartCall, params: Mapping[str, bytes], now: float) -> _Terms:
-    settings = cache.settings if cache is not None else _BY_ITSELF
+def _terms(cache: CachePlan | None, part: PartRequest, params: Mapping[str, bytes], now: float) -> _PartTerms:
+    settings = cache.settings if cache is not None else _NO_CACHE_SETTINGS
     entry = part.entry
     if entry is not None:
         status, fields, tags = entry.status, entry.fields, entry.tags
     else:
         assert part.response is not None
         status, fields, tags = part.response.status, part.response.fields, tags_of(part.response)
-    response = Received(status, fields, request_time=now, response_time=now)
+    response = OriginResponse(status, fields, request_time=now, response_time=now)
     said = read_terms(response, settings)
     directives, lifetime = said.directives, said.lifetime
     # One that lists fields holds for the whole here: what it would take out is part of the body.
@@ -219,10 +229,10 @@ def _terms(cache: CachePlan | None, part: PartCall, params: Mapping[str, bytes],
         stored = settings.ttl
     elif named:
         stored = lifetime.seconds - age
-    own = directives.seconds(b"max-age")
-    if own is None and lifetime.explicit and b"s-maxage" not in directives:
-        own = int(lifetime.seconds)
-    shared = said.shareable or settings.identity is Identity.SHARED
+    added_lines = directives.seconds(b"max-age")
+    if added_lines is None and lifetime.explicit and b"s-maxage" not in directives:
+        added_lines = int(lifetime.seconds)
+    shared = said.shareable or settings.identity is IdentitySharing.SHARED
     vary = said.names
     if vary is not None:
         vary = tuple(CONSUMER_FIELD if name == CONSUMER else name for name in vary)
@@ -231,4 +241,6 @@ def _terms(cache: CachePlan | None, part: PartCall, params: Mapping[str, bytes],
     if cache is not None and entry is None:
         tags += cache.fill_tags(params)
     strict = b"must-revalidate" in directives or b"proxy-revalidate" in directives
-    return _Terms(stored, own - age if own is not None else None, control, vary, strict, shared, tags)
+    return _PartTerms(
+        stored, added_lines - age if added_lines is not None else None, control, vary, strict, shared, tags
+    )

@@ -1,7 +1,8 @@
 """One answer out of several: ask for every part at once, wait, and splice the parts' JSON into one document.
 
-Pure given a ``call``: nothing here knows of sockets. Part bodies are checked as JSON (RFC 8259) and put in as the bytes
-they were, so no number, key order or duplicate name changes form. Keys are the configuration's: parts cannot collide.
+Pure given a ``start_part``: nothing here knows of sockets. Part bodies are checked as JSON (RFC 8259) and put in as the
+bytes they were, so no number, key order or duplicate name changes form. Keys are the configuration's: parts cannot
+collide.
 
 =====================================  =======================================================================
 what a part did                        what becomes of it
@@ -29,7 +30,7 @@ import orjson
 from passerelle.errors import Failure, Kind
 
 
-class Part(NamedTuple):
+class CompositionPart(NamedTuple):
     """One part as configured. ``fallback`` is JSON that replaces it when it fails; None makes it required."""
 
     name: str
@@ -37,14 +38,14 @@ class Part(NamedTuple):
     pass_status: frozenset[int] = frozenset()
 
 
-class Composed(NamedTuple):
+class ComposedResponse(NamedTuple):
     """The whole answer: a JSON object, and the names of the parts that were replaced."""
 
     body: bytes
     partial: tuple[str, ...]
 
 
-class Passed(NamedTuple):
+class PassedResponse(NamedTuple):
     """A required part's answer that is the whole answer (``pass_status``)."""
 
     name: str
@@ -60,7 +61,7 @@ class Cancellable(Protocol):
         """Its answer is not wanted any more."""
 
 
-Outcome = Composed | Passed | Failure
+Outcome = ComposedResponse | PassedResponse | Failure
 
 MAX_DECODED = 10 * 1024 * 1024
 """A part's body after undoing its content coding, in bytes."""
@@ -71,7 +72,7 @@ class Composition:
 
     __slots__ = ("_template", "parts")
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[CompositionPart]) -> None:
         if not parts:
             raise ValueError("a composition needs a part")
         self.parts = tuple(parts)
@@ -83,43 +84,44 @@ class Composition:
         return self._template % tuple(values)
 
 
-class Gathering:
-    """One composed answer under way: ``tell`` is called once, with its outcome, unless it is cancelled first."""
+class Gather:
+    """One composed answer under way: ``on_outcome`` is called once, with its outcome, unless it is cancelled first."""
 
-    __slots__ = ("_calls", "_composition", "_missing", "_over", "_partial", "_tell", "_values")
+    __slots__ = ("_composition", "_done", "_missing", "_on_outcome", "_partial", "_running", "_values")
 
-    def __init__(self, composition: Composition, tell: Callable[[Outcome], None]) -> None:
+    def __init__(self, composition: Composition, on_outcome: Callable[[Outcome], None]) -> None:
         self._composition = composition
-        self._tell = tell
+        self._on_outcome = on_outcome
         self._missing = len(composition.parts)
         self._values: list[bytes] = [b""] * self._missing
         self._partial: list[int] = []
-        self._calls: list[Cancellable] = []
-        self._over = False
+        self._running: list[Cancellable] = []
+        self._done = False
 
-    def start(self, call: Callable[[int, Gathering], Cancellable]) -> None:
-        """Call every part: ``call(index, self)`` must lead to one :meth:`answered` or :meth:`failed` of that index."""
+    def start(self, start_part: Callable[[int, Gather], Cancellable]) -> None:
+        """Call every part: ``start_part(index, self)`` must lead to one :meth:`on_part` or :meth:`on_part_failure` of
+        that index."""
         for index in range(len(self._composition.parts)):
-            started = call(index, self)
-            if self._over:
+            started = start_part(index, self)
+            if self._done:
                 started.cancel()
                 return
-            self._calls.append(started)
+            self._running.append(started)
 
-    def answered(self, index: int, status: int, media_type: bytes, coding: bytes, body: bytes) -> None:
+    def on_part(self, index: int, status: int, media_type: bytes, coding: bytes, body: bytes) -> None:
         """A part's whole answer came; ``media_type`` and ``coding`` are its Content-Type and Content-Encoding."""
         part = self._composition.parts[index]
         if part.fallback is None and status in part.pass_status:
-            self._finish(Passed(part.name, status, media_type, body))
+            self._finish(PassedResponse(part.name, status, media_type, body))
             return
         try:
             value = json_value(status, media_type, coding, body)
         except Failure as failure:
-            self.failed(index, failure)
+            self.on_part_failure(index, failure)
             return
-        self._settle(index, value)
+        self._set_value(index, value)
 
-    def failed(self, index: int, failure: Failure) -> None:
+    def on_part_failure(self, index: int, failure: Failure) -> None:
         """A part could not be had."""
         part = self._composition.parts[index]
         if part.fallback is None:
@@ -129,31 +131,31 @@ class Gathering:
             self._finish(Failure(kind, f"part {part.name}: {failure}", public=f"part {part.name}"))
         else:
             self._partial.append(index)
-            self._settle(index, part.fallback)
+            self._set_value(index, part.fallback)
 
     def cancel(self) -> None:
         """Nobody wants the whole any more: cancel every part."""
-        self._over = True
-        calls, self._calls = self._calls, []
-        for call in calls:
-            call.cancel()
+        self._done = True
+        calls, self._running = self._running, []
+        for start_part in calls:
+            start_part.cancel()
 
-    def _settle(self, index: int, value: bytes) -> None:
-        if self._over:
+    def _set_value(self, index: int, value: bytes) -> None:
+        if self._done:
             return
         self._values[index] = value
         self._missing -= 1
         if self._missing == 0:
-            self._over = True
-            self._calls = []
+            self._done = True
+            self._running = []
             names = tuple(self._composition.parts[i].name for i in sorted(self._partial)) if self._partial else ()
-            self._tell(Composed(self._composition.splice(self._values), names))
+            self._on_outcome(ComposedResponse(self._composition.splice(self._values), names))
 
     def _finish(self, outcome: Outcome) -> None:
-        if self._over:
+        if self._done:
             return
         self.cancel()
-        self._tell(outcome)
+        self._on_outcome(outcome)
 
 
 def json_value(status: int, media_type: bytes, coding: bytes, body: bytes) -> bytes:

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from passerelle.caching.entry import Entry
-from passerelle.caching.request import Facts as CacheFacts
-from passerelle.compose.composition import Composed, Gathering, Passed
+from passerelle.caching.request import RequestView as CacheFacts
+from passerelle.compose.composition import ComposedResponse, Gather, PassedResponse
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import Fields, Response
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.serialize import serialize
-from passerelle.proxy_cache.lookup import Seat
-from passerelle.proxy_cache.request import Wanted
-from passerelle.upstream.interfaces import Leg
-from passerelle.upstream.request import Forward
+from passerelle.proxy_cache.lookup import CacheLookup
+from passerelle.proxy_cache.request import CacheRequest
+from passerelle.upstream.interfaces import CallPolicy
+from passerelle.upstream.request import UpstreamRequest
 from passerelle.upstream.service import StickyCookie
 
 # The largest answer of one part, in bytes: it is held in memory until the whole is spliced.
@@ -24,7 +24,7 @@ MAX_PART = 10 * 1024 * 1024
 COMPOSED = serialize(Response(200, [(b"Content-Type", b"application/json")]))
 
 
-class Facts(NamedTuple):
+class PartMetadata(NamedTuple):
     """What a composition reads in a part's head."""
 
     media_type: bytes
@@ -32,13 +32,13 @@ class Facts(NamedTuple):
     cookies: tuple[bytes, ...]
 
 
-def _facts(head: ResponseHead) -> Facts:
+def _part_metadata(head: ResponseHead) -> PartMetadata:
     cookies = tuple(f.value for f in head.lines if f.name == b"set-cookie")
-    return Facts(head.get(b"content-type") or b"", head.get(b"content-encoding") or b"", cookies)
+    return PartMetadata(head.get(b"content-type") or b"", head.get(b"content-encoding") or b"", cookies)
 
 
-class PartCall:
-    """Asks for part ``index`` of ``gathering``, through the cache where ``wanted`` is given.
+class PartRequest:
+    """Asks for part ``index`` of ``gather``, through the cache where ``request`` is given.
 
     ``cookies`` are the Set-Cookie lines of its answer, which is ``response`` or, from the cache, ``entry``.
     """
@@ -46,23 +46,29 @@ class PartCall:
     streams = False
 
     __slots__ = (
-        "_gathering",
+        "_gather",
         "_index",
         "_pieces",
         "_size",
+        "cache_outcome",
         "cache_status",
-        "cached",
         "cookies",
         "entry",
-        "forward",
         "response",
+        "source",
         "sticky",
     )
 
     def __init__(
-        self, gathering: Gathering, index: int, leg: Leg, message: bytes, now: float, wanted: Wanted | None = None
+        self,
+        gather: Gather,
+        index: int,
+        policy: CallPolicy,
+        message: bytes,
+        now: float,
+        request: CacheRequest | None = None,
     ) -> None:
-        self._gathering = gathering
+        self._gather = gather
         self._index = index
         self.entry: Entry | None = None
         self.response: ResponseHead | None = None
@@ -71,42 +77,44 @@ class PartCall:
         self.cookies: tuple[bytes, ...] = ()
         self.sticky: StickyCookie | None = None
         self.cache_status = b""
-        self.cached: str | None = None
-        self.forward: Forward | Seat = (
-            leg.forward(leg, self, b"GET", message, None, now) if wanted is None else Seat(self, wanted)
+        self.cache_outcome: str | None = None
+        self.source: UpstreamRequest | CacheLookup = (
+            policy.make_request(policy, self, b"GET", message, None, now)
+            if request is None
+            else CacheLookup(self, request)
         )
 
     @property
-    def answered(self) -> bool:
+    def has_response(self) -> bool:
         """Whether its instance has begun to answer."""
         return self.response is not None
 
     def cancel(self) -> None:
         """The part is not wanted any more."""
-        self.forward.cancel()
+        self.source.cancel()
 
     def on_interim(self, head: ResponseHead) -> None:
         """Nothing to do: the whole answer is not there yet."""
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """Nobody asked for another protocol."""
-        self.forward.cancel()
-        self._gathering.failed(self._index, Failure(Kind.PART_FAILED, "status 101"))
+        self.source.cancel()
+        self._gather.on_part_failure(self._index, Failure(Kind.PART_FAILED, "status 101"))
 
-    def on_stored(self, facts: CacheFacts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
+    def on_stored(self, metadata: CacheFacts, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
         """The cache has the part."""
         self.entry = entry
         values = [value for name, value in entry.fields if name == b"set-cookie"]
-        self.cookies = (*values, *(line.partition(b":")[2].strip() for line in own))
+        self.cookies = (*values, *(line.partition(b":")[2].strip() for line in added_lines))
         media_type = entry.get(b"content-type") or b""
         coding = entry.get(b"content-encoding") or b""
-        self._gathering.answered(self._index, entry.status, media_type, coding, entry.body)
+        self._gather.on_part(self._index, entry.status, media_type, coding, entry.body)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The part's answer begins."""
         self.response = head
         if complete:
-            self._answer(data)
+            self._finish(data)
         elif head.content_length > MAX_PART:
             self._too_large()
         elif data:
@@ -122,30 +130,32 @@ class PartCall:
 
     def on_end(self) -> None:
         """All of it is there."""
-        self._answer(b"".join(self._pieces))
+        self._finish(b"".join(self._pieces))
 
     def on_failure(self, failure: Failure) -> None:
         """It could not be had."""
-        self._gathering.failed(self._index, failure)
+        self._gather.on_part_failure(self._index, failure)
 
-    def _answer(self, body: bytes) -> None:
+    def _finish(self, body: bytes) -> None:
         head = self.response
         if head is None:
             raise RuntimeError("a body without a head")
-        facts: Facts = head.facts or _facts(head)
-        head.facts = facts
-        media_type, coding, self.cookies = facts
-        self._gathering.answered(self._index, head.status, media_type, coding, body)
+        metadata: PartMetadata = head.part_metadata or _part_metadata(head)
+        head.part_metadata = metadata
+        media_type, coding, self.cookies = metadata
+        self._gather.on_part(self._index, head.status, media_type, coding, body)
 
     def _too_large(self) -> None:
-        self.forward.cancel()
-        self._gathering.failed(self._index, Failure(Kind.PART_FAILED, f"more than {MAX_PART} bytes"))
+        self.source.cancel()
+        self._gather.on_part_failure(self._index, Failure(Kind.PART_FAILED, f"more than {MAX_PART} bytes"))
 
 
-def composed_answer(outcome: Composed | Passed, parts: Iterable[PartCall]) -> tuple[int, bytes, bytes]:
+def composed_response(
+    outcome: ComposedResponse | PassedResponse, parts: Iterable[PartRequest]
+) -> tuple[int, bytes, bytes]:
     """Status, head (as :func:`passerelle.http1.serialize.serialize` gives it) and body of a composed answer."""
     fields: Fields = []
-    if isinstance(outcome, Composed):
+    if isinstance(outcome, ComposedResponse):
         status, body = 200, outcome.body
         if outcome.partial:
             fields.append((b"Cache-Control", b"no-store"))
@@ -159,6 +169,6 @@ def composed_answer(outcome: Composed | Passed, parts: Iterable[PartCall]) -> tu
             fields += [(b"Set-Cookie", value) for value in part.cookies]
     if not fields:
         return status, COMPOSED, body
-    if isinstance(outcome, Composed):
+    if isinstance(outcome, ComposedResponse):
         fields.append((b"Content-Type", b"application/json"))
     return status, serialize(Response(status, fields)), body

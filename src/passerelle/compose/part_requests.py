@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 
-from passerelle.compose.composition import Gathering
-from passerelle.compose.part import PartCall
+from passerelle.compose.composition import Gather
+from passerelle.compose.part import PartRequest
 from passerelle.compose.plans import PartPlan
 from passerelle.http1.head import RequestHead
-from passerelle.proxy_cache.cache import part_facts, path_tag
-from passerelle.proxy_cache.request import Wanted
-from passerelle.upstream.request import Forward
+from passerelle.proxy_cache.cache import part_view, path_tag
+from passerelle.proxy_cache.request import CacheRequest
+from passerelle.upstream.request import UpstreamRequest
 
 
-class Asking:
+class PartRequests:
     """Asks for the ``parts`` of one request. ``fields`` are the lines that all of them get; ``address`` gives the
-    client's, ``place`` where it has asked as cache keys name it; ``cached`` tells whether the caches may answer."""
+    client's, ``cache_origin`` where it has asked as cache keys name it; ``cached`` tells whether the caches may
+    answer."""
 
     __slots__ = (
         "_address",
+        "_cache_origin",
         "_cached",
         "_consumer",
         "_fields",
         "_head",
-        "_place",
-        "_renews",
         "_rest",
+        "_revalidate",
         "params",
         "parts",
     )
@@ -40,7 +41,7 @@ class Asking:
         request_id: bytes,
         consumer: bytes,
         address: Callable[[], bytes],
-        place: Callable[[], bytes],
+        cache_origin: Callable[[], bytes],
         cached: bool,
     ) -> None:
         self.parts = parts
@@ -50,17 +51,17 @@ class Asking:
         self._rest = b" HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (fields, request_id)
         self._consumer = consumer
         self._address = address
-        self._place = place
+        self._cache_origin = cache_origin
         self._cached = cached
-        self._renews = False
+        self._revalidate = False
 
-    def renewing(self) -> Asking:
+    def for_revalidation(self) -> PartRequests:
         """Asks for the same parts, and takes no stale answer for one."""
-        asking = copy(self)
-        asking._renews = True
-        return asking
+        copied = copy(self)
+        copied._revalidate = True
+        return copied
 
-    def ask(self, index: int, gathering: Gathering, started: float) -> PartCall:
+    def make(self, index: int, gather: Gather, started: float) -> PartRequest:
         """Part number ``index``, ready to start; ``started`` is when the whole was asked for (of ``perf_counter``)."""
         part = self.parts[index]
         params = self.params
@@ -68,20 +69,25 @@ class Asking:
         message = b"GET " + path + self._rest
         key = part.service.key
         node_key = key(self._head, params, self._address()) if key is not None else None
-        wanted = None
+        request = None
         if part.cache is not None and self._cached:
-            facts = part_facts(self._head, self._fields, self._consumer)
+            view = part_view(self._head, self._fields, self._consumer)
             kept = part.key
             if part.cache.settings.key.hosts is None:
-                kept = b"%b#%b" % (kept, self._place())  # services are told of it, whoever else asks for the part
-            asks = (part, part.cache, facts, b"%b %b" % (kept, path), message, params, started)
-            wanted = Wanted(*asks, node_key=node_key, about=(path_tag(part.service.name, path),), renews=self._renews)
-        asked = PartCall(gathering, index, part, message, started, wanted)
-        if key is not None and isinstance(asked.forward, Forward):
-            asked.forward.key = node_key
-            asked.sticky = part.service.cookie
-        return asked
+                kept = b"%b#%b" % (
+                    kept,
+                    self._cache_origin(),
+                )  # services are told of it, whoever else asks for the part
+            asks = (part, part.cache, view, b"%b %b" % (kept, path), message, params, started)
+            request = CacheRequest(
+                *asks, node_key=node_key, path_tags=(path_tag(part.service.name, path),), revalidate=self._revalidate
+            )
+        part_request = PartRequest(gather, index, part, message, started, request)
+        if key is not None and isinstance(part_request.source, UpstreamRequest):
+            part_request.source.key = node_key
+            part_request.sticky = part.service.cookie
+        return part_request
 
-    def paths(self) -> tuple[bytes, ...]:
+    def path_tags(self) -> tuple[bytes, ...]:
         """The tags of the paths at services that the whole is made of."""
         return tuple(path_tag(part.service.name, part.path.fill(self.params)) for part in self.parts)

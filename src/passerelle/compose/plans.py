@@ -8,8 +8,8 @@ from typing import Final
 from passerelle.proxy_cache.cache import CachePlan
 from passerelle.resilience.hedge_delay import HedgeDelay
 from passerelle.routing.paths import Template
-from passerelle.upstream.deadlines import Deadlines
-from passerelle.upstream.request import Forward
+from passerelle.upstream.deadlines import DeadlineQueue
+from passerelle.upstream.request import UpstreamRequest
 from passerelle.upstream.service import Service
 
 # The field in which a composed answer tells the cache its terms: one of the gateway's own, so it goes no further.
@@ -23,16 +23,16 @@ class PartPlan:
     name: str
     service: Service
     path: Template
-    deadlines: Deadlines
+    deadlines: DeadlineQueue
     attempts: int
     cache: CachePlan | None
     key: bytes
-    attempt_deadlines: Deadlines | None
+    attempt_deadlines: DeadlineQueue | None
     hedge: HedgeDelay | None
     stream_idle: float
-    tells_deadline: bool
-    forward: type[Forward]
+    sends_deadline: bool
+    make_request: type[UpstreamRequest]
 
-    def renewing(self) -> PartPlan:
+    def for_revalidation(self) -> PartPlan:
         """The same: there is nothing stale about asking a service."""
         return self

@@ -17,7 +17,7 @@ from passerelle.config.models.hedge import Hedge
 from passerelle.config.models.units import duration_text, size_text
 
 
-def route_told(config: Config, route: Route) -> dict[str, Any]:
+def describe_route(config: Config, route: Route) -> dict[str, Any]:
     """What ``route`` does, JSON-able: numbers (seconds, bytes; None for no limit), and the rest in words."""
     login = route.login
     return {
@@ -28,18 +28,18 @@ def route_told(config: Config, route: Route) -> dict[str, Any]:
         "tunnel_idle_timeout": _number(route.tunnel_idle_timeout),
         "tell_deadline": route.tell_deadline,
         "body": config.body_limit(route),
-        "guards": guards_told(route),
-        "headers": headers_told(config, route),
-        "cache": cache_told(route.cache),
-        "compress": compress_told(route.compress),
-        "hedge": hedge_told(route.hedge),
+        "guards": describe_guards(route),
+        "headers": describe_headers(config, route),
+        "cache": describe_cache(route.cache),
+        "compress": describe_compression(route.compress),
+        "hedge": describe_hedge(route.hedge),
         "login": {"service": login.service, "path": login.path} if login is not None else None,
         "logout": bool(route.logout),
-        "services": {name: service_told(config, name) for name in dict.fromkeys(services_of(route))},
+        "services": {name: describe_service(config, name) for name in dict.fromkeys(services_of(route))},
     }
 
 
-def part_told(route: Route, part: Part) -> dict[str, Any]:
+def describe_part(route: Route, part: Part) -> dict[str, Any]:
     """The same of a part of a composition."""
     return {
         "service": part.service,
@@ -48,11 +48,11 @@ def part_told(route: Route, part: Part) -> dict[str, Any]:
         "required": part.required,
         "pass_status": list(part.pass_status),
         "fallback": part.fallback,
-        "cache": cache_told(part.cache),
+        "cache": describe_cache(part.cache),
     }
 
 
-def service_told(config: Config, name: str) -> dict[str, Any]:
+def describe_service(config: Config, name: str) -> dict[str, Any]:
     """The same of a service that a route asks."""
     service = config.services[name]
     if service.is_local:
@@ -76,7 +76,7 @@ def _number(limit: float | str) -> float | None:
     return None if isinstance(limit, str) else limit
 
 
-def guards_told(route: Route) -> list[str]:
+def describe_guards(route: Route) -> list[str]:
     """One text for each guard of ``route``, the first that is asked first; empty where there is none."""
     told = []
     if route.clients is not None:
@@ -102,7 +102,7 @@ def guards_told(route: Route) -> list[str]:
     return told
 
 
-def headers_told(config: Config, route: Route) -> list[str]:
+def describe_headers(config: Config, route: Route) -> list[str]:
     """One text for each kind of change in header fields; empty where there is none."""
     told = []
     if route.request_headers is not None:
@@ -117,7 +117,7 @@ def headers_told(config: Config, route: Route) -> list[str]:
     return told
 
 
-def cache_told(cache: RouteCache | None) -> str | None:
+def describe_cache(cache: RouteCache | None) -> str | None:
     """How answers are cached, as far as the file says; None where they are not."""
     if cache is None:
         return None
@@ -137,7 +137,7 @@ def _cache_value(key: str, value: Any) -> str:
     return size_text(value) if key == "max_body" else str(value)
 
 
-def compress_told(compress: Compress | None) -> str | None:
+def describe_compression(compress: Compress | None) -> str | None:
     """What is compressed; None where nothing is."""
     if compress is None:
         return None
@@ -145,14 +145,14 @@ def compress_told(compress: Compress | None) -> str | None:
     return f"{', '.join(compress.codings)}: bodies{types} from {size_text(compress.min_size)}"
 
 
-def hedge_told(hedge: Hedge | None) -> str | None:
+def describe_hedge(hedge: Hedge | None) -> str | None:
     """When a second instance is asked as well; None where none is."""
     if hedge is None:
         return None
     return f"a second instance after {duration_text(hedge.after) if isinstance(hedge.after, float) else hedge.after}"
 
 
-def idle_told(route: Route) -> str | None:
+def describe_idle_timeouts(route: Route) -> str | None:
     """How long streams and tunnels may be silent, where the file says."""
     names = {"stream_idle_timeout": "streams", "tunnel_idle_timeout": "tunnels"}
     values = [(what, getattr(route, key)) for key, what in names.items() if key in given(route)]

@@ -24,7 +24,7 @@ from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.values import AccessLog
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of, model_at
 from passerelle.config.reading import yaml_tree
-from passerelle.config.reading.source import Source
+from passerelle.config.reading.source import ConfigSource
 from passerelle.config.reading.wording import nearest
 
 _Block = TypeVar("_Block", bound=Model)
@@ -38,7 +38,7 @@ _ADMIN: Address = Config.model_fields["admin"].default
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LoadReport:
     """What reading a file gave: a configuration, or errors. Warnings come with a configuration only.
 
     ``admin`` is the file's, as far as that can be read: who asks there may do so because of the errors.
@@ -67,7 +67,7 @@ def load_text(
     return _config(inspect_text(text, file, environ, folder, elsewhere=elsewhere))
 
 
-def _config(report: Report) -> Config:
+def _config(report: LoadReport) -> Config:
     if report.config is None:
         raise ConfigError(report.errors)
     return report.config
@@ -75,7 +75,7 @@ def _config(report: Report) -> Config:
 
 def inspect(
     path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ, *, elsewhere: bool = False
-) -> Report:
+) -> LoadReport:
     """Read and judge a file; ``OSError`` if it cannot be read. ``elsewhere``: see :func:`inspect_text`."""
     name = os.fspath(path)
     with open(name, "rb") as file:
@@ -90,10 +90,10 @@ def inspect_bytes(
     folder: str | os.PathLike[str] = ".",
     *,
     elsewhere: bool = False,
-) -> Report:
+) -> LoadReport:
     """Judge the content of a file, as read from disk: at most :data:`yaml_tree.MAX_BYTES` of UTF-8."""
     if len(data) > yaml_tree.MAX_BYTES:
-        return Report(None, (Problem(file, 1, 1, "", f"larger than {yaml_tree.MAX_BYTES} bytes"),), ())
+        return LoadReport(None, (Problem(file, 1, 1, "", f"larger than {yaml_tree.MAX_BYTES} bytes"),), ())
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -102,7 +102,7 @@ def inspect_bytes(
         problem = Problem(
             file, line, column, "", f"octet 0x{data[error.start]:02X} is not UTF-8; save the file as UTF-8"
         )
-        return Report(None, (problem,), ())
+        return LoadReport(None, (problem,), ())
     return inspect_text(text, file, environ, folder, elsewhere=elsewhere)
 
 
@@ -113,7 +113,7 @@ def inspect_text(
     folder: str | os.PathLike[str] = ".",
     *,
     elsewhere: bool = False,
-) -> Report:
+) -> LoadReport:
     """Judge ``text``: everything that is wrong, or the configuration and what is odd about it.
 
     ``elsewhere``: nothing is started here, so files and folders that this machine lacks are odd, not wrong.
@@ -121,21 +121,21 @@ def inspect_text(
     try:
         root, duplicates = yaml_tree.parse(text)
     except yaml_tree.SyntaxProblem as error:
-        return Report(None, (Problem(file, error.line, error.column, "", error.message),), ())
-    source = Source(text, file, root, environ, Path(folder), elsewhere=elsewhere)
+        return LoadReport(None, (Problem(file, error.line, error.column, "", error.message),), ())
+    source = ConfigSource(text, file, root, environ, Path(folder), elsewhere=elsewhere)
     for duplicate in duplicates:
         key = key_of((*duplicate.parents, duplicate.key.text))
         message = f"found twice; the first is at line {duplicate.first.line}"
         source.problems.append(Problem(file, duplicate.key.line, duplicate.key.column, key, message))
     config = _judge(source)
     if source.problems:
-        return Report(None, tuple(_in_order(source.problems)), (), _admin(source))
+        return LoadReport(None, tuple(_in_order(source.problems)), (), _admin(source))
     assert config is not None
     warnings = [*_in_order(source.elsewhere), *(source.problem(finding) for finding in checks.warnings(config))]
-    return Report(config, (), tuple(warnings), config.admin)
+    return LoadReport(config, (), tuple(warnings), config.admin)
 
 
-def _admin(source: Source) -> Address | None:
+def _admin(source: ConfigSource) -> Address | None:
     found = source.data.get("admin") if isinstance(source.data, dict) else None
     try:
         admin = parse_admin(found) if found is not None else _ADMIN
@@ -154,7 +154,7 @@ def _in_order(problems: list[Problem]) -> Iterator[Problem]:
             yield problem
 
 
-def _judge(source: Source) -> Config | None:
+def _judge(source: ConfigSource) -> Config | None:
     data = source.data
     if not isinstance(data, dict):
         source.report(Finding((), "found no mapping; needed are the keys services and routes"))
@@ -166,9 +166,9 @@ def _judge(source: Source) -> Config | None:
         _report_details(source, details)
         for finding in _shapes(data):
             source.report(finding)
-        draft = _draft(source, [detail["loc"] for detail in details])
+        draft = _partial_config(source, [detail["loc"] for detail in details])
     else:
-        draft = checks.Draft.of(config)
+        draft = checks.PartialConfig.of(config)
         for finding in checks.errors(draft):
             source.report(finding)
         if not source.problems and (unusable := checks.table_finding(config)):
@@ -179,7 +179,7 @@ def _judge(source: Source) -> Config | None:
     return None
 
 
-def _report_details(source: Source, details: list[Any]) -> None:
+def _report_details(source: ConfigSource, details: list[Any]) -> None:
     """Report pydantic's errors; a key that is missing only because it is misspelt is one error, not two."""
     meant: set[Loc] = set()
     stray: dict[Loc, list[str]] = {}
@@ -187,11 +187,11 @@ def _report_details(source: Source, details: list[Any]) -> None:
         if detail["type"] == "extra_forbidden":
             around, key = detail["loc"][:-1], str(detail["loc"][-1])
             item = _at(source.data, around)
-            near = _meant(key, item, around)
+            near = _intended_key(key, item, around)
             if near:
                 meant.add((*around, near))
             elif around not in stray:
-                stray[around] = _lacking(item, around)
+                stray[around] = _missing_keys(item, around)
     for detail in details:
         loc = detail["loc"]
         if detail["type"] == "missing" and (loc in meant or loc[:-1] in stray):
@@ -207,12 +207,12 @@ def _report_details(source: Source, details: list[Any]) -> None:
         source.report(finding)
 
 
-def _meant(key: str, item: Mapping[str, Any], loc: Loc) -> str | None:
+def _intended_key(key: str, item: Mapping[str, Any], loc: Loc) -> str | None:
     """The key that ``item`` does not have and that an unknown one was probably meant to be."""
     return nearest(key, [name for name in allowed_keys(loc) if name not in item])
 
 
-def _lacking(item: Mapping[str, Any], loc: Loc) -> list[str]:
+def _missing_keys(item: Mapping[str, Any], loc: Loc) -> list[str]:
     """What the mapping at ``loc`` must have and has not, in words."""
     model = model_at(loc)
     fields = model.model_fields if model is not None else {}
@@ -255,7 +255,7 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
     for loc, item in _items(data):
         unknown = [key for key in item if key not in allowed_keys(loc)]
         # An unknown key that could be anything, or one of the choices, explains already why there is none of them.
-        if any((near := _meant(key, item, loc)) is None or near in _choices(loc) for key in unknown):
+        if any((near := _intended_key(key, item, loc)) is None or near in _choices(loc) for key in unknown):
             continue
         shape: Shape = service_shape(set(item)) if loc[0] == "services" else route_shape(set(item))
         for key, message in shape:
@@ -266,14 +266,14 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(("jwt", key) if key else ("jwt",), message, at_key=True)
 
 
-def _draft(source: Source, bad: list[Loc]) -> checks.Draft:
+def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfig:
     """What can be made of a file with errors: the wrong keys are left out, item by item."""
     data = source.data
     bad_in: dict[Loc, list[Loc]] = {}
     for place in (*bad, *source.broken):
         bad_in.setdefault(place[:2], []).append(place[2:])
     services: dict[str, Service | None] = {}
-    routes: list[checks.DraftRoute] = []
+    routes: list[checks.PartialRoute] = []
     for name in data["services"] if isinstance(data.get("services"), dict) else ():
         services[name] = None
     for loc, item in _items(data):
@@ -283,7 +283,7 @@ def _draft(source: Source, bad: list[Loc]) -> checks.Draft:
             continue
         route, touched = _repair(_ROUTE, item, wrong, source.context)
         if route is not None:
-            routes.append(checks.DraftRoute(int(loc[1]), route, touched))
+            routes.append(checks.PartialRoute(int(loc[1]), route, touched))
     listen, admin = _address(data, "listen"), _address(data, "admin")
     blocks = (
         _block(source, "jwt", Jwt),
@@ -292,17 +292,17 @@ def _draft(source: Source, bad: list[Loc]) -> checks.Draft:
         _block(source, "keys", Keys),
         _block(source, "identity_token", IdentityToken),
     )
-    return checks.Draft(listen, admin, services, routes, frozenset(data), *blocks, _log(source))
+    return checks.PartialConfig(listen, admin, services, routes, frozenset(data), *blocks, _log(source))
 
 
-def _block(source: Source, key: str, model: type[_Block]) -> _Block | None:
+def _block(source: ConfigSource, key: str, model: type[_Block]) -> _Block | None:
     try:
         return model.model_validate(source.data.get(key), context=source.context)
     except ValidationError:
         return None
 
 
-def _log(source: Source) -> Path | None:
+def _log(source: ConfigSource) -> Path | None:
     try:
         found = _ACCESS_LOG.validate_python(source.data.get("access_log"), context=source.context)
     except ValidationError:

@@ -12,7 +12,7 @@ from passerelle.config.models.base import Model
 from passerelle.config.models.config import Config
 from passerelle.config.models.jwt import KEY_SOURCES
 from passerelle.config.models.units import PERCENT, duration_text, percent_text, size_text
-from passerelle.config.models.values import Whole
+from passerelle.config.models.values import WholeNumber
 
 _SUBSTITUTION = {
     "description": "`${VAR}`, `${VAR:-default}` or `${file:path}`.",
@@ -59,7 +59,7 @@ def default_text(field: FieldInfo) -> str | int | None:
     if isinstance(default, bool):
         return "true" if default else "false"
     if isinstance(default, int):
-        return default if any(isinstance(item, Whole) for item in field.metadata) else size_text(default)
+        return default if any(isinstance(item, WholeNumber) for item in field.metadata) else size_text(default)
     if field.is_required() or default is None or isinstance(default, tuple | dict | Model):
         return None
     return str(default)

@@ -16,7 +16,7 @@ import dns.resolver
 
 from passerelle.config.models.addresses import Lookup
 from passerelle.config.models.discovery import Dns
-from passerelle.discovery.types import CannotFind, Found
+from passerelle.discovery.types import DiscoveryFailed, FoundInstance
 
 _Rows = list[tuple[int, float, int, str]]  # priority, weight, port, host or address
 
@@ -33,45 +33,45 @@ class Resolver:
         try:
             self._resolver = dns.asyncresolver.Resolver(configure=server is None)
         except dns.resolver.NoResolverConfiguration as error:
-            raise CannotFind("this system has no DNS servers configured; give dns.server") from error
+            raise DiscoveryFailed("this system has no DNS servers configured; give dns.server") from error
         if server is not None:
             self._resolver.nameservers = [dns.nameserver.Do53Nameserver(server.host, server.port)]
         self._known: dict[tuple[str, str], _Rows] = {}
 
-    async def look_up(self) -> tuple[list[Found], float]:
+    async def look_up(self) -> tuple[list[FoundInstance], float]:
         """What is there now, and for how long it holds.
 
-        :raises CannotFind: when nothing is, or nobody answers.
+        :raises DiscoveryFailed: when nothing is, or nobody answers.
         """
         target = self._target
         if not target.srv:
             hosts, ttl = await self._addresses(target.host)
-            return [Found(host, target.port) for host in hosts], ttl
+            return [FoundInstance(host, target.port) for host in hosts], ttl
         rows, ttl, problem = await self._ask(target.host, "SRV")
         if not rows:
-            raise CannotFind(problem)
+            raise DiscoveryFailed(problem)
         # Their places, not their numbers: targets that stand in the configuration are in the first one.
         tiers = {priority: place for place, priority in enumerate(sorted({row[0] for row in rows}))}
         answers = await asyncio.gather(*(self._addresses(row[3]) for row in rows), return_exceptions=True)
         found = []
         for (priority, weight, port, _), answer in zip(rows, answers, strict=True):
-            if isinstance(answer, CannotFind):
+            if isinstance(answer, DiscoveryFailed):
                 problem = str(answer)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
                 ttl = min(ttl, answer[1])
                 # RFC 2782: weight 0 is a small chance, not none.
-                found += [Found(host, port, max(weight, 1.0), tiers[priority]) for host in answer[0]]
+                found += [FoundInstance(host, port, max(weight, 1.0), tiers[priority]) for host in answer[0]]
         if not found:
-            raise CannotFind(problem)
+            raise DiscoveryFailed(problem)
         return found, ttl
 
     async def _addresses(self, name: str) -> tuple[list[str], float]:
         answers = await asyncio.gather(self._ask(name, "A"), self._ask(name, "AAAA"))
         hosts = [row[3] for rows, _, _ in answers for row in rows]
         if not hosts:
-            raise CannotFind(next((problem for _, _, problem in answers if "no answer" in problem), answers[0][2]))
+            raise DiscoveryFailed(next((problem for _, _, problem in answers if "no answer" in problem), answers[0][2]))
         return hosts, min(ttl for rows, ttl, _ in answers if rows)
 
     async def _ask(self, name: str, kind: str) -> tuple[_Rows, float, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Found(NamedTuple):
+class FoundInstance(NamedTuple):
     """An instance that was found."""
 
     host: str
@@ -14,5 +14,5 @@ class Found(NamedTuple):
     tier: int = 0  # of several priorities, the lowest number first
 
 
-class CannotFind(Exception):
+class DiscoveryFailed(Exception):
     """There is no answer, or an empty one; the text says why, for people."""

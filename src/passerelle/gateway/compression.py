@@ -11,33 +11,33 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from passerelle.caching.entry import Entry, Forms, build_head, field_line, head_lines, status_line
+from passerelle.caching.entry import EncodedForms, Entry, build_head, field_line, head_lines, status_line
 from passerelle.caching.memory_store import MemoryStore
-from passerelle.caching.request import Facts
+from passerelle.caching.request import RequestView
 from passerelle.caching.validators import entity_tag
 from passerelle.http import content_coding
-from passerelle.http.content_coding import Rule
+from passerelle.http.content_coding import CodingRule
 from passerelle.http.messages import Fields, end_to_end, get
 from passerelle.http1.head import RequestHead, ResponseHead
-from passerelle.proxy_cache.heads import Marked
+from passerelle.proxy_cache.heads import AnnotatedHead
 
 if TYPE_CHECKING:
     from passerelle.errors import Failure
-    from passerelle.proxy_cache.interfaces import Asker
+    from passerelle.proxy_cache.interfaces import CacheClient
 
 # The longest body that is coded at once, in bytes: up to 15 ms. What is longer, and stored, is coded in a thread.
 AT_ONCE: Final = 1024 * 1024
 
 
-def coding_of(head: RequestHead, rule: Rule) -> bytes | None:
+def coding_of(head: RequestHead, rule: CodingRule) -> bytes | None:
     """The coding of the answer to this request, or None."""
-    return content_coding.coding_for(((line.name, line.value) for line in head.lines), rule)
+    return content_coding.select_coding(((line.name, line.value) for line in head.lines), rule)
 
 
-def uncoded_facts(head: RequestHead, method: bytes, consumer: bytes) -> Facts:
+def uncoded_view(head: RequestHead, method: bytes, consumer: bytes) -> RequestView:
     """What ``head`` says to a cache that stores what is not coded: codings choose nothing there."""
     fields = [field for field in end_to_end(head.fields) if field[0] != b"accept-encoding"]
-    return Facts(method, fields, has_body=head.chunked or head.content_length > 0, consumer=consumer)
+    return RequestView(method, fields, has_body=head.chunked or head.content_length > 0, consumer=consumer)
 
 
 def uncoded_request(message: bytes) -> bytes:
@@ -47,18 +47,20 @@ def uncoded_request(message: bytes) -> bytes:
     return b"\r\n".join([*kept, b"Accept-Encoding: identity", b"", b""])
 
 
-class Coder:
-    """Stands between a forward, or the cache, and the client's exchange (``asker``), and codes what goes through.
+class ResponseEncoder:
+    """Stands between a forward, or the cache, and the client's exchange (``client``), and codes what goes through.
 
     To the cache it is who asks. ``head`` is the client's request.
     """
 
-    __slots__ = ("_asker", "_coding", "_finish", "_head", "_method", "_piece", "_rule", "_store")
+    __slots__ = ("_client", "_coding", "_finish", "_head", "_method", "_piece", "_rule", "_store")
 
     streams = True
 
-    def __init__(self, asker: Asker, rule: Rule, method: bytes, head: RequestHead, store: MemoryStore | None) -> None:
-        self._asker = asker
+    def __init__(
+        self, client: CacheClient, rule: CodingRule, method: bytes, head: RequestHead, store: MemoryStore | None
+    ) -> None:
+        self._client = client
         self._rule = rule
         self._method = method
         self._head = head
@@ -70,47 +72,47 @@ class Coder:
     @property
     def cache_status(self) -> bytes:
         """The asker's."""
-        return self._asker.cache_status
+        return self._client.cache_status
 
     @cache_status.setter
     def cache_status(self, line: bytes) -> None:
-        self._asker.cache_status = line
+        self._client.cache_status = line
 
     @property
-    def cached(self) -> str | None:
+    def cache_outcome(self) -> str | None:
         """The asker's."""
-        return self._asker.cached
+        return self._client.cache_outcome
 
-    @cached.setter
-    def cached(self, outcome: str | None) -> None:
-        self._asker.cached = outcome
+    @cache_outcome.setter
+    def cache_outcome(self, outcome: str | None) -> None:
+        self._client.cache_outcome = outcome
 
     def on_interim(self, head: ResponseHead) -> None:
         """A 1xx response."""
-        self._asker.on_interim(head)
+        self._client.on_interim(head)
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """The protocol changes: what follows is no content."""
-        self._asker.on_switch(head, data)
+        self._client.on_switch(head, data)
 
     def on_failure(self, failure: Failure) -> None:
         """There is no answer, or it broke off."""
-        self._asker.on_failure(failure)
+        self._client.on_failure(failure)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The answer begins: coded from here on where it may be."""
-        asker = self._asker
+        client = self._client
         fields = head.fields
         is_head = self._method == b"HEAD"
         length = len(data) if complete and not is_head else head.content_length
         if head.status == 304:
             head = self._still_coded(head, fields)
-        elif content_coding.may_code(head.status, fields, length, self._rule) and not (is_head and length < 0):
+        elif content_coding.is_codable(head.status, fields, length, self._rule) and not (is_head and length < 0):
             name = self._coding
             if name is None:
-                head = _recoded(head, content_coding.varied_fields(fields))
+                head = _with_fields(head, content_coding.varied_fields(fields))
             elif not complete or is_head:
-                head = _recoded(head, content_coding.coded_fields(fields, name, -1))
+                head = _with_fields(head, content_coding.coded_fields(fields, name, -1))
                 if not is_head:
                     self._piece, self._finish = content_coding.stream(name)
                     data = self._piece(data) if data else b""
@@ -119,27 +121,27 @@ class Coder:
                 if len(coded) < len(data):
                     data = coded
                     fields = [field for field in fields if field[0] != b"transfer-encoding"]
-                    head = _recoded(head, content_coding.coded_fields(fields, name, len(coded)))
+                    head = _with_fields(head, content_coding.coded_fields(fields, name, len(coded)))
                 else:
-                    head = _recoded(head, content_coding.varied_fields(fields))
-        asker.on_response(head, data, complete)
+                    head = _with_fields(head, content_coding.varied_fields(fields))
+        client.on_response(head, data, complete)
 
     def on_data(self, data: bytes) -> None:
         """More of the body."""
         if self._piece is not None:
             data = self._piece(data)
-        self._asker.on_data(data)
+        self._client.on_data(data)
 
     def on_end(self) -> None:
         """The body is complete."""
         if self._finish is not None:
-            self._asker.on_data(self._finish())
-        self._asker.on_end()
+            self._client.on_data(self._finish())
+        self._client.on_end()
 
-    def on_stored(self, facts: Facts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
+    def on_stored(self, view: RequestView, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
         """The cache answers. A range is one of the body as it is."""
-        name = self._coding if facts.range is None else None
-        self._asker.on_stored(facts, form_of(entry, self._rule, name, self._store), status_line, own)
+        name = self._coding if view.range is None else None
+        self._client.on_stored(view, encoded_form(entry, self._rule, name, self._store), status_line, added_lines)
 
     def _still_coded(self, head: ResponseHead, fields: Fields) -> ResponseHead:
         """A 304 for a client that holds the coded form: it speaks of that form's entity tag (RFC 9111 §4.3.4)."""
@@ -148,15 +150,15 @@ class Coder:
         if tag is None or not tag.startswith(b'"') or b"W/" + tag not in held:
             return head
         kept = [(name, b"W/" + value if name == b"etag" else value) for name, value in fields]
-        return _recoded(head, content_coding.varied_fields(kept))
+        return _with_fields(head, content_coding.varied_fields(kept))
 
 
-def form_of(entry: Entry, rule: Rule, name: bytes | None, store: MemoryStore | None) -> Entry:
+def encoded_form(entry: Entry, rule: CodingRule, name: bytes | None, store: MemoryStore | None) -> Entry:
     """``entry`` as it goes out in the coding ``name`` (None: in none) by ``rule``; made once, and kept with it."""
-    forms = entry.forms
+    forms = entry.encodings
     if forms is None or forms.by != rule:
-        forms = entry.forms = Forms(rule)
-        if content_coding.may_code(entry.status, entry.fields, len(entry.body), rule):
+        forms = entry.encodings = EncodedForms(rule)
+        if content_coding.is_codable(entry.status, entry.fields, len(entry.body), rule):
             forms.made[b""] = _form(entry, content_coding.varied_fields(entry.fields), entry.body)
         _count(entry, store)
     plain = forms.made.get(b"")
@@ -170,18 +172,20 @@ def form_of(entry: Entry, rule: Rule, name: bytes | None, store: MemoryStore | N
             # Until a thread is done with it, it goes out as it is.
             forms.made[name] = form = plain
             future = get_running_loop().run_in_executor(None, content_coding.encode, name, entry.body)
-            future.add_done_callback(partial(_coded_later, entry, forms, name, store))
+            future.add_done_callback(partial(_encode_in_background, entry, forms, name, store))
         else:
-            form = _keep(entry, forms, name, content_coding.encode(name, entry.body), store)
+            form = _keep_encoding(entry, forms, name, content_coding.encode(name, entry.body), store)
     return form
 
 
-def _coded_later(entry: Entry, forms: Forms, name: bytes, store: MemoryStore | None, coded: Future[bytes]) -> None:
-    if not coded.cancelled() and entry.forms is forms:
-        _keep(entry, forms, name, coded.result(), store)
+def _encode_in_background(
+    entry: Entry, forms: EncodedForms, name: bytes, store: MemoryStore | None, coded: Future[bytes]
+) -> None:
+    if not coded.cancelled() and entry.encodings is forms:
+        _keep_encoding(entry, forms, name, coded.result(), store)
 
 
-def _keep(entry: Entry, forms: Forms, name: bytes, coded: bytes, store: MemoryStore | None) -> Entry:
+def _keep_encoding(entry: Entry, forms: EncodedForms, name: bytes, coded: bytes, store: MemoryStore | None) -> Entry:
     form = forms.made[b""]
     if len(coded) < len(entry.body):
         form = _form(entry, content_coding.coded_fields(entry.fields, name, len(coded)), coded)
@@ -202,11 +206,11 @@ def _form(entry: Entry, fields: Fields, body: bytes) -> Entry:
     return Entry(entry.key, entry.status, head, body, born=entry.born, fresh_until=entry.fresh_until, etag=tag)
 
 
-def _recoded(head: ResponseHead, fields: Fields) -> ResponseHead:
+def _with_fields(head: ResponseHead, fields: Fields) -> ResponseHead:
     """``head`` with other fields; those that it has already keep their spelling."""
     lines = _lines(((line.name, line.value, line.line) for line in head.lines), fields)
     raw = b"\r\n".join([head.raw.partition(b"\r\n")[0], *lines, b"", b""])
-    return Marked(raw, head.own) if isinstance(head, Marked) else ResponseHead(raw)
+    return AnnotatedHead(raw, head.added_lines) if isinstance(head, AnnotatedHead) else ResponseHead(raw)
 
 
 def _lines(known: Iterable[tuple[bytes, bytes, bytes]], fields: Fields) -> list[bytes]:
@@ -214,11 +218,13 @@ def _lines(known: Iterable[tuple[bytes, bytes, bytes]], fields: Fields) -> list[
     return [spelled.get(field) or field_line(field) for field in fields]
 
 
-def coded_answer(status: int, head: bytes, body: bytes, rule: Rule, request: RequestHead) -> tuple[bytes, bytes]:
+def encode_composed(
+    status: int, head: bytes, body: bytes, rule: CodingRule, request: RequestHead
+) -> tuple[bytes, bytes]:
     """A composed answer, its head without Content-Length and the empty line, as it goes out to who sent ``request``."""
     known = list(head_lines(head))
     fields = [(name, value) for name, value, _ in known]
-    if not content_coding.may_code(status, fields, len(body), rule):
+    if not content_coding.is_codable(status, fields, len(body), rule):
         return head, body
     name = coding_of(request, rule) if len(body) <= AT_ONCE else None
     coded = content_coding.encode(name, body) if name is not None else body

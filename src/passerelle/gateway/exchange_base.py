@@ -13,29 +13,29 @@ from time import time
 from typing import cast
 
 from passerelle.caching.entry import Entry
-from passerelle.caching.keys import Target
-from passerelle.caching.request import Facts
-from passerelle.caching.serving import answer
-from passerelle.compose.composed_origin import Whole
-from passerelle.compose.composition import Gathering, Outcome
-from passerelle.compose.part import PartCall, composed_answer
-from passerelle.compose.part_requests import Asking
+from passerelle.caching.keys import TargetUri
+from passerelle.caching.request import RequestView
+from passerelle.caching.serving import serve
+from passerelle.compose.composed_origin import ComposedOrigin
+from passerelle.compose.composition import Gather, Outcome
+from passerelle.compose.part import PartRequest, composed_response
+from passerelle.compose.part_requests import PartRequests
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.compression import Coder, coded_answer, uncoded_facts, uncoded_request
+from passerelle.gateway.compression import ResponseEncoder, encode_composed, uncoded_request, uncoded_view
 from passerelle.gateway.exchange import ExchangeState
-from passerelle.gateway.plans import ComposePlan, ForwardPlan, OwnPlan, RoutePlan
+from passerelle.gateway.plans import ComposePlan, ForwardPlan, HandlerPlan, RoutePlan
 from passerelle.http.messages import SAFE_METHODS, Response
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.serialize import problem, serialize
-from passerelle.proxy_cache.cache import CachePlan, request_facts
-from passerelle.proxy_cache.lookup import Seat
-from passerelle.proxy_cache.request import Wanted
-from passerelle.routing.router import Match, canonical_path
-from passerelle.security.guard import Refused
-from passerelle.upstream.interfaces import Origin
-from passerelle.upstream.request import Forward
-from passerelle.upstream.request_body import RequestBody, WholeBody
-from passerelle.upstream.request_headers import believed_host, part_fields, upstream_fields
+from passerelle.proxy_cache.cache import CachePlan, request_view
+from passerelle.proxy_cache.lookup import CacheLookup
+from passerelle.proxy_cache.request import CacheRequest
+from passerelle.routing.router import RouteMatch, canonical_path
+from passerelle.security.guard import RequestRefused
+from passerelle.upstream.interfaces import CacheOrigin
+from passerelle.upstream.request import UpstreamRequest
+from passerelle.upstream.request_body import BufferedBody, RequestBody
+from passerelle.upstream.request_headers import part_fields, trusted_host, upstream_fields
 
 # How long an upstream may leave a client waiting for 100 (Continue) before the gateway says it (RFC 9110 §10.1.1).
 CONTINUE_SECONDS = 1.0
@@ -58,14 +58,14 @@ class Exchange(ExchangeState):
             # 2. One canonical path for everything that looks at it, and the plan of the route that it matches.
             if self._method != b"OPTIONS" or (match := self._preflight()) is None:
                 match = self._match()
-            self._proceed(self._plan, match, 0)
+            self._run_from(self._plan, match, 0)
         except Failure as failure:
             self.on_failure(failure)
 
-    def _proceed(self, plan: RoutePlan, match: Match, first: int) -> None:
+    def _run_from(self, plan: RoutePlan, match: RouteMatch, first: int) -> None:
         """The line from the guard number ``first`` on."""
         # 3. Who asks, and whether they may: before a byte of a body is asked for, and before any answer.
-        if plan.guards and not self._admitted(plan, match, first):
+        if plan.guards and not self._run_guards(plan, match, first):
             return
         # 4. What the client wants to send must be allowed before it is asked to send it.
         if not self._head.plain:
@@ -76,19 +76,19 @@ class Exchange(ExchangeState):
         # 5. Answer from the cache, from one service, from several, or (logins, preflights) by ourselves.
         if isinstance(plan, ForwardPlan):
             if plan.cache is None:
-                self._forward_to(plan, match)
+                self._send_upstream(plan, match)
             else:
-                self._from_cache(plan, plan.cache, match)
+                self._serve_from_cache(plan, plan.cache, match)
         elif isinstance(plan, ComposePlan):
-            self._compose(plan, match)
+            self._serve_composed(plan, match)
         else:
-            cast(OwnPlan, plan).answer(self)
+            cast(HandlerPlan, plan).handler(self)
 
-    def _admitted(self, plan: RoutePlan, match: Match, first: int) -> bool:
+    def _run_guards(self, plan: RoutePlan, match: RouteMatch, first: int) -> bool:
         """Ask the guards. False when one has answered, or must wait: then :meth:`resume` goes on. A refusal raises."""
-        asked = self.ask()
+        call = self.guarded_call()
         for index in range(first, len(plan.guards)):
-            answer = plan.guards[index](asked)
+            answer = plan.guards[index](call)
             if answer is None:
                 continue
             if isinstance(answer, Response):
@@ -96,19 +96,19 @@ class Exchange(ExchangeState):
             else:
                 if not self._head.plain and self._body is None:
                     self._prepare_body(plan)  # what comes in the meantime must be kept, and bounded
-                answer.then(partial(self._gateway.carry_on, self, plan, match, index))
+                answer.add_done_callback(partial(self._gateway.resume_exchange, self, plan, match, index))
             return False
         return True
 
-    def resume(self, plan: RoutePlan, match: Match, index: int) -> None:
+    def resume(self, plan: RoutePlan, match: RouteMatch, index: int) -> None:
         """What guard number ``index`` waited for has ended: ask it again, and go on."""
         try:
             if not self._finished:
-                self._proceed(plan, match, index)
+                self._run_from(plan, match, index)
         except Failure as failure:
             self.on_failure(failure)
 
-    def _match(self) -> Match:
+    def _match(self) -> RouteMatch:
         path, mark, query = self._target.partition(b"?")
         self._path = canonical_path(path) if path != b"*" else path
         self._query = mark + query
@@ -119,11 +119,11 @@ class Exchange(ExchangeState):
             if not match.allowed:
                 raise Failure(Kind.NO_ROUTE)
             allowed = b", ".join(match.allowed)  # RFC 9110 §15.5.6
-            raise Refused(Kind.METHOD_NOT_ALLOWED, f"allowed: {allowed.decode()}", [(b"Allow", allowed)])
+            raise RequestRefused(Kind.METHOD_NOT_ALLOWED, f"allowed: {allowed.decode()}", [(b"Allow", allowed)])
         plan: RoutePlan = match.value
         self._plan = plan
         plan.metrics.in_flight += 1
-        self._counted = True
+        self._in_flight_counted = True
         return match
 
     def _prepare_body(self, plan: RoutePlan) -> None:
@@ -133,47 +133,47 @@ class Exchange(ExchangeState):
                 raise Failure(Kind.BODY_TOO_LARGE, f"Content-Length {head.content_length} over {plan.body_limit}")
             if isinstance(plan, ForwardPlan):
                 self._body = RequestBody(self._client, plan.body_limit, head.chunked)
-            elif isinstance(plan, OwnPlan):
-                self._body = WholeBody(self._client, plan.body_limit)
+            elif isinstance(plan, HandlerPlan):
+                self._body = BufferedBody(self._client, plan.body_limit)
 
-    def _from_cache(self, plan: ForwardPlan, cache: CachePlan, match: Match) -> None:
+    def _serve_from_cache(self, plan: ForwardPlan, cache: CachePlan, match: RouteMatch) -> None:
         head, method = self._head, self._method
-        past = head.upgrade is not None or not cache.stores or self._asks_instances()
+        past = head.upgrade is not None or not cache.stores or self._wants_instances()
         if past and method in SAFE_METHODS:  # what the others have changed must be let go of
-            self._forward_to(plan, match)
+            self._send_upstream(plan, match)
             return
         service = plan.service
         message = self._message(plan, match)
-        if plan.compress is not None:
+        if plan.coding is not None:
             message = uncoded_request(message)
         node_key = service.key(head, match.params, self._address()) if service.key is not None else None
-        wanted = self._wanted(plan, cache, match, plan, message, (), node_key)
-        self._forward = seat = Seat(self._asker(plan), wanted)
+        request = self._cache_request(plan, cache, match, plan, message, (), node_key)
+        self._source = lookup = CacheLookup(self._receiver(plan), request)
         self._cookie = service.cookie
-        if method in (b"GET", b"HEAD") and not wanted.facts.has_body:
-            seat.start()
+        if method in (b"GET", b"HEAD") and not request.view.has_body:
+            lookup.start()
         else:
-            believed = believed_host(head, self._client.peer, self._gateway.proxies)
-            seat.go_around(self._gateway.invalidator, self._body, believed)
+            believed = trusted_host(head, self._client.peer, self._gateway.proxies)
+            lookup.bypass(self._gateway.invalidator, self._body, believed)
 
-    def _wanted(
+    def _cache_request(
         self,
         plan: RoutePlan,
         cache: CachePlan,
-        match: Match,
-        origin: Origin,
+        match: RouteMatch,
+        origin: CacheOrigin,
         message: bytes,
-        about: tuple[bytes, ...],
+        path_tags: tuple[bytes, ...],
         node_key: bytes | None = None,
-    ) -> Wanted:
+    ) -> CacheRequest:
         head, method = self._head, self._method
-        host, place = head.host or b"", self._place()
-        target = Target(self._path, self._query[1:] if self._query else None)
-        facts_of = request_facts if plan.compress is None else uncoded_facts
-        return Wanted(
+        host, place = head.host or b"", self._cache_origin()
+        target = TargetUri(self._path, self._query[1:] if self._query else None)
+        view_of = request_view if plan.coding is None else uncoded_view
+        return CacheRequest(
             origin,
             cache,
-            facts_of(head, method, self._consumer()),
+            view_of(head, method, self._consumer()),
             cache.settings.key.key(place, *target),
             message,
             match.params,
@@ -185,35 +185,35 @@ class Exchange(ExchangeState):
             # A hit goes the short way only where nothing has to be asked or added first.
             plan if cache.whole_uri and not plan.guards else None,
             node_key,
-            about,
+            path_tags,
         )
 
-    def _asker(self, plan: RoutePlan) -> Exchange | Coder:
+    def _receiver(self, plan: RoutePlan) -> Exchange | ResponseEncoder:
         """Who is told of the answer: this, or on a route that compresses who codes it on the way."""
-        if plan.compress is None:
+        if plan.coding is None:
             return self
         cache = self._gateway.cache
-        return Coder(self, plan.compress, self._method, self._head, cache.store if cache is not None else None)
+        return ResponseEncoder(self, plan.coding, self._method, self._head, cache.store if cache is not None else None)
 
     def _consumer(self) -> bytes:
         """Whom guards have found behind the request, in all that services are told of it; empty where none did."""
-        asked = self._asked
-        if asked is None:
+        call = self._call
+        if call is None:
             return b""
-        consumer = asked.identity.lines if asked.identity is not None else b""
-        return b"%b\0%b" % (consumer, asked.vouched) if asked.vouched else consumer
+        consumer = call.identity.lines if call.identity is not None else b""
+        return b"%b\0%b" % (consumer, call.variant_identity) if call.variant_identity else consumer
 
-    def _forward_to(self, plan: ForwardPlan, match: Match) -> None:
+    def _send_upstream(self, plan: ForwardPlan, match: RouteMatch) -> None:
         message = self._message(plan, match)
         service = plan.service
-        asker = self if plan.compress is None else self._asker(plan)
-        self._forward = forward = plan.forward(plan, asker, self._method, message, self._body, self._started)
+        receiver = self if plan.coding is None else self._receiver(plan)
+        self._source = forward = plan.make_request(plan, receiver, self._method, message, self._body, self._started)
         if service.key is not None:
             forward.key = service.key(self._head, match.params, self._address())
             self._cookie = service.cookie
         forward.start()
 
-    def _message(self, plan: ForwardPlan, match: Match) -> bytes:
+    def _message(self, plan: ForwardPlan, match: RouteMatch) -> bytes:
         """The request for upstream: its line, its fields, the empty line."""
         head = self._head
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
@@ -222,10 +222,10 @@ class Exchange(ExchangeState):
             fields = head.upstream = upstream_fields(
                 head, self._client.peer, self._gateway.proxies, self._client.scheme
             )
-        if self._asked is not None:
-            fields = self._asked.carried(fields)
-        if plan.rules is not None:
-            fields = plan.rules.apply(fields, match.params)
+        if self._call is not None:
+            fields = self._call.upstream_section(fields)
+        if plan.request_rules is not None:
+            fields = plan.request_rules.apply(fields, match.params)
         return b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
             self._method,
             path,
@@ -234,38 +234,40 @@ class Exchange(ExchangeState):
             self._request_id,
         )
 
-    def _compose(self, plan: ComposePlan, match: Match) -> None:
+    def _serve_composed(self, plan: ComposePlan, match: RouteMatch) -> None:
         head = self._head
         fields = head.part_fields
         if fields is None:
             fields = head.part_fields = part_fields(head, self._client.peer, self._gateway.proxies, self._client.scheme)
         consumer = b""
-        if self._asked is not None:
-            fields = self._asked.carried(fields)
+        if self._call is not None:
+            fields = self._call.upstream_section(fields)
             consumer = self._consumer()
-        if plan.rules is not None:
-            fields = plan.rules.apply(fields, match.params)
-        cached = not (head.debug and self._asks_instances())
-        who = consumer, self._address, self._place
-        asking = Asking(plan.parts, match.params, head, fields, self._request_id, *who, cached)
+        if plan.request_rules is not None:
+            fields = plan.request_rules.apply(fields, match.params)
+        cached = not (head.debug and self._wants_instances())
+        who = consumer, self._address, self._cache_origin
+        part_requests = PartRequests(plan.parts, match.params, head, fields, self._request_id, *who, cached)
         if plan.cache is not None and cached:
-            wanted = self._wanted(plan, plan.cache, match, Whole(plan, asking), _NO_MESSAGE, asking.paths())
-            self._forward = seat = Seat(self._asker(plan), wanted)
-            seat.start()
+            request = self._cache_request(
+                plan, plan.cache, match, ComposedOrigin(plan, part_requests), _NO_MESSAGE, part_requests.path_tags()
+            )
+            self._source = lookup = CacheLookup(self._receiver(plan), request)
+            lookup.start()
             return
 
-        def call(index: int, gathering: Gathering) -> PartCall:
-            asked = asking.ask(index, gathering, self._started)
-            if asked.sticky is not None:
-                self._cookie = asked.sticky
-            parts.append(asked)
-            asked.forward.start()
-            return asked
+        def start_part(index: int, gather: Gather) -> PartRequest:
+            call = part_requests.make(index, gather, self._started)
+            if call.sticky is not None:
+                self._cookie = call.sticky
+            parts.append(call)
+            call.source.start()
+            return call
 
-        parts: list[PartCall] = []
+        parts: list[PartRequest] = []
         self._parts = parts
-        self._gathering = Gathering(plan.composition, self.on_composed)
-        self._gathering.start(call)
+        self._gather = Gather(plan.composition, self.on_composed)
+        self._gather.start(start_part)
 
     # ---- the answer
 
@@ -278,9 +280,11 @@ class Exchange(ExchangeState):
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The service answers."""
-        special = self._head.debug or self._cookie is not None or self.cache_status or self._plan.outgoing is not None
-        if special or (self._asked is not None and self._asked.answer):
-            self._client.send_head(self._leaving(head.relay) + self._additions(), head, data, complete)
+        special = (
+            self._head.debug or self._cookie is not None or self.cache_status or self._plan.response_rules is not None
+        )
+        if special or (self._call is not None and self._call.response_fields):
+            self._client.send_head(self._apply_response_rules(head.relay) + self._added_lines(), head, data, complete)
         else:
             self._client.send_response(head, data, complete)
         if complete:
@@ -288,12 +292,13 @@ class Exchange(ExchangeState):
         else:
             self._status = head.status
 
-    def on_stored(self, facts: Facts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
-        """The cache answers: whole, with a range, or with 304. ``own`` are field lines for this client alone."""
-        status, head, body = answer(facts, entry, time(), status_line=status_line, own=own)
-        head = self._leaving(head)
-        if self._asked is not None:
-            head += self._asked.answer
+    def on_stored(self, view: RequestView, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
+        """The cache answers: whole, with a range, or with 304. ``added_lines`` are field lines for this client
+        alone."""
+        status, head, body = serve(view, entry, time(), status_line=status_line, added_lines=added_lines)
+        head = self._apply_response_rules(head)
+        if self._call is not None:
+            head += self._call.response_fields
         self._client.send_stored(head, body)
         self.finish(status)
 
@@ -309,13 +314,13 @@ class Exchange(ExchangeState):
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """101: both sides become a tunnel; bytes that either had already sent go through first (RFC 9110 §7.8)."""
         client = self._client
-        forward = cast(Forward | Seat, self._forward)
+        forward = cast(UpstreamRequest | CacheLookup, self._source)
         if self._head.upgrade is None:
             forward.refuse(Failure(Kind.BAD_RESPONSE, "101 that nobody asked for"))
             return
         self._status = head.status
         upstream = forward.tunnel(client)
-        client.send_switch(head, self._additions())
+        client.send_switch(head, self._added_lines())
         early = client.begin_tunnel(upstream, cast(ForwardPlan, self._plan).tunnel_idle)
         if data:
             client.write(data)
@@ -329,12 +334,12 @@ class Exchange(ExchangeState):
         if isinstance(outcome, Failure):
             self.on_failure(outcome)
             return
-        status, head, body = composed_answer(outcome, self._parts)
-        if self._plan.compress is not None:
-            head, body = coded_answer(status, head, body, self._plan.compress, self._head)
-        head = self._leaving(head)
-        if self._asked is not None or self._head.debug:
-            head += self._additions()
+        status, head, body = composed_response(outcome, self._parts)
+        if self._plan.coding is not None:
+            head, body = encode_composed(status, head, body, self._plan.coding, self._head)
+        head = self._apply_response_rules(head)
+        if self._call is not None or self._head.debug:
+            head += self._added_lines()
         if self._cookie is not None:
             head += self._part_cookies()
         self._client.send_made(head, body)
@@ -349,12 +354,12 @@ class Exchange(ExchangeState):
             client.cut_short()
             self.finish(self._status, failure)
             return
-        fields = list(failure.fields) if isinstance(failure, Refused) else []
+        fields = list(failure.fields) if isinstance(failure, RequestRefused) else []
         if self.cache_status:
             fields.append((b"Cache-Status", self.cache_status[14:-2]))
         response = problem(failure, self._request_id, fields)
-        head = self._leaving(serialize(response))
-        client.send_made(head if self._asked is None else head + self._asked.answer, response.body)
+        head = self._apply_response_rules(serialize(response))
+        client.send_made(head if self._call is None else head + self._call.response_fields, response.body)
         self.finish(failure.status, failure)
 
     # ---- the client, meanwhile
@@ -362,11 +367,11 @@ class Exchange(ExchangeState):
     def on_body(self, data: bytes) -> None:
         """Body bytes of the client."""
         if self._body is not None and not self._body.add(data):
-            self._abandon(Failure(Kind.BODY_TOO_LARGE, f"more than {self._plan.body_limit} bytes"))
+            self._fail_request(Failure(Kind.BODY_TOO_LARGE, f"more than {self._plan.body_limit} bytes"))
 
     def on_body_failure(self, failure: Failure) -> None:
         """The body broke its framing or stalled."""
-        self._abandon(failure)
+        self._fail_request(failure)
 
     def on_body_discarded(self) -> None:
         """The client was answered, and the rest of the body is not wanted: no instance may wait for it."""
@@ -390,7 +395,7 @@ class Exchange(ExchangeState):
 
     # ---- the end
 
-    def _abandon(self, failure: Failure) -> None:
+    def _fail_request(self, failure: Failure) -> None:
         """The request itself is at fault: stop what is under way, then say so."""
         self._cancel()
         self.on_failure(failure)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from passerelle.caching.request import Facts
-from passerelle.caching.serving import ending, wire
-from passerelle.gateway.compression import coding_of, form_of
+from passerelle.caching.request import RequestView
+from passerelle.caching.serving import fresh_hit_bytes, fresh_hit_tail
+from passerelle.gateway.compression import coding_of, encoded_form
 from passerelle.gateway.plans import RoutePlan
-from passerelle.proxy_cache.cache import Cache, request_facts
-from passerelle.upstream.request_headers import cache_place, came_by_tls, client_address
+from passerelle.proxy_cache.cache import Cache, request_view
+from passerelle.upstream.request_headers import cache_origin, client_address, is_client_secure
 
 if TYPE_CHECKING:
     from passerelle.gateway.gateway import Gateway
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from passerelle.http1.server.connection import ClientConnection
 
 
-def answer_hit(
+def serve_fresh_hit(
     gateway: Gateway, cache: Cache, client: ClientConnection, method: bytes, target: bytes, head: RequestHead
 ) -> bool:
     """Answer a plain GET from a fresh entry; false where that is not enough, and then nothing has happened."""
@@ -32,28 +32,28 @@ def answer_hit(
         return False
     started = perf_counter()
     now = started + gateway.clock.offset
-    facts: Facts | None = head.cache_facts
-    if facts is None or facts.method != method or facts.consumer:
-        facts = request_facts(head, method)
-    place = head.cache_place
+    view: RequestView | None = head.cache_view
+    if view is None or view.method != method or view.consumer:
+        view = request_view(head, method)
+    place = head.cache_origin
     if place is None:
-        place = head.cache_place = cache_place(head, client.peer, gateway.proxies, client.scheme) + b" "
-    entry = cache.shelf.find(place + target, facts)
+        place = head.cache_origin = cache_origin(head, client.peer, gateway.proxies, client.scheme) + b" "
+    entry = cache.variants.find(place + target, view)
     # The test of `policy.lookup` for its HIT.
-    if entry is None or now >= entry.fresh_until or facts.needs & entry.refuses:
+    if entry is None or now >= entry.fresh_until or view.needs & entry.needs_excluded:
         return False
     plan = entry.owner
     if not isinstance(plan, RoutePlan) or plan.cache is None or plan.cache.era is not cache.era:
         return False
-    if plan.compress is not None:
-        entry = form_of(entry, plan.compress, coding_of(head, plan.compress), cache.store)
+    if plan.coding is not None:
+        entry = encoded_form(entry, plan.coding, coding_of(head, plan.coding), cache.store)
     body = entry.body
-    outgoing = plan.outgoing
+    outgoing = plan.response_rules
     if outgoing is None:
-        message = wire(entry, now)
+        message = fresh_hit_bytes(entry, now)
     else:
-        edited = outgoing.edit(entry.head, _Request(gateway, client, head))
-        message = edited + ending(entry, now) + body
+        edited = outgoing.apply(entry.head, _Request(gateway, client, head))
+        message = edited + fresh_hit_tail(entry, now) + body
     if not client.send_ready(message, len(body)):
         return False
     seconds = perf_counter() - started
@@ -83,4 +83,4 @@ class _Request:
 
     @property
     def secure(self) -> bool:
-        return came_by_tls(self._head, self._client.peer, self._gateway.proxies, self._client.scheme)
+        return is_client_secure(self._head, self._client.peer, self._gateway.proxies, self._client.scheme)

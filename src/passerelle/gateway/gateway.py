@@ -17,23 +17,23 @@ from passerelle.balancing.instance import Instance
 from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.errors import Failure, Kind
-from passerelle.gateway.assembly.caching import go_by, open_cache
+from passerelle.gateway.assembly.caching import evict_changed_routes, open_cache
 from passerelle.gateway.assembly.certificates import Certificates
-from passerelle.gateway.assembly.guards import Guards
-from passerelle.gateway.assembly.routes import Environment, build_router, unmatched_plan
-from passerelle.gateway.assembly.second_level import Shared
+from passerelle.gateway.assembly.guards import GuardFactory
+from passerelle.gateway.assembly.routes import PlanResources, build_router, unmatched_plan
+from passerelle.gateway.assembly.second_level import SecondLevel
 from passerelle.gateway.assembly.services import (
     apply_settings,
+    balancing_inputs,
+    build_nodes,
     configured_instances,
     health_settings,
     listener_limits,
-    nodes,
     pool_settings,
-    shape,
     sweep_seconds,
 )
 from passerelle.gateway.exchange_base import Exchange
-from passerelle.gateway.fast_hit import answer_hit
+from passerelle.gateway.fast_hit import serve_fresh_hit
 from passerelle.gateway.plans import RoutePlan, cache_of
 from passerelle.gateway.times import BACKLOG, LOG_SECONDS, SET_BACK, SWEEP, TICK
 from passerelle.http1.clock import Clock
@@ -45,14 +45,14 @@ from passerelle.observability.log_sink import LogSink
 from passerelle.observability.metrics import Metrics, no_cache
 from passerelle.proxy_cache.cache import Cache
 from passerelle.proxy_cache.invalidation import Invalidator
-from passerelle.routing.router import Match, Router
+from passerelle.routing.router import RouteMatch, Router
 from passerelle.security.addresses import Proxies
-from passerelle.upstream.deadlines import Deadlines
-from passerelle.upstream.members import InstanceSpec, Members
-from passerelle.upstream.passive_health import LocalHealth
-from passerelle.upstream.request import Forward
+from passerelle.upstream.deadlines import DeadlineQueue
+from passerelle.upstream.members import InstanceSet, InstanceSpec
+from passerelle.upstream.passive_health import PassiveHealth
+from passerelle.upstream.request import UpstreamRequest
 from passerelle.upstream.service import Service
-from passerelle.upstream.stream_idle import Stalled
+from passerelle.upstream.stream_idle import StreamIdleMonitor
 
 __all__ = ["Gateway", "InstanceSpec"]
 
@@ -66,33 +66,33 @@ class Gateway:
         self._config = config
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.metrics = Metrics()
-        self._deadlines: dict[float, Deadlines] = {}
+        self._deadlines: dict[float, DeadlineQueue] = {}
         destination = config.access_log
         self._sink = None if destination == "off" else LogSink(None if destination == "stdout" else Path(destination))
         self._log = AccessLog(self._sink.put, self.loop.call_later) if self._sink is not None else None
         if self._sink is not None:
             self.metrics.access_log = self._sink.counts
         self.clock = Clock()
-        self._health: LocalHealth | None = LocalHealth(self.loop.time)
-        self._tell: Callable[[str, str, str], None] | None = None
+        self._health: PassiveHealth | None = PassiveHealth(self.loop.time)
+        self._health_listener: Callable[[str, str, str], None] | None = None
         self._services: dict[str, Service] = {}
-        self._members: dict[str, Members] = {}
+        self._members: dict[str, InstanceSet] = {}
         # Removed by a reload, with something still in flight.
-        self._leaving: dict[str, tuple[Service, Members]] = {}
+        self._retiring: dict[str, tuple[Service, InstanceSet]] = {}
         self.proxies = Proxies(config.trusted_proxies)
-        self._guards = Guards(config, self.loop)
+        self._guards = GuardFactory(config, self.loop)
         self._certificates = Certificates(config)
         for name, service in config.services.items():
-            self._services[name], self._members[name] = self._make(name, service, self._certificates)
+            self._services[name], self._members[name] = self._make_service(name, service, self._certificates)
             self._set_instances(name, service, configured_instances(name, service))
         self.cache, era = open_cache(config), object()
         self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
-        self.sharing = Shared(self.loop)
+        self.second_level = SecondLevel(self.loop)
         self._use_cache(self.cache, era, config)
         self.unmatched = unmatched_plan(config, self.metrics, self._route_log)
         self._listener = Listener(self, listener_limits(config), self.clock)
         self._sweep = sweep_seconds(config, SWEEP)
-        self._stalled = Stalled()
+        self._stream_idle_monitor = StreamIdleMonitor()
         self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
         self._ids = count(1).__next__
         self._server: asyncio.Server | None = None
@@ -116,7 +116,7 @@ class Gateway:
             self._server = await self.loop.create_server(
                 connection, listen.host, listen.port, backlog=BACKLOG, reuse_port=self._config.workers > 1
             )
-        self.sharing.start()
+        self.second_level.start()
         self._tick()
         self._sweep_all()
         self._guards.start()
@@ -129,16 +129,16 @@ class Gateway:
             self._server.close()
         self._listener.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._listener.empty(), grace)
+            await asyncio.wait_for(self._listener.wait_until_empty(), grace)
         for connection in list(self._listener.connections):
             connection.abort()
-        for members in [*self._members.values(), *(members for _, members in self._leaving.values())]:
+        for members in [*self._members.values(), *(members for _, members in self._retiring.values())]:
             members.close()
         await asyncio.sleep(0)
         for timer in self._timers.values():
             timer.cancel()
         self._guards.stop()
-        await self.sharing.stop()
+        await self.second_level.stop()
         if self.cache is not None:
             self.cache.store.close()
         if self._log is not None:
@@ -159,33 +159,35 @@ class Gateway:
         """
         before = self._config
         certificates = Certificates(config, self._certificates)
-        made = {n: self._make(n, c, certificates) for n, c in config.services.items() if n not in self._services}
+        made = {
+            n: self._make_service(n, c, certificates) for n, c in config.services.items() if n not in self._services
+        }
         services = {n: made[n][0] if n in made else self._services[n] for n in config.services}
-        deadlines: dict[float, Deadlines] = {}
-        guards = Guards(config, self.loop, self._guards)
+        deadlines: dict[float, DeadlineQueue] = {}
+        guards = GuardFactory(config, self.loop, self._guards)
         cache = open_cache(config, self.cache)
         era = object()
         router = self._router(config, services, deadlines, guards, cache, era)
         # From here on nothing fails, and no request comes in between.
         self._certificates = certificates
         for name in before.services.keys() - config.services.keys():
-            self._dismiss(name)
+            self._retire_service(name)
         for name, (service, members) in made.items():
             self._services[name], self._members[name] = service, members
-            if self._leaving.pop(name, None) is not None:
-                self._adopt(name, None, config.services[name])
+            if self._retiring.pop(name, None) is not None:
+                self._reconfigure_service(name, None, config.services[name])
         self._services = services
         self._members = {name: self._members[name] for name in services}
         for name, settings in config.services.items():
             if name not in made:
-                self._adopt(name, before.services[name], settings)
+                self._reconfigure_service(name, before.services[name], settings)
             given = instances.get(name) if instances is not None else None
             self._set_instances(name, settings, configured_instances(name, settings) if given is None else given)
         # What is under way still has its deadline.
         deadlines.update((limit, old) for limit, old in self._deadlines.items() if old.entries)
         self._deadlines = deadlines
         self._config = config
-        self._listener.go_by(listener_limits(config))
+        self._listener.apply_limits(listener_limits(config))
         self._sweep = sweep_seconds(config, SWEEP)
         if before.trusted_proxies != config.trusted_proxies:
             self.proxies = Proxies(config.trusted_proxies)
@@ -195,24 +197,24 @@ class Gateway:
         self.router, self.unmatched = router, unmatched_plan(config, self.metrics, self._route_log)
         self._use_cache(cache, era, config)
 
-    def _dismiss(self, name: str) -> None:
+    def _retire_service(self, name: str) -> None:
         """A service that is in the configuration no more: nothing new goes there, what is under way ends in peace."""
         members = self._members[name]
         members.replace(())
         self._services[name].breaker = None  # what is under way has its own reference
-        self._leaving[name] = self._services[name], members
+        self._retiring[name] = self._services[name], members
         if self._health is not None:
             self._health.forget(name)
 
-    def supervised(self, tell: Callable[[str, str, str], None]) -> None:
+    def report_health_to(self, listener: Callable[[str, str, str], None]) -> None:
         """Somebody else decides about the health of instances, and is told what requests see of it.
 
-        ``tell(event, service, instance)``: see :meth:`passerelle.upstream.passive_health.LocalHealth.report`.
+        ``listener(event, service, instance)``: see :meth:`passerelle.upstream.passive_health.LocalHealth.report`.
         """
         self._health = None
-        self._tell = tell
+        self._health_listener = listener
         for service in self._services.values():
-            service.watched = True
+            service.supervised = True
 
     def reopen_log(self) -> None:
         """Open the access log's file anew, after it was moved away."""
@@ -235,16 +237,16 @@ class Gateway:
         """Services and their instances as this worker sees them, as JSON-able values."""
         return {name: members.status() for name, members in self._members.items()}
 
-    def told(self) -> dict[str, dict[str, Any]]:
+    def service_snapshots(self) -> dict[str, dict[str, Any]]:
         """What this worker knows of its services beside their instances (see
         :meth:`passerelle.upstream.service.Service.told`)."""
-        return {name: service.told() for name, service in self._services.items()}
+        return {name: service.snapshot() for name, service in self._services.items()}
 
     # ---- requests (the Handler of http1)
 
     def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Carry a request out."""
-        if self.cache is not None and answer_hit(self, self.cache, connection, method, target, head):
+        if self.cache is not None and serve_fresh_hit(self, self.cache, connection, method, target, head):
             return
         exchange = Exchange(self, connection, method, target, head)
         try:
@@ -252,7 +254,7 @@ class Gateway:
         except Exception as error:
             self._on_defect(exchange, error)
 
-    def carry_on(self, exchange: Exchange, plan: RoutePlan, match: Match, guard: int) -> None:
+    def resume_exchange(self, exchange: Exchange, plan: RoutePlan, match: RouteMatch, guard: int) -> None:
         """What guard number ``guard`` waited for has ended."""
         try:
             exchange.resume(plan, match, guard)
@@ -279,19 +281,21 @@ class Gateway:
 
     # ---- parts
 
-    def _make(self, name: str, config: ServiceConfig, certificates: Certificates) -> tuple[Service, Members]:
+    def _make_service(
+        self, name: str, config: ServiceConfig, certificates: Certificates
+    ) -> tuple[Service, InstanceSet]:
         """A service that is not there yet; one that is just leaving comes back as it is."""
-        leaving = self._leaving.get(name)
+        leaving = self._retiring.get(name)
         if leaving is not None:
             return leaving
-        leaves, node, cookie = nodes(name, config)
-        members = Members(self.loop, self.clock, leaves, pool_settings(config, certificates.of(name)))
+        leaves, node, cookie = build_nodes(name, config)
+        members = InstanceSet(self.loop, self.clock, leaves, pool_settings(config, certificates.for_service(name)))
         service = Service(name, node, self.metrics.service(name, members.in_flight))
         service.metrics.breaker = service.breaker_state
         service.metrics.concurrency = service.concurrency
         service.cookie = cookie
         service.report = self._report
-        service.watched = self._health is None
+        service.supervised = self._health is None
         apply_settings(service, config, None)
         return service, members
 
@@ -299,20 +303,20 @@ class Gateway:
         self,
         config: Config,
         services: Mapping[str, Service],
-        deadlines: dict[float, Deadlines],
-        guards: Guards,
+        deadlines: dict[float, DeadlineQueue],
+        guards: GuardFactory,
         cache: Cache | None,
         era: object,
     ) -> Router:
         """The routes of ``config``; what they need of deadlines is put in ``deadlines``."""
 
-        def of(limit: float) -> Deadlines:
+        def of(limit: float) -> DeadlineQueue:
             if limit not in deadlines:
                 known = self._deadlines.get(limit)
-                deadlines[limit] = Deadlines(limit) if known is None else known
+                deadlines[limit] = DeadlineQueue(limit) if known is None else known
             return deadlines[limit]
 
-        environment = Environment(services, of, self.metrics.route, self._route_log, guards, cache, era)
+        environment = PlanResources(services, of, self.metrics.route, self._route_log, guards, cache, era)
         return build_router(config, environment)
 
     def _use_cache(self, cache: Cache | None, era: object, config: Config) -> None:
@@ -320,42 +324,42 @@ class Gateway:
         if self.cache is not None and self.cache is not cache:
             self.cache.store.close()
         self.cache = cache
-        self.sharing.go_by(config, cache)
+        self.second_level.configure(config, cache)
         self.metrics.cache = cache.snapshot if cache is not None else no_cache
         if cache is not None:
-            go_by(cache, config, era)
+            evict_changed_routes(cache, config, era)
             self.invalidator = Invalidator(cache, self.router.match, cache_of)
 
-    def _adopt(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:
+    def _reconfigure_service(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:
         """Let a service that stays go by ``config``."""
         service, members = self._services[name], self._members[name]
-        if before is None or shape(before) != shape(config):
-            leaves, service.node, service.cookie = nodes(name, config)
-            members.move(leaves, pool_settings(config, self._certificates.of(name)))
+        if before is None or balancing_inputs(before) != balancing_inputs(config):
+            leaves, service.node, service.cookie = build_nodes(name, config)
+            members.reconfigure(leaves, pool_settings(config, self._certificates.for_service(name)))
         else:
-            members.move(None, pool_settings(config, self._certificates.of(name)))
+            members.reconfigure(None, pool_settings(config, self._certificates.for_service(name)))
         apply_settings(service, config, before)
 
     def _set_instances(self, name: str, config: ServiceConfig, specs: Iterable[InstanceSpec]) -> None:
         members = self._members[name]
         down = members.replace(specs)
         if self._health is not None:
-            self._health.take(name, health_settings(config, probed=False), members.instances)
+            self._health.set_instances(name, health_settings(config, probed=False), members.instances)
         for instance in down:
-            self._abandon(instance)
+            self._retry_elsewhere(instance)
 
-    def _abandon(self, instance: Instance) -> None:
+    def _retry_elsewhere(self, instance: Instance) -> None:
         """``instance`` fails its probes: what waits for its answer may go to others. Rare, so it may look at all."""
         for deadlines in self._deadlines.values():
             for waiting in list(deadlines.entries):
-                if isinstance(waiting, Forward) and waiting.instance is instance:
+                if isinstance(waiting, UpstreamRequest) and waiting.instance is instance:
                     waiting.on_instance_down()
 
     def _report(self, event: str, service: str, instance: str) -> None:
         if self._health is not None:
             self._health.report(event, service, instance)
-        elif self._tell is not None:
-            self._tell(event, service, instance)
+        elif self._health_listener is not None:
+            self._health_listener(event, service, instance)
 
     def _route_log(self, route: str, service: str | None) -> RouteLog | None:
         return self._log.route(route, service) if self._log is not None else None
@@ -374,18 +378,20 @@ class Gateway:
 
     def _sweep_all(self) -> None:
         self._listener.sweep()
-        for name, tls in self._certificates.look():
+        for name, tls in self._certificates.reload_changed():
             self._members[name].secure(tls)
         for members in self._members.values():
             members.sweep()
-        for name, (_, members) in list(self._leaving.items()):
+        for name, (_, members) in list(self._retiring.items()):
             members.sweep()
-            if members.gone:
-                del self._leaving[name]
+            if members.is_empty:
+                del self._retiring[name]
         now = time.perf_counter()
         for service in self._services.values():
-            service.count(now)
+            service.record_requests(now)
         if self._health is not None:
             self._health.tick()
-        self._stalled.look([*self._services.values(), *(service for service, _ in self._leaving.values())], now)
+        self._stream_idle_monitor.check(
+            [*self._services.values(), *(service for service, _ in self._retiring.values())], now
+        )
         self._timers["sweep"] = self.loop.call_later(self._sweep, self._sweep_all)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from passerelle.compose.composition import Composition
-from passerelle.gateway.response_headers import Outgoing
-from passerelle.http.content_coding import Rule as Coding
+from passerelle.gateway.response_headers import ResponseHeaderRules
+from passerelle.http.content_coding import CodingRule as Coding
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.proxy_cache.cache import CachePlan
 from passerelle.resilience.hedge_delay import HedgeDelay
 from passerelle.routing.paths import Template
 from passerelle.security.guard import Guard
-from passerelle.security.header_rules import RequestRules
-from passerelle.upstream.deadlines import Deadlines
-from passerelle.upstream.request import Forward
+from passerelle.security.header_rules import RequestHeaderRules
+from passerelle.upstream.deadlines import DeadlineQueue
+from passerelle.upstream.request import UpstreamRequest
 from passerelle.upstream.service import Service
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
     """What every route has. ``body_limit`` in bytes; ``log`` is None when there is no access log; ``guards`` are asked
-    in their order; ``compress`` says what of its answers is coded, ``outgoing`` what is changed in their heads,
-    ``rules`` what is in those of requests for services. ``preflight`` is how browsers are answered that ask before a
-    request of the route; None where that is an OPTIONS like any other.
+    in their order; ``coding`` says what of its answers is coded, ``response_rules`` what is changed in their heads,
+    ``request_rules`` what is in those of requests for services. ``preflight`` is how browsers are answered that ask
+    before a request of the route; None where that is an OPTIONS like any other.
 
     ``cache`` is None where no route of the gateway is cached. Else what is changed on any route is let go of.
     """
@@ -39,31 +39,32 @@ class RoutePlan:
     log: RouteLog | None
     body_limit: int
     guards: tuple[Guard, ...]
-    compress: Coding | None
-    rules: RequestRules | None
-    outgoing: Outgoing | None
-    preflight: OwnPlan | None
+    coding: Coding | None
+    request_rules: RequestHeaderRules | None
+    response_rules: ResponseHeaderRules | None
+    preflight: HandlerPlan | None
     cache: CachePlan | None
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardPlan(RoutePlan):
-    """A route that one service answers; ``rewrite`` is None where it sees the client's path. ``feeds``: its service's
-    answers are stored as parts of compositions, or in them. ``tunnel_idle``: seconds that a tunnel may be silent."""
+    """A route that one service answers; ``rewrite`` is None where it sees the client's path. ``feeds_compositions``:
+    its service's answers are stored as parts of compositions, or in them. ``tunnel_idle``: seconds that a tunnel may be
+    silent."""
 
     service: Service
-    deadlines: Deadlines
+    deadlines: DeadlineQueue
     attempts: int
     rewrite: Template | None
-    attempt_deadlines: Deadlines | None
+    attempt_deadlines: DeadlineQueue | None
     hedge: HedgeDelay | None
     stream_idle: float
-    tells_deadline: bool
-    forward: type[Forward]
-    feeds: bool
+    sends_deadline: bool
+    make_request: type[UpstreamRequest]
+    feeds_compositions: bool
     tunnel_idle: float
 
-    def renewing(self) -> ForwardPlan:
+    def for_revalidation(self) -> ForwardPlan:
         """The same: there is nothing stale about asking a service."""
         return self
 
@@ -75,15 +76,15 @@ class ComposePlan(RoutePlan):
 
     composition: Composition
     parts: tuple[PartPlan, ...]
-    deadlines: Deadlines
+    deadlines: DeadlineQueue
     ttl: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class OwnPlan(RoutePlan):
+class HandlerPlan(RoutePlan):
     """What the gateway answers itself: a login, a logout, or the preflights of any route."""
 
-    answer: Callable[[ExchangeState], None]
+    handler: Callable[[ExchangeState], None]
 
 
 def cache_of(plan: object) -> CachePlan | None:

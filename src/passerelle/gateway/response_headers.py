@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-from passerelle.security.cors import Cors
-from passerelle.security.header_rules import CarefulFields, lines_of
+from passerelle.security.cors import CorsPolicy
+from passerelle.security.header_rules import SecurityHeaderFields, lines_of
 
 _ACCESS_CONTROL = (
     b"access-control-allow-credentials",
@@ -24,7 +24,7 @@ _ACCESS_CONTROL = (
 _VARIES = re.compile(rb"\r\nvary:[^\r\n]*(?:(?<![\w-])origin(?![\w-])|\*)", re.IGNORECASE)
 
 
-class Request(Protocol):
+class RequestContext(Protocol):
     """What of a request its answer may depend on; looked at only where it does."""
 
     @property
@@ -40,24 +40,26 @@ class Request(Protocol):
         """Whether the client came over TLS."""
 
 
-class Outgoing:
+class ResponseHeaderRules:
     """Changes the heads of a route's answers. ``strip`` names the fields that go, ``added`` are lines with CRLF."""
 
-    __slots__ = ("_added", "_careful", "_strip", "cors")
+    __slots__ = ("_added", "_security_headers", "_strip", "cors")
 
-    def __init__(self, strip: list[bytes], added: bytes, careful: CarefulFields | None, cors: Cors | None) -> None:
+    def __init__(
+        self, strip: list[bytes], added: bytes, careful: SecurityHeaderFields | None, cors: CorsPolicy | None
+    ) -> None:
         self._strip = lines_of(strip) if strip else None
         self._added = added
-        self._careful = careful
+        self._security_headers = careful
         self.cors = cors
 
-    def edit(self, head: bytes, request: Request) -> bytes:
+    def apply(self, head: bytes, request: RequestContext) -> bytes:
         """``head`` (status line and field lines, each with CRLF) as who sent ``request`` gets it."""
         if self._strip is not None:
             head = self._strip.sub(b"", head)
         head += self._added
-        if self._careful is not None:
-            head += self._careful.lines(head, request.secure)
+        if self._security_headers is not None:
+            head += self._security_headers.lines(head, request.secure)
         cors = self.cors
         if cors is not None:
             head += cors.lines(request.origin, request.method)

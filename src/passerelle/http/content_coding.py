@@ -110,16 +110,16 @@ _STREAMS: Final = _streams()
 AVAILABLE: Final = tuple(name for name in PREFERRED if name in _CODERS)
 
 
-class Rule(NamedTuple):
+class CodingRule(NamedTuple):
     """Of which responses the bodies are coded, and how: the codings offered, the preferred first; the shortest body, in
-    bytes; the media types (``type/*`` for all of a kind), None for those of :func:`worth_coding`."""
+    bytes; the media types (``type/*`` for all of a kind), None for those of :func:`is_compressible`."""
 
     codings: tuple[bytes, ...] = AVAILABLE
     smallest: int = SMALLEST
     types: frozenset[bytes] | None = None
 
 
-DEFAULT_RULE: Final = Rule()
+DEFAULT_RULE: Final = CodingRule()
 
 
 @lru_cache(maxsize=256)
@@ -131,7 +131,7 @@ def _chosen(accept_encoding: bytes, offered: tuple[bytes, ...]) -> bytes | None:
 _LONGEST_REMEMBERED: Final = 128
 
 
-def coding_for(request: Iterable[tuple[bytes, bytes]], rule: Rule) -> bytes | None:
+def select_coding(request: Iterable[tuple[bytes, bytes]], rule: CodingRule) -> bytes | None:
     """The coding of the answer to a request with these fields, None for none: also where the client itself forbids to
     transform (RFC 9111 §5.2.1.6)."""
     accepted: bytes | None = None
@@ -177,7 +177,7 @@ def choose(accept_encoding: bytes | None, offered: Iterable[bytes] = AVAILABLE) 
     return best
 
 
-def worth_coding(media_type: bytes | None, types: frozenset[bytes] | None = None) -> bool:
+def is_compressible(media_type: bytes | None, types: frozenset[bytes] | None = None) -> bool:
     """Whether bodies of this media type get smaller; images, video and archives are coded already.
 
     ``types`` are those to take instead, lower case, ``type/*`` for all of a kind. Events never: they must not wait.
@@ -203,7 +203,7 @@ _FORBIDDING: Final = (
 )
 
 
-def may_code(status: int, fields: Fields, length: int, rule: Rule = DEFAULT_RULE) -> bool:
+def is_codable(status: int, fields: Fields, length: int, rule: CodingRule = DEFAULT_RULE) -> bool:
     """Whether a response with a body of ``length`` bytes, -1 while that is unknown, may and should be coded.
 
     Not where ``no-transform`` forbids it (RFC 9110 §7.7), where it is coded already, where it is a part (206) or has no
@@ -216,7 +216,7 @@ def may_code(status: int, fields: Fields, length: int, rule: Rule = DEFAULT_RULE
     control = combined(fields, b"cache-control")
     if control is not None and _NO_TRANSFORM.search(control):
         return False
-    return worth_coding(get(fields, b"content-type"), rule.types)
+    return is_compressible(get(fields, b"content-type"), rule.types)
 
 
 # Also found inside a quoted string: to refrain without need does no harm.

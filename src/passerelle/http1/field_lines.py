@@ -94,14 +94,14 @@ class FieldLine:
 class FieldTable:
     """Field lines known so far, for requests or for responses (``kind`` is what a malformed line is)."""
 
-    __slots__ = ("_diverse", "_kind", "_names", "_roles", "_values", "known")
+    __slots__ = ("_kind", "_many_valued", "_names", "_roles", "_values", "known")
 
     def __init__(self, kind: Kind, roles: Mapping[bytes, int]) -> None:
         self._kind = kind
         self._roles = roles
         # By names as received: the name in lower case, its role, whether it is relayed, and what reads its value.
         self._names: dict[bytes, tuple[bytes, int, bool, _Reader | None]] = {}
-        self._diverse: set[bytes] = set()  # names of more values than are remembered
+        self._many_valued: set[bytes] = set()  # names of more values than are remembered
         self._values: dict[bytes, list[bytes]] = {}  # the lines remembered of each name
         self.known: dict[bytes, FieldLine] = {}
 
@@ -118,7 +118,7 @@ class FieldTable:
         value = octets.strip(b" \t")
         field = FieldLine(name, value, line, role, relayed, read(value, self._kind) if read else None)
         # Of a field that has had many values few are worth their place: every eighth, by the hash that the lookup made.
-        if len(line) <= LONGEST_REMEMBERED and not (name in self._diverse and hash(line) & 7):
+        if len(line) <= LONGEST_REMEMBERED and not (name in self._many_valued and hash(line) & 7):
             self._remember(field)
         return field
 
@@ -131,12 +131,12 @@ class FieldTable:
             for old in values:
                 self.known.pop(old, None)
             values.clear()
-            self._diverse.add(name)
+            self._many_valued.add(name)
         values.append(line)
         if len(self.known) >= REMEMBERED:
             # Lines of one request only (cookies, trace ids) fill the table; starting anew costs 20 us each time.
             self.known.clear()
-            self._diverse.clear()
+            self._many_valued.clear()
             self._values = {name: [line]}
         self.known[line] = field
 

@@ -40,7 +40,7 @@ USUAL_LINE = re.compile(rb"GET (/[\x21\x22\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]*) HTT
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
 
 # h2c, HTTP/2.0 and TLS/1.0 would carry requests past every check of this gateway: such an Upgrade is never relayed.
-_HTTP_AGAIN = re.compile(rb"h2|http|tls", re.IGNORECASE)
+_HTTP_UPGRADES = re.compile(rb"h2|http|tls", re.IGNORECASE)
 
 _request_known = REQUEST_FIELDS.known
 _learn_request = REQUEST_FIELDS.learn
@@ -78,7 +78,7 @@ def _relay(lines: list[FieldLine], nominated: frozenset[bytes]) -> bytes:
     return b"\r\n".join(kept)
 
 
-class Section:
+class HeaderSection:
     """A header section: ``lines`` in the order received."""
 
     __slots__ = ("lines",)
@@ -167,7 +167,7 @@ class Framing:
             elif role == EXPECT:
                 self.expect = True
             elif role == UPGRADE:
-                self.upgrade = field.value if _HTTP_AGAIN.search(field.value) is None else None
+                self.upgrade = field.value if _HTTP_UPGRADES.search(field.value) is None else None
             elif role == DEBUG:
                 self.debug = field.value == b"1"
             elif role == FORWARDED:
@@ -202,7 +202,7 @@ def _framing(lines: FramingLines) -> Framing:
     return framing
 
 
-class RequestHead(Section):
+class RequestHead(HeaderSection):
     """A request's header section, parsed (the request line is not part of it).
 
     ``relay`` holds the end-to-end field lines as they go upstream, byte for byte as received, without the forwarding
@@ -213,8 +213,8 @@ class RequestHead(Section):
         "_nominated",
         "_relay",
         "authority",
-        "cache_facts",
-        "cache_place",
+        "cache_origin",
+        "cache_view",
         "chain",
         "chunked",
         "close",
@@ -224,8 +224,8 @@ class RequestHead(Section):
         "forwarded",
         "host",
         "keep_alive",
-        "part_facts",
         "part_fields",
+        "part_view",
         "plain",
         "section",
         "selects",
@@ -261,9 +261,9 @@ class RequestHead(Section):
         self._relay: bytes | None = None if framing.dropped else section + b"\r\n" if lines else b""
         # Kept by the gateway for as long as this head is remembered: the believed chain of addresses, the field lines
         # for an upstream, and for parts, what either say to a cache, and how its keys for this client begin.
-        self.cache_facts: Any = None
-        self.cache_place: bytes | None = None
-        self.part_facts: Any = None
+        self.cache_view: Any = None
+        self.cache_origin: bytes | None = None
+        self.part_view: Any = None
         self.chain: list[bytes] | None = None
         self.upstream: bytes | None = None
         self.part_fields: bytes | None = None
@@ -277,7 +277,7 @@ class RequestHead(Section):
         return relay
 
 
-class ResponseHead(Section):
+class ResponseHead(HeaderSection):
     """A response's status line and header section, parsed.
 
     ``relay`` is the status line and the end-to-end field lines as they go to a client (Content-Length included, the
@@ -291,8 +291,8 @@ class ResponseHead(Section):
         "chunked",
         "close",
         "content_length",
-        "facts",
         "has_date",
+        "part_metadata",
         "raw",
         "relay",
         "status",
@@ -314,7 +314,7 @@ class ResponseHead(Section):
         self.bodied = status >= 200 and status != 204 and status != 304
         self.chunked = False
         self.content_length = -1
-        self.facts: Any = None  # kept by the gateway for as long as this head is remembered
+        self.part_metadata: Any = None  # kept by the gateway for as long as this head is remembered
         self.has_date = False
         self.upgrade: bytes | None = None
         options: frozenset[bytes] = frozenset()

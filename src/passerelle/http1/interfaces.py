@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from passerelle.http1.server.connection import ClientConnection
 
 
-class Receiver(Protocol):
+class UpstreamReceiver(Protocol):
     """Who asked, and is told of the answer."""
 
     method: bytes
@@ -41,7 +41,7 @@ class Receiver(Protocol):
         """The upstream reads again."""
 
 
-class Exchange(Protocol):
+class ServerExchange(Protocol):
     """One request being carried out, as its connection sees it."""
 
     @property
@@ -89,7 +89,7 @@ class Tunnel(Protocol):
         """Let them come again."""
 
 
-class Handler(Protocol):
+class RequestHandler(Protocol):
     """Carries requests out."""
 
     def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:

@@ -11,7 +11,7 @@ from passerelle.http1.head import RequestHead
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)((?:[/?].*)?)", re.IGNORECASE)
 
 
-def resolve(
+def resolve_target(
     method: bytes, target: bytes, head: RequestHead, version11: bool, max_fields: int
 ) -> tuple[bytes, RequestHead]:
     """The target in origin-form (or ``*``) and the head whose Host says what the target said; a Failure otherwise."""

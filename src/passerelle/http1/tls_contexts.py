@@ -60,13 +60,13 @@ class UpstreamTls(NamedTuple):
 
 def server_context(files: ServerFiles) -> ssl.SSLContext:
     """The listener's context. OSError (of which ssl.SSLError is one) when a file cannot be used."""
-    context = _own(files, files.certificate, files.key)
+    context = _add_certificate(files, files.certificate, files.key)
     if files.others:
         context.sni_callback = _chooser(files)
     return context
 
 
-def _own(files: ServerFiles, certificate: Path, key: Path) -> ssl.SSLContext:
+def _add_certificate(files: ServerFiles, certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context, files.minimum)
     context.load_cert_chain(certificate, key, _no_password)
@@ -85,10 +85,10 @@ def _chooser(files: ServerFiles) -> Callable[[ssl.SSLObject | ssl.SSLSocket, str
 
     All contexts have the same authorities of clients: OpenSSL looks for them in the one that was chosen.
     """
-    _quieten()
+    _silence_sni_errors()
     known: dict[str, ssl.SSLContext] = {}
     for names, certificate, key in files.others:
-        context = _own(files, certificate, key)
+        context = _add_certificate(files, certificate, key)
         known.update((name, context) for name in names)
 
     def choose(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
@@ -101,7 +101,7 @@ def _chooser(files: ServerFiles) -> Callable[[ssl.SSLObject | ssl.SSLSocket, str
     return choose
 
 
-def _quieten() -> None:
+def _silence_sni_errors() -> None:
     """Do not report names that are no ASCII: their handshake fails, and the report is six lines that any client can
     cause (:mod:`ssl` decodes the name before it calls, and has nobody to tell)."""
     report = sys.unraisablehook
@@ -142,14 +142,14 @@ def _no_password() -> str:
     raise OSError("the key is encrypted")
 
 
-def stamp(files: Iterable[object]) -> tuple[object, ...]:
+def file_stamps(files: Iterable[object]) -> tuple[object, ...]:
     """What changes when one of the paths among ``files``, or in tuples there, holds something else: 1.5 us a file."""
     found: list[object] = []
     for item in files:
         if isinstance(item, Path):
             found.append(_stat(item))
         elif isinstance(item, tuple):
-            found += stamp(item)
+            found += file_stamps(item)
     return tuple(found)
 
 

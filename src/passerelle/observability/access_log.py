@@ -87,7 +87,7 @@ class AccessLog:
         self._stamp = b"%b.%03dZ" % (until_second, rest)
         self._stamp_from, self._stamp_until = millisecond / 1000, (millisecond + 1) / 1000
 
-    def _know_who(self, client: bytes, method: bytes, host: bytes, user_agent: bytes) -> bytes:
+    def _client_part(self, client: bytes, method: bytes, host: bytes, user_agent: bytes) -> bytes:
         if len(self._who) >= _MOST_KNOWN:
             self._who.clear()
         made = _WHO % (
@@ -100,7 +100,7 @@ class AccessLog:
             self._who[client, method, host, user_agent] = made
         return made
 
-    def _know_consumer(self, consumer: str) -> bytes:
+    def _consumer_part(self, consumer: str) -> bytes:
         if len(self._consumers) >= _MOST_KNOWN:
             self._consumers.clear()
         made = b',"consumer":"%b"' % _cut(json.dumps(consumer)[1:-1].encode("ascii"), _OTHER_BYTES)
@@ -157,9 +157,9 @@ class RouteLog:
         if len(target) > _TARGET_BYTES or target.translate(_PLAIN) != target:
             target = _clean(target)
         # Who asked and what became of it repeat from request to request: made once, they halve the cost of a line.
-        who = log._who.get((client, method, host, user_agent)) or log._know_who(client, method, host, user_agent)
+        who = log._who.get((client, method, host, user_agent)) or log._client_part(client, method, host, user_agent)
         known = self._what.get((status, attempts, instance, cache))
-        what = known or self._know_what(status, attempts, instance, cache)
+        what = known or self._outcome_part(status, attempts, instance, cache)
         line = _LINE % (
             log._stamp,
             request_id,
@@ -172,17 +172,17 @@ class RouteLog:
             int(upstream_seconds * 1e6),
         )
         if consumer is not None:
-            line += log._consumers.get(consumer) or log._know_consumer(consumer)
+            line += log._consumers.get(consumer) or log._consumer_part(consumer)
         if hedge is not None:
             line += b',"hedge":"%b"' % hedge.encode("ascii")
-        log._lines.append(line + b"}\n" if failure is None else line + _FAILURE % _told(failure) + b"}\n")
+        log._lines.append(line + b"}\n" if failure is None else line + _FAILURE % _failure_text(failure) + b"}\n")
         if not log._armed:
             log._armed = True
             log._call_later(BATCH_SECONDS, log.flush)
         elif len(log._lines) >= BATCH_LINES:
             log.flush()
 
-    def _know_what(self, status: int, attempts: int, instance: str | None, cache: str | None) -> bytes:
+    def _outcome_part(self, status: int, attempts: int, instance: str | None, cache: str | None) -> bytes:
         if len(self._what) >= _MOST_KNOWN:
             self._what.clear()
         named = json.dumps(instance), self._route, self._service, json.dumps(cache)
@@ -212,6 +212,6 @@ def _cut(escaped: bytes, most: int) -> bytes:
     return (whole[0] if whole else b"") + _ELLIPSIS
 
 
-def _told(failure: Failure) -> tuple[bytes, bytes, bytes]:
+def _failure_text(failure: Failure) -> tuple[bytes, bytes, bytes]:
     why = json.dumps(failure.detail or failure.title)[1:-1].encode("ascii")
     return failure.kind.value.encode("ascii"), failure.side.value.encode("ascii"), _cut(why, _WHY_BYTES)

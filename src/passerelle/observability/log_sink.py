@@ -125,7 +125,7 @@ class LogSink:
     def reopen(self) -> None:
         """Open the path again, as after logrotate renamed it; what was taken before goes to the old file if it can."""
         self._reopening = True
-        self._nudge()
+        self._wake_writer()
 
     def counts(self) -> tuple[int, int]:
         """Lines written and lines dropped, so far."""
@@ -134,14 +134,14 @@ class LogSink:
     def close(self, timeout: float) -> None:
         """Write what waits for at most ``timeout`` seconds, drop the rest, close the file."""
         self._closing = True
-        self._nudge()
+        self._wake_writer()
         self._thread.join(timeout)
         if self._thread.is_alive():
             self._abandoned = True
-            self._nudge()
+            self._wake_writer()
             self._thread.join(2 * self._retry)
 
-    def _nudge(self) -> None:
+    def _wake_writer(self) -> None:
         self._queue.put(None)
         self._wake.set()
 
@@ -167,7 +167,7 @@ class LogSink:
                 self._written_lines += count
             self._done_bytes += len(data)
         unsaid = self._refused_lines + self._lost_lines
-        if unsaid > self._told_lines and self._say("could not keep up"):
+        if unsaid > self._told_lines and self._warn_once("could not keep up"):
             self._told_lines = unsaid
 
     def _portions(self, lines: list[bytes]) -> Iterator[tuple[bytes, int]]:
@@ -191,13 +191,13 @@ class LogSink:
                 return False
             try:
                 if not self._ready():
-                    self._say("nothing reads it")
+                    self._warn_once("nothing reads it")
                     continue
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:  # whoever shares our stdout made it non-blocking
                 self._pause(_BUSY_SECONDS)
             except OSError as error:
-                self._say(error.strerror or type(error).__name__)
+                self._warn_once(error.strerror or type(error).__name__)
                 self._pause(self._retry)
                 if self._reopening:
                     self._reopen()
@@ -219,14 +219,14 @@ class LogSink:
             try:
                 fd = _open(self._path)
             except OSError as error:
-                self._say(f"cannot be opened again: {error.strerror}")
+                self._warn_once(f"cannot be opened again: {error.strerror}")
             else:
                 os.close(self._fd)
                 self._fd = fd
                 self._regular, self._pipe = _kind(fd)
         self._reopening = False  # last: from now on the loop's thread may write
 
-    def _say(self, what: str) -> bool:
+    def _warn_once(self, what: str) -> bool:
         now = self._clock()
         if now < self._quiet_until:
             return False

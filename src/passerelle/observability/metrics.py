@@ -111,13 +111,13 @@ class RouteMetrics:
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds
 
-    def failed(self, kind: Kind) -> None:
+    def count_failure(self, kind: Kind) -> None:
         """Count what ended a request early; beside :meth:`observe`, not instead of it."""
         self._failures[kind] = self._failures.get(kind, 0) + 1
 
     def verdict(self, verdict: str, reason: str) -> None:
         """Count what ``forward_auth`` has made of a request: ``allowed`` or ``denied`` with the class of the answer's
-        status, ``failed`` with a failure's kind."""
+        status, ``count_failure`` with a failure's kind."""
         key = verdict, reason
         self._verdicts[key] = self._verdicts.get(key, 0) + 1
 
@@ -152,7 +152,8 @@ class RouteMetrics:
 
 
 class ServiceMetrics:
-    """What the gateway saw of one service. Every attempt ends in exactly one of :meth:`observe` and :meth:`failed`.
+    """What the gateway saw of one service. Every attempt ends in exactly one of :meth:`observe` and
+    :meth:`count_failure`.
 
     ``in_flight`` is asked for at scrape time: the balancer's own counters are the truth. So is ``breaker``, the name of
     the circuit breaker's state, and ``concurrency``, the adaptive limit with who runs and waits; None where there is
@@ -206,7 +207,7 @@ class ServiceMetrics:
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds
 
-    def failed(self, kind: Kind, seconds: float) -> None:
+    def count_failure(self, kind: Kind, seconds: float) -> None:
         """Count an attempt that failed after ``seconds``; it is in the histogram too, or time-outs would not show."""
         self._failures[kind] = self._failures.get(kind, 0) + 1
         self._buckets[bisect_left(BUCKETS, seconds)] += 1

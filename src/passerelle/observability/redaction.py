@@ -35,12 +35,12 @@ def redact(target: bytes, most: int) -> bytes:
     if 64 in target:  # "@": as an int, the test takes a tenth of the time that bytes take
         target = _USERINFO.sub(lambda match: (match[1] or b"") + b"//" + REDACTED + b"@", target)
     path, mark, query = target[:most].partition(b"?")
-    if _may_tell(query.decode("latin-1").lower()):
+    if _may_be_secret(query.decode("latin-1").lower()):
         query = b";".join([_redact_pairs(part) for part in query.split(b";")])
     return path + mark + query
 
 
-def _may_tell(query: str) -> bool:
+def _may_be_secret(query: str) -> bool:
     """Whether a name in the lower-case query could be telling; written out, it costs 0.3 µs instead of 1.2."""
     return (
         "key" in query
@@ -67,14 +67,14 @@ def _redact_pairs(query: bytes) -> bytes:
         name, equals, _ = pair.partition(b"=")
         telling = _verdicts.get(name)
         if telling is None:
-            telling = _judge(name)
+            telling = _is_secret_name(name)
         if telling and equals:
             pairs[index] = name + b"=" + REDACTED
             changed = True
     return b"&".join(pairs) if changed else query
 
 
-def _judge(name: bytes) -> bool:
+def _is_secret_name(name: bytes) -> bool:
     if len(_verdicts) >= _MOST_VERDICTS:
         _verdicts.clear()
     plain = unquote_to_bytes(name) if b"%" in name else name

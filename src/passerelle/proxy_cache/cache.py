@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from passerelle.caching.entry import Entry
 from passerelle.caching.memory_store import MemoryStore
-from passerelle.caching.request import Facts, SilentFacts
-from passerelle.caching.settings import Settings
+from passerelle.caching.request import PlainRequestView, RequestView
+from passerelle.caching.settings import CacheSettings
 from passerelle.caching.single_flight import Flight, Flights
-from passerelle.caching.tags import fitting
-from passerelle.caching.variants import Shelf
+from passerelle.caching.tags import stored_tag
+from passerelle.caching.variants import VariantStore
 from passerelle.http.messages import Fields, end_to_end
 from passerelle.http1.field_lines import FieldLine
 from passerelle.http1.head import RequestHead
@@ -22,14 +22,14 @@ from passerelle.routing.paths import purged_path
 
 if TYPE_CHECKING:
     from passerelle.proxy_cache.fetch import Fetch
-    from passerelle.proxy_cache.redis_tier import Sharing
+    from passerelle.proxy_cache.redis_tier import RedisTier
 
 
-class Rules(NamedTuple):
-    """The rules of one route, or part (``by`` begins with which): those with the same ``by`` store alike. ``path`` is
-    what it is purged by."""
+class StorageRules(NamedTuple):
+    """The rules of one route, or part (``identity`` begins with which): those with the same ``identity`` store alike.
+    ``path`` is what it is purged by."""
 
-    by: tuple[Any, ...]
+    identity: tuple[Any, ...]
     path: str
 
 
@@ -43,10 +43,10 @@ class Cache:
     """One worker's store, and the requests upstream that several clients wait for (``fetches`` by flight key).
 
     ``era`` is that of the plans in force: what an earlier plan stored is answered by the rules of the present one.
-    ``sharing`` is the second level, if there is one; ``on_forgotten`` is told of keys and tags that a request changed.
-    ``sources`` are the services of whose answers parts of compositions, or whole ones, are stored.
-    ``most_refreshes`` bounds how many stale answers are fetched anew at once while they are still used.
-    ``rules`` are those of the routes now, by name, ``seen`` all by which anything held may have been stored.
+    ``redis_tier`` is the second level, if there is one; ``on_invalidated`` is told of keys and tags that a request
+    changed. ``sources`` are the services of whose answers parts of compositions, or whole ones, are stored.
+    ``max_refreshes`` bounds how many stale answers are fetched anew at once while they are still used.
+    ``rules`` are those of the routes now, by name, ``rules_seen`` all by which anything held may have been stored.
     """
 
     __slots__ = (
@@ -54,54 +54,54 @@ class Cache:
         "era",
         "fetches",
         "flights",
-        "most_refreshes",
-        "on_forgotten",
+        "max_refreshes",
+        "on_invalidated",
+        "redis_tier",
         "rules",
-        "seen",
-        "sharing",
-        "shelf",
+        "rules_seen",
         "sources",
         "store",
+        "variants",
     )
 
-    def __init__(self, capacity: int, most_refreshes: int) -> None:
+    def __init__(self, capacity: int, max_refreshes: int) -> None:
         self._refreshing = 0
-        self.most_refreshes = most_refreshes
+        self.max_refreshes = max_refreshes
         self.store = MemoryStore(capacity)
-        self.shelf = Shelf(self.store)
+        self.variants = VariantStore(self.store)
         self.flights: Flights[Entry] = Flights()
         self.fetches: dict[bytes, Fetch] = {}
         self.era: object = None
-        self.sharing: Sharing | None = None
-        self.on_forgotten: Callable[[Sequence[bytes], Sequence[bytes]], None] | None = None
+        self.redis_tier: RedisTier | None = None
+        self.on_invalidated: Callable[[Sequence[bytes], Sequence[bytes]], None] | None = None
         self.sources: set[str] = set()
-        self.rules: dict[tuple[str, ...], Rules] = {}
-        self.seen: set[tuple[Any, ...]] = set()
+        self.rules: dict[tuple[str, ...], StorageRules] = {}
+        self.rules_seen: set[tuple[Any, ...]] = set()
 
     def may_refresh(self) -> bool:
         """Whether one more stale answer may be fetched anew now; if not, it is used as it is and another asks again."""
-        return self._refreshing < self.most_refreshes
+        return self._refreshing < self.max_refreshes
 
-    def refreshes(self, flight: Flight[Entry]) -> None:
+    def count_refresh(self, flight: Flight[Entry]) -> None:
         """Count ``flight`` as one that fetches a stale answer anew, until it ends."""
         self._refreshing += 1
-        flight.wait(self._refreshed)
+        flight.wait(self._on_refreshed)
 
-    def _refreshed(self, _: Entry | None) -> None:
+    def _on_refreshed(self, _: Entry | None) -> None:
         self._refreshing -= 1
 
-    def forget(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
+    def invalidate(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
         """Let go of what a request has changed, by key and by tag, here and wherever else it may be."""
-        self.drop(keys, tags)
-        if self.sharing is not None:
+        self.invalidate_local(keys, tags)
+        if self.redis_tier is not None:
             for key in keys:
-                self.sharing.change("key", key)
+                self.redis_tier.invalidate("key", key)
             for tag in tags:
-                self.sharing.change("tag", tag)
-        if self.on_forgotten is not None:
-            self.on_forgotten(keys, tags)
+                self.redis_tier.invalidate("tag", tag)
+        if self.on_invalidated is not None:
+            self.on_invalidated(keys, tags)
 
-    def drop(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
+    def invalidate_local(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
         """Let go of it in this worker's memory."""
         for key in keys:
             self.store.delete(key)
@@ -118,16 +118,16 @@ class Cache:
             value = purged_path(value)
         about = value.encode()
         if what == "tag":
-            about = fitting(about)
-        if self.sharing is not None:
-            self.sharing.change(what, about)
+            about = stored_tag(about)
+        if self.redis_tier is not None:
+            self.redis_tier.invalidate(what, about)
         if what == "tag":
             return self.store.purge_tag(about)
         if what == "path":
-            return self.store.purge_path(about) + sum(self.purge("tag", tag) for tag in self._made_of(value))
+            return self.store.purge_path(about) + sum(self.purge("tag", tag) for tag in self._composed_tags(value))
         return self.store.clear()
 
-    def _made_of(self, path: str) -> list[str]:
+    def _composed_tags(self, path: str) -> list[str]:
         """The tags of what is made of services' answers to ``path``, or, where it ends in ``*``, to paths below it."""
         if not path.endswith("*"):
             return [path_tag(service, path.encode()).decode() for service in self.sources]
@@ -142,13 +142,13 @@ class Cache:
             "capacity_bytes": store.capacity,
             "entries": len(store),
             "evictions": store.evictions,
-            "redis": self.sharing.snapshot() if self.sharing is not None else {},
+            "redis": self.redis_tier.snapshot() if self.redis_tier is not None else {},
         }
 
 
 def path_tag(service: str, target: bytes) -> bytes:
     """The tag of what is made of a service's answer to ``target``, whatever the query: updates reach it so."""
-    return fitting(b"%b:%b" % (service.encode(), target.partition(b"?")[0]))
+    return stored_tag(b"%b:%b" % (service.encode(), target.partition(b"?")[0]))
 
 
 class Tag:
@@ -162,7 +162,7 @@ class Tag:
 
     def fill(self, params: Mapping[str, bytes]) -> bytes:
         """The tag with the values of ``params``, as it is held."""
-        return fitting(self._format % tuple(params[name] for name in self._names))
+        return stored_tag(self._format % tuple(params[name] for name in self._names))
 
 
 def tag_names(text: str) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ class CachePlan:
     """
 
     cache: Cache
-    settings: Settings
+    settings: CacheSettings
     tags: tuple[Tag, ...]
     counts: dict[str, int]
     stores: bool
@@ -190,20 +190,20 @@ class CachePlan:
         return tuple(tag.fill(params) for tag in self.tags)
 
 
-def request_facts(head: RequestHead, method: bytes, consumer: bytes = b"") -> Facts:
+def request_view(head: RequestHead, method: bytes, consumer: bytes = b"") -> RequestView:
     """What ``head`` says to a cache, remembered with it: a kept-alive client repeats its head.
 
     ``consumer`` is whom a guard has found behind it, by whatever credential.
     """
-    facts = head.cache_facts
-    if facts is None or facts.method != method or facts.consumer != consumer:
+    view = head.cache_view
+    if view is None or view.method != method or view.consumer != consumer:
         if head.plain and not head.selects and method == b"GET" and not consumer:
-            facts = SilentFacts(partial(_end_to_end, head.lines))
+            view = PlainRequestView(partial(_end_to_end, head.lines))
         else:
             has_body = head.chunked or head.content_length > 0
-            facts = Facts(method, _end_to_end(head.lines), has_body=has_body, consumer=consumer)
-        head.cache_facts = facts
-    known: Facts = facts
+            view = RequestView(method, _end_to_end(head.lines), has_body=has_body, consumer=consumer)
+        head.cache_view = view
+    known: RequestView = view
     return known
 
 
@@ -211,16 +211,16 @@ def _end_to_end(lines: Sequence[FieldLine]) -> Fields:
     return end_to_end([(line.name, line.value) for line in lines])
 
 
-def part_facts(head: RequestHead, lines: bytes, consumer: bytes = b"") -> Facts:
+def part_view(head: RequestHead, lines: bytes, consumer: bytes = b"") -> RequestView:
     """What a part's field ``lines`` say to a cache, remembered with ``head``.
 
     The lines are the client's as a route changes them: another route makes others of the same head.
     """
-    remembered: tuple[bytes, Facts] | None = head.part_facts
+    remembered: tuple[bytes, RequestView] | None = head.part_view
     if remembered is not None and remembered[0] == lines and remembered[1].consumer == consumer:
         return remembered[1]
     pairs = [line.partition(b":")[::2] for line in lines.split(b"\r\n") if line]
     fields = [(name.lower(), value.strip(b" \t")) for name, value in pairs]
-    facts = Facts(b"GET", fields, consumer=consumer)
-    head.part_facts = lines, facts
-    return facts
+    view = RequestView(b"GET", fields, consumer=consumer)
+    head.part_view = lines, view
+    return view

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from passerelle.caching.response import TAG_FIELDS, Received
+from passerelle.caching.response import TAG_FIELDS, OriginResponse
 from passerelle.http1.head import ResponseHead
 
 
-class Marked(ResponseHead):
-    """A head with field lines of the gateway's ``own``, each with CRLF, which are none of an upstream's."""
+class AnnotatedHead(ResponseHead):
+    """A head with field lines of the gateway's ``added_lines``, each with CRLF, which are none of an upstream's."""
 
-    __slots__ = ("own",)
+    __slots__ = ("added_lines",)
 
-    def __init__(self, raw: bytes, own: bytes) -> None:
+    def __init__(self, raw: bytes, added_lines: bytes) -> None:
         super().__init__(raw)
-        self.own = own
-        self.relay += own
+        self.added_lines = added_lines
+        self.relay += added_lines
         self.whole = None if self.whole is None else self.relay + b"\r\n"
 
 
-class Untagged(ResponseHead):
+class HeadWithoutTags(ResponseHead):
     """A head without the fields that named its ``tags``."""
 
     __slots__ = ("tags",)
@@ -30,9 +30,9 @@ class Untagged(ResponseHead):
 
 def tags_of(head: ResponseHead) -> tuple[bytes, ...]:
     """The tags that a response's head names, or has named."""
-    if isinstance(head, Untagged):
+    if isinstance(head, HeadWithoutTags):
         return head.tags
-    return Received(head.status, head.fields, request_time=0.0, response_time=0.0).tags()
+    return OriginResponse(head.status, head.fields, request_time=0.0, response_time=0.0).tags()
 
 
 def without_tags(head: ResponseHead) -> ResponseHead:
@@ -41,4 +41,4 @@ def without_tags(head: ResponseHead) -> ResponseHead:
         return head
     first, *lines = head.raw[:-4].split(b"\r\n")
     kept = [line for line in lines if line.partition(b":")[0].lower() not in TAG_FIELDS]
-    return Untagged(b"\r\n".join([first, *kept, b"", b""]), tags_of(head))
+    return HeadWithoutTags(b"\r\n".join([first, *kept, b"", b""]), tags_of(head))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from passerelle.caching.entry import Entry
-from passerelle.caching.request import Facts
+from passerelle.caching.request import RequestView
 from passerelle.errors import Failure
 from passerelle.http1.head import ResponseHead
-from passerelle.upstream.interfaces import Receiver
+from passerelle.upstream.interfaces import ResponseReceiver
 
 
-class Reader(Protocol):
+class FetchClient(Protocol):
     """The client who asked first. Each answer is one call of ``on_entry`` or of those of a forward's receiver."""
 
     @property
@@ -21,7 +21,7 @@ class Reader(Protocol):
     def on_interim(self, head: ResponseHead) -> None:
         """A 1xx response."""
 
-    def on_entry(self, entry: Entry, status_line: bytes, own: tuple[bytes, ...], outcome: str) -> None:
+    def on_entry(self, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...], outcome: str) -> None:
         """The answer is in the cache now."""
 
     def on_relayed(self, head: ResponseHead, data: bytes, complete: bool, status_line: bytes) -> None:
@@ -37,15 +37,15 @@ class Reader(Protocol):
         """There is no answer, or it broke off."""
 
 
-class Asker(Receiver, Protocol):
+class CacheClient(ResponseReceiver, Protocol):
     """Who wants the answer: a client's exchange, or a part of a composition.
 
-    ``cache_status`` is the field line for an answer from upstream, ``cached`` what became of the request (see
+    ``cache_status`` is the field line for an answer from upstream, ``cache_outcome`` what became of the request (see
     :data:`passerelle.proxy_cache.cache.OUTCOMES`).
     """
 
     cache_status: bytes
-    cached: str | None
+    cache_outcome: str | None
 
-    def on_stored(self, facts: Facts, entry: Entry, status_line: bytes, own: tuple[bytes, ...]) -> None:
-        """The answer to a request with these ``facts``, out of the store."""
+    def on_stored(self, view: RequestView, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
+        """The answer to a request with these ``view``, out of the store."""

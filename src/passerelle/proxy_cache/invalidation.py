@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from passerelle.caching.entry import Entry
-from passerelle.caching.keys import WHOLE_URI, Target
-from passerelle.caching.storing import Draft
+from passerelle.caching.keys import WHOLE_URI, TargetUri
+from passerelle.caching.storing import EntryDraft
 from passerelle.errors import Failure
 from passerelle.gateway.plans import ForwardPlan
 from passerelle.proxy_cache.cache import Cache, CachePlan, path_tag
-from passerelle.proxy_cache.request import Wanted
+from passerelle.proxy_cache.request import CacheRequest
 from passerelle.routing.paths import canonical_path
-from passerelle.routing.router import Match
+from passerelle.routing.router import RouteMatch
 
 
 class Invalidator:
@@ -23,21 +23,21 @@ class Invalidator:
     def __init__(
         self,
         cache: Cache,
-        match: Callable[[bytes, bytes, bytes], Match],
+        match: Callable[[bytes, bytes, bytes], RouteMatch],
         plan_of: Callable[[object], CachePlan | None],
     ) -> None:
         self._cache = cache
         self._match = match
         self._plan_of = plan_of
 
-    def invalidate(self, wanted: Wanted, targets: tuple[Target, ...]) -> None:
-        """Let go of the ``targets``, of everything with a tag of the route of ``wanted``, or of the route on which a
+    def invalidate(self, request: CacheRequest, targets: tuple[TargetUri, ...]) -> None:
+        """Let go of the ``targets``, of everything with a tag of the route of ``request``, or of the route on which a
         target is read, and of every part and composition that is made of their paths at services."""
         keys = []
-        tags = dict.fromkeys(wanted.plan.fill_tags(wanted.params))
-        host = wanted.host
-        own = wanted.target.path if wanted.target is not None else b""
-        tags.update(dict.fromkeys(_as_part(wanted.leg, own, wanted.params)))
+        tags = dict.fromkeys(request.plan.fill_tags(request.params))
+        host = request.host
+        own = request.target.path if request.target is not None else b""
+        tags.update(dict.fromkeys(_part_tags(request.origin, own, request.params)))
         for target in targets:
             try:
                 path = canonical_path(target.path)
@@ -46,22 +46,22 @@ class Invalidator:
             match = self._match(host, b"GET", path)
             plan = self._plan_of(match.value)
             rule = plan.settings.key if plan is not None else WHOLE_URI
-            keys.append(rule.key(wanted.place, path, target.query))
+            keys.append(rule.key(request.cache_origin, path, target.query))
             if plan is not None:
                 tags.update(dict.fromkeys(plan.fill_tags(match.params)))
-            tags.update(dict.fromkeys(_as_part(match.value, path, match.params)))
-        self._cache.forget(keys, tuple(tags))
+            tags.update(dict.fromkeys(_part_tags(match.value, path, match.params)))
+        self._cache.invalidate(keys, tuple(tags))
 
-    def store(self, wanted: Wanted, draft: Draft, body: bytes) -> Entry | None:
+    def store(self, request: CacheRequest, draft: EntryDraft, body: bytes) -> Entry | None:
         """Store a POST's answer about its own URI, for the GETs to come (RFC 9110 §9.3.3)."""
         entry = draft.complete(body)
         if entry is not None:
-            self._cache.shelf.place(wanted.key, wanted.facts, draft.names, entry)
+            self._cache.variants.place(request.key, request.view, draft.names, entry)
         return entry
 
 
-def _as_part(plan: object, path: bytes, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
+def _part_tags(plan: object, path: bytes, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
     """The tag of what is stored of a service's answer for the client's ``path`` on a route, if any of it may be."""
-    if not isinstance(plan, ForwardPlan) or not plan.feeds:
+    if not isinstance(plan, ForwardPlan) or not plan.feeds_compositions:
         return ()
     return (path_tag(plan.service.name, path if plan.rewrite is None else plan.rewrite.fill(params)),)

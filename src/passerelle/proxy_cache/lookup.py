@@ -1,6 +1,6 @@
 """A request on a cached route: answered from the store, or by one request upstream that others wait for too.
 
-:meth:`Seat.start` asks the policy and does what it says. The short way of a hit is in the pipeline itself.
+:meth:`CacheLookup.start` asks the policy and does what it says. The short way of a hit is in the pipeline itself.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from passerelle.caching.policy import (
     lookup,
     revalidation,
 )
-from passerelle.caching.serving import HIT, STALE_HIT, forwarded
+from passerelle.caching.serving import HIT, STALE_HIT, cache_status
 from passerelle.caching.single_flight import Flight
 from passerelle.errors import Failure, Kind
 from passerelle.proxy_cache.fetch import Fetch
-from passerelle.proxy_cache.interfaces import Reader
-from passerelle.proxy_cache.passthrough import Relay
-from passerelle.proxy_cache.request import Wanted, begin
-from passerelle.proxy_cache.tiered_fetch import SharedFetch
-from passerelle.upstream.interfaces import NOBODY, Receiver, Source
+from passerelle.proxy_cache.interfaces import FetchClient
+from passerelle.proxy_cache.passthrough import Passthrough
+from passerelle.proxy_cache.request import CacheRequest, make_upstream_request
+from passerelle.proxy_cache.tiered_fetch import TieredFetch
+from passerelle.upstream.interfaces import NO_INSTANCE, ResponseReceiver, ResponseSource
 
 if TYPE_CHECKING:
     from passerelle.balancing.instance import Instance
     from passerelle.http1.client.connection import UpstreamConnection
     from passerelle.http1.head import ResponseHead
     from passerelle.http1.interfaces import Tunnel
-    from passerelle.proxy_cache.interfaces import Asker
+    from passerelle.proxy_cache.interfaces import CacheClient
     from passerelle.proxy_cache.invalidation import Invalidator
-    from passerelle.upstream.request import Forward
+    from passerelle.upstream.request import UpstreamRequest
     from passerelle.upstream.request_body import RequestBody
 
 # How often a request may wait for another one: the first may bring another variant, the second hardly ever.
@@ -45,169 +45,179 @@ MAX_WAITS = 2
 REFUSED = b"Cache-Status: passerelle; detail=only-if-cached\r\n"
 
 
-class Seat:
+class CacheLookup:
     """Who asks, and what it waits for at the moment. To its asker it is what a forward is: it can be left."""
 
-    __slots__ = ("_asker", "_entry", "_fetch", "_flight", "_forward", "_ticket", "_waits", "_waits_for", "_wanted")
+    __slots__ = (
+        "_awaited_fetch",
+        "_client",
+        "_entry",
+        "_fetch",
+        "_flight",
+        "_request",
+        "_ticket",
+        "_upstream",
+        "_waits",
+    )
 
-    def __init__(self, asker: Asker, wanted: Wanted) -> None:
-        self._asker = asker
-        self._wanted = wanted
+    def __init__(self, client: CacheClient, request: CacheRequest) -> None:
+        self._client = client
+        self._request = request
         self._entry: Entry | None = None
         self._fetch: Fetch | None = None
         self._flight: Flight[Entry] | None = None
-        self._forward: Source | None = None
+        self._upstream: ResponseSource | None = None
         self._ticket = 0
         self._waits = 0
-        self._waits_for: Fetch | None = None
+        self._awaited_fetch: Fetch | None = None
 
     def start(self) -> None:
         """Look the request up and carry out what the policy says."""
-        wanted = self._wanted
-        plan = wanted.plan
+        request = self._request
+        plan = request.plan
         now = time()
-        self._entry = entry = plan.cache.shelf.find(wanted.key, wanted.facts)
-        decision = lookup(wanted.facts, entry, now, plan.settings)
-        if wanted.renews and entry is not None and isinstance(decision, Fresh) and decision.stale:
+        self._entry = entry = plan.cache.variants.find(request.key, request.view)
+        decision = lookup(request.view, entry, now, plan.settings)
+        if request.revalidate and entry is not None and isinstance(decision, Fresh) and decision.stale:
             decision = revalidation(entry)
         if isinstance(decision, Fresh):
             assert entry is not None
-            wanted.own(entry)
+            request.remember_route(entry)
             if decision.refresh:
                 self._refresh(entry, now)
             outcome = "stale" if decision.stale else "hit"
             self.on_entry(entry, STALE_HIT if decision.stale else HIT, (), outcome)
         elif isinstance(decision, Refuse):
-            self._tell("refused", REFUSED)
-            self._asker.on_failure(Failure(Kind.NOT_CACHED))
+            self._report_outcome("refused", REFUSED)
+            self._client.on_failure(Failure(Kind.NOT_CACHED))
         elif isinstance(decision, Bypass):
-            self._tell("bypass", forwarded(decision.reason))
-            self._go(Relay(self._asker, wanted, None), None)
+            self._report_outcome("bypass", cache_status(decision.reason))
+            self._send_upstream(Passthrough(self._client, request, None), None)
         else:
             self._miss(decision, now)
 
     # ---- going upstream
 
     def _miss(self, decision: Miss | Stale, now: float) -> None:
-        wanted = self._wanted
-        cache = wanted.plan.cache
+        request = self._request
+        cache = request.plan.cache
         if not decision.share or self._waits >= MAX_WAITS:
-            self._lead(decision, None)
+            self._start_fetch(decision, None)
             return
-        slot = cache.shelf.slot(wanted.key, wanted.facts)[0]
+        slot = cache.variants.slot(request.key, request.view)[0]
         if cache.flights.is_solo(slot, now):
-            self._lead(decision, None)
+            self._start_fetch(decision, None)
             return
         flight = cache.flights.get(slot)
         if flight is not None:
-            under_way = cache.fetches.get(slot)
-            if under_way is None or under_way.is_current:
-                self._wait(flight, under_way, decision)
+            running = cache.fetches.get(slot)
+            if running is None or running.is_current:
+                self._join_flight(flight, running, decision)
                 return
             # RFC 9111 §4.4: what was invalidated after it went upstream must not answer who asks after that.
             cache.flights.remove(flight)
-        self._lead(decision, cache.flights.lead(slot))
+        self._start_fetch(decision, cache.flights.begin(slot))
 
-    def _lead(self, decision: Miss | Stale, flight: Flight[Entry] | None) -> None:
-        self._asker.cache_status = forwarded(decision.reason)
-        self._fetch = fetch = make_fetch(self._wanted, decision, self._entry, self, flight)
+    def _start_fetch(self, decision: Miss | Stale, flight: Flight[Entry] | None) -> None:
+        self._client.cache_status = cache_status(decision.reason)
+        self._fetch = fetch = make_fetch(self._request, decision, self._entry, self, flight)
         fetch.start()
 
-    def _wait(self, flight: Flight[Entry], under_way: Fetch | None, decision: Miss | Stale) -> None:
+    def _join_flight(self, flight: Flight[Entry], running: Fetch | None, decision: Miss | Stale) -> None:
         self._waits += 1
-        ticket = flight.wait(self._landed)
+        ticket = flight.wait(self._on_flight_done)
         if not ticket:
-            self._lead(decision, None)
+            self._start_fetch(decision, None)
             return
-        self._flight, self._ticket, self._waits_for = flight, ticket, under_way
-        self._asker.cache_status = forwarded(decision.reason, collapsed=True)
-        self._wanted.leg.deadlines.add(self, self._wanted.started)
-        if under_way is not None:
-            under_way.hurry()
+        self._flight, self._ticket, self._awaited_fetch = flight, ticket, running
+        self._client.cache_status = cache_status(decision.reason, collapsed=True)
+        self._request.origin.deadlines.add(self, self._request.started_at)
+        if running is not None:
+            running.stop_pausing()
 
-    def _landed(self, entry: Entry | None) -> None:
+    def _on_flight_done(self, entry: Entry | None) -> None:
         """What was waited for is there, or is nobody else's (None)."""
-        wanted = self._wanted
-        wanted.leg.deadlines.entries.pop(self, None)
+        request = self._request
+        request.origin.deadlines.entries.pop(self, None)
         if entry is None:
-            self._may_begin_anew()
-        self._flight = self._waits_for = None
+            self._restart_clock()
+        self._flight = self._awaited_fetch = None
         if entry is None:
             self._waits = MAX_WAITS
             self.start()
-        elif self._fits(entry):
-            self.on_entry(entry, forwarded(b"uri-miss", collapsed=True), (), "coalesced")
+        elif self._matches_request(entry):
+            self.on_entry(entry, cache_status(b"uri-miss", collapsed=True), (), "coalesced")
         else:
             self.start()
 
-    def _fits(self, entry: Entry) -> bool:
+    def _matches_request(self, entry: Entry) -> bool:
         """Whether ``entry`` is the very variant that this request selects, and may be shared with who sends it."""
-        wanted = self._wanted
-        slot = wanted.plan.cache.shelf.slot(wanted.key, wanted.facts)[0]
-        return slot == entry.key and not wanted.facts.needs & entry.refuses & IDENTITY
+        request = self._request
+        slot = request.plan.cache.variants.slot(request.key, request.view)[0]
+        return slot == entry.key and not request.view.needs & entry.needs_excluded & IDENTITY
 
     def _refresh(self, entry: Entry, now: float) -> None:
         """Validate ``entry`` in the background (RFC 5861 §3), unless that is being done, or enough others are."""
-        wanted = self._wanted
-        cache = wanted.plan.cache
-        if wanted.facts.method != b"GET" or cache.flights.get(entry.key) is not None or not cache.may_refresh():
+        request = self._request
+        cache = request.plan.cache
+        if request.view.method != b"GET" or cache.flights.get(entry.key) is not None or not cache.may_refresh():
             return
-        background = replace(wanted, leg=wanted.leg.renewing(), started=perf_counter())
-        flight = cache.flights.lead(entry.key)
-        cache.refreshes(flight)
+        background = replace(request, origin=request.origin.for_revalidation(), started_at=perf_counter())
+        flight = cache.flights.begin(entry.key)
+        cache.count_refresh(flight)
         make_fetch(background, revalidation(entry), entry, None, flight).start()
 
-    def _go(self, receiver: Receiver, body: RequestBody | None) -> None:
-        self._forward = forward = begin(self._wanted, receiver, self._wanted.message, body)
+    def _send_upstream(self, receiver: ResponseReceiver, body: RequestBody | None) -> None:
+        self._upstream = forward = make_upstream_request(self._request, receiver, self._request.message, body)
         forward.start()
 
-    def go_around(self, invalidator: Invalidator, body: RequestBody | None, believed: bytes) -> None:
+    def bypass(self, invalidator: Invalidator, body: RequestBody | None, trusted_host: bytes) -> None:
         """Carry out a request that no cache answers: another method than GET and HEAD, or one with a body.
 
-        ``believed`` as in :func:`.policy.on_response`.
+        ``trusted_host`` as in :func:`.policy.on_response`.
         """
-        reason = b"method" if self._wanted.facts.method not in (b"GET", b"HEAD") else b"request"
-        if self._wanted.plan.stores:
-            self._tell("bypass", forwarded(reason))
-        self._go(Relay(self._asker, self._wanted, invalidator, believed), body)
+        reason = b"method" if self._request.view.method not in (b"GET", b"HEAD") else b"request"
+        if self._request.plan.stores:
+            self._report_outcome("bypass", cache_status(reason))
+        self._send_upstream(Passthrough(self._client, self._request, invalidator, trusted_host), body)
 
-    def _tell(self, outcome: str, status_line: bytes) -> None:
-        self._asker.cached = outcome
-        self._asker.cache_status = status_line
-        self._wanted.plan.counts[outcome] += 1
+    def _report_outcome(self, outcome: str, status_line: bytes) -> None:
+        self._client.cache_outcome = outcome
+        self._client.cache_status = status_line
+        self._request.plan.counts[outcome] += 1
 
     # ---- the answer (the reader of a fetch)
 
     @property
     def streams(self) -> bool:
         """Whether the asker takes a body as it comes."""
-        return self._asker.streams
+        return self._client.streams
 
     def on_interim(self, head: ResponseHead) -> None:
         """A 1xx response."""
-        self._asker.on_interim(head)
+        self._client.on_interim(head)
 
-    def on_entry(self, entry: Entry, status_line: bytes, own: tuple[bytes, ...], outcome: str) -> None:
+    def on_entry(self, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...], outcome: str) -> None:
         """The answer is in the store."""
-        self._tell(outcome, status_line)
-        self._asker.on_stored(self._wanted.facts, entry, status_line, own)
+        self._report_outcome(outcome, status_line)
+        self._client.on_stored(self._request.view, entry, status_line, added_lines)
 
     def on_relayed(self, head: ResponseHead, data: bytes, complete: bool, status_line: bytes) -> None:
         """The answer comes from upstream."""
-        self._tell("miss", status_line)
-        self._asker.on_response(head, data, complete)
+        self._report_outcome("miss", status_line)
+        self._client.on_response(head, data, complete)
 
     def on_data(self, data: bytes) -> None:
         """More of it."""
-        self._asker.on_data(data)
+        self._client.on_data(data)
 
     def on_end(self) -> None:
         """All of it was there."""
-        self._asker.on_end()
+        self._client.on_end()
 
     def on_failure(self, failure: Failure) -> None:
         """There is no answer."""
-        self._asker.on_failure(failure)
+        self._client.on_failure(failure)
 
     def on_deadline(self) -> None:
         """What is waited for takes longer than this request may take.
@@ -215,19 +225,21 @@ class Seat:
         A route's time is for an answer's head, and the other one's has come in time. So this request asks for an answer
         of its own, as on a route without a cache.
         """
-        begun = self._may_begin_anew()
+        begun = self._restart_clock()
         self.cancel()
         if begun:
-            self._tell("miss", forwarded(b"uri-miss" if self._entry is None else b"stale"))
-            self._go(Relay(self._asker, self._wanted, None), None)
+            self._report_outcome("miss", cache_status(b"uri-miss" if self._entry is None else b"stale"))
+            self._send_upstream(Passthrough(self._client, self._request, None), None)
         else:
-            self._asker.on_failure(Failure(Kind.TIMEOUT, f"no answer within {self._wanted.leg.deadlines.limit:g} s"))
+            self._client.on_failure(
+                Failure(Kind.TIMEOUT, f"no answer within {self._request.origin.deadlines.limit:g} s")
+            )
 
-    def _may_begin_anew(self) -> bool:
+    def _restart_clock(self) -> bool:
         """Whether it was a body that was waited for; then the time of this request begins when it goes upstream."""
-        if self._waits_for is None or not self._waits_for.has_begun or not self._asker.streams:
+        if self._awaited_fetch is None or not self._awaited_fetch.has_head or not self._client.streams:
             return False
-        self._wanted = replace(self._wanted, started=perf_counter())
+        self._request = replace(self._request, started_at=perf_counter())
         return True
 
     # ---- the asker
@@ -236,69 +248,73 @@ class Seat:
         """The asker is gone."""
         if self._flight is not None:
             self._flight.leave(self._ticket)
-            self._flight = self._waits_for = None
-            self._wanted.leg.deadlines.entries.pop(self, None)
+            self._flight = self._awaited_fetch = None
+            self._request.origin.deadlines.entries.pop(self, None)
         elif self._fetch is not None:
             self._fetch.leave()
-        elif self._forward is not None:
-            self._forward.cancel()
+        elif self._upstream is not None:
+            self._upstream.cancel()
 
     def pause(self) -> None:
         """The asker does not keep up."""
-        source = self._fetch or self._forward
+        source = self._fetch or self._upstream
         if source is not None:
             source.pause()
 
     def resume(self) -> None:
         """The asker keeps up again."""
-        source = self._fetch or self._forward
+        source = self._fetch or self._upstream
         if source is not None:
             source.resume()
 
     def refuse(self, failure: Failure) -> None:
         """Take no more of an answer that is at fault."""
-        if self._forward is not None:
-            self._forward.refuse(failure)
+        if self._upstream is not None:
+            self._upstream.refuse(failure)
 
     def tunnel(self, other: Tunnel) -> UpstreamConnection:
         """See :meth:`passerelle.upstream.request.Forward.tunnel`; a request that the cache answers has none."""
-        return cast("Forward", self._forward).tunnel(other)
+        return cast("UpstreamRequest", self._upstream).tunnel(other)
 
     @property
-    def _asked(self) -> Source | None:
-        return self._fetch.forward if self._fetch is not None else self._forward
+    def _source(self) -> ResponseSource | None:
+        return self._fetch.source if self._fetch is not None else self._upstream
 
     @property
     def instance(self) -> Instance:
         """Who answered, if anybody was asked for this request alone."""
-        return self._asked.instance if self._asked is not None else NOBODY
+        return self._source.instance if self._source is not None else NO_INSTANCE
 
     @property
     def key(self) -> bytes | None:
         """What the balancer picked by."""
-        return self._asked.key if self._asked is not None else None
+        return self._source.key if self._source is not None else None
 
     @property
     def seconds(self) -> float:
         """How long the attempts took."""
-        return self._asked.seconds if self._asked is not None else 0.0
+        return self._source.seconds if self._source is not None else 0.0
 
     @property
     def hedged(self) -> str | None:
         """What became of the hedge, if there was one."""
-        return self._asked.hedged if self._asked is not None else None
+        return self._source.hedged if self._source is not None else None
 
     @property
     def attempts(self) -> int:
         """How many attempts there were; none for what another request brought."""
-        return self._asked.attempts if self._asked is not None else 0
+        return self._source.attempts if self._source is not None else 0
 
 
 def make_fetch(
-    wanted: Wanted, decision: Miss | Stale, entry: Entry | None, reader: Reader | None, flight: Flight[Entry] | None
+    request: CacheRequest,
+    decision: Miss | Stale,
+    entry: Entry | None,
+    client: FetchClient | None,
+    flight: Flight[Entry] | None,
 ) -> Fetch:
     """The request upstream, not started yet: with a second level, one that looks there first."""
-    sharing = wanted.plan.cache.sharing
+    sharing = request.plan.cache.redis_tier
     if sharing is None:
-        return Fetch(wanted, decision, entry, reader, flight)
-    return SharedFetch(wanted, decision, entry, reader, flight, sharing)
+        return Fetch(request, decision, entry, client, flight)
+    return TieredFetch(request, decision, entry, client, flight, sharing)

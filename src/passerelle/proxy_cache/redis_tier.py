@@ -17,7 +17,7 @@ from typing import Any, Final
 from passerelle.caching.entry import Entry, Variants
 from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.redis.store import TIMEOUT, RedisStore
-from passerelle.caching.request import Facts
+from passerelle.caching.request import RequestView
 
 logger = logging.getLogger("passerelle")
 
@@ -28,10 +28,10 @@ _CHANGES: Final = 1000
 # How long what is still to be told may take when the gateway stops (seconds).
 _LAST_WORDS: Final = 1.0
 
-_Change = tuple[str, bytes]
+_Invalidation = tuple[str, bytes]
 
 
-class Sharing:
+class RedisTier:
     """One worker's use of the Redis at ``url``. Made and used on the event loop."""
 
     def __init__(self, url: str, address: str, namespace: str, memory: MemoryStore) -> None:
@@ -41,9 +41,9 @@ class Sharing:
         self.store = RedisStore(url, memory, namespace=namespace, on_change=self._on_change)
         self._memory = memory
         self._tasks: set[asyncio.Task[None]] = set()
-        self._changes: deque[_Change] = deque()
-        self._changing: asyncio.Task[None] | None = None
-        self._changed: asyncio.Future[None] | None = None  # the end of what waits in ``_changes`` now
+        self._invalidations: deque[_Invalidation] = deque()
+        self._invalidating: asyncio.Task[None] | None = None
+        self._invalidated: asyncio.Future[None] | None = None  # the end of what waits in ``_invalidations`` now
         self.hits = 0
         self.misses = 0
         self.stores = 0
@@ -55,11 +55,11 @@ class Sharing:
 
     def start(self) -> None:
         """Begin to connect."""
-        self.store.link.start()
+        self.store.bus.start()
 
     async def stop(self) -> None:
         """Say what is still to be said, for at most a second, then disconnect."""
-        pending = [task for task in (*self._tasks, self._changing) if task is not None]
+        pending = [task for task in (*self._tasks, self._invalidating) if task is not None]
         if pending:
             _, late = await asyncio.wait(pending, timeout=_LAST_WORDS)
             for task in late:
@@ -85,22 +85,22 @@ class Sharing:
 
     # ---- what changes
 
-    def change(self, what: str, about: bytes) -> None:
+    def invalidate(self, what: str, about: bytes) -> None:
         """Let go of something in Redis and in the memory of all others (``what``: key, tag, path, all)."""
-        if len(self._changes) >= _CHANGES:
-            self._changes.clear()
+        if len(self._invalidations) >= _CHANGES:
+            self._invalidations.clear()
             what, about = "all", b""
-        self._changes.append((what, about))
-        if self._changing is None:
-            self._changed = self.loop.create_future()
-            self._changing = self.loop.create_task(self._change())
+        self._invalidations.append((what, about))
+        if self._invalidating is None:
+            self._invalidated = self.loop.create_future()
+            self._invalidating = self.loop.create_task(self._run_invalidations())
 
-    async def _change(self) -> None:
+    async def _run_invalidations(self) -> None:
         """One after another, in order: a burst needs one connection, and nothing overtakes."""
         store = self.store
         try:
-            while self._changes:
-                what, about = self._changes.popleft()
+            while self._invalidations:
+                what, about = self._invalidations.popleft()
                 if what == "key":
                     await store.delete(about)
                 elif what == "tag":
@@ -110,22 +110,22 @@ class Sharing:
                 else:
                     await store.clear()
         finally:
-            self._changing = None
-            if self._changed is not None:
-                self._changed.set_result(None)
-                self._changed = None
+            self._invalidating = None
+            if self._invalidated is not None:
+                self._invalidated.set_result(None)
+                self._invalidated = None
 
     # ---- looking up
 
-    async def find(self, key: bytes, facts: Facts) -> tuple[Entry | None, Variants | None]:
+    async def find(self, key: bytes, view: RequestView) -> tuple[Entry | None, Variants | None]:
         """What Redis has for a request, and the note of the URI. What this worker has let go of is not found again."""
-        changed = self._changed
+        changed = self._invalidated
         if changed is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(changed), TIMEOUT)
             if not changed.done():
                 return None, None
-        found = await self.store.find(key, facts)
+        found = await self.store.find(key, view)
         if found[0] is not None:
             self.hits += 1
         else:
@@ -134,7 +134,7 @@ class Sharing:
 
     # ---- what is stored
 
-    def keep(self, key: bytes, entry: Entry, asked_at: float, claim: bytes | None) -> None:
+    def share(self, key: bytes, entry: Entry, asked_at: float, claim: bytes | None) -> None:
         """Share ``entry``, just placed in memory for the URI's ``key``; its request went upstream at ``asked_at``.
 
         ``claim`` is the slot that this worker claimed for it, to be given up with that.
@@ -143,9 +143,9 @@ class Sharing:
             self.release(claim)
             return
         note = self._memory.peek(key)
-        self._run(self._keep(entry, note if isinstance(note, Variants) else None, asked_at, claim))
+        self._run(self._share(entry, note if isinstance(note, Variants) else None, asked_at, claim))
 
-    async def _keep(self, entry: Entry, note: Variants | None, asked_at: float, claim: bytes | None) -> None:
+    async def _share(self, entry: Entry, note: Variants | None, asked_at: float, claim: bytes | None) -> None:
         now = time()
         store = self.store
         kept = await store.put(entry, now, now - asked_at)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from passerelle.caching.entry import Entry, Variants
 from passerelle.caching.policy import Decision, lookup
-from passerelle.proxy_cache.request import Wanted
+from passerelle.proxy_cache.request import CacheRequest
 
 if TYPE_CHECKING:
-    from passerelle.proxy_cache.redis_tier import Sharing
+    from passerelle.proxy_cache.redis_tier import RedisTier
 
 # How long a claim to fetch holds when its gateway dies, and how often one that lives renews it (seconds).
 CLAIM: Final = 3.0
@@ -21,14 +21,14 @@ RENEW: Final = 1.0
 _LOOKS: Final = 3
 
 
-class Search:
-    """A look in the second level for ``wanted``. ``claim`` is the slot that is ours to fetch, None where none is."""
+class TierLookup:
+    """A look in the second level for ``request``. ``claim`` is the slot that is ours to fetch, None where none is."""
 
-    __slots__ = ("_epoch", "_sharing", "_wanted", "claim")
+    __slots__ = ("_epoch", "_request", "_tier", "claim")
 
-    def __init__(self, wanted: Wanted, sharing: Sharing, epoch: int) -> None:
-        self._wanted = wanted
-        self._sharing = sharing
+    def __init__(self, request: CacheRequest, tier: RedisTier, epoch: int) -> None:
+        self._request = request
+        self._tier = tier
         self._epoch = epoch
         self.claim: bytes | None = None
 
@@ -37,17 +37,17 @@ class Search:
 
         Waits while another worker fetches, as long as that one lives; the caller has the deadline.
         """
-        store, wanted = self._sharing.store, self._wanted
+        store, request = self._tier.store, self._request
         best: tuple[Entry, Decision] | None = None
         for _ in range(_LOOKS):
-            entry = await self._look()
+            entry = await self._find()
             if entry is not None and (known is None or entry.fresh_until > known.fresh_until):
                 now = time()
-                best = entry, lookup(wanted.facts, entry, now, wanted.plan.settings)
+                best = entry, lookup(request.view, entry, now, request.plan.settings)
                 if now < entry.fresh_until:
                     return best
-            slot = wanted.plan.cache.shelf.slot(wanted.key, wanted.facts)[0]
-            if not self._sharing.up:
+            slot = request.plan.cache.variants.slot(request.key, request.view)[0]
+            if not self._tier.up:
                 return best
             if await store.claim(slot, CLAIM):
                 self.claim = slot
@@ -59,13 +59,13 @@ class Search:
                 return best
         return best
 
-    async def _look(self) -> Entry | None:
+    async def _find(self) -> Entry | None:
         """What Redis has; in this worker's memory then, under the name that it has there."""
-        wanted = self._wanted
-        memory = wanted.plan.cache.store
-        entry, note = await self._sharing.find(wanted.key, wanted.facts)
+        request = self._request
+        memory = request.plan.cache.store
+        entry, note = await self._tier.find(request.key, request.view)
         if note is not None:
-            own = memory.peek(wanted.key)
+            own = memory.peek(request.key)
             if isinstance(own, Variants) and own.salt != note.salt:
                 if not set(own.names) <= set(note.names):
                     return None  # this worker knows of more fields that choose: what was chosen by fewer may be wrong
@@ -73,13 +73,13 @@ class Search:
             if not isinstance(own, Variants):
                 memory.put_since(note, self._epoch)
         if entry is not None:
-            wanted.own(entry)
+            request.remember_route(entry)
             memory.put_since(entry, self._epoch)
         return entry
 
-    async def hold(self) -> None:
+    async def keep_claim(self) -> None:
         """Renew the claim until cancelled."""
         while self.claim is not None:
             await asyncio.sleep(RENEW)
             if self.claim is not None:
-                await self._sharing.store.renew(self.claim, CLAIM)
+                await self._tier.store.renew(self.claim, CLAIM)

@@ -13,107 +13,109 @@ from passerelle.caching.serving import HIT, STALE_HIT
 from passerelle.caching.single_flight import Flight
 from passerelle.errors import Failure, Kind
 from passerelle.proxy_cache.fetch import Fetch
-from passerelle.proxy_cache.interfaces import Reader
-from passerelle.proxy_cache.request import Wanted, begin, edited
-from passerelle.proxy_cache.tier_lookup import Search
+from passerelle.proxy_cache.interfaces import FetchClient
+from passerelle.proxy_cache.request import CacheRequest, conditional_request, make_upstream_request
+from passerelle.proxy_cache.tier_lookup import TierLookup
 
 if TYPE_CHECKING:
-    from passerelle.proxy_cache.redis_tier import Sharing
+    from passerelle.proxy_cache.redis_tier import RedisTier
 
 logger = logging.getLogger("passerelle")
 
 
-class SharedFetch(Fetch):
-    """Before it goes upstream for several it asks ``sharing``: others may have the response, or be fetching it."""
+class TieredFetch(Fetch):
+    """Before it goes upstream for several it asks ``tier``: others may have the response, or be fetching it."""
 
-    __slots__ = ("_background", "_claimed", "_looking", "_search", "_searched", "_sharing")
+    __slots__ = ("_background", "_claim_holder", "_search", "_search_done", "_searching", "_tier")
 
     def __init__(
         self,
-        wanted: Wanted,
+        request: CacheRequest,
         decision: Miss | Stale,
         entry: Entry | None,
-        reader: Reader | None,
+        client: FetchClient | None,
         flight: Flight[Entry] | None,
-        sharing: Sharing,
+        tier: RedisTier,
     ) -> None:
-        super().__init__(wanted, decision, entry, reader, flight)
-        self._sharing = sharing
-        self._background = reader is None
-        self._searched = flight is None or wanted.facts.method != b"GET"
-        self._looking = False
+        super().__init__(request, decision, entry, client, flight)
+        self._tier = tier
+        self._background = client is None
+        self._search_done = flight is None or request.view.method != b"GET"
+        self._searching = False
         self._search: asyncio.Task[None] | None = None  # looks, then renews the claim
-        self._claimed: Search | None = None
+        self._claim_holder: TierLookup | None = None
 
     def start(self) -> None:
         """Look in the second level, the first time, else go upstream."""
-        if self._searched or not self._sharing.up:
+        if self._search_done or not self._tier.up:
             super().start()
             return
-        self._searched = self._looking = True
-        wanted = self._wanted
-        self._epoch = wanted.plan.cache.store.epoch
-        self._asked_at = time()
-        wanted.leg.deadlines.add(self, wanted.started)
-        self._search = self._sharing.loop.create_task(self._look(Search(wanted, self._sharing, self._epoch)))
+        self._search_done = self._searching = True
+        request = self._request
+        self._epoch = request.plan.cache.store.epoch
+        self._requested_at = time()
+        request.origin.deadlines.add(self, request.started_at)
+        self._search = self._tier.loop.create_task(self._search_tier(TierLookup(request, self._tier, self._epoch)))
 
-    async def _look(self, search: Search) -> None:
+    async def _search_tier(self, lookup: TierLookup) -> None:
         """Answer from the second level, or go upstream with what was found there; then hold the claim to fetch."""
         found: tuple[Entry, Decision] | None = None
         try:
-            found = await search.run(self._entry)
+            found = await lookup.run(self._entry)
         except Exception as error:
             logger.error("looking up in Redis failed within the gateway", exc_info=error)
-        wanted = self._wanted
-        wanted.leg.deadlines.entries.pop(self, None)
-        self._looking = False
-        if search.claim is not None:
-            self._claimed = search
+        request = self._request
+        request.origin.deadlines.entries.pop(self, None)
+        self._searching = False
+        if lookup.claim is not None:
+            self._claim_holder = lookup
         if found is not None:
             entry, decision = found
             if isinstance(decision, Fresh) and not (decision.stale and self._background):
                 self._search = None
                 outcome, line = ("stale", STALE_HIT) if decision.stale else ("hit", HIT)
-                self._answer(entry, line, (), outcome)
+                self._serve_entry(entry, line, (), outcome)
                 return
             if isinstance(decision, Stale):
                 self._entry, self._decision = entry, decision
-                self.forward = begin(wanted, self, edited(wanted.message, decision, wanted.facts), None)
+                self.source = make_upstream_request(
+                    request, self, conditional_request(request.message, decision, request.view), None
+                )
         super().start()
         if self._paused:
-            self.forward.pause()
-        await search.hold()
+            self.source.pause()
+        await lookup.keep_claim()
 
     def leave(self) -> None:
         """The reader is gone. A search goes on where somebody waits for it."""
-        if not self._looking:
+        if not self._searching:
             super().leave()
             return
-        self._reader = None
+        self._client = None
         if self._flight is None or not len(self._flight):
             self._end(None)
 
     def on_deadline(self) -> None:
         """Redis, or another worker's request, takes longer than this request may take."""
         self._release()
-        self.on_failure(Failure(Kind.TIMEOUT, f"no answer within {self._wanted.leg.deadlines.limit:g} s"))
+        self.on_failure(Failure(Kind.TIMEOUT, f"no answer within {self._request.origin.deadlines.limit:g} s"))
 
     def _share(self, entry: Entry) -> None:
-        self._sharing.keep(self._wanted.key, entry, self._asked_at, self._give_up())
+        self._tier.share(self._request.key, entry, self._requested_at, self._end_search())
 
     def _release(self) -> None:
-        self._sharing.release(self._give_up())
+        self._tier.release(self._end_search())
 
-    def _give_up(self) -> bytes | None:
+    def _end_search(self) -> bytes | None:
         """No more searching or renewing; gives the slot that was claimed."""
-        if self._looking:
-            self._looking = False
-            self._wanted.leg.deadlines.entries.pop(self, None)
+        if self._searching:
+            self._searching = False
+            self._request.origin.deadlines.entries.pop(self, None)
         if self._search is not None:
             self._search.cancel()
             self._search = None
-        search, self._claimed = self._claimed, None
-        if search is None:
+        lookup, self._claim_holder = self._claim_holder, None
+        if lookup is None:
             return None
-        slot, search.claim = search.claim, None
+        slot, lookup.claim = lookup.claim, None
         return slot

@@ -14,7 +14,7 @@ MEASURED = 60
 SMOOTHING = 0.3
 
 
-class _Phase(enum.Enum):
+class _LimitPhase(enum.Enum):
     FOLLOW = enum.auto()  # the gradient
     SETTLE = enum.auto()  # the limit is quartered; what was queued before drains
     MEASURE = enum.auto()  # ... and what is heard now is latency without a queue
@@ -44,10 +44,10 @@ class AdaptiveLimit:
         "_average",
         "_base",
         "_cut",
-        "_every",
         "_floor",
         "_limit",
-        "_most",
+        "_max_limit",
+        "_measure_every",
         "_peak",
         "_phase",
         "_samples",
@@ -65,11 +65,11 @@ class AdaptiveLimit:
             raise ValueError("an adaptive limit needs 1 <= least <= initial <= most, tolerance >= 1 and every >= 1")
         self._limit = float(initial)
         self._floor = least
-        self._most = most
+        self._max_limit = most
         self._tolerance = tolerance
-        self._every = every
+        self._measure_every = every
         self._base = inf
-        self._phase = _Phase.FOLLOW
+        self._phase = _LimitPhase.FOLLOW
         self._windows = max(0, every - 10)  # since the base was last measured
         self._saved = 0.0  # the limit before it was quartered
         self._since = -inf  # when this window began
@@ -106,23 +106,23 @@ class AdaptiveLimit:
         if len(samples) < LEAST:
             return
         lasted = now - self._since
-        enough = ENOUGH if self._phase is not _Phase.MEASURE else MEASURED
+        enough = ENOUGH if self._phase is not _LimitPhase.MEASURE else MEASURED
         if lasted >= LONG or (lasted >= SHORT and len(samples) >= enough):
             samples.sort()
             median = samples[len(samples) // 2]
             self._end_of_window(median)
             # what was sent under the old limit must be through before the next window says something of the new one
-            self._since = now if self._phase is _Phase.FOLLOW else now + median
+            self._since = now if self._phase is _LimitPhase.FOLLOW else now + median
             samples.clear()
             self._peak = 0
             self._cut = False
 
     def _end_of_window(self, median: float) -> None:
-        if self._phase is _Phase.SETTLE:
-            self._phase = _Phase.MEASURE
+        if self._phase is _LimitPhase.SETTLE:
+            self._phase = _LimitPhase.MEASURE
             return
-        if self._phase is _Phase.MEASURE:
-            self._phase = _Phase.FOLLOW
+        if self._phase is _LimitPhase.MEASURE:
+            self._phase = _LimitPhase.FOLLOW
             self._base = self._average = median
             self._limit = self._saved
             self._windows = 0
@@ -133,8 +133,8 @@ class AdaptiveLimit:
         self._average = average = self._average + SMOOTHING * (median - self._average)
         self._base = min(self._base, average)
         self._windows += 1
-        if self._windows >= self._every:
-            self._phase = _Phase.SETTLE
+        if self._windows >= self._measure_every:
+            self._phase = _LimitPhase.SETTLE
             self._saved = self._limit
             self._limit = max(float(self._floor), self._limit / 4)
             return
@@ -142,4 +142,4 @@ class AdaptiveLimit:
             return
         gradient = min(1.0, max(0.5, self._tolerance * self._base / average)) if average > 0 else 1.0
         wanted = self._limit * gradient + sqrt(self._limit)
-        self._limit = min(float(self._most), max(float(self._floor), self._limit + 0.2 * (wanted - self._limit)))
+        self._limit = min(float(self._max_limit), max(float(self._floor), self._limit + 0.2 * (wanted - self._limit)))

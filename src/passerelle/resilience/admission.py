@@ -17,21 +17,21 @@ class Admission(enum.Enum):
     REFUSE = "refuse"
 
 
-class Gate:
+class AdmissionQueue:
     """Counts for one instance: at most ``limit`` running and at most ``waiting`` queued. The queue is the caller's.
 
     :meth:`enter` for each request. One that runs ends with :meth:`leave`, and if that is true the caller takes the next
     waiter from its queue, which then runs (already counted). A waiter that gives up calls :meth:`abandon` instead.
     """
 
-    __slots__ = ("limit", "most_waiting", "running", "waiting")
+    __slots__ = ("limit", "max_waiting", "running", "waiting")
 
-    def __init__(self, limit: int, most_waiting: int) -> None:
-        """Raises ValueError unless limit >= 1 and most_waiting >= 0."""
-        if limit < 1 or most_waiting < 0:
+    def __init__(self, limit: int, max_waiting: int) -> None:
+        """Raises ValueError unless limit >= 1 and max_waiting >= 0."""
+        if limit < 1 or max_waiting < 0:
             raise ValueError("a gate lets at least one request run, and no negative number wait")
         self.limit = limit  # may be changed at any time
-        self.most_waiting = most_waiting
+        self.max_waiting = max_waiting
         self.running = 0
         self.waiting = 0
 
@@ -40,7 +40,7 @@ class Gate:
         if self.running < self.limit and not self.waiting:
             self.running += 1
             return Admission.RUN
-        if self.waiting < self.most_waiting:
+        if self.waiting < self.max_waiting:
             self.waiting += 1
             return Admission.WAIT
         return Admission.REFUSE

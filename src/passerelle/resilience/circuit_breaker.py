@@ -25,7 +25,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from passerelle.resilience.sliding_window import Window
+from passerelle.resilience.sliding_window import SlidingWindow
 
 
 class BreakerState(enum.Enum):
@@ -54,8 +54,8 @@ class BreakerSettings:
             raise ValueError("a breaker's times are positive, and open_for is at most open_for_max")
 
 
-class Breaker:
-    """Ask :meth:`enter` before a request; if it gives a ticket, call :meth:`leave` with it exactly once."""
+class CircuitBreaker:
+    """Ask :meth:`acquire` before a request; if it gives a ticket, call :meth:`release` with it exactly once."""
 
     __slots__ = ("_opened", "_passed", "_period", "_running", "_settings", "_state", "_until", "_window")
 
@@ -63,13 +63,13 @@ class Breaker:
         self._settings = settings or BreakerSettings()
         self._state = BreakerState.CLOSED
         self._period = 0
-        self._window = Window(self._settings.window)
+        self._window = SlidingWindow(self._settings.window)
         self._until = 0.0  # end of the open period
         self._opened = 0  # times in a row
         self._running = 0  # half-open: probes under way
         self._passed = 0  # half-open: probes that succeeded
 
-    def enter(self, now: float) -> int | None:
+    def acquire(self, now: float) -> int | None:
         """A ticket if a request may be sent, else None: answer 503 with ``Retry-After`` (:meth:`retry_after`)."""
         if self._state is BreakerState.CLOSED:
             return self._period
@@ -82,7 +82,7 @@ class Breaker:
         self._running += 1
         return self._period
 
-    def leave(self, ticket: int, ok: bool | None, now: float) -> None:
+    def release(self, ticket: int, ok: bool | None, now: float) -> None:
         """The request ended; ``ok`` is None if that says nothing of the service."""
         if ticket != self._period:
             return
@@ -111,7 +111,7 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """The state; it leaves *open* at the first :meth:`enter` after its time."""
+        """The state; it leaves *open* at the first :meth:`acquire` after its time."""
         return self._state
 
     def _open(self, now: float) -> None:

@@ -33,7 +33,7 @@ class HedgeDelay:
         self._unseen = EVERY - ENOUGH
 
     @property
-    def after(self) -> float | None:
+    def delay(self) -> float | None:
         """How long to wait (seconds); None while too little is known."""
         return self._after
 

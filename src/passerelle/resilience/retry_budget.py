@@ -11,7 +11,7 @@ import re
 from calendar import monthrange, timegm
 
 from passerelle.balancing.policies import Random
-from passerelle.resilience.sliding_window import Window
+from passerelle.resilience.sliding_window import SlidingWindow
 
 
 class RetryBudget:
@@ -31,9 +31,9 @@ class RetryBudget:
             raise ValueError("a retry budget is not negative")
         self._ratio = ratio
         self._floor = floor * window
-        self._window = Window(window)
+        self._window = SlidingWindow(window)
 
-    def request(self, now: float, number: int = 1) -> None:
+    def record_requests(self, now: float, number: int = 1) -> None:
         """Count a request (its first attempt), or several that came since the last call."""
         self._window.add(now, first=number)
 
@@ -47,7 +47,7 @@ class RetryBudget:
         return True
 
     @property
-    def left(self) -> int:
+    def available(self) -> int:
         """Retries that could be made at once, as of the last call."""
         return max(0, int(max(self._ratio * self._window.first, self._floor)) - self._window.second)
 

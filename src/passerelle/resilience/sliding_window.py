@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Window:
+class SlidingWindow:
     """Counts of two kinds in a sliding window of ``seconds``, kept in ``parts`` buckets.
 
     What was counted leaves between ``seconds`` and ``seconds * (1 + 1/parts)`` later. O(1) a call, amortised.

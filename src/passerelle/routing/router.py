@@ -19,7 +19,7 @@ from typing import Any
 
 from passerelle.routing.paths import LITERAL, PARAMETER, Pattern, PatternError, Template, canonical_path
 
-__all__ = ["Match", "Pattern", "PatternError", "Router", "Rule", "Template", "canonical_path", "normal_host"]
+__all__ = ["Pattern", "PatternError", "RouteMatch", "RouteRule", "Router", "Template", "canonical_path", "normal_host"]
 
 MAX_STEPS = 1000
 """The most trie nodes that one lookup may visit, whatever the path."""
@@ -30,7 +30,7 @@ MAX_HOST = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RouteRule:
     """One line of the route table.
 
     ``host`` is lower case: a name, ``*.suffix`` (one label or more before it), or None for all. ``methods`` is None
@@ -43,7 +43,7 @@ class Rule:
     value: object
 
 
-class Match:
+class RouteMatch:
     """What a lookup found: ``value`` and ``params``; or ``value`` None, and for 405 the ``allowed`` methods (sorted).
 
     ``params`` are raw: octets of the canonical path, still percent-encoded. Without parameters the mapping is shared:
@@ -61,7 +61,7 @@ class Match:
         return f"Match({self.value!r}, {self.params!r}, {self.allowed!r})"
 
 
-NOT_FOUND = Match(None, {})
+NOT_FOUND = RouteMatch(None, {})
 
 
 class _Entry:
@@ -74,10 +74,10 @@ class _Entry:
         self.names = tuple((s.text, i) for i, s in enumerate(pattern.segments, 1) if s.kind == PARAMETER)
         last = pattern.segments[-1]
         self.rest = (last.text, len(pattern.segments)) if last.kind > PARAMETER else None
-        self.match = Match(value, {})
+        self.match = RouteMatch(value, {})
 
 
-class _Leaf:
+class _RouteLeaf:
     """The rules of one path: by method, and the one for every other method."""
 
     __slots__ = ("any", "methods")
@@ -86,7 +86,7 @@ class _Leaf:
         self.methods: dict[bytes, _Entry] = {}
         self.any: _Entry | None = None
 
-    def add(self, rule: Rule, entry: _Entry) -> None:
+    def add(self, rule: RouteRule, entry: _Entry) -> None:
         if rule.methods is None:
             if self.any is not None:
                 raise ValueError(f"two rules for {rule.pattern}")
@@ -98,16 +98,16 @@ class _Leaf:
             self.methods[method] = entry
 
 
-class _Node:
+class _TrieNode:
     """A place in the trie: what may come next, and what ends here."""
 
     __slots__ = ("leaf", "literals", "param", "rest")
 
     def __init__(self) -> None:
-        self.literals: dict[bytes, _Node] = {}
-        self.param: _Node | None = None
-        self.leaf: _Leaf | None = None
-        self.rest: _Leaf | None = None
+        self.literals: dict[bytes, _TrieNode] = {}
+        self.param: _TrieNode | None = None
+        self.leaf: _RouteLeaf | None = None
+        self.rest: _RouteLeaf | None = None
 
 
 class _Table:
@@ -116,16 +116,16 @@ class _Table:
     __slots__ = ("leaves", "root", "splits", "static")
 
     def __init__(self) -> None:
-        self.static: dict[bytes, _Leaf] = {}
-        self.root = _Node()
+        self.static: dict[bytes, _RouteLeaf] = {}
+        self.root = _TrieNode()
         self.splits = 1
-        self.leaves: list[_Leaf] = []
+        self.leaves: list[_RouteLeaf] = []
 
-    def add(self, rule: Rule) -> None:
+    def add(self, rule: RouteRule) -> None:
         pattern = Pattern.parse(rule.pattern)
         self._leaf(pattern).add(rule, _Entry(rule.value, pattern))
 
-    def _leaf(self, pattern: Pattern) -> _Leaf:
+    def _leaf(self, pattern: Pattern) -> _RouteLeaf:
         if not pattern.names:
             leaf = self.static.get(str(pattern).encode("ascii"))
             if leaf is None:
@@ -136,10 +136,10 @@ class _Table:
         node = self.root
         for segment in pattern.segments:
             if segment.kind == LITERAL:
-                node = node.literals.setdefault(segment.text.encode("ascii"), _Node())
+                node = node.literals.setdefault(segment.text.encode("ascii"), _TrieNode())
             elif segment.kind == PARAMETER:
                 if node.param is None:
-                    node.param = _Node()
+                    node.param = _TrieNode()
                 node = node.param
             else:
                 if node.rest is None:
@@ -149,8 +149,8 @@ class _Table:
             node.leaf = self._new_leaf()
         return node.leaf
 
-    def _new_leaf(self) -> _Leaf:
-        leaf = _Leaf()
+    def _new_leaf(self) -> _RouteLeaf:
+        leaf = _RouteLeaf()
         self.leaves.append(leaf)
         return leaf
 
@@ -166,7 +166,7 @@ class _Table:
             )
 
 
-def _worst_case(node: _Node) -> int:
+def _worst_case(node: _TrieNode) -> int:
     """The most nodes that one lookup below ``node`` can visit: of its literals at most one fits, and the parameter."""
     literals = max(map(_worst_case, node.literals.values()), default=0)
     return 1 + literals + (_worst_case(node.param) if node.param is not None else 0)
@@ -187,7 +187,7 @@ class Router:
 
     __slots__ = ("_by_host", "_chains", "_labels", "_open", "_seen", "_suffixes")
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
+    def __init__(self, rules: Iterable[RouteRule]) -> None:
         """Compile ``rules``. ``ValueError`` for a bad pattern, a duplicate, or a table too ambiguous to be fast."""
         tables: dict[bytes | None, _Table] = {None: _Table()}
         for rule in rules:
@@ -198,10 +198,10 @@ class Router:
         wildcards = {host[2:]: table for host, table in tables.items() if host is not None and host.startswith(b"*.")}
         # A name's chain: its own table, then those of the wildcards above it from the longest on, then the one for all.
         self._suffixes: dict[bytes, tuple[_Table, ...]] = {
-            suffix: (table, *_above(suffix, wildcards), *everywhere) for suffix, table in wildcards.items()
+            suffix: (table, *_wildcards_above(suffix, wildcards), *everywhere) for suffix, table in wildcards.items()
         }
         self._chains: dict[bytes, tuple[_Table, ...]] = {
-            host: (table, *_above(host, wildcards), *everywhere)
+            host: (table, *_wildcards_above(host, wildcards), *everywhere)
             for host, table in tables.items()
             if host is not None and not host.startswith(b"*.")
         }
@@ -210,7 +210,7 @@ class Router:
         self._by_host = bool(tables)
         self._seen: dict[bytes, tuple[_Table, ...]] = {}
 
-    def match(self, host: bytes, method: bytes, path: bytes) -> Match:
+    def match(self, host: bytes, method: bytes, path: bytes) -> RouteMatch:
         """Find the rule for a request.
 
         ``host`` is the authority as it came (any case, with or without port); ``path`` is canonical, without query.
@@ -229,7 +229,7 @@ class Router:
                 return found
         return self._refusal(chain, path)
 
-    def _refusal(self, chain: tuple[_Table, ...], path: bytes) -> Match:
+    def _refusal(self, chain: tuple[_Table, ...], path: bytes) -> RouteMatch:
         """405 with every method that some rule would take at this host and path (RFC 9110 §15.5.6), or 404."""
         allowed: set[bytes] = set()
         for table in chain:
@@ -238,7 +238,7 @@ class Router:
                 allowed.update(leaf.methods)
             # No method is empty, so no rule takes it and all of them are seen.
             _walk(table.root, path.split(b"/", table.splits), b"", allowed)
-        return Match(None, {}, tuple(sorted(allowed))) if allowed else NOT_FOUND
+        return RouteMatch(None, {}, tuple(sorted(allowed))) if allowed else NOT_FOUND
 
     def _chain(self, host: bytes) -> tuple[_Table, ...]:
         """The tables to ask for ``host``, from the most specific on."""
@@ -262,7 +262,7 @@ class Router:
         return self._open
 
 
-def _walk(node: _Node, segments: list[bytes], method: bytes, refused: set[bytes] | None) -> Match | None:
+def _walk(node: _TrieNode, segments: list[bytes], method: bytes, refused: set[bytes] | None) -> RouteMatch | None:
     """Search the trie from its root, the most specific way first.
 
     ``segments`` are those of the path behind an empty first one. A node is reached by one way only, so no node is
@@ -273,9 +273,9 @@ def _walk(node: _Node, segments: list[bytes], method: bytes, refused: set[bytes]
         return None
     index = 1
     # Ways left aside, the nearest last: a leaf, or a node and the segment to go on with.
-    others: list[tuple[_Node, int, _Leaf | None]] | None = None
+    others: list[tuple[_TrieNode, int, _RouteLeaf | None]] | None = None
     while True:
-        leaf: _Leaf | None = None
+        leaf: _RouteLeaf | None = None
         if index < count:
             segment = segments[index]
             following = node.literals.get(segment)
@@ -312,17 +312,17 @@ def _walk(node: _Node, segments: list[bytes], method: bytes, refused: set[bytes]
             if entry.rest is not None:
                 name, place = entry.rest
                 params[name] = b"/".join(segments[place:])
-            return Match(entry.value, params)
+            return RouteMatch(entry.value, params)
 
 
-def _above(host: bytes, wildcards: dict[bytes, _Table]) -> Sequence[_Table]:
+def _wildcards_above(host: bytes, wildcards: dict[bytes, _Table]) -> Sequence[_Table]:
     """The tables of the wildcards that cover ``host``, from the longest suffix on."""
     labels = host.split(b".")
     suffixes = (b".".join(labels[start:]) for start in range(1, len(labels)))
     return [wildcards[suffix] for suffix in suffixes if suffix in wildcards]
 
 
-def specificity(rule: Rule) -> tuple[object, ...]:
+def specificity(rule: RouteRule) -> tuple[object, ...]:
     """A sort key: of two rules that match one request, the one with the lesser key wins."""
     host = rule.host
     if host is None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from passerelle.errors import Kind
-from passerelle.security.guard import Asked, Refused
+from passerelle.security.guard import GuardedCall, RequestRefused
 
 Network = IPv4Network | IPv6Network
 
@@ -66,16 +66,16 @@ class Proxies:
     def _contains(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self._networks)
 
-    def chain(self, peer: bytes, said: Sequence[bytes]) -> list[bytes]:
+    def chain(self, peer: bytes, forwarded_for: Sequence[bytes]) -> list[bytes]:
         """The believed part of the chain, from the client to ``peer``, who is connected to us.
 
-        ``said`` are the values of all X-Forwarded-For lines, in order. The first member is the client's address; there
-        is always one. Addresses are in their normal form, without ports.
+        ``forwarded_for`` are the values of all X-Forwarded-For lines, in order. The first member is the client's
+        address; there is always one. Addresses are in their normal form, without ports.
         """
         chain = [peer]
         if not self.trusts(peer):
             return chain
-        for entry in reversed(b",".join(said).split(b",")):
+        for entry in reversed(b",".join(forwarded_for).split(b",")):
             address = parse_address(entry.strip(b" \t"))
             if address is None:
                 break
@@ -124,15 +124,15 @@ class AddressLists:
         self._deny = tuple(deny)
         self._known: dict[bytes, bool] = {}
 
-    def __call__(self, asked: Asked) -> None:
-        """Pass, or raise :class:`Refused`."""
-        known = self._known.get(asked.address)
+    def __call__(self, call: GuardedCall) -> None:
+        """Pass, or raise :class:`RequestRefused`."""
+        known = self._known.get(call.address)
         if known is None:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            known = self._known[asked.address] = self._admits(asked.address)
+            known = self._known[call.address] = self._admits(call.address)
         if not known:
-            raise Refused(Kind.FORBIDDEN, "an address that is not admitted", [])
+            raise RequestRefused(Kind.FORBIDDEN, "an address that is not admitted", [])
 
     def _admits(self, text: bytes) -> bool:
         address = parse_address(text.partition(b"%")[0])

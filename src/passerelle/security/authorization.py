@@ -8,7 +8,7 @@ from typing import Any
 
 from passerelle.errors import Kind
 from passerelle.http.messages import Fields
-from passerelle.security.guard import Asked, Refused
+from passerelle.security.guard import GuardedCall, RequestRefused
 
 # RFC 6750 §3.1. Which scope is missing is not said: it is none of the business of who may not be here.
 _INSUFFICIENT: Fields = [(b"WWW-Authenticate", b'Bearer realm="passerelle", error="insufficient_scope"')]
@@ -29,19 +29,19 @@ class Require:
         self._consumers = frozenset(consumers) if consumers is not None else None
         self._claims = {name: frozenset(map(json.dumps, values)) for name, values in claims.items()}
 
-    def __call__(self, asked: Asked) -> None:
-        """Pass, or raise :class:`Refused`."""
-        identity = asked.identity
+    def __call__(self, call: GuardedCall) -> None:
+        """Pass, or raise :class:`RequestRefused`."""
+        identity = call.identity
         if identity is None:
-            raise Refused(Kind.FORBIDDEN, "nobody was authenticated", [])
+            raise RequestRefused(Kind.FORBIDDEN, "nobody was authenticated", [])
         if not self._scopes <= identity.scopes:
             missing = ", ".join(sorted(self._scopes - identity.scopes))
             fields = _INSUFFICIENT if identity.method == "jwt" else []
-            raise Refused(Kind.FORBIDDEN, f"{identity.consumer!r} lacks the scope {missing}", fields)
+            raise RequestRefused(Kind.FORBIDDEN, f"{identity.consumer!r} lacks the scope {missing}", fields)
         if self._consumers is not None and identity.consumer not in self._consumers:
-            raise Refused(Kind.FORBIDDEN, f"{identity.consumer!r} is not among the consumers", [])
+            raise RequestRefused(Kind.FORBIDDEN, f"{identity.consumer!r} is not among the consumers", [])
         for name, allowed in self._claims.items():
             found = identity.claims.get(name)
             values = found if isinstance(found, list) else [found]
             if name not in identity.claims or not any(json.dumps(value) in allowed for value in values):
-                raise Refused(Kind.FORBIDDEN, f"{identity.consumer!r} has not the claim {name}", [])
+                raise RequestRefused(Kind.FORBIDDEN, f"{identity.consumer!r} has not the claim {name}", [])

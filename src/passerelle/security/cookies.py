@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from passerelle.security.guard import Asked
+from passerelle.security.guard import GuardedCall
 
 
-def values(asked: Asked, name: bytes) -> list[bytes]:
+def values(call: GuardedCall, name: bytes) -> list[bytes]:
     """Every value of the cookie called ``name``, in order: a client may send several."""
     found = []
-    for pair in _pairs(field.value for field in asked.fields if field.name == b"cookie"):
+    for pair in _pairs(field.value for field in call.fields if field.name == b"cookie"):
         key, mark, value = pair.partition(b"=")
         if mark and key.strip() == name:
             found.append(value.strip())
@@ -38,9 +38,9 @@ class HideCookies:
     def __init__(self, names: Collection[bytes]) -> None:
         self._names = frozenset(names)
 
-    def __call__(self, asked: Asked) -> None:
+    def __call__(self, call: GuardedCall) -> None:
         """Withhold the lines with such a cookie, and send what else was in them."""
-        for field in asked.fields:
+        for field in call.fields:
             if field.name != b"cookie":
                 continue
             pairs = list(_pairs([field.value]))
@@ -48,9 +48,9 @@ class HideCookies:
             if len(kept) == len(pairs):
                 continue
             if kept:
-                asked.shortened = [*asked.shortened, (field.line, b"Cookie: %b" % b"; ".join(kept))]
+                call.rewritten_lines = [*call.rewritten_lines, (field.line, b"Cookie: %b" % b"; ".join(kept))]
             else:
-                asked.withheld = [*asked.withheld, field.line]
+                call.hidden_lines = [*call.hidden_lines, field.line]
 
 
 def _pairs(lines: Iterable[bytes]) -> Iterable[bytes]:

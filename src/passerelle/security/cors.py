@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 
 from passerelle.errors import Kind
 from passerelle.http.messages import Fields, Response, list_members
-from passerelle.security.guard import Refused
+from passerelle.security.guard import RequestRefused
 
 # What a page may set without asking (Fetch, "CORS-safelisted request-header"), or with a value of its choice once its
 # origin is allowed: a body of JSON is what an API is for.
@@ -22,7 +22,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}").fullmatch
 _PREFLIGHT_VARY = b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
 
 
-class Origins:
+class AllowedOrigins:
     """The allowed origins: exact ones, ``https://*.example.com`` for any sub-domain, or ``*`` alone for all."""
 
     __slots__ = ("_exact", "_under", "all")
@@ -49,7 +49,7 @@ class Origins:
 _LABELS = re.compile(rb"[0-9a-z_-]+(?:\.[0-9a-z_-]+)*").fullmatch
 
 
-class Cors:
+class CorsPolicy:
     """What one route says. ``methods`` is None where the route takes any; ``headers`` None where any may be set."""
 
     __slots__ = ("_actual", "_headers", "_listed", "_methods", "_origins", "_preflight", "vary")
@@ -64,7 +64,7 @@ class Cors:
         credentials: bool,
         max_age: int,
     ) -> None:
-        self._origins = Origins(origins)
+        self._origins = AllowedOrigins(origins)
         self._methods = frozenset(methods) if methods is not None else None
         if self._methods is not None and b"GET" in self._methods:
             self._methods |= {b"HEAD"}
@@ -117,5 +117,5 @@ class Cors:
         return self._methods is None or method in self._methods
 
 
-def _refused(detail: str) -> Refused:
-    return Refused(Kind.FORBIDDEN, detail, [(b"Vary", _PREFLIGHT_VARY)])
+def _refused(detail: str) -> RequestRefused:
+    return RequestRefused(Kind.FORBIDDEN, detail, [(b"Vary", _PREFLIGHT_VARY)])

@@ -12,8 +12,8 @@ from hashlib import blake2b
 
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import Response
-from passerelle.security.credentials.bounded_memo import Remembered
-from passerelle.security.guard import Asked
+from passerelle.security.credentials.bounded_memo import BoundedMemo
+from passerelle.security.guard import GuardedCall
 from passerelle.security.identity import Identity
 
 # Answers that are remembered, for each route and worker, and the largest of them in bytes: 8 MB at most.
@@ -40,33 +40,33 @@ class Verdict:
 
 
 # Told of the end of a question, once: at once or later, within a bounded time.
-Done = Callable[[Verdict | Failure], None]
+VerdictCallback = Callable[[Verdict | Failure], None]
 
 
-class _Question:
-    """One question under way; ``first`` is the request that it was asked for."""
+class _PendingVerdict:
+    """One question under way; ``first_call`` is the request that it was asked for."""
 
-    __slots__ = ("_waiting", "answer", "first", "guard", "key")
+    __slots__ = ("_waiting", "first_call", "guard", "key", "verdict")
 
-    def __init__(self, guard: ForwardAuth, key: bytes | None, first: Asked) -> None:
+    def __init__(self, guard: ForwardAuth, key: bytes | None, first: GuardedCall) -> None:
         self.guard = guard
         self.key = key
-        self.first: Asked | None = first
-        self.answer: Verdict | Failure | None = None
+        self.first_call: GuardedCall | None = first
+        self.verdict: Verdict | Failure | None = None
         self._waiting: list[Callable[[], None]] = []
 
-    def then(self, call: Callable[[], None]) -> None:
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
         """Call when it is answered."""
-        self._waiting.append(call)
+        self._waiting.append(callback)
 
-    def end(self, answer: Verdict | Failure) -> None:
+    def complete(self, verdict: Verdict | Failure) -> None:
         """It is answered, or never will be."""
-        self.answer = answer
-        self.guard.ended(self)
+        self.verdict = verdict
+        self.guard.on_verdict(self)
         waiting, self._waiting = self._waiting, []
-        for call in waiting:
-            call()
-        self.first = None  # the request holds this as what it waits for: the two would be a cycle
+        for callback in waiting:
+            callback()
+        self.first_call = None  # the request holds this as what it waits for: the two would be a cycle
 
 
 class ForwardAuth:
@@ -78,89 +78,89 @@ class ForwardAuth:
     never goes back.
     """
 
-    __slots__ = ("_ask", "_clock", "_copied", "_count", "_failed", "_flights", "_key", "_known", "_open")
+    __slots__ = ("_clock", "_copied", "_count", "_failed", "_key", "_known", "_open", "_pending", "_send")
 
     def __init__(
         self,
-        ask: Callable[[Asked, Done], None],
+        ask: Callable[[GuardedCall, VerdictCallback], None],
         copied: Collection[bytes],
-        key: Callable[[Asked], bytes] | None,
+        key: Callable[[GuardedCall], bytes] | None,
         *,
         clock: Callable[[], float],
         open_on_failure: bool = False,
         failed: Callable[[Failure], None] | None = None,
         count: Callable[[str, str], None] = lambda verdict, reason: None,
     ) -> None:
-        self._ask = ask
+        self._send = ask
         self._copied = frozenset(copied)
         self._key = key
         self._clock = clock
         self._open = open_on_failure
         self._failed = failed
         self._count = count
-        self._flights: dict[bytes, _Question] = {}
-        self._known: Remembered[tuple[float, Verdict]] = Remembered()
+        self._pending: dict[bytes, _PendingVerdict] = {}
+        self._known: BoundedMemo[tuple[float, Verdict]] = BoundedMemo()
 
-    def __call__(self, asked: Asked) -> Response | _Question | None:
+    def __call__(self, call: GuardedCall) -> Response | _PendingVerdict | None:
         """Let it pass, or answer with what the service said."""
-        question = asked.pending
-        if isinstance(question, _Question) and question.guard is self:
-            asked.pending = None
-            answer = question.answer
-            shared = isinstance(answer, Failure) or (answer is not None and answer.seconds > 0.0)
-            if answer is not None and (shared or question.first is asked):
-                return self._follow(asked, answer)
+        pending = call.pending
+        if isinstance(pending, _PendingVerdict) and pending.guard is self:
+            call.pending = None
+            verdict = pending.verdict
+            shared = isinstance(verdict, Failure) or (verdict is not None and verdict.seconds > 0.0)
+            if verdict is not None and (shared or pending.first_call is call):
+                return self._apply_verdict(call, verdict)
             key = None  # what was said to another client was for that one alone
         else:
-            key = self._key(asked) if self._key is not None else None
+            key = self._key(call) if self._key is not None else None
             known = self._known.get(key) if key is not None else None
             if known is not None and known[0] > self._clock():
-                return self._follow(asked, known[1])
-        return self._put(asked, key)
+                return self._apply_verdict(call, known[1])
+        return self._request(call, key)
 
-    def ended(self, question: _Question) -> None:
+    def on_verdict(self, pending: _PendingVerdict) -> None:
         """A question is answered: remember what may be remembered."""
-        key, answer = question.key, question.answer
+        key, verdict = pending.key, pending.verdict
         if key is None:
             return
-        self._flights.pop(key, None)
+        self._pending.pop(key, None)
         self._known.pop(key, None)
-        if isinstance(answer, Verdict) and answer.seconds > 0.0 and answer.size <= LARGEST:
-            self._known.keep(key, (self._clock() + answer.seconds, answer), REMEMBERED)
+        if isinstance(verdict, Verdict) and verdict.seconds > 0.0 and verdict.size <= LARGEST:
+            self._known.keep(key, (self._clock() + verdict.seconds, verdict), REMEMBERED)
 
-    def _put(self, asked: Asked, key: bytes | None) -> Response | _Question | None:
-        question = self._flights.get(key) if key is not None else None
-        if question is None:
-            question = _Question(self, key, asked)
+    def _request(self, call: GuardedCall, key: bytes | None) -> Response | _PendingVerdict | None:
+        pending = self._pending.get(key) if key is not None else None
+        if pending is None:
+            pending = _PendingVerdict(self, key, call)
             if key is not None:
-                self._flights[key] = question
-            self._ask(asked, question.end)
-            if question.answer is not None:
-                return self._follow(asked, question.answer)
-        asked.pending = question
-        return question
+                self._pending[key] = pending
+            self._send(call, pending.complete)
+            if pending.verdict is not None:
+                return self._apply_verdict(call, pending.verdict)
+        call.pending = pending
+        return pending
 
-    def _follow(self, asked: Asked, answer: Verdict | Failure) -> Response | None:
-        if isinstance(answer, Failure):
-            self._count("failed", answer.kind.value)
+    def _apply_verdict(self, call: GuardedCall, verdict: Verdict | Failure) -> Response | None:
+        if isinstance(verdict, Failure):
+            self._count("failed", verdict.kind.value)
             if self._failed is not None:
-                self._failed(answer)
+                self._failed(verdict)
             if not self._open:
-                raise Failure(Kind.UNVERIFIABLE, f"forward_auth: {answer}")
-            answer = Verdict()
-        elif answer.refusal is not None:
-            self._count("denied", f"{answer.refusal.status // 100}xx")
-            return answer.refusal
+                raise Failure(Kind.UNVERIFIABLE, f"forward_auth: {verdict}")
+            verdict = Verdict()
+        elif verdict.refusal is not None:
+            self._count("denied", f"{verdict.refusal.status // 100}xx")
+            return verdict.refusal
         else:
             self._count("allowed", "2xx")
         if self._copied:
-            own = [field.line for field in asked.fields if field.name.replace(b"_", b"-") in self._copied]
-            asked.withheld = [*asked.withheld, *own]
-        if answer.lines:
-            asked.upstream += answer.lines
+            own = [field.line for field in call.fields if field.name.replace(b"_", b"-") in self._copied]
+            call.hidden_lines = [*call.hidden_lines, *own]
+        if verdict.lines:
+            call.upstream_fields += verdict.lines
             # Services may answer by what they are told here, so answers are not stored for everybody.
-            asked.vouched = blake2b(answer.lines, digest_size=16).digest()
-        if answer.identity is not None:
-            asked.identity = answer.identity
-            asked.upstream += answer.identity.lines
+            call.variant_identity = blake2b(verdict.lines, digest_size=16).digest()
+        if verdict.identity is not None:
+            call.identity = verdict.identity
+            call.upstream_fields += verdict.identity.lines
         return None

@@ -2,7 +2,8 @@
 
 A guard is a callable made when the plan is built. It looks at a request before anything of it is sent on, and either
 lets it pass (None), answers itself (a :class:`~passerelle.http.messages.Response`), refuses (raises a
-:class:`~passerelle.errors.Failure`), or must wait for something first (a :class:`Wait`): then it is asked once more.
+:class:`~passerelle.errors.Failure`), or must wait for something first (a :class:`PendingResult`): then it is asked once
+more.
 """
 
 from __future__ import annotations
@@ -31,30 +32,31 @@ class FieldLike(Protocol):
         """The line as received."""
 
 
-class Wait(Protocol):
+class PendingResult(Protocol):
     """Something that is under way."""
 
-    def then(self, call: Callable[[], None]) -> None:
-        """Call ``call`` once, when it has ended, well or not; never at once. Its end is bounded in time."""
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once, when it has ended, well or not; never at once. Its end is bounded in time."""
 
 
-class Asked:
+class GuardedCall:
     """A request as guards see it, and what they leave on it for those who come after.
 
-    ``address`` is the client's, from the trusted end of the chain. ``answer`` collects field lines (with CRLF) for
-    whatever is answered, ``upstream`` those that go to the service; ``withheld`` are lines of the client that do not,
-    ``shortened`` those that go on in another form, each with that form.
+    ``address`` is the client's, from the trusted end of the chain. ``response_fields`` collects field lines (with CRLF)
+    for whatever is answered, ``upstream_fields`` those that go to the service; ``hidden_lines`` are lines of the client
+    that do not, ``rewritten_lines`` those that go on in another form, each with that form.
     ``certificate`` is the one that TLS has verified, as :meth:`ssl.SSLSocket.getpeercert` gives it.
-    ``pending`` is what the guard that said :class:`Wait` waits for, and nobody else's: it takes it away at its end.
-    ``peer`` and ``scheme`` are the connection's.
-    ``vouched`` stands for what services are told that may make their answers this client's own, beside ``identity``.
+    ``pending`` is what the guard that said :class:`PendingResult` waits for, and nobody else's: it takes it away at its
+    end. ``peer`` and ``scheme`` are the connection's.
+    ``variant_identity`` stands for what services are told that may make their answers this client's own, beside
+    ``identity``.
     """
 
     __slots__ = (
         "address",
-        "answer",
         "certificate",
         "fields",
+        "hidden_lines",
         "identity",
         "method",
         "path",
@@ -62,11 +64,11 @@ class Asked:
         "pending",
         "query",
         "request_id",
+        "response_fields",
+        "rewritten_lines",
         "scheme",
-        "shortened",
-        "upstream",
-        "vouched",
-        "withheld",
+        "upstream_fields",
+        "variant_identity",
     )
 
     def __init__(
@@ -90,13 +92,13 @@ class Asked:
         self.request_id = request_id
         self.peer = peer
         self.scheme = scheme
-        self.answer = b""
-        self.upstream = b""
-        self.withheld: Sequence[bytes] = ()
-        self.shortened: Sequence[tuple[bytes, bytes]] = ()
+        self.response_fields = b""
+        self.upstream_fields = b""
+        self.hidden_lines: Sequence[bytes] = ()
+        self.rewritten_lines: Sequence[tuple[bytes, bytes]] = ()
         self.identity: Identity | None = None
         self.pending: object = None
-        self.vouched = b""
+        self.variant_identity = b""
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field called ``name`` (lower case), or None."""
@@ -109,20 +111,20 @@ class Asked:
         """Every line of the field called ``name`` (lower case)."""
         return [field for field in self.fields if field.name == name]
 
-    def carried(self, section: bytes) -> bytes:
+    def upstream_section(self, section: bytes) -> bytes:
         """The lines ``section`` (CRLF after each) as they go upstream: without those withheld, with the guards' own."""
-        for line in self.withheld:
+        for line in self.hidden_lines:
             # Anchored at both ends: the same octets inside another field's value are not a line.
             lines = b"\r\n" + section
             section = lines.replace(b"\r\n%b\r\n" % line, b"\r\n", 1)[2:]
-        for line, rest in self.shortened:
+        for line, rest in self.rewritten_lines:
             # In its place, and only if it goes on at all: the client's Connection may have named it.
             lines = b"\r\n" + section
             section = lines.replace(b"\r\n%b\r\n" % line, b"\r\n%b\r\n" % rest, 1)[2:]
-        return section + self.upstream
+        return section + self.upstream_fields
 
 
-class Refused(Failure):
+class RequestRefused(Failure):
     """A guard's no, with the fields that the answer must have (``WWW-Authenticate``, ``Retry-After``).
 
     ``detail`` says in the log why; the client learns no more than the kind.
@@ -135,4 +137,4 @@ class Refused(Failure):
         self.fields = fields
 
 
-Guard = Callable[[Asked], Response | Wait | None]
+Guard = Callable[[GuardedCall], Response | PendingResult | None]

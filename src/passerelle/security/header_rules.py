@@ -30,7 +30,7 @@ def without(section: bytes, pattern: re.Pattern[bytes]) -> bytes:
     return pattern.sub(b"", b"\r\n" + section)[2:]
 
 
-class RequestRules:
+class RequestHeaderRules:
     """What a route changes in the fields that services get. Values may hold ``{parameter}`` of the path: its octets as
     they stand there, percent-encoded, so that they cannot end the line."""
 
@@ -54,7 +54,7 @@ class RequestRules:
         return section + b"".join(filled)
 
 
-class CarefulFields:
+class SecurityHeaderFields:
     """Fields for browsers, each added where there is none of its name. ``hsts`` is for answers over TLS alone."""
 
     __slots__ = ("_lines", "_names", "_plain", "_secure")

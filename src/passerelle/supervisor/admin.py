@@ -21,10 +21,10 @@ from passerelle.http.messages import Fields, Response
 from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
 from passerelle.http1.server.connection import ClientConnection
-from passerelle.http1.server.listener import Limits, Listener
+from passerelle.http1.server.listener import Listener, ListenerLimits
 from passerelle.observability.metrics import Snapshot
 from passerelle.observability.prometheus import render
-from passerelle.supervisor.errors import Missing, Refused
+from passerelle.supervisor.errors import ChangeRefused, NotFound
 from passerelle.system import ports
 
 _SWEEP = 1.0
@@ -35,7 +35,7 @@ _TEXT: Fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Contr
 _JSON: Fields = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
 
 
-class Subject(Protocol):
+class AdminSubject(Protocol):
     """What the admin port tells of: the supervisor, or a gateway that runs alone."""
 
     @property
@@ -62,14 +62,16 @@ class Admin:
     a loopback address only requests for a loopback host are answered.
     """
 
-    def __init__(self, sock: socket.socket, subject: Subject) -> None:
+    def __init__(self, sock: socket.socket, subject: AdminSubject) -> None:
         host, port = sock.getsockname()[:2]
         self.address = ports.join(host, port)
         self._sock = sock
         self._subject = subject
         self._any_host = not ipaddress.ip_address(host).is_loopback
         self._clock = Clock()
-        self._listener = Listener(self, Limits(head_timeout=5.0, idle_timeout=30.0, connections=100), self._clock)
+        self._listener = Listener(
+            self, ListenerLimits(head_timeout=5.0, idle_timeout=30.0, connections=100), self._clock
+        )
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -108,7 +110,7 @@ class Admin:
 
     def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Answer a request."""
-        connection.adopt(_Exchange())
+        connection.adopt(_AdminExchange())
         path = target.partition(b"?")[0]
         page, changes = self._pages.get(path), _CHANGES.get(path, {})
         of = _instances(path)
@@ -116,7 +118,7 @@ class Admin:
             page, changes = partial(self._instances, *of), _OF_ONE if of[1] else _OF_ALL
         problem = None
         if method in changes:
-            problem = _not_for(connection, head)
+            problem = _forbidden_reason(connection, head)
             page = partial(self._change, changes[method], of, target)
         elif not self._any_host and not _is_loopback(head.host or b""):
             problem = _text(421, b"the admin address is for this machine: ask for localhost\n")
@@ -154,7 +156,7 @@ class Admin:
             arguments["service"], arguments["instance"] = of
         try:
             return _json(200, await self._subject.change(what, arguments))
-        except Refused as refused:
+        except ChangeRefused as refused:
             return _refusal(refused)
 
     # The pages
@@ -176,17 +178,17 @@ class Admin:
     async def _instances(self, service: str, instance: str, head: RequestHead) -> Response:
         services = (await self._subject.status())["services"]
         if service not in services:
-            return _refusal(Missing(f"there is no service {service!r}; there are: {', '.join(services)}"))
+            return _refusal(NotFound(f"there is no service {service!r}; there are: {', '.join(services)}"))
         about = services[service]
         if not instance:
             return _json(200, {"service": service, **about})
         for member in about["instances"]:
             if instance in (member["name"], member["address"]):
                 return _json(200, member)
-        return _refusal(Missing(f"{service} has no instance {instance!r}"))
+        return _refusal(NotFound(f"{service} has no instance {instance!r}"))
 
 
-class _Exchange:
+class _AdminExchange:
     """A request that needs nothing of its connection but the answer."""
 
     wants_body = False
@@ -221,7 +223,7 @@ def _instances(path: bytes) -> tuple[str, str] | None:
     return unquote(words[2]), unquote(words[4]) if len(words) == 5 else ""
 
 
-def _not_for(connection: ClientConnection, head: RequestHead) -> Response | None:
+def _forbidden_reason(connection: ClientConnection, head: RequestHead) -> Response | None:
     """Why a change is not made: only a program on this machine may ask for one, and no page in a browser.
 
     A page can send a POST to any address, but not with a field of its own unless it is allowed to (Fetch §3.2.2).
@@ -233,7 +235,7 @@ def _not_for(connection: ClientConnection, head: RequestHead) -> Response | None
     return None
 
 
-def _refusal(refused: Refused) -> Response:
+def _refusal(refused: ChangeRefused) -> Response:
     return _json(refused.status, {"problems": refused.problems})
 
 

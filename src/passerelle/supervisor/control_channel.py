@@ -60,7 +60,7 @@ async def receive(reader: asyncio.StreamReader) -> Message | None:
     return decode(line) if line else None
 
 
-class Client:
+class ControlClient:
     """The supervisor's side: asks, waits for answers, hands on events."""
 
     def __init__(
@@ -103,7 +103,7 @@ class Client:
         if self.closed:
             raise ControlError("the worker is gone")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        number = self.post(op, **arguments)
+        number = self.send(op, **arguments)
         self._waiting[number] = answer
         try:
             async with asyncio.timeout(within):
@@ -113,7 +113,7 @@ class Client:
         finally:
             self._waiting.pop(number, None)
 
-    def post(self, op: str, **arguments: Any) -> int:
+    def send(self, op: str, **arguments: Any) -> int:
         """Ask without waiting for the answer; gives the number of the question."""
         self._last += 1
         self._writer.write(encode({"id": self._last, "op": op, **arguments}))
@@ -128,7 +128,7 @@ class Client:
                 waiting.set_exception(ControlError("the worker is gone"))
 
 
-class Server:
+class ControlServer:
     """The worker's side: answers in the order of the questions, by the operations it was given."""
 
     def __init__(
@@ -163,6 +163,6 @@ class Server:
         except Exception as error:  # the supervisor must hear of it, and the channel must go on
             return {"id": number, "error": f"{type(error).__name__}: {error}"}
 
-    def tell(self, event: str, **arguments: Any) -> None:
+    def send_event(self, event: str, **arguments: Any) -> None:
         """Send an event."""
         self._writer.write(encode({"event": event, **arguments}))

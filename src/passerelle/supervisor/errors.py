@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Refused(Exception):
+class ChangeRefused(Exception):
     """A change that was not made; ``problems`` are lines for people, ``status`` is what the admin port answers."""
 
     status = 409
@@ -13,13 +13,13 @@ class Refused(Exception):
         self.problems = problems
 
 
-class Missing(Refused):
+class NotFound(ChangeRefused):
     """There is nothing of that name."""
 
     status = 404
 
 
-class Invalid(Refused):
+class InvalidChange(ChangeRefused):
     """What was asked for means nothing."""
 
     status = 400

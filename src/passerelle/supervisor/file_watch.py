@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NoReturn
 
-from passerelle.discovery.file import Stamp, stamp
+from passerelle.discovery.file import Stamp, file_stamp
 
 LOOK = 1.0  # seconds between two looks
 STILL = 0.2  # seconds that a file must stay as it is before it is read: it may be half written
@@ -22,10 +22,10 @@ async def watch(
     before: Stamp | str = "never looked at"
     while True:
         # In a thread: a file may be on a disk that does not answer.
-        now = await asyncio.to_thread(stamp, path)
+        now = await asyncio.to_thread(file_stamp, path)
         if now != before:
             await asyncio.sleep(still)
-            if await asyncio.to_thread(stamp, path) != now:
+            if await asyncio.to_thread(file_stamp, path) != now:
                 continue
             before = now
             await changed()

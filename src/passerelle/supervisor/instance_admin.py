@@ -1,7 +1,7 @@
 """Instances of a service with targets, changed at run time: added, removed, drained, weighed.
 
 What is asked for is checked as the file is, and nothing is done that leaves a service without an instance, unless it is
-forced. Who carries it out is a :class:`Host`: the supervisor, or a gateway that runs alone.
+forced. Who carries it out is a :class:`InstanceHost`: the supervisor, or a gateway that runs alone.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from passerelle.config.models.config import Target as TargetConfig
 from passerelle.config.models.units import parse_duration
 from passerelle.config.problems import from_pydantic
 from passerelle.config.reading import yaml_tree
-from passerelle.discovery.catalog import Catalog, after_address
-from passerelle.discovery.overrides import Place
+from passerelle.discovery.catalog import Catalog, name_after_address
+from passerelle.discovery.overrides import TargetKey
 from passerelle.gateway.assembly.certificates import service_tls
-from passerelle.supervisor.errors import Invalid, Missing, Refused
+from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.system.ports import join
 from passerelle.upstream.members import InstanceSpec
 
@@ -34,11 +34,11 @@ _LOOK = 0.05
 _FLAGS = {"true": True, "false": False}
 
 
-class Member(NamedTuple):
+class TargetStatus(NamedTuple):
     """One target of a service, as it is now."""
 
     name: str
-    place: Place
+    place: TargetKey
     state: str
 
     @property
@@ -47,7 +47,7 @@ class Member(NamedTuple):
         return join(*self.place[:2])
 
 
-class Host(Protocol):
+class InstanceHost(Protocol):
     """Who has the services."""
 
     @property
@@ -58,10 +58,10 @@ class Host(Protocol):
     def catalog(self) -> Catalog:
         """Which targets each service has."""
 
-    def alone(self) -> AbstractAsyncContextManager[None]:
+    def exclusive(self) -> AbstractAsyncContextManager[None]:
         """One change at a time. :raises Refused: while none can be made."""
 
-    def members(self, service: str) -> list[Member]:
+    def members(self, service: str) -> list[TargetStatus]:
         """The targets of a service now."""
 
     async def apply(self, service: str) -> None:
@@ -80,10 +80,12 @@ class Host(Protocol):
         """Requests and tunnels open on it."""
 
 
-class Instances:
+class InstanceAdmin:
     """Changes the instances of ``host``; ``say`` is for people, ``clock`` in seconds."""
 
-    def __init__(self, host: Host, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, host: InstanceHost, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._host = host
         self._say = say
         self._clock = clock
@@ -91,91 +93,93 @@ class Instances:
     async def carry_out(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         """``add``, ``remove`` or ``change`` with the ``service``, mostly an ``instance`` (its name or its address), and
         what else that needs. :raises Refused: when it cannot be done."""
-        asked = dict(arguments)
-        service, instance = asked.pop("service"), asked.pop("instance", "")
+        options = dict(arguments)
+        service, instance = options.pop("service"), options.pop("instance", "")
         if what == "add":
-            return await self._add(service, asked)
+            return await self._add(service, options)
         if what == "remove":
-            return await self._remove(service, instance, asked)
-        _only(asked, ("weight", "drain", "limit", "force"))
-        if ("weight" in asked) == ("drain" in asked):
-            raise Invalid("exactly one of weight and drain says what to change")
-        if "weight" in asked:
-            return await self._weigh(service, instance, asked)
-        if _flag(asked, "drain"):
-            return await self._drain(service, instance, asked)
+            return await self._remove(service, instance, options)
+        _require_keys(options, ("weight", "drain", "limit", "force"))
+        if ("weight" in options) == ("drain" in options):
+            raise InvalidChange("exactly one of weight and drain says what to change")
+        if "weight" in options:
+            return await self._set_weight(service, instance, options)
+        if _flag(options, "drain"):
+            return await self._drain(service, instance, options)
         return await self._resume(service, instance)
 
-    async def _add(self, name: str, asked: Mapping[str, str]) -> dict[str, Any]:
-        _only(asked, ("url", "weight", "zone"))
-        async with self._host.alone():
-            spec = _spec(name, self._service(name), asked)
+    async def _add(self, name: str, options: Mapping[str, str]) -> dict[str, Any]:
+        _require_keys(options, ("url", "weight", "zone"))
+        async with self._host.exclusive():
+            spec = _spec(name, self._service(name), options)
             place = (spec.host, spec.port, spec.zone)
             for member in self._host.members(name):
                 if member.place == place:
-                    raise Refused(f"{name} has {member.address} already: {member.name}, {member.state}")
+                    raise ChangeRefused(f"{name} has {member.address} already: {member.name}, {member.state}")
             self._host.catalog.add(name, spec)
             await self._host.apply(name)
-            added = next((m for m in self._host.members(name) if m.place == place), Member(spec.name, place, "gone"))
+            added = next(
+                (m for m in self._host.members(name) if m.place == place), TargetStatus(spec.name, place, "gone")
+            )
         late = "" if added.state == "up" else "; it does not answer yet, and gets requests as soon as it does"
-        return self._done(f"{name}: {added.name} is added{late}", added.state, added)
+        return self._report(f"{name}: {added.name} is added{late}", added.state, added)
 
-    async def _remove(self, name: str, instance: str, asked: Mapping[str, str]) -> dict[str, Any]:
-        _only(asked, ("limit", "force"))
-        limit = _seconds(asked)
-        async with self._host.alone():
+    async def _remove(self, name: str, instance: str, options: Mapping[str, str]) -> dict[str, Any]:
+        _require_keys(options, ("limit", "force"))
+        limit = _seconds(options)
+        async with self._host.exclusive():
             member = self._member(name, instance)
             if self._host.catalog.origin(name, member.place) == "found":
-                raise Refused(self._found_again(name, member))
-            self._spare(name, member, _flag(asked, "force"))
+                raise ChangeRefused(self._rediscovered(name, member))
+            self._require_others(name, member, _flag(options, "force"))
             self._host.drain(name, member.name)
-        left = await self._emptied(name, member, limit)
-        async with self._host.alone():
+        left = await self._wait_until_drained(name, member, limit)
+        async with self._host.exclusive():
             now = [m.state for m in self._host.members(name) if m.name == member.name and m.place == member.place]
             if now and now != ["draining"]:
-                raise Refused(f"{member.name} was taken back meanwhile, and stays")
+                raise ChangeRefused(f"{member.name} was taken back meanwhile, and stays")
             if now:
                 self._host.catalog.remove(name, member.place)
                 await self._host.forget(name, member.name)
         rest = f"; {left} in flight after {limit:g} s go on" if left else ""
-        return self._done(f"{name}: {member.name} is removed{rest}", "gone", member, left)
+        return self._report(f"{name}: {member.name} is removed{rest}", "gone", member, left)
 
-    def _found_again(self, name: str, member: Member) -> str:
+    def _rediscovered(self, name: str, member: TargetStatus) -> str:
         where = self._host.catalog.found_by(name, member.place) or "DNS or a list"
         why = f"{member.name} comes from {where}, and would be found again"
         return f"{why}; take it out there, or drain it: passerelle instances drain {name} {member.name}"
 
-    async def _drain(self, name: str, instance: str, asked: Mapping[str, str]) -> dict[str, Any]:
-        limit = _seconds(asked)
-        async with self._host.alone():
+    async def _drain(self, name: str, instance: str, options: Mapping[str, str]) -> dict[str, Any]:
+        limit = _seconds(options)
+        async with self._host.exclusive():
             member = self._member(name, instance)
-            self._spare(name, member, _flag(asked, "force"))
+            self._require_others(name, member, _flag(options, "force"))
             self._host.drain(name, member.name)
-        left = await self._emptied(name, member, limit)
+        left = await self._wait_until_drained(name, member, limit)
         if left:
             problem = f"{member.name} gets nothing new, and {left} are in flight on it after {limit:g} s"
             self._say(f"{name}: {problem}")
-            raise Refused(problem)
-        return self._done(f"{name}: {member.name} is drained, and has nothing in flight", "draining", member)
+            raise ChangeRefused(problem)
+        return self._report(f"{name}: {member.name} is drained, and has nothing in flight", "draining", member)
 
     async def _resume(self, name: str, instance: str) -> dict[str, Any]:
-        async with self._host.alone():
+        async with self._host.exclusive():
             member = self._member(name, instance)
             if member.state != "draining":
-                raise Refused(f"{member.name} is {member.state}, and was not drained")
+                raise ChangeRefused(f"{member.name} is {member.state}, and was not drained")
             self._host.resume(name, member.name)
-        return self._done(f"{name}: {member.name} is back as soon as it answers", "down", member)
+        return self._report(f"{name}: {member.name} is back as soon as it answers", "down", member)
 
-    async def _weigh(self, name: str, instance: str, asked: Mapping[str, str]) -> dict[str, Any]:
-        _only(asked, ("weight",))
-        async with self._host.alone():
+    async def _set_weight(self, name: str, instance: str, options: Mapping[str, str]) -> dict[str, Any]:
+        _require_keys(options, ("weight",))
+        async with self._host.exclusive():
             member = self._member(name, instance)
-            weight = _target(url="http://weight", weight=yaml_tree.resolve(asked["weight"])).weight
-            self._host.catalog.weigh(name, member.place, float(weight))
+            weight = _target(url="http://weight", weight=yaml_tree.resolve(options["weight"])).weight
+            self._host.catalog.set_weight(name, member.place, float(weight))
             await self._host.apply(name)
             balance = self._host.config.services[name].balance.policy
         note = "; balance: round_robin does not look at weights" if balance == "round_robin" else ""
-        return self._done(f"{name}: {member.name} has weight {weight}{note}", member.state, member)
+        return self._report(f"{name}: {member.name} has weight {weight}{note}", member.state, member)
 
     # What is asked for
 
@@ -183,13 +187,13 @@ class Instances:
         services = self._host.config.services
         service = services.get(name)
         if service is None:
-            raise Missing(f"there is no service {name!r}; there are: {', '.join(services)}")
+            raise NotFound(f"there is no service {name!r}; there are: {', '.join(services)}")
         if service.is_local:
             here = f"{name} has {service.source}: its instances are started here"
-            raise Refused(f"{here}; use `passerelle scale {name}=N` or `passerelle restart {name}`")
+            raise ChangeRefused(f"{here}; use `passerelle scale {name}=N` or `passerelle restart {name}`")
         return service
 
-    def _member(self, name: str, instance: str) -> Member:
+    def _member(self, name: str, instance: str) -> TargetStatus:
         """The one of this name, or at this address."""
         self._service(name)
         members = self._host.members(name)
@@ -198,19 +202,19 @@ class Instances:
         ]
         if not found:
             names = ", ".join(m.name for m in members) or "none"
-            raise Missing(f"{name} has no instance {instance!r}; there are: {names}")
+            raise NotFound(f"{name} has no instance {instance!r}; there are: {names}")
         if len(found) > 1:
-            raise Invalid(f"{instance} stands for several: {', '.join(m.name for m in found)}")
+            raise InvalidChange(f"{instance} stands for several: {', '.join(m.name for m in found)}")
         return found[0]
 
-    def _spare(self, name: str, member: Member, force: bool) -> None:
+    def _require_others(self, name: str, member: TargetStatus, force: bool) -> None:
         """:raises Refused: where nothing would be left that takes requests."""
         others = [m for m in self._host.members(name) if m.name != member.name]
         if not force and not any(m.state == "up" for m in others) and (member.state == "up" or not others):
             last = f"the last instance of {name} that is up" if member.state == "up" else f"the only instance of {name}"
-            raise Refused(f"{member.name} is {last}; add another one first, or force it")
+            raise ChangeRefused(f"{member.name} is {last}; add another one first, or force it")
 
-    async def _emptied(self, name: str, member: Member, limit: float) -> int:
+    async def _wait_until_drained(self, name: str, member: TargetStatus, limit: float) -> int:
         """Wait until nothing is in flight; what is left after ``limit`` seconds."""
         until = self._clock() + limit
         while True:
@@ -219,30 +223,30 @@ class Instances:
                 return left
             await asyncio.sleep(_LOOK)
 
-    def _done(self, message: str, state: str, member: Member, left: int = 0) -> dict[str, Any]:
+    def _report(self, message: str, state: str, member: TargetStatus, left: int = 0) -> dict[str, Any]:
         self._say(message)
         about = {"name": member.name, "address": member.address, "state": state, "in_flight": left}
         return {"message": message, **about}
 
 
-def _spec(name: str, service: ServiceConfig, asked: Mapping[str, str]) -> InstanceSpec:
-    if "url" not in asked:
-        raise Invalid("url says where the instance listens, such as http://127.0.0.1:5000")
-    target = _target(url=asked["url"], weight=yaml_tree.resolve(asked.get("weight", "1")))
+def _spec(name: str, service: ServiceConfig, options: Mapping[str, str]) -> InstanceSpec:
+    if "url" not in options:
+        raise InvalidChange("url says where the instance listens, such as http://127.0.0.1:5000")
+    target = _target(url=options["url"], weight=yaml_tree.resolve(options.get("weight", "1")))
     url = target.url
     assert url is not None
     if isinstance(url, Lookup):
-        raise Invalid(f"url: {url.url} is no instance but a name to look up: that stands in the file")
+        raise InvalidChange(f"url: {url.url} is no instance but a name to look up: that stands in the file")
     if url.secure and service_tls(service) is None:
-        raise Refused(f"{name} has no https:// target in the file, so nothing says whom to trust")
-    zone = asked.get("zone", "")
+        raise ChangeRefused(f"{name} has no https:// target in the file, so nothing says whom to trust")
+    zone = options.get("zone", "")
     zones = service.zones
     if zones is None and zone:
-        raise Invalid(f"found zone {zone!r}; {name} has no zones")
+        raise InvalidChange(f"found zone {zone!r}; {name} has no zones")
     if zones is not None and zone not in zones:
         found = f"found zone {zone!r}" if zone else "zone says where it belongs"
-        raise Invalid(f"{found}; allowed: {', '.join(zones)}")
-    called = after_address(name, url.host, url.port, zone)
+        raise InvalidChange(f"{found}; allowed: {', '.join(zones)}")
+    called = name_after_address(name, url.host, url.port, zone)
     return InstanceSpec(called, url.host, url.port, float(target.weight), zone, secure=url.secure)
 
 
@@ -251,29 +255,33 @@ def _target(**found: object) -> TargetConfig:
         return TargetConfig.model_validate(found)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        raise Invalid(*(f"{d['loc'][0]}: {from_pydantic(d, []).message}" for d in details)) from error
+        raise InvalidChange(*(f"{d['loc'][0]}: {from_pydantic(d, []).message}" for d in details)) from error
 
 
-def _only(asked: Collection[str], allowed: Collection[str]) -> None:
-    for key in asked:
+def _require_keys(options: Collection[str], allowed: Collection[str]) -> None:
+    for key in options:
         if key not in allowed:
-            raise Invalid(f"found {key!r}; allowed: {', '.join(allowed)}")
+            raise InvalidChange(f"found {key!r}; allowed: {', '.join(allowed)}")
 
 
-def _flag(asked: Mapping[str, str], key: str) -> bool:
-    flag = _FLAGS.get(asked.get(key, "false"))
-    return _wrong(f"{key}: found {asked[key]!r}; allowed: true, false") if flag is None else flag
+def _flag(options: Mapping[str, str], key: str) -> bool:
+    flag = _FLAGS.get(options.get(key, "false"))
+    return _raise_invalid(f"{key}: found {options[key]!r}; allowed: true, false") if flag is None else flag
 
 
-def _seconds(asked: Mapping[str, str]) -> float:
-    if "limit" not in asked:
+def _seconds(options: Mapping[str, str]) -> float:
+    if "limit" not in options:
         return DRAIN_LIMIT
     try:
-        seconds = parse_duration(asked["limit"])
+        seconds = parse_duration(options["limit"])
     except ValueError as error:
-        _wrong(f"limit: {error}")
-    return seconds if seconds <= MOST_SECONDS else _wrong(f"limit: found {asked['limit']!r}; allowed is at most 1h")
+        _raise_invalid(f"limit: {error}")
+    return (
+        seconds
+        if seconds <= MOST_SECONDS
+        else _raise_invalid(f"limit: found {options['limit']!r}; allowed is at most 1h")
+    )
 
 
-def _wrong(problem: str) -> NoReturn:
-    raise Invalid(problem)
+def _raise_invalid(problem: str) -> NoReturn:
+    raise InvalidChange(problem)

@@ -12,42 +12,42 @@ from passerelle.appserver import main as appserver
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.supervisor.process import Process
 from passerelle.supervisor.restart_backoff import Backoff
-from passerelle.supervisor.service_health import Service
-from passerelle.supervisor.supervised import Events, Kept, State
+from passerelle.supervisor.service_health import ServiceHealthMonitor
+from passerelle.supervisor.supervised import ProcessEvents, ProcessState, SupervisedProcess
 from passerelle.system import ports
 from passerelle.upstream.members import InstanceSpec
 
-_STATES = {state.value: state for state in (State.UP, State.EJECTED, State.DRAINING)}
+_STATES = {state.value: state for state in (ProcessState.UP, ProcessState.EJECTED, ProcessState.DRAINING)}
 
 
-class Instance(Kept):
-    """``service``'s instance called ``name``. ``taken`` holds the ports of all instances; each start takes a new one,
-    so that nothing an earlier process left behind can stand in its way.
+class InstanceProcess(SupervisedProcess):
+    """``service``'s instance called ``name``. ``ports_in_use`` holds the ports of all instances; each start takes a new
+    one, so that nothing an earlier process left behind can stand in its way.
     """
 
     def __init__(
         self,
         name: str,
-        service: Service,
+        service: ServiceHealthMonitor,
         folder: Path,
-        taken: set[int],
+        ports_in_use: set[int],
         write: Callable[[str, bytes], None],
         backoff: Backoff,
-        events: Events,
+        events: ProcessEvents,
         clock: Callable[[], float],
     ) -> None:
         super().__init__(name, backoff, events, clock)
         self.service = service
         self.port = 0
         self._folder = folder
-        self._taken = taken
+        self._ports_in_use = ports_in_use
         self._write = write
 
     @property
-    def state(self) -> State:
+    def state(self) -> ProcessState:
         """How it is now: of one that runs and was up, what its health says."""
         state = super().state
-        return _STATES.get(self.service.state(self.name), State.DOWN) if state is State.UP else state
+        return _STATES.get(self.service.state(self.name), ProcessState.DOWN) if state is ProcessState.UP else state
 
     @property
     def address(self) -> str:
@@ -55,9 +55,9 @@ class Instance(Kept):
         return ports.join(ports.LOOPBACK, self.port) if self.port else ""
 
     def _spawn(self) -> Process:
-        self._taken.discard(self.port)
-        self.port = ports.free(self._taken)
-        self._taken.add(self.port)
+        self._ports_in_use.discard(self.port)
+        self.port = ports.free(self._ports_in_use)
+        self._ports_in_use.add(self.port)
         config = self.service.config
         return Process.spawn(
             self.name,
@@ -80,11 +80,11 @@ class Instance(Kept):
 
     async def _watch(self, process: Process) -> NoReturn:
         spec = InstanceSpec(self.name, ports.LOOPBACK, self.port)
-        self.service.join(spec)
-        await self.service.watch(spec, self._is_up)
+        self.service.add(spec)
+        await self.service.watch(spec, self._mark_up)
 
-    def _ended(self) -> None:
-        self.service.leave(self.name)
+    def _on_end(self) -> None:
+        self.service.remove(self.name)
 
 
 def command(config: ServiceConfig, port: int) -> list[str]:

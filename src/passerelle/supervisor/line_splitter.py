@@ -6,7 +6,7 @@ from __future__ import annotations
 LIMIT = 16 * 1024
 
 
-class Lines:
+class LineSplitter:
     """Splits a stream at newlines. Of a longer line the first ``limit`` bytes are kept and the rest is counted."""
 
     __slots__ = ("_dropped", "_kept", "limit")
@@ -46,7 +46,7 @@ class Lines:
         return line
 
 
-class WholeLines:
+class LineBuffer:
     """Passes a stream on in large pieces that end where a line ends, so that nothing else is written inside one.
 
     Made for the access log, where cutting up every line would cost more than it is worth. A single line longer than

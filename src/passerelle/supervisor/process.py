@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from passerelle.supervisor.line_splitter import Lines, WholeLines
+from passerelle.supervisor.line_splitter import LineBuffer, LineSplitter
 from passerelle.system import linux
 
 # Carried by every process that a command starts, also by those that leave its session to daemonise.
@@ -131,7 +131,7 @@ class Process:
     # Output
 
     def _read_lines(self, fd: int, on_line: Callable[[bytes], None]) -> None:
-        lines = Lines()
+        lines = LineSplitter()
 
         def take(data: bytes) -> None:
             for line in lines.feed(data) if data else lines.flush():
@@ -141,7 +141,7 @@ class Process:
         self._read(fd, take)
 
     def _read_raw(self, fd: int, on_raw: Callable[[bytes], None]) -> None:
-        whole = WholeLines()
+        whole = LineBuffer()
 
         def take(data: bytes) -> None:
             out = whole.feed(data) if data else whole.flush()

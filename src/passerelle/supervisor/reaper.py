@@ -25,7 +25,7 @@ _GRACE = 1.0  # seconds between SIGTERM and SIGKILL for what the supervisor left
 _GIVE_UP = 5.0  # seconds after SIGKILL until a process in an uninterruptible wait is left to the kernel
 
 
-def divide() -> None:
+def fork_reaper() -> None:
     """Fork: returns in the supervisor-to-be; the present process becomes the guard and never returns."""
     linux.become_subreaper()
     guard = os.getpid()
@@ -46,7 +46,7 @@ def divide() -> None:
     os.execve(sys.executable, argv, {**os.environ, "PYTHONPATH": paths})  # noqa: S606
 
 
-def watch(supervisor: int) -> int:
+def forward_signals(supervisor: int) -> int:
     """Pass signals on until ``supervisor`` (a child of this process) has ended, then end its leftovers.
 
     Gives the code to exit with. All of :data:`FORWARDED` and SIGCHLD must be blocked.
@@ -109,4 +109,4 @@ def _has_children() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(watch(int(sys.argv[1])))
+    sys.exit(forward_signals(int(sys.argv[1])))

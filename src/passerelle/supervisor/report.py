@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from passerelle.supervisor.output import Output
-from passerelle.supervisor.supervised import Kept
+from passerelle.supervisor.supervised import SupervisedProcess
 
 OWN = "passerelle"
 
@@ -19,7 +19,7 @@ _MANY = 10  # instances of a service that are up are summed up in one row beyond
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReportRow:
     """One line of the start report. ``seconds`` is how long an instance took to answer, None for everything else."""
 
     name: str
@@ -41,7 +41,7 @@ def wants_colour(stream: IO[str], environ: dict[str, str] | os._Environ[str] = o
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
-class Report:
+class ConsoleReport:
     """Writes to ``output``. ``terminal``: a line may be rewritten; ``colour``: names are coloured."""
 
     def __init__(self, output: Output, *, terminal: bool, colour: bool, clock: Callable[[], float]) -> None:
@@ -122,25 +122,29 @@ class Report:
 
     # What happens
 
-    def up(self, kept: Kept) -> None:
+    def up(self, member: SupervisedProcess) -> None:
         """It answers for the first time since its start."""
-        self._shown.pop(kept.name, None)
+        self._shown.pop(member.name, None)
         if self.started:
-            pid = kept.process.pid if kept.process is not None else 0
-            self.say(f"{kept.name} is up (pid {pid}, start {kept.starts})")
+            pid = member.process.pid if member.process is not None else 0
+            self.say(f"{member.name} is up (pid {pid}, start {member.starts})")
 
-    def ended(self, kept: Kept, reason: str, after: float, again_in: float, tail: Sequence[bytes]) -> None:
+    def ended(
+        self, member: SupervisedProcess, reason: str, after: float, again_in: float, tail: Sequence[bytes]
+    ) -> None:
         """It ended, or could not be started. Its last lines are shown again, together, unless it ended so before."""
-        self.say(self._paint(f"{kept.name} {reason}", 31) + f" after {seconds(after)}; next start in {again_in:.1f} s")
-        if tail and self._shown.get(kept.name) != reason:
-            self._shown[kept.name] = reason
-            self.say(f"the last lines of {kept.name}:")
+        self.say(
+            self._paint(f"{member.name} {reason}", 31) + f" after {seconds(after)}; next start in {again_in:.1f} s"
+        )
+        if tail and self._shown.get(member.name) != reason:
+            self._shown[member.name] = reason
+            self.say(f"the last lines of {member.name}:")
             for text in tail:
                 self.line(OWN, b"    " + text)
 
     # The start report
 
-    def start(self, version: str, file: str, rows: Sequence[Row], listen: str, admin: str | None) -> None:
+    def start(self, version: str, file: str, rows: Sequence[ReportRow], listen: str, admin: str | None) -> None:
         """Everything that was started, how it is, and where to go."""
         self.progress("")
         self.started = True
@@ -156,7 +160,7 @@ class Report:
         text += ["", where + (f" · admin http://{admin}" if admin is not None else ""), ""]
         self._put("\n".join([*text, ""]).encode())
 
-    def _row(self, row: Row, names: int, addresses: int) -> str:
+    def _row(self, row: ReportRow, names: int, addresses: int) -> str:
         state = self._paint(f"{row.state:<8}", 32 if row.is_up else 31)
         name = self._paint(f"{row.name:<{names}}", self._colour_of(row.name))
         pid = f"pid {row.pid}" if row.pid is not None else ""
@@ -164,16 +168,16 @@ class Report:
         return f"  {name}  {state}  {row.address:<{addresses}}  {pid:<11}  {note}".rstrip()
 
 
-def _summed(rows: Sequence[Row]) -> list[Row]:
+def _summed(rows: Sequence[ReportRow]) -> list[ReportRow]:
     """``rows`` with the instances of a service that are up in one row where they are many."""
-    shown: list[Row] = []
+    shown: list[ReportRow] = []
     for service in dict.fromkeys(row.service for row in rows):
         mine = [row for row in rows if row.service == service]
         up = [row for row in mine if row.is_up]
         if len(up) > _MANY:
             slowest = max((row.seconds for row in up if row.seconds is not None), default=None)
             last = up[-1].name.rpartition("-")[2]
-            shown.append(Row(f"{up[0].name} … {last}", service, "up", f"{len(up)} instances", None, slowest))
+            shown.append(ReportRow(f"{up[0].name} … {last}", service, "up", f"{len(up)} instances", None, slowest))
             mine = [row for row in mine if not row.is_up]
         shown += mine
     return shown

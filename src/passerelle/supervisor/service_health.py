@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from passerelle.balancing.health import Change, ServiceHealth, State
+from passerelle.balancing.health import HealthChange, HealthState, ServiceHealth
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.gateway.assembly.certificates import ServiceCertificates
 from passerelle.gateway.assembly.services import health_settings
@@ -18,7 +18,7 @@ from passerelle.upstream.members import InstanceSpec
 TOGETHER = 0.25  # seconds between two tellings that time alone brings about
 
 
-class Service:
+class ServiceHealthMonitor:
     """The instances that can be asked (processes that run, or targets) and their health.
 
     ``changed`` is called, with this service, when what the workers must know has changed.
@@ -28,14 +28,14 @@ class Service:
         self,
         name: str,
         config: ServiceConfig,
-        changed: Callable[[Service], None],
+        changed: Callable[[ServiceHealthMonitor], None],
         clock: Callable[[], float],
         rng: Callable[[], float],
     ) -> None:
         self.name = name
         self.config = config
         self.path = config.health.path if config.health is not None else None
-        self.within = config.health.timeout if config.health is not None else TIMEOUT
+        self.probe_timeout = config.health.timeout if config.health is not None else TIMEOUT
         self._certificates = ServiceCertificates(config)
         self.problems: dict[str, str] = {}  # what the last probe of an instance found wrong; by name
         self._changed = changed
@@ -50,7 +50,7 @@ class Service:
         before, self.config = self.config, config
         self._certificates = ServiceCertificates(config)
         self.path = config.health.path if config.health is not None else None
-        self.within = config.health.timeout if config.health is not None else TIMEOUT
+        self.probe_timeout = config.health.timeout if config.health is not None else TIMEOUT
         settings = health_settings(config, probed=True)
         if settings != health_settings(before, probed=True):
             now = self._clock()
@@ -59,16 +59,16 @@ class Service:
             self._health.replace(map(_key, self._present.values()), now)
             self._health.restore(snapshot, now)
 
-    def join(self, spec: InstanceSpec) -> None:
+    def add(self, spec: InstanceSpec) -> None:
         """``spec`` exists from now on; it is down until its first good probe."""
         self._present[spec.name] = spec
-        self._replaced()
+        self._on_instances_changed()
 
-    def leave(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """The instance called ``name`` is gone: no worker may pick it any more."""
         if self._present.pop(name, None) is not None:
             self.problems.pop(name, None)
-            self._replaced()
+            self._on_instances_changed()
 
     async def watch(
         self, spec: InstanceSpec, up: Callable[[], None], failed: Callable[[], None] | None = None
@@ -78,7 +78,7 @@ class Service:
         ``up`` is called once, when it first answers; ``failed``, if given, after each probe before that.
         """
         pause = 0.02
-        while not await self._ask(spec):
+        while not await self._probe(spec):
             if failed is not None:
                 failed()
             await asyncio.sleep(pause)
@@ -89,27 +89,27 @@ class Service:
         await asyncio.sleep(INTERVAL * self._rng())
         while True:
             # One that has just failed is asked sooner: whatever waits for its answer waits for the verdict.
-            asked_again = not await self._ask(spec) and self.is_up(spec.name)
+            asked_again = not await self._probe(spec) and self.is_up(spec.name)
             await asyncio.sleep(INTERVAL / 12 if asked_again else INTERVAL)
 
-    async def _ask(self, spec: InstanceSpec) -> bool:
+    async def _probe(self, spec: InstanceSpec) -> bool:
         try:
-            tls = self._certificates.now() if spec.secure else None
+            tls = self._certificates.current() if spec.secure else None
         except OSError as error:
             problem = f"certificates cannot be used: {reason(error)}"
         else:
-            problem = await probe(spec.host, spec.port, self.path, self.within, tls)
+            problem = await probe(spec.host, spec.port, self.path, self.probe_timeout, tls)
         if problem:
             self.problems[spec.name] = problem
         else:
             self.problems.pop(spec.name, None)
-        self._heard(self._health.probed(_key(spec), not problem, self._clock()))
+        self._on_changes(self._health.probed(_key(spec), not problem, self._clock()))
         return not problem
 
     def is_up(self, name: str) -> bool:
         """Whether the instance called ``name`` passes its probes."""
         spec = self._present.get(name)
-        return spec is not None and self._health.state(_key(spec)) is State.UP
+        return spec is not None and self._health.state(_key(spec)) is HealthState.UP
 
     def state(self, name: str) -> str:
         """The state of its health, in a word."""
@@ -120,19 +120,21 @@ class Service:
     def report(self, event: str, instance: str) -> None:
         """What requests of a worker saw: ``misbehaved`` (``instance`` failed again and again) or ``crowded``."""
         now = self._clock()
-        self._heard(self._health.crowded(now) if event == "crowded" else self._health.misbehaved(instance, now))
+        self._on_changes(
+            self._health.report_overload(now) if event == "crowded" else self._health.report_failing(instance, now)
+        )
 
     def drain(self, name: str) -> None:
         """Let the instance called ``name`` finish what it has, and give it nothing new."""
         spec = self._present.get(name)
         if spec is not None:
-            self._heard(self._health.drain(_key(spec), self._clock()))
+            self._on_changes(self._health.drain(_key(spec), self._clock()))
 
     def resume(self, name: str) -> None:
         """Take :meth:`drain` back."""
         spec = self._present.get(name)
         if spec is not None:
-            self._heard(self._health.resume(_key(spec), self._clock()))
+            self._on_changes(self._health.resume(_key(spec), self._clock()))
 
     def listing(self) -> list[dict[str, Any]]:
         """All instances for the workers, each an :class:`InstanceSpec` with its status and share."""
@@ -142,15 +144,15 @@ class Service:
             for s in self._present.values()
         ]
 
-    def _replaced(self) -> None:
+    def _on_instances_changed(self) -> None:
         self._health.replace(map(_key, self._present.values()), self._clock())
-        self._tell()
+        self._notify()
 
-    def _heard(self, changes: list[Change]) -> None:
+    def _on_changes(self, changes: list[HealthChange]) -> None:
         if changes:
-            self._tell()
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """Let the workers know, and again when time alone changes what they must know."""
         self._changed(self)
         if self._timer is not None:
@@ -165,7 +167,7 @@ class Service:
 
     def _tick(self) -> None:
         self._health.tick(self._clock())
-        self._tell()
+        self._notify()
 
     def close(self) -> None:
         """Nothing more is told."""
@@ -179,10 +181,10 @@ def _key(spec: InstanceSpec) -> str:
     return f"{spec.name}@{spec.host}:{spec.port}"
 
 
-class Target:
+class ProbedTarget:
     """An instance that runs already, somewhere else: only probed. ``settled`` is set when it was asked once."""
 
-    def __init__(self, spec: InstanceSpec, service: Service) -> None:
+    def __init__(self, spec: InstanceSpec, service: ServiceHealthMonitor) -> None:
         self.spec = spec
         self.name = spec.name
         self.service = service
@@ -199,5 +201,5 @@ class Target:
 
     async def run(self) -> None:
         """Probe it for ever."""
-        self.service.join(self.spec)
+        self.service.add(self.spec)
         await self.service.watch(self.spec, self.settled.set, self.settled.set)

@@ -16,23 +16,23 @@ from passerelle import __version__
 from passerelle.config.loader import inspect_bytes
 from passerelle.config.models.config import Config
 from passerelle.discovery.catalog import Catalog
-from passerelle.discovery.overrides import Place, place_of
+from passerelle.discovery.overrides import TargetKey, target_key
 from passerelle.errors import CannotGuard
 from passerelle.gateway.gateway import Gateway
 from passerelle.observability.metrics import Snapshot
 from passerelle.supervisor import purging
 from passerelle.supervisor.admin import Admin
-from passerelle.supervisor.errors import Refused
+from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.file_watch import watch
-from passerelle.supervisor.instance_admin import Instances, Member
+from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
 from passerelle.supervisor.reconciler import FIXED
-from passerelle.supervisor.summary import together
-from passerelle.supervisor.worker_main import CannotStart, Stop, build, tune_memory
+from passerelle.supervisor.summary import combined_status
+from passerelle.supervisor.worker_main import CannotStart, StopRequest, build, tune_memory
 from passerelle.system import linux, ports
 from passerelle.upstream.members import InstanceSpec
 
 
-class Alone:
+class StandaloneGateway:
     """The subject of the admin port of a gateway that runs alone."""
 
     def __init__(self, gateway: Gateway, config: Config, text: str, file: str) -> None:
@@ -46,8 +46,8 @@ class Alone:
         self._begun = time.monotonic()
         self.catalog = Catalog(self._on_found, lambda line: print(line, file=sys.stderr, flush=True))
         self._lock = asyncio.Lock()
-        self._drained: set[tuple[str, Place]] = set()  # with the service
-        self._managed = Instances(self, lambda line: print(line, file=sys.stderr, flush=True))
+        self._drained: set[tuple[str, TargetKey]] = set()  # with the service
+        self._managed = InstanceAdmin(self, lambda line: print(line, file=sys.stderr, flush=True))
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def find(self) -> None:
@@ -55,7 +55,7 @@ class Alone:
         await self.catalog.prepare(self._config)
         self.catalog.adopt(self._config)
         for name, service in self._config.services.items():
-            if self.catalog.finds(service):
+            if self.catalog.is_discovered(service):
                 self._on_found(name)
 
     def stop(self) -> None:
@@ -70,7 +70,7 @@ class Alone:
 
     def _specs(self, service: str, config: Config) -> list[InstanceSpec]:
         specs = self.catalog.specs(service, config)
-        return [s._replace(status="DRAINING") if (service, place_of(s)) in self._drained else s for s in specs]
+        return [s._replace(status="DRAINING") if (service, target_key(s)) in self._drained else s for s in specs]
 
     # The host of Instances
 
@@ -80,18 +80,18 @@ class Alone:
         return self._config
 
     @contextlib.asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    async def exclusive(self) -> AsyncIterator[None]:
         """One change at a time, and none while it stops."""
         async with self._lock:
             if self.state != "running":
-                raise Refused(f"it is {self.state}, and takes no changes")
+                raise ChangeRefused(f"it is {self.state}, and takes no changes")
             yield
 
-    def members(self, service: str) -> list[Member]:
+    def members(self, service: str) -> list[TargetStatus]:
         """The targets of a service now."""
         states = {i["name"]: i["status"] for i in self._gateway.status()[service]}
         specs = self._specs(service, self._config)
-        return [Member(s.name, place_of(s), states.get(s.name, "down")) for s in specs]
+        return [TargetStatus(s.name, target_key(s), states.get(s.name, "down")) for s in specs]
 
     async def apply(self, service: str) -> None:
         """Let the service have the targets that the catalog says."""
@@ -115,7 +115,7 @@ class Alone:
     def _forget_drained(self) -> None:
         """Those that are there no more: they would be drained when they are back."""
         config = self._config
-        self._drained &= {(name, place_of(s)) for name in config.services for s in self.catalog.specs(name, config)}
+        self._drained &= {(name, target_key(s)) for name in config.services for s in self.catalog.specs(name, config)}
 
     async def in_flight(self, service: str, member: str) -> int:
         """Requests and tunnels open on it."""
@@ -136,7 +136,7 @@ class Alone:
         """The same shape as a supervisor's; the gateway itself is its only worker."""
         uptime = round(time.monotonic() - self._begun, 3)
         services = {}
-        told = self._gateway.told()
+        told = self._gateway.service_snapshots()
         for name, instances in self._gateway.status().items():
             places = {s.name: s for s in self._specs(name, self._config)}
             members = [
@@ -145,7 +145,7 @@ class Alone:
                     "state": i["status"],
                     "problem": None,
                     "weight": places[i["name"]].weight,
-                    "origin": self.catalog.origin(name, place_of(places[i["name"]])),
+                    "origin": self.catalog.origin(name, target_key(places[i["name"]])),
                 }
                 for i in instances
                 if i["name"] in places
@@ -153,7 +153,7 @@ class Alone:
             services[name] = {
                 "source": self._config.services[name].source,
                 "up": sum(i["up"] for i in instances),
-                **together([told[name]]),
+                **combined_status([told[name]]),
                 "removed": self.catalog.removed(name),
                 "instances": members,
             }
@@ -176,9 +176,9 @@ class Alone:
         if what.startswith("instances/"):
             return await self._managed.carry_out(what.removeprefix("instances/"), arguments)
         if what == "cache/purge":
-            return purging.told(self._gateway.purge(*purging.wanted(arguments)))
+            return purging.purge_result(self._gateway.purge(*purging.parse_purge(arguments)))
         if what != "reload":
-            raise Refused("`passerelle gateway` starts no instances")
+            raise ChangeRefused("`passerelle gateway` starts no instances")
         return await self.reload()
 
     async def reload(self) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class Alone:
         async with self._lock:
             try:
                 answer = await self._reload(self._read())
-            except Refused as refused:
+            except ChangeRefused as refused:
                 self._problems = refused.problems
                 raise
             self._problems = ()
@@ -197,7 +197,7 @@ class Alone:
         await watch(Path(self._file), self._on_change)
 
     async def _on_change(self) -> None:
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(ChangeRefused):
             if not self._problems and _text(self._read()) == self._text:
                 return
         await self._on_hangup()
@@ -206,15 +206,15 @@ class Alone:
         try:
             return Path(self._file).read_bytes()
         except OSError as error:
-            raise Refused(f"cannot read {self._file}: {error.strerror}") from error
+            raise ChangeRefused(f"cannot read {self._file}: {error.strerror}") from error
 
     async def _reload(self, data: bytes) -> dict[str, Any]:
         report = inspect_bytes(data, self._file, folder=Path(self._file).parent)
         if report.config is None:
-            raise Refused(*map(str, report.errors))
+            raise ChangeRefused(*map(str, report.errors))
         local = [name for name, service in report.config.services.items() if service.is_local]
         if local:
-            raise Refused(f"these services have app or run, which is for `passerelle up`: {', '.join(local)}")
+            raise ChangeRefused(f"these services have app or run, which is for `passerelle up`: {', '.join(local)}")
         later = [key for key in FIXED if getattr(report.config, key) != getattr(self._config, key)]
         config = report.config
         await self.catalog.prepare(config)
@@ -222,7 +222,7 @@ class Alone:
             self._gateway.reload(config, {name: self._specs(name, config) for name in config.services})
         except CannotGuard as error:
             self.catalog.adopt(self._config)
-            raise Refused(str(error)) from error
+            raise ChangeRefused(str(error)) from error
         self._config = config.model_copy(update={key: getattr(self._config, key) for key in FIXED})
         self._text = _text(data)
         self.catalog.adopt(self._config)
@@ -246,7 +246,7 @@ class Alone:
     async def _on_hangup(self) -> None:
         try:
             print((await self.reload())["message"], file=sys.stderr, flush=True)
-        except Refused as refused:
+        except ChangeRefused as refused:
             print(refused, "nothing was changed", sep="\n", file=sys.stderr, flush=True)
 
 
@@ -261,7 +261,7 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
 
     :raises CannotStart: when a port is taken or the log cannot be opened.
     """
-    stop = Stop()
+    stop = StopRequest()
     stop.listen()
     try:
         (listener,) = ports.for_clients(config.listen)
@@ -269,15 +269,15 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     except ports.PortTaken as error:
         raise CannotStart(str(error)) from error
     gateway = build(config)
-    alone = Alone(gateway, config, text, file)
-    await alone.find()
+    standalone = StandaloneGateway(gateway, config, text, file)
+    await standalone.find()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     host, port = await gateway.start(listener)
     tune_memory()
-    alone.listen = ports.join(host, port)
+    standalone.listen = ports.join(host, port)
     if not linux.hangup_is_ignored() and not linux.has_terminal():
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, alone.on_hangup)
-    admin = Admin(admin_socket, alone) if admin_socket is not None else None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, standalone.on_hangup)
+    admin = Admin(admin_socket, standalone) if admin_socket is not None else None
     where = f"listening on {config.scheme}://{ports.join(host, port)}"
     if admin is not None:
         await admin.start()
@@ -285,9 +285,9 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     # Standard output may be the access log's, one JSON object a line.
     print(where, file=sys.stderr, flush=True)
     if follow:
-        alone.spawn(alone.follow())
-    await stop.asked.wait()
-    alone.stop()
+        standalone.spawn(standalone.follow())
+    await stop.requested.wait()
+    standalone.stop()
     await stop.carry_out(gateway)
     if admin is not None:
         await admin.stop()

@@ -7,46 +7,46 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from passerelle import __version__
-from passerelle.discovery.overrides import place_of
-from passerelle.supervisor.instance_process import Instance
-from passerelle.supervisor.report import Row
-from passerelle.supervisor.summary import together
-from passerelle.supervisor.supervised import State
-from passerelle.supervisor.worker_process import Worker
+from passerelle.discovery.overrides import target_key
+from passerelle.supervisor.instance_process import InstanceProcess
+from passerelle.supervisor.report import ReportRow
+from passerelle.supervisor.summary import combined_status
+from passerelle.supervisor.supervised import ProcessState
+from passerelle.supervisor.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from passerelle.supervisor.supervisor import Supervisor
 
 
-def rows(it: Supervisor) -> list[Row]:
+def rows(supervisor: Supervisor) -> list[ReportRow]:
     """All that runs, for the start report."""
     rows = []
-    for instance in it.instances:
+    for instance in supervisor.instances:
         process = instance.process
         taken = instance.up_since - process.started if instance.up_since is not None and process else None
         state = instance.state
-        problem = instance.last_end if state is State.WAITING else ""
-        if state is State.STARTING:
-            problem = f"{it.services[instance.service.name].problems.get(instance.name, 'not yet asked')}"
+        problem = instance.last_end if state is ProcessState.WAITING else ""
+        if state is ProcessState.STARTING:
+            problem = f"{supervisor.services[instance.service.name].problems.get(instance.name, 'not yet asked')}"
             problem += "; it joins as soon as it answers"
         pid = process.pid if process is not None and process.returncode is None else None
-        name = "failed" if state is State.WAITING else state.value
-        rows.append(Row(instance.name, instance.service.name, name, instance.address, pid, taken, problem))
-    for target in it.targets:
+        name = "failed" if state is ProcessState.WAITING else state.value
+        rows.append(ReportRow(instance.name, instance.service.name, name, instance.address, pid, taken, problem))
+    for target in supervisor.targets:
         problem = target.service.problems.get(target.name, "")
-        rows.append(Row(target.name, target.service.name, target.state, target.address, None, None, problem))
-    order = list(it.services)
+        rows.append(ReportRow(target.name, target.service.name, target.state, target.address, None, None, problem))
+    order = list(supervisor.services)
     rows.sort(key=lambda row: order.index(row.service))
-    for worker in it.workers:
+    for worker in supervisor.workers:
         assert worker.process is not None
-        rows.append(Row(worker.name, "", worker.state.value, it.listen, worker.process.pid, None))
+        rows.append(ReportRow(worker.name, "", worker.state.value, supervisor.listen, worker.process.pid, None))
     return rows
 
 
-async def status(it: Supervisor) -> dict[str, Any]:
+async def status(supervisor: Supervisor) -> dict[str, Any]:
     """Everything that runs, as JSON-able values; times in seconds."""
-    now = it.clock()
-    answers = await asyncio.gather(*(worker.status() for worker in it.workers))
+    now = supervisor.clock()
+    answers = await asyncio.gather(*(worker.status() for worker in supervisor.workers))
     in_flight: dict[str, int] = {}
     for answer in answers:
         for listed in (answer or {}).get("services", {}).values():
@@ -54,8 +54,8 @@ async def status(it: Supervisor) -> dict[str, Any]:
                 in_flight[seen["name"]] = in_flight.get(seen["name"], 0) + seen["in_flight"]
     told = [answer["told"] for answer in answers if answer is not None]
     services = {}
-    for name, service in it.services.items():
-        members = [_describe(i, in_flight, now) for i in it.instances if i.service is service]
+    for name, service in supervisor.services.items():
+        members = [_describe(i, in_flight, now) for i in supervisor.instances if i.service is service]
         members += [
             {
                 "name": t.name,
@@ -64,47 +64,47 @@ async def status(it: Supervisor) -> dict[str, Any]:
                 "problem": service.problems.get(t.name),
                 "in_flight": in_flight.get(t.name, 0),
                 "weight": t.spec.weight,
-                "origin": it.catalog.origin(name, place_of(t.spec)),
+                "origin": supervisor.catalog.origin(name, target_key(t.spec)),
             }
-            for t in it.targets
+            for t in supervisor.targets
             if t.service is service
         ]
         services[name] = {
             "source": service.config.source,
-            **together([of_worker[name] for of_worker in told if name in of_worker]),
-            "removed": it.catalog.removed(name),
+            **combined_status([of_worker[name] for of_worker in told if name in of_worker]),
+            "removed": supervisor.catalog.removed(name),
             "up": sum(member["state"] == "up" for member in members),
             "instances": members,
         }
     return {
         "version": __version__,
-        "state": it.state,
-        "config": it.setup.file,
-        "config_problems": list(it.changes.problems),
-        "listen": it.listen,
+        "state": supervisor.state,
+        "config": supervisor.setup.file,
+        "config_problems": list(supervisor.changes.problems),
+        "listen": supervisor.listen,
         "pid": os.getpid(),
-        "uptime": round(now - it.begun, 3),
+        "uptime": round(now - supervisor.begun, 3),
         "workers": [
             {**_describe(w, {}, now), "answers": answer is not None}
-            for w, answer in zip(it.workers, answers, strict=True)
+            for w, answer in zip(supervisor.workers, answers, strict=True)
         ],
         "services": services,
     }
 
 
-def _describe(kept: Instance | Worker, in_flight: dict[str, int], now: float) -> dict[str, Any]:
-    process = kept.process
+def _describe(member: InstanceProcess | WorkerProcess, in_flight: dict[str, int], now: float) -> dict[str, Any]:
+    process = member.process
     alive = process is not None and process.returncode is None
     described: dict[str, Any] = {
-        "name": kept.name,
-        "state": kept.state.value,
+        "name": member.name,
+        "state": member.state.value,
         "pid": process.pid if process is not None and alive else None,
-        "restarts": kept.restarts,
+        "restarts": member.restarts,
         "uptime": round(now - process.started, 3) if process is not None and alive else None,
-        "last_end": kept.last_end or None,
+        "last_end": member.last_end or None,
     }
-    if isinstance(kept, Instance):
-        described["address"] = kept.address
-        described["problem"] = kept.service.problems.get(kept.name)
-        described["in_flight"] = in_flight.get(kept.name, 0)
+    if isinstance(member, InstanceProcess):
+        described["address"] = member.address
+        described["problem"] = member.service.problems.get(member.name)
+        described["in_flight"] = in_flight.get(member.name, 0)
     return described

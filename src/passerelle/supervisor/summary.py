@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def together(told: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def combined_status(told: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """What workers say of one service, as one: how many have its breaker in which state, the sum of their limits."""
     breaker: Counter[str] = Counter()
     concurrency: Counter[str] = Counter()

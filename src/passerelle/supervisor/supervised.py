@@ -14,7 +14,7 @@ from passerelle.supervisor.restart_backoff import Backoff
 from passerelle.system.ports import PortTaken
 
 
-class State(enum.Enum):
+class ProcessState(enum.Enum):
     """Of a kept command; the value is its name in reports."""
 
     STARTING = "starting"
@@ -26,23 +26,25 @@ class State(enum.Enum):
     STOPPED = "stopped"
 
 
-class Events(Protocol):
+class ProcessEvents(Protocol):
     """Who is told what happens, for people to read."""
 
-    def up(self, kept: Kept) -> None:
+    def up(self, member: SupervisedProcess) -> None:
         """It answers for the first time since its start."""
 
-    def ended(self, kept: Kept, reason: str, after: float, again_in: float, tail: Sequence[bytes]) -> None:
+    def ended(
+        self, member: SupervisedProcess, reason: str, after: float, again_in: float, tail: Sequence[bytes]
+    ) -> None:
         """It ended, or could not be started: why, after how many seconds, and what it said last."""
 
 
-class Kept(ABC):
+class SupervisedProcess(ABC):
     """The base of instances and workers. :meth:`run` keeps it running until cancelled, :meth:`stop` then ends it.
 
     ``settled`` is set when the first start has come to something: it answered, or failed.
     """
 
-    def __init__(self, name: str, backoff: Backoff, events: Events, clock: Callable[[], float]) -> None:
+    def __init__(self, name: str, backoff: Backoff, events: ProcessEvents, clock: Callable[[], float]) -> None:
         self.name = name
         self.process: Process | None = None
         self.starts = 0
@@ -63,24 +65,24 @@ class Kept(ABC):
         """Look after the running ``process``; cancelled when it ends. Gives the reason why it must end."""
 
     @abstractmethod
-    def _ended(self) -> None:
+    def _on_end(self) -> None:
         """The process has ended: nobody may use it any more."""
 
     @property
-    def state(self) -> State:
+    def state(self) -> ProcessState:
         """How it is now."""
         if self.waiting:
-            return State.WAITING
+            return ProcessState.WAITING
         if self.process is None or self.process.returncode is not None:
-            return State.STOPPED
-        return State.STARTING if self.up_since is None else State.UP
+            return ProcessState.STOPPED
+        return ProcessState.STARTING if self.up_since is None else ProcessState.UP
 
     @property
     def restarts(self) -> int:
         """How often it was started again."""
         return max(0, self.starts - 1)
 
-    def _is_up(self) -> None:
+    def _mark_up(self) -> None:
         self.up_since = self._clock()
         self.settled.set()
         self._events.up(self)
@@ -96,7 +98,7 @@ class Kept(ABC):
             except (StartFailed, PortTaken) as error:
                 reason = str(error)
             else:
-                reason = await self._live(process)
+                reason = await self._run_once(process)
                 tail = process.tail
             now = self._clock()
             healthy_for = now - self.up_since if self.up_since is not None else 0.0
@@ -109,7 +111,7 @@ class Kept(ABC):
             await asyncio.sleep(delay)
             self.waiting = False
 
-    async def _live(self, process: Process) -> str:
+    async def _run_once(self, process: Process) -> str:
         watch = asyncio.create_task(self._watch(process))
         wait = asyncio.create_task(process.wait())
         try:
@@ -119,7 +121,7 @@ class Kept(ABC):
         finally:
             watch.cancel()
             wait.cancel()
-            self._ended()
+            self._on_end()
         if reason and process.returncode is None:
             await process.stop(0.0)
             return reason

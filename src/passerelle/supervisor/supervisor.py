@@ -24,21 +24,21 @@ from passerelle.observability.metrics import Snapshot, merge
 from passerelle.supervisor import purging
 from passerelle.supervisor import status as overview
 from passerelle.supervisor.admin import Admin
-from passerelle.supervisor.errors import Refused
-from passerelle.supervisor.instance_process import Instance
-from passerelle.supervisor.reconciler import Changes
-from passerelle.supervisor.report import Report
+from passerelle.supervisor.errors import ChangeRefused
+from passerelle.supervisor.instance_process import InstanceProcess
+from passerelle.supervisor.reconciler import Reconciler
+from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.restart_backoff import Backoff
-from passerelle.supervisor.service_health import Service, Target
-from passerelle.supervisor.supervised import Kept, State
-from passerelle.supervisor.worker_process import Worker
+from passerelle.supervisor.service_health import ProbedTarget, ServiceHealthMonitor
+from passerelle.supervisor.supervised import ProcessState, SupervisedProcess
+from passerelle.supervisor.worker_process import WorkerProcess
 from passerelle.system import linux, ports
 
 START_LIMIT = 30.0  # seconds until the start report no longer waits for an instance
 WORKER_GRACE = 10.0  # seconds for the requests in flight
 SERVICE_GRACE = 10.0  # seconds between SIGTERM and SIGKILL for an instance
 
-_Member = TypeVar("_Member", bound=Kept | Target)
+_Member = TypeVar("_Member", bound=SupervisedProcess | ProbedTarget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Supervisor:
     def __init__(
         self,
         setup: Setup,
-        report: Report,
+        report: ConsoleReport,
         *,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -77,23 +77,23 @@ class Supervisor:
         self._start_limit = start_limit
         self._grace = grace
         self.begun = clock()
-        self._go = asyncio.Event()
+        self._may_listen = asyncio.Event()
         self._stop = asyncio.Event()
         self._signals = 0
         self._fault: BaseException | None = None
-        self._tasks: dict[Kept | Target, asyncio.Task[None]] = {}
+        self._tasks: dict[SupervisedProcess | ProbedTarget, asyncio.Task[None]] = {}
         self._listeners: list[socket.socket] = []
-        self._taken: set[int] = set()
+        self._ports_in_use: set[int] = set()
         self._had_terminal = linux.has_terminal()
         self._changes: set[asyncio.Task[None]] = set()
-        self.services: dict[str, Service] = {}
-        self.instances: list[Instance] = []
-        self.targets: list[Target] = []
-        self.workers: list[Worker] = []
+        self.services: dict[str, ServiceHealthMonitor] = {}
+        self.instances: list[InstanceProcess] = []
+        self.targets: list[ProbedTarget] = []
+        self.workers: list[WorkerProcess] = []
         self.state = "starting"
         self.listen = ""
         self.admin: Admin | None = None
-        self.changes = Changes(self, clock, start_limit)
+        self.changes = Reconciler(self, clock, start_limit)
         self.catalog = Catalog(self._on_found, report.say)
         self._make()
 
@@ -102,22 +102,22 @@ class Supervisor:
             service = self.make_service(name, config)
             for _ in range(config.instances if config.is_local else 0):
                 self.make_instance(service)
-            self.targets += [Target(spec, service) for spec in configured_instances(name, config)]
+            self.targets += [ProbedTarget(spec, service) for spec in configured_instances(name, config)]
 
-    def make_service(self, name: str, config: ServiceConfig) -> Service:
+    def make_service(self, name: str, config: ServiceConfig) -> ServiceHealthMonitor:
         """A service without instances."""
-        service = self.services[name] = Service(name, config, self._changed, self.clock, self._rng.random)
+        service = self.services[name] = ServiceHealthMonitor(name, config, self._changed, self.clock, self._rng.random)
         return service
 
-    def make_instance(self, service: Service) -> Instance:
+    def make_instance(self, service: ServiceHealthMonitor) -> InstanceProcess:
         """One more instance of ``service``, with the least number that is free; not started yet."""
         names = {instance.name for instance in self.instances}
         name = next(name for n in count(1) if (name := f"{service.name}-{n}") not in names)
-        instance = Instance(
+        instance = InstanceProcess(
             name,
             service,
             self.setup.folder,
-            self._taken,
+            self._ports_in_use,
             self.report.line,
             Backoff(self._rng.random),
             self.report,
@@ -126,26 +126,26 @@ class Supervisor:
         self.instances.append(instance)
         return instance
 
-    async def remove(self, member: Instance | Target) -> None:
+    async def remove(self, member: InstanceProcess | ProbedTarget) -> None:
         """End ``member`` and forget it."""
-        if isinstance(member, Instance):
+        if isinstance(member, InstanceProcess):
             await self._cancel([member])
             await member.stop(self._grace)
             self.instances.remove(member)
         else:
             await self._cancel([member])
-            member.service.leave(member.name)
+            member.service.remove(member.name)
             self.targets.remove(member)
 
     def _make_workers(self) -> None:
         for number, listener in enumerate(self._listeners, 1):
-            worker = Worker(
+            worker = WorkerProcess(
                 "gateway" if len(self._listeners) == 1 else f"gateway-{number}",
                 self.setup.file,
                 self.setup.text,
                 listener,
                 self.services.values(),
-                self._go,
+                self._may_listen,
                 self.report.line,
                 self.report.raw,
                 Backoff(self._rng.random),
@@ -173,12 +173,12 @@ class Supervisor:
         for service in self.services.values():
             self.targets += self.changes.targets.joining(service, self.setup.config, [])
         self._make_workers()
-        self.report.names([kept.name for kept in (*self.instances, *self.workers)])
+        self.report.names([member.name for member in (*self.instances, *self.workers)])
         try:
             if self.admin is not None:
                 await self.admin.start()
-            for kept in self._members():
-                self.keep(kept)
+            for member in self._members():
+                self.keep(member)
             started = await self._unless_stopped(self._start())
             if started:
                 self.state = "running"
@@ -231,21 +231,21 @@ class Supervisor:
         return task
 
     def _on_found(self, service: str) -> None:
-        if self.state == "running" and self.catalog.finds(self.services[service].config):
+        if self.state == "running" and self.catalog.is_discovered(self.services[service].config):
             self.spawn(self.changes.targets.found(service))
 
     async def _reload(self) -> None:
-        with contextlib.suppress(Refused):  # it is said already
+        with contextlib.suppress(ChangeRefused):  # it is said already
             await self.changes.reload()
 
     async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         """What the admin port is asked to change. :raises Refused: when it cannot be."""
         if what == "cache/purge":
-            what, value = purging.wanted(arguments)
-            asked = [worker for worker in self.workers if worker.state is State.UP]
+            what, value = purging.parse_purge(arguments)
+            asked = [worker for worker in self.workers if worker.state is ProcessState.UP]
             counts = await asyncio.gather(*(worker.purge(what, value) for worker in asked))
             silent = [worker.name for worker, count in zip(asked, counts, strict=True) if count is None]
-            return purging.told(sum(count or 0 for count in counts), silent)
+            return purging.purge_result(sum(count or 0 for count in counts), silent)
         return await self.changes.carry_out(what, arguments)
 
     def stop(self) -> None:
@@ -259,17 +259,17 @@ class Supervisor:
         """SIGKILL to everything that was started."""
         self._signals += 2
         self._stop.set()
-        for kept in (*self.workers, *self.instances):
-            kept.kill()
+        for member in (*self.workers, *self.instances):
+            member.kill()
 
-    def _members(self) -> list[Kept | Target]:
+    def _members(self) -> list[SupervisedProcess | ProbedTarget]:
         return [*self.instances, *self.targets, *self.workers]
 
-    def keep(self, kept: Kept | Target) -> None:
+    def keep(self, member: SupervisedProcess | ProbedTarget) -> None:
         """Start it, and keep it running."""
-        task = asyncio.create_task(kept.run(), name=kept.name)
+        task = asyncio.create_task(member.run(), name=member.name)
         task.add_done_callback(self._on_done)
-        self._tasks[kept] = task
+        self._tasks[member] = task
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -292,13 +292,13 @@ class Supervisor:
 
     async def _start(self) -> bool:
         """Wait until everything has answered or failed; false when there is no gateway to speak of."""
-        members: list[Instance | Target] = [*self.instances, *self.targets]
+        members: list[InstanceProcess | ProbedTarget] = [*self.instances, *self.targets]
         deadline = self.clock() + self._start_limit
         while (left := _open(members)) and self.clock() < deadline and not self._worker_failed():
             names = _some([member.name for member in left])
             self.report.progress(f"starting: {len(members) - len(left)} of {len(members)}, waiting for {names}")
             await _any(member.settled for member in left)
-        self._go.set()
+        self._may_listen.set()
         while (waiting := _open(self.workers)) and not self._worker_failed():
             self.report.progress(f"starting {_some([worker.name for worker in waiting])}")
             await _any(worker.settled for worker in waiting)
@@ -344,18 +344,18 @@ class Supervisor:
         self.report.progress("")
 
     async def _cancel(self, group: list[Any]) -> None:
-        tasks = [self._tasks.pop(kept) for kept in group if kept in self._tasks]
+        tasks = [self._tasks.pop(member) for member in group if member in self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _changed(self, service: Service) -> None:
+    def _changed(self, service: ServiceHealthMonitor) -> None:
         for worker in self.workers:
-            worker.tell(service)
+            worker.send_instances(service)
 
     # What is
 
-    async def in_flight(self, member: Instance | Target) -> int:
+    async def in_flight(self, member: InstanceProcess | ProbedTarget) -> int:
         """Requests and tunnels that all workers together have open on ``member``."""
         answers = await asyncio.gather(*(worker.status() for worker in self.workers))
         listed = (i for a in answers for i in (a or {}).get("services", {}).get(member.service.name, ()))
@@ -364,7 +364,7 @@ class Supervisor:
     @property
     def is_ready(self) -> bool:
         """Whether requests are served now."""
-        return self.state == "running" and any(worker.state is State.UP for worker in self.workers)
+        return self.state == "running" and any(worker.state is ProcessState.UP for worker in self.workers)
 
     async def metrics(self) -> Snapshot:
         """The counters of all workers, together."""

@@ -31,11 +31,11 @@ from passerelle.supervisor.control_channel import Message
 GRACE = 10.0  # seconds that requests in flight get when the worker is told to stop
 
 
-class Stop:
+class StopRequest:
     """When to stop: asked by a signal, by the supervisor, or by its end. A second signal takes the grace away."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
+        self.requested = asyncio.Event()
         self.hurry = asyncio.Event()
         self._signals = 0
 
@@ -44,7 +44,7 @@ class Stop:
         self._signals += 1
         if self._signals > 1:
             self.hurry.set()
-        self.asked.set()
+        self.requested.set()
 
     def listen(self) -> None:
         """Take the signals."""
@@ -65,11 +65,11 @@ class Stop:
             await gateway.stop(0.0)
 
 
-class Operations:
+class WorkerOperations:
     """What the supervisor can ask of a worker (see :mod:`passerelle.supervisor.control_channel`)."""
 
-    def __init__(self, gateway: Gateway, listener: socket.socket | None, stop: Stop, file: str) -> None:
-        self.server: control_channel.Server | None = None
+    def __init__(self, gateway: Gateway, listener: socket.socket | None, stop: StopRequest, file: str) -> None:
+        self.server: control_channel.ControlServer | None = None
         self._gateway = gateway
         self._file = file
         self._listener = listener
@@ -89,14 +89,14 @@ class Operations:
     async def start(self, message: Message) -> dict[str, Any]:
         """Listen; with ``siblings``, what requests change is told to them by way of the supervisor."""
         if message["siblings"]:
-            self._gateway.sharing.tell(self._tell)
+            self._gateway.second_level.report_invalidations_to(self._send_invalidation)
         host, port = await self._gateway.start(self._listener)
         tune_memory()
         return {"host": host, "port": port}
 
-    def _tell(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
+    def _send_invalidation(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
         if self.server is not None:
-            self.server.tell("forget", keys=_texts(keys), tags=_texts(tags))
+            self.server.send_event("forget", keys=_texts(keys), tags=_texts(tags))
 
     async def instances(self, message: Message) -> None:
         """Replace the instances of a service."""
@@ -119,7 +119,7 @@ class Operations:
 
     async def status(self, message: Message) -> dict[str, Any]:
         """The instances as this worker sees them."""
-        return {"pid": os.getpid(), "services": self._gateway.status(), "told": self._gateway.told()}
+        return {"pid": os.getpid(), "services": self._gateway.status(), "told": self._gateway.service_snapshots()}
 
     async def reopen(self, message: Message) -> None:
         """Open the access log anew, after it was moved away."""
@@ -131,11 +131,13 @@ class Operations:
 
     async def forget(self, message: Message) -> None:
         """Let the cache go of what a request to another worker has changed."""
-        self._gateway.sharing.hear(*([text.encode("latin-1") for text in message[of]] for of in ("keys", "tags")))
+        self._gateway.second_level.apply_invalidations(
+            *([text.encode("latin-1") for text in message[of]] for of in ("keys", "tags"))
+        )
 
     async def drain(self, message: Message) -> None:
         """Stop in order and exit; the answer comes before."""
-        self._stop.asked.set()
+        self._stop.requested.set()
 
 
 def _load(text: str, file: str) -> Config:
@@ -192,17 +194,17 @@ def _texts(octets: Sequence[bytes]) -> list[str]:
 
 async def serve(config: Config, file: str, control_fd: int, listen_fd: int | None) -> int:
     """Serve as the supervisor says, until it says stop or is gone."""
-    stop = Stop()
+    stop = StopRequest()
     stop.listen()
     gateway = build(config)
     listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
     streams = await control_channel.open_channel(socket.socket(fileno=control_fd))
-    operations = Operations(gateway, listener, stop, file)
-    server = operations.server = control_channel.Server(*streams, operations.table)
-    gateway.supervised(lambda event, service, key: server.tell(event, service=service, instance=key))
+    operations = WorkerOperations(gateway, listener, stop, file)
+    server = operations.server = control_channel.ControlServer(*streams, operations.table)
+    gateway.report_health_to(lambda event, service, key: server.send_event(event, service=service, instance=key))
     supervised = asyncio.create_task(server.run())
-    supervised.add_done_callback(lambda task: stop.asked.set())
-    await stop.asked.wait()
+    supervised.add_done_callback(lambda task: stop.requested.set())
+    await stop.requested.wait()
     await stop.carry_out(gateway)
     supervised.cancel()
     return 0

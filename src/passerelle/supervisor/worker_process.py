@@ -14,8 +14,8 @@ from passerelle.observability.metrics import Snapshot, merge, retired
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.process import Process
 from passerelle.supervisor.restart_backoff import Backoff
-from passerelle.supervisor.service_health import Service
-from passerelle.supervisor.supervised import Events, Kept
+from passerelle.supervisor.service_health import ServiceHealthMonitor
+from passerelle.supervisor.supervised import ProcessEvents, SupervisedProcess
 
 _START_LIMIT = 30.0  # seconds for a worker to load and listen
 _ANSWER_LIMIT = 2.0  # seconds for an answer that people wait for
@@ -25,11 +25,11 @@ _LEAVE_LIMIT = 1.0  # seconds between the end of the control channel and that of
 _SILENCE_LIMIT = 30.0  # seconds without an answer, then a worker hangs and is replaced
 
 
-class Worker(Kept):
+class WorkerProcess(SupervisedProcess):
     """One gateway worker. It gets ``listener`` at every start, so while it is replaced connections wait in the kernel.
 
     ``text`` is the configuration, as the supervisor read and checked it: what the file says by the time a worker is
-    started again is another matter. It begins to listen when ``go`` is set.
+    started again is another matter. It begins to listen when ``may_listen`` is set.
     """
 
     def __init__(
@@ -38,28 +38,28 @@ class Worker(Kept):
         file: str,
         text: str,
         listener: socket.socket,
-        services: Iterable[Service],
-        go: asyncio.Event,
+        services: Iterable[ServiceHealthMonitor],
+        may_listen: asyncio.Event,
         write: Callable[[str, bytes], None],
         write_raw: Callable[[bytes], None],
         backoff: Backoff,
-        events: Events,
+        events: ProcessEvents,
         clock: Callable[[], float],
         program: str = "passerelle.supervisor.worker_main",
     ) -> None:
         super().__init__(name, backoff, events, clock)
         self.listener = listener
-        self.siblings: Sequence[Worker] = ()  # all workers, this one too
+        self.siblings: Sequence[WorkerProcess] = ()  # all workers, this one too
         self._snapshot: Snapshot | None = None  # the last one of the present process
         self._retired: Snapshot | None = None  # the sum of those of earlier processes
         self._file = file
         self._text = text
         self._services = services
-        self._go = go
+        self._may_listen = may_listen
         self._write = write
         self._write_raw = write_raw
         self._program = program
-        self._client: control_channel.Client | None = None
+        self._client: control_channel.ControlClient | None = None
         self._socket: socket.socket | None = None
 
     def _spawn(self) -> Process:
@@ -89,16 +89,16 @@ class Worker(Kept):
 
     async def _watch(self, process: Process) -> str:
         assert self._socket is not None
-        client = self._client = control_channel.Client(
+        client = self._client = control_channel.ControlClient(
             *await control_channel.open_channel(self._socket), self._on_event
         )
         reading = asyncio.create_task(client.run())
         try:
-            await self._go.wait()
+            await self._may_listen.wait()
             for service in self._services:
-                self.tell(service)
+                self.send_instances(service)
             await client.ask("start", _START_LIMIT, siblings=len(self.siblings) > 1)
-            self._is_up()
+            self._mark_up()
             heard = self._clock()
             while not client.closed:
                 await asyncio.wait({reading}, timeout=_SNAPSHOT_INTERVAL)
@@ -123,22 +123,22 @@ class Worker(Kept):
         if event["event"] == "forget":
             for sibling in self.siblings:
                 if sibling is not self:
-                    sibling.forget(event)
+                    sibling.send_invalidation(event)
             return
         for service in self._services:
             if service.name == event.get("service"):
                 service.report(str(event["event"]), str(event.get("instance", "")))
 
-    def _ended(self) -> None:
+    def _on_end(self) -> None:
         if self._snapshot is not None:
             gone = retired(self._snapshot)
             self._retired = gone if self._retired is None else merge([self._retired, gone])
             self._snapshot = None
 
-    def tell(self, service: Service) -> None:
+    def send_instances(self, service: ServiceHealthMonitor) -> None:
         """Let the worker know the instances of ``service``, if it runs."""
         if self._client is not None:
-            self._client.post("instances", service=service.name, instances=service.listing())
+            self._client.send("instances", service=service.name, instances=service.listing())
 
     async def reload(self, text: str) -> None:
         """Let the worker go by ``text``, now if it runs and at every later start.
@@ -157,15 +157,15 @@ class Worker(Kept):
                     raise
                 # One that died meanwhile is started again with the new text.
 
-    def forget(self, event: control_channel.Message) -> None:
+    def send_invalidation(self, event: control_channel.Message) -> None:
         """Let the worker's cache go of what a request to a sibling has changed, if it runs."""
         if self._client is not None and not self._client.closed:
-            self._client.post("forget", keys=event["keys"], tags=event["tags"])
+            self._client.send("forget", keys=event["keys"], tags=event["tags"])
 
     def reopen_log(self) -> None:
         """Let the worker open its access log anew, if it runs."""
         if self._client is not None:
-            self._client.post("reopen")
+            self._client.send("reopen")
 
     async def read_snapshot(self) -> list[Snapshot]:
         """The counters of this worker's processes, the present one's asked for now."""
@@ -173,7 +173,7 @@ class Worker(Kept):
             await self._ask_snapshot(self._client)
         return [snapshot for snapshot in (self._retired, self._snapshot) if snapshot is not None]
 
-    async def _ask_snapshot(self, client: control_channel.Client) -> bool:
+    async def _ask_snapshot(self, client: control_channel.ControlClient) -> bool:
         try:
             self._snapshot = await client.ask("metrics", _ANSWER_LIMIT)
         except control_channel.ControlError:

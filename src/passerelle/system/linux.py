@@ -54,7 +54,7 @@ def has_terminal() -> bool:
     return True
 
 
-class Proc(NamedTuple):
+class ProcessEntry(NamedTuple):
     """One line of the process table."""
 
     pid: int
@@ -64,7 +64,7 @@ class Proc(NamedTuple):
     session: int
 
 
-def _stat(pid: str) -> Proc | None:
+def _stat(pid: str) -> ProcessEntry | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
@@ -72,12 +72,12 @@ def _stat(pid: str) -> Proc | None:
         return None  # it ended in the meantime
     # The name stands in parentheses and may hold any character, a closing parenthesis among them (proc(5)).
     state, parent, group, session = text[text.rindex(b")") + 2 :].split(b" ", 4)[:4]
-    return Proc(int(pid), state.decode(), int(parent), int(group), int(session))
+    return ProcessEntry(int(pid), state.decode(), int(parent), int(group), int(session))
 
 
-def _table() -> tuple[list[Proc], set[int]]:
+def _table() -> tuple[list[ProcessEntry], set[int]]:
     """The live processes, and the pids that were listed but have ended: gone by now, or zombies."""
-    live: list[Proc] = []
+    live: list[ProcessEntry] = []
     ended: set[int] = set()
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -123,7 +123,7 @@ def descendants(pid: int) -> set[int]:
     return _below({pid}, _table()[0]) - {pid}
 
 
-def _below(roots: set[int], live: list[Proc]) -> set[int]:
+def _below(roots: set[int], live: list[ProcessEntry]) -> set[int]:
     children: dict[int, list[int]] = {}
     for proc in live:
         children.setdefault(proc.parent, []).append(proc.pid)

@@ -6,14 +6,14 @@ from operator import itemgetter
 from typing import Protocol
 
 
-class Expiring(Protocol):
+class DeadlineItem(Protocol):
     """Something with a time limit."""
 
     def on_deadline(self) -> None:
         """The time is up."""
 
 
-class Deadlines:
+class DeadlineQueue:
     """Everything that has ``limit`` seconds from the moment (in seconds) that ``entries`` gives for it.
 
     All limits here are equal, so the order of adding is mostly the order of expiring, and a dict keeps it. What began
@@ -28,11 +28,11 @@ class Deadlines:
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self.entries: dict[Expiring, float] = {}
+        self.entries: dict[DeadlineItem, float] = {}
         self.newest = 0.0
         self.disordered = False
 
-    def add(self, item: Expiring, since: float) -> None:
+    def add(self, item: DeadlineItem, since: float) -> None:
         """Let ``item`` have its time from ``since`` on."""
         self.entries[item] = since
         if since < self.newest:

@@ -14,11 +14,11 @@ from time import perf_counter
 from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure, Kind
 from passerelle.http1.client.connection import UpstreamConnection
-from passerelle.http1.client.pool import Pool, Waiter
+from passerelle.http1.client.pool import ConnectionPool, ConnectionWaiter
 from passerelle.http1.head import ResponseHead
 from passerelle.resilience.hedge_delay import HedgeDelay
-from passerelle.upstream.interfaces import Leg, Receiver
-from passerelle.upstream.limiting import LimitedForward
+from passerelle.upstream.interfaces import CallPolicy, ResponseReceiver
+from passerelle.upstream.limiting import LimitedRequest
 from passerelle.upstream.request_body import RequestBody
 
 _READS = frozenset({b"GET", b"HEAD"})
@@ -27,13 +27,13 @@ _SWITCH = b"\r\nUpgrade: "  # as upstream/request_headers.py writes it, and no c
 _UNSENT = frozenset({Kind.OVERLOADED, Kind.CONNECT_FAILED})
 
 
-class _Place:
+class _PoolWaiter:
     """Waits for a connection in place of ``owner``, who may go elsewhere: what comes then goes back to the pool."""
 
     __slots__ = ("owner",)
 
-    def __init__(self, owner: Waiter) -> None:
-        self.owner: Waiter | None = owner
+    def __init__(self, owner: ConnectionWaiter) -> None:
+        self.owner: ConnectionWaiter | None = owner
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """Here it is."""
@@ -53,25 +53,25 @@ class _Place:
 
 
 class _Hedge:
-    """The second attempt until one of the two has won. Receives what the instance says, for ``forward``."""
+    """The second attempt until one of the two has won. Receives what the instance says, for ``request``."""
 
-    __slots__ = ("_forward", "connection", "instance", "method", "place", "since")
+    __slots__ = ("_request", "connection", "instance", "method", "since", "waiter")
 
-    def __init__(self, forward: HedgedForward, instance: Instance) -> None:
-        self._forward = forward
+    def __init__(self, request: HedgedRequest, instance: Instance) -> None:
+        self._request = request
         self.instance = instance
-        self.method = forward.method
+        self.method = request.method
         self.connection: UpstreamConnection | None = None
-        self.place: _Place | None = None
+        self.waiter: _PoolWaiter | None = None
         self.since = perf_counter()
 
     def start(self) -> None:
         """Send it, or wait for a connection."""
-        pool: Pool = self.instance.endpoint
+        pool: ConnectionPool = self.instance.endpoint
         connection = pool.checkout()
         if connection is None:
-            self.place = _Place(self)
-            pool.request(self.place)
+            self.waiter = _PoolWaiter(self)
+            pool.request(self.waiter)
         else:
             self._send(connection)
 
@@ -85,11 +85,11 @@ class _Hedge:
 
     def _send(self, connection: UpstreamConnection) -> None:
         self.connection = connection
-        connection.send(self, self._forward.outgoing(), True)
+        connection.send(self, self._request.current_message(), True)
 
     def on_no_connection(self, failure: Failure) -> None:
         """The instance cannot be reached."""
-        self._forward.on_hedge_failure(failure)
+        self._request.on_hedge_failure(failure)
 
     def on_interim(self, head: ResponseHead) -> None:
         """Not told: the other one may have told it, or may still."""
@@ -99,19 +99,19 @@ class _Hedge:
         if head.status >= 500:
             if not complete and self.connection is not None:
                 self.connection.detach()
-            self._forward.on_hedge_error(head.status)
+            self._request.on_hedge_error(head.status)
         else:
-            self._forward.on_hedge_response(head, data, complete)
+            self._request.on_hedge_response(head, data, complete)
 
     def on_failure(self, failure: Failure) -> None:
         """There will be no answer."""
-        self._forward.on_hedge_failure(failure)
+        self._request.on_hedge_failure(failure)
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """101, for which nobody asked."""
         if self.connection is not None:
             self.connection.detach()
-        self._forward.on_hedge_failure(Failure(Kind.BAD_RESPONSE, "101 that nobody asked for"))
+        self._request.on_hedge_failure(Failure(Kind.BAD_RESPONSE, "101 that nobody asked for"))
 
     # The answer's body is never this object's to hear, and a request that is hedged has none.
     def on_data(self, data: bytes) -> None: ...
@@ -123,36 +123,44 @@ class _Hedge:
     def on_upstream_resumed(self) -> None: ...
 
 
-class HedgedForward(LimitedForward):
+class HedgedRequest(LimitedRequest):
     """Sends a second attempt after the route's delay; see the module."""
 
-    __slots__ = ("_begun", "_delay", "_hedge", "_hedging", "_place", "hedged")
+    __slots__ = ("_attempt_started", "_delay", "_hedge", "_hedge_timer", "_pool_waiter", "hedged")
 
     def __init__(
-        self, leg: Leg, receiver: Receiver, method: bytes, message: bytes, body: RequestBody | None, now: float
+        self,
+        policy: CallPolicy,
+        receiver: ResponseReceiver,
+        method: bytes,
+        message: bytes,
+        body: RequestBody | None,
+        now: float,
     ) -> None:
-        super().__init__(leg, receiver, method, message, body, now)
-        read = method in _READS and method in leg.service.retries.methods and body is None and _SWITCH not in message
-        self._delay: HedgeDelay | None = leg.hedge if read else None
-        self._begun = now  # when the first attempt began
+        super().__init__(policy, receiver, method, message, body, now)
+        hedgeable = (
+            method in _READS and method in policy.service.retries.methods and body is None and _SWITCH not in message
+        )
+        self._delay: HedgeDelay | None = policy.hedge if hedgeable else None
+        self._attempt_started = now  # when the first attempt began
         self._hedge: _Hedge | None = None
-        self._hedging: TimerHandle | None = None
-        self._place: _Place | None = None
+        self._hedge_timer: TimerHandle | None = None
+        self._pool_waiter: _PoolWaiter | None = None
         self.hedged: str | None = None
 
     # ---- the hedge
 
     def _attempt(self) -> None:
         if self.attempts == 0 and self._delay is not None:
-            self._begun = perf_counter()
-            after = self._delay.after
+            self._attempt_started = perf_counter()
+            after = self._delay.delay
             if after is not None:
-                self._hedging = get_running_loop().call_later(after, self._launch)
+                self._hedge_timer = get_running_loop().call_later(after, self._launch)
         super()._attempt()
 
     def _launch(self) -> None:
         """The first attempt has had its time."""
-        self._hedging = None
+        self._hedge_timer = None
         if self._over or self._responded or self._timer is not None:
             return  # between two attempts: the next one asks another instance anyway
         service = self._service
@@ -172,12 +180,12 @@ class HedgedForward(LimitedForward):
         hedge = self._take_hedge("won")
         now = perf_counter()
         self._drop_first()
-        self._service.node.release(self.instance, None, now - self._begun)
-        self._learn(now)
-        self._become(hedge)
+        self._service.node.release(self.instance, None, now - self._attempt_started)
+        self._observe_latency(now)
+        self._adopt_hedge(hedge)
         self._since = hedge.since  # what is measured from here on is the hedge's
         if not complete and hedge.connection is not None:
-            hedge.connection.hand_over(self)
+            hedge.connection.set_receiver(self)
         super().on_response(head, data, complete)
 
     def on_hedge_error(self, status: int) -> None:
@@ -185,21 +193,21 @@ class HedgedForward(LimitedForward):
         hedge = self._take_hedge("failed")
         self._service.metrics.observe(status, perf_counter() - hedge.since)
         self._settle_hedge(hedge, False)
-        self._counted = (*self._counted, hedge.instance)
+        self._counted_attempts = (*self._counted_attempts, hedge.instance)
 
     def on_hedge_failure(self, failure: Failure) -> None:
         """The hedge comes to nothing: the first attempt goes on alone."""
         hedge = self._take_hedge("failed")
-        self._service.metrics.failed(failure.kind, perf_counter() - hedge.since)
+        self._service.metrics.count_failure(failure.kind, perf_counter() - hedge.since)
         self._settle_hedge(hedge, None if failure.kind is Kind.OVERLOADED else False)
         if failure.kind not in _UNSENT:
-            self._counted = (*self._counted, hedge.instance)
+            self._counted_attempts = (*self._counted_attempts, hedge.instance)
 
     def _settle_hedge(self, hedge: _Hedge, ok: bool | None) -> None:
         self._tried = (*self._tried, hedge.instance)
         self._service.node.release(hedge.instance, ok, perf_counter() - hedge.since)
         if ok is False:
-            self._service.failed(hedge.instance)
+            self._service.report_failure(hedge.instance)
 
     def _take_hedge(self, outcome: str) -> _Hedge:
         hedge, self._hedge = self._hedge, None
@@ -214,96 +222,96 @@ class HedgedForward(LimitedForward):
         self._disarm_hedge()
         if self._hedge is not None:
             hedge = self._take_hedge(outcome)
-            _give_up(hedge.instance, hedge.connection, hedge.place)
+            _detach_attempt(hedge.instance, hedge.connection, hedge.waiter)
             self._service.node.release(hedge.instance, None, perf_counter() - hedge.since)
 
     def _disarm_hedge(self) -> None:
-        if self._hedging is not None:
-            self._hedging.cancel()
-            self._hedging = None
+        if self._hedge_timer is not None:
+            self._hedge_timer.cancel()
+            self._hedge_timer = None
 
     # ---- the first attempt
 
     def _drop_first(self) -> None:
         """End it, or what stands for it, where it is."""
         connection, self._connection = self._connection, None
-        place, self._place = self._place, None
-        _give_up(self.instance, connection, place)
+        waiter, self._pool_waiter = self._pool_waiter, None
+        _detach_attempt(self.instance, connection, waiter)
 
-    def _hand_over(self, ok: bool | None, seconds: float) -> None:
+    def _promote_hedge(self, ok: bool | None, seconds: float) -> None:
         """The first attempt is over: the hedge is the attempt under way."""
         service = self._service
         service.node.release(self.instance, ok, seconds)
         if ok is False:
-            service.failed(self.instance)
+            service.report_failure(self.instance)
         self._tried = (*self._tried, self.instance)
-        self._counted = (*self._counted, self.instance)
+        self._counted_attempts = (*self._counted_attempts, self.instance)
         hedge = self._take_hedge("won")
-        self._become(hedge)
+        self._adopt_hedge(hedge)
         if hedge.connection is not None:
-            hedge.connection.hand_over(self)
-        elif hedge.place is not None:
-            hedge.place.owner = self
+            hedge.connection.set_receiver(self)
+        elif hedge.waiter is not None:
+            hedge.waiter.owner = self
         self._disarm()
         self._arm()
 
-    def _become(self, hedge: _Hedge) -> None:
+    def _adopt_hedge(self, hedge: _Hedge) -> None:
         self.instance = hedge.instance
         self._connection = hedge.connection
-        self._place = hedge.place
+        self._pool_waiter = hedge.waiter
 
-    def _learn(self, now: float) -> None:
+    def _observe_latency(self, now: float) -> None:
         if self._delay is not None and not self._tried:
-            self._delay.observe(now - self._begun)
+            self._delay.observe(now - self._attempt_started)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """See :meth:`.request.Forward.on_response`."""
+        """See :meth:`.request.UpstreamRequest.on_response`."""
         if self._hedge is not None and head.status >= 500:
             connection, self._connection = self._connection, None
             if connection is not None and not complete:
                 connection.detach()
             seconds = perf_counter() - self._since
             self._service.metrics.observe(head.status, seconds)
-            self._hand_over(False, seconds)
+            self._promote_hedge(False, seconds)
             return
         if self._delay is not None:
-            self._learn(perf_counter())
+            self._observe_latency(perf_counter())
             self._drop_hedge("lost")
         super().on_response(head, data, complete)
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """See :meth:`.request.Forward.on_switch`."""
+        """See :meth:`.request.UpstreamRequest.on_switch`."""
         self._drop_hedge("lost")
         super().on_switch(head, data)
 
     def on_failure(self, failure: Failure) -> None:
-        """See :meth:`.request.Forward.on_failure`."""
+        """See :meth:`.request.UpstreamRequest.on_failure`."""
         if self._hedge is None or self._over or self._responded:
             super().on_failure(failure)
             return
         self._connection = None
         seconds = perf_counter() - self._since
-        self._service.metrics.failed(failure.kind, seconds)
-        self._hand_over(None if failure.kind is Kind.OVERLOADED else False, seconds)
+        self._service.metrics.count_failure(failure.kind, seconds)
+        self._promote_hedge(None if failure.kind is Kind.OVERLOADED else False, seconds)
 
-    def _leave_for_another(self, failure: Failure) -> bool:
+    def _abandon_attempt(self, failure: Failure) -> bool:
         if self._hedge is None:
-            return super()._leave_for_another(failure)
+            return super()._abandon_attempt(failure)
         self._drop_first()
         seconds = perf_counter() - self._since
-        self._service.metrics.failed(failure.kind, seconds)
-        self._hand_over(False, seconds)
+        self._service.metrics.count_failure(failure.kind, seconds)
+        self._promote_hedge(False, seconds)
         return True
 
-    def _wait(self, pool: Pool) -> None:
-        self._place = _Place(self)
-        pool.request(self._place)
+    def _wait_for_connection(self, pool: ConnectionPool) -> None:
+        self._pool_waiter = _PoolWaiter(self)
+        pool.request(self._pool_waiter)
 
-    def _withdraw(self) -> bool:
-        place = self._place
-        if place is None or not self.instance.endpoint.withdraw(place):
+    def _withdraw_from_pool(self) -> bool:
+        waiter = self._pool_waiter
+        if waiter is None or not self.instance.endpoint.withdraw(waiter):
             return False
-        place.owner = self._place = None
+        waiter.owner = self._pool_waiter = None
         return True
 
     # ---- the end
@@ -312,19 +320,19 @@ class HedgedForward(LimitedForward):
         self._disarm_hedge()
         super()._fail(failure)
 
-    def _end(self, failure: Failure) -> None:
+    def _give_up(self, failure: Failure) -> None:
         self._disarm_hedge()
-        super()._end(failure)
+        super()._give_up(failure)
 
     def _stop(self, kind: Kind | None) -> None:
         self._drop_hedge("cancelled")
         super()._stop(kind)
 
 
-def _give_up(instance: Instance, connection: UpstreamConnection | None, place: _Place | None) -> None:
+def _detach_attempt(instance: Instance, connection: UpstreamConnection | None, waiter: _PoolWaiter | None) -> None:
     """Want no (more) answer of ``instance``."""
     if connection is not None:
         connection.detach()
-    elif place is not None:
-        place.owner = None
-        instance.endpoint.withdraw(place)
+    elif waiter is not None:
+        waiter.owner = None
+        instance.endpoint.withdraw(waiter)

@@ -1,4 +1,4 @@
-"""What a :class:`.request.Forward` is told of a request, and whom it tells of the answer."""
+"""What a :class:`.request.UpstreamRequest` is told of a request, and whom it tells of the answer."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure
 from passerelle.http1.head import ResponseHead
 from passerelle.resilience.hedge_delay import HedgeDelay
-from passerelle.upstream.deadlines import Deadlines
+from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.service import Service
 
 if TYPE_CHECKING:
-    from passerelle.upstream.request import Forward
+    from passerelle.upstream.request import UpstreamRequest
     from passerelle.upstream.request_body import RequestBody
 
 
-class Receiver(Protocol):
+class ResponseReceiver(Protocol):
     """Who asked, and is told of the answer: the calls of :class:`passerelle.http1.interfaces.Receiver`, once each."""
 
     streams: bool
@@ -42,7 +42,7 @@ class Receiver(Protocol):
         """101: the protocol changes."""
 
 
-class _Silent:
+class _NullReceiver:
     """Nobody listens any more: what ended must not keep its asker alive (the two would be a cycle)."""
 
     streams = False
@@ -60,14 +60,15 @@ class _Silent:
     def on_switch(self, head: ResponseHead, data: bytes) -> None: ...
 
 
-SILENT = _Silent()
+NULL_RECEIVER = _NullReceiver()
 
 # Stands for the instance before one is picked.
-NOBODY = Instance("")
+NO_INSTANCE = Instance("")
 
 
-class Source(Protocol):
-    """What brings an answer to its receiver, whole or piece by piece: a :class:`.request.Forward`, or its like."""
+class ResponseSource(Protocol):
+    """What brings an answer to its receiver, whole or piece by piece: a :class:`.request.UpstreamRequest`, or its
+    like."""
 
     @property
     def instance(self) -> Instance:
@@ -104,22 +105,24 @@ class Source(Protocol):
         """Take no more of an answer that is at fault."""
 
 
-class Origin(Protocol):
+class CacheOrigin(Protocol):
     """Where the cache gets an answer from."""
 
     @property
-    def deadlines(self) -> Deadlines:
+    def deadlines(self) -> DeadlineQueue:
         """The time limit over all of it."""
 
     @property
-    def forward(self) -> Callable[[Any, Receiver, bytes, bytes, RequestBody | None, float], Source]:
+    def make_request(
+        self,
+    ) -> Callable[[Any, ResponseReceiver, bytes, bytes, RequestBody | None, float], ResponseSource]:
         """What carries a request out: called with this origin, who is told, method, message, body and start."""
 
-    def renewing(self) -> Origin:
+    def for_revalidation(self) -> CacheOrigin:
         """The same for a request in the background, which is to bring something new."""
 
 
-class Leg(Protocol):
+class CallPolicy(Protocol):
     """What a plan says of one request to one service; ``attempts`` counts the first one too."""
 
     @property
@@ -127,7 +130,7 @@ class Leg(Protocol):
         """Who is asked."""
 
     @property
-    def deadlines(self) -> Deadlines:
+    def deadlines(self) -> DeadlineQueue:
         """The time limit over all attempts."""
 
     @property
@@ -135,7 +138,7 @@ class Leg(Protocol):
         """The most attempts."""
 
     @property
-    def attempt_deadlines(self) -> Deadlines | None:
+    def attempt_deadlines(self) -> DeadlineQueue | None:
         """How long one attempt is waited for while another one may be made; None is for as long as there is time."""
 
     @property
@@ -147,9 +150,9 @@ class Leg(Protocol):
         """How long a body may stand still, in seconds."""
 
     @property
-    def tells_deadline(self) -> bool:
+    def sends_deadline(self) -> bool:
         """Whether services are told how much time is left."""
 
     @property
-    def forward(self) -> type[Forward]:
+    def make_request(self) -> type[UpstreamRequest]:
         """What carries the request out: the plainest that does all of the above."""

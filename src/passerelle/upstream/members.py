@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from passerelle.balancing.instance import Instance, Member, Roster, Status, set_status, set_weight
+from passerelle.balancing.instance import Instance, InstanceConfig, Roster, Status, set_status, set_weight
 from passerelle.balancing.policies import Policy
-from passerelle.balancing.priority_tiers import Tiers
-from passerelle.http1.client.pool import Pool
+from passerelle.balancing.priority_tiers import PriorityTiers
+from passerelle.http1.client.pool import ConnectionPool
 from passerelle.http1.clock import Clock
 from passerelle.http1.tls_contexts import UpstreamTls
 
-Leaf = Policy | Tiers
+Leaf = Policy | PriorityTiers
 
 
 class InstanceSpec(NamedTuple):
@@ -43,7 +43,7 @@ class PoolSettings(NamedTuple):
     tls: UpstreamTls | None = None
 
 
-class Members:
+class InstanceSet:
     """The instances of one service over time: keeps each one's state and pool while it stays."""
 
     __slots__ = ("_clock", "_leaves", "_loop", "_roster", "_settings")
@@ -70,7 +70,7 @@ class Members:
         specs = list(specs)
         before = {instance for instance in self._roster.instances if instance.up}
         instances = self._roster.replace(
-            Member(spec.name, f"{spec.host}:{spec.port}", spec.weight, spec.zone) for spec in specs
+            InstanceConfig(spec.name, f"{spec.host}:{spec.port}", spec.weight, spec.zone) for spec in specs
         )
         for spec, instance in zip(specs, instances, strict=True):
             instance.tier = spec.tier
@@ -78,7 +78,7 @@ class Members:
             set_weight(instance, share=spec.share)
             if instance.endpoint is None:
                 settings = self._settings
-                instance.endpoint = Pool(
+                instance.endpoint = ConnectionPool(
                     self._loop,
                     self._clock,
                     spec.host,
@@ -93,7 +93,7 @@ class Members:
             leaf.replace(instance for instance in instances if instance.zone == zone)
         return [instance for instance in instances if instance.status is Status.DOWN and instance in before]
 
-    def move(self, leaves: Mapping[str, Leaf] | None, settings: PoolSettings) -> None:
+    def reconfigure(self, leaves: Mapping[str, Leaf] | None, settings: PoolSettings) -> None:
         """Other settings for the pools, and other policies for the instances (None: those that they have)."""
         self._settings = settings
         instances = self._roster.instances
@@ -147,6 +147,6 @@ class Members:
         return self._roster.instances
 
     @property
-    def gone(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether there are no instances, present or leaving."""
         return not self._roster.instances and not self._roster.leaving

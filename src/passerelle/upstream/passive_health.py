@@ -7,36 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from passerelle.balancing.health import ServiceHealth, Settings, State, apply
+from passerelle.balancing.health import HealthSettings, HealthState, ServiceHealth, apply_snapshot
 from passerelle.balancing.instance import Instance, Status
 
 
-class LocalHealth:
+class PassiveHealth:
     """The health of all services of one worker; ``clock`` in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._services: dict[str, ServiceHealth] = {}
-        self._settings: dict[str, Settings] = {}
+        self._settings: dict[str, HealthSettings] = {}
         self._instances: dict[str, list[Instance]] = {}
 
-    def take(self, service: str, settings: Settings, instances: Iterable[Instance]) -> None:
+    def set_instances(self, service: str, settings: HealthSettings, instances: Iterable[Instance]) -> None:
         """``service`` has these instances; those that stay keep their state while the settings stay.
 
         Those that are given as draining are drained, and any other one is not.
         """
         instances = list(instances)
         draining = {instance.identity for instance in instances if instance.status is Status.DRAINING}
-        self._take(service, settings, instances)
+        self._set_instances(service, settings, instances)
         health, now = self._services[service], self._clock()
         for instance in instances:
             if instance.identity in draining:
                 health.drain(instance.identity, now)
-            elif health.state(instance.identity) is State.DRAINING:
+            elif health.state(instance.identity) is HealthState.DRAINING:
                 health.resume(instance.identity, now)
         self._apply(service)
 
-    def _take(self, service: str, settings: Settings, instances: list[Instance]) -> None:
+    def _set_instances(self, service: str, settings: HealthSettings, instances: list[Instance]) -> None:
         now = self._clock()
         self._instances[service] = instances
         if self._settings.get(service) != settings:
@@ -62,7 +62,7 @@ class LocalHealth:
         if health is None:
             return
         now = self._clock()
-        changes = health.crowded(now) if event == "crowded" else health.misbehaved(instance, now)
+        changes = health.report_overload(now) if event == "crowded" else health.report_failing(instance, now)
         if changes:
             self._apply(service)
 
@@ -76,4 +76,4 @@ class LocalHealth:
                 self._apply(name)
 
     def _apply(self, service: str) -> None:
-        apply(self._services[service].snapshot(self._clock()), self._instances[service])
+        apply_snapshot(self._services[service].snapshot(self._clock()), self._instances[service])

@@ -19,29 +19,29 @@ from typing import cast
 from passerelle.balancing.instance import Status
 from passerelle.errors import Failure, Kind
 from passerelle.http1.client.connection import UpstreamConnection
-from passerelle.http1.client.pool import Pool
+from passerelle.http1.client.pool import ConnectionPool
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.interfaces import Tunnel
 from passerelle.resilience import admission
 from passerelle.resilience.retry_budget import retry_after
-from passerelle.upstream.interfaces import SILENT
-from passerelle.upstream.retry_state import Attempts
+from passerelle.upstream.interfaces import NULL_RECEIVER
+from passerelle.upstream.retry_state import RetryState
 
 # How long the supervisor is given to say that an instance is gone (seconds): it knows within milliseconds, unless the
 # machine is very busy.
 VERDICT = 0.1
 # What a request sees of the death of its instance.
-_DEATHS = frozenset({Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_RESET})
+_CONNECTION_FAILURES = frozenset({Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_RESET})
 
 
-class Forward(Attempts):
-    """One request to one service; see :class:`.retry_state.Attempts` for what it is made with."""
+class UpstreamRequest(RetryState):
+    """One request to one service; see :class:`.retry_state.RetryState` for what it is made with."""
 
     __slots__ = ()
 
     def start(self) -> None:
         """Begin. The receiver hears of the end, whatever it is, exactly once."""
-        deadlines = self._leg.deadlines  # its `add`, without the call
+        deadlines = self._policy.deadlines  # its `add`, without the call
         deadlines.entries[self] = since = self._since
         if since < deadlines.newest:
             deadlines.disordered = True
@@ -63,23 +63,23 @@ class Forward(Attempts):
         if instance is None and self._tried:
             instance = node.pick((), self.key)
         if instance is None:
-            self._end(Failure(Kind.NO_INSTANCE, f"no instance of {self._service.name} is up"))
+            self._give_up(Failure(Kind.NO_INSTANCE, f"no instance of {self._service.name} is up"))
             return
         self.instance = instance
         self.attempts += 1
         node.acquire(instance)
-        pool: Pool = instance.endpoint
-        connection = pool.checkout() if not self._counted else None
+        pool: ConnectionPool = instance.endpoint
+        connection = pool.checkout() if not self._counted_attempts else None
         if connection is None:
-            self._wait(pool)
+            self._wait_for_connection(pool)
         else:
             self._send(connection)
 
-    def _wait(self, pool: Pool) -> None:
+    def _wait_for_connection(self, pool: ConnectionPool) -> None:
         """Ask for a connection, which may take time."""
         pool.request(self)
 
-    def _withdraw(self) -> bool:
+    def _withdraw_from_pool(self) -> bool:
         """Ask no more. False if a connection is being made: that one will be told of."""
         return bool(self.instance.endpoint.withdraw(self))
 
@@ -114,16 +114,16 @@ class Forward(Attempts):
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """The final response begins."""
-        if head.status >= 500 and self._retry_answer(head, complete):
+        if head.status >= 500 and self._retry_response(head, complete):
             return
         self._responded = True
         receiver = self._receiver
         if complete:
-            self._leg.deadlines.entries.pop(self, None)
+            self._policy.deadlines.entries.pop(self, None)
             self._settle(head.status)
         else:
             if receiver.streams:
-                self._leg.deadlines.entries.pop(self, None)
+                self._policy.deadlines.entries.pop(self, None)
             self._status = head.status
             self._service.streaming.add(self)
         receiver.on_response(head, data, complete)
@@ -135,7 +135,7 @@ class Forward(Attempts):
 
     def on_end(self) -> None:
         """The body is complete."""
-        self._leg.deadlines.entries.pop(self, None)
+        self._policy.deadlines.entries.pop(self, None)
         self._service.streaming.discard(self)
         receiver = self._receiver
         self._settle(self._status)
@@ -143,7 +143,7 @@ class Forward(Attempts):
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """101: from here on the connection is a tunnel, counted until :meth:`cancel`."""
-        self._leg.deadlines.entries.pop(self, None)
+        self._policy.deadlines.entries.pop(self, None)
         self._responded = True
         self._receiver.on_switch(head, data)
 
@@ -160,28 +160,33 @@ class Forward(Attempts):
         self._connection = None
         if self._body is not None:
             self._body.detach()
-        wait = None if self._responded else self._retry_in(failure)
+        wait = None if self._responded else self._delay_before_retry(failure)
         if wait is None:
-            if failure.kind in _DEATHS and self._service.watched and not self._responded and self._hopes():
-                self._await_verdict(failure)
+            if (
+                failure.kind in _CONNECTION_FAILURES
+                and self._service.supervised
+                and not self._responded
+                and self._would_retry_if_gone()
+            ):
+                self._await_health_verdict(failure)
             else:
                 self._fail(failure)
         else:
             seconds = perf_counter() - self._since
-            self._service.metrics.failed(failure.kind, seconds)
+            self._service.metrics.count_failure(failure.kind, seconds)
             if wait >= 0.0:
-                self._counted = (*self._counted, self.instance)
-            self._go_on(None if failure.kind is Kind.OVERLOADED else False, seconds, wait)
+                self._counted_attempts = (*self._counted_attempts, self.instance)
+            self._retry(None if failure.kind is Kind.OVERLOADED else False, seconds, wait)
 
     def on_instance_down(self) -> None:
         """The instance that has the request fails its probes: ask another one, if that is safe; else go on waiting."""
         if self._connection is None or self._responded or self._over:
             return
-        self._leave_for_another(Failure(Kind.TIMEOUT, "the instance went down before it answered"))
+        self._abandon_attempt(Failure(Kind.TIMEOUT, "the instance went down before it answered"))
 
-    def _leave_for_another(self, failure: Failure) -> bool:
+    def _abandon_attempt(self, failure: Failure) -> bool:
         """Give the attempt under way up if another one may be made; false: it is still to be waited for."""
-        wait = self._retry_in(failure)
+        wait = self._delay_before_retry(failure)
         if wait is None:
             return False
         connection, self._connection = self._connection, None
@@ -190,60 +195,60 @@ class Forward(Attempts):
         if connection is not None:
             connection.detach()
         seconds = perf_counter() - self._since
-        self._service.metrics.failed(failure.kind, seconds)
-        self._counted = (*self._counted, self.instance)
-        self._go_on(False, seconds, wait)
+        self._service.metrics.count_failure(failure.kind, seconds)
+        self._counted_attempts = (*self._counted_attempts, self.instance)
+        self._retry(False, seconds, wait)
         return True
 
-    def _await_verdict(self, failure: Failure) -> None:
+    def _await_health_verdict(self, failure: Failure) -> None:
         """Attempts are used up, and the supervisor may be just about to say that their instances are gone."""
         seconds = perf_counter() - self._since
         service = self._service
-        service.metrics.failed(failure.kind, seconds)
+        service.metrics.count_failure(failure.kind, seconds)
         service.node.release(self.instance, False, seconds)
-        service.failed(self.instance)
+        service.report_failure(self.instance)
         self._tried = (*self._tried, self.instance)
-        self._counted = (*self._counted, self.instance)
-        self._timer = get_running_loop().call_later(VERDICT, self._verdict, failure)
+        self._counted_attempts = (*self._counted_attempts, self.instance)
+        self._timer = get_running_loop().call_later(VERDICT, self._on_health_verdict, failure)
 
-    def _verdict(self, failure: Failure) -> None:
+    def _on_health_verdict(self, failure: Failure) -> None:
         self._timer = None
-        gone = sum(instance.status < Status.EJECTED for instance in self._counted)
-        if len(self._counted) - gone < self._leg.attempts and self._service.may_retry(perf_counter()):
+        gone = sum(instance.status < Status.EJECTED for instance in self._counted_attempts)
+        if len(self._counted_attempts) - gone < self._policy.attempts and self._service.may_retry(perf_counter()):
             self._service.metrics.retries += 1
             self._attempt()
         else:
-            self._end(failure)
+            self._give_up(failure)
 
-    def _go_on(self, ok: bool | None, seconds: float, wait: float) -> None:
+    def _retry(self, ok: bool | None, seconds: float, wait: float) -> None:
         """This attempt is over; the next one begins after ``wait`` seconds."""
         service = self._service
         instance = self.instance
         service.metrics.retries += 1
         service.node.release(instance, ok, seconds)
         if ok is False:
-            service.failed(instance)
+            service.report_failure(instance)
         self._tried = (*self._tried, instance)
         if wait > 0.0:
-            self._timer = get_running_loop().call_later(wait, self._attempt_later)
+            self._timer = get_running_loop().call_later(wait, self._attempt_after_delay)
         else:
             self._attempt()
 
-    def _attempt_later(self) -> None:
+    def _attempt_after_delay(self) -> None:
         self._timer = None
         self._attempt()
 
-    def _retry_answer(self, head: ResponseHead, complete: bool) -> bool:
+    def _retry_response(self, head: ResponseHead, complete: bool) -> bool:
         """Whether another attempt takes the place of this answer (``retries.on_status``)."""
         service = self._service
-        if head.status not in service.retries.statuses or not self._repeatable():
+        if head.status not in service.retries.statuses or not self._is_replayable():
             return False
-        asked = None
-        if not self._others():
+        retry_delay = None
+        if not self._has_untried_instance():
             # Nobody else did ask for a pause (RFC 9110 §10.2.3).
             value = head.get(b"retry-after")
-            asked = retry_after(value, time()) if value is not None else None
-        wait = self._affordable(asked)
+            retry_delay = retry_after(value, time()) if value is not None else None
+        wait = self._retry_delay(retry_delay)
         if wait is None:
             return False
         connection, self._connection = self._connection, None
@@ -254,20 +259,20 @@ class Forward(Attempts):
             connection.detach()  # the rest of the answer, or of the request, is not worth waiting for
         seconds = perf_counter() - self._since
         service.metrics.observe(head.status, seconds)
-        self._counted = (*self._counted, self.instance)
-        self._go_on(False, seconds, wait)
+        self._counted_attempts = (*self._counted_attempts, self.instance)
+        self._retry(False, seconds, wait)
         return True
 
     def on_deadline(self) -> None:
         """The route's time is up, whatever attempt it is."""
-        self.refuse(Failure(Kind.TIMEOUT, f"no answer within {self._leg.deadlines.limit:g} s"))
+        self.refuse(Failure(Kind.TIMEOUT, f"no answer within {self._policy.deadlines.limit:g} s"))
 
     @property
-    def patience(self) -> float:
+    def idle_timeout(self) -> float:
         """How long the body may stand still, in seconds."""
-        return self._leg.stream_idle
+        return self._policy.stream_idle
 
-    def on_stalled(self) -> None:
+    def on_idle_timeout(self) -> None:
         """No byte of the body came for too long."""
         if self._connection is None or self._connection.reading:  # else it is the client that takes nothing
             self.refuse(Failure(Kind.TIMEOUT, "the body stalled"))
@@ -303,48 +308,48 @@ class Forward(Attempts):
     def _settle(self, status: int) -> None:
         """The instance has answered in full."""
         self._over = True
-        self._receiver = SILENT
+        self._receiver = NULL_RECEIVER
         self.seconds = seconds = perf_counter() - self._since
         service = self._service
         service.metrics.observe(status, seconds)
         ok = status < 500
         service.node.release(self.instance, ok, seconds)
         if not ok:
-            service.failed(self.instance)
+            service.report_failure(self.instance)
 
     def _fail(self, failure: Failure) -> None:
         """The last attempt failed."""
         self._over = True
-        self._leg.deadlines.entries.pop(self, None)
+        self._policy.deadlines.entries.pop(self, None)
         service = self._service
         service.streaming.discard(self)
         self.seconds = seconds = perf_counter() - self._since
-        service.metrics.failed(failure.kind, seconds)
+        service.metrics.count_failure(failure.kind, seconds)
         instance = self.instance
         if failure.kind is Kind.OVERLOADED:
             # A full instance does its work: that is no reason to take it away from the others.
             service.node.release(instance, None, seconds)
-            pool: Pool = instance.endpoint
+            pool: ConnectionPool = instance.endpoint
             failure.retry_after = admission.retry_after(pool.waiting, pool.limit, service.metrics.mean)
-            service.crowded()
+            service.report_overload()
         else:
             service.node.release(instance, False, seconds)
-            service.failed(instance)
-        receiver, self._receiver = self._receiver, SILENT
+            service.report_failure(instance)
+        receiver, self._receiver = self._receiver, NULL_RECEIVER
         receiver.on_failure(failure)
 
-    def _end(self, failure: Failure) -> None:
+    def _give_up(self, failure: Failure) -> None:
         """No instance could be picked, or none is to be: what was attempted is settled."""
         self._over = True
-        self._leg.deadlines.entries.pop(self, None)
-        receiver, self._receiver = self._receiver, SILENT
+        self._policy.deadlines.entries.pop(self, None)
+        receiver, self._receiver = self._receiver, NULL_RECEIVER
         receiver.on_failure(failure)
 
     def _stop(self, kind: Kind | None) -> None:
         """End the attempt under way from our side; ``kind`` when it is the instance's fault."""
         self._over = True
-        self._receiver = SILENT
-        self._leg.deadlines.entries.pop(self, None)
+        self._receiver = NULL_RECEIVER
+        self._policy.deadlines.entries.pop(self, None)
         service = self._service
         service.streaming.discard(self)
         self.seconds = seconds = perf_counter() - self._since
@@ -359,8 +364,8 @@ class Forward(Attempts):
         if connection is not None:
             connection.detach()
         else:
-            self._withdraw()
-        service.metrics.failed(kind or Kind.CLIENT_GONE, seconds)
+            self._withdraw_from_pool()
+        service.metrics.count_failure(kind or Kind.CLIENT_GONE, seconds)
         service.node.release(instance, None if kind is None else False, seconds)
         if kind is not None:
-            service.failed(instance)
+            service.report_failure(instance)

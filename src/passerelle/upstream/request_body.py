@@ -89,25 +89,25 @@ class RequestBody:
             self.sink = None
 
 
-class WholeBody(RequestBody):
+class BufferedBody(RequestBody):
     """A body that the gateway itself reads; ``limit`` is its most bytes, no more than a body that can be kept."""
 
-    __slots__ = ("_then",)
+    __slots__ = ("_on_complete",)
 
     def __init__(self, client: ClientConnection, limit: int) -> None:
         super().__init__(client, limit, False)
-        self._then: Callable[[bytes], None] | None = None
+        self._on_complete: Callable[[bytes], None] | None = None
 
-    def then(self, call: Callable[[bytes], None]) -> None:
+    def when_complete(self, call: Callable[[bytes], None]) -> None:
         """Call ``call`` once with all of it, at once if it is there."""
         if self.complete:
             call(b"".join(self._kept))
         else:
-            self._then = call
+            self._on_complete = call
 
     def finish(self) -> None:
         """The client sent all of it."""
         self.complete = True
-        then, self._then = self._then, None
+        then, self._on_complete = self._on_complete, None
         if then is not None:
             then(b"".join(self._kept))

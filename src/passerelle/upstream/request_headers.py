@@ -43,19 +43,19 @@ def client_address(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
     return head.chain[0]
 
 
-def came_by_tls(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bool:
+def is_client_secure(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bool:
     """Whether the client came over TLS: to here (``scheme``), or to a proxy that is trusted and says so."""
     said = head.get(b"x-forwarded-proto") if head.forwarded and proxies.trusts(peer) else None
     return (said or scheme) == b"https"
 
 
-def believed_host(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
+def trusted_host(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
     """The host that the client has asked by the word of a trusted proxy, in lower case; empty where there is none."""
     said = head.get(b"x-forwarded-host") if head.forwarded and proxies.trusts(peer) else None
     return (said or b"").lower()
 
 
-def cache_place(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
+def cache_origin(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
     """What stands for the origin in cache keys: all that services are told of it, the port and the scheme too.
 
     An answer may repeat it (a redirect to https, an absolute link), so it must not reach who asked elsewhere.

@@ -7,26 +7,26 @@ from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from passerelle.balancing.health import suspicious
+from passerelle.balancing.health import reached_failure_limit
 from passerelle.balancing.instance import Instance
-from passerelle.balancing.policies import Node
+from passerelle.balancing.policies import PickerNode
 from passerelle.balancing.sticky import Sticky
 from passerelle.http.messages import IDEMPOTENT_METHODS
 from passerelle.http1.head import RequestHead
 from passerelle.observability.metrics import ServiceMetrics
-from passerelle.resilience.circuit_breaker import Breaker
+from passerelle.resilience.circuit_breaker import CircuitBreaker
 from passerelle.resilience.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
-    from passerelle.upstream.concurrency_limiter import Limiter
-    from passerelle.upstream.request import Forward
+    from passerelle.upstream.concurrency_limiter import ConcurrencyLimiter
+    from passerelle.upstream.request import UpstreamRequest
 
 
 """What instances go to."""
 
 
 # The key of a request, from its head, its route's parameters and the client's address; None where it has none.
-KeyOf = Callable[[RequestHead, Mapping[str, bytes], bytes], bytes | None]
+KeyFunction = Callable[[RequestHead, Mapping[str, bytes], bytes], bytes | None]
 
 
 class RetryRules(NamedTuple):
@@ -34,8 +34,8 @@ class RetryRules(NamedTuple):
 
     methods: frozenset[bytes] = IDEMPOTENT_METHODS
     statuses: frozenset[int] = frozenset()
-    base: float = 0.025
-    most: float = 1.0
+    base_delay: float = 0.025
+    max_delay: float = 1.0
 
 
 class StickyCookie(NamedTuple):
@@ -46,15 +46,16 @@ class StickyCookie(NamedTuple):
 
 
 class Service:
-    """``node`` picks; every instance's ``endpoint`` is a :class:`Pool`. ``streaming`` are the answers under way.
+    """``node`` picks; every instance's ``endpoint`` is a :class:`ConnectionPool`. ``streaming`` are the answers under
+    way.
 
     ``started`` counts requests for the retry budget: a plain addition a request, read only when a retry is wanted.
     It stays the same object over reloads; what it refers to is replaced.
     """
 
     __slots__ = (
-        "_counted",
-        "_crowded",
+        "_counted_requests",
+        "_overload_reported",
         "breaker",
         "budget",
         "cookie",
@@ -68,26 +69,26 @@ class Service:
         "retries",
         "started",
         "streaming",
-        "watched",
+        "supervised",
     )
 
-    def __init__(self, name: str, node: Node, metrics: ServiceMetrics) -> None:
+    def __init__(self, name: str, node: PickerNode, metrics: ServiceMetrics) -> None:
         self.name = name
         self.node = node
         self.metrics = metrics
-        self.streaming: set[Forward] = set()
-        self.breaker: Breaker | None = None
-        self.limiter: Limiter | None = None
+        self.streaming: set[UpstreamRequest] = set()
+        self.breaker: CircuitBreaker | None = None
+        self.limiter: ConcurrencyLimiter | None = None
         self.budget = RetryBudget()
         self.retries = RetryRules()
-        self.key: KeyOf | None = None
+        self.key: KeyFunction | None = None
         self.cookie: StickyCookie | None = None
         self.eject_after = 0  # failures in a row; 0 is never
-        self.report: Callable[[str, str, str], None] = _nobody  # event, service, instance
-        self.watched = False  # somebody tells which instances are gone
+        self.report: Callable[[str, str, str], None] = _report_to_none  # event, service, instance
+        self.supervised = False  # somebody tells which instances are gone
         self.started = 0
-        self._counted = 0  # of `started`, in the budget
-        self._crowded = -inf  # when that was last told
+        self._counted_requests = 0  # of `started`, in the budget
+        self._overload_reported = -inf  # when that was last told
 
     def breaker_state(self) -> str | None:
         """The name of its circuit breaker's state; None without one."""
@@ -95,40 +96,40 @@ class Service:
 
     def concurrency(self) -> dict[str, int] | None:
         """Its adaptive limit, and how many run under it and wait for it; None without one."""
-        return self.limiter.told() if self.limiter is not None else None
+        return self.limiter.snapshot() if self.limiter is not None else None
 
-    def told(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """What is known of it beside its instances, as JSON-able values."""
         return {"breaker": self.breaker_state(), "concurrency": self.concurrency()}
 
-    def failed(self, instance: Instance) -> None:
+    def report_failure(self, instance: Instance) -> None:
         """A failure of ``instance`` was just counted."""
-        if self.eject_after and suspicious(instance, self.eject_after):
+        if self.eject_after and reached_failure_limit(instance, self.eject_after):
             self.report("misbehaved", self.name, instance.identity)
 
-    def crowded(self) -> None:
+    def report_overload(self) -> None:
         """A request was refused because its instance is full. Told once a second: there may be thousands."""
         now = perf_counter()
-        if now - self._crowded >= 1.0:
-            self._crowded = now
+        if now - self._overload_reported >= 1.0:
+            self._overload_reported = now
             self.report("crowded", self.name, "")
 
-    def count(self, now: float) -> None:
+    def record_requests(self, now: float) -> None:
         """Let the budget know of the requests since the last time (``now`` in seconds)."""
-        if self.started != self._counted:
-            self.budget.request(now, self.started - self._counted)
-            self._counted = self.started
+        if self.started != self._counted_requests:
+            self.budget.record_requests(now, self.started - self._counted_requests)
+            self._counted_requests = self.started
 
     def may_hedge(self, now: float) -> bool:
         """Take a hedge out of the budget; False when that would leave less than half of it to retries."""
-        self.count(now)
+        self.record_requests(now)
         return self.budget.withdraw(now, 0.5)
 
     def may_retry(self, now: float) -> bool:
         """Take a retry out of the budget; False when there is none left."""
-        self.count(now)
+        self.record_requests(now)
         return self.budget.withdraw(now)
 
 
-def _nobody(event: str, service: str, instance: str) -> None:
+def _report_to_none(event: str, service: str, instance: str) -> None:
     """Nobody decides about health."""

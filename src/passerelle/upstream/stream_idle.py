@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from passerelle.upstream.request import Forward
+from passerelle.upstream.request import UpstreamRequest
 from passerelle.upstream.service import Service
 
 # An answer's body of which no byte comes for this long is given up where no route says otherwise (seconds).
 STALL = 300.0
 
 
-class Stalled:
+class StreamIdleMonitor:
     """Gives up answers of whose bodies nothing comes for too long: how far each was, and since when."""
 
     __slots__ = ("_seen",)
 
     def __init__(self) -> None:
-        self._seen: dict[Forward, tuple[int, float]] = {}
+        self._seen: dict[UpstreamRequest, tuple[int, float]] = {}
 
-    def look(self, services: Iterable[Service], now: float) -> None:
+    def check(self, services: Iterable[Service], now: float) -> None:
         """Look at all that these services are sending at ``now`` (monotonic seconds): O(of them)."""
         seen = {}
         for service in services:
@@ -27,8 +27,8 @@ class Stalled:
                 progress, since = self._seen.get(forward, (-1, now))
                 if forward.progress != progress:
                     since = now
-                if now - since > forward.patience:
-                    forward.on_stalled()
+                if now - since > forward.idle_timeout:
+                    forward.on_idle_timeout()
                 else:
                     seen[forward] = (forward.progress, since)
         self._seen = seen

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from passerelle.errors import Failure, Kind
 from passerelle.http1.head import ResponseHead
 from passerelle.resilience.hedge_delay import HedgeDelay
-from passerelle.upstream.deadlines import Deadlines
-from passerelle.upstream.request import Forward
+from passerelle.upstream.deadlines import DeadlineQueue
+from passerelle.upstream.request import UpstreamRequest
 from passerelle.upstream.service import Service
 from passerelle.upstream.stream_idle import STALL
 
@@ -16,62 +16,64 @@ from passerelle.upstream.stream_idle import STALL
 MAX_ANSWER = 65_536
 
 
-class OwnLeg:
+class Subrequest:
     """A question that the gateway itself asks of a service."""
 
     __slots__ = (
         "attempt_deadlines",
         "attempts",
         "deadlines",
-        "forward",
         "hedge",
+        "make_request",
+        "sends_deadline",
         "service",
         "stream_idle",
-        "tells_deadline",
     )
 
-    def __init__(self, service: Service, deadlines: Deadlines, attempts: int, forward: type[Forward]) -> None:
+    def __init__(
+        self, service: Service, deadlines: DeadlineQueue, attempts: int, forward: type[UpstreamRequest]
+    ) -> None:
         self.service = service
         self.deadlines = deadlines
         self.attempts = attempts
-        self.forward = forward
-        self.attempt_deadlines: Deadlines | None = None
+        self.make_request = forward
+        self.attempt_deadlines: DeadlineQueue | None = None
         self.hedge: HedgeDelay | None = None
         self.stream_idle = STALL
-        self.tells_deadline = False
+        self.sends_deadline = False
 
-    def ask(
+    def request(
         self,
         message: bytes,
         now: float,
-        answered: Answered,
-        failed: Callable[[Failure], None],
+        on_success: ResponseCallback,
+        on_error: Callable[[Failure], None],
         method: bytes = b"POST",
-    ) -> Forward:
+    ) -> UpstreamRequest:
         """Ask with the whole ``message``; one of the two hears of the end, unless it is cancelled."""
-        receiver = _WholeAnswer(answered, failed)
-        forward = self.forward(self, receiver, method, message, None, now)
+        receiver = _BufferedResponse(on_success, on_error)
+        forward = self.make_request(self, receiver, method, message, None, now)
         receiver.forward = forward
         return forward
 
 
-Answered = Callable[[ResponseHead, bytes], None]
+ResponseCallback = Callable[[ResponseHead, bytes], None]
 
 
-class _WholeAnswer:
+class _BufferedResponse:
     """Collects an answer."""
 
     streams = False
 
-    __slots__ = ("_answered", "_failed", "_head", "_pieces", "_size", "forward")
+    __slots__ = ("_head", "_on_error", "_on_success", "_pieces", "_size", "forward")
 
-    def __init__(self, answered: Answered, failed: Callable[[Failure], None]) -> None:
-        self._answered = answered
-        self._failed = failed
+    def __init__(self, on_success: ResponseCallback, on_error: Callable[[Failure], None]) -> None:
+        self._on_success = on_success
+        self._on_error = on_error
         self._pieces: list[bytes] = []
         self._size = 0
         self._head: ResponseHead | None = None
-        self.forward: Forward | None = None
+        self.forward: UpstreamRequest | None = None
 
     def on_interim(self, head: ResponseHead) -> None:
         """Nothing to do: the whole answer is not there yet."""
@@ -103,15 +105,15 @@ class _WholeAnswer:
     def on_failure(self, failure: Failure) -> None:
         """It could not be had."""
         self.forward = None
-        self._failed(failure)
+        self._on_error(failure)
 
     def _end(self, body: bytes) -> None:
         self.forward = None  # the two would be a cycle
         if self._head is not None:
-            self._answered(self._head, body)
+            self._on_success(self._head, body)
 
     def _give_up(self, why: str) -> None:
         forward, self.forward = self.forward, None
         if forward is not None:
             forward.cancel()
-            self._failed(Failure(Kind.BAD_RESPONSE, why))
+            self._on_error(Failure(Kind.BAD_RESPONSE, why))

@@ -12,7 +12,7 @@ import pytest
 from passerelle.caching.entry import NEVER, Entry
 from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.redis.store import RedisStore
-from passerelle.caching.variants import Shelf
+from passerelle.caching.variants import VariantStore
 from tests.caching.kit import NOW, request, stored
 from tests.caching.redis_server import RedisServer
 from tests.requirements import needs
@@ -41,7 +41,7 @@ class Worker:
 
     def __init__(self, url: str, namespace: str, name: str, *, timeout: float = 0.5, grace: float = 60.0) -> None:
         self.memory = MemoryStore(10_000_000)
-        self.shelf = Shelf(self.memory)
+        self.shelf = VariantStore(self.memory)
         self.second = RedisStore(url, self.memory, namespace=namespace, worker=name, timeout=timeout, grace=grace)
 
 
@@ -241,7 +241,7 @@ def test_a_worker_does_not_undo_what_it_stored_after_its_own_purge(server: Redis
             one.memory.put(entry())
             await until(lambda: two.memory.peek(KEY) is None)
             await one.second.delete(b"gw /other")
-            await until(lambda: one.second.link._sequence == 2)
+            await until(lambda: one.second.bus._sequence == 2)
             assert one.memory.peek(KEY) is not None
 
     run(work())
@@ -382,7 +382,7 @@ def test_what_was_invalidated_without_redis_is_made_up_for_before_the_first_read
                 assert await one.second.put(entry(key), NOW, 0.0)
                 two.memory.put(entry(key))
             # The connection of one worker breaks, Redis and the other worker go on.
-            one.second.link.suspect()
+            one.second.bus.mark_unavailable()
             one.memory.delete(KEY)
             await one.second.delete(KEY)
             await until(lambda: one.second.up)
@@ -399,7 +399,7 @@ def test_what_was_said_while_a_worker_did_not_listen_is_heard_afterwards(own_ser
         async with workers(own_server.url) as (one, two):
             for number in range(5):
                 two.memory.put(entry(b"gw /%d" % number))
-            two.second.link.suspect()
+            two.second.bus.mark_unavailable()
             for number in range(3):
                 await one.second.delete(b"gw /%d" % number)
             await until(lambda: two.second.up)
@@ -412,7 +412,7 @@ def test_a_redis_that_lost_its_memory_empties_the_workers(own_server: RedisServe
     async def work() -> None:
         async with workers(own_server.url) as (one, two):
             await one.second.delete(b"gw /x")
-            await until(lambda: two.second.link._sequence == 1)
+            await until(lambda: two.second.bus._sequence == 1)
             two.memory.put(entry())
             own_server.stop()
             await until(lambda: not two.second.up)
@@ -427,9 +427,9 @@ def test_more_purges_than_are_remembered_are_one_of_everything(own_server: Redis
     async def work() -> None:
         async with workers(own_server.url) as (one, two):
             two.memory.put(entry())
-            one.second.link.suspect()
+            one.second.bus.mark_unavailable()
             for number in range(1001):
-                one.second.link.remember(b"D", b"gw /%d" % number)
+                one.second.bus.enqueue(b"D", b"gw /%d" % number)
             await until(lambda: two.memory.peek(KEY) is None)
 
     run(work())
@@ -444,7 +444,7 @@ def test_one_worker_fetches_and_the_others_wait_for_what_it_stores(server: Redis
             assert await one.second.claim(KEY, 5.0)
             assert not await two.second.claim(KEY, 5.0)
             waiting = [asyncio.create_task(worker.second.wait(KEY, 5.0)) for worker in (two, three)]
-            await until(lambda: two.second.link._waiting and three.second.link._waiting)
+            await until(lambda: two.second.bus._waiting and three.second.bus._waiting)
             assert await one.second.put(entry(), NOW, 0.0)
             assert await asyncio.gather(*waiting) == [True, True]
             assert await two.second.get(KEY) is not None
@@ -458,7 +458,7 @@ def test_a_released_claim_sends_the_others_upstream(server: RedisServer) -> None
         async with workers(server.url) as (one, two):
             assert await one.second.claim(KEY, 5.0)
             waiting = asyncio.create_task(two.second.wait(KEY, 5.0))
-            await until(lambda: two.second.link._waiting)
+            await until(lambda: two.second.bus._waiting)
             await one.second.release(KEY)
             assert await waiting is False
 
@@ -471,10 +471,10 @@ def test_waiting_ends(server: RedisServer) -> None:
             assert await two.second.wait(KEY, 5.0), "nobody fetches: look again"
             assert await one.second.claim(KEY, 5.0)
             assert not await two.second.wait(KEY, 0.05)
-            assert not two.second.link._waiting
+            assert not two.second.bus._waiting
             waiting = asyncio.create_task(two.second.wait(KEY, 5.0))
-            await until(lambda: two.second.link._waiting)
-            two.second.link.suspect()
+            await until(lambda: two.second.bus._waiting)
+            two.second.bus.mark_unavailable()
             assert await waiting is False
             await until(lambda: two.second.up)
             assert await one.second.claim(b"gw /brief", 0.02)

@@ -15,7 +15,7 @@ import uvloop
 from passerelle.errors import Failure
 from passerelle.http1.client import connection as client
 from passerelle.http1.client.connection import UpstreamConnection
-from passerelle.http1.client.pool import Pool
+from passerelle.http1.client.pool import ConnectionPool
 from passerelle.http1.head import ResponseHead
 
 SECONDS = 20.0
@@ -76,7 +76,7 @@ async def answer_then_reset(answer: bytes) -> tuple[Asked, Owner]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         asked, owner = Asked(), Owner()
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: UpstreamConnection(cast(Pool, owner)), *server.getsockname()
+            lambda: UpstreamConnection(cast(ConnectionPool, owner)), *server.getsockname()
         )
         instance, _ = server.accept()
         connection.send(cast(Any, asked), HEAD, False)

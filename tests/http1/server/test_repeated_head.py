@@ -13,7 +13,7 @@ from passerelle.http.messages import Response
 from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
 from passerelle.http1.server.connection import ClientConnection
-from passerelle.http1.server.listener import Limits, Listener
+from passerelle.http1.server.listener import Listener, ListenerLimits
 from passerelle.http1.server.timeouts import FORGET_SECONDS
 from tests.support.transport import Wire
 
@@ -40,10 +40,10 @@ class Handler:
 
 
 class Client:
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: ListenerLimits | None = None) -> None:
         self.handler = Handler()
         self.clock = Clock()
-        self.listener = Listener(self.handler, limits or Limits(), self.clock)
+        self.listener = Listener(self.handler, limits or ListenerLimits(), self.clock)
         self.connection = ClientConnection(self.listener)
         self.wire = Wire(1 << 30)  # its peer takes all there is
         self.wire.connection = self.connection
@@ -57,7 +57,7 @@ class Client:
         return self.wire.taken[before:]
 
 
-def both(data: bytes, limits: Limits | None = None) -> tuple[Client, Client]:
+def both(data: bytes, limits: ListenerLimits | None = None) -> tuple[Client, Client]:
     """``data`` sent to a connection that has had a request with ``SECTION``, and to one that has had none."""
     known, fresh = Client(limits), Client(limits)
     known.send(FIRST + b"\r\n" + SECTION + b"\r\n\r\n")
@@ -157,7 +157,7 @@ def test_pipelined_requests_with_one_head_are_answered_in_order() -> None:
 
 
 def test_a_head_over_the_limit_is_refused_also_when_all_but_its_line_is_known() -> None:
-    limits = Limits(head=len(SECTION) + 40)
+    limits = ListenerLimits(head=len(SECTION) + 40)
     known, fresh = both(b"GET /%b HTTP/1.1\r\n%b\r\n\r\n" % (b"a" * 100, SECTION), limits)
     assert known.wire.taken == fresh.wire.taken
     assert known.wire.taken.startswith(b"HTTP/1.1 431 ")

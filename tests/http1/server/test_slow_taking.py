@@ -13,8 +13,8 @@ from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
 from passerelle.http1.server.body_writer import SLICE
 from passerelle.http1.server.connection import ClientConnection
-from passerelle.http1.server.listener import Limits, Listener
-from passerelle.http1.server.tls import SecureConnection
+from passerelle.http1.server.listener import Listener, ListenerLimits
+from passerelle.http1.server.tls import TlsClientConnection
 from tests.support.transport import LOW, Wire
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n"
@@ -48,11 +48,11 @@ class Client:
         **limits: Any,
     ) -> None:
         self.handler = Handler(answer)
-        self.listener = Listener(self.handler, Limits(**limits), Clock())
+        self.listener = Listener(self.handler, ListenerLimits(**limits), Clock())
         self.wire = Wire(room)
         self.connection = ClientConnection(self.listener)
         if secure:
-            self.connection = SecureConnection(self.listener, cast(asyncio.Transport, Wire(0)))
+            self.connection = TlsClientConnection(self.listener, cast(asyncio.Transport, Wire(0)))
         self.wire.connection = self.connection
         self.connection.connection_made(cast(asyncio.BaseTransport, self.wire))
         self.start = self.listener.clock.now

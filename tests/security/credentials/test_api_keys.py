@@ -13,8 +13,8 @@ import pytest
 from passerelle.errors import Failure, Kind
 from passerelle.security.credentials import authentication
 from passerelle.security.credentials.api_keys import KeyStore, UnknownKey, digest_of, new_key
-from passerelle.security.credentials.authentication import Authenticate, FileKeyMethod, Rejected
-from passerelle.security.guard import Refused
+from passerelle.security.credentials.authentication import Authenticate, CredentialRejected, FileKeyMethod
+from passerelle.security.guard import RequestRefused
 from passerelle.security.identity import Identity
 from tests.security.ratelimit.test_gcra import asked
 
@@ -118,12 +118,12 @@ def test_what_does_not_hold_is_rejected_without_showing_it(store: KeyStore) -> N
     unknown = f"psr_{made.id}_{'x' * 43}"
     doubled = asked(b"", (b"x-api-key", key.encode()), (b"x-api-key", key.encode()))
     for request in (shown("nonsense"), shown(unknown), doubled):
-        with pytest.raises(Rejected) as why:
+        with pytest.raises(CredentialRejected) as why:
             method.identify(request)
         assert "xxx" not in str(why.value) and key not in str(why.value)
     assert method.identify(shown(key))
     clock.now += 10  # also when it is remembered
-    with pytest.raises(Rejected, match="expired"):
+    with pytest.raises(CredentialRejected, match="expired"):
         method.identify(shown(key))
 
 
@@ -135,7 +135,7 @@ def test_a_revoked_key_is_refused_after_the_next_refresh(store: KeyStore, tmp_pa
     other.revoke(made.id, NOW)
     other.close()
     method.refresh()
-    with pytest.raises(Rejected, match="revoked"):
+    with pytest.raises(CredentialRejected, match="revoked"):
         method.identify(shown(key))
 
 
@@ -166,7 +166,7 @@ def test_a_store_that_cannot_be_read_lets_nobody_in(store: KeyStore) -> None:
 
 def test_without_credentials_the_answer_names_what_is_accepted(store: KeyStore) -> None:
     guard = Authenticate([FileKeyMethod(store, b"x-api-key", Clock())], b"x-api-key")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         guard(asked())
     assert refused.value.kind is Kind.UNAUTHENTICATED
     assert refused.value.detail == "no credentials"
@@ -179,8 +179,8 @@ def test_the_key_is_withheld_and_the_identity_added(store: KeyStore) -> None:
     Authenticate([FileKeyMethod(store, b"x-api-key", Clock())], b"x-api-key")(request)
     line = request.fields[0].line
     section = b"A: 1\r\n" + line + b"\r\nB: " + line + b"\r\n"
-    assert request.carried(section) == b"A: 1\r\nB: " + line + b"\r\n" + request.upstream
-    assert request.carried(line + b"\r\n") == request.upstream
+    assert request.upstream_section(section) == b"A: 1\r\nB: " + line + b"\r\n" + request.upstream_fields
+    assert request.upstream_section(line + b"\r\n") == request.upstream_fields
 
 
 def test_opening_what_cannot_be_opened(tmp_path: Path) -> None:

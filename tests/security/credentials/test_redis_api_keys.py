@@ -14,9 +14,9 @@ from passerelle.errors import Failure, Kind
 from passerelle.security.credentials import authentication
 from passerelle.security.credentials.api_keys import KeyStore, UnknownKey, digest_of, new_key
 from passerelle.security.credentials.authentication import Authenticate
-from passerelle.security.credentials.redis_api_keys import HOLDS_ON, SharedKeyMethod, SharedKeyStore
+from passerelle.security.credentials.redis_api_keys import HOLDS_ON, RedisKeyMethod, RedisKeyStore
 from passerelle.security.credentials.redis_lookup import BELIEVED
-from passerelle.security.guard import Asked
+from passerelle.security.guard import GuardedCall
 from passerelle.security.identity import Identity
 from passerelle.security.ratelimit.redis import NOW
 from tests.caching.redis_server import RedisServer
@@ -51,18 +51,18 @@ def client(shared_server: RedisServer) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def store(client: Redis) -> SharedKeyStore:
-    return SharedKeyStore(client)
+def store(client: Redis) -> RedisKeyStore:
+    return RedisKeyStore(client)
 
 
 # ---- the store
 
 
-def test_it_does_what_the_file_does(store: SharedKeyStore, tmp_path: Path) -> None:
+def test_it_does_what_the_file_does(store: RedisKeyStore, tmp_path: Path) -> None:
     file = KeyStore(tmp_path / "keys.db")
     now = int(time.time())
 
-    def life(of: KeyStore | SharedKeyStore) -> list[Any]:
+    def life(of: KeyStore | RedisKeyStore) -> list[Any]:
         ids: list[str] = []
 
         def told(made: tuple[Any, str]) -> Any:
@@ -91,7 +91,7 @@ def test_it_does_what_the_file_does(store: SharedKeyStore, tmp_path: Path) -> No
     file.close()
 
 
-def test_redis_holds_no_key(store: SharedKeyStore, client: Redis) -> None:
+def test_redis_holds_no_key(store: RedisKeyStore, client: Redis) -> None:
     made, key = store.create("app", ["a"], 1, 2)
     assert key.startswith(f"psr_{made.id}_")
     secret = key.split("_", 2)[2].encode()  # which may have a _ of its own
@@ -113,13 +113,13 @@ class Link:
         self.there = "up"
         self.asked = 0
 
-    def ask(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Ended | None:
+    def run_or_queue(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Ended | None:
         self.asked += 1
         if self.there == "gone":
             return None
         return Ended(None if self.there == "hangs" else self.client.eval(NOW + script, len(keys), *keys, *arguments))
 
-    run = ask
+    run = run_or_queue
 
 
 class Worker:
@@ -128,11 +128,11 @@ class Worker:
     def __init__(self, client: Redis) -> None:
         self.link = Link(client)
         self.seconds = 0.0
-        self.method = SharedKeyMethod(self.link, b"x-api-key", time.time, lambda: self.seconds)
+        self.method = RedisKeyMethod(self.link, b"x-api-key", time.time, lambda: self.seconds)
 
     def who(self, key: str) -> str:
         """The owner of ``key``, asked as a guard asks: once more after what it waited for has ended."""
-        request: Asked = shown(key)
+        request: GuardedCall = shown(key)
         guard = Authenticate([self.method])
         while guard(request) is not None:
             pass
@@ -145,7 +145,7 @@ def worker(client: Redis) -> Worker:
     return Worker(client)
 
 
-def test_a_key_establishes_its_owner_and_is_believed_for_a_second(store: SharedKeyStore, worker: Worker) -> None:
+def test_a_key_establishes_its_owner_and_is_believed_for_a_second(store: RedisKeyStore, worker: Worker) -> None:
     made, key = store.create("app", ["b", "a"], int(time.time()))
     assert [worker.who(key) for _ in range(3)] == ["app"] * 3
     assert worker.link.asked == 1
@@ -161,7 +161,7 @@ def test_a_key_establishes_its_owner_and_is_believed_for_a_second(store: SharedK
     assert worker.link.asked == 2
 
 
-def test_what_does_not_hold(store: SharedKeyStore, worker: Worker) -> None:
+def test_what_does_not_hold(store: RedisKeyStore, worker: Worker) -> None:
     now = int(time.time())
     made, expired = store.create("app", [], now - 100, now - 1)
     for key, why in ((expired, "expired"), (new_key()[1], "unknown"), ("nonsense", "form")):
@@ -170,7 +170,7 @@ def test_what_does_not_hold(store: SharedKeyStore, worker: Worker) -> None:
     assert store.get(made.id) == made  # nobody has used it
 
 
-def test_what_was_let_in_outlives_redis_for_a_while(store: SharedKeyStore, worker: Worker) -> None:
+def test_what_was_let_in_outlives_redis_for_a_while(store: RedisKeyStore, worker: Worker) -> None:
     _, key = store.create("app", [], int(time.time()))
     _, other = store.create("other", [], int(time.time()))
     assert worker.who(key) == "app"
@@ -189,7 +189,7 @@ def test_what_was_let_in_outlives_redis_for_a_while(store: SharedKeyStore, worke
     assert [worker.who(key), worker.who(other)] == ["app", "other"]
 
 
-def test_an_end_that_was_known_counts_without_redis(store: SharedKeyStore, worker: Worker) -> None:
+def test_an_end_that_was_known_counts_without_redis(store: RedisKeyStore, worker: Worker) -> None:
     _, key = store.create("app", [], int(time.time()), int(time.time()) + 1)
     assert worker.who(key) == "app"
     worker.link.there = "gone"
@@ -203,7 +203,7 @@ def test_an_end_that_was_known_counts_without_redis(store: SharedKeyStore, worke
     wait_until(refused, "it expires", LONG)
 
 
-def test_a_key_that_was_deleted_is_not_remembered(store: SharedKeyStore, client: Redis, worker: Worker) -> None:
+def test_a_key_that_was_deleted_is_not_remembered(store: RedisKeyStore, client: Redis, worker: Worker) -> None:
     _, key = store.create("app", [], int(time.time()))
     assert worker.who(key) == "app"
     client.flushall()
@@ -216,7 +216,7 @@ def test_a_key_that_was_deleted_is_not_remembered(store: SharedKeyStore, client:
     assert failed.value.kind is Kind.UNVERIFIABLE
 
 
-def test_what_is_remembered_is_bounded(store: SharedKeyStore, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_remembered_is_bounded(store: RedisKeyStore, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authentication, "REMEMBERED_KEYS", 5)
     keys = [store.create(f"c{n}", [], 1)[1] for n in range(20)]
     for key in keys * 2:
@@ -226,9 +226,9 @@ def test_what_is_remembered_is_bounded(store: SharedKeyStore, worker: Worker, mo
     assert digest_of(keys[0].encode()) in worker.method._known  # who comes often stays
 
 
-def test_two_credentials_that_wait_are_both_looked_up_once(store: SharedKeyStore, worker: Worker) -> None:
+def test_two_credentials_that_wait_are_both_looked_up_once(store: RedisKeyStore, worker: Worker) -> None:
     _, key = store.create("app", [], 1)
-    other = SharedKeyMethod(worker.link, b"x-other", time.time, lambda: worker.seconds)
+    other = RedisKeyMethod(worker.link, b"x-other", time.time, lambda: worker.seconds)
     request = shown(key)
     request.fields = [*shown(new_key()[1], b"x-other").fields, *request.fields]
     guard = Authenticate([other, worker.method])
@@ -310,7 +310,7 @@ def test_a_redis_beside_keys_in_a_file_changes_nothing_until_it_is_named(
     assert shop.get("/any", key).status == 200
     assert isinstance(shop.store, KeyStore)
     with Redis(port=server.port) as client:
-        shared = SharedKeyStore(client)
+        shared = RedisKeyStore(client)
         first = shop.store.export()[0]
         assert shared.put(*first) and not shared.put(*first)
     shop.gateway.reload(shop.services, shop.routes, **{**shop.top, "keys": {}}, redis=server.url)

@@ -12,11 +12,11 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from passerelle.security.credentials.login_throttle import Attempts, Logins
-from passerelle.security.credentials.redis_login_throttle import GIVE_BACK, SharedLogins
-from passerelle.security.credentials.redis_sessions import HOLD, OPEN, SharedSessions, key_of
+from passerelle.security.credentials.login_throttle import AttemptLimit, LoginThrottle
+from passerelle.security.credentials.redis_login_throttle import GIVE_BACK, RedisLoginThrottle
+from passerelle.security.credentials.redis_sessions import HOLD, OPEN, RedisSessions, key_of
 from passerelle.security.credentials.session_store import Lifetimes, digest_of, new_id
-from passerelle.security.ratelimit.gcra import SECOND, Rate, Table
+from passerelle.security.ratelimit.gcra import SECOND, BucketTable, Rate
 from passerelle.security.ratelimit.redis import DECIDE
 from tests.caching.redis_server import RedisServer
 from tests.integration.test_sessions import Shop, session, token
@@ -51,7 +51,7 @@ class Ended:
     def __init__(self, result: object) -> None:
         self.result = result
 
-    def then(self, call: Any) -> None:
+    def add_done_callback(self, call: Any) -> None:
         call()
 
 
@@ -66,11 +66,11 @@ class MadeUpTime:
         self.now = START
         self._keep = KEEP if keep else ""
 
-    def ask(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Ended:
+    def run_or_queue(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Ended:
         text = AT_A_MADE_UP_TIME.format(now=self.now, script=script, keep=self._keep)
         return Ended(self.client.eval(text, len(keys), *keys, *arguments))
 
-    run = ask
+    run = run_or_queue
 
 
 # ---- the scripts
@@ -88,33 +88,35 @@ def test_attempts_are_counted_as_by_one_worker(
     store = MadeUpTime(shared_server)
     minute = 60 * SECOND
 
-    def kinds() -> tuple[Attempts, Attempts]:
-        return Attempts(Rate(1, minute, by_name), Table()), Attempts(Rate(1, minute, by_address), Table())
+    def kinds() -> tuple[AttemptLimit, AttemptLimit]:
+        return AttemptLimit(Rate(1, minute, by_name), BucketTable()), AttemptLimit(
+            Rate(1, minute, by_address), BucketTable()
+        )
 
     def clock() -> int:
         return store.now * 1000
 
-    shared, alone = SharedLogins(*kinds(), "a login", store, clock=clock), Logins(*kinds(), clock)
+    shared, alone = RedisLoginThrottle(*kinds(), "a login", store, clock=clock), LoginThrottle(*kinds(), clock)
     # What it has heard of Redis, it goes on with by itself.
-    heard = Logins(
-        Attempts(Rate(1, minute, by_name), shared._tables[1]),
-        Attempts(Rate(1, minute, by_address), shared._tables[0]),
+    heard = LoginThrottle(
+        AttemptLimit(Rate(1, minute, by_name), shared._tables[1]),
+        AttemptLimit(Rate(1, minute, by_address), shared._tables[0]),
         clock,
     )
     for right, name, address, seconds in steps:
         store.now += seconds * 1_000_000
         waits: list[int] = []
-        shared.ask(name, address.encode(), waits.append)
+        shared.take_async(name, address.encode(), waits.append)
         assert waits == [alone.take(name, address.encode())]
         if right and waits == [0]:
-            shared.give_back(name, address.encode())
-            alone.give_back(name, address.encode())
+            shared.restore(name, address.encode())
+            alone.restore(name, address.encode())
     for name in "ab":
         for address in "xyz":
             wait = alone.take(name, address.encode())
             assert heard.take(name, address.encode()) == wait
             for each in (alone, heard) if wait == 0 else ():
-                each.give_back(name, address.encode())
+                each.restore(name, address.encode())
     store.client.close()
 
 
@@ -123,12 +125,12 @@ class Kept:
 
     def __init__(self, server: RedisServer, idle: float = 100.0, absolute: float = 1000.0) -> None:
         self.store = MadeUpTime(server)
-        self.sessions = SharedSessions(self.store, Lifetimes(idle, absolute))
+        self.sessions = RedisSessions(self.store, Lifetimes(idle, absolute))
         self.digest = digest_of(new_id()) or b""
         self.sessions.open(None, self.digest, "é", ("admin", "customer"))
 
     def holds(self, ago: float | None = None) -> bool:
-        call = self.sessions.hold(self.digest, ago)
+        call = self.sessions.touch(self.digest, ago)
         assert call is not None and isinstance(call.result, list)
         return bool(call.result)
 
@@ -142,7 +144,7 @@ def kept(shared_server: RedisServer) -> Iterator[Kept]:
 
 def test_what_is_found(kept: Kept) -> None:
     kept.store.now += 1_000_000
-    call = kept.sessions.hold(kept.digest, None)
+    call = kept.sessions.touch(kept.digest, None)
     assert call is not None
     assert call.result == ["é".encode(), b'["admin", "customer"]', 999_000_000]
 
@@ -174,13 +176,13 @@ def test_a_use_that_a_worker_has_seen_counts_and_never_backwards(kept: Kept) -> 
 
 def test_it_is_kept_no_longer_than_it_can_hold(shared_server: RedisServer) -> None:
     store = MadeUpTime(shared_server, keep=False)
-    sessions = SharedSessions(store, Lifetimes(100.0, 1000.0))
+    sessions = RedisSessions(store, Lifetimes(100.0, 1000.0))
     one, other = (digest_of(new_id()) or b"" for _ in range(2))
     sessions.open(None, one, "7", ())
     assert 95_000 < store.client.pttl(key_of(one)) <= 101_000
     store.now += 990_000_000
     store.client.hset(key_of(one), "used", store.now)
-    sessions.hold(one, None)
+    sessions.touch(one, None)
     assert store.client.pttl(key_of(one)) <= 10_000
     sessions.open(one, other, "7", ())
     assert not store.client.exists(key_of(one)) and store.client.exists(key_of(other))

@@ -13,24 +13,24 @@ from hypothesis import strategies as st
 from passerelle.errors import Failure, Kind
 from passerelle.http1.head import RequestHead
 from passerelle.security.cookies import HideCookies, values
-from passerelle.security.credentials.authentication import Rejected
-from passerelle.security.credentials.login_throttle import Attempts, Logins
+from passerelle.security.credentials.authentication import CredentialRejected
+from passerelle.security.credentials.login_throttle import AttemptLimit, LoginThrottle
 from passerelle.security.credentials.session_store import Lifetimes, Session, SessionStore, digest_of, new_id
-from passerelle.security.credentials.sessions import Cookies, FileSessionMethod, SameOrigin, csrf_token
-from passerelle.security.guard import Asked
+from passerelle.security.credentials.sessions import FileSessionMethod, OriginCheck, SessionCookies, csrf_token
+from passerelle.security.guard import GuardedCall
 from passerelle.security.identity import Identity
-from passerelle.security.ratelimit.gcra import SECOND, Rate, Table
+from passerelle.security.ratelimit.gcra import SECOND, BucketTable, Rate
 
 ID = new_id()
 DIGEST = digest_of(ID) or b""
-COOKIES = Cookies.named("session", secure=True)
+COOKIES = SessionCookies.named("session", secure=True)
 LIFETIMES = Lifetimes(idle=100.0, absolute=1000.0)
 
 
-def asked(*fields: tuple[bytes, bytes], method: bytes = b"GET") -> Asked:
+def asked(*fields: tuple[bytes, bytes], method: bytes = b"GET") -> GuardedCall:
     lines = [(b"Host", b"shop.example"), *fields]
     head = RequestHead(b"\r\n".join(b"%b: %b" % line for line in lines), 100)
-    return Asked(method, b"/", b"192.0.2.1", head.lines)
+    return GuardedCall(method, b"/", b"192.0.2.1", head.lines)
 
 
 def cookie(identity: bytes = ID) -> tuple[bytes, bytes]:
@@ -51,13 +51,13 @@ class Kept:
         self.clock = Clock()
         self.store, self.other = SessionStore(path), SessionStore(path)
         self.other.replace(None, DIGEST, Session("7", ("admin",), self.clock.now, self.clock.now))
-        origin = SameOrigin((), token=True, secure=True)
+        origin = OriginCheck((), token=True, secure=True)
         self.method = FileSessionMethod(self.store, COOKIES, LIFETIMES, origin, self.clock)
 
     def holds(self) -> bool:
         try:
             return isinstance(self.method.identify(asked(cookie())), Identity)
-        except Rejected:
+        except CredentialRejected:
             return False
 
 
@@ -125,9 +125,9 @@ class TestCredential:
         assert kept.method.identify(asked((b"Cookie", b"session=%b" % ID))) is None
         refused = [new_id(), b"short", b""]
         for identity in refused:
-            with pytest.raises(Rejected):
+            with pytest.raises(CredentialRejected):
                 kept.method.identify(asked(cookie(identity)))
-        with pytest.raises(Rejected, match="more than one"):
+        with pytest.raises(CredentialRejected, match="more than one"):
             kept.method.identify(asked(cookie(), cookie()))
 
     def test_uses_keep_it_until_its_absolute_end(self, kept: Kept) -> None:
@@ -197,7 +197,7 @@ class TestForgery:
     )
     @pytest.mark.parametrize("method", [b"POST", b"PUT", b"PATCH", b"DELETE", b"QUERY"])
     def test_what_changes_something(self, method: bytes, fields: list[tuple[bytes, bytes]], allowed: bool) -> None:
-        origin = SameOrigin(("https://app.example",), token=True, secure=True)
+        origin = OriginCheck(("https://app.example",), token=True, secure=True)
         assert (origin.objection(asked(*fields, method=method), ID) == "") is allowed
 
     @pytest.mark.parametrize(
@@ -205,11 +205,11 @@ class TestForgery:
         [([OWN], True), ([(b"Sec-Fetch-Site", b"same-origin")], True), ([], False), ([TOKEN], False)],
     )
     def test_by_origin_alone(self, fields: list[tuple[bytes, bytes]], allowed: bool) -> None:
-        origin = SameOrigin((), token=False, secure=True)
+        origin = OriginCheck((), token=False, secure=True)
         assert (origin.objection(asked(*fields, method=b"POST"), ID) == "") is allowed
 
     def test_reading_is_free_and_a_socket_is_not(self) -> None:
-        origin = SameOrigin((), token=True, secure=True)
+        origin = OriginCheck((), token=True, secure=True)
         evil = (b"Origin", b"https://evil.example")
         for method in (b"GET", b"HEAD", b"OPTIONS"):
             assert origin.objection(asked(evil, method=method), ID) == ""
@@ -217,13 +217,13 @@ class TestForgery:
         assert origin.objection(asked(OWN, (b"Upgrade", b"websocket")), ID) == ""
 
     def test_a_login_needs_no_token_but_no_foreign_page_may_make_it(self) -> None:
-        origin = SameOrigin((), token=True, secure=True)
+        origin = OriginCheck((), token=True, secure=True)
         assert origin.objection(asked(method=b"POST"), None) == ""
         assert origin.objection(asked((b"Sec-Fetch-Site", b"cross-site"), method=b"POST"), None)
 
     def test_plain_http_is_for_insecure_cookies(self) -> None:
         plain = (b"Origin", b"http://shop.example")
-        origin = SameOrigin((), token=True, secure=False)
+        origin = OriginCheck((), token=True, secure=False)
         assert origin.objection(asked(plain, TOKEN, method=b"POST"), ID) == ""
 
     def test_the_token_does_not_give_the_id_away(self) -> None:
@@ -232,37 +232,37 @@ class TestForgery:
 
 class TestCookies:
     def test_lines(self) -> None:
-        own, token = COOKIES.opened(ID, 60).split(b"\r\n")[:2]
+        own, token = COOKIES.set_lines(ID, 60).split(b"\r\n")[:2]
         assert own == b"Set-Cookie: __Host-session=%b; Path=/; SameSite=Lax; Max-Age=60; Secure; HttpOnly" % ID
         assert token == (
             b"Set-Cookie: __Host-session-csrf=%b; Path=/; SameSite=Lax; Max-Age=60; Secure" % csrf_token(ID)
         )
-        plain = Cookies.named("session", secure=False)
-        assert plain.opened(ID, 60).startswith(b"Set-Cookie: session=%b; Path=/; SameSite=Lax; Max-Age=60; H" % ID)
-        assert COOKIES.closed().count(b"Max-Age=0") == 2
+        plain = SessionCookies.named("session", secure=False)
+        assert plain.set_lines(ID, 60).startswith(b"Set-Cookie: session=%b; Path=/; SameSite=Lax; Max-Age=60; H" % ID)
+        assert COOKIES.clear_lines().count(b"Max-Age=0") == 2
 
     def test_only_the_own_cookie_is_hidden(self) -> None:
         request = asked((b"Cookie", b"a=1;__Host-session=x ; b=2"), (b"cookie", b"__Host-session=y"), (b"X", b"a=1"))
         section = b"".join(field.line + b"\r\n" for field in request.fields)
         HideCookies([b"__Host-session"])(request)
-        assert request.carried(section) == b"Host: shop.example\r\nCookie: a=1; b=2\r\nX: a=1\r\n"
+        assert request.upstream_section(section) == b"Host: shop.example\r\nCookie: a=1; b=2\r\nX: a=1\r\n"
 
     @given(st.lists(st.sampled_from([b"s=1", b"xs=2", b"s", b"=s", b"s=", b"", b" s = 3 ", b"S=4"])))
     def test_no_spelling_of_the_cookie_goes_on(self, pairs: list[bytes]) -> None:
         request = asked((b"Cookie", b";".join(pairs)))
         section = b"".join(field.line + b"\r\n" for field in request.fields)
         HideCookies([b"s"])(request)
-        carried = RequestHead(request.carried(section).removesuffix(b"\r\n"), 100)
-        assert values(Asked(b"GET", b"/", b"", carried.lines), b"s") == []
-        assert values(Asked(b"GET", b"/", b"", carried.lines), b"xs") == [b"2"] * pairs.count(b"xs=2")
+        carried = RequestHead(request.upstream_section(section).removesuffix(b"\r\n"), 100)
+        assert values(GuardedCall(b"GET", b"/", b"", carried.lines), b"s") == []
+        assert values(GuardedCall(b"GET", b"/", b"", carried.lines), b"xs") == [b"2"] * pairs.count(b"xs=2")
 
 
 class TestAttempts:
-    def make(self, now: list[int]) -> Logins:
-        def of(number: int) -> Attempts:
-            return Attempts(Rate(1, 60 * SECOND, number), Table())
+    def make(self, now: list[int]) -> LoginThrottle:
+        def of(number: int) -> AttemptLimit:
+            return AttemptLimit(Rate(1, 60 * SECOND, number), BucketTable())
 
-        return Logins(of(5), of(20), lambda: now[0])
+        return LoginThrottle(of(5), of(20), lambda: now[0])
 
     def test_five_wrong_ones_then_one_a_minute(self) -> None:
         now = [SECOND]
@@ -278,10 +278,10 @@ class TestAttempts:
         logins = self.make(now)
         for _ in range(50):
             assert logins.take("ada", b"a") == 0
-            logins.give_back("ada", b"a")
+            logins.restore("ada", b"a")
         assert [logins.take("ada", b"a") for _ in range(4)] == [0] * 4
         assert logins.take("ada", b"b") == 0
-        logins.give_back("ada", b"b")
+        logins.restore("ada", b"b")
         assert [logins.take("ada", b"a") for _ in range(2)] == [0, 60]
 
     def test_one_address_cannot_go_through_all_names(self) -> None:

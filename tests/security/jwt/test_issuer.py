@@ -8,10 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from passerelle.security.guard import Asked
+from passerelle.security.guard import GuardedCall
 from passerelle.security.identity import Identity
 from passerelle.security.jwt import issuer as identity_token
-from passerelle.security.jwt.issuer import Signer, TellIdentity, signer_of_pem, signer_of_secret
+from passerelle.security.jwt.issuer import SendIdentity, Signer, signer_of_pem, signer_of_secret
 from passerelle.security.jwt.jose import claims_of, key_of_pem, key_of_secret, parse
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -25,16 +25,16 @@ class Told:
 
     def __init__(self, signer: Signer, audience: tuple[str, ...] = ("orders",), lifetime: float = 60.0) -> None:
         self.now = 1_000_000.5
-        self.guard = TellIdentity(signer, b"X-Consumer-Token", "gw", audience, lifetime, lambda: self.now)
+        self.guard = SendIdentity(signer, b"X-Consumer-Token", "gw", audience, lifetime, lambda: self.now)
 
     def token(self, identity: Identity | None) -> str | None:
-        asked = Asked(b"GET", b"/", b"10.0.0.1", [])
+        asked = GuardedCall(b"GET", b"/", b"10.0.0.1", [])
         asked.identity = identity
         assert self.guard(asked) is None
-        if not asked.upstream:
+        if not asked.upstream_fields:
             return None
-        assert asked.upstream.startswith(b"X-Consumer-Token: ") and asked.upstream.endswith(b"\r\n")
-        return asked.upstream[18:-2].decode("ascii")
+        assert asked.upstream_fields.startswith(b"X-Consumer-Token: ") and asked.upstream_fields.endswith(b"\r\n")
+        return asked.upstream_fields[18:-2].decode("ascii")
 
     def claims(self, identity: Identity) -> dict[str, Any]:
         text = self.token(identity)

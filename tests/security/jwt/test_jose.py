@@ -21,7 +21,7 @@ from passerelle.security.jwt.jose import (
     ALGORITHMS,
     LONGEST_TOKEN,
     SECRET_OCTETS,
-    NotAToken,
+    InvalidToken,
     claims_of,
     key_of_jwk,
     key_of_pem,
@@ -160,7 +160,7 @@ def test_an_unknown_algorithm_verifies_nothing(name: str) -> None:
     ],
 )
 def test_what_is_no_token(text: str) -> None:
-    with pytest.raises(NotAToken) as why:
+    with pytest.raises(InvalidToken) as why:
         parse(text)
     assert not text or len(text) < 4 or text not in str(why.value)
 
@@ -169,7 +169,7 @@ def test_what_is_no_token(text: str) -> None:
 def test_no_text_breaks_the_reader(text: str) -> None:
     try:
         token = parse(text)
-    except NotAToken:
+    except InvalidToken:
         return
     assert not key_of_secret(SECRET, frozenset(ALGORITHMS)).verifies(token)
 

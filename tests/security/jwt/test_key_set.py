@@ -7,10 +7,10 @@ import json
 import pytest
 
 from passerelle.errors import Failure, Kind
-from passerelle.security.credentials.authentication import Rejected
+from passerelle.security.credentials.authentication import CredentialRejected
 from passerelle.security.identity import Identity
-from passerelle.security.jwt.key_set import Done, KeySet
-from passerelle.security.jwt.verifier import JwtMethod, Rules
+from passerelle.security.jwt.key_set import FetchCallback, KeySet
+from passerelle.security.jwt.verifier import JwtMethod, JwtRules
 from tests.security.jwt.test_jose import RSA, ECKey, sign
 from tests.security.ratelimit.test_gcra import asked
 
@@ -24,12 +24,12 @@ class Issuer:
     def __init__(self, **keys: ECKey) -> None:
         self.now = 1000.0
         self.keys = keys
-        self.fetches: list[Done] = []
+        self.fetches: list[FetchCallback] = []
         self.failures: list[str] = []
         self.set = KeySet(
             self.fetches.append, lambda: self.now, cooldown=30.0, refresh=3600.0, failed=self.failures.append
         )
-        self.method = JwtMethod(Rules(frozenset({"ES256"})), self.set, lambda: NOW, lambda: self.now)
+        self.method = JwtMethod(JwtRules(frozenset({"ES256"})), self.set, lambda: NOW, lambda: self.now)
 
     def document(self) -> bytes:
         return json.dumps(
@@ -67,7 +67,7 @@ def test_a_rotation_is_seen_at_once_by_one_fetch_for_all() -> None:
     for _ in range(20):
         wait = issuer.ask(K2, "k2")
         assert wait is issuer.set
-        wait.then(lambda: resumed.append(issuer.ask(K2, "k2")))
+        wait.add_done_callback(lambda: resumed.append(issuer.ask(K2, "k2")))
     assert len(issuer.fetches) == 1
     issuer.answer()
     assert len(resumed) == 20 and all(isinstance(found, Identity) for found in resumed)
@@ -82,7 +82,7 @@ def test_unknown_kids_cost_one_fetch_a_cooldown() -> None:
             issuer.now += 10
         try:
             wait = issuer.ask(K2, f"random-{number}")
-        except Rejected as reason:
+        except CredentialRejected as reason:
             reasons.add(str(reason))
             continue
         assert wait is issuer.set
@@ -108,7 +108,7 @@ def test_the_last_good_set_is_kept(result: bytes | Exception) -> None:
     assert isinstance(issuer.method.identify(other), Identity)
     issuer.set.keep_fresh()
     assert not issuer.fetches  # not again before the cooldown
-    with pytest.raises(Rejected):
+    with pytest.raises(CredentialRejected):
         issuer.ask(K2, "k2")
 
 
@@ -130,13 +130,13 @@ def test_tokens_without_kid_try_every_key() -> None:
     assert isinstance(one.ask(K1, None), Identity)
     assert isinstance(two.ask(K1, None), Identity)
     assert isinstance(two.ask(K2, None), Identity)
-    with pytest.raises(Rejected, match="does not hold"):
+    with pytest.raises(CredentialRejected, match="does not hold"):
         one.ask(K2, None)
 
 
 def test_a_kid_binds_its_token_to_its_key() -> None:
     issuer = Issuer(k1=K1, k2=K2).load()
-    with pytest.raises(Rejected):
+    with pytest.raises(CredentialRejected):
         issuer.ask(K2, "k1")
 
 
@@ -148,7 +148,7 @@ def test_the_same_kid_with_new_key_material() -> None:
     assert issuer.ask(K2, "k1") is issuer.set
     issuer.answer()
     assert isinstance(issuer.ask(K2, "k1"), Identity)
-    with pytest.raises(Rejected):  # what the old key signed is not remembered any more
+    with pytest.raises(CredentialRejected):  # what the old key signed is not remembered any more
         issuer.ask(K1, "k1")
 
 
@@ -168,5 +168,5 @@ def test_a_set_with_other_kinds_of_keys() -> None:
     rsa = {**RSA.as_dict(private=False), "kid": "r"}
     issuer.answer(json.dumps({"keys": [rsa, {**K1.as_dict(private=False), "kid": "k1"}]}).encode())
     assert isinstance(issuer.ask(K1, "k1"), Identity)
-    with pytest.raises(Rejected, match="unknown key"):
+    with pytest.raises(CredentialRejected, match="unknown key"):
         issuer.ask(K1, "r")

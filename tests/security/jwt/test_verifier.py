@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc.jwk import OctKey
 
-from passerelle.security.credentials.authentication import Rejected
+from passerelle.security.credentials.authentication import CredentialRejected
 from passerelle.security.identity import Identity
 from passerelle.security.jwt import verifier as jwt
 from passerelle.security.jwt.jose import key_of_secret
 from passerelle.security.jwt.key_set import FixedKeys
-from passerelle.security.jwt.verifier import JwtMethod, Rules, check_claims, identity_of
+from passerelle.security.jwt.verifier import JwtMethod, JwtRules, check_claims, identity_of
 from tests.security.jwt.test_jose import SECRET, sign
 from tests.security.ratelimit.test_gcra import asked
 
 NOW = 1_800_000_000
-RULES = Rules(frozenset({"HS256"}), "https://issuer", frozenset({"shop", "admin"}), leeway=10.0)
+RULES = JwtRules(frozenset({"HS256"}), "https://issuer", frozenset({"shop", "admin"}), leeway=10.0)
 GOOD = {"iss": "https://issuer", "aud": "shop", "exp": NOW + 60, "sub": "alice"}
 
 
@@ -31,7 +31,7 @@ class Clock:
         return self.now
 
 
-def method(rules: Rules = RULES, clock: Clock | None = None) -> JwtMethod:
+def method(rules: JwtRules = RULES, clock: Clock | None = None) -> JwtMethod:
     return JwtMethod(rules, FixedKeys(key_of_secret(SECRET, rules.algorithms)), clock or Clock())
 
 
@@ -76,7 +76,7 @@ def test_claims_that_hold(change: dict[str, Any]) -> None:
     ],
 )
 def test_claims_that_do_not_hold(change: dict[str, Any], why: str) -> None:
-    with pytest.raises(Rejected, match=why):
+    with pytest.raises(CredentialRejected, match=why):
         check_claims({**GOOD, **change}, RULES, NOW)
 
 
@@ -87,17 +87,17 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["iss", "aud", "exp", "nbf", "sub", "scope", "email"]), JSON))
 def test_whatever_the_claims_are_they_hold_or_are_rejected(claims: dict[str, Any]) -> None:
-    rules = Rules(frozenset({"HS256"}), forward={"email": b"X-Consumer-Email"})
+    rules = JwtRules(frozenset({"HS256"}), forward={"email": b"X-Consumer-Email"})
     try:
         check_claims(claims, rules, NOW)
         identity = identity_of(claims, rules)
-    except Rejected:
+    except CredentialRejected:
         return
     assert identity.lines.count(b"\r\n") == len(identity.lines.splitlines())
 
 
 def test_a_token_makes_an_identity() -> None:
-    rules = Rules(
+    rules = JwtRules(
         RULES.algorithms,
         consumer="client_id",
         scopes="scp",
@@ -128,7 +128,7 @@ def test_scopes(scope: Any, scopes: set[str]) -> None:
 
 @pytest.mark.parametrize("subject", [None, "", 5, ["alice"], "x" * 2000])
 def test_who_is_nobody_is_rejected(subject: Any) -> None:
-    with pytest.raises(Rejected):
+    with pytest.raises(CredentialRejected):
         method().identify(bearer({**GOOD, "sub": subject}))
 
 
@@ -157,7 +157,7 @@ def test_other_credentials_are_not_ours() -> None:
     ],
 )
 def test_what_does_not_hold_is_rejected_without_being_shown(request_: Any) -> None:
-    with pytest.raises(Rejected) as why:
+    with pytest.raises(CredentialRejected) as why:
         method().identify(request_)
     assert "ey" not in str(why.value).split()
 
@@ -172,7 +172,7 @@ def test_a_token_is_remembered_until_it_expires(monkeypatch: pytest.MonkeyPatch)
     assert remembering.identify(request) is first
     monkeypatch.undo()
     clock.now += 0.2
-    with pytest.raises(Rejected, match="expired"):
+    with pytest.raises(CredentialRejected, match="expired"):
         remembering.identify(request)
 
 
@@ -181,6 +181,6 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     remembering = method()
     for number in range(50):
         remembering.identify(bearer({**GOOD, "jti": number}))
-        with pytest.raises(Rejected):
+        with pytest.raises(CredentialRejected):
             remembering.identify(bearer({**GOOD, "jti": number}, key=b"x" * 64))
     assert len(remembering._known) == 10

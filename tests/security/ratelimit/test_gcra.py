@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.errors import Kind
-from passerelle.security.guard import Asked, Refused
+from passerelle.security.guard import GuardedCall, RequestRefused
 from passerelle.security.identity import Identity
 from passerelle.security.ratelimit.gcra import (
     LONGEST_KEY,
     SECOND,
-    Limit,
-    OneRateLimit,
+    BucketTable,
     Rate,
     RateLimits,
-    Table,
+    RouteRateLimit,
+    SingleRateLimit,
     by_consumer,
     by_header,
     by_key,
@@ -35,8 +35,8 @@ class Line:
         self.name, self.value, self.line = name, value, name + b": " + value
 
 
-def asked(address: bytes = b"203.0.113.5", *fields: tuple[bytes, bytes]) -> Asked:
-    return Asked(b"GET", b"/", address, [Line(*field) for field in fields])
+def asked(address: bytes = b"203.0.113.5", *fields: tuple[bytes, bytes]) -> GuardedCall:
+    return GuardedCall(b"GET", b"/", address, [Line(*field) for field in fields])
 
 
 class Clock:
@@ -47,7 +47,7 @@ class Clock:
         return self.now
 
 
-def by_address(request: Asked) -> bytes:
+def by_address(request: GuardedCall) -> bytes:
     return request.address
 
 
@@ -141,8 +141,8 @@ def test_lowest_terms_are_the_same_rate_in_whole_microseconds(count: int, second
 
 
 def test_the_table_is_bounded_and_a_busy_client_outlives_a_flood() -> None:
-    clock, table = Clock(), Table(1000)
-    limits = RateLimits([Limit("l", Rate(3, 60 * SECOND, 3), by_address, table=table)], lambda: None, clock)
+    clock, table = Clock(), BucketTable(1000)
+    limits = RateLimits([RouteRateLimit("l", Rate(3, 60 * SECOND, 3), by_address, table=table)], lambda: None, clock)
     for _ in range(3):
         limits(asked(b"victim"))
     for number in range(50_000):
@@ -150,13 +150,13 @@ def test_the_table_is_bounded_and_a_busy_client_outlives_a_flood() -> None:
         limits(asked(b"%d" % number))
         assert len(table) <= 1000
     assert table.evicted >= 48_000
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         limits(asked(b"victim"))
 
 
 def test_what_is_full_again_goes_first_and_is_no_eviction() -> None:
-    clock, table = Clock(), Table(100)
-    limits = RateLimits([Limit("l", Rate(1, SECOND, 1), by_address, table=table)], lambda: None, clock)
+    clock, table = Clock(), BucketTable(100)
+    limits = RateLimits([RouteRateLimit("l", Rate(1, SECOND, 1), by_address, table=table)], lambda: None, clock)
     for number in range(10_000):
         clock.now += SECOND // 50  # at any time, about 50 of 100 have debts
         limits(asked(b"%d" % number))
@@ -166,7 +166,7 @@ def test_what_is_full_again_goes_first_and_is_no_eviction() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=100))
 def test_the_table_keeps_what_was_put_last(steps: list[tuple[int, int]]) -> None:
-    table = Table(10)
+    table = BucketTable(10)
     for key, full in steps:
         table.put(b"%d" % key, full, 0)
         assert table.get(b"%d" % key) == full
@@ -189,20 +189,20 @@ def test_keys() -> None:
 # ---- the guard
 
 
-def guard(*limits: Limit, clock: Clock | None = None) -> tuple[RateLimits, list[int], Clock]:
+def guard(*limits: RouteRateLimit, clock: Clock | None = None) -> tuple[RateLimits, list[int], Clock]:
     counted: list[int] = []
     clock = clock or Clock()
     return RateLimits(limits, lambda: counted.append(1), clock), counted, clock
 
 
-def fields(request: Asked) -> dict[str, bytes]:
-    lines = [line.partition(b": ") for line in request.answer.split(b"\r\n") if line]
+def fields(request: GuardedCall) -> dict[str, bytes]:
+    lines = [line.partition(b": ") for line in request.response_fields.split(b"\r\n") if line]
     return {name.decode(): value for name, _, value in lines}
 
 
 def test_the_fields_are_structured_fields_and_true() -> None:
-    per_second = Limit("2/s by address", Rate(2, SECOND, 4), by_address)
-    per_day = Limit("10/d by address", Rate(10, 86400 * SECOND, 10), by_address)
+    per_second = RouteRateLimit("2/s by address", Rate(2, SECOND, 4), by_address)
+    per_day = RouteRateLimit("10/d by address", Rate(10, 86400 * SECOND, 10), by_address)
     limits, _, _ = guard(per_second, per_day)
     request = asked()
     limits(request)
@@ -215,12 +215,12 @@ def test_the_fields_are_structured_fields_and_true() -> None:
 
 def test_all_limits_must_admit_before_any_counts() -> None:
     clock = Clock()
-    small = Limit("small", Rate(1, SECOND, 1), by_address)
-    large = Limit("large", Rate(5, 86400 * SECOND, 5), by_address)
+    small = RouteRateLimit("small", Rate(1, SECOND, 1), by_address)
+    large = RouteRateLimit("large", Rate(5, 86400 * SECOND, 5), by_address)
     limits, _, _ = guard(small, large, clock=clock)
     limits(asked())
     for _ in range(20):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RequestRefused) as refused:
             limits(asked())
         assert refused.value.kind is Kind.RATE_LIMITED
         assert refused.value.fields == [(b"Retry-After", b"1")]
@@ -228,26 +228,26 @@ def test_all_limits_must_admit_before_any_counts() -> None:
         clock.now += SECOND
         limits(asked())
     clock.now += SECOND
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         limits(asked())
     assert int(refused.value.fields[0][1]) == 86400 // 5 - 5
 
 
 def test_a_dry_limit_counts_and_says_nothing() -> None:
-    limits, counted, _ = guard(Limit("dry", Rate(1, SECOND, 1), by_address, dry=True))
+    limits, counted, _ = guard(RouteRateLimit("dry", Rate(1, SECOND, 1), by_address, dry_run=True))
     for _ in range(5):
         request = asked()
         limits(request)
-        assert request.answer == b""
+        assert request.response_fields == b""
     assert len(counted) == 4
 
 
 def test_clients_have_buckets_of_their_own() -> None:
-    limits, _, _ = guard(Limit("l", Rate(1, SECOND, 1), by_address))
+    limits, _, _ = guard(RouteRateLimit("l", Rate(1, SECOND, 1), by_address))
     for number in range(100):
         limits(asked(b"%d" % number))
     for number in range(100):
-        with pytest.raises(Refused):
+        with pytest.raises(RequestRefused):
             limits(asked(b"%d" % number))
 
 
@@ -257,8 +257,8 @@ STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2 * SECOND)), max_s
 @given(RATES, st.integers(1, 50), STEPS)
 def test_one_limit_alone_decides_and_tells_as_several_do(rate: Rate, cost: int, steps: list[tuple[int, int]]) -> None:
     clock, cost = Clock(), min(cost, rate.burst)
-    several = RateLimits([Limit("l", rate, by_address, cost=cost)], lambda: None, clock)
-    alone = OneRateLimit(Limit("l", rate, by_address, cost=cost), clock)
+    several = RateLimits([RouteRateLimit("l", rate, by_address, cost=cost)], lambda: None, clock)
+    alone = SingleRateLimit(RouteRateLimit("l", rate, by_address, cost=cost), clock)
     for client, later in steps:
         clock.now += later
         told = []
@@ -266,8 +266,8 @@ def test_one_limit_alone_decides_and_tells_as_several_do(rate: Rate, cost: int, 
             request = asked(b"%d" % client)
             try:
                 each(request)
-            except Refused as refused:
-                told.append((request.answer, refused.kind, refused.detail, refused.fields))
+            except RequestRefused as refused:
+                told.append((request.response_fields, refused.kind, refused.detail, refused.fields))
             else:
-                told.append((request.answer, None, "", []))
+                told.append((request.response_fields, None, "", []))
         assert told[0] == told[1]

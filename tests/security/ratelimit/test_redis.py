@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from passerelle.config import inspect_text
-from passerelle.security.ratelimit.gcra import Limit, Rate, by_consumer, decide
-from passerelle.security.ratelimit.redis import DECIDE, SharedLimit
+from passerelle.security.ratelimit.gcra import Rate, RouteRateLimit, by_consumer, decide
+from passerelle.security.ratelimit.redis import DECIDE, RedisLimit
 from tests.caching.redis_server import RedisServer
 from tests.requirements import needs
 from tests.support.gateways import Rig, Running
@@ -65,7 +65,7 @@ def test_the_script_decides_as_the_gateway_does(
         costs = [data.draw(st.integers(1, rate.burst)) for rate in given_rates]
         dry = [data.draw(st.booleans()) for _ in given_rates]
         limits = [
-            SharedLimit(Limit("x", rate, by_consumer, cost=cost, dry=dry), str(index))
+            RedisLimit(RouteRateLimit("x", rate, by_consumer, cost=cost, dry_run=dry), str(index))
             for index, (rate, cost, dry) in enumerate(zip(given_rates, costs, dry, strict=True))
         ]
         keys = [each.key(b"k") for each in limits]

@@ -11,7 +11,7 @@ import struct
 from typing import Final
 from zlib import crc32
 
-from passerelle.caching.entry import Entry, Stored, Variants
+from passerelle.caching.entry import Entry, StoredItem, Variants
 
 _ENTRY: Final = b"PE2\n"
 _NOTE: Final = b"PV2\n"
@@ -27,7 +27,7 @@ _SHORT: Final = struct.Struct("<H")
 _NOTE_FIXED: Final = struct.Struct("<IHHH")
 
 
-def encode(item: Stored) -> bytes:
+def encode(item: StoredItem) -> bytes:
     """``item`` as bytes."""
     if isinstance(item, Entry):
         etag = item.etag or b""
@@ -36,7 +36,7 @@ def encode(item: Stored) -> bytes:
             item.fresh_until,
             item.status,
             item.strict,
-            item.refuses,
+            item.needs_excluded,
             item.stale_while_revalidate,
             item.stale_if_error,
             len(item.key),
@@ -58,7 +58,7 @@ def _sealed(name: bytes, pieces: list[bytes]) -> bytes:
     return b"".join([name, _SUM.pack(found), *pieces])
 
 
-def decode(data: bytes, key: bytes) -> Stored | None:
+def decode(data: bytes, key: bytes) -> StoredItem | None:
     """The item in ``data`` if it is whole, of this format, and ``key``'s; None otherwise. Never raises."""
     try:
         if crc32(memoryview(data)[_BEGIN:]) != _SUM.unpack_from(data, len(_ENTRY))[0]:
@@ -76,7 +76,7 @@ def _packed(parts: tuple[bytes, ...]) -> list[bytes]:
     return [piece for part in parts for piece in (_SHORT.pack(len(part)), part)]
 
 
-class _Reader:
+class _ByteReader:
     __slots__ = ("at", "data")
 
     def __init__(self, data: bytes, at: int) -> None:
@@ -98,7 +98,7 @@ class _Reader:
 def _entry(data: bytes, key: bytes) -> Entry | None:
     fixed = _FIXED.unpack_from(data, _BEGIN)
     born, fresh_until, status, strict, refuses, swr, sie, *lengths, tags = fixed
-    reader = _Reader(data, _BEGIN + _FIXED.size)
+    reader = _ByteReader(data, _BEGIN + _FIXED.size)
     if reader.take(lengths[0]) != key:
         return None
     if not -_LATEST < born < _LATEST or not fresh_until < _LATEST:
@@ -122,7 +122,7 @@ def _entry(data: bytes, key: bytes) -> Entry | None:
 
 def _note(data: bytes, key: bytes) -> Variants | None:
     key_length, salt_length, names, tags = _NOTE_FIXED.unpack_from(data, _BEGIN)
-    reader = _Reader(data, _BEGIN + _NOTE_FIXED.size)
+    reader = _ByteReader(data, _BEGIN + _NOTE_FIXED.size)
     if reader.take(key_length) != key:
         return None
     salt = reader.take(salt_length)

@@ -44,7 +44,7 @@ _LONGEST_HOST: Final = 256
 KEPT_OF_PATH: Final = _KEPT - _LONGEST_HOST - len(b" ")
 
 
-class Names:
+class RedisNames:
     """The keys and channels of one namespace. The number is the format's version: other versions use other keys."""
 
     __slots__ = (
@@ -105,7 +105,7 @@ def _digest(text: bytes) -> bytes:
     return hashlib.blake2b(text, digest_size=24).hexdigest().encode("ascii")
 
 
-def may_be_at(name: bytes, path: bytes) -> bool:
+def may_have_path(name: bytes, path: bytes) -> bool:
     """Whether an item under the shortened key ``name`` has this path, or one that begins so where it ends in ``*``.
 
     Of one whose path was cut: whether it may.
@@ -119,7 +119,7 @@ def may_be_at(name: bytes, path: bytes) -> bool:
     return (path if begins is None else begins).startswith(found[:-48])
 
 
-class Link:
+class InvalidationBus:
     """This worker's end. ``ready``: the connection stands and nothing is left to make up for.
 
     ``unlink`` deletes the entries in Redis with a path, or (None) all. ``on_change`` is told that Redis cannot be
@@ -130,7 +130,7 @@ class Link:
         self,
         client: Redis,
         memory: MemoryStore,
-        names: Names,
+        names: RedisNames,
         worker: str,
         unlink: Callable[[bytes | None], Awaitable[None]],
         on_change: Callable[[bool], None] | None = None,
@@ -138,9 +138,9 @@ class Link:
         self.ready = False
         self._unlink = unlink
         self._on_change = on_change or (lambda up: None)
-        self._told_gone = False
+        self._reported_down = False
         self._generation = b""
-        self._stood = False  # whether the connection was ready for long enough
+        self._stable = False  # whether the connection was ready for long enough
         self._client = client
         self._memory = memory
         self._names = names
@@ -157,7 +157,7 @@ class Link:
 
     def start(self) -> None:
         """Begin to connect."""
-        self._task = asyncio.get_running_loop().create_task(self._keep(), name="cache link")
+        self._task = asyncio.get_running_loop().create_task(self._reconnect_forever(), name="cache link")
 
     async def stop(self) -> None:
         """Disconnect for good."""
@@ -166,9 +166,9 @@ class Link:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        self._end_waiting()
+        self._wake_waiters()
 
-    def suspect(self) -> None:
+    def mark_unavailable(self) -> None:
         """An operation failed: stop using Redis until a new connection shows that it is back."""
         if self.ready:
             self.ready = False
@@ -183,33 +183,33 @@ class Link:
         This worker's own memory is the caller's business and was seen to first.
         """
         if not self.ready:
-            self.remember(operation, about, key)
+            self.enqueue(operation, about, key)
             return
         try:
-            await self._carry_out(operation, about, key)
+            await self._publish_and_unlink(operation, about, key)
         except Exception:
             # Whatever it was, the others have perhaps not heard of it.
-            self.remember(operation, about, key)
-            self.suspect()
+            self.enqueue(operation, about, key)
+            self.mark_unavailable()
 
-    def remember(self, operation: bytes, about: bytes, key: bytes = b"") -> None:
+    def enqueue(self, operation: bytes, about: bytes, key: bytes = b"") -> None:
         """Tell the others as soon as Redis is back; of more than a thousand such, only that everything is invalid."""
         if len(self._pending) >= _PENDING:
             self._pending.clear()
             operation, about, key = CLEAR, b"", b""
         self._pending.append((operation, about, key))
 
-    async def _carry_out(self, operation: bytes, about: bytes, key: bytes) -> None:
+    async def _publish_and_unlink(self, operation: bytes, about: bytes, key: bytes) -> None:
         async with asyncio.timeout(CONNECT):
-            await self._tell(operation, about, key)
+            await self._publish(operation, about, key)
         if operation in (PATH, CLEAR):
             async with asyncio.timeout(_UNLINK):
                 await self._unlink(about if operation == PATH else None)
             # Once more: meanwhile a worker may have taken into its memory what was not unlinked yet.
             async with asyncio.timeout(CONNECT):
-                await self._tell(operation, about, key)
+                await self._publish(operation, about, key)
 
-    async def _tell(self, operation: bytes, about: bytes, key: bytes) -> None:
+    async def _publish(self, operation: bytes, about: bytes, key: bytes) -> None:
         names = self._names
         mark = names.tombstone(about) if operation == DELETE else names.purged
         keys = [names.sequence, names.log, mark, *([key] if key else [])]
@@ -241,11 +241,11 @@ class Link:
                 if not futures:
                     del self._waiting[slot]
 
-    async def _keep(self) -> None:
+    async def _reconnect_forever(self) -> None:
         """Connect, and connect again, for ever."""
         delay = FIRST_PAUSE
         while True:
-            self._session = asyncio.get_running_loop().create_task(self._connection(), name="cache link session")
+            self._session = asyncio.get_running_loop().create_task(self._run_session(), name="cache link session")
             try:
                 await asyncio.shield(self._session)
             except asyncio.CancelledError:
@@ -258,15 +258,15 @@ class Link:
             except Exception as error:
                 # Redis is gone. Or it talks nonsense, of which its client raises whatever it stumbles over.
                 logger.debug("redis: %r", error)
-            if not self._stood and not self._told_gone:
-                self._told_gone = True
+            if not self._stable and not self._reported_down:
+                self._reported_down = True
                 self._on_change(False)
-            delay = FIRST_PAUSE if self._stood else min(delay * 2, LAST_PAUSE)
-            self.ready = self._stood = False
-            self._end_waiting()
+            delay = FIRST_PAUSE if self._stable else min(delay * 2, LAST_PAUSE)
+            self.ready = self._stable = False
+            self._wake_waiters()
             await asyncio.sleep(delay)
 
-    async def _connection(self) -> None:
+    async def _run_session(self) -> None:
         """One connection, from subscribing until it breaks."""
         # Connections that were idle when Redis went would each fail once more.
         await self._client.connection_pool.disconnect(inuse_connections=False)
@@ -275,25 +275,25 @@ class Link:
         try:
             async with asyncio.timeout(CONNECT):
                 await subscription.subscribe(self._names.invalid, self._names.flights)
-                await self._catch_up()
+                await self._replay_missed()
             while self._pending:
-                await self._carry_out(*self._pending[0])
+                await self._publish_and_unlink(*self._pending[0])
                 self._pending.popleft()
             self.ready = True
-            standing = asyncio.get_running_loop().call_later(USE, self._stands)
+            standing = asyncio.get_running_loop().call_later(USE, self._on_stable)
             await self._listen(subscription)
         finally:
             if standing is not None:
                 standing.cancel()
             await cast("Awaitable[None]", subscription.aclose())  # type: ignore[no-untyped-call]
 
-    def _stands(self) -> None:
-        self._stood = True
-        if self._told_gone:
-            self._told_gone = False
+    def _on_stable(self) -> None:
+        self._stable = True
+        if self._reported_down:
+            self._reported_down = False
             self._on_change(True)
 
-    async def _catch_up(self) -> None:
+    async def _replay_missed(self) -> None:
         """What others said while this worker did not listen."""
         # A Redis that was started anew counts anew: it may have counted past what this worker heard last.
         await self._client.set(self._names.generation, os.urandom(8).hex(), nx=True)
@@ -324,16 +324,16 @@ class Link:
             message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_LOOK)
             # None: time is up, or it was the confirmation of a subscription. Where others say much, time is never up.
             if clock() - looked >= _LOOK:
-                await self._look()
+                await self._check_sequence()
                 looked = clock()
             if message is None:
                 continue
             if message["channel"] == channel:
-                self._filled(message["data"])
+                self._on_fill(message["data"])
             else:
-                await self._heard(message["data"])
+                await self._on_message(message["data"])
 
-    async def _look(self) -> None:
+    async def _check_sequence(self) -> None:
         """Was anything said that was not heard, does Redis count as before, and is it still there?"""
         names = self._names
         async with asyncio.timeout(CONNECT):
@@ -346,7 +346,7 @@ class Link:
         # One that was published this instant may still be on its way; by the next look it is here.
         self._behind = self._sequence if newest > self._sequence else -1
 
-    async def _heard(self, message: bytes) -> None:
+    async def _on_message(self, message: bytes) -> None:
         number = int(message.partition(b" ")[0])
         if number > self._sequence + 1:
             raise ConnectionError("messages were lost")
@@ -377,12 +377,12 @@ class Link:
         else:
             self._memory.clear()
 
-    def _filled(self, message: bytes) -> None:
+    def _on_fill(self, message: bytes) -> None:
         for future in self._waiting.pop(message[1:], ()):
             if not future.done():
                 future.set_result(message[:1] == b"+")
 
-    def _end_waiting(self) -> None:
+    def _wake_waiters(self) -> None:
         waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():
             for future in futures:

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from passerelle.caching.entry import Entry, Stored, Variants
+from passerelle.caching.entry import Entry, StoredItem, Variants
 from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.redis.codec import decode, encode
 from passerelle.caching.redis.invalidation_bus import (
@@ -26,14 +26,14 @@ from passerelle.caching.redis.invalidation_bus import (
     KEPT_OF_PATH,
     PATH,
     TAG,
-    Link,
-    Names,
-    may_be_at,
+    InvalidationBus,
+    RedisNames,
+    may_have_path,
     shorten,
 )
 from passerelle.caching.redis.scripts import PUT
 from passerelle.caching.redis.times import CONNECT
-from passerelle.caching.request import Facts
+from passerelle.caching.request import RequestView
 from passerelle.caching.variants import variant_of
 
 T = TypeVar("T")
@@ -78,40 +78,40 @@ class RedisStore:
         )
         self._timeout = TIMEOUT if timeout is None else timeout
         self._grace = grace
-        self._names = Names(namespace)
+        self._names = RedisNames(namespace)
         self._put: Any = self._client.register_script(PUT)
-        self.link = Link(self._client, memory, self._names, worker, self._unlink, on_change)
+        self.bus = InvalidationBus(self._client, memory, self._names, worker, self._unlink, on_change)
         self._turns = asyncio.Semaphore(_TURNS)
         self.errors = 0
 
     @property
     def up(self) -> bool:
         """Whether Redis is used at the moment."""
-        return self.link.ready
+        return self.bus.ready
 
     async def start(self) -> None:
         """Begin to connect; returns at once. Until the connection stands, all reads are misses."""
-        self.link.start()
+        self.bus.start()
 
     async def stop(self) -> None:
         """Close all connections."""
-        await self.link.stop()
+        await self.bus.stop()
         await self._client.aclose()
 
-    async def find(self, key: bytes, facts: Facts) -> tuple[Entry | None, Variants | None]:
+    async def find(self, key: bytes, view: RequestView) -> tuple[Entry | None, Variants | None]:
         """The entry under the URI's ``key`` that may answer this request, and the note that its responses vary."""
         item = await self.get(key)
         if not isinstance(item, Variants):
             return (item, None) if isinstance(item, Entry) else (None, None)
-        entry = await self.get(variant_of(item, facts.variant(item.names)))
+        entry = await self.get(variant_of(item, view.variant(item.names)))
         return (entry if isinstance(entry, Entry) else None), item
 
-    async def get(self, key: bytes) -> Stored | None:
+    async def get(self, key: bytes) -> StoredItem | None:
         """The item under ``key``, or None: also when Redis is gone, slow, or holds something else there."""
         data = await self._run(self._client.get(self._names.entry(key)))
         return decode(data, key) if isinstance(data, bytes) else None
 
-    async def put(self, item: Stored, now: float, since: float) -> bool:
+    async def put(self, item: StoredItem, now: float, since: float) -> bool:
         """Hold ``item``; whether it is held. ``since``: seconds since its request went upstream.
 
         It is refused where its URI was invalidated, or anything purged, after that (RFC 9111 §4.4), by Redis's clock.
@@ -132,19 +132,19 @@ class RedisStore:
 
     async def delete(self, key: bytes) -> None:
         """Let go of the item under ``key`` here and in the memory of all other workers."""
-        await self.link.invalidate(DELETE, key, self._names.entry(key))
+        await self.bus.invalidate(DELETE, key, self._names.entry(key))
 
     async def purge_tag(self, tag: bytes) -> None:
         """Let go of every item with ``tag``, here and in the memory of all other workers."""
-        await self.link.invalidate(TAG, tag, self._names.tags + tag)
+        await self.bus.invalidate(TAG, tag, self._names.tags + tag)
 
     async def purge_path(self, path: bytes) -> None:
         """Let go of every item with this path (or whose path starts so, where it ends in ``*``), here and elsewhere."""
-        await self.link.invalidate(PATH, path)
+        await self.bus.invalidate(PATH, path)
 
     async def clear(self) -> None:
         """Let go of everything, here and in the memory of all other workers."""
-        await self.link.invalidate(CLEAR, b"")
+        await self.bus.invalidate(CLEAR, b"")
 
     async def claim(self, slot: bytes, seconds: float) -> bool:
         """Whether this worker is the one to fetch for ``slot``; for at most ``seconds``. True when Redis is gone."""
@@ -154,7 +154,7 @@ class RedisStore:
         taken = await self._run(self._client.set(key, b"1", nx=True, px=int(seconds * 1000)))
         # None: another one has it. False is an answer that SET does not give.
         if taken is False:
-            self._give_up()
+            self._mark_unavailable()
         return bool(taken) or not self.up
 
     async def renew(self, slot: bytes, seconds: float) -> None:
@@ -163,7 +163,7 @@ class RedisStore:
 
     async def release(self, slot: bytes) -> None:
         """Give up a claim: there is no response to share, and who waits fetches for himself."""
-        await self._run(self.link.release(slot))
+        await self._run(self.bus.release(slot))
 
     async def wait(self, slot: bytes, seconds: float) -> bool | None:
         """Wait until the worker that claimed ``slot`` has stored its response (True) or has none (False); None when
@@ -173,13 +173,13 @@ class RedisStore:
             found = await self._run(self._client.exists(self._names.lock(slot)))
             if found is not None and found not in (0, 1):
                 # It would be waited for as long as the request may last.
-                self._give_up()
+                self._mark_unavailable()
                 return None
             return None if found is None else bool(found)
 
-        return await self.link.wait(slot, seconds, is_claimed)
+        return await self.bus.wait(slot, seconds, is_claimed)
 
-    def _lifetime(self, item: Stored, now: float) -> float:
+    def _lifetime(self, item: StoredItem, now: float) -> float:
         if not isinstance(item, Entry):
             # A note must outlive what it leads to; without it they are unreachable.
             return _LONGEST
@@ -195,22 +195,22 @@ class RedisStore:
             _discard(operation)
             return None
         try:
-            if not self.link.ready:
+            if not self.bus.ready:
                 _discard(operation)
                 return None
             async with asyncio.timeout(self._timeout):
                 return await operation
         except Exception:
             # It is gone or slow. Or it talks nonsense, of which its client raises whatever it stumbles over.
-            self._give_up()
+            self._mark_unavailable()
             return None
         finally:
             self._turns.release()
 
-    def _give_up(self) -> None:
+    def _mark_unavailable(self) -> None:
         """Redis is gone, or as good as gone."""
         self.errors += 1
-        self.link.suspect()
+        self.bus.mark_unavailable()
 
     async def _unlink(self, path: bytes | None) -> None:
         """Delete the entries with this path (None: all) by name, a thousand at a time and between other work."""
@@ -226,7 +226,7 @@ class RedisStore:
             async with asyncio.timeout(CONNECT):
                 cursor, keys = await self._client.scan(cursor, match=pattern, count=1000)
             for key in cast("list[bytes]", keys):
-                if path is None or may_be_at(key[prefix:], path):
+                if path is None or may_have_path(key[prefix:], path):
                     batch.append(key)
             if batch and (len(batch) >= 1000 or not cursor):
                 async with asyncio.timeout(CONNECT):

@@ -1,7 +1,7 @@
 """What a configuration says that cannot work, although each of its values is allowed. All findings at once.
 
-A check sees a :class:`Draft`: what could be made of the file, even when parts of it are broken, so that one run tells
-everything. What was repaired on the way is named (``touched``) and not judged again.
+A check sees a :class:`PartialConfig`: what could be made of the file, even when parts of it are broken, so that one run
+tells everything. What was repaired on the way is named (``touched``) and not judged again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from passerelle.config.models.units import duration_text
 from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.reading.wording import hint
 from passerelle.routing.paths import REST, Pattern, PatternError, Template
-from passerelle.routing.router import Router, Rule
+from passerelle.routing.router import Router, RouteRule
 
 _WILDCARD_ADDRESSES = ("0.0.0.0", "::")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -47,22 +47,22 @@ _PARAMETER = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
-class DraftRoute:
+class PartialRoute:
     """A route, its place in the list, and which of its keys had to be left out."""
 
     index: int
     route: Route
-    touched: frozenset[str]
+    repaired: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class PartialConfig:
     """What the checks look at. A service is None where nothing could be made of it; its name counts all the same."""
 
     listen: Address | None
     admin: Address | None
     services: dict[str, Service | None]
-    routes: list[DraftRoute]
+    routes: list[PartialRoute]
     blocks: frozenset[str]
     jwt: Jwt | None
     tls: ListenerTls | None
@@ -72,16 +72,16 @@ class Draft:
     log: Path | None
 
     @classmethod
-    def of(cls, config: Config) -> Draft:
+    def of(cls, config: Config) -> PartialConfig:
         """The draft of a whole configuration."""
-        routes = [DraftRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
+        routes = [PartialRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
         blocks = frozenset(given(config))
         log = config.access_log if isinstance(config.access_log, Path) else None
         of_file = (config.jwt, config.tls, config.sessions, config.keys, config.identity_token, log)
         return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
 
 
-def errors(draft: Draft) -> Iterator[Finding]:
+def errors(draft: PartialConfig) -> Iterator[Finding]:
     """Everything that cannot work."""
     yield from _addresses(draft)
     for name, service in draft.services.items():
@@ -109,7 +109,7 @@ def errors(draft: Draft) -> Iterator[Finding]:
     yield from _files(draft)
 
 
-def _files(draft: Draft) -> Iterator[Finding]:
+def _files(draft: PartialConfig) -> Iterator[Finding]:
     """Files that a start reads or writes, beside certificates."""
     if draft.log is not None:
         yield from log_errors(draft.log)
@@ -160,14 +160,14 @@ def services_of(route: Route) -> list[str]:
     return ([route.service] if route.service is not None else []) + asked
 
 
-def rules(config: Config) -> list[Rule]:
+def rules(config: Config) -> list[RouteRule]:
     """The routes as rules for :class:`passerelle.routing.router.Router`; a rule's value is its :class:`Route`."""
     return [rule_of(route) for route in config.routes]
 
 
-def rule_of(route: Route) -> Rule:
+def rule_of(route: Route) -> RouteRule:
     """One route as a rule."""
-    return Rule(route.host.encode() if route.host is not None else None, route.accepted, route.path, route)
+    return RouteRule(route.host.encode() if route.host is not None else None, route.accepted, route.path, route)
 
 
 def table_finding(config: Config) -> Finding | None:
@@ -179,15 +179,15 @@ def table_finding(config: Config) -> Finding | None:
     return None
 
 
-def _same(one: Address, other: Address) -> bool:
+def _same_socket(one: Address, other: Address) -> bool:
     """Whether two sockets cannot be told apart (port 0 is a different one each time)."""
     if one.port != other.port or one.port == 0:
         return False
     return one.host == other.host or bool({one.host, other.host} & set(_WILDCARD_ADDRESSES))
 
 
-def _addresses(draft: Draft) -> Iterator[Finding]:
-    if draft.listen is not None and draft.admin is not None and _same(draft.listen, draft.admin):
+def _addresses(draft: PartialConfig) -> Iterator[Finding]:
+    if draft.listen is not None and draft.admin is not None and _same_socket(draft.listen, draft.admin):
         yield Finding(("admin",), f"found {draft.admin}, the address of listen; give it another port, or off")
 
 
@@ -234,10 +234,10 @@ def _calls(target: Address, listen: Address) -> bool:
     )
 
 
-def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozenset[str]) -> Iterator[Finding]:
+def _route(each: PartialRoute, services: dict[str, Service | None], blocks: frozenset[str]) -> Iterator[Finding]:
     loc: Loc = ("routes", each.index)
     route = each.route
-    pattern = Pattern.parse(route.path) if "path" not in each.touched else None
+    pattern = Pattern.parse(route.path) if "path" not in each.repaired else None
     if route.service is not None:
         yield from _reference((*loc, "service"), route.service, services)
         if route.rewrite is not None:
@@ -246,8 +246,8 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
         if asked is not None:
             yield from _reference((*loc, asking, "service"), asked.service, services)
     yield from _part_cookies(loc, route.compose or {}, services)
-    yield from _attempts(loc, route, each.touched)
-    yield from hedge_errors(loc, route, each.touched, {name: services.get(name) for name in services_of(route)})
+    yield from _attempts(loc, route, each.repaired)
+    yield from hedge_errors(loc, route, each.repaired, {name: services.get(name) for name in services_of(route)})
     for key, part in (route.compose or {}).items():
         yield from _part((*loc, "compose", key), part, pattern, services)
     if route.cache is not None:
@@ -264,8 +264,8 @@ def _route(each: DraftRoute, services: dict[str, Service | None], blocks: frozen
     for index, method in enumerate(route.methods or ()):
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
-    yield from route_guards(loc, route, each.touched, blocks)
-    yield from route_headers(loc, route, each.touched)
+    yield from route_guards(loc, route, each.repaired, blocks)
+    yield from route_headers(loc, route, each.repaired)
     for place, names in parameter_values(route) if pattern is not None else ():
         yield from _parameters((*loc, "request_headers", *place), names, pattern)
 
@@ -344,11 +344,11 @@ def _parameters(loc: Loc, names: Iterable[str], pattern: Pattern | None) -> Iter
             yield Finding(loc, f"found the parameter {{{name}}}; {has}{hint(name, known)}")
 
 
-def _duplicates(routes: list[DraftRoute]) -> Iterator[Finding]:
+def _duplicates(routes: list[PartialRoute]) -> Iterator[Finding]:
     """Routes that nothing could tell apart: same host, same path but for the names, same method."""
     seen: dict[tuple[str | None, str, str], Loc] = {}
     for each in routes:
-        if each.touched & {"path", "host", "methods"}:
+        if each.repaired & {"path", "host", "methods"}:
             continue
         route = each.route
         shape = Pattern.parse(route.path).shape

@@ -12,7 +12,7 @@ from passerelle.config.reading.wording import hint
 from passerelle.routing.paths import Pattern
 
 
-class Placed(Protocol):
+class PlacedRoute(Protocol):
     """A route and which of its keys had to be left out."""
 
     @property
@@ -20,11 +20,11 @@ class Placed(Protocol):
         """The route."""
 
     @property
-    def touched(self) -> frozenset[str]:
+    def repaired(self) -> frozenset[str]:
         """Keys that are not as the file has them."""
 
 
-def errors(name: str, service: Service, routes: Iterable[Placed]) -> Iterator[Finding]:
+def errors(name: str, service: Service, routes: Iterable[PlacedRoute]) -> Iterator[Finding]:
     """Everything about the service called ``name``."""
     loc: Loc = ("services", name)
     yield from _parameter(name, service, routes)
@@ -53,7 +53,7 @@ def _concurrency(loc: Loc, service: Service) -> Iterator[Finding]:
         yield Finding((*loc, "concurrency", "initial"), f"it is {found.first}, not from {found.min} to {found.max}")
 
 
-def _parameter(name: str, service: Service, routes: Iterable[Placed]) -> Iterator[Finding]:
+def _parameter(name: str, service: Service, routes: Iterable[PlacedRoute]) -> Iterator[Finding]:
     """A parameter that the paths of the service's routes do not have."""
     by = service.balance.by
     if by is None or by.source != "param":
@@ -61,7 +61,7 @@ def _parameter(name: str, service: Service, routes: Iterable[Placed]) -> Iterato
     for placed in routes:
         route = placed.route
         asked = {part.service for part in (route.compose or {}).values()} | {route.service}
-        if name not in asked or "path" in placed.touched:
+        if name not in asked or "path" in placed.repaired:
             continue
         known = Pattern.parse(route.path).names
         if by.name not in known:

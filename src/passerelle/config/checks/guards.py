@@ -13,7 +13,7 @@ from passerelle.config.models.jwt import SECRET_OCTETS, Jwt
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.values import SHARED
 from passerelle.config.problems import Finding, Loc
-from passerelle.routing.router import Router, Rule
+from passerelle.routing.router import Router, RouteRule
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Where the credentials of each kind are configured.
@@ -143,7 +143,10 @@ def _session_warnings(config: Config) -> Iterator[Finding]:
         # Every route on its own: which of them wins does not matter, since hosts and methods may differ.
         for route in config.routes:
             reaches = route.service == login.service and route.rewrite is None
-            if reaches and Router([Rule(None, None, route.path, route)]).match(b"", b"POST", path).value is not None:
+            if (
+                reaches
+                and Router([RouteRule(None, None, route.path, route)]).match(b"", b"POST", path).value is not None
+            ):
                 message = f"the route {route.label} leads there too, and passwords can be guessed without a limit"
                 yield Finding(("routes", index, "login", "path"), message)
 

@@ -11,7 +11,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from passerelle.config.models.base import Model
 from passerelle.config.models.units import Duration, Percent
-from passerelle.config.models.values import METHODS, Method, Text, Whole
+from passerelle.config.models.values import METHODS, Method, Text, WholeNumber
 from passerelle.config.reading.wording import describe, hint
 from passerelle.http.messages import IDEMPOTENT_METHODS
 
@@ -127,7 +127,7 @@ class Balance(Model):
 class Eject(Model):
     """When an instance that passes its probes is left out because requests to it fail."""
 
-    failures: Annotated[int, Whole(1, 1000)] = Field(
+    failures: Annotated[int, WholeNumber(1, 1000)] = Field(
         default=5, description="Failed requests in a row: no connection, no or a malformed response, 5xx, timeout."
     )
     time: Duration = Field(
@@ -143,7 +143,7 @@ class Breaker(Model):
     """When a whole service is spared, because most of what is sent to it fails."""
 
     threshold: Percent = Field(default=0.5, description="Share of failed requests at which the breaker opens.")
-    minimum: Annotated[int, Whole(1, 1_000_000)] = Field(
+    minimum: Annotated[int, WholeNumber(1, 1_000_000)] = Field(
         default=20, description="Least number of completed requests before it may open."
     )
     window: Duration = Field(default=10.0, description="Period over which `threshold` and `minimum` are measured.")
@@ -151,7 +151,7 @@ class Breaker(Model):
         default=5.0, description="How long it stays open the first time; each further time is twice as long."
     )
     max_open: Duration = Field(default=60.0, description="Longest time that it stays open.")
-    probes: Annotated[int, Whole(1, 1000)] = Field(
+    probes: Annotated[int, WholeNumber(1, 1000)] = Field(
         default=3, description="Number of requests admitted after that; the breaker closes if all of them succeed."
     )
 
@@ -162,7 +162,7 @@ class Retries(Model):
     budget: Percent = Field(
         default=0.2, description="Most retries, as a share of the requests of the service in the last 5 s (per worker)."
     )
-    floor: Annotated[int, Whole(0, 100_000)] = Field(
+    floor: Annotated[int, WholeNumber(0, 100_000)] = Field(
         default=3, description="Retries per second that are always allowed."
     )
     backoff: Duration = Field(
@@ -174,7 +174,7 @@ class Retries(Model):
         min_length=1,
         description="Methods that may be retried after the request was sent; by default all idempotent ones.",
     )
-    on_status: tuple[Annotated[int, Whole(500, 599)], ...] = Field(
+    on_status: tuple[Annotated[int, WholeNumber(500, 599)], ...] = Field(
         default=(), description="Statuses that are retried like a failure, such as `[503]`; `Retry-After` is respected."
     )
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 
 from passerelle.config.models.base import Model
 from passerelle.config.models.units import Duration, Size
-from passerelle.config.models.values import FieldName, Flag, Name, TagText, Text, Whole
+from passerelle.config.models.values import FieldName, Flag, Name, TagText, Text, WholeNumber
 from passerelle.http.messages import is_of_the_way
 
 
@@ -24,7 +24,7 @@ class Cache(Model):
     memory: Size = Field(
         default=128 * 2**20, description="Memory for stored responses, per worker, everything counted."
     )
-    refreshes: Annotated[int, Whole(1, 100_000)] = Field(
+    refreshes: Annotated[int, WholeNumber(1, 100_000)] = Field(
         default=4, description="Most background revalidations of stale responses at the same time, per worker."
     )
     namespace: Name = Field(
@@ -38,7 +38,7 @@ class RouteCache(Model):
     ttl: Duration | None = Field(
         default=None, description="Lifetime from the arrival of a response, in place of its own, for `statuses`."
     )
-    statuses: tuple[Annotated[int, Whole(200, 599)], ...] | None = Field(
+    statuses: tuple[Annotated[int, WholeNumber(200, 599)], ...] | None = Field(
         default=None,
         min_length=1,
         description="Statuses that `ttl` applies to; by default 200, 203, 204, 300, 301, 308.",

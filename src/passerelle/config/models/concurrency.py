@@ -8,16 +8,16 @@ from pydantic import Field, model_validator
 
 from passerelle.config.models.base import Model
 from passerelle.config.models.units import Percent
-from passerelle.config.models.values import Whole
+from passerelle.config.models.values import WholeNumber
 from passerelle.config.reading.wording import describe
 
 
 class Concurrency(Model):
     """How many requests a service has in flight at most, as its latency allows; `adaptive` for the defaults."""
 
-    min: Annotated[int, Whole(1, 100_000)] = Field(default=2, description="Lowest value of the limit.")
-    max: Annotated[int, Whole(1, 100_000)] = Field(default=1000, description="Highest value of the limit.")
-    initial: Annotated[int, Whole(1, 100_000)] | None = Field(
+    min: Annotated[int, WholeNumber(1, 100_000)] = Field(default=2, description="Lowest value of the limit.")
+    max: Annotated[int, WholeNumber(1, 100_000)] = Field(default=1000, description="Highest value of the limit.")
+    initial: Annotated[int, WholeNumber(1, 100_000)] | None = Field(
         default=None, description="Limit at the start; by default 20, or the nearest value that `min` and `max` allow."
     )
     tolerance: Percent = Field(

@@ -56,7 +56,7 @@ from passerelle.config.models.values import (
     RouteHost,
     TemplateText,
     Text,
-    Whole,
+    WholeNumber,
 )
 
 __all__ = [
@@ -121,7 +121,7 @@ class Service(Model):
     interface: Literal["wsgi", "asgi"] | None = Field(
         default=None, description="Interface of `app`; detected by default. With `app` only."
     )
-    instances: Annotated[int, Whole(1, 1000)] = Field(
+    instances: Annotated[int, WholeNumber(1, 1000)] = Field(
         default=1, description="Number of processes to start. With `app` or `run` only."
     )
     env: dict[EnvName, Text] = Field(default={}, description="Environment variables to add. With `app` or `run` only.")
@@ -152,10 +152,10 @@ class Service(Model):
         description="TLS to `https://` targets; by default the authorities of the system are trusted.",
     )
     connect_timeout: Duration = Field(default=2.0, description="Time to connect to an instance.")
-    max_connections: Annotated[int, Whole(1, 100_000)] = Field(
+    max_connections: Annotated[int, WholeNumber(1, 100_000)] = Field(
         default=256, description="Most connections, and so requests in flight, to an instance, per worker."
     )
-    max_waiting: Annotated[int, Whole(0, 100_000)] = Field(
+    max_waiting: Annotated[int, WholeNumber(0, 100_000)] = Field(
         default=256, description="Most requests that wait for a connection, per instance and worker. Beyond: 503."
     )
     concurrency: Concurrency | None = Field(
@@ -201,7 +201,7 @@ class Part(Model):
     service: Text = Field(description="The service of the part.")
     path: TemplateText = Field(description="The path of the part, filled with the parameters of the route.")
     timeout: Duration | None = Field(default=None, description="Deadline of the part; by default that of the route.")
-    pass_status: tuple[Annotated[int, Whole(400, 599)], ...] = Field(
+    pass_status: tuple[Annotated[int, WholeNumber(400, 599)], ...] = Field(
         default=(),
         description="Statuses of a required part that become that of the response, such as `[404]`; others become 502.",
     )
@@ -249,7 +249,7 @@ class Route(Model):
     body: Limit | None = Field(
         default=None, description="Largest request body, or `unlimited`; by default `limits.body`."
     )
-    attempts: Annotated[int, Whole(1, 10)] = Field(
+    attempts: Annotated[int, WholeNumber(1, 10)] = Field(
         default=2, description="Most attempts, including the first; `1` disables retries."
     )
     attempt_timeout: Duration | None = Field(
@@ -348,7 +348,7 @@ class Config(Model):
         default=Address(host="127.0.0.1", port=9900),
         description="Address of the admin port, which serves metrics and health, or `off`.",
     )
-    workers: Annotated[int, Whole(1, 256)] = Field(
+    workers: Annotated[int, WholeNumber(1, 256)] = Field(
         default=1, description="Number of gateway processes that share the listener."
     )
     access_log: AccessLog = Field(

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 from passerelle.config.models.addresses import Network
 from passerelle.config.models.base import Model
 from passerelle.config.models.units import RateText
-from passerelle.config.models.values import SHARED, Store, Text, Whole, is_token
+from passerelle.config.models.values import SHARED, Store, Text, WholeNumber, is_token
 
 _HEADER = re.compile(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
@@ -102,14 +102,14 @@ class RateLimit(Model):
     """How often one client may ask."""
 
     rate: RateText = Field(description="Requests per second, minute, hour or day: `100/s`, `3/m`, `10000/d`.")
-    burst: Annotated[int, Whole(1, 1_000_000_000)] | None = Field(
+    burst: Annotated[int, WholeNumber(1, 1_000_000_000)] | None = Field(
         default=None, description="Most requests at once; by default the number in `rate`."
     )
     by: Annotated[Text, AfterValidator(_by)] = Field(
         default="address",
         description="What is counted: `address` (IPv6 by /64), `consumer`, `key` or `header:NAME`.",
     )
-    cost: Annotated[int, Whole(1, 1_000_000)] = Field(
+    cost: Annotated[int, WholeNumber(1, 1_000_000)] = Field(
         default=1, description="How many requests one request of the route counts as."
     )
     dry_run: bool = Field(default=False, description="`true`: count what would be refused, and refuse nothing.")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from passerelle.config.models.base import Model
 from passerelle.config.models.units import Duration, Limit, Size
-from passerelle.config.models.values import Whole
+from passerelle.config.models.values import WholeNumber
 
 
 class Limits(Model):
@@ -17,7 +17,7 @@ class Limits(Model):
     head: Size = Field(
         default=32 * 1024, description="Largest head: request line and header fields. Beyond: 431 (414 for the target)."
     )
-    headers: Annotated[int, Whole(1, 10_000)] = Field(
+    headers: Annotated[int, WholeNumber(1, 10_000)] = Field(
         default=100, description="Most header fields of a request. Beyond: 431."
     )
     body: Limit = Field(
@@ -38,14 +38,14 @@ class Limits(Model):
     write_timeout: Duration = Field(
         default=60.0, description="Longest time in which a client reads nothing of its response. Beyond: closed."
     )
-    connections: Annotated[int, Whole(1, 1_000_000)] = Field(
+    connections: Annotated[int, WholeNumber(1, 1_000_000)] = Field(
         default=10_000, description="Most client connections of a worker."
     )
-    connections_per_address: Annotated[int, Whole(1, 1_000_000)] | None = Field(
+    connections_per_address: Annotated[int, WholeNumber(1, 1_000_000)] | None = Field(
         default=None,
         description="Most connections of one client address (IPv6: /64) to a worker. Beyond: 429.",
     )
-    gateways: Annotated[int, Whole(1, 10_000)] | None = Field(
+    gateways: Annotated[int, WholeNumber(1, 10_000)] | None = Field(
         default=None,
         description="Number of workers that divide each limit while `redis` is unavailable; by default those "
         "seen last.",

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from passerelle.config.models.base import Model
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.units import Duration
-from passerelle.config.models.values import SHARED, Flag, PlainPath, Store, Text, Whole
+from passerelle.config.models.values import SHARED, Flag, PlainPath, Store, Text, WholeNumber
 from passerelle.config.reading.wording import describe
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
@@ -70,10 +70,10 @@ class Login(Model):
 
     service: Text = Field(description="The service that verifies passwords.")
     path: PlainPath = Field(description="Path of the verification request, a `POST`; no route should lead to it.")
-    attempts: Annotated[int, Whole(1, 1000)] = Field(
+    attempts: Annotated[int, WholeNumber(1, 1000)] = Field(
         default=5, description="Wrong passwords for one user name before further ones are refused. Beyond: 429."
     )
-    address_attempts: Annotated[int, Whole(1, 100_000)] = Field(
+    address_attempts: Annotated[int, WholeNumber(1, 100_000)] = Field(
         default=20, description="The same from one client address (IPv6: /64)."
     )
     forgiven: Duration = Field(default=180.0, description="Time after which one of these attempts is allowed again.")

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from passerelle.config.models.addresses import Lookup, Url
 from passerelle.config.models.base import Model
 from passerelle.config.models.guards import OneOrMore
-from passerelle.config.models.values import File, Whole
+from passerelle.config.models.values import File, WholeNumber
 from passerelle.config.reading.wording import describe
 
 
@@ -23,7 +23,7 @@ class Target(Model):
     file: File | None = Field(
         default=None, description="In place of `url`: a file with a list of targets, reloaded when it changes."
     )
-    weight: Annotated[int, Whole(1, 1000)] = Field(
+    weight: Annotated[int, WholeNumber(1, 1000)] = Field(
         default=1, description="Share of the requests, relative to the other targets."
     )
 
@@ -54,9 +54,9 @@ class Zone(Model):
     """A group of instances that is balanced as one."""
 
     targets: Annotated[tuple[Target, ...], OneOrMore] = Field(min_length=1, description="The instances of the zone.")
-    weight: Annotated[int, Whole(1, 1000)] = Field(
+    weight: Annotated[int, WholeNumber(1, 1000)] = Field(
         default=1, description="Share of the requests, relative to the other zones of the same priority."
     )
-    priority: Annotated[int, Whole(0, 100)] = Field(
+    priority: Annotated[int, WholeNumber(0, 100)] = Field(
         default=0, description="Zones with a higher number get only what zones with a lower number cannot carry."
     )

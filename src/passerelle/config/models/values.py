@@ -36,7 +36,7 @@ METHODS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class WholeNumber:
     """Annotation of an ``int``: a whole number from ``low`` to ``high``."""
 
     low: int

@@ -11,14 +11,14 @@ from passerelle.config.reading import yaml_tree
 from passerelle.config.reading.substitute import substitute
 
 
-class Source:
+class ConfigSource:
     """The file as nodes and as plain data, and the problems found so far."""
 
     def __init__(
         self,
         text: str,
         file: str,
-        root: yaml_tree.Node,
+        root: yaml_tree.YamlNode,
         environ: Mapping[str, str],
         folder: Path,
         *,
@@ -59,39 +59,39 @@ class Source:
 
     def problem(self, finding: Finding) -> Problem:
         """A finding with its place in the file."""
-        node: yaml_tree.Node = self._root
-        key: yaml_tree.Node | None = None
+        node: yaml_tree.YamlNode = self._root
+        key: yaml_tree.YamlNode | None = None
         known = 0
         loc = finding.loc
         for step in finding.loc:
-            if step == 0 and isinstance(node, yaml_tree.Mapping) and "0" not in node.items:
+            if step == 0 and isinstance(node, yaml_tree.YamlMapping) and "0" not in node.items:
                 loc = (*loc[:known], *loc[known + 1 :])  # one value stands for a list of it
                 continue
-            if isinstance(node, yaml_tree.Mapping) and step in node.items:
+            if isinstance(node, yaml_tree.YamlMapping) and step in node.items:
                 key, node = node.items[str(step)]
-            elif isinstance(node, yaml_tree.Sequence) and isinstance(step, int) and step < len(node.items):
+            elif isinstance(node, yaml_tree.YamlSequence) and isinstance(step, int) and step < len(node.items):
                 key, node = None, node.items[step]
             else:
                 break
             known += 1
         if known < len(loc):
             # Something that is not there: it is missing in a mapping, or the short form of a value stands for it.
-            if isinstance(node, yaml_tree.Scalar):
+            if isinstance(node, yaml_tree.YamlScalar):
                 loc = loc[:known]
-            place = node if isinstance(node, yaml_tree.Scalar) or key is None else key
+            place = node if isinstance(node, yaml_tree.YamlScalar) or key is None else key
         else:
             place = key if finding.at_key and key is not None else node
         return Problem(self.file, place.line, place.column, key_of(loc), finding.message)
 
-    def _convert(self, node: yaml_tree.Node, loc: Loc) -> Any:
-        if isinstance(node, yaml_tree.Mapping):
+    def _convert(self, node: yaml_tree.YamlNode, loc: Loc) -> Any:
+        if isinstance(node, yaml_tree.YamlMapping):
             return {key: self._convert(value, (*loc, key)) for key, (_, value) in node.items.items()}
-        if isinstance(node, yaml_tree.Sequence):
+        if isinstance(node, yaml_tree.YamlSequence):
             return [self._convert(item, (*loc, index)) for index, item in enumerate(node.items)]
-        assert isinstance(node, yaml_tree.Scalar)
+        assert isinstance(node, yaml_tree.YamlScalar)
         return self._scalar(node, loc)
 
-    def _scalar(self, node: yaml_tree.Scalar, loc: Loc) -> Any:
+    def _scalar(self, node: yaml_tree.YamlScalar, loc: Loc) -> Any:
         text = node.text
         if "$" in text:
             filled = substitute(text, self._environ, self.folder)
@@ -115,7 +115,7 @@ class Source:
             self.broken.add(loc)
         return value
 
-    def _dollar(self, node: yaml_tree.Scalar, nth: int) -> tuple[int, int]:
+    def _dollar(self, node: yaml_tree.YamlScalar, nth: int) -> tuple[int, int]:
         """Where the ``nth`` dollar sign of a scalar stands."""
         line, column = node.line - 1, node.column - 1
         while (line, column) < node.end and line < len(self._lines):

@@ -34,7 +34,7 @@ Plain = str | int | float | bool | None
 
 
 @dataclass(slots=True)
-class Node:
+class YamlNode:
     """A place in the file: 1-based line and column; ``size`` counts the nodes in it, with keys, aliases expanded."""
 
     line: int
@@ -43,7 +43,7 @@ class Node:
 
 
 @dataclass(slots=True)
-class Scalar(Node):
+class YamlScalar(YamlNode):
     """A value. ``quoted`` scalars are text always; ``end`` is the 0-based (line, column) behind it."""
 
     text: str = ""
@@ -52,17 +52,17 @@ class Scalar(Node):
 
 
 @dataclass(slots=True)
-class Sequence(Node):
+class YamlSequence(YamlNode):
     """A list."""
 
-    items: list[Node] = field(default_factory=list)
+    items: list[YamlNode] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Mapping(Node):
+class YamlMapping(YamlNode):
     """A mapping: the first of each key."""
 
-    items: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
+    items: dict[str, tuple[YamlScalar, YamlNode]] = field(default_factory=dict)
 
 
 class SyntaxProblem(Exception):
@@ -79,8 +79,8 @@ class SyntaxProblem(Exception):
 class Duplicate:
     """A key that stands twice in one mapping."""
 
-    key: Scalar
-    first: Scalar
+    key: YamlScalar
+    first: YamlScalar
     parents: tuple[str | int, ...]
 
 
@@ -104,18 +104,18 @@ class _Frame:
 
     __slots__ = ("anchor", "key", "node")
 
-    def __init__(self, node: Mapping | Sequence, anchor: str | None) -> None:
+    def __init__(self, node: YamlMapping | YamlSequence, anchor: str | None) -> None:
         self.node = node
         self.anchor = anchor
-        self.key: Scalar | None = None
+        self.key: YamlScalar | None = None
 
 
 class _Builder:
     def __init__(self) -> None:
-        self.root: Node | None = None
+        self.root: YamlNode | None = None
         self.duplicates: list[Duplicate] = []
         self.stack: list[_Frame] = []
-        self.anchors: dict[str, Node] = {}
+        self.anchors: dict[str, YamlNode] = {}
         self.open_anchors: set[str] = set()
         self.aliased = 0
 
@@ -131,13 +131,13 @@ class _Builder:
             self._require_plain_tag(event.tag, line, column)
             assert event.end_mark is not None
             end = (event.end_mark.line, event.end_mark.column)
-            scalar = Scalar(line, column, text=event.value, quoted=not event.implicit[0], end=end)
+            scalar = YamlScalar(line, column, text=event.value, quoted=not event.implicit[0], end=end)
             self._add(scalar, event.anchor, line, column)
         elif isinstance(event, yaml.CollectionStartEvent):
             self._require_plain_tag(event.tag, line, column)
             if len(self.stack) >= MAX_DEPTH:
                 raise SyntaxProblem(line, column, _TOO_DEEP)
-            kind = Mapping if isinstance(event, yaml.MappingStartEvent) else Sequence
+            kind = YamlMapping if isinstance(event, yaml.MappingStartEvent) else YamlSequence
             if event.anchor:
                 self.open_anchors.add(event.anchor)
             self.stack.append(_Frame(kind(line, column), event.anchor))
@@ -146,7 +146,7 @@ class _Builder:
             self.open_anchors.discard(frame.anchor or "")
             self._add(frame.node, frame.anchor, frame.node.line, frame.node.column)
 
-    def _alias(self, name: str, line: int, column: int) -> Node:
+    def _alias(self, name: str, line: int, column: int) -> YamlNode:
         if name in self.open_anchors:
             raise SyntaxProblem(line, column, f"the alias *{name} stands inside its own anchor")
         node = self.anchors.get(name)
@@ -162,7 +162,7 @@ class _Builder:
             name = tag.replace(_CORE_TAG, "!!")
             raise SyntaxProblem(line, column, f"found the tag {name}; tags are not allowed")
 
-    def _add(self, node: Node, anchor: str | None, line: int, column: int) -> None:
+    def _add(self, node: YamlNode, anchor: str | None, line: int, column: int) -> None:
         if anchor:
             self.anchors[anchor] = node
         if not self.stack:
@@ -170,18 +170,18 @@ class _Builder:
             return
         frame = self.stack[-1]
         frame.node.size += node.size
-        if isinstance(frame.node, Sequence):
+        if isinstance(frame.node, YamlSequence):
             frame.node.items.append(node)
-        elif isinstance(frame.node, Mapping):
+        elif isinstance(frame.node, YamlMapping):
             self._add_pair(frame, frame.node, node, line, column)
 
-    def _add_pair(self, frame: _Frame, mapping: Mapping, node: Node, line: int, column: int) -> None:
+    def _add_pair(self, frame: _Frame, mapping: YamlMapping, node: YamlNode, line: int, column: int) -> None:
         if frame.key is None:
-            if not isinstance(node, Scalar):
+            if not isinstance(node, YamlScalar):
                 raise SyntaxProblem(line, column, "found a list or mapping as a key; a key is a name")
             if node.text == "<<" and not node.quoted:
                 raise SyntaxProblem(line, column, "found the merge key <<; it is not supported: write the keys out")
-            frame.key = Scalar(line, column, text=node.text, quoted=node.quoted)
+            frame.key = YamlScalar(line, column, text=node.text, quoted=node.quoted)
             return
         key, frame.key = frame.key, None
         if key.text in mapping.items:
@@ -192,13 +192,13 @@ class _Builder:
     def _parents(self) -> Iterator[str | int]:
         """Where the innermost open collection stands, from the root on."""
         for frame in self.stack[:-1]:
-            if isinstance(frame.node, Sequence):
+            if isinstance(frame.node, YamlSequence):
                 yield len(frame.node.items)
             elif frame.key is not None:
                 yield frame.key.text
 
 
-def parse(text: str) -> tuple[Node, list[Duplicate]]:
+def parse(text: str) -> tuple[YamlNode, list[Duplicate]]:
     """The tree of a YAML document and its duplicate keys; raises :class:`SyntaxProblem`."""
     builder = _Builder()
     try:

@@ -19,9 +19,9 @@ from passerelle.http1.tls_contexts import (
     ServerFiles,
     UpstreamTls,
     client_context,
+    file_stamps,
     reason,
     server_context,
-    stamp,
 )
 
 _log = logging.getLogger("passerelle")
@@ -33,7 +33,7 @@ class CannotSecure(CannotGuard):
     """Certificates that cannot be used; the text is one line for the user."""
 
 
-class _Kept(NamedTuple):
+class _LoadedContext(NamedTuple):
     """A context, what it was made of, and how those files were (also where they could not be used since)."""
 
     files: Files
@@ -45,20 +45,20 @@ def _make(files: Files) -> ssl.SSLContext:
     return server_context(files) if isinstance(files, ServerFiles) else client_context(files)
 
 
-def _keep(place: str, files: Files, before: _Kept | None) -> _Kept:
+def _load_or_keep(place: str, files: Files, before: _LoadedContext | None) -> _LoadedContext:
     """The context of ``files``: the one of ``before`` where nothing has changed. :class:`CannotSecure` without one."""
-    now = stamp(files)
+    now = file_stamps(files)
     if before is not None and before.files == files and before.stamp == now:
         return before
     try:
-        return _Kept(files, now, _make(files))
+        return _LoadedContext(files, now, _make(files))
     except OSError as error:
         raise CannotSecure(f"{place}: {reason(error)}") from error
 
 
-def _look(place: str, kept: _Kept) -> _Kept:
+def _reload_if_changed(place: str, kept: _LoadedContext) -> _LoadedContext:
     """``kept``, or what its files hold now. What cannot be used is said once, and the old one is kept."""
-    now = stamp(kept.files)
+    now = file_stamps(kept.files)
     if now == kept.stamp:
         return kept
     try:
@@ -67,7 +67,7 @@ def _look(place: str, kept: _Kept) -> _Kept:
         _log.warning("%s: the new files cannot be used, the old ones are kept: %s", place, reason(error))
         return kept._replace(stamp=now)
     _log.warning("%s: certificates are read anew", place)
-    return _Kept(kept.files, now, context)
+    return _LoadedContext(kept.files, now, context)
 
 
 def service_tls(config: ServiceConfig) -> tuple[ClientFiles, str | None] | None:
@@ -87,12 +87,12 @@ class ServiceCertificates:
         self._settings = service_tls(config)
         self._made: tuple[tuple[object, ...], UpstreamTls] | None = None
 
-    def now(self) -> UpstreamTls | None:
+    def current(self) -> UpstreamTls | None:
         """How it is asked over TLS; None where it is not. OSError when a file cannot be used."""
         if self._settings is None:
             return None
         files, name = self._settings
-        found = stamp(files)
+        found = file_stamps(files)
         if self._made is None or self._made[0] != found:
             self._made = found, UpstreamTls(client_context(files), name)
         return self._made[1]
@@ -105,49 +105,49 @@ class Certificates:
     """
 
     def __init__(self, config: Config, before: Certificates | None = None) -> None:
-        self._listener: _Kept | None = None
-        self._services: dict[str, tuple[_Kept, str | None]] = {}
+        self._listener: _LoadedContext | None = None
+        self._services: dict[str, tuple[_LoadedContext, str | None]] = {}
         self._accept: Callable[[Listener], asyncio.Protocol] = ClientConnection
         tls = config.tls
         if tls is not None:
             others = tuple(NamedFiles(each.names, each.certificate, each.key) for each in tls.certificates)
             files = ServerFiles(tls.certificate, tls.key, tls.client_ca, tls.client == "required", tls.minimum, others)
-            self._listener = _keep("tls", files, before._listener if before is not None else None)
-            self._accept = self._greeter(self._listener.context)
+            self._listener = _load_or_keep("tls", files, before._listener if before is not None else None)
+            self._accept = self._handshaker(self._listener.context)
         for name, service in config.services.items():
             found = service_tls(service)
             if found is not None:
                 known = before._services.get(name) if before is not None else None
-                kept = _keep(f"services.{name}.tls", found[0], known[0] if known is not None else None)
+                kept = _load_or_keep(f"services.{name}.tls", found[0], known[0] if known is not None else None)
                 self._services[name] = kept, found[1]
 
     def accept(self, listener: Listener) -> asyncio.Protocol:
         """What a new connection of a client is."""
         return self._accept(listener)
 
-    def of(self, service: str) -> UpstreamTls | None:
+    def for_service(self, service: str) -> UpstreamTls | None:
         """How the instances of ``service`` are asked over TLS."""
         found = self._services.get(service)
         return UpstreamTls(found[0].context, found[1]) if found is not None else None
 
-    def look(self) -> Iterator[tuple[str, UpstreamTls]]:
+    def reload_changed(self) -> Iterator[tuple[str, UpstreamTls]]:
         """Read what has changed on disk; gives the services for which that is so."""
         if self._listener is not None:
-            listener = _look("tls", self._listener)
+            listener = _reload_if_changed("tls", self._listener)
             if listener.context is not self._listener.context:
-                self._accept = self._greeter(listener.context)
+                self._accept = self._handshaker(listener.context)
             self._listener = listener
         for name, (kept, server_name) in self._services.items():
-            now = _look(f"services.{name}.tls", kept)
+            now = _reload_if_changed(f"services.{name}.tls", kept)
             if now is not kept:
                 self._services[name] = now, server_name
                 if now.context is not kept.context:
                     yield name, UpstreamTls(now.context, server_name)
 
     @staticmethod
-    def _greeter(context: ssl.SSLContext) -> Callable[[Listener], asyncio.Protocol]:
+    def _handshaker(context: ssl.SSLContext) -> Callable[[Listener], asyncio.Protocol]:
         # Imported for who needs it.
-        from passerelle.http1.server.tls import Complaints, Greeting
+        from passerelle.http1.server.tls import HandshakeFailureLog, TlsHandshake
 
-        complaints = Complaints(_log.warning)
-        return lambda listener: Greeting(listener, context, complaints)
+        complaints = HandshakeFailureLog(_log.warning)
+        return lambda listener: TlsHandshake(listener, context, complaints)

@@ -7,11 +7,11 @@ import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from passerelle.access.api_keys import FileKeys, Keys, RedisKeys
+from passerelle.access.api_keys import FileKeyProvider, KeyProvider, RedisKeyProvider
 from passerelle.access.forward_auth import forward_auth
-from passerelle.access.login import LogIn, LogOut
-from passerelle.access.redis_sessions import RedisSessions
-from passerelle.access.sessions import FileSessions, Sessions
+from passerelle.access.login import LoginHandler, LogoutHandler
+from passerelle.access.redis_sessions import RedisSessionProvider
+from passerelle.access.sessions import FileSessionProvider, SessionProvider
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.guards import RateLimit
 from passerelle.config.models.identity_token import IdentityToken
@@ -21,80 +21,80 @@ from passerelle.observability.metrics import RouteMetrics
 from passerelle.security.addresses import AddressLists, Proxies, Subscribers
 from passerelle.security.authorization import Require
 from passerelle.security.cookies import HideCookies
-from passerelle.security.credentials.authentication import Authenticate, Method
+from passerelle.security.credentials.authentication import Authenticate, AuthenticationMethod
 from passerelle.security.credentials.client_certificates import CertificateMethod
-from passerelle.security.credentials.login_throttle import Attempts, Logins
-from passerelle.security.credentials.redis_login_throttle import SharedLogins
-from passerelle.security.guard import Asked, Guard
+from passerelle.security.credentials.login_throttle import AttemptLimit, LoginThrottle
+from passerelle.security.credentials.redis_login_throttle import RedisLoginThrottle
+from passerelle.security.guard import Guard, GuardedCall
 from passerelle.security.ratelimit.gcra import (
     SECOND,
+    BucketTable,
     KeyOf,
-    Limit,
-    OneRateLimit,
     Rate,
     RateLimits,
-    Table,
+    RouteRateLimit,
+    SingleRateLimit,
     by_consumer,
     by_header,
     by_key,
 )
-from passerelle.security.ratelimit.redis import SharedLimit, SharedRateLimits
-from passerelle.upstream.subrequest import OwnLeg
+from passerelle.security.ratelimit.redis import RedisLimit, RedisRateLimits
+from passerelle.upstream.subrequest import Subrequest
 
 if TYPE_CHECKING:
-    from passerelle.access.jwt_keys import Tokens
-    from passerelle.access.redis_client import RedisLink
+    from passerelle.access.jwt_keys import JwtProvider
+    from passerelle.access.redis_client import RedisClient
     from passerelle.gateway.exchange import ExchangeState
     from passerelle.security.jwt.issuer import Signer
 
 
 def _open_keys(
-    config: Config, loop: asyncio.AbstractEventLoop, link: RedisLink | None, before: Keys | None, same: bool
-) -> Keys | None:
+    config: Config, loop: asyncio.AbstractEventLoop, redis: RedisClient | None, before: KeyProvider | None, same: bool
+) -> KeyProvider | None:
     settings = config.keys
     if settings is None:
         return None
     if settings.store == SHARED:
-        if same and isinstance(before, RedisKeys) and before.link is link:
+        if same and isinstance(before, RedisKeyProvider) and before.redis is redis:
             return before
-        return RedisKeys(_needed(link), settings.header)
+        return RedisKeyProvider(_required_redis(redis), settings.header)
     if same and before is not None:
         return before
     try:
-        return FileKeys(settings.store, settings.header, loop)
+        return FileKeyProvider(settings.store, settings.header, loop)
     except sqlite3.Error as error:
         raise CannotGuard(f"keys: cannot open {settings.store}: {error}") from error
 
 
 def _open_sessions(
-    config: Config, loop: asyncio.AbstractEventLoop, link: RedisLink | None, before: Sessions | None
-) -> Sessions | None:
+    config: Config, loop: asyncio.AbstractEventLoop, redis: RedisClient | None, before: SessionProvider | None
+) -> SessionProvider | None:
     settings = config.sessions
     if settings is None:
         return None
     same = before is not None and before.settings == settings
     if settings.store == SHARED:
-        if same and isinstance(before, RedisSessions) and before.link is link:
+        if same and isinstance(before, RedisSessionProvider) and before.redis is redis:
             return before
-        return RedisSessions(settings, _needed(link))
+        return RedisSessionProvider(settings, _required_redis(redis))
     if same:
         return before
     try:
-        return FileSessions(settings, settings.store, loop)
+        return FileSessionProvider(settings, settings.store, loop)
     except sqlite3.Error as error:
         raise CannotGuard(f"sessions: cannot open {settings.store}: {error}") from error
 
 
-def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: Tokens | None) -> Tokens | None:
+def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: JwtProvider | None) -> JwtProvider | None:
     if config.jwt is None:
         return None
     if before is not None and before.settings == config.jwt and before.fetches:
         return before  # with the set that it has: nobody waits for it again
     # Imported for who needs it: joserfc and cryptography take 55 ms and 16 MB.
-    from passerelle.access.jwt_keys import Tokens
+    from passerelle.access.jwt_keys import JwtProvider
 
     try:
-        return Tokens(config.jwt, loop)
+        return JwtProvider(config.jwt, loop)
     except OSError as error:
         raise CannotGuard(f"jwt: cannot read {error.filename}: {error.strerror}") from error
     except ValueError as error:
@@ -118,79 +118,82 @@ def _signer(config: Config) -> Signer | None:
         raise CannotGuard(f"identity_token: {settings.key}: {error}") from error
 
 
-def _tell(settings: IdentityToken, signer: Signer, route: Route) -> Guard:
-    from passerelle.security.jwt.issuer import TellIdentity
+def _identity_guard(settings: IdentityToken, signer: Signer, route: Route) -> Guard:
+    from passerelle.security.jwt.issuer import SendIdentity
 
     parts = (route.compose or {}).values()
-    asked = sorted({part.service for part in parts}) if route.service is None else [route.service]
-    audience = asked if settings.audience is None else [settings.audience]
-    return TellIdentity(signer, settings.header.encode("ascii"), settings.issuer, audience, settings.lifetime)
+    call = sorted({part.service for part in parts}) if route.service is None else [route.service]
+    audience = call if settings.audience is None else [settings.audience]
+    return SendIdentity(signer, settings.header.encode("ascii"), settings.issuer, audience, settings.lifetime)
 
 
-def _link(config: Config, loop: asyncio.AbstractEventLoop, before: RedisLink | None) -> RedisLink | None:
+def _redis_client(config: Config, loop: asyncio.AbstractEventLoop, before: RedisClient | None) -> RedisClient | None:
     """The connection to Redis, where a guard uses it."""
     counted = any(route.rate_limit or route.login for route in config.routes)
     kept = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
     if config.redis is None or not (counted or kept):
         return None
-    if before is not None and (before.url, before.needed) == (config.redis.url, kept):
+    if before is not None and (before.url, before.is_essential) == (config.redis.url, kept):
         return before
     # An extra: imported where a configuration needs it, whose check has seen that it is there.
-    from passerelle.access.redis_client import RedisLink
+    from passerelle.access.redis_client import RedisClient
 
-    return RedisLink(config.redis.url, loop, config.workers, needed=kept)
-
-
-def _needed(link: RedisLink | None) -> RedisLink:
-    assert link is not None, "the configuration was checked: what is kept in Redis has a redis"
-    return link
+    return RedisClient(config.redis.url, loop, config.workers, is_essential=kept)
 
 
-class Guards:
+def _required_redis(redis: RedisClient | None) -> RedisClient:
+    assert redis is not None, "the configuration was checked: what is kept in Redis has a redis"
+    return redis
+
+
+class GuardFactory:
     """Makes the guards of every route of ``config``. :class:`CannotGuard` when it cannot.
 
     After a reload, what is configured as it was before goes on: key sets, keys, and what limits have counted.
     """
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, before: Guards | None = None) -> None:
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, before: GuardFactory | None = None) -> None:
         self._config = config
         self._proxies = Proxies(config.trusted_proxies)
         self._subscribers = Subscribers()
-        self._tables: dict[tuple[str, str], Table] = {}
+        self._tables: dict[tuple[str, str], BucketTable] = {}
         self._known_tables = before._tables if before is not None else {}
-        self._redis: RedisLink | None = _link(config, loop, before._redis if before is not None else None)
+        self._redis: RedisClient | None = _redis_client(config, loop, before._redis if before is not None else None)
         known_keys, known_sessions = (before._keys, before._sessions) if before is not None else (None, None)
         same_keys = before is not None and before._config.keys == config.keys
-        self._keys: Keys | None = _open_keys(config, loop, self._redis, known_keys, same_keys)
-        self._sessions: Sessions | None = _open_sessions(config, loop, self._redis, known_sessions)
-        self._methods: dict[str, Method] = {"mtls": CertificateMethod()}
+        self._keys: KeyProvider | None = _open_keys(config, loop, self._redis, known_keys, same_keys)
+        self._sessions: SessionProvider | None = _open_sessions(config, loop, self._redis, known_sessions)
+        self._methods: dict[str, AuthenticationMethod] = {"mtls": CertificateMethod()}
         if self._sessions is not None:
             self._methods["session"] = self._sessions.method
         if self._keys is not None:
             self._methods["key"] = self._keys.method
         self._signer = _signer(config)
-        self._tokens: Tokens | None = _read_tokens(config, loop, before._tokens if before is not None else None)
+        self._tokens: JwtProvider | None = _read_tokens(config, loop, before._tokens if before is not None else None)
         if self._tokens is not None:
             self._methods["jwt"] = self._tokens.method
 
-    def start(self, before: Guards | None = None) -> None:
+    def start(self, before: GuardFactory | None = None) -> None:
         """Begin what goes on beside the requests, but for what ``before`` has begun."""
-        for part in self._beside(before):
+        for part in self._background(before):
             part.start()
 
-    def stop(self, after: Guards | None = None) -> None:
+    def stop(self, after: GuardFactory | None = None) -> None:
         """End it, but for what ``after`` goes on with."""
-        for part in self._beside(after):
+        for part in self._background(after):
             part.stop()
 
-    def _beside(self, other: Guards | None) -> list[Keys | Tokens | RedisLink | Sessions]:
+    def _background(
+        self, other: GuardFactory | None
+    ) -> list[KeyProvider | JwtProvider | RedisClient | SessionProvider]:
         """What goes on beside the requests and is not that of ``other`` too."""
-        shared = [] if other is None else other._beside(None)
+        shared = [] if other is None else other._background(None)
         parts = (self._keys, self._tokens, self._redis, self._sessions)
         return [part for part in parts if part is not None and not any(part is each for each in shared)]
 
-    def of(self, route: Route, metrics: RouteMetrics, leg: OwnLeg | None) -> tuple[Guard, ...]:
-        """The guards of ``route`` in the order in which they are asked; ``leg`` is where its ``forward_auth`` asks."""
+    def for_route(self, route: Route, metrics: RouteMetrics, policy: Subrequest | None) -> tuple[Guard, ...]:
+        """The guards of ``route`` in the order in which they are asked; ``policy`` is where its ``forward_auth``
+        asks."""
         guards = self._lists(route)
         # Limits by address and field come first: they are cheap, and what guesses credentials must be slowed down too.
         guards += self._limits(route, metrics, ("address", "header"))
@@ -205,16 +208,16 @@ class Guards:
             required = route.require
             roles = {} if required.roles is None else {"roles": required.roles}
             guards.append(Require(required.scopes, required.consumers, {**required.claims, **roles}))
-        if route.forward_auth is not None and leg is not None:
+        if route.forward_auth is not None and policy is not None:
             # It is told whom the others have found, and spared what they refuse.
-            guards.append(forward_auth(route.forward_auth, leg, self._proxies, route.label, metrics.verdict))
+            guards.append(forward_auth(route.forward_auth, policy, self._proxies, route.label, metrics.verdict))
         # Only who may be here has a consumer's bucket, and nobody else can drain it.
         guards += self._limits(route, metrics, ("consumer", "key"))
         if route.identity_token and self._config.identity_token is not None and self._signer is not None:
-            guards.append(_tell(self._config.identity_token, self._signer, route))
+            guards.append(_identity_guard(self._config.identity_token, self._signer, route))
         return tuple(guards)
 
-    def of_preflight(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
+    def for_preflight(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
         """Those asked of a preflight for ``route``, which brings no credentials (Fetch standard, "CORS-preflight
         fetch") and none of a page's own fields: those that go by the address. They count with the route's own."""
         return (*self._lists(route), *self._limits(route, metrics, ("address",)))
@@ -222,25 +225,25 @@ class Guards:
     def _lists(self, route: Route) -> list[Guard]:
         return [AddressLists(route.clients.allow, route.clients.deny)] if route.clients is not None else []
 
-    def own(self, route: Route, leg: OwnLeg | None) -> Callable[[ExchangeState], None]:
-        """What answers a route for logins, where ``leg`` asks about passwords, or for logouts."""
+    def handler(self, route: Route, policy: Subrequest | None) -> Callable[[ExchangeState], None]:
+        """What answers a route for logins, where ``policy`` asks about passwords, or for logouts."""
         sessions, login = self._sessions, route.login
         if sessions is None:
             raise CannotGuard(f"sessions: {route.label} needs them, and they are not configured")
-        if login is None or leg is None:
-            return LogOut(sessions)
+        if login is None or policy is None:
+            return LogoutHandler(sessions)
         by_name = self._attempts(route, "user name", login.attempts, login.forgiven)
         by_address = self._attempts(route, "address", login.address_attempts, login.forgiven)
-        logins: Logins | SharedLogins = Logins(by_name, by_address)
+        logins: LoginThrottle | RedisLoginThrottle = LoginThrottle(by_name, by_address)
         if self._redis is not None:
-            logins = SharedLogins(by_name, by_address, route.label, self._redis, self._config.limits.gateways)
-        return LogIn(sessions, logins, leg, login.path.encode(), self._subscribers.of)
+            logins = RedisLoginThrottle(by_name, by_address, route.label, self._redis, self._config.limits.gateways)
+        return LoginHandler(sessions, logins, policy, login.path.encode(), self._subscribers.of)
 
-    def _attempts(self, route: Route, kind: str, number: int, forgiven: float) -> Attempts:
+    def _attempts(self, route: Route, kind: str, number: int, forgiven: float) -> AttemptLimit:
         rate = Rate(1, int(forgiven * SECOND), number)
         name = route.label, f"login by {kind}"
-        table = self._tables[name] = self._known_tables.get(name, Table())
-        return Attempts(rate if self._redis is not None else rate.share(self._config.workers), table)
+        table = self._tables[name] = self._known_tables.get(name, BucketTable())
+        return AttemptLimit(rate if self._redis is not None else rate.share(self._config.workers), table)
 
     def _limits(self, route: Route, metrics: RouteMetrics, kinds: tuple[str, ...]) -> list[Guard]:
         chosen = [limit for limit in route.rate_limit if limit.by.partition(":")[0] in kinds]
@@ -251,20 +254,22 @@ class Guards:
             metrics.would_refuse += 1
 
         if self._redis is None and len(chosen) == 1 and not chosen[0].dry_run:
-            return [OneRateLimit(self._limit(route, chosen[0], self._config.workers))]
+            return [SingleRateLimit(self._limit(route, chosen[0], self._config.workers))]
         if self._redis is None:
             return [RateLimits([self._limit(route, limit, self._config.workers) for limit in chosen], would_refuse)]
-        shared = [SharedLimit(self._limit(route, limit, 1), f"{route.label}\0{limit.label}") for limit in chosen]
-        return [SharedRateLimits(shared, self._redis, would_refuse, self._config.limits.gateways)]
+        shared = [RedisLimit(self._limit(route, limit, 1), f"{route.label}\0{limit.label}") for limit in chosen]
+        return [RedisRateLimits(shared, self._redis, would_refuse, self._config.limits.gateways)]
 
-    def _limit(self, route: Route, settings: RateLimit, parts: int) -> Limit:
+    def _limit(self, route: Route, settings: RateLimit, parts: int) -> RouteRateLimit:
         whole = Rate.of(settings.rate.number, settings.rate.seconds, settings.size)
         rate = whole.share(parts, settings.cost)
         name = route.label, settings.label
         if name not in self._tables:  # preflights count with the requests that they ask about
-            self._tables[name] = self._known_tables.get(name, Table())
+            self._tables[name] = self._known_tables.get(name, BucketTable())
         key_of = self._key_of(settings.by)
-        return Limit(settings.label, rate, key_of, cost=settings.cost, dry=settings.dry_run, table=self._tables[name])
+        return RouteRateLimit(
+            settings.label, rate, key_of, cost=settings.cost, dry_run=settings.dry_run, table=self._tables[name]
+        )
 
     def _key_of(self, by: str) -> KeyOf:
         if by == "address":
@@ -273,5 +278,5 @@ class Guards:
             return by_consumer
         return by_key if by == "key" else by_header(by.removeprefix("header:").lower().encode("ascii"))
 
-    def _by_address(self, asked: Asked) -> bytes:
-        return self._subscribers.of(asked.address)
+    def _by_address(self, call: GuardedCall) -> bytes:
+        return self._subscribers.of(call.address)

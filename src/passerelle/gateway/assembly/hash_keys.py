@@ -10,10 +10,10 @@ from passerelle.config.models.balance import Balance
 from passerelle.http1.head import RequestHead
 
 if TYPE_CHECKING:
-    from passerelle.upstream.service import KeyOf
+    from passerelle.upstream.service import KeyFunction
 
 
-def key_of(balance: Balance) -> KeyOf | None:
+def key_of(balance: Balance) -> KeyFunction | None:
     """How requests get their key, or None where they need none."""
     if balance.sticky is not None:
         return _cookie(balance.sticky.cookie.encode("ascii"))
@@ -29,21 +29,21 @@ def key_of(balance: Balance) -> KeyOf | None:
     return _address
 
 
-def _header(name: bytes) -> KeyOf:
+def _header(name: bytes) -> KeyFunction:
     def key(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
         return head.get(name)
 
     return key
 
 
-def _cookie(name: bytes) -> KeyOf:
+def _cookie(name: bytes) -> KeyFunction:
     def key(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
         return read_cookie((field.value for field in head.lines if field.name == b"cookie"), name)
 
     return key
 
 
-def _parameter(name: str) -> KeyOf:
+def _parameter(name: str) -> KeyFunction:
     def key(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
         return parameters.get(name)
 

@@ -8,14 +8,14 @@ from passerelle.config.models.config import Config, Route
 from passerelle.config.models.headers import Cors as CorsSettings
 from passerelle.config.models.headers import RequestHeaders, ResponseHeaders, SecurityHeaders
 from passerelle.errors import CannotGuard
-from passerelle.gateway.response_headers import _ACCESS_CONTROL, Outgoing
+from passerelle.gateway.response_headers import _ACCESS_CONTROL, ResponseHeaderRules
 from passerelle.http import content_coding
-from passerelle.http.content_coding import Rule
-from passerelle.security.cors import Cors
-from passerelle.security.header_rules import CarefulFields, RequestRules
+from passerelle.http.content_coding import CodingRule
+from passerelle.security.cors import CorsPolicy
+from passerelle.security.header_rules import RequestHeaderRules, SecurityHeaderFields
 
 
-def rule_of(config: Compress | None) -> Rule | None:
+def rule_of(config: Compress | None) -> CodingRule | None:
     """What the configuration says of a route, or None.
 
     :raises CannotGuard: where it names a coding that is not installed.
@@ -27,43 +27,45 @@ def rule_of(config: Compress | None) -> Rule | None:
     if missing and "codings" in config.model_fields_set:
         raise CannotGuard(f"compress: {', '.join(missing)} not installed; it comes with passerelle[compression]")
     types = frozenset(text.encode() for text in config.types) if config.types is not None else None
-    return Rule(tuple(name for name in codings if name in content_coding.AVAILABLE), config.min_size, types)
+    return CodingRule(tuple(name for name in codings if name in content_coding.AVAILABLE), config.min_size, types)
 
 
-def outgoing(config: Config, route: Route | None, *, preflight: bool = False) -> Outgoing | None:
+def response_header_rules(
+    config: Config, route: Route | None, *, preflight: bool = False
+) -> ResponseHeaderRules | None:
     """What ``config`` says of the answers of ``route`` (None: of requests that no route takes); None for nothing.
 
     ``preflight``: of those to preflights, which tell of CORS themselves.
     """
-    careful = _careful(security_of(config, route))
+    security_headers = _security_headers(security_of(config, route))
     rules = route.response_headers if route is not None else None
     cors = _cors(route) if route is not None and not preflight else None
-    if careful is None and rules is None and cors is None:
+    if security_headers is None and rules is None and cors is None:
         return None
     strip: list[bytes] = list(_ACCESS_CONTROL) if cors is not None else []
     added = b""
     if rules is not None:
         strip += [name.encode("ascii") for name in (*rules.remove, *rules.set)]
         added = _lines(rules)
-    if careful is not None and careful[1]:
-        strip += careful[0].names
-    return Outgoing(strip, added, careful[0] if careful is not None else None, cors)
+    if security_headers is not None and security_headers[1]:
+        strip += security_headers[0].names
+    return ResponseHeaderRules(strip, added, security_headers[0] if security_headers is not None else None, cors)
 
 
-def request_rules(settings: RequestHeaders | None) -> RequestRules | None:
+def request_rules(settings: RequestHeaders | None) -> RequestHeaderRules | None:
     """What a route changes in the fields that services get, or None."""
     if settings is None:
         return None
     put = {name.encode("ascii"): value.encode("ascii") for name, value in settings.set.items()}
     add = {name.encode("ascii"): value.encode("ascii") for name, value in settings.add.items()}
-    return RequestRules(put, add, [name.encode("ascii") for name in settings.remove])
+    return RequestHeaderRules(put, add, [name.encode("ascii") for name in settings.remove])
 
 
 def _lines(rules: ResponseHeaders) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in (*rules.set.items(), *rules.add.items())).encode("ascii")
 
 
-def _careful(settings: SecurityHeaders | None) -> tuple[CarefulFields, bool] | None:
+def _security_headers(settings: SecurityHeaders | None) -> tuple[SecurityHeaderFields, bool] | None:
     """The fields, and whether they take the place of the service's."""
     if settings is None:
         return None
@@ -78,17 +80,17 @@ def _careful(settings: SecurityHeaders | None) -> tuple[CarefulFields, bool] | N
     )
     fields = [(name.encode("ascii"), value.encode("ascii")) for name, value in said if value != "off"]
     hsts = None if settings.hsts == "off" else settings.hsts.encode("ascii")
-    return CarefulFields(fields, hsts), settings.override
+    return SecurityHeaderFields(fields, hsts), settings.override
 
 
-def _cors(route: Route) -> Cors | None:
+def _cors(route: Route) -> CorsPolicy | None:
     settings: CorsSettings | None = route.cors
     if settings is None:
         return None
     methods = route.accepted
     if settings.methods is not None:
         methods = frozenset(method.encode("ascii") for method in settings.methods)
-    return Cors(
+    return CorsPolicy(
         [origin.encode("ascii") for origin in settings.origins],
         methods,
         None if "*" in settings.headers else [name.encode("ascii") for name in settings.headers],

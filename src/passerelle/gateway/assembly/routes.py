@@ -10,49 +10,49 @@ from math import inf
 import orjson
 
 from passerelle.access.login import MAX_BODY
-from passerelle.access.preflight import Preflight
-from passerelle.compose.composition import Composition, Part
+from passerelle.access.preflight import PreflightHandler
+from passerelle.compose.composition import Composition, CompositionPart
 from passerelle.compose.plans import TERMS, PartPlan
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.hedge import Percentile
 from passerelle.gateway.assembly.caching import make_plan
-from passerelle.gateway.assembly.guards import Guards
-from passerelle.gateway.assembly.headers import outgoing, request_rules, rule_of
-from passerelle.gateway.plans import ComposePlan, ForwardPlan, OwnPlan, RoutePlan
+from passerelle.gateway.assembly.guards import GuardFactory
+from passerelle.gateway.assembly.headers import request_rules, response_header_rules, rule_of
+from passerelle.gateway.plans import ComposePlan, ForwardPlan, HandlerPlan, RoutePlan
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import UNMATCHED, Metrics, RouteMetrics
 from passerelle.proxy_cache.cache import Cache
 from passerelle.resilience.hedge_delay import HedgeDelay
 from passerelle.routing.paths import Pattern, Template
-from passerelle.routing.router import Router, Rule
-from passerelle.upstream.breaking import GuardedForward
-from passerelle.upstream.deadlines import Deadlines
-from passerelle.upstream.guarded_request import TimedForward
-from passerelle.upstream.hedge import HedgedForward
-from passerelle.upstream.limiting import LimitedForward
-from passerelle.upstream.request import Forward
+from passerelle.routing.router import Router, RouteRule
+from passerelle.upstream.breaking import BreakerRequest
+from passerelle.upstream.deadlines import DeadlineQueue
+from passerelle.upstream.guarded_request import TimedRequest
+from passerelle.upstream.hedge import HedgedRequest
+from passerelle.upstream.limiting import LimitedRequest
+from passerelle.upstream.request import UpstreamRequest
 from passerelle.upstream.service import Service
-from passerelle.upstream.subrequest import OwnLeg
+from passerelle.upstream.subrequest import Subrequest
 
 
 @dataclass(frozen=True, slots=True)
-class Environment:
+class PlanResources:
     """What plans are built from besides the configuration: each gives the same object for the same argument."""
 
     services: Mapping[str, Service]
-    deadlines: Callable[[float], Deadlines]
+    deadlines: Callable[[float], DeadlineQueue]
     metrics: Callable[[str], RouteMetrics]
     log: Callable[[str, str | None], RouteLog | None]
-    guards: Guards
+    guards: GuardFactory
     cache: Cache | None
     era: object
 
 
-def build_router(config: Config, environment: Environment) -> Router:
+def build_router(config: Config, environment: PlanResources) -> Router:
     """The route table of ``config``, its values :class:`ForwardPlan` or :class:`ComposePlan`."""
     return Router(
-        Rule(
+        RouteRule(
             route.host.encode("ascii") if route.host else None,
             route.accepted,
             route.path,
@@ -64,37 +64,40 @@ def build_router(config: Config, environment: Environment) -> Router:
 
 def unmatched_plan(config: Config, metrics: Metrics, log: Callable[[str, str | None], RouteLog | None]) -> RoutePlan:
     """What stands for a route where none takes a request."""
-    heads = outgoing(config, None)
+    heads = response_header_rules(config, None)
     return RoutePlan(metrics.route(UNMATCHED), log(UNMATCHED, None), 0, (), None, None, heads, None, None)
 
 
-def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
+def _plan(config: Config, route: Route, environment: PlanResources) -> RoutePlan:
     limit = config.body_limit(route)
     metrics = environment.metrics(route.label)
     log = environment.log(route.label, route.login.service if route.login is not None else route.service)
     body_limit = sys.maxsize if limit is None else limit
-    guards = environment.guards.of(route, metrics, _judge(config, route, environment))
+    guards = environment.guards.for_route(route, metrics, _forward_auth_policy(config, route, environment))
     rest = _rest_names(route.path)
     attempt = environment.deadlines(route.attempt_timeout) if route.attempt_timeout is not None else None
     stream_idle = _seconds(route.stream_idle_timeout)
     tells = route.tell_deadline
     compress = rule_of(route.compress)
     shared = environment.cache if route.service is not None or route.cache is not None else None
-    kept = environment.era, route.cache, metrics.cache, _told(route), route.host
+    kept = environment.era, route.cache, metrics.cache, _identity_fields(route), route.host
     whole = make_plan(shared, *kept) if shared is not None else None
-    rules, heads = request_rules(route.request_headers), outgoing(config, route)
+    rules, heads = request_rules(route.request_headers), response_header_rules(config, route)
     preflight = None
     if heads is not None and heads.cors is not None:
-        admit, edit = environment.guards.of_preflight(route, metrics), outgoing(config, route, preflight=True)
-        most, say = min(body_limit, MAX_BODY), Preflight(heads.cors)
-        preflight = OwnPlan(metrics, log, most, admit, None, None, edit, None, None, say)
+        admit, edit = (
+            environment.guards.for_preflight(route, metrics),
+            response_header_rules(config, route, preflight=True),
+        )
+        most, say = min(body_limit, MAX_BODY), PreflightHandler(heads.cors)
+        preflight = HandlerPlan(metrics, log, most, admit, None, None, edit, None, None, say)
     of_route = (metrics, log, body_limit, guards, compress, rules, heads, preflight, whole)
     if route.service is not None:
         service = environment.services[route.service]
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
         deadlines = environment.deadlines(route.timeout)
-        forward = _forward(config.services[route.service], route)
-        feeds = any(_made_of(each, route.service) for each in config.routes)
+        forward = _request_type(config.services[route.service], route)
+        feeds = any(_has_stored_parts_of(each, route.service) for each in config.routes)
         return ForwardPlan(
             *of_route,
             service,
@@ -104,35 +107,35 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
             attempt_deadlines=attempt,
             hedge=_hedge(route),
             stream_idle=stream_idle,
-            tells_deadline=tells,
-            forward=forward,
-            feeds=feeds,
+            sends_deadline=tells,
+            make_request=forward,
+            feeds_compositions=feeds,
             tunnel_idle=_seconds(route.tunnel_idle_timeout),
         )
     if route.compose is None:
-        leg = None
+        policy = None
         if route.login is not None:
             name = route.login.service
             limits = environment.deadlines(route.timeout), route.attempts
-            leg = OwnLeg(environment.services[name], *limits, _forward(config.services[name], route))
+            policy = Subrequest(environment.services[name], *limits, _request_type(config.services[name], route))
         most = min(body_limit, MAX_BODY)
-        own = environment.guards.own(route, leg)
-        return OwnPlan(metrics, log, most, guards, None, None, heads, preflight, None, own)
+        own = environment.guards.handler(route, policy)
+        return HandlerPlan(metrics, log, most, guards, None, None, heads, preflight, None, own)
     parts = []
     plans = []
     for name, part in route.compose.items():
         fallback = None if part.required else orjson.dumps(part.fallback)
-        parts.append(Part(name, fallback, frozenset(part.pass_status)))
+        parts.append(CompositionPart(name, fallback, frozenset(part.pass_status)))
         seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
         service = environment.services[part.service]
         path = Template(part.path, rest)
         key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # no host with a port is like this
         shared = environment.cache if part.cache is not None else None
-        kept = environment.era, part.cache, metrics.cache, _told(route), route.host
+        kept = environment.era, part.cache, metrics.cache, _identity_fields(route), route.host
         cache = make_plan(shared, *kept) if shared is not None else None
         if environment.cache is not None and (cache is not None or whole is not None):
             environment.cache.sources.add(part.service)
-        forward = _forward(config.services[part.service], route)
+        forward = _request_type(config.services[part.service], route)
         deadlines = environment.deadlines(seconds)
         of_part = (deadlines, route.attempts, cache, key, attempt, _hedge(route), stream_idle, tells, forward)
         plans.append(PartPlan(name, service, path, *of_part))
@@ -145,37 +148,37 @@ def _plan(config: Config, route: Route, environment: Environment) -> RoutePlan:
     return ComposePlan(*of_route, Composition(parts), tuple(plans), environment.deadlines(route.timeout), ttl)
 
 
-def _made_of(route: Route, service: str) -> bool:
+def _has_stored_parts_of(route: Route, service: str) -> bool:
     """Whether answers of ``service`` are stored as parts on ``route``, or as the whole."""
     parts = (route.compose or {}).values()
     return any(p.service == service and (p.cache is not None or route.cache is not None) for p in parts)
 
 
-def _told(route: Route) -> frozenset[bytes]:
+def _identity_fields(route: Route) -> frozenset[bytes]:
     """The fields that tell services what ``forward_auth`` has found out, lower case."""
     names = route.forward_auth.copy_headers if route.forward_auth is not None else ()
     return frozenset(name.lower().encode("ascii") for name in names)
 
 
-def _judge(config: Config, route: Route, environment: Environment) -> OwnLeg | None:
+def _forward_auth_policy(config: Config, route: Route, environment: PlanResources) -> Subrequest | None:
     """Where ``forward_auth`` asks, within its own time and with one more attempt if that is safe."""
     settings = route.forward_auth
     if settings is None:
         return None
     service = config.services[settings.service]
-    forward = GuardedForward if service.breaker is not None else Forward
-    return OwnLeg(environment.services[settings.service], environment.deadlines(settings.timeout), 2, forward)
+    forward = BreakerRequest if service.breaker is not None else UpstreamRequest
+    return Subrequest(environment.services[settings.service], environment.deadlines(settings.timeout), 2, forward)
 
 
-def _forward(service: ServiceConfig, route: Route) -> type[Forward]:
+def _request_type(service: ServiceConfig, route: Route) -> type[UpstreamRequest]:
     """The plainest that does what the service and the route ask for: what is not asked for costs nothing."""
     if route.hedge is not None:
-        return HedgedForward
+        return HedgedRequest
     if service.concurrency is not None:
-        return LimitedForward
+        return LimitedRequest
     if route.attempt_timeout is not None or route.tell_deadline:
-        return TimedForward
-    return GuardedForward if service.breaker is not None else Forward
+        return TimedRequest
+    return BreakerRequest if service.breaker is not None else UpstreamRequest
 
 
 def _hedge(route: Route) -> HedgeDelay | None:

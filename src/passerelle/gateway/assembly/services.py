@@ -7,9 +7,9 @@ from functools import partial
 from hashlib import blake2b
 
 from passerelle.balancing.group import Child, Group
-from passerelle.balancing.health import Settings
-from passerelle.balancing.policies import Node
-from passerelle.balancing.priority_tiers import Tiers
+from passerelle.balancing.health import HealthSettings
+from passerelle.balancing.policies import PickerNode
+from passerelle.balancing.priority_tiers import PriorityTiers
 from passerelle.balancing.registry import make
 from passerelle.balancing.sticky import Sticky
 from passerelle.config.models.addresses import Lookup
@@ -17,13 +17,13 @@ from passerelle.config.models.config import Config, Target
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.gateway.assembly.hash_keys import key_of
 from passerelle.http.messages import IDEMPOTENT_METHODS
-from passerelle.http1.server.listener import Limits
+from passerelle.http1.server.listener import ListenerLimits
 from passerelle.http1.tls_contexts import UpstreamTls
 from passerelle.resilience.adaptive_limit import AdaptiveLimit
-from passerelle.resilience.circuit_breaker import Breaker, BreakerSettings
+from passerelle.resilience.circuit_breaker import BreakerSettings, CircuitBreaker
 from passerelle.resilience.retry_budget import RetryBudget
 from passerelle.security.addresses import Proxies, Subscribers
-from passerelle.upstream.concurrency_limiter import Limiter
+from passerelle.upstream.concurrency_limiter import ConcurrencyLimiter
 from passerelle.upstream.members import InstanceSpec, Leaf, PoolSettings
 from passerelle.upstream.service import RetryRules, Service, StickyCookie
 
@@ -31,11 +31,11 @@ from passerelle.upstream.service import RetryRules, Service, StickyCookie
 NEAREST = -1
 
 
-def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Leaf], Node, StickyCookie | None]:
+def build_nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Leaf], PickerNode, StickyCookie | None]:
     """The leaves by zone, the node above them, and the sticky cookie if there is one."""
     policy = config.balance.policy
     leaves: dict[str, Leaf]
-    node: Node
+    node: PickerNode
     if config.zones is not None:
         leaves = {zone: _leaf(policy, settings.targets) for zone, settings in config.zones.items()}
         node = Group(
@@ -57,19 +57,23 @@ def nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Leaf], Node, Stic
 
 def _leaf(policy: str, targets: Iterable[Target]) -> Leaf:
     """A policy, or one for each priority where SRV records may tell several."""
-    return Tiers(partial(make, policy)) if _tiered(targets) else make(policy)
+    return PriorityTiers(partial(make, policy)) if _may_have_tiers(targets) else make(policy)
 
 
-def _tiered(targets: Iterable[Target]) -> bool:
+def _may_have_tiers(targets: Iterable[Target]) -> bool:
     return any(isinstance(target.url, Lookup) and target.url.srv for target in targets)
 
 
-def shape(config: ServiceConfig) -> object:
-    """What :func:`nodes` looks at: while it is the same, so are the nodes."""
+def balancing_inputs(config: ServiceConfig) -> object:
+    """What :func:`build_nodes` looks at: while it is the same, so are the nodes."""
     zones = config.zones
     if zones is None:
-        return config.balance, _tiered(config.targets or ())
-    return config.balance, config.near, [(n, z.weight, z.priority, _tiered(z.targets)) for n, z in zones.items()]
+        return config.balance, _may_have_tiers(config.targets or ())
+    return (
+        config.balance,
+        config.near,
+        [(n, z.weight, z.priority, _may_have_tiers(z.targets)) for n, z in zones.items()],
+    )
 
 
 def pool_settings(config: ServiceConfig, tls: UpstreamTls | None) -> PoolSettings:
@@ -77,13 +81,13 @@ def pool_settings(config: ServiceConfig, tls: UpstreamTls | None) -> PoolSetting
     return PoolSettings(config.max_connections, config.max_waiting, config.connect_timeout, config.keepalive, tls)
 
 
-def health_settings(config: ServiceConfig, *, probed: bool) -> Settings:
+def health_settings(config: ServiceConfig, *, probed: bool) -> HealthSettings:
     """What its health goes by; ``probed`` says whether somebody probes its instances."""
     slow_start = 0.0 if config.slow_start == "off" else config.slow_start
     eject = config.eject
     if eject is None:
-        return Settings(probed=probed, ejected_part=0.0, slow_start=slow_start, panic=config.panic)
-    return Settings(
+        return HealthSettings(probed=probed, ejected_part=0.0, slow_start=slow_start, panic=config.panic)
+    return HealthSettings(
         probed=probed,
         failures=eject.failures,
         ejection=eject.time,
@@ -108,12 +112,12 @@ def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfi
         service.limiter = None
         if found is not None:
             limit = AdaptiveLimit(found.first, least=found.min, most=found.max, tolerance=1 + found.tolerance)
-            service.limiter = Limiter(limit, config.max_waiting)
+            service.limiter = ConcurrencyLimiter(limit, config.max_waiting)
     if before is None or before.breaker != config.breaker:
         settings = config.breaker
         service.breaker = None
         if settings is not None:
-            service.breaker = Breaker(
+            service.breaker = CircuitBreaker(
                 BreakerSettings(
                     settings.threshold,
                     settings.minimum,
@@ -144,7 +148,7 @@ def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec
     ]
 
 
-def listener_limits(config: Config) -> Limits:
+def listener_limits(config: Config) -> ListenerLimits:
     """What clients may send, for the listener."""
     limits = config.limits
     proxies, subscribers = Proxies(config.trusted_proxies), Subscribers()
@@ -153,7 +157,7 @@ def listener_limits(config: Config) -> Limits:
         # Behind a trusted proxy are many clients.
         return None if proxies.trusts(peer) else subscribers.of(peer)
 
-    return Limits(
+    return ListenerLimits(
         head=limits.head,
         fields=limits.headers,
         head_timeout=limits.head_timeout,

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, cast
 from passerelle.errors import Failure, Kind
 from passerelle.http1.body import ChunkedDecoder, CloseDecoder, CountedDecoder, Decoder
 from passerelle.http1.head import ResponseHead
-from passerelle.http1.interfaces import Receiver, Tunnel
+from passerelle.http1.interfaces import Tunnel, UpstreamReceiver
 
 if TYPE_CHECKING:
-    from passerelle.http1.client.pool import Pool
+    from passerelle.http1.client.pool import ConnectionPool
 
 # A response's head, in bytes: larger than any honest one, smaller than an attack.
 MAX_HEAD = 65_536
@@ -57,14 +57,14 @@ class UpstreamConnection(asyncio.Protocol):
         "pool",
     )
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: ConnectionPool) -> None:
         self.pool = pool
         self._transport: asyncio.Transport | None = None
-        self._write: Callable[[bytes], None] = _nowhere
+        self._write: Callable[[bytes], None] = _discard
         # Events waiting in the kernel: EOF or bytes that nobody asked for make an idle connection unfit for a request
         # (RFC 9112 §9.2, §9.3.1). One poll(2), 0.4 us, on every reuse.
-        self.poll: Callable[[int], list[tuple[int, int]]] = _gone
-        self._receiver: Receiver | None = None
+        self.poll: Callable[[int], list[tuple[int, int]]] = _always_readable
+        self._receiver: UpstreamReceiver | None = None
         self._decoder: Decoder | None = None
         self._last: ResponseHead | None = None
         self._held = b""
@@ -93,10 +93,10 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
         if exc is not None and self._receiver is not None and not self._response_done:
-            self._take_left()
+            self._read_remaining()
         self._transport = None
-        self._write = _nowhere
-        self.poll = _gone
+        self._write = _discard
+        self.poll = _always_readable
         self.pool.lost(self)
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is not None:
@@ -116,7 +116,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             receiver.on_failure(Failure(Kind.TRUNCATED, str(exc or "closed within a body")))
 
-    def _take_left(self) -> None:
+    def _read_remaining(self) -> None:
         """Read what the instance said before it reset the connection, where a write of ours failed before a read.
 
         An early answer may lie in the kernel then (RFC 9112 §9.5). Over TLS it is lost: its records need the transport.
@@ -174,7 +174,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             end = data.find(b"\r\n\r\n")
             if end < 0 or end > MAX_HEAD:
-                self._hold(receiver, data)
+                self._hold_data(receiver, data)
                 return
             start = end + 4
             try:
@@ -205,7 +205,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # ---- responses in
 
-    def _hold(self, receiver: Receiver, data: bytes) -> None:
+    def _hold_data(self, receiver: UpstreamReceiver, data: bytes) -> None:
         if len(data) > MAX_HEAD:
             self._fail(receiver, Failure(Kind.BAD_RESPONSE, f"head over {MAX_HEAD} bytes"))
         elif not b"HTTP/1.".startswith(data[:7]):
@@ -213,7 +213,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._held = data
 
-    def _head(self, receiver: Receiver, head: ResponseHead, data: bytes) -> None:
+    def _head(self, receiver: UpstreamReceiver, head: ResponseHead, data: bytes) -> None:
         """A head whose body is not simply there in whole."""
         if head.status < 200:
             self._interim(receiver, head, data)
@@ -241,7 +241,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             receiver.on_response(head, payload, False)
 
-    def _interim(self, receiver: Receiver, head: ResponseHead, data: bytes) -> None:
+    def _interim(self, receiver: UpstreamReceiver, head: ResponseHead, data: bytes) -> None:
         self._last = None
         if head.status == 101:
             if head.upgrade is None:
@@ -258,7 +258,7 @@ class UpstreamConnection(asyncio.Protocol):
         if data and self._receiver is receiver:
             self.data_received(data)
 
-    def _body(self, receiver: Receiver, data: bytes) -> None:
+    def _body(self, receiver: UpstreamReceiver, data: bytes) -> None:
         decoder = cast(Decoder, self._decoder)
         try:
             payload = decoder.feed(data)
@@ -300,14 +300,14 @@ class UpstreamConnection(asyncio.Protocol):
             self._used = 0
         self.pool.release(self)
 
-    def _fail(self, receiver: Receiver, failure: Failure) -> None:
+    def _fail(self, receiver: UpstreamReceiver, failure: Failure) -> None:
         self._receiver = None
         self.abort()
         receiver.on_failure(failure)
 
     # ---- requests out
 
-    def send(self, receiver: Receiver, data: bytes, complete: bool) -> None:
+    def send(self, receiver: UpstreamReceiver, data: bytes, complete: bool) -> None:
         """Send a request: its head and perhaps its body; ``complete`` says that nothing follows."""
         self._receiver = receiver
         self._request_done = complete
@@ -368,7 +368,7 @@ class UpstreamConnection(asyncio.Protocol):
         """The request that is about to be sent has a body."""
         self._used |= BODY_SENT
 
-    def hand_over(self, receiver: Receiver) -> None:
+    def set_receiver(self, receiver: UpstreamReceiver) -> None:
         """From here on ``receiver`` hears of the answer, in place of whoever sent the request."""
         self._receiver = receiver
 
@@ -410,10 +410,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.abort()
 
 
-def _gone(timeout: int) -> list[tuple[int, int]]:
+def _always_readable(timeout: int) -> list[tuple[int, int]]:
     """A connection that does not exist (any more) has always something waiting: its end."""
     return [(-1, select.POLLHUP)]
 
 
-def _nowhere(data: bytes) -> None:
+def _discard(data: bytes) -> None:
     """Writing to a connection that is gone changes nothing; its receiver is told by ``on_failure``."""

@@ -14,7 +14,7 @@ from passerelle.http1.clock import Clock
 from passerelle.http1.tls_contexts import UpstreamTls, reason
 
 
-class Waiter(Protocol):
+class ConnectionWaiter(Protocol):
     """Who asked a pool for a connection."""
 
     def on_connection(self, connection: UpstreamConnection) -> None:
@@ -24,7 +24,7 @@ class Waiter(Protocol):
         """There is none."""
 
 
-class Pool:
+class ConnectionPool:
     """Connections to one instance: those idle, the number open, who waits for one.
 
     ``checkout`` and ``release`` are O(1). At most ``limit`` connections are open; over that at most ``waiting_limit``
@@ -71,7 +71,7 @@ class Pool:
         self._timeout = connect_timeout
         self._keepalive = keepalive
         self._idle: deque[UpstreamConnection] = deque()
-        self._waiting: deque[Waiter] = deque()
+        self._waiting: deque[ConnectionWaiter] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._tls: UpstreamTls | None = None
@@ -95,9 +95,9 @@ class Pool:
             self._type, self._options = UpstreamConnection, {}
         else:
             # Imported for who needs it.
-            from passerelle.http1.client.tls import SecureUpstreamConnection
+            from passerelle.http1.client.tls import TlsUpstreamConnection
 
-            self._type, self._options = SecureUpstreamConnection, tls.options(self._host)
+            self._type, self._options = TlsUpstreamConnection, tls.options(self._host)
         while self._idle:
             self._idle.pop().close()
 
@@ -126,7 +126,7 @@ class Pool:
             connection.abort()
         return None
 
-    def request(self, waiter: Waiter) -> None:
+    def request(self, waiter: ConnectionWaiter) -> None:
         """Give ``waiter`` a new connection, or, at the limit, the next one that is returned."""
         if self.open < self._limit:
             self.open += 1
@@ -142,14 +142,14 @@ class Pool:
         else:
             waiter.on_no_connection(Failure(Kind.OVERLOADED, "connections and queue are full"))
 
-    def withdraw(self, waiter: Waiter) -> bool:
+    def withdraw(self, waiter: ConnectionWaiter) -> bool:
         """``waiter`` no longer wants a connection. False if one is being made for it: that one it will be told of."""
         before = len(self._waiting)
         if before:
             self._waiting = deque(w for w in self._waiting if w is not waiter)
         return len(self._waiting) < before
 
-    async def _connect(self, waiter: Waiter) -> None:
+    async def _connect(self, waiter: ConnectionWaiter) -> None:
         connection = self._type(self)
         try:
             async with asyncio.timeout(self._timeout):
@@ -163,9 +163,9 @@ class Pool:
                 waiter.on_connection(connection)
                 return
             failure = Failure(Kind.CONNECT_FAILED, "closed while it was connected to", retryable=True)
-        self._not_connected(waiter, connection, failure)
+        self._on_connect_failed(waiter, connection, failure)
 
-    def _not_connected(self, waiter: Waiter, connection: UpstreamConnection, failure: Failure) -> None:
+    def _on_connect_failed(self, waiter: ConnectionWaiter, connection: UpstreamConnection, failure: Failure) -> None:
         if not connection.made:
             self.open -= 1  # else its end is told, and counted
         waiter.on_no_connection(failure)

@@ -10,17 +10,17 @@ from passerelle.http1.body import CloseDecoder
 from passerelle.http1.client.connection import UpstreamConnection
 
 if TYPE_CHECKING:
-    from passerelle.http1.client.pool import Pool
+    from passerelle.http1.client.pool import ConnectionPool
 
 
-class SecureUpstreamConnection(UpstreamConnection):
+class TlsUpstreamConnection(UpstreamConnection):
     """One connection over TLS to an instance."""
 
-    __slots__ = ("_in_order", "_lenient", "_strict")
+    __slots__ = ("_closed_cleanly", "_lenient", "_strict")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: ConnectionPool) -> None:
         super().__init__(pool)
-        self._in_order = False
+        self._closed_cleanly = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected, and the instance has proved who it is.
@@ -53,14 +53,14 @@ class SecureUpstreamConnection(UpstreamConnection):
 
     def eof_received(self) -> bool:
         """The instance said close_notify."""
-        self._in_order = True
+        self._closed_cleanly = True
         if self._tunnel is not None:
             self._tunnel.write_eof()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone. A body that ends with it is whole only after close_notify (RFC 9112 §9.8)."""
-        if exc is None and not self._in_order and isinstance(self._decoder, CloseDecoder):
+        if exc is None and not self._closed_cleanly and isinstance(self._decoder, CloseDecoder):
             exc = ConnectionAbortedError("closed without close_notify")
         super().connection_lost(exc)
 

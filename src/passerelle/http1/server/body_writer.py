@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from passerelle.errors import Failure
 
 if TYPE_CHECKING:
-    from passerelle.http1.server.response_writer import Responder
+    from passerelle.http1.server.response_writer import ResponseWriter
 
 # A stored body over this goes out in slices of this size: what is written at once is held until it is taken, and by TLS
 # it is copied. Over the 64 KiB from which on a transport says that its client does not keep up.
 SLICE = 256 * 1024
 
 
-class Rest:
+class BodyWriter:
     """What is left of a stored ``body``: the connection's exchange until it is out, and the next request waits for it.
 
     It is not copied. Its bytes stay for as long as a client takes them, though the store may have let go of them.
@@ -24,7 +24,7 @@ class Rest:
 
     wants_body = False
 
-    def __init__(self, client: Responder, body: bytes | memoryview) -> None:
+    def __init__(self, client: ResponseWriter, body: bytes | memoryview) -> None:
         self._client = client
         self._body = memoryview(body)
         self._paused = False

@@ -13,12 +13,12 @@ from typing import cast
 from passerelle.errors import Failure, Kind
 from passerelle.http1.body import ChunkedDecoder, CountedDecoder
 from passerelle.http1.head import USUAL_LINE, RequestHead, parse_request_line
-from passerelle.http1.interfaces import Exchange
-from passerelle.http1.request_target import resolve
+from passerelle.http1.interfaces import ServerExchange
+from passerelle.http1.request_target import resolve_target
 from passerelle.http1.serialize import problem
 from passerelle.http1.server.listener import Listener
-from passerelle.http1.server.response_writer import BODY, PIPELINED, nowhere
-from passerelle.http1.server.timeouts import Patient
+from passerelle.http1.server.response_writer import BODY, PIPELINED, discard
+from passerelle.http1.server.timeouts import ClientTimeouts
 
 # Pipelined bytes held while a request is carried out; reading pauses above it.
 MAX_PIPELINED = 65_536
@@ -28,7 +28,7 @@ LONGEST_METHOD = 256
 LINGER_BYTES = 64 * 1024 * 1024
 
 
-class ClientConnection(Patient):
+class ClientConnection(ClientTimeouts):
     """One client's connection, reading requests and writing responses in order."""
 
     __slots__ = ("_advancing", "_blank", "_head", "_partial", "_repeat")
@@ -65,8 +65,8 @@ class ClientConnection(Patient):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
-        self._listener.gone(self)
-        self._write = nowhere
+        self._listener.on_connection_lost(self)
+        self._write = discard
         exchange, self._exchange = self._exchange, None
         self._decoder = None
         tunnel, self._tunnel = self._tunnel, None
@@ -83,7 +83,7 @@ class ClientConnection(Patient):
             elif (
                 self._repeat is not None
                 and data.endswith(self._repeat)
-                and self._repeated(data, len(data) - len(self._repeat))
+                and self._repeat_last_head(data, len(data) - len(self._repeat))
             ):
                 return
             self._buffer = data
@@ -168,7 +168,7 @@ class ClientConnection(Patient):
         finally:
             self._advancing = False
 
-    def _repeated(self, data: bytes, line_end: int) -> bool:
+    def _repeat_last_head(self, data: bytes, line_end: int) -> bool:
         """Hand over a usual request with the last one's header section; false, and nothing done, for any other.
 
         One comparison and one pattern: 0.8 us less than to look for the ends of line and head, and to take them apart.
@@ -196,7 +196,7 @@ class ClientConnection(Patient):
             head = self._head = RequestHead(section, listener.limits.fields)
             self._repeat = data[line_end : line_end + len(section) + 6] if head.plain and head.host else None
         if target[0] != 47 or (version11 and head.host is None):  # 47 is "/"
-            target, head = resolve(method, target, head, version11, listener.limits.fields)
+            target, head = resolve_target(method, target, head, version11, listener.limits.fields)
         self._blank = False
         self._partial = False
         self._head_only = method == b"HEAD"
@@ -230,7 +230,7 @@ class ClientConnection(Patient):
             body, self._buffer = self._buffer, b""
             self._feed(body)
 
-    def adopt(self, exchange: Exchange) -> None:
+    def adopt(self, exchange: ServerExchange) -> None:
         """``exchange`` now carries out the request just handed over; called before it answers."""
         self._exchange = exchange
 
@@ -252,15 +252,15 @@ class ClientConnection(Patient):
             self._decoder = None
             self._buffer = decoder.rest
             exchange.on_body_end()
-            if self._answered and self._exchange is exchange:
+            if self._response_done and self._exchange is exchange:
                 self._done()
 
-    def _body_failed(self, exchange: Exchange, failure: Failure) -> None:
+    def _body_failed(self, exchange: ServerExchange, failure: Failure) -> None:
         """No more of the body can be understood, or waited for."""
         self._decoder = None
         self._keep_alive = False
         exchange.on_body_failure(failure)
-        if self._answered and self._exchange is exchange:
+        if self._response_done and self._exchange is exchange:
             self._done()  # it was answered early, so nobody has anything left to say
 
     def _incomplete(self, data: bytes, end: int) -> None:
@@ -297,10 +297,10 @@ class ClientConnection(Patient):
         exchange = self._exchange
         if self._decoder is not None and exchange is not None:
             if self._keep_alive and exchange.wants_body:
-                self._answered = True  # an early answer: the upload goes on, and the next request comes after it
+                self._response_done = True  # an early answer: the upload goes on, and the next request comes after it
                 return
             exchange.on_body_discarded()
-        self._answered = False
+        self._response_done = False
         self._exchange = None
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -336,6 +336,6 @@ class ClientConnection(Patient):
         if self._exchange is None and self._linger_left < 0:
             self.close()
 
-    def forget_head(self) -> None:
+    def invalidate_head(self) -> None:
         """What was worked out for this client's last head is true no more."""
         self._head = self._repeat = None

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from passerelle.http1.clock import Clock
 
 if TYPE_CHECKING:
-    from passerelle.http1.interfaces import Handler
+    from passerelle.http1.interfaces import RequestHandler
     from passerelle.http1.server.connection import ClientConnection
-    from passerelle.http1.server.tls import Greeting
+    from passerelle.http1.server.tls import TlsHandshake
 
 
-class Limits:
+class ListenerLimits:
     """What a client may ask of the listener: sizes in bytes, times in seconds, ``body_rate`` in bytes a second.
 
     ``per_client`` is the most connections of one client (None: no such limit); ``client_of`` says which one has an
@@ -63,7 +63,8 @@ class Limits:
 class Listener:
     """What all client connections of one worker share.
 
-    ``accepted`` and ``refused`` count connections since the start; ``greetings`` are those whose TLS handshake goes on.
+    ``accepted`` and ``refused`` count connections since the start; ``handshakes`` are those whose TLS handshake goes
+    on.
     """
 
     __slots__ = (
@@ -73,30 +74,30 @@ class Listener:
         "clock",
         "connections",
         "draining",
-        "greetings",
         "handler",
+        "handshakes",
         "limits",
         "refused",
     )
 
-    def __init__(self, handler: Handler, limits: Limits, clock: Clock) -> None:
+    def __init__(self, handler: RequestHandler, limits: ListenerLimits, clock: Clock) -> None:
         self.clock = clock
         self.handler = handler
         self.limits = limits
         self._counts: dict[bytes, int] = {}  # connections by client, where they are limited
         self.connections: set[ClientConnection] = set()
-        self.greetings: set[Greeting] = set()
+        self.handshakes: set[TlsHandshake] = set()
         self.accepted = 0
         self.refused = 0
         self.draining = False
         self._emptied: asyncio.Event | None = None
 
-    def go_by(self, limits: Limits) -> None:
+    def apply_limits(self, limits: ListenerLimits) -> None:
         """Have other ``limits`` from now on; connections that are open stay, and their next heads are read anew."""
         self.limits = limits
         self._counts = {}
         for connection in self.connections:
-            connection.forget_head()
+            connection.invalidate_head()
             if limits.per_client is not None:
                 self._count(connection, limits.per_client)
 
@@ -127,18 +128,18 @@ class Listener:
     def drain(self) -> None:
         """Close idle connections now and the others after their present request."""
         self.draining = True
-        for greeting in list(self.greetings):
+        for greeting in list(self.handshakes):
             greeting.abort()
         for connection in list(self.connections):
             connection.drain()
 
-    async def empty(self) -> None:
+    async def wait_until_empty(self) -> None:
         """Wait until the last connection is gone."""
-        if self.connections or self.greetings:
+        if self.connections or self.handshakes:
             self._emptied = asyncio.Event()
             await self._emptied.wait()
 
-    def gone(self, connection: ClientConnection) -> None:
+    def on_connection_lost(self, connection: ClientConnection) -> None:
         """``connection`` ended."""
         if self._counts and connection in self.connections:
             client = self.limits.client_of(connection.peer)
@@ -147,9 +148,9 @@ class Listener:
                 if not self._counts[client]:
                     del self._counts[client]
         self.connections.discard(connection)
-        self.settled()
+        self.check_empty()
 
-    def settled(self) -> None:
+    def check_empty(self) -> None:
         """A connection, or a handshake, has come to its end."""
-        if self._emptied is not None and not self.connections and not self.greetings:
+        if self._emptied is not None and not self.connections and not self.handshakes:
             self._emptied.set()

@@ -12,9 +12,9 @@ from typing import Any
 from passerelle.http.messages import Response
 from passerelle.http1.body import LAST_CHUNK, Decoder, encode_chunk
 from passerelle.http1.head import ResponseHead
-from passerelle.http1.interfaces import Exchange, Tunnel
+from passerelle.http1.interfaces import ServerExchange, Tunnel
 from passerelle.http1.serialize import serialize
-from passerelle.http1.server.body_writer import SLICE, Rest
+from passerelle.http1.server.body_writer import SLICE, BodyWriter
 from passerelle.http1.server.listener import Listener
 
 RESET = struct.pack("ii", 1, 0)
@@ -24,11 +24,10 @@ PIPELINED = 1
 BODY = 2
 
 
-class Responder(asyncio.Protocol):
+class ResponseWriter(asyncio.Protocol):
     """The writing half of a client's connection; :class:`passerelle.http1.server.connection.ClientConnection` reads."""
 
     __slots__ = (
-        "_answered",
         "_buffer",
         "_chunking",
         "_decoder",
@@ -40,6 +39,7 @@ class Responder(asyncio.Protocol):
         "_listener",
         "_paused_by",
         "_progress",
+        "_response_done",
         "_since",
         "_started",
         "_transport",
@@ -57,13 +57,13 @@ class Responder(asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._transport: asyncio.Transport | None = None
-        self._write: Callable[[bytes | memoryview], None] = nowhere
-        self._exchange: Exchange | None = None
+        self._write: Callable[[bytes | memoryview], None] = discard
+        self._exchange: ServerExchange | None = None
         self._decoder: Decoder | None = None
         self._buffer = b""
         self._tunnel: Tunnel | None = None
         self._tunnel_idle = inf
-        self._answered = False
+        self._response_done = False
         self._chunking = False
         self._eof = False
         self._half_open = False
@@ -184,7 +184,7 @@ class Responder(asyncio.Protocol):
         if len(body) > SLICE and not self._head_only and self._decoder is None:
             self.sent += len(body)
             self._write(b"".join(lines))
-            self._exchange = rest = Rest(self, body)
+            self._exchange = rest = BodyWriter(self, body)
             rest.send()
             return
         if not self._head_only:
@@ -314,5 +314,5 @@ class Responder(asyncio.Protocol):
         raise NotImplementedError
 
 
-def nowhere(data: bytes | memoryview) -> None:
+def discard(data: bytes | memoryview) -> None:
     """Writing to a connection that is gone changes nothing; the exchange is told of it by ``on_client_lost``."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import select
 
 from passerelle.errors import Failure, Kind
-from passerelle.http1.interfaces import Exchange
+from passerelle.http1.interfaces import ServerExchange
 from passerelle.http1.server.listener import Listener
-from passerelle.http1.server.response_writer import Responder
+from passerelle.http1.server.response_writer import ResponseWriter
 
 # How long a client may go on sending after we said our last word (RFC 9112 §9.6).
 LINGER_SECONDS = 2.0
@@ -18,7 +18,7 @@ FORGET_SECONDS = 2.0
 HALF_CLOSED_SECONDS = 5.0
 
 
-class Patient(Responder):
+class ClientTimeouts(ResponseWriter):
     """A connection that is looked at from time to time, and ended when its client has taken too long."""
 
     __slots__ = ("_linger_left", "_received", "_received_since", "_seen", "_stuck", "_unsent")
@@ -36,12 +36,12 @@ class Patient(Responder):
         """Close what has waited too long at ``now`` (monotonic seconds)."""
         limits = self._listener.limits
         waited = now - self._since
-        if self._decoder is not None and self._trickles(now):
+        if self._decoder is not None and self._ends_slow_body(now):
             return
         if self.closing:
-            self._all_taken(now)
+            self._ends_stalled_write(now)
         elif self._linger_left >= 0:
-            if waited > LINGER_SECONDS and self._all_taken(now):
+            if waited > LINGER_SECONDS and self._ends_stalled_write(now):
                 self.abort()
         elif self._exchange is None and not self._stuck:
             if self._buffer:
@@ -49,17 +49,17 @@ class Patient(Responder):
                     self._buffer = b""
                     self._refuse(Failure(Kind.HEAD_TIMEOUT, "head incomplete"))
             elif waited > limits.idle_timeout:
-                if self._all_taken(now):
+                if self._ends_stalled_write(now):
                     self.close()
             elif waited > FORGET_SECONDS:
-                self.forget_head()  # 2.5 KB that an idle connection need not hold
+                self.invalidate_head()  # 2.5 KB that an idle connection need not hold
         elif self._progress != self._seen or not (
             self._stuck or self._tunnel is not None or self._decoder is not None or self._half_closed
         ):
             self._seen = self._progress
             self._since = now
         elif self._stuck:
-            self._all_taken(now)
+            self._ends_stalled_write(now)
         elif self._half_open:
             if waited > limits.idle_timeout:
                 self.abort()  # one side of the tunnel has ended long ago; the other neither speaks nor ends
@@ -73,7 +73,7 @@ class Patient(Responder):
         elif waited > limits.body_timeout and not self._paused_by and self._decoder and self._exchange:
             self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
 
-    def _trickles(self, now: float) -> bool:
+    def _ends_slow_body(self, now: float) -> bool:
         """Whether so little of a body came since the last look that it was given up; not where we did not read it."""
         limits = self._listener.limits
         seconds = now - self._received_since
@@ -87,7 +87,7 @@ class Patient(Responder):
         self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, f"{received} bytes of it in {seconds:.1f} s"))
         return True
 
-    def _all_taken(self, now: float) -> bool:
+    def _ends_stalled_write(self, now: float) -> bool:
         """Whether the client has taken what was written; one that takes nothing for ``write_timeout`` is cut off.
 
         Closing alone would wait for such a client for ever, and ending the connection would cut short a slow one.
@@ -121,12 +121,12 @@ class Patient(Responder):
         """Bytes that were written and not yet taken by the kernel."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
-    def forget_head(self) -> None:
+    def invalidate_head(self) -> None:
         """What was worked out for this client's last head is true no more."""
         raise NotImplementedError
 
     def _refuse(self, failure: Failure) -> None:
         raise NotImplementedError
 
-    def _body_failed(self, exchange: Exchange, failure: Failure) -> None:
+    def _body_failed(self, exchange: ServerExchange, failure: Failure) -> None:
         raise NotImplementedError

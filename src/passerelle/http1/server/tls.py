@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
-from passerelle.http1.server.body_writer import Rest
+from passerelle.http1.server.body_writer import BodyWriter
 from passerelle.http1.server.connection import LINGER_BYTES, ClientConnection
 from passerelle.http1.server.listener import Listener
 from passerelle.http1.server.timeouts import LINGER_SECONDS
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 QUIET = 10.0
 
 
-class Complaints:
+class HandshakeFailureLog:
     """Says that handshakes fail, at most once every :data:`QUIET` seconds."""
 
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = monotonic) -> None:
-        self._say = say
+    def __init__(self, warn: Callable[[str], None], clock: Callable[[], float] = monotonic) -> None:
+        self._warn = warn
         self._clock = clock
         self._count = 0
         self._since = -QUIET
@@ -40,17 +40,17 @@ class Complaints:
         now = self._clock()
         if now - self._since >= QUIET:
             more = f" ({self._count} since the last such line)" if self._count > 1 else ""
-            self._say(f"tls: handshake with {peer} failed: {why}{more}")
+            self._warn(f"tls: handshake with {peer} failed: {why}{more}")
             self._count, self._since = 0, now
 
 
-class Greeting(asyncio.Protocol):
-    """A client's connection until its handshake is done; then it is a :class:`SecureConnection`."""
+class TlsHandshake(asyncio.Protocol):
+    """A client's connection until its handshake is done; then it is a :class:`TlsClientConnection`."""
 
-    def __init__(self, listener: Listener, context: ssl.SSLContext, complaints: Complaints) -> None:
+    def __init__(self, listener: Listener, context: ssl.SSLContext, failures: HandshakeFailureLog) -> None:
         self._listener = listener
         self._context = context
-        self._complaints = complaints
+        self._failures = failures
         self._handshake: Coroutine[Any, Any, asyncio.Transport | None] | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -59,12 +59,12 @@ class Greeting(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         listener = self._listener
         limits = listener.limits
-        if len(listener.connections) + len(listener.greetings) >= limits.connections or listener.draining:
+        if len(listener.connections) + len(listener.handshakes) >= limits.connections or listener.draining:
             listener.accepted += 1
             listener.refused += 1
             self._transport.abort()
             return
-        listener.greetings.add(self)
+        listener.handshakes.add(self)
         self._handshake = asyncio.get_running_loop().start_tls(
             self._transport,
             self,
@@ -74,32 +74,32 @@ class Greeting(asyncio.Protocol):
             ssl_shutdown_timeout=limits.write_timeout,
         )
         # Driven from here and not by a task, which would begin too late: the first bytes come before it.
-        self._go_on(None)
+        self._step(None)
 
     def abort(self) -> None:
         """End it now."""
         if self._transport is not None:
             self._transport.abort()
 
-    def _go_on(self, waited_for: asyncio.Future[Any] | None) -> None:
+    def _step(self, waited_for: asyncio.Future[Any] | None) -> None:
         """Let the handshake go on until it must wait."""
         handshake = cast("Coroutine[Any, Any, asyncio.Transport | None]", self._handshake)
         try:
             waiter: asyncio.Future[Any] = handshake.send(None)
         except StopIteration as end:
-            self._listener.greetings.discard(self)
-            self._greeted(end.value)
+            self._listener.handshakes.discard(self)
+            self._on_done(end.value)
         except OSError as error:
-            self._listener.greetings.discard(self)
+            self._listener.handshakes.discard(self)
             self._failed(reason(error))
         else:
-            waiter.add_done_callback(self._go_on)
+            waiter.add_done_callback(self._step)
 
-    def _greeted(self, secured: asyncio.Transport | None) -> None:
+    def _on_done(self, secured: asyncio.Transport | None) -> None:
         if secured is None or secured.is_closing():
             self._failed("the client left")
             return
-        connection = SecureConnection(self._listener, cast(asyncio.Transport, self._transport))
+        connection = TlsClientConnection(self._listener, cast(asyncio.Transport, self._transport))
         secured.set_protocol(connection)
         connection.connection_made(secured)
 
@@ -108,11 +108,11 @@ class Greeting(asyncio.Protocol):
         self._listener.accepted += 1
         self._listener.refused += 1
         if not self._listener.draining:
-            self._complaints.add(str(name[0]) if isinstance(name, tuple) else "a client", why)
-        self._listener.settled()
+            self._failures.add(str(name[0]) if isinstance(name, tuple) else "a client", why)
+        self._listener.check_empty()
 
 
-class SecureConnection(ClientConnection):
+class TlsClientConnection(ClientConnection):
     """One client's connection over TLS; ``raw`` is the transport below."""
 
     __slots__ = ("_raw",)
@@ -133,7 +133,7 @@ class SecureConnection(ClientConnection):
         self._eof = True
         if self._tunnel is not None:
             self._tunnel.write_eof()
-        elif isinstance(self._exchange, Rest):
+        elif isinstance(self._exchange, BodyWriter):
             self._exchange.send_all()
         return False
 

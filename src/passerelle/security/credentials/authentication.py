@@ -10,8 +10,8 @@ from typing import Protocol
 
 from passerelle.errors import Failure, Kind
 from passerelle.security.credentials.api_keys import ApiKey, KeyStore, digest_of
-from passerelle.security.credentials.bounded_memo import Remembered
-from passerelle.security.guard import Asked, Refused, Wait
+from passerelle.security.credentials.bounded_memo import BoundedMemo
+from passerelle.security.guard import GuardedCall, PendingResult, RequestRefused
 from passerelle.security.identity import Identity
 
 # Keys that a worker remembers, about 600 bytes each. Beyond, the one that was not used for the longest time is looked
@@ -19,11 +19,11 @@ from passerelle.security.identity import Identity
 REMEMBERED_KEYS = 10_000
 
 
-class Rejected(Exception):
+class CredentialRejected(Exception):
     """A credential that does not hold; the text is for the log and never holds the credential."""
 
 
-class Method(Protocol):
+class AuthenticationMethod(Protocol):
     """One kind of credential."""
 
     challenge: bytes
@@ -31,8 +31,8 @@ class Method(Protocol):
     rejection: bytes
     """The same where it was used and does not hold."""
 
-    def identify(self, asked: Asked) -> Identity | Wait | None:
-        """Who shows such a credential; None where there is none; :class:`Rejected` where it does not hold.
+    def identify(self, call: GuardedCall) -> Identity | PendingResult | None:
+        """Who shows such a credential; None where there is none; :class:`CredentialRejected` where it does not hold.
 
         :raises Failure: when that cannot be found out now.
         """
@@ -46,11 +46,11 @@ class Authenticate:
 
     __slots__ = ("_hidden", "_methods")
 
-    def __init__(self, methods: Sequence[Method], hidden: bytes | None = None) -> None:
+    def __init__(self, methods: Sequence[AuthenticationMethod], hidden: bytes | None = None) -> None:
         self._methods = tuple(methods)
         self._hidden = hidden
 
-    def __call__(self, asked: Asked) -> Wait | None:
+    def __call__(self, call: GuardedCall) -> PendingResult | None:
         """Establish ``asked.identity``."""
         reasons: list[str] = []
         challenges: list[tuple[bytes, bytes]] = []
@@ -58,29 +58,29 @@ class Authenticate:
         for method in self._methods:
             challenge = method.challenge
             try:
-                found = method.identify(asked)
-            except Rejected as reason:
+                found = method.identify(call)
+            except CredentialRejected as reason:
                 reasons.append(str(reason))
                 challenge = method.rejection
             except Failure as failure:
                 unverifiable = failure
             else:
                 if isinstance(found, Identity):
-                    self._establish(asked, found)
+                    self._establish(call, found)
                     return None
                 if found is not None:
                     return found
             challenges.append((b"WWW-Authenticate", challenge))
         if unverifiable is not None:
             raise unverifiable
-        raise Refused(Kind.UNAUTHENTICATED, "; ".join(reasons) or "no credentials", challenges)
+        raise RequestRefused(Kind.UNAUTHENTICATED, "; ".join(reasons) or "no credentials", challenges)
 
-    def _establish(self, asked: Asked, identity: Identity) -> None:
-        asked.identity = identity
-        asked.pending = None
-        asked.upstream += identity.lines
+    def _establish(self, call: GuardedCall, identity: Identity) -> None:
+        call.identity = identity
+        call.pending = None
+        call.upstream_fields += identity.lines
         if self._hidden is not None:
-            asked.withheld = [field.line for field in asked.fields if field.name == self._hidden]
+            call.hidden_lines = [field.line for field in call.fields if field.name == self._hidden]
 
 
 class KeyMethod:
@@ -98,44 +98,44 @@ class KeyMethod:
         self._header = header
         self._clock = clock
 
-    def identify(self, asked: Asked) -> Identity | Wait | None:
+    def identify(self, call: GuardedCall) -> Identity | PendingResult | None:
         """The owner of the key."""
-        lines = asked.lines(self._header)
+        lines = call.lines(self._header)
         if not lines:
             return None
         if len(lines) > 1:
-            raise Rejected("more than one API key")
+            raise CredentialRejected("more than one API key")
         digest = digest_of(lines[0].value)
         if digest is None:
-            raise Rejected("no API key by its form")
-        held = self._hold(asked, digest)
-        if not isinstance(held, HeldKey):
-            return held
-        key, now = held.key, self._clock()
+            raise CredentialRejected("no API key by its form")
+        credential = self._look_up(call, digest)
+        if not isinstance(credential, KnownKey):
+            return credential
+        key, now = credential.key, self._clock()
         refusal = key.refusal(now)
         if refusal:
-            raise Rejected(f"API key {key.id} is {refusal}")
-        self._note(key, now)
-        return held.identity
+            raise CredentialRejected(f"API key {key.id} is {refusal}")
+        self._record_use(key, now)
+        return credential.identity
 
-    def _hold(self, asked: Asked, digest: bytes) -> HeldKey | Wait:
-        """The key, whether it holds or not; :class:`Rejected` where there is none, :class:`Failure` where nobody
-        knows."""
+    def _look_up(self, call: GuardedCall, digest: bytes) -> KnownKey | PendingResult:
+        """The key, whether it holds or not; :class:`CredentialRejected` where there is none, :class:`Failure` where
+        nobody knows."""
         raise NotImplementedError
 
-    def _note(self, key: ApiKey, now: float) -> None:
+    def _record_use(self, key: ApiKey, now: float) -> None:
         """It was used."""
 
 
 @dataclass(slots=True)
-class HeldKey:
+class KnownKey:
     """A key that was found, and who its owner is to services."""
 
     key: ApiKey
     identity: Identity
 
     @classmethod
-    def of(cls, key: ApiKey) -> HeldKey:
+    def of(cls, key: ApiKey) -> KnownKey:
         """``key`` with its owner. ValueError where that is too long to be told to services."""
         return cls(key, Identity(key.owner, key.scopes, "key", key=key.id))
 
@@ -152,7 +152,7 @@ class FileKeyMethod(KeyMethod):
     def __init__(self, store: KeyStore, header: bytes, clock: Callable[[], float] = time.time) -> None:
         super().__init__(header, clock)
         self._store = store
-        self._known: Remembered[HeldKey] = Remembered()
+        self._known: BoundedMemo[KnownKey] = BoundedMemo()
         self.used: dict[str, int] = {}
 
     def refresh(self) -> None:
@@ -160,19 +160,19 @@ class FileKeyMethod(KeyMethod):
         if self._store.changed():
             self._known.clear()
 
-    def _note(self, key: ApiKey, now: float) -> None:
+    def _record_use(self, key: ApiKey, now: float) -> None:
         self.used[key.id] = int(now)
 
-    def _hold(self, asked: Asked, digest: bytes) -> HeldKey:
-        held = self._known.use(digest)
-        if held is not None:
-            return held
+    def _look_up(self, call: GuardedCall, digest: bytes) -> KnownKey:
+        credential = self._known.touch(digest)
+        if credential is not None:
+            return credential
         try:
             key = self._store.find(digest)
         except sqlite3.Error as error:
             raise Failure(Kind.UNVERIFIABLE, f"the store of API keys: {error}") from error
         if key is None:
-            raise Rejected("unknown API key")
-        held = HeldKey.of(key)
-        self._known.keep(digest, held, REMEMBERED_KEYS)
-        return held
+            raise CredentialRejected("unknown API key")
+        credential = KnownKey.of(key)
+        self._known.keep(digest, credential, REMEMBERED_KEYS)
+        return credential

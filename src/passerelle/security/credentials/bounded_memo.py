@@ -8,10 +8,10 @@ from typing import TypeVar
 V = TypeVar("V")
 
 
-class Remembered(OrderedDict[bytes, V]):
+class BoundedMemo(OrderedDict[bytes, V]):
     """By key. What was kept, or used, the longest time ago is the first to go."""
 
-    def use(self, key: bytes) -> V | None:
+    def touch(self, key: bytes) -> V | None:
         """What is remembered under ``key``, now the last to go."""
         found = self.get(key)
         if found is not None:

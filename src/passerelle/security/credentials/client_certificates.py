@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from passerelle.security.credentials.authentication import Rejected
-from passerelle.security.guard import Asked
+from passerelle.security.credentials.authentication import CredentialRejected
+from passerelle.security.guard import GuardedCall
 from passerelle.security.identity import Identity
 
 # Subjects that a worker remembers.
@@ -24,9 +24,9 @@ class CertificateMethod:
     def __init__(self) -> None:
         self._known: dict[object, Identity] = {}
 
-    def identify(self, asked: Asked) -> Identity | None:
+    def identify(self, call: GuardedCall) -> Identity | None:
         """The subject of the certificate; None where the client showed none."""
-        certificate = asked.certificate
+        certificate = call.certificate
         if certificate is None:
             return None
         key = certificate.get("subject"), certificate.get("subjectAltName")
@@ -43,7 +43,7 @@ def identity_of(certificate: Mapping[str, Any]) -> Identity:
     """Who ``certificate`` (as :meth:`ssl.SSLSocket.getpeercert` gives it) speaks of.
 
     Its names can be required as claims, each a list: ``organization``, ``organizational_unit``, ``dns``, ``uri``,
-    ``email``. :class:`Rejected` without exactly one common name that can stand in a field.
+    ``email``. :class:`CredentialRejected` without exactly one common name that can stand in a field.
     """
     subject: dict[str, list[str]] = {}
     for part in certificate.get("subject", ()):
@@ -51,7 +51,7 @@ def identity_of(certificate: Mapping[str, Any]) -> Identity:
             subject.setdefault(name, []).append(value)
     names = subject.get("commonName", [])
     if len(names) != 1 or not names[0].strip():
-        raise Rejected(f"a certificate with {len(names)} common names")
+        raise CredentialRejected(f"a certificate with {len(names)} common names")
     claims: dict[str, Any] = {
         "organization": subject.get("organizationName", []),
         "organizational_unit": subject.get("organizationalUnitName", []),
@@ -65,4 +65,4 @@ def identity_of(certificate: Mapping[str, Any]) -> Identity:
     try:
         return Identity(names[0], (), "mtls", claims=claims)
     except ValueError as error:
-        raise Rejected(f"a certificate: {error}") from error
+        raise CredentialRejected(f"a certificate: {error}") from error

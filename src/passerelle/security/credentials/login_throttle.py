@@ -11,15 +11,15 @@ import hashlib
 import time
 from collections.abc import Callable
 
-from passerelle.security.ratelimit.gcra import SECOND, Rate, Table, decide
+from passerelle.security.ratelimit.gcra import SECOND, BucketTable, Rate, decide
 
 
-class Attempts:
+class AttemptLimit:
     """Attempts of one kind: ``rate`` says how many wrong ones, and how soon one of them is forgotten."""
 
     __slots__ = ("rate", "table")
 
-    def __init__(self, rate: Rate, table: Table) -> None:
+    def __init__(self, rate: Rate, table: BucketTable) -> None:
         self.rate = rate
         self.table = table
 
@@ -30,7 +30,7 @@ class Attempts:
             self.table.put(key, decision.full, now * self.rate.count)
         return decision.retry
 
-    def give_back(self, key: bytes, now: int) -> None:
+    def restore(self, key: bytes, now: int) -> None:
         """It was not a wrong one."""
         ticks = now * self.rate.count
         full = self.table.get(key) - self.rate.period
@@ -38,19 +38,21 @@ class Attempts:
             self.table.put(key, full, ticks)
 
 
-class Logins:
+class LoginThrottle:
     """Attempts by user name (``by_name``) and by address. ``clock`` gives nanoseconds that never go back."""
 
     __slots__ = ("_by_address", "_by_name", "_clock")
 
-    def __init__(self, by_name: Attempts, by_address: Attempts, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self, by_name: AttemptLimit, by_address: AttemptLimit, clock: Callable[[], int] = time.monotonic_ns
+    ) -> None:
         self._by_name = by_name
         self._by_address = by_address
         self._clock = clock
 
-    def ask(self, name: str, address: bytes, then: Callable[[int], None]) -> None:
-        """As :meth:`take`, with what it gives told to ``then``."""
-        then(self.take(name, address))
+    def take_async(self, name: str, address: bytes, callback: Callable[[int], None]) -> None:
+        """As :meth:`take`, with what it gives told to ``callback``."""
+        callback(self.take(name, address))
 
     def take(self, name: str, address: bytes) -> int:
         """Count an attempt; seconds to wait, rounded up, where there were too many, else 0."""
@@ -59,14 +61,14 @@ class Logins:
         if not wait:
             wait = self._by_name.take(key_of(name), now)
             if wait:
-                self._by_address.give_back(address, now)
+                self._by_address.restore(address, now)
         return -(-wait // SECOND)
 
-    def give_back(self, name: str, address: bytes) -> None:
+    def restore(self, name: str, address: bytes) -> None:
         """The attempt was not a wrong one."""
         now = self._clock()
-        self._by_name.give_back(key_of(name), now)
-        self._by_address.give_back(address, now)
+        self._by_name.restore(key_of(name), now)
+        self._by_address.restore(address, now)
 
 
 def key_of(name: str) -> bytes:

@@ -15,11 +15,18 @@ from typing import Any, Final, Protocol, cast
 from passerelle.errors import Failure
 from passerelle.security.credentials import authentication
 from passerelle.security.credentials.api_keys import ApiKey, UnknownKey, digest_of, is_id, new_key
-from passerelle.security.credentials.authentication import HeldKey, KeyMethod, Rejected
-from passerelle.security.credentials.bounded_memo import Remembered
-from passerelle.security.credentials.redis_lookup import BELIEVED, UNREADABLE, gone, look_up, unreadable, words
-from passerelle.security.guard import Asked
-from passerelle.security.ratelimit.redis import Call, Store
+from passerelle.security.credentials.authentication import CredentialRejected, KeyMethod, KnownKey
+from passerelle.security.credentials.bounded_memo import BoundedMemo
+from passerelle.security.credentials.redis_lookup import (
+    BELIEVED,
+    UNREADABLE,
+    look_up_pending,
+    parse_words,
+    store_unavailable,
+    unreadable_reply,
+)
+from passerelle.security.guard import GuardedCall
+from passerelle.security.ratelimit.redis import ScriptCall, ScriptRunner
 
 PREFIX: Final = b"passerelle:1:keys:"
 IDS: Final = PREFIX + b"ids"
@@ -89,7 +96,7 @@ def _key(identity: str, found: Sequence[bytes]) -> ApiKey:
     return ApiKey(
         identity,
         owner.decode(),
-        words(scopes),
+        parse_words(scopes),
         int(created),
         int(expires) if expires else None,
         int(revoked) if revoked else None,
@@ -98,7 +105,7 @@ def _key(identity: str, found: Sequence[bytes]) -> ApiKey:
     )
 
 
-class Client(Protocol):
+class BlockingRedis(Protocol):
     """A client of Redis whose calls block, as the package redis has it."""
 
     def eval(self, script: str, numkeys: int, *keys_and_args: Any) -> Any:
@@ -114,11 +121,11 @@ class Client(Protocol):
         """Disconnect."""
 
 
-class SharedKeyStore:
+class RedisKeyStore:
     """The keys for who makes and ends them, as :class:`.api_keys.KeyStore`. Its methods block, and raise what
     ``client`` raises where Redis is not there."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: BlockingRedis) -> None:
         self._client = client
 
     def close(self) -> None:
@@ -181,11 +188,11 @@ class SharedKeyStore:
 
 
 @dataclass(slots=True)
-class _Known(HeldKey):
+class _CachedKey(KnownKey):
     seen: float
 
 
-class SharedKeyMethod(KeyMethod):
+class RedisKeyMethod(KeyMethod):
     """API keys from ``store``.
 
     What was found is believed for a second and then looked up again; while the store is gone, for :data:`HOLDS_ON`
@@ -196,7 +203,7 @@ class SharedKeyMethod(KeyMethod):
 
     def __init__(
         self,
-        store: Store,
+        store: ScriptRunner,
         header: bytes,
         clock: Callable[[], float] = time.time,
         elapsed: Callable[[], float] = time.monotonic,
@@ -204,32 +211,34 @@ class SharedKeyMethod(KeyMethod):
         super().__init__(header, clock)
         self._store = store
         self._elapsed = elapsed
-        self._known: Remembered[_Known] = Remembered()
+        self._known: BoundedMemo[_CachedKey] = BoundedMemo()
 
-    def _hold(self, asked: Asked, digest: bytes) -> HeldKey | Call:
-        known = self._known.use(digest)
+    def _look_up(self, call: GuardedCall, digest: bytes) -> KnownKey | ScriptCall:
+        known = self._known.touch(digest)
         now = self._elapsed()
         if known is not None and now < known.seen + BELIEVED:
             return known
-        found = look_up(asked, digest, lambda: self._store.ask(FIND, [_name_of(digest)], [PREFIX + b"key:"]))
+        found = look_up_pending(
+            call, digest, lambda: self._store.run_or_queue(FIND, [_name_of(digest)], [PREFIX + b"key:"])
+        )
         if found is None:
-            return _holding_on(known, now, gone("API keys"))
+            return _grace_period(known, now, store_unavailable("API keys"))
         if not isinstance(found, list):
             return found
         if not found:
             self._known.pop(digest, None)
-            raise Rejected("unknown API key")
+            raise CredentialRejected("unknown API key")
         try:
             identity, *fields = cast("list[bytes]", found)
-            held = HeldKey.of(_key(identity.decode("ascii"), fields))
+            credential = KnownKey.of(_key(identity.decode("ascii"), fields))
         except UNREADABLE:
-            return _holding_on(known, now, unreadable("API keys"))
-        known = _Known(held.key, held.identity, now)
+            return _grace_period(known, now, unreadable_reply("API keys"))
+        known = _CachedKey(credential.key, credential.identity, now)
         self._known.keep(digest, known, authentication.REMEMBERED_KEYS)
         return known
 
 
-def _holding_on(known: _Known | None, now: float, why: Failure) -> _Known:
+def _grace_period(known: _CachedKey | None, now: float, why: Failure) -> _CachedKey:
     """Redis says nothing of a key: what is known of it goes on for a while."""
     if known is not None and now < known.seen + HOLDS_ON:
         return known

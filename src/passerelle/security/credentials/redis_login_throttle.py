@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from passerelle.security.credentials.login_throttle import Attempts, Logins, key_of
+from passerelle.security.credentials.login_throttle import AttemptLimit, LoginThrottle, key_of
 from passerelle.security.ratelimit.gcra import SECOND
-from passerelle.security.ratelimit.redis import DECIDE, SharedRate, Store, decisions
+from passerelle.security.ratelimit.redis import DECIDE, RedisRate, ScriptRunner, decisions
 
 PREFIX: Final = b"passerelle:1:logins:"
 
@@ -36,8 +36,8 @@ return {}
 """
 
 
-class SharedLogins:
-    """As :class:`.login_throttle.Logins`, in ``store``; when that is gone, each gateway allows its part of the
+class RedisLoginThrottle:
+    """As :class:`.login_throttle.LoginThrottle`, in ``store``; when that is gone, each gateway allows its part of the
     attempts.
 
     ``by_name`` and ``by_address`` are the whole rates, one attempt each period, and this worker's own tables, which
@@ -49,10 +49,10 @@ class SharedLogins:
 
     def __init__(
         self,
-        by_name: Attempts,
-        by_address: Attempts,
+        by_name: AttemptLimit,
+        by_address: AttemptLimit,
         scope: str,
-        store: Store,
+        store: ScriptRunner,
         gateways: int | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -63,20 +63,20 @@ class SharedLogins:
         self._rates = [by_address.rate, by_name.rate]
         self._tables = [by_address.table, by_name.table]
         kinds = zip(self._rates, ("address", "user name"), strict=True)
-        self._shared = [SharedRate(rate, f"{scope}\0{kind}", prefix=PREFIX) for rate, kind in kinds]
+        self._shared = [RedisRate(rate, f"{scope}\0{kind}", prefix=PREFIX) for rate, kind in kinds]
 
-    def ask(self, name: str, address: bytes, then: Callable[[int], None]) -> None:
-        """Count an attempt and tell ``then`` the seconds to wait where there were too many, else 0."""
+    def take_async(self, name: str, address: bytes, callback: Callable[[int], None]) -> None:
+        """Count an attempt and tell ``callback`` the seconds to wait where there were too many, else 0."""
         arguments = [argument for each in self._shared for argument in each.arguments]
-        call = self._store.ask(DECIDE, self._keys(name, address), arguments)
+        call = self._store.run_or_queue(DECIDE, self._keys(name, address), arguments)
         if call is None:
-            self._alone().ask(name, address, then)
+            self._local_throttle().take_async(name, address, callback)
             return
 
         def ended() -> None:
             decided = decisions(self._shared, call.result)
             if decided is None:
-                self._alone().ask(name, address, then)
+                self._local_throttle().take_async(name, address, callback)
                 return
             refused = [each for each in decided if not each.admitted]
             now = self._clock()
@@ -85,25 +85,25 @@ class SharedLogins:
                 # One that admits beside one that refuses has told what it would have counted.
                 debt = decision.reset - (rate.period if refused and decision.admitted else 0)
                 table.put(key, now + debt, now)
-            then(-(-refused[0].retry // SECOND) if refused else 0)
+            callback(-(-refused[0].retry // SECOND) if refused else 0)
 
-        call.then(ended)
+        call.add_done_callback(ended)
 
-    def give_back(self, name: str, address: bytes) -> None:
+    def restore(self, name: str, address: bytes) -> None:
         """The attempt was not a wrong one."""
         arguments = [argument for each in self._shared for argument in (each.arguments[0], each.arguments[2])]
         call = self._store.run(GIVE_BACK, self._keys(name, address), arguments)
-        (self._alone() if call is None else self._part(1)).give_back(name, address)
+        (self._local_throttle() if call is None else self._part(1)).restore(name, address)
 
     def _keys(self, name: str, address: bytes) -> list[bytes]:
         by_address, by_name = self._shared
         return [by_address.key(address), by_name.key(key_of(name))]
 
-    def _alone(self) -> Logins:
+    def _local_throttle(self) -> LoginThrottle:
         return self._part(self._gateways or self._store.gateways)
 
-    def _part(self, parts: int) -> Logins:
+    def _part(self, parts: int) -> LoginThrottle:
         by_address, by_name = (
-            Attempts(rate.share(parts), table) for rate, table in zip(self._rates, self._tables, strict=True)
+            AttemptLimit(rate.share(parts), table) for rate, table in zip(self._rates, self._tables, strict=True)
         )
-        return Logins(by_name, by_address, self._clock)
+        return LoginThrottle(by_name, by_address, self._clock)

@@ -12,20 +12,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from passerelle.security.credentials.authentication import Rejected
-from passerelle.security.credentials.bounded_memo import Remembered
-from passerelle.security.credentials.redis_lookup import BELIEVED, UNREADABLE, gone, look_up, unreadable, words
+from passerelle.security.credentials.authentication import CredentialRejected
+from passerelle.security.credentials.bounded_memo import BoundedMemo
+from passerelle.security.credentials.redis_lookup import (
+    BELIEVED,
+    UNREADABLE,
+    look_up_pending,
+    parse_words,
+    store_unavailable,
+    unreadable_reply,
+)
 from passerelle.security.credentials.session_store import Lifetimes, Session
 from passerelle.security.credentials.sessions import (
     REMEMBERED_SESSIONS,
-    Cookies,
-    Held,
-    SameOrigin,
+    KnownSession,
+    OriginCheck,
+    SessionCookies,
     SessionMethod,
     identity_of,
 )
-from passerelle.security.guard import Asked
-from passerelle.security.ratelimit.redis import Call, Store
+from passerelle.security.guard import GuardedCall
+from passerelle.security.ratelimit.redis import ScriptCall, ScriptRunner
 
 PREFIX: Final = b"passerelle:1:session:"
 _MICROSECONDS: Final = 1_000_000
@@ -70,29 +77,29 @@ def key_of(digest: bytes) -> bytes:
     return PREFIX + digest.hex().encode("ascii")
 
 
-class SharedSessions:
+class RedisSessions:
     """The scripts, as calls. Each gives None when ``store`` is gone."""
 
     __slots__ = ("_store", "_times", "believed")
 
-    def __init__(self, store: Store, lifetimes: Lifetimes) -> None:
+    def __init__(self, store: ScriptRunner, lifetimes: Lifetimes) -> None:
         self._store = store
         # Within it, a session that was just used cannot end by not being used.
         self.believed = min(BELIEVED, lifetimes.idle / 4)
         self._times = [_text(seconds) for seconds in (lifetimes.idle, lifetimes.absolute, self.believed)]
 
-    def open(self, old: bytes | None, digest: bytes, user: str, roles: tuple[str, ...]) -> Call | None:
+    def open(self, old: bytes | None, digest: bytes, user: str, roles: tuple[str, ...]) -> ScriptCall | None:
         """Keep a new session, and end the one that the same client had before, both at once."""
         keys = [key_of(digest), *([] if old is None else [key_of(old)])]
-        return self._store.ask(OPEN, keys, [user.encode(), json.dumps(roles).encode(), *self._times])
+        return self._store.run_or_queue(OPEN, keys, [user.encode(), json.dumps(roles).encode(), *self._times])
 
-    def hold(self, digest: bytes, ago: float | None) -> Call | None:
+    def touch(self, digest: bytes, ago: float | None) -> ScriptCall | None:
         """Find a session, and note that it is used; it was seen used ``ago`` seconds before."""
-        return self._store.ask(HOLD, [key_of(digest)], [*self._times, b"-1" if ago is None else _text(ago)])
+        return self._store.run_or_queue(HOLD, [key_of(digest)], [*self._times, b"-1" if ago is None else _text(ago)])
 
-    def end(self, digest: bytes) -> Call | None:
+    def end(self, digest: bytes) -> ScriptCall | None:
         """End a session. Once more changes nothing."""
-        return self._store.ask(END, [key_of(digest)], [])
+        return self._store.run_or_queue(END, [key_of(digest)], [])
 
 
 def _text(seconds: float) -> bytes:
@@ -100,57 +107,57 @@ def _text(seconds: float) -> bytes:
 
 
 @dataclass(slots=True)
-class _Known(Held):
+class _CachedSession(KnownSession):
     used: float
     until: float
 
 
-class SharedSessionMethod(SessionMethod):
+class RedisSessionMethod(SessionMethod):
     """Sessions by their cookie, from ``sessions``. ``clock`` gives seconds that never go back."""
 
     __slots__ = ("_clock", "_known", "_sessions")
 
     def __init__(
         self,
-        sessions: SharedSessions,
-        cookies: Cookies,
-        origin: SameOrigin,
+        sessions: RedisSessions,
+        cookies: SessionCookies,
+        origin: OriginCheck,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(cookies, origin)
         self._sessions = sessions
         self._clock = clock
-        self._known: Remembered[_Known] = Remembered()
+        self._known: BoundedMemo[_CachedSession] = BoundedMemo()
 
     def forget(self, digest: bytes) -> None:
         """The session is about to be ended: nobody is let in by memory."""
         self._known.pop(digest, None)
 
-    def _hold(self, asked: Asked, digest: bytes) -> Held | Call:
-        known = self._known.use(digest)
+    def _find_session(self, call: GuardedCall, digest: bytes) -> KnownSession | ScriptCall:
+        known = self._known.touch(digest)
         now = self._clock()
         if known is not None and now < known.until:
             return known
         ago = None if known is None else now - known.used
-        found = look_up(asked, digest, lambda: self._sessions.hold(digest, ago))
+        found = look_up_pending(call, digest, lambda: self._sessions.touch(digest, ago))
         if found is None:
-            raise gone("sessions")
+            raise store_unavailable("sessions")
         if not isinstance(found, list):
             return found
         if not found:
             self.forget(digest)
-            raise Rejected("unknown session, or one that is over")
+            raise CredentialRejected("unknown session, or one that is over")
         try:
             user, roles, left = cast("tuple[bytes, bytes, int]", found)
-            session = Session(user.decode(), words(roles), 0.0, 0.0)
+            session = Session(user.decode(), parse_words(roles), 0.0, 0.0)
             identity = identity_of(session)
             until = now + min(self._sessions.believed, left / _MICROSECONDS)
         except UNREADABLE:
             self.forget(digest)
-            raise unreadable("sessions") from None
-        held = _Known(session, identity, now, until)
-        self._known.keep(digest, held, REMEMBERED_SESSIONS)
-        return held
+            raise unreadable_reply("sessions") from None
+        credential = _CachedSession(session, identity, now, until)
+        self._known.keep(digest, credential, REMEMBERED_SESSIONS)
+        return credential
 
-    def _note(self, digest: bytes, held: Held) -> None:
-        cast(_Known, held).used = self._clock()
+    def _record_use(self, digest: bytes, credential: KnownSession) -> None:
+        cast(_CachedSession, credential).used = self._clock()

@@ -20,10 +20,10 @@ from typing import cast
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import SAFE_METHODS
 from passerelle.security.cookies import set_line, values
-from passerelle.security.credentials.authentication import Rejected
-from passerelle.security.credentials.bounded_memo import Remembered
+from passerelle.security.credentials.authentication import CredentialRejected
+from passerelle.security.credentials.bounded_memo import BoundedMemo
 from passerelle.security.credentials.session_store import Lifetimes, Session, SessionStore, digest_of
-from passerelle.security.guard import Asked, Refused, Wait
+from passerelle.security.guard import GuardedCall, PendingResult, RequestRefused
 from passerelle.security.identity import Identity
 
 # Sessions that a worker remembers, about 1 KB each. Beyond, the one that was not used for the longest time is looked
@@ -41,7 +41,7 @@ def csrf_token(identity: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Cookies:
+class SessionCookies:
     """The two cookies of a session: ``name`` holds its id, ``token`` its CSRF token, which scripts can read.
 
     ``secure`` ones are sent over TLS only, and their prefix keeps any other host, or page of plain HTTP, from setting
@@ -53,23 +53,23 @@ class Cookies:
     secure: bool
 
     @classmethod
-    def named(cls, name: str, *, secure: bool) -> Cookies:
+    def named(cls, name: str, *, secure: bool) -> SessionCookies:
         """The cookies of sessions whose configured name is ``name``."""
         full = f"__Host-{name}" if secure else name
         return cls(full.encode("ascii"), f"{full}-csrf".encode("ascii"), secure)
 
-    def opened(self, identity: bytes, seconds: int) -> bytes:
+    def set_lines(self, identity: bytes, seconds: int) -> bytes:
         """The lines that give a client its session for ``seconds`` at most."""
         own = set_line(self.name, identity, secure=self.secure, scripts=False, seconds=seconds)
         return own + set_line(self.token, csrf_token(identity), secure=self.secure, scripts=True, seconds=seconds)
 
-    def closed(self) -> bytes:
+    def clear_lines(self) -> bytes:
         """The lines that take it away."""
         own = set_line(self.name, b"", secure=self.secure, scripts=False, seconds=0)
         return own + set_line(self.token, b"", secure=self.secure, scripts=True, seconds=0)
 
 
-class SameOrigin:
+class OriginCheck:
     """Whether a page of the gateway's own origin, or of one of ``origins``, has sent a request.
 
     ``token``: the session's token is needed too. ``secure``: pages come over TLS.
@@ -82,38 +82,38 @@ class SameOrigin:
         self._schemes = (b"https://",) if secure else (b"http://", b"https://")
         self._token = token
 
-    def objection(self, asked: Asked, identity: bytes | None) -> str:
+    def objection(self, call: GuardedCall, identity: bytes | None) -> str:
         """Why the request may be forged, empty when it is not: ``identity`` is the session's id, None at a login."""
-        safe = asked.method in SAFE_METHODS
+        safe = call.method in SAFE_METHODS
         # A WebSocket begins with GET, and then carries what it likes (RFC 6455 §10.2).
-        if safe and asked.get(b"upgrade") is None:
+        if safe and call.get(b"upgrade") is None:
             return ""
-        told = asked.get(b"sec-fetch-site") is not None or asked.get(b"origin") is not None
-        if told and not self._ours(asked):
+        told = call.get(b"sec-fetch-site") is not None or call.get(b"origin") is not None
+        if told and not self._ours(call):
             return "a page of another origin has sent it"
         if safe or identity is None:
             return ""
         if not self._token:
             return "" if told else "it has neither Origin nor Sec-Fetch-Site"
-        tokens = asked.lines(TOKEN_FIELD)
+        tokens = call.lines(TOKEN_FIELD)
         if len(tokens) != 1:
             return "it has more than one CSRF token" if tokens else "it has no CSRF token"
         return "" if hmac.compare_digest(tokens[0].value, csrf_token(identity)) else "its CSRF token is wrong"
 
-    def _ours(self, asked: Asked) -> bool:
-        origins = [field.value.lower() for field in asked.lines(b"origin")]
+    def _ours(self, call: GuardedCall) -> bool:
+        origins = [field.value.lower() for field in call.lines(b"origin")]
         if len(origins) == 1 and origins[0] in self._origins:
             return True
-        sites = [field.value for field in asked.lines(b"sec-fetch-site")]
+        sites = [field.value for field in call.lines(b"sec-fetch-site")]
         if sites:
             # No page can set this field; "none" is what the user alone has caused (W3C Fetch Metadata, §2.4).
             return sites in ([b"same-origin"], [b"none"])
-        host = (asked.get(b"host") or b"").lower()
+        host = (call.get(b"host") or b"").lower()
         return len(origins) == 1 and bool(host) and origins[0] in [scheme + host for scheme in self._schemes]
 
 
 @dataclass(slots=True)
-class Held:
+class KnownSession:
     """A session that was found, and who its user is to services."""
 
     session: Session
@@ -128,61 +128,61 @@ class SessionMethod(ABC):
 
     __slots__ = ("_cookies", "_origin")
 
-    def __init__(self, cookies: Cookies, origin: SameOrigin) -> None:
+    def __init__(self, cookies: SessionCookies, origin: OriginCheck) -> None:
         self._cookies = cookies
         self._origin = origin
 
-    def identify(self, asked: Asked) -> Identity | Wait | None:
-        """Whose session it is. :class:`Refused` (403) where the request may be forged."""
-        found = values(asked, self._cookies.name)
+    def identify(self, call: GuardedCall) -> Identity | PendingResult | None:
+        """Whose session it is. :class:`RequestRefused` (403) where the request may be forged."""
+        found = values(call, self._cookies.name)
         if not found:
             return None
         if len(found) > 1:
-            raise Rejected("more than one session cookie")
+            raise CredentialRejected("more than one session cookie")
         digest = digest_of(found[0])
         if digest is None:
-            raise Rejected("no session by its form")
-        held = self._hold(asked, digest)
-        if not isinstance(held, Held):
-            return held
-        objection = self._origin.objection(asked, found[0])
+            raise CredentialRejected("no session by its form")
+        credential = self._find_session(call, digest)
+        if not isinstance(credential, KnownSession):
+            return credential
+        objection = self._origin.objection(call, found[0])
         if objection:
-            raise Refused(Kind.FORBIDDEN, f"a session of {held.session.user!r}, but {objection}", [])
-        self._note(digest, held)
-        return held.identity
+            raise RequestRefused(Kind.FORBIDDEN, f"a session of {credential.session.user!r}, but {objection}", [])
+        self._record_use(digest, credential)
+        return credential.identity
 
-    def shown(self, asked: Asked) -> bytes | Wait | None:
+    def current_id(self, call: GuardedCall) -> bytes | PendingResult | None:
         """The id of a session that holds and that the request shows, else None.
 
-        :class:`Rejected` where it shows several.
+        :class:`CredentialRejected` where it shows several.
         """
-        found = values(asked, self._cookies.name)
+        found = values(call, self._cookies.name)
         if len(found) > 1:
-            raise Rejected("more than one session cookie")
+            raise CredentialRejected("more than one session cookie")
         digest = digest_of(found[0]) if found else None
         if digest is None:
             return None
         try:
-            held = self._hold(asked, digest)
-        except Rejected:
+            credential = self._find_session(call, digest)
+        except CredentialRejected:
             return None
-        return found[0] if isinstance(held, Held) else held
+        return found[0] if isinstance(credential, KnownSession) else credential
 
     @abstractmethod
     def forget(self, digest: bytes) -> None:
         """The session is about to be ended: nobody is let in by memory."""
 
     @abstractmethod
-    def _hold(self, asked: Asked, digest: bytes) -> Held | Wait:
-        """The session, where it holds; :class:`Rejected` where not, :class:`Failure` where nobody knows."""
+    def _find_session(self, call: GuardedCall, digest: bytes) -> KnownSession | PendingResult:
+        """The session, where it holds; :class:`CredentialRejected` where not, :class:`Failure` where nobody knows."""
 
     @abstractmethod
-    def _note(self, digest: bytes, held: Held) -> None:
+    def _record_use(self, digest: bytes, credential: KnownSession) -> None:
         """It was used now."""
 
 
 @dataclass(slots=True)
-class _Known(Held):
+class _UsedSession(KnownSession):
     used: float
 
 
@@ -198,16 +198,16 @@ class FileSessionMethod(SessionMethod):
     def __init__(
         self,
         store: SessionStore,
-        cookies: Cookies,
+        cookies: SessionCookies,
         lifetimes: Lifetimes,
-        origin: SameOrigin,
+        origin: OriginCheck,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(cookies, origin)
         self._store = store
         self._lifetimes = lifetimes
         self._clock = clock
-        self._known: Remembered[_Known] = Remembered()
+        self._known: BoundedMemo[_UsedSession] = BoundedMemo()
         self.used: dict[bytes, float] = {}
 
     def forget(self, digest: bytes) -> None:
@@ -220,25 +220,25 @@ class FileSessionMethod(SessionMethod):
         if self._store.changed():
             self._known.clear()
 
-    def _hold(self, asked: Asked, digest: bytes) -> _Known:
-        known = self._known.use(digest) or self._look_up(digest)
+    def _find_session(self, call: GuardedCall, digest: bytes) -> _UsedSession:
+        known = self._known.touch(digest) or self._read_session(digest)
         if self._lifetimes.ended(known.session.created, known.used, self._clock()):
-            raise Rejected(f"the session of {known.session.user!r} is over")
+            raise CredentialRejected(f"the session of {known.session.user!r} is over")
         return known
 
-    def _note(self, digest: bytes, held: Held) -> None:
-        self.used[digest] = cast(_Known, held).used = self._clock()
+    def _record_use(self, digest: bytes, credential: KnownSession) -> None:
+        self.used[digest] = cast(_UsedSession, credential).used = self._clock()
 
-    def _look_up(self, digest: bytes) -> _Known:
+    def _read_session(self, digest: bytes) -> _UsedSession:
         try:
             session = self._store.find(digest)
         except sqlite3.Error as error:
             raise Failure(Kind.UNVERIFIABLE, f"the store of sessions: {error}") from error
         if session is None:
-            raise Rejected("unknown session")
+            raise CredentialRejected("unknown session")
         # What is not written yet counts as well.
         used = max(session.used, self.used.get(digest, 0.0))
-        known = _Known(session, identity_of(session), used)
+        known = _UsedSession(session, identity_of(session), used)
         self._known.keep(digest, known, REMEMBERED_SESSIONS)
         return known
 

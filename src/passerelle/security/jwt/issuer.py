@@ -11,10 +11,10 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import Key, OctKey, OKPKey
 
-from passerelle.security.credentials.bounded_memo import Remembered
-from passerelle.security.guard import Asked
+from passerelle.security.credentials.bounded_memo import BoundedMemo
+from passerelle.security.guard import GuardedCall
 from passerelle.security.identity import Identity
-from passerelle.security.jwt.jose import quiet
+from passerelle.security.jwt.jose import silence_warnings
 
 # Tokens that are remembered, for each route and worker, about 1 KB each. Signing takes 50 us with EdDSA.
 REMEMBERED = 10_000
@@ -33,7 +33,7 @@ class Signer:
 
     def sign(self, claims: dict[str, Any]) -> bytes:
         """The token, in its compact form (RFC 7515 §7.1)."""
-        with quiet():
+        with silence_warnings():
             text = jws.serialize_compact(self._header, orjson.dumps(claims), self._key, algorithms=[self._algorithm])
         return text.encode("ascii")
 
@@ -41,7 +41,7 @@ class Signer:
 def signer_of_pem(pem: bytes) -> Signer:
     """A private Ed25519 key in PEM. ValueError where it is none."""
     try:
-        with quiet():
+        with silence_warnings():
             key = OKPKey.import_key(pem)
     except (JoseError, ValueError, TypeError, AttributeError):
         raise ValueError("no Ed25519 key in PEM") from None
@@ -52,11 +52,11 @@ def signer_of_pem(pem: bytes) -> Signer:
 
 def signer_of_secret(secret: bytes) -> Signer:
     """A shared secret, of 32 octets at least."""
-    with quiet():
+    with silence_warnings():
         return Signer(OctKey.import_key(secret), "HS256", None)
 
 
-class TellIdentity:
+class SendIdentity:
     """The guard that sends a token in the field ``header`` upstream, where the others have found who asks.
 
     ``lifetime`` is in seconds. A token is used for half of it, so that services have time left. ``clock`` gives seconds
@@ -80,11 +80,11 @@ class TellIdentity:
         self._audience = audience[0] if len(audience) == 1 else list(audience)
         self._lifetime = int(lifetime)
         self._clock = clock
-        self._known: Remembered[tuple[float, bytes]] = Remembered()
+        self._known: BoundedMemo[tuple[float, bytes]] = BoundedMemo()
 
-    def __call__(self, asked: Asked) -> None:
+    def __call__(self, call: GuardedCall) -> None:
         """Add the field."""
-        identity = asked.identity
+        identity = call.identity
         if identity is None:
             return
         now = self._clock()
@@ -92,7 +92,7 @@ class TellIdentity:
         known = self._known.get(identity.lines)
         if known is None or not known[0] <= now < known[0] + self._lifetime / 2:
             known = self._sign(identity, now)
-        asked.upstream += known[1]
+        call.upstream_fields += known[1]
 
     def _sign(self, identity: Identity, now: float) -> tuple[float, bytes]:
         issued = int(now)

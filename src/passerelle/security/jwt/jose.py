@@ -38,7 +38,7 @@ MOST_KEYS = 64
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]+)")
 
 
-class NotAToken(ValueError):
+class InvalidToken(ValueError):
     """Why this is no token that could be verified; the text never holds any of it."""
 
 
@@ -53,18 +53,18 @@ class Token(NamedTuple):
 def parse(text: str) -> Token:
     """Read the header of a token (RFC 7515 §4). ``jwk``, ``jku``, ``x5c`` and ``x5u`` in it mean nothing here."""
     if len(text) > LONGEST_TOKEN:
-        raise NotAToken(f"token longer than {LONGEST_TOKEN} octets")
+        raise InvalidToken(f"token longer than {LONGEST_TOKEN} octets")
     match = _COMPACT.fullmatch(text)
     if match is None:
-        raise NotAToken("no token by its form")
+        raise InvalidToken("no token by its form")
     header = _json_object(match[1], "header")
     algorithm, kid = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str):
-        raise NotAToken("no algorithm in the token")
+        raise InvalidToken("no algorithm in the token")
     if kid is not None and (not isinstance(kid, str) or len(kid) > LONGEST_KID):
-        raise NotAToken("malformed kid")
+        raise InvalidToken("malformed kid")
     if "crit" in header or header.get("b64", True) is not True:
-        raise NotAToken("a critical extension that is not known here")
+        raise InvalidToken("a critical extension that is not known here")
     return Token(text, algorithm, kid)
 
 
@@ -74,12 +74,12 @@ def _json_object(part: str, what: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise NotAToken(f"malformed {what}")
+        raise InvalidToken(f"malformed {what}")
     return value
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_warnings() -> Iterator[None]:
     """joserfc warns of algorithms and keys that are weak or old (EdDSA, RFC 9864): this module has rules of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SecurityWarning)
@@ -102,7 +102,7 @@ class VerificationKey:
         if token.algorithm not in self.algorithms:
             return False
         try:
-            with quiet():
+            with silence_warnings():
                 jws.deserialize_compact(token.text, self._key, algorithms=[token.algorithm])
         except (JoseError, ValueError):
             return False
@@ -117,7 +117,7 @@ def claims_of(token: Token) -> dict[str, Any]:
 def key_of_secret(secret: bytes, algorithms: frozenset[str]) -> VerificationKey:
     """A shared secret for the HMAC algorithms that it is long enough for."""
     fitting = frozenset(name for name, least in SECRET_OCTETS.items() if len(secret) >= least)
-    with quiet():
+    with silence_warnings():
         return VerificationKey(OctKey.import_key(secret), algorithms & fitting, None)
 
 
@@ -125,7 +125,7 @@ def key_of_pem(pem: bytes) -> VerificationKey:
     """A public key (SubjectPublicKeyInfo, or the one of a private key) in PEM. ValueError where it is none of ours."""
     for kind in (RSAKey, ECKey, OKPKey):
         try:
-            with quiet():
+            with silence_warnings():
                 key: Key = kind.import_key(pem)
             return _fitting(key, None, None)
         except (JoseError, ValueError, TypeError, AttributeError):
@@ -154,7 +154,7 @@ def verification_key(jwk: Mapping[str, Any]) -> VerificationKey:
     # Only what makes the public key: nothing private is kept, and no other member can change how it is read.
     members = {name: jwk[name] for name in ("kty", "n", "e", "crv", "x", "y", "k") if name in jwk}
     try:
-        with quiet():
+        with silence_warnings():
             key = import_key(members)
         return _fitting(key, kid, algorithm)
     except (JoseError, ValueError, TypeError, KeyError) as error:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from passerelle.security.guard import Wait
+from passerelle.security.guard import PendingResult
 from passerelle.security.jwt.jose import VerificationKey, keys_of_set
 
-Done = Callable[[bytes | Exception], None]
+FetchCallback = Callable[[bytes | Exception], None]
 
 
 class KeySource(Protocol):
@@ -28,7 +28,7 @@ class KeySource(Protocol):
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[VerificationKey]:
         """The keys that a token may be signed with: those with its ``kid``, or, where it has none, all."""
 
-    def again(self, now: float) -> Wait | None:
+    def refetch(self, now: float) -> PendingResult | None:
         """A fetch to wait for because no key fitted, or None where that cannot help (now)."""
 
 
@@ -45,7 +45,7 @@ class FixedKeys:
         """The keys for ``algorithm``."""
         return [key for key in self._keys if algorithm in key.algorithms]
 
-    def again(self, now: float) -> Wait | None:
+    def refetch(self, now: float) -> PendingResult | None:
         """They stay what they are."""
         return None
 
@@ -56,7 +56,7 @@ class KeySet:
 
     def __init__(
         self,
-        fetch: Callable[[Done], None],
+        fetch: Callable[[FetchCallback], None],
         clock: Callable[[], float],
         *,
         cooldown: float,
@@ -85,7 +85,7 @@ class KeySet:
     def keep_fresh(self) -> None:
         """Fetch a set that is old, while nobody waits for it. Call it every second or so."""
         now = self._clock()
-        if self.loaded and now - self._fetched >= self._refresh and self._rested(now):
+        if self.loaded and now - self._fetched >= self._refresh and self._may_fetch(now):
             self.start()
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[VerificationKey]:
@@ -93,19 +93,19 @@ class KeySet:
         keys = [key for key in self._keys if algorithm in key.algorithms]
         return keys if kid is None else [key for key in keys if key.kid == kid]
 
-    def again(self, now: float) -> Wait | None:
+    def refetch(self, now: float) -> PendingResult | None:
         """This set, when it is being fetched or may be."""
         if not self.fetching:
-            if not self._rested(now):
+            if not self._may_fetch(now):
                 return None
             self.start()
         return self
 
-    def then(self, call: Callable[[], None]) -> None:
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
         """Call when the fetch has ended."""
-        self._waiting.append(call)
+        self._waiting.append(callback)
 
-    def _rested(self, now: float) -> bool:
+    def _may_fetch(self, now: float) -> bool:
         return self._tried is None or now - self._tried >= self._cooldown
 
     def _done(self, result: bytes | Exception) -> None:
@@ -125,5 +125,5 @@ class KeySet:
             self._fetched = now
             self.loaded = True
         waiting, self._waiting = self._waiting, []
-        for call in waiting:
-            call()
+        for callback in waiting:
+            callback()

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from passerelle.errors import Failure, Kind
-from passerelle.security.credentials.authentication import Rejected
-from passerelle.security.credentials.bounded_memo import Remembered
-from passerelle.security.guard import Asked, Wait
+from passerelle.security.credentials.authentication import CredentialRejected
+from passerelle.security.credentials.bounded_memo import BoundedMemo
+from passerelle.security.guard import GuardedCall, PendingResult
 from passerelle.security.identity import Identity
-from passerelle.security.jwt.jose import NotAToken, claims_of, parse
+from passerelle.security.jwt.jose import InvalidToken, claims_of, parse
 from passerelle.security.jwt.key_set import KeySource
 
 # Verified tokens that a worker remembers, 1 to 3 KB each. Beyond, the oldest is verified again when it comes.
@@ -21,7 +21,7 @@ REMEMBERED_TOKENS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class JwtRules:
     """What must be true of a token. ``leeway`` in seconds, for clocks that differ; None and empty mean anything.
 
     ``consumer`` and ``scopes`` name the claims that become the identity, ``forward`` maps claims to the names of field
@@ -37,27 +37,28 @@ class Rules:
     forward: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def check_claims(claims: Mapping[str, Any], rules: Rules, now: float) -> float:
-    """Until when the claims hold (seconds since the epoch, leeway included); :class:`Rejected` when they do not.
+def check_claims(claims: Mapping[str, Any], rules: JwtRules, now: float) -> float:
+    """Until when the claims hold (seconds since the epoch, leeway included); :class:`CredentialRejected` when they do
+    not.
 
     ``exp`` must be there: a token without an end could never be taken back.
     """
     expires = _date(claims, "exp")
     if expires is None:
-        raise Rejected("token without exp")
+        raise CredentialRejected("token without exp")
     until = expires + rules.leeway
     if until <= now:
-        raise Rejected(f"token expired {now - expires:.0f} s ago")
+        raise CredentialRejected(f"token expired {now - expires:.0f} s ago")
     starts = _date(claims, "nbf")
     if starts is not None and starts > now + rules.leeway:
-        raise Rejected(f"token holds in {starts - now:.0f} s only")
+        raise CredentialRejected(f"token holds in {starts - now:.0f} s only")
     if rules.issuer is not None and claims.get("iss") != rules.issuer:
-        raise Rejected("token of another issuer")
+        raise CredentialRejected("token of another issuer")
     if rules.audiences:
         audience = claims.get("aud")
         audiences = audience if isinstance(audience, list) else [audience]
         if not any(isinstance(each, str) and each in rules.audiences for each in audiences):
-            raise Rejected("token for another audience")
+            raise CredentialRejected("token for another audience")
     return until
 
 
@@ -66,15 +67,15 @@ def _date(claims: Mapping[str, Any], name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Rejected(f"malformed {name}")
+        raise CredentialRejected(f"malformed {name}")
     return float(value)
 
 
-def identity_of(claims: Mapping[str, Any], rules: Rules) -> Identity:
-    """Who a verified token speaks of; :class:`Rejected` when it does not say."""
+def identity_of(claims: Mapping[str, Any], rules: JwtRules) -> Identity:
+    """Who a verified token speaks of; :class:`CredentialRejected` when it does not say."""
     consumer = claims.get(rules.consumer)
     if not isinstance(consumer, str) or not consumer:
-        raise Rejected(f"token without {rules.consumer}")
+        raise CredentialRejected(f"token without {rules.consumer}")
     scopes = claims.get(rules.scopes)
     if isinstance(scopes, str):
         scopes = scopes.split(" ")  # RFC 8693 §4.2; some issuers write a list
@@ -84,7 +85,7 @@ def identity_of(claims: Mapping[str, Any], rules: Rules) -> Identity:
     try:
         return Identity(consumer, [scope for scope in scopes if scope], "jwt", claims=claims, extra=extra)
     except ValueError as error:
-        raise Rejected(str(error)) from None
+        raise CredentialRejected(str(error)) from None
 
 
 class JwtMethod:
@@ -101,7 +102,7 @@ class JwtMethod:
 
     def __init__(
         self,
-        rules: Rules,
+        rules: JwtRules,
         source: KeySource,
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
@@ -110,12 +111,12 @@ class JwtMethod:
         self._source = source
         self._clock = clock
         self._steady = steady
-        self._known: Remembered[tuple[float, Identity]] = Remembered()
+        self._known: BoundedMemo[tuple[float, Identity]] = BoundedMemo()
         self._version = source.version
 
-    def identify(self, asked: Asked) -> Identity | Wait | None:
+    def identify(self, call: GuardedCall) -> Identity | PendingResult | None:
         """The subject of the token."""
-        value = asked.get(b"authorization")
+        value = call.get(b"authorization")
         if value is None:
             return None
         known = self._known.get(value)
@@ -123,30 +124,30 @@ class JwtMethod:
             return known[1]
         if value[:7].lower() != b"bearer ":
             return None
-        if len(asked.lines(b"authorization")) > 1:
-            raise Rejected("more than one Authorization")
+        if len(call.lines(b"authorization")) > 1:
+            raise CredentialRejected("more than one Authorization")
         return self._verify(value)
 
-    def _verify(self, value: bytes) -> Identity | Wait:
+    def _verify(self, value: bytes) -> Identity | PendingResult:
         source = self._source
         try:
             token = parse(value[7:].strip(b" ").decode("latin-1"))
-        except NotAToken as error:
-            raise Rejected(str(error)) from None
+        except InvalidToken as error:
+            raise CredentialRejected(str(error)) from None
         if token.algorithm not in self._rules.algorithms:
-            raise Rejected("algorithm that is not allowed")
+            raise CredentialRejected("algorithm that is not allowed")
         keys = source.candidates(token.kid, token.algorithm)
         if not any(key.verifies(token) for key in keys):
-            wait = source.again(self._steady())
+            wait = source.refetch(self._steady())
             if wait is not None:
                 return wait
             if not source.loaded:
                 raise Failure(Kind.UNVERIFIABLE, "no keys could be fetched yet")
-            raise Rejected("signature that does not hold" if keys else "token of an unknown key")
+            raise CredentialRejected("signature that does not hold" if keys else "token of an unknown key")
         try:
             claims = claims_of(token)
-        except NotAToken as error:
-            raise Rejected(str(error)) from None
+        except InvalidToken as error:
+            raise CredentialRejected(str(error)) from None
         until = check_claims(claims, self._rules, self._clock())
         identity = identity_of(claims, self._rules)
         self._remember(value, until, identity)

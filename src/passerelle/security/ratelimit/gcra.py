@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from passerelle.errors import Kind
-from passerelle.security.guard import Asked, Refused
+from passerelle.security.guard import GuardedCall, RequestRefused
 
 SECOND = 1_000_000_000
 
@@ -54,7 +54,7 @@ class Rate:
         return max(1, -(-self.burst * self.period // (self.count * SECOND)))
 
 
-class Decision(NamedTuple):
+class RateDecision(NamedTuple):
     """``full`` is the new state (ticks); ``left`` requests of cost 1; the rest is in nanoseconds.
 
     ``reset`` is how long until the bucket is full, ``retry`` how long until this request would be admitted (0 if it
@@ -68,7 +68,7 @@ class Decision(NamedTuple):
     retry: int
 
 
-def decide(rate: Rate, full: int, now: int, cost: int = 1) -> Decision:
+def decide(rate: Rate, full: int, now: int, cost: int = 1) -> RateDecision:
     """Whether a request of ``cost`` is admitted at ``now`` (nanoseconds) for whom the state is ``full`` (ticks, 0 for
     unknown). A refused request changes nothing. ``cost`` must be at most the burst."""
     count, period = rate.count, rate.period
@@ -77,11 +77,13 @@ def decide(rate: Rate, full: int, now: int, cost: int = 1) -> Decision:
     size = rate.burst * period
     wanted = debt + cost * period
     if wanted > size:
-        return Decision(False, ticks + debt, (size - debt) // period, -(-debt // count), -(-(wanted - size) // count))
-    return Decision(True, ticks + wanted, (size - wanted) // period, -(-wanted // count), 0)
+        return RateDecision(
+            False, ticks + debt, (size - debt) // period, -(-debt // count), -(-(wanted - size) // count)
+        )
+    return RateDecision(True, ticks + wanted, (size - wanted) // period, -(-wanted // count), 0)
 
 
-class Table:
+class BucketTable:
     """States by client, at most ``capacity``.
 
     When it is full and a new client comes, the eight entries that were looked at longest ago are candidates: one whose
@@ -127,34 +129,34 @@ class Table:
             states[key] = full
 
 
-KeyOf = Callable[[Asked], bytes]
+KeyOf = Callable[[GuardedCall], bytes]
 
 
-def by_consumer(asked: Asked) -> bytes:
+def by_consumer(call: GuardedCall) -> bytes:
     """The consumer that authentication found."""
-    identity = asked.identity
+    identity = call.identity
     return identity.consumer.encode()[:LONGEST_KEY] if identity is not None else b""
 
 
-def by_key(asked: Asked) -> bytes:
+def by_key(call: GuardedCall) -> bytes:
     """The API key itself, not its owner; the consumer where another credential was used."""
-    identity = asked.identity
-    return identity.key.encode() if identity is not None and identity.key else by_consumer(asked)
+    identity = call.identity
+    return identity.key.encode() if identity is not None and identity.key else by_consumer(call)
 
 
 def by_header(name: bytes) -> KeyOf:
     """The value of a field (``name`` in lower case), cut to 128 octets; all requests without it share one bucket."""
 
-    def key_of(asked: Asked) -> bytes:
-        return (asked.get(name) or b"")[:LONGEST_KEY]
+    def key_of(call: GuardedCall) -> bytes:
+        return (call.get(name) or b"")[:LONGEST_KEY]
 
     return key_of
 
 
-class Limit:
-    """One limit of a route. ``name`` is what the fields call it; ``dry`` counts and refuses nothing."""
+class RouteRateLimit:
+    """One limit of a route. ``name`` is what the fields call it; ``dry_run`` counts and refuses nothing."""
 
-    __slots__ = ("cost", "dry", "key_of", "label", "name", "policy", "rate", "table")
+    __slots__ = ("cost", "dry_run", "key_of", "label", "name", "policy", "rate", "table")
 
     def __init__(
         self,
@@ -163,25 +165,25 @@ class Limit:
         key_of: KeyOf,
         *,
         cost: int = 1,
-        dry: bool = False,
-        table: Table | None = None,
+        dry_run: bool = False,
+        table: BucketTable | None = None,
     ) -> None:
         self.name = name
         self.rate = rate
         self.key_of = key_of
         self.cost = cost
-        self.dry = dry
-        self.table = table if table is not None else Table()
+        self.dry_run = dry_run
+        self.table = table if table is not None else BucketTable()
         # A string of structured fields (RFC 9651 §3.3.3); names are visible ASCII without quotes (config).
         self.label = b'"%b"' % name.encode("ascii")
         self.policy = b"%b;q=%d;w=%d" % (self.label, rate.burst, rate.window)
 
-    def refusal(self, retry: int) -> Refused:
+    def refusal(self, retry: int) -> RequestRefused:
         """The answer to a request that would be admitted in ``retry`` nanoseconds."""
         after = b"%d" % -(-retry // SECOND)
-        return Refused(Kind.RATE_LIMITED, f"over the limit {self.name}", [(b"Retry-After", after)])
+        return RequestRefused(Kind.RATE_LIMITED, f"over the limit {self.name}", [(b"Retry-After", after)])
 
-    def item(self, decision: Decision) -> bytes:
+    def ratelimit_item(self, decision: RateDecision) -> bytes:
         """The member of the RateLimit field for ``decision``."""
         return b"%b;r=%d;t=%d" % (self.label, decision.left, -(-decision.reset // SECOND))
 
@@ -198,56 +200,67 @@ class RateLimits:
 
     def __init__(
         self,
-        limits: Iterable[Limit],
+        limits: Iterable[RouteRateLimit],
         on_dry: Callable[[], None],
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._limits = tuple(limits)
         self._on_dry = on_dry
         self._clock = clock
-        shown = [limit.policy for limit in self._limits if not limit.dry]
+        shown = [limit.policy for limit in self._limits if not limit.dry_run]
         self._policies = b"RateLimit-Policy: %b\r\n" % b", ".join(shown) if shown else b""
 
-    def __call__(self, asked: Asked) -> None:
-        """Count the request, or raise :class:`Refused` (429) with ``Retry-After``."""
+    def __call__(self, call: GuardedCall) -> None:
+        """Count the request, or raise :class:`RequestRefused` (429) with ``Retry-After``."""
         now = self._clock()
         decided = []
         for limit in self._limits:
-            key = limit.key_of(asked)
+            key = limit.key_of(call)
             decided.append((limit, key, decide(limit.rate, limit.table.get(key), now, limit.cost)))
-        self.settle(asked, decided)
+        self.settle(call, decided)
         for limit, key, decision in decided:
             if decision.admitted:
                 limit.table.put(key, decision.full, now * limit.rate.count)
 
-    def settle(self, asked: Asked, decided: Iterable[tuple[Limit, bytes, Decision]]) -> None:
-        """Tell the client what was ``decided``; raise :class:`Refused` where a limit that is not dry refuses."""
+    def settle(self, call: GuardedCall, decided: Iterable[tuple[RouteRateLimit, bytes, RateDecision]]) -> None:
+        """Tell the client what was ``decided``; raise :class:`RequestRefused` where a limit that is not dry refuses."""
         items: list[bytes] = []
-        refused: Limit | None = None
+        refused: RouteRateLimit | None = None
         retry = 0
         for limit, _, decision in decided:
             if not decision.admitted:
-                if limit.dry:
+                if limit.dry_run:
                     self._on_dry()
                 elif decision.retry > retry:
                     refused, retry = limit, decision.retry
-            if not limit.dry:
-                items.append(limit.item(decision))
+            if not limit.dry_run:
+                items.append(limit.ratelimit_item(decision))
         if items:
-            asked.answer += b"%bRateLimit: %b\r\n" % (self._policies, b", ".join(items))
+            call.response_fields += b"%bRateLimit: %b\r\n" % (self._policies, b", ".join(items))
         if refused is not None:
             raise refused.refusal(retry)
 
 
-class OneRateLimit:
+class SingleRateLimit:
     """:class:`RateLimits` for one limit that is not dry, as most routes have: 1.0 us a request instead of 1.9.
 
     The arithmetic is that of :func:`decide`, written out.
     """
 
-    __slots__ = ("_clock", "_count", "_key_of", "_limit", "_period", "_said", "_second", "_size", "_table", "_wanted")
+    __slots__ = (
+        "_clock",
+        "_count",
+        "_header_lines",
+        "_key_of",
+        "_limit",
+        "_period",
+        "_second",
+        "_size",
+        "_table",
+        "_wanted",
+    )
 
-    def __init__(self, limit: Limit, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, limit: RouteRateLimit, clock: Callable[[], int] = time.monotonic_ns) -> None:
         rate = limit.rate
         self._limit = limit
         self._clock = clock
@@ -259,12 +272,12 @@ class OneRateLimit:
         self._size = rate.burst * rate.period
         self._wanted = limit.cost * rate.period
         # What the client is told, but for the numbers.
-        self._said = b"RateLimit-Policy: %b\r\nRateLimit: %b;r=" % (limit.policy, limit.label)
+        self._header_lines = b"RateLimit-Policy: %b\r\nRateLimit: %b;r=" % (limit.policy, limit.label)
 
-    def __call__(self, asked: Asked) -> None:
-        """Count the request, or raise :class:`Refused` (429) with ``Retry-After``."""
+    def __call__(self, call: GuardedCall) -> None:
+        """Count the request, or raise :class:`RequestRefused` (429) with ``Retry-After``."""
         count, size = self._count, self._size
-        key = self._key_of(asked)
+        key = self._key_of(call)
         ticks = self._clock() * count
         full = self._table.get(key)
         debt = full - ticks if full > ticks else 0
@@ -273,6 +286,6 @@ class OneRateLimit:
             self._table.put(key, ticks + wanted, ticks)
             debt = wanted
         left, reset = (size - debt) // self._period, -(-debt // self._second)
-        asked.answer += b"%b%d;t=%d\r\n" % (self._said, left, reset)
+        call.response_fields += b"%b%d;t=%d\r\n" % (self._header_lines, left, reset)
         if wanted > size:
             raise self._limit.refusal(-(-(wanted - size) // count))

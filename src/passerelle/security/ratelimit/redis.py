@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from math import gcd
 from typing import Final, Protocol, cast
 
-from passerelle.security.guard import Asked, Wait
-from passerelle.security.ratelimit.gcra import Decision, Limit, Rate, RateLimits
+from passerelle.security.guard import GuardedCall, PendingResult
+from passerelle.security.ratelimit.gcra import Rate, RateDecision, RateLimits, RouteRateLimit
 
 MICROSECOND: Final = 1000
 
@@ -76,7 +76,7 @@ return redis.call('ZCARD', KEYS[1])
 PREFIX: Final = b"passerelle:1:limits:"
 
 
-class Call(Wait, Protocol):
+class ScriptCall(PendingResult, Protocol):
     """A script that is under way. ``result`` is what it gave: a list, unless it failed or never answers."""
 
     @property
@@ -84,30 +84,30 @@ class Call(Wait, Protocol):
         """What came."""
 
 
-class Store(Protocol):
+class ScriptRunner(Protocol):
     """Where the shared state is. ``gateways`` is how many share it, this one included."""
 
     gateways: int
 
-    def run(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Call | None:
+    def run(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> ScriptCall | None:
         """Run a script; None when the store is gone."""
 
-    def ask(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Call | None:
+    def run_or_queue(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> ScriptCall | None:
         """The same for what cannot do without an answer: it may wait a little for a store that is just coming."""
 
 
-class SharedRate:
+class RedisRate:
     """What the script is told of ``rate``, the whole one. ``scope`` names what is counted, ``prefix`` among what."""
 
     __slots__ = ("_prefix", "arguments", "rate", "ticks")
 
-    def __init__(self, rate: Rate, scope: str, *, cost: int = 1, dry: bool = False, prefix: bytes = PREFIX) -> None:
+    def __init__(self, rate: Rate, scope: str, *, cost: int = 1, dry_run: bool = False, prefix: bytes = PREFIX) -> None:
         self.rate = rate
         period = rate.period // MICROSECOND
         common = gcd(rate.count, period)
         # One request costs this many ticks.
         self.ticks = period // common
-        numbers = rate.count // common, rate.burst * self.ticks, cost * self.ticks, int(dry)
+        numbers = rate.count // common, rate.burst * self.ticks, cost * self.ticks, int(dry_run)
         self.arguments = [b"%d" % number for number in numbers]
         self._prefix = prefix + hashlib.blake2b(scope.encode(), digest_size=9).hexdigest().encode("ascii") + b":"
 
@@ -115,31 +115,31 @@ class SharedRate:
         """Where the state of ``client`` is."""
         return self._prefix + client
 
-    def decision(self, answer: Sequence[int]) -> Decision:
+    def decision(self, answer: Sequence[int]) -> RateDecision:
         """What the four numbers of the script say. There is no ``full`` in it: that is on another clock."""
         admitted, debt, reset, retry = answer
         left = (self.rate.burst * self.ticks - debt) // self.ticks
-        return Decision(bool(admitted), 0, left, reset * MICROSECOND, retry * MICROSECOND)
+        return RateDecision(bool(admitted), 0, left, reset * MICROSECOND, retry * MICROSECOND)
 
 
-def decisions(shared: Sequence[SharedRate], answer: object) -> list[Decision] | None:
+def decisions(rates: Sequence[RedisRate], answer: object) -> list[RateDecision] | None:
     """What :data:`DECIDE` has said of each; None where there is no answer, or none that it gives."""
-    if not isinstance(answer, list) or len(answer) != 4 * len(shared) or not all(type(each) is int for each in answer):
+    if not isinstance(answer, list) or len(answer) != 4 * len(rates) or not all(type(each) is int for each in answer):
         return None
-    return [each.decision(answer[4 * index : 4 * index + 4]) for index, each in enumerate(shared)]
+    return [each.decision(answer[4 * index : 4 * index + 4]) for index, each in enumerate(rates)]
 
 
-class SharedLimit(SharedRate):
+class RedisLimit(RedisRate):
     """What the script is told of ``limit``."""
 
     __slots__ = ("limit",)
 
-    def __init__(self, limit: Limit, scope: str) -> None:
-        super().__init__(limit.rate, scope, cost=limit.cost, dry=limit.dry)
+    def __init__(self, limit: RouteRateLimit, scope: str) -> None:
+        super().__init__(limit.rate, scope, cost=limit.cost, dry_run=limit.dry_run)
         self.limit = limit
 
 
-class SharedRateLimits:
+class RedisRateLimits:
     """The guard: as :class:`RateLimits`, but counted in ``store``; when that is gone, each gateway admits its part.
 
     What the store has decided is noted in the own tables too: a part of the rate has a bucket of as much time, so who
@@ -147,17 +147,17 @@ class SharedRateLimits:
     ``gateways`` is the number of parts, or None for as many as were seen lately.
     """
 
-    __slots__ = ("_clock", "_gateways", "_local", "_on_dry", "_parts", "_shared", "_store", "_whole")
+    __slots__ = ("_clock", "_gateways", "_local", "_on_dry", "_parts", "_redis_limits", "_store", "_whole")
 
     def __init__(
         self,
-        limits: Sequence[SharedLimit],
-        store: Store,
+        limits: Sequence[RedisLimit],
+        store: ScriptRunner,
         on_dry: Callable[[], None],
         gateways: int | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._shared = tuple(limits)
+        self._redis_limits = tuple(limits)
         self._store = store
         self._on_dry = on_dry
         self._gateways = gateways
@@ -166,42 +166,46 @@ class SharedRateLimits:
         self._parts = 0
         self._local = self._whole
 
-    def __call__(self, asked: Asked) -> Wait | None:
+    def __call__(self, call: GuardedCall) -> PendingResult | None:
         """Ask the store, then count the request or raise :class:`passerelle.security.guard.Refused` (429)."""
-        pending = asked.pending
-        if pending is None:
-            keys = [each.key(each.limit.key_of(asked)) for each in self._shared]
-            arguments = [argument for each in self._shared for argument in each.arguments]
-            call = self._store.run(DECIDE, keys, arguments)
-            if call is None:
-                self._alone(asked)
+        waited_for = call.pending
+        if waited_for is None:
+            keys = [each.key(each.limit.key_of(call)) for each in self._redis_limits]
+            arguments = [argument for each in self._redis_limits for argument in each.arguments]
+            pending_call = self._store.run(DECIDE, keys, arguments)
+            if pending_call is None:
+                self._limit_locally(call)
             else:
-                asked.pending = call
-            return call
-        asked.pending = None
-        said = decisions(self._shared, cast(Call, pending).result)
+                call.pending = pending_call
+            return pending_call
+        call.pending = None
+        said = decisions(self._redis_limits, cast(ScriptCall, waited_for).result)
         if said is None:
-            self._alone(asked)
+            self._limit_locally(call)
             return None
         decided = []
         now = self._clock()
-        for each, decision in zip(self._shared, said, strict=True):
+        for each, decision in zip(self._redis_limits, said, strict=True):
             limit = each.limit
-            key = limit.key_of(asked)
+            key = limit.key_of(call)
             decided.append((limit, key, decision))
             count = limit.rate.count
             limit.table.put(key, (now + decision.reset) * count, now * count)
-        self._whole.settle(asked, decided)
+        self._whole.settle(call, decided)
         return None
 
-    def _alone(self, asked: Asked) -> None:
+    def _limit_locally(self, call: GuardedCall) -> None:
         parts = self._gateways or self._store.gateways
         if parts != self._parts:
             self._parts = parts
             shares = []
-            for each in self._shared:
+            for each in self._redis_limits:
                 limit = each.limit
                 rate = limit.rate.share(parts, limit.cost)
-                shares.append(Limit(limit.name, rate, limit.key_of, cost=limit.cost, dry=limit.dry, table=limit.table))
+                shares.append(
+                    RouteRateLimit(
+                        limit.name, rate, limit.key_of, cost=limit.cost, dry_run=limit.dry_run, table=limit.table
+                    )
+                )
             self._local = RateLimits(shares, self._on_dry, self._clock)
-        self._local(asked)
+        self._local(call)
