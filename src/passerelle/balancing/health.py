@@ -137,7 +137,7 @@ class ServiceHealth:
 
     def __init__(self, settings: HealthSettings | None = None) -> None:
         self._settings = settings or HealthSettings()
-        self._last_relief = -inf  # when crowded() last ended an ejection
+        self._last_relief = -inf  # when report_overload() last ended an ejection
         self._records: dict[str, _HealthRecord] = {}
 
     def replace(self, keys: Iterable[str], now: float) -> list[HealthChange]:

@@ -293,8 +293,7 @@ class Exchange(ExchangeState):
             self._status = head.status
 
     def on_stored(self, view: RequestView, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
-        """The cache answers: whole, with a range, or with 304. ``added_lines`` are field lines for this client
-        alone."""
+        """Send the stored response: whole, a range of it, or 304. ``added_lines`` are for this client alone."""
         status, head, body = serve(view, entry, time(), status_line=status_line, added_lines=added_lines)
         head = self._apply_response_rules(head)
         if self._call is not None:
