@@ -217,7 +217,7 @@ def test_logins(shop: Up, store: Store, tmp_path: Path) -> None:
     text = file.read_text("utf-8")
     file.write_text(text.replace("sessions:\n", "sessions:\n  idle: 1s\n"), "utf-8")
     os.kill(shop.popen.pid, signal.SIGHUP)
-    shop.says("gateway.yaml is read anew", LIMIT)
+    shop.says("gateway.yaml reloaded", LIMIT)
     admin.status("GET", "/user/1")
     wait_until(lambda: store.content() == [], "nothing of it is left", LIMIT)
     assert admin.status("GET", "/user/1") == 401

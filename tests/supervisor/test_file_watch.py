@@ -145,9 +145,9 @@ def test_without_watch_nothing_is_followed_and_a_touch_alone_is_no_change(
         os.utime(file, ns=(1, 1))
         replace(file, config(two))
         until_now(lambda: followed.get("/") == (200, b"2"), BOUND)
-        followed.says("read anew", BOUND)
-        assert followed.text.count("read anew") == 1
-        assert other.get("/") == (200, b"1") and "read anew" not in other.text
+        followed.says("gateway.yaml reloaded", BOUND)
+        assert followed.text.count("gateway.yaml reloaded") == 1
+        assert other.get("/") == (200, b"1") and "gateway.yaml reloaded" not in other.text
         assert followed.stop() == other.stop() == 0
 
 
@@ -166,10 +166,10 @@ def test_what_a_worker_cannot_use_is_taken_back_in_all_of_them(tmp_path: Path, u
             f"services:\n  u: {{targets: ['{two.url}']}}\n  v: {{targets: ['{two.url}']}}\n"
             "keys: {store: keys.db}\nroutes: [{path: /, service: u}, {path: /v, service: v, auth: [key]}]\n",
         )
-        running.says(r"a gateway worker cannot use the file: [^\n]+\n[^\n]*nothing was changed", BOUND)
+        running.says(r"a gateway worker cannot apply the configuration: [^\n]+\n[^\n]*nothing was changed", BOUND)
         until_now(lambda: [i["name"] for i in running.instances("u")] == [i["name"] for i in before], BOUND)
         assert list(running.status()["services"]) == ["u"]
-        assert "cannot use the file" in running.status()["config_problems"][0]
+        assert "cannot apply the configuration" in running.status()["config_problems"][0]
         # A worker that is started again goes by the old file too.
         for pid in [worker["pid"] for worker in running.status()["workers"]]:
             os.kill(pid, 9)

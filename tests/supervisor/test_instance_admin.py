@@ -105,7 +105,7 @@ def test_added_weighed_drained_and_removed(tmp_path: Path, three: list[Server], 
         assert (status, answer["name"], answer["state"]) == (200, name, "up")
         assert refused(running, "POST", "s/instances", url=three_.url) == (
             409,
-            f"s has {three_.address} already: {name}, up",
+            f"s already has {three_.address}: {name}, up",
         )
         see_only(running, b"1", b"2", b"3")
         assert ask(running, "PATCH", f"s/instances/{name}", weight=98)[0] == 200
@@ -113,7 +113,7 @@ def test_added_weighed_drained_and_removed(tmp_path: Path, three: list[Server], 
         assert ask(running, "PATCH", "s/instances/s-1", drain="true") == (
             200,
             {
-                "message": "s: s-1 is drained, and has nothing in flight",
+                "message": "s: s-1 drained, no requests in flight",
                 "name": "s-1",
                 "address": one.address,
                 "state": "draining",
@@ -191,13 +191,13 @@ def test_draining_waits_for_what_is_in_flight_with_a_limit(tmp_path: Path, three
             assert ask(running, "POST", "s/instances", url=two.url)[0] == 200
             assert refused(running, "PATCH", "s/instances/s-1", drain="true", limit="100ms") == (
                 409,
-                "s-1 gets nothing new, and 1 are in flight on it after 0.1 s",
+                "s-1 receives no new requests, but still has 1 in flight after 0.1 s",
             )
             see_only(running, b"2")
             # Taken away after the limit, it still finishes what it has.
             status, answer = ask(running, "DELETE", "s/instances/s-1", limit="100ms")
             assert (status, answer["in_flight"]) == (200, 1)
-            assert answer["message"] == "s: s-1 is removed; 1 in flight after 0.1 s go on"
+            assert answer["message"] == "s: s-1 removed; 1 request in flight after 0.1 s will continue"
             assert [i["name"] for i in running.instances("s")] == [f"s-{two.address}"]
         one.let_go.clear()
         assert ask(running, "POST", "s/instances", url=one.url)[0] == 200
@@ -212,7 +212,7 @@ def test_draining_waits_for_what_is_in_flight_with_a_limit(tmp_path: Path, three
             assert ask(running, "PATCH", "s/instances/s-1", drain="false")[0] == 200
             until_now(lambda: [i["state"] for i in running.instances("s")] == ["up", "up"], BOUND)
             one.let_go.set()
-            assert waiting.result(60) == (409, {"problems": ["s-1 was taken back meanwhile, and stays"]})
+            assert waiting.result(60) == (409, {"problems": ["s-1 was resumed meanwhile, so it is not removed"]})
         assert running.stop() == 0
 
 
@@ -223,7 +223,7 @@ def test_the_last_one_is_spared_unless_it_is_forced(tmp_path: Path, three: list[
     with command(tmp_path, "up") as running:
         running.listening()
         assert ask(running, "PATCH", "s/instances/s-2", drain="true")[0] == 200
-        problem = "s-1 is the last instance of s that is up; add another one first, or force it"
+        problem = "s-1 is the last instance of s that is up; add another one first, or force the change"
         for method, arguments in (("DELETE", {}), ("PATCH", {"drain": "true"})):
             assert refused(running, method, "s/instances/s-1", **arguments) == (409, problem)
         assert ask(running, "DELETE", "s/instances/s-1", force="true")[0] == 200
@@ -249,11 +249,17 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
         running.listening()
         scheme = "found scheme 'ftp'; allowed is http://host:port or https://host:port, such as http://127.0.0.1:5000"
         found = f"s-{two.address}"
-        again = f"{found} comes from list.txt, and would be found again; take it out there, or drain it: "
+        again = f"{found} was found by list.txt and would be found again; remove it there, or drain it: "
         again += f"passerelle instances drain s {found}"
         cases: list[tuple[str, str, dict[str, str], int, str]] = [
             ("POST", "x/instances", {"url": url}, 404, "there is no service 'x'; there are: s, z"),
-            ("POST", "s/instances", {}, 400, "url says where the instance listens, such as http://127.0.0.1:5000"),
+            (
+                "POST",
+                "s/instances",
+                {},
+                400,
+                "url is required: where the instance listens, such as http://127.0.0.1:5000",
+            ),
             ("POST", "s/instances", {"url": "ftp://x"}, 400, f"url: {scheme}, or dns+http://name:port"),
             (
                 "POST",
@@ -265,18 +271,24 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
             ("POST", "s/instances", {"url": url, "wieght": "1"}, 400, "found 'wieght'; allowed: url, weight, zone"),
             ("POST", "s/instances", {"url": url, "zone": "a"}, 400, "found zone 'a'; s has no zones"),
             ("POST", "s/instances", {"url": "https://x"}, 409, "s has no https:// target in the file"),
-            ("POST", "s/instances", {"url": "dns+http://x:1"}, 400, "url: dns+http://x:1 is no instance but a name"),
-            ("POST", "z/instances", {"url": url}, 400, "zone says where it belongs; allowed: a, b"),
+            (
+                "POST",
+                "s/instances",
+                {"url": "dns+http://x:1"},
+                400,
+                "url: dns+http://x:1 is a name to look up, not an instance",
+            ),
+            ("POST", "z/instances", {"url": url}, 400, "zone is required; allowed: a, b"),
             ("POST", "z/instances", {"url": url, "zone": "c"}, 400, "found zone 'c'; allowed: a, b"),
             ("DELETE", "s/instances/s-9", {}, 404, f"s has no instance 's-9'; there are: s-1, s-{two.address}"),
             ("DELETE", f"s/instances/{two.address}", {}, 409, again),
             ("DELETE", "s/instances/s-1", {"limit": "5"}, 400, "limit: found 5 without a unit"),
             ("DELETE", "s/instances/s-1", {"limit": "2h"}, 400, "limit: found '2h'; allowed is at most 1h"),
             ("DELETE", "s/instances/s-1", {"force": "yes"}, 400, "force: found 'yes'; allowed: true, false"),
-            ("DELETE", f"z/instances/{one.address}", {}, 400, f"{one.address} stands for several: z-a-1, z-b-1"),
-            ("PATCH", "s/instances/s-1", {}, 400, "exactly one of weight and drain says what to change"),
+            ("DELETE", f"z/instances/{one.address}", {}, 400, f"{one.address} is ambiguous: z-a-1, z-b-1"),
+            ("PATCH", "s/instances/s-1", {}, 400, "a change needs exactly one of weight and drain"),
             ("PATCH", "s/instances/s-1", {"weight": "1.5"}, 400, "weight: found 1.5"),
-            ("PATCH", "s/instances/s-1", {"drain": "false"}, 409, "s-1 is up, and was not drained"),
+            ("PATCH", "s/instances/s-1", {"drain": "false"}, 409, "s-1 is up, not draining"),
             ("GET", "s/instances/s-9", {}, 404, "s has no instance 's-9'"),
             ("GET", "x/instances", {}, 404, "there is no service 'x'; there are: s, z"),
         ]
@@ -303,7 +315,7 @@ def test_the_only_one_is_spared_although_it_is_down(tmp_path: Path) -> None:
     with command(tmp_path, "up") as running:
         running.listening()
         settled(running, "down")
-        told = "s-1 is the only instance of s; add another one first, or force it"
+        told = "s-1 is the only instance of s; add another one first, or force the change"
         assert refused(running, "DELETE", "s/instances/s-1") == (409, told)
         assert ask(running, "DELETE", "s/instances/s-1", force="true")[0] == 200
         assert running.stop() == 0
@@ -331,14 +343,14 @@ def test_the_command_line(
             assert ended.value.code == code, text
             return text
 
-        assert said(0, "add", "s", two.url, "--weight", "3") == f"s: s-{two.address} is added\n"
-        assert "balance: round_robin does not look at weights" in said(0, "weight", "s", two.address, "5")
+        assert said(0, "add", "s", two.url, "--weight", "3") == f"s: s-{two.address} added\n"
+        assert "balance: round_robin ignores weights" in said(0, "weight", "s", two.address, "5")
         lines = said(0, "list").splitlines()
         assert lines[0].split() == ["service", "name", "state", "address", "weight", "in", "flight", "from"]
         assert lines[2].split() == ["s", f"s-{two.address}", "up", two.address, "5", "0", "added"]
-        assert said(0, "drain", "s", "s-1", "--limit", "5s") == "s: s-1 is drained, and has nothing in flight\n"
+        assert said(0, "drain", "s", "s-1", "--limit", "5s") == "s: s-1 drained, no requests in flight\n"
         assert said(1, "remove", "s", two.url).startswith(f"s-{two.address} is the last instance of s that is up")
-        assert said(0, "resume", "s", "s-1") == "s: s-1 is back as soon as it answers\n"
+        assert said(0, "resume", "s", "s-1") == "s: s-1 resumed; it receives requests as soon as it is up\n"
         until_now(lambda: running.status()["services"]["s"]["up"] == 2, BOUND)
         assert json.loads(said(0, "remove", "s", "s-1", "--json"))["state"] == "gone"
         assert f"removed from s at run time: {one.address}" in said(0, "list", "s")

@@ -6,9 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from passerelle.cli.main import passerelle
-from passerelle.supervisor.errors import InvalidChange
-from passerelle.supervisor.purging import parse_purge, purge_result
-from passerelle.supervisor.reconciler import ChangeRefused
+from passerelle.supervisor.admin import PurgeResult, parse_purge, purge_response
+from passerelle.supervisor.errors import ChangeRefused, InvalidChange
 
 
 @pytest.mark.parametrize("asked", [{"tag": "user:42"}, {"path": "/user/*"}, {"all": "1"}])
@@ -36,6 +35,6 @@ def test_what_is_no_path_is_said_to_be_none(path: str) -> None:
 
 
 def test_a_purge_that_a_worker_did_not_hear_of_is_no_success() -> None:
-    assert purge_result(1) == {"message": "purged 1 stored answer", "purged": 1}
+    assert purge_response(PurgeResult(1, [])) == {"message": "purged 1 stored response", "purged": 1}
     with pytest.raises(ChangeRefused, match="gateway-2"):
-        purge_result(1, ["gateway-2"])
+        purge_response(PurgeResult(1, ["gateway-2"]))

@@ -76,7 +76,7 @@ def test_scale_restart_and_reload(tmp_path: Path) -> None:
     with up(tmp_path, config()) as running:
         running.listening()
         assert change(running, "/scale?service=s&instances=4") == {
-            "message": "s: from 2 to 4 instances",
+            "message": "s: scaled from 2 to 4 instances",
             "before": 2,
             "instances": 4,
         }
@@ -86,11 +86,11 @@ def test_scale_restart_and_reload(tmp_path: Path) -> None:
         first = pids(running)
         assert len(first) == 1 and len(running.named("serve.py")) == 1
         # One new process is up before the old one goes.
-        assert change(running, "/restart?service=s")["message"] == "s: 1 instances replaced"
+        assert change(running, "/restart?service=s")["message"] == "s: replaced 1 instance"
         assert len(pids(running)) == 1 and not pids(running) & first
         # The file: the number stays as it was scaled, because the file says no other one than before.
         before = pids(running)
-        assert change(running, "/reload")["message"] == "gateway.yaml is read anew"
+        assert change(running, "/reload")["message"] == "gateway.yaml reloaded"
         assert pids(running) == before
         (tmp_path / "gateway.yaml").write_text(config(3, "{SAYS: '!'}"))
         change(running, "/reload")
@@ -117,8 +117,8 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_says_why(tmp_path: Path)
         assert running.get("/") == (200, b"s-1") and pids(running) == before
         # What a new start alone can carry out is said; the rest is done.
         (tmp_path / "gateway.yaml").write_text(config(1).replace("admin:", "workers: 2\nadmin:"))
-        answer = change(running, "/reload")
-        assert answer["after_restart"] == ["workers"] and "workers changed too" in str(answer["message"])
+        message = "gateway.yaml reloaded; restart to apply the new values of: workers"
+        assert change(running, "/reload") == {"message": message, "after_restart": ["workers"]}
         assert len(running.status()["workers"]) == 1
         assert running.stop() == 0
 
@@ -135,7 +135,7 @@ def test_a_hangup_without_a_terminal_reads_the_file_anew(tmp_path: Path) -> None
             assert kept.getresponse().read() == b"1"
             (tmp_path / "gateway.yaml").write_text(text.format(two.url))
             os.kill(running.popen.pid, signal.SIGHUP)
-            running.says("gateway.yaml is read anew")
+            running.says("gateway.yaml reloaded")
             kept.request("GET", "/")
             assert kept.getresponse().read() == b"2"
             kept.close()
@@ -153,7 +153,10 @@ def test_a_service_that_does_not_come_up_is_not_replaced(tmp_path: Path) -> None
         before = pids(running)
         (tmp_path / "serve.py").write_text("import sys; sys.exit('no database')")
         answer = change(running, "/restart?service=s")
-        problem = "s: 0 of 2 replaced; the new s-3 is not up (exited with code 1), so the rest goes on"
+        problem = (
+            "s: replaced 0 of 2 instances; the others keep running, because the new instance s-3 did not come up: "
+        )
+        problem += "exited with code 1"
         assert answer == {"problems": [problem]}
         assert pids(running) == before and running.get("/")[0] == 200
         assert running.stop() == 0
@@ -172,7 +175,7 @@ def test_who_may_change_what(tmp_path: Path) -> None:
             ("/restart?service=x", "there is no service 'x'; there are: s, t"),
             (
                 "/restart?service=t",
-                "t has targets: its instances are not started here; see passerelle instances --help",
+                "t has targets: passerelle does not start its instances; see passerelle instances --help",
             ),
             ("/scale?service=s&instances=0", "found '0' instances; allowed is a number from 1 to 1000"),
             ("/scale?service=s&instances=1e3", "found '1e3' instances; allowed is a number from 1 to 1000"),
@@ -193,7 +196,7 @@ def test_a_gateway_alone_reads_its_file_anew(tmp_path: Path) -> None:
             running.listening()
             assert running.get("/") == (200, b"1")
             file.write_text(text.format(two.url))
-            assert change(running, "/reload") == {"message": "gateway.yaml is read anew", "after_restart": []}
+            assert change(running, "/reload") == {"message": "gateway.yaml reloaded", "after_restart": []}
             assert running.get("/") == (200, b"2")
             file.write_text("services: {}")
             assert "problems" in change(running, "/reload")
@@ -201,7 +204,7 @@ def test_a_gateway_alone_reads_its_file_anew(tmp_path: Path) -> None:
             running.says("nothing was changed")
             assert running.get("/") == (200, b"2")
             assert change(running, "/scale?service=u&instances=2") == {
-                "problems": ["`passerelle gateway` starts no instances"]
+                "problems": ["`passerelle gateway` does not start instances"]
             }
             assert running.stop() == 0
     finally:

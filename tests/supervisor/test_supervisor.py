@@ -19,10 +19,11 @@ import pytest
 from passerelle.config.loader import load_text
 from passerelle.supervisor import service_health as service_module
 from passerelle.supervisor import worker_process as worker_module
+from passerelle.supervisor.fleet import Setup
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.service_health import ServiceHealthMonitor
-from passerelle.supervisor.supervisor import Setup, Supervisor
+from passerelle.supervisor.supervisor import Supervisor
 from passerelle.upstream.members import InstanceSpec
 from tests.supervisor.helpers import alive, run, until
 
@@ -54,7 +55,7 @@ class Running:
 
     async def seen(self) -> list[str]:
         """The names of the instances that the worker may pick."""
-        status = await self.supervisor.workers[0].status()
+        status = await self.supervisor.fleet.workers[0].status()
         return [i["name"] for i in (status or {}).get("services", {}).get("s", []) if i["up"]]
 
 
@@ -91,17 +92,17 @@ def test_an_instance_that_freezes_is_not_picked_until_it_answers_again(supervise
         async with supervised(FILES) as running:
             await running.started()
             assert await running.seen() == ["s-1", "s-2"]
-            process = running.supervisor.instances[0].process
+            process = running.supervisor.fleet.instances[0].process
             os.kill(process.pid, signal.SIGSTOP)
-            await until(lambda: running.supervisor.instances[0].state.value == "down")
+            await until(lambda: running.supervisor.fleet.instances[0].state.value == "down")
             assert await running.seen() == ["s-2"]
             status = await running.supervisor.status()
             assert status["services"]["s"]["up"] == 1
             assert status["services"]["s"]["instances"][0]["problem"] == "no answer within 0.2 s"
             os.kill(process.pid, signal.SIGCONT)
-            await until(lambda: running.supervisor.instances[0].state.value == "up")
+            await until(lambda: running.supervisor.fleet.instances[0].state.value == "up")
             assert await running.seen() == ["s-1", "s-2"]
-            assert running.supervisor.instances[0].restarts == 0
+            assert running.supervisor.fleet.instances[0].restarts == 0
 
     run(check(), 60)
 
@@ -110,10 +111,10 @@ def test_an_instance_that_dies_is_out_before_anything_else_happens(supervised: C
     async def check() -> None:
         async with supervised(FILES) as running:
             await running.started()
-            running.supervisor.instances[1]._backoff.base = 20.0  # so that its return does not hide its leaving
-            running.supervisor.instances[1]._backoff._rng = lambda: 0.9
-            os.kill(running.supervisor.instances[1].process.pid, signal.SIGKILL)
-            await until(lambda: running.supervisor.instances[1].waiting)
+            running.supervisor.fleet.instances[1]._backoff.base = 20.0  # so that its return does not hide its leaving
+            running.supervisor.fleet.instances[1]._backoff._rng = lambda: 0.9
+            os.kill(running.supervisor.fleet.instances[1].process.pid, signal.SIGKILL)
+            await until(lambda: running.supervisor.fleet.instances[1].waiting)
             assert await running.seen() == ["s-1"]
 
     run(check(), 60)
@@ -130,13 +131,13 @@ routes: [{path: /, service: s}]
     async def check() -> None:
         async with supervised(config, start_limit=0.3) as running:
             await running.started()
-            assert "refuses connections; it joins as soon as it answers" in running.text
+            assert "refuses connections; it receives requests as soon as it is up" in running.text
             assert "s: no instance is up; requests for it get 503 until one is" in running.text
-            assert running.supervisor.instances[0].state.value == "starting"
+            assert running.supervisor.fleet.instances[0].state.value == "starting"
             (tmp_path / "ready").touch()
-            await until(lambda: running.supervisor.instances[0].state.value == "up")
+            await until(lambda: running.supervisor.fleet.instances[0].state.value == "up")
             assert await running.seen() == ["s-1"]
-            assert running.supervisor.instances[0].restarts == 0
+            assert running.supervisor.fleet.instances[0].restarts == 0
 
     run(check(), 60)
 
@@ -149,7 +150,7 @@ def test_a_worker_that_hangs_is_replaced(supervised: Callable[..., Any], monkeyp
     async def check() -> None:
         async with supervised(FILES) as running:
             await running.started()
-            worker = running.supervisor.workers[0]
+            worker = running.supervisor.fleet.workers[0]
             hanging = worker.process.pid
             os.kill(hanging, signal.SIGSTOP)
             await until(lambda: worker.restarts == 1 and worker.up_since is not None, 20, what=lambda: running.text)

@@ -30,9 +30,10 @@ from passerelle.config.models.addresses import Address, parse_admin, parse_liste
 from passerelle.config.models.config import Config
 from passerelle.config.models.values import WholeNumber
 from passerelle.supervisor import reaper
+from passerelle.supervisor.fleet import Setup
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.report import ConsoleReport, seconds, wants_colour
-from passerelle.supervisor.supervisor import Setup, Supervisor
+from passerelle.supervisor.supervisor import Supervisor
 
 DEFAULT_ADMIN: Address = Config.model_fields["admin"].default
 ANSWER_LIMIT = 5.0  # seconds

@@ -1,6 +1,7 @@
-"""The admin port: metrics, health, status and changes, for this machine only unless it was bound wider on purpose.
+"""The admin port: metrics, health, status and changes.
 
-Served by the gateway's own HTTP/1.1 listener.
+Changes are accepted from this machine only, and so are all requests unless the port is bound to another address.
+The gateway's own HTTP/1.1 listener serves it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, unquote
 
 import orjson
@@ -24,10 +25,11 @@ from passerelle.http1.server.connection import ClientConnection
 from passerelle.http1.server.listener import Listener, ListenerLimits
 from passerelle.observability.metrics import Snapshot
 from passerelle.observability.prometheus import render
-from passerelle.supervisor.errors import ChangeRefused, NotFound
+from passerelle.routing.paths import PatternError, purged_path
+from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.system import ports
 
-_SWEEP = 1.0
+_SWEEP = 1.0  # seconds between two checks of the timeouts of clients
 _CHANGES = {path: {b"POST": path[1:].decode()} for path in (b"/reload", b"/scale", b"/restart", b"/cache/purge")}
 _OF_ALL = {b"POST": "instances/add"}
 _OF_ONE = {b"PATCH": "instances/change", b"DELETE": "instances/remove"}
@@ -35,31 +37,42 @@ _TEXT: Fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Contr
 _JSON: Fields = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
 
 
+class PurgeResult(NamedTuple):
+    """``purged`` counts the responses that were evicted; ``silent`` names the workers that did not respond."""
+
+    purged: int
+    silent: list[str]
+
+
 class AdminSubject(Protocol):
-    """What the admin port tells of: the supervisor, or a gateway that runs alone."""
+    """What the admin port shows and changes: a supervisor, or a gateway without one."""
 
     @property
     def is_ready(self) -> bool:
         """Whether requests are served now."""
 
     async def metrics(self) -> Snapshot:
-        """The counters."""
+        """Return the counters."""
 
     async def status(self) -> dict[str, Any]:
-        """Everything that runs."""
+        """Return the status of everything that runs."""
 
-    async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """``reload``, ``scale``, ``restart``, ``cache/purge`` or ``instances/add``, ``/change`` and ``/remove``.
+    async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+        """Make the change ``reload``, ``scale``, ``restart``, ``instances/add``, ``/change`` or ``/remove``.
 
-        :raises Refused: when it cannot be done.
+        :raises ChangeRefused: if it cannot be made.
         """
+
+    async def purge(self, kind: str, value: str) -> PurgeResult:
+        """Evict the stored responses with the tag or path ``value``, or all, as ``kind`` states."""
 
 
 class Admin:
-    """Serves ``subject`` on ``sock``, which is bound already.
+    """Serves ``subject`` on ``sock``, which is already bound.
 
-    A page in a browser can be made to ask names that lead here (DNS rebinding), and would then be of our origin. So on
-    a loopback address only requests for a loopback host are answered.
+    By DNS rebinding, a page in a browser can send requests to the admin port under a name that resolves to this
+    machine, and then has the same origin as the admin port. So on a loopback address, requests for any other host are
+    rejected.
     """
 
     def __init__(self, sock: socket.socket, subject: AdminSubject) -> None:
@@ -83,13 +96,13 @@ class Admin:
         }
 
     async def start(self) -> None:
-        """Begin to serve."""
+        """Start to serve."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: ClientConnection(self._listener), sock=self._sock)
         self._tick()
 
     async def stop(self) -> None:
-        """Stop at once."""
+        """Close all connections and stop at once."""
         if self._server is not None:
             self._server.close()
         if self._timer is not None:
@@ -98,7 +111,7 @@ class Admin:
             task.cancel()
         for connection in list(self._listener.connections):
             connection.abort()
-        # So that the connections are gone when the loop is.
+        # Let the transports close before the event loop does.
         await asyncio.sleep(0)
 
     def _tick(self) -> None:
@@ -106,22 +119,22 @@ class Admin:
         self._listener.sweep()
         self._timer = asyncio.get_running_loop().call_later(_SWEEP, self._tick)
 
-    # The handler of http1
+    # RequestHandler of http1
 
     def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
-        """Answer a request."""
+        """Respond to a request."""
         connection.adopt(_AdminExchange())
         path = target.partition(b"?")[0]
         page, changes = self._pages.get(path), _CHANGES.get(path, {})
-        of = _instances(path)
-        if of is not None:
-            page, changes = partial(self._instances, *of), _OF_ONE if of[1] else _OF_ALL
+        member = _instance_path(path)
+        if member is not None:
+            page, changes = partial(self._instances, *member), _OF_ONE if member[1] else _OF_ALL
         problem = None
         if method in changes:
             problem = _forbidden_reason(connection, head)
-            page = partial(self._change, changes[method], of, target)
+            page = partial(self._change, changes[method], member, target)
         elif not self._any_host and not _is_loopback(head.host or b""):
-            problem = _text(421, b"the admin address is for this machine: ask for localhost\n")
+            problem = _text(421, b"the admin port serves this machine only: use the host localhost\n")
         elif page is None and not changes:
             problem = _text(404, b"there are %b\n" % b", ".join(self._pages))
         elif page is None or method not in (b"GET", b"HEAD"):
@@ -145,17 +158,19 @@ class Admin:
             raise
 
     def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
-        """What was no request was refused."""
+        """Give a rejected request its id, which the admin port does not log."""
         return b"admin"
 
     # Changes
 
-    async def _change(self, what: str, of: tuple[str, str] | None, target: bytes, head: RequestHead) -> Response:
-        arguments = dict(parse_qsl(target.decode("ascii").partition("?")[2], keep_blank_values=of is not None))
-        if of is not None:
-            arguments["service"], arguments["instance"] = of
+    async def _change(self, name: str, member: tuple[str, str] | None, target: bytes, head: RequestHead) -> Response:
+        arguments = dict(parse_qsl(target.decode("ascii").partition("?")[2], keep_blank_values=member is not None))
+        if member is not None:
+            arguments["service"], arguments["instance"] = member
         try:
-            return _json(200, await self._subject.change(what, arguments))
+            if name == "cache/purge":
+                return _json(200, purge_response(await self._subject.purge(*parse_purge(arguments))))
+            return _json(200, await self._subject.change(name, arguments))
         except ChangeRefused as refused:
             return _refusal(refused)
 
@@ -179,44 +194,44 @@ class Admin:
         services = (await self._subject.status())["services"]
         if service not in services:
             return _refusal(NotFound(f"there is no service {service!r}; there are: {', '.join(services)}"))
-        about = services[service]
+        status = services[service]
         if not instance:
-            return _json(200, {"service": service, **about})
-        for member in about["instances"]:
+            return _json(200, {"service": service, **status})
+        for member in status["instances"]:
             if instance in (member["name"], member["address"]):
                 return _json(200, member)
         return _refusal(NotFound(f"{service} has no instance {instance!r}"))
 
 
 class _AdminExchange:
-    """A request that needs nothing of its connection but the answer."""
+    """The exchange of an admin request, which ignores all events of its connection."""
 
     wants_body = False
 
     def on_body(self, data: bytes) -> None:
-        """Not read."""
+        """Ignore the body."""
 
     def on_body_end(self) -> None:
-        """Not read."""
+        """Ignore the body."""
 
     def on_body_failure(self, failure: Failure) -> None:
-        """Not read."""
+        """Ignore the body."""
 
     def on_body_discarded(self) -> None:
-        """Not read."""
+        """Ignore the body."""
 
     def on_client_lost(self) -> None:
-        """The answer goes nowhere."""
+        """Ignore that the client is gone: the connection discards the response."""
 
     def on_client_paused(self) -> None:
-        """The answer is small."""
+        """Ignore backpressure: the response is small."""
 
     def on_client_resumed(self) -> None:
-        """The answer is small."""
+        """Ignore backpressure: the response is small."""
 
 
-def _instances(path: bytes) -> tuple[str, str] | None:
-    """The service and the instance of ``/services/SERVICE/instances[/INSTANCE]``; an empty one for all of them."""
+def _instance_path(path: bytes) -> tuple[str, str] | None:
+    """Return SERVICE and INSTANCE of ``/services/SERVICE/instances[/INSTANCE]``; INSTANCE is empty if left out."""
     words = path.decode("ascii", "replace").split("/")
     if len(words) not in (4, 5) or words[1] != "services" or words[3] != "instances" or not all(words[1:]):
         return None
@@ -224,15 +239,41 @@ def _instances(path: bytes) -> tuple[str, str] | None:
 
 
 def _forbidden_reason(connection: ClientConnection, head: RequestHead) -> Response | None:
-    """Why a change is not made: only a program on this machine may ask for one, and no page in a browser.
+    """Return the response to a change that is forbidden: one from another machine, or from a page in a browser.
 
-    A page can send a POST to any address, but not with a field of its own unless it is allowed to (Fetch §3.2.2).
+    A page can send a POST to any address, but no header field of its own unless CORS allows it (Fetch §3.2.2).
     """
     if not connection.local or not _is_loopback(head.host or b""):
-        return _text(403, b"changes are for this machine: ask 127.0.0.1 on it\n")
+        return _text(403, b"changes are accepted from this machine only, at 127.0.0.1\n")
     if head.get(b"passerelle-admin") is None or head.get(b"origin") is not None:
-        return _text(403, b"changes need the field Passerelle-Admin, and come from no page\n")
+        return _text(403, b"changes need the header field Passerelle-Admin and no Origin\n")
     return None
+
+
+def parse_purge(arguments: Mapping[str, str]) -> tuple[str, str]:
+    """Return ``("tag", T)``, ``("path", P)`` with P in canonical form, or ``("all", ...)``.
+
+    :raises ChangeRefused: unless exactly one of them is given and P is a path.
+    """
+    given = [(kind, value) for kind, value in arguments.items() if kind in ("tag", "path", "all") and value]
+    if len(given) != 1 or len(arguments) != 1:
+        raise ChangeRefused("purge needs exactly one of tag, path and all")
+    kind, value = given[0]
+    if kind != "path":
+        return kind, value
+    try:
+        return kind, purged_path(value)
+    except PatternError as error:
+        raise InvalidChange(str(error)) from None
+
+
+def purge_response(result: PurgeResult) -> dict[str, Any]:
+    """Return the response to a purge. :raises ChangeRefused: if workers did not respond."""
+    if result.silent:
+        names = ", ".join(result.silent)
+        raise ChangeRefused(f"no response from {names}, which may still store the responses; purge again")
+    count = result.purged
+    return {"message": f"purged {count} stored response{'s' * (count != 1)}", "purged": count}
 
 
 def _refusal(refused: ChangeRefused) -> Response:
@@ -248,7 +289,7 @@ def _text(status: int, text: bytes, fields: Fields | None = None) -> Response:
 
 
 def _is_loopback(host: bytes) -> bool:
-    """Whether the value of a Host field names this machine's loopback: ``localhost``, 127.0.0.0/8 or ``[::1]``."""
+    """Whether the value of a Host header field is a loopback host: ``localhost``, 127.0.0.0/8 or ``[::1]``."""
     text = host.decode("latin-1").lower()
     name, colon, port = text.rpartition(":")
     if not colon or not port.isdigit():

@@ -1,7 +1,7 @@
-"""Instances of a service with targets, changed at run time: added, removed, drained, weighed.
+"""Changes of the instances of a service with targets at run time: add, remove, drain, resume, set the weight.
 
-What is asked for is checked as the file is, and nothing is done that leaves a service without an instance, unless it is
-forced. Who carries it out is a :class:`InstanceHost`: the supervisor, or a gateway that runs alone.
+A change is checked as the file is. A change that leaves a service without an instance is refused unless it is forced.
+An :class:`InstanceHost` makes them: the supervisor, or a gateway without one.
 """
 
 from __future__ import annotations
@@ -28,80 +28,85 @@ from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.system.ports import join
 from passerelle.upstream.members import InstanceSpec
 
-DRAIN_LIMIT = 30.0  # seconds for what an instance that leaves has in flight
+DRAIN_LIMIT = 30.0  # seconds that an instance has to finish its requests in flight before it is removed
 MOST_SECONDS = 3600.0
-_LOOK = 0.05
+_DRAIN_POLL = 0.05  # seconds between two counts of the requests in flight
 _FLAGS = {"true": True, "false": False}
 
 
 class TargetStatus(NamedTuple):
-    """One target of a service, as it is now."""
+    """The current state of one target of a service."""
 
     name: str
-    place: TargetKey
+    key: TargetKey
     state: str
 
     @property
     def address(self) -> str:
         """``host:port``."""
-        return join(*self.place[:2])
+        return join(*self.key[:2])
 
 
 class InstanceHost(Protocol):
-    """Who has the services."""
+    """The owner of the services and their targets."""
 
     @property
     def config(self) -> Config:
-        """What is in force."""
+        """The configuration in force."""
 
     @property
     def catalog(self) -> Catalog:
-        """Which targets each service has."""
+        """The targets of each service, from all sources."""
 
     def exclusive(self) -> AbstractAsyncContextManager[None]:
-        """One change at a time. :raises Refused: while none can be made."""
+        """Hold the lock of changes: one change at a time. :raises ChangeRefused: while none can be made."""
 
     def members(self, service: str) -> list[TargetStatus]:
-        """The targets of a service now."""
+        """The targets of a service."""
 
     async def apply(self, service: str) -> None:
-        """Go by the catalog; what is new has been asked once when this returns."""
+        """Give the service the targets that the catalog lists; returns when new ones have been probed once."""
 
     def drain(self, service: str, member: str) -> None:
-        """Give it nothing new."""
+        """Send the target no new requests."""
 
     def resume(self, service: str, member: str) -> None:
-        """Take :meth:`drain` back."""
+        """Revert :meth:`drain`."""
 
     async def forget(self, service: str, member: str) -> None:
-        """It is in the catalog no more, and must be known no more."""
+        """Remove a target that the catalog no longer lists."""
 
     async def in_flight(self, service: str, member: str) -> int:
-        """Requests and tunnels open on it."""
+        """Count the requests and tunnels that are open on the target."""
 
 
 class InstanceAdmin:
-    """Changes the instances of ``host``; ``say`` is for people, ``clock`` in seconds."""
+    """Changes the instances of ``host``. ``log`` gets a line for each change; ``clock`` is in seconds."""
 
     def __init__(
-        self, host: InstanceHost, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self, host: InstanceHost, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._host = host
-        self._say = say
+        self._log = log
         self._clock = clock
 
-    async def carry_out(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """``add``, ``remove`` or ``change`` with the ``service``, mostly an ``instance`` (its name or its address), and
-        what else that needs. :raises Refused: when it cannot be done."""
+    async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+        """Make the change ``add``, ``remove`` or ``change``.
+
+        ``arguments`` has the ``service``, except for ``add`` the ``instance`` (its name or its address), and the
+        options of the change.
+
+        :raises ChangeRefused: if the change cannot be made.
+        """
         options = dict(arguments)
         service, instance = options.pop("service"), options.pop("instance", "")
-        if what == "add":
+        if name == "add":
             return await self._add(service, options)
-        if what == "remove":
+        if name == "remove":
             return await self._remove(service, instance, options)
         _require_keys(options, ("weight", "drain", "limit", "force"))
         if ("weight" in options) == ("drain" in options):
-            raise InvalidChange("exactly one of weight and drain says what to change")
+            raise InvalidChange("a change needs exactly one of weight and drain")
         if "weight" in options:
             return await self._set_weight(service, instance, options)
         if _flag(options, "drain"):
@@ -112,42 +117,40 @@ class InstanceAdmin:
         _require_keys(options, ("url", "weight", "zone"))
         async with self._host.exclusive():
             spec = _spec(name, self._service(name), options)
-            place = (spec.host, spec.port, spec.zone)
+            key = (spec.host, spec.port, spec.zone)
             for member in self._host.members(name):
-                if member.place == place:
-                    raise ChangeRefused(f"{name} has {member.address} already: {member.name}, {member.state}")
+                if member.key == key:
+                    raise ChangeRefused(f"{name} already has {member.address}: {member.name}, {member.state}")
             self._host.catalog.add(name, spec)
             await self._host.apply(name)
-            added = next(
-                (m for m in self._host.members(name) if m.place == place), TargetStatus(spec.name, place, "gone")
-            )
-        late = "" if added.state == "up" else "; it does not answer yet, and gets requests as soon as it does"
-        return self._report(f"{name}: {added.name} is added{late}", added.state, added)
+            added = next((m for m in self._host.members(name) if m.key == key), TargetStatus(spec.name, key, "gone"))
+        late = "" if added.state == "up" else "; it is not up yet, and receives requests as soon as it is"
+        return self._report(f"{name}: {added.name} added{late}", added.state, added)
 
     async def _remove(self, name: str, instance: str, options: Mapping[str, str]) -> dict[str, Any]:
         _require_keys(options, ("limit", "force"))
         limit = _seconds(options)
         async with self._host.exclusive():
             member = self._member(name, instance)
-            if self._host.catalog.origin(name, member.place) == "found":
+            if self._host.catalog.origin(name, member.key) == "found":
                 raise ChangeRefused(self._rediscovered(name, member))
             self._require_others(name, member, _flag(options, "force"))
             self._host.drain(name, member.name)
         left = await self._wait_until_drained(name, member, limit)
         async with self._host.exclusive():
-            now = [m.state for m in self._host.members(name) if m.name == member.name and m.place == member.place]
+            now = [m.state for m in self._host.members(name) if m.name == member.name and m.key == member.key]
             if now and now != ["draining"]:
-                raise ChangeRefused(f"{member.name} was taken back meanwhile, and stays")
+                raise ChangeRefused(f"{member.name} was resumed meanwhile, so it is not removed")
             if now:
-                self._host.catalog.remove(name, member.place)
+                self._host.catalog.remove(name, member.key)
                 await self._host.forget(name, member.name)
-        rest = f"; {left} in flight after {limit:g} s go on" if left else ""
-        return self._report(f"{name}: {member.name} is removed{rest}", "gone", member, left)
+        rest = f"; {left} request{'s' * (left != 1)} in flight after {limit:g} s will continue" if left else ""
+        return self._report(f"{name}: {member.name} removed{rest}", "gone", member, left)
 
     def _rediscovered(self, name: str, member: TargetStatus) -> str:
-        where = self._host.catalog.found_by(name, member.place) or "DNS or a list"
-        why = f"{member.name} comes from {where}, and would be found again"
-        return f"{why}; take it out there, or drain it: passerelle instances drain {name} {member.name}"
+        where = self._host.catalog.found_by(name, member.key) or "DNS or a target list"
+        why = f"{member.name} was found by {where} and would be found again"
+        return f"{why}; remove it there, or drain it: passerelle instances drain {name} {member.name}"
 
     async def _drain(self, name: str, instance: str, options: Mapping[str, str]) -> dict[str, Any]:
         limit = _seconds(options)
@@ -157,31 +160,31 @@ class InstanceAdmin:
             self._host.drain(name, member.name)
         left = await self._wait_until_drained(name, member, limit)
         if left:
-            problem = f"{member.name} gets nothing new, and {left} are in flight on it after {limit:g} s"
-            self._say(f"{name}: {problem}")
+            problem = f"{member.name} receives no new requests, but still has {left} in flight after {limit:g} s"
+            self._log(f"{name}: {problem}")
             raise ChangeRefused(problem)
-        return self._report(f"{name}: {member.name} is drained, and has nothing in flight", "draining", member)
+        return self._report(f"{name}: {member.name} drained, no requests in flight", "draining", member)
 
     async def _resume(self, name: str, instance: str) -> dict[str, Any]:
         async with self._host.exclusive():
             member = self._member(name, instance)
             if member.state != "draining":
-                raise ChangeRefused(f"{member.name} is {member.state}, and was not drained")
+                raise ChangeRefused(f"{member.name} is {member.state}, not draining")
             self._host.resume(name, member.name)
-        return self._report(f"{name}: {member.name} is back as soon as it answers", "down", member)
+        return self._report(f"{name}: {member.name} resumed; it receives requests as soon as it is up", "down", member)
 
     async def _set_weight(self, name: str, instance: str, options: Mapping[str, str]) -> dict[str, Any]:
         _require_keys(options, ("weight",))
         async with self._host.exclusive():
             member = self._member(name, instance)
             weight = _target(url="http://weight", weight=yaml_tree.resolve(options["weight"])).weight
-            self._host.catalog.set_weight(name, member.place, float(weight))
+            self._host.catalog.set_weight(name, member.key, float(weight))
             await self._host.apply(name)
             balance = self._host.config.services[name].balance.policy
-        note = "; balance: round_robin does not look at weights" if balance == "round_robin" else ""
-        return self._report(f"{name}: {member.name} has weight {weight}{note}", member.state, member)
+        note = "; balance: round_robin ignores weights" if balance == "round_robin" else ""
+        return self._report(f"{name}: {member.name} now has weight {weight}{note}", member.state, member)
 
-    # What is asked for
+    # Checks
 
     def _service(self, name: str) -> ServiceConfig:
         services = self._host.config.services
@@ -189,12 +192,12 @@ class InstanceAdmin:
         if service is None:
             raise NotFound(f"there is no service {name!r}; there are: {', '.join(services)}")
         if service.is_local:
-            here = f"{name} has {service.source}: its instances are started here"
+            here = f"{name} has {service.source}: passerelle starts its instances"
             raise ChangeRefused(f"{here}; use `passerelle scale {name}=N` or `passerelle restart {name}`")
         return service
 
     def _member(self, name: str, instance: str) -> TargetStatus:
-        """The one of this name, or at this address."""
+        """Find the instance with this name or address."""
         self._service(name)
         members = self._host.members(name)
         found = [m for m in members if m.name == instance] or [
@@ -204,50 +207,53 @@ class InstanceAdmin:
             names = ", ".join(m.name for m in members) or "none"
             raise NotFound(f"{name} has no instance {instance!r}; there are: {names}")
         if len(found) > 1:
-            raise InvalidChange(f"{instance} stands for several: {', '.join(m.name for m in found)}")
+            raise InvalidChange(f"{instance} is ambiguous: {', '.join(m.name for m in found)}")
         return found[0]
 
     def _require_others(self, name: str, member: TargetStatus, force: bool) -> None:
-        """:raises Refused: where nothing would be left that takes requests."""
+        """Check that the service keeps an instance that takes requests.
+
+        :raises ChangeRefused: if it does not, unless ``force`` is set.
+        """
         others = [m for m in self._host.members(name) if m.name != member.name]
         if not force and not any(m.state == "up" for m in others) and (member.state == "up" or not others):
             last = f"the last instance of {name} that is up" if member.state == "up" else f"the only instance of {name}"
-            raise ChangeRefused(f"{member.name} is {last}; add another one first, or force it")
+            raise ChangeRefused(f"{member.name} is {last}; add another one first, or force the change")
 
     async def _wait_until_drained(self, name: str, member: TargetStatus, limit: float) -> int:
-        """Wait until nothing is in flight; what is left after ``limit`` seconds."""
+        """Wait until no request is in flight. Returns the number that is left after ``limit`` seconds."""
         until = self._clock() + limit
         while True:
             left = await self._host.in_flight(name, member.name)
             if not left or self._clock() >= until:
                 return left
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_DRAIN_POLL)
 
     def _report(self, message: str, state: str, member: TargetStatus, left: int = 0) -> dict[str, Any]:
-        self._say(message)
-        about = {"name": member.name, "address": member.address, "state": state, "in_flight": left}
-        return {"message": message, **about}
+        self._log(message)
+        status = {"name": member.name, "address": member.address, "state": state, "in_flight": left}
+        return {"message": message, **status}
 
 
 def _spec(name: str, service: ServiceConfig, options: Mapping[str, str]) -> InstanceSpec:
     if "url" not in options:
-        raise InvalidChange("url says where the instance listens, such as http://127.0.0.1:5000")
+        raise InvalidChange("url is required: where the instance listens, such as http://127.0.0.1:5000")
     target = _target(url=options["url"], weight=yaml_tree.resolve(options.get("weight", "1")))
     url = target.url
     assert url is not None
     if isinstance(url, Lookup):
-        raise InvalidChange(f"url: {url.url} is no instance but a name to look up: that stands in the file")
+        raise InvalidChange(f"url: {url.url} is a name to look up, not an instance; names belong in the file")
     if url.secure and service_tls(service) is None:
-        raise ChangeRefused(f"{name} has no https:// target in the file, so nothing says whom to trust")
+        raise ChangeRefused(f"{name} has no https:// target in the file, so no certificate authority is known for it")
     zone = options.get("zone", "")
     zones = service.zones
     if zones is None and zone:
         raise InvalidChange(f"found zone {zone!r}; {name} has no zones")
     if zones is not None and zone not in zones:
-        found = f"found zone {zone!r}" if zone else "zone says where it belongs"
+        found = f"found zone {zone!r}" if zone else "zone is required"
         raise InvalidChange(f"{found}; allowed: {', '.join(zones)}")
-    called = name_after_address(name, url.host, url.port, zone)
-    return InstanceSpec(called, url.host, url.port, float(target.weight), zone, secure=url.secure)
+    instance = name_after_address(name, url.host, url.port, zone)
+    return InstanceSpec(instance, url.host, url.port, float(target.weight), zone, secure=url.secure)
 
 
 def _target(**found: object) -> TargetConfig:

@@ -12,113 +12,106 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from passerelle import __version__
-from passerelle.config.loader import inspect_bytes
 from passerelle.config.models.config import Config
 from passerelle.discovery.catalog import Catalog
 from passerelle.discovery.overrides import TargetKey, target_key
 from passerelle.errors import CannotGuard
 from passerelle.gateway.gateway import Gateway
 from passerelle.observability.metrics import Snapshot
-from passerelle.supervisor import purging
-from passerelle.supervisor.admin import Admin
+from passerelle.supervisor import status
+from passerelle.supervisor.active_config import ActiveConfig, Candidate
+from passerelle.supervisor.admin import Admin, PurgeResult
 from passerelle.supervisor.errors import ChangeRefused
-from passerelle.supervisor.file_watch import watch
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
-from passerelle.supervisor.reconciler import FIXED
-from passerelle.supervisor.summary import combined_status
 from passerelle.supervisor.worker_main import CannotStart, StopRequest, build, tune_memory
 from passerelle.system import linux, ports
 from passerelle.upstream.members import InstanceSpec
 
 
 class StandaloneGateway:
-    """The subject of the admin port of a gateway that runs alone."""
+    """The subject of the admin port of a gateway without a supervisor, and the host of its instances."""
 
-    def __init__(self, gateway: Gateway, config: Config, text: str, file: str) -> None:
-        self._config = config
-        self._text = text  # that was read last and could be used
-        self._problems: tuple[str, ...] = ()  # why the file as it is now is not in force
+    def __init__(self, gateway: Gateway, active: ActiveConfig) -> None:
         self.state = "running"
-        self._gateway = gateway
-        self._file = file
         self.listen = ""
-        self._begun = time.monotonic()
-        self.catalog = Catalog(self._on_found, lambda line: print(line, file=sys.stderr, flush=True))
+        self.catalog = Catalog(self._on_found, _log)
+        self._gateway = gateway
+        self._active = active
+        self._created = time.monotonic()
         self._lock = asyncio.Lock()
-        self._drained: set[tuple[str, TargetKey]] = set()  # with the service
-        self._managed = InstanceAdmin(self, lambda line: print(line, file=sys.stderr, flush=True))
+        self._drained: set[tuple[str, TargetKey]] = set()  # with the name of the service
+        self._instance_admin = InstanceAdmin(self, _log)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def find(self) -> None:
-        """Look for the instances that the configuration does not name itself; they are there when this returns."""
-        await self.catalog.prepare(self._config)
-        self.catalog.adopt(self._config)
-        for name, service in self._config.services.items():
+    async def discover(self) -> None:
+        """Begin to discover instances. When this returns, the gateway has those that were found at first."""
+        await self.catalog.prepare(self.config)
+        self.catalog.adopt(self.config)
+        for name, service in self.config.services.items():
             if self.catalog.is_discovered(service):
                 self._on_found(name)
 
     def stop(self) -> None:
-        """Look for instances no more."""
+        """Refuse further changes, stop discovery and cancel the work in the background."""
         self.state = "stopping"
         self.catalog.stop()
         for task in self._tasks:
             task.cancel()
 
     def _on_found(self, service: str) -> None:
-        self._gateway.set_instances(service, self._specs(service, self._config))
+        self._gateway.set_instances(service, self._specs(service, self.config))
 
     def _specs(self, service: str, config: Config) -> list[InstanceSpec]:
         specs = self.catalog.specs(service, config)
         return [s._replace(status="DRAINING") if (service, target_key(s)) in self._drained else s for s in specs]
 
-    # The host of Instances
+    # InstanceHost
 
     @property
     def config(self) -> Config:
-        """What is in force."""
-        return self._config
+        """The configuration in force."""
+        return self._active.config
 
     @contextlib.asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """One change at a time, and none while it stops."""
+        """Hold the lock of changes. :raises ChangeRefused: while the gateway stops."""
         async with self._lock:
             if self.state != "running":
-                raise ChangeRefused(f"it is {self.state}, and takes no changes")
+                raise ChangeRefused(f"the gateway is {self.state} and accepts no changes")
             yield
 
     def members(self, service: str) -> list[TargetStatus]:
         """The targets of a service now."""
         states = {i["name"]: i["status"] for i in self._gateway.status()[service]}
-        specs = self._specs(service, self._config)
+        specs = self._specs(service, self.config)
         return [TargetStatus(s.name, target_key(s), states.get(s.name, "down")) for s in specs]
 
     async def apply(self, service: str) -> None:
-        """Let the service have the targets that the catalog says."""
+        """Give the service the targets that the catalog lists."""
         self._on_found(service)
 
     def drain(self, service: str, member: str) -> None:
-        """Give it nothing new."""
-        self._drained.update((service, m.place) for m in self.members(service) if m.name == member)
+        """Send the instance no new requests."""
+        self._drained.update((service, m.key) for m in self.members(service) if m.name == member)
         self._on_found(service)
 
     def resume(self, service: str, member: str) -> None:
-        """Take :meth:`drain` back."""
-        self._drained -= {(service, m.place) for m in self.members(service) if m.name == member}
+        """Revert :meth:`drain`."""
+        self._drained -= {(service, m.key) for m in self.members(service) if m.name == member}
         self._on_found(service)
 
     async def forget(self, service: str, member: str) -> None:
-        """The catalog has it no more."""
+        """Apply the catalog, which no longer lists the instance."""
         self._forget_drained()
         self._on_found(service)
 
     def _forget_drained(self) -> None:
-        """Those that are there no more: they would be drained when they are back."""
-        config = self._config
+        """Forget that instances were drained which are gone: if they return, they are new instances."""
+        config = self.config
         self._drained &= {(name, target_key(s)) for name in config.services for s in self.catalog.specs(name, config)}
 
     async def in_flight(self, service: str, member: str) -> int:
-        """Requests and tunnels open on it."""
+        """Count the requests and tunnels that are open on the instance."""
         return sum(i["in_flight"] for i in self._gateway.status().get(service, ()) if i["name"] == member)
 
     # The subject of the admin port
@@ -129,137 +122,112 @@ class StandaloneGateway:
         return self.state == "running"
 
     async def metrics(self) -> Snapshot:
-        """The counters."""
+        """Return the counters."""
         return self._gateway.snapshot()
 
     async def status(self) -> dict[str, Any]:
-        """The same shape as a supervisor's; the gateway itself is its only worker."""
-        uptime = round(time.monotonic() - self._begun, 3)
+        """Return the status in the shape of a supervisor's; the gateway itself is its only worker."""
+        uptime = time.monotonic() - self._created
         services = {}
-        told = self._gateway.service_snapshots()
+        snapshots = self._gateway.service_snapshots()
         for name, instances in self._gateway.status().items():
-            places = {s.name: s for s in self._specs(name, self._config)}
+            specs = {spec.name: spec for spec in self._specs(name, self.config)}
             members = [
                 {
-                    **i,
-                    "state": i["status"],
+                    **instance,
+                    "state": instance["status"],
                     "problem": None,
-                    "weight": places[i["name"]].weight,
-                    "origin": self.catalog.origin(name, target_key(places[i["name"]])),
+                    "weight": spec.weight,
+                    "origin": self.catalog.origin(name, target_key(spec)),
                 }
-                for i in instances
-                if i["name"] in places
+                for instance in instances
+                if (spec := specs.get(instance["name"])) is not None
             ]
-            services[name] = {
-                "source": self._config.services[name].source,
-                "up": sum(i["up"] for i in instances),
-                **combined_status([told[name]]),
-                "removed": self.catalog.removed(name),
-                "instances": members,
-            }
-        return {
-            "version": __version__,
-            "state": self.state,
-            "config": self._file,
-            "config_problems": list(self._problems),
-            "listen": self.listen,
+            source, removed = self.config.services[name].source, self.catalog.removed(name)
+            services[name] = status.service_status(source, [snapshots[name]], removed, members)
+        worker = {
+            "name": "gateway",
+            "state": "up",
             "pid": os.getpid(),
-            "uptime": uptime,
-            "workers": [
-                {"name": "gateway", "state": "up", "pid": os.getpid(), "restarts": 0, "uptime": uptime, "answers": True}
-            ],
-            "services": services,
+            "restarts": 0,
+            "uptime": round(uptime, 3),
+            "answers": True,
         }
+        return status.gateway_status(self.state, self._active, self.listen, uptime, [worker], services)
 
-    async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """What can be changed: there are no processes that could be scaled or restarted."""
-        if what.startswith("instances/"):
-            return await self._managed.carry_out(what.removeprefix("instances/"), arguments)
-        if what == "cache/purge":
-            return purging.purge_result(self._gateway.purge(*purging.parse_purge(arguments)))
-        if what != "reload":
-            raise ChangeRefused("`passerelle gateway` starts no instances")
+    async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+        """Make a change. :raises ChangeRefused: if it cannot be made: there are no processes to scale or restart."""
+        if name.startswith("instances/"):
+            return await self._instance_admin.change(name.removeprefix("instances/"), arguments)
+        if name != "reload":
+            raise ChangeRefused("`passerelle gateway` does not start instances")
         return await self.reload()
 
+    async def purge(self, kind: str, value: str) -> PurgeResult:
+        """Purge the cache."""
+        return PurgeResult(self._gateway.purge(kind, value), [])
+
+    # Reload
+
     async def reload(self) -> dict[str, Any]:
-        """Go by the file as it is now. :raises Refused: with every problem of it; nothing has changed."""
+        """Read the file and apply it.
+
+        :raises ChangeRefused: with every problem of the file; then nothing has changed.
+        """
         async with self._lock:
-            try:
-                answer = await self._reload(self._read())
-            except ChangeRefused as refused:
-                self._problems = refused.problems
-                raise
-            self._problems = ()
-            return answer
+            with self._active.reloading():
+                return await self._apply(self._active.read())
+
+    async def reload_and_report(self) -> None:
+        """Reload the file, and report the result to stderr."""
+        try:
+            _log((await self.reload())["message"])
+        except ChangeRefused as refused:
+            _log(f"{refused}\nnothing was changed")
 
     async def follow(self) -> None:
-        """Read the file anew whenever it changes, for ever."""
-        await watch(Path(self._file), self._on_change)
+        """Reload the file whenever it changes, until cancelled."""
+        await self._active.follow(self.reload_and_report)
 
-    async def _on_change(self) -> None:
-        with contextlib.suppress(ChangeRefused):
-            if not self._problems and _text(self._read()) == self._text:
-                return
-        await self._on_hangup()
-
-    def _read(self) -> bytes:
-        try:
-            return Path(self._file).read_bytes()
-        except OSError as error:
-            raise ChangeRefused(f"cannot read {self._file}: {error.strerror}") from error
-
-    async def _reload(self, data: bytes) -> dict[str, Any]:
-        report = inspect_bytes(data, self._file, folder=Path(self._file).parent)
-        if report.config is None:
-            raise ChangeRefused(*map(str, report.errors))
-        local = [name for name, service in report.config.services.items() if service.is_local]
+    async def _apply(self, candidate: Candidate) -> dict[str, Any]:
+        config = candidate.config
+        local = [name for name, service in config.services.items() if service.is_local]
         if local:
-            raise ChangeRefused(f"these services have app or run, which is for `passerelle up`: {', '.join(local)}")
-        later = [key for key in FIXED if getattr(report.config, key) != getattr(self._config, key)]
-        config = report.config
+            raise ChangeRefused(f"services with app or run need `passerelle up`: {', '.join(local)}")
         await self.catalog.prepare(config)
         try:
             self._gateway.reload(config, {name: self._specs(name, config) for name in config.services})
         except CannotGuard as error:
-            self.catalog.adopt(self._config)
+            self.catalog.adopt(self.config)
             raise ChangeRefused(str(error)) from error
-        self._config = config.model_copy(update={key: getattr(self._config, key) for key in FIXED})
-        self._text = _text(data)
-        self.catalog.adopt(self._config)
+        response = self._active.apply(candidate)
+        self.catalog.adopt(config)
         self._forget_drained()
         tune_memory()
-        message = f"{self._file} is read anew"
-        if later:
-            message += f"; {', '.join(later)} as in the file need a new start"
-        return {"message": message, "after_restart": later}
+        return response
 
     def on_hangup(self) -> None:
-        """SIGHUP came."""
-        self.spawn(self._on_hangup())
+        """Handle SIGHUP: reload the file."""
+        self.spawn(self.reload_and_report())
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have it done beside the rest."""
+        """Run ``work`` in the background, until :meth:`stop`."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _on_hangup(self) -> None:
-        try:
-            print((await self.reload())["message"], file=sys.stderr, flush=True)
-        except ChangeRefused as refused:
-            print(refused, "nothing was changed", sep="\n", file=sys.stderr, flush=True)
 
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8-sig", "replace")
+def _log(text: str) -> None:
+    # To stderr: stdout may be the access log, with one JSON object a line.
+    print(text, file=sys.stderr, flush=True)
 
 
 async def serve(config: Config, text: str, file: str, *, follow: bool = False) -> int:
-    """Serve ``config``, which was read as ``text`` from ``file``, until SIGTERM or SIGINT; gives the code to exit with.
+    """Serve ``config``, which was read as ``text`` from ``file``, until SIGTERM or SIGINT. Returns the exit code.
 
-    With ``follow`` the file is read anew whenever it changes.
+    With ``follow`` the file is reloaded whenever it changes.
 
-    :raises CannotStart: when a port is taken or the log cannot be opened.
+    :raises CannotStart: if a port is taken or the access log cannot be opened.
     """
     stop = StopRequest()
     stop.listen()
@@ -269,8 +237,8 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     except ports.PortTaken as error:
         raise CannotStart(str(error)) from error
     gateway = build(config)
-    standalone = StandaloneGateway(gateway, config, text, file)
-    await standalone.find()
+    standalone = StandaloneGateway(gateway, ActiveConfig(config, text, file, Path(file)))
+    await standalone.discover()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     host, port = await gateway.start(listener)
     tune_memory()
@@ -278,12 +246,11 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     if not linux.hangup_is_ignored() and not linux.has_terminal():
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, standalone.on_hangup)
     admin = Admin(admin_socket, standalone) if admin_socket is not None else None
-    where = f"listening on {config.scheme}://{ports.join(host, port)}"
+    where = f"listening on {config.scheme}://{standalone.listen}"
     if admin is not None:
         await admin.start()
         where += f" · admin http://{admin.address}"
-    # Standard output may be the access log's, one JSON object a line.
-    print(where, file=sys.stderr, flush=True)
+    _log(where)
     if follow:
         standalone.spawn(standalone.follow())
     await stop.requested.wait()

@@ -1,101 +1,121 @@
-"""What a supervisor runs, for people and for programs."""
+"""The status of a gateway: for the admin port, and for the report of a start."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 from passerelle import __version__
 from passerelle.discovery.overrides import target_key
+from passerelle.supervisor.active_config import ActiveConfig
+from passerelle.supervisor.fleet import Fleet
 from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.report import ReportRow
-from passerelle.supervisor.summary import combined_status
 from passerelle.supervisor.supervised import ProcessState
 from passerelle.supervisor.worker_process import WorkerProcess
 
-if TYPE_CHECKING:
-    from passerelle.supervisor.supervisor import Supervisor
+
+def gateway_status(
+    state: str,
+    active: ActiveConfig,
+    listen: str,
+    uptime: float,
+    workers: list[dict[str, Any]],
+    services: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """What ``/status`` returns for a gateway, as JSON-able values; ``uptime`` in seconds."""
+    return {
+        "version": __version__,
+        "state": state,
+        "config": active.file,
+        "config_problems": list(active.problems),
+        "listen": listen,
+        "pid": os.getpid(),
+        "uptime": round(uptime, 3),
+        "workers": workers,
+        "services": services,
+    }
 
 
-def rows(supervisor: Supervisor) -> list[ReportRow]:
-    """All that runs, for the start report."""
-    rows = []
-    for instance in supervisor.instances:
-        process = instance.process
-        taken = instance.up_since - process.started if instance.up_since is not None and process else None
-        state = instance.state
-        problem = instance.last_end if state is ProcessState.WAITING else ""
-        if state is ProcessState.STARTING:
-            problem = f"{supervisor.services[instance.service.name].problems.get(instance.name, 'not yet asked')}"
-            problem += "; it joins as soon as it answers"
-        pid = process.pid if process is not None and process.returncode is None else None
-        name = "failed" if state is ProcessState.WAITING else state.value
-        rows.append(ReportRow(instance.name, instance.service.name, name, instance.address, pid, taken, problem))
-    for target in supervisor.targets:
-        problem = target.service.problems.get(target.name, "")
-        rows.append(ReportRow(target.name, target.service.name, target.state, target.address, None, None, problem))
-    order = list(supervisor.services)
-    rows.sort(key=lambda row: order.index(row.service))
-    for worker in supervisor.workers:
-        assert worker.process is not None
-        rows.append(ReportRow(worker.name, "", worker.state.value, supervisor.listen, worker.process.pid, None))
-    return rows
+def service_status(
+    source: str, snapshots: Iterable[dict[str, Any]], removed: list[str], instances: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What ``/status`` returns for a service; ``snapshots`` has what each worker reports of it."""
+    return {
+        "source": source,
+        **_combined(snapshots),
+        "removed": removed,
+        "up": sum(instance["state"] == "up" for instance in instances),
+        "instances": instances,
+    }
 
 
-async def status(supervisor: Supervisor) -> dict[str, Any]:
-    """Everything that runs, as JSON-able values; times in seconds."""
-    now = supervisor.clock()
-    answers = await asyncio.gather(*(worker.status() for worker in supervisor.workers))
-    in_flight: dict[str, int] = {}
-    for answer in answers:
-        for listed in (answer or {}).get("services", {}).values():
-            for seen in listed:
-                in_flight[seen["name"]] = in_flight.get(seen["name"], 0) + seen["in_flight"]
-    told = [answer["told"] for answer in answers if answer is not None]
+def _combined(snapshots: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """How many workers have their circuit breaker in which state, and the sums of their concurrency limits."""
+    breaker: Counter[str] = Counter()
+    concurrency: Counter[str] = Counter()
+    for snapshot in snapshots:
+        if snapshot["breaker"] is not None:
+            breaker[snapshot["breaker"]] += 1
+        concurrency.update(snapshot["concurrency"] or {})
+    return {"breaker": dict(breaker) or None, "concurrency": dict(concurrency) or None}
+
+
+async def fleet_status(fleet: Fleet) -> dict[str, Any]:
+    """What ``/status`` returns for a supervisor."""
+    now = fleet.clock()
+    reports = await asyncio.gather(*(worker.status() for worker in fleet.workers))
+    in_flight: Counter[str] = Counter()
+    for report in reports:
+        for instances in (report or {}).get("services", {}).values():
+            for instance in instances:
+                in_flight[instance["name"]] += instance["in_flight"]
+    snapshots = [report["snapshots"] for report in reports if report is not None]
     services = {}
-    for name, service in supervisor.services.items():
-        members = [_describe(i, in_flight, now) for i in supervisor.instances if i.service is service]
-        members += [
+    for name, service in fleet.services.items():
+        instances = [
+            {
+                **_process_status(i, now),
+                "address": i.address,
+                "problem": service.problems.get(i.name),
+                "in_flight": in_flight[i.name],
+            }
+            for i in fleet.instances
+            if i.service is service
+        ]
+        instances += [
             {
                 "name": t.name,
                 "address": t.address,
                 "state": t.state,
                 "problem": service.problems.get(t.name),
-                "in_flight": in_flight.get(t.name, 0),
+                "in_flight": in_flight[t.name],
                 "weight": t.spec.weight,
-                "origin": supervisor.catalog.origin(name, target_key(t.spec)),
+                "origin": fleet.catalog.origin(name, target_key(t.spec)),
             }
-            for t in supervisor.targets
+            for t in fleet.targets
             if t.service is service
         ]
-        services[name] = {
-            "source": service.config.source,
-            **combined_status([of_worker[name] for of_worker in told if name in of_worker]),
-            "removed": supervisor.catalog.removed(name),
-            "up": sum(member["state"] == "up" for member in members),
-            "instances": members,
-        }
-    return {
-        "version": __version__,
-        "state": supervisor.state,
-        "config": supervisor.setup.file,
-        "config_problems": list(supervisor.changes.problems),
-        "listen": supervisor.listen,
-        "pid": os.getpid(),
-        "uptime": round(now - supervisor.begun, 3),
-        "workers": [
-            {**_describe(w, {}, now), "answers": answer is not None}
-            for w, answer in zip(supervisor.workers, answers, strict=True)
-        ],
-        "services": services,
-    }
+        services[name] = service_status(
+            service.config.source,
+            (of_worker[name] for of_worker in snapshots if name in of_worker),
+            fleet.catalog.removed(name),
+            instances,
+        )
+    workers = [
+        {**_process_status(worker, now), "answers": report is not None}
+        for worker, report in zip(fleet.workers, reports, strict=True)
+    ]
+    return gateway_status(fleet.state, fleet.active, fleet.listen, now - fleet.created, workers, services)
 
 
-def _describe(member: InstanceProcess | WorkerProcess, in_flight: dict[str, int], now: float) -> dict[str, Any]:
+def _process_status(member: InstanceProcess | WorkerProcess, now: float) -> dict[str, Any]:
     process = member.process
     alive = process is not None and process.returncode is None
-    described: dict[str, Any] = {
+    return {
         "name": member.name,
         "state": member.state.value,
         "pid": process.pid if process is not None and alive else None,
@@ -103,8 +123,28 @@ def _describe(member: InstanceProcess | WorkerProcess, in_flight: dict[str, int]
         "uptime": round(now - process.started, 3) if process is not None and alive else None,
         "last_end": member.last_end or None,
     }
-    if isinstance(member, InstanceProcess):
-        described["address"] = member.address
-        described["problem"] = member.service.problems.get(member.name)
-        described["in_flight"] = in_flight.get(member.name, 0)
-    return described
+
+
+def report_rows(fleet: Fleet) -> list[ReportRow]:
+    """Everything that runs, as rows of the start report."""
+    rows = []
+    for instance in fleet.instances:
+        process = instance.process
+        taken = instance.up_since - process.started if instance.up_since is not None and process else None
+        state = instance.state
+        problem = instance.last_end if state is ProcessState.WAITING else ""
+        if state is ProcessState.STARTING:
+            problem = instance.service.problems.get(instance.name, "not probed yet")
+            problem += "; it receives requests as soon as it is up"
+        pid = process.pid if process is not None and process.returncode is None else None
+        shown = "failed" if state is ProcessState.WAITING else state.value
+        rows.append(ReportRow(instance.name, instance.service.name, shown, instance.address, pid, taken, problem))
+    for target in fleet.targets:
+        problem = target.service.problems.get(target.name, "")
+        rows.append(ReportRow(target.name, target.service.name, target.state, target.address, None, None, problem))
+    order = list(fleet.services)
+    rows.sort(key=lambda row: order.index(row.service))
+    for worker in fleet.workers:
+        assert worker.process is not None
+        rows.append(ReportRow(worker.name, "", worker.state.value, fleet.listen, worker.process.pid, None))
+    return rows

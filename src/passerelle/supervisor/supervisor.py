@@ -1,4 +1,4 @@
-"""The supervisor: it starts the services' instances and the gateway workers, watches them, and stops them in order."""
+"""The supervisor: starts the services' instances and the gateway workers, watches them, and stops them in order."""
 
 from __future__ import annotations
 
@@ -9,56 +9,35 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
-from itertools import count
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from passerelle import __version__
-from passerelle.config.models.config import Config
-from passerelle.config.models.config import Service as ServiceConfig
-from passerelle.discovery.catalog import Catalog
-from passerelle.gateway.assembly.services import configured_instances
 from passerelle.observability.metrics import Snapshot, merge
-from passerelle.supervisor import purging
-from passerelle.supervisor import status as overview
-from passerelle.supervisor.admin import Admin
-from passerelle.supervisor.errors import ChangeRefused
+from passerelle.supervisor import status
+from passerelle.supervisor.admin import Admin, PurgeResult
+from passerelle.supervisor.fleet import Fleet, Member, Setup
 from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.reconciler import Reconciler
 from passerelle.supervisor.report import ConsoleReport
-from passerelle.supervisor.restart_backoff import Backoff
-from passerelle.supervisor.service_health import ProbedTarget, ServiceHealthMonitor
-from passerelle.supervisor.supervised import ProcessState, SupervisedProcess
+from passerelle.supervisor.supervised import ProcessState
+from passerelle.supervisor.target_set import TargetSet
 from passerelle.supervisor.worker_process import WorkerProcess
 from passerelle.system import linux, ports
 
 START_LIMIT = 30.0  # seconds until the start report no longer waits for an instance
 WORKER_GRACE = 10.0  # seconds for the requests in flight
 SERVICE_GRACE = 10.0  # seconds between SIGTERM and SIGKILL for an instance
+_POLL = 0.25  # seconds between two updates of the progress line
 
-_Member = TypeVar("_Member", bound=SupervisedProcess | ProbedTarget)
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What is to run: ``config`` with the command line's changes, and the ``text`` and ``file`` that it was read from.
-
-    Commands start in ``folder``.
-    """
-
-    config: Config
-    text: str
-    file: str
-    folder: Path
-    path: Path | None = None  # the file itself, to be read again; None where there is none
-    overrides: frozenset[str] = frozenset()  # keys of the file that the command line replaced
-    follow: bool = False  # the file is read anew whenever it changes
+_Settling = TypeVar("_Settling", bound=Member | WorkerProcess)
 
 
 class Supervisor:
-    """Runs a :class:`Setup` until told to stop. Made on the event loop that :meth:`run` is awaited on."""
+    """Runs a :class:`Setup` until it is stopped. To be created on the event loop on which :meth:`run` is awaited.
+
+    ``fleet`` is what runs; this class has its start, its end, and the signals. It is the subject of the admin port.
+    """
 
     def __init__(
         self,
@@ -70,214 +49,126 @@ class Supervisor:
         start_limit: float = START_LIMIT,
         grace: float = SERVICE_GRACE,
     ) -> None:
-        self.setup = setup
-        self.report = report
-        self._rng = rng or random.Random()
-        self.clock = clock
+        self._report = report
+        self._follow = setup.follow
+        self._clock = clock
         self._start_limit = start_limit
         self._grace = grace
-        self.begun = clock()
         self._may_listen = asyncio.Event()
         self._stop = asyncio.Event()
-        self._signals = 0
+        self._stop_requests = 0
         self._fault: BaseException | None = None
-        self._tasks: dict[SupervisedProcess | ProbedTarget, asyncio.Task[None]] = {}
         self._listeners: list[socket.socket] = []
-        self._ports_in_use: set[int] = set()
         self._had_terminal = linux.has_terminal()
-        self._changes: set[asyncio.Task[None]] = set()
-        self.services: dict[str, ServiceHealthMonitor] = {}
-        self.instances: list[InstanceProcess] = []
-        self.targets: list[ProbedTarget] = []
-        self.workers: list[WorkerProcess] = []
-        self.state = "starting"
-        self.listen = ""
-        self.admin: Admin | None = None
-        self.changes = Reconciler(self, clock, start_limit)
-        self.catalog = Catalog(self._on_found, report.say)
-        self._make()
-
-    def _make(self) -> None:
-        for name, config in self.setup.config.services.items():
-            service = self.make_service(name, config)
-            for _ in range(config.instances if config.is_local else 0):
-                self.make_instance(service)
-            self.targets += [ProbedTarget(spec, service) for spec in configured_instances(name, config)]
-
-    def make_service(self, name: str, config: ServiceConfig) -> ServiceHealthMonitor:
-        """A service without instances."""
-        service = self.services[name] = ServiceHealthMonitor(name, config, self._changed, self.clock, self._rng.random)
-        return service
-
-    def make_instance(self, service: ServiceHealthMonitor) -> InstanceProcess:
-        """One more instance of ``service``, with the least number that is free; not started yet."""
-        names = {instance.name for instance in self.instances}
-        name = next(name for n in count(1) if (name := f"{service.name}-{n}") not in names)
-        instance = InstanceProcess(
-            name,
-            service,
-            self.setup.folder,
-            self._ports_in_use,
-            self.report.line,
-            Backoff(self._rng.random),
-            self.report,
-            self.clock,
+        self._admin: Admin | None = None
+        self.fleet = Fleet(
+            setup,
+            report,
+            on_found=self._on_found,
+            on_fault=self._on_fault,
+            rng=rng or random.Random(),
+            clock=clock,
+            start_limit=start_limit,
+            grace=grace,
         )
-        self.instances.append(instance)
-        return instance
-
-    async def remove(self, member: InstanceProcess | ProbedTarget) -> None:
-        """End ``member`` and forget it."""
-        if isinstance(member, InstanceProcess):
-            await self._cancel([member])
-            await member.stop(self._grace)
-            self.instances.remove(member)
-        else:
-            await self._cancel([member])
-            member.service.remove(member.name)
-            self.targets.remove(member)
-
-    def _make_workers(self) -> None:
-        for number, listener in enumerate(self._listeners, 1):
-            worker = WorkerProcess(
-                "gateway" if len(self._listeners) == 1 else f"gateway-{number}",
-                self.setup.file,
-                self.setup.text,
-                listener,
-                self.services.values(),
-                self._may_listen,
-                self.report.line,
-                self.report.raw,
-                Backoff(self._rng.random),
-                self.report,
-                self.clock,
-            )
-            worker.siblings = self.workers
-            self.workers.append(worker)
+        self._targets = TargetSet(self.fleet)
+        self._reconciler = Reconciler(self.fleet, self._targets)
 
     # Life
 
     async def run(self) -> int:
-        """Start everything, wait for the end, stop everything.
+        """Start everything, wait for the request to stop, and stop everything.
 
-        Gives the code to exit with: 0 after an orderly stop, 1 when it could not start or had to kill.
+        Returns the exit code: 0 after an orderly stop, 1 if the start failed or processes had to be killed.
         """
-        self._take_signals()
+        self._handle_signals()
+        fleet = self.fleet
         try:
             self._bind()
         except ports.PortTaken as error:
-            self.report.say(str(error))
+            self._report.say(str(error))
             return 1
-        await self.catalog.prepare(self.setup.config)
-        self.catalog.adopt(self.setup.config)
-        for service in self.services.values():
-            self.targets += self.changes.targets.joining(service, self.setup.config, [])
-        self._make_workers()
-        self.report.names([member.name for member in (*self.instances, *self.workers)])
+        await fleet.catalog.prepare(fleet.config)
+        fleet.catalog.adopt(fleet.config)
+        for service in fleet.services.values():
+            fleet.targets += self._targets.reconcile(service, fleet.config, [])
+        fleet.make_workers(self._listeners, self._may_listen)
+        fleet.set_report_names()
         try:
-            if self.admin is not None:
-                await self.admin.start()
-            for member in self._members():
-                self.keep(member)
+            if self._admin is not None:
+                await self._admin.start()
+            for member in (*fleet.members, *fleet.workers):
+                fleet.supervise(member)
             started = await self._unless_stopped(self._start())
             if started:
-                self.state = "running"
-                if self.setup.follow:
-                    self.spawn(self.changes.follow())
-                for service in self.services.values():
-                    self._on_found(service.name)  # meanwhile
+                fleet.state = "running"
+                if self._follow:
+                    fleet.spawn(self._reconciler.follow())
+                for service in fleet.services.values():
+                    self._on_found(service.name)  # targets may have been discovered during the start
                 await self._stop.wait()
         finally:
-            self.state = "stopping"
+            fleet.state = "stopping"
             survivors = await self._end()
         if self._fault is not None:
-            self.report.say("".join(traceback.format_exception(self._fault)).rstrip())
-        return 1 if self._fault is not None or started is False or survivors or self._signals > 1 else 0
+            self._report.say("".join(traceback.format_exception(self._fault)).rstrip())
+        failed = self._fault is not None or started is False or survivors or self._stop_requests > 1
+        return 1 if failed else 0
 
     def _bind(self) -> None:
-        config = self.setup.config
+        config = self.fleet.config
         self._listeners = ports.for_clients(config.listen, config.workers)
         host, port = self._listeners[0].getsockname()[:2]
-        self.listen = ports.join(host, port)
+        self.fleet.listen = ports.join(host, port)
         if config.admin is not None:
-            self.admin = Admin(ports.for_admin(config.admin), self)
+            self._admin = Admin(ports.for_admin(config.admin), self)
 
-    def _take_signals(self) -> None:
+    def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
         if not linux.hangup_is_ignored():
-            loop.add_signal_handler(signal.SIGHUP, self.hang_up)
+            loop.add_signal_handler(signal.SIGHUP, self.on_hangup)
         loop.add_signal_handler(signal.SIGQUIT, self.kill)
         loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
 
     def reopen_logs(self) -> None:
-        """Let the workers open the access log anew: logrotate has moved it away."""
-        for worker in self.workers:
+        """Have the workers reopen the access log, after log rotation has moved it."""
+        for worker in self.fleet.workers:
             worker.reopen_log()
 
-    def hang_up(self) -> None:
-        """SIGHUP came: stop when the terminal that we were started on is gone, else read the file anew."""
+    def on_hangup(self) -> None:
+        """Handle SIGHUP: stop if the terminal of the start is gone, otherwise reload the file."""
         if self._had_terminal and not linux.has_terminal():
             self.stop()
             return
-        self.spawn(self._reload())
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Have it done beside the rest; it is given up at the end."""
-        task = asyncio.create_task(work)
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-        return task
-
-    def _on_found(self, service: str) -> None:
-        if self.state == "running" and self.catalog.is_discovered(self.services[service].config):
-            self.spawn(self.changes.targets.found(service))
-
-    async def _reload(self) -> None:
-        with contextlib.suppress(ChangeRefused):  # it is said already
-            await self.changes.reload()
-
-    async def change(self, what: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """What the admin port is asked to change. :raises Refused: when it cannot be."""
-        if what == "cache/purge":
-            what, value = purging.parse_purge(arguments)
-            asked = [worker for worker in self.workers if worker.state is ProcessState.UP]
-            counts = await asyncio.gather(*(worker.purge(what, value) for worker in asked))
-            silent = [worker.name for worker, count in zip(asked, counts, strict=True) if count is None]
-            return purging.purge_result(sum(count or 0 for count in counts), silent)
-        return await self.changes.carry_out(what, arguments)
+        self.fleet.spawn(self._reconciler.reload_and_report())
 
     def stop(self) -> None:
-        """Begin to stop; the second time, kill everything at once."""
-        self._signals += 1
+        """Begin to stop; a second call kills everything at once."""
+        self._stop_requests += 1
         self._stop.set()
-        if self._signals > 1:
+        if self._stop_requests > 1:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to everything that was started."""
-        self._signals += 2
+        """Send SIGKILL to everything that was started."""
+        self._stop_requests += 2
         self._stop.set()
-        for member in (*self.workers, *self.instances):
-            member.kill()
+        for process in (*self.fleet.workers, *self.fleet.instances):
+            process.kill()
 
-    def _members(self) -> list[SupervisedProcess | ProbedTarget]:
-        return [*self.instances, *self.targets, *self.workers]
+    def _on_found(self, service: str) -> None:
+        fleet = self.fleet
+        if fleet.state == "running" and fleet.catalog.is_discovered(fleet.services[service].config):
+            fleet.spawn(self._targets.on_found(service))
 
-    def keep(self, member: SupervisedProcess | ProbedTarget) -> None:
-        """Start it, and keep it running."""
-        task = asyncio.create_task(member.run(), name=member.name)
-        task.add_done_callback(self._on_done)
-        self._tasks[member] = task
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            self._fault = task.exception()
-            self._stop.set()
+    def _on_fault(self, fault: BaseException) -> None:
+        self._fault = fault
+        self._stop.set()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, bool]) -> bool | None:
-        """The result of ``work``, or None when told to stop before it was done."""
+        """Return the result of ``work``, or None if a stop is requested first."""
         task = asyncio.create_task(work)
         stop = asyncio.create_task(self._stop.wait())
         try:
@@ -288,106 +179,109 @@ class Supervisor:
             stop.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            self.report.progress("")
+            self._report.progress("")
 
     async def _start(self) -> bool:
-        """Wait until everything has answered or failed; false when there is no gateway to speak of."""
-        members: list[InstanceProcess | ProbedTarget] = [*self.instances, *self.targets]
-        deadline = self.clock() + self._start_limit
-        while (left := _open(members)) and self.clock() < deadline and not self._worker_failed():
-            names = _some([member.name for member in left])
-            self.report.progress(f"starting: {len(members) - len(left)} of {len(members)}, waiting for {names}")
-            await _any(member.settled for member in left)
+        """Wait until every member has come up or failed once. Returns False if a gateway worker cannot start."""
+        fleet = self.fleet
+        members = fleet.members
+        deadline = self._clock() + self._start_limit
+        while (left := _unsettled(members)) and self._clock() < deadline and not self._worker_failed():
+            names = _shortened([member.name for member in left])
+            self._report.progress(f"starting: {len(members) - len(left)} of {len(members)}, waiting for {names}")
+            await _any_settled(left)
         self._may_listen.set()
-        while (waiting := _open(self.workers)) and not self._worker_failed():
-            self.report.progress(f"starting {_some([worker.name for worker in waiting])}")
-            await _any(worker.settled for worker in waiting)
+        while (waiting := _unsettled(fleet.workers)) and not self._worker_failed():
+            self._report.progress(f"starting {_shortened([worker.name for worker in waiting])}")
+            await _any_settled(waiting)
         if self._worker_failed():
-            self.report.say("the gateway cannot be started")
+            self._report.say("the gateway cannot be started")
             return False
-        admin = self.admin.address if self.admin is not None else None
-        scheme = self.setup.config.scheme
-        self.report.start(__version__, self.setup.file, overview.rows(self), f"{scheme}://{self.listen}", admin)
+        listen = f"{fleet.config.scheme}://{fleet.listen}"
+        admin = self._admin.address if self._admin is not None else None
+        self._report.start(__version__, fleet.active.file, status.report_rows(fleet), listen, admin)
         return True
 
     def _worker_failed(self) -> bool:
-        return any(worker.settled.is_set() and worker.up_since is None for worker in self.workers)
+        return any(worker.settled.is_set() and worker.up_since is None for worker in self.fleet.workers)
 
     async def _end(self) -> bool:
-        """Stop everything: first the gateway, so that what it still carries out has its services; gives survivors."""
-        self.report.say("stopping")
-        self.catalog.stop()
-        for task in self._changes:
-            task.cancel()
+        """Stop everything, and return whether processes survive.
+
+        The gateway stops first, so that requests in flight still reach their services.
+        """
+        fleet = self.fleet
+        self._report.say("stopping")
+        fleet.catalog.stop()
+        fleet.cancel_background()
         for listener in self._listeners:
             listener.close()
-        await self._stop_all(self.workers, WORKER_GRACE + 1.0, "the requests in flight")
-        await self._stop_all(self.instances, self._grace, "")
-        await self._cancel(self.targets)
-        for service in self.services.values():
+        await self._stop_all(fleet.workers, WORKER_GRACE + 1.0, "the requests in flight")
+        await self._stop_all(fleet.instances, self._grace, "")
+        await fleet.cancel(fleet.targets)
+        for service in fleet.services.values():
             service.close()
-        if self.admin is not None:
-            await self.admin.stop()
-        left = [p for k in (*self.workers, *self.instances) if k.process for p in sorted(k.process.unkillable)]
-        for pid in left:
-            self.report.say(f"could not end the process {pid}: it is stuck in the kernel")
-        self.report.say("stopped" if self._signals < 2 else "killed")
-        return bool(left)
+        if self._admin is not None:
+            await self._admin.stop()
+        processes = (member.process for member in (*fleet.workers, *fleet.instances))
+        survivors = [pid for process in processes if process is not None for pid in sorted(process.unkillable)]
+        for pid in survivors:
+            self._report.say(f"could not end the process {pid}: it is stuck in the kernel")
+        self._report.say("stopped" if self._stop_requests < 2 else "killed")
+        return bool(survivors)
 
-    async def _stop_all(self, group: list[Any], grace: float, what: str) -> None:
-        await self._cancel(group)
-        hurry = self._signals > 1
-        pending = {asyncio.create_task(k.stop(0.0 if hurry else grace), name=k.name) for k in group}
+    async def _stop_all(
+        self, processes: Sequence[InstanceProcess] | Sequence[WorkerProcess], grace: float, waiting_for: str
+    ) -> None:
+        await self.fleet.cancel(processes)
+        grace = 0.0 if self._stop_requests > 1 else grace
+        pending = {asyncio.create_task(process.stop(grace), name=process.name) for process in processes}
         while pending:
-            self.report.progress(f"stopping: waiting for {what or _some(sorted(t.get_name() for t in pending))}")
-            _, pending = await asyncio.wait(pending, timeout=0.25)
-        self.report.progress("")
+            names = waiting_for or _shortened(sorted(task.get_name() for task in pending))
+            self._report.progress(f"stopping: waiting for {names}")
+            _, pending = await asyncio.wait(pending, timeout=_POLL)
+        self._report.progress("")
 
-    async def _cancel(self, group: list[Any]) -> None:
-        tasks = [self._tasks.pop(member) for member in group if member in self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _changed(self, service: ServiceHealthMonitor) -> None:
-        for worker in self.workers:
-            worker.send_instances(service)
-
-    # What is
-
-    async def in_flight(self, member: InstanceProcess | ProbedTarget) -> int:
-        """Requests and tunnels that all workers together have open on ``member``."""
-        answers = await asyncio.gather(*(worker.status() for worker in self.workers))
-        listed = (i for a in answers for i in (a or {}).get("services", {}).get(member.service.name, ()))
-        return sum(instance["in_flight"] for instance in listed if instance["name"] == member.name)
+    # The subject of the admin port
 
     @property
     def is_ready(self) -> bool:
         """Whether requests are served now."""
-        return self.state == "running" and any(worker.state is ProcessState.UP for worker in self.workers)
+        return self.fleet.state == "running" and any(w.state is ProcessState.UP for w in self.fleet.workers)
 
     async def metrics(self) -> Snapshot:
-        """The counters of all workers, together."""
-        parts = await asyncio.gather(*(worker.read_snapshot() for worker in self.workers))
+        """Return the counters of all workers, merged."""
+        parts = await asyncio.gather(*(worker.read_snapshot() for worker in self.fleet.workers))
         return merge(snapshot for part in parts for snapshot in part)
 
     async def status(self) -> dict[str, Any]:
-        """Everything that runs, as JSON-able values; times in seconds."""
-        return await overview.status(self)
+        """Return the status of everything that runs, as JSON-able values; times in seconds."""
+        return await status.fleet_status(self.fleet)
+
+    async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+        """Make a change. :raises ChangeRefused: if it cannot be made."""
+        return await self._reconciler.change(name, arguments)
+
+    async def purge(self, kind: str, value: str) -> PurgeResult:
+        """Purge the caches of all workers that are up."""
+        workers = [worker for worker in self.fleet.workers if worker.state is ProcessState.UP]
+        counts = await asyncio.gather(*(worker.purge(kind, value) for worker in workers))
+        silent = [worker.name for worker, count in zip(workers, counts, strict=True) if count is None]
+        return PurgeResult(sum(count or 0 for count in counts), silent)
 
 
-def _open(members: Iterable[_Member]) -> list[_Member]:
-    """Those whose first start has not come to anything yet."""
+def _unsettled(members: Iterable[_Settling]) -> list[_Settling]:
+    """The members that have neither come up nor failed since their first start."""
     return [member for member in members if not member.settled.is_set()]
 
 
-async def _any(events: Any) -> None:
-    """Wait for any of ``events``, for at most a quarter of a second."""
-    tasks = {asyncio.create_task(event.wait()) for event in events}
-    await asyncio.wait(tasks, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
+async def _any_settled(members: Iterable[Member | WorkerProcess]) -> None:
+    """Wait until any of ``members`` is settled, for at most :data:`_POLL` seconds."""
+    tasks = {asyncio.create_task(member.settled.wait()) for member in members}
+    await asyncio.wait(tasks, timeout=_POLL, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
 
 
-def _some(names: list[str]) -> str:
+def _shortened(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -119,7 +119,7 @@ class WorkerOperations:
 
     async def status(self, message: Message) -> dict[str, Any]:
         """The instances as this worker sees them."""
-        return {"pid": os.getpid(), "services": self._gateway.status(), "told": self._gateway.service_snapshots()}
+        return {"pid": os.getpid(), "services": self._gateway.status(), "snapshots": self._gateway.service_snapshots()}
 
     async def reopen(self, message: Message) -> None:
         """Open the access log anew, after it was moved away."""

@@ -1,0 +1,254 @@
+"""What the supervisor runs: services, their instances and targets, and gateway workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from passerelle.config.models.config import Config
+from passerelle.config.models.config import Service as ServiceConfig
+from passerelle.discovery.catalog import Catalog
+from passerelle.gateway.assembly.services import configured_instances
+from passerelle.supervisor.active_config import ActiveConfig
+from passerelle.supervisor.errors import ChangeRefused
+from passerelle.supervisor.instance_admin import DRAIN_LIMIT
+from passerelle.supervisor.instance_process import InstanceProcess
+from passerelle.supervisor.report import ConsoleReport
+from passerelle.supervisor.restart_backoff import Backoff
+from passerelle.supervisor.service_health import ProbedTarget, ServiceHealthMonitor
+from passerelle.supervisor.worker_process import WorkerProcess
+
+_DRAIN_POLL = 0.05  # seconds between two counts of the requests in flight
+
+Member = InstanceProcess | ProbedTarget
+"""An instance of a service: a process that the supervisor runs, or a target that runs elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What to run: ``config``, with the changes of the command line, and the ``text`` and ``file`` it was read from.
+
+    Commands start in ``folder``.
+    """
+
+    config: Config
+    text: str
+    file: str
+    folder: Path
+    path: Path | None = None  # where the file is reloaded from; None if there is no file
+    overrides: frozenset[str] = frozenset()  # keys of the file that the command line replaced
+    follow: bool = False  # reload the file whenever it changes
+
+
+class Fleet:
+    """Everything that one supervisor runs, with the operations that starting, changing and stopping it share.
+
+    ``on_found`` is called with the name of a service whose discovered targets have changed. ``on_fault`` is called with
+    the exception that ended the supervision of a member, which is a defect. ``clock`` is in seconds; a new member has
+    ``start_limit`` seconds to come up, a stopped process has ``grace`` seconds between SIGTERM and SIGKILL.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        report: ConsoleReport,
+        *,
+        on_found: Callable[[str], None],
+        on_fault: Callable[[BaseException], None],
+        rng: random.Random,
+        clock: Callable[[], float],
+        start_limit: float,
+        grace: float,
+    ) -> None:
+        self.active = ActiveConfig(setup.config, setup.text, setup.file, setup.path, setup.overrides)
+        self.report = report
+        self.clock = clock
+        self.created = clock()
+        self.state = "starting"
+        self.listen = ""
+        self.lock = asyncio.Lock()
+        self.catalog = Catalog(on_found, report.say)
+        self.services: dict[str, ServiceHealthMonitor] = {}
+        self.instances: list[InstanceProcess] = []
+        self.targets: list[ProbedTarget] = []
+        self.workers: list[WorkerProcess] = []
+        self._folder = setup.folder
+        self._on_fault = on_fault
+        self._rng = rng
+        self._start_limit = start_limit
+        self._grace = grace
+        self._ports_in_use: set[int] = set()
+        self._runs: dict[Member | WorkerProcess, asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        for name, config in setup.config.services.items():
+            service = self.make_service(name, config)
+            for _ in range(config.instances if config.is_local else 0):
+                self.make_instance(service)
+            self.targets += [ProbedTarget(spec, service) for spec in configured_instances(name, config)]
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.active.config
+
+    @property
+    def members(self) -> list[Member]:
+        """All instances of all services."""
+        return [*self.instances, *self.targets]
+
+    # Creation
+
+    def make_service(self, name: str, config: ServiceConfig) -> ServiceHealthMonitor:
+        """Create a service without instances."""
+        service = ServiceHealthMonitor(name, config, self._send_instances, self.clock, self._rng.random)
+        self.services[name] = service
+        return service
+
+    def make_instance(self, service: ServiceHealthMonitor) -> InstanceProcess:
+        """Create an instance of ``service`` under the lowest free number, without starting it."""
+        names = {instance.name for instance in self.instances}
+        name = next(name for n in count(1) if (name := f"{service.name}-{n}") not in names)
+        instance = InstanceProcess(
+            name,
+            service,
+            self._folder,
+            self._ports_in_use,
+            self.report.line,
+            Backoff(self._rng.random),
+            self.report,
+            self.clock,
+        )
+        self.instances.append(instance)
+        return instance
+
+    def make_workers(self, listeners: Sequence[socket.socket], may_listen: asyncio.Event) -> None:
+        """Create a gateway worker for each of ``listeners``; the workers listen once ``may_listen`` is set."""
+        for number, listener in enumerate(listeners, 1):
+            worker = WorkerProcess(
+                "gateway" if len(listeners) == 1 else f"gateway-{number}",
+                self.active.file,
+                self.active.text,
+                listener,
+                self.services.values(),
+                may_listen,
+                self.report.line,
+                self.report.raw,
+                Backoff(self._rng.random),
+                self.report,
+                self.clock,
+            )
+            worker.siblings = self.workers
+            self.workers.append(worker)
+
+    def _send_instances(self, service: ServiceHealthMonitor) -> None:
+        for worker in self.workers:
+            worker.send_instances(service)
+
+    # Start and end of members
+
+    def supervise(self, member: Member | WorkerProcess) -> None:
+        """Start ``member`` and keep it running until it is removed or cancelled."""
+        task = asyncio.create_task(member.run(), name=member.name)
+        task.add_done_callback(self._on_done)
+        self._runs[member] = task
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._on_fault(fault)
+
+    async def start(self, members: Iterable[Member]) -> None:
+        """Start ``members`` and wait until each has come up or failed once, for at most the start limit."""
+        members = list(members)
+        self.set_report_names()
+        for member in members:
+            self.supervise(member)
+        settled = [asyncio.create_task(member.settled.wait()) for member in members]
+        if settled:
+            await asyncio.wait(settled, timeout=self._start_limit)
+        for task in settled:
+            task.cancel()
+
+    def set_report_names(self) -> None:
+        """Adapt the console report to the names of all processes."""
+        self.report.names([process.name for process in (*self.instances, *self.workers)])
+
+    async def cancel(self, members: Iterable[Member | WorkerProcess]) -> None:
+        """End the supervision of ``members``; their processes keep running."""
+        tasks = [self._runs.pop(member) for member in members if member in self._runs]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def remove(self, member: Member) -> None:
+        """Stop ``member`` and remove it from its service."""
+        await self.cancel([member])
+        if isinstance(member, InstanceProcess):
+            await member.stop(self._grace)
+            self.instances.remove(member)
+        else:
+            member.service.remove(member.name)
+            self.targets.remove(member)
+
+    async def drain_and_remove(self, members: Iterable[Member]) -> None:
+        """Drain all of ``members`` at the same time, then stop and remove them."""
+
+        async def end(member: Member) -> None:
+            await self.wait_until_drained(member)
+            await self.remove(member)
+
+        await asyncio.gather(*map(end, members))
+
+    async def wait_until_drained(self, member: Member) -> None:
+        """Send ``member`` no new requests, and wait for those in flight, for at most :data:`DRAIN_LIMIT` seconds."""
+        member.service.drain(member.name)
+        deadline = self.clock() + DRAIN_LIMIT
+        while True:
+            if not await self.in_flight(member) or self.clock() >= deadline:
+                return
+            await asyncio.sleep(_DRAIN_POLL)
+
+    async def in_flight(self, member: Member) -> int:
+        """Count the requests and tunnels that all workers together have open on ``member``."""
+        statuses = await asyncio.gather(*(worker.status() for worker in self.workers))
+        listed = (i for status in statuses for i in (status or {}).get("services", {}).get(member.service.name, ()))
+        return sum(instance["in_flight"] for instance in listed if instance["name"] == member.name)
+
+    # Changes
+
+    @contextlib.asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Hold the lock of changes: one change at a time.
+
+        :raises ChangeRefused: while the supervisor starts or stops.
+        """
+        async with self.lock:
+            if self.state != "running":
+                refused = ChangeRefused(f"the gateway is {self.state} and accepts no changes")
+                self.report_refused(refused)
+                raise refused
+            yield
+
+    def report_refused(self, refused: ChangeRefused) -> None:
+        """Report why a change was refused."""
+        for problem in refused.problems:
+            self.report.say(problem)
+        self.report.say("nothing was changed")
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``work`` in the background, until it is done or :meth:`cancel_background` is called."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    def cancel_background(self) -> None:
+        """Cancel what :meth:`spawn` has started."""
+        for task in self._background:
+            task.cancel()
