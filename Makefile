@@ -10,7 +10,7 @@ SECONDS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up test check lint types layers docs format bench lock clean
+.PHONY: help install up test check lint types layers docs tables format bench lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -41,6 +41,10 @@ layers: install
 
 docs: install
 	$(BIN)/python scripts/check_docs.py
+	$(BIN)/python scripts/reference_tables.py
+
+tables: install ## write the tables of the reference pages that are generated from the code
+	$(BIN)/python scripts/reference_tables.py --write
 
 format: install ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

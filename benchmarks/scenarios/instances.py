@@ -14,8 +14,9 @@ from benchmarks.rig.pairs import Cell, median_ratio
 from benchmarks.rig.wrk import Load
 from benchmarks.scenarios.base import Bench
 from passerelle.balancing.instance import Instance, acquire, release
-from passerelle.balancing.policies import POLICIES
+from passerelle.balancing.registry import make
 
+POLICIES = ("round_robin", "weighted", "least_inflight", "p2c")
 FEW, MANY = 3, 1_000
 TARGET = Target(1.5)
 PICK_NS = "pick_ns"
@@ -74,7 +75,7 @@ def _label(policy: str, count: int) -> str:
 def picks(policy: str, count: int) -> Callable[[], int]:
     """Ten thousand picks, each acquired, and released after 63 more: as many are in flight as connections load us."""
     instances = [Instance(str(number), weight=1 + number % 3 if policy == "weighted" else 1) for number in range(count)]
-    node = POLICIES[policy](instances, random=random.Random(count).random)
+    node = make(policy, instances, random=random.Random(count).random)
     open_work: deque[Instance] = deque()
 
     def work() -> int:

@@ -14,7 +14,7 @@ from benchmarks.simulation.tables import table
 from passerelle.balancing.group import Group
 from passerelle.balancing.instance import Instance
 from passerelle.balancing.policies import PickerNode, PowerOfTwo
-from passerelle.balancing.registry import CATALOG, make
+from passerelle.balancing.registry import REGISTRY, make
 
 SIZES = (3, 10, 100, 1000, 5000)
 CALLS = 500
@@ -29,7 +29,7 @@ def nodes(number: int) -> Iterator[tuple[str, PickerNode]]:
     def members(weights: tuple[float, ...] = (1.0,)) -> list[Instance]:
         return [Instance(f"i{n}", f"10.0.0.{n}", weights[n % len(weights)]) for n in range(number)]
 
-    for name in CATALOG:
+    for name in REGISTRY:
         yield name, make(name, members(), random=chance)
     yield "p2c, unequal weights", PowerOfTwo(members((1.0, 2.0, 3.0)), random=chance)
     zones = [(PowerOfTwo(members(), random=chance), weight) for weight in (3.0, 1.0)]

@@ -14,10 +14,10 @@ from benchmarks.simulation.events import Loop
 from benchmarks.simulation.fleet import WORK, Server, capacity, fleet, percentile
 from passerelle.balancing.instance import Instance
 from passerelle.balancing.policies import PickerNode
-from passerelle.balancing.registry import make
+from passerelle.balancing.registry import REGISTRY, make
 
 SIZES = (10, 100, 1000, 5000)
-POLICIES = ("round_robin", "weighted", "least_inflight", "p2c", "ewma", "hash")
+POLICIES = tuple(REGISTRY)
 LOAD = 0.7
 GATEWAYS = 4
 MORE_GATEWAYS = (1, 4, 32)  # over FEW instances: how much is lost by seeing only a part

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from passerelle.balancing.group import Child, Group
 from passerelle.balancing.instance import Instance, Status, acquire, release, set_status
 from passerelle.balancing.priority_tiers import PriorityTiers
-from passerelle.balancing.registry import CATALOG, make
+from passerelle.balancing.registry import REGISTRY, make
 
 
 def instance(name: str, tier: int) -> Instance:
@@ -26,7 +26,7 @@ def node(*tiers: int, policy: str = "p2c") -> PriorityTiers:
     return PriorityTiers(partial(make, policy, random=random.Random(1).random), members)
 
 
-@pytest.mark.parametrize("policy", CATALOG)
+@pytest.mark.parametrize("policy", REGISTRY)
 def test_the_next_tier_is_for_when_none_of_the_first_is_up(policy: str) -> None:
     tiers = node(1, 0, 0, 2, policy=policy)
     second, first, other, last = tiers.members[2], tiers.members[0], tiers.members[1], tiers.members[3]
@@ -85,7 +85,7 @@ statuses = st.sampled_from(list(Status))
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(st.integers(0, 3), statuses), max_size=8), st.sampled_from(sorted(CATALOG)))
+@given(st.lists(st.tuples(st.integers(0, 3), statuses), max_size=8), st.sampled_from(sorted(REGISTRY)))
 def test_it_picks_from_the_lowest_that_is_up(seen: list[tuple[int, Status]], policy: str) -> None:
     members = [instance(f"i{number}", tier) for number, (tier, _) in enumerate(seen)]
     tiers = PriorityTiers(partial(make, policy), members)

@@ -10,7 +10,7 @@ import pytest
 from passerelle.errors import TABLE, Kind, Side
 from passerelle.observability.access_log import LINE_BYTES
 from passerelle.observability.metrics import BUCKETS, Metrics
-from passerelle.observability.prometheus import render
+from passerelle.observability.prometheus import METRICS, render
 from passerelle.observability.redaction import redact
 
 # A cache that holds nothing, with a second level.
@@ -76,3 +76,15 @@ def test_access_log_page_tells_the_bound_and_the_telling_names() -> None:
     for name in re.findall(r"`([\w-]+)`", before):
         assert redact(f"/x?{name}=1".encode(), 100).endswith(b"[redacted]"), name
     assert redact(b"/x?" + after.split("`")[0].encode() + b"=1", 100).endswith(b"=1")
+
+
+def test_the_help_of_a_metric_is_its_row_without_markup() -> None:
+    metrics = Metrics()
+    metrics.cache = lambda: SHARED
+    text = render(metrics.snapshot())[0].decode()
+    assert len(METRICS) == len(re.findall(r"^# HELP ", text, re.MULTILINE))
+    help_lines = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE))
+    assert help_lines["passerelle_rate_limit_dry_run_total"] == (
+        "Requests that a rate limit with dry_run would have refused."
+    )
+    assert not [line for line in help_lines.values() if "`" in line or "](" in line or not line.endswith(".")]

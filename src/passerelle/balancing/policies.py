@@ -362,11 +362,3 @@ class PowerOfTwo(Policy):
 
 def _load(instance: Instance) -> float:
     return instance.load
-
-
-POLICIES: dict[str, type[Policy]] = {
-    "round_robin": RoundRobin,
-    "weighted": Weighted,
-    "least_inflight": LeastLoaded,
-    "p2c": PowerOfTwo,
-}

@@ -27,6 +27,7 @@ from passerelle.cli.support import (
 )
 from passerelle.config.loader import inspect, inspect_text
 from passerelle.config.models.addresses import Address, parse_admin, parse_listen, parse_url
+from passerelle.config.models.balance import KEYLESS_POLICIES
 from passerelle.config.models.config import Config
 from passerelle.config.models.values import WholeNumber
 from passerelle.supervisor import reaper
@@ -116,7 +117,7 @@ def up(
 @_workers
 @click.option(
     "--balance",
-    type=click.Choice(["round_robin", "weighted", "least_inflight", "p2c", "ewma"]),
+    type=click.Choice(KEYLESS_POLICIES),
     default="p2c",
     show_default=True,
     help="How a target is picked.",

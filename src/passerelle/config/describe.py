@@ -6,13 +6,12 @@ from typing import Any
 
 from passerelle.config.checks import services_of
 from passerelle.config.checks.headers import security_of
+from passerelle.config.guards import describe_guards
 from passerelle.config.models.base import given
 from passerelle.config.models.cache import RouteCache
 from passerelle.config.models.compress import Compress
 from passerelle.config.models.config import Config, Part, Route
-from passerelle.config.models.forward_auth import ForwardAuth
-from passerelle.config.models.guards import RateLimit
-from passerelle.config.models.headers import Cors, RequestHeaders, ResponseHeaders
+from passerelle.config.models.headers import RequestHeaders, ResponseHeaders
 from passerelle.config.models.hedge import Hedge
 from passerelle.config.models.units import duration_text, size_text
 
@@ -76,32 +75,6 @@ def _number(limit: float | str) -> float | None:
     return None if isinstance(limit, str) else limit
 
 
-def describe_guards(route: Route) -> list[str]:
-    """One text for each guard of ``route``, the first that is asked first; empty where there is none."""
-    told = []
-    if route.clients is not None:
-        for key, networks in (("allow", route.clients.allow), ("deny", route.clients.deny)):
-            if networks:
-                told.append(f"clients: {key} {', '.join(map(str, networks))}")
-    told += [_limit(limit) for limit in route.rate_limit if limit.by not in ("consumer", "key")]
-    if route.cors is not None:
-        told.append(_cors(route.cors))
-    if route.auth:
-        told.append(f"auth: {' or '.join(route.auth)}")
-    if route.require is not None:
-        told += [f"require: {text}" for text in _required(route)]
-    if route.forward_auth is not None:
-        told.append(_forward_auth(route.forward_auth))
-    told += [_limit(limit) for limit in route.rate_limit if limit.by in ("consumer", "key")]
-    if route.identity_token:
-        told.append("identity_token: signed, for services")
-    if route.login is not None:
-        most, forgiven = route.login, duration_text(route.login.forgiven)
-        wrong = f"{most.attempts} wrong passwords for a user name, {most.address_attempts} from an address"
-        told.append(f"login: {wrong}, one forgiven every {forgiven}")
-    return told
-
-
 def describe_headers(config: Config, route: Route) -> list[str]:
     """One text for each kind of change in header fields; empty where there is none."""
     told = []
@@ -159,38 +132,7 @@ def describe_idle_timeouts(route: Route) -> str | None:
     return ", ".join(f"{what} {v if v == 'off' else duration_text(v)}" for what, v in values) or None
 
 
-def _cors(cors: Cors) -> str:
-    told = f"cors: {', '.join(cors.origins)}"
-    if cors.methods is not None:
-        told += f", methods {' '.join(cors.methods)}"
-    if cors.headers:
-        told += f", headers {' '.join(cors.headers)}"
-    return told + (", credentials" if cors.credentials else "")
-
-
-def _forward_auth(settings: ForwardAuth) -> str:
-    kept = f", remembered {duration_text(settings.cache)}" if settings.cache is not None else ""
-    copied = f", copies {' '.join(settings.copy_headers)}" if settings.copy_headers else ""
-    return f"forward_auth: {settings.service} {settings.path}{copied}{kept}, failure {settings.failure}"
-
-
 def _rules(rules: RequestHeaders | ResponseHeaders) -> str:
     # Names alone: a value may be a credential for the service.
     kinds = (("set", rules.set), ("add", rules.add), ("remove", rules.remove))
     return ", ".join(f"{kind} {' '.join(names)}" for kind, names in kinds if names)
-
-
-def _limit(limit: RateLimit) -> str:
-    cost = f", cost {limit.cost}" if limit.cost != 1 else ""
-    return f"rate_limit: {limit.rate} by {limit.by}, burst {limit.size}{cost}{', dry run' if limit.dry_run else ''}"
-
-
-def _required(route: Route) -> list[str]:
-    required = route.require
-    assert required is not None
-    texts = [f"scopes {', '.join(required.scopes)}"] if required.scopes else []
-    if required.consumers is not None:
-        texts.append(f"consumer {' or '.join(required.consumers)}")
-    if required.roles is not None:
-        texts.append(f"role {' or '.join(required.roles)}")
-    return texts + [f"claim {claim} is {' or '.join(map(str, values))}" for claim, values in required.claims.items()]

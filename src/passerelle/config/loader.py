@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from passerelle.config import checks
-from passerelle.config.checks.shapes import KINDS, SOURCES, route_shape, service_shape
 from passerelle.config.models.addresses import Address, parse_admin, parse_listen
 from passerelle.config.models.base import Model, Shape
 from passerelle.config.models.config import Config, Route, Service
@@ -20,12 +19,13 @@ from passerelle.config.models.guards import Keys
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import KEY_SOURCES, Jwt, jwt_shape
 from passerelle.config.models.sessions import Sessions
+from passerelle.config.models.shapes import KINDS, SOURCES, route_shape, service_shape
 from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.values import AccessLog
 from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of, model_at
 from passerelle.config.reading import yaml_tree
-from passerelle.config.reading.source import ConfigSource
 from passerelle.config.reading.wording import nearest
+from passerelle.config.source import ConfigSource
 
 _Block = TypeVar("_Block", bound=Model)
 

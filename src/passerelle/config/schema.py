@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from passerelle.config.checks.shapes import KINDS, SOURCES
 from passerelle.config.models import config as models
 from passerelle.config.models.base import Model
 from passerelle.config.models.config import Config
 from passerelle.config.models.jwt import KEY_SOURCES
+from passerelle.config.models.shapes import KINDS, SOURCES
 from passerelle.config.models.units import PERCENT, duration_text, percent_text, size_text
 from passerelle.config.models.values import WholeNumber
 

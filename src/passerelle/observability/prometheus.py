@@ -1,30 +1,66 @@
-"""From a snapshot of :mod:`passerelle.observability.metrics` to the text that Prometheus scrapes.
+"""All metrics, and the text that Prometheus scrapes, made of a snapshot of :mod:`passerelle.observability.metrics`.
 
-``docs/reference/metrics.md`` lists every name; a test holds the two together.
+A metric is one entry of :data:`METRICS`: its name, type, labels and help, and how its samples are read from a snapshot.
+The table of ``docs/reference/metrics.md`` is generated from the entries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from passerelle.errors import TABLE
 from passerelle.observability.metrics import BUCKETS, Snapshot
 
 _BOUNDS = [str(bound) for bound in BUCKETS] + ["+Inf"]
-_CONCURRENCY = {
-    "limit": "The adaptive limit of requests that wait for the service's answer to begin.",
-    "running": "Requests that wait for it now.",
-    "waiting": "Requests that wait for a place under the limit now.",
-}
 _BREAKER_STATES = ("closed", "open", "half_open")
 _SIDES = {kind.value: row[1].value for kind, row in TABLE.items()}
+
+Samples = Iterable[tuple[list[str], Any]]
+"""The values of the labels, and the value: a number, or for a histogram its cumulative buckets and its sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric. ``meaning`` is Markdown: a row of the reference page, and without markup the help of the exposition.
+
+    ``samples`` reads a snapshot. A metric with ``redis`` is left out unless the second level of the cache is in use.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    meaning: str
+    samples: Callable[[Snapshot], Samples]
+    redis: bool = False
+
+    @property
+    def help(self) -> str:
+        """The meaning as plain text: a sentence without links and code marks."""
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", self.meaning).replace("`", "")
+        return f"{text[:1].upper()}{text[1:]}."
+
+    def family(self, snapshot: Snapshot) -> Family:
+        """Make the metric with its samples."""
+        if self.kind == "histogram":
+            histogram = HistogramMetricFamily(self.name, self.help, labels=self.labels)
+            for labels, (buckets, total) in self.samples(snapshot):
+                histogram.add_metric(labels, buckets, total)
+            return histogram
+        kind = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
+        family = kind(self.name, self.help, labels=self.labels)
+        for labels, value in self.samples(snapshot):
+            family.add_metric(labels, value)
+        return family
 
 
 def render(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
@@ -43,177 +79,338 @@ class _Families(Collector):
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
-    def describe(self) -> list[Metric]:
+    def describe(self) -> list[Family]:
         return []  # the registry would otherwise collect everything once more to learn the names
 
-    def collect(self) -> Iterator[Metric]:
-        snapshot = self._snapshot
-        yield from _requests(snapshot["routes"])
-        yield from _upstream(snapshot["services"])
-        yield from _cache(snapshot)
-        yield from _connections(snapshot)
-        yield from _process(snapshot)
+    def collect(self) -> Iterator[Family]:
+        redis = bool(self._snapshot["cache"].get("redis"))
+        return (metric.family(self._snapshot) for metric in METRICS if redis or not metric.redis)
 
 
-def _requests(routes: dict[str, Any]) -> Iterator[Metric]:
-    requests = CounterMetricFamily(
-        "passerelle_requests", "Requests answered, by route, method and status.", labels=["route", "method", "code"]
+def _each(group: str, read: Callable[[dict[str, Any]], Samples]) -> Callable[[Snapshot], Samples]:
+    """Samples of each route or service: ``read`` gives those of one, without its name."""
+
+    def samples(snapshot: Snapshot) -> Samples:
+        for name, values in snapshot[group].items():
+            for labels, value in read(values):
+                yield [name, *labels], value
+
+    return samples
+
+
+def _of_routes(read: Callable[[dict[str, Any]], Samples]) -> Callable[[Snapshot], Samples]:
+    return _each("routes", read)
+
+
+def _of_services(read: Callable[[dict[str, Any]], Samples]) -> Callable[[Snapshot], Samples]:
+    return _each("services", read)
+
+
+def _one(*path: str) -> Callable[[Snapshot], Samples]:
+    """The number at ``path``."""
+
+    def samples(values: dict[str, Any]) -> Samples:
+        found: Any = values
+        for key in path:
+            found = found[key]
+        return [([], found)]
+
+    return samples
+
+
+def _by_key(key: str) -> Callable[[dict[str, Any]], Samples]:
+    """A mapping of the values of a label to numbers."""
+    return lambda values: (([name], count) for name, count in values[key].items())
+
+
+def _by_two_keys(key: str) -> Callable[[dict[str, Any]], Samples]:
+    return lambda values: (
+        ([first, second], count) for first, counts in values[key].items() for second, count in counts.items()
     )
-    failures = CounterMetricFamily(
-        "passerelle_request_failures",
-        "Requests that ended early, by what happened and which side is to blame.",
-        labels=["route", "kind", "side"],
-    )
-    dry = CounterMetricFamily(
-        "passerelle_rate_limit_dry_run",
-        "Requests that a rate limit in a dry run would have refused.",
-        labels=["route"],
-    )
-    verdicts = CounterMetricFamily(
-        "passerelle_forward_auth_verdicts",
-        "Requests that a service was asked about, by its verdict and the status class or failure that it was.",
-        labels=["route", "verdict", "reason"],
-    )
-    in_flight = GaugeMetricFamily("passerelle_requests_in_flight", "Requests being carried out now.", labels=["route"])
-    durations = HistogramMetricFamily(
+
+
+def _failures(values: dict[str, Any]) -> Samples:
+    return (([kind, _SIDES[kind]], count) for kind, count in values["failures"].items())
+
+
+def _histogram(values: dict[str, Any]) -> Samples:
+    return [([], (list(zip(_BOUNDS, accumulate(values["buckets"]), strict=True)), values["sum"]))]
+
+
+def _breakers(values: dict[str, Any]) -> Samples:
+    breaker = values["breaker"]
+    return (([state], breaker.get(state, 0)) for state in _BREAKER_STATES) if breaker else ()
+
+
+def _concurrency(key: str) -> Callable[[dict[str, Any]], Samples]:
+    return lambda values: [([], values["concurrency"][key])] if key in values["concurrency"] else ()
+
+
+def _limited(values: dict[str, Any]) -> Samples:
+    return [([], values["limited"])] if values["concurrency"] else ()
+
+
+def _lookups(snapshot: Snapshot) -> Samples:
+    redis = snapshot["cache"]["redis"]
+    return [(["hit"], redis["hits"]), (["miss"], redis["misses"])]
+
+
+METRICS = (
+    Metric(
+        "passerelle_requests_total",
+        "counter",
+        ("route", "method", "code"),
+        "requests with a response",
+        _of_routes(_by_two_keys("codes")),
+    ),
+    Metric(
         "passerelle_request_duration_seconds",
-        "From a request's head to the last byte of its answer.",
-        labels=["route"],
-    )
-    for route, values in routes.items():
-        for method, codes in values["codes"].items():
-            for code, count in codes.items():
-                requests.add_metric([route, method, code], count)
-        for kind, count in values["failures"].items():
-            failures.add_metric([route, kind, _SIDES[kind]], count)
-        dry.add_metric([route], values["would_refuse"])
-        for verdict, reasons in values["verdicts"].items():
-            for reason, count in reasons.items():
-                verdicts.add_metric([route, verdict, reason], count)
-        in_flight.add_metric([route], values["in_flight"])
-        durations.add_metric([route], _cumulative(values["buckets"]), values["sum"])
-    yield from (requests, failures, dry, verdicts, in_flight, durations)
-
-
-def _upstream(services: dict[str, Any]) -> Iterator[Metric]:
-    responses = CounterMetricFamily(
-        "passerelle_upstream_responses", "Attempts that a service answered, by status.", labels=["service", "code"]
-    )
-    failures = CounterMetricFamily(
-        "passerelle_upstream_failures",
-        "Attempts that failed, by what happened and which side is to blame.",
-        labels=["service", "kind", "side"],
-    )
-    retries = CounterMetricFamily(
-        "passerelle_upstream_retries", "Attempts after a request's first one.", labels=["service"]
-    )
-    in_flight = GaugeMetricFamily(
-        "passerelle_upstream_in_flight", "Attempts under way at a service's instances now.", labels=["service"]
-    )
-    breakers = GaugeMetricFamily(
-        "passerelle_upstream_breakers",
-        "Workers whose circuit breaker for the service is in this state now.",
-        labels=["service", "state"],
-    )
-    hedges = CounterMetricFamily(
-        "passerelle_upstream_hedges",
-        "Second attempts beside one under way, by what became of them.",
-        labels=["service", "outcome"],
-    )
-    limited = CounterMetricFamily(
-        "passerelle_upstream_limited", "Requests refused for the service's adaptive limit.", labels=["service"]
-    )
-    places = {
-        name: GaugeMetricFamily(f"passerelle_upstream_concurrency_{name}", text, labels=["service"])
-        for name, text in _CONCURRENCY.items()
-    }
-    durations = HistogramMetricFamily(
+        "histogram",
+        ("route",),
+        "time from the head of a request to the last byte of its response",
+        _of_routes(_histogram),
+    ),
+    Metric(
+        "passerelle_requests_in_flight",
+        "gauge",
+        ("route",),
+        "requests in flight",
+        _of_routes(_one("in_flight")),
+    ),
+    Metric(
+        "passerelle_request_failures_total",
+        "counter",
+        ("route", "kind", "side"),
+        "requests that ended early: what happened, and which side is responsible",
+        _of_routes(_failures),
+    ),
+    Metric(
+        "passerelle_rate_limit_dry_run_total",
+        "counter",
+        ("route",),
+        "requests that a rate limit with `dry_run` would have refused",
+        _of_routes(_one("would_refuse")),
+    ),
+    Metric(
+        "passerelle_forward_auth_verdicts_total",
+        "counter",
+        ("route", "verdict", "reason"),
+        "with [`forward_auth`](forward-auth.md): requests by decision, including cached decisions: "
+        "`allowed` (`2xx`), `denied` (`3xx`, `4xx`), `failed` (a [failure](access-log.md#failures), such as "
+        "`timeout`; with `failure: open` these passed)",
+        _of_routes(_by_two_keys("verdicts")),
+    ),
+    Metric(
+        "passerelle_requests_malformed_total",
+        "counter",
+        ("kind",),
+        "messages that were not valid requests",
+        _by_key("malformed"),
+    ),
+    Metric(
+        "passerelle_upstream_responses_total",
+        "counter",
+        ("service", "code"),
+        "attempts with a response",
+        _of_services(_by_key("codes")),
+    ),
+    Metric(
+        "passerelle_upstream_failures_total",
+        "counter",
+        ("service", "kind", "side"),
+        "attempts that failed",
+        _of_services(_failures),
+    ),
+    Metric(
+        "passerelle_upstream_retries_total",
+        "counter",
+        ("service",),
+        "attempts after the first one of a request",
+        _of_services(_one("retries")),
+    ),
+    Metric(
+        "passerelle_upstream_hedges_total",
+        "counter",
+        ("service", "outcome"),
+        "with `hedge`: second attempts in parallel to the first: `won`, `lost`, `failed`, `cancelled` (the "
+        "client disconnected, or the deadline passed); `unaffordable` counts those not sent because the "
+        "budget was used up",
+        _of_services(_by_key("hedges")),
+    ),
+    Metric(
         "passerelle_upstream_duration_seconds",
-        "From picking an instance to the last byte of its answer, failed attempts included.",
-        labels=["service"],
-    )
-    for service, values in services.items():
-        for code, count in values["codes"].items():
-            responses.add_metric([service, code], count)
-        for kind, count in values["failures"].items():
-            failures.add_metric([service, kind, _SIDES[kind]], count)
-        retries.add_metric([service], values["retries"])
-        for outcome, count in values["hedges"].items():
-            hedges.add_metric([service, outcome], count)
-        in_flight.add_metric([service], values["in_flight"])
-        if values["breaker"]:
-            for state in _BREAKER_STATES:
-                breakers.add_metric([service, state], values["breaker"].get(state, 0))
-        for name, number in values["concurrency"].items():
-            places[name].add_metric([service], number)
-        if values["concurrency"]:
-            limited.add_metric([service], values["limited"])
-        durations.add_metric([service], _cumulative(values["buckets"]), values["sum"])
-    yield from (responses, failures, retries, hedges, in_flight, breakers, limited, *places.values(), durations)
-
-
-def _cache(snapshot: Snapshot) -> Iterator[Metric]:
-    requests = CounterMetricFamily(
-        "passerelle_cache_requests",
-        "Requests, and parts of compositions, on cached routes, by what became of them.",
-        labels=["route", "outcome"],
-    )
-    for route, values in snapshot["routes"].items():
-        for outcome, count in values["cache"].items():
-            requests.add_metric([route, outcome], count)
-    yield requests
-    held = snapshot["cache"]
-    yield GaugeMetricFamily("passerelle_cache_memory_bytes", "Memory held by caches now.", held["bytes"])
-    yield GaugeMetricFamily("passerelle_cache_memory_limit_bytes", "Memory that they may hold.", held["capacity_bytes"])
-    yield GaugeMetricFamily("passerelle_cache_entries", "Items that caches hold now.", held["entries"])
-    yield CounterMetricFamily("passerelle_cache_evictions", "Items let go of for want of memory.", held["evictions"])
-    redis = held.get("redis")
-    if not redis:
-        return
-    yield GaugeMetricFamily(
-        "passerelle_cache_redis_connected", "Workers whose connection to Redis stands.", redis["connected"]
-    )
-    yield CounterMetricFamily(
-        "passerelle_cache_redis_errors", "Operations of Redis that failed or took too long.", redis["errors"]
-    )
-    looked = CounterMetricFamily("passerelle_cache_redis_lookups", "Look-ups in Redis.", labels=["result"])
-    looked.add_metric(["hit"], redis["hits"])
-    looked.add_metric(["miss"], redis["misses"])
-    yield looked
-    yield CounterMetricFamily("passerelle_cache_redis_stores", "Answers that were stored in Redis.", redis["stores"])
-
-
-def _connections(snapshot: Snapshot) -> Iterator[Metric]:
-    connections = snapshot["connections"]
-    yield GaugeMetricFamily("passerelle_connections_open", "Client connections open now.", connections["open"])
-    yield CounterMetricFamily("passerelle_connections_accepted", "Client connections.", connections["accepted"])
-    yield CounterMetricFamily(
-        "passerelle_connections_refused", "Client connections turned away.", connections["refused"]
-    )
-    malformed = CounterMetricFamily(
-        "passerelle_requests_malformed", "Messages that never became a request.", labels=["kind"]
-    )
-    for kind, count in snapshot["malformed"].items():
-        malformed.add_metric([kind], count)
-    yield malformed
-
-
-def _process(snapshot: Snapshot) -> Iterator[Metric]:
-    log = snapshot["access_log"]
-    yield CounterMetricFamily("passerelle_access_log_lines", "Access log lines written.", log["lines"])
-    yield CounterMetricFamily(
-        "passerelle_access_log_lines_dropped", "Access log lines given up: nobody took them.", log["dropped"]
-    )
-    yield GaugeMetricFamily("passerelle_workers", "Gateway workers in this sum.", snapshot["workers"])
-    yield CounterMetricFamily(
-        "passerelle_worker_cpu_seconds", "CPU time, user and system, of the gateway workers.", snapshot["cpu_seconds"]
-    )
-    yield GaugeMetricFamily(
+        "histogram",
+        ("service",),
+        "time from picking an instance to the last byte of its response, including failed attempts",
+        _of_services(_histogram),
+    ),
+    Metric(
+        "passerelle_upstream_in_flight",
+        "gauge",
+        ("service",),
+        "attempts in flight at the instances of the service",
+        _of_services(_one("in_flight")),
+    ),
+    Metric(
+        "passerelle_upstream_breakers",
+        "gauge",
+        ("service", "state"),
+        "workers whose circuit breaker for the service is `closed`, `open` or `half_open`; only for "
+        "services with `breaker`",
+        _of_services(_breakers),
+    ),
+    Metric(
+        "passerelle_upstream_concurrency_limit",
+        "gauge",
+        ("service",),
+        "the adaptive limit of requests whose response has not begun; only for services with `concurrency`",
+        _of_services(_concurrency("limit")),
+    ),
+    Metric(
+        "passerelle_upstream_concurrency_running",
+        "gauge",
+        ("service",),
+        "requests that count against the limit",
+        _of_services(_concurrency("running")),
+    ),
+    Metric(
+        "passerelle_upstream_concurrency_waiting",
+        "gauge",
+        ("service",),
+        "requests in the queue for the limit",
+        _of_services(_concurrency("waiting")),
+    ),
+    Metric(
+        "passerelle_upstream_limited_total",
+        "counter",
+        ("service",),
+        "requests that the limit refused",
+        _of_services(_limited),
+    ),
+    Metric(
+        "passerelle_cache_requests_total",
+        "counter",
+        ("route", "outcome"),
+        "requests, and parts of compositions, on cached routes: `hit`, `stale`, `miss`, `revalidated`, "
+        "`coalesced`, `bypass`, `refused`",
+        _of_routes(_by_key("cache")),
+    ),
+    Metric(
+        "passerelle_cache_memory_bytes",
+        "gauge",
+        (),
+        "memory of the caches, everything counted",
+        _one("cache", "bytes"),
+    ),
+    Metric(
+        "passerelle_cache_memory_limit_bytes",
+        "gauge",
+        (),
+        "limit of that memory: `cache.memory` of each worker",
+        _one("cache", "capacity_bytes"),
+    ),
+    Metric(
+        "passerelle_cache_entries",
+        "gauge",
+        (),
+        "entries in the caches",
+        _one("cache", "entries"),
+    ),
+    Metric(
+        "passerelle_cache_evictions_total",
+        "counter",
+        (),
+        "entries evicted for lack of memory",
+        _one("cache", "evictions"),
+    ),
+    Metric(
+        "passerelle_cache_redis_connected",
+        "gauge",
+        (),
+        "with `redis`: workers with a connection to it",
+        _one("cache", "redis", "connected"),
+        redis=True,
+    ),
+    Metric(
+        "passerelle_cache_redis_errors_total",
+        "counter",
+        (),
+        "Redis operations that failed or took too long",
+        _one("cache", "redis", "errors"),
+        redis=True,
+    ),
+    Metric(
+        "passerelle_cache_redis_lookups_total",
+        "counter",
+        ("result",),
+        "lookups in Redis: `hit`, `miss`",
+        _lookups,
+        redis=True,
+    ),
+    Metric(
+        "passerelle_cache_redis_stores_total",
+        "counter",
+        (),
+        "responses stored in Redis",
+        _one("cache", "redis", "stores"),
+        redis=True,
+    ),
+    Metric(
+        "passerelle_connections_open",
+        "gauge",
+        (),
+        "open client connections",
+        _one("connections", "open"),
+    ),
+    Metric(
+        "passerelle_connections_accepted_total",
+        "counter",
+        (),
+        "accepted client connections",
+        _one("connections", "accepted"),
+    ),
+    Metric(
+        "passerelle_connections_refused_total",
+        "counter",
+        (),
+        "refused client connections: too many (in all, or of one address), a failed TLS handshake, or a "
+        "stopping gateway",
+        _one("connections", "refused"),
+    ),
+    Metric(
+        "passerelle_access_log_lines_total",
+        "counter",
+        (),
+        "access log lines written",
+        _one("access_log", "lines"),
+    ),
+    Metric(
+        "passerelle_access_log_lines_dropped_total",
+        "counter",
+        (),
+        "access log lines dropped because their destination did not accept them",
+        _one("access_log", "dropped"),
+    ),
+    Metric(
+        "passerelle_workers",
+        "gauge",
+        (),
+        "gateway workers in this sum",
+        _one("workers"),
+    ),
+    Metric(
+        "passerelle_worker_cpu_seconds_total",
+        "counter",
+        (),
+        "CPU time of the gateway workers, user and system",
+        _one("cpu_seconds"),
+    ),
+    Metric(
         "passerelle_worker_resident_memory_bytes",
-        "Resident memory of the gateway workers.",
-        snapshot["resident_bytes"],
-    )
-
-
-def _cumulative(buckets: list[int]) -> list[tuple[str, float]]:
-    return list(zip(_BOUNDS, accumulate(buckets), strict=True))
+        "gauge",
+        (),
+        "resident memory of the gateway workers",
+        _one("resident_bytes"),
+    ),
+)
+"""All metrics, in the order of the reference page."""

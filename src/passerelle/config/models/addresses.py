@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic.json_schema import WithJsonSchema
 
+from passerelle.config.models.base import Takes
 from passerelle.config.reading.wording import describe
 
 
@@ -149,12 +150,16 @@ def _lookup(address: Address, found: str) -> Lookup:
 
 
 Listen = Annotated[
-    Address, BeforeValidator(parse_listen), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]})
+    Address,
+    BeforeValidator(parse_listen),
+    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]}),
+    Takes("`host:port`"),
 ]
 Admin = Annotated[
     Address | None,
     BeforeValidator(parse_admin),
     WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9900", "off"]}),
+    Takes("`host:port` or `off`"),
 ]
 Url = Annotated[
     Address,
@@ -170,6 +175,7 @@ Url = Annotated[
             ],
         }
     ),
+    Takes("`http://host:port`, `https://…`, `dns+http://…`"),
 ]
 
 
@@ -190,4 +196,5 @@ Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
     BeforeValidator(parse_network),
     WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "::1/128"]}),
+    Takes("address range", "address ranges"),
 ]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.json_schema import WithJsonSchema
 
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.units import Duration, Percent
 from passerelle.config.models.values import METHODS, Method, Text, WholeNumber
 from passerelle.config.reading.wording import describe, hint
 from passerelle.http.messages import IDEMPOTENT_METHODS
 
-POLICIES = ("round_robin", "weighted", "least_inflight", "p2c", "ewma", "hash")
 PolicyName = Literal["round_robin", "weighted", "least_inflight", "p2c", "ewma", "hash"]
+POLICIES: tuple[PolicyName, ...] = get_args(PolicyName)
+KEYLESS_POLICIES = tuple(name for name in POLICIES if name != "hash")
+"""The policies that need no other key of the configuration."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+").fullmatch  # RFC 9110 §5.6.2
 _SOURCES = ("header", "cookie", "param", "address")
@@ -77,7 +79,9 @@ def _off(found: object) -> object:
 class Sticky(Model):
     """Clients that come back with a cookie go to the instance that they had before."""
 
-    cookie: Annotated[Text, AfterValidator(_cookie_name)] = Field(description="Name of the cookie.")
+    cookie: Annotated[Text, AfterValidator(_cookie_name), Takes("name of a cookie")] = Field(
+        description="Name of the cookie."
+    )
     secret: Annotated[Text, AfterValidator(_secret)] = Field(
         description="Secret that its values are derived from, at least 16 bytes; the same in all replicas."
     )
@@ -88,13 +92,14 @@ class Balance(Model):
 
     policy: PolicyName = Field(
         default="p2c",
-        description="`round_robin`, `weighted`, `least_inflight`, `p2c`, `ewma` or `hash`.",
+        description="The policy that picks an instance for each request.",
     )
     by: (
         Annotated[
             By,
             BeforeValidator(parse_by),
             WithJsonSchema({"type": "string", "pattern": "^(address|(header|cookie|param):.+)$"}),
+            Takes("`header:NAME`, `cookie:NAME`, `param:NAME` or `address`"),
         ]
         | None
     ) = Field(
@@ -179,4 +184,4 @@ class Retries(Model):
     )
 
 
-OptionalEject = Annotated[Eject | None, BeforeValidator(_off)]
+OptionalEject = Annotated[Eject | None, BeforeValidator(_off), Takes("[mapping](#eject) or `off`")]

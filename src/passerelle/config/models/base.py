@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
@@ -10,6 +12,17 @@ class Model(BaseModel):
     """A mapping of the file: immutable, and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """Annotation of a type or field: what it takes, for the column "takes" of the reference (Markdown).
+
+    ``many`` is the plural, for lists. Where several annotations apply, the outermost one wins.
+    """
+
+    one: str
+    many: str = ""
 
 
 Shape = list[tuple[str | None, str]]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.units import Duration, Size
 from passerelle.config.models.values import FieldName, Flag, Name, TagText, Text, WholeNumber
 from passerelle.http.messages import is_of_the_way
@@ -62,7 +62,7 @@ class RouteCache(Model):
         default=True,
         description="Whether each host has its own responses; otherwise all hosts of the route share them.",
     )
-    query: tuple[Text, ...] | None = Field(
+    query: Annotated[tuple[Text, ...], Takes("list of names")] | None = Field(
         default=None,
         description="Query parameters that are part of the cache key, in any order; by default all, as sent.",
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.units import Size
 from passerelle.config.models.values import Text
 from passerelle.config.reading.wording import describe
@@ -24,12 +24,12 @@ def _media_type(text: str) -> str:
 class Compress(Model):
     """Which answers are compressed for clients that accept it; `true` for the defaults, or only the list of codings."""
 
-    codings: tuple[Literal["zstd", "br", "gzip"], ...] = Field(
+    codings: Annotated[tuple[Literal["zstd", "br", "gzip"], ...], Takes("list of codings")] = Field(
         default=("zstd", "br", "gzip"),
         min_length=1,
         description="Offered codings in order of preference: `zstd`, `br`, `gzip`; by default all that are installed.",
     )
-    types: tuple[Annotated[Text, AfterValidator(_media_type)], ...] | None = Field(
+    types: tuple[Annotated[Text, AfterValidator(_media_type), Takes("media type", "media types")], ...] | None = Field(
         default=None,
         min_length=1,
         description="Media types to compress, such as `text/*`; by default text, JSON, XML, scripts, fonts.",

@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from passerelle.config.checks.shapes import route_shape, service_shape
 from passerelle.config.models.addresses import Address, Admin, Listen, Network
 from passerelle.config.models.balance import (
     Balance,
@@ -20,7 +19,7 @@ from passerelle.config.models.balance import (
     Retries,
     Sticky,
 )
-from passerelle.config.models.base import Model, given, raise_first
+from passerelle.config.models.base import Model, Takes, given, raise_first
 from passerelle.config.models.cache import Cache, RouteCache
 from passerelle.config.models.compress import Compress
 from passerelle.config.models.concurrency import Concurrency
@@ -40,6 +39,7 @@ from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.limits import Limits
 from passerelle.config.models.redis import RedisUrl
 from passerelle.config.models.sessions import Login, Sessions, Yes
+from passerelle.config.models.shapes import route_shape, service_shape
 from passerelle.config.models.target import Target, Zone
 from passerelle.config.models.tls import Certificate, ListenerTls, ServiceTls
 from passerelle.config.models.units import Duration, DurationOrOff, Limit, Percent
@@ -54,6 +54,7 @@ from passerelle.config.models.values import (
     PatternText,
     PlainPath,
     RouteHost,
+    ServiceName,
     TemplateText,
     Text,
     WholeNumber,
@@ -92,6 +93,8 @@ __all__ = [
     "Zone",
 ]
 
+_HEADER_RULES = Takes("[mapping](#request_headers-and-response_headers)")
+
 
 class Health(Model):
     """The question that says whether an instance is up."""
@@ -108,13 +111,13 @@ class Service(Model):
         default=None,
         description="A command that serves HTTP on `{port}`: a list of words, or text split like a shell command.",
     )
-    targets: Annotated[tuple[Target, ...], OneOrMore] | None = Field(
+    targets: Annotated[tuple[Target, ...], OneOrMore, Takes("list of [targets](#a-target)")] | None = Field(
         default=None, min_length=1, description="Instances that already run, or sources of them."
     )
-    zones: dict[Name, Zone] | None = Field(
+    zones: Annotated[dict[Name, Zone], Takes("mapping of names to [zones](#a-zone)")] | None = Field(
         default=None, min_length=1, description="Groups of running instances, balanced as groups."
     )
-    near: Text | None = Field(
+    near: Annotated[Text, Takes("name of a zone")] | None = Field(
         default=None,
         description="The zone that gets all requests it can carry; other zones get the rest. With `zones` only.",
     )
@@ -124,7 +127,9 @@ class Service(Model):
     instances: Annotated[int, WholeNumber(1, 1000)] = Field(
         default=1, description="Number of processes to start. With `app` or `run` only."
     )
-    env: dict[EnvName, Text] = Field(default={}, description="Environment variables to add. With `app` or `run` only.")
+    env: Annotated[dict[EnvName, Text], Takes("mapping of names to text")] = Field(
+        default={}, description="Environment variables to add. With `app` or `run` only."
+    )
     cwd: File | None = Field(
         default=None,
         description="Working directory, relative to the file; by default the folder of the file. With `app` "
@@ -134,7 +139,9 @@ class Service(Model):
         default=None,
         description="Active health check; by default an instance is up if it accepts a TCP connection.",
     )
-    balance: Balance = Field(default=Balance(), description="How an instance is picked.")
+    balance: Annotated[Balance, Takes("a policy, or [mapping](#balance)")] = Field(
+        default=Balance(), description="How an instance is picked."
+    )
     eject: OptionalEject = Field(
         default=Eject(), description="When an instance is ejected because requests to it fail, or `off`."
     )
@@ -147,7 +154,7 @@ class Service(Model):
     )
     breaker: Breaker | None = Field(default=None, description="Circuit breaker of the service; none by default.")
     retries: Retries = Field(default=Retries(), description="Which requests are retried, and how many.")
-    tls: ServiceTls | None = Field(
+    tls: Annotated[ServiceTls, Takes("[mapping](#tls-of-a-service)")] | None = Field(
         default=None,
         description="TLS to `https://` targets; by default the authorities of the system are trusted.",
     )
@@ -158,7 +165,7 @@ class Service(Model):
     max_waiting: Annotated[int, WholeNumber(0, 100_000)] = Field(
         default=256, description="Most requests that wait for a connection, per instance and worker. Beyond: 503."
     )
-    concurrency: Concurrency | None = Field(
+    concurrency: Annotated[Concurrency, Takes("`adaptive`, or [mapping](#concurrency)")] | None = Field(
         default=None,
         description="`adaptive`: limit the requests in flight by the latency of responses.",
     )
@@ -192,24 +199,24 @@ class Service(Model):
 class OnError(Model):
     """What stands in for a part that failed."""
 
-    value: JsonValue = Field(description="Any JSON value, inserted in place of the part.")
+    value: Annotated[JsonValue, Takes("any JSON")] = Field(description="Any JSON value, inserted in place of the part.")
 
 
 class Part(Model):
     """One part of a composed answer: a request to a service."""
 
-    service: Text = Field(description="The service of the part.")
+    service: ServiceName = Field(description="The service of the part.")
     path: TemplateText = Field(description="The path of the part, filled with the parameters of the route.")
     timeout: Duration | None = Field(default=None, description="Deadline of the part; by default that of the route.")
     pass_status: tuple[Annotated[int, WholeNumber(400, 599)], ...] = Field(
         default=(),
         description="Statuses of a required part that become that of the response, such as `[404]`; others become 502.",
     )
-    on_error: OnError | None = Field(
+    on_error: Annotated[OnError | None, Takes("[mapping](#on_error) or `null`")] = Field(
         default=None,
         description="Fallback for a failed part: `null` or `{value: …}`. Without the key, the part is required.",
     )
-    cache: RouteCache | None = Field(
+    cache: Annotated[RouteCache, Takes("[mapping](#caching)")] | None = Field(
         default=None, description="How the responses of the part are cached, separately from routes; by default not."
     )
 
@@ -234,8 +241,8 @@ class Route(Model):
         min_length=1,
         description="Matches these methods only; `GET` includes `HEAD`. By default all (with `compose`: `GET`).",
     )
-    service: Text | None = Field(default=None, description="The service that requests are forwarded to.")
-    compose: dict[Name, Part] | None = Field(
+    service: ServiceName | None = Field(default=None, description="The service that requests are forwarded to.")
+    compose: Annotated[dict[Name, Part], Takes("mapping of keys to [parts](#a-part-of-a-composition)")] | None = Field(
         default=None, min_length=1, description="The parts of a composed response, a JSON object: key to part."
     )
     login: Login | None = Field(default=None, description="Makes the route log users in.")
@@ -268,20 +275,20 @@ class Route(Model):
     tell_deadline: bool = Field(
         default=False, description="`true`: services receive the remaining time in `Passerelle-Timeout-Ms`."
     )
-    cache: RouteCache | None = Field(
+    cache: Annotated[RouteCache, Takes("[mapping](#caching)")] | None = Field(
         default=None,
         description="How responses are cached, with `compose` the joined ones; `{}` for RFC 9111 alone.",
     )
-    compress: Compress | None = Field(
+    compress: Annotated[Compress, Takes("`true`, a list of codings, or [mapping](#compress)")] | None = Field(
         default=None, description="Which responses are compressed, `true` for the defaults; by default none."
     )
     cors: Cors | None = Field(
         default=None, description="Which pages of other origins may use the route; by default none."
     )
-    request_headers: RequestHeaders | None = Field(
+    request_headers: Annotated[RequestHeaders, _HEADER_RULES] | None = Field(
         default=None, description="Rules for the header fields that services receive."
     )
-    response_headers: ResponseHeaders | None = Field(
+    response_headers: Annotated[ResponseHeaders, _HEADER_RULES] | None = Field(
         default=None, description="Rules for the header fields that clients receive."
     )
     security_headers: OptionalSecurityHeaders = Field(
@@ -290,7 +297,7 @@ class Route(Model):
     clients: Clients | None = Field(
         default=None, description="Allowed client addresses, behind `trusted_proxies` the original ones. Others: 403."
     )
-    auth: tuple[Literal["jwt", "key", "mtls", "session"], ...] = Field(
+    auth: Annotated[tuple[Literal["jwt", "key", "mtls", "session"], ...], Takes("list of kinds")] = Field(
         default=(),
         min_length=1,
         description="Accepted kinds of credentials: `jwt`, `key`, `mtls`, `session`. Without a valid one: 401.",
@@ -304,7 +311,7 @@ class Route(Model):
     identity_token: Yes | None = Field(
         default=None, description="`true`: services receive the signed token of `identity_token`."
     )
-    rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore] = Field(
+    rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore, Takes("[limit](#rate_limit) or a list")] = Field(
         default=(), description="One limit, or a list of limits that must all admit a request. Beyond: 429."
     )
 
@@ -361,7 +368,9 @@ class Config(Model):
     security_headers: OptionalSecurityHeaders = Field(
         default=None, description="Security fields on all responses: `true` for the defaults, or a mapping."
     )
-    cache: Cache = Field(default=Cache(), description="Memory of the response cache.")
+    cache: Annotated[Cache, Takes("[mapping](#caching)")] = Field(
+        default=Cache(), description="Memory of the response cache."
+    )
     redis: RedisUrl | None = Field(
         default=None,
         description="A Redis shared by workers and gateways: cache, invalidations, limits, sessions, API keys.",
@@ -377,8 +386,12 @@ class Config(Model):
     identity_token: IdentityToken | None = Field(
         default=None, description="A signed token that identifies the client to services."
     )
-    services: dict[Name, Service] = Field(min_length=1, description="The upstream services, by name.")
-    routes: tuple[Route, ...] = Field(min_length=1, description="The route table; the order does not matter.")
+    services: Annotated[dict[Name, Service], Takes("mapping of names to [services](#a-service)")] = Field(
+        min_length=1, description="The upstream services, by name."
+    )
+    routes: Annotated[tuple[Route, ...], Takes("list of [routes](#a-route)")] = Field(
+        min_length=1, description="The route table; the order does not matter."
+    )
 
     @property
     def scheme(self) -> str:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from pydantic.json_schema import WithJsonSchema
 
 from passerelle.config.models.addresses import Address, split_address
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.units import Duration
 from passerelle.config.reading.wording import describe
 
@@ -29,7 +29,10 @@ def parse_server(found: object) -> object:
 
 
 Server = Annotated[
-    Address, BeforeValidator(parse_server), WithJsonSchema({"type": "string", "examples": ["127.0.0.1:5353"]})
+    Address,
+    BeforeValidator(parse_server),
+    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:5353"]}),
+    Takes("address, or address and port"),
 ]
 
 

@@ -11,7 +11,7 @@ from passerelle.config.models.base import Model
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.headers import RequestName
 from passerelle.config.models.units import Duration
-from passerelle.config.models.values import PlainPath, Text
+from passerelle.config.models.values import PlainPath, ServiceName, Text
 
 _BY = re.compile(r"address|host|method|uri|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
@@ -25,7 +25,7 @@ def _by(text: str) -> str:
 class ForwardAuth(Model):
     """Whom to ask whether a request may pass, and what is told both ways."""
 
-    service: Text = Field(description="The service that decides.")
+    service: ServiceName = Field(description="The service that decides.")
     path: PlainPath = Field(description="Path of the authorization request, a `GET`. A 2xx lets the request pass.")
     send_headers: Annotated[tuple[RequestName, ...], OneOrMore] = Field(
         default=("Authorization", "Cookie"),

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
 from passerelle.config.models.addresses import Network
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.units import RateText
 from passerelle.config.models.values import SHARED, Store, Text, WholeNumber, is_token
 
@@ -47,8 +47,8 @@ def check_scope(text: str) -> str:
     raise ValueError(f"found {text!r}; a scope is 1 to 128 visible ASCII characters without quotes and backslashes")
 
 
-Consumer = Annotated[Text, AfterValidator(check_consumer)]
-Scope = Annotated[Text, AfterValidator(check_scope)]
+Consumer = Annotated[Text, AfterValidator(check_consumer), Takes("consumer", "consumers")]
+Scope = Annotated[Text, AfterValidator(check_scope), Takes("scope", "scopes")]
 OneOrMore = BeforeValidator(one_or_more)
 
 
@@ -59,7 +59,7 @@ class Keys(Model):
         default=SHARED,
         description="Where keys are stored: `redis`, or the path of an SQLite file, created if missing.",
     )
-    header: Annotated[Text, AfterValidator(_field_name)] = Field(
+    header: Annotated[Text, AfterValidator(_field_name), Takes("name of a field")] = Field(
         default="X-API-Key", description="The header in which clients send their key; it is not forwarded."
     )
 
@@ -87,8 +87,8 @@ class Require(Model):
         min_length=1,
         description="The client must have one of these roles, of a session or of the claim `roles` of a token.",
     )
-    claims: dict[Text, Annotated[tuple[JsonValue, ...], OneOrMore]] = Field(
-        default={}, min_length=1, description="Each of these claims of the token must have one of its values."
+    claims: Annotated[dict[Text, Annotated[tuple[JsonValue, ...], OneOrMore]], Takes("mapping of claims to values")] = (
+        Field(default={}, min_length=1, description="Each of these claims of the token must have one of its values.")
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.units import Duration
 from passerelle.config.models.values import Flag, Method, Text, is_token
@@ -51,7 +51,9 @@ def _star_or_name(text: str) -> str:
     raise ValueError(f"found {text!r}; allowed is the name of a request field, such as Authorization, or *")
 
 
-Origin = Annotated[Text, AfterValidator(_origin), Field(json_schema_extra={"examples": ["https://shop.example"]})]
+Origin = Annotated[
+    Text, AfterValidator(_origin), Field(json_schema_extra={"examples": ["https://shop.example"]}), Takes("origin")
+]
 
 
 class Cors(Model):
@@ -63,12 +65,14 @@ class Cors(Model):
     methods: tuple[Method, ...] | None = Field(
         default=None, min_length=1, description="Allowed methods; by default all that the route accepts."
     )
-    headers: Annotated[tuple[Annotated[Text, AfterValidator(_star_or_name)], ...], OneOrMore] = Field(
+    headers: Annotated[
+        tuple[Annotated[Text, AfterValidator(_star_or_name)], ...], OneOrMore, Takes("name of a field, `*`, or a list")
+    ] = Field(
         default=(),
         min_length=1,
         description="Request fields that pages may set, or `*`; `Accept` and `Content-Type` are always allowed.",
     )
-    expose: Annotated[tuple[Annotated[Text, AfterValidator(_field)], ...], OneOrMore] = Field(
+    expose: Annotated[tuple[Annotated[Text, AfterValidator(_field), Takes("name of a field")], ...], OneOrMore] = Field(
         default=(),
         min_length=1,
         description="Response fields that pages may read, in addition to those that are always readable.",
@@ -143,19 +147,20 @@ def _value(text: str) -> str:
 
 
 Value = Annotated[Text, AfterValidator(_value)]
-RequestName = Annotated[Text, AfterValidator(_request_name)]
-ResponseName = Annotated[Text, AfterValidator(_response_name)]
+RequestName = Annotated[Text, AfterValidator(_request_name), Takes("name of a field")]
+ResponseName = Annotated[Text, AfterValidator(_response_name), Takes("name of a field")]
+_Values = Takes("mapping of fields to values")
 
 
 class RequestHeaders(Model):
     """What is changed in the fields that services get."""
 
-    set: dict[RequestName, Value] = Field(
+    set: Annotated[dict[RequestName, Value], _Values] = Field(
         default={},
         min_length=1,
         description="Fields that replace all fields of the same name; `{name}` is a parameter of the path.",
     )
-    add: dict[RequestName, Value] = Field(
+    add: Annotated[dict[RequestName, Value], _Values] = Field(
         default={}, min_length=1, description="Fields to add to those of the same name; `{name}` as above."
     )
     remove: Annotated[tuple[RequestName, ...], OneOrMore] = Field(
@@ -166,10 +171,10 @@ class RequestHeaders(Model):
 class ResponseHeaders(Model):
     """What is changed in the fields that clients get."""
 
-    set: dict[ResponseName, Value] = Field(
+    set: Annotated[dict[ResponseName, Value], _Values] = Field(
         default={}, min_length=1, description="Fields that replace all fields of the same name."
     )
-    add: dict[ResponseName, Value] = Field(
+    add: Annotated[dict[ResponseName, Value], _Values] = Field(
         default={}, min_length=1, description="Fields to add to those of the same name."
     )
     remove: Annotated[tuple[ResponseName, ...], OneOrMore] = Field(
@@ -196,7 +201,7 @@ _OFF = BeforeValidator(_off)
 class SecurityHeaders(Model):
     """Fields that tell browsers to be careful; `true` for the defaults."""
 
-    hsts: Annotated[Text, _OFF, AfterValidator(_hsts)] = Field(
+    hsts: Annotated[Text, _OFF, AfterValidator(_hsts), Takes("text or `off`")] = Field(
         default="max-age=31536000", description="`Strict-Transport-Security`, sent over TLS only, or `off`."
     )
     content_type_options: Annotated[Literal["nosniff", "off"], _OFF] = Field(
@@ -223,10 +228,12 @@ class SecurityHeaders(Model):
     resource_policy: Annotated[Literal["same-origin", "same-site", "cross-origin", "off"], _OFF] = Field(
         default="same-origin", description="`Cross-Origin-Resource-Policy`."
     )
-    content_security_policy: Annotated[Value, _OFF] = Field(
+    content_security_policy: Annotated[Value, _OFF, Takes("text or `off`")] = Field(
         default="off", description="`Content-Security-Policy`, such as `frame-ancestors 'none'`, or `off`."
     )
-    permissions_policy: Annotated[Value, _OFF] = Field(default="off", description="`Permissions-Policy`, or `off`.")
+    permissions_policy: Annotated[Value, _OFF, Takes("text or `off`")] = Field(
+        default="off", description="`Permissions-Policy`, or `off`."
+    )
     override: Flag = Field(
         default=False, description="`true`: replace the fields of the service; otherwise only missing ones are added."
     )
@@ -247,4 +254,6 @@ def _none(found: object) -> object:
     return None if found in (False, "off") else found
 
 
-OptionalSecurityHeaders = Annotated[SecurityHeaders | None, BeforeValidator(_none)]
+OptionalSecurityHeaders = Annotated[
+    SecurityHeaders | None, BeforeValidator(_none), Takes("`true`, `off` or [mapping](#security_headers)")
+]

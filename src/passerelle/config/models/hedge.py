@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 from pydantic.json_schema import WithJsonSchema
 
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.units import parse_duration
 from passerelle.config.reading.wording import describe
 
@@ -44,6 +44,7 @@ After = Annotated[
     WithJsonSchema(
         {"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|s|m|h)|p\d\d(\.\d+)?)$", "examples": ["100ms", "p95"]}
     ),
+    Takes("duration, or a percentile"),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.jwt import SECRET_OCTETS
 from passerelle.config.models.units import Duration
 from passerelle.config.models.values import File, Text
@@ -40,7 +40,7 @@ class IdentityToken(Model):
     secret: Annotated[Text, AfterValidator(_secret)] | None = Field(
         default=None, repr=False, description="In place of `key`: a secret for `HS256`; preferably as `${file:…}`."
     )
-    header: Annotated[Text, AfterValidator(_header)] = Field(
+    header: Annotated[Text, AfterValidator(_header), Takes("name of a field")] = Field(
         default="X-Consumer-Token", description="The header that carries the token to services."
     )
     issuer: Text = Field(default="passerelle", description="Value of `iss`.")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic.json_schema import WithJsonSchema
 
-from passerelle.config.models.base import Model, Shape, given, raise_first
+from passerelle.config.models.base import Model, Shape, Takes, given, raise_first
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.units import Duration
 from passerelle.config.models.values import File, Text, parse_file
@@ -51,16 +51,19 @@ def _forward(text: str) -> str:
 class Jwt(Model):
     """JSON web tokens, for routes that accept them."""
 
-    algorithms: tuple[Algorithm, ...] = Field(min_length=1, description="The accepted signature algorithms.")
+    algorithms: Annotated[tuple[Algorithm, ...], Takes("list of algorithms")] = Field(
+        min_length=1, description="The accepted signature algorithms."
+    )
     secret: Text | None = Field(
         default=None,
         repr=False,
         description="The shared secret of `HS256`, `HS384`, `HS512`; preferably as `${file:…}`.",
     )
     key: File | None = Field(default=None, description="A file with the public key in PEM.")
-    jwks: Annotated[str | Path, BeforeValidator(_jwks), WithJsonSchema({"type": "string"})] | None = Field(
-        default=None, description="The key set of the issuer: an `https://` address, or a file."
-    )
+    jwks: (
+        Annotated[str | Path, BeforeValidator(_jwks), WithJsonSchema({"type": "string"}), Takes("address or path")]
+        | None
+    ) = Field(default=None, description="The key set of the issuer: an `https://` address, or a file.")
     issuer: Text | None = Field(default=None, description="Required value of `iss`.")
     audience: Annotated[tuple[Text, ...], OneOrMore] = Field(
         default=(), min_length=1, description="Accepted values of `aud`: a token must have one of them."
@@ -70,8 +73,11 @@ class Jwt(Model):
     scope_claim: Text = Field(
         default="scope", description="The claim with the scopes: text separated by blanks, or a list."
     )
-    forward: dict[Text, Annotated[Text, AfterValidator(_forward)]] = Field(
-        default={}, description="Claims to forward to services, with the header of each: `{email: X-Consumer-Email}`."
+    forward: Annotated[dict[Text, Annotated[Text, AfterValidator(_forward)]], Takes("mapping of claims to fields")] = (
+        Field(
+            default={},
+            description="Claims to forward to services, with the header of each: `{email: X-Consumer-Email}`.",
+        )
     )
     refresh: Duration = Field(default=3600.0, description="How often the key set is fetched. With `jwks` only.")
     cooldown: Duration = Field(

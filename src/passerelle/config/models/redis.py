@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic.json_schema import WithJsonSchema
 
 from passerelle.config.models.addresses import Address, split_address
+from passerelle.config.models.base import Takes
 from passerelle.config.reading.wording import describe
 
 
@@ -57,4 +58,5 @@ RedisUrl = Annotated[
     Redis,
     BeforeValidator(parse_redis),
     WithJsonSchema({"type": "string", "pattern": "^rediss?://", "examples": ["redis://127.0.0.1:6379/0"]}),
+    Takes("`redis://host:port/database`"),
 ]

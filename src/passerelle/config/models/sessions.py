@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.units import Duration
-from passerelle.config.models.values import SHARED, Flag, PlainPath, Store, Text, WholeNumber
+from passerelle.config.models.values import SHARED, Flag, PlainPath, ServiceName, Store, Text, WholeNumber
 from passerelle.config.reading.wording import describe
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
@@ -35,7 +35,7 @@ def _yes(found: object) -> object:
     return found
 
 
-Yes = Annotated[Literal[True], BeforeValidator(_yes)]
+Yes = Annotated[Literal[True], BeforeValidator(_yes), Takes("`true`")]
 
 
 class Sessions(Model):
@@ -45,7 +45,7 @@ class Sessions(Model):
         default=SHARED,
         description="Where sessions are stored: `redis`, or the path of an SQLite file, created if missing.",
     )
-    cookie: Annotated[Text, AfterValidator(_cookie)] = Field(
+    cookie: Annotated[Text, AfterValidator(_cookie), Takes("name of a cookie")] = Field(
         default="session", description="Name of the cookie, after the prefix `__Host-`."
     )
     idle: Duration = Field(default=1800.0, description="How long an unused session lasts.")
@@ -54,7 +54,7 @@ class Sessions(Model):
         default="token",
         description="CSRF protection: the token of the session and a known origin, or a known origin alone.",
     )
-    origins: Annotated[tuple[Annotated[Text, AfterValidator(_origin)], ...], OneOrMore] = Field(
+    origins: Annotated[tuple[Annotated[Text, AfterValidator(_origin), Takes("origin")], ...], OneOrMore] = Field(
         default=(),
         min_length=1,
         description="Further origins whose pages may use sessions, in addition to the gateway's own.",
@@ -68,7 +68,7 @@ class Sessions(Model):
 class Login(Model):
     """Who looks at user names and passwords, and how often they may be guessed."""
 
-    service: Text = Field(description="The service that verifies passwords.")
+    service: ServiceName = Field(description="The service that verifies passwords.")
     path: PlainPath = Field(description="Path of the verification request, a `POST`; no route should lead to it.")
     attempts: Annotated[int, WholeNumber(1, 1000)] = Field(
         default=5, description="Wrong passwords for one user name before further ones are refused. Beyond: 429."

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from passerelle.config.models.addresses import Lookup, Url
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.values import File, WholeNumber
 from passerelle.config.reading.wording import describe
@@ -53,7 +53,9 @@ class Target(Model):
 class Zone(Model):
     """A group of instances that is balanced as one."""
 
-    targets: Annotated[tuple[Target, ...], OneOrMore] = Field(min_length=1, description="The instances of the zone.")
+    targets: Annotated[tuple[Target, ...], OneOrMore, Takes("list of [targets](#a-target)")] = Field(
+        min_length=1, description="The instances of the zone."
+    )
     weight: Annotated[int, WholeNumber(1, 1000)] = Field(
         default=1, description="Share of the requests, relative to the other zones of the same priority."
     )

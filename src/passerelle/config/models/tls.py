@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from passerelle.config.models.addresses import HOST
-from passerelle.config.models.base import Model
+from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.values import File, Flag, RouteHost, Text
 
 
@@ -46,7 +46,7 @@ class ListenerTls(Model):
 
     certificate: File = Field(description="The certificate in PEM, followed by its chain.")
     key: File = Field(description="The private key of the certificate in PEM, without a password.")
-    certificates: tuple[Certificate, ...] = Field(
+    certificates: Annotated[tuple[Certificate, ...], Takes("list of [certificates](#certificates)")] = Field(
         default=(),
         min_length=1,
         description="Further certificates for certain server names; `certificate` is for all others.",
@@ -69,7 +69,7 @@ class ServiceTls(Model):
         default=True, description="Whether the certificate of the instance is verified; `false` accepts any."
     )
     ca: File | None = Field(default=None, description="The trusted authorities in PEM; by default those of the system.")
-    server_name: Annotated[Text, BeforeValidator(_server_name)] | None = Field(
+    server_name: Annotated[Text, BeforeValidator(_server_name), Takes("name")] | None = Field(
         default=None, description="The server name to send (SNI) and to verify; by default the host of the target."
     )
     certificate: File | None = Field(

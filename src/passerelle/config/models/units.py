@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator
 from pydantic.json_schema import WithJsonSchema
 
+from passerelle.config.models.base import Takes
 from passerelle.config.reading.wording import describe
 
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -69,6 +70,7 @@ Percent = Annotated[
     float,
     PERCENT,
     WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$", "examples": ["20%"]}),
+    Takes("percentage"),
 ]
 """A part, 0 to 1."""
 
@@ -76,6 +78,7 @@ Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
     WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h)$", "examples": ["250ms", "3s", "1m"]}),
+    Takes("duration"),
 ]
 """Seconds."""
 
@@ -88,17 +91,19 @@ DurationOrOff = Annotated[
     float | Literal["off"],
     BeforeValidator(_off_or_duration),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h)$"}, {"const": "off"}]}),
+    Takes("duration or `off`"),
 ]
 """Seconds, or ``off``."""
 
 _SIZE_SCHEMA = {"type": "string", "pattern": r"^\d+(\.\d+)?(B|KB|KiB|MB|MiB|GB|GiB)$", "examples": ["32KiB", "10MiB"]}
-Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
+Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA), Takes("size")]
 """Bytes."""
 
 Limit = Annotated[
     int | Literal["unlimited"],
     BeforeValidator(parse_limit),
     WithJsonSchema({"anyOf": [_SIZE_SCHEMA, {"const": "unlimited"}]}),
+    Takes("size or `unlimited`"),
 ]
 """Bytes, or ``unlimited``."""
 
@@ -130,6 +135,7 @@ RateText = Annotated[
     Rate,
     BeforeValidator(parse_rate),
     WithJsonSchema({"type": "string", "pattern": r"^\d+/[smhd]$", "examples": ["100/s", "10000/d"]}),
+    Takes("rate"),
 ]
 
 

@@ -24,6 +24,7 @@ from pydantic.json_schema import JsonSchemaValue, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
 from passerelle.config.models.addresses import HOST, split_address
+from passerelle.config.models.base import Takes
 from passerelle.config.reading.wording import describe, hint
 from passerelle.errors import Failure
 from passerelle.routing.paths import Pattern, Template, canonical_path
@@ -66,7 +67,7 @@ def parse_file(found: object, info: ValidationInfo) -> Path:
     return Path((info.context or {}).get("folder", "."), found)
 
 
-File = Annotated[Path, BeforeValidator(parse_file), WithJsonSchema({"type": "string"})]
+File = Annotated[Path, BeforeValidator(parse_file), WithJsonSchema({"type": "string"}), Takes("path")]
 
 
 SHARED: Final = "redis"
@@ -82,6 +83,7 @@ Store = Annotated[
     Literal["redis"] | Path,
     BeforeValidator(parse_store),
     WithJsonSchema({"type": "string", "examples": [SHARED, "var/passerelle.db"]}),
+    Takes("`redis` or a path"),
 ]
 
 
@@ -101,6 +103,7 @@ AccessLog = Annotated[
     Literal["stdout", "off"] | Path,
     BeforeValidator(parse_access_log),
     WithJsonSchema({"type": "string", "examples": ["stdout", "off", "var/access.log"]}),
+    Takes("`stdout`, `off` or a path"),
 ]
 
 _APP = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*").fullmatch
@@ -113,7 +116,12 @@ def parse_app(found: object) -> str:
     raise ValueError(f"found {describe(found)}; allowed is module:attribute, such as users.app:app")
 
 
-App = Annotated[str, BeforeValidator(parse_app), WithJsonSchema({"type": "string", "pattern": "^[^:]+:[^:]+$"})]
+App = Annotated[
+    str,
+    BeforeValidator(parse_app),
+    WithJsonSchema({"type": "string", "pattern": "^[^:]+:[^:]+$"}),
+    Takes("`module:attribute`"),
+]
 
 
 def parse_command(found: object) -> object:
@@ -136,6 +144,7 @@ Command = Annotated[
     WithJsonSchema(
         {"anyOf": [{"type": "array", "items": {"type": ["string", "number"]}, "minItems": 1}, {"type": "string"}]}
     ),
+    Takes("list of words, or text"),
 ]
 
 
@@ -165,12 +174,22 @@ def _plain_path(text: str) -> str:
     return text
 
 
-Text = Annotated[str, BeforeValidator(_text)]
-PatternText = Annotated[Text, AfterValidator(_pattern), Field(json_schema_extra={"examples": ["/user/{user_id}"]})]
-TemplateText = Annotated[
-    Text, AfterValidator(_template), Field(json_schema_extra={"examples": ["/internal/{user_id}"]})
+Text = Annotated[str, BeforeValidator(_text), Takes("text", "texts")]
+PatternText = Annotated[
+    Text,
+    AfterValidator(_pattern),
+    Field(json_schema_extra={"examples": ["/user/{user_id}"]}),
+    Takes("path pattern"),
 ]
-PlainPath = Annotated[Text, AfterValidator(_plain_path), Field(json_schema_extra={"examples": ["/healthz"]})]
+TemplateText = Annotated[
+    Text,
+    AfterValidator(_template),
+    Field(json_schema_extra={"examples": ["/internal/{user_id}"]}),
+    Takes("path template"),
+]
+PlainPath = Annotated[
+    Text, AfterValidator(_plain_path), Field(json_schema_extra={"examples": ["/healthz"]}), Takes("path")
+]
 
 
 def _route_host(text: str) -> str:
@@ -191,7 +210,12 @@ def _route_host(text: str) -> str:
     return host
 
 
-RouteHost = Annotated[Text, AfterValidator(_route_host), Field(json_schema_extra={"examples": ["api.example.com"]})]
+RouteHost = Annotated[
+    Text,
+    AfterValidator(_route_host),
+    Field(json_schema_extra={"examples": ["api.example.com"]}),
+    Takes("name or `*.suffix`", "names"),
+]
 
 
 def _method(text: str) -> str:
@@ -200,7 +224,7 @@ def _method(text: str) -> str:
     raise ValueError(f"found {describe(text)}; allowed: {', '.join(METHODS)}{hint(text, METHODS)}")
 
 
-Method = Annotated[Text, AfterValidator(_method), WithJsonSchema({"enum": list(METHODS)})]
+Method = Annotated[Text, AfterValidator(_method), WithJsonSchema({"enum": list(METHODS)}), Takes("method", "methods")]
 
 
 def _flag(found: object) -> object:
@@ -232,7 +256,12 @@ def _tag(text: str) -> str:
     return text
 
 
-FieldName = Annotated[Text, AfterValidator(_field_name), Field(json_schema_extra={"examples": ["Accept-Language"]})]
+FieldName = Annotated[
+    Text,
+    AfterValidator(_field_name),
+    Field(json_schema_extra={"examples": ["Accept-Language"]}),
+    Takes("name of a field", "field names"),
+]
 TagText = Annotated[Text, AfterValidator(_tag), Field(json_schema_extra={"examples": ["user:{user_id}"]})]
 
 
@@ -248,5 +277,6 @@ def _name(text: str) -> str:
     return text
 
 
-Name = Annotated[Text, AfterValidator(_name)]
+Name = Annotated[Text, AfterValidator(_name), Takes("name", "names")]
+ServiceName = Annotated[Text, Takes("name of a service")]
 EnvName = Annotated[Text, AfterValidator(_env_name)]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from passerelle.access.api_keys import FileKeyProvider, KeyProvider, RedisKeyProvider
 from passerelle.access.forward_auth import forward_auth
 from passerelle.access.login import LoginHandler, LogoutHandler
 from passerelle.access.redis_sessions import RedisSessionProvider
 from passerelle.access.sessions import FileSessionProvider, SessionProvider
+from passerelle.config.guards import GUARDS
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.guards import RateLimit
 from passerelle.config.models.identity_token import IdentityToken
@@ -146,6 +148,15 @@ def _required_redis(redis: RedisClient | None) -> RedisClient:
     return redis
 
 
+@dataclass(frozen=True, slots=True)
+class RouteScope:
+    """What a builder of guards receives: the route, its metrics, and the client of its ``forward_auth``."""
+
+    route: Route
+    metrics: RouteMetrics
+    policy: Subrequest | None
+
+
 class GuardFactory:
     """Makes the guards of every route of ``config``. :class:`CannotGuard` when it cannot.
 
@@ -192,30 +203,66 @@ class GuardFactory:
         return [part for part in parts if part is not None and not any(part is each for each in shared)]
 
     def for_route(self, route: Route, metrics: RouteMetrics, policy: Subrequest | None) -> tuple[Guard, ...]:
-        """The guards of ``route`` in the order in which they are asked; ``policy`` is where its ``forward_auth``
-        asks."""
-        guards = self._lists(route)
-        # Limits by address and field come first: they are cheap, and what guesses credentials must be slowed down too.
-        guards += self._limits(route, metrics, ("address", "header"))
+        """Make the guards of ``route`` in the order of :data:`GUARDS`; ``policy`` sends the requests of its
+        ``forward_auth``."""
+        return tuple(
+            guard for entry in GUARDS for guard in self.BUILDERS[entry.name](self, RouteScope(route, metrics, policy))
+        )
+
+    def _address_lists(self, scope: RouteScope) -> list[Guard]:
+        return self._lists(scope.route)
+
+    def _limits_before_authentication(self, scope: RouteScope) -> list[Guard]:
+        return self._limits(scope.route, scope.metrics, ("address", "header"))
+
+    def _limits_after_authentication(self, scope: RouteScope) -> list[Guard]:
+        return self._limits(scope.route, scope.metrics, ("consumer", "key"))
+
+    def _cors(self, scope: RouteScope) -> list[Guard]:
+        return []  # PreflightHandler responds to preflights; the guards of other requests do not change
+
+    def _authentication(self, scope: RouteScope) -> list[Guard]:
+        route = scope.route
+        guards: list[Guard] = []
         if route.auth:
             keys = self._config.keys if "key" in route.auth else None
             hidden = keys.header.lower().encode("ascii") if keys is not None else None
             guards.append(Authenticate([self._methods[name] for name in route.auth], hidden))
         if self._sessions is not None and "session" in route.auth:
-            # It is the gateway's own credential: whichever was used, no service sees it.
+            # The session cookie is the gateway's own credential: no service receives it, whichever method succeeded.
             guards.append(HideCookies((self._sessions.cookies.name, self._sessions.cookies.token)))
-        if route.require is not None:
-            required = route.require
-            roles = {} if required.roles is None else {"roles": required.roles}
-            guards.append(Require(required.scopes, required.consumers, {**required.claims, **roles}))
-        if route.forward_auth is not None and policy is not None:
-            # It is told whom the others have found, and spared what they refuse.
-            guards.append(forward_auth(route.forward_auth, policy, self._proxies, route.label, metrics.verdict))
-        # Only who may be here has a consumer's bucket, and nobody else can drain it.
-        guards += self._limits(route, metrics, ("consumer", "key"))
-        if route.identity_token and self._config.identity_token is not None and self._signer is not None:
-            guards.append(_identity_guard(self._config.identity_token, self._signer, route))
-        return tuple(guards)
+        return guards
+
+    def _authorization(self, scope: RouteScope) -> list[Guard]:
+        required = scope.route.require
+        if required is None:
+            return []
+        roles = {} if required.roles is None else {"roles": required.roles}
+        return [Require(required.scopes, required.consumers, {**required.claims, **roles})]
+
+    def _forward_auth(self, scope: RouteScope) -> list[Guard]:
+        settings = scope.route.forward_auth
+        if settings is None or scope.policy is None:
+            return []
+        return [forward_auth(settings, scope.policy, self._proxies, scope.route.label, scope.metrics.verdict)]
+
+    def _identity_token(self, scope: RouteScope) -> list[Guard]:
+        settings = self._config.identity_token
+        if not scope.route.identity_token or settings is None or self._signer is None:
+            return []
+        return [_identity_guard(settings, self._signer, scope.route)]
+
+    BUILDERS: ClassVar[dict[str, Callable[[GuardFactory, RouteScope], list[Guard]]]] = {
+        "clients": _address_lists,
+        "limits_before_authentication": _limits_before_authentication,
+        "cors": _cors,
+        "auth": _authentication,
+        "require": _authorization,
+        "forward_auth": _forward_auth,
+        "limits_after_authentication": _limits_after_authentication,
+        "identity_token": _identity_token,
+    }
+    """One builder for each entry of :data:`GUARDS`."""
 
     def for_preflight(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
         """Those asked of a preflight for ``route``, which brings no credentials (Fetch standard, "CORS-preflight
