@@ -13,6 +13,7 @@ notice when two instances die together. That needs another instance: one alone g
 from __future__ import annotations
 
 from asyncio import TimerHandle, get_running_loop
+from dataclasses import dataclass
 from random import random
 from time import perf_counter, time
 from typing import cast
@@ -24,9 +25,13 @@ from passerelle.http1.client.pool import ConnectionPool
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.interfaces import Tunnel
 from passerelle.resilience import admission
+from passerelle.resilience.hedge_delay import HedgeDelay
 from passerelle.resilience.retry_budget import backoff, retry_after
-from passerelle.upstream.interfaces import NO_INSTANCE, NULL_RECEIVER, CallPolicy, ResponseReceiver
+from passerelle.upstream.deadlines import DeadlineQueue
+from passerelle.upstream.interfaces import NO_INSTANCE, NULL_RECEIVER, ResponseReceiver
 from passerelle.upstream.request_body import RequestBody
+from passerelle.upstream.service import Service
+from passerelle.upstream.stream_idle import STREAM_IDLE
 
 # How long the supervisor is given to say that an instance is gone (seconds): it knows within milliseconds, unless the
 # machine is very busy.
@@ -35,6 +40,34 @@ VERDICT = 0.1
 MOST_TRIED = 8
 # What a request sees of the death of its instance.
 _CONNECTION_FAILURES = frozenset({Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_RESET})
+
+
+@dataclass(frozen=True, slots=True)
+class CallPolicy:
+    """How a request to one service is made: the service, the time limits, and the attempts.
+
+    A call policy is also what the cache requests a response from (:class:`.interfaces.CacheOrigin`).
+    """
+
+    service: Service
+    deadlines: DeadlineQueue
+    """The time limit of the request, over all attempts."""
+    attempts: int
+    """The most attempts, the first one included."""
+    make_request: type[UpstreamRequest]
+    """The plainest class that applies this policy."""
+    attempt_deadlines: DeadlineQueue | None = None
+    """The time limit of one attempt as long as another one may follow; None for no limit."""
+    hedge: HedgeDelay | None = None
+    """The delay before a second instance is sent the request as well; None for never."""
+    stream_idle: float = STREAM_IDLE
+    """The longest time without a byte of a response body, in seconds."""
+    sends_deadline: bool = False
+    """Whether each attempt carries the remaining time in a header."""
+
+    def for_revalidation(self) -> CallPolicy:
+        """Return this policy: a response of the service itself is never stale."""
+        return self
 
 
 class UpstreamRequest:
