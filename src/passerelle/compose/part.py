@@ -14,8 +14,7 @@ from passerelle.http1.head import ResponseHead
 from passerelle.http1.serialize import serialize
 from passerelle.proxy_cache.lookup import CacheLookup
 from passerelle.proxy_cache.request import CacheRequest
-from passerelle.upstream.interfaces import CallPolicy
-from passerelle.upstream.request import UpstreamRequest
+from passerelle.upstream.request import CallPolicy, UpstreamRequest
 from passerelle.upstream.service import StickyCookie
 
 # The largest answer of one part, in bytes: it is held in memory until the whole is spliced.

@@ -64,10 +64,12 @@ class PartRequests:
     def make(self, index: int, gather: Gather, started: float) -> PartRequest:
         """Part number ``index``, ready to start; ``started`` is when the whole was asked for (of ``perf_counter``)."""
         part = self.parts[index]
+        policy = part.policy
+        service = policy.service
         params = self.params
         path = part.path.fill(params)
         message = b"GET " + path + self._rest
-        key = part.service.key
+        key = service.key
         node_key = key(self._head, params, self._address()) if key is not None else None
         request = None
         if part.cache is not None and self._cached:
@@ -78,16 +80,16 @@ class PartRequests:
                     kept,
                     self._cache_origin(),
                 )  # services are told of it, whoever else asks for the part
-            asks = (part, part.cache, view, b"%b %b" % (kept, path), message, params, started)
+            asks = (policy, part.cache, view, b"%b %b" % (kept, path), message, params, started)
             request = CacheRequest(
-                *asks, node_key=node_key, path_tags=(path_tag(part.service.name, path),), revalidate=self._revalidate
+                *asks, node_key=node_key, path_tags=(path_tag(service.name, path),), revalidate=self._revalidate
             )
-        part_request = PartRequest(gather, index, part, message, started, request)
+        part_request = PartRequest(gather, index, policy, message, started, request)
         if key is not None and isinstance(part_request.source, UpstreamRequest):
             part_request.source.key = node_key
-            part_request.sticky = part.service.cookie
+            part_request.sticky = service.cookie
         return part_request
 
     def path_tags(self) -> tuple[bytes, ...]:
         """The tags of the paths at services that the whole is made of."""
-        return tuple(path_tag(part.service.name, part.path.fill(self.params)) for part in self.parts)
+        return tuple(path_tag(part.policy.service.name, part.path.fill(self.params)) for part in self.parts)

@@ -142,12 +142,13 @@ class Exchange(ExchangeState):
         if past and method in SAFE_METHODS:  # what the others have changed must be let go of
             self._send_upstream(plan, match)
             return
-        service = plan.service
+        policy = plan.policy
+        service = policy.service
         message = self._message(plan, match)
         if plan.coding is not None:
             message = uncoded_request(message)
         node_key = service.key(head, match.params, self._address()) if service.key is not None else None
-        request = self._cache_request(plan, cache, match, plan, message, (), node_key)
+        request = self._cache_request(plan, cache, match, policy, message, (), node_key)
         self._source = lookup = CacheLookup(self._receiver(plan), request)
         self._cookie = service.cookie
         if method in (b"GET", b"HEAD") and not request.view.has_body:
@@ -186,6 +187,7 @@ class Exchange(ExchangeState):
             plan if cache.whole_uri and not plan.guards else None,
             node_key,
             path_tags,
+            route=plan,
         )
 
     def _receiver(self, plan: RoutePlan) -> Exchange | ResponseEncoder:
@@ -205,9 +207,10 @@ class Exchange(ExchangeState):
 
     def _send_upstream(self, plan: ForwardPlan, match: RouteMatch) -> None:
         message = self._message(plan, match)
-        service = plan.service
+        policy = plan.policy
+        service = policy.service
         receiver = self if plan.coding is None else self._receiver(plan)
-        self._source = forward = plan.make_request(plan, receiver, self._method, message, self._body, self._started)
+        self._source = forward = policy.make_request(policy, receiver, self._method, message, self._body, self._started)
         if service.key is not None:
             forward.key = service.key(self._head, match.params, self._address())
             self._cookie = service.cookie

@@ -12,13 +12,11 @@ from passerelle.http.content_coding import CodingRule as Coding
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.proxy_cache.cache import CachePlan
-from passerelle.resilience.hedge_delay import HedgeDelay
 from passerelle.routing.paths import Template
 from passerelle.security.guard import Guard
 from passerelle.security.header_rules import RequestHeaderRules
 from passerelle.upstream.deadlines import DeadlineQueue
-from passerelle.upstream.request import UpstreamRequest
-from passerelle.upstream.service import Service
+from passerelle.upstream.request import CallPolicy
 
 if TYPE_CHECKING:
     from passerelle.compose.plans import PartPlan
@@ -52,21 +50,10 @@ class ForwardPlan(RoutePlan):
     its service's answers are stored as parts of compositions, or in them. ``tunnel_idle``: seconds that a tunnel may be
     silent."""
 
-    service: Service
-    deadlines: DeadlineQueue
-    attempts: int
+    policy: CallPolicy
     rewrite: Template | None
-    attempt_deadlines: DeadlineQueue | None
-    hedge: HedgeDelay | None
-    stream_idle: float
-    sends_deadline: bool
-    make_request: type[UpstreamRequest]
     feeds_compositions: bool
     tunnel_idle: float
-
-    def for_revalidation(self) -> ForwardPlan:
-        """The same: there is nothing stale about asking a service."""
-        return self
 
 
 @dataclass(frozen=True, slots=True)

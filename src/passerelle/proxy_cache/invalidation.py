@@ -37,7 +37,7 @@ class Invalidator:
         tags = dict.fromkeys(request.plan.fill_tags(request.params))
         host = request.host
         own = request.target.path if request.target is not None else b""
-        tags.update(dict.fromkeys(_part_tags(request.origin, own, request.params)))
+        tags.update(dict.fromkeys(_part_tags(request.route, own, request.params)))
         for target in targets:
             try:
                 path = canonical_path(target.path)
@@ -64,4 +64,4 @@ def _part_tags(plan: object, path: bytes, params: Mapping[str, bytes]) -> tuple[
     """The tag of what is stored of a service's answer for the client's ``path`` on a route, if any of it may be."""
     if not isinstance(plan, ForwardPlan) or not plan.feeds_compositions:
         return ()
-    return (path_tag(plan.service.name, path if plan.rewrite is None else plan.rewrite.fill(params)),)
+    return (path_tag(plan.policy.service.name, path if plan.rewrite is None else plan.rewrite.fill(params)),)

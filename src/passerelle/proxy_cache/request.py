@@ -24,7 +24,7 @@ class CacheRequest:
     Host as sent, in lower case. ``owner`` is the route's plan where a hit may go the short way (see
     :mod:`passerelle.gateway.fast_hit`). ``node_key`` is what the balancer picks by, where it does. ``path_tags`` are
     tags beside those of the plan: the paths at services that it is of. ``revalidate``: no stale answer will do,
-    whatever the policy allows.
+    whatever the policy allows. ``route`` is the plan of the route, where the request is for a whole answer.
     """
 
     origin: CacheOrigin
@@ -42,6 +42,7 @@ class CacheRequest:
     node_key: bytes | None = None
     path_tags: tuple[bytes, ...] = ()
     revalidate: bool = False
+    route: object = None
 
     def remember_route(self, entry: Entry) -> None:
         """Let hits of ``entry`` go the short way by the plan of the route, unless its body goes out in slices."""

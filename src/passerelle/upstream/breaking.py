@@ -9,8 +9,8 @@ from time import perf_counter
 from passerelle.errors import Failure, Kind
 from passerelle.http1.head import ResponseHead
 from passerelle.resilience.circuit_breaker import CircuitBreaker
-from passerelle.upstream.interfaces import CallPolicy, ResponseReceiver
-from passerelle.upstream.request import UpstreamRequest
+from passerelle.upstream.interfaces import ResponseReceiver
+from passerelle.upstream.request import CallPolicy, UpstreamRequest
 from passerelle.upstream.request_body import RequestBody
 
 # What ends a request without saying anything of the service.

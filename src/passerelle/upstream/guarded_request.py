@@ -8,7 +8,8 @@ from passerelle.errors import Failure, Kind
 from passerelle.http1.client.connection import UpstreamConnection
 from passerelle.http1.head import ResponseHead
 from passerelle.upstream.breaking import BreakerRequest
-from passerelle.upstream.interfaces import CallPolicy, ResponseReceiver
+from passerelle.upstream.interfaces import ResponseReceiver
+from passerelle.upstream.request import CallPolicy
 from passerelle.upstream.request_body import RequestBody
 
 TIMEOUT_FIELD = b"Passerelle-Timeout-Ms"

@@ -17,8 +17,9 @@ from passerelle.http1.client.connection import UpstreamConnection
 from passerelle.http1.client.pool import ConnectionPool, ConnectionWaiter
 from passerelle.http1.head import ResponseHead
 from passerelle.resilience.hedge_delay import HedgeDelay
-from passerelle.upstream.interfaces import CallPolicy, ResponseReceiver
+from passerelle.upstream.interfaces import ResponseReceiver
 from passerelle.upstream.limiting import LimitedRequest
+from passerelle.upstream.request import CallPolicy
 from passerelle.upstream.request_body import RequestBody
 
 _READS = frozenset({b"GET", b"HEAD"})

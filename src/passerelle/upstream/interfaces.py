@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure
 from passerelle.http1.head import ResponseHead
-from passerelle.resilience.hedge_delay import HedgeDelay
 from passerelle.upstream.deadlines import DeadlineQueue
-from passerelle.upstream.service import Service
 
 if TYPE_CHECKING:
-    from passerelle.upstream.request import UpstreamRequest
     from passerelle.upstream.request_body import RequestBody
 
 
@@ -105,6 +102,20 @@ class ResponseSource(Protocol):
         """Take no more of an answer that is at fault."""
 
 
+class ResponseStream(Protocol):
+    """A response whose body is in flight: the cache and the client aside, :mod:`.stream_idle` watches its progress."""
+
+    progress: int
+    """The number of pieces of the body received so far."""
+
+    @property
+    def idle_timeout(self) -> float:
+        """The longest time without a byte of the body, in seconds."""
+
+    def on_idle_timeout(self) -> None:
+        """No byte of the body was received for longer than ``idle_timeout``."""
+
+
 class CacheOrigin(Protocol):
     """Where the cache gets an answer from."""
 
@@ -120,39 +131,3 @@ class CacheOrigin(Protocol):
 
     def for_revalidation(self) -> CacheOrigin:
         """The same for a request in the background, which is to bring something new."""
-
-
-class CallPolicy(Protocol):
-    """What a plan says of one request to one service; ``attempts`` counts the first one too."""
-
-    @property
-    def service(self) -> Service:
-        """Who is asked."""
-
-    @property
-    def deadlines(self) -> DeadlineQueue:
-        """The time limit over all attempts."""
-
-    @property
-    def attempts(self) -> int:
-        """The most attempts."""
-
-    @property
-    def attempt_deadlines(self) -> DeadlineQueue | None:
-        """How long one attempt is waited for while another one may be made; None is for as long as there is time."""
-
-    @property
-    def hedge(self) -> HedgeDelay | None:
-        """When a second instance is asked as well; None is never."""
-
-    @property
-    def stream_idle(self) -> float:
-        """How long a body may stand still, in seconds."""
-
-    @property
-    def sends_deadline(self) -> bool:
-        """Whether services are told how much time is left."""
-
-    @property
-    def make_request(self) -> type[UpstreamRequest]:
-        """What carries the request out: the plainest that does all of the above."""

@@ -13,7 +13,8 @@ from passerelle.errors import Failure, Kind
 from passerelle.http1.head import ResponseHead
 from passerelle.resilience.admission import Admission
 from passerelle.upstream.guarded_request import TimedRequest
-from passerelle.upstream.interfaces import CallPolicy, ResponseReceiver
+from passerelle.upstream.interfaces import ResponseReceiver
+from passerelle.upstream.request import CallPolicy
 from passerelle.upstream.request_body import RequestBody
 
 if TYPE_CHECKING:

@@ -12,32 +12,126 @@ notice when two instances die together. That needs another instance: one alone g
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
+from asyncio import TimerHandle, get_running_loop
+from dataclasses import dataclass
+from random import random
 from time import perf_counter, time
 from typing import cast
 
-from passerelle.balancing.instance import Status
+from passerelle.balancing.instance import Instance, Status
 from passerelle.errors import Failure, Kind
 from passerelle.http1.client.connection import UpstreamConnection
 from passerelle.http1.client.pool import ConnectionPool
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.interfaces import Tunnel
 from passerelle.resilience import admission
-from passerelle.resilience.retry_budget import retry_after
-from passerelle.upstream.interfaces import NULL_RECEIVER
-from passerelle.upstream.retry_state import RetryState
+from passerelle.resilience.hedge_delay import HedgeDelay
+from passerelle.resilience.retry_budget import backoff, retry_after
+from passerelle.upstream.deadlines import DeadlineQueue
+from passerelle.upstream.interfaces import NO_INSTANCE, NULL_RECEIVER, ResponseReceiver
+from passerelle.upstream.request_body import RequestBody
+from passerelle.upstream.service import Service
+from passerelle.upstream.stream_idle import STREAM_IDLE
 
 # How long the supervisor is given to say that an instance is gone (seconds): it knows within milliseconds, unless the
 # machine is very busy.
 VERDICT = 0.1
+# The most instances tried for one request, including those that do not count as attempts because they are gone or full.
+MOST_TRIED = 8
 # What a request sees of the death of its instance.
 _CONNECTION_FAILURES = frozenset({Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_RESET})
 
 
-class UpstreamRequest(RetryState):
-    """One request to one service; see :class:`.retry_state.RetryState` for what it is made with."""
+@dataclass(frozen=True, slots=True)
+class CallPolicy:
+    """How a request to one service is made: the service, the time limits, and the attempts.
 
-    __slots__ = ()
+    A call policy is also what the cache requests a response from (:class:`.interfaces.CacheOrigin`).
+    """
+
+    service: Service
+    deadlines: DeadlineQueue
+    """The time limit of the request, over all attempts."""
+    attempts: int
+    """The most attempts, the first one included."""
+    make_request: type[UpstreamRequest]
+    """The plainest class that applies this policy."""
+    attempt_deadlines: DeadlineQueue | None = None
+    """The time limit of one attempt as long as another one may follow; None for no limit."""
+    hedge: HedgeDelay | None = None
+    """The delay before a second instance is sent the request as well; None for never."""
+    stream_idle: float = STREAM_IDLE
+    """The longest time without a byte of a response body, in seconds."""
+    sends_deadline: bool = False
+    """Whether each attempt carries the remaining time in a header."""
+
+    def for_revalidation(self) -> CallPolicy:
+        """Return this policy: a response of the service itself is never stale."""
+        return self
+
+
+class UpstreamRequest:
+    """One request to one service.
+
+    ``message`` is the head of the request with its empty line. ``now`` is the start of the request's time, as a value
+    of ``perf_counter``.
+    """
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_counted_attempts",
+        "_message",
+        "_over",
+        "_policy",
+        "_receiver",
+        "_responded",
+        "_service",
+        "_since",
+        "_status",
+        "_timer",
+        "_tried",
+        "attempts",
+        "instance",
+        "key",
+        "method",
+        "progress",
+        "seconds",
+    )
+
+    def __init__(
+        self,
+        policy: CallPolicy,
+        receiver: ResponseReceiver,
+        method: bytes,
+        message: bytes,
+        body: RequestBody | None,
+        now: float,
+    ) -> None:
+        self._policy = policy
+        self._service = policy.service
+        self._receiver = receiver
+        self._message = message
+        self._body = body
+        self._connection: UpstreamConnection | None = None
+        self._counted_attempts: tuple[Instance, ...] = ()  # those of the tried that count as attempts
+        self._timer: TimerHandle | None = None
+        self._tried: tuple[Instance, ...] = ()
+        self._over = False
+        self._responded = False
+        self._since = now
+        self._status = 0
+        self.method = method
+        self.attempts = 0
+        self.instance: Instance = NO_INSTANCE
+        self.key: bytes | None = None
+        self.progress = 0
+        self.seconds = 0.0
+
+    @property
+    def hedged(self) -> str | None:
+        """What became of the hedge; here there is none."""
+        return None
 
     def start(self) -> None:
         """Begin. The receiver hears of the end, whatever it is, exactly once."""
@@ -262,6 +356,59 @@ class UpstreamRequest(RetryState):
         self._counted_attempts = (*self._counted_attempts, self.instance)
         self._retry(False, seconds, wait)
         return True
+
+    # ---- whether to retry
+
+    def _would_retry_if_gone(self) -> bool:
+        """Whether one more attempt would be made if the instance of this one turned out to be gone."""
+        return (
+            self._policy.attempts > 1
+            and len(self._tried) < MOST_TRIED
+            and self._is_replayable()
+            and self._has_untried_instance()
+        )
+
+    def _delay_before_retry(self, failure: Failure) -> float | None:
+        """How soon to try again (seconds), or None if that is not safe, not wanted, or not affordable.
+
+        Negative is at once, at another instance, without counting as an attempt.
+        """
+        if failure.kind in (Kind.OVERLOADED, Kind.CONNECT_FAILED):
+            # Nothing was sent and nobody is the busier for it: look at the others first.
+            room = not self._tried if failure.kind is Kind.OVERLOADED else len(self._tried) < MOST_TRIED
+            if room and self._policy.attempts > 1 and self._has_untried_instance():
+                return -1.0
+            if failure.kind is Kind.OVERLOADED:
+                return None
+        if not failure.retryable and not self._is_replayable():
+            return None
+        return self._retry_delay(None)
+
+    def _has_untried_instance(self) -> bool:
+        """Whether there is an instance that was not tried."""
+        return self._service.node.pick((*self._tried, self.instance), self.key) is not None
+
+    def _is_replayable(self) -> bool:
+        """Whether what was sent may be sent again."""
+        return self.method in self._service.retries.methods and (self._body is None or self._body.replayable)
+
+    def _retry_delay(self, retry_after: float | None) -> float | None:
+        """How soon (seconds), if there are attempts, time and budget left; ``retry_after`` is the instance's
+        Retry-After."""
+        tries = len(self._counted_attempts) + 1
+        if tries >= self._policy.attempts:
+            gone = sum(i.status < Status.EJECTED for i in (*self._counted_attempts, self.instance))
+            enough = tries - gone >= self._policy.attempts or self._policy.attempts == 1
+            if enough or len(self._tried) >= MOST_TRIED or not self._has_untried_instance():
+                return None
+        service = self._service
+        now = perf_counter()
+        left = self._policy.deadlines.limit - (now - self._since)
+        rules = service.retries
+        wait = backoff(tries, random, left=left, retry_after=retry_after, base=rules.base_delay, most=rules.max_delay)
+        return wait if wait is not None and service.may_retry(now) else None
+
+    # ---- called from outside
 
     def on_deadline(self) -> None:
         """The route's time is up, whatever attempt it is."""

@@ -19,7 +19,7 @@ from passerelle.resilience.retry_budget import RetryBudget
 
 if TYPE_CHECKING:
     from passerelle.upstream.concurrency_limiter import ConcurrencyLimiter
-    from passerelle.upstream.request import UpstreamRequest
+    from passerelle.upstream.interfaces import ResponseStream
 
 
 """What instances go to."""
@@ -76,7 +76,7 @@ class Service:
         self.name = name
         self.node = node
         self.metrics = metrics
-        self.streaming: set[UpstreamRequest] = set()
+        self.streaming: set[ResponseStream] = set()
         self.breaker: CircuitBreaker | None = None
         self.limiter: ConcurrencyLimiter | None = None
         self.budget = RetryBudget()

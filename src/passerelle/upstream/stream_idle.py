@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from passerelle.upstream.request import UpstreamRequest
+from passerelle.upstream.interfaces import ResponseStream
 from passerelle.upstream.service import Service
 
-# An answer's body of which no byte comes for this long is given up where no route says otherwise (seconds).
-STALL = 300.0
+# The default limit for the time without a byte of a response body, in seconds.
+STREAM_IDLE = 300.0
 
 
 class StreamIdleMonitor:
@@ -17,7 +17,7 @@ class StreamIdleMonitor:
     __slots__ = ("_seen",)
 
     def __init__(self) -> None:
-        self._seen: dict[UpstreamRequest, tuple[int, float]] = {}
+        self._seen: dict[ResponseStream, tuple[int, float]] = {}
 
     def check(self, services: Iterable[Service], now: float) -> None:
         """Look at all that these services are sending at ``now`` (monotonic seconds): O(of them)."""

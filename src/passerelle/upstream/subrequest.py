@@ -6,11 +6,7 @@ from collections.abc import Callable
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1.head import ResponseHead
-from passerelle.resilience.hedge_delay import HedgeDelay
-from passerelle.upstream.deadlines import DeadlineQueue
-from passerelle.upstream.request import UpstreamRequest
-from passerelle.upstream.service import Service
-from passerelle.upstream.stream_idle import STALL
+from passerelle.upstream.request import CallPolicy, UpstreamRequest
 
 # The largest answer of a service that the gateway reads for itself, in bytes.
 MAX_ANSWER = 65_536
@@ -19,28 +15,10 @@ MAX_ANSWER = 65_536
 class Subrequest:
     """A question that the gateway itself asks of a service."""
 
-    __slots__ = (
-        "attempt_deadlines",
-        "attempts",
-        "deadlines",
-        "hedge",
-        "make_request",
-        "sends_deadline",
-        "service",
-        "stream_idle",
-    )
+    __slots__ = ("_policy",)
 
-    def __init__(
-        self, service: Service, deadlines: DeadlineQueue, attempts: int, forward: type[UpstreamRequest]
-    ) -> None:
-        self.service = service
-        self.deadlines = deadlines
-        self.attempts = attempts
-        self.make_request = forward
-        self.attempt_deadlines: DeadlineQueue | None = None
-        self.hedge: HedgeDelay | None = None
-        self.stream_idle = STALL
-        self.sends_deadline = False
+    def __init__(self, policy: CallPolicy) -> None:
+        self._policy = policy
 
     def request(
         self,
@@ -52,7 +30,8 @@ class Subrequest:
     ) -> UpstreamRequest:
         """Ask with the whole ``message``; one of the two hears of the end, unless it is cancelled."""
         receiver = _BufferedResponse(on_success, on_error)
-        forward = self.make_request(self, receiver, method, message, None, now)
+        policy = self._policy
+        forward = policy.make_request(policy, receiver, method, message, None, now)
         receiver.forward = forward
         return forward
 

@@ -31,7 +31,7 @@ from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.guarded_request import TimedRequest
 from passerelle.upstream.hedge import HedgedRequest
 from passerelle.upstream.limiting import LimitedRequest
-from passerelle.upstream.request import UpstreamRequest
+from passerelle.upstream.request import CallPolicy, UpstreamRequest
 from passerelle.upstream.service import Service
 from passerelle.upstream.subrequest import Subrequest
 
@@ -75,9 +75,6 @@ def _plan(config: Config, route: Route, environment: PlanResources) -> RoutePlan
     body_limit = sys.maxsize if limit is None else limit
     guards = environment.guards.for_route(route, metrics, _forward_auth_policy(config, route, environment))
     rest = _rest_names(route.path)
-    attempt = environment.deadlines(route.attempt_timeout) if route.attempt_timeout is not None else None
-    stream_idle = _seconds(route.stream_idle_timeout)
-    tells = route.tell_deadline
     compress = rule_of(route.compress)
     shared = environment.cache if route.service is not None or route.cache is not None else None
     kept = environment.era, route.cache, metrics.cache, _identity_fields(route), route.host
@@ -93,33 +90,20 @@ def _plan(config: Config, route: Route, environment: PlanResources) -> RoutePlan
         preflight = HandlerPlan(metrics, log, most, admit, None, None, edit, None, None, say)
     of_route = (metrics, log, body_limit, guards, compress, rules, heads, preflight, whole)
     if route.service is not None:
-        service = environment.services[route.service]
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
-        deadlines = environment.deadlines(route.timeout)
-        forward = _request_type(config.services[route.service], route)
+        policy = _route_policy(config, route, environment, route.service, route.timeout)
         feeds = any(_has_stored_parts_of(each, route.service) for each in config.routes)
-        return ForwardPlan(
-            *of_route,
-            service,
-            deadlines,
-            route.attempts,
-            rewrite,
-            attempt_deadlines=attempt,
-            hedge=_hedge(route),
-            stream_idle=stream_idle,
-            sends_deadline=tells,
-            make_request=forward,
-            feeds_compositions=feeds,
-            tunnel_idle=_seconds(route.tunnel_idle_timeout),
-        )
+        return ForwardPlan(*of_route, policy, rewrite, feeds, _seconds(route.tunnel_idle_timeout))
     if route.compose is None:
-        policy = None
+        subrequest = None
         if route.login is not None:
             name = route.login.service
             limits = environment.deadlines(route.timeout), route.attempts
-            policy = Subrequest(environment.services[name], *limits, _request_type(config.services[name], route))
+            subrequest = Subrequest(
+                CallPolicy(environment.services[name], *limits, _request_type(config.services[name], route))
+            )
         most = min(body_limit, MAX_BODY)
-        own = environment.guards.handler(route, policy)
+        own = environment.guards.handler(route, subrequest)
         return HandlerPlan(metrics, log, most, guards, None, None, heads, preflight, None, own)
     parts = []
     plans = []
@@ -127,7 +111,6 @@ def _plan(config: Config, route: Route, environment: PlanResources) -> RoutePlan
         fallback = None if part.required else orjson.dumps(part.fallback)
         parts.append(CompositionPart(name, fallback, frozenset(part.pass_status)))
         seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
-        service = environment.services[part.service]
         path = Template(part.path, rest)
         key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # no host with a port is like this
         shared = environment.cache if part.cache is not None else None
@@ -135,10 +118,8 @@ def _plan(config: Config, route: Route, environment: PlanResources) -> RoutePlan
         cache = make_plan(shared, *kept) if shared is not None else None
         if environment.cache is not None and (cache is not None or whole is not None):
             environment.cache.sources.add(part.service)
-        forward = _request_type(config.services[part.service], route)
-        deadlines = environment.deadlines(seconds)
-        of_part = (deadlines, route.attempts, cache, key, attempt, _hedge(route), stream_idle, tells, forward)
-        plans.append(PartPlan(name, service, path, *of_part))
+        policy = _route_policy(config, route, environment, part.service, seconds)
+        plans.append(PartPlan(name, policy, path, cache, key))
     if whole is not None:
         # The parts' lifetimes count, and the answer says so in a field of the gateway's own (see
         # compose/composed_origin.py).
@@ -167,7 +148,24 @@ def _forward_auth_policy(config: Config, route: Route, environment: PlanResource
         return None
     service = config.services[settings.service]
     forward = BreakerRequest if service.breaker is not None else UpstreamRequest
-    return Subrequest(environment.services[settings.service], environment.deadlines(settings.timeout), 2, forward)
+    return Subrequest(
+        CallPolicy(environment.services[settings.service], environment.deadlines(settings.timeout), 2, forward)
+    )
+
+
+def _route_policy(config: Config, route: Route, environment: PlanResources, service: str, timeout: float) -> CallPolicy:
+    """The policy for requests of ``route`` to ``service`` that take at most ``timeout`` seconds."""
+    limit = route.attempt_timeout
+    return CallPolicy(
+        environment.services[service],
+        environment.deadlines(timeout),
+        route.attempts,
+        _request_type(config.services[service], route),
+        attempt_deadlines=environment.deadlines(limit) if limit is not None else None,
+        hedge=_hedge(route),
+        stream_idle=_seconds(route.stream_idle_timeout),
+        sends_deadline=route.tell_deadline,
+    )
 
 
 def _request_type(service: ServiceConfig, route: Route) -> type[UpstreamRequest]:
