@@ -20,6 +20,7 @@ from passerelle.errors import Failure
 from passerelle.http.messages import Fields, Response
 from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
+from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.server.connection import ClientConnection
 from passerelle.http1.server.listener import Listener, ListenerLimits
 from passerelle.observability.metrics import Snapshot
@@ -108,7 +109,7 @@ class Admin:
 
     # The handler of http1
 
-    def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
+    def on_request(self, connection: ServerConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Answer a request."""
         connection.adopt(_AdminExchange())
         path = target.partition(b"?")[0]
@@ -136,7 +137,7 @@ class Admin:
         task.add_done_callback(self._running.discard)
 
     async def _answer(
-        self, connection: ClientConnection, page: Callable[[RequestHead], Awaitable[Response]], head: RequestHead
+        self, connection: ServerConnection, page: Callable[[RequestHead], Awaitable[Response]], head: RequestHead
     ) -> None:
         try:
             connection.send(await page(head))
@@ -144,7 +145,7 @@ class Admin:
             connection.send(_text(500, b"the admin page failed\n"))
             raise
 
-    def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
+    def on_refused(self, connection: ServerConnection, failure: Failure) -> bytes:
         """What was no request was refused."""
         return b"admin"
 
@@ -223,7 +224,7 @@ def _instances(path: bytes) -> tuple[str, str] | None:
     return unquote(words[2]), unquote(words[4]) if len(words) == 5 else ""
 
 
-def _forbidden_reason(connection: ClientConnection, head: RequestHead) -> Response | None:
+def _forbidden_reason(connection: ServerConnection, head: RequestHead) -> Response | None:
     """Why a change is not made: only a program on this machine may ask for one, and no page in a browser.
 
     A page can send a POST to any address, but not with a field of its own unless it is allowed to (Fetch §3.2.2).

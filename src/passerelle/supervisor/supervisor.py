@@ -196,11 +196,11 @@ class Supervisor:
 
     def _bind(self) -> None:
         config = self.setup.config
-        self._listeners = ports.for_clients(config.listen, config.workers)
+        self._listeners = ports.for_clients(config.listen.host, config.listen.port, config.workers)
         host, port = self._listeners[0].getsockname()[:2]
         self.listen = ports.join(host, port)
         if config.admin is not None:
-            self.admin = Admin(ports.for_admin(config.admin), self)
+            self.admin = Admin(ports.for_admin(config.admin.host, config.admin.port), self)
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
