@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from passerelle.http.messages import Fields, combined, is_of_the_way, list_members
+from passerelle.http.messages import Fields, combined, is_forwarding_field, list_members
 
 # A name that no field can have: who asks, as a guard established it, where answers are chosen by that.
 CONSUMER: Final = b"\x00consumer"
@@ -40,7 +40,7 @@ def vary_names(
     names.update(more)
     if not names:
         return ()
-    if any(map(is_of_the_way, names)):
+    if any(map(is_forwarding_field, names)):
         return None
     return tuple(
         sorted({CONSUMER if name.startswith(CONSUMER_FIELD) or name in identity_fields else name for name in names})

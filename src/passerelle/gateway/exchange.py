@@ -12,8 +12,8 @@ from passerelle.errors import Failure
 from passerelle.gateway.plans import RoutePlan
 from passerelle.http.messages import SAFE_METHODS, Response
 from passerelle.http1.head import RequestHead
+from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.serialize import serialize
-from passerelle.http1.server.connection import ClientConnection
 from passerelle.observability.access_log import RouteLog
 from passerelle.proxy_cache.lookup import CacheLookup
 from passerelle.routing.router import RouteMatch, canonical_path
@@ -59,7 +59,7 @@ class ExchangeState:
     )
 
     def __init__(
-        self, gateway: Gateway, client: ClientConnection, method: bytes, target: bytes, head: RequestHead
+        self, gateway: Gateway, client: ServerConnection, method: bytes, target: bytes, head: RequestHead
     ) -> None:
         self._gateway = gateway
         self._client = client

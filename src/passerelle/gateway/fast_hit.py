@@ -20,11 +20,11 @@ from passerelle.upstream.request_headers import cache_origin, client_address, is
 if TYPE_CHECKING:
     from passerelle.gateway.gateway import Gateway
     from passerelle.http1.head import RequestHead
-    from passerelle.http1.server.connection import ClientConnection
+    from passerelle.http1.interfaces import ServerConnection
 
 
 def serve_fresh_hit(
-    gateway: Gateway, cache: Cache, client: ClientConnection, method: bytes, target: bytes, head: RequestHead
+    gateway: Gateway, cache: Cache, client: ServerConnection, method: bytes, target: bytes, head: RequestHead
 ) -> bool:
     """Answer a plain GET from a fresh entry; false where that is not enough, and then nothing has happened."""
     host = head.host
@@ -72,7 +72,7 @@ class _Request:
 
     method = b"GET"
 
-    def __init__(self, gateway: Gateway, client: ClientConnection, head: RequestHead) -> None:
+    def __init__(self, gateway: Gateway, client: ServerConnection, head: RequestHead) -> None:
         self._gateway = gateway
         self._client = client
         self._head = head

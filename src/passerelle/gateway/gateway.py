@@ -38,7 +38,7 @@ from passerelle.gateway.plans import RoutePlan, cache_of
 from passerelle.gateway.times import BACKLOG, LOG_SECONDS, SET_BACK, SWEEP, TICK
 from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
-from passerelle.http1.server.connection import ClientConnection
+from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.server.listener import Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
@@ -244,7 +244,7 @@ class Gateway:
 
     # ---- requests (the Handler of http1)
 
-    def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
+    def on_request(self, connection: ServerConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Carry a request out."""
         if self.cache is not None and serve_fresh_hit(self, self.cache, connection, method, target, head):
             return
@@ -266,7 +266,7 @@ class Gateway:
         logger.error("request failed within the gateway", exc_info=error)
         exchange.on_failure(Failure(Kind.INTERNAL, repr(error)))
 
-    def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
+    def on_refused(self, connection: ServerConnection, failure: Failure) -> bytes:
         """Count and log what was no request; gives its id."""
         request_id = self.next_id()
         self.metrics.malformed(failure.kind)

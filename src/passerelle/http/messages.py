@@ -48,7 +48,7 @@ SELECTING: frozenset[bytes] = frozenset(
 FORWARDED_PREFIX = b"x-forwarded-"
 
 
-def is_of_the_way(name: bytes) -> bool:
+def is_forwarding_field(name: bytes) -> bool:
     """Whether a field (lower case) is one by which the gateway tells services of the way that a request came.
 
     It is in no request as a client sends it, so nothing can be chosen by it.

@@ -21,6 +21,7 @@ from passerelle.errors import Failure
 from passerelle.http.messages import Fields, Response
 from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
+from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.server.connection import ClientConnection
 from passerelle.http1.server.listener import Listener, ListenerLimits
 from passerelle.observability.metrics import Snapshot
@@ -121,7 +122,7 @@ class Admin:
 
     # RequestHandler of http1
 
-    def on_request(self, connection: ClientConnection, method: bytes, target: bytes, head: RequestHead) -> None:
+    def on_request(self, connection: ServerConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Respond to a request."""
         connection.adopt(_AdminExchange())
         path = target.partition(b"?")[0]
@@ -149,7 +150,7 @@ class Admin:
         task.add_done_callback(self._running.discard)
 
     async def _answer(
-        self, connection: ClientConnection, page: Callable[[RequestHead], Awaitable[Response]], head: RequestHead
+        self, connection: ServerConnection, page: Callable[[RequestHead], Awaitable[Response]], head: RequestHead
     ) -> None:
         try:
             connection.send(await page(head))
@@ -157,7 +158,7 @@ class Admin:
             connection.send(_text(500, b"the admin page failed\n"))
             raise
 
-    def on_refused(self, connection: ClientConnection, failure: Failure) -> bytes:
+    def on_refused(self, connection: ServerConnection, failure: Failure) -> bytes:
         """Give a rejected request its id, which the admin port does not log."""
         return b"admin"
 
@@ -238,7 +239,7 @@ def _instance_path(path: bytes) -> tuple[str, str] | None:
     return unquote(words[2]), unquote(words[4]) if len(words) == 5 else ""
 
 
-def _forbidden_reason(connection: ClientConnection, head: RequestHead) -> Response | None:
+def _forbidden_reason(connection: ServerConnection, head: RequestHead) -> Response | None:
     """Return the response to a change that is forbidden: one from another machine, or from a page in a browser.
 
     A page can send a POST to any address, but no header field of its own unless CORS allows it (Fetch §3.2.2).

@@ -232,8 +232,8 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     stop = StopRequest()
     stop.listen()
     try:
-        (listener,) = ports.for_clients(config.listen)
-        admin_socket = ports.for_admin(config.admin) if config.admin is not None else None
+        (listener,) = ports.for_clients(config.listen.host, config.listen.port)
+        admin_socket = ports.for_admin(config.admin.host, config.admin.port) if config.admin is not None else None
     except ports.PortTaken as error:
         raise CannotStart(str(error)) from error
     gateway = build(config)

@@ -117,11 +117,11 @@ class Supervisor:
 
     def _bind(self) -> None:
         config = self.fleet.config
-        self._listeners = ports.for_clients(config.listen, config.workers)
+        self._listeners = ports.for_clients(config.listen.host, config.listen.port, config.workers)
         host, port = self._listeners[0].getsockname()[:2]
         self.fleet.listen = ports.join(host, port)
         if config.admin is not None:
-            self._admin = Admin(ports.for_admin(config.admin), self)
+            self._admin = Admin(ports.for_admin(config.admin.host, config.admin.port), self)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -9,8 +9,6 @@ import random
 import socket
 from collections.abc import Collection
 
-from passerelle.config.models.addresses import Address
-
 LOOPBACK = "127.0.0.1"
 
 
@@ -64,18 +62,18 @@ def reserve(host: str, port: int, count: int = 1) -> list[socket.socket]:
     return sockets
 
 
-def for_clients(listen: Address, count: int = 1) -> list[socket.socket]:
+def for_clients(host: str, port: int, count: int = 1) -> list[socket.socket]:
     """:func:`reserve` for where clients connect."""
     try:
-        return reserve(listen.host, listen.port, count)
+        return reserve(host, port, count)
     except PortTaken as error:
         raise PortTaken(f"{error}; choose another with --listen") from error
 
 
-def for_admin(admin: Address) -> socket.socket:
+def for_admin(host: str, port: int) -> socket.socket:
     """:func:`reserve` for the admin port."""
     try:
-        return reserve(admin.host, admin.port)[0]
+        return reserve(host, port)[0]
     except PortTaken as error:
         raise PortTaken(f"{error} (the admin address); choose another with --admin, or off") from error
 

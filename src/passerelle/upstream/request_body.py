@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from passerelle.http1.body import LAST_CHUNK, encode_chunk
 from passerelle.http1.client.connection import UpstreamConnection
-from passerelle.http1.server.connection import ClientConnection
+from passerelle.http1.interfaces import ServerConnection
 
 # What is kept for another attempt, in bytes. A longer body goes out once: sending a part of it again would be an
 # empty or cut message that the upstream takes for a whole one.
@@ -18,7 +18,7 @@ class RequestBody:
 
     __slots__ = ("_chunked", "_client", "_kept", "_kept_size", "_limit", "complete", "received", "replayable", "sink")
 
-    def __init__(self, client: ClientConnection, limit: int, chunked: bool) -> None:
+    def __init__(self, client: ServerConnection, limit: int, chunked: bool) -> None:
         self._client = client
         self._chunked = chunked
         self._limit = limit
@@ -94,7 +94,7 @@ class BufferedBody(RequestBody):
 
     __slots__ = ("_on_complete",)
 
-    def __init__(self, client: ClientConnection, limit: int) -> None:
+    def __init__(self, client: ServerConnection, limit: int) -> None:
         super().__init__(client, limit, False)
         self._on_complete: Callable[[bytes], None] | None = None
 

@@ -9,11 +9,11 @@ from pydantic import AfterValidator, Field
 from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.units import Duration, Size
 from passerelle.config.models.values import FieldName, Flag, Name, TagText, Text, WholeNumber
-from passerelle.http.messages import is_of_the_way
+from passerelle.http.messages import is_forwarding_field
 
 
 def _chooses(text: str) -> str:
-    if is_of_the_way(text.lower().encode()):
+    if is_forwarding_field(text.lower().encode()):
         raise ValueError(f"found {text!r}; no answer can be chosen by what only the gateway knows of a request")
     return text
 

@@ -9,15 +9,12 @@ import asyncio
 import os
 import select
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1.body import ChunkedDecoder, CloseDecoder, CountedDecoder, Decoder
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.interfaces import Tunnel, UpstreamReceiver
-
-if TYPE_CHECKING:
-    from passerelle.http1.client.pool import ConnectionPool
 
 # A response's head, in bytes: larger than any honest one, smaller than an attack.
 MAX_HEAD = 65_536
@@ -31,6 +28,16 @@ FLUSH_SECONDS = 2.0
 # Why a connection may not be as it was when it was new (bits).
 READING_PAUSED = 1
 BODY_SENT = 2
+
+
+class ConnectionOwner(Protocol):
+    """Keeps an instance's connections: the pool, as its connections see it."""
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Take back ``connection``, which is ready for another request."""
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """Forget ``connection``, which is closed."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -57,7 +64,7 @@ class UpstreamConnection(asyncio.Protocol):
         "pool",
     )
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionOwner) -> None:
         self.pool = pool
         self._transport: asyncio.Transport | None = None
         self._write: Callable[[bytes], None] = _discard

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import select
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from passerelle.http1.body import CloseDecoder
-from passerelle.http1.client.connection import UpstreamConnection
-
-if TYPE_CHECKING:
-    from passerelle.http1.client.pool import ConnectionPool
+from passerelle.http1.client.connection import ConnectionOwner, UpstreamConnection
 
 
 class TlsUpstreamConnection(UpstreamConnection):
@@ -18,7 +15,7 @@ class TlsUpstreamConnection(UpstreamConnection):
 
     __slots__ = ("_closed_cleanly", "_lenient", "_strict")
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionOwner) -> None:
         super().__init__(pool)
         self._closed_cleanly = False
 

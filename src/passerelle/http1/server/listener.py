@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from passerelle.http1.clock import Clock
+from passerelle.http1.interfaces import RequestHandler, ServerConnection
 
-if TYPE_CHECKING:
-    from passerelle.http1.interfaces import RequestHandler
-    from passerelle.http1.server.connection import ClientConnection
-    from passerelle.http1.server.tls import TlsHandshake
+
+class Handshake(Protocol):
+    """A TLS handshake in progress."""
+
+    def abort(self) -> None:
+        """End the handshake and close its connection."""
 
 
 class ListenerLimits:
@@ -85,8 +88,8 @@ class Listener:
         self.handler = handler
         self.limits = limits
         self._counts: dict[bytes, int] = {}  # connections by client, where they are limited
-        self.connections: set[ClientConnection] = set()
-        self.handshakes: set[TlsHandshake] = set()
+        self.connections: set[ServerConnection] = set()
+        self.handshakes: set[Handshake] = set()
         self.accepted = 0
         self.refused = 0
         self.draining = False
@@ -101,7 +104,7 @@ class Listener:
             if limits.per_client is not None:
                 self._count(connection, limits.per_client)
 
-    def admits(self, connection: ClientConnection) -> bool:
+    def admits(self, connection: ServerConnection) -> bool:
         """Take ``connection`` in, unless its client has as many as it may."""
         most = self.limits.per_client
         if most is not None and not self._count(connection, most):
@@ -109,7 +112,7 @@ class Listener:
         self.connections.add(connection)
         return True
 
-    def _count(self, connection: ClientConnection, most: int) -> bool:
+    def _count(self, connection: ServerConnection, most: int) -> bool:
         client = self.limits.client_of(connection.peer)
         if client is None:
             return True
@@ -128,8 +131,8 @@ class Listener:
     def drain(self) -> None:
         """Close idle connections now and the others after their present request."""
         self.draining = True
-        for greeting in list(self.handshakes):
-            greeting.abort()
+        for handshake in list(self.handshakes):
+            handshake.abort()
         for connection in list(self.connections):
             connection.drain()
 
@@ -139,7 +142,7 @@ class Listener:
             self._emptied = asyncio.Event()
             await self._emptied.wait()
 
-    def on_connection_lost(self, connection: ClientConnection) -> None:
+    def on_connection_lost(self, connection: ServerConnection) -> None:
         """``connection`` ended."""
         if self._counts and connection in self.connections:
             client = self.limits.client_of(connection.peer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+from abc import abstractmethod
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1.interfaces import ServerExchange
@@ -121,12 +122,14 @@ class ClientTimeouts(ResponseWriter):
         """Bytes that were written and not yet taken by the kernel."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
+    @abstractmethod
     def invalidate_head(self) -> None:
-        """What was worked out for this client's last head is true no more."""
-        raise NotImplementedError
+        """Forget the last request head and everything derived from it."""
 
+    @abstractmethod
     def _refuse(self, failure: Failure) -> None:
-        raise NotImplementedError
+        """Respond to a message that is no request, and close the connection."""
 
+    @abstractmethod
     def _body_failed(self, exchange: ServerExchange, failure: Failure) -> None:
-        raise NotImplementedError
+        """Report to ``exchange`` that the request body cannot be completed, and read no more of it."""
