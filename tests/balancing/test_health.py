@@ -179,6 +179,18 @@ def test_panic_uses_what_was_up_before() -> None:
     assert [entry["status"] for entry in service_.snapshot(2.0)["instances"].values()] == ["UP", "DOWN", "DOWN"]
 
 
+def test_panic_admits_a_resumed_instance_before_its_first_probe() -> None:
+    service_ = ServiceHealth()
+    service_.replace(KEYS[:2], 0.0)
+    service_.probed(KEYS[0], True, 0.0)
+    service_.drain(KEYS[0], 1.0)
+    service_.resume(KEYS[0], 2.0)
+    snapshot = service_.snapshot(2.0)
+    assert snapshot["panic"] is True
+    assert [entry["state"] for entry in snapshot["instances"].values()] == ["joining", "joining"]
+    assert [entry["status"] for entry in snapshot["instances"].values()] == ["UP", "DOWN"]
+
+
 def test_panic_threshold_can_be_a_part_or_off() -> None:
     for panic, expected in ((0.5, True), (0.4, False), (None, False)):
         service_ = service(4, panic=panic)

@@ -92,6 +92,9 @@ _STATUS = {
     HealthState.DRAINING: Status.DRAINING,
 }
 
+# Where an instance has been up before, panic mode admits it in these states.
+_ADMITTED_IN_PANIC = frozenset({HealthState.JOINING, HealthState.DOWN, HealthState.EJECTED})
+
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
@@ -238,7 +241,7 @@ class ServiceHealth:
         panicking = self.in_panic_mode
         instances: dict[str, Any] = {}
         for key, record in self._records.items():
-            pressed = panicking and record.known and record.state in (HealthState.DOWN, HealthState.EJECTED)
+            pressed = panicking and record.known and record.state in _ADMITTED_IN_PANIC
             instances[key] = {
                 "state": record.state.value,
                 "status": (Status.UP if pressed else _STATUS[record.state]).name,
