@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from calendar import monthrange, timegm
+from collections.abc import Callable
 
-from passerelle.balancing.policies import Random
 from passerelle.resilience.sliding_window import SlidingWindow
 
 
@@ -54,7 +54,7 @@ class RetryBudget:
 
 def backoff(
     attempt: int,
-    random: Random,
+    random: Callable[[], float],
     *,
     left: float,
     retry_after: float | None = None,
