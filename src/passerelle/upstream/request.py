@@ -64,6 +64,8 @@ class CallPolicy:
     """The longest time without a byte of a response body, in seconds."""
     sends_deadline: bool = False
     """Whether each attempt carries the remaining time in a header."""
+    limits_concurrency: bool = True
+    """Whether the concurrency limit of the service applies, if it has one."""
 
     def for_revalidation(self) -> CallPolicy:
         """Return this policy: a response of the service itself is never stale."""
@@ -86,10 +88,10 @@ class UpstreamRequest:
         "_policy",
         "_receiver",
         "_responded",
+        "_retry_timer",
         "_service",
         "_since",
         "_status",
-        "_timer",
         "_tried",
         "attempts",
         "instance",
@@ -115,7 +117,7 @@ class UpstreamRequest:
         self._body = body
         self._connection: UpstreamConnection | None = None
         self._counted_attempts: tuple[Instance, ...] = ()  # those of the tried that count as attempts
-        self._timer: TimerHandle | None = None
+        self._retry_timer: TimerHandle | None = None
         self._tried: tuple[Instance, ...] = ()
         self._over = False
         self._responded = False
@@ -303,10 +305,10 @@ class UpstreamRequest:
         service.report_failure(self.instance)
         self._tried = (*self._tried, self.instance)
         self._counted_attempts = (*self._counted_attempts, self.instance)
-        self._timer = get_running_loop().call_later(VERDICT, self._on_health_verdict, failure)
+        self._retry_timer = get_running_loop().call_later(VERDICT, self._on_health_verdict, failure)
 
     def _on_health_verdict(self, failure: Failure) -> None:
-        self._timer = None
+        self._retry_timer = None
         gone = sum(instance.status < Status.EJECTED for instance in self._counted_attempts)
         if len(self._counted_attempts) - gone < self._policy.attempts and self._service.may_retry(perf_counter()):
             self._service.metrics.retries += 1
@@ -324,12 +326,12 @@ class UpstreamRequest:
             service.report_failure(instance)
         self._tried = (*self._tried, instance)
         if wait > 0.0:
-            self._timer = get_running_loop().call_later(wait, self._attempt_after_delay)
+            self._retry_timer = get_running_loop().call_later(wait, self._attempt_after_delay)
         else:
             self._attempt()
 
     def _attempt_after_delay(self) -> None:
-        self._timer = None
+        self._retry_timer = None
         self._attempt()
 
     def _retry_response(self, head: ResponseHead, complete: bool) -> bool:
@@ -504,9 +506,9 @@ class UpstreamRequest:
         connection, self._connection = self._connection, None
         if self._body is not None:
             self._body.detach()
-        if self._timer is not None:
-            self._timer.cancel()  # between two attempts: the last one is settled, and the next has not begun
-            self._timer = None
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()  # between two attempts: the last one is settled, and the next has not begun
+            self._retry_timer = None
             return
         if connection is not None:
             connection.detach()
