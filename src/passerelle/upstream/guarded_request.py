@@ -88,7 +88,7 @@ class GuardedRequest(UpstreamRequest):
         elif admission is Admission.WAIT:
             self._policy.deadlines.add(self, self._since)
         else:
-            self._refuse_overload("as many as the service keeps up with are under way")
+            self._refuse_overload("the concurrency limit of the service is reached")
 
     def on_admitted(self) -> None:
         """Start: the request has got its place under the concurrency limit."""
@@ -110,7 +110,7 @@ class GuardedRequest(UpstreamRequest):
         permit = self._permit
         if permit is not None and permit.queued:
             permit.dequeue(self)
-            self._refuse_overload("it waited for all of its time")
+            self._refuse_overload("no place under the concurrency limit within the time limit")
         else:
             super().on_deadline()
 
@@ -184,7 +184,7 @@ class GuardedRequest(UpstreamRequest):
         unsent = self._connection is None
         if unsent and not self._withdraw_from_pool():
             return  # a connection is being made, with a time limit of its own; sending restarts the timer
-        failure = Failure(Kind.TIMEOUT, f"no answer to the attempt within {timer.limit:g} s", retryable=unsent)
+        failure = Failure(Kind.TIMEOUT, f"no response to the attempt within {timer.limit:g} s", retryable=unsent)
         if not self._abandon_attempt(failure) and unsent:
             self._wait_for_connection(self.instance.endpoint)  # at the end of the queue: the place was given up
 

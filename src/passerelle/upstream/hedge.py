@@ -138,7 +138,7 @@ class HedgeAttempt:
         """Treat a 101 response as a failure: a hedged request asks for no protocol switch."""
         if self.connection is not None:
             self.connection.detach()
-        self._request.on_hedge_failure(Failure(Kind.BAD_RESPONSE, "101 that nobody asked for"))
+        self._request.on_hedge_failure(Failure(Kind.BAD_RESPONSE, "unexpected 101 response"))
 
     # The request becomes the receiver when the response begins, and a hedged request has no body.
 

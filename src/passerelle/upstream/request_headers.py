@@ -68,8 +68,8 @@ def cache_origin(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes
     proto = head.get(b"x-forwarded-proto") or scheme
     if (host, proto) == (authority, scheme):
         return authority
-    # The values come from the proxy and need not be a host, so a key must not contain their octets: it contains a digest.
-    # No Host begins with a slash, so a client that chooses its Host cannot choose a digest.
+    # The proxy chooses the values, which need not be hosts, so the key contains a digest instead of their octets. No
+    # Host begins with a slash, so a client that chooses its Host cannot choose a digest.
     return b"/" + blake2b(b"%b\0%b\0%b" % (authority, host, proto), digest_size=16).hexdigest().encode("ascii")
 
 

@@ -62,7 +62,7 @@ class _BufferedResponse:
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """Treat a 101 response as a failure: no protocol switch was requested."""
-        self._abort("status 101")
+        self._abort("unexpected 101 response")
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """Keep the head, and the body if it is complete."""
