@@ -1,1 +1,4 @@
-"""Whether, when and how much: circuit breaker, retry budget, adaptive limit, admission, hedge delay."""
+"""Decisions on load and failures: circuit breaker, retry budget, adaptive limit, admission queue, hedge delay.
+
+The modules do no I/O.
+"""

@@ -1,4 +1,4 @@
-"""A limit of requests in flight that finds itself, by what latency says of the queue behind it."""
+"""A limit of requests in flight that adapts to the queue behind it, as measured by latency."""
 
 from __future__ import annotations
 
@@ -8,36 +8,39 @@ from math import inf, sqrt
 # A window ends after SHORT seconds with ENOUGH requests, or after LONG seconds with LEAST.
 SHORT, ENOUGH = 0.1, 25
 LONG, LEAST = 1.0, 10
-# So many requests are heard for a new base, or those of LONG seconds.
+# A new base takes so many samples, or those of LONG seconds.
 MEASURED = 60
-# How far the average goes towards the median of a window.
+# The weight of the median of a window in the average.
 SMOOTHING = 0.3
 
 
 class _LimitPhase(enum.Enum):
-    FOLLOW = enum.auto()  # the gradient
-    SETTLE = enum.auto()  # the limit is quartered; what was queued before drains
-    MEASURE = enum.auto()  # ... and what is heard now is latency without a queue
+    FOLLOW = enum.auto()  # the limit follows the gradient
+    SETTLE = enum.auto()  # the limit is quartered, and the queue drains
+    MEASURE = enum.auto()  # the limit is still quartered; samples are latencies without a queue
 
 
 class AdaptiveLimit:
-    """A limit to be read at any time as ``limit``; one for each instance (or service) and worker.
+    """An adaptive limit, which may be read at any time as ``limit``; one for each instance (or service) and worker.
 
-    Samples are gathered in windows of at least 0.1 s and 25 requests, or of a second and 10 requests. What counts of a
-    window is its median, which a few requests that are slow by nature do not move, and of medians an average that
-    follows within a few windows. ``base`` is the latency without a queue: the least such average. After each window
-    the limit moves a fifth of the way to ``limit * gradient + sqrt(limit)``, with ``gradient = tolerance * base /
-    average``, kept between 0.5 and 1: it grows while latency is flat, shrinks when latency shows a queue, and rests
-    where the two balance. While less than half of it is used it stays as it is, because it cannot be what makes
-    requests slow. A failure that means overload (refused, timed out) cuts it by a tenth at once, at most once a window.
+    Samples are collected in windows of at least 0.1 s and 25 requests, or of one second and 10 requests. Each window
+    counts with its median, which a few naturally slow requests do not move. The average of the medians follows a change
+    within a few windows. ``base`` is the latency without a queue: the lowest such average.
 
-    The first base may have been heard over a queue, and a service can become slower for good. So after 10 windows and
-    then every ``every`` windows (300: half a minute at least) the limit is quartered for about two windows, and the
-    latency heard then is the new ``base``. At rest half of what is in flight is queue, so half of the throughput is
-    lost in these two windows of 300. (With half the limit, small limits would keep a base that has a queue in it.)
+    After each window the limit moves a fifth of the way to ``limit * gradient + sqrt(limit)``, with ``gradient =
+    tolerance * base / average``, kept between 0.5 and 1. The limit grows while latency is flat, shrinks when latency
+    shows a queue, and settles where the two balance. While less than half of the limit is used, the limit stays
+    unchanged, because it cannot be the reason for slow requests. A failure that means overload (refused, timed out)
+    cuts the limit by a tenth at once, at most once a window.
 
-    The gradient is that of Netflix's concurrency-limits, the new base like Envoy's adaptive concurrency (which goes
-    down to three requests for it).
+    The first base may have been measured with a queue, and a service may become slower for good. So after 10 windows
+    and then every ``every`` windows (300, which takes at least half a minute), the limit is quartered for about two
+    windows, and the latency measured then is the new base. In equilibrium half of the requests in flight are queued, so
+    half of the throughput is lost in these two windows of 300. (If the limit were only halved, a small limit would keep
+    a base that includes a queue.)
+
+    The gradient is that of Netflix's concurrency-limits. The new base is measured as in Envoy's adaptive concurrency
+    filter, which goes down to three requests for it.
     """
 
     __slots__ = (
@@ -70,28 +73,28 @@ class AdaptiveLimit:
         self._measure_every = every
         self._base = inf
         self._phase = _LimitPhase.FOLLOW
-        self._windows = max(0, every - 10)  # since the base was last measured
-        self._saved = 0.0  # the limit before it was quartered
-        self._since = -inf  # when this window began
+        self._windows = max(0, every - 10)  # since the last measurement of the base
+        self._saved = 0.0  # the limit before a measurement
+        self._since = -inf  # the start of this window
         self._average = inf  # of medians
         self._samples: list[float] = []
-        self._peak = 0  # most in flight in this window
-        self._cut = False  # a failure has cut the limit in this window
+        self._peak = 0  # the most requests in flight in this window
+        self._cut = False  # whether a failure has cut the limit in this window
 
     @property
     def limit(self) -> int:
-        """How many requests may be in flight."""
+        """The most requests that may be in flight."""
         return int(self._limit)
 
     @property
     def base(self) -> float:
-        """Latency without a queue, in seconds; infinite before the first window has ended."""
+        """The latency without a queue, in seconds; infinite until the first window has ended."""
         return self._base
 
     def observe(self, seconds: float, in_flight: int, ok: bool | None, now: float) -> None:
-        """A request ended after ``seconds``, with ``in_flight`` open at that moment, itself included.
+        """Record a request that ended after ``seconds``, with ``in_flight`` requests in flight, itself included.
 
-        ``ok`` is False if it failed in a way that means overload, None if its end says nothing.
+        ``ok`` is False if the request failed from overload, None if its outcome does not depend on the load.
         """
         if ok is None:
             return
@@ -111,7 +114,7 @@ class AdaptiveLimit:
             samples.sort()
             median = samples[len(samples) // 2]
             self._end_of_window(median)
-            # what was sent under the old limit must be through before the next window says something of the new one
+            # requests sent under the old limit must have ended before the next window measures the new limit
             self._since = now if self._phase is _LimitPhase.FOLLOW else now + median
             samples.clear()
             self._peak = 0
@@ -128,7 +131,7 @@ class AdaptiveLimit:
             self._windows = 0
             return
         if self._average == inf:
-            self._average = median  # of those that were first to end, so it is no base
+            self._average = median  # the median of the requests that ended first, so it is no base
             return
         self._average = average = self._average + SMOOTHING * (median - self._average)
         self._base = min(self._base, average)

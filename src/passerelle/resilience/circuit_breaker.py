@@ -1,23 +1,23 @@
-"""A circuit breaker per service: when most of what is sent fails, sending stops for a while.
+"""A circuit breaker for a service: while most requests fail, none are sent.
 
-Passive ejection takes out *one* bad instance; the breaker is for when the service as a whole is beyond help (its
-database is gone) and every request only adds to its load and makes its client wait.
+Passive ejection removes *one* bad instance. The circuit breaker is for a service that fails as a whole (its database is
+gone), when each request only adds load and makes its client wait.
 
 =========  ==============================================================  =========================================
-state      requests                                                        leaves to
+state      requests                                                        next state
 =========  ==============================================================  =========================================
-closed     all pass                                                        open: of at least ``minimum`` (20) requests
+closed     all are admitted                                                open: of at least ``minimum`` (20) requests
                                                                            that ended in the last ``window`` (10 s),
                                                                            ``threshold`` (50 %) failed
-open       none passes                                                     half-open: after 5 s, twice as long each
-                                                                           time in a row up to 60 s
-half-open  ``probes`` (3) at a time pass                                   closed: ``probes`` of them succeeded;
+open       none is admitted                                                half-open: after 5 s, doubled each time in a
+                                                                           row, up to 60 s
+half-open  up to ``probes`` (3) are admitted                               closed: ``probes`` of them succeeded;
                                                                            open: one failed
 =========  ==============================================================  =========================================
 
-A request that passed in one state and ends in another says nothing: each period has a number, which is its requests'
-ticket. So slow requests from before the trouble neither open nor close anything. A probe whose end says nothing of
-the service (the client left) gives its place to another.
+The outcome of a request counts only in the period in which the request was admitted: each period has a number, and
+the ticket of a request is the number of its period. So slow requests from an earlier period neither open nor close the
+breaker. A probe whose outcome does not depend on the service (the client left) frees its place for another probe.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from passerelle.resilience.sliding_window import SlidingWindow
 
 
 class BreakerState(enum.Enum):
-    """The value is its name in logs and metrics."""
+    """The state of a circuit breaker. The value is the name of the state in logs and metrics."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -38,7 +38,10 @@ class BreakerState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerSettings:
-    """Times in seconds; ``threshold`` is a part, over 0 to 1. Raises ValueError for what cannot work."""
+    """Settings of a circuit breaker. Times are in seconds, ``threshold`` is over 0 and up to 1.
+
+    Raises ValueError for values out of range.
+    """
 
     threshold: float = 0.5
     minimum: int = 20
@@ -49,13 +52,15 @@ class BreakerSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1 or self.minimum < 1 or self.probes < 1:
-            raise ValueError("a breaker has a threshold over 0 and up to 1, and at least one request and one probe")
+            raise ValueError(
+                "a circuit breaker needs a threshold over 0 and up to 1, and at least one request and probe"
+            )
         if not 0 < self.open_for <= self.open_for_max or self.window <= 0:
-            raise ValueError("a breaker's times are positive, and open_for is at most open_for_max")
+            raise ValueError("the times of a circuit breaker are positive, and open_for is at most open_for_max")
 
 
 class CircuitBreaker:
-    """Ask :meth:`acquire` before a request; if it gives a ticket, call :meth:`release` with it exactly once."""
+    """A circuit breaker. A request needs a ticket from :meth:`acquire`, which it returns once with :meth:`release`."""
 
     __slots__ = ("_opened", "_passed", "_period", "_running", "_settings", "_state", "_until", "_window")
 
@@ -65,12 +70,12 @@ class CircuitBreaker:
         self._period = 0
         self._window = SlidingWindow(self._settings.window)
         self._until = 0.0  # end of the open period
-        self._opened = 0  # times in a row
-        self._running = 0  # half-open: probes under way
+        self._opened = 0  # how often in a row
+        self._running = 0  # half-open: probes in flight
         self._passed = 0  # half-open: probes that succeeded
 
     def acquire(self, now: float) -> int | None:
-        """A ticket if a request may be sent, else None: answer 503 with ``Retry-After`` (:meth:`retry_after`)."""
+        """Return a ticket if a request may be sent; None means 503 with the ``Retry-After`` of :meth:`retry_after`."""
         if self._state is BreakerState.CLOSED:
             return self._period
         if self._state is BreakerState.OPEN:
@@ -83,7 +88,7 @@ class CircuitBreaker:
         return self._period
 
     def release(self, ticket: int, ok: bool | None, now: float) -> None:
-        """The request ended; ``ok`` is None if that says nothing of the service."""
+        """Record the end of a request. ``ok`` is None if the outcome does not depend on the service."""
         if ticket != self._period:
             return
         if self._state is BreakerState.HALF_OPEN:
@@ -106,12 +111,12 @@ class CircuitBreaker:
                 self._open(now)
 
     def retry_after(self, now: float) -> float:
-        """Seconds until a request may be sent; 0 if that is now or depends on probes under way."""
+        """Return the seconds until a request may be sent; 0 if that is now or depends on probes in flight."""
         return max(0.0, self._until - now) if self._state is BreakerState.OPEN else 0.0
 
     @property
     def state(self) -> BreakerState:
-        """The state; it leaves *open* at the first :meth:`acquire` after its time."""
+        """The state. An open breaker becomes half-open at the first :meth:`acquire` after the time is over."""
         return self._state
 
     def _open(self, now: float) -> None:

@@ -1,32 +1,32 @@
-"""When a request that has no answer yet is sent to a second instance as well.
+"""The delay after which a request without a response is sent to a second instance as well.
 
-Sent too early it doubles the load, too late it helps nobody. A time that only a few in a hundred exceed cuts exactly
-that tail, and costs these few more requests (Dean and Barroso, "The Tail at Scale", 2013). Whether a request may be
-sent twice at all, and who pays for it, is for whoever sends it.
+A hedge that is sent too early doubles the load; sent too late, it is of no use. A delay that only a few percent of the
+requests exceed cuts off exactly this tail of the latency, at the cost of these few additional requests (Dean and
+Barroso, "The Tail at Scale", 2013). The caller decides whether a request may be sent twice, and which budget pays.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-# Of so many latencies the percentile is taken, the last ones; with fewer than ENOUGH there is none.
+# The percentile is that of the last KEPT latencies. There is none with fewer than ENOUGH.
 KEPT = 500
 ENOUGH = 100
-# So many come between two looks at them: a sort costs 30 us.
+# The percentile is computed every EVERY latencies: a sort costs 30 us.
 EVERY = 50
 
 
 class HedgeDelay:
-    """A fixed number of seconds, or a percentile of what was observed lately. For one route and worker."""
+    """A fixed delay, or a percentile of recent latencies. For one route, service and worker."""
 
     __slots__ = ("_after", "_latencies", "_percentile", "_unseen")
 
     def __init__(self, seconds: float | None = None, percentile: float | None = None) -> None:
         """Raises ValueError unless exactly one is given, positive, and the percentile below 100."""
         if (seconds is None) == (percentile is None):
-            raise ValueError("a hedge comes after a time or a percentile")
+            raise ValueError("a hedge delay is a time or a percentile")
         if not (seconds or percentile or 0.0) > 0 or not (percentile or 0.0) < 100:
-            raise ValueError("a hedge comes after more than 0 seconds or percent, and less than 100 percent")
+            raise ValueError("a hedge delay is over 0 seconds, or over 0 and under 100 percent")
         self._after = seconds
         self._percentile = percentile
         self._latencies: deque[float] = deque(maxlen=KEPT)
@@ -34,13 +34,14 @@ class HedgeDelay:
 
     @property
     def delay(self) -> float | None:
-        """How long to wait (seconds); None while too little is known."""
+        """The delay in seconds; None as long as there are too few latencies for the percentile."""
         return self._after
 
     def observe(self, seconds: float) -> None:
-        """A first attempt had its answer after ``seconds``, or was given up then because a hedge was faster.
+        """Record a first attempt that got its response after ``seconds``, or was abandoned then for a faster hedge.
 
-        Those given up must be told too: without them the percentile would be one of the fast ones alone, and fall.
+        Abandoned attempts must be recorded too. Without them the percentile would be that of fast attempts alone, and
+        fall.
         """
         if self._percentile is None:
             return

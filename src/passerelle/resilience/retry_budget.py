@@ -1,32 +1,34 @@
-"""When and how soon to try again: budget, back-off, ``Retry-After``.
+"""Limits and delays of retries: budget, backoff, ``Retry-After``.
 
-A retry helps against a failure of one instance and hurts in a failure of all: with ``n`` attempts each, a service in
-trouble gets ``n`` times its load just then. So retries have a budget in proportion to requests, and wait a random time.
-Whether a request *may* be repeated at all (method, replayable body, nothing sent) is for whoever sends it.
+Retries help when one instance fails, and do harm when all instances fail: with ``n`` attempts per request, a failing
+service gets ``n`` times its load. So retries have a budget in proportion to the requests, and wait for a random time.
+The caller decides whether a request *may* be repeated (method, replayable body, nothing sent).
 """
 
 from __future__ import annotations
 
 import re
 from calendar import monthrange, timegm
+from collections.abc import Callable
 
-from passerelle.balancing.policies import Random
 from passerelle.resilience.sliding_window import SlidingWindow
 
 
 class RetryBudget:
-    """Retries of the last ``window`` seconds (5) are at most ``ratio`` (20 %) of its requests, or ``floor`` a second.
+    """A limit of retries: in the last ``window`` seconds (5) ``ratio`` (20 %) of the requests, or ``floor`` a second.
 
-    The floor (3) lets services with little traffic retry at all. Worst case on a service that fails for everybody:
-    1.2 times its load over any window, all of it perhaps in the window's first second (twice the load, with 5 s): in
-    simulation a window of 10 s prolongs an overload and one of 2 s does no better than 5 (``docs/reference``).
-    One for each service and worker; ``now`` in seconds.
+    The floor (3) allows retries to services with little traffic. In the worst case, when all requests to a service
+    fail, the load over any window is 1.2 times that without retries. The retries may all fall in the first second of
+    the window, which doubles the load of that second with a window of 5 s. In simulation, a window of 10 s prolongs an
+    overload, and one of 2 s is no better than one of 5 s (``docs/reference``).
+
+    There is one budget for each service and worker. ``now`` is in seconds.
     """
 
     __slots__ = ("_floor", "_ratio", "_window")
 
     def __init__(self, ratio: float = 0.2, floor: float = 3.0, window: float = 5.0) -> None:
-        """Raises ValueError for a negative ratio or floor, or a window that is not positive."""
+        """Raises ValueError if the ratio or the floor is negative, or the window is not positive."""
         if ratio < 0 or floor < 0:
             raise ValueError("a retry budget is not negative")
         self._ratio = ratio
@@ -34,11 +36,11 @@ class RetryBudget:
         self._window = SlidingWindow(window)
 
     def record_requests(self, now: float, number: int = 1) -> None:
-        """Count a request (its first attempt), or several that came since the last call."""
+        """Count ``number`` new requests (their first attempts)."""
         self._window.add(now, first=number)
 
     def withdraw(self, now: float, part: float = 1.0) -> bool:
-        """Count a retry if ``part`` of the budget allows it; False if it does not."""
+        """Count a retry if ``part`` of the budget allows it; otherwise return False."""
         window = self._window
         window.advance(now)
         if window.second + 1 > part * max(self._ratio * window.first, self._floor):
@@ -48,33 +50,33 @@ class RetryBudget:
 
     @property
     def available(self) -> int:
-        """Retries that could be made at once, as of the last call."""
+        """The number of retries left in the budget, as of the last call."""
         return max(0, int(max(self._ratio * self._window.first, self._floor)) - self._window.second)
 
 
 def backoff(
     attempt: int,
-    random: Random,
+    random: Callable[[], float],
     *,
     left: float,
     retry_after: float | None = None,
     base: float = 0.025,
     most: float = 1.0,
 ) -> float | None:
-    """Seconds to wait before the retry after ``attempt`` (1 was the first), or None: no time is left to try.
+    """Return the delay in seconds before the retry after ``attempt`` (from 1), or None if not enough time is left.
 
-    Full jitter: uniform between 0 and ``base * 2 ** (attempt - 1)``, that at most ``most``. ``left`` is the time until
-    the route's deadline. ``retry_after`` is what the instance that is to be tried again asked for, and comes on top;
-    another instance did not ask for anything.
+    The delay has full jitter: it is uniform between 0 and ``base * 2 ** (attempt - 1)``, at most ``most``. ``left`` is
+    the time until the deadline of the route. ``retry_after`` is the Retry-After of the instance that the retry goes to,
+    and is added; it does not apply to other instances.
     """
     ceiling = min(most, base * 2.0 ** min(attempt - 1, 32))
     wait = random() * ceiling
     if retry_after is not None:
-        wait += retry_after  # jittered too, or all clients that were told the same time come back together
+        wait += retry_after  # with jitter too, so that requests with the same Retry-After do not all come back at once
     return wait if wait < left else None
 
 
-# RFC 9110 §5.6.7: IMF-fixdate, and the two obsolete forms that must be accepted.
+# RFC 9110 §5.6.7: IMF-fixdate, and the two obsolete formats, which must be accepted.
 _DAY = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _LONG_DAY = rb"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
 _CLOCK = rb"(?P<time>\d\d:\d\d:\d\d)"
@@ -88,7 +90,10 @@ _TIME = re.compile(rb"([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)")
 
 
 def parse_date(value: bytes, now: float) -> int | None:
-    """An HTTP-date (RFC 9110 §5.6.7) as seconds since 1970, or None. ``now`` (same unit) places two-digit years."""
+    """Parse an HTTP-date (RFC 9110 §5.6.7) to seconds since 1970; None if malformed.
+
+    ``now``, in the same unit, decides the century of two-digit years.
+    """
     match = next((found for form in _DATES if (found := form.fullmatch(value))), None)
     if match is None or match["month"] not in _MONTHS:
         return None
@@ -96,7 +101,7 @@ def parse_date(value: bytes, now: float) -> int | None:
     month = _MONTHS.index(match["month"]) + 1
     year = int(match["year"])
     if len(match["year"]) == 2:
-        # the latest such year that is not more than 50 years ahead
+        # the latest year with these digits that is at most 50 years ahead
         this_year = 1970 + int(now // 31_556_952)
         year += (this_year + 50 - year) // 100 * 100
     day = int(match["day"])
@@ -106,12 +111,12 @@ def parse_date(value: bytes, now: float) -> int | None:
 
 
 def retry_after(value: bytes, now: float, most: float = 60.0) -> float | None:
-    """Seconds to wait by a ``Retry-After`` field value (RFC 9110 §10.2.3), 0 to ``most``; None if it is malformed.
+    """Parse a ``Retry-After`` field value (RFC 9110 §10.2.3) to seconds, 0 to ``most``; None if malformed.
 
-    ``now`` is seconds since 1970, for the form that is a date. A date in the past is 0.
+    ``now`` is in seconds since 1970, for values that are dates. A date in the past is 0.
     """
     if value.isdigit():
-        # more digits than any sensible number has: int() would take quadratic time
+        # a number with more digits is over `most` anyway, and parsing it would take quadratic time
         return min(float(value), most) if len(value) <= 10 else most
     date = parse_date(value, now)
     return None if date is None else min(max(0.0, date - now), most)

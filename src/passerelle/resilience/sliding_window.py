@@ -1,13 +1,13 @@
-"""Two counts over the last seconds: what breakers and retry budgets decide by."""
+"""Two counters over the last seconds, for circuit breakers and retry budgets."""
 
 from __future__ import annotations
 
 
 class SlidingWindow:
-    """Counts of two kinds in a sliding window of ``seconds``, kept in ``parts`` buckets.
+    """Two counters over a sliding window of ``seconds``, kept in ``parts`` buckets.
 
-    What was counted leaves between ``seconds`` and ``seconds * (1 + 1/parts)`` later. O(1) a call, amortised.
-    ``now`` is in seconds of any clock that does not go back; if it does, the newest bucket takes the count.
+    A count leaves the window between ``seconds`` and ``seconds * (1 + 1/parts)`` later. A call takes amortized O(1).
+    ``now`` is in seconds of any monotonic clock. If the clock goes back, the newest bucket takes the count.
     """
 
     __slots__ = ("_at", "_first", "_parts", "_second", "_width", "first", "second")
@@ -16,15 +16,15 @@ class SlidingWindow:
         if seconds <= 0 or parts < 1:
             raise ValueError("a window has a positive length and at least one part")
         self._width = seconds / parts
-        self._parts = parts + 1  # one is being filled
+        self._parts = parts + 1  # one more for the bucket being filled
         self._first = [0] * self._parts
         self._second = [0] * self._parts
-        self._at: int | None = None  # number of the bucket being filled, since the clock's zero
+        self._at: int | None = None  # the number of the bucket being filled, from time 0
         self.first = 0  # sums over the window, as of the last call
         self.second = 0
 
     def add(self, now: float, first: int = 0, second: int = 0) -> None:
-        """Count."""
+        """Add to the two counters at ``now``."""
         self.advance(now)
         bucket = self._at % self._parts if self._at is not None else 0
         self._first[bucket] += first
@@ -33,7 +33,7 @@ class SlidingWindow:
         self.second += second
 
     def advance(self, now: float) -> None:
-        """Let go of what is too old."""
+        """Discard counts that are too old at ``now``."""
         at = int(now / self._width)
         if at == self._at:
             return
@@ -48,7 +48,7 @@ class SlidingWindow:
         self._at = max(at, self._at)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Reset both counters."""
         self._first = [0] * self._parts
         self._second = [0] * self._parts
         self.first = self.second = 0

@@ -1,1 +1,1 @@
-"""One request to one service: pick an instance, send, retry, time out, hedge, limit."""
+"""A request to one service: pick an instance, send, retry, time out, hedge, limit."""

@@ -1,39 +1,43 @@
-"""The adaptive limit of a service, and the queue in front of it."""
+"""The adaptive concurrency limit of a service, with the queue of requests that wait for a place."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from passerelle.resilience.adaptive_limit import AdaptiveLimit
 from passerelle.resilience.admission import Admission, AdmissionQueue, retry_after
 
-if TYPE_CHECKING:
-    from passerelle.upstream.limiting import LimitedRequest
+
+class LimitedRequest(Protocol):
+    """A request that may wait for a place under the limit."""
+
+    def on_admitted(self) -> None:
+        """A place is free and now belongs to the request."""
 
 
 class ConcurrencyLimiter:
-    """The limit of one service in this worker, and who waits for it. ``limit`` is read again after each request."""
+    """The concurrency limit of one service in this worker. The limit is read from ``adaptive`` after each request."""
 
     __slots__ = ("_admitted_next", "_admitting", "_queue", "_waiting", "adaptive")
 
     def __init__(self, adaptive: AdaptiveLimit, max_waiting: int) -> None:
         self.adaptive = adaptive
         self._queue = AdmissionQueue(adaptive.limit, max_waiting)
-        self._waiting: dict[LimitedRequest, None] = {}  # in their order
-        self._admitted_next: deque[LimitedRequest] = deque()  # have a place and do not know it yet
+        self._waiting: dict[LimitedRequest, None] = {}  # in order of arrival
+        self._admitted_next: deque[LimitedRequest] = deque()  # admitted, but not notified yet
         self._admitting = False
 
     def acquire(self, request: LimitedRequest) -> Admission:
-        """``request`` wants a place. One that waits is told by ``on_admitted``, or takes itself away
-        (:meth:`dequeue`)."""
+        """Request a place for ``request``. With ``WAIT``, ``request.on_admitted`` is called when a place is free,
+        unless :meth:`dequeue` removes the request before."""
         admission = self._queue.enter()
         if admission is Admission.WAIT:
             self._waiting[request] = None
         return admission
 
     def dequeue(self, request: LimitedRequest) -> None:
-        """``request`` waits no more."""
+        """Remove ``request``, which waits for a place or has not been notified of it yet."""
         if request in self._waiting:
             del self._waiting[request]
             self._queue.abandon()
@@ -42,7 +46,7 @@ class ConcurrencyLimiter:
             self._admit_next()
 
     def release(self, seconds: float, ok: bool | None, now: float) -> None:
-        """One that had a place needs it no more; for the others see :meth:`AdaptiveLimit.observe`."""
+        """Release the place of a request; for the parameters see :meth:`AdaptiveLimit.observe`."""
         self.adaptive.observe(seconds, self._queue.running, ok, now)
         self._queue.limit = self.adaptive.limit
         self._admit_next()
@@ -56,7 +60,7 @@ class ConcurrencyLimiter:
             self._admitted_next.append(request)
             moved = queue.promote()
         if self._admitting:
-            return  # one that was just admitted has ended at once: its successor comes after it, not within it
+            return  # a request admitted by the loop below ended at once: the loop also admits its successor
         self._admitting = True
         try:
             while self._admitted_next:
@@ -65,9 +69,9 @@ class ConcurrencyLimiter:
             self._admitting = False
 
     def retry_after(self, seconds: float) -> int:
-        """For a refusal, when one request takes ``seconds``."""
+        """Return the Retry-After of a refusal, in seconds, when one request takes ``seconds`` on average."""
         return retry_after(self._queue.waiting, self._queue.limit, seconds)
 
     def snapshot(self) -> dict[str, int]:
-        """The limit, who has a place and who waits for one."""
+        """Return the limit and the numbers of running and waiting requests."""
         return {"limit": self._queue.limit, "running": self._queue.running, "waiting": self._queue.waiting}

@@ -1,4 +1,4 @@
-"""Time limits without a timer each: a queue of those that share one limit expires from its front."""
+"""Time limits without one timer each: items with the same limit share a queue, which expires from its front."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ class DeadlineItem(Protocol):
     """Something with a time limit."""
 
     def on_deadline(self) -> None:
-        """The time is up."""
+        """The time has expired."""
 
 
 class DeadlineQueue:
-    """Everything that has ``limit`` seconds from the moment (in seconds) that ``entries`` gives for it.
+    """Items that each have ``limit`` seconds, from the start that ``entries`` holds for them (in seconds).
 
-    All limits here are equal, so the order of adding is mostly the order of expiring, and a dict keeps it. What began
-    earlier than ``newest``, the latest that was added, has waited for something else before: then the dict is
-    ``disordered``, and put in order when it is looked at next.
+    All items have the same limit, so the order of insertion is mostly the order of expiry, and a dict keeps it. An
+    item may wait for something else before it is added, so that its start is earlier than ``newest``, the latest start
+    in the queue. The dict is then ``disordered``, and the next :meth:`expire` sorts it.
 
-    Adding to the dict and popping cost 0.1 us together, a timer of the event loop 0.9 us; that is why it is open to
-    both. Who adds to it says as much as :meth:`add` does.
+    ``entries`` is public because an insertion into the dict and a removal cost 0.1 us together, a timer of the event
+    loop 0.9 us. Code that inserts directly must update ``newest`` and ``disordered`` as :meth:`add` does.
     """
 
     __slots__ = ("disordered", "entries", "limit", "newest")
@@ -33,7 +33,7 @@ class DeadlineQueue:
         self.disordered = False
 
     def add(self, item: DeadlineItem, since: float) -> None:
-        """Let ``item`` have its time from ``since`` on."""
+        """Add ``item``, whose time starts at ``since``."""
         self.entries[item] = since
         if since < self.newest:
             self.disordered = True
@@ -41,7 +41,10 @@ class DeadlineQueue:
             self.newest = since
 
     def expire(self, now: float) -> None:
-        """Tell everything whose time is up at ``now``: O(expired), and once O(all) after something came late."""
+        """Remove and notify all items that have expired at ``now``.
+
+        O(expired); O(n log n) in the number of items if the queue is disordered.
+        """
         if self.disordered:
             self.disordered = False
             self.entries = dict(sorted(self.entries.items(), key=itemgetter(1)))

@@ -1,4 +1,9 @@
-"""A request on a route that bounds each attempt, or tells services how much time is left. The others pay nothing."""
+"""A request with a circuit breaker, a concurrency limit, a time limit for each attempt, or a hedge.
+
+Requests without any of them use :class:`.request.UpstreamRequest`, at no extra cost. Each of the four is an object of
+its own, None where it is not configured. The order in which an event reaches them is written in one place, the method
+of :class:`GuardedRequest` for that event.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +11,46 @@ from time import perf_counter
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1.client.connection import UpstreamConnection
+from passerelle.http1.client.pool import ConnectionPool
 from passerelle.http1.head import ResponseHead
-from passerelle.upstream.breaking import BreakerRequest
-from passerelle.upstream.interfaces import ResponseReceiver
-from passerelle.upstream.request import CallPolicy
+from passerelle.resilience.admission import Admission
+from passerelle.upstream.attempt_timer import AttemptTimer
+from passerelle.upstream.breaker_pass import BreakerPass
+from passerelle.upstream.concurrency_permit import ConcurrencyPermit
+from passerelle.upstream.hedge import Hedge, HedgeAttempt, PoolWaiter, detach_attempt, is_hedgeable
+from passerelle.upstream.interfaces import NULL_RECEIVER, ResponseReceiver
+from passerelle.upstream.request import CallPolicy, UpstreamRequest
 from passerelle.upstream.request_body import RequestBody
 
 TIMEOUT_FIELD = b"Passerelle-Timeout-Ms"
-"""Tells a service how many milliseconds are left for its answer. Clients cannot send it: the prefix is our own."""
+"""The header with the milliseconds left for the response. Clients cannot send it: the prefix is reserved."""
+
+# Failures that do not depend on the service.
+_NEUTRAL = frozenset({Kind.OVERLOADED, Kind.CLIENT_GONE, Kind.NO_INSTANCE})
+# Signs of overload: no response in time, no room, and responses that declare it.
+_OVERLOAD_KINDS = frozenset({Kind.TIMEOUT, Kind.CONNECT_TIMEOUT, Kind.OVERLOADED})
+_OVERLOAD_STATUSES = frozenset({503, 504})
+# Failures of a hedge before anything was sent: they do not count as attempts.
+_UNSENT = frozenset({Kind.OVERLOADED, Kind.CONNECT_FAILED})
 
 
-class _AttemptTimer:
-    """Stands for one attempt's time: the request itself may be in the same queue for all of its time."""
+class GuardedRequest(UpstreamRequest):
+    """A request that applies more of its policy than :class:`.request.UpstreamRequest` does.
 
-    __slots__ = ("_request",)
+    The request has one pass of the circuit breaker, whatever its number of attempts.
 
-    def __init__(self, request: TimedRequest) -> None:
-        self._request = request
+    The request has a place under the concurrency limit from its first attempt until the response begins. Bodies of
+    responses and tunnels do not count: their duration is no measure of how busy the service is, and
+    ``max_connections`` bounds them.
 
-    def on_deadline(self) -> None:
-        """The attempt's time is up."""
-        self._request.on_attempt_deadline()
+    An attempt that takes too long is abandoned for another instance where a retry is safe and affordable. Elsewhere
+    (a method that is not idempotent, the last attempt, an empty retry budget) the attempt continues until the deadline
+    of the route: giving up earlier would replace a late response by none.
 
-
-class TimedRequest(BreakerRequest):
-    """Leaves an instance that does not answer in time for another one, where that is safe and affordable.
-
-    Where it is not (a method that is not idempotent, the last attempt, an empty retry budget), the attempt goes on to
-    the route's deadline: to give up earlier would turn a late answer into none.
+    For the hedge see :mod:`.hedge`.
     """
 
-    __slots__ = ("_attempt_timer",)
+    __slots__ = ("_attempt_timer", "_breaker", "_hedge", "_permit", "_pool_waiter")
 
     def __init__(
         self,
@@ -48,70 +62,325 @@ class TimedRequest(BreakerRequest):
         now: float,
     ) -> None:
         super().__init__(policy, receiver, method, message, body, now)
-        self._attempt_timer: _AttemptTimer | None = None
+        service = policy.service
+        breaker, limiter, limit = service.breaker, service.limiter, policy.attempt_deadlines
+        self._breaker = BreakerPass(breaker) if breaker is not None else None
+        self._permit = ConcurrencyPermit(limiter) if limiter is not None and policy.limits_concurrency else None
+        self._attempt_timer = AttemptTimer(limit) if limit is not None else None
+        self._hedge: Hedge | None = None
+        if policy.hedge is not None and body is None and is_hedgeable(method, message, service):
+            self._hedge = Hedge(policy.hedge, service)
+        self._pool_waiter: PoolWaiter | None = None
+
+    @property
+    def hedged(self) -> str | None:
+        """The outcome of the hedge; None if there was none."""
+        return self._hedge.outcome if self._hedge is not None else None
+
+    # ---- admission
+
+    def start(self) -> None:
+        """See :meth:`.request.UpstreamRequest.start`. The request may be queued first, or refused."""
+        permit = self._permit
+        admission = permit.acquire(self) if permit is not None else Admission.RUN
+        if admission is Admission.RUN:
+            self._enter_breaker()
+        elif admission is Admission.WAIT:
+            self._policy.deadlines.add(self, self._since)
+        else:
+            self._refuse_overload("the concurrency limit of the service is reached")
+
+    def on_admitted(self) -> None:
+        """Start: the request has got its place under the concurrency limit."""
+        if self._permit is not None:
+            self._permit.admit()
+        self._enter_breaker()
+
+    def _enter_breaker(self) -> None:
+        breaker = self._breaker
+        if breaker is not None and not breaker.enter(self._since):
+            failure = Failure(Kind.BREAKER_OPEN, f"most requests to {self._service.name} fail")
+            failure.retry_after = breaker.retry_after(self._since)
+            self._give_up(failure)
+        else:
+            super().start()
+
+    def on_deadline(self) -> None:
+        """See :meth:`.request.UpstreamRequest.on_deadline`."""
+        permit = self._permit
+        if permit is not None and permit.queued:
+            permit.dequeue(self)
+            self._refuse_overload("no place under the concurrency limit within the time limit")
+        else:
+            super().on_deadline()
+
+    def _refuse_overload(self, why: str) -> None:
+        failure = Failure(Kind.OVERLOADED, why)
+        service = self._service
+        if self._permit is not None:
+            failure.retry_after = self._permit.retry_after(service.metrics.mean)
+        service.metrics.limited += 1
+        service.report_overload()
+        self._give_up(failure)
+
+    # ---- an attempt
 
     def _attempt(self) -> None:
-        self._disarm()
+        timer = self._attempt_timer
+        if self._hedge is not None and self.attempts == 0:
+            self._hedge.schedule(self)
+        if timer is not None:
+            timer.disarm()
         super()._attempt()
-        if self._connection is None and self._attempt_timer is None and self._timer is None and not self._over:
-            self._arm()  # it waits in the queue for a connection
+        if timer is not None and not timer.armed:
+            waiting = self._connection is None and self._retry_timer is None and not self._over
+            if waiting:  # in the queue for a connection
+                timer.arm(self)
+
+    def _wait_for_connection(self, pool: ConnectionPool) -> None:
+        if self._hedge is None:
+            super()._wait_for_connection(pool)
+        else:
+            self._pool_waiter = PoolWaiter(self)
+            pool.request(self._pool_waiter)
+
+    def _withdraw_from_pool(self) -> bool:
+        if self._hedge is None:
+            return super()._withdraw_from_pool()
+        waiter = self._pool_waiter
+        if waiter is None or not self.instance.endpoint.withdraw(waiter):
+            return False
+        waiter.owner = self._pool_waiter = None
+        return True
 
     def _send(self, connection: UpstreamConnection) -> None:
-        self._disarm()
-        self._arm()
+        self._restart_attempt_timer()
         plain, self._message = self._message, self.current_message()
         super()._send(connection)
         self._message = plain
 
     def current_message(self) -> bytes:
-        """The request's head as it is sent now."""
+        """Return the head of the request as it is to be sent now: the header with the time left differs."""
         policy, plain = self._policy, self._message
         if not policy.sends_deadline:
             return plain
         left = max(0, int((policy.deadlines.limit - (perf_counter() - self._since)) * 1000))
         return b"%b%b: %d\r\n\r\n" % (plain[:-2], TIMEOUT_FIELD, left)
 
-    def _arm(self) -> None:
-        if (deadlines := self._policy.attempt_deadlines) is not None:
-            self._attempt_timer = alarm = _AttemptTimer(self)
-            deadlines.add(alarm, perf_counter())
-
-    def _disarm(self) -> None:
-        alarm, self._attempt_timer = self._attempt_timer, None
-        if alarm is not None and (deadlines := self._policy.attempt_deadlines) is not None:
-            deadlines.entries.pop(alarm, None)
+    def _restart_attempt_timer(self) -> None:
+        timer = self._attempt_timer
+        if timer is not None:
+            timer.disarm()
+            timer.arm(self)
 
     def on_attempt_deadline(self) -> None:
-        """The attempt under way has had its time."""
-        self._attempt_timer = None
-        deadlines = self._policy.attempt_deadlines
-        if self._over or self._responded or self._timer is not None or deadlines is None:
+        """Abandon the attempt in progress for another one if that is possible: its time has expired."""
+        timer = self._attempt_timer
+        if timer is None or self._over or self._responded or self._retry_timer is not None:
             return
         if self._connection is not None and self._body is not None and not self._body.complete:
-            self._arm()  # the client still sends: that it takes time is not the instance's fault
+            timer.arm(self)  # the client is still sending: the delay is not the fault of the instance
             return
         unsent = self._connection is None
         if unsent and not self._withdraw_from_pool():
-            return  # being connected, which has its own time limit; once it is sent its time begins anew
-        failure = Failure(Kind.TIMEOUT, f"no answer to the attempt within {deadlines.limit:g} s", retryable=unsent)
+            return  # a connection is being made, with a time limit of its own; sending restarts the timer
+        failure = Failure(Kind.TIMEOUT, f"no response to the attempt within {timer.limit:g} s", retryable=unsent)
         if not self._abandon_attempt(failure) and unsent:
-            self._wait_for_connection(self.instance.endpoint)  # at the end of the queue, which is better than nowhere
+            self._wait_for_connection(self.instance.endpoint)  # at the end of the queue: the place was given up
+
+    # ---- the response to the attempt
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """See :meth:`.request.UpstreamRequest.on_response`."""
-        self._disarm()
+        """See :meth:`.request.UpstreamRequest.on_response`. With a hedge in flight, a 5xx response ends the attempt."""
+        hedge = self._hedge
+        if hedge is not None:
+            if hedge.attempt is not None and head.status >= 500:
+                connection, self._connection = self._connection, None
+                if connection is not None and not complete:
+                    connection.detach()
+                seconds = perf_counter() - self._since
+                self._service.metrics.observe(head.status, seconds)
+                self._promote_hedge(hedge, False, seconds)
+                return
+            if not self._tried:
+                hedge.observe_latency(perf_counter())
+            hedge.cancel("lost")
+        self._deliver_response(head, data, complete)
+
+    def _deliver_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        if self._attempt_timer is not None:
+            self._attempt_timer.disarm()
         super().on_response(head, data, complete)
+        if self._permit is not None and self._responded:
+            self._permit.release(_load_verdict(head.status), self.attempts)
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """See :meth:`.request.UpstreamRequest.on_switch`."""
-        self._disarm()
+        """See :meth:`.request.UpstreamRequest.on_switch`. A tunnel may last for days: its beginning is the success."""
+        if self._hedge is not None:
+            self._hedge.cancel("lost")
+        if self._permit is not None:
+            self._permit.release(True, self.attempts)
+        if self._attempt_timer is not None:
+            self._attempt_timer.disarm()
+        if self._breaker is not None:
+            self._breaker.leave(True)
         super().on_switch(head, data)
 
     def on_failure(self, failure: Failure) -> None:
-        """See :meth:`.request.UpstreamRequest.on_failure`."""
-        self._disarm()
+        """See :meth:`.request.UpstreamRequest.on_failure`. A hedge in flight takes the place of the attempt."""
+        hedge = self._hedge
+        if hedge is not None and hedge.attempt is not None and not self._over and not self._responded:
+            self._connection = None
+            seconds = perf_counter() - self._since
+            self._service.metrics.count_failure(failure.kind, seconds)
+            self._promote_hedge(hedge, None if failure.kind is Kind.OVERLOADED else False, seconds)
+            return
+        if self._attempt_timer is not None:
+            self._attempt_timer.disarm()
         super().on_failure(failure)
 
+    def _abandon_attempt(self, failure: Failure) -> bool:
+        hedge = self._hedge
+        if hedge is None or hedge.attempt is None:
+            return super()._abandon_attempt(failure)
+        self._drop_attempt()
+        seconds = perf_counter() - self._since
+        self._service.metrics.count_failure(failure.kind, seconds)
+        self._promote_hedge(hedge, False, seconds)
+        return True
+
+    # ---- the hedge
+
+    def launch_hedge(self) -> None:
+        """Send the request to a second instance, if there is one and the retry budget allows it."""
+        hedge = self._hedge
+        if hedge is None or self._over or self._responded or self._retry_timer is not None:
+            return  # between two attempts: the next one takes another instance anyway
+        instance = self._service.node.pick((*self._tried, self.instance), self.key)
+        if instance is not None and hedge.withdraw_budget():
+            self.attempts += 1
+            hedge.start(self, instance)
+
+    def on_hedge_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """Let the hedge win: abandon the first attempt and deliver the response of the hedge."""
+        hedge = self._hedge
+        assert hedge is not None
+        attempt = hedge.finish("won")
+        now = perf_counter()
+        self._drop_attempt()
+        self._service.node.release(self.instance, None, now - hedge.first_started)
+        if not self._tried:
+            hedge.observe_latency(now)
+        self._adopt_hedge(attempt)
+        self._since = attempt.since  # durations from here on are those of the hedge
+        if not complete and attempt.connection is not None:
+            attempt.connection.set_receiver(self)
+        self._deliver_response(head, data, complete)
+
+    def on_hedge_error(self, status: int) -> None:
+        """End the hedge, which got the 5xx ``status``: the first attempt may still do better."""
+        attempt = self._finish_hedge()
+        self._service.metrics.observe(status, perf_counter() - attempt.since)
+        self._settle_hedge(attempt, False)
+        self._counted_attempts = (*self._counted_attempts, attempt.instance)
+
+    def on_hedge_failure(self, failure: Failure) -> None:
+        """End the hedge, which failed: the first attempt continues alone."""
+        attempt = self._finish_hedge()
+        self._service.metrics.count_failure(failure.kind, perf_counter() - attempt.since)
+        self._settle_hedge(attempt, None if failure.kind is Kind.OVERLOADED else False)
+        if failure.kind not in _UNSENT:
+            self._counted_attempts = (*self._counted_attempts, attempt.instance)
+
+    def _finish_hedge(self) -> HedgeAttempt:
+        assert self._hedge is not None
+        return self._hedge.finish("failed")
+
+    def _settle_hedge(self, attempt: HedgeAttempt, ok: bool | None) -> None:
+        assert self._hedge is not None
+        self._tried = (*self._tried, attempt.instance)
+        self._hedge.settle(attempt, ok)
+
+    def _promote_hedge(self, hedge: Hedge, ok: bool | None, seconds: float) -> None:
+        """Make the hedge the attempt in progress: the first attempt is over after ``seconds``."""
+        service = self._service
+        service.node.release(self.instance, ok, seconds)
+        if ok is False:
+            service.report_failure(self.instance)
+        self._tried = (*self._tried, self.instance)
+        self._counted_attempts = (*self._counted_attempts, self.instance)
+        attempt = hedge.finish("won")
+        self._adopt_hedge(attempt)
+        if attempt.connection is not None:
+            attempt.connection.set_receiver(self)
+        elif attempt.waiter is not None:
+            attempt.waiter.owner = self
+        self._restart_attempt_timer()
+
+    def _adopt_hedge(self, attempt: HedgeAttempt) -> None:
+        self.instance = attempt.instance
+        self._connection = attempt.connection
+        self._pool_waiter = attempt.waiter
+
+    def _drop_attempt(self) -> None:
+        """Abandon the attempt in progress, or its wait for a connection."""
+        connection, self._connection = self._connection, None
+        waiter, self._pool_waiter = self._pool_waiter, None
+        detach_attempt(self.instance, connection, waiter)
+
+    # ---- the end
+
+    def _settle(self, status: int) -> None:
+        if self._breaker is not None:
+            self._breaker.leave(status < 500)
+        super()._settle(status)
+        if self._permit is not None:
+            self._permit.release(_load_verdict(status), self.attempts)
+
+    def _fail(self, failure: Failure) -> None:
+        if self._hedge is not None:
+            self._hedge.disarm()
+        if self._breaker is not None:
+            self._breaker.leave(None if failure.kind in _NEUTRAL else False)
+        super()._fail(failure)
+        if self._permit is not None:  # last: the next request is admitted at once and asks the breaker
+            self._permit.release(False if failure.kind in _OVERLOAD_KINDS else None, self.attempts)
+
+    def _give_up(self, failure: Failure) -> None:
+        if self._hedge is not None:
+            self._hedge.disarm()
+        if self._breaker is not None:
+            self._breaker.leave(None if failure.kind in _NEUTRAL else False)
+        super()._give_up(failure)
+        if self._permit is not None:
+            self._permit.release(False if failure.kind in _OVERLOAD_KINDS else None, self.attempts)
+
     def _stop(self, kind: Kind | None) -> None:
-        self._disarm()
+        permit = self._permit
+        if self._hedge is not None:
+            self._hedge.cancel("cancelled")
+        if permit is not None and permit.queued:
+            self._over = True
+            self._receiver = NULL_RECEIVER
+            permit.dequeue(self)
+            self._policy.deadlines.entries.pop(self, None)
+            if self._body is not None:
+                self._body.detach()
+            return
+        if self._attempt_timer is not None:
+            self._attempt_timer.disarm()
+        if self._breaker is not None:
+            self._breaker.leave(None if kind is None else False)
         super()._stop(kind)
+        if permit is not None:
+            permit.release(False if kind in _OVERLOAD_KINDS else None, self.attempts)
+
+
+def _load_verdict(status: int) -> bool | None:
+    """Return the ``ok`` of :meth:`ConcurrencyPermit.release` for a response with ``status``.
+
+    Failures other than overload are faster or slower than usual for reasons that have nothing to do with the load.
+    """
+    if status in _OVERLOAD_STATUSES:
+        return False
+    return None if status >= 500 else True

@@ -1,15 +1,17 @@
-"""A GET or HEAD that is also sent to a second instance when the first one takes long: who begins to answer first wins.
+"""Hedging: a GET or HEAD is also sent to a second instance when the first response takes long.
 
-A hedge is one more attempt, beside the one under way and not after it. It is paid from the service's retry budget, of
-which it leaves half to retries. If the first attempt fails, or is answered with 5xx, the hedge takes its place; if the
-hedge fails, the first attempt goes on as it was. The loser's connection is closed, and that says nothing of its
-instance. There is one hedge a request, and none where a protocol switch is asked for: that is no read.
+A hedge is one more attempt, in parallel with the first one. The instance that responds first wins. A hedge is paid from
+the retry budget of the service, and leaves half of the budget to retries. If the first attempt fails or gets a 5xx
+response, the hedge takes its place. If the hedge fails, the first attempt continues. The connection of the loser is
+closed, which does not count as a failure of its instance. A request has one hedge at most. A request that asks for a
+protocol switch has none, because it is no read.
 """
 
 from __future__ import annotations
 
 from asyncio import TimerHandle, get_running_loop
 from time import perf_counter
+from typing import Protocol
 
 from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure, Kind
@@ -17,19 +19,22 @@ from passerelle.http1.client.connection import UpstreamConnection
 from passerelle.http1.client.pool import ConnectionPool, ConnectionWaiter
 from passerelle.http1.head import ResponseHead
 from passerelle.resilience.hedge_delay import HedgeDelay
-from passerelle.upstream.interfaces import ResponseReceiver
-from passerelle.upstream.limiting import LimitedRequest
-from passerelle.upstream.request import CallPolicy
-from passerelle.upstream.request_body import RequestBody
+from passerelle.upstream.service import Service
 
 _READS = frozenset({b"GET", b"HEAD"})
-_SWITCH = b"\r\nUpgrade: "  # as upstream/request_headers.py writes it, and no client's field can hold it
-# Nothing was sent: that was no attempt.
-_UNSENT = frozenset({Kind.OVERLOADED, Kind.CONNECT_FAILED})
+_SWITCH = b"\r\nUpgrade: "  # as upstream/request_headers.py writes it; no header of a client can contain it
 
 
-class _PoolWaiter:
-    """Waits for a connection in place of ``owner``, who may go elsewhere: what comes then goes back to the pool."""
+def is_hedgeable(method: bytes, message: bytes, service: Service) -> bool:
+    """Whether a request without a body, whose head is ``message``, may be sent to two instances of ``service``."""
+    return method in _READS and method in service.retries.methods and _SWITCH not in message
+
+
+class PoolWaiter:
+    """Waits for a connection of a pool on behalf of ``owner``.
+
+    If the owner is removed, a connection that is made later is returned to the pool.
+    """
 
     __slots__ = ("owner",)
 
@@ -37,8 +42,8 @@ class _PoolWaiter:
         self.owner: ConnectionWaiter | None = owner
 
     def on_connection(self, connection: UpstreamConnection) -> None:
-        """Here it is."""
-        owner, self.owner = self.owner, None  # the two would be a cycle
+        """A connection is available."""
+        owner, self.owner = self.owner, None  # the two would be a reference cycle
         if owner is not None:
             owner.on_connection(connection)
         elif connection.poll(0):
@@ -47,14 +52,35 @@ class _PoolWaiter:
             connection.pool.release(connection)
 
     def on_no_connection(self, failure: Failure) -> None:
-        """There is none."""
+        """No connection could be made."""
         owner, self.owner = self.owner, None
         if owner is not None:
             owner.on_no_connection(failure)
 
 
-class _Hedge:
-    """The second attempt until one of the two has won. Receives what the instance says, for ``request``."""
+class HedgedRequest(Protocol):
+    """The request that a hedge belongs to."""
+
+    method: bytes
+
+    def current_message(self) -> bytes:
+        """The head of the request as it is to be sent now."""
+
+    def launch_hedge(self) -> None:
+        """The delay of the hedge has passed."""
+
+    def on_hedge_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
+        """The hedge gets a response below 500 before the first attempt gets one."""
+
+    def on_hedge_error(self, status: int) -> None:
+        """The hedge gets a 5xx response."""
+
+    def on_hedge_failure(self, failure: Failure) -> None:
+        """The hedge fails."""
+
+
+class HedgeAttempt:
+    """The second attempt, until one of the two attempts has won. Receives the response for ``request``."""
 
     __slots__ = ("_request", "connection", "instance", "method", "since", "waiter")
 
@@ -63,21 +89,21 @@ class _Hedge:
         self.instance = instance
         self.method = request.method
         self.connection: UpstreamConnection | None = None
-        self.waiter: _PoolWaiter | None = None
+        self.waiter: PoolWaiter | None = None
         self.since = perf_counter()
 
     def start(self) -> None:
-        """Send it, or wait for a connection."""
+        """Send the request, or wait for a connection."""
         pool: ConnectionPool = self.instance.endpoint
         connection = pool.checkout()
         if connection is None:
-            self.waiter = _PoolWaiter(self)
+            self.waiter = PoolWaiter(self)
             pool.request(self.waiter)
         else:
             self._send(connection)
 
     def on_connection(self, connection: UpstreamConnection) -> None:
-        """A connection that was waited for."""
+        """Send the request over the connection that was waited for."""
         if connection.poll(0):
             connection.abort()
             self.on_no_connection(Failure(Kind.UPSTREAM_CLOSED, "closed before use", retryable=True))
@@ -89,14 +115,14 @@ class _Hedge:
         connection.send(self, self._request.current_message(), True)
 
     def on_no_connection(self, failure: Failure) -> None:
-        """The instance cannot be reached."""
+        """Report that no connection to the instance could be made."""
         self._request.on_hedge_failure(failure)
 
     def on_interim(self, head: ResponseHead) -> None:
-        """Not told: the other one may have told it, or may still."""
+        """Ignore a 1xx response: the client may get the one of the first attempt."""
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """It answers first; well, or not."""
+        """Report the head of the response, or a 5xx status."""
         if head.status >= 500:
             if not complete and self.connection is not None:
                 self.connection.detach()
@@ -105,233 +131,106 @@ class _Hedge:
             self._request.on_hedge_response(head, data, complete)
 
     def on_failure(self, failure: Failure) -> None:
-        """There will be no answer."""
+        """Report that there will be no response."""
         self._request.on_hedge_failure(failure)
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """101, for which nobody asked."""
+        """Treat a 101 response as a failure: a hedged request asks for no protocol switch."""
         if self.connection is not None:
             self.connection.detach()
-        self._request.on_hedge_failure(Failure(Kind.BAD_RESPONSE, "101 that nobody asked for"))
+        self._request.on_hedge_failure(Failure(Kind.BAD_RESPONSE, "unexpected 101 response"))
 
-    # The answer's body is never this object's to hear, and a request that is hedged has none.
-    def on_data(self, data: bytes) -> None: ...
+    # The request becomes the receiver when the response begins, and a hedged request has no body.
 
-    def on_end(self) -> None: ...
+    def on_data(self, data: bytes) -> None:
+        """Not called."""
 
-    def on_upstream_paused(self) -> None: ...
+    def on_end(self) -> None:
+        """Not called."""
 
-    def on_upstream_resumed(self) -> None: ...
+    def on_upstream_paused(self) -> None:
+        """Ignored: there is no request body to pause."""
+
+    def on_upstream_resumed(self) -> None:
+        """Ignored: there is no request body to resume."""
 
 
-class HedgedRequest(LimitedRequest):
-    """Sends a second attempt after the route's delay; see the module."""
+class Hedge:
+    """The hedge of one request: its delay, its attempt while that is in flight, and its outcome."""
 
-    __slots__ = ("_attempt_started", "_delay", "_hedge", "_hedge_timer", "_pool_waiter", "hedged")
+    __slots__ = ("_delay", "_service", "_timer", "attempt", "first_started", "outcome")
 
-    def __init__(
-        self,
-        policy: CallPolicy,
-        receiver: ResponseReceiver,
-        method: bytes,
-        message: bytes,
-        body: RequestBody | None,
-        now: float,
-    ) -> None:
-        super().__init__(policy, receiver, method, message, body, now)
-        hedgeable = (
-            method in _READS and method in policy.service.retries.methods and body is None and _SWITCH not in message
-        )
-        self._delay: HedgeDelay | None = policy.hedge if hedgeable else None
-        self._attempt_started = now  # when the first attempt began
-        self._hedge: _Hedge | None = None
-        self._hedge_timer: TimerHandle | None = None
-        self._pool_waiter: _PoolWaiter | None = None
-        self.hedged: str | None = None
+    def __init__(self, delay: HedgeDelay, service: Service) -> None:
+        self._delay = delay
+        self._service = service
+        self._timer: TimerHandle | None = None
+        self.attempt: HedgeAttempt | None = None
+        self.first_started = 0.0
+        """The start of the first attempt, of ``perf_counter``."""
+        self.outcome: str | None = None
+        """The label of the outcome in metrics and logs: ``won``, ``lost``, ``failed`` or ``cancelled``."""
 
-    # ---- the hedge
+    def schedule(self, request: HedgedRequest) -> None:
+        """Start the delay: the first attempt of ``request`` begins now. An unknown delay means no hedge."""
+        self.first_started = perf_counter()
+        after = self._delay.delay
+        if after is not None:
+            self._timer = get_running_loop().call_later(after, self._launch, request)
 
-    def _attempt(self) -> None:
-        if self.attempts == 0 and self._delay is not None:
-            self._attempt_started = perf_counter()
-            after = self._delay.delay
-            if after is not None:
-                self._hedge_timer = get_running_loop().call_later(after, self._launch)
-        super()._attempt()
+    def _launch(self, request: HedgedRequest) -> None:
+        self._timer = None
+        request.launch_hedge()
 
-    def _launch(self) -> None:
-        """The first attempt has had its time."""
-        self._hedge_timer = None
-        if self._over or self._responded or self._timer is not None:
-            return  # between two attempts: the next one asks another instance anyway
-        service = self._service
-        instance = service.node.pick((*self._tried, self.instance), self.key)
-        if instance is None:
-            return
-        if not service.may_hedge(perf_counter()):
-            service.metrics.hedge("unaffordable")
-            return
-        self.attempts += 1
-        service.node.acquire(instance)
-        self._hedge = hedge = _Hedge(self, instance)
-        hedge.start()
+    def disarm(self) -> None:
+        """Stop the delay, if it is running."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def on_hedge_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The hedge begins to answer, and wins."""
-        hedge = self._take_hedge("won")
-        now = perf_counter()
-        self._drop_first()
-        self._service.node.release(self.instance, None, now - self._attempt_started)
-        self._observe_latency(now)
-        self._adopt_hedge(hedge)
-        self._since = hedge.since  # what is measured from here on is the hedge's
-        if not complete and hedge.connection is not None:
-            hedge.connection.set_receiver(self)
-        super().on_response(head, data, complete)
+    def withdraw_budget(self) -> bool:
+        """Pay for the hedge from the retry budget. False if the budget does not allow it, which is counted."""
+        if self._service.may_hedge(perf_counter()):
+            return True
+        self._service.metrics.hedge("unaffordable")
+        return False
 
-    def on_hedge_error(self, status: int) -> None:
-        """The hedge is answered with 5xx: the first attempt may still do better."""
-        hedge = self._take_hedge("failed")
-        self._service.metrics.observe(status, perf_counter() - hedge.since)
-        self._settle_hedge(hedge, False)
-        self._counted_attempts = (*self._counted_attempts, hedge.instance)
+    def start(self, request: HedgedRequest, instance: Instance) -> None:
+        """Send ``request`` to ``instance`` as well."""
+        self._service.node.acquire(instance)
+        self.attempt = attempt = HedgeAttempt(request, instance)
+        attempt.start()
 
-    def on_hedge_failure(self, failure: Failure) -> None:
-        """The hedge comes to nothing: the first attempt goes on alone."""
-        hedge = self._take_hedge("failed")
-        self._service.metrics.count_failure(failure.kind, perf_counter() - hedge.since)
-        self._settle_hedge(hedge, None if failure.kind is Kind.OVERLOADED else False)
-        if failure.kind not in _UNSENT:
-            self._counted_attempts = (*self._counted_attempts, hedge.instance)
+    def observe_latency(self, now: float) -> None:
+        """Record that the first attempt, if there was no other one before, has got its response at ``now``."""
+        self._delay.observe(now - self.first_started)
 
-    def _settle_hedge(self, hedge: _Hedge, ok: bool | None) -> None:
-        self._tried = (*self._tried, hedge.instance)
-        self._service.node.release(hedge.instance, ok, perf_counter() - hedge.since)
-        if ok is False:
-            self._service.report_failure(hedge.instance)
-
-    def _take_hedge(self, outcome: str) -> _Hedge:
-        hedge, self._hedge = self._hedge, None
-        if hedge is None:
+    def finish(self, outcome: str) -> HedgeAttempt:
+        """Record the outcome and return the attempt, which must be in flight; the hedge refers to it no longer."""
+        attempt, self.attempt = self.attempt, None
+        if attempt is None:
             raise RuntimeError("a hedge that was not sent")
-        self.hedged = outcome
+        self.outcome = outcome
         self._service.metrics.hedge(outcome)
-        return hedge
+        return attempt
 
-    def _drop_hedge(self, outcome: str) -> None:
-        """End the hedge, if there is one, without saying anything of its instance."""
-        self._disarm_hedge()
-        if self._hedge is not None:
-            hedge = self._take_hedge(outcome)
-            _detach_attempt(hedge.instance, hedge.connection, hedge.waiter)
-            self._service.node.release(hedge.instance, None, perf_counter() - hedge.since)
-
-    def _disarm_hedge(self) -> None:
-        if self._hedge_timer is not None:
-            self._hedge_timer.cancel()
-            self._hedge_timer = None
-
-    # ---- the first attempt
-
-    def _drop_first(self) -> None:
-        """End it, or what stands for it, where it is."""
-        connection, self._connection = self._connection, None
-        waiter, self._pool_waiter = self._pool_waiter, None
-        _detach_attempt(self.instance, connection, waiter)
-
-    def _promote_hedge(self, ok: bool | None, seconds: float) -> None:
-        """The first attempt is over: the hedge is the attempt under way."""
+    def settle(self, attempt: HedgeAttempt, ok: bool | None) -> None:
+        """Release the instance of a finished ``attempt``; ``ok`` as in :meth:`Instance.release`."""
         service = self._service
-        service.node.release(self.instance, ok, seconds)
+        service.node.release(attempt.instance, ok, perf_counter() - attempt.since)
         if ok is False:
-            service.report_failure(self.instance)
-        self._tried = (*self._tried, self.instance)
-        self._counted_attempts = (*self._counted_attempts, self.instance)
-        hedge = self._take_hedge("won")
-        self._adopt_hedge(hedge)
-        if hedge.connection is not None:
-            hedge.connection.set_receiver(self)
-        elif hedge.waiter is not None:
-            hedge.waiter.owner = self
-        self._disarm()
-        self._arm()
+            service.report_failure(attempt.instance)
 
-    def _adopt_hedge(self, hedge: _Hedge) -> None:
-        self.instance = hedge.instance
-        self._connection = hedge.connection
-        self._pool_waiter = hedge.waiter
-
-    def _observe_latency(self, now: float) -> None:
-        if self._delay is not None and not self._tried:
-            self._delay.observe(now - self._attempt_started)
-
-    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """See :meth:`.request.UpstreamRequest.on_response`."""
-        if self._hedge is not None and head.status >= 500:
-            connection, self._connection = self._connection, None
-            if connection is not None and not complete:
-                connection.detach()
-            seconds = perf_counter() - self._since
-            self._service.metrics.observe(head.status, seconds)
-            self._promote_hedge(False, seconds)
-            return
-        if self._delay is not None:
-            self._observe_latency(perf_counter())
-            self._drop_hedge("lost")
-        super().on_response(head, data, complete)
-
-    def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """See :meth:`.request.UpstreamRequest.on_switch`."""
-        self._drop_hedge("lost")
-        super().on_switch(head, data)
-
-    def on_failure(self, failure: Failure) -> None:
-        """See :meth:`.request.UpstreamRequest.on_failure`."""
-        if self._hedge is None or self._over or self._responded:
-            super().on_failure(failure)
-            return
-        self._connection = None
-        seconds = perf_counter() - self._since
-        self._service.metrics.count_failure(failure.kind, seconds)
-        self._promote_hedge(None if failure.kind is Kind.OVERLOADED else False, seconds)
-
-    def _abandon_attempt(self, failure: Failure) -> bool:
-        if self._hedge is None:
-            return super()._abandon_attempt(failure)
-        self._drop_first()
-        seconds = perf_counter() - self._since
-        self._service.metrics.count_failure(failure.kind, seconds)
-        self._promote_hedge(False, seconds)
-        return True
-
-    def _wait_for_connection(self, pool: ConnectionPool) -> None:
-        self._pool_waiter = _PoolWaiter(self)
-        pool.request(self._pool_waiter)
-
-    def _withdraw_from_pool(self) -> bool:
-        waiter = self._pool_waiter
-        if waiter is None or not self.instance.endpoint.withdraw(waiter):
-            return False
-        waiter.owner = self._pool_waiter = None
-        return True
-
-    # ---- the end
-
-    def _fail(self, failure: Failure) -> None:
-        self._disarm_hedge()
-        super()._fail(failure)
-
-    def _give_up(self, failure: Failure) -> None:
-        self._disarm_hedge()
-        super()._give_up(failure)
-
-    def _stop(self, kind: Kind | None) -> None:
-        self._drop_hedge("cancelled")
-        super()._stop(kind)
+    def cancel(self, outcome: str) -> None:
+        """Stop the delay, and abort the attempt if one is in flight. That is no failure of its instance."""
+        self.disarm()
+        if self.attempt is not None:
+            attempt = self.finish(outcome)
+            detach_attempt(attempt.instance, attempt.connection, attempt.waiter)
+            self.settle(attempt, None)
 
 
-def _detach_attempt(instance: Instance, connection: UpstreamConnection | None, waiter: _PoolWaiter | None) -> None:
-    """Want no (more) answer of ``instance``."""
+def detach_attempt(instance: Instance, connection: UpstreamConnection | None, waiter: PoolWaiter | None) -> None:
+    """Abandon an attempt at ``instance`` that has ``connection``, or waits for one with ``waiter``."""
     if connection is not None:
         connection.detach()
     elif waiter is not None:

@@ -1,4 +1,4 @@
-"""What a :class:`.request.UpstreamRequest` is told of a request, and whom it tells of the answer."""
+"""Interfaces between a request to a service, the receiver of the response, and the cache."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 
 
 class ResponseReceiver(Protocol):
-    """Who asked, and is told of the answer: the calls of :class:`passerelle.http1.interfaces.Receiver`, once each."""
+    """Receives the response to a request: the calls of :class:`passerelle.http1.interfaces.Receiver`, once each."""
 
     streams: bool
-    """Whether the deadline is for the answer's head alone; else it is for all of the answer."""
+    """Whether the deadline ends with the head of the response; otherwise it applies to the whole response."""
 
     def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
+        """A 1xx response was received."""
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The final response's head and the first bytes of its body."""
+        """The head of the final response was received, and perhaps a part of its body or all of it."""
 
     def on_data(self, data: bytes) -> None:
-        """More of the body."""
+        """A piece of the body was received."""
 
     def on_end(self) -> None:
         """The body is complete."""
 
     def on_failure(self, failure: Failure) -> None:
-        """No attempt succeeded, or the answer broke off."""
+        """No attempt succeeded, or the response was truncated."""
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """101: the protocol changes."""
+        """A 101 response was received: the protocol changes."""
 
 
 class _NullReceiver:
-    """Nobody listens any more: what ended must not keep its asker alive (the two would be a cycle)."""
+    """Ignores a response. It replaces the receiver of a request that is over: the two would be a reference cycle."""
 
     streams = False
 
@@ -64,46 +64,45 @@ NO_INSTANCE = Instance("")
 
 
 class ResponseSource(Protocol):
-    """What brings an answer to its receiver, whole or piece by piece: a :class:`.request.UpstreamRequest`, or its
-    like."""
+    """Delivers a response to its receiver, at once or piece by piece: a request to a service, or a composition."""
 
     @property
     def instance(self) -> Instance:
-        """Who is asked, if it is one."""
+        """The instance of the last attempt, if there is a single one."""
 
     @property
     def attempts(self) -> int:
-        """How many attempts there were."""
+        """The number of attempts."""
 
     @property
     def seconds(self) -> float:
-        """How long they took."""
+        """The duration of the attempts, in seconds."""
 
     @property
     def hedged(self) -> str | None:
-        """What became of the hedge, if there was one."""
+        """The outcome of the hedge; None if there was none."""
 
     key: bytes | None
-    """What the balancer picks by."""
+    """The balancing key, if the service has one."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start the request."""
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more."""
+        """Abandon the response; the receiver is not notified."""
 
     def pause(self) -> None:
-        """The receiver does not keep up."""
+        """Pause the response: the receiver does not keep up."""
 
     def resume(self) -> None:
-        """It does again."""
+        """Resume the response: the receiver keeps up again."""
 
     def refuse(self, failure: Failure) -> None:
-        """Take no more of an answer that is at fault."""
+        """Abort the response, which is faulty, and report ``failure`` to the receiver."""
 
 
 class ResponseStream(Protocol):
-    """A response whose body is in flight: the cache and the client aside, :mod:`.stream_idle` watches its progress."""
+    """A response whose body is in flight, as :mod:`.stream_idle` sees it."""
 
     progress: int
     """The number of pieces of the body received so far."""
@@ -117,17 +116,17 @@ class ResponseStream(Protocol):
 
 
 class CacheOrigin(Protocol):
-    """Where the cache gets an answer from."""
+    """What the cache requests a response from."""
 
     @property
     def deadlines(self) -> DeadlineQueue:
-        """The time limit over all of it."""
+        """The time limit of the whole request."""
 
     @property
     def make_request(
         self,
     ) -> Callable[[Any, ResponseReceiver, bytes, bytes, RequestBody | None, float], ResponseSource]:
-        """What carries a request out: called with this origin, who is told, method, message, body and start."""
+        """Makes a request from this origin, the receiver, the method, the message, the body and the start time."""
 
     def for_revalidation(self) -> CacheOrigin:
-        """The same for a request in the background, which is to bring something new."""
+        """Return the origin for a revalidation in the background, which must not use stale parts."""

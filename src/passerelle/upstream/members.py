@@ -1,4 +1,4 @@
-"""The instances of one service, their pools, and the policies that pick one."""
+"""The instances of one service, their connection pools, and the balancing policies that pick among them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Leaf = Policy | PriorityTiers
 
 
 class InstanceSpec(NamedTuple):
-    """One instance as the runner, a target list or discovery knows it.
+    """One instance as described by the supervisor, a list of targets, or discovery.
 
-    ``status`` is the name of a :class:`Status`; ``share`` is the part of its weight that counts now.
+    ``status`` is the name of a :class:`Status`. ``share`` is the part of the weight that counts now, over 0 to 1.
     """
 
     name: str
@@ -29,12 +29,12 @@ class InstanceSpec(NamedTuple):
     zone: str = ""
     status: str = "UP"
     share: float = 1.0
-    secure: bool = False  # to be asked over TLS
-    tier: int = 0  # lower ones take everything while one is up, where priorities are found (SRV)
+    secure: bool = False  # requests use TLS
+    tier: int = 0  # the priority of an SRV record: the lowest tier with an instance up takes all requests
 
 
 class PoolSettings(NamedTuple):
-    """What every pool of a service is made with: counts per instance, times in seconds."""
+    """The settings of each connection pool of a service: counts per instance, times in seconds."""
 
     limit: int
     waiting_limit: int
@@ -44,7 +44,7 @@ class PoolSettings(NamedTuple):
 
 
 class InstanceSet:
-    """The instances of one service over time: keeps each one's state and pool while it stays."""
+    """The instances of one service over time. An instance that stays keeps its state and its pool."""
 
     __slots__ = ("_clock", "_leaves", "_loop", "_roster", "_settings")
 
@@ -55,7 +55,7 @@ class InstanceSet:
         leaves: Mapping[str, Leaf],
         settings: PoolSettings,
     ) -> None:
-        """``leaves`` are the policies that the instances of each zone go to (zone ``""`` without zones)."""
+        """``leaves`` maps each zone to the policy for its instances (zone ``""`` without zones)."""
         self._loop = loop
         self._clock = clock
         self._leaves = leaves
@@ -63,9 +63,9 @@ class InstanceSet:
         self._roster = Roster()
 
     def replace(self, specs: Iterable[InstanceSpec]) -> list[Instance]:
-        """Take this list of instances; those that stay keep counters and connections.
+        """Replace the list of instances; instances that stay keep their counters and connections.
 
-        Gives those that were up and are down now.
+        Return the instances that were up and are down now.
         """
         specs = list(specs)
         before = {instance for instance in self._roster.instances if instance.up}
@@ -94,7 +94,7 @@ class InstanceSet:
         return [instance for instance in instances if instance.status is Status.DOWN and instance in before]
 
     def reconfigure(self, leaves: Mapping[str, Leaf] | None, settings: PoolSettings) -> None:
-        """Other settings for the pools, and other policies for the instances (None: those that they have)."""
+        """Apply other settings to the pools, and other policies to the instances (None to keep the policies)."""
         self._settings = settings
         instances = self._roster.instances
         for instance in instances:
@@ -105,21 +105,21 @@ class InstanceSet:
                 leaf.replace(instance for instance in instances if instance.zone == zone)
 
     def secure(self, tls: UpstreamTls) -> None:
-        """Other certificates for the instances that are asked over TLS."""
+        """Use other certificates for the instances that use TLS."""
         self._settings = self._settings._replace(tls=tls)
         for instance in self._roster.instances:
             if instance.endpoint.secured:
                 instance.endpoint.secure(tls)
 
     def sweep(self) -> None:
-        """Close connections that were idle for too long, and what is left of removed instances."""
+        """Close connections that were idle for too long, and the pools of removed instances without work."""
         for instance in self._roster.instances:
             instance.endpoint.sweep()
         for instance in self._roster.forget_idle():
             instance.endpoint.close()
 
     def status(self) -> list[dict[str, Any]]:
-        """The instances now, as JSON-able values."""
+        """Return the state of the instances as JSON-serializable values."""
         return [
             {
                 "name": i.name,
@@ -138,15 +138,15 @@ class InstanceSet:
             instance.endpoint.close()
 
     def in_flight(self) -> int:
-        """Requests and tunnels open on all instances, those that were removed meanwhile too."""
+        """Return the number of requests and tunnels in flight on all instances, including removed ones."""
         return sum(instance.in_flight for instance in [*self._roster.instances, *self._roster.leaving])
 
     @property
     def instances(self) -> list[Instance]:
-        """The instances now."""
+        """The current instances, without removed ones."""
         return self._roster.instances
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are no instances, present or leaving."""
+        """Whether there are no instances, current or removed with work in flight."""
         return not self._roster.instances and not self._roster.leaving

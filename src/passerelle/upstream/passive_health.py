@@ -1,6 +1,7 @@
-"""Who decides about the health of instances where there is no supervisor: this worker, by the requests alone.
+"""Health of instances without a supervisor: this worker decides, from requests alone.
 
-Nobody probes here, so instances join up, and only failing requests take one out (:mod:`passerelle.balancing.health`).
+There are no active probes, so instances join as up, and only failing requests eject one
+(:mod:`passerelle.balancing.health`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ class PassiveHealth:
         self._instances: dict[str, list[Instance]] = {}
 
     def set_instances(self, service: str, settings: HealthSettings, instances: Iterable[Instance]) -> None:
-        """``service`` has these instances; those that stay keep their state while the settings stay.
+        """Set the instances of ``service``. Instances that stay keep their state as long as the settings are unchanged.
 
-        Those that are given as draining are drained, and any other one is not.
+        Instances whose status is draining are drained; draining ends for all others.
         """
         instances = list(instances)
         draining = {instance.identity for instance in instances if instance.status is Status.DRAINING}
@@ -47,17 +48,17 @@ class PassiveHealth:
                 self._services[service].replace((i.identity for i in instances), now)
                 self._services[service].restore(old.snapshot(now), now)
                 return
-            # What is there from the beginning needs no slow start: there is nobody else to take the work.
+            # The first instances need no slow start: there are no others that could take the load meanwhile.
             now -= settings.slow_start
         self._services[service].replace((instance.identity for instance in instances), now)
 
     def forget(self, service: str) -> None:
-        """``service`` is gone."""
+        """Remove ``service``."""
         for of_service in (self._services, self._settings, self._instances):
             of_service.pop(service, None)
 
     def report(self, event: str, service: str, instance: str) -> None:
-        """What a request saw: ``misbehaved`` or ``crowded``."""
+        """Handle an ``event`` that a request has reported: ``misbehaved`` or ``crowded``."""
         health = self._services.get(service)
         if health is None:
             return
@@ -67,7 +68,7 @@ class PassiveHealth:
             self._apply(service)
 
     def tick(self) -> None:
-        """Let time pass: to be called about every second."""
+        """Make the changes that are due. To be called about once a second."""
         now = self._clock()
         for name, health in self._services.items():
             due = health.next_change(now)

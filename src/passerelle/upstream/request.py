@@ -1,13 +1,15 @@
-"""One request to one service: pick an instance, send, hear the answer, and try another instance where that is safe.
+"""A request to one service: pick an instance, send, receive the response, and retry at another instance if it is safe.
 
-What may be tried again (RFC 9110 §9.2.2): anything of which not one byte was written, and idempotent methods as long as
-no response head came and the body can be sent again byte for byte. A second attempt takes an instance not yet tried, if
-there is one, and always a new connection: idle ones to one instance tend to die together.
+A request may be retried (RFC 9110 §9.2.2) if not one byte of it was written. A request with an idempotent method may
+also be retried until the head of a response is received, provided that its body can be sent again byte for byte. A
+retry takes an untried instance if there is one, and always a new connection: the idle connections to one instance tend
+to fail together.
 
-A retry waits a random time and is paid from the service's budget, so that retries cannot keep a service down. Going on
-to another instance at once because one refuses connections, or has its queue full, is neither: nothing was sent.
-An attempt does not count either when its instance has left or is down by the time of the next one: so a client does not
-notice when two instances die together. That needs another instance: one alone gets no request more often than allowed.
+A retry waits for a random time and is paid from the retry budget of the service, so that retries cannot keep a service
+down. If an instance refuses connections or its queue is full, the request moves to another instance at once, without
+delay and budget: nothing was sent. An attempt does not count either if its instance is removed or down by the time of
+the next attempt, so that a client does not notice when two instances die together. This requires another instance: no
+instance gets a request more often than ``attempts`` allows.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ from passerelle.upstream.request_body import RequestBody
 from passerelle.upstream.service import Service
 from passerelle.upstream.stream_idle import STREAM_IDLE
 
-# How long the supervisor is given to say that an instance is gone (seconds): it knows within milliseconds, unless the
+# The time that the supervisor has to report that an instance is gone, in seconds. It takes milliseconds unless the
 # machine is very busy.
 VERDICT = 0.1
 # The most instances tried for one request, including those that do not count as attempts because they are gone or full.
 MOST_TRIED = 8
-# What a request sees of the death of its instance.
+# The failures that a request sees when its instance dies.
 _CONNECTION_FAILURES = frozenset({Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_RESET})
 
 
@@ -55,7 +57,7 @@ class CallPolicy:
     attempts: int
     """The most attempts, the first one included."""
     make_request: type[UpstreamRequest]
-    """The plainest class that applies this policy."""
+    """The class of the requests: the simplest one that applies this policy."""
     attempt_deadlines: DeadlineQueue | None = None
     """The time limit of one attempt as long as another one may follow; None for no limit."""
     hedge: HedgeDelay | None = None
@@ -64,6 +66,8 @@ class CallPolicy:
     """The longest time without a byte of a response body, in seconds."""
     sends_deadline: bool = False
     """Whether each attempt carries the remaining time in a header."""
+    limits_concurrency: bool = True
+    """Whether the concurrency limit of the service applies, if it has one."""
 
     def for_revalidation(self) -> CallPolicy:
         """Return this policy: a response of the service itself is never stale."""
@@ -86,10 +90,10 @@ class UpstreamRequest:
         "_policy",
         "_receiver",
         "_responded",
+        "_retry_timer",
         "_service",
         "_since",
         "_status",
-        "_timer",
         "_tried",
         "attempts",
         "instance",
@@ -114,8 +118,8 @@ class UpstreamRequest:
         self._message = message
         self._body = body
         self._connection: UpstreamConnection | None = None
-        self._counted_attempts: tuple[Instance, ...] = ()  # those of the tried that count as attempts
-        self._timer: TimerHandle | None = None
+        self._counted_attempts: tuple[Instance, ...] = ()  # the part of `_tried` that counts as attempts
+        self._retry_timer: TimerHandle | None = None
         self._tried: tuple[Instance, ...] = ()
         self._over = False
         self._responded = False
@@ -130,12 +134,12 @@ class UpstreamRequest:
 
     @property
     def hedged(self) -> str | None:
-        """What became of the hedge; here there is none."""
+        """The outcome of the hedge; None without one."""
         return None
 
     def start(self) -> None:
-        """Begin. The receiver hears of the end, whatever it is, exactly once."""
-        deadlines = self._policy.deadlines  # its `add`, without the call
+        """Start the request. The receiver is notified of the end exactly once, unless :meth:`cancel` comes first."""
+        deadlines = self._policy.deadlines  # DeadlineQueue.add, inlined
         deadlines.entries[self] = since = self._since
         if since < deadlines.newest:
             deadlines.disordered = True
@@ -145,7 +149,7 @@ class UpstreamRequest:
         self._attempt()
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more: free the instance and the connection at once."""
+        """Abandon the request, and release the instance and the connection at once."""
         if not self._over:
             self._stop(None)
 
@@ -170,15 +174,15 @@ class UpstreamRequest:
             self._send(connection)
 
     def _wait_for_connection(self, pool: ConnectionPool) -> None:
-        """Ask for a connection, which may take time."""
+        """Wait for a connection to the instance."""
         pool.request(self)
 
     def _withdraw_from_pool(self) -> bool:
-        """Ask no more. False if a connection is being made: that one will be told of."""
+        """Stop waiting for a connection. False if one is being made: :meth:`on_connection` is then still called."""
         return bool(self.instance.endpoint.withdraw(self))
 
     def on_connection(self, connection: UpstreamConnection) -> None:
-        """A connection that was waited for."""
+        """Send the request over the connection that was waited for."""
         if connection.poll(0):
             connection.abort()
             self.on_no_connection(Failure(Kind.UPSTREAM_CLOSED, "closed before use", retryable=True))
@@ -196,18 +200,18 @@ class UpstreamRequest:
             connection.send(self, self._message + body.attach(connection), body.complete)
 
     def on_no_connection(self, failure: Failure) -> None:
-        """The picked instance cannot be reached; nothing was sent."""
+        """Handle that no connection to the instance could be made; nothing was sent."""
         if not self._over:
             self.on_failure(failure)
 
-    # ---- the answer
+    # ---- the response
 
     def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
+        """Forward a 1xx response."""
         self._receiver.on_interim(head)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The final response begins."""
+        """Forward the head of the final response, or retry if ``retries.on_status`` names its status."""
         if head.status >= 500 and self._retry_response(head, complete):
             return
         self._responded = True
@@ -223,12 +227,12 @@ class UpstreamRequest:
         receiver.on_response(head, data, complete)
 
     def on_data(self, data: bytes) -> None:
-        """More of the body."""
+        """Forward a piece of the body."""
         self.progress += 1
         self._receiver.on_data(data)
 
     def on_end(self) -> None:
-        """The body is complete."""
+        """End the request: the body is complete."""
         self._policy.deadlines.entries.pop(self, None)
         self._service.streaming.discard(self)
         receiver = self._receiver
@@ -236,19 +240,19 @@ class UpstreamRequest:
         receiver.on_end()
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """101: from here on the connection is a tunnel, counted until :meth:`cancel`."""
+        """Handle a 101 response: the connection is a tunnel from here on, and in flight until :meth:`cancel`."""
         self._policy.deadlines.entries.pop(self, None)
         self._responded = True
         self._receiver.on_switch(head, data)
 
     def tunnel(self, other: Tunnel) -> UpstreamConnection:
-        """Join the instance's side to ``other`` (after :meth:`on_switch`); gives that side."""
+        """Connect the tunnel to ``other``, after :meth:`on_switch`. Return the connection to the instance."""
         connection = cast(UpstreamConnection, self._connection)
         connection.begin_tunnel(other)
         return connection
 
     def on_failure(self, failure: Failure) -> None:
-        """The attempt failed: try again if that is safe, else tell."""
+        """Retry after a failed attempt, or report the failure."""
         if self._over:
             return
         self._connection = None
@@ -273,13 +277,13 @@ class UpstreamRequest:
             self._retry(None if failure.kind is Kind.OVERLOADED else False, seconds, wait)
 
     def on_instance_down(self) -> None:
-        """The instance that has the request fails its probes: ask another one, if that is safe; else go on waiting."""
+        """Retry at another instance if possible, because this one fails its probes; otherwise keep waiting."""
         if self._connection is None or self._responded or self._over:
             return
-        self._abandon_attempt(Failure(Kind.TIMEOUT, "the instance went down before it answered"))
+        self._abandon_attempt(Failure(Kind.TIMEOUT, "the instance went down before it responded"))
 
     def _abandon_attempt(self, failure: Failure) -> bool:
-        """Give the attempt under way up if another one may be made; false: it is still to be waited for."""
+        """Abandon the attempt in progress if another one may follow. False if the attempt continues."""
         wait = self._delay_before_retry(failure)
         if wait is None:
             return False
@@ -295,7 +299,7 @@ class UpstreamRequest:
         return True
 
     def _await_health_verdict(self, failure: Failure) -> None:
-        """Attempts are used up, and the supervisor may be just about to say that their instances are gone."""
+        """Wait for the supervisor, which may be about to report that the instances of the attempts are gone."""
         seconds = perf_counter() - self._since
         service = self._service
         service.metrics.count_failure(failure.kind, seconds)
@@ -303,10 +307,10 @@ class UpstreamRequest:
         service.report_failure(self.instance)
         self._tried = (*self._tried, self.instance)
         self._counted_attempts = (*self._counted_attempts, self.instance)
-        self._timer = get_running_loop().call_later(VERDICT, self._on_health_verdict, failure)
+        self._retry_timer = get_running_loop().call_later(VERDICT, self._on_health_verdict, failure)
 
     def _on_health_verdict(self, failure: Failure) -> None:
-        self._timer = None
+        self._retry_timer = None
         gone = sum(instance.status < Status.EJECTED for instance in self._counted_attempts)
         if len(self._counted_attempts) - gone < self._policy.attempts and self._service.may_retry(perf_counter()):
             self._service.metrics.retries += 1
@@ -315,7 +319,7 @@ class UpstreamRequest:
             self._give_up(failure)
 
     def _retry(self, ok: bool | None, seconds: float, wait: float) -> None:
-        """This attempt is over; the next one begins after ``wait`` seconds."""
+        """Settle the attempt, and start the next one after ``wait`` seconds."""
         service = self._service
         instance = self.instance
         service.metrics.retries += 1
@@ -324,22 +328,22 @@ class UpstreamRequest:
             service.report_failure(instance)
         self._tried = (*self._tried, instance)
         if wait > 0.0:
-            self._timer = get_running_loop().call_later(wait, self._attempt_after_delay)
+            self._retry_timer = get_running_loop().call_later(wait, self._attempt_after_delay)
         else:
             self._attempt()
 
     def _attempt_after_delay(self) -> None:
-        self._timer = None
+        self._retry_timer = None
         self._attempt()
 
     def _retry_response(self, head: ResponseHead, complete: bool) -> bool:
-        """Whether another attempt takes the place of this answer (``retries.on_status``)."""
+        """Retry instead of forwarding the response if that is configured (``retries.on_status``) and possible."""
         service = self._service
         if head.status not in service.retries.statuses or not self._is_replayable():
             return False
         retry_delay = None
         if not self._has_untried_instance():
-            # Nobody else did ask for a pause (RFC 9110 §10.2.3).
+            # Retry-After applies to the same instance only (RFC 9110 §10.2.3).
             value = head.get(b"retry-after")
             retry_delay = retry_after(value, time()) if value is not None else None
         wait = self._retry_delay(retry_delay)
@@ -350,7 +354,7 @@ class UpstreamRequest:
         if body is not None:
             body.detach()
         if connection is not None and not (complete and (body is None or body.complete)):
-            connection.detach()  # the rest of the answer, or of the request, is not worth waiting for
+            connection.detach()  # the rest of the response, or of the request, is not worth waiting for
         seconds = perf_counter() - self._since
         service.metrics.observe(head.status, seconds)
         self._counted_attempts = (*self._counted_attempts, self.instance)
@@ -360,7 +364,7 @@ class UpstreamRequest:
     # ---- whether to retry
 
     def _would_retry_if_gone(self) -> bool:
-        """Whether one more attempt would be made if the instance of this one turned out to be gone."""
+        """Whether another attempt would be made if the instance of this one turned out to be gone."""
         return (
             self._policy.attempts > 1
             and len(self._tried) < MOST_TRIED
@@ -369,12 +373,12 @@ class UpstreamRequest:
         )
 
     def _delay_before_retry(self, failure: Failure) -> float | None:
-        """How soon to try again (seconds), or None if that is not safe, not wanted, or not affordable.
+        """Return the delay before a retry in seconds, or None if a retry is unsafe, not wanted, or not affordable.
 
-        Negative is at once, at another instance, without counting as an attempt.
+        A negative delay means: at once, at another instance, and this attempt does not count.
         """
         if failure.kind in (Kind.OVERLOADED, Kind.CONNECT_FAILED):
-            # Nothing was sent and nobody is the busier for it: look at the others first.
+            # Nothing was sent, which adds no load: try the other instances first.
             room = not self._tried if failure.kind is Kind.OVERLOADED else len(self._tried) < MOST_TRIED
             if room and self._policy.attempts > 1 and self._has_untried_instance():
                 return -1.0
@@ -385,16 +389,18 @@ class UpstreamRequest:
         return self._retry_delay(None)
 
     def _has_untried_instance(self) -> bool:
-        """Whether there is an instance that was not tried."""
+        """Whether there is an untried instance."""
         return self._service.node.pick((*self._tried, self.instance), self.key) is not None
 
     def _is_replayable(self) -> bool:
-        """Whether what was sent may be sent again."""
+        """Whether the request may be sent again after it was sent."""
         return self.method in self._service.retries.methods and (self._body is None or self._body.replayable)
 
     def _retry_delay(self, retry_after: float | None) -> float | None:
-        """How soon (seconds), if there are attempts, time and budget left; ``retry_after`` is the instance's
-        Retry-After."""
+        """Return the delay before a retry in seconds, or None if there are no attempts, no time or no budget left.
+
+        ``retry_after`` is the Retry-After of the instance that the retry goes to, in seconds.
+        """
         tries = len(self._counted_attempts) + 1
         if tries >= self._policy.attempts:
             gone = sum(i.status < Status.EJECTED for i in (*self._counted_attempts, self.instance))
@@ -411,49 +417,49 @@ class UpstreamRequest:
     # ---- called from outside
 
     def on_deadline(self) -> None:
-        """The route's time is up, whatever attempt it is."""
-        self.refuse(Failure(Kind.TIMEOUT, f"no answer within {self._policy.deadlines.limit:g} s"))
+        """Fail: the time limit of the route has expired."""
+        self.refuse(Failure(Kind.TIMEOUT, f"no response within {self._policy.deadlines.limit:g} s"))
 
     @property
     def idle_timeout(self) -> float:
-        """How long the body may stand still, in seconds."""
+        """The longest time without a byte of the body, in seconds."""
         return self._policy.stream_idle
 
     def on_idle_timeout(self) -> None:
-        """No byte of the body came for too long."""
-        if self._connection is None or self._connection.reading:  # else it is the client that takes nothing
+        """Fail if the instance has sent no byte of the body for too long."""
+        if self._connection is None or self._connection.reading:  # otherwise the client does not read
             self.refuse(Failure(Kind.TIMEOUT, "the body stalled"))
 
     def refuse(self, failure: Failure) -> None:
-        """Take no more of an answer that is at fault."""
+        """Abort the request and report ``failure`` to the receiver."""
         receiver = self._receiver
         self._stop(failure.kind)
         receiver.on_failure(failure)
 
     def on_upstream_paused(self) -> None:
-        """The instance does not keep up: neither may the client."""
+        """Pause the body of the request: the instance does not keep up."""
         if self._body is not None:
             self._body.pause()
 
     def on_upstream_resumed(self) -> None:
-        """The instance keeps up again."""
+        """Resume the body of the request: the instance keeps up again."""
         if self._body is not None:
             self._body.resume()
 
     def pause(self) -> None:
-        """The client does not keep up: neither may the instance."""
+        """Pause the response: the receiver does not keep up."""
         if self._connection is not None and not self._over:
             self._connection.pause_reading()
 
     def resume(self) -> None:
-        """The client keeps up again."""
+        """Resume the response: the receiver keeps up again."""
         if self._connection is not None and not self._over:
             self._connection.resume_reading()
 
     # ---- the end
 
     def _settle(self, status: int) -> None:
-        """The instance has answered in full."""
+        """Record that the response is complete."""
         self._over = True
         self._receiver = NULL_RECEIVER
         self.seconds = seconds = perf_counter() - self._since
@@ -465,7 +471,7 @@ class UpstreamRequest:
             service.report_failure(self.instance)
 
     def _fail(self, failure: Failure) -> None:
-        """The last attempt failed."""
+        """Record and report that the last attempt failed."""
         self._over = True
         self._policy.deadlines.entries.pop(self, None)
         service = self._service
@@ -474,7 +480,7 @@ class UpstreamRequest:
         service.metrics.count_failure(failure.kind, seconds)
         instance = self.instance
         if failure.kind is Kind.OVERLOADED:
-            # A full instance does its work: that is no reason to take it away from the others.
+            # A full instance works: that is no reason to eject it.
             service.node.release(instance, None, seconds)
             pool: ConnectionPool = instance.endpoint
             failure.retry_after = admission.retry_after(pool.waiting, pool.limit, service.metrics.mean)
@@ -486,14 +492,14 @@ class UpstreamRequest:
         receiver.on_failure(failure)
 
     def _give_up(self, failure: Failure) -> None:
-        """No instance could be picked, or none is to be: what was attempted is settled."""
+        """Report a failure without an attempt in progress: no instance could be picked, or none may be tried."""
         self._over = True
         self._policy.deadlines.entries.pop(self, None)
         receiver, self._receiver = self._receiver, NULL_RECEIVER
         receiver.on_failure(failure)
 
     def _stop(self, kind: Kind | None) -> None:
-        """End the attempt under way from our side; ``kind`` when it is the instance's fault."""
+        """Abort the attempt in progress. ``kind`` is the failure of the instance; None if the client is gone."""
         self._over = True
         self._receiver = NULL_RECEIVER
         self._policy.deadlines.entries.pop(self, None)
@@ -504,9 +510,9 @@ class UpstreamRequest:
         connection, self._connection = self._connection, None
         if self._body is not None:
             self._body.detach()
-        if self._timer is not None:
-            self._timer.cancel()  # between two attempts: the last one is settled, and the next has not begun
-            self._timer = None
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()  # between two attempts: the last one is settled, the next one has not started
+            self._retry_timer = None
             return
         if connection is not None:
             connection.detach()

@@ -1,4 +1,4 @@
-"""A request body on its way from a client to an upstream: framed, bounded, and kept while it may be sent again."""
+"""The body of a request: received from the client, framed and sent upstream, bounded, and kept for a retry."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from passerelle.http1.body import LAST_CHUNK, encode_chunk
 from passerelle.http1.client.connection import UpstreamConnection
 from passerelle.http1.interfaces import ServerConnection
 
-# What is kept for another attempt, in bytes. A longer body goes out once: sending a part of it again would be an
-# empty or cut message that the upstream takes for a whole one.
+# The longest body that is kept for another attempt, in bytes. A longer body is sent once: the part of it that is still
+# there would be a truncated message, which the upstream may take for a complete one.
 REPLAY_LIMIT = 65_536
 
 
 class RequestBody:
-    """``limit`` is the most that a client may send, in bytes; ``chunked`` says how the body is framed upstream."""
+    """The body of a request.
+
+    ``limit`` is the longest body that the client may send, in bytes. ``chunked`` is whether the body is sent upstream
+    in chunks.
+    """
 
     __slots__ = ("_chunked", "_client", "_kept", "_kept_size", "_limit", "complete", "received", "replayable", "sink")
 
@@ -30,7 +34,7 @@ class RequestBody:
         self.sink: UpstreamConnection | None = None
 
     def add(self, data: bytes) -> bool:
-        """Take payload from the client and pass it on. False when it is more than allowed; then nothing was passed."""
+        """Send ``data``, received from the client, upstream. False if the body is too long; then nothing is sent."""
         self.received += len(data)
         if self.received > self._limit:
             return False
@@ -44,13 +48,13 @@ class RequestBody:
                 self.replayable = False
                 self._kept = []
             if sink is None and self._kept_size > REPLAY_LIMIT:
-                self._client.pause_reading()  # nobody takes it yet: what is held stays bounded
+                self._client.pause_reading()  # no connection takes the body yet: what is kept stays bounded
         if sink is not None:
             sink.send_body(framed)
         return True
 
     def finish(self) -> None:
-        """The client sent all of it."""
+        """End the body: the client has sent all of it."""
         self.complete = True
         if self.sink is not None:
             if self._chunked:
@@ -58,7 +62,7 @@ class RequestBody:
             self.sink.end_request()
 
     def attach(self, sink: UpstreamConnection) -> bytes:
-        """Let ``sink`` take the body; gives what it must send first, right after the head."""
+        """Send the body over ``sink`` from now on. Return the bytes that must follow the head at once."""
         self.sink = sink
         sink.expect_body()
         first = b"".join(self._kept)
@@ -71,26 +75,29 @@ class RequestBody:
         return first
 
     def pause(self) -> None:
-        """The upstream does not keep up."""
+        """Stop reading from the client: the upstream does not keep up."""
         self._client.pause_reading()
 
     def resume(self) -> None:
-        """The upstream keeps up again."""
+        """Read from the client again: the upstream keeps up."""
         self._client.resume_reading()
 
     def detach(self) -> None:
-        """The attempt failed."""
+        """Stop sending the body: the attempt is over."""
         self.sink = None
 
     def cut_short(self) -> None:
-        """No more of it comes, though an instance that has answered early still waits for it."""
+        """Abort the upstream connection if the body is incomplete: no more of it will be received.
+
+        An instance that has responded early may still be waiting for the rest.
+        """
         if self.sink is not None and not self.complete:
             self.sink.abort()
             self.sink = None
 
 
 class BufferedBody(RequestBody):
-    """A body that the gateway itself reads; ``limit`` is its most bytes, no more than a body that can be kept."""
+    """A body that the gateway itself reads. ``limit`` is at most :data:`REPLAY_LIMIT` bytes, so that all is kept."""
 
     __slots__ = ("_on_complete",)
 
@@ -99,15 +106,15 @@ class BufferedBody(RequestBody):
         self._on_complete: Callable[[bytes], None] | None = None
 
     def when_complete(self, call: Callable[[bytes], None]) -> None:
-        """Call ``call`` once with all of it, at once if it is there."""
+        """Call ``call`` once with the whole body, immediately if the body is complete."""
         if self.complete:
             call(b"".join(self._kept))
         else:
             self._on_complete = call
 
     def finish(self) -> None:
-        """The client sent all of it."""
+        """End the body: the client has sent all of it."""
         self.complete = True
-        then, self._on_complete = self._on_complete, None
-        if then is not None:
-            then(b"".join(self._kept))
+        call, self._on_complete = self._on_complete, None
+        if call is not None:
+            call(b"".join(self._kept))

@@ -1,4 +1,4 @@
-"""The field lines that a request carries upstream: those of the client that are end to end, and the gateway's own."""
+"""The header section of a request for an upstream: the end-to-end fields of the client, and the gateway's own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from hashlib import blake2b
 from passerelle.http1.head import RequestHead
 from passerelle.security.addresses import Proxies
 
-# RFC 9110 §7.6.3: a gateway says in each request that it forwards that it was here.
+# RFC 9110 §7.6.3: a gateway adds a Via field to each request that it forwards.
 VIA = b"Via: 1.1 passerelle\r\n"
 
-# What a part of a composition must not inherit: conditions, ranges and codings are about the whole answer (RFC 9110
-# §13, §14, §12.5.3), and there is no body.
+# Fields that the request for a part of a composition must not inherit: conditions, ranges and codings apply to the
+# whole response (RFC 9110 §13, §14, §12.5.3), and there is no body.
 _NOT_FOR_PARTS = frozenset(
     {
         b"accept",
@@ -34,31 +34,32 @@ _NOT_FOR_PARTS = frozenset(
 
 
 def client_address(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
-    """The client's address: that of ``peer``, unless it is a trusted proxy and vouches for another one."""
+    """Return the address of the client: ``peer``, or the address that a trusted proxy forwards."""
     if not head.forwarded:
         return peer
     if head.chain is None:
-        said = [f.value for f in head.lines if f.name == b"x-forwarded-for"]
-        head.chain = proxies.chain(peer, said) if said else [peer]
+        values = [f.value for f in head.lines if f.name == b"x-forwarded-for"]
+        head.chain = proxies.chain(peer, values) if values else [peer]
     return head.chain[0]
 
 
 def is_client_secure(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bool:
-    """Whether the client came over TLS: to here (``scheme``), or to a proxy that is trusted and says so."""
-    said = head.get(b"x-forwarded-proto") if head.forwarded and proxies.trusts(peer) else None
-    return (said or scheme) == b"https"
+    """Whether the client uses TLS: to this gateway (``scheme``), or to a trusted proxy according to that proxy."""
+    forwarded = head.get(b"x-forwarded-proto") if head.forwarded and proxies.trusts(peer) else None
+    return (forwarded or scheme) == b"https"
 
 
 def trusted_host(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
-    """The host that the client has asked by the word of a trusted proxy, in lower case; empty where there is none."""
-    said = head.get(b"x-forwarded-host") if head.forwarded and proxies.trusts(peer) else None
-    return (said or b"").lower()
+    """Return the host that the client requested according to a trusted proxy, in lower case; empty without one."""
+    forwarded = head.get(b"x-forwarded-host") if head.forwarded and proxies.trusts(peer) else None
+    return (forwarded or b"").lower()
 
 
 def cache_origin(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
-    """What stands for the origin in cache keys: all that services are told of it, the port and the scheme too.
+    """Return the origin as it stands in cache keys: all that a service is sent about it, port and scheme included.
 
-    An answer may repeat it (a redirect to https, an absolute link), so it must not reach who asked elsewhere.
+    A response may depend on the origin (a redirect to https, an absolute link), so it must not be served to clients of
+    another one.
     """
     authority = head.authority.lower()
     if not head.forwarded or not proxies.trusts(peer):
@@ -67,20 +68,23 @@ def cache_origin(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes
     proto = head.get(b"x-forwarded-proto") or scheme
     if (host, proto) == (authority, scheme):
         return authority
-    # Its octets are the proxy's word and no host's, so they must not be read as a part of a key. No Host begins with a
-    # slash: who may choose his own cannot choose a digest.
+    # The proxy chooses the values, which need not be hosts, so the key contains a digest instead of their octets. No
+    # Host begins with a slash, so a client that chooses its Host cannot choose a digest.
     return b"/" + blake2b(b"%b\0%b\0%b" % (authority, host, proto), digest_size=16).hexdigest().encode("ascii")
 
 
-# Forwarding lines by (peer, Host, scheme): the same for all of a client's requests. Clients choose them, so it is
-# bounded; making a line anew costs 0.6 us.
+# Forwarding lines by (peer, Host, scheme), which are the same for all requests of a client. Clients choose the key, so
+# the number of entries is bounded. Making the lines costs 0.6 us.
 _known_lines: dict[tuple[bytes, bytes, bytes], bytes] = {}
 _MOST_KNOWN = 1024
 
 
 def forwarding_lines(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
-    """Via and the X-Forwarded lines. The chain holds what trusted proxies vouch for and nothing else: an upstream reads
-    one that no client could forge (RFC 7239 §8.1)."""
+    """Return the Via and X-Forwarded lines.
+
+    The chain contains only addresses that trusted proxies vouch for, so that no client can forge the chain that the
+    upstream reads (RFC 7239 §8.1).
+    """
     if head.forwarded and proxies.trusts(peer):
         client_address(head, peer, proxies)
         host = head.get(b"x-forwarded-host") or head.authority
@@ -102,10 +106,10 @@ def _lines(chain: bytes, host: bytes, proto: bytes) -> bytes:
 
 
 def upstream_fields(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
-    """All field lines for the upstream but the request id. The same for as long as a client repeats its head."""
+    """Return all field lines for the upstream except the request ID. They are the same for equal heads of a client."""
     fields = head.relay + forwarding_lines(head, peer, proxies, scheme)
     if head.host is None:
-        fields = b"Host: \r\n" + fields  # RFC 9112 §3.2: an HTTP/1.0 client need not send one, we must
+        fields = b"Host: \r\n" + fields  # RFC 9112 §3.2: a client need not send it with HTTP/1.0, the gateway must
     if head.chunked:
         fields += b"Transfer-Encoding: chunked\r\n"
     if head.expect:
@@ -116,7 +120,7 @@ def upstream_fields(head: RequestHead, peer: bytes, proxies: Proxies, scheme: by
 
 
 def part_fields(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
-    """All field lines for a part of a composition but the request id."""
+    """Return all field lines for a part of a composition except the request ID."""
     relayed = [line for line in head.relay.split(b"\r\n") if line]
     kept = [line for line in relayed if line.partition(b":")[0].lower() not in _NOT_FOR_PARTS]
     kept += [b"Accept: application/json", b"Accept-Encoding: identity", b""]

@@ -1,4 +1,4 @@
-"""A service as the gateway uses it: its node, its instances with their pools, its counters, what it lets be retried."""
+"""A service at run time: the node that picks its instances, its metrics, and its rules for retries."""
 
 from __future__ import annotations
 
@@ -22,15 +22,12 @@ if TYPE_CHECKING:
     from passerelle.upstream.interfaces import ResponseStream
 
 
-"""What instances go to."""
-
-
-# The key of a request, from its head, its route's parameters and the client's address; None where it has none.
+# Computes the balancing key of a request from its head, the parameters of its route and the address of the client.
 KeyFunction = Callable[[RequestHead, Mapping[str, bytes], bytes], bytes | None]
 
 
 class RetryRules(NamedTuple):
-    """What may be sent again after it was sent, after which answers, and how soon (seconds)."""
+    """Which requests may be retried after they were sent, on which statuses, and after which delay (seconds)."""
 
     methods: frozenset[bytes] = IDEMPOTENT_METHODS
     statuses: frozenset[int] = frozenset()
@@ -39,18 +36,18 @@ class RetryRules(NamedTuple):
 
 
 class StickyCookie(NamedTuple):
-    """The cookie that keeps a client at its instance."""
+    """The cookie that keeps a client at its instance, and the node that reads it."""
 
     name: bytes
     node: Sticky
 
 
 class Service:
-    """``node`` picks; every instance's ``endpoint`` is a :class:`ConnectionPool`. ``streaming`` are the answers under
-    way.
+    """One service. The object stays the same over reloads; its attributes are replaced.
 
-    ``started`` counts requests for the retry budget: a plain addition a request, read only when a retry is wanted.
-    It stays the same object over reloads; what it refers to is replaced.
+    ``node`` picks instances. The ``endpoint`` of each instance is a :class:`ConnectionPool`. ``streaming`` are the
+    responses whose bodies are in flight. ``started`` counts requests for the retry budget: one addition per request,
+    and the budget reads the count only when a retry is wanted.
     """
 
     __slots__ = (
@@ -83,53 +80,53 @@ class Service:
         self.retries = RetryRules()
         self.key: KeyFunction | None = None
         self.cookie: StickyCookie | None = None
-        self.eject_after = 0  # failures in a row; 0 is never
+        self.eject_after = 0  # consecutive failures; 0 for never
         self.report: Callable[[str, str, str], None] = _report_to_none  # event, service, instance
-        self.supervised = False  # somebody tells which instances are gone
+        self.supervised = False  # a supervisor reports which instances are gone
         self.started = 0
-        self._counted_requests = 0  # of `started`, in the budget
-        self._overload_reported = -inf  # when that was last told
+        self._counted_requests = 0  # the part of `started` that the budget knows
+        self._overload_reported = -inf  # the time of the last report
 
     def breaker_state(self) -> str | None:
-        """The name of its circuit breaker's state; None without one."""
+        """Return the name of the circuit breaker's state; None without a circuit breaker."""
         return self.breaker.state.value if self.breaker is not None else None
 
     def concurrency(self) -> dict[str, int] | None:
-        """Its adaptive limit, and how many run under it and wait for it; None without one."""
+        """Return the concurrency limit and the numbers of running and waiting requests; None without a limit."""
         return self.limiter.snapshot() if self.limiter is not None else None
 
     def snapshot(self) -> dict[str, Any]:
-        """What is known of it beside its instances, as JSON-able values."""
+        """Return the state of the service without its instances, as JSON-serializable values."""
         return {"breaker": self.breaker_state(), "concurrency": self.concurrency()}
 
     def report_failure(self, instance: Instance) -> None:
-        """A failure of ``instance`` was just counted."""
+        """Report ``instance`` for ejection if the failure just counted reaches the limit."""
         if self.eject_after and reached_failure_limit(instance, self.eject_after):
             self.report("misbehaved", self.name, instance.identity)
 
     def report_overload(self) -> None:
-        """A request was refused because its instance is full. Told once a second: there may be thousands."""
+        """Report that a request was refused for lack of room, at most once a second: there may be thousands."""
         now = perf_counter()
         if now - self._overload_reported >= 1.0:
             self._overload_reported = now
             self.report("crowded", self.name, "")
 
     def record_requests(self, now: float) -> None:
-        """Let the budget know of the requests since the last time (``now`` in seconds)."""
+        """Add the requests since the last call to the retry budget (``now`` in seconds)."""
         if self.started != self._counted_requests:
             self.budget.record_requests(now, self.started - self._counted_requests)
             self._counted_requests = self.started
 
     def may_hedge(self, now: float) -> bool:
-        """Take a hedge out of the budget; False when that would leave less than half of it to retries."""
+        """Withdraw a hedge from the retry budget. False if that would leave less than half of the budget to retries."""
         self.record_requests(now)
         return self.budget.withdraw(now, 0.5)
 
     def may_retry(self, now: float) -> bool:
-        """Take a retry out of the budget; False when there is none left."""
+        """Withdraw a retry from the retry budget. False if the budget is exhausted."""
         self.record_requests(now)
         return self.budget.withdraw(now)
 
 
 def _report_to_none(event: str, service: str, instance: str) -> None:
-    """Nobody decides about health."""
+    """Ignore a report: there is no health monitor."""

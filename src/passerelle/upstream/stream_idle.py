@@ -1,4 +1,4 @@
-"""Answers whose bodies stand still."""
+"""A time limit for responses whose bodies stall."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ STREAM_IDLE = 300.0
 
 
 class StreamIdleMonitor:
-    """Gives up answers of whose bodies nothing comes for too long: how far each was, and since when."""
+    """Aborts responses of whose bodies no byte was received for too long.
+
+    For each response the monitor keeps its progress at the last check and the time since when that is unchanged.
+    """
 
     __slots__ = ("_seen",)
 
@@ -20,15 +23,15 @@ class StreamIdleMonitor:
         self._seen: dict[ResponseStream, tuple[int, float]] = {}
 
     def check(self, services: Iterable[Service], now: float) -> None:
-        """Look at all that these services are sending at ``now`` (monotonic seconds): O(of them)."""
+        """Check all responses in flight of ``services`` at ``now`` (monotonic seconds). O(n) in their number."""
         seen = {}
         for service in services:
-            for forward in list(service.streaming):
-                progress, since = self._seen.get(forward, (-1, now))
-                if forward.progress != progress:
+            for stream in list(service.streaming):
+                progress, since = self._seen.get(stream, (-1, now))
+                if stream.progress != progress:
                     since = now
-                if now - since > forward.idle_timeout:
-                    forward.on_idle_timeout()
+                if now - since > stream.idle_timeout:
+                    stream.on_idle_timeout()
                 else:
-                    seen[forward] = (forward.progress, since)
+                    seen[stream] = (stream.progress, since)
         self._seen = seen

@@ -1,4 +1,4 @@
-"""Whole messages for the gateway's own use: a client's short body, and a service's short answer."""
+"""Requests that the gateway itself makes to a service, with a short response that is read as a whole."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from passerelle.errors import Failure, Kind
 from passerelle.http1.head import ResponseHead
 from passerelle.upstream.request import CallPolicy, UpstreamRequest
 
-# The largest answer of a service that the gateway reads for itself, in bytes.
-MAX_ANSWER = 65_536
+# The largest body of a response that the gateway reads for itself, in bytes.
+MAX_BODY = 65_536
 
 
 class Subrequest:
-    """A question that the gateway itself asks of a service."""
+    """Makes requests of the gateway itself to one service."""
 
     __slots__ = ("_policy",)
 
@@ -28,23 +28,26 @@ class Subrequest:
         on_error: Callable[[Failure], None],
         method: bytes = b"POST",
     ) -> UpstreamRequest:
-        """Ask with the whole ``message``; one of the two hears of the end, unless it is cancelled."""
+        """Return a request with ``message``, a head and perhaps a body, ready to start.
+
+        One of ``on_success`` and ``on_error`` is called at its end, unless the request is cancelled.
+        """
         receiver = _BufferedResponse(on_success, on_error)
         policy = self._policy
-        forward = policy.make_request(policy, receiver, method, message, None, now)
-        receiver.forward = forward
-        return forward
+        request = policy.make_request(policy, receiver, method, message, None, now)
+        receiver.request = request
+        return request
 
 
 ResponseCallback = Callable[[ResponseHead, bytes], None]
 
 
 class _BufferedResponse:
-    """Collects an answer."""
+    """Collects a whole response."""
 
     streams = False
 
-    __slots__ = ("_head", "_on_error", "_on_success", "_pieces", "_size", "forward")
+    __slots__ = ("_head", "_on_error", "_on_success", "_pieces", "_size", "request")
 
     def __init__(self, on_success: ResponseCallback, on_error: Callable[[Failure], None]) -> None:
         self._on_success = on_success
@@ -52,17 +55,17 @@ class _BufferedResponse:
         self._pieces: list[bytes] = []
         self._size = 0
         self._head: ResponseHead | None = None
-        self.forward: UpstreamRequest | None = None
+        self.request: UpstreamRequest | None = None
 
     def on_interim(self, head: ResponseHead) -> None:
-        """Nothing to do: the whole answer is not there yet."""
+        """Ignore a 1xx response."""
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """Nobody asked for another protocol."""
-        self._give_up("status 101")
+        """Treat a 101 response as a failure: no protocol switch was requested."""
+        self._abort("unexpected 101 response")
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The answer begins."""
+        """Keep the head, and the body if it is complete."""
         self._head = head
         if complete:
             self._end(data)
@@ -70,29 +73,29 @@ class _BufferedResponse:
             self.on_data(data)
 
     def on_data(self, data: bytes) -> None:
-        """More of it."""
+        """Keep a piece of the body."""
         self._size += len(data)
-        if self._size > MAX_ANSWER:
-            self._give_up(f"more than {MAX_ANSWER} bytes")
+        if self._size > MAX_BODY:
+            self._abort(f"more than {MAX_BODY} bytes")
         else:
             self._pieces.append(data)
 
     def on_end(self) -> None:
-        """All of it is there."""
+        """Deliver the response: its body is complete."""
         self._end(b"".join(self._pieces))
 
     def on_failure(self, failure: Failure) -> None:
-        """It could not be had."""
-        self.forward = None
+        """Report that there is no response."""
+        self.request = None
         self._on_error(failure)
 
     def _end(self, body: bytes) -> None:
-        self.forward = None  # the two would be a cycle
+        self.request = None  # the two would be a reference cycle
         if self._head is not None:
             self._on_success(self._head, body)
 
-    def _give_up(self, why: str) -> None:
-        forward, self.forward = self.forward, None
-        if forward is not None:
-            forward.cancel()
+    def _abort(self, why: str) -> None:
+        request, self.request = self.request, None
+        if request is not None:
+            request.cancel()
             self._on_error(Failure(Kind.BAD_RESPONSE, why))

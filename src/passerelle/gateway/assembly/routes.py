@@ -26,11 +26,8 @@ from passerelle.proxy_cache.cache import Cache
 from passerelle.resilience.hedge_delay import HedgeDelay
 from passerelle.routing.paths import Pattern, Template
 from passerelle.routing.router import Router, RouteRule
-from passerelle.upstream.breaking import BreakerRequest
 from passerelle.upstream.deadlines import DeadlineQueue
-from passerelle.upstream.guarded_request import TimedRequest
-from passerelle.upstream.hedge import HedgedRequest
-from passerelle.upstream.limiting import LimitedRequest
+from passerelle.upstream.guarded_request import GuardedRequest
 from passerelle.upstream.request import CallPolicy, UpstreamRequest
 from passerelle.upstream.service import Service
 from passerelle.upstream.subrequest import Subrequest
@@ -147,9 +144,15 @@ def _forward_auth_policy(config: Config, route: Route, environment: PlanResource
     if settings is None:
         return None
     service = config.services[settings.service]
-    forward = BreakerRequest if service.breaker is not None else UpstreamRequest
+    forward = GuardedRequest if service.breaker is not None else UpstreamRequest
     return Subrequest(
-        CallPolicy(environment.services[settings.service], environment.deadlines(settings.timeout), 2, forward)
+        CallPolicy(
+            environment.services[settings.service],
+            environment.deadlines(settings.timeout),
+            2,
+            forward,
+            limits_concurrency=False,
+        )
     )
 
 
@@ -170,13 +173,14 @@ def _route_policy(config: Config, route: Route, environment: PlanResources, serv
 
 def _request_type(service: ServiceConfig, route: Route) -> type[UpstreamRequest]:
     """The plainest that does what the service and the route ask for: what is not asked for costs nothing."""
-    if route.hedge is not None:
-        return HedgedRequest
-    if service.concurrency is not None:
-        return LimitedRequest
-    if route.attempt_timeout is not None or route.tell_deadline:
-        return TimedRequest
-    return BreakerRequest if service.breaker is not None else UpstreamRequest
+    guarded = (
+        route.hedge is not None
+        or service.concurrency is not None
+        or route.attempt_timeout is not None
+        or route.tell_deadline
+        or service.breaker is not None
+    )
+    return GuardedRequest if guarded else UpstreamRequest
 
 
 def _hedge(route: Route) -> HedgeDelay | None:
