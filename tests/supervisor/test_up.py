@@ -376,7 +376,7 @@ def test_gateway_refuses_services_that_it_would_have_to_start(tmp_path: Path) ->
     with command(tmp_path, "gateway", "gateway.yaml") as running:
         assert running.ended() == 1
         assert running.text == (
-            "gateway.yaml: these services have app or run, but `passerelle gateway` starts none: files; "
+            "gateway.yaml: `passerelle gateway` does not start services with app or run: files; "
             "give them targets, or use `passerelle up`\n"
         )
 
@@ -404,8 +404,8 @@ def test_status_says_that_nobody_answers(tmp_path: Path) -> None:
     with command(tmp_path, "status", "--admin", "127.0.0.1:1") as running:
         assert running.ended() == 1
         assert running.text == (
-            "no passerelle answers on the admin address 127.0.0.1:1: connection refused; "
-            "is it running, or is --admin another?\n"
+            "no response from a gateway at the admin address 127.0.0.1:1: connection refused; "
+            "is the gateway running, or does it have another address (--admin)?\n"
         )
 
 

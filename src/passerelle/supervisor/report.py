@@ -134,7 +134,7 @@ class ConsoleReport:
     ) -> None:
         """It ended, or could not be started. Its last lines are shown again, together, unless it ended so before."""
         self.say(
-            self._paint(f"{member.name} {reason}", 31) + f" after {seconds(after)}; next start in {again_in:.1f} s"
+            self._paint(f"{member.name} {reason}", 31) + f" after {elapsed_text(after)}; next start in {again_in:.1f} s"
         )
         if tail and self._shown.get(member.name) != reason:
             self._shown[member.name] = reason
@@ -164,7 +164,7 @@ class ConsoleReport:
         state = self._paint(f"{row.state:<8}", 32 if row.is_up else 31)
         name = self._paint(f"{row.name:<{names}}", self._colour_of(row.name))
         pid = f"pid {row.pid}" if row.pid is not None else ""
-        note = f"{seconds(row.seconds):>7}" if row.is_up and row.seconds is not None else row.problem
+        note = f"{elapsed_text(row.seconds):>7}" if row.is_up and row.seconds is not None else row.problem
         return f"  {name}  {state}  {row.address:<{addresses}}  {pid:<11}  {note}".rstrip()
 
 
@@ -183,7 +183,7 @@ def _summed(rows: Sequence[ReportRow]) -> list[ReportRow]:
     return shown
 
 
-def seconds(value: float) -> str:
+def elapsed_text(value: float) -> str:
     """A time for people: ``0.31 s``, ``12.4 s``, ``1 h 04 min``."""
     if value < 10:
         return f"{value:.2f} s"
