@@ -158,7 +158,8 @@ def test_check_tells_of_folders_that_a_start_needs(run: Run) -> None:
     code, _, err = run("status")
     assert (code, err) == (
         2,
-        "passerelle status: the admin port is off, so a running gateway cannot be reached (see passerelle status --help)\n",
+        "passerelle status: the admin port is off, so a running gateway cannot be reached"
+        " (see passerelle status --help)\n",
     )
     Path("var").mkdir()
     Path("shop").mkdir()

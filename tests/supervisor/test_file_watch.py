@@ -37,7 +37,7 @@ def test_writing_replacing_deleting_and_links_are_noticed_once_each(tmp_path: Pa
         async def changed() -> None:
             seen.append(path.read_text() if path.exists() else None)
 
-        watching = asyncio.create_task(watch(path, changed, look=0.01, still=0.01))
+        watching = asyncio.create_task(watch(path, changed, interval=0.01, settle=0.01))
         try:
             await until(lambda: seen == ["one"])
             first.write_text("written")
@@ -67,7 +67,7 @@ def test_what_is_still_being_written_is_not_read(tmp_path: Path) -> None:
         async def changed() -> None:
             seen.append(path.read_text())
 
-        watching = asyncio.create_task(watch(path, changed, look=0.001, still=1.0))
+        watching = asyncio.create_task(watch(path, changed, interval=0.001, settle=1.0))
         try:
             await until(lambda: seen == ["0"])
             for number in range(20):

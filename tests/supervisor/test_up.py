@@ -208,7 +208,7 @@ routes:
         assert last[2] == "passerelle |     no database"
         assert text.count("the last lines of bad-1") == 1
         assert "passerelle | missing-1 no such command: no-such-command after" in text
-        assert "bad: no instance is up; requests for it get 503 until one is" in text
+        assert "bad: no instance is up; requests to it get 503 until one is" in text
         assert running.get("/good/")[0] == 200
         assert running.get("/bad")[0] == 503
         assert running.get("/missing")[0] == 503
@@ -340,8 +340,8 @@ def test_proxy_needs_no_file_and_balances(tmp_path: Path, files: Up) -> None:
         listed = proxy.instances("upstream")
         assert [f"http://{i['address']}" for i in listed] == urls
         assert [i["state"] for i in listed] == ["up", "up", "up", "down"]
-        assert listed[3]["problem"] == "refuses connections"
-        assert re.search(r"upstream-4 +down +127\.0\.0\.1:1 +refuses connections\n", proxy.text)
+        assert listed[3]["problem"] == "connection refused"
+        assert re.search(r"upstream-4 +down +127\.0\.0\.1:1 +connection refused\n", proxy.text)
         assert proxy.stop() == 0
 
 
