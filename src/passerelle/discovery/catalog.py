@@ -30,7 +30,7 @@ _Key = tuple[Lookup, Dns] | Path
 
 
 class DiscoverySource:
-    """One name or one file. ``changed`` is called when the result differs from the previous one; ``log`` gets problems."""
+    """One DNS name or one file. ``changed`` is called when its result changes; ``log`` gets its problems."""
 
     def __init__(self, name: str, changed: Callable[[], None], log: Callable[[str], None]) -> None:
         self.name = name
@@ -213,7 +213,7 @@ class Catalog:
         return self._declared(name, self._config)
 
     def _drop_obsolete(self, name: str) -> None:
-        """Forget changes at run time that no longer apply to the configuration in force or to the discovered targets."""
+        """Forget changes at run time that no longer apply to the configuration and the discovered targets."""
         overrides, config = self._overrides[name], self._config
         if config is None or name not in config.services or config.services[name].is_local:
             del self._overrides[name]
