@@ -433,7 +433,7 @@ class TestApplicationErrors:
         client.send(head())
         with pytest.raises(Closed):
             client.read_response()
-        assert "1 bytes before its Content-Length" in caplog.text
+        assert "1 bytes shorter than its Content-Length" in caplog.text
 
     def test_a_body_longer_than_promised_is_cut(self, running: Running, caplog: Any) -> None:
         client = running.client(running.serve(answering(b"oklong", "200 OK", ("Content-Length", "2"))))

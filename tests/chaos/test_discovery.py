@@ -133,7 +133,7 @@ def test_names_are_looked_up_again_and_a_failing_server_changes_nothing(tmp_path
             names.records = {("s.test", "A"): ["127.0.0.1"]}
             clients.see_only("127.0.0.1")
             assert clients.failed == [] and clients.count > 0
-            assert "its last 2 targets stay" in running.text
+            assert "keeping its last 2 targets" in running.text
 
 
 @pytest.mark.slow

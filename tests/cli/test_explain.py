@@ -42,10 +42,10 @@ timeout   500ms
 attempts  1
 body      at most 10MiB
 
-not the others
-  routes[0]  /{rest*}                     path: it matches too, but less specifically
-  routes[2]  PUT,DELETE /user/{user_id}   method: it takes DELETE, PUT
-  routes[3]  api.example.com/user/me      host: it is for api.example.com, not a request without host
+other routes
+  routes[0]  /{rest*}                     path: the route matches too, but is less specific
+  routes[2]  PUT,DELETE /user/{user_id}   method: the route allows DELETE, PUT
+  routes[3]  api.example.com/user/me      host: the route is for api.example.com, not a request without host
   routes[4]  /api/{user_id}/{product_id}  path: segment 1 is 'user', not 'api'
 """,
         "",
@@ -94,7 +94,7 @@ routes:
     assert code == 0
     assert (
         """\
-service   user (2 instances, p2c, 4 to 90 requests at once)
+service   user (2 instances, p2c, 4 to 90 concurrent requests)
 upstream  GET /user/1
 cache     ttl 30s, stale_while_revalidate 1m, tags user:{id}, per_host no, query none, max_body 1MiB
 compress  gzip: bodies of text/* from 1KiB
@@ -120,25 +120,25 @@ def test_a_refusal(run: Run) -> None:
         out
         == """\
 path    /user/42
-answer  405 the method is not allowed here (Allow: DELETE, GET, HEAD, PUT)
+status  405 the method is not allowed here (Allow: DELETE, GET, HEAD, PUT)
 
-why not
-  routes[0]  GET /user/{user_id}          method: it takes GET
-  routes[1]  PUT,DELETE /user/{user_id}   method: it takes DELETE, PUT
-  routes[2]  api.example.com/user/me      host: it is for api.example.com, not a request without host
+routes
+  routes[0]  GET /user/{user_id}          method: the route allows GET
+  routes[1]  PUT,DELETE /user/{user_id}   method: the route allows DELETE, PUT
+  routes[2]  api.example.com/user/me      host: the route is for api.example.com, not a request without host
   routes[3]  /api/{user_id}/{product_id}  path: segment 1 is 'user', not 'api'
 """
     )
     code, out, _ = run("explain", "GET", "/nope")
     assert code == 1
-    assert "answer  404 no route matches" in out
+    assert "status  404 no route matches" in out
 
 
 def test_a_path_that_is_refused(run: Run) -> None:
     code, out, _ = run("explain", "GET", "/open/..%2fclosed")
     assert (code, out) == (
         1,
-        "path    /open/..%2fclosed\nanswer  400 the path is not allowed: a hidden dot segment\n",
+        "path    /open/..%2fclosed\nstatus  400 the path is not allowed: a hidden dot segment\n",
     )
 
 
@@ -159,7 +159,7 @@ def test_the_host_decides() -> None:
     assert ask("GET", "/user/me", "api.example.com")["route"]["key"] == "routes[3]"
     assert ask("GET", "/user/me", "x.example.com")["route"]["key"] == "routes[1]"
     reasons = {other["key"]: other["reason"] for other in ask("GET", "/user/me", "api.example.com")["others"]}
-    assert reasons["routes[1]"] == "host: it matches too, but less specifically"
+    assert reasons["routes[1]"] == "host: the route matches too, but is less specific"
 
 
 def test_what_repeats() -> None:
@@ -168,14 +168,14 @@ def test_what_repeats() -> None:
 
 
 def test_post_says_when_it_is_repeated(run: Run) -> None:
-    assert "attempts  2 (POST is repeated only if nothing was sent)" in run("explain", "POST", "/x")[1]
+    assert "attempts  2 (POST is retried only if nothing was sent)" in run("explain", "POST", "/x")[1]
 
 
 def test_a_long_list_is_cut(run: Run) -> None:
     more = "".join(f"  - {{path: /r{number}, service: user}}\n" for number in range(40))
     Path("gateway.yaml").write_text(GOOD + more)
     out = run("explain", "GET", "/user/1")[1]
-    assert out.endswith("  … and 29 more, further from matching (--json lists all)\n")
+    assert out.endswith("  … and 29 more, less similar (--json lists all)\n")
     assert len(json.loads(run("explain", "GET", "/user/1", "--json")[1])["others"]) == 44
 
 
@@ -203,7 +203,7 @@ def test_reasons_are_true(rules: list[RouteRule], asked: tuple[bytes, bytes, byt
         alone = Router([rule]).match(host, method, path)
         # What is said to match too does so alone, and what is refused for its method alone is a 405.
         assert (alone.value is not None) == (nearness == 0)
-        assert bool(alone.allowed) == reason.startswith("method: it takes")
+        assert bool(alone.allowed) == reason.startswith("method: the route allows")
 
 
 @given(st.text(max_size=20), methods)
@@ -342,7 +342,7 @@ def test_what_services_do_with_requests_is_told_by_both(run: Run) -> None:
     assert listed["services"] == explained["services"]
     assert listed["services"]["u"] | {"sticky": "lb", "concurrency": [1, 9]} == listed["services"]["u"]
     out = run("explain", "told.yaml", "GET", "/a")[1]
-    assert "service   u (2 instances, p2c, sticky by cookie lb, 1 to 9 requests at once)\n" in out
+    assert "service   u (2 instances, p2c, sticky by cookie lb, 1 to 9 concurrent requests)\n" in out
     assert "0123456789abcdef" not in out + run("routes", "told.yaml", "--json")[1]
     both(run, plain, balance={"policy": "hash", "by": "header:X-User"})
     assert "service   u (2 instances, hash by header:x-user)\n" in run("explain", "told.yaml", "GET", "/a")[1]
@@ -355,6 +355,6 @@ def test_logins_and_deadlines_are_told(run: Run) -> None:
     assert "login     POST /verify of u (2 instances, p2c)\n" in out
     both(run, {"path": "/a", "service": "u", "tell_deadline": True})
     out = run("explain", "told.yaml", "GET", "/a")[1]
-    assert "timeout   30s, services are told what is left\n" in out
+    assert "timeout   30s, services receive the remaining time\n" in out
     both(run, {"path": "/out", "logout": True})
-    assert "logout    the session ends\n" in run("explain", "told.yaml", "POST", "/out")[1]
+    assert "logout    ends the session\n" in run("explain", "told.yaml", "POST", "/out")[1]

@@ -78,13 +78,13 @@ def test_keys_of_a_file_are_taken_over(run, find, tmp_path: Path) -> None:
         before.revoke(ids[2], 9)
         expected = before.all()
     code, said, _ = run("import", "before.db")
-    assert (code, said) == (0, "3 of 3 keys taken over, 0 there already\n")
+    assert (code, said) == (0, "imported 3 of 3 keys; the store already had 0\n")
     assert [(row["id"], row["state"]) for row in json.loads(run("list", "--json")[1])] == [
         (each.id, each.refusal(10)) if each.refusal(10) else (each.id, "holds") for each in expected
     ]
     assert find(key) == expected[[each.id for each in expected].index(ids[2])]
     run("revoke", ids[0])
-    assert run("import", "before.db")[1] == "0 of 3 keys taken over, 3 there already\n"
+    assert run("import", "before.db")[1] == "imported 0 of 3 keys; the store already had 3\n"
     states = {row["id"]: row["state"] for row in json.loads(run("list", "--json")[1])}
     assert states[ids[0]] == "revoked"
     assert run("import", "nowhere.db")[0] == 2 and not Path("nowhere.db").exists()
@@ -142,8 +142,8 @@ def test_a_key_that_was_altered_is_named_and_can_be_revoked(run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["revoke", "aaaaaaaaaa"], 1, "no key 'aaaaaaaaaa'"),
-        (["rotate", "x"], 1, "no key 'x'"),
+        (["revoke", "aaaaaaaaaa"], 1, "there is no valid key 'aaaaaaaaaa'"),
+        (["rotate", "x"], 1, "there is no valid key 'x'"),
         (["create", "--owner", "a\nb"], 2, "visible ASCII"),
         (["create", "--owner", "a", "--scope", "a b"], 2, "a scope is"),
         (["create", "--owner", "a", "--expires", "90"], 2, "such as 90d"),

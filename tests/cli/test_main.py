@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib
 import json
 import os
 import pty
@@ -17,8 +18,10 @@ import click
 import pytest
 
 from passerelle import __version__
-from passerelle.cli.main import main, passerelle
+from passerelle.cli.main import COMMANDS, main, passerelle
 from passerelle.cli.support import LazyGroup
+
+ROOT = Path(__file__).resolve().parents[2]
 
 GOOD = """\
 services:
@@ -155,7 +158,8 @@ def test_check_tells_of_folders_that_a_start_needs(run: Run) -> None:
     code, _, err = run("status")
     assert (code, err) == (
         2,
-        "passerelle status: with the admin address off there is nobody to ask (see passerelle status --help)\n",
+        "passerelle status: the admin port is off, so a running gateway cannot be reached"
+        " (see passerelle status --help)\n",
     )
     Path("var").mkdir()
     Path("shop").mkdir()
@@ -169,7 +173,7 @@ def test_the_file_is_looked_for_under_two_names(run: Run) -> None:
     code, out, err = run("check")
     assert (code, out) == (2, "")
     assert err == (
-        "passerelle check: found neither gateway.yaml nor passerelle.yaml in this folder; name the file"
+        "passerelle check: found neither gateway.yaml nor passerelle.yaml in this folder; give the path of the file"
         " (see passerelle check --help)\n"
     )
 
@@ -195,9 +199,9 @@ def test_the_file_is_looked_for_under_two_names(run: Run) -> None:
         (["help"], "did you mean --help?"),
         (["instances", "lst"], "no command 'lst'; allowed: add, drain, list, remove, resume, weight; did you mean"),
         (["cache", "prge"], "passerelle cache: no command 'prge'; allowed: purge; did you mean purge?"),
-        (["keys", "creat"], "passerelle keys: no command 'creat'; allowed: create, import, list, rotate, revoke; did"),
-        (["cache", "purge"], "exactly one of --tag T, --path P, --all is needed"),
-        (["cache", "purge", "--all", "--tag", "x"], "exactly one of --tag T, --path P, --all is needed"),
+        (["keys", "creat"], "passerelle keys: no command 'creat'; allowed: create, import, list, revoke, rotate; did"),
+        (["cache", "purge"], "exactly one of --tag T, --path P, --all is required"),
+        (["cache", "purge", "--all", "--tag", "x"], "exactly one of --tag T, --path P, --all is required"),
         (["cache", "purge", "--path", "a/b"], "found the path 'a/b'; a path begins with /, such as /a/b"),
         (["up", "--workers", "two"], "found 'two'; allowed is a whole number from 1 to 256"),
         (["up", "--workers", "0"], "found 0; allowed is a whole number from 1 to 256"),
@@ -334,8 +338,8 @@ def test_lists_of_commands_have_whole_sentences(run: Run, group: list[str]) -> N
 
 @pytest.mark.parametrize("command", [["status"], ["reload"], ["cache", "purge", "--all"], ["instances", "list"]])
 def test_nobody_answers_on_the_admin_address(run: Run, command: list[str]) -> None:
-    text = "no passerelle answers on the admin address 127.0.0.1:1{}: connection refused; "
-    text += "is it running, or is --admin another?\n"
+    text = "no response from a gateway at the admin address 127.0.0.1:1{}: connection refused; "
+    text += "is the gateway running, or does it have another address (--admin)?\n"
     assert run(*command, "--admin", "127.0.0.1:1") == (1, "", text.format(""))
     # That of the file, also of one that is wrong: why it is, is what one asks for then.
     for wrong in ("", "lisen: x\n", "access_log: no/folder\n"):
@@ -344,7 +348,7 @@ def test_nobody_answers_on_the_admin_address(run: Run, command: list[str]) -> No
     Path("gateway.yaml").write_text("admin: off\nlisen: x\n" + GOOD)
     code, out, err = run(*command)
     assert (code, out) == (2, "")
-    assert "with the admin address off there is nobody to ask" in err
+    assert "the admin port is off, so a running gateway cannot be reached" in err
 
 
 def test_somebody_else_answers_on_the_admin_address(run: Run) -> None:
@@ -355,7 +359,7 @@ def test_somebody_else_answers_on_the_admin_address(run: Run) -> None:
         finally:
             server.shutdown()
     assert (code, out) == (1, "")
-    assert ": it answers with 501 unsupported method ('get'); is it running, or is --admin another?\n" in err
+    assert ": found status 501 unsupported method ('get'); is the gateway running, or" in err
 
 
 def test_a_file_and_a_folder_that_may_not_be_read(run: Run, tmp_path: Path) -> None:
@@ -417,7 +421,7 @@ def test_a_click_error_that_is_no_usage_error_is_one_line(
     def broken() -> None:
         raise click.ClickException("It broke.\nBadly.")
 
-    monkeypatch.setattr("passerelle.cli.config.check", broken)
+    monkeypatch.setattr("passerelle.cli.check.check", broken)
     with pytest.raises(SystemExit) as ended:
         main(["check"])
     assert ended.value.code == 1
@@ -429,7 +433,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("passerelle.cli.config.check", interrupted)
+    monkeypatch.setattr("passerelle.cli.check.check", interrupted)
     with pytest.raises(SystemExit) as ended:
         main(["check"])
     assert ended.value.code == 130
@@ -483,6 +487,23 @@ def test_every_lazy_command_is_there() -> None:
             assert command is not None
             assert command.name == name
             assert command.get_short_help_str(200)
+
+
+def test_every_command_is_documented() -> None:
+    page = (ROOT / "docs/reference/cli.md").read_text("utf-8")
+    summary = re.findall(r"^passerelle ([a-z]+)", page.partition("```\n")[2].partition("```\n")[0], re.MULTILINE)
+    assert sorted(summary) == sorted(COMMANDS)
+    assert sorted(re.findall(r"^## ([a-z]+)$", page, re.MULTILINE)) == sorted(COMMANDS)
+
+
+def test_every_module_with_a_command_is_registered() -> None:
+    modules = [path.stem for path in (ROOT / "src/passerelle/cli").glob("*.py")]
+    commands = [
+        name
+        for name in modules
+        if isinstance(getattr(importlib.import_module(f"passerelle.cli.{name}"), name, None), click.Command)
+    ]
+    assert sorted(commands) == sorted(COMMANDS)
 
 
 def test_python_can_run_the_package() -> None:

@@ -80,7 +80,7 @@ def test_a_server_that_fails_takes_nothing_away(names: Names) -> None:
 
 def test_a_silent_server_is_given_up(names: Names) -> None:
     names.silent = True
-    with pytest.raises(DiscoveryFailed, match=r"no answer within 0\.1 s"):
+    with pytest.raises(DiscoveryFailed, match=r"no response within 0\.1 s"):
         asyncio.run(resolver(names, SHOP, 0.1).look_up())
 
 
@@ -107,14 +107,14 @@ def test_lists(tmp_path: Path, name: str, text: str) -> None:
         ("t.yaml", b"- http://a:1\n- {url: 'http://b:2', url: x}\n", ":2: url: found twice"),
         ("t.yaml", b"- http://a:1\n- [\n", ":3: found the end where a value is needed"),
         ("t.yaml", b"a: 1\n", ":1: found no list"),
-        ("t.yaml", b"- file: other.yaml\n", ":1: allowed here is http://host:port"),
-        ("t.txt", b"http://a:1\ndns+http://b:2\n", ":2: allowed here is http://host:port"),
-        ("t.txt", b"http://a:1\nhttps://b:2\n", ":2: allowed here is http://host:port"),
+        ("t.yaml", b"- file: other.yaml\n", ":1: a target list allows http://host:port only"),
+        ("t.txt", b"http://a:1\ndns+http://b:2\n", ":2: a target list allows http://host:port only"),
+        ("t.txt", b"http://a:1\nhttps://b:2\n", ":2: a target list allows http://host:port only"),
         ("t.txt", b"http://a:1 1 1\n", ":1: found 3 words"),
         ("t.txt", b"http://a:1\nhttp://b:2 0\n", ":2: weight: found 0"),
         ("t.txt", b"http://a:1\n\xff\n", ":2: octet 0xFF is not UTF-8"),
-        ("t.txt", b"# none\n", ": there are no targets in it"),
-        ("t.yaml", b"", ": there are no targets in it"),
+        ("t.txt", b"# none\n", ": found no targets"),
+        ("t.yaml", b"", ": found no targets"),
         ("t.txt", b"#" * (2**20 + 1), ": larger than 1048576 bytes"),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_symbolic_link_that_is_swapped_is_a_change(tmp_path: Path) -> None:
 
 
 def test_the_catalog_keeps_the_last_good_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "LOOK", 0.01)
+    monkeypatch.setattr(catalog, "FILE_INTERVAL", 0.01)
     path = tmp_path / "t.txt"
     path.write_text("http://10.0.0.2:1 2\nhttp://10.0.0.1:1\n")
     text = "services: {s: {targets: ['http://10.0.0.1:1', {file: t.txt}]}}\nroutes: [{path: /, service: s}]"
@@ -163,7 +163,7 @@ def test_the_catalog_keeps_the_last_good_list(tmp_path: Path, monkeypatch: pytes
         async with asyncio.timeout(20):
             while not said:
                 await asyncio.sleep(0.01)
-        assert said[0].startswith(f"{path}:2: url: found 'nonsense'") and said[0].endswith("its last 2 targets stay")
+        assert said[0].startswith(f"{path}:2: url: found 'nonsense'") and said[0].endswith("keeping its last 2 targets")
         assert it.specs("s", config) == first and changed == []
         path.write_text("http://10.0.0.3:1\n")
         async with asyncio.timeout(20):

@@ -56,8 +56,8 @@ def test_the_state_is_in_status_and_metrics(tmp_path: Path, what: str) -> None:
                 check=True,
                 timeout=60,
             )
-            assert "breaker of weak: open in 1 of 1 workers" in shown.stdout
-            assert "limit of plain: 0 of 20 run, 0 wait" in shown.stdout
+            assert "circuit breaker of weak: open in 1 of 1 workers" in shown.stdout
+            assert "concurrency limit of plain: 0 of 20 requests running, 0 waiting" in shown.stdout
             assert running.stop() == 0
     finally:
         upstream.close()

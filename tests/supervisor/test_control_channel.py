@@ -42,12 +42,12 @@ async def broken(message: Message) -> Any:
 def test_questions_answers_errors_and_events() -> None:
     async def check() -> None:
         async with pair({"echo": echo, "broken": broken}) as (client, server, events):
-            answers = await asyncio.gather(*(client.ask("echo", 5, value=n) for n in range(100)))
+            answers = await asyncio.gather(*(client.request("echo", 5, value=n) for n in range(100)))
             assert answers == list(range(100))
             with pytest.raises(ControlError, match="ValueError: no such service"):
-                await client.ask("broken", 5)
+                await client.request("broken", 5)
             with pytest.raises(ControlError, match="unknown operation 'nothing'"):
-                await client.ask("nothing", 5)
+                await client.request("nothing", 5)
             server.send_event("ready", listen="127.0.0.1:1")
             await until(lambda: events)
             assert events == [{"event": "ready", "listen": "127.0.0.1:1"}]
@@ -63,10 +63,10 @@ def test_an_answer_that_does_not_come_is_a_timeout_and_a_late_one_is_ignored() -
 
     async def check() -> None:
         async with pair({"slow": slow, "echo": echo}) as (client, _, _events):
-            with pytest.raises(ControlError, match=r"no answer to slow within 0\.05 s"):
-                await client.ask("slow", 0.05)
+            with pytest.raises(ControlError, match=r"no reply to slow within 0\.05 s"):
+                await client.request("slow", 0.05)
             gate.set()
-            assert await client.ask("echo", 5, value="next") == "next"
+            assert await client.request("echo", 5, value="next") == "next"
 
     run(check())
 
@@ -76,14 +76,14 @@ def test_a_worker_that_goes_fails_every_open_question_and_every_later_one() -> N
         ours, theirs = socket.socketpair()
         client = ControlClient(*await control_channel.open_channel(ours), print)
         task = asyncio.create_task(client.run())
-        question = asyncio.create_task(client.ask("status", 5))
+        question = asyncio.create_task(client.request("status", 5))
         await asyncio.sleep(0)
         theirs.close()
         with pytest.raises(ControlError, match="gone"):
             await question
         await task
         with pytest.raises(ControlError, match="gone"):
-            await client.ask("status", 5)
+            await client.request("status", 5)
 
     run(check())
 

@@ -37,7 +37,7 @@ def test_writing_replacing_deleting_and_links_are_noticed_once_each(tmp_path: Pa
         async def changed() -> None:
             seen.append(path.read_text() if path.exists() else None)
 
-        watching = asyncio.create_task(watch(path, changed, look=0.01, still=0.01))
+        watching = asyncio.create_task(watch(path, changed, interval=0.01, settle=0.01))
         try:
             await until(lambda: seen == ["one"])
             first.write_text("written")
@@ -67,7 +67,7 @@ def test_what_is_still_being_written_is_not_read(tmp_path: Path) -> None:
         async def changed() -> None:
             seen.append(path.read_text())
 
-        watching = asyncio.create_task(watch(path, changed, look=0.001, still=1.0))
+        watching = asyncio.create_task(watch(path, changed, interval=0.001, settle=1.0))
         try:
             await until(lambda: seen == ["0"])
             for number in range(20):
@@ -119,7 +119,7 @@ def test_the_file_is_followed_and_what_is_wrong_with_it_changes_nothing(
         assert problem.startswith("gateway.yaml:5:")
         with command(tmp_path, "status", "--admin", f"127.0.0.1:{running.admin}") as asked:
             assert asked.ended() == 0
-            assert "gateway.yaml as it is now is not in force:\n  gateway.yaml:5:" in asked.text
+            assert "the current contents of gateway.yaml are not in force:\n  gateway.yaml:5:" in asked.text
         file.unlink()
         running.says("cannot read gateway.yaml: No such file or directory", BOUND)
         assert running.get("/") == (200, b"2")
@@ -182,4 +182,4 @@ def test_what_a_worker_cannot_use_is_taken_back_in_all_of_them(tmp_path: Path, u
 def test_only_a_file_can_be_followed(tmp_path: Path) -> None:
     with command(tmp_path, "up", "--watch", "/dev/null") as running:
         assert running.ended() == 2
-        assert "--watch needs a file, and /dev/null is none" in running.text
+        assert "--watch needs a regular file, and /dev/null is not one" in running.text

@@ -31,13 +31,13 @@ async def server(handler: Handler) -> AsyncIterator[int]:
     [
         (b"HTTP/1.1 200 OK\r\n\r\nfine", ""),
         (b"HTTP/1.0 204 No Content\r\n\r\n", ""),
-        (b"HTTP/1.1 302 Found\r\n\r\n", "answers GET /up?x=1 with 302"),
-        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", "answers GET /up?x=1 with 503"),
-        (b"", "closes without an answer to GET /up?x=1"),
-        (b"HTTP/1.1 2", "closes without an answer to GET /up?x=1"),
-        (b"hello\r\n", "answers GET /up?x=1 with no status line"),
-        (b"HTTP/2 200\r\n", "answers GET /up?x=1 with no status line"),
-        (b"x" * 200_000, "answers GET /up?x=1 with no status line"),
+        (b"HTTP/1.1 302 Found\r\n\r\n", "status 302 for GET /up?x=1"),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", "status 503 for GET /up?x=1"),
+        (b"", "connection closed without a response to GET /up?x=1"),
+        (b"HTTP/1.1 2", "connection closed without a response to GET /up?x=1"),
+        (b"hello\r\n", "response to GET /up?x=1 has no status line"),
+        (b"HTTP/2 200\r\n", "response to GET /up?x=1 has no status line"),
+        (b"x" * 200_000, "response to GET /up?x=1 has no status line"),
     ],
 )
 def test_answers(answer: bytes, problem: str) -> None:
@@ -63,7 +63,7 @@ def test_silence_is_a_timeout() -> None:
 
     async def check() -> None:
         async with server(handler) as port:
-            assert await probe("127.0.0.1", port, "/", 0.1) == "no answer within 0.1 s"
+            assert await probe("127.0.0.1", port, "/", 0.1) == "no response within 0.1 s"
 
     run(check())
 
@@ -84,7 +84,7 @@ def test_without_a_path_a_connection_is_enough_and_nothing_is_sent() -> None:
 
 def test_nobody_there() -> None:
     async def check() -> None:
-        assert await probe("127.0.0.1", ports.free(), None, 2.0) == "refuses connections"
+        assert await probe("127.0.0.1", ports.free(), None, 2.0) == "connection refused"
         assert await probe("no-such-host.invalid", 80, None, 2.0) != ""
 
     run(check())

@@ -42,7 +42,7 @@ def test_a_reader_that_stops_never_blocks_and_what_is_lost_is_counted() -> None:
     output.close()
     os.close(writer)
     rest = read_all(reader)
-    assert rest.endswith(b"lines of output dropped: nobody read them)\nawake again\n")
+    assert rest.endswith(b"lines of output dropped: the reader did not read them)\nawake again\n")
     lost = int(rest[rest.index(b"(") + 1 :].split(b" ", 1)[0])
     assert lost + (taken + len(rest.partition(b"(")[0])) // 100 == 10_000
     os.close(reader)

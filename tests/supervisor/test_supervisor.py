@@ -98,7 +98,7 @@ def test_an_instance_that_freezes_is_not_picked_until_it_answers_again(supervise
             assert await running.seen() == ["s-2"]
             status = await running.supervisor.status()
             assert status["services"]["s"]["up"] == 1
-            assert status["services"]["s"]["instances"][0]["problem"] == "no answer within 0.2 s"
+            assert status["services"]["s"]["instances"][0]["problem"] == "no response within 0.2 s"
             os.kill(process.pid, signal.SIGCONT)
             await until(lambda: running.supervisor.fleet.instances[0].state.value == "up")
             assert await running.seen() == ["s-1", "s-2"]
@@ -131,8 +131,8 @@ routes: [{path: /, service: s}]
     async def check() -> None:
         async with supervised(config, start_limit=0.3) as running:
             await running.started()
-            assert "refuses connections; it receives requests as soon as it is up" in running.text
-            assert "s: no instance is up; requests for it get 503 until one is" in running.text
+            assert "connection refused; it receives requests as soon as it is up" in running.text
+            assert "s: no instance is up; requests to it get 503 until one is" in running.text
             assert running.supervisor.fleet.instances[0].state.value == "starting"
             (tmp_path / "ready").touch()
             await until(lambda: running.supervisor.fleet.instances[0].state.value == "up")
@@ -144,7 +144,7 @@ routes: [{path: /, service: s}]
 
 def test_a_worker_that_hangs_is_replaced(supervised: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "_SNAPSHOT_INTERVAL", 0.1)
-    monkeypatch.setattr(worker_module, "_ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr(worker_module, "_REPLY_LIMIT", 0.2)
     monkeypatch.setattr(worker_module, "_SILENCE_LIMIT", 0.5)
 
     async def check() -> None:
@@ -154,7 +154,7 @@ def test_a_worker_that_hangs_is_replaced(supervised: Callable[..., Any], monkeyp
             hanging = worker.process.pid
             os.kill(hanging, signal.SIGSTOP)
             await until(lambda: worker.restarts == 1 and worker.up_since is not None, 20, what=lambda: running.text)
-            assert "gateway has not answered for 0.5 s and was ended" in running.text
+            assert "gateway did not reply for 0.5 s and was killed" in running.text
             assert hanging not in alive(running.mark)
             assert await running.seen() == ["s-1", "s-2"]
 

@@ -208,7 +208,7 @@ routes:
         assert last[2] == "passerelle |     no database"
         assert text.count("the last lines of bad-1") == 1
         assert "passerelle | missing-1 no such command: no-such-command after" in text
-        assert "bad: no instance is up; requests for it get 503 until one is" in text
+        assert "bad: no instance is up; requests to it get 503 until one is" in text
         assert running.get("/good/")[0] == 200
         assert running.get("/bad")[0] == 503
         assert running.get("/missing")[0] == 503
@@ -340,8 +340,8 @@ def test_proxy_needs_no_file_and_balances(tmp_path: Path, files: Up) -> None:
         listed = proxy.instances("upstream")
         assert [f"http://{i['address']}" for i in listed] == urls
         assert [i["state"] for i in listed] == ["up", "up", "up", "down"]
-        assert listed[3]["problem"] == "refuses connections"
-        assert re.search(r"upstream-4 +down +127\.0\.0\.1:1 +refuses connections\n", proxy.text)
+        assert listed[3]["problem"] == "connection refused"
+        assert re.search(r"upstream-4 +down +127\.0\.0\.1:1 +connection refused\n", proxy.text)
         assert proxy.stop() == 0
 
 
@@ -376,7 +376,7 @@ def test_gateway_refuses_services_that_it_would_have_to_start(tmp_path: Path) ->
     with command(tmp_path, "gateway", "gateway.yaml") as running:
         assert running.ended() == 1
         assert running.text == (
-            "gateway.yaml: these services have app or run, but `passerelle gateway` starts none: files; "
+            "gateway.yaml: `passerelle gateway` does not start services with app or run: files; "
             "give them targets, or use `passerelle up`\n"
         )
 
@@ -404,8 +404,8 @@ def test_status_says_that_nobody_answers(tmp_path: Path) -> None:
     with command(tmp_path, "status", "--admin", "127.0.0.1:1") as running:
         assert running.ended() == 1
         assert running.text == (
-            "no passerelle answers on the admin address 127.0.0.1:1: connection refused; "
-            "is it running, or is --admin another?\n"
+            "no response from a gateway at the admin address 127.0.0.1:1: connection refused; "
+            "is the gateway running, or does it have another address (--admin)?\n"
         )
 
 

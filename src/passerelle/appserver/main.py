@@ -2,10 +2,11 @@
 
 ``python -m passerelle.appserver.main MODULE:ATTR --host 127.0.0.1 --port N [--interface wsgi|asgi|auto]``
 
-There is no process beside it, so its signals and exit code are the instance's own: SIGTERM or SIGINT lets running
-requests end within ``GRACE`` seconds and exits 0 (1 if a WSGI application's were cut off); exit 2 means that there is
-no such application. WSGI applications are served by :mod:`passerelle.appserver.server`, ASGI ones by uvicorn:
-docs/decisions/002-application-server.md says why.
+The instance is this one process, so its signals and exit code are those of the instance. On SIGTERM or SIGINT, running
+requests have ``GRACE`` seconds to finish. The exit code is then 0, or 1 if requests of a WSGI application were aborted.
+Exit code 2 means that the application does not exist. WSGI applications are served by
+:mod:`passerelle.appserver.server`, ASGI applications by uvicorn; docs/decisions/002-application-server.md has the
+reasons.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _BACKLOG = 512
 
 
 class AppLoadError(Exception):
-    """There is no such application; the text says what is missing."""
+    """The application does not exist. The text names what is missing."""
 
 
 def command(app: str, host: str, port: int, interface: str = "auto") -> list[str]:
@@ -43,11 +44,11 @@ def command(app: str, host: str, port: int, interface: str = "auto") -> list[str
 
 
 def load(app: str) -> Any:
-    """Return the application that ``app`` (``module:attribute``, the attribute may have dots) names.
+    """Return the application ``app``, of the form ``module:attribute``; the attribute may have dots.
 
     Raises:
-        AppLoadError: the text is not of that form, or the module, the attribute or something callable there is missing.
-        Exception: whatever the module itself raises when it is imported.
+        AppLoadError: ``app`` has another form, does not exist, or is not callable.
+        Exception: what the module raises when it is imported.
     """
     module, _, attribute = app.partition(":")
     if not module or not attribute:
@@ -55,7 +56,7 @@ def load(app: str) -> Any:
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # One that the module itself imports is its own error, with its own traceback.
+        # If an import inside the module fails, its traceback is more useful.
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise AppLoadError(f"there is no module {error.name!r} in {os.getcwd()} or on the Python path") from None
@@ -70,10 +71,10 @@ def load(app: str) -> Any:
 
 
 def detect(application: Any) -> str:
-    """Tell ``asgi`` from ``wsgi``.
+    """Return ``asgi`` or ``wsgi``, the interface of ``application``.
 
-    ASGI is a coroutine function, an object whose ``__call__`` is one (Starlette, FastAPI, Quart, Django), or a callable
-    of three positional arguments or a class of one (ASGI 2); a WSGI application takes two.
+    An ASGI application is a coroutine function, an object whose ``__call__`` is one (Starlette, FastAPI, Quart,
+    Django), a callable with three positional arguments, or a class with one (ASGI 2). A WSGI application has two.
     """
     call = application if inspect.isroutine(application) or inspect.isclass(application) else application.__call__
     if inspect.iscoroutinefunction(inspect.unwrap(call)):
@@ -83,7 +84,7 @@ def detect(application: Any) -> str:
     except TypeError:
         return "asgi"
     except ValueError:
-        pass  # written in C, without a signature
+        pass  # a callable in C without a signature
     return "wsgi"
 
 
@@ -94,7 +95,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve_wsgi(application: Any, sock: socket.socket, threads: int) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code."""
+    """Serve until SIGTERM or SIGINT. Return the exit code."""
     import uvloop
 
     from passerelle.appserver.server import WsgiServer
@@ -118,7 +119,7 @@ def serve_wsgi(application: Any, sock: socket.socket, threads: int) -> int:
 
 
 def serve_asgi(application: Any, sock: socket.socket) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code."""
+    """Serve until SIGTERM or SIGINT. Return the exit code."""
     import uvicorn
 
     from passerelle.appserver.server import IDLE_TIMEOUT
@@ -138,8 +139,8 @@ def serve_asgi(application: Any, sock: socket.socket) -> int:
     def stop(_number: int, _frame: object) -> None:
         server.should_exit = True
 
-    # For a signal before uvicorn's own handlers are there; and after an orderly stop it raises the signal that stopped
-    # it once more, which must not look like a death by that signal.
+    # These handlers serve for a signal before uvicorn installs its own, and after an orderly stop: uvicorn then raises
+    # the signal again, which must not end the process.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     server.run(sockets=[sock])
@@ -147,20 +148,22 @@ def serve_asgi(application: Any, sock: socket.socket) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT, or until the parent process is gone; return the exit code."""
+    """Serve until SIGTERM or SIGINT, or until the parent process is gone. Return the exit code."""
     parser = argparse.ArgumentParser(prog="passerelle.appserver.main", description="Serve one application.")
     parser.add_argument("app", metavar="MODULE:ATTR", help="a WSGI or ASGI application, such as users:app")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--interface", choices=INTERFACES, default="auto")
-    parser.add_argument("--threads", type=int, default=4, help="how many requests run at once (WSGI only)")
+    parser.add_argument(
+        "--threads", type=int, default=4, help="number of requests that run at the same time (WSGI only)"
+    )
     options = parser.parse_args(arguments)
     if options.threads < 1:
         parser.error("argument --threads: must be at least 1")
 
     linux.die_with_parent(os.getppid(), signal.SIGTERM)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # What the application prints is read line by line, by whoever started this process.
+        # The parent process reads the output line by line.
         sys.stdout.reconfigure(line_buffering=True)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     sys.path.insert(0, os.getcwd())
@@ -172,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _fail(1, f"{options.app!r} cannot be imported: {error!r}")
     interface = detect(application) if options.interface == "auto" else options.interface
-    # Bound only now: a port that accepts connections is an instance that answers.
+    # Bound only now, so that the port accepts connections once the application is loaded.
     try:
         sock = listen(options.host, options.port)
     except (OSError, OverflowError) as error:

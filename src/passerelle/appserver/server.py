@@ -1,8 +1,8 @@
-"""An HTTP/1.1 server for one WSGI application in one process: an event loop for sockets, a few threads for the calls.
+"""An HTTP/1.1 server for one WSGI application in one process: an event loop for sockets, a few threads for calls.
 
-Why not one of the known ones: docs/decisions/002-application-server.md. Whole requests only go to the threads, so a
-slow upload never holds one; an answer of up to ``_WINDOW`` bytes leaves its thread at once, so a slow download does not
-either. Requests are parsed by httptools (llhttp, in its strict mode).
+docs/decisions/002-application-server.md has the reasons for a server of its own. Threads get complete requests only, so
+a slow upload does not occupy a thread. A response of up to ``_WINDOW`` bytes leaves its thread at once, so a slow
+download does not occupy it either. httptools (llhttp in strict mode) parses requests.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ import httptools
 from passerelle.appserver import wsgi
 
 THREADS = 4
-IDLE_TIMEOUT = 75.0  # seconds; far above the 4 s for which the gateway keeps an idle connection, so it closes first
+# Seconds. The gateway keeps an idle connection for 4 s, so it closes connections first.
+IDLE_TIMEOUT = 75.0
 READ_TIMEOUT = 30.0  # seconds without a byte in the middle of a request
-WRITE_TIMEOUT = 300.0  # seconds without a byte taken of a long answer; the gateway's own limits are shorter
-_SWEEP = 1.0  # seconds between two looks for connections that have timed out
-_HEAD_LIMIT = 64 * 1024  # bytes; twice what the gateway lets through by default
-_SPOOL = 256 * 1024  # bytes of a body kept in memory; more goes to a temporary file
-_WINDOW = 256 * 1024  # bytes of an answer that may wait for the client
+WRITE_TIMEOUT = 300.0  # seconds in which the client reads no byte of a response; the limits of the gateway are shorter
+_SWEEP = 1.0  # seconds between two checks for connections that have timed out
+_HEAD_LIMIT = 64 * 1024  # bytes; twice the default limit of the gateway
+_SPOOL = 256 * 1024  # bytes of a body in memory; a longer body goes to a temporary file
+_WINDOW = 256 * 1024  # bytes of a response that may wait for the client
 _BACKLOG = 512
 
 _REFUSALS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
 class WsgiServer:
-    """Serves ``application`` at the listening ``sock``. Made and used in a running event loop."""
+    """Serves ``application`` on the listening ``sock``. To be created and used in a running event loop."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class WsgiServer:
         self.read_timeout = read_timeout
         self.write_timeout = write_timeout
         self.connections: set[WsgiConnection] = set()
-        self.emptied = asyncio.Event()  # the last connection ended while stopping
+        self.emptied = asyncio.Event()  # the last connection has ended during the stop
         self._application = application
         self._sock = sock
         self._jobs: queue.SimpleQueue[tuple[wsgi.Environ, WsgiConnection, bool] | None] = queue.SimpleQueue()
@@ -65,14 +66,14 @@ class WsgiServer:
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Begin to accept connections."""
+        """Start to accept connections."""
         for thread in self._threads:
             thread.start()
         self._listener = await self.loop.create_server(lambda: WsgiConnection(self), sock=self._sock, backlog=_BACKLOG)
         self._sweep()
 
     async def stop(self, grace: float) -> bool:
-        """Accept nothing more, let what has begun end within ``grace`` seconds, and tell whether all of it did."""
+        """Accept no more connections, and return whether all requests have finished within ``grace`` seconds."""
         assert self._listener is not None and self._sweeper is not None
         self.stopping = True
         self._listener.close()
@@ -82,21 +83,21 @@ class WsgiServer:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.emptied.wait(), grace)
         self._sweeper.cancel()
-        whole = not self.connections
+        finished = not self.connections
         for connection in list(self.connections):
             connection.abort()
         for _ in self._threads:
             self._jobs.put(None)
-        return whole
+        return finished
 
     def join(self, timeout: float) -> None:
-        """Wait for what applications still do after their last answers, ``timeout`` seconds at most."""
+        """Wait for the work of the application after its last responses, for at most ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def call(self, environ: wsgi.Environ, connection: WsgiConnection, keep: bool) -> None:
-        """Have a thread answer the request."""
+        """Queue a request for the threads."""
         self._jobs.put((environ, connection, keep))
 
     def _work(self) -> None:
@@ -104,7 +105,7 @@ class WsgiServer:
         while (job := jobs.get()) is not None:
             environ, connection, keep = job
             wsgi.run(application, environ, connection, keep)
-            # Until the next job comes, the last one's objects must not live on.
+            # Free the objects of this job before the wait for the next one.
             del job, environ, connection
 
     def _sweep(self) -> None:
@@ -115,7 +116,7 @@ class WsgiServer:
 
 
 class WsgiConnection(asyncio.Protocol):
-    """One client connection: requests in, in order, one at a time; answers out."""
+    """A client connection. Its requests are handled one at a time, in order."""
 
     def __init__(self, server: WsgiServer) -> None:
         self._server = server
@@ -124,8 +125,8 @@ class WsgiConnection(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._peer = ""
         self._gone = False
-        self._touched = 0.0  # the loop's time of the last byte from the client or the last answer
-        # The request being read:
+        self._touched = 0.0  # time of the loop of the last byte from the client or the last response
+        # The request that is being read:
         self._reading = False
         self._in_head = True
         self._head_size = 0
@@ -133,20 +134,20 @@ class WsgiConnection(asyncio.Protocol):
         self._fields: list[tuple[bytes, bytes]] = []
         self._body: IO[bytes] | None = None
         self._body_size = 0
-        # The request being answered, and whole ones behind it:
+        # The request that is being handled, and complete ones behind it:
         self._busy = False
         self._waiting: deque[tuple[wsgi.Environ, bool]] = deque()
-        self._held = False  # reading waits for the answers
-        self._last = False  # nothing more is read
-        self._paused = False  # the transport holds more than _WINDOW bytes
+        self._held = False  # reading is paused until the responses are sent
+        self._last = False  # no more requests are read
+        self._paused = False  # the transport has more than _WINDOW unsent bytes
         self._ahead = 0  # bytes that the thread has sent since it last waited for the client
         self._writable: Callable[[], None] | None = None
         self._unsent = -1  # bytes in the transport at the last check
 
-    # asyncio's callbacks
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Register the connection."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WINDOW)
         peer = transport.get_extra_info("peername")
@@ -157,7 +158,7 @@ class WsgiConnection(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """Parse; a request that cannot be read is refused and ends the connection."""
+        """Parse ``data``. An invalid request is rejected and ends the connection."""
         if self._last:
             return
         self._touched = self._loop.time()
@@ -166,7 +167,7 @@ class WsgiConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # No protocol is switched to: the request is answered as it stands, and what follows is not HTTP.
+            # The protocol is not switched: the request is handled without the upgrade, and no more is read.
             self._last = True
         except httptools.HttpParserError:
             self._refuse(400)
@@ -175,12 +176,12 @@ class WsgiConnection(asyncio.Protocol):
             self._refuse(431)
 
     def eof_received(self) -> bool:
-        """Read no more; True keeps the connection open for the answer that a client waits for."""
+        """Read no more requests. True keeps the connection open for a pending response."""
         self._last = True
         return self._busy
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Free what is held, also a thread that waits for the client."""
+        """Free the resources of the connection, and release a thread that waits for the client."""
         self._gone = True
         self.resume_writing()
         self._waiting.clear()
@@ -192,48 +193,48 @@ class WsgiConnection(asyncio.Protocol):
             server.emptied.set()
 
     def pause_writing(self) -> None:
-        """Note that more than ``_WINDOW`` bytes wait for the client."""
+        """Record that more than ``_WINDOW`` bytes wait for the client."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Let a thread that waits for the client go on."""
+        """Release a thread that waits for the client."""
         self._paused = False
         if self._writable is not None:
             self._writable()
             self._writable = None
 
-    # the parser's callbacks
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Start a request."""
         self._reading = True
         self._target = b""
         self._fields = []
 
     def on_url(self, url: bytes) -> None:
-        """Take a piece of the request target."""
+        """Append to the request target."""
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field."""
+        """Add a header field."""
         self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Ask for the body if the client waits to be asked (RFC 9110, section 10.1.1)."""
+        """Send 100 (Continue) if the client expects it (RFC 9110, section 10.1.1)."""
         self._in_head = False
         expected = any(name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in self._fields)
         if expected and not self._busy:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
+        """Append to the body."""
         if self._body is None:
             self._body = tempfile.SpooledTemporaryFile(_SPOOL)  # noqa: SIM115 - closed by wsgi.run or connection_lost
         self._body.write(body)
         self._body_size += len(body)
 
     def on_message_complete(self) -> None:
-        """Hand the request over, or keep it until those before it are answered."""
+        """Start the request, or queue it behind earlier ones."""
         parser = self._parser
         environ = wsgi.environ_of(
             self._server.base,
@@ -260,10 +261,10 @@ class WsgiConnection(asyncio.Protocol):
         else:
             self._start(environ, keep)
 
-    # the answer: send and finish are called by a worker thread, all else by the loop
+    # The response: a worker thread calls send and finish; the event loop calls everything else
 
     def send(self, data: bytes) -> bool:
-        """See :class:`passerelle.appserver.wsgi.Sink`."""
+        """Implement :class:`passerelle.appserver.wsgi.ResponseSink`."""
         if self._gone:
             return False
         self._post(self._write, data)
@@ -276,14 +277,14 @@ class WsgiConnection(asyncio.Protocol):
         return not self._gone
 
     def finish(self, data: bytes, keep: bool) -> None:
-        """See :class:`passerelle.appserver.wsgi.Sink`."""
+        """Implement :class:`passerelle.appserver.wsgi.ResponseSink`."""
         self._post(self._finish, data, keep)
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, *arguments)
         except RuntimeError:
-            # The loop is closed: the instance has stopped without waiting for this answer.
+            # The loop is closed: the instance has stopped without this response.
             self._gone = True
             if callback == self._when_writable:
                 cast(Callable[[], None], arguments[0])()
@@ -320,7 +321,7 @@ class WsgiConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _refuse(self, status: int) -> None:
-        """Answer a request that cannot be read, and read no more; answers that are under way go first."""
+        """Reject an invalid request and read no more. A response in progress is finished instead."""
         self._last = True
         if self._busy:
             return
@@ -330,19 +331,19 @@ class WsgiConnection(asyncio.Protocol):
         self._transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
         self._transport.close()
 
-    # what the server asks
+    # Called by the server
 
     def close_if_idle(self) -> None:
-        """Close, unless a request is being read or answered."""
+        """Close the connection, unless a request is being read or handled."""
         if not self._busy and not self._reading:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once, whatever is under way."""
+        """Close the connection at once, even during a request."""
         self._transport.abort()
 
     def check(self, now: float) -> None:
-        """End the connection if it has timed out at ``now``, a time of the loop."""
+        """Close the connection if it has timed out at ``now``, a time of the loop."""
         waited = now - self._touched
         if self._writable is not None:
             unsent = self._transport.get_write_buffer_size()

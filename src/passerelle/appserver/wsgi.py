@@ -1,6 +1,6 @@
-"""One call of a WSGI application (PEP 3333): its environ from a request, its answer to bytes. Runs in a worker thread.
+"""One call of a WSGI application (PEP 3333): from a request to its environ, and from its response to bytes.
 
-The connection is a :class:`ResponseSink`; nothing here knows of sockets or event loops.
+It runs in a worker thread. The connection is a :class:`ResponseSink`; sockets and event loops are not used here.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ log = logging.getLogger("passerelle.appserver")
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-# Fields of one connection, which PEP 3333 forbids to applications (RFC 9110, section 7.6.1).
+# Header fields of the connection, which PEP 3333 forbids to applications (RFC 9110, section 7.6.1).
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _STATUS = re.compile(r"[2-5][0-9][0-9](?: .*)?")
 _ERROR = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
-_NAMES_KEPT = 1000  # a client may invent names without end; the memo of their environ keys stays small
+_NAMES_KEPT = 1000  # bounds the memos of names, because clients may send any names
 
 _keys: dict[bytes, str] = {}
 _date = (0, "")
 
 
 class ResponseSink(Protocol):
-    """Where an answer goes. Both methods are called from the worker thread."""
+    """The destination of a response. Both methods are called from the worker thread."""
 
     def send(self, data: bytes) -> bool:
-        """Take the next bytes of an answer that goes on, at the client's pace. False: the client is gone."""
+        """Send the next bytes of a response; may block for a slow client. Returns False if the client is gone."""
         ...
 
     def finish(self, data: bytes, keep: bool) -> None:
-        """Take the last bytes of an answer. ``keep`` says whether the connection may carry another request."""
+        """Send the last bytes of a response. ``keep``: the connection may carry another request."""
         ...
 
 
 def base_environ(host: str, port: int) -> Environ:
-    """Return what the environ of every request at ``host:port`` starts from."""
+    """Return the part of the environ that is the same for all requests at ``host:port``."""
     return {
         "SCRIPT_NAME": "",
         "SERVER_NAME": host,
@@ -58,7 +58,7 @@ def base_environ(host: str, port: int) -> Environ:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
-        # The body is complete before the application is called, so reading it to its end is safe.
+        # The body is complete before the application is called, so the application can read it to the end.
         "wsgi.input_terminated": True,
     }
 
@@ -68,7 +68,8 @@ def environ_of(
 ) -> Environ:
     """Return the environ of a request without a body; ``version`` is ``1.0`` or ``1.1``.
 
-    Field names with an underscore are dropped: ``X_User`` would pass for the ``X-User`` that the gateway sets.
+    Header fields with an underscore in their name are dropped, because ``X_User`` would have the same environ key as
+    the ``X-User`` that the gateway sets.
     """
     environ = dict(base)
     uri = target.decode("latin-1")
@@ -93,14 +94,14 @@ def environ_of(
             text = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
         environ[key] = text
     scheme = environ.get("HTTP_X_FORWARDED_PROTO")
-    # From this machine only the gateway connects, and it lets no client write this field.
+    # Connections from this machine are those of the gateway, which does not forward this field from clients.
     if scheme in ("http", "https") and (peer.startswith("127.") or peer == "::1"):
         environ["wsgi.url_scheme"] = scheme
     return environ
 
 
 def add_body(environ: Environ, body: IO[bytes], length: int) -> None:
-    """Give ``environ`` the whole ``body`` of ``length`` bytes; how it was framed on the wire no longer matters."""
+    """Add the complete ``body`` of ``length`` bytes to ``environ``, without regard to its framing in the request."""
     environ["wsgi.input"] = body
     environ["CONTENT_LENGTH"] = str(length)
 
@@ -119,27 +120,27 @@ def _key(name: bytes) -> str:
 
 
 def run(application: Application, environ: Environ, sink: ResponseSink, keep: bool) -> None:
-    """Call ``application`` and send its answer to ``sink``; whatever it raises is logged, and answered with 500."""
-    answer = WsgiResponse(environ, sink, keep)
-    body = environ["wsgi.input"]  # middleware may put its own in its place
+    """Call ``application`` and send its response to ``sink``. An exception is logged, and the response is 500."""
+    response = WsgiResponse(environ, sink, keep)
+    body = environ["wsgi.input"]  # middleware may replace it in the environ
     try:
-        result = application(environ, answer.start)
+        result = application(environ, response.start)
         try:
-            answer.write_all(result)
+            response.write_all(result)
         finally:
             close = getattr(result, "close", None)
             if close is not None:
                 close()
-    # SystemExit too: one request does not end the instance.
+    # Includes SystemExit: a request must not end the instance.
     except BaseException:
         log.exception("%s %s failed", environ.get("REQUEST_METHOD"), environ.get("PATH_INFO"))
-        answer.fail()
+        response.fail()
     finally:
         body.close()
 
 
 class WsgiResponse:
-    """The server's half of one WSGI call. ``keep``: the request allows another one on its connection."""
+    """The server side of one WSGI call. ``keep``: the request allows another one on its connection."""
 
     __slots__ = (
         "_bodiless",
@@ -162,14 +163,14 @@ class WsgiResponse:
         self._keep = keep
         self._status = ""  # set by start
         self._fields: list[tuple[str, str]] = []
-        self._head: bytes | None = None  # made with the first bytes of the body, then empty once it is sent
-        self._left: int | None = None  # bytes of the body still to come, where Content-Length tells
+        self._head: bytes | None = None  # created with the first bytes of the body, empty once it is sent
+        self._left: int | None = None  # remaining bytes of the body, if its length is known
         self._bodiless = False
         self._chunked = False
         self._done = False
 
     def start(self, status: str, fields: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-        """Be the ``start_response`` of PEP 3333."""
+        """Implement ``start_response`` of PEP 3333."""
         if exc_info is not None:
             try:
                 if self._head is not None:
@@ -183,9 +184,9 @@ class WsgiResponse:
         return self.write
 
     def write_all(self, result: Iterable[bytes]) -> None:
-        """Send the application's body to its end."""
+        """Send the whole body of the application."""
         if isinstance(result, list | tuple):
-            # Known as a whole, so its length is too.
+            # The length of the body is known, because all of it is.
             body = b"".join(result)
             if self._head is None and self._status:
                 self._begin(len(body))
@@ -197,13 +198,13 @@ class WsgiResponse:
         self._end()
 
     def write(self, chunk: bytes) -> bool:
-        """Send ``chunk``. False says that nobody wants more of this body."""
+        """Send ``chunk``. Returns False if no more of the body is needed."""
         if not isinstance(chunk, bytes):
-            raise TypeError(f"a body is made of bytes, not {type(chunk).__name__}")
+            raise TypeError(f"a body consists of bytes, not {type(chunk).__name__}")
         if not chunk:
             return True
         if self._done:
-            # The client has its whole answer; what the application does after its last byte is still done.
+            # The response is complete, but the application may still have work to do in its iterator.
             return not self._bodiless
         if self._head is None:
             self._begin(None)
@@ -212,7 +213,7 @@ class WsgiResponse:
             return False
         if self._left is not None:
             if len(chunk) > self._left:
-                log.error("the body is longer than its Content-Length: cut")
+                log.error("the body is longer than its Content-Length; truncated")
                 chunk = chunk[: self._left]
             self._left -= len(chunk)
             if not self._left:
@@ -224,7 +225,7 @@ class WsgiResponse:
         return self._sink.send(head + chunk if head else chunk)
 
     def fail(self) -> None:
-        """Answer 500, or break the answer off if it has begun: the client must not take it for a whole one."""
+        """Send 500, or abort a response that has begun, so that the client does not take it for a complete one."""
         if self._done:
             return
         if self._head:
@@ -247,7 +248,7 @@ class WsgiResponse:
             self._finish(b"0\r\n\r\n", keep=True)
         else:
             if self._left:
-                log.error("the body ended %d bytes before its Content-Length", self._left)
+                log.error("the body is %d bytes shorter than its Content-Length", self._left)
             self._finish(b"", keep=False)
 
     def _finish(self, data: bytes, *, keep: bool) -> None:
@@ -256,7 +257,7 @@ class WsgiResponse:
         self._sink.finish(head + data if head else data, keep and self._keep)
 
     def _begin(self, length: int | None) -> None:
-        """Make the head. ``length`` is the body's where it is known without a Content-Length."""
+        """Create the head. ``length`` is that of the body, if it is known without a Content-Length."""
         status = self._status
         if not status:
             raise RuntimeError("the application did not call start_response")
@@ -296,21 +297,21 @@ class WsgiResponse:
                 self._chunked = True
                 lines.append("Transfer-Encoding: chunked")
             else:
-                self._keep = False  # the end of the connection is the end of the body
+                self._keep = False  # the body ends with the connection
         if not self._keep:
             lines.append("Connection: close")
         elif self._old:
             lines.append("Connection: keep-alive")
         lines.append("\r\n")
         text = "\r\n".join(lines)
-        # One look for what would let a value of the application's end its field and begin another.
+        # One check for values of the application that would end a header field and begin another.
         if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
-            raise ValueError("a line break or NUL in the status or a field")
+            raise ValueError("a line break or NUL in the status or a header field")
         self._head = text.encode("latin-1")
 
 
-# Names of fields and status lines as applications write them: few, and checked once. The roles are plain integers
-# because comparing three members of an enumeration for each field would take longer than all else here.
+# Field names and status lines that applications use: few, and checked once. The roles are plain integers, because
+# comparing members of an enumeration for each field would take longer than everything else here.
 _PLAIN, _LENGTH, _DATE, _HOP = 1, 2, 3, 4
 _roles: dict[str, int] = {}
 _statuses: set[str] = set()

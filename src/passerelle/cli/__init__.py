@@ -1,1 +1,1 @@
-"""The commands of ``passerelle``."""
+"""The commands of ``passerelle``: one module for each, listed in :data:`passerelle.cli.main.COMMANDS`."""

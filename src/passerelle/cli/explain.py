@@ -1,6 +1,6 @@
-"""``passerelle explain``: which route answers a request, what the service sees, and why not the other routes.
+"""``passerelle explain``: show which route a request matches, what the service sees, and why other routes do not match.
 
-The answer is computed by the gateway's own router; the reasons beside it are found by comparing each route alone.
+The router of the gateway finds the route. The reasons are found by comparing the request with each route alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _URL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ExplainedRequest:
-    """A request, as far as routing looks at it."""
+    """The properties of a request that routing uses."""
 
     host: bytes
     method: bytes
@@ -35,17 +35,17 @@ class ExplainedRequest:
     length: int | None
 
 
-@click.command(options_metavar="[OPTIONS]")
+@click.command(options_metavar="[OPTIONS]", short_help="Show which route a request matches.")
 @click.argument("arguments", nargs=-1, required=True, metavar="[CONFIG] METHOD URL")
 @click.option(
     "-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header field of the request."
 )
 @json_option
 def explain(arguments: tuple[str, ...], headers: tuple[str, ...], as_json: bool) -> None:
-    """Say which route answers METHOD URL, and why not the others.
+    """Show which route the request METHOD URL matches, and why the others do not.
 
-    URL is a path, or http://host/path. Of the header fields, Host and Content-Length decide something. Nothing is
-    sent anywhere. Exit 0 if a route answers, 1 if the gateway refuses.
+    URL is a path, or http://host/path. Of the header fields, only Host and Content-Length matter. Nothing is sent. The
+    exit code is 0 if a route matches, and 1 if the gateway rejects the request.
 
     \b
     Examples:
@@ -68,8 +68,8 @@ def explain(arguments: tuple[str, ...], headers: tuple[str, ...], as_json: bool)
 
 def _request(method: str, url: str, headers: tuple[str, ...]) -> ExplainedRequest:
     if not _METHOD(method):
-        capitals = f"; did you mean {method.upper()}?" if _METHOD(method.upper()) else ""
-        raise click.UsageError(f"found the method {method!r}; methods are written in capitals{capitals}")
+        upper = f"; did you mean {method.upper()}?" if _METHOD(method.upper()) else ""
+        raise click.UsageError(f"found the method {method!r}; allowed is a method in upper case{upper}")
     parts = _URL(url)
     assert parts is not None
     if parts["scheme"] is not None and parts["scheme"].lower() not in ("http", "https"):
@@ -93,7 +93,7 @@ def _request(method: str, url: str, headers: tuple[str, ...]) -> ExplainedReques
 
 
 def _octets(text: str) -> bytes:
-    """An argument as it stood on the command line, even where that was no UTF-8."""
+    """Return the octets of an argument as given on the command line, which may not be UTF-8."""
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -102,7 +102,7 @@ def _shown(octets: bytes) -> str:
 
 
 def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
-    """Everything that is said about a request, JSON-able. ``status`` is None if a route answers, else the refusal's."""
+    """Explain a request, as JSON-able values. ``status`` is None unless the gateway rejects the request."""
     from passerelle.config import rules
     from passerelle.errors import Failure, Kind
     from passerelle.routing.router import Router, canonical_path, normal_host
@@ -181,13 +181,13 @@ def _route(
 def _others(
     config: Config, table: list[RouteRule], match: RouteMatch, request: ExplainedRequest, canonical: bytes
 ) -> list[dict[str, str]]:
-    """Each other route and what keeps it from answering, the nearest to answering first."""
+    """Return the other routes, each with the reason why it does not match, the closest to matching first."""
     winner = next((rule for rule in table if rule.value is match.value), None)
     found: list[tuple[tuple[int, int], int, str]] = []
     for index, rule in enumerate(table):
         if rule is not winner:
-            nearness, reason = why_not(rule, winner, request, canonical)
-            found.append((nearness, index, reason))
+            distance, reason = why_not(rule, winner, request, canonical)
+            found.append((distance, index, reason))
     return [
         {"key": f"routes[{index}]", "label": config.routes[index].label, "reason": reason}
         for _, index, reason in sorted(found)
@@ -197,31 +197,34 @@ def _others(
 def why_not(
     rule: RouteRule, winner: RouteRule | None, request: ExplainedRequest, path: bytes
 ) -> tuple[tuple[int, int], str]:
-    """How far ``rule`` is from answering (a sort key), and why it does not; ``winner`` is the rule that does."""
+    """Return how far ``rule`` is from matching (a sort key), and why it does not; ``winner`` is the rule that does."""
     from passerelle.routing.router import normal_host, specificity
 
     host = normal_host(request.host)
     if rule.host is not None and rule.host != host:
         covered = rule.host.startswith(b"*.") and host.endswith(rule.host[1:])
         if not covered:
-            return (2, 0), f"host: it is for {rule.host.decode()}, not {_shown(host) or 'a request without host'}"
+            return (
+                2,
+                0,
+            ), f"host: the route is for {rule.host.decode()}, not {_shown(host) or 'a request without host'}"
     fitting, reason = _path_reason(rule.pattern, path)
     if reason:
         return (3, -fitting), f"path: {reason}"
-    if rule.methods is not None and not _takes(rule.methods, request.method):
-        return (1, 0), f"method: it takes {', '.join(sorted(method.decode() for method in rule.methods))}"
+    if rule.methods is not None and not _allows(rule.methods, request.method):
+        return (1, 0), f"method: the route allows {', '.join(sorted(method.decode() for method in rule.methods))}"
     assert winner is not None
     keys = zip(("host", "path", "method"), specificity(rule), specificity(winner), strict=False)
     decided = next((what for what, own, other in keys if own != other), "method")
-    return (0, 0), f"{decided}: it matches too, but less specifically"
+    return (0, 0), f"{decided}: the route matches too, but is less specific"
 
 
-def _takes(methods: frozenset[bytes], method: bytes) -> bool:
+def _allows(methods: frozenset[bytes], method: bytes) -> bool:
     return method in methods or (method == b"HEAD" and b"GET" in methods)
 
 
 def _path_reason(pattern: str, path: bytes) -> tuple[int, str | None]:
-    """How many segments of ``path`` fit ``pattern``, and what does not; None if all of it fits."""
+    """Return how many segments of ``path`` match ``pattern``, and the reason if not all do."""
     from passerelle.routing.paths import LITERAL, PARAMETER, Pattern
 
     segments = path.decode().split("/")[1:]
@@ -230,14 +233,14 @@ def _path_reason(pattern: str, path: bytes) -> tuple[int, str | None]:
         if segment.kind > PARAMETER:
             return index, None
         if index >= len(segments):
-            return index, f"it ends before {segment}"
+            return index, f"the path ends before {segment}"
         found = segments[index]
         if segment.kind == LITERAL and found != segment.text:
             return index, f"segment {index + 1} is {found!r}, not {segment.text!r}"
         if segment.kind == PARAMETER and not found:
-            return index, f"segment {index + 1} is empty, and {segment} is not"
+            return index, f"segment {index + 1} is empty, but {segment} must not be"
     if len(segments) > len(wanted):
-        return len(wanted), f"it goes on with {'/' + '/'.join(segments[len(wanted) :])!r}"
+        return len(wanted), f"the path continues with {'/' + '/'.join(segments[len(wanted) :])!r}"
     return len(wanted), None
 
 
@@ -251,7 +254,7 @@ def _print(result: dict[str, Any]) -> None:
     else:
         lines.append(("path", result["path"]))
     if result["status"] is not None:
-        lines.append(("answer", click.style(f"{result['status']} {result['reason']}", fg="red")))
+        lines.append(("status", click.style(f"{result['status']} {result['reason']}", fg="red")))
     if route is not None:
         lines += _route_lines(result["method"], route)
     width = max(len(name) for name, _ in lines) + 2
@@ -259,14 +262,14 @@ def _print(result: dict[str, Any]) -> None:
         click.echo(f"{click.style(name.ljust(width), bold=True)}{text}")
     others = result["others"]
     if others:
-        click.echo(click.style("\nnot the others" if route is not None else "\nwhy not", bold=True))
+        click.echo(click.style("\nother routes" if route is not None else "\nroutes", bold=True))
     shown = others[:_MOST_OTHERS]
     labels = max((len(other["label"]) for other in shown), default=0)
     keys = max((len(other["key"]) for other in shown), default=0)
     for other in shown:
         click.echo(f"  {other['key'].ljust(keys)}  {other['label'].ljust(labels)}  {other['reason']}")
     if len(others) > len(shown):
-        click.echo(f"  … and {len(others) - len(shown)} more, further from matching (--json lists all)")
+        click.echo(f"  … and {len(others) - len(shown)} more, less similar (--json lists all)")
 
 
 def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
@@ -284,20 +287,20 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
         request = route["services"][route["login"]["service"]]
         lines.append(("login", f"POST {route['upstream_path']} of {_service_text(request)}"))
     if route["logout"]:
-        lines.append(("logout", "the session ends"))
+        lines.append(("logout", "ends the session"))
     for part in route.get("parts", ()):
-        fate = "required" if part["required"] else f"on error {_json(part['fallback'])}"
+        failure = "required" if part["required"] else f"on error {_json(part['fallback'])}"
         if part["pass_status"]:
-            fate += f", passes {', '.join(map(str, part['pass_status']))}"
+            failure += f", passes {', '.join(map(str, part['pass_status']))}"
         text = f"{part['key']}: GET {part['upstream_path']} from {_service_text(part['service'])}"
-        lines.append(("part", f"{text}, timeout {duration_text(part['timeout'])}, {fate}"))
+        lines.append(("part", f"{text}, timeout {duration_text(part['timeout'])}, {failure}"))
         if part["cache"] is not None:
             lines.append(("cache", f"{part['key']}: {part['cache']}"))
     lines += [(key, route[key]) for key in ("cache", "compress", "hedge", "idle") if route[key] is not None]
     each = f", {duration_text(route['attempt_timeout'])} an attempt" if route["attempt_timeout"] is not None else ""
-    known = ", services are told what is left" if route["tell_deadline"] else ""
+    known = ", services receive the remaining time" if route["tell_deadline"] else ""
     lines.append(("timeout", duration_text(route["timeout"]) + each + known))
-    once = "" if route["repeats"] or route["attempts"] == 1 else f" ({method} is repeated only if nothing was sent)"
+    once = "" if route["repeats"] or route["attempts"] == 1 else f" ({method} is retried only if nothing was sent)"
     lines.append(("attempts", f"{route['attempts']}{once}"))
     lines.append(("body", f"at most {size_text(route['body'])}" if route["body"] is not None else "unlimited"))
     return lines
@@ -312,7 +315,7 @@ def _service_text(service: dict[str, Any]) -> str:
         texts.append(f"sticky by cookie {service['sticky']}")
     if service["concurrency"] is not None:
         least, most = service["concurrency"]
-        texts.append(f"{least} to {most} requests at once")
+        texts.append(f"{least} to {most} concurrent requests")
     return f"{service['name']} ({', '.join(texts)})"
 
 

@@ -1,4 +1,4 @@
-"""``passerelle instances``: the instances of a running gateway's services, and changes to those of ``targets``."""
+"""``passerelle instances``: list and change the instances of a running gateway."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from passerelle.cli.run import CHANGE_LIMIT, change, exit_refused, request_admin, whom
+from passerelle.cli.admin_client import CHANGE_LIMIT, admin_option, exit_refused, request_admin, send_change
 from passerelle.cli.support import Commands, json_option, print_json, print_table
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.units import parse_duration
@@ -15,11 +15,11 @@ from passerelle.config.models.units import parse_duration
 
 @click.group(cls=Commands, short_help="List and change the instances of a running gateway.")
 def instances() -> None:
-    """List, add, remove, drain and weigh instances of a running gateway.
+    """List, add, remove, drain and weight the instances of a running gateway.
 
-    Services with `targets` or `zones` only: what `app` and `run` start is changed by `scale` and `restart`. An
-    INSTANCE is its name or its address. A change is seen by all workers, lives through reloads until the file says
-    something else of that instance, and ends with the gateway.
+    Changes are for services with `targets` or `zones`; `scale` and `restart` change those with `app` or `run`.
+    INSTANCE is a name or an address. All workers apply a change. It persists over reloads until the file specifies
+    something else for that instance, and ends with the gateway.
     """
 
 
@@ -38,114 +38,114 @@ _limit = click.option(
     default="30s",
     show_default=True,
     callback=_seconds,
-    help="How long to wait for what it has in flight, at most 1h.",
+    help="How long to wait for requests in flight, at most 1h.",
 )
-_force = click.option("--force", is_flag=True, help="Even if it is the last one that is up.")
+_force = click.option("--force", is_flag=True, help="Also if it is the last instance that is up.")
 
 
 @instances.command("list")
 @click.argument("service", metavar="[SERVICE]", required=False)
-@whom
+@admin_option
 @json_option
 def list_(service: str | None, admin: Address | str | None, as_json: bool) -> None:
-    """Show the instances of a service, or of all."""
+    """List the instances of a service, or of all services."""
     if service is None:
         found = request_admin(admin, "GET", "/status")["services"]
     else:
-        answer = request_admin(admin, "GET", _of(service))
-        if "problems" in answer:
-            exit_refused(answer["problems"])
-        found = {service: answer}
+        response = request_admin(admin, "GET", _path(service))
+        if "problems" in response:
+            exit_refused(response["problems"])
+        found = {service: response}
     if as_json:
         print_json(found if service is None else found[service])
         return
     head = ("service", "name", "state", "address", "weight", "in flight", "from", "")
-    print_table(head, [_columns(name, member) for name, about in found.items() for member in about["instances"]])
-    for name, about in found.items():
-        if about["removed"]:
-            click.echo(f"\nremoved from {name} at run time: {', '.join(about['removed'])}")
+    print_table(head, [_row(name, member) for name, status in found.items() for member in status["instances"]])
+    for name, status in found.items():
+        if status["removed"]:
+            click.echo(f"\nremoved from {name} at run time: {', '.join(status['removed'])}")
 
 
-def _columns(service: str, member: dict[str, Any]) -> tuple[str, ...]:
+def _row(service: str, member: dict[str, Any]) -> tuple[str, ...]:
     weight = f"{member['weight']:g}" if "weight" in member else "-"
     cells = (str(member.get(key) or "-") for key in ("name", "state", "address"))
     origin = member.get("origin", "process")
     return (service, *cells, weight, str(member["in_flight"]), origin, member.get("problem") or "")
 
 
-@instances.command(short_help="Let a service have one more instance.")
+@instances.command(short_help="Add an instance to a service.")
 @_service
 @click.argument("url", metavar="URL")
-@click.option("--weight", metavar="N", help="Its share of the requests, relative to the others; 1 by default.")
-@click.option("--zone", metavar="ZONE", help="Where it belongs, in a service with zones.")
-@whom
+@click.option("--weight", metavar="N", help="Its share of the requests, relative to the other instances; 1 by default.")
+@click.option("--zone", metavar="ZONE", help="Its zone, if the service has zones.")
+@admin_option
 @json_option
 def add(
     service: str, url: str, weight: str | None, zone: str | None, admin: Address | str | None, as_json: bool
 ) -> None:
-    """Let a service have one more instance, at URL. It gets requests as soon as it passes a probe."""
-    asked = {"url": url, "weight": weight, "zone": zone}
-    _change(admin, "POST", _of(service), as_json, asked)
+    """Add the instance at URL to a service. It receives requests after its first successful probe."""
+    options = {"url": url, "weight": weight, "zone": zone}
+    _change(admin, "POST", _path(service), as_json, options)
 
 
-@instances.command(short_help="Take an instance away.")
+@instances.command(short_help="Remove an instance.")
 @_service
 @_instance
 @_limit
 @_force
-@whom
+@admin_option
 @json_option
 def remove(service: str, instance: str, limit: float, force: bool, admin: Address | str | None, as_json: bool) -> None:
-    """Take an instance away: it gets nothing new and finishes what it has; what is left after the limit goes on.
+    """Drain an instance, then remove it. Requests that are left after the limit continue.
 
-    One that DNS or a list of targets has found would be found again, so it is refused: take it out there, or `drain`
-    it. `passerelle instances list` says which are `found`.
+    An instance that was found by DNS or in a target list (`found` in `passerelle instances list`) cannot be removed,
+    because it would be found again: remove it there, or `drain` it.
     """
-    _change(admin, "DELETE", _of(service, instance), as_json, _waiting(limit, force), limit)
+    _change(admin, "DELETE", _path(service, instance), as_json, _drain_options(limit, force), limit)
 
 
-@instances.command(short_help="Give an instance nothing new, until `resume`.")
+@instances.command(short_help="Send no new requests to an instance, until `resume`.")
 @_service
 @_instance
 @_limit
 @_force
-@whom
+@admin_option
 @json_option
 def drain(service: str, instance: str, limit: float, force: bool, admin: Address | str | None, as_json: bool) -> None:
-    """Give an instance nothing new, and wait until it has nothing in flight: exit 1 if it has after the limit.
+    """Send no new requests to an instance, and wait until none is in flight.
 
-    It stays drained until `resume`.
+    The exit code is 1 if requests are still in flight after the limit. The instance stays drained until `resume`.
     """
-    _change(admin, "PATCH", _of(service, instance), as_json, {"drain": "true", **_waiting(limit, force)}, limit)
+    _change(admin, "PATCH", _path(service, instance), as_json, {"drain": "true", **_drain_options(limit, force)}, limit)
 
 
-@instances.command()
+@instances.command(short_help="Revert `drain`.")
 @_service
 @_instance
-@whom
+@admin_option
 @json_option
 def resume(service: str, instance: str, admin: Address | str | None, as_json: bool) -> None:
-    """Let a drained instance have requests again."""
-    _change(admin, "PATCH", _of(service, instance), as_json, {"drain": "false"})
+    """Send requests to a drained instance again."""
+    _change(admin, "PATCH", _path(service, instance), as_json, {"drain": "false"})
 
 
-@instances.command(short_help="Give an instance another share of the requests.")
+@instances.command(short_help="Set the weight of an instance.")
 @_service
 @_instance
 @click.argument("weight", metavar="N")
-@whom
+@admin_option
 @json_option
 def weight(service: str, instance: str, weight: str, admin: Address | str | None, as_json: bool) -> None:
-    """Give an instance another share of the requests: a whole number from 1 to 1000."""
-    _change(admin, "PATCH", _of(service, instance), as_json, {"weight": weight})
+    """Set the weight of an instance, its share of the requests: a whole number from 1 to 1000."""
+    _change(admin, "PATCH", _path(service, instance), as_json, {"weight": weight})
 
 
-def _of(service: str, instance: str | None = None) -> str:
+def _path(service: str, instance: str | None = None) -> str:
     path = f"/services/{quote(service, safe='')}/instances"
     return path if instance is None else f"{path}/{quote(instance, safe='')}"
 
 
-def _waiting(limit: float, force: bool) -> dict[str, str]:
+def _drain_options(limit: float, force: bool) -> dict[str, str]:
     return {"limit": f"{limit:f}s", "force": "true" if force else "false"}
 
 
@@ -154,8 +154,8 @@ def _change(
     method: str,
     path: str,
     as_json: bool,
-    asked: dict[str, str] | dict[str, str | None],
+    options: dict[str, str] | dict[str, str | None],
     limit: float = 0.0,
 ) -> None:
-    query = urlencode({key: value for key, value in asked.items() if value is not None})
-    change(admin, f"{path}?{query}", as_json, method, CHANGE_LIMIT + limit)
+    query = urlencode({key: value for key, value in options.items() if value is not None})
+    send_change(admin, f"{path}?{query}", as_json, method, CHANGE_LIMIT + limit)

@@ -1,4 +1,4 @@
-"""Commands about API keys: ``passerelle keys create|list|rotate|revoke|import``."""
+"""``passerelle keys``: manage API keys."""
 
 from __future__ import annotations
 
@@ -11,31 +11,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from passerelle.cli.support import LazyGroup, exit_negative, json_option, print_json, print_table, read_config
+from passerelle.cli.support import Commands, exit_negative, json_option, print_json, print_table, read_config
 
 if TYPE_CHECKING:
     from passerelle.config.models.config import Config
     from passerelle.security.credentials.api_keys import ApiKey, KeyStore
 
-_COMMANDS = {
-    "create": "passerelle.cli.keys:create",
-    "import": "passerelle.cli.keys:import_keys",
-    "list": "passerelle.cli.keys:list_keys",
-    "rotate": "passerelle.cli.keys:rotate",
-    "revoke": "passerelle.cli.keys:revoke",
-}
 _SPAN = re.compile(r"(\d{1,6})(s|m|h|d)", re.ASCII).fullmatch
-# How long Redis may take to answer (seconds).
-_PATIENCE = 5.0
+_REDIS_LIMIT = 5.0  # seconds for Redis to reply
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@click.group(cls=LazyGroup, lazy=_COMMANDS, short_help="Make, list, rotate, revoke and import API keys.")
+@click.group(cls=Commands, short_help="Create, list, rotate, revoke and import API keys.")
 def keys() -> None:
-    """Make, list, rotate, revoke and import the API keys of a configuration.
+    """Create, list, rotate, revoke and import API keys.
 
-    The keys are where `keys: {store: …}` of the configuration says: in an SQLite file, or in Redis. Running gateways
-    see every change within about a second.
+    The keys are in the store of the configuration (`keys: {store: …}`), an SQLite file or Redis. Running gateways apply
+    every change within about a second.
     """
 
 
@@ -57,30 +49,30 @@ class _Span(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
 
 _config_option = click.option("-c", "--config", metavar="CONFIG", help="The configuration file.")
 _expires_option = click.option(
-    "--expires", type=_Span(1), metavar="SPAN", help="How long it holds, such as 90d; for good without it."
+    "--expires", type=_Span(1), metavar="SPAN", help="Validity period, such as 90d; unlimited by default."
 )
 
 
 class ApiKeyStore(Protocol):
-    """Where keys are kept."""
+    """A store of API keys; times in seconds since 1970."""
 
     def create(self, owner: str, scopes: Iterable[str], now: int, expires: int | None = None) -> tuple[ApiKey, str]:
-        """Make a key."""
+        """Create a key, and return it with its secret text."""
 
     def rotate(self, identity: str, now: int, overlap: int, expires: int | None = None) -> tuple[ApiKey, str]:
-        """Make one in the place of another."""
+        """Create a key that replaces the key ``identity``, which remains valid for ``overlap`` seconds."""
 
     def revoke(self, identity: str, now: int) -> None:
-        """End one."""
+        """Revoke a key."""
 
     def put(self, key: ApiKey, digest: bytes) -> bool:
-        """Take one over; False where it is there."""
+        """Import a key. Returns False if the store already has it."""
 
     def all(self) -> list[ApiKey]:
-        """Every key."""
+        """Return all keys."""
 
     def close(self) -> None:
-        """Leave it."""
+        """Close the store."""
 
 
 @contextmanager
@@ -96,7 +88,7 @@ def _store(config: str | None) -> Iterator[ApiKeyStore]:
         with opened as store:
             yield store
     except UnknownKey as error:
-        click.echo(f"no key {error.args[0]!r} that holds", err=True)
+        click.echo(f"there is no valid key {error.args[0]!r}", err=True)
         exit_negative()
 
 
@@ -121,7 +113,7 @@ def _redis(config: Config) -> Iterator[ApiKeyStore]:
     from passerelle.security.credentials.redis_lookup import UNREADABLE
 
     assert config.redis is not None, "the configuration was checked"
-    client = Redis.from_url(config.redis.url, socket_connect_timeout=_PATIENCE, socket_timeout=_PATIENCE)
+    client = Redis.from_url(config.redis.url, socket_connect_timeout=_REDIS_LIMIT, socket_timeout=_REDIS_LIMIT)
     try:
         with closing(RedisKeyStore(client)) as store:
             yield store
@@ -129,8 +121,8 @@ def _redis(config: Config) -> Iterator[ApiKeyStore]:
         # The address and not the URL, which may hold a password.
         raise click.ClickException(f"redis at {config.redis.address}: {error}") from None
     except UNREADABLE as error:
-        # It talks nonsense, of which its client raises whatever it stumbles over; or a key was altered there.
-        raise click.ClickException(f"redis at {config.redis.address}: an answer cannot be read: {error}") from None
+        # The reply is no RESP, for which the client raises errors of many types; or a stored key was altered.
+        raise click.ClickException(f"redis at {config.redis.address}: a reply cannot be read: {error}") from None
 
 
 def _checked(check: Callable[[str], str], text: str) -> str:
@@ -140,14 +132,14 @@ def _checked(check: Callable[[str], str], text: str) -> str:
         raise click.UsageError(str(error)) from None
 
 
-@click.command()
-@click.option("--owner", required=True, help="The consumer that the key stands for.")
-@click.option("--scope", "scopes", multiple=True, help="What it may do; may be given more than once.")
+@keys.command(short_help="Create a key.")
+@click.option("--owner", required=True, help="The consumer that the key identifies.")
+@click.option("--scope", "scopes", multiple=True, help="A permission of the key; may be given several times.")
 @_expires_option
 @_config_option
 @json_option
 def create(owner: str, scopes: tuple[str, ...], expires: int | None, config: str | None, as_json: bool) -> None:
-    """Make a key and show it, this once.
+    """Create a key and print it. It cannot be shown again.
 
     \b
     Examples:
@@ -162,11 +154,11 @@ def create(owner: str, scopes: tuple[str, ...], expires: int | None, config: str
         _show_new(*store.create(owner, scopes, now, now + expires if expires else None), as_json=as_json)
 
 
-@click.command("list", short_help="List the keys, the oldest first.")
+@keys.command("list", short_help="List the keys, the oldest first.")
 @_config_option
 @json_option
 def list_keys(config: str | None, as_json: bool) -> None:
-    """List the keys, the oldest first; never the keys themselves, which nobody has stored."""
+    """List the keys, the oldest first, without their secret texts, which are not stored."""
     now = time.time()
     with _store(config) as store:
         found = store.all()
@@ -188,14 +180,14 @@ def list_keys(config: str | None, as_json: bool) -> None:
     print_table(("ID", "OWNER", "SCOPES", "STATE", "CREATED", "EXPIRES", "LAST USED"), rows)
 
 
-@click.command(short_help="Make a key in the place of another one.")
+@keys.command(short_help="Replace a key by a new one.")
 @click.argument("identity", metavar="ID")
-@click.option("--overlap", type=_Span(), default="24h", show_default=True, help="How long the old key still holds.")
+@click.option("--overlap", type=_Span(), default="24h", show_default=True, help="How long the old key remains valid.")
 @_expires_option
 @_config_option
 @json_option
 def rotate(identity: str, overlap: int, expires: int | None, config: str | None, as_json: bool) -> None:
-    """Make a key in the place of the key ID, with its owner and scopes; both hold during the overlap.
+    """Create a key with the owner and scopes of the key ID. The old key remains valid for the overlap.
 
     \b
     Examples:
@@ -206,23 +198,23 @@ def rotate(identity: str, overlap: int, expires: int | None, config: str | None,
         _show_new(*store.rotate(identity, now, overlap, now + expires if expires else None), as_json=as_json)
 
 
-@click.command(short_help="End a key for good.")
+@keys.command(short_help="Revoke a key.")
 @click.argument("identity", metavar="ID")
 @_config_option
 def revoke(identity: str, config: str | None) -> None:
-    """End the key ID for good; running gateways refuse it within a second."""
+    """Revoke the key ID. Running gateways refuse it within a second."""
     with _store(config) as store:
         store.revoke(identity, int(time.time()))
     click.echo(f"{identity}: revoked")
 
 
-@click.command("import", short_help="Take over the keys of another file.")
+@keys.command("import", short_help="Import the keys of another file.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @_config_option
 def import_keys(file: Path, config: str | None) -> None:
-    """Take over the keys of the SQLite file FILE, such as when they are to be in Redis from now on.
+    """Import the keys of the SQLite file FILE, for example to move them to Redis.
 
-    Keys that are there already, by their ids, stay as they are; FILE is not changed.
+    Keys whose ids the store already has are not changed, and neither is FILE.
 
     \b
     Examples:
@@ -231,8 +223,8 @@ def import_keys(file: Path, config: str | None) -> None:
     with _file(file) as source:
         found = source.export()
     with _store(config) as store:
-        taken = sum(store.put(key, digest) for key, digest in found)
-    click.echo(f"{taken} of {len(found)} keys taken over, {len(found) - taken} there already")
+        imported = sum(store.put(key, digest) for key, digest in found)
+    click.echo(f"imported {imported} of {len(found)} keys; the store already had {len(found) - imported}")
 
 
 def _show_new(made: ApiKey, key: str, *, as_json: bool) -> None:

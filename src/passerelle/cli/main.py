@@ -12,34 +12,35 @@ import click
 
 from passerelle.cli.support import LazyGroup, use_colour
 
-_COMMANDS = {
-    "up": "passerelle.cli.run:up",
-    "gateway": "passerelle.cli.run:gateway",
-    "proxy": "passerelle.cli.run:proxy",
-    "status": "passerelle.cli.run:status",
-    "instances": "passerelle.cli.instances:instances",
-    "cache": "passerelle.cli.cache:cache",
-    "check": "passerelle.cli.config:check",
-    "routes": "passerelle.cli.config:routes",
-    "reload": "passerelle.cli.run:reload",
-    "restart": "passerelle.cli.run:restart",
-    "scale": "passerelle.cli.run:scale",
-    "explain": "passerelle.cli.explain:explain",
-    "keys": "passerelle.cli.keys:keys",
-    "schema": "passerelle.cli.config:schema",
-    "version": "passerelle.cli.config:version",
-}
+# In the order of the help text. Each command is in the module of its name, under its name.
+COMMANDS = (
+    "up",
+    "gateway",
+    "proxy",
+    "status",
+    "reload",
+    "scale",
+    "restart",
+    "instances",
+    "cache",
+    "check",
+    "routes",
+    "explain",
+    "keys",
+    "schema",
+    "version",
+)
 
-
-# What writing to a file that stdout leads to may end with.
+# Errors of writing to stdout that are reported on one line.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @click.group(
     cls=LazyGroup,
-    lazy=_COMMANDS,
+    package="passerelle.cli",
+    names=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="CONFIG is gateway.yaml (or passerelle.yaml) of the current folder where it is left out.",
+    epilog="If CONFIG is left out, it is gateway.yaml (or passerelle.yaml) in the current folder.",
 )
 @click.version_option(package_name="passerelle", message="%(prog)s %(version)s")
 @click.pass_context
@@ -50,14 +51,17 @@ def passerelle(ctx: click.Context) -> None:
     Examples:
       passerelle up                           run the services and the gateway of gateway.yaml
       passerelle proxy http://localhost:5000  put a gateway in front of one address, without a file
-      passerelle check                        say what is wrong with gateway.yaml
-      passerelle explain GET /user/42         say which route answers, and why not the others
+      passerelle check                        report all errors in gateway.yaml
+      passerelle explain GET /user/42         show which route a request matches, and why the others do not
     """
     ctx.color = use_colour()
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and end the process: 0 done, 1 the answer is no, 2 wrong usage (said on one line)."""
+    """Run the command line and end the process.
+
+    The exit code is 0 for success, 1 for a negative result, and 2 for wrong usage, which is reported on one line.
+    """
     try:
         code = passerelle.main(args, prog_name="passerelle", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -75,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         if error.errno not in _NO_ROOM or error.filename is not None:
             raise
-        # What is still to be written would fail once more at the end of the process.
+        # Otherwise flushing stdout would fail again at the end of the process.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         click.echo(f"passerelle: cannot write the output: {(error.strerror or '').lower()}", err=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""What the commands share: finding and reading the file, printing, and usage errors on one line."""
+"""What the commands share: finding and reading the file, printing, groups of commands."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from passerelle.config import Config, LoadReport, Problem
 
 CONFIG_NAMES = ("gateway.yaml", "passerelle.yaml")
-"""Where the configuration is looked for when no file is named, in this order."""
+"""The names under which the configuration is looked for if no file is given, in this order."""
 
 
 class Commands(click.Group):
-    """A group that says which commands there are, and the nearest one, to who asks for another."""
+    """A group that reports an unknown command with the known ones and the most similar one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, but with the names of the commands."""
+        """Resolve a command as click does, with another error for an unknown one."""
         name, known = args[0], self.list_commands(ctx)
         if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
             from passerelle.config.reading.wording import hint
@@ -36,50 +36,55 @@ class Commands(click.Group):
 
 
 class LazyGroup(Commands):
-    """A group whose commands are imported when they are used: ``lazy`` maps their names to ``module:attribute``."""
+    """A group whose commands are imported when they are used.
 
-    def __init__(self, *args: Any, lazy: dict[str, str], **kwargs: Any) -> None:
+    Each of ``names`` is a command in the module of ``package`` with the same name.
+    """
+
+    def __init__(self, *args: Any, package: str, names: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._lazy = lazy
+        self._package = package
+        self._names = names
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command, in the order of ``lazy``."""
-        return list(self._lazy)
+        """Return all commands, in the order of ``names``."""
+        return list(self._names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command called ``cmd_name``, imported now."""
-        if cmd_name not in self._lazy:
+        """Import the command ``cmd_name``."""
+        if cmd_name not in self._names:
             return None
-        module, _, attribute = self._lazy[cmd_name].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        command = getattr(importlib.import_module(f"{self._package}.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
 
 
 def config_argument(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The optional ``CONFIG`` argument: a path, or None (see :func:`config_path`)."""
+    """Add the optional ``CONFIG`` argument: a path, or None (see :func:`config_path`)."""
     return click.argument("config", required=False, type=click.Path())(function)
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The ``--json`` flag, as ``as_json``."""
+    """Add the ``--json`` flag, as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(function)
 
 
 def config_path(given: str | None) -> str:
-    """The file to read: the one that was named, or ``gateway.yaml`` or ``passerelle.yaml`` in the current folder."""
+    """Return the file to read: ``given``, or ``gateway.yaml`` or ``passerelle.yaml`` in the current folder."""
     if given is not None:
         return given
     for name in CONFIG_NAMES:
-        if os.path.isfile(name):  # which answers in a folder too that may not be looked into
+        if os.path.isfile(name):  # which does not raise if the folder is not accessible
             return name
-    raise click.UsageError(f"found neither {' nor '.join(CONFIG_NAMES)} in this folder; name the file")
+    raise click.UsageError(f"found neither {' nor '.join(CONFIG_NAMES)} in this folder; give the path of the file")
 
 
 def read_report(given: str | None, *, elsewhere: bool) -> tuple[str, LoadReport]:
-    """The path of the file, and everything that can be said about it. A file that cannot be read is wrong usage.
+    """Return the path of the configuration, and the report of its check.
 
-    ``elsewhere``: files and folders that this machine lacks are warned of, and no errors.
+    With ``elsewhere``, files and folders that are missing on this machine are warnings instead of errors.
+
+    :raises click.UsageError: if the file cannot be read.
     """
     from passerelle.config import inspect
 
@@ -91,7 +96,10 @@ def read_report(given: str | None, *, elsewhere: bool) -> tuple[str, LoadReport]
 
 
 def read_config(given: str | None) -> Config:
-    """The configuration, for a command that starts nothing. Errors in it go to stderr and end the command with 1."""
+    """Return the configuration, for a command that starts nothing.
+
+    If it has errors, they are printed to stderr and the command ends with 1.
+    """
     _, report = read_report(given, elsewhere=True)
     print_problems(report.warnings, "warning: ", err=True)
     if report.config is None:
@@ -101,7 +109,7 @@ def read_config(given: str | None) -> Config:
 
 
 def print_problems(problems: Sequence[Problem], prefix: str = "", *, err: bool = False) -> None:
-    """One line a problem: ``file:line:column: key: message``."""
+    """Print ``problems``, one line each: ``file:line:column: key: message``."""
     for problem in problems:
         place = click.style(f"{problem.file}:{problem.line}:{problem.column}:", bold=True)
         key = click.style(f"{problem.key}:", fg="cyan") + " " if problem.key else ""
@@ -110,12 +118,12 @@ def print_problems(problems: Sequence[Problem], prefix: str = "", *, err: bool =
 
 
 def print_json(value: object) -> None:
-    """``value`` as indented JSON."""
+    """Print ``value`` as indented JSON."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns of text, as wide as they need to be; a column without any text is left out."""
+    """Print rows in aligned columns; a column without any text is left out."""
     used = [any(row[column] for row in rows) for column in range(len(head))]
     head, *rows = [[cell for cell, keep in zip(row, used, strict=True) if keep] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -125,10 +133,10 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def exit_negative() -> NoReturn:
-    """End with 1: the command did its work, and the answer is no."""
+    """End the command with 1: it has done its work, and the result is negative."""
     raise click.exceptions.Exit(1)
 
 
 def use_colour() -> bool | None:
-    """False with ``NO_COLOR`` in the environment (https://no-color.org); None lets click ask the terminal."""
+    """Return False if ``NO_COLOR`` is set (https://no-color.org), or None, with which click decides by the terminal."""
     return False if os.environ.get("NO_COLOR") else None

@@ -1,1 +1,1 @@
-"""Instances that are found at run time: by DNS, and in files that are watched."""
+"""Service discovery: instances that are found at run time by DNS and in watched files."""

@@ -1,7 +1,7 @@
-"""Which targets each service has now: those of the configuration, those that were found, those changed at run time.
+"""The targets of each service: those of the configuration, discovered ones, and changes at run time.
 
-Each name and each file is one source, looked at once for all services, in a task of its own and never by a request.
-A source that fails keeps what it found last.
+Each name and each file is one source, which is polled once for all services, in a task and never by a request. A source
+that fails keeps its last result.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from passerelle.gateway.assembly.services import configured_instances
 from passerelle.system.ports import join
 from passerelle.upstream.members import InstanceSpec
 
-FIRST_ANSWER = 5.0  # seconds that a start or a reload waits for what it has not asked before
-LOOK = 1.0  # seconds between two looks at a file
+FIRST_RESULT_LIMIT = 5.0  # seconds that a start or a reload waits for the first result of new sources
+FILE_INTERVAL = 1.0  # seconds between two polls of a file
 
 _Key = tuple[Lookup, Dns] | Path
 
 
 class DiscoverySource:
-    """One name or one file. ``changed`` is called when what it found is other than before."""
+    """One DNS name or one file. ``changed`` is called when its result changes; ``log`` gets its problems."""
 
-    def __init__(self, what: str, changed: Callable[[], None], report: Callable[[str], None]) -> None:
-        self.what = what
+    def __init__(self, name: str, changed: Callable[[], None], log: Callable[[str], None]) -> None:
+        self.name = name
         self.found: tuple[FoundInstance, ...] = ()
         self.first_result = asyncio.Event()
         self._changed = changed
-        self._report = report
+        self._log = log
         self._problem = ""
         self._task: asyncio.Task[None] | None = None
 
     def start(self, key: _Key) -> None:
-        """Begin to look."""
+        """Begin to poll the source."""
         self._task = asyncio.create_task(self._watch(key) if isinstance(key, Path) else self._resolve(*key))
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop polling."""
         if self._task is not None:
             self._task.cancel()
 
     def _on_found(self, found: list[FoundInstance]) -> None:
         if self._problem:
-            self._report(f"{self.what}: found again")
+            self._log(f"{self.name}: found again")
         self._problem = ""
         now = tuple(sorted(found))
         differs, self.found = now != self.found, now
@@ -61,11 +61,11 @@ class DiscoverySource:
             self._changed()
 
     def _on_problem(self, problem: str) -> None:
-        """Said once, until it is another problem."""
+        """Log a problem, unless it is the same as before."""
         if problem != self._problem:
             self._problem = problem
-            kept = f"its last {len(self.found)} targets stay" if self.found else "it has no targets yet"
-            self._report(f"{problem}; {kept}")
+            kept = f"keeping its last {len(self.found)} targets" if self.found else "it has no targets yet"
+            self._log(f"{problem}; {kept}")
         self.first_result.set()
 
     async def _resolve(self, target: Lookup, settings: Dns) -> None:
@@ -78,7 +78,7 @@ class DiscoverySource:
                 resolver = resolver or Resolver(target, settings)
                 found, ttl = await resolver.look_up()
             except DiscoveryFailed as error:
-                self._on_problem(f"{self.what}: {error}")
+                self._on_problem(f"{self.name}: {error}")
             else:
                 self._on_found(found)
                 pause = max(settings.min_ttl, min(ttl, settings.max_ttl))
@@ -87,7 +87,7 @@ class DiscoverySource:
     async def _watch(self, path: Path) -> None:
         before: listed.Stamp = None
         while True:
-            # In a thread: a file may be on a disk that does not answer.
+            # In a thread, because a file system may block.
             now = await asyncio.to_thread(listed.file_stamp, path)
             if now != before or now is None:
                 try:
@@ -99,56 +99,63 @@ class DiscoverySource:
                         [FoundInstance(t.url.host, t.url.port, float(t.weight)) for t in targets if t.url is not None]
                     )
                 before = now
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(FILE_INTERVAL)
 
 
 class Catalog:
-    """``changed`` is called with the name of each service that has other targets now; ``report`` is for people."""
+    """The targets of all services.
 
-    def __init__(self, changed: Callable[[str], None], report: Callable[[str], None]) -> None:
+    ``changed`` is called with the name of each service whose discovered targets have changed. ``log`` gets problems of
+    discovery, one line each.
+    """
+
+    def __init__(self, changed: Callable[[str], None], log: Callable[[str], None]) -> None:
         self._changed = changed
-        self._report = report
+        self._log = log
         self._sources: dict[_Key, DiscoverySource] = {}
         self._config: Config | None = None
-        self._adjusted: dict[str, Overrides] = {}  # by service
+        self._overrides: dict[str, Overrides] = {}  # by service
 
     async def prepare(self, config: Config) -> None:
-        """Look for what ``config`` wants found, and wait a while for the first answers. :meth:`adopt` comes next."""
+        """Start the sources that ``config`` adds, and wait for their first results, for a limited time.
+
+        To be followed by :meth:`adopt`, with ``config`` or the previous configuration.
+        """
         fresh = []
-        for key, what in _discovered_targets(config):
+        for key, name in _discovered_targets(config):
             if key not in self._sources:
-                source = self._sources[key] = DiscoverySource(what, partial(self._on_source_changed, key), self._report)
+                source = self._sources[key] = DiscoverySource(name, partial(self._on_source_changed, key), self._log)
                 source.start(key)
                 fresh.append(asyncio.create_task(source.first_result.wait()))
         if fresh:
-            await asyncio.wait(fresh, timeout=FIRST_ANSWER)
+            await asyncio.wait(fresh, timeout=FIRST_RESULT_LIMIT)
             for task in fresh:
                 task.cancel()
 
     def adopt(self, config: Config) -> None:
-        """Go by ``config`` from now on, or stay with it: what it does not want found is looked at no more."""
+        """Put ``config`` in force, and stop the sources that it does not have."""
         self._config = config
         wanted = {key for key, _ in _discovered_targets(config)}
         for key in self._sources.keys() - wanted:
             self._sources.pop(key).stop()
-        for name in list(self._adjusted):
+        for name in list(self._overrides):
             self._drop_obsolete(name)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop all sources."""
         for source in self._sources.values():
             source.stop()
 
     def specs(self, name: str, config: Config) -> list[InstanceSpec]:
-        """The targets of a service now. What stands twice in a zone counts once, the first time.
+        """Return the current targets of the service ``name``. Duplicates in a zone count once, the first of them.
 
-        One that was found or added is named after its address, so it is the same one whenever and however it is back.
+        A discovered or added target is named after its address, so it keeps its name when it disappears and returns.
         """
-        declared, adjusted = self._declared(name, config), self._adjusted.get(name)
-        if adjusted is None:
+        declared, overrides = self._declared(name, config), self._overrides.get(name)
+        if overrides is None:
             return declared
-        added, fits = adjusted.added, partial(_fits, service=config.services[name])
-        return [spec for spec in adjusted.apply_to(declared) if target_key(spec) not in added or fits(spec)]
+        added, allowed = overrides.added, partial(_is_allowed, service=config.services[name])
+        return [spec for spec in overrides.apply_to(declared) if target_key(spec) not in added or allowed(spec)]
 
     def _declared(self, name: str, config: Config) -> list[InstanceSpec]:
         service = config.services[name]
@@ -163,60 +170,60 @@ class Catalog:
         return list(specs.values())
 
     def add(self, name: str, spec: InstanceSpec) -> None:
-        """Let the service called ``name`` have ``spec`` too."""
-        self._adjust(name).add(spec, self._current(name))
+        """Add the target ``spec`` to the service ``name``."""
+        self._overrides_of(name).add(spec, self._current(name))
 
-    def remove(self, name: str, place: TargetKey) -> None:
-        """Let it have the one at ``place`` no more."""
-        self._adjust(name).remove(place, self._current(name))
+    def remove(self, name: str, target: TargetKey) -> None:
+        """Remove a target from the service ``name``."""
+        self._overrides_of(name).remove(target, self._current(name))
 
-    def set_weight(self, name: str, place: TargetKey, weight: float) -> None:
-        """Let the one at ``place`` have another weight."""
-        self._adjust(name).set_weight(place, weight, self._current(name))
+    def set_weight(self, name: str, target: TargetKey, weight: float) -> None:
+        """Set the weight of a target of the service ``name``."""
+        self._overrides_of(name).set_weight(target, weight, self._current(name))
 
-    def origin(self, name: str, place: TargetKey) -> str:
-        """Where the one at ``place`` comes from: ``file``, ``found`` or ``added`` at run time."""
+    def origin(self, name: str, target: TargetKey) -> str:
+        """Return the origin of a target of the service ``name``: ``file``, ``found`` or ``added`` at run time."""
         assert self._config is not None
         service = self._config.services.get(name)
-        if service is None or place in map(target_key, configured_instances(name, service)):
+        if service is None or target in map(target_key, configured_instances(name, service)):
             return "file"
-        return "added" if name in self._adjusted and place in self._adjusted[name].added else "found"
+        return "added" if name in self._overrides and target in self._overrides[name].added else "found"
 
-    def found_by(self, name: str, place: TargetKey) -> str:
-        """The name or the file that gives a service the one at ``place``; empty where none does."""
+    def found_by(self, name: str, target: TargetKey) -> str:
+        """Return the DNS name or the file that a target was found by; an empty string if there is none."""
         assert self._config is not None
-        host, port, zone = place
-        for within, target in _targets(self._config.services[name]):
-            key = _key(target, self._config)
+        host, port, zone = target
+        for within, declared in _targets(self._config.services[name]):
+            key = _key(declared, self._config)
             source = self._sources.get(key) if key is not None else None
             if source is not None and within == zone and any(f[:2] == (host, port) for f in source.found):
-                return source.what
+                return source.name
         return ""
 
     def removed(self, name: str) -> list[str]:
-        """The addresses that the configuration gives a service and that were taken away at run time."""
-        adjusted = self._adjusted.get(name)
-        return [join(host, port) for host, port, _ in adjusted.removed] if adjusted is not None else []
+        """Return the addresses of the targets that were removed from the service ``name`` at run time."""
+        overrides = self._overrides.get(name)
+        return [join(host, port) for host, port, _ in overrides.removed] if overrides is not None else []
 
-    def _adjust(self, name: str) -> Overrides:
-        return self._adjusted.setdefault(name, Overrides())
+    def _overrides_of(self, name: str) -> Overrides:
+        return self._overrides.setdefault(name, Overrides())
 
     def _current(self, name: str) -> list[InstanceSpec]:
         assert self._config is not None
         return self._declared(name, self._config)
 
     def _drop_obsolete(self, name: str) -> None:
-        """Forget changes at run time that the configuration in force, or what was found, has overtaken."""
-        adjusted, config = self._adjusted[name], self._config
+        """Forget changes at run time that no longer apply to the configuration and the discovered targets."""
+        overrides, config = self._overrides[name], self._config
         if config is None or name not in config.services or config.services[name].is_local:
-            del self._adjusted[name]
+            del self._overrides[name]
             return
-        adjusted.drop_obsolete(self._declared(name, config))
+        overrides.drop_obsolete(self._declared(name, config))
         service = config.services[name]
-        adjusted.added = {place: spec for place, spec in adjusted.added.items() if _fits(spec, service)}
+        overrides.added = {key: spec for key, spec in overrides.added.items() if _is_allowed(spec, service)}
 
     def is_discovered(self, config: ServiceConfig) -> bool:
-        """Whether any target of a service is found at run time."""
+        """Whether any target of a service is discovered at run time."""
         return any(target.is_found for target in config.all_targets)
 
     def _on_source_changed(self, key: _Key) -> None:
@@ -224,19 +231,19 @@ class Catalog:
         if config is not None:
             for name, service in config.services.items():
                 if any(_key(target, config) == key for target in service.all_targets):
-                    if name in self._adjusted:
+                    if name in self._overrides:
                         self._drop_obsolete(name)
                     self._changed(name)
 
 
 def name_after_address(service: str, host: str, port: int, zone: str) -> str:
-    """The name of an instance that is called after its address."""
+    """Return the name of an instance that is named after its address."""
     stem = f"{service}-{zone}" if zone else service
     return f"{stem}-{join(host, port)}"
 
 
-def _fits(spec: InstanceSpec, service: ServiceConfig) -> bool:
-    """Whether one that was added can be there still: https:// needs a service whose certificates are told of."""
+def _is_allowed(spec: InstanceSpec, service: ServiceConfig) -> bool:
+    """Whether ``service`` may have the added target ``spec``: https:// needs a configuration of its certificates."""
     zones = service.zones.keys() if service.zones is not None else {""}
     return not service.is_local and spec.zone in zones and (not spec.secure or service_tls(service) is not None)
 

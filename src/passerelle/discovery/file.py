@@ -1,4 +1,4 @@
-"""A file with a list of targets: YAML or JSON by its suffix, else text with one target a line."""
+"""Target lists: files in YAML or JSON, by their suffix, or in text with one target per line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Stamp = tuple[int, int, int, int] | None
 
 
 class InvalidTargetFile(Exception):
-    """The file cannot be used; the text says where and why, for people."""
+    """The file is not a valid target list. The text names the place and the reason."""
 
 
 def file_stamp(path: Path) -> Stamp:
-    """What differs when the file was written or replaced, by way of a symbolic link too; None if it is not there."""
+    """Return a value that changes when the file (or the target of a link) changes; None if there is no file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -31,8 +31,10 @@ def file_stamp(path: Path) -> Stamp:
 
 
 def read(path: Path) -> list[Target]:
-    """The targets in the file. :raises InvalidTargetFile: for one that cannot be read, is wrong in any line, or
-    empty."""
+    """Return the targets in the file.
+
+    :raises InvalidTargetFile: if the file cannot be read, has an error, or has no targets.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -47,18 +49,18 @@ def read(path: Path) -> list[Target]:
         raise InvalidTargetFile(f"{path}:{line}: octet 0x{data[error.start]:02X} is not UTF-8") from error
     items = _tree(text, path) if path.suffix in (".yaml", ".yml", ".json") else _lines(text, path)
     if not items:
-        raise InvalidTargetFile(f"{path}: there are no targets in it")
+        raise InvalidTargetFile(f"{path}: found no targets")
     return [_target(item, line, path) for line, item in items]
 
 
 def _lines(text: str, path: Path) -> list[tuple[int, object]]:
-    """``URL [WEIGHT]`` lines; what begins with # is a comment."""
+    """Parse lines of the form ``URL [WEIGHT]``; # begins a comment."""
     items: list[tuple[int, object]] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if len(words) > 2:
             raise InvalidTargetFile(
-                f"{path}:{number}: found {len(words)} words; allowed is a URL, and a weight after it"
+                f"{path}:{number}: found {len(words)} words; allowed is a URL, optionally followed by a weight"
             )
         if words:
             weight = {"weight": yaml_tree.resolve(words[1])} if len(words) == 2 else {}
@@ -80,7 +82,7 @@ def _tree(text: str, path: Path) -> list[tuple[int, object]]:
         root = root.items["targets"][1]
     if not isinstance(root, yaml_tree.YamlSequence):
         raise InvalidTargetFile(
-            f"{path}:{root.line}: found no list; allowed is a list of targets, or targets: with one"
+            f"{path}:{root.line}: found no list; allowed is a list of targets, or the key targets with a list"
         )
     return [(item.line, _value(item)) for item in root.items]
 
@@ -101,7 +103,7 @@ def _target(item: object, line: int, path: Path) -> Target:
         detail = error.errors(include_url=False)[0]
         key = f"{detail['loc'][-1]}: " if detail["loc"] else ""
         raise InvalidTargetFile(f"{path}:{line}: {key}{from_pydantic(detail, []).message}") from error
-    # How TLS is spoken is made up from the configuration's own targets, and https:// must never become plain HTTP.
+    # Whether a service uses TLS depends on its targets in the configuration, and https:// must not become plain HTTP.
     if target.url is None or isinstance(target.url, Lookup) or target.url.secure:
-        raise InvalidTargetFile(f"{path}:{line}: allowed here is http://host:port")
+        raise InvalidTargetFile(f"{path}:{line}: a target list allows http://host:port only")
     return target

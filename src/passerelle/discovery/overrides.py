@@ -1,6 +1,7 @@
-"""What was changed at run time of a service's targets, over what the configuration and its sources say.
+"""Changes of a service's targets at run time, which override the configuration and discovery.
 
-Each change is of one instance, and holds until they say something else of that instance than when it was made.
+Each change concerns one target. It applies until the configuration or discovery specifies something else for that
+target than at the time of the change.
 """
 
 from __future__ import annotations
@@ -10,57 +11,59 @@ from collections.abc import Iterable
 from passerelle.upstream.members import InstanceSpec
 
 TargetKey = tuple[str, int, str]
-"""Host, port and zone: what makes a target the one that it is."""
+"""Host, port and zone, which identify a target of a service."""
 
 
 def target_key(spec: InstanceSpec) -> TargetKey:
-    """Where ``spec`` is."""
+    """Return the key of ``spec``."""
     return spec.host, spec.port, spec.zone
 
 
 class Overrides:
-    """The changes of one service. ``declared`` is each time what the configuration and its sources say now."""
+    """The changes of one service. ``declared`` are the current targets of the configuration and discovery."""
 
     def __init__(self) -> None:
         self.added: dict[TargetKey, InstanceSpec] = {}
-        self.removed: dict[TargetKey, float] = {}  # with the weight that was said of it
-        self._weights: dict[TargetKey, tuple[float, float]] = {}  # the one that was said, and the one in its place
+        self.removed: dict[TargetKey, float] = {}  # with the declared weight at that time
+        self._weights: dict[
+            TargetKey, tuple[float, float]
+        ] = {}  # the declared weight at that time, and the one that replaces it
 
     def add(self, spec: InstanceSpec, declared: Iterable[InstanceSpec]) -> None:
-        """One more; or one of ``declared`` that was removed is back."""
-        place = target_key(spec)
-        if place in map(target_key, declared):
-            self.removed.pop(place, None)
-            self.set_weight(place, spec.weight, declared)
+        """Add a target, or restore one of ``declared`` that was removed."""
+        key = target_key(spec)
+        if key in map(target_key, declared):
+            self.removed.pop(key, None)
+            self.set_weight(key, spec.weight, declared)
         else:
-            self.added[place] = spec
+            self.added[key] = spec
 
-    def remove(self, place: TargetKey, declared: Iterable[InstanceSpec]) -> None:
-        """One less."""
-        self.added.pop(place, None)
-        self._weights.pop(place, None)
-        self.removed.update((place, spec.weight) for spec in declared if target_key(spec) == place)
+    def remove(self, key: TargetKey, declared: Iterable[InstanceSpec]) -> None:
+        """Remove a target."""
+        self.added.pop(key, None)
+        self._weights.pop(key, None)
+        self.removed.update((key, spec.weight) for spec in declared if target_key(spec) == key)
 
-    def set_weight(self, place: TargetKey, weight: float, declared: Iterable[InstanceSpec]) -> None:
-        """Another weight."""
-        if place in self.added:
-            self.added[place] = self.added[place]._replace(weight=weight)
-        self._weights.update((place, (spec.weight, weight)) for spec in declared if target_key(spec) == place)
+    def set_weight(self, key: TargetKey, weight: float, declared: Iterable[InstanceSpec]) -> None:
+        """Set the weight of a target."""
+        if key in self.added:
+            self.added[key] = self.added[key]._replace(weight=weight)
+        self._weights.update((key, (spec.weight, weight)) for spec in declared if target_key(spec) == key)
 
     def apply_to(self, declared: Iterable[InstanceSpec]) -> list[InstanceSpec]:
-        """``declared`` with the changes that hold."""
+        """Return ``declared`` with the changes that apply."""
         specs = {target_key(spec): spec for spec in declared}
-        for place, spec in list(specs.items()):
-            before, instead = self._weights.get(place, (None, 0.0))
-            if self.removed.get(place) == spec.weight:
-                del specs[place]
+        for key, spec in list(specs.items()):
+            before, weight = self._weights.get(key, (None, 0.0))
+            if self.removed.get(key) == spec.weight:
+                del specs[key]
             elif before == spec.weight:
-                specs[place] = spec._replace(weight=instead)
-        return [*specs.values(), *(spec for place, spec in self.added.items() if place not in specs)]
+                specs[key] = spec._replace(weight=weight)
+        return [*specs.values(), *(spec for key, spec in self.added.items() if key not in specs)]
 
     def drop_obsolete(self, declared: Iterable[InstanceSpec]) -> None:
-        """Forget the changes that no longer hold."""
+        """Forget the changes that no longer apply."""
         now = {target_key(spec): spec.weight for spec in declared}
-        self.added = {place: spec for place, spec in self.added.items() if place not in now}
-        self.removed = {place: weight for place, weight in self.removed.items() if now.get(place) == weight}
-        self._weights = {place: both for place, both in self._weights.items() if now.get(place) == both[0]}
+        self.added = {key: spec for key, spec in self.added.items() if key not in now}
+        self.removed = {key: weight for key, weight in self.removed.items() if now.get(key) == weight}
+        self._weights = {key: weights for key, weights in self._weights.items() if now.get(key) == weights[0]}

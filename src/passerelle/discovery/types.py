@@ -1,4 +1,4 @@
-"""What every way of finding instances gives."""
+"""The results of discovery, common to all kinds of sources."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class FoundInstance(NamedTuple):
-    """An instance that was found."""
+    """A discovered instance."""
 
     host: str
     port: int
     weight: float = 1.0
-    tier: int = 0  # of several priorities, the lowest number first
+    tier: int = 0  # the lowest tier is used first
 
 
 class DiscoveryFailed(Exception):
-    """There is no answer, or an empty one; the text says why, for people."""
+    """A source has no result or an empty one. The text is the reason."""

@@ -1,10 +1,10 @@
-"""Changes that are not made, and why."""
+"""Errors of changes that are refused."""
 
 from __future__ import annotations
 
 
 class ChangeRefused(Exception):
-    """A change that was not made; ``problems`` are lines for people, ``status`` is what the admin port answers."""
+    """A change was not made. ``problems`` are the reasons, a line each; ``status`` is that of the admin port."""
 
     status = 409
 
@@ -14,12 +14,12 @@ class ChangeRefused(Exception):
 
 
 class NotFound(ChangeRefused):
-    """There is nothing of that name."""
+    """There is no service or instance of that name."""
 
     status = 404
 
 
 class InvalidChange(ChangeRefused):
-    """What was asked for means nothing."""
+    """The request for the change is invalid."""
 
     status = 400

@@ -1,5 +1,8 @@
-"""A file that is looked at again and again, by its times and its place: no system call tells of every kind of change
-(a link on the way that leads elsewhere, a network's file system)."""
+"""Watch a file by polling its times and its inode.
+
+No system call reports every kind of change, such as a symbolic link in the path that is replaced, or a change in a
+network file system.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,25 @@ from typing import NoReturn
 
 from passerelle.discovery.file import Stamp, file_stamp
 
-LOOK = 1.0  # seconds between two looks
-STILL = 0.2  # seconds that a file must stay as it is before it is read: it may be half written
+INTERVAL = 1.0  # seconds between two polls
+SETTLE = 0.2  # seconds without a change before the file is read, because it may be half written
 
 
 async def watch(
-    path: Path, changed: Callable[[], Awaitable[None]], *, look: float = LOOK, still: float = STILL
+    path: Path, changed: Callable[[], Awaitable[None]], *, interval: float = INTERVAL, settle: float = SETTLE
 ) -> NoReturn:
-    """Call ``changed`` when ``path`` was written, replaced or taken away, and is still again; and once to begin with,
-    for what happened between its reading and now."""
-    before: Stamp | str = "never looked at"
+    """Call ``changed`` whenever ``path`` has been written, replaced or removed, and then not changed for ``settle`` s.
+
+    Also calls it once at the beginning, because the file may have changed between its reading and the first poll.
+    """
+    before: Stamp | str = "not polled yet"
     while True:
-        # In a thread: a file may be on a disk that does not answer.
+        # In a thread, because a file system may block.
         now = await asyncio.to_thread(file_stamp, path)
         if now != before:
-            await asyncio.sleep(still)
+            await asyncio.sleep(settle)
             if await asyncio.to_thread(file_stamp, path) != now:
                 continue
             before = now
             await changed()
-        await asyncio.sleep(look)
+        await asyncio.sleep(interval)

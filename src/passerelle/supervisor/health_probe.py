@@ -1,4 +1,4 @@
-"""One active health check: a question to an instance. What is made of the answers is in ``balancing.health``."""
+"""The active health check: one probe of one instance. ``balancing.health`` evaluates the results."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import contextlib
 from passerelle.http1.tls_contexts import UpstreamTls, reason
 from passerelle.system.ports import join
 
-INTERVAL = 3.0  # seconds between two probes of an instance that has answered before
+INTERVAL = 3.0  # seconds between two probes of an instance that was up before
 TIMEOUT = 1.0  # seconds for one probe, unless the configuration says otherwise
 
-_ANSWER_LIMIT = 64 * 1024  # bytes of an answer that are read at most
+_RESPONSE_LIMIT = 64 * 1024  # bytes of a response that are read at most
 
 
 async def probe(host: str, port: int, path: str | None, within: float, tls: UpstreamTls | None = None) -> str:
-    """Ask an instance once, for at most ``within`` seconds: GET ``path``, or only a connection when it is None; over
-    TLS with ``tls``.
+    """Probe an instance once, for at most ``within`` seconds, over TLS if ``tls`` is given.
 
-    Gives an empty string when it is healthy (any 2xx), else what was wrong.
+    The probe is GET ``path``, or only a connection if ``path`` is None. Returns an empty string if the instance is
+    healthy (any 2xx status), otherwise the problem.
     """
     try:
         async with asyncio.timeout(within):
             options = tls.options(host) if tls is not None else {}
-            reader, writer = await asyncio.open_connection(host, port, limit=_ANSWER_LIMIT, **options)
+            reader, writer = await asyncio.open_connection(host, port, limit=_RESPONSE_LIMIT, **options)
             try:
                 return "" if path is None else await _get(reader, writer, join(host, port), path)
             finally:
                 writer.close()
     except TimeoutError:
-        return f"no answer within {within:g} s"
+        return f"no response within {within:g} s"
     except ConnectionRefusedError:
-        return "refuses connections"
+        return "connection refused"
     except OSError as error:
         return reason(error)
 
@@ -43,16 +43,16 @@ async def _get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host:
     try:
         line = await reader.readuntil(b"\n")
     except asyncio.IncompleteReadError:
-        return f"closes without an answer to GET {path}"
+        return f"connection closed without a response to GET {path}"
     except asyncio.LimitOverrunError:
-        return f"answers GET {path} with no status line"
+        return f"response to GET {path} has no status line"
     version, _, rest = line.partition(b" ")
     status = rest[:3]
     if not version.startswith(b"HTTP/1.") or not status.isdigit():
-        return f"answers GET {path} with no status line"
-    # Taken to its end where that is near, so that the instance does not log a client that ran away.
+        return f"response to GET {path} has no status line"
+    # Read to the end if it is short, so that the instance does not log a client that disconnected.
     with contextlib.suppress(OSError):
-        left = _ANSWER_LIMIT
+        left = _RESPONSE_LIMIT
         while left > 0 and (data := await reader.read(left)):
             left -= len(data)
-    return "" if status.startswith(b"2") else f"answers GET {path} with {int(status)}"
+    return "" if status.startswith(b"2") else f"status {int(status)} for GET {path}"

@@ -1,4 +1,4 @@
-"""An instance of a service that the runner starts itself, kept running on a port of its own."""
+"""An instance of a service with ``app`` or ``run``: a process that listens on its own port."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ _STATES = {state.value: state for state in (ProcessState.UP, ProcessState.EJECTE
 
 
 class InstanceProcess(SupervisedProcess):
-    """``service``'s instance called ``name``. ``ports_in_use`` holds the ports of all instances; each start takes a new
-    one, so that nothing an earlier process left behind can stand in its way.
+    """The instance ``name`` of ``service``.
+
+    ``ports_in_use`` has the ports of all instances. Each start takes a new port, so that processes which an earlier
+    start has left behind cannot block it.
     """
 
     def __init__(
@@ -45,13 +47,13 @@ class InstanceProcess(SupervisedProcess):
 
     @property
     def state(self) -> ProcessState:
-        """How it is now: of one that runs and was up, what its health says."""
+        """The current state. Once the process has come up, it is the state of its health."""
         state = super().state
         return _STATES.get(self.service.state(self.name), ProcessState.DOWN) if state is ProcessState.UP else state
 
     @property
     def address(self) -> str:
-        """``host:port``, or nothing before the first start."""
+        """``host:port``, or an empty string before the first start."""
         return ports.join(ports.LOOPBACK, self.port) if self.port else ""
 
     def _spawn(self) -> Process:
@@ -68,10 +70,10 @@ class InstanceProcess(SupervisedProcess):
                 "PORT": str(self.port),
                 "PASSERELLE_SERVICE": self.service.name,
                 "PASSERELLE_INSTANCE": self.name,
-                # Through a pipe Python would hold back what it prints until it ends.
+                # Otherwise Python buffers its output, because stdout is a pipe.
                 "PYTHONUNBUFFERED": "1",
-                # Last, so that it changes nothing that PATH already finds: `python` is there too where our virtual
-                # environment was not activated.
+                # Makes `python` available where the virtual environment is not activated; last, so that commands
+                # that PATH already finds stay the same.
                 "PATH": os.pathsep.join(filter(None, (os.environ.get("PATH"), str(Path(sys.executable).parent)))),
                 **config.env,
             },
@@ -88,7 +90,7 @@ class InstanceProcess(SupervisedProcess):
 
 
 def command(config: ServiceConfig, port: int) -> list[str]:
-    """The command line of an instance on ``port``: of the application server, or what ``run`` says."""
+    """Return the command line of an instance on ``port``: the application server, or ``run``."""
     if config.app is not None:
         return appserver.command(config.app, ports.LOOPBACK, port, config.interface or "auto")
     return [word.replace("{port}", str(port)) for word in config.run or ()]

@@ -1,13 +1,13 @@
-"""A child's output cut into lines, in bounded memory whatever the child writes. Pure."""
+"""Split the output of a child process into lines, in bounded memory. Pure."""
 
 from __future__ import annotations
 
-# The same bound as Docker's: long enough for a stack trace on one line, short enough for a terminal.
+# Docker has the same bound: long enough for a stack trace on one line, short enough for a terminal.
 LIMIT = 16 * 1024
 
 
 class LineSplitter:
-    """Splits a stream at newlines. Of a longer line the first ``limit`` bytes are kept and the rest is counted."""
+    """Splits a stream at newlines. Lines are truncated to ``limit`` bytes, with a note of how many are missing."""
 
     __slots__ = ("_dropped", "_kept", "limit")
 
@@ -17,7 +17,7 @@ class LineSplitter:
         self._dropped = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that ``data`` completes, without their ends (``\\n`` or ``\\r\\n``)."""
+        """Return the lines that ``data`` completes, without their ends (``\\n`` or ``\\r\\n``)."""
         *ends, rest = data.split(b"\n")
         lines = []
         for part in ends:
@@ -27,7 +27,7 @@ class LineSplitter:
         return lines
 
     def flush(self) -> list[bytes]:
-        """What is left when the stream has ended without a newline: one line or none."""
+        """Return the rest after the end of the stream: one line without a newline, or none."""
         return [self._take()] if self._kept or self._dropped else []
 
     def _add(self, part: bytes) -> None:
@@ -47,10 +47,10 @@ class LineSplitter:
 
 
 class LineBuffer:
-    """Passes a stream on in large pieces that end where a line ends, so that nothing else is written inside one.
+    """Passes a stream on in large pieces that end at the end of a line, so that lines are not interleaved with others.
 
-    Made for the access log, where cutting up every line would cost more than it is worth. A single line longer than
-    ``limit`` bytes is passed on in pieces rather than held.
+    It is for the access log, for which splitting every line is too expensive. A line longer than ``limit`` bytes is
+    passed on in pieces.
     """
 
     __slots__ = ("_held", "limit")
@@ -60,7 +60,7 @@ class LineBuffer:
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
-        """What may be written now (perhaps nothing)."""
+        """Return what can be passed on now; may be empty."""
         end = data.rfind(b"\n") + 1
         if end:
             out = self._held + data[:end]
@@ -72,6 +72,6 @@ class LineBuffer:
         return self.flush()
 
     def flush(self) -> bytes:
-        """What is left when the stream has ended."""
+        """Return the rest after the end of the stream."""
         out, self._held = self._held, b""
         return out

@@ -1,7 +1,7 @@
-"""Writing to the terminal, a pipe or a file without ever waiting for it.
+"""Write to the terminal, a pipe or a file without blocking.
 
-A reader that stops (a paused terminal, a stuck pipe) must not stop the supervisor: it would no longer drain its
-children's pipes, and they would stop with it. So a thread of its own writes, out of a bounded buffer.
+A reader that stops reading (a paused terminal, a stuck pipe) must not block the supervisor, which would then no longer
+drain the pipes of its children and block them too. So a thread writes, from a bounded buffer.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import select
 import threading
 
 LIMIT = 4 * 1024 * 1024
-_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT})
+_TEMPORARY = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Output:
-    """Appends to ``fd``. :meth:`write` returns at once; what does not fit in ``limit`` bytes is dropped and counted."""
+    """Writes to ``fd`` through a buffer of ``limit`` bytes. Lines that do not fit are dropped and counted."""
 
     def __init__(self, fd: int, *, limit: int = LIMIT) -> None:
         self._fd = fd
@@ -30,7 +30,7 @@ class Output:
         self._thread.start()
 
     def write(self, data: bytes) -> None:
-        """Take ``data``, whole lines, to be written in order."""
+        """Append ``data``, which consists of whole lines, to the buffer. Returns at once."""
         with self._changed:
             if self._closed:
                 return
@@ -38,7 +38,7 @@ class Output:
                 self._lost += data.count(b"\n") or 1
                 return
             if self._lost:
-                note = b"(%d lines of output dropped: nobody read them)\n" % self._lost
+                note = b"(%d lines of output dropped: the reader did not read them)\n" % self._lost
                 self._lost = 0
                 self._parts.append(note)
                 self._size += len(note)
@@ -47,7 +47,7 @@ class Output:
             self._changed.notify()
 
     def close(self, timeout: float = 1.0) -> None:
-        """Write what is left, for at most ``timeout`` seconds."""
+        """Write the rest of the buffer, for at most ``timeout`` seconds."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -66,7 +66,7 @@ class Output:
             with self._changed:
                 self._size -= len(data)
                 if not written:
-                    # The terminal or the reader is gone. The services are not: they go on unheard.
+                    # The terminal or the reader is gone. The services go on, and their output is discarded.
                     self._closed = True
                     self._parts.clear()
                     return
@@ -76,9 +76,9 @@ class Output:
         while view:
             try:
                 view = view[os.write(self._fd, view[:65536]) :]
-            except BlockingIOError:  # somebody who shares the descriptor made it so
+            except BlockingIOError:  # another process that shares the descriptor has made it non-blocking
                 select.select([], [self._fd], [])
             except OSError as error:
-                # A full disk may have room again later: this piece is lost, the next may not be.
-                return error.errno in _PASSING
+                # A full disk may have room again later, so only this piece is lost.
+                return error.errno in _TEMPORARY
         return True

@@ -1,8 +1,8 @@
-"""One child and everything it starts: spawned in a session of its own, watched, drained, ended as a whole.
+"""A child process and everything it starts: spawned in its own session, watched, and stopped as a whole.
 
-Its exit is known by a pidfd (pidfd_open(2)), never by the end of its output, which a grandchild may hold open for
-ever. The child stays unreaped until its whole tree is gone: that keeps its pid, and so the number of its group and
-session, from being given to a stranger while we signal it.
+The exit of the child is detected by a pidfd (pidfd_open(2)), not by the end of its output, which a grandchild may hold
+open for ever. The child is not reaped before its whole tree is gone. Until then the kernel does not reuse its pid,
+which is also the id of its process group and session, so that signals cannot reach an unrelated process.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from pathlib import Path
 from passerelle.supervisor.line_splitter import LineBuffer, LineSplitter
 from passerelle.system import linux
 
-# Carried by every process that a command starts, also by those that leave its session to daemonise.
+# An environment variable of every process that a command starts, including daemons that leave its session.
 MARKER = "PASSERELLE_PROCESS"
 
 _CHUNK = 64 * 1024
-# Of a child whose output is passed on as it is: at 450 bytes a line, what a gateway logs in a tenth of a second.
+# Pipe size for output that is passed on unchanged: at 450 bytes a line, what a gateway logs in a tenth of a second.
 _LARGE_PIPE = 1024 * 1024
 _TAIL = 10  # lines kept for the report of a failed start
-_LEFT_GRACE = 0.5  # seconds that what an ended child left behind gets between SIGTERM and SIGKILL
-_KILL_LIMIT = 5.0  # seconds after SIGKILL until a process that will not die (in an uninterruptible wait) is given up
-_DRAIN_LIMIT = 0.5  # seconds to read what was still in the pipes when the tree was gone
+_LEFT_GRACE = 0.5  # seconds between SIGTERM and SIGKILL for the processes that an exited child has left behind
+_KILL_LIMIT = 5.0  # seconds after SIGKILL until a process in an uninterruptible wait is given up
+_DRAIN_LIMIT = 0.5  # seconds to read the rest of the output when the tree is gone
 
 
 class StartFailed(Exception):
-    """The command could not be started at all; the text says why."""
+    """The command could not be started. The text is the reason."""
 
 
 def describe_exit(code: int) -> str:
-    """``exited with code 1`` or ``was ended by SIGKILL`` for a code as of :attr:`Process.returncode`."""
+    """Describe a :attr:`Process.returncode`, as ``exited with code 1`` or ``was ended by SIGKILL``."""
     if code >= 0:
         return f"exited with code {code}"
     try:
@@ -49,10 +49,10 @@ def describe_exit(code: int) -> str:
 
 
 class Process:
-    """A started command. Made by :meth:`spawn`, from a running event loop.
+    """A command that was started by :meth:`spawn`, on a running event loop.
 
-    ``on_line`` gets each line of its output; with ``on_raw`` its standard output goes there instead, in pieces of whole
-    lines. ``returncode`` is None while the child runs, then its code, or a negative signal number.
+    ``returncode`` is None while the child runs, then its exit code, or the negative number of the signal that ended it.
+    ``tail`` has the last lines of its output. ``unkillable`` has the pids that survived SIGKILL.
     """
 
     def __init__(
@@ -90,19 +90,22 @@ class Process:
         cwd: Path | None = None,
         pass_fds: Sequence[int] = (),
     ) -> Process:
-        """Start ``argv``; ``env`` is added to this process's own environment.
+        """Start ``argv``, with ``env`` added to the environment of this process.
 
-        :raises StartFailed: when there is no such command or directory, or it may not be run.
+        ``on_line`` is called with each line of the output. With ``on_raw``, standard output goes there instead, in
+        pieces that end at the end of a line.
+
+        :raises StartFailed: if the command or directory does not exist, or may not be used.
         """
         token = secrets.token_hex(8)
         outer, outer_child = os.pipe()
         error, error_child = -1, outer_child
         if on_raw is not None:
             error, error_child = os.pipe()
-            with contextlib.suppress(OSError):  # one of a user's many pipes may be refused: then it stays small
+            with contextlib.suppress(OSError):  # the limit of pipe memory per user: the pipe stays small
                 fcntl.fcntl(outer, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
         try:
-            popen = subprocess.Popen(  # noqa: S603 - to run what the configuration names is the purpose
+            popen = subprocess.Popen(  # noqa: S603 - the configuration defines the command
                 list(argv),
                 env={**os.environ, **(env or {}), MARKER: token},
                 cwd=cwd,
@@ -116,7 +119,7 @@ class Process:
             for fd in (outer, error):
                 if fd >= 0:
                     os.close(fd)
-            raise StartFailed(_why(argv, cwd, problem)) from problem
+            raise StartFailed(_start_problem(argv, cwd, problem)) from problem
         finally:
             for fd in {outer_child, error_child}:
                 os.close(fd)
@@ -179,7 +182,7 @@ class Process:
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        # WNOWAIT: look, and leave it a zombie (see the module's text).
+        # WNOWAIT: leave the child a zombie (see the docstring of the module).
         state = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         assert state is not None
         self.returncode = state.si_status if state.si_code == os.CLD_EXITED else -state.si_status
@@ -187,18 +190,18 @@ class Process:
         self._closing = self._loop.create_task(self._close())
 
     async def wait(self) -> int:
-        """The code of the child as soon as it has ended, whatever it left behind."""
+        """Wait until the child has exited, and return its code. Processes that it has started may still run."""
         await self._exited.wait()
         assert self.returncode is not None
         return self.returncode
 
     async def closed(self) -> int:
-        """Like :meth:`wait`, but only when everything it started is gone and its output was read to the end."""
+        """Wait until the child and everything it started are gone and the output is read. Returns the exit code."""
         await self._closed.wait()
         return await self.wait()
 
     async def stop(self, grace: float) -> int:
-        """SIGTERM to the whole tree, SIGKILL after ``grace`` seconds to what is left of it; waits until it is gone.
+        """Stop the whole tree: SIGTERM, after ``grace`` seconds SIGKILL. Returns the exit code when it is gone.
 
         May be called again with a shorter ``grace`` while the first call waits.
         """
@@ -208,7 +211,7 @@ class Process:
         self._hurry.set()
         if not self._exited.is_set():
             if first and grace > 0:
-                # The group at once, because it is exact and cheap; stragglers in groups of their own when it is over.
+                # The process group first, which is exact and cheap. Processes in other groups follow in _end_tree.
                 self._signal_group(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._exited.wait(), max(0.0, self._kill_at - self._clock()))
@@ -217,7 +220,7 @@ class Process:
         return await self.closed()
 
     def kill(self) -> None:
-        """SIGKILL to the whole tree, now."""
+        """Send SIGKILL to the whole tree."""
         self._kill_at = self._clock()
         self._hurry.set()
         if not self._closed.is_set():
@@ -231,7 +234,7 @@ class Process:
         return linux.members(self.pid, self._marker)
 
     async def _close(self) -> None:
-        """End what the child left behind, read its last words, and reap it."""
+        """End the processes that the child has left behind, read the rest of the output, and reap the child."""
         await self._end_tree()
         if self._pipes:
             with contextlib.suppress(TimeoutError):
@@ -243,15 +246,15 @@ class Process:
 
     async def _end_tree(self) -> None:
         begun = self._clock()
-        told: set[int] = set()
+        terminated: set[int] = set()
         killed_at: float | None = None
         pause = 0.01
         while left := self._members() - self.unkillable:
             now = self._clock()
             kill_at = begun + _LEFT_GRACE if self._kill_at is None else self._kill_at
             if now < kill_at:
-                linux.send(left - told, signal.SIGTERM)
-                told |= left
+                linux.send(left - terminated, signal.SIGTERM)
+                terminated |= left
             else:
                 linux.send(left, signal.SIGKILL)
                 killed_at = killed_at or now
@@ -264,7 +267,7 @@ class Process:
             pause = min(pause * 2, 0.1)
 
 
-def _why(argv: Sequence[str], cwd: Path | None, problem: Exception) -> str:
+def _start_problem(argv: Sequence[str], cwd: Path | None, problem: Exception) -> str:
     if cwd is not None and not cwd.is_dir():
         return f"no such directory: {cwd}"
     if isinstance(problem, FileNotFoundError):

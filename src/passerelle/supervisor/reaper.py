@@ -1,13 +1,14 @@
-"""The process above the supervisor: it outlives it, and ends whatever the supervisor could not.
+"""The parent process of the supervisor: it outlives the supervisor and ends all processes that are left.
 
-``passerelle up`` forks. The child becomes the supervisor. The parent, whose pid the user knows, becomes this guard: a
-subreaper (prctl(2)), to which every orphan below it falls, however often it forked and whatever session it made. So it
-can end all of them when the supervisor is gone, by SIGKILL too; and if the guard is killed, the supervisor gets SIGTERM
-from the kernel and stops everything in order. The guard replaces its program by a new one because it needs a tenth of
-the memory, and because a ``pkill -9 -f "passerelle up"`` then leaves it alive.
+``passerelle up`` forks. The child becomes the supervisor. The parent, whose pid the user knows, becomes the reaper: a
+subreaper (prctl(2)), which the kernel makes the parent of every orphan below it, even of processes that have forked
+several times or created sessions. So the reaper can end all of them when the supervisor is gone, even by SIGKILL. If
+the reaper itself is killed, the supervisor receives SIGTERM from the kernel and stops everything in order. The reaper
+executes a new program because that needs a tenth of the memory, and because ``pkill -9 -f "passerelle up"`` then does
+not match it.
 
-The supervisor is in a process group of its own: signals meant for the whole come to the guard, from the terminal or
-from anybody, and are passed on once.
+The supervisor is in its own process group. Signals from the terminal or from other processes reach the reaper, which
+forwards each of them once.
 """
 
 from __future__ import annotations
@@ -21,35 +22,35 @@ from pathlib import Path
 from passerelle.system import linux
 
 FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2})
-_GRACE = 1.0  # seconds between SIGTERM and SIGKILL for what the supervisor left behind
-_GIVE_UP = 5.0  # seconds after SIGKILL until a process in an uninterruptible wait is left to the kernel
+_GRACE = 1.0  # seconds between SIGTERM and SIGKILL for processes that the supervisor has left behind
+_GIVE_UP = 5.0  # seconds after SIGKILL until a process in an uninterruptible wait is given up
 
 
 def fork_reaper() -> None:
-    """Fork: returns in the supervisor-to-be; the present process becomes the guard and never returns."""
+    """Fork. Returns in the child, which becomes the supervisor; the current process becomes the reaper."""
     linux.become_subreaper()
-    guard = os.getpid()
+    reaper = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        linux.die_with_parent(guard, signal.SIGTERM)
+        linux.die_with_parent(reaper, signal.SIGTERM)
         os.setpgid(0, 0)
-        # Out of the terminal's foreground group it may still write there.
+        # Allows writing to the terminal from outside its foreground process group.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    # -S: no site-packages, which it does not need; -P: no module of the working directory by accident.
+    # -S: without site-packages, which the reaper does not need; -P: without modules of the working directory.
     argv = [sys.executable, "-S", "-P", "-m", "passerelle.supervisor.reaper", str(child)]
     os.execve(sys.executable, argv, {**os.environ, "PYTHONPATH": paths})  # noqa: S606
 
 
 def forward_signals(supervisor: int) -> int:
-    """Pass signals on until ``supervisor`` (a child of this process) has ended, then end its leftovers.
+    """Forward signals to ``supervisor`` (a child of this process) until it has ended, then end what it has left.
 
-    Gives the code to exit with. All of :data:`FORWARDED` and SIGCHLD must be blocked.
+    Returns the exit code. All of :data:`FORWARDED` and SIGCHLD must be blocked.
     """
     signals = FORWARDED | {signal.SIGCHLD}
     if linux.hangup_is_ignored():
@@ -57,27 +58,27 @@ def forward_signals(supervisor: int) -> int:
     while (status := _reap(supervisor)) is None:
         number = signal.sigwait(signals)
         if number != signal.SIGCHLD:
-            os.kill(supervisor, number)  # a zombie at worst: it is reaped above only
+            os.kill(supervisor, number)  # safe: the supervisor is a zombie at worst, because only _reap reaps it
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         name = signal.Signals(-code).name
-        text = f"passerelle: the supervisor was ended by {name}; stopping all that it started\n"
+        text = f"passerelle: the supervisor was ended by {name}; stopping all its processes\n"
         os.write(2, text.encode())
     end_all(_GRACE)
     return 128 - code if code < 0 else code
 
 
 def end_all(grace: float) -> None:
-    """End every process below this one: SIGTERM, after ``grace`` seconds SIGKILL, until there is none."""
+    """End all descendants of this process: SIGTERM, and SIGKILL after ``grace`` seconds."""
     begun = time.monotonic()
     kill_at = begun + grace
-    told: set[int] = set()
+    terminated: set[int] = set()
     while _has_children():
         now = time.monotonic()
         left = linux.descendants(os.getpid())
         if now < kill_at:
-            linux.send(left - told, signal.SIGTERM)
-            told |= left
+            linux.send(left - terminated, signal.SIGTERM)
+            terminated |= left
         else:
             linux.send(left, signal.SIGKILL)
             if now > kill_at + _GIVE_UP:
@@ -88,7 +89,7 @@ def end_all(grace: float) -> None:
 
 
 def _reap(wanted: int) -> int | None:
-    """Reap everything that has ended; the status of ``wanted`` if it is among them."""
+    """Reap all children that have ended. Returns the status of ``wanted`` if it is one of them."""
     found = None
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""What people see of ``passerelle up``: the start report, progress, every process's output under its name."""
+"""The console output of ``passerelle up``: start report, progress, and the output of each process under its name."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from passerelle.supervisor.supervised import SupervisedProcess
 OWN = "passerelle"
 
 _PALETTE = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR colours (ECMA-48 §8.3.117)
-_PROGRESS_EVERY = 5.0  # seconds, where there is no terminal to rewrite a line on
-_PROGRESS_AFTER = 1.0
-_MANY = 10  # instances of a service that are up are summed up in one row beyond this
+_PROGRESS_EVERY = 5.0  # seconds between two lines of progress if the output is not a terminal
+_PROGRESS_AFTER = 1.0  # seconds until progress is shown
+_MANY = 10  # more instances of a service that are up than this are shown in one row
 
 
 @dataclass(frozen=True, slots=True)
 class ReportRow:
-    """One line of the start report. ``seconds`` is how long an instance took to answer, None for everything else."""
+    """One row of the start report. ``seconds`` is the start time of a process of a service, None for all others."""
 
     name: str
     service: str
@@ -32,17 +32,20 @@ class ReportRow:
 
     @property
     def is_up(self) -> bool:
-        """Whether it answers."""
+        """Whether the process or target is up."""
         return self.state == "up"
 
 
 def wants_colour(stream: IO[str], environ: dict[str, str] | os._Environ[str] = os.environ) -> bool:
-    """Whether ``stream`` is a terminal that shows colours, and nobody said no (https://no-color.org)."""
+    """Whether ``stream`` is a terminal with colours, and ``NO_COLOR`` is not set (https://no-color.org)."""
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 class ConsoleReport:
-    """Writes to ``output``. ``terminal``: a line may be rewritten; ``colour``: names are coloured."""
+    """Writes to ``output``.
+
+    With ``terminal``, progress is one line that is rewritten; with ``colour``, names have colours.
+    """
 
     def __init__(self, output: Output, *, terminal: bool, colour: bool, clock: Callable[[], float]) -> None:
         self._output = output
@@ -53,26 +56,26 @@ class ConsoleReport:
         self._colours: dict[str, int] = {}
         self._progress = ""
         self._progress_since: float | None = None
-        self._progress_told = 0.0
-        self._shown: dict[str, str] = {}  # whose last lines were shown, and for which end
+        self._progress_shown = 0.0
+        self._shown: dict[str, str] = {}  # process name to the end for which its last lines were shown
         self.started = False
 
     # Lines
 
     def names(self, names: Sequence[str]) -> None:
-        """Who will speak: names are set in a column of this width."""
+        """Set the names of all processes, which determine the width of the column of names."""
         self._width = max(map(len, (OWN, *names)))
 
     def line(self, name: str, text: bytes) -> None:
-        """One line of a process's output."""
+        """Write one line of the output of the process ``name``."""
         self._put(self._prefix(name) + text + (b"\x1b[0m\n" if self._colour and b"\x1b" in text else b"\n"))
 
     def raw(self, data: bytes) -> None:
-        """Whole lines to be passed on as they are."""
+        """Write whole lines unchanged."""
         self._put(data)
 
     def say(self, text: str) -> None:
-        """A line of our own."""
+        """Write a line in the name of passerelle."""
         self.line(OWN, text.encode())
 
     def _prefix(self, name: str) -> bytes:
@@ -96,7 +99,7 @@ class ConsoleReport:
     # Progress
 
     def progress(self, text: str) -> None:
-        """Say what is being waited for; called again and again while it lasts, with an empty text when it is over.
+        """Show what the supervisor waits for. Called repeatedly during the wait, and with an empty text at its end.
 
         Nothing is shown in the first second.
         """
@@ -108,22 +111,22 @@ class ConsoleReport:
             return
         if self._progress_since is None:
             self._progress_since = now
-            self._progress_told = now + _PROGRESS_AFTER - _PROGRESS_EVERY
+            self._progress_shown = now + _PROGRESS_AFTER - _PROGRESS_EVERY
         waited = now - self._progress_since
         if waited < _PROGRESS_AFTER:
             return
         text = f"{text} ({waited:.0f} s)"
         if self._terminal:
-            self._progress = text[: _columns() - 1]
+            self._progress = text[: _terminal_width() - 1]
             self._put(b"")
-        elif now - self._progress_told >= _PROGRESS_EVERY:
-            self._progress_told = now
+        elif now - self._progress_shown >= _PROGRESS_EVERY:
+            self._progress_shown = now
             self.say(text)
 
-    # What happens
+    # Events
 
     def up(self, member: SupervisedProcess) -> None:
-        """It answers for the first time since its start."""
+        """Report that ``member`` is up for the first time since its start."""
         self._shown.pop(member.name, None)
         if self.started:
             pid = member.process.pid if member.process is not None else 0
@@ -132,9 +135,12 @@ class ConsoleReport:
     def ended(
         self, member: SupervisedProcess, reason: str, after: float, again_in: float, tail: Sequence[bytes]
     ) -> None:
-        """It ended, or could not be started. Its last lines are shown again, together, unless it ended so before."""
+        """Report that ``member`` has ended or could not be started.
+
+        Its last lines are repeated, unless its previous end had the same reason.
+        """
         self.say(
-            self._paint(f"{member.name} {reason}", 31) + f" after {seconds(after)}; next start in {again_in:.1f} s"
+            self._paint(f"{member.name} {reason}", 31) + f" after {elapsed_text(after)}; next start in {again_in:.1f} s"
         )
         if tail and self._shown.get(member.name) != reason:
             self._shown[member.name] = reason
@@ -145,17 +151,17 @@ class ConsoleReport:
     # The start report
 
     def start(self, version: str, file: str, rows: Sequence[ReportRow], listen: str, admin: str | None) -> None:
-        """Everything that was started, how it is, and where to go."""
+        """Write the start report: all rows, and the addresses of the gateway and its admin port."""
         self.progress("")
         self.started = True
-        shown = _summed(rows)
+        shown = _summarized(rows)
         names = max((len(row.name) for row in shown), default=0)
         addresses = max((len(row.address) for row in shown), default=0)
         text = ["", f"{self._paint(OWN, 1)} {version} · {file}", ""]
         text += [self._row(row, names, addresses) for row in shown]
         for service in dict.fromkeys(row.service for row in rows if row.service):
             if not any(row.is_up for row in rows if row.service == service):
-                text.append(self._paint(f"  {service}: no instance is up; requests for it get 503 until one is", 31))
+                text.append(self._paint(f"  {service}: no instance is up; requests to it get 503 until one is", 31))
         where = f"listening on {self._paint(listen, 1)}"
         text += ["", where + (f" · admin http://{admin}" if admin is not None else ""), ""]
         self._put("\n".join([*text, ""]).encode())
@@ -164,12 +170,12 @@ class ConsoleReport:
         state = self._paint(f"{row.state:<8}", 32 if row.is_up else 31)
         name = self._paint(f"{row.name:<{names}}", self._colour_of(row.name))
         pid = f"pid {row.pid}" if row.pid is not None else ""
-        note = f"{seconds(row.seconds):>7}" if row.is_up and row.seconds is not None else row.problem
+        note = f"{elapsed_text(row.seconds):>7}" if row.is_up and row.seconds is not None else row.problem
         return f"  {name}  {state}  {row.address:<{addresses}}  {pid:<11}  {note}".rstrip()
 
 
-def _summed(rows: Sequence[ReportRow]) -> list[ReportRow]:
-    """``rows`` with the instances of a service that are up in one row where they are many."""
+def _summarized(rows: Sequence[ReportRow]) -> list[ReportRow]:
+    """Return ``rows``, with one row in place of more than :data:`_MANY` instances of a service that are up."""
     shown: list[ReportRow] = []
     for service in dict.fromkeys(row.service for row in rows):
         mine = [row for row in rows if row.service == service]
@@ -183,8 +189,8 @@ def _summed(rows: Sequence[ReportRow]) -> list[ReportRow]:
     return shown
 
 
-def seconds(value: float) -> str:
-    """A time for people: ``0.31 s``, ``12.4 s``, ``1 h 04 min``."""
+def elapsed_text(value: float) -> str:
+    """Format seconds for humans: ``0.31 s``, ``12.4 s``, ``1 h 04 min``."""
     if value < 10:
         return f"{value:.2f} s"
     if value < 100:
@@ -196,7 +202,7 @@ def seconds(value: float) -> str:
     return f"{hours} h {minutes:02} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
-def _columns() -> int:
+def _terminal_width() -> int:
     try:
         return os.get_terminal_size(1).columns or 80
     except OSError:

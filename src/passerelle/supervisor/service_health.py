@@ -1,4 +1,4 @@
-"""A service as the supervisor sees it: which instances there are, and which of them are up."""
+"""The health of a service in the supervisor: which instances it has, and which of them are up."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from passerelle.supervisor.health_probe import INTERVAL, TIMEOUT, probe
 from passerelle.system.ports import join
 from passerelle.upstream.members import InstanceSpec
 
-TOGETHER = 0.25  # seconds between two tellings that time alone brings about
+COALESCE = 0.25  # seconds between two updates of the workers for changes that only depend on time
 
 
 class ServiceHealthMonitor:
-    """The instances that can be asked (processes that run, or targets) and their health.
+    """Probes the instances of a service (running processes or targets) and keeps the state of their health.
 
-    ``changed`` is called, with this service, when what the workers must know has changed.
+    ``changed`` is called with this object when the workers need an update. ``problems`` has the result of the last
+    failed probe of each instance, by name.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class ServiceHealthMonitor:
         self.path = config.health.path if config.health is not None else None
         self.probe_timeout = config.health.timeout if config.health is not None else TIMEOUT
         self._certificates = ServiceCertificates(config)
-        self.problems: dict[str, str] = {}  # what the last probe of an instance found wrong; by name
+        self.problems: dict[str, str] = {}
         self._changed = changed
         self._clock = clock
         self._rng = rng
@@ -46,7 +47,7 @@ class ServiceHealthMonitor:
         self._timer: asyncio.TimerHandle | None = None
 
     def configure(self, config: ServiceConfig) -> None:
-        """Go by another configuration; what is known of the instances stays."""
+        """Apply another configuration; the health of the instances is kept."""
         before, self.config = self.config, config
         self._certificates = ServiceCertificates(config)
         self.path = config.health.path if config.health is not None else None
@@ -60,12 +61,12 @@ class ServiceHealthMonitor:
             self._health.restore(snapshot, now)
 
     def add(self, spec: InstanceSpec) -> None:
-        """``spec`` exists from now on; it is down until its first good probe."""
+        """Add or replace an instance. A new one is down until its first successful probe."""
         self._present[spec.name] = spec
         self._on_instances_changed()
 
     def remove(self, name: str) -> None:
-        """The instance called ``name`` is gone: no worker may pick it any more."""
+        """Remove an instance: no worker may pick it any more."""
         if self._present.pop(name, None) is not None:
             self.problems.pop(name, None)
             self._on_instances_changed()
@@ -73,30 +74,30 @@ class ServiceHealthMonitor:
     async def watch(
         self, spec: InstanceSpec, up: Callable[[], None], failed: Callable[[], None] | None = None
     ) -> NoReturn:
-        """Probe ``spec`` for ever: often until it first answers, then every 3 s.
+        """Probe ``spec`` until cancelled: often until the first success, then every 3 s.
 
-        ``up`` is called once, when it first answers; ``failed``, if given, after each probe before that.
+        ``up`` is called once, after the first success; ``failed``, if given, after each failure before that.
         """
         pause = 0.02
         while not await self._probe(spec):
             if failed is not None:
                 failed()
             await asyncio.sleep(pause)
-            # So an instance that took T seconds to start waits for us no longer than about T / 5.
+            # An instance that takes T seconds to start is found up at most about T / 5 later.
             pause = min(pause * 1.2, INTERVAL)
         up()
-        # The instances of a service start together; their probes must not come together for ever.
+        # Spread the probes: the instances of a service start at the same time.
         await asyncio.sleep(INTERVAL * self._rng())
         while True:
-            # One that has just failed is asked sooner: whatever waits for its answer waits for the verdict.
-            asked_again = not await self._probe(spec) and self.is_up(spec.name)
-            await asyncio.sleep(INTERVAL / 12 if asked_again else INTERVAL)
+            # After a failure that does not count as down yet, the next probe comes sooner, to decide soon.
+            undecided = not await self._probe(spec) and self.is_up(spec.name)
+            await asyncio.sleep(INTERVAL / 12 if undecided else INTERVAL)
 
     async def _probe(self, spec: InstanceSpec) -> bool:
         try:
             tls = self._certificates.current() if spec.secure else None
         except OSError as error:
-            problem = f"certificates cannot be used: {reason(error)}"
+            problem = f"cannot use the certificates: {reason(error)}"
         else:
             problem = await probe(spec.host, spec.port, self.path, self.probe_timeout, tls)
         if problem:
@@ -107,37 +108,37 @@ class ServiceHealthMonitor:
         return not problem
 
     def is_up(self, name: str) -> bool:
-        """Whether the instance called ``name`` passes its probes."""
+        """Whether the instance ``name`` passes its probes."""
         spec = self._present.get(name)
         return spec is not None and self._health.state(_key(spec)) is HealthState.UP
 
     def state(self, name: str) -> str:
-        """The state of its health, in a word."""
+        """The state of the health of the instance ``name``, in one word; ``gone`` if there is none."""
         spec = self._present.get(name)
         state = self._health.state(_key(spec)) if spec is not None else None
         return state.value if state is not None else "gone"
 
     def report(self, event: str, instance: str) -> None:
-        """What requests of a worker saw: ``misbehaved`` (``instance`` failed again and again) or ``crowded``."""
+        """Record what a worker reports: ``misbehaved`` (requests to ``instance`` keep failing) or ``crowded``."""
         now = self._clock()
         self._on_changes(
             self._health.report_overload(now) if event == "crowded" else self._health.report_failing(instance, now)
         )
 
     def drain(self, name: str) -> None:
-        """Let the instance called ``name`` finish what it has, and give it nothing new."""
+        """Send the instance ``name`` no new requests; those in flight finish."""
         spec = self._present.get(name)
         if spec is not None:
             self._on_changes(self._health.drain(_key(spec), self._clock()))
 
     def resume(self, name: str) -> None:
-        """Take :meth:`drain` back."""
+        """Revert :meth:`drain`."""
         spec = self._present.get(name)
         if spec is not None:
             self._on_changes(self._health.resume(_key(spec), self._clock()))
 
     def listing(self) -> list[dict[str, Any]]:
-        """All instances for the workers, each an :class:`InstanceSpec` with its status and share."""
+        """Return the instances for the workers, each an :class:`InstanceSpec` with its status and share."""
         health = self._health.snapshot(self._clock())["instances"]
         return [
             {**s._asdict(), "status": health[_key(s)]["status"], "share": health[_key(s)]["share"]}
@@ -153,7 +154,7 @@ class ServiceHealthMonitor:
             self._notify()
 
     def _notify(self) -> None:
-        """Let the workers know, and again when time alone changes what they must know."""
+        """Update the workers now, and again when the passing of time changes the state of an instance."""
         self._changed(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -161,28 +162,28 @@ class ServiceHealthMonitor:
         now = self._clock()
         due = self._health.next_change(now)
         if due is not None:
-            # A moment later than that, so that the clock has surely passed it. A thousand instances that start slowly
-            # have their steps at a thousand times: they are told of together.
-            self._timer = asyncio.get_running_loop().call_later(max(due - now + 0.01, TOGETHER), self._tick)
+            # A moment later, so that the clock has passed `due`. A thousand instances in slow start have their steps
+            # at a thousand times, which are coalesced.
+            self._timer = asyncio.get_running_loop().call_later(max(due - now + 0.01, COALESCE), self._tick)
 
     def _tick(self) -> None:
         self._health.tick(self._clock())
         self._notify()
 
     def close(self) -> None:
-        """Nothing more is told."""
+        """Stop updating the workers."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 def _key(spec: InstanceSpec) -> str:
-    # With the port: a process that was started again is another one, whose health nobody knows.
+    # With the port, because the health of a restarted process is unknown.
     return f"{spec.name}@{spec.host}:{spec.port}"
 
 
 class ProbedTarget:
-    """An instance that runs already, somewhere else: only probed. ``settled`` is set when it was asked once."""
+    """An instance that runs elsewhere and is only probed. ``settled`` is set after its first probe."""
 
     def __init__(self, spec: InstanceSpec, service: ServiceHealthMonitor) -> None:
         self.spec = spec
@@ -200,6 +201,6 @@ class ProbedTarget:
         return state if state in ("up", "ejected", "draining") else "down"
 
     async def run(self) -> None:
-        """Probe it for ever."""
+        """Probe the target until cancelled."""
         self.service.add(self.spec)
         await self.service.watch(self.spec, self.settled.set, self.settled.set)

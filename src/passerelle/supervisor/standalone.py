@@ -255,7 +255,7 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
         standalone.spawn(standalone.follow())
     await stop.requested.wait()
     standalone.stop()
-    await stop.carry_out(gateway)
+    await stop.stop_gateway(gateway)
     if admin is not None:
         await admin.stop()
     return 0

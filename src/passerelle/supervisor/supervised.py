@@ -1,4 +1,4 @@
-"""One command that is kept running: started, watched, started again with back-off when it has ended."""
+"""A process that is kept running: it is started, watched, and restarted with back-off when it has ended."""
 
 from __future__ import annotations
 
@@ -15,33 +15,37 @@ from passerelle.system.ports import PortTaken
 
 
 class ProcessState(enum.Enum):
-    """Of a kept command; the value is its name in reports."""
+    """The state of a supervised process; the value is its name in reports."""
 
     STARTING = "starting"
     UP = "up"
-    DOWN = "down"  # it runs, was up, and fails its probes
+    DOWN = "down"  # it was up and fails its probes
     EJECTED = "ejected"  # it passes its probes, but requests to it fail
-    DRAINING = "draining"  # it finishes what it has, then it is stopped
-    WAITING = "waiting"  # it ended and will be started again
+    DRAINING = "draining"  # it finishes its requests in flight and receives no new ones
+    WAITING = "waiting"  # it has ended and will be restarted
     STOPPED = "stopped"
 
 
 class ProcessEvents(Protocol):
-    """Who is told what happens, for people to read."""
+    """The receiver of events for the console report."""
 
     def up(self, member: SupervisedProcess) -> None:
-        """It answers for the first time since its start."""
+        """``member`` is up for the first time since its start."""
 
     def ended(
         self, member: SupervisedProcess, reason: str, after: float, again_in: float, tail: Sequence[bytes]
     ) -> None:
-        """It ended, or could not be started: why, after how many seconds, and what it said last."""
+        """``member`` has ended or could not be started.
+
+        ``after`` and ``again_in`` are seconds since its start and until its next one. ``tail`` has its last lines.
+        """
 
 
 class SupervisedProcess(ABC):
-    """The base of instances and workers. :meth:`run` keeps it running until cancelled, :meth:`stop` then ends it.
+    """The base class of instances and workers: a process that :meth:`run` keeps running and :meth:`stop` ends.
 
-    ``settled`` is set when the first start has come to something: it answered, or failed.
+    ``settled`` is set when the first start has succeeded or failed. ``up_since`` is when the current process came up;
+    None before. ``last_end`` is why the last process ended.
     """
 
     def __init__(self, name: str, backoff: Backoff, events: ProcessEvents, clock: Callable[[], float]) -> None:
@@ -58,19 +62,19 @@ class SupervisedProcess(ABC):
 
     @abstractmethod
     def _spawn(self) -> Process:
-        """Start the command. :raises StartFailed, PortTaken: with the reason."""
+        """Start the process. :raises StartFailed, PortTaken: with the reason."""
 
     @abstractmethod
     async def _watch(self, process: Process) -> str:
-        """Look after the running ``process``; cancelled when it ends. Gives the reason why it must end."""
+        """Watch the running ``process``, and return the reason if it must be ended. Cancelled when it exits."""
 
     @abstractmethod
     def _on_end(self) -> None:
-        """The process has ended: nobody may use it any more."""
+        """Handle the end of the process: it must receive no more requests."""
 
     @property
     def state(self) -> ProcessState:
-        """How it is now."""
+        """The current state."""
         if self.waiting:
             return ProcessState.WAITING
         if self.process is None or self.process.returncode is not None:
@@ -79,7 +83,7 @@ class SupervisedProcess(ABC):
 
     @property
     def restarts(self) -> int:
-        """How often it was started again."""
+        """How often the process was restarted."""
         return max(0, self.starts - 1)
 
     def _mark_up(self) -> None:
@@ -88,7 +92,7 @@ class SupervisedProcess(ABC):
         self._events.up(self)
 
     async def run(self) -> None:
-        """Keep it running, until cancelled."""
+        """Start the process and restart it whenever it has ended, until cancelled."""
         while True:
             self.starts += 1
             begun = self._clock()
@@ -116,7 +120,7 @@ class SupervisedProcess(ABC):
         wait = asyncio.create_task(process.wait())
         try:
             await asyncio.wait({watch, wait}, return_when=asyncio.FIRST_COMPLETED)
-            # A fault of ours is raised here: it must be heard of.
+            # A defect in _watch is raised here, so that it is reported.
             reason = watch.result() if watch.done() else ""
         finally:
             watch.cancel()
@@ -125,17 +129,17 @@ class SupervisedProcess(ABC):
         if reason and process.returncode is None:
             await process.stop(0.0)
             return reason
-        # What it left behind may hold what the next one needs.
+        # Processes that it has left behind may hold resources that the next process needs.
         return describe_exit(await process.closed())
 
     async def stop(self, grace: float) -> None:
-        """End the process and all it started; :meth:`run` must have been cancelled. At most about ``grace`` + 6 s."""
+        """Stop the process and everything it started, within about ``grace`` + 6 s; :meth:`run` must be cancelled."""
         self.waiting = False
         if self.process is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.process.stop(grace), grace + 6.0)
 
     def kill(self) -> None:
-        """SIGKILL to the process and all it started."""
+        """Send SIGKILL to the process and everything it started."""
         if self.process is not None:
             self.process.kill()

@@ -1,7 +1,7 @@
 """The process of one gateway worker.
 
-``python -m passerelle.supervisor.worker_main CONFIG --control-fd N [--listen-fd N] [--config-fd N]`` is started by the
-supervisor; ``passerelle gateway CONFIG`` runs the same gateway alone.
+The supervisor starts it as ``python -m passerelle.supervisor.worker_main CONFIG --control-fd N [--listen-fd N]
+[--config-fd N]``. ``passerelle gateway CONFIG`` runs the same gateway without a supervisor.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from passerelle.gateway.gateway import Gateway, InstanceSpec
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.control_channel import Message
 
-GRACE = 10.0  # seconds that requests in flight get when the worker is told to stop
+GRACE = 10.0  # seconds that requests in flight have to finish when the worker stops
 
 
 class StopRequest:
-    """When to stop: asked by a signal, by the supervisor, or by its end. A second signal takes the grace away."""
+    """The request to stop, made by a signal, by the supervisor, or by its end.
+
+    A second signal ends the grace period at once: it sets ``hurry``.
+    """
 
     def __init__(self) -> None:
         self.requested = asyncio.Event()
@@ -40,20 +43,20 @@ class StopRequest:
         self._signals = 0
 
     def on_signal(self) -> None:
-        """SIGTERM or SIGINT came."""
+        """Handle SIGTERM or SIGINT."""
         self._signals += 1
         if self._signals > 1:
             self.hurry.set()
         self.requested.set()
 
     def listen(self) -> None:
-        """Take the signals."""
+        """Install the signal handlers."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.on_signal)
 
-    async def carry_out(self, gateway: Gateway, grace: float = GRACE) -> None:
-        """Stop ``gateway``: within ``grace`` seconds, or at once when a second signal comes."""
+    async def stop_gateway(self, gateway: Gateway, grace: float = GRACE) -> None:
+        """Stop ``gateway`` within ``grace`` seconds, or at once on a second signal."""
         stopping = asyncio.create_task(gateway.stop(grace))
         hurry = asyncio.create_task(self.hurry.wait())
         await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
@@ -66,7 +69,7 @@ class StopRequest:
 
 
 class WorkerOperations:
-    """What the supervisor can ask of a worker (see :mod:`passerelle.supervisor.control_channel`)."""
+    """The operations of the control channel (see :mod:`passerelle.supervisor.control_channel`)."""
 
     def __init__(self, gateway: Gateway, listener: socket.socket | None, stop: StopRequest, file: str) -> None:
         self.server: control_channel.ControlServer | None = None
@@ -87,7 +90,7 @@ class WorkerOperations:
         }
 
     async def start(self, message: Message) -> dict[str, Any]:
-        """Listen; with ``siblings``, what requests change is told to them by way of the supervisor."""
+        """Start to listen. With ``siblings``, invalidations by requests are sent to the other workers."""
         if message["siblings"]:
             self._gateway.second_level.report_invalidations_to(self._send_invalidation)
         host, port = await self._gateway.start(self._listener)
@@ -106,52 +109,55 @@ class WorkerOperations:
         )
 
     async def reload(self, message: Message) -> None:
-        """Go by another configuration, with these instances; when it cannot be used, nothing changes."""
+        """Apply a configuration and its instances. If it cannot be applied, nothing changes."""
         config = _load(message["text"], self._file)
         listed = message["instances"].items()
-        instances = {name: [InstanceSpec(**instance) for instance in of_service] for name, of_service in listed}
+        instances = {name: [InstanceSpec(**instance) for instance in specs] for name, specs in listed}
         self._gateway.reload(config, instances)
         tune_memory()
 
     async def metrics(self, message: Message) -> dict[str, Any]:
-        """The counters."""
+        """Return the counters."""
         return self._gateway.snapshot()
 
     async def status(self, message: Message) -> dict[str, Any]:
-        """The instances as this worker sees them."""
+        """Return the instances as this worker sees them, and the state of each service."""
         return {"pid": os.getpid(), "services": self._gateway.status(), "snapshots": self._gateway.service_snapshots()}
 
     async def reopen(self, message: Message) -> None:
-        """Open the access log anew, after it was moved away."""
+        """Reopen the access log, after log rotation has moved it."""
         self._gateway.reopen_log()
 
     async def purge(self, message: Message) -> int:
-        """Let the cache go of what has a tag or a path, or of everything; how many items."""
+        """Evict the stored responses with a tag or a path, or all. Returns their number."""
         return self._gateway.purge(message["what"], message["value"])
 
     async def forget(self, message: Message) -> None:
-        """Let the cache go of what a request to another worker has changed."""
+        """Evict what a request to another worker has invalidated."""
         self._gateway.second_level.apply_invalidations(
-            *([text.encode("latin-1") for text in message[of]] for of in ("keys", "tags"))
+            *([text.encode("latin-1") for text in message[field]] for field in ("keys", "tags"))
         )
 
     async def drain(self, message: Message) -> None:
-        """Stop in order and exit; the answer comes before."""
+        """Begin to stop in order. The reply is sent before the process exits."""
         self._stop.requested.set()
 
 
 def _load(text: str, file: str) -> Config:
-    """What the supervisor has checked. Files and folders are looked for no more: the gateway opens what it needs, and
-    a worker that is replaced must not miss what only a service needs."""
+    """Load a configuration that the supervisor has checked.
+
+    Missing files and folders are not errors here: the gateway opens what it needs, and a worker that is started again
+    must not fail because of a file that only a service needs.
+    """
     return load_text(text, file, folder=Path(file).parent, elsewhere=True)
 
 
 class CannotStart(Exception):
-    """The gateway cannot be made; the text is one line for the user."""
+    """The gateway cannot be created. The text is one line for the user."""
 
 
 def build(config: Config) -> Gateway:
-    """:raises CannotStart: when the access log, or what guards need, cannot be opened."""
+    """Create a gateway. :raises CannotStart: if the access log, or a file of a guard, cannot be opened."""
     try:
         return Gateway(config)
     except CannotGuard as error:
@@ -161,24 +167,24 @@ def build(config: Config) -> Gateway:
 
 
 def tune_memory() -> None:
-    """Keep what was built for the whole life of the process out of the garbage collector's sight.
+    """Exclude the objects of the configuration from garbage collection (:func:`gc.freeze`).
 
-    Measured: a full collection stops a worker for 9 ms with 10 routes and 218 ms with 10,000; after this, for 0.0 ms.
+    Measured: a full collection stops a worker for 9 ms with 10 routes and 218 ms with 10,000; with this, for 0.0 ms.
     """
-    gc.unfreeze()  # after a reload: what the last configuration built goes
+    gc.unfreeze()  # after a reload: collect the objects of the previous configuration
     gc.collect()
     gc.freeze()
 
 
 def raise_descriptor_limit() -> None:
-    """Take as many descriptors as we may: every connection is one."""
+    """Raise the limit of file descriptors to the hard limit: each connection needs one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run(work: Coroutine[Any, Any, int]) -> int:
-    """Run a coroutine on uvloop; gives the code to exit with, which is the coroutine's or 1 for what cannot start."""
+    """Run ``work`` on uvloop. Returns its exit code, or 1 on :class:`CannotStart`."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(work)
@@ -188,12 +194,12 @@ def run(work: Coroutine[Any, Any, int]) -> int:
 
 
 def _texts(octets: Sequence[bytes]) -> list[str]:
-    """Keys and tags may be any octets; JSON is text."""
+    """Convert keys and tags, which may be any octets, to text for JSON."""
     return [each.decode("latin-1") for each in octets]
 
 
 async def serve(config: Config, file: str, control_fd: int, listen_fd: int | None) -> int:
-    """Serve as the supervisor says, until it says stop or is gone."""
+    """Serve under the control of the supervisor, until it requests a stop or is gone. Returns the exit code."""
     stop = StopRequest()
     stop.listen()
     gateway = build(config)
@@ -205,18 +211,20 @@ async def serve(config: Config, file: str, control_fd: int, listen_fd: int | Non
     supervised = asyncio.create_task(server.run())
     supervised.add_done_callback(lambda task: stop.requested.set())
     await stop.requested.wait()
-    await stop.carry_out(gateway)
+    await stop.stop_gateway(gateway)
     supervised.cancel()
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one worker."""
+    """Run one worker. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="passerelle.supervisor.worker_main")
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listen-fd", type=int)
-    parser.add_argument("--config-fd", type=int, help="read the configuration from here; CONFIG only names it")
+    parser.add_argument(
+        "--config-fd", type=int, help="file descriptor with the configuration; CONFIG is then only its name"
+    )
     options = parser.parse_args(arguments)
     raise_descriptor_limit()
     if options.config_fd is None:

@@ -1,4 +1,4 @@
-"""A gateway worker as the supervisor sees it: a process, its listening socket, its control channel."""
+"""A gateway worker in the supervisor: its process, its listening socket and its control channel."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from passerelle.supervisor.restart_backoff import Backoff
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.supervised import ProcessEvents, SupervisedProcess
 
-_START_LIMIT = 30.0  # seconds for a worker to load and listen
-_ANSWER_LIMIT = 2.0  # seconds for an answer that people wait for
-# Counters are asked for this often, so that a worker that dies takes no more than these seconds of them with it.
+_START_LIMIT = 30.0  # seconds for a worker to load the configuration and listen
+_REPLY_LIMIT = 2.0  # seconds for a reply that a request to the admin port waits for
+# Seconds between two snapshots of the counters. A worker that dies loses at most the counts since the last one.
 _SNAPSHOT_INTERVAL = 5.0
-_LEAVE_LIMIT = 1.0  # seconds between the end of the control channel and that of the process
-_SILENCE_LIMIT = 30.0  # seconds without an answer, then a worker hangs and is replaced
+_EXIT_LIMIT = 1.0  # seconds between the end of the control channel and that of the process
+_SILENCE_LIMIT = 30.0  # seconds without a reply after which a worker counts as hanging and is replaced
 
 
 class WorkerProcess(SupervisedProcess):
-    """One gateway worker. It gets ``listener`` at every start, so while it is replaced connections wait in the kernel.
+    """One gateway worker. Every start passes it ``listener``, so connections wait in the kernel while it is replaced.
 
-    ``text`` is the configuration, as the supervisor read and checked it: what the file says by the time a worker is
-    started again is another matter. It begins to listen when ``may_listen`` is set.
+    ``text`` is the configuration that the supervisor has read and checked; a restarted worker does not read the file,
+    which may have changed. The worker begins to listen once ``may_listen`` is set.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class WorkerProcess(SupervisedProcess):
     ) -> None:
         super().__init__(name, backoff, events, clock)
         self.listener = listener
-        self.siblings: Sequence[WorkerProcess] = ()  # all workers, this one too
-        self._snapshot: Snapshot | None = None  # the last one of the present process
-        self._retired: Snapshot | None = None  # the sum of those of earlier processes
+        self.siblings: Sequence[WorkerProcess] = ()  # all workers, including this one
+        self._snapshot: Snapshot | None = None  # the last one of the current process
+        self._retired: Snapshot | None = None  # the sum of the last ones of earlier processes
         self._file = file
         self._text = text
         self._services = services
@@ -97,15 +97,15 @@ class WorkerProcess(SupervisedProcess):
             await self._may_listen.wait()
             for service in self._services:
                 self.send_instances(service)
-            await client.ask("start", _START_LIMIT, siblings=len(self.siblings) > 1)
+            await client.request("start", _START_LIMIT, siblings=len(self.siblings) > 1)
             self._mark_up()
-            heard = self._clock()
+            last_reply = self._clock()
             while not client.closed:
                 await asyncio.wait({reading}, timeout=_SNAPSHOT_INTERVAL)
-                if await self._ask_snapshot(client):
-                    heard = self._clock()
-                elif self._clock() - heard > _SILENCE_LIMIT:
-                    return f"has not answered for {_SILENCE_LIMIT:g} s and was ended"
+                if await self._update_snapshot(client):
+                    last_reply = self._clock()
+                elif self._clock() - last_reply > _SILENCE_LIMIT:
+                    return f"did not reply for {_SILENCE_LIMIT:g} s and was killed"
         except control_channel.ControlError as error:
             if not client.closed:
                 return f"cannot start: {error}"
@@ -113,13 +113,13 @@ class WorkerProcess(SupervisedProcess):
             client.close()
             await reading
             self._client = None
-        # It exits, as a rule: this end is seen a moment before the other one.
+        # Usually the process exits, and the end of its channel is seen a moment before.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _LEAVE_LIMIT)
-        return "closed its control channel and was ended"
+            await asyncio.wait_for(process.wait(), _EXIT_LIMIT)
+        return "closed its control channel and was killed"
 
     def _on_event(self, event: control_channel.Message) -> None:
-        """What the worker's requests saw of an instance, or changed for the caches of the other workers."""
+        """Handle a report about an instance, or an invalidation for the caches of the other workers."""
         if event["event"] == "forget":
             for sibling in self.siblings:
                 if sibling is not self:
@@ -136,69 +136,69 @@ class WorkerProcess(SupervisedProcess):
             self._snapshot = None
 
     def send_instances(self, service: ServiceHealthMonitor) -> None:
-        """Let the worker know the instances of ``service``, if it runs."""
+        """Send the instances of ``service`` to the worker, if it runs."""
         if self._client is not None:
             self._client.send("instances", service=service.name, instances=service.listing())
 
     async def reload(self, text: str) -> None:
-        """Let the worker go by ``text``, now if it runs and at every later start.
+        """Apply the configuration ``text``, now if the worker runs, and at every later start.
 
-        :raises ControlError: when it cannot.
+        :raises ControlError: if the worker cannot apply it; then the worker keeps the previous one.
         """
         before, self._text = self._text, text
         if self._client is not None:
             client = self._client
             instances = {service.name: service.listing() for service in self._services}
             try:
-                await client.ask("reload", _START_LIMIT, text=text, instances=instances)
+                await client.request("reload", _START_LIMIT, text=text, instances=instances)
             except control_channel.ControlError:
                 if not client.closed:
                     self._text = before
                     raise
-                # One that died meanwhile is started again with the new text.
+                # A worker that has died meanwhile is restarted with the new text.
 
     def send_invalidation(self, event: control_channel.Message) -> None:
-        """Let the worker's cache go of what a request to a sibling has changed, if it runs."""
+        """Send the invalidations of a request to a sibling to the worker, if it runs."""
         if self._client is not None and not self._client.closed:
             self._client.send("forget", keys=event["keys"], tags=event["tags"])
 
     def reopen_log(self) -> None:
-        """Let the worker open its access log anew, if it runs."""
+        """Have the worker reopen its access log, if it runs."""
         if self._client is not None:
             self._client.send("reopen")
 
     async def read_snapshot(self) -> list[Snapshot]:
-        """The counters of this worker's processes, the present one's asked for now."""
+        """Return the counters of this worker's processes, after an update of those of the current process."""
         if self._client is not None and self.up_since is not None:
-            await self._ask_snapshot(self._client)
+            await self._update_snapshot(self._client)
         return [snapshot for snapshot in (self._retired, self._snapshot) if snapshot is not None]
 
-    async def _ask_snapshot(self, client: control_channel.ControlClient) -> bool:
+    async def _update_snapshot(self, client: control_channel.ControlClient) -> bool:
         try:
-            self._snapshot = await client.ask("metrics", _ANSWER_LIMIT)
+            self._snapshot = await client.request("metrics", _REPLY_LIMIT)
         except control_channel.ControlError:
             return False
         return True
 
-    async def purge(self, what: str, value: str) -> int | None:
-        """How many items the worker's cache let go of; None when it does not answer."""
+    async def purge(self, kind: str, value: str) -> int | None:
+        """Purge the worker's cache. Returns the number of evicted responses, or None if the worker does not reply."""
         if self._client is None or self.up_since is None:
             return None
         try:
-            count: int = await self._client.ask("purge", _ANSWER_LIMIT, what=what, value=value)
+            count: int = await self._client.request("purge", _REPLY_LIMIT, what=kind, value=value)
         except control_channel.ControlError:
             return None
         return count
 
     async def status(self) -> dict[str, Any] | None:
-        """What the worker says of itself: ``connections``, and of every service the instances as it sees them.
+        """Return the status of the worker (see :meth:`.worker_main.WorkerOperations.status`).
 
-        None when it does not answer.
+        Returns None if the worker does not reply.
         """
         if self._client is None or self.up_since is None:
             return None
         try:
-            answer: dict[str, Any] = await self._client.ask("status", _ANSWER_LIMIT)
+            reply: dict[str, Any] = await self._client.request("status", _REPLY_LIMIT)
         except control_channel.ControlError:
             return None
-        return answer
+        return reply

@@ -1,0 +1,77 @@
+"""``passerelle routes``: print the route table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from passerelle.cli.support import config_argument, json_option, print_json, print_table, read_config
+
+if TYPE_CHECKING:
+    from passerelle.config import Config, Route
+
+
+@click.command(short_help="Print the route table.")
+@config_argument
+@json_option
+def routes(config: str | None, as_json: bool) -> None:
+    """Print the route table of CONFIG, the most specific route first.
+
+    If several routes match a request, the first of them in this table wins. The order in the file does not matter.
+
+    \b
+    Examples:
+      passerelle routes
+      passerelle routes gateway.yaml --json
+    """
+    from passerelle.config import rule_of
+    from passerelle.config.models.units import duration_text, size_text
+    from passerelle.routing.router import specificity
+
+    found = read_config(config)
+    order = sorted(enumerate(found.routes), key=lambda pair: specificity(rule_of(pair[1])))
+    if as_json:
+        print_json([_as_json(found, index, route) for index, route in order])
+        return
+    rows = []
+    for index, route in order:
+        accepted = route.accepted
+        rows.append(
+            (
+                route.host or "*",
+                "*" if accepted is None else ",".join(route.methods or sorted(m.decode() for m in accepted)),
+                route.path,
+                _services_text(route),
+                route.rewrite or "",
+                duration_text(route.timeout),
+                str(route.attempts),
+                size_text(found.body_limit(route)),
+                f"routes[{index}]",
+            )
+        )
+    print_table(("HOST", "METHODS", "PATH", "SERVICE", "REWRITE", "TIMEOUT", "ATTEMPTS", "BODY", "KEY"), rows)
+
+
+def _services_text(route: Route) -> str:
+    if route.compose is not None:
+        return " + ".join(f"{key}: {part.service}" for key, part in route.compose.items())
+    if route.login is not None:
+        return f"login: {route.login.service}"
+    return route.service or "logout"
+
+
+def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
+    from passerelle.config.describe import describe_part, describe_route
+
+    accepted = route.accepted
+    return {
+        "index": index,
+        "host": route.host,
+        "methods": None if accepted is None else sorted(method.decode() for method in accepted),
+        "path": route.path,
+        "service": route.service,
+        "compose": {key: describe_part(route, part) for key, part in route.compose.items()} if route.compose else None,
+        "rewrite": route.rewrite,
+        **describe_route(config, route),
+    }

@@ -1,0 +1,43 @@
+"""``passerelle up``: run the services and the gateway."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from passerelle.cli.starting import (
+    admin_address_option,
+    listen_option,
+    override,
+    read_for_start,
+    supervise,
+    watch_option,
+    workers_option,
+)
+from passerelle.cli.support import config_argument
+from passerelle.config.models.addresses import Address
+from passerelle.supervisor.fleet import Setup
+
+
+@click.command(short_help="Run the services and the gateway.")
+@config_argument
+@listen_option
+@admin_address_option
+@workers_option
+@watch_option
+def up(
+    config: str | None, listen: Address | None, admin: Address | str | None, workers: int | None, watch: bool
+) -> NoReturn:
+    """Run the instances of all services, and the gateway. Ctrl-C stops everything; a second Ctrl-C kills everything.
+
+    The options override the file.
+    """
+    name, text, loaded = read_for_start(config, watch)
+    given = {"listen": listen, "admin": admin, "workers": workers}
+    overrides = frozenset(key for key, value in given.items() if value is not None)
+    folder = Path(name).resolve().parent
+    # Symbolic links are not resolved: they may lead elsewhere when the file is reloaded.
+    path = Path(name).absolute()
+    supervise(Setup(override(loaded, listen, admin, workers), text, name, folder, path, overrides, watch))
