@@ -72,7 +72,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "there").rmdir()
     (message,) = (error.message for error in judged(tmp_path, LOG).errors)
     where = (tmp_path / "there").resolve()
-    assert message == f"cannot write {tmp_path / 'var/access.log'}: there is no folder {where}; make it first"
+    assert message == f"cannot write {tmp_path / 'var/access.log'}: the folder {where} does not exist; create it first"
     (tmp_path / "there").symlink_to("there")
     assert len(said(tmp_path, LOG)) == 1, "a circle of links"
 
@@ -84,16 +84,13 @@ def test_devices_take_a_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "inside", "blocks", "expected"),
     [
-        (0o555, {}, LOG, ["1:13: access_log: cannot write var/access.log: no permission to make a file in var"]),
-        (0o555, {}, KEYS, ["1:15: keys.store: cannot write var/keys.db: no permission to make a file in var"]),
+        (0o555, {}, LOG, ["1:13: access_log: cannot write var/access.log: no permission to create a file in var"]),
+        (0o555, {}, KEYS, ["1:15: keys.store: cannot write var/keys.db: no permission to create a file in var"]),
         (
             0o555,
             {"keys.db": 0o666},
             KEYS,
-            [
-                "1:15: keys.store: cannot write var/keys.db: no permission to make files in var, "
-                "where SQLite keeps its own beside it"
-            ],
+            ["1:15: keys.store: cannot write var/keys.db: no permission to create files in var, which SQLite needs"],
         ),
         (0o777, {"keys.db": 0o222}, KEYS, ["1:15: keys.store: cannot write var/keys.db: no permission to read it"]),
         (0o777, {"keys.db": 0o444}, KEYS, ["1:15: keys.store: cannot write var/keys.db: no permission to write it"]),

@@ -165,7 +165,7 @@ def test_models_made_in_python_are_checked_too() -> None:
     target = Target.model_validate("http://127.0.0.1:1")
     with pytest.raises(ValidationError, match="a service needs one of app, run, targets, zones"):
         Service()
-    with pytest.raises(ValidationError, match="instances: found beside targets"):
+    with pytest.raises(ValidationError, match="instances: found together with targets"):
         Service(targets=(target,), instances=2)
     with pytest.raises(ValidationError, match="a route needs one of service, compose"):
         Route(path="/a")
@@ -243,7 +243,7 @@ routes:
         *("routes[0].service", "routes[1].rewrite", "routes[2].compose.u.path"),
     ]
     assert str(report.errors[0]) == (
-        "gateway.yaml:1:9: listen: not allowed with what is in the file of the secret (it is not shown)"
+        "gateway.yaml:1:9: listen: the content of the secret file is not allowed here (it is not shown)"
     )
     assert "s3cret" not in "".join(map(str, report.errors))
 
@@ -277,7 +277,7 @@ routes:
     assert report.errors == ()
     assert [str(problem) for problem in report.warnings] == [
         "gateway.yaml:4:3: services.old: no route leads to this service",
-        "gateway.yaml:1:19: trusted_proxies[0]: 0.0.0.0/0 believes every client's X-Forwarded-* fields",
+        "gateway.yaml:1:19: trusted_proxies[0]: 0.0.0.0/0 trusts the X-Forwarded-* fields of every client",
         "gateway.yaml:8:53: routes[0].compose.u.timeout: longer than the route's timeout of 2s, which ends it first",
     ]
 
@@ -294,13 +294,13 @@ routes:
   - {path: '/{a}/verify', service: user, rewrite: '/x/{a}'}
   - {path: '/other/{rest*}', service: other}
 """
-    around = "the route a.example/internal/{rest*} leads there too, and passwords can be guessed without a limit"
+    around = "the route a.example/internal/{rest*} reaches the same path, so passwords can be guessed without a limit"
     assert [(w.key, w.message) for w in inspect_text(text).warnings] == [
         ("routes[0].login.path", around),
         ("sessions", "no route accepts these credentials"),
     ]
     text = text.replace("  - {path: /in, login: {service: user, path: /internal/verify}}\n", "")
-    assert ("sessions", "no route has a login, so nobody can have a session") in [
+    assert ("sessions", "no route has login, so no client can get a session") in [
         (w.key, w.message) for w in inspect_text(text).warnings
     ]
 
@@ -320,9 +320,9 @@ routes:
   - {path: /d, service: found, hedge: {after: 1s}}
 """
     assert [str(problem) for problem in inspect_text(text).warnings] == [
-        "gateway.yaml:7:27: services.found.targets.file: there is no such file; until it is there, it gives no targets",
-        "gateway.yaml:9:30: routes[0].hedge: 'one' has one instance; a hedge needs another one",
-        "gateway.yaml:10:85: routes[1].hedge: 'app' has one instance; a hedge needs another one",
+        "gateway.yaml:7:27: services.found.targets.file: no such file; it provides no targets until it exists",
+        "gateway.yaml:9:30: routes[0].hedge: 'one' has one instance; a hedge needs a second one",
+        "gateway.yaml:10:85: routes[1].hedge: 'app' has one instance; a hedge needs a second one",
     ]
 
 
@@ -338,7 +338,7 @@ routes:
     assert [(w.key, w.message) for w in inspect_text(text).warnings] == [
         (
             "routes[0].cors.origins[1]",
-            "http://a.example with credentials: who is on the way to it can act for its visitors",
+            "http://a.example with credentials: anyone on the network path to it can act as its visitors",
         )
     ]
 

@@ -68,7 +68,7 @@ def test_a_service_that_believes_anybody_is_warned_of() -> None:
     text = ROUTES.replace("5001']}", "5001'], tls: {verify: false}}")
     warnings = inspect_text(text).warnings
     assert [(w.key, w.message) for w in warnings] == [
-        ("services.u.tls.verify", "who is on the way can read and change everything")
+        ("services.u.tls.verify", "anyone on the network path can read and change everything")
     ]
 
 
@@ -94,13 +94,14 @@ def test_certificates_that_have_expired_or_soon_will_are_warned_of(tmp_path: Pat
     listener = "tls: {PAIR}\n" + ROUTES
     assert warned("good", listener) == []
     assert warned("over", listener) == [
-        f"gateway.yaml:1:20: tls.certificate: over.pem has expired: it was good until {now - day:%Y-%m-%d %H:%M} UTC"
+        f"gateway.yaml:1:20: tls.certificate: over.pem has expired: it was valid until {now - day:%Y-%m-%d %H:%M} UTC"
     ]
     assert warned("soon", listener) == [
-        f"gateway.yaml:1:20: tls.certificate: soon.pem expires soon: it is good until {now + day:%Y-%m-%d %H:%M} UTC"
+        f"gateway.yaml:1:20: tls.certificate: soon.pem expires soon: it is valid until {now + day:%Y-%m-%d %H:%M} UTC"
     ]
     assert warned("early", listener) == [
-        f"gateway.yaml:1:20: tls.certificate: early.pem is not good yet: it is from {now + day:%Y-%m-%d %H:%M} UTC"
+        "gateway.yaml:1:20: tls.certificate: early.pem is not valid yet: "
+        f"it is valid from {now + day:%Y-%m-%d %H:%M} UTC"
     ]
     second = "tls: {certificate: good.pem, key: good.key, certificates: [{names: [a.test], PAIR}]}\n" + ROUTES
     [line] = warned("over", second)

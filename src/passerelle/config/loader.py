@@ -157,7 +157,7 @@ def _in_order(problems: list[Problem]) -> Iterator[Problem]:
 def _judge(source: ConfigSource) -> Config | None:
     data = source.data
     if not isinstance(data, dict):
-        source.report(Finding((), "found no mapping; needed are the keys services and routes"))
+        source.report(Finding((), "the file is not a mapping; it needs the keys services and routes"))
         return None
     try:
         config = Config.model_validate(data, context=source.context)

@@ -52,7 +52,7 @@ class ConfigSource:
         if not self.broken.isdisjoint(above):
             return
         if not finding.at_key and (loc in self._around_secret or not self._secret.isdisjoint(above)):
-            message = "not allowed with what is in the file of the secret (it is not shown)"
+            message = "the content of the secret file is not allowed here (it is not shown)"
             finding = Finding(loc, message, here=finding.here)
         problems = self.elsewhere if finding.here and self._elsewhere else self.problems
         problems.append(self.problem(finding))

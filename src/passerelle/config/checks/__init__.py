@@ -138,7 +138,7 @@ def warnings(config: Config) -> Iterator[Finding]:
         yield from service_warnings(name, service, now)
     for index, network in enumerate(config.trusted_proxies):
         if network.prefixlen == 0:
-            yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
+            yield Finding(("trusted_proxies", index), f"{network} trusts the X-Forwarded-* fields of every client")
     yield from list_warnings(config)
     yield from guard_warnings(config)
     yield from header_warnings(config)
@@ -195,7 +195,9 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
     loc: Loc = ("services", name)
     if service.run is not None and not any("{port}" in word for word in service.run):
         found = " ".join(service.run)
-        yield Finding((*loc, "run"), f"found no {{port}} in {found!r}; it says where to serve, such as --port {{port}}")
+        yield Finding(
+            (*loc, "run"), f"found no {{port}} in {found!r}; pass the port to the command, such as --port {{port}}"
+        )
     if service.near is not None and service.zones is not None and service.near not in service.zones:
         zones = list(service.zones)
         yield Finding((*loc, "near"), f"found {service.near!r}; allowed: {', '.join(zones)}{hint(service.near, zones)}")
@@ -209,7 +211,7 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
             if importlib.util.find_spec("dns") is None:
                 yield Finding(place, "dns+http needs dnspython: pip install 'passerelle[discovery]'")
         elif listen is not None and address is not None and _calls(address, listen):
-            yield Finding(place, f"found {address}, where the gateway itself listens: it would call itself")
+            yield Finding(place, f"found {address}, the gateway's own address; it would forward requests to itself")
 
 
 def _idle_weights(name: str, service: Service) -> Iterator[Finding]:
@@ -254,13 +256,17 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
         yield from _tags((*loc, "cache", "tags"), route.cache, pattern)
         for key in _NOT_OF_A_WHOLE if route.compose is not None else ():
             if key in route.cache.model_fields_set:
-                yield Finding((*loc, "cache", key), "found beside compose; allowed with service, or in a part's cache")
+                yield Finding(
+                    (*loc, "cache", key), "found together with compose; allowed with service, or in a part's cache"
+                )
         if route.methods is not None and "GET" not in route.methods:
-            yield Finding((*loc, "cache"), "found on a route without GET, of which no answer is stored", at_key=True)
+            yield Finding(
+                (*loc, "cache"), "found on a route without GET; only responses to GET are stored", at_key=True
+            )
     if route.compose is not None and route.methods is not None:
         for index, method in enumerate(route.methods):
             if method not in ("GET", "HEAD"):
-                yield Finding((*loc, "methods", index), f"found {method!r}; a composition answers GET and HEAD only")
+                yield Finding((*loc, "methods", index), f"found {method!r}; a composed route accepts GET and HEAD only")
     for index, method in enumerate(route.methods or ()):
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
@@ -276,9 +282,9 @@ def _attempts(loc: Loc, route: Route, touched: frozenset[str]) -> Iterator[Findi
     if limit is None:
         return
     if route.attempts == 1:
-        yield Finding((*loc, "attempt_timeout"), "found beside attempts: 1, where no other instance is tried")
+        yield Finding((*loc, "attempt_timeout"), "found together with attempts: 1, which tries no other instance")
     elif limit >= route.timeout and "timeout" not in touched:
-        message = f"it is {duration_text(limit)}, no less than the route's timeout, {duration_text(route.timeout)}"
+        message = f"it is {duration_text(limit)}; it must be less than timeout, {duration_text(route.timeout)}"
         yield Finding((*loc, "attempt_timeout"), message)
 
 
@@ -290,7 +296,7 @@ def _part_cookies(loc: Loc, parts: dict[str, Part], services: dict[str, Service 
         sticky = service.balance.sticky if service is not None else None
         other = seen.setdefault(sticky.cookie, part.service) if sticky is not None else part.service
         if sticky is not None and other != part.service:
-            message = f"found {part.service!r}, whose sticky cookie {sticky.cookie!r} is also that of {other!r}"
+            message = f"found {part.service!r}, whose sticky cookie {sticky.cookie!r} is also used by {other!r}"
             yield Finding((*loc, "compose", key, "service"), message)
 
 
@@ -304,7 +310,7 @@ def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Ser
     if part.cache is not None:
         yield from _tags((*loc, "cache", "tags"), part.cache, pattern)
     if part.pass_status and not part.required:
-        yield Finding((*loc, "pass_status"), "found beside on_error; allowed for a required part only")
+        yield Finding((*loc, "pass_status"), "found together with on_error; allowed for a required part only")
 
 
 def _reference(loc: Loc, name: str, services: dict[str, Service | None]) -> Iterator[Finding]:
@@ -360,6 +366,4 @@ def _duplicates(routes: list[PartialRoute]) -> Iterator[Finding]:
                 clashes.setdefault(first, []).append(method)
         for first, methods in clashes.items():
             same = "host, path" if route.host else "path"
-            yield Finding(
-                (*loc, "path"), f"found the {same} and method ({', '.join(methods)}) of {key_of(first)} again"
-            )
+            yield Finding((*loc, "path"), f"same {same} and method ({', '.join(methods)}) as {key_of(first)}")

@@ -34,7 +34,9 @@ def errors(name: str, service: Service, routes: Iterable[PlacedRoute]) -> Iterat
     limits.append(("retries", "max_backoff", service.retries.backoff, service.retries.max_backoff))
     for key, inner, least, most in limits:
         if most < least:
-            message = f"it is {duration_text(most)}, less than the first time, {duration_text(least)}"
+            message = (
+                f"it is {duration_text(most)}; it must be at least {inner.removeprefix('max_')}, {duration_text(least)}"
+            )
             yield Finding((*loc, key, inner), message)
     yield from _concurrency(loc, service)
     if service.breaker is not None and service.breaker.threshold == 0:
@@ -47,10 +49,12 @@ def _concurrency(loc: Loc, service: Service) -> Iterator[Finding]:
     if found is None:
         return
     if found.max <= found.min:
-        message = f"it is {found.max}, no more than min, {found.min}; a limit that cannot move is max_connections"
+        message = f"it is {found.max}; it must be more than min, {found.min}; for a fixed limit use max_connections"
         yield Finding((*loc, "concurrency", "max"), message)
     elif not found.min <= found.first <= found.max:
-        yield Finding((*loc, "concurrency", "initial"), f"it is {found.first}, not from {found.min} to {found.max}")
+        yield Finding(
+            (*loc, "concurrency", "initial"), f"it is {found.first}; it must be from {found.min} to {found.max}"
+        )
 
 
 def _parameter(name: str, service: Service, routes: Iterable[PlacedRoute]) -> Iterator[Finding]:

@@ -46,7 +46,7 @@ def store_file_errors(loc: Loc, path: Path) -> Iterator[Finding]:
         if not _may(path, os.R_OK):
             why = "no permission to read it"
         elif not _may(folder, os.W_OK | os.X_OK):
-            why = f"no permission to make files in {folder}, where SQLite keeps its own beside it"
+            why = f"no permission to create files in {folder}, which SQLite needs"
     if why is not None:
         yield Finding(loc, f"cannot write {path}: {why}", here=True)
 
@@ -54,7 +54,7 @@ def store_file_errors(loc: Loc, path: Path) -> Iterator[Finding]:
 def folder_errors(name: str, service: Service) -> Iterator[Finding]:
     """The folder that a service is to start in."""
     if service.cwd is not None and not os.path.isdir(service.cwd):
-        why = "it is no folder" if os.path.exists(service.cwd) else "there is no such folder"
+        why = "it is not a folder" if os.path.exists(service.cwd) else "no such folder"
         yield Finding(("services", name, "cwd"), f"cannot start in {service.cwd}: {why}", here=True)
 
 
@@ -69,7 +69,7 @@ def list_warnings(config: Config) -> Iterator[Finding]:
 def _lists(loc: Loc, targets: Iterable[Target]) -> Iterator[Finding]:
     for index, target in enumerate(targets):
         if target.file is not None and not os.path.exists(target.file):
-            yield Finding((*loc, index, "file"), "there is no such file; until it is there, it gives no targets")
+            yield Finding((*loc, index, "file"), "no such file; it provides no targets until it exists")
 
 
 def _unwritable(path: Path) -> str | None:
@@ -92,10 +92,10 @@ def _folder(path: Path) -> Path:
 
 def _no_room(folder: Path) -> str | None:
     if not os.path.exists(folder):
-        return f"there is no folder {folder}; make it first"
+        return f"the folder {folder} does not exist; create it first"
     if not os.path.isdir(folder):
-        return f"{folder} is no folder"
-    return None if _may(folder, os.W_OK | os.X_OK) else f"no permission to make a file in {folder}"
+        return f"{folder} is not a folder"
+    return None if _may(folder, os.W_OK | os.X_OK) else f"no permission to create a file in {folder}"
 
 
 def _may(path: Path, mode: int) -> bool:

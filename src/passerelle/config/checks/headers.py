@@ -45,12 +45,12 @@ def _cors(loc: Loc, cors: Cors, route: Route) -> Iterator[Finding]:
         if origin in cors.origins[:index]:
             yield Finding((*loc, "origins", index), f"found {origin!r} twice; once is enough")
         elif origin == "*" and len(cors.origins) > 1:
-            yield Finding((*loc, "origins", index), "found '*' beside others; it stands for all of them")
+            yield Finding((*loc, "origins", index), "found '*' together with others; it includes them")
     if cors.credentials and "*" in cors.origins:
-        message = "found true with origins: '*': any page could act for its visitor; name the origins that may"
+        message = "found true with origins: '*': any page could act as its visitor; list the allowed origins"
         yield Finding((*loc, "credentials"), message)
     if "*" in cors.headers and len(cors.headers) > 1:
-        yield Finding((*loc, "headers", cors.headers.index("*")), "found '*' beside others; it stands for all of them")
+        yield Finding((*loc, "headers", cors.headers.index("*")), "found '*' together with others; it includes them")
     accepted = route.accepted
     for index, method in enumerate(cors.methods or ()):
         taken = accepted is None or method.encode() in accepted or (method == "HEAD" and b"GET" in accepted)
@@ -62,7 +62,7 @@ def _cors(loc: Loc, cors: Cors, route: Route) -> Iterator[Finding]:
 def _rules(loc: Loc, rules: RequestHeaders | ResponseHeaders, *, aliases: bool) -> Iterator[Finding]:
     """A field that two rules are about: their order would decide, and none is written down."""
     if not (rules.set or rules.add or rules.remove):
-        yield Finding(loc, "found none of set, add, remove in it; one is needed")
+        yield Finding(loc, "found none of set, add, remove; at least one is needed")
     seen: dict[str, str] = {}
     places: list[tuple[str, Loc]] = [(name, ("set", name)) for name in rules.set]
     places += [(name, ("add", name)) for name in rules.add]
@@ -70,7 +70,7 @@ def _rules(loc: Loc, rules: RequestHeaders | ResponseHeaders, *, aliases: bool) 
     for name, place in places:
         plain = name.lower().replace("_", "-") if aliases else name.lower()
         if plain in seen:
-            message = f"found {name}, which {seen[plain]} is about; one rule for a field is enough"
+            message = f"found {name}, which {seen[plain]} has a rule for; a field has one rule"
             yield Finding((*loc, *place), message, at_key=True)
         seen.setdefault(plain, str(place[0]))
 
@@ -84,5 +84,5 @@ def header_warnings(config: Config) -> Iterator[Finding]:
         for number, origin in enumerate(cors.origins):
             scheme, _, rest = origin.partition("://")
             if scheme == "http" and rest.rpartition(":")[0] not in _LOOPBACK and rest not in _LOOPBACK:
-                message = f"{origin} with credentials: who is on the way to it can act for its visitors"
+                message = f"{origin} with credentials: anyone on the network path to it can act as its visitors"
                 yield Finding(("routes", index, "cors", "origins", number), message)

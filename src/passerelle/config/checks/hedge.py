@@ -19,13 +19,15 @@ def hedge_errors(
         return
     after = route.hedge.after
     if route.methods is not None and not set(route.methods) & set(_READS):
-        yield Finding((*loc, "hedge"), "found on a route without GET and HEAD; nothing else is sent twice", at_key=True)
+        yield Finding(
+            (*loc, "hedge"), "found on a route without GET and HEAD; other methods are not hedged", at_key=True
+        )
     if route.attempts == 1 and "attempts" not in touched:
-        yield Finding((*loc, "hedge"), "found beside attempts: 1, where no other instance is asked", at_key=True)
+        yield Finding((*loc, "hedge"), "found together with attempts: 1, which tries no other instance", at_key=True)
     limits = [("timeout", route.timeout), ("attempt_timeout", route.attempt_timeout)]
     for key, limit in limits:
         if isinstance(after, float) and limit is not None and after >= limit and key not in touched:
-            message = f"it is {duration_text(after)}, no less than the route's {key}, {duration_text(limit)}"
+            message = f"it is {duration_text(after)}; it must be less than {key}, {duration_text(limit)}"
             yield Finding((*loc, "hedge", "after"), message)
             break
     for name, service in services.items():
@@ -35,10 +37,10 @@ def hedge_errors(
 
 def _of_service(name: str, service: Service) -> Iterator[str]:
     if service.balance.sticky is not None:
-        yield f"found with {name!r}, which keeps clients at their instance (balance.sticky)"
+        yield f"found with {name!r}, which binds clients to their instance (balance.sticky)"
     retries = service.retries
     if retries.budget == 0 and retries.floor == 0:
-        yield f"found with {name!r}, whose retries have no budget to pay for it"
+        yield f"found with {name!r}, whose retries have no budget for it"
     if retries.methods is not None and not set(retries.methods) & set(_READS):
         yield f"found with {name!r}, whose retries.methods have neither GET nor HEAD"
 
@@ -50,5 +52,5 @@ def hedge_warnings(config: Config, services_of: Callable[[Route], Iterable[str]]
             service = config.services[name]
             alone = service.instances == 1 if service.is_local else len(service.all_targets) == 1
             if alone and not any(target.is_found for target in service.all_targets):
-                message = f"{name!r} has one instance; a hedge needs another one"
+                message = f"{name!r} has one instance; a hedge needs a second one"
                 yield Finding(("routes", index, "hedge"), message, at_key=True)

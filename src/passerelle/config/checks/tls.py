@@ -31,7 +31,7 @@ def listener_errors(tls: ListenerTls) -> Iterator[Finding]:
     if tls.client_ca is not None:
         yield from _authorities(("tls", "client_ca"), tls.client_ca)
     elif "client" in given(tls):
-        yield Finding(("tls", "client"), "found without client_ca, against which a certificate could be checked")
+        yield Finding(("tls", "client"), "found without client_ca, which certificates are verified against")
 
 
 def listener_warnings(tls: ListenerTls, now: datetime) -> Iterator[Finding]:
@@ -48,7 +48,7 @@ def service_errors(name: str, service: Service) -> Iterator[Finding]:
         return
     loc: Loc = ("services", name, "tls")
     if not any(target.url is not None and target.url.secure for target in service.all_targets):
-        yield Finding(loc, "found without an https:// target, the only kind that it is for", at_key=True)
+        yield Finding(loc, "found without an https:// target; it applies to those only", at_key=True)
     if tls.certificate is not None and tls.key is not None:
         yield from _pair(loc, tls.certificate, tls.key)
     elif tls.certificate is not None:
@@ -56,7 +56,7 @@ def service_errors(name: str, service: Service) -> Iterator[Finding]:
     elif tls.key is not None:
         yield Finding((*loc, "key"), "found without certificate; a key is of no use without its certificate")
     if tls.ca is not None and not tls.verify:
-        yield Finding((*loc, "ca"), "found beside verify: false, with which nothing is checked")
+        yield Finding((*loc, "ca"), "found together with verify: false, which disables verification")
     elif tls.ca is not None:
         yield from _authorities((*loc, "ca"), tls.ca)
 
@@ -64,7 +64,7 @@ def service_errors(name: str, service: Service) -> Iterator[Finding]:
 def service_warnings(name: str, service: Service, now: datetime) -> Iterator[Finding]:
     """What works, but is dangerous, or not for long."""
     if service.tls is not None and not service.tls.verify:
-        yield Finding(("services", name, "tls", "verify"), "who is on the way can read and change everything")
+        yield Finding(("services", name, "tls", "verify"), "anyone on the network path can read and change everything")
     if service.tls is not None and service.tls.certificate is not None:
         yield from _times(("services", name, "tls", "certificate"), service.tls.certificate, now)
 
@@ -79,11 +79,11 @@ def _times(loc: Loc, path: Path, now: datetime) -> Iterator[Finding]:
     except (OSError, ValueError):
         return
     if now >= end:
-        yield Finding(loc, f"{path} has expired: it was good until {end:%Y-%m-%d %H:%M} UTC")
+        yield Finding(loc, f"{path} has expired: it was valid until {end:%Y-%m-%d %H:%M} UTC")
     elif now < start:
-        yield Finding(loc, f"{path} is not good yet: it is from {start:%Y-%m-%d %H:%M} UTC")
+        yield Finding(loc, f"{path} is not valid yet: it is valid from {start:%Y-%m-%d %H:%M} UTC")
     elif end - now < SOON:
-        yield Finding(loc, f"{path} expires soon: it is good until {end:%Y-%m-%d %H:%M} UTC")
+        yield Finding(loc, f"{path} expires soon: it is valid until {end:%Y-%m-%d %H:%M} UTC")
 
 
 def _authorities(loc: Loc, path: Path) -> Iterator[Finding]:

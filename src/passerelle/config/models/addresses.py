@@ -62,7 +62,7 @@ def split_address(text: str, example: str, default_port: int | None = None, lowe
         if not colon:
             host, port = text, ""
         if ":" in host:
-            raise ValueError(f"found {text!r}; an IPv6 address stands in brackets: [{host}]:{port}")
+            raise ValueError(f"found {text!r}; write an IPv6 address in brackets: [{host}]:{port}")
         if host.replace(".", "").isdigit():
             if host == text and default_port is None and "." not in host:
                 raise ValueError(f"found {text!r} without a host; {allowed}")
@@ -122,7 +122,7 @@ def parse_url(found: object) -> object:
         raise ValueError(f"found scheme {scheme!r}; {allowed}, or dns+http://name:port")
     authority = rest.removesuffix("/")
     if any(c in authority for c in "/?#"):
-        raise ValueError(f"found {found!r} with a path; {allowed}; a path belongs into a route's rewrite")
+        raise ValueError(f"found {found!r} with a path; {allowed}; set a path with rewrite of a route")
     if "@" in authority:
         raise ValueError(f"found a user name in a target; {allowed}")
     secure = scheme == "https"
@@ -138,7 +138,7 @@ def _lookup(address: Address, found: str) -> Lookup:
     except ValueError:
         pass
     else:
-        raise ValueError(f"found {found!r}: {host} is an address already; write http://{address}")
+        raise ValueError(f"found {found!r}: {host} is already an address; write http://{address}")
     if not host.startswith("_"):
         return Lookup(host=host, port=address.port)
     labels = host.split(".")

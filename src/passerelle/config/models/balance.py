@@ -67,7 +67,7 @@ def _secret(text: str) -> str:
 def _retried_method(text: str) -> str:
     if text.encode() not in IDEMPOTENT_METHODS:
         allowed = ", ".join(sorted(method.decode() for method in IDEMPOTENT_METHODS if method.decode() in METHODS))
-        raise ValueError(f"found {text!r}, which sent again may be done twice; allowed: {allowed}")
+        raise ValueError(f"found {text!r}, which is not idempotent; allowed: {allowed}")
     return text
 
 
@@ -123,9 +123,9 @@ class Balance(Model):
             if self.by is None:
                 raise ValueError("hash needs by: header:NAME, cookie:NAME, param:NAME or address")
             if self.sticky is not None:
-                raise ValueError("found sticky beside hash, which decides the instance already")
+                raise ValueError("found sticky together with hash, which already selects the instance")
         elif self.by is not None:
-            raise ValueError(f"found by beside {self.policy}; allowed with hash only")
+            raise ValueError(f"found by together with {self.policy}; allowed with hash only")
         return self
 
 

@@ -14,7 +14,9 @@ from passerelle.http.messages import is_forwarding_field
 
 def _chooses(text: str) -> str:
     if is_forwarding_field(text.lower().encode()):
-        raise ValueError(f"found {text!r}; no answer can be chosen by what only the gateway knows of a request")
+        raise ValueError(
+            f"found {text!r}; responses cannot vary on a field about the connection or the proxies of a request"
+        )
     return text
 
 

@@ -23,7 +23,7 @@ def one_or_more(found: object) -> object:
 def _field_name(text: str) -> str:
     if is_token(text) and text.lower() not in _TAKEN:
         return text
-    raise ValueError(f"found {text!r}; allowed is the name of a field of its own, such as X-API-Key")
+    raise ValueError(f"found {text!r}; allowed is a header without another meaning, such as X-API-Key")
 
 
 # Fields with a meaning of their own, which no key may stand in.

@@ -23,7 +23,7 @@ def _origin(text: str) -> str:
     if text == "*":
         return text
     if text == "null":
-        raise ValueError("found 'null', the origin of any page in a sandbox or a file; allow origins that have a name")
+        raise ValueError("found 'null', the origin of every sandboxed page and local file; name the origins")
     lower = text.lower()
     match = _ORIGIN(lower)
     if match is None:
@@ -33,7 +33,7 @@ def _origin(text: str) -> str:
         )
     scheme, star, host, port = match.groups()
     if star and ("." not in host or host.rpartition(".")[2].isdigit()):
-        raise ValueError(f"found {text!r}; behind *. stands a domain of at least two names, such as shop.example")
+        raise ValueError(f"found {text!r}; after *. comes a domain of at least two labels, such as shop.example")
     if port is not None and port == _DEFAULT_PORTS.get(scheme):
         raise ValueError(f"found {text!r}; browsers leave the port of {scheme} out: write {lower.rpartition(':')[0]!r}")
     return lower
@@ -110,11 +110,11 @@ def forbidden_request(name: str) -> str | None:
     """Why no rule may set, add or remove the request field ``name``; None where one may."""
     plain = name.lower().replace("_", "-")
     if plain in _FRAMING:
-        return "it frames or routes the message, or is about one connection"
+        return "it frames or routes the message, or applies to one connection"
     if plain in _OWN_REQUEST or plain.startswith(_OWN_REQUEST_PREFIXES):
-        return "the gateway itself writes it, and services rely on that"
+        return "only the gateway sets it, and services rely on that"
     if plain in _CONDITIONS:
-        return "it asks for a part of an answer, or on a condition, and that is the client's and the cache's business"
+        return "conditions and ranges are set by clients and the cache"
     return None
 
 
@@ -128,11 +128,11 @@ def _request_name(text: str) -> str:
 def _response_name(text: str) -> str:
     name = _field(text).lower()
     if name in _FRAMING:
-        raise ValueError(f"found {text!r}; it frames the message, or is about one connection")
+        raise ValueError(f"found {text!r}; it frames the message, or applies to one connection")
     if name in _OWN_RESPONSE or name.startswith("passerelle-"):
-        raise ValueError(f"found {text!r}; the gateway itself writes it")
+        raise ValueError(f"found {text!r}; the gateway sets it")
     if name.startswith("access-control-"):
-        raise ValueError(f"found {text!r}; write cors: on the route")
+        raise ValueError(f"found {text!r}; use cors of the route")
     return text
 
 
@@ -140,9 +140,9 @@ def _value(text: str) -> str:
     """Visible ASCII, blanks inside: nothing that could end the line (RFC 9110 §5.5)."""
     if not re.fullmatch(r"(?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?", text):
         # What was found is not shown: it may be a credential for the service.
-        raise ValueError("a field's value is visible ASCII, with blanks inside only")
+        raise ValueError("a field value is visible ASCII, with blanks inside only")
     if len(text) > 4096:
-        raise ValueError(f"found {len(text)} characters; a field's value has at most 4096")
+        raise ValueError(f"found {len(text)} characters; a field value has at most 4096")
     return text
 
 
@@ -191,7 +191,8 @@ def _hsts(text: str) -> str:
     if text == "off" or re.fullmatch(r"max-age=[0-9]{1,10}(; includeSubDomains)?(; preload)?", text):
         return text
     raise ValueError(
-        f"found {text!r}; allowed is off, or max-age=31536000 with '; includeSubDomains' and '; preload' behind it"
+        f"found {text!r}; allowed is off, or max-age=31536000 optionally followed by '; includeSubDomains' "
+        "and '; preload'"
     )
 
 

@@ -20,7 +20,7 @@ def _header(text: str) -> str:
     if _NAME(text) and text.lower() not in _TAKEN:
         return text
     raise ValueError(
-        f"found {text!r}; allowed is X-Consumer-… (but -Auth, -Roles and -Scopes), which no client can set"
+        f"found {text!r}; allowed is X-Consumer-… (except -Auth, -Roles and -Scopes), which no client can set"
     )
 
 

@@ -33,7 +33,7 @@ def _jwks(found: object, info: ValidationInfo) -> object:
             raise ValueError(f"found {found!r}; allowed is an https:// address or a path")
         if "@" in found:
             raise ValueError(
-                "found a user name or a password in an address; it would be logged, and a key set is public"
+                "found a user name or a password in the address; addresses are logged, and key sets are public"
             )
         return found
     return parse_file(found, info)
@@ -43,7 +43,7 @@ def _forward(text: str) -> str:
     if _FORWARD(text) and text.lower() not in _OWN:
         return text
     raise ValueError(
-        f"found {text!r}; allowed is X-Consumer-… (but -Scopes and -Auth), which no client can set, "
+        f"found {text!r}; allowed is X-Consumer-… (except -Scopes and -Auth), which no client can set, "
         "such as X-Consumer-Email"
     )
 
@@ -96,9 +96,9 @@ def jwt_shape(keys: set[str]) -> Shape:
     if not sources:
         return [(None, f"jwt needs one of {', '.join(KEY_SOURCES)}; found none of them")]
     findings: Shape = [
-        (key, f"found beside {sources[0]}; allowed is one of {', '.join(KEY_SOURCES)}") for key in sources[1:]
+        (key, f"found together with {sources[0]}; allowed is one of {', '.join(KEY_SOURCES)}") for key in sources[1:]
     ]
     if "jwks" not in keys:
         wrong = [key for key in ("refresh", "cooldown") if key in keys]
-        findings += [(key, f"found beside {sources[0]}; allowed with jwks only") for key in wrong]
+        findings += [(key, f"found together with {sources[0]}; allowed with jwks only") for key in wrong]
     return findings

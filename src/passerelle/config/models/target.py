@@ -46,7 +46,7 @@ class Target(Model):
         if (self.url is None) == (self.file is None):
             raise ValueError("a target has exactly one of url, file")
         if self.file is not None and "weight" in self.model_fields_set:
-            raise ValueError("found weight beside file; the weights stand in that file")
+            raise ValueError("found weight together with file; the weights are in that file")
         return self
 
 

@@ -28,7 +28,7 @@ def _asked_name(host: str) -> str:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return host
-    raise ValueError(f"found {host!r}; clients ask for names only, never for an address")
+    raise ValueError(f"found {host!r}; a server name (SNI) is never an address")
 
 
 class Certificate(Model):

@@ -194,15 +194,15 @@ PlainPath = Annotated[
 
 def _route_host(text: str) -> str:
     if "/" in text:
-        raise ValueError(f"found {text!r}; allowed is a host name alone, such as api.example.com")
+        raise ValueError(f"found {text!r}; allowed is a host name only, such as api.example.com")
     if text == "*":
-        raise ValueError("found '*'; leave the key out for every host")
+        raise ValueError("found '*'; omit the key to match every host")
     host = text.lower().removesuffix(".")
     name = host.removeprefix("*.")
     if host.startswith("["):
         return f"[{split_address(host, '[::1]', default_port=80).host}]"
     if ":" in host:
-        raise ValueError(f"found {text!r}; a host has no port here: write {host.partition(':')[0]!r}")
+        raise ValueError(f"found {text!r}; a host has no port; write {host.partition(':')[0]!r}")
     if "*" in name:
         raise ValueError(f"found {text!r}; a star is allowed as the whole first label only, such as '*.example.com'")
     if not HOST(name):

@@ -148,7 +148,7 @@ class _Builder:
 
     def _alias(self, name: str, line: int, column: int) -> YamlNode:
         if name in self.open_anchors:
-            raise SyntaxProblem(line, column, f"the alias *{name} stands inside its own anchor")
+            raise SyntaxProblem(line, column, f"the alias *{name} is inside its own anchor")
         node = self.anchors.get(name)
         if node is None:
             raise SyntaxProblem(line, column, f"the alias *{name} has no anchor &{name} above it")
@@ -212,7 +212,7 @@ def parse(text: str) -> tuple[YamlNode, list[Duplicate]]:
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
         raise SyntaxProblem(line, column, f"the character {text[len(before)]!r} is not allowed") from None
     if builder.root is None:
-        raise SyntaxProblem(1, 1, "the file is empty; needed are services and routes")
+        raise SyntaxProblem(1, 1, "the file is empty; it needs services and routes")
     return builder.root, builder.duplicates
 
 
