@@ -36,14 +36,16 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         f"{at}34: tls.key: two.key is not the key of one.pem"
     ]
     assert said(tmp_path, "{certificate: junk, key: one.key}") == [
-        f"{at}20: tls.certificate: junk holds no certificate in PEM"
+        f"{at}20: tls.certificate: junk contains no certificate in PEM"
     ]
-    assert said(tmp_path, "{certificate: one.pem, key: junk}") == [f"{at}34: tls.key: junk holds no private key in PEM"]
+    assert said(tmp_path, "{certificate: one.pem, key: junk}") == [
+        f"{at}34: tls.key: junk contains no private key in PEM"
+    ]
     assert said(tmp_path, "{certificate: one.pem, key: locked.key}") == [
         f"{at}34: tls.key: locked.key is encrypted; a gateway that starts by itself cannot ask for a password"
     ]
     assert said(tmp_path, "{certificate: one.pem, key: one.key, client_ca: junk}") == [
-        f"{at}54: tls.client_ca: junk holds no certificate in PEM"
+        f"{at}54: tls.client_ca: junk contains no certificate in PEM"
     ]
 
 

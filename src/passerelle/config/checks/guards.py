@@ -1,4 +1,4 @@
-"""What the guards of a route cannot do as they are configured."""
+"""Checks of guards and credentials."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from passerelle.config.problems import Finding, Loc
 from passerelle.routing.router import Router, RouteRule
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Where the credentials of each kind are configured.
+# The top-level key that configures each kind of credentials.
 _BLOCKS = {"jwt": "jwt", "key": "keys", "mtls": "tls", "session": "sessions"}
 
 
-def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozenset[str]) -> Iterator[Finding]:
-    """Findings about the guards of the route at ``loc``, without its keys that could not be read;
-    ``blocks`` are the keys at the top of the file."""
+def route_guards(loc: Loc, route: Route, repaired: frozenset[str], blocks: frozenset[str]) -> Iterator[Finding]:
+    """Check the guards of the route at ``loc``, except for its ``repaired`` keys. ``blocks`` are the top-level keys."""
     clients = route.clients
-    if clients is not None and "clients" not in touched and not clients.allow and not clients.deny:
+    if clients is not None and "clients" not in repaired and not clients.allow and not clients.deny:
         yield Finding((*loc, "clients"), "found neither allow nor deny; at least one is needed")
-    if "auth" in touched:
+    if "auth" in repaired:
         return
     for index, method in enumerate(route.auth):
         place = (*loc, "auth", index)
@@ -49,14 +48,14 @@ def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozen
             yield Finding((*loc, "identity_token"), message, at_key=True)
         if not route.auth and not named:
             yield Finding((*loc, "identity_token"), "found without auth; there is no identity to sign", at_key=True)
-    if route.forward_auth is not None and "forward_auth" not in touched:
+    if route.forward_auth is not None and "forward_auth" not in repaired:
         yield from _forward_auth((*loc, "forward_auth"), route.forward_auth, route)
-    if "rate_limit" not in touched:
+    if "rate_limit" not in repaired:
         yield from _limits((*loc, "rate_limit"), route)
 
 
 def _forward_auth(loc: Loc, settings: ForwardAuth, route: Route) -> Iterator[Finding]:
-    """What cannot work about asking a service."""
+    """Check ``forward_auth``."""
     if settings.consumer is not None and route.auth:
         yield Finding((*loc, "consumer"), "found together with auth, which identifies the consumer", at_key=True)
     if settings.consumer is not None and settings.failure == "open":
@@ -93,7 +92,7 @@ def _limits(loc: Loc, route: Route) -> Iterator[Finding]:
 
 
 def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
-    """What cannot work about tokens: an algorithm without its kind of key, a secret that is too short."""
+    """Check ``jwt``: each algorithm has its kind of key, and secrets are long enough."""
     for index, algorithm in enumerate(jwt.algorithms):
         place: Loc = ("jwt", "algorithms", index)
         least = SECRET_OCTETS.get(algorithm)
@@ -111,7 +110,7 @@ def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
 
 
 def session_errors(sessions: Sessions, listen: Address | None) -> Iterator[Finding]:
-    """What cannot work about sessions."""
+    """Check ``sessions``."""
     if sessions.insecure and listen is not None and listen.host not in _LOOPBACK:
         message = (
             f"found true with listen on {listen}; without Secure, anyone on the network path can take over a session"
@@ -121,11 +120,11 @@ def session_errors(sessions: Sessions, listen: Address | None) -> Iterator[Findi
         yield Finding(("sessions", "idle"), "it is longer than absolute, which ends every session first")
 
 
-def store_errors(block: str, store: object, told: bool, blocks: frozenset[str]) -> Iterator[Finding]:
-    """A store in Redis without one; ``told``: the file says ``store: redis`` itself."""
+def store_errors(block: str, store: object, explicit: bool, blocks: frozenset[str]) -> Iterator[Finding]:
+    """Find a store in Redis without a Redis. ``explicit``: the file sets ``store: redis``."""
     if store != SHARED or "redis" in blocks:
         return
-    if told:
+    if explicit:
         yield Finding((block, "store"), "found redis; it needs redis: at the top level of the file")
     else:
         message = f"found no store; add store: {block}.db, or redis: at the top level of the file"
@@ -133,7 +132,7 @@ def store_errors(block: str, store: object, told: bool, blocks: frozenset[str]) 
 
 
 def redis_errors(blocks: frozenset[str]) -> Iterator[Finding]:
-    """Packages that a ``redis`` needs and that are not there."""
+    """Find missing packages that ``redis`` needs."""
     missing = [name for name in ("redis", "hiredis") if find_spec(name) is None]
     if "redis" in blocks and missing:
         message = f"redis needs {' and '.join(missing)}: pip install 'passerelle[redis]'"
@@ -141,13 +140,13 @@ def redis_errors(blocks: frozenset[str]) -> Iterator[Finding]:
 
 
 def _session_warnings(config: Config) -> Iterator[Finding]:
-    """Logins that nobody can make, and services whose check of passwords has a way around its limits."""
+    """Find sessions without a login, and routes that bypass the limits of a login."""
     logins = [(index, route.login) for index, route in enumerate(config.routes) if route.login is not None]
     if config.sessions is not None and not logins:
         yield Finding(("sessions",), "no route has login, so no client can get a session", at_key=True)
     for index, login in logins:
         path = login.path.encode()
-        # Every route on its own: which of them wins does not matter, since hosts and methods may differ.
+        # Each route by itself: their precedence does not matter, since hosts and methods may differ.
         for route in config.routes:
             reaches = route.service == login.service and route.rewrite is None
             if (
@@ -159,7 +158,7 @@ def _session_warnings(config: Config) -> Iterator[Finding]:
 
 
 def _token_warnings(config: Config) -> Iterator[Finding]:
-    """A signed token that nobody gets, or whose field somebody else's word stands in too."""
+    """Find a signed token that no route sends, or whose header also carries a claim of a JWT."""
     token = config.identity_token
     if token is None:
         return
@@ -171,7 +170,7 @@ def _token_warnings(config: Config) -> Iterator[Finding]:
 
 
 def guard_warnings(config: Config) -> Iterator[Finding]:
-    """What guards would do that was probably not meant."""
+    """Find settings of guards that are probably mistakes."""
     jwt = config.jwt
     if jwt is not None and jwt.secret is None and not jwt.audience:
         yield Finding(("jwt",), "no audience: tokens issued for other audiences are accepted", at_key=True)

@@ -1,4 +1,4 @@
-"""What a configuration says of hedged requests that cannot work, or changes nothing."""
+"""Checks of hedged requests: settings that cannot work or have no effect."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _READS = ("GET", "HEAD")
 
 
 def hedge_errors(
-    loc: Loc, route: Route, touched: frozenset[str], services: Mapping[str, Service | None]
+    loc: Loc, route: Route, repaired: frozenset[str], services: Mapping[str, Service | None]
 ) -> Iterator[Finding]:
-    """Everything about the hedges of ``route``, which asks ``services``."""
+    """Check the hedge of ``route``, which sends requests to ``services``."""
     if route.hedge is None:
         return
     after = route.hedge.after
@@ -22,11 +22,11 @@ def hedge_errors(
         yield Finding(
             (*loc, "hedge"), "found on a route without GET and HEAD; other methods are not hedged", at_key=True
         )
-    if route.attempts == 1 and "attempts" not in touched:
+    if route.attempts == 1 and "attempts" not in repaired:
         yield Finding((*loc, "hedge"), "found together with attempts: 1, which tries no other instance", at_key=True)
     limits = [("timeout", route.timeout), ("attempt_timeout", route.attempt_timeout)]
     for key, limit in limits:
-        if isinstance(after, float) and limit is not None and after >= limit and key not in touched:
+        if isinstance(after, float) and limit is not None and after >= limit and key not in repaired:
             message = f"it is {duration_text(after)}; it must be less than {key}, {duration_text(limit)}"
             yield Finding((*loc, "hedge", "after"), message)
             break
@@ -46,7 +46,7 @@ def _of_service(name: str, service: Service) -> Iterator[str]:
 
 
 def hedge_warnings(config: Config, services_of: Callable[[Route], Iterable[str]]) -> Iterator[Finding]:
-    """Hedges for which there is no second instance."""
+    """Find hedges of services with a single instance."""
     for index, route in enumerate(config.routes):
         for name in services_of(route) if route.hedge is not None else ():
             service = config.services[name]

@@ -1,4 +1,4 @@
-"""What cannot work about TLS: files that are not there, that hold something else, that do not belong together."""
+"""Checks of TLS: files that are missing, that have the wrong content, or that do not belong together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOON: Final = timedelta(days=7)
 
 
 def listener_errors(tls: ListenerTls) -> Iterator[Finding]:
-    """Findings about ``tls`` at the top of the file."""
+    """Check the top-level ``tls``."""
     yield from _pair(("tls",), tls.certificate, tls.key)
     seen: dict[str, int] = {}
     for index, each in enumerate(tls.certificates):
@@ -35,14 +35,14 @@ def listener_errors(tls: ListenerTls) -> Iterator[Finding]:
 
 
 def listener_warnings(tls: ListenerTls, now: datetime) -> Iterator[Finding]:
-    """Certificates that clients will refuse, or soon."""
+    """Find certificates that are not valid, or expire soon."""
     yield from _times(("tls", "certificate"), tls.certificate, now)
     for index, each in enumerate(tls.certificates):
         yield from _times(("tls", "certificates", index, "certificate"), each.certificate, now)
 
 
 def service_errors(name: str, service: Service) -> Iterator[Finding]:
-    """Findings about ``tls`` of the service called ``name``."""
+    """Check ``tls`` of the service called ``name``."""
     tls = service.tls
     if tls is None:
         return
@@ -62,7 +62,7 @@ def service_errors(name: str, service: Service) -> Iterator[Finding]:
 
 
 def service_warnings(name: str, service: Service, now: datetime) -> Iterator[Finding]:
-    """What works, but is dangerous, or not for long."""
+    """Find insecure settings, and certificates that are not valid or expire soon."""
     if service.tls is not None and not service.tls.verify:
         yield Finding(("services", name, "tls", "verify"), "anyone on the network path can read and change everything")
     if service.tls is not None and service.tls.certificate is not None:
@@ -70,8 +70,8 @@ def service_warnings(name: str, service: Service, now: datetime) -> Iterator[Fin
 
 
 def _times(loc: Loc, path: Path, now: datetime) -> Iterator[Finding]:
-    """From when and until when the certificate holds; it was read before and is one."""
-    from cryptography import x509  # takes a tenth of a second, and most files have no certificate
+    """Check the validity period of a certificate that was read before."""
+    from cryptography import x509  # the import takes 0.1 s, and most files have no certificate
 
     try:
         found = x509.load_pem_x509_certificate(path.read_bytes())
@@ -92,13 +92,13 @@ def _authorities(loc: Loc, path: Path) -> Iterator[Finding]:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except ssl.SSLError:
-            finding = Finding(loc, f"{path} holds no certificate in PEM")
+            finding = Finding(loc, f"{path} contains no certificate in PEM")
     if finding is not None:
         yield finding
 
 
 def _pair(loc: Loc, certificate: Path, key: Path) -> Iterator[Finding]:
-    """A certificate and its key."""
+    """Check a certificate and its key."""
     place = (*loc, "certificate"), (*loc, "key")
     missing = [f for f in (unreadable(place[0], certificate), unreadable(place[1], key)) if f is not None]
     if missing:
@@ -118,11 +118,11 @@ def _pair(loc: Loc, certificate: Path, key: Path) -> Iterator[Finding]:
         elif error.reason in ("EE_KEY_TOO_SMALL", "CA_MD_TOO_WEAK", "CA_KEY_TOO_SMALL"):
             yield Finding(place[0], f"{certificate} is too weak ({error.reason.lower().replace('_', ' ')})")
         else:
-            yield Finding(place[1], f"{key} holds no private key in PEM")
+            yield Finding(place[1], f"{key} contains no private key in PEM")
 
 
 class Encrypted(Exception):
-    """A key that needs a password."""
+    """Raised for a key that needs a password."""
 
 
 def _no_password() -> str:

@@ -1,4 +1,4 @@
-"""Addresses to listen at, to connect to, and ranges of them."""
+"""Addresses to listen on and to connect to, and address ranges."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class Address(BaseModel):
 
     host: str
     port: int
-    secure: bool = False  # of a target: over TLS
+    secure: bool = False  # over TLS; for targets
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """As it stands in a configuration."""
+        """The address as written in a configuration."""
         return f"{'https' if self.secure else 'http'}://{self}"
 
 
 class Lookup(Address):
-    """A name whose addresses are looked up again and again; with ``srv`` their ports too (then ``port`` is 0)."""
+    """A name that is resolved repeatedly. With ``srv``, the ports are resolved as well, and ``port`` is 0."""
 
     srv: bool = False
 
     @property
     def url(self) -> str:
-        """As it stands in a configuration."""
+        """The address as written in a configuration."""
         return f"dns+http://{self.host if self.srv else self}"
 
 
@@ -85,7 +85,7 @@ def split_address(text: str, example: str, default_port: int | None = None, lowe
 
 
 def parse_listen(found: object) -> object:
-    """An address to listen at; port 0 lets the system choose one."""
+    """Parse an address to listen on; port 0 picks any free port."""
     if isinstance(found, Address):
         return found
     if not isinstance(found, str):
@@ -95,7 +95,7 @@ def parse_listen(found: object) -> object:
 
 
 def parse_admin(found: object) -> object:
-    """An address to listen at, or ``off``."""
+    """Parse an address to listen on, or ``off``."""
     if found == "off" or found is False:
         return None
     if isinstance(found, Address):
@@ -106,9 +106,9 @@ def parse_admin(found: object) -> object:
 
 
 def parse_url(found: object) -> object:
-    """The address of ``http://host:port`` or ``https://host:port`` (default ports 80 and 443).
+    """Parse ``http://host:port`` or ``https://host:port`` (default ports 80 and 443).
 
-    A :class:`Lookup` for ``dns+http://``.
+    Returns a :class:`Lookup` for ``dns+http://``.
     """
     if isinstance(found, Address):
         return found
@@ -180,7 +180,7 @@ Url = Annotated[
 
 
 def parse_network(found: object) -> object:
-    """An address range such as ``10.0.0.0/8``, or one address."""
+    """Parse an address range such as ``10.0.0.0/8``, or a single address."""
     if not isinstance(found, str):
         raise ValueError(f"found {describe(found)}; allowed is an address range, such as 10.0.0.0/8")
     try:

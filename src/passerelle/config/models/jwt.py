@@ -1,4 +1,4 @@
-"""The part of the configuration about JSON web tokens."""
+"""JSON web tokens as credentials."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]
 SECRET_OCTETS = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""How long the secret of each algorithm for secrets is at least (RFC 7518 §3.2)."""
+"""The shortest secret of each HMAC algorithm, in octets (RFC 7518 §3.2)."""
 KEY_SOURCES = ("secret", "key", "jwks")
-"""Where the keys come from: exactly one of these."""
+"""The sources of keys. A `jwt` has exactly one of them."""
 
 _URL = re.compile(r"https?://[!-~]+").fullmatch
 _FORWARD = re.compile(r"(?i:x-consumer-)[A-Za-z0-9-]{1,64}").fullmatch
@@ -49,7 +49,7 @@ def _forward(text: str) -> str:
 
 
 class Jwt(Model):
-    """JSON web tokens, for routes that accept them."""
+    """How JSON web tokens are verified, for routes with `auth: [jwt]`."""
 
     algorithms: Annotated[tuple[Algorithm, ...], Takes("list of algorithms")] = Field(
         min_length=1, description="The accepted signature algorithms."
@@ -91,7 +91,7 @@ class Jwt(Model):
 
 
 def jwt_shape(keys: set[str]) -> Shape:
-    """What is wrong with a ``jwt`` that has exactly these ``keys``."""
+    """Check which keys a ``jwt`` combines."""
     sources = [key for key in KEY_SOURCES if key in keys]
     if not sources:
         return [(None, f"jwt needs one of {', '.join(KEY_SOURCES)}; found none of them")]

@@ -1,4 +1,4 @@
-"""Which keys stand together in a service and in a route."""
+"""Rules about combinations of keys in a service and in a route."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ SOURCES = ("app", "run", "targets", "zones")
 KINDS = ("service", "compose", "login", "logout")
 """A route has exactly one of these."""
 
-# What is said of requests that go upstream, or of who may make them: anybody may log in, and out.
+# Keys about forwarded requests and about access. They do not apply to logins and logouts, which the gateway handles.
 _UPSTREAM = (
     *("methods", "rewrite", "cache", "compress", "auth", "require", "attempt_timeout", "tell_deadline"),
     *("hedge", "request_headers", "forward_auth", "identity_token"),
 )
-# What is said of answers that go on as they come: those of compositions and logins are read whole, within `timeout`.
+# Keys about streamed responses. The responses of parts and logins are buffered, within `timeout`.
 _STREAMED = ("stream_idle_timeout", "tunnel_idle_timeout")
 
 
 def service_shape(keys: set[str]) -> Shape:
-    """What is wrong with a service that has exactly these ``keys``."""
+    """Check which keys a service combines."""
     sources = [key for key in SOURCES if key in keys]
     if not sources:
         return [(None, f"a service needs one of {', '.join(SOURCES)}; found none of them")]
@@ -41,7 +41,7 @@ def service_shape(keys: set[str]) -> Shape:
 
 
 def route_shape(keys: set[str]) -> Shape:
-    """What is wrong with a route that has exactly these ``keys``."""
+    """Check which keys a route combines."""
     kinds = [key for key in KINDS if key in keys]
     if len(kinds) > 1:
         return [(key, f"found together with {kinds[0]}; allowed is one of {', '.join(KINDS)}") for key in kinds[1:]]

@@ -1,4 +1,4 @@
-"""What is wrong with a text that is no YAML, in the words of who wrote it and not of its parser."""
+"""Explanations of YAML syntax errors: where to change the file, and how."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import yaml
 _QUOTE = "put the value in quotes"
 
 
-def place_and_words(text: str, error: yaml.MarkedYAMLError) -> tuple[int, int, str]:
-    """The 1-based line and column where it is to be changed, and what to change there."""
+def explain(text: str, error: yaml.MarkedYAMLError) -> tuple[int, int, str]:
+    """Return the 1-based line and column to change, and a message that states what to change."""
     problem, context = str(error.problem), str(error.context or "")
     mark = error.problem_mark or error.context_mark
     opened = error.context_mark or mark
@@ -48,7 +48,7 @@ def _blanks(line: str) -> str:
 
 
 def _start(lines: list[str], error: yaml.MarkedYAMLError) -> str:
-    """A value that begins with a character that means something else (``*``, ``&``, ``@``, ``%``, `````)."""
+    """Explain a value that begins with a character with a special meaning (``*``, ``&``, ``@``, ``%``, `````)."""
     mark = error.problem_mark
     assert mark is not None
     at = mark.column - (1 if "alphabetic" in str(error.problem) else 0)
@@ -69,7 +69,7 @@ def _in_brackets(problem: str, opened: yaml.Mark | None) -> str:
 
 
 def _at_wrong_place(problem: str, lines: list[str], column: int, opened: yaml.Mark | None) -> str:
-    """Something, in the last of these lines, that is neither in line with what stands around it nor below it."""
+    """Explain a wrong indentation, or text in the wrong place, in the last of ``lines``."""
     found = problem.rpartition("but found ")[2].strip("'")
     here, own = lines[-1], column - 1
     if found in ("}", "]", ","):
@@ -87,7 +87,7 @@ def _at_wrong_place(problem: str, lines: list[str], column: int, opened: yaml.Ma
 
 
 def _widths(lines: list[str]) -> list[int]:
-    """How far in the collections begin that are open after these lines, the innermost last."""
+    """Return the indentations of the collections that are open after ``lines``, the innermost last."""
     widths: list[int] = []
     for line in reversed(lines):
         bare, width = line.lstrip(), len(_blanks(line))
