@@ -1,7 +1,7 @@
-"""Checks of a configuration whose values are valid each, but that cannot work as a whole. All findings at once.
+"""Checks of the configuration as a whole: each value is valid, but the combination cannot work. Reports all findings.
 
 A check receives a :class:`PartialConfig`: what could be built from the file, also if parts of it are invalid, so that
-one run reports everything. Keys that were repaired for that are listed (``repaired``) and not checked again.
+one run reports everything. The keys that had to be repaired for that are in ``repaired`` and are not checked again.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def services_of(route: Route) -> list[str]:
 
 
 def rules(config: Config) -> list[RouteRule]:
-    """Convert the routes to rules of :class:`passerelle.routing.router.Router`, each with its :class:`Route` as value."""
+    """Convert the routes to rules of :class:`passerelle.routing.router.Router`, with each :class:`Route` as value."""
     return [rule_of(route) for route in config.routes]
 
 
