@@ -1,4 +1,4 @@
-"""What a good file gives, what is read besides it, and what a file may cost."""
+"""Valid files: their values, variables and secrets, warnings, and limits."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ routes:
 """
 
 
-def test_the_least_file_has_every_default() -> None:
+def test_a_minimal_file_has_every_default() -> None:
     config = load_text(SMALL)
     assert config.listen == Address(host="127.0.0.1", port=8080)
     assert config.admin == Address(host="127.0.0.1", port=9900)
@@ -115,7 +115,7 @@ def test_a_full_file_has_every_value(tmp_path: Path) -> None:
     assert (user.app, user.interface, user.instances, user.source, user.is_local) == (
         *("users.app:app", "asgi", 5, "app", True),
     )
-    # The environment is text, exactly as it is written.
+    # The environment is text, exactly as written.
     texts = {"A": "1.10", "B": "yes", "C": "x", "D": "true", "E": "010", "F": "null", "G": "~", "H": ""}
     assert user.env == texts
     assert user.cwd == tmp_path / "users"
@@ -161,7 +161,7 @@ def test_a_configuration_does_not_change() -> None:
         config.services["user"].balance = Balance()  # type: ignore[misc]
 
 
-def test_models_made_in_python_are_checked_too() -> None:
+def test_models_built_in_python_are_checked() -> None:
     target = Target.model_validate("http://127.0.0.1:1")
     with pytest.raises(ValidationError, match="a service needs one of app, run, targets, zones"):
         Service()
@@ -189,7 +189,7 @@ def test_models_made_in_python_are_checked_too() -> None:
         ("'[::${PORT:-1}]:80'", "[::81]:80"),
     ],
 )
-def test_variables_are_filled_in(written: str, value: str) -> None:
+def test_variables_are_substituted(written: str, value: str) -> None:
     environ = {"HOST": "h", "PORT": "81", "EMPTY": ""}
     assert str(load_text(f"listen: {written}\n{SMALL}", environ=environ).listen) == value
 
@@ -207,7 +207,7 @@ def test_a_number_may_come_from_a_variable() -> None:
     assert load_text(f"admin: ${{ADMIN}}\n{SMALL}", environ={"ADMIN": "off"}).admin is None
 
 
-def test_a_variable_cannot_bring_structure() -> None:
+def test_a_variable_cannot_add_structure() -> None:
     report = inspect_text(f"workers: ${{W}}\n{SMALL}", environ={"W": "1\nlisten: 0.0.0.0:1"})
     assert [problem.key for problem in report.errors] == ["workers"]
     text = SMALL.replace("service: user", "service: ${S}")
@@ -218,7 +218,7 @@ SECRET = SMALL.replace('targets: ["http://127.0.0.1:5001"]', "app: a:b\n    env:
 
 
 @pytest.mark.parametrize("content", ["s3cret", "s3cret\n", "s3cret\r\n"])
-def test_secrets_are_read_beside_the_file(tmp_path: Path, content: str) -> None:
+def test_secrets_are_read_relative_to_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "key").write_bytes(content.encode())
     (tmp_path / "gateway.yaml").write_text(SECRET)
     assert load(tmp_path / "gateway.yaml").services["user"].env == {"KEY": "k:s3cret"}
@@ -249,19 +249,19 @@ routes:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"x" * 65537, "larger than 65536 bytes"), (b"\xff", "is not UTF-8 text")]
+    ("content", "message"), [(b"x" * 65537, "larger than 65536 bytes"), (b"\xff", "is not UTF-8 text")]
 )
-def test_secrets_have_bounds(tmp_path: Path, content: bytes, said: str) -> None:
+def test_secret_files_are_limited(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "key").write_bytes(content)
     (problem,) = inspect_text(SECRET, folder=tmp_path).errors
     assert (problem.line, problem.column, problem.key) == (4, 19, "services.user.env.KEY")
-    assert said in problem.message
+    assert message in problem.message
 
 
 # ---- warnings
 
 
-def test_warnings_do_not_spoil_a_configuration() -> None:
+def test_a_configuration_with_warnings_is_valid() -> None:
     text = """\
 trusted_proxies: [0.0.0.0/0]
 services:
@@ -326,7 +326,7 @@ routes:
     ]
 
 
-def test_warnings_about_origins_that_others_can_speak_for() -> None:
+def test_warnings_about_origins_without_https() -> None:
     text = """
 services:
   u: {targets: ['http://127.0.0.1:5001']}
@@ -367,7 +367,7 @@ def test_errors_come_without_warnings() -> None:
 # ---- the file itself
 
 
-def test_errors_name_the_file_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_show_the_file_name_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my.yaml").write_text("services: 1\n")
     with pytest.raises(ConfigError) as failed:
@@ -406,7 +406,7 @@ def only(report: LoadReport) -> tuple[int, int, str]:
     return problem.line, problem.column, problem.message
 
 
-def test_what_a_file_may_cost() -> None:
+def test_the_size_and_nesting_of_a_file_are_limited() -> None:
     assert only(inspect_bytes(b"#" * (2**20 + 1))) == (1, 1, "larger than 1048576 bytes")
     assert only(inspect_text("a: " + "[" * 2000))[2] == "found more than 32 levels of nesting"
     assert only(inspect_text("- " * 100_000))[2] == "found more than 32 levels of nesting"
@@ -414,7 +414,7 @@ def test_what_a_file_may_cost() -> None:
     assert only(inspect_text(bomb))[2] == "aliases expand to more than 10000 values"
 
 
-def test_what_is_no_text() -> None:
+def test_a_file_that_is_not_utf_8_is_an_error() -> None:
     assert only(inspect_bytes(b"a: b\nc: \xc3\xa9\xff\n")) == (2, 5, "octet 0xFF is not UTF-8; save the file as UTF-8")
     assert only(inspect_text("a: \0\n")) == (1, 4, "the character '\\x00' is not allowed")
     assert only(inspect_text("limits:\n\thead: 3\n")) == (
