@@ -14,9 +14,7 @@ from passerelle.http.messages import is_forwarding_field
 
 def _selecting_field(text: str) -> str:
     if is_forwarding_field(text.lower().encode()):
-        raise ValueError(
-            f"found {text!r}; responses cannot vary on a field about the connection or the proxies of a request"
-        )
+        raise ValueError(f"found {text!r}; responses cannot vary on forwarding fields")
     return text
 
 
