@@ -105,7 +105,7 @@ timeout   3s, 500ms an attempt
         in out
     )
     _, out, _ = run("explain", "GET", "/api/1")
-    assert "\ncache     user: ttl 250ms\ncache     as the answers say (RFC 9111)\n" in out
+    assert "\ncache     user: ttl 250ms\ncache     as the responses state (RFC 9111)\n" in out
     _, out, _ = run("explain", "GET", "/user/1", "--json")
     route = json.loads(out)["route"]
     assert (route["attempt_timeout"], route["hedge"]) == (0.5, "a second instance after p95")

@@ -138,8 +138,8 @@ def test_check_tells_of_folders_that_a_start_needs(run: Run) -> None:
         "admin: off\naccess_log: var/access.log\n" + GOOD.replace("{app:", "{cwd: shop, app:")
     )
     told = [
-        "gateway.yaml:2:13: access_log: cannot write var/access.log: there is no folder var; make it first\n",
-        "gateway.yaml:5:18: services.product.cwd: cannot start in shop: there is no such folder\n",
+        "gateway.yaml:2:13: access_log: cannot write var/access.log: the folder var does not exist; create it first\n",
+        "gateway.yaml:5:18: services.product.cwd: cannot start in shop: no such folder\n",
     ]
     warned = "".join(line.replace(": cannot", ": warning: cannot") for line in told)
     assert run("check") == (1, "".join(told), "")

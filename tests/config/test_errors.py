@@ -1,6 +1,6 @@
-"""Every kind of error, each at its exact line and column, in its exact words, and nothing beside it.
+"""Every kind of error: its exact line, column and message, and no other error.
 
-The cases are in ``errors.txt``: a name, the file, and the lines that are to be printed for it. ``<keys of a route>``
+The cases are in ``errors.txt``: a name, the file, and the expected lines. ``<keys of a route>``
 and the like stand there for all keys of that model, in order: a new key changes no case.
 """
 
@@ -33,12 +33,12 @@ CASES = _CASE.findall((Path(__file__).parent / "errors.txt").read_text("utf-8"))
 
 
 def with_keys(line: str) -> str:
-    """The line with the keys in place of ``<keys of …>``."""
+    """Replace ``<keys of …>`` by the keys of the model."""
     return _KEYS.sub(lambda match: ", ".join(MODELS[match[1]].model_fields), line)
 
 
-@pytest.mark.parametrize(("text", "expected"), [pytest.param(text, said, id=name) for name, text, said in CASES])
-def test_errors_say_where_and_what_and_what_instead(text: str, expected: str) -> None:
+@pytest.mark.parametrize(("text", "expected"), [pytest.param(text, lines, id=name) for name, text, lines in CASES])
+def test_errors_have_their_position_and_message(text: str, expected: str) -> None:
     report = inspect_text(text, environ={"HOSTS": "x", "W2": "1"})
     assert [str(problem) for problem in report.errors] == [
         f"gateway.yaml:{with_keys(line)}" for line in expected.splitlines()
@@ -47,8 +47,8 @@ def test_errors_say_where_and_what_and_what_instead(text: str, expected: str) ->
     assert report.warnings == ()
 
 
-def test_each_model_is_named_by_a_case() -> None:
-    assert {name for _, _, said in CASES for name in _KEYS.findall(said)} == MODELS.keys()
+def test_each_model_occurs_in_a_case() -> None:
+    assert {name for _, _, lines in CASES for name in _KEYS.findall(lines)} == MODELS.keys()
 
 
 def test_every_case_is_read() -> None:

@@ -1,4 +1,4 @@
-"""Files and folders of this machine that a start needs: errors here, and warnings where the file is for another."""
+"""Files and folders that a start needs: errors on this machine, and warnings for a file of another machine."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def judged(folder: Path, blocks: str, *, elsewhere: bool = False) -> LoadReport:
     return inspect_text(blocks + SERVICES + route, environ={}, folder=folder, elsewhere=elsewhere)
 
 
-def said(folder: Path, blocks: str) -> list[str]:
+def messages(folder: Path, blocks: str) -> list[str]:
     return [str(error).replace(f"{folder}/", "") for error in judged(folder, blocks).errors]
 
 
 @contextmanager
-def somebody_else() -> Iterator[Path]:
-    """A folder of this user that others may read, and the rights of another user, as far as that can be had."""
+def another_user() -> Iterator[Path]:
+    """Make a folder that other users may read, and take the rights of another user where that is possible."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     folder.chmod(0o755)
     try:
@@ -45,7 +45,7 @@ def somebody_else() -> Iterator[Path]:
 
 @contextmanager
 def without_rights() -> Iterator[None]:
-    """Not as root, who may do anything."""
+    """Drop the rights of root."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
@@ -55,45 +55,42 @@ def without_rights() -> Iterator[None]:
         os.seteuid(user)
 
 
-def test_what_a_start_makes_itself_is_no_error(tmp_path: Path) -> None:
+def test_files_that_a_start_creates_are_not_errors(tmp_path: Path) -> None:
     (tmp_path / "var").mkdir()
-    assert said(tmp_path, LOG + KEYS) == []
+    assert messages(tmp_path, LOG + KEYS) == []
     assert not list((tmp_path / "var").iterdir()), "a check makes nothing"
     KeyStore(tmp_path / "var/keys.db").close()
     (tmp_path / "var/access.log").write_text("{}\n")
-    assert said(tmp_path, LOG + KEYS) == []
+    assert messages(tmp_path, LOG + KEYS) == []
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "var").mkdir()
     (tmp_path / "there").mkdir()
     (tmp_path / "var/access.log").symlink_to(tmp_path / "there/access.log")
-    assert said(tmp_path, LOG) == []
+    assert messages(tmp_path, LOG) == []
     (tmp_path / "there").rmdir()
     (message,) = (error.message for error in judged(tmp_path, LOG).errors)
     where = (tmp_path / "there").resolve()
-    assert message == f"cannot write {tmp_path / 'var/access.log'}: there is no folder {where}; make it first"
+    assert message == f"cannot write {tmp_path / 'var/access.log'}: the folder {where} does not exist; create it first"
     (tmp_path / "there").symlink_to("there")
-    assert len(said(tmp_path, LOG)) == 1, "a circle of links"
+    assert len(messages(tmp_path, LOG)) == 1, "a circle of links"
 
 
-def test_devices_take_a_log(tmp_path: Path) -> None:
-    assert said(tmp_path, "access_log: /dev/null\n") == []
+def test_a_log_may_be_a_device(tmp_path: Path) -> None:
+    assert messages(tmp_path, "access_log: /dev/null\n") == []
 
 
 @pytest.mark.parametrize(
     ("mode", "inside", "blocks", "expected"),
     [
-        (0o555, {}, LOG, ["1:13: access_log: cannot write var/access.log: no permission to make a file in var"]),
-        (0o555, {}, KEYS, ["1:15: keys.store: cannot write var/keys.db: no permission to make a file in var"]),
+        (0o555, {}, LOG, ["1:13: access_log: cannot write var/access.log: no permission to create a file in var"]),
+        (0o555, {}, KEYS, ["1:15: keys.store: cannot write var/keys.db: no permission to create a file in var"]),
         (
             0o555,
             {"keys.db": 0o666},
             KEYS,
-            [
-                "1:15: keys.store: cannot write var/keys.db: no permission to make files in var, "
-                "where SQLite keeps its own beside it"
-            ],
+            ["1:15: keys.store: cannot write var/keys.db: no permission to create files in var, which SQLite needs"],
         ),
         (0o777, {"keys.db": 0o222}, KEYS, ["1:15: keys.store: cannot write var/keys.db: no permission to read it"]),
         (0o777, {"keys.db": 0o444}, KEYS, ["1:15: keys.store: cannot write var/keys.db: no permission to write it"]),
@@ -108,8 +105,8 @@ def test_devices_take_a_log(tmp_path: Path) -> None:
         (0o777, {"keys.db": 0o666}, KEYS, []),
     ],
 )
-def test_what_this_user_may_not_do(mode: int, inside: dict[str, int], blocks: str, expected: list[str]) -> None:
-    with somebody_else() as folder:
+def test_missing_permissions_are_errors(mode: int, inside: dict[str, int], blocks: str, expected: list[str]) -> None:
+    with another_user() as folder:
         (folder / "var").mkdir()
         for name, rights in inside.items():
             (folder / "var" / name).touch()
@@ -117,13 +114,13 @@ def test_what_this_user_may_not_do(mode: int, inside: dict[str, int], blocks: st
         (folder / "var").chmod(mode)
         try:
             with without_rights():
-                found = said(folder, blocks)
+                found = messages(folder, blocks)
         finally:
             (folder / "var").chmod(0o777)
     assert found == [f"gateway.yaml:{line}" for line in expected]
 
 
-def test_a_file_for_another_machine_is_right_but_warned_of(tmp_path: Path) -> None:
+def test_files_of_another_machine_are_warnings(tmp_path: Path) -> None:
     blocks = (
         LOG
         + KEYS
@@ -144,18 +141,18 @@ def test_a_file_for_another_machine_is_right_but_warned_of(tmp_path: Path) -> No
     assert there.errors == ()
     assert there.warnings == here.errors
     assert there.config is not None
-    # What cannot be right anywhere is an error all the same.
+    # A file that cannot be valid on any machine is still an error.
     wrong = inspect_text(text.replace("cwd: app", "cwd: 5"), environ={}, folder=tmp_path, elsewhere=True)
     assert [error.key for error in wrong.errors] == ["services.app.cwd"]
 
 
-def test_a_path_out_of_a_secret_is_not_shown(tmp_path: Path) -> None:
+def test_a_path_from_a_secret_is_not_shown(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hush/keys.db")
     for elsewhere in (False, True):
         report = judged(tmp_path, "keys: {store: '${file:secret}'}\n", elsewhere=elsewhere)
-        told = [*report.errors, *report.warnings]
-        assert [problem.key for problem in told] == ["keys.store"]
-        assert "hush" not in str(told)
+        problems = [*report.errors, *report.warnings]
+        assert [problem.key for problem in problems] == ["keys.store"]
+        assert "hush" not in str(problems)
 
 
 TRY = """
@@ -165,12 +162,12 @@ with open(sys.argv[1], "rb+") as file:
 """
 
 
-def test_a_check_leaves_the_locks_of_a_store_alone(tmp_path: Path) -> None:
-    """SQLite holds such locks, and a process loses them when it closes the file anywhere."""
+def test_a_check_does_not_release_the_locks_of_a_store(tmp_path: Path) -> None:
+    """SQLite uses POSIX locks, which a process loses when it closes the file anywhere."""
     (tmp_path / "var").mkdir()
     path = tmp_path / "var/keys.db"
     with path.open("wb") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
-        assert said(tmp_path, KEYS) == []
+        assert messages(tmp_path, KEYS) == []
         tried = subprocess.run([sys.executable, "-c", TRY, path], capture_output=True, text=True)
     assert "BlockingIOError" in tried.stderr

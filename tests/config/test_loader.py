@@ -1,4 +1,4 @@
-"""What a good file gives, what is read besides it, and what a file may cost."""
+"""Valid files: their values, variables and secrets, warnings, and limits."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ routes:
 """
 
 
-def test_the_least_file_has_every_default() -> None:
+def test_a_minimal_file_has_every_default() -> None:
     config = load_text(SMALL)
     assert config.listen == Address(host="127.0.0.1", port=8080)
     assert config.admin == Address(host="127.0.0.1", port=9900)
@@ -115,7 +115,7 @@ def test_a_full_file_has_every_value(tmp_path: Path) -> None:
     assert (user.app, user.interface, user.instances, user.source, user.is_local) == (
         *("users.app:app", "asgi", 5, "app", True),
     )
-    # The environment is text, exactly as it is written.
+    # The environment is text, exactly as written.
     texts = {"A": "1.10", "B": "yes", "C": "x", "D": "true", "E": "010", "F": "null", "G": "~", "H": ""}
     assert user.env == texts
     assert user.cwd == tmp_path / "users"
@@ -161,11 +161,11 @@ def test_a_configuration_does_not_change() -> None:
         config.services["user"].balance = Balance()  # type: ignore[misc]
 
 
-def test_models_made_in_python_are_checked_too() -> None:
+def test_models_built_in_python_are_checked() -> None:
     target = Target.model_validate("http://127.0.0.1:1")
     with pytest.raises(ValidationError, match="a service needs one of app, run, targets, zones"):
         Service()
-    with pytest.raises(ValidationError, match="instances: found beside targets"):
+    with pytest.raises(ValidationError, match="instances: found together with targets"):
         Service(targets=(target,), instances=2)
     with pytest.raises(ValidationError, match="a route needs one of service, compose"):
         Route(path="/a")
@@ -189,7 +189,7 @@ def test_models_made_in_python_are_checked_too() -> None:
         ("'[::${PORT:-1}]:80'", "[::81]:80"),
     ],
 )
-def test_variables_are_filled_in(written: str, value: str) -> None:
+def test_variables_are_substituted(written: str, value: str) -> None:
     environ = {"HOST": "h", "PORT": "81", "EMPTY": ""}
     assert str(load_text(f"listen: {written}\n{SMALL}", environ=environ).listen) == value
 
@@ -207,7 +207,7 @@ def test_a_number_may_come_from_a_variable() -> None:
     assert load_text(f"admin: ${{ADMIN}}\n{SMALL}", environ={"ADMIN": "off"}).admin is None
 
 
-def test_a_variable_cannot_bring_structure() -> None:
+def test_a_variable_cannot_add_structure() -> None:
     report = inspect_text(f"workers: ${{W}}\n{SMALL}", environ={"W": "1\nlisten: 0.0.0.0:1"})
     assert [problem.key for problem in report.errors] == ["workers"]
     text = SMALL.replace("service: user", "service: ${S}")
@@ -218,7 +218,7 @@ SECRET = SMALL.replace('targets: ["http://127.0.0.1:5001"]', "app: a:b\n    env:
 
 
 @pytest.mark.parametrize("content", ["s3cret", "s3cret\n", "s3cret\r\n"])
-def test_secrets_are_read_beside_the_file(tmp_path: Path, content: str) -> None:
+def test_secrets_are_read_relative_to_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "key").write_bytes(content.encode())
     (tmp_path / "gateway.yaml").write_text(SECRET)
     assert load(tmp_path / "gateway.yaml").services["user"].env == {"KEY": "k:s3cret"}
@@ -243,25 +243,25 @@ routes:
         *("routes[0].service", "routes[1].rewrite", "routes[2].compose.u.path"),
     ]
     assert str(report.errors[0]) == (
-        "gateway.yaml:1:9: listen: not allowed with what is in the file of the secret (it is not shown)"
+        "gateway.yaml:1:9: listen: the content of the secret file is not allowed here (it is not shown)"
     )
     assert "s3cret" not in "".join(map(str, report.errors))
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"x" * 65537, "larger than 65536 bytes"), (b"\xff", "is not UTF-8 text")]
+    ("content", "message"), [(b"x" * 65537, "larger than 65536 bytes"), (b"\xff", "is not UTF-8 text")]
 )
-def test_secrets_have_bounds(tmp_path: Path, content: bytes, said: str) -> None:
+def test_secret_files_are_limited(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "key").write_bytes(content)
     (problem,) = inspect_text(SECRET, folder=tmp_path).errors
     assert (problem.line, problem.column, problem.key) == (4, 19, "services.user.env.KEY")
-    assert said in problem.message
+    assert message in problem.message
 
 
 # ---- warnings
 
 
-def test_warnings_do_not_spoil_a_configuration() -> None:
+def test_a_configuration_with_warnings_is_valid() -> None:
     text = """\
 trusted_proxies: [0.0.0.0/0]
 services:
@@ -277,7 +277,7 @@ routes:
     assert report.errors == ()
     assert [str(problem) for problem in report.warnings] == [
         "gateway.yaml:4:3: services.old: no route leads to this service",
-        "gateway.yaml:1:19: trusted_proxies[0]: 0.0.0.0/0 believes every client's X-Forwarded-* fields",
+        "gateway.yaml:1:19: trusted_proxies[0]: 0.0.0.0/0 trusts the X-Forwarded-* fields of every client",
         "gateway.yaml:8:53: routes[0].compose.u.timeout: longer than the route's timeout of 2s, which ends it first",
     ]
 
@@ -294,13 +294,13 @@ routes:
   - {path: '/{a}/verify', service: user, rewrite: '/x/{a}'}
   - {path: '/other/{rest*}', service: other}
 """
-    around = "the route a.example/internal/{rest*} leads there too, and passwords can be guessed without a limit"
+    around = "the route a.example/internal/{rest*} reaches the same path, so passwords can be guessed without a limit"
     assert [(w.key, w.message) for w in inspect_text(text).warnings] == [
         ("routes[0].login.path", around),
         ("sessions", "no route accepts these credentials"),
     ]
     text = text.replace("  - {path: /in, login: {service: user, path: /internal/verify}}\n", "")
-    assert ("sessions", "no route has a login, so nobody can have a session") in [
+    assert ("sessions", "no route has login, so no client can get a session") in [
         (w.key, w.message) for w in inspect_text(text).warnings
     ]
 
@@ -320,13 +320,13 @@ routes:
   - {path: /d, service: found, hedge: {after: 1s}}
 """
     assert [str(problem) for problem in inspect_text(text).warnings] == [
-        "gateway.yaml:7:27: services.found.targets.file: there is no such file; until it is there, it gives no targets",
-        "gateway.yaml:9:30: routes[0].hedge: 'one' has one instance; a hedge needs another one",
-        "gateway.yaml:10:85: routes[1].hedge: 'app' has one instance; a hedge needs another one",
+        "gateway.yaml:7:27: services.found.targets.file: no such file; it provides no targets until it exists",
+        "gateway.yaml:9:30: routes[0].hedge: 'one' has one instance; a hedge needs a second one",
+        "gateway.yaml:10:85: routes[1].hedge: 'app' has one instance; a hedge needs a second one",
     ]
 
 
-def test_warnings_about_origins_that_others_can_speak_for() -> None:
+def test_warnings_about_origins_without_https() -> None:
     text = """
 services:
   u: {targets: ['http://127.0.0.1:5001']}
@@ -338,7 +338,7 @@ routes:
     assert [(w.key, w.message) for w in inspect_text(text).warnings] == [
         (
             "routes[0].cors.origins[1]",
-            "http://a.example with credentials: who is on the way to it can act for its visitors",
+            "http://a.example with credentials: anyone on the network path to it can act as its visitors",
         )
     ]
 
@@ -367,7 +367,7 @@ def test_errors_come_without_warnings() -> None:
 # ---- the file itself
 
 
-def test_errors_name_the_file_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_show_the_file_name_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my.yaml").write_text("services: 1\n")
     with pytest.raises(ConfigError) as failed:
@@ -406,7 +406,7 @@ def only(report: LoadReport) -> tuple[int, int, str]:
     return problem.line, problem.column, problem.message
 
 
-def test_what_a_file_may_cost() -> None:
+def test_the_size_and_nesting_of_a_file_are_limited() -> None:
     assert only(inspect_bytes(b"#" * (2**20 + 1))) == (1, 1, "larger than 1048576 bytes")
     assert only(inspect_text("a: " + "[" * 2000))[2] == "found more than 32 levels of nesting"
     assert only(inspect_text("- " * 100_000))[2] == "found more than 32 levels of nesting"
@@ -414,7 +414,7 @@ def test_what_a_file_may_cost() -> None:
     assert only(inspect_text(bomb))[2] == "aliases expand to more than 10000 values"
 
 
-def test_what_is_no_text() -> None:
+def test_a_file_that_is_not_utf_8_is_an_error() -> None:
     assert only(inspect_bytes(b"a: b\nc: \xc3\xa9\xff\n")) == (2, 5, "octet 0xFF is not UTF-8; save the file as UTF-8")
     assert only(inspect_text("a: \0\n")) == (1, 4, "the character '\\x00' is not allowed")
     assert only(inspect_text("limits:\n\thead: 3\n")) == (

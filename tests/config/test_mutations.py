@@ -1,4 +1,4 @@
-"""Files that were damaged at random: every one gives a configuration or errors with places, never an exception."""
+"""Randomly damaged files: each gives a configuration or errors with positions, never an exception."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def judge(text: str) -> LoadReport:
 
 @settings(max_examples=300)
 @given(damaged(), st.booleans())
-def test_a_damaged_file_gives_errors_with_places(data: Any, flow: bool) -> None:
+def test_a_damaged_file_gives_errors_with_positions(data: Any, flow: bool) -> None:
     judge(yaml.dump(data, default_flow_style=flow, sort_keys=False, width=10**6))
 
 
 @settings(max_examples=200)
 @given(st.integers(0, len(FULL) - 1), st.integers(0, 6), st.text(alphabet="{}[]:,'\"- \n#&*!|>%@a1$", max_size=3))
-def test_a_damaged_text_gives_errors_with_places(start: int, length: int, instead: str) -> None:
+def test_a_damaged_text_gives_errors_with_positions(start: int, length: int, instead: str) -> None:
     judge(FULL[:start] + instead + FULL[start + length :])
 
 
-def test_the_undamaged_file_is_good() -> None:
+def test_the_undamaged_file_is_valid() -> None:
     assert judge(FULL).config is not None

@@ -22,7 +22,7 @@ ROUTING = (DOCS / "routing.md").read_text("utf-8")
 REFERENCE = (DOCS / "configuration.md").read_text("utf-8")
 
 
-def test_the_numbers_in_the_text_are_the_code_s() -> None:
+def test_the_numbers_of_the_pages_are_those_of_the_code() -> None:
     assert (yaml_tree.MAX_BYTES, yaml_tree.MAX_DEPTH, yaml_tree.MAX_ALIASED) == (2**20, 32, 10_000)
     assert "1 MiB" in REFERENCE and "32 levels" in REFERENCE and "10,000 values" in REFERENCE
     assert substitute.MAX_SECRET_BYTES == 64 * 1024
@@ -31,10 +31,10 @@ def test_the_numbers_in_the_text_are_the_code_s() -> None:
     assert f"{MAX_STEPS:,} steps" in ROUTING
 
 
-def test_what_the_page_shows_is_what_is_printed(
+def test_the_examples_of_the_page_are_the_real_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every `$ passerelle …` of the page about the command line, on the file that it shows before it."""
+    """Run every `$ passerelle …` of the page about the command line on the file that the page shows before it."""
     page = (DOCS / "cli.md").read_text("utf-8")
     monkeypatch.chdir(tmp_path)
     good = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
@@ -54,7 +54,7 @@ def test_the_allowed_keys_of_a_message_are_those_of_the_model() -> None:
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The cells of the first table whose head is ``heading``."""
+    """Return the cells of the first table whose head is ``heading``."""
     start = ROUTING.index(f"| {heading} |")
     lines = ROUTING[start : ROUTING.index("\n\n", start)].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
@@ -64,13 +64,13 @@ def codes(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-def test_the_routing_page_tells_who_wins() -> None:
+def test_the_routing_page_states_which_route_wins() -> None:
     example = re.search(r"```yaml\n(services.*?)```", ROUTING, re.DOTALL)
     assert example is not None
     router = Router(rules(load_text(example[1])))
-    told = rows("request | route | why")
-    assert len(told) == 5
-    for request, route, _ in told:
+    table = rows("request | route | why")
+    assert len(table) == 5
+    for request, route, _ in table:
         asked, *host = codes(request)
         method, path = asked.encode().split(b" ")
         value = router.match(host[0].encode() if host else b"", method, path).value
@@ -78,10 +78,10 @@ def test_the_routing_page_tells_who_wins() -> None:
         assert codes(route) == [value.path, *([value.host] if value.host else [])]
 
 
-def test_the_routing_page_tells_what_patterns_match() -> None:
-    told = rows("pattern | matches | not")
-    assert len(told) == 4
-    for pattern, matches, misses in told:
+def test_the_routing_page_states_what_patterns_match() -> None:
+    table = rows("pattern | matches | not")
+    assert len(table) == 4
+    for pattern, matches, misses in table:
         (text,) = codes(pattern)
         router = Router([RouteRule(None, None, text, text)])
         for path in codes(matches.split(" (")[0]):
@@ -90,10 +90,10 @@ def test_the_routing_page_tells_what_patterns_match() -> None:
             assert router.match(b"", b"GET", path.encode()).value is None
 
 
-def test_the_routing_page_tells_what_is_refused() -> None:
-    told = rows("refused | such as")
-    assert len(told) == 7
-    for _, such in told:
+def test_the_routing_page_states_which_paths_are_refused() -> None:
+    table = rows("refused | such as")
+    assert len(table) == 7
+    for _, such in table:
         for path in (code for code in codes(such) if code.startswith("/")):
             with pytest.raises(Failure):
                 canonical_path(path.encode())

@@ -1,4 +1,4 @@
-"""The JSON Schema says what the models say."""
+"""The JSON Schema agrees with the models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def definition(name: str) -> dict[str, Any]:
     return found
 
 
-def test_every_key_is_there_and_no_other() -> None:
+def test_the_schema_has_exactly_the_keys_of_the_models() -> None:
     for name in ("Config", "Limits", "Service", "Target", "Zone", "Health", "Route", "Part", "OnError"):
         model = getattr(models, name)
         assert list(definition(name)["properties"]) == list(model.model_fields), name
@@ -51,7 +51,7 @@ def test_defaults_are_written_as_in_the_file() -> None:
     )
 
 
-def test_null_is_allowed_for_on_error_alone() -> None:
+def test_null_is_allowed_for_on_error_only() -> None:
     def nulls(node: Any, path: str) -> list[str]:
         if isinstance(node, dict):
             here = [path] if node.get("type") == "null" else []
@@ -61,7 +61,7 @@ def test_null_is_allowed_for_on_error_alone() -> None:
     assert nulls(SCHEMA, "") == [".$defs.Part.properties.on_error.anyOf"]
 
 
-def test_variables_are_allowed_for_every_value_that_has_a_form() -> None:
+def test_variables_are_allowed_for_every_constrained_value() -> None:
     def forms(node: Any) -> None:
         if isinstance(node, dict):
             for field in node.get("properties", {}).values():
@@ -76,7 +76,7 @@ def test_variables_are_allowed_for_every_value_that_has_a_form() -> None:
     assert re.search(SCHEMA["$defs"]["Substitution"]["pattern"], "a${X}")
 
 
-def test_models_are_found_by_place() -> None:
+def test_models_are_found_by_their_place() -> None:
     assert model_at(()) is Config
     assert model_at(("services", "x", "zones", "a", "targets", 3)) is models.Target
     assert model_at(("routes", 1, "compose", "k", "on_error")) is models.OnError

@@ -1,4 +1,4 @@
-"""Where credentials are kept, and what Redis needs."""
+"""Stores of credentials, and the packages that Redis needs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ REDIS = "redis: redis://127.0.0.1:6379/0\n"
     [
         (REDIS + "keys: {}\nsessions: {}\n", "redis", "redis"),
         (REDIS + "keys: {store: redis}\nsessions: {store: redis}\n", "redis", "redis"),
-        # Who has files and adds a Redis goes on with them.
+        # Files stay in use when a Redis is added.
         (REDIS + "keys: {store: k.db}\nsessions: {store: s.db}\n", Path("k.db"), Path("s.db")),
         (REDIS + "keys: {store: k.db}\nsessions: {}\n", Path("k.db"), "redis"),
         (REDIS + "keys: {store: ./redis}\nsessions: {}\n", Path("redis"), "redis"),
         ("keys: {store: k.db}\nsessions: {store: s.db}\n", Path("k.db"), Path("s.db")),
     ],
 )
-def test_where_they_are_kept(tmp_path: Path, blocks: str, keys: object, sessions: object) -> None:
+def test_where_credentials_are_stored(tmp_path: Path, blocks: str, keys: object, sessions: object) -> None:
     text = blocks + SERVICES + ROUTE
     config = load_text(text, folder=tmp_path, environ={})
     assert config.keys is not None and config.sessions is not None
@@ -39,9 +39,7 @@ def test_where_they_are_kept(tmp_path: Path, blocks: str, keys: object, sessions
 
 
 @pytest.mark.parametrize("missing", [("redis",), ("hiredis",), ("redis", "hiredis")])
-def test_packages_that_are_missing_are_found_where_redis_stands(
-    missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_packages_are_reported_at_redis(missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     def find(name: str) -> ModuleSpec | None:
         return None if name in missing else find_spec(name)
 

@@ -1,4 +1,4 @@
-"""Certificates that are there, but of no use: said at the key that names them."""
+"""Certificates that exist but cannot be used: the error is at their key."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from passerelle.config import inspect_text
 ROUTES = "services: {u: {targets: ['https://127.0.0.1:5001']}}\nroutes: [{path: /, service: u}]\n"
 
 
-def said(folder: Path, tls: str) -> list[str]:
+def messages(folder: Path, tls: str) -> list[str]:
     report = inspect_text(f"tls: {tls}\n{ROUTES}", folder=folder)
     return [str(problem).replace(f"{folder}/", "") for problem in report.errors]
 
 
-def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_files_are_errors(tmp_path: Path) -> None:
     ca = trustme.CA()
     for stem in ("one", "two"):
         issued = ca.issue_cert("localhost")
@@ -31,48 +31,50 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "locked.key").write_bytes(locked)
     (tmp_path / "junk").write_text("junk")
     at = "gateway.yaml:1:"
-    assert said(tmp_path, "{certificate: one.pem, key: one.key, client_ca: one.pem}") == []
-    assert said(tmp_path, "{certificate: one.pem, key: two.key}") == [
+    assert messages(tmp_path, "{certificate: one.pem, key: one.key, client_ca: one.pem}") == []
+    assert messages(tmp_path, "{certificate: one.pem, key: two.key}") == [
         f"{at}34: tls.key: two.key is not the key of one.pem"
     ]
-    assert said(tmp_path, "{certificate: junk, key: one.key}") == [
-        f"{at}20: tls.certificate: junk holds no certificate in PEM"
+    assert messages(tmp_path, "{certificate: junk, key: one.key}") == [
+        f"{at}20: tls.certificate: junk contains no certificate in PEM"
     ]
-    assert said(tmp_path, "{certificate: one.pem, key: junk}") == [f"{at}34: tls.key: junk holds no private key in PEM"]
-    assert said(tmp_path, "{certificate: one.pem, key: locked.key}") == [
+    assert messages(tmp_path, "{certificate: one.pem, key: junk}") == [
+        f"{at}34: tls.key: junk contains no private key in PEM"
+    ]
+    assert messages(tmp_path, "{certificate: one.pem, key: locked.key}") == [
         f"{at}34: tls.key: locked.key is encrypted; a gateway that starts by itself cannot ask for a password"
     ]
-    assert said(tmp_path, "{certificate: one.pem, key: one.key, client_ca: junk}") == [
-        f"{at}54: tls.client_ca: junk holds no certificate in PEM"
+    assert messages(tmp_path, "{certificate: one.pem, key: one.key, client_ca: junk}") == [
+        f"{at}54: tls.client_ca: junk contains no certificate in PEM"
     ]
 
 
-def test_certificates_for_names(tmp_path: Path) -> None:
+def test_certificates_for_server_names(tmp_path: Path) -> None:
     ca = trustme.CA()
     for stem in ("one", "two"):
         issued = ca.issue_cert("localhost")
         issued.cert_chain_pems[0].write_to_path(tmp_path / f"{stem}.pem")
         issued.private_key_pem.write_to_path(tmp_path / f"{stem}.key")
     first = "{certificate: one.pem, key: one.key, certificates: "
-    assert said(tmp_path, first + "[{names: [a.test, '*.a.test'], certificate: two.pem, key: two.key}]}") == []
+    assert messages(tmp_path, first + "[{names: [a.test, '*.a.test'], certificate: two.pem, key: two.key}]}") == []
     wrong = "[{names: [a.test, b.test, A.test], certificate: two.pem, key: two.key}, "
     wrong += "{names: [c.test, b.test], certificate: two.pem, key: one.key}]}"
-    assert said(tmp_path, first + wrong) == [
+    assert messages(tmp_path, first + wrong) == [
         "gateway.yaml:1:83: tls.certificates[0].names[2]: found 'a.test' again; it is in tls.certificates[0]",
         "gateway.yaml:1:146: tls.certificates[1].names[1]: found 'b.test' again; it is in tls.certificates[0]",
         "gateway.yaml:1:182: tls.certificates[1].key: one.key is not the key of two.pem",
     ]
 
 
-def test_a_service_that_believes_anybody_is_warned_of() -> None:
+def test_a_service_without_verification_is_a_warning() -> None:
     text = ROUTES.replace("5001']}", "5001'], tls: {verify: false}}")
     warnings = inspect_text(text).warnings
     assert [(w.key, w.message) for w in warnings] == [
-        ("services.u.tls.verify", "who is on the way can read and change everything")
+        ("services.u.tls.verify", "anyone on the network path can read and change everything")
     ]
 
 
-def test_certificates_that_have_expired_or_soon_will_are_warned_of(tmp_path: Path) -> None:
+def test_certificates_outside_their_validity_are_warnings(tmp_path: Path) -> None:
     now, day = datetime.now(UTC), timedelta(days=1)
     ca = trustme.CA()
     for stem, start, end in (
@@ -94,13 +96,14 @@ def test_certificates_that_have_expired_or_soon_will_are_warned_of(tmp_path: Pat
     listener = "tls: {PAIR}\n" + ROUTES
     assert warned("good", listener) == []
     assert warned("over", listener) == [
-        f"gateway.yaml:1:20: tls.certificate: over.pem has expired: it was good until {now - day:%Y-%m-%d %H:%M} UTC"
+        f"gateway.yaml:1:20: tls.certificate: over.pem has expired: it was valid until {now - day:%Y-%m-%d %H:%M} UTC"
     ]
     assert warned("soon", listener) == [
-        f"gateway.yaml:1:20: tls.certificate: soon.pem expires soon: it is good until {now + day:%Y-%m-%d %H:%M} UTC"
+        f"gateway.yaml:1:20: tls.certificate: soon.pem expires soon: it is valid until {now + day:%Y-%m-%d %H:%M} UTC"
     ]
     assert warned("early", listener) == [
-        f"gateway.yaml:1:20: tls.certificate: early.pem is not good yet: it is from {now + day:%Y-%m-%d %H:%M} UTC"
+        "gateway.yaml:1:20: tls.certificate: early.pem is not valid yet: "
+        f"it is valid from {now + day:%Y-%m-%d %H:%M} UTC"
     ]
     second = "tls: {certificate: good.pem, key: good.key, certificates: [{names: [a.test], PAIR}]}\n" + ROUTES
     [line] = warned("over", second)

@@ -39,7 +39,7 @@ def test_durations(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "found", [30, 1.5, True, None, "", "s", "3", "3S", "3sec", "-3s", "0s", "169h", "1m30s", "٣s", [], "1e3s"]
 )
-def test_what_is_no_duration(found: object) -> None:
+def test_invalid_durations_are_refused(found: object) -> None:
     with pytest.raises(ValueError, match="found "):
         parse_duration(found)
 
@@ -54,27 +54,27 @@ def test_sizes(text: str, octets: int) -> None:
 
 
 @pytest.mark.parametrize("found", [30, True, None, "", "B", "3", "3k", "10mib", "10Mb", "-1B", "1TiB", {}])
-def test_what_is_no_size(found: object) -> None:
+def test_invalid_sizes_are_refused(found: object) -> None:
     for parse in (parse_size, parse_limit):
         with pytest.raises(ValueError, match="found "):
             parse(found)
 
 
-def test_unlimited_is_a_limit_and_no_size() -> None:
+def test_unlimited_is_a_limit_but_not_a_size() -> None:
     assert parse_limit("unlimited") == "unlimited"
     with pytest.raises(ValueError, match="found 'unlimited'"):
         parse_size("unlimited")
 
 
 @given(st.integers(1, 10**6), st.sampled_from(sorted(SECONDS)))
-def test_a_duration_is_written_as_it_is_read(number: int, unit: str) -> None:
+def test_a_duration_survives_a_round_trip(number: int, unit: str) -> None:
     seconds = number * SECONDS[unit]
     if seconds <= 86400 * 7:
         assert parse_duration(duration_text(seconds)) == pytest.approx(seconds, rel=1e-5)
 
 
 @given(st.integers(0, 10**15))
-def test_a_size_is_written_as_it_is_read(octets: int) -> None:
+def test_a_size_survives_a_round_trip(octets: int) -> None:
     assert parse_size(size_text(octets)) == octets
 
 
@@ -93,7 +93,7 @@ def test_no_limit_is_unlimited() -> None:
     | st.from_regex(r"[a-z][a-z0-9]{0,8}(\.[a-z][a-z0-9]{0,8}){0,2}", fullmatch=True),
     st.integers(0, 65535),
 )
-def test_addresses_are_written_as_they_are_read(host: str, port: int) -> None:
+def test_addresses_survive_a_round_trip(host: str, port: int) -> None:
     address = Address(host=host, port=port)
     assert parse_listen(str(address)) == address
     if ":" in host:
@@ -114,12 +114,12 @@ def test_any_text_is_an_address_or_one_error(text: str) -> None:
             assert str(result).startswith("found ")
 
 
-def test_an_address_stays_an_address() -> None:
+def test_an_address_is_accepted_as_it_is() -> None:
     address = Address(host="a", port=1)
     assert parse_listen(address) is address
     assert parse_url(address) is address
 
 
 @pytest.mark.parametrize("url", ["http://a:1", "https://a:1", "dns+http://a:1", "dns+http://_http._tcp.a"])
-def test_a_url_is_written_as_it_was_read(url: str) -> None:
+def test_a_url_survives_a_round_trip(url: str) -> None:
     assert parse_url(url).url == url

@@ -1,4 +1,4 @@
-"""Trees of YAML against another reader of YAML."""
+"""YAML trees compared with another YAML parser."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_json_is_read_as_json(value: Any) -> None:
 
 
 @given(values, st.booleans())
-def test_every_place_is_where_its_text_stands(value: Any, flow: bool) -> None:
+def test_every_node_has_the_position_of_its_text(value: Any, flow: bool) -> None:
     text = yaml.safe_dump(value, default_flow_style=flow, allow_unicode=True, sort_keys=False)
     lines = text.split("\n")
 
@@ -80,7 +80,7 @@ def test_every_place_is_where_its_text_stands(value: Any, flow: bool) -> None:
 
 
 @given(st.text(max_size=60) | st.text(alphabet="ab:- \n[]{}&*!'\",#|>?%@", max_size=60))
-def test_any_text_is_a_tree_or_one_problem_with_a_place(text: str) -> None:
+def test_any_text_is_a_tree_or_one_problem_with_a_position(text: str) -> None:
     try:
         root, _ = parse(text)
     except SyntaxProblem as problem:
@@ -129,7 +129,7 @@ def test_plain_scalars(text: str, value: object) -> None:
     assert type(resolved) is type(value)
 
 
-def test_duplicates_know_where_the_first_stands() -> None:
+def test_duplicates_have_the_position_of_the_first_key() -> None:
     _, duplicates = parse("a:\n  - {b: 1, c: {d: 1, d: 2}, b: 3}\nc: 1\nc: 2\n")
     assert [
         ((*found.parents, found.key.text), found.key.line, found.key.column, found.first.column) for found in duplicates

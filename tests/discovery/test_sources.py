@@ -105,7 +105,7 @@ def test_lists(tmp_path: Path, name: str, text: str) -> None:
         ("t.yaml", b"- http://a:1\n- ftp://b:2\n", ":2: url: found scheme 'ftp'"),
         ("t.yaml", b"- http://a:1\n- {url: 'http://b:2', wait: 3}\n", ":2: wait: unknown key"),
         ("t.yaml", b"- http://a:1\n- {url: 'http://b:2', url: x}\n", ":2: url: found twice"),
-        ("t.yaml", b"- http://a:1\n- [\n", ":3: found the end where a value is needed"),
+        ("t.yaml", b"- http://a:1\n- [\n", ":3: found the end where a value is expected"),
         ("t.yaml", b"a: 1\n", ":1: found no list"),
         ("t.yaml", b"- file: other.yaml\n", ":1: a target list allows http://host:port only"),
         ("t.txt", b"http://a:1\ndns+http://b:2\n", ":2: a target list allows http://host:port only"),

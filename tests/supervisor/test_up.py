@@ -114,7 +114,7 @@ def test_a_worker_is_replaced_although_a_folder_of_a_service_is_gone(tmp_path: P
         until_now(lambda: running.status()["workers"][0]["restarts"] == 1, 30)
         until_now(lambda: running.get("/")[0] == 200, 30)
         os.kill(running.popen.pid, signal.SIGHUP)
-        running.says(r"services\.files\.cwd: cannot start in below: there is no such folder", 30)
+        running.says(r"services\.files\.cwd: cannot start in below: no such folder", 30)
         assert running.get("/")[0] == 200
         assert running.stop() == 0
 

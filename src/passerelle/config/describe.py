@@ -1,4 +1,4 @@
-"""What a route does, for people and programs: the same in ``passerelle routes`` and ``passerelle explain``."""
+"""Descriptions of routes, for ``passerelle routes`` and ``passerelle explain``, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from passerelle.config.models.units import duration_text, size_text
 
 
 def describe_route(config: Config, route: Route) -> dict[str, Any]:
-    """What ``route`` does, JSON-able: numbers (seconds, bytes; None for no limit), and the rest in words."""
+    """Describe ``route`` as JSON: numbers are seconds or bytes, None means no limit, the rest is text."""
     login = route.login
     return {
         "timeout": route.timeout,
@@ -39,7 +39,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
 
 
 def describe_part(route: Route, part: Part) -> dict[str, Any]:
-    """The same of a part of a composition."""
+    """Describe a part of a composition as JSON."""
     return {
         "service": part.service,
         "path": part.path,
@@ -52,7 +52,7 @@ def describe_part(route: Route, part: Part) -> dict[str, Any]:
 
 
 def describe_service(config: Config, name: str) -> dict[str, Any]:
-    """The same of a service that a route asks."""
+    """Describe a service of a route as JSON."""
     service = config.services[name]
     if service.is_local:
         instances = service.instances
@@ -76,28 +76,28 @@ def _number(limit: float | str) -> float | None:
 
 
 def describe_headers(config: Config, route: Route) -> list[str]:
-    """One text for each kind of change in header fields; empty where there is none."""
-    told = []
+    """Describe the changes to header fields, one text for each kind; empty without changes."""
+    texts = []
     if route.request_headers is not None:
-        told.append(f"request: {_rules(route.request_headers)}")
+        texts.append(f"request: {_rules(route.request_headers)}")
     if route.response_headers is not None:
-        told.append(f"response: {_rules(route.response_headers)}")
-    careful = security_of(config, route)
-    if careful is not None:
-        values = {key: getattr(careful, key) for key in type(careful).model_fields if key != "override"}
-        said = [f"{key} {value}" for key, value in values.items() if value != "off"]
-        told.append(f"security{' (override)' if careful.override else ''}: {', '.join(said)}")
-    return told
+        texts.append(f"response: {_rules(route.response_headers)}")
+    security = security_of(config, route)
+    if security is not None:
+        values = {key: getattr(security, key) for key in type(security).model_fields if key != "override"}
+        settings = [f"{key} {value}" for key, value in values.items() if value != "off"]
+        texts.append(f"security{' (override)' if security.override else ''}: {', '.join(settings)}")
+    return texts
 
 
 def describe_cache(cache: RouteCache | None) -> str | None:
-    """How answers are cached, as far as the file says; None where they are not."""
+    """Describe the cache settings that the file sets; None without a cache."""
     if cache is None:
         return None
     values = [
         f"{key} {_cache_value(key, getattr(cache, key))}" for key in RouteCache.model_fields if key in given(cache)
     ]
-    return ", ".join(values) or "as the answers say (RFC 9111)"
+    return ", ".join(values) or "as the responses state (RFC 9111)"
 
 
 def _cache_value(key: str, value: Any) -> str:
@@ -111,7 +111,7 @@ def _cache_value(key: str, value: Any) -> str:
 
 
 def describe_compression(compress: Compress | None) -> str | None:
-    """What is compressed; None where nothing is."""
+    """Describe what is compressed; None without compression."""
     if compress is None:
         return None
     types = f" of {' '.join(compress.types)}" if compress.types is not None else ""
@@ -119,20 +119,20 @@ def describe_compression(compress: Compress | None) -> str | None:
 
 
 def describe_hedge(hedge: Hedge | None) -> str | None:
-    """When a second instance is asked as well; None where none is."""
+    """Describe when a request is hedged; None without hedging."""
     if hedge is None:
         return None
     return f"a second instance after {duration_text(hedge.after) if isinstance(hedge.after, float) else hedge.after}"
 
 
 def describe_idle_timeouts(route: Route) -> str | None:
-    """How long streams and tunnels may be silent, where the file says."""
+    """Describe the idle timeouts that the file sets; None if it sets none."""
     names = {"stream_idle_timeout": "streams", "tunnel_idle_timeout": "tunnels"}
     values = [(what, getattr(route, key)) for key, what in names.items() if key in given(route)]
     return ", ".join(f"{what} {v if v == 'off' else duration_text(v)}" for what, v in values) or None
 
 
 def _rules(rules: RequestHeaders | ResponseHeaders) -> str:
-    # Names alone: a value may be a credential for the service.
+    # Names only: a value may be a credential for the service.
     kinds = (("set", rules.set), ("add", rules.add), ("remove", rules.remove))
     return ", ".join(f"{kind} {' '.join(names)}" for kind, names in kinds if names)

@@ -1,4 +1,4 @@
-"""Reading a configuration file: text to :class:`Config`, or every error with line, column and key at once."""
+"""Load a configuration file: turn its text into a :class:`Config`, or report all errors with line, column and key."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _ADMIN: Address = Config.model_fields["admin"].default
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What reading a file gave: a configuration, or errors. Warnings come with a configuration only.
+    """The result of loading a file: a configuration with warnings, or errors.
 
-    ``admin`` is the file's, as far as that can be read: who asks there may do so because of the errors.
+    ``admin`` is the admin address of the file, also when the file has errors, so that status requests still reach it.
     """
 
     config: Config | None
@@ -51,7 +51,7 @@ class LoadReport:
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
-    """The configuration in a file; ``ConfigError`` with every problem, ``OSError`` if it cannot be read."""
+    """Load a file. Raises ``ConfigError`` with every problem, and ``OSError`` if the file cannot be read."""
     return _config(inspect(path, environ))
 
 
@@ -63,7 +63,7 @@ def load_text(
     *,
     elsewhere: bool = False,
 ) -> Config:
-    """The configuration in ``text``; ``file`` names it in errors, relative paths start at ``folder``."""
+    """Load ``text``. Errors name it ``file``; relative paths start at ``folder``. Raises ``ConfigError``."""
     return _config(inspect_text(text, file, environ, folder, elsewhere=elsewhere))
 
 
@@ -76,7 +76,7 @@ def _config(report: LoadReport) -> Config:
 def inspect(
     path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ, *, elsewhere: bool = False
 ) -> LoadReport:
-    """Read and judge a file; ``OSError`` if it cannot be read. ``elsewhere``: see :func:`inspect_text`."""
+    """Read and check a file. Raises ``OSError`` if the file cannot be read. ``elsewhere``: see :func:`inspect_text`."""
     name = os.fspath(path)
     with open(name, "rb") as file:
         data = file.read(yaml_tree.MAX_BYTES + 1)
@@ -91,7 +91,7 @@ def inspect_bytes(
     *,
     elsewhere: bool = False,
 ) -> LoadReport:
-    """Judge the content of a file, as read from disk: at most :data:`yaml_tree.MAX_BYTES` of UTF-8."""
+    """Check the content of a file: at most :data:`yaml_tree.MAX_BYTES` bytes of UTF-8."""
     if len(data) > yaml_tree.MAX_BYTES:
         return LoadReport(None, (Problem(file, 1, 1, "", f"larger than {yaml_tree.MAX_BYTES} bytes"),), ())
     try:
@@ -114,9 +114,10 @@ def inspect_text(
     *,
     elsewhere: bool = False,
 ) -> LoadReport:
-    """Judge ``text``: everything that is wrong, or the configuration and what is odd about it.
+    """Check ``text``, and report all errors, or the configuration and its warnings.
 
-    ``elsewhere``: nothing is started here, so files and folders that this machine lacks are odd, not wrong.
+    With ``elsewhere``, files and folders that are missing on this machine are warnings instead of errors: the
+    configuration is for another machine.
     """
     try:
         root, duplicates = yaml_tree.parse(text)
@@ -127,7 +128,7 @@ def inspect_text(
         key = key_of((*duplicate.parents, duplicate.key.text))
         message = f"found twice; the first is at line {duplicate.first.line}"
         source.problems.append(Problem(file, duplicate.key.line, duplicate.key.column, key, message))
-    config = _judge(source)
+    config = _validate(source)
     if source.problems:
         return LoadReport(None, tuple(_in_order(source.problems)), (), _admin(source))
     assert config is not None
@@ -145,7 +146,7 @@ def _admin(source: ConfigSource) -> Address | None:
 
 
 def _in_order(problems: list[Problem]) -> Iterator[Problem]:
-    """As they stand in the file; what an alias repeats is said once."""
+    """Sort problems by their place in the file, and drop repetitions that YAML aliases cause."""
     seen: set[tuple[int, int, str]] = set()
     for problem in sorted(problems, key=lambda p: (p.line, p.column, p.key)):
         same = (problem.line, problem.column, problem.message)
@@ -154,10 +155,10 @@ def _in_order(problems: list[Problem]) -> Iterator[Problem]:
             yield problem
 
 
-def _judge(source: ConfigSource) -> Config | None:
+def _validate(source: ConfigSource) -> Config | None:
     data = source.data
     if not isinstance(data, dict):
-        source.report(Finding((), "found no mapping; needed are the keys services and routes"))
+        source.report(Finding((), "the file is not a mapping; it needs the keys services and routes"))
         return None
     try:
         config = Config.model_validate(data, context=source.context)
@@ -166,54 +167,54 @@ def _judge(source: ConfigSource) -> Config | None:
         _report_details(source, details)
         for finding in _shapes(data):
             source.report(finding)
-        draft = _partial_config(source, [detail["loc"] for detail in details])
+        partial = _partial_config(source, [detail["loc"] for detail in details])
     else:
-        draft = checks.PartialConfig.of(config)
-        for finding in checks.errors(draft):
+        partial = checks.PartialConfig.of(config)
+        for finding in checks.errors(partial):
             source.report(finding)
         if not source.problems and (unusable := checks.table_finding(config)):
             source.report(unusable)
         return config
-    for finding in checks.errors(draft):
+    for finding in checks.errors(partial):
         source.report(finding)
     return None
 
 
 def _report_details(source: ConfigSource, details: list[Any]) -> None:
-    """Report pydantic's errors; a key that is missing only because it is misspelt is one error, not two."""
-    meant: set[Loc] = set()
-    stray: dict[Loc, list[str]] = {}
+    """Report the errors of pydantic. A required key that is misspelt gives one error, not two."""
+    intended: set[Loc] = set()
+    unmatched: dict[Loc, list[str]] = {}
     for detail in details:
         if detail["type"] == "extra_forbidden":
             around, key = detail["loc"][:-1], str(detail["loc"][-1])
             item = _at(source.data, around)
             near = _intended_key(key, item, around)
             if near:
-                meant.add((*around, near))
-            elif around not in stray:
-                stray[around] = _missing_keys(item, around)
+                intended.add((*around, near))
+            elif around not in unmatched:
+                unmatched[around] = _missing_keys(item, around)
     for detail in details:
         loc = detail["loc"]
-        if detail["type"] == "missing" and (loc in meant or loc[:-1] in stray):
+        if detail["type"] == "missing" and (loc in intended or loc[:-1] in unmatched):
             continue
-        # Items with errors are not counted by pydantic: a list of one wrong item is not empty.
+        # pydantic does not count items with errors, but a list with one wrong item is not empty.
         if detail["type"] == "too_short" and _at(source.data, loc):
             continue
         around = _at(source.data, loc[:-1])
         finding = from_pydantic(detail, list(around) if isinstance(around, dict) else [])
-        if detail["type"] == "extra_forbidden" and (lacking := stray.pop(loc[:-1], [])):
+        if detail["type"] == "extra_forbidden" and (lacking := unmatched.pop(loc[:-1], [])):
             finding = Finding(loc, f"{finding.message}; missing: {', '.join(lacking)}", at_key=True)
-            stray[loc[:-1]] = []
+            unmatched[loc[:-1]] = []
         source.report(finding)
 
 
 def _intended_key(key: str, item: Mapping[str, Any], loc: Loc) -> str | None:
-    """The key that ``item`` does not have and that an unknown one was probably meant to be."""
+    """Guess which key, absent from ``item``, the unknown ``key`` was intended to be; None without a good guess."""
     return nearest(key, [name for name in allowed_keys(loc) if name not in item])
 
 
 def _missing_keys(item: Mapping[str, Any], loc: Loc) -> list[str]:
-    """What the mapping at ``loc`` must have and has not, in words."""
+    """Name the required keys that the mapping at ``loc`` lacks, for an error message."""
     model = model_at(loc)
     fields = model.model_fields if model is not None else {}
     lacking = [name for name, field in fields.items() if field.is_required() and name not in item]
@@ -224,7 +225,7 @@ def _missing_keys(item: Mapping[str, Any], loc: Loc) -> list[str]:
 
 
 def _choices(loc: Loc) -> tuple[str, ...]:
-    """The keys of which a service or a route has exactly one."""
+    """Return the keys of which a service or a route must have exactly one."""
     if len(loc) != 2:
         return ()
     return SOURCES if loc[0] == "services" else KINDS if loc[0] == "routes" else ()
@@ -233,7 +234,7 @@ def _choices(loc: Loc) -> tuple[str, ...]:
 def _at(data: Any, loc: Loc) -> Any:
     for step in loc:
         if step == 0 and isinstance(data, dict) and 0 not in data:
-            continue  # one value stands for a list of it
+            continue  # a single value in place of a list of one item
         try:
             data = data[step]
         except (KeyError, IndexError, TypeError):
@@ -251,10 +252,10 @@ def _items(data: dict[str, Any]) -> Iterator[tuple[Loc, dict[str, Any]]]:
 
 
 def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
-    """Keys that must or must not stand together, in every service and route."""
+    """Check which keys every service and route combines."""
     for loc, item in _items(data):
         unknown = [key for key in item if key not in allowed_keys(loc)]
-        # An unknown key that could be anything, or one of the choices, explains already why there is none of them.
+        # An unknown key without a guess, or close to one of the choices, already explains why the choice is missing.
         if any((near := _intended_key(key, item, loc)) is None or near in _choices(loc) for key in unknown):
             continue
         shape: Shape = service_shape(set(item)) if loc[0] == "services" else route_shape(set(item))
@@ -267,7 +268,7 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfig:
-    """What can be made of a file with errors: the wrong keys are left out, item by item."""
+    """Build what the checks need from a file with errors: wrong keys are left out of each service and route."""
     data = source.data
     bad_in: dict[Loc, list[Loc]] = {}
     for place in (*bad, *source.broken):
@@ -281,9 +282,9 @@ def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfi
         if loc[0] == "services":
             services[str(loc[1])] = _repair(_SERVICE, item, wrong, source.context)[0]
             continue
-        route, touched = _repair(_ROUTE, item, wrong, source.context)
+        route, repaired = _repair(_ROUTE, item, wrong, source.context)
         if route is not None:
-            routes.append(checks.PartialRoute(int(loc[1]), route, touched))
+            routes.append(checks.PartialRoute(int(loc[1]), route, repaired))
     listen, admin = _address(data, "listen"), _address(data, "admin")
     blocks = (
         _block(source, "jwt", Jwt),
@@ -324,28 +325,28 @@ def _address(data: dict[str, Any], key: str) -> Address | None:
 def _repair(
     adapter: TypeAdapter[Any], item: Any, wrong: list[Loc], context: dict[str, object]
 ) -> tuple[Any, frozenset[str]]:
-    """``item`` as a model after what is wrong was left out, and the first-level keys that were touched; or None."""
+    """Make a model of ``item`` without its wrong keys. Returns the model or None, and the first-level keys repaired."""
     item = copy.deepcopy(item)
-    touched: set[str] = set()
+    repaired: set[str] = set()
     for _ in range(4):
         for loc in wrong:
             _leave_out(item, loc)
-            touched.update(str(step) for step in loc[:1])
+            repaired.update(str(step) for step in loc[:1])
         if adapter is _ROUTE:
             while unfit := [key for key, _ in route_shape(set(item)) if key is not None]:
                 for key in unfit:
                     del item[key]
         try:
-            return adapter.validate_python(item, context=context), frozenset(touched)
+            return adapter.validate_python(item, context=context), frozenset(repaired)
         except ValidationError as error:
             wrong = [detail["loc"] for detail in error.errors(include_url=False)]
-    return None, frozenset(touched)
+    return None, frozenset(repaired)
 
 
 def _leave_out(item: Any, loc: Loc) -> None:
-    """Remove what stands at ``loc``: the innermost key of a mapping that leads there (list items have no key).
+    """Remove the value at ``loc``, or rather the innermost key of a mapping that contains it.
 
-    A path is not removed but replaced: everything beside it can be judged without it.
+    A wrong ``path`` is replaced by ``/`` instead, so that the other keys of the item can still be checked.
     """
     owner, key = None, None
     for step in loc:
@@ -354,7 +355,7 @@ def _leave_out(item: Any, loc: Loc) -> None:
                 item["path"] = "/"
                 return
             if step not in item:
-                # A missing key: what lacks it goes.
+                # The key is missing: remove the mapping that lacks it.
                 break
             owner, key = item, step
             item = item[step]

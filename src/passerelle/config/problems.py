@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, each with file, line, column and key."""
+"""The problems of a configuration, each with file, line, column and key."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from passerelle.config.models.config import Config
 from passerelle.config.reading.wording import describe, hint
 
 Loc = tuple[str | int, ...]
-"""Where something stands: keys and list indexes from the top of the file."""
+"""A place in the configuration: keys and list indexes from the top level down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong at ``loc``; ``at_key`` points at the key instead of its value. ``here``: it is about a file or
-    folder of this machine, and may be right on another."""
+    """A problem at ``loc``. With ``at_key``, its position is that of the key instead of the value. With ``here``, it
+    concerns a file or folder of this machine, and may not exist on another machine."""
 
     loc: Loc
     message: str
@@ -33,7 +33,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One error or warning. Line and column are 1-based; ``key`` is empty for what concerns the whole file."""
+    """One error or warning. Line and column are 1-based; ``key`` is empty for problems of the whole file."""
 
     file: str
     line: int
@@ -47,7 +47,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used, with every problem that was found, in the order of the file."""
+    """Raised for an invalid configuration. Has all problems, in the order of the file."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -55,7 +55,7 @@ class ConfigError(Exception):
 
 
 def key_of(loc: Loc) -> str:
-    """``("routes", 2, "path")`` as ``routes[2].path``."""
+    """Format a place: ``("routes", 2, "path")`` becomes ``routes[2].path``."""
     text = ""
     for step in loc:
         if isinstance(step, int):
@@ -67,7 +67,7 @@ def key_of(loc: Loc) -> str:
 
 
 def from_pydantic(error: ErrorDetails, keys: Sequence[str]) -> Finding:
-    """One of pydantic's errors in our words. ``keys`` are those of the mapping around it."""
+    """Convert an error of pydantic. ``keys`` are the keys of the mapping in which it occurs."""
     loc: Loc = error["loc"]
     found = error.get("input")
     context: dict[str, Any] = error.get("ctx") or {}
@@ -75,7 +75,7 @@ def from_pydantic(error: ErrorDetails, keys: Sequence[str]) -> Finding:
     if loc and loc[-1] == "[key]":
         return Finding(loc[:-1], _text(error), at_key=True)
     if kind == "missing":
-        return Finding(loc, f"missing; {_needs(loc)}")
+        return Finding(loc, f"missing; {_required(loc)}")
     if kind == "extra_forbidden":
         allowed = [name for name in allowed_keys(loc[:-1]) if name not in keys]
         near = hint(str(loc[-1]), allowed)
@@ -111,7 +111,7 @@ def _example(found: object) -> str:
     return f", such as [{found}]" if isinstance(found, str | int) and not isinstance(found, bool) else ""
 
 
-def _needs(loc: Loc) -> str:
+def _required(loc: Loc) -> str:
     model = model_at(loc[:-1])
     field = model.model_fields.get(str(loc[-1])) if model else None
     description = (field.description or "") if field else ""
@@ -120,13 +120,13 @@ def _needs(loc: Loc) -> str:
 
 
 def allowed_keys(loc: Loc) -> list[str]:
-    """The keys that the mapping at ``loc`` may have; empty where the keys are free."""
+    """Return the keys that the mapping at ``loc`` may have; empty if its keys are free."""
     model = model_at(loc)
     return list(model.model_fields) if model else []
 
 
 def model_at(loc: Loc) -> type[Model] | None:
-    """The model of the mapping at ``loc``, or None where there is none."""
+    """Return the model of the mapping at ``loc``, or None if it has no model."""
     annotation: Any = Config
     for step in loc:
         if isinstance(annotation, type) and issubclass(annotation, Model):
@@ -143,7 +143,7 @@ def model_at(loc: Loc) -> type[Model] | None:
 
 @functools.cache
 def _bare(annotation: Any) -> Any:
-    """The annotation without ``Annotated`` and ``| None``."""
+    """Strip ``Annotated`` and ``| None`` from an annotation."""
     origin: Any = typing.get_origin(annotation)
     if origin is typing.Annotated:
         return _bare(typing.get_args(annotation)[0])

@@ -23,7 +23,7 @@ _LEAVES = ("type", "pattern", "enum", "const", "minimum", "maximum", "examples")
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema. It says what a single key may be; what depends on other keys is left to ``passerelle check``."""
+    """Build the schema. It constrains each key by itself; ``passerelle check`` also checks how keys combine."""
     schema = Config.model_json_schema()
     definitions = schema["$defs"]
     for name, definition in {"Config": schema, **definitions}.items():
@@ -50,7 +50,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def default_text(field: FieldInfo) -> str | int | None:
-    """A field's default as the file would write it; None where it is required, a collection, or "not given"."""
+    """Format the default of a field as in the file; None if it is required, unset, or a collection."""
     default = field.default
     if isinstance(default, float) and PERCENT in field.metadata:
         return percent_text(default)
@@ -66,7 +66,7 @@ def default_text(field: FieldInfo) -> str | int | None:
 
 
 def _tidy(field: dict[str, Any], model: type[Model], key: str) -> None:
-    """Write defaults as the file does, and let any value be filled in; null is not how a key is left out."""
+    """Format the default as in the file, allow substitutions, and drop ``null``: a key is omitted, never null."""
     field.pop("title", None)
     field.pop("default", None)
     default = default_text(model.model_fields[key])

@@ -1,4 +1,4 @@
-"""A configuration file as nodes, which know their places, and as plain data, which the models are made of."""
+"""A configuration file in two forms: nodes with their positions, and plain data to validate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from passerelle.config.reading.substitute import substitute
 
 
 class ConfigSource:
-    """The file as nodes and as plain data, and the problems found so far."""
+    """A configuration file as nodes and as plain data, with the problems found so far."""
 
     def __init__(
         self,
@@ -27,12 +27,12 @@ class ConfigSource:
         self.file = file
         self.folder = folder
         self.problems: list[Problem] = []
-        # What may be right on the machine that the file is for, where that is another one.
+        # Problems of this machine only, if the file is for another one.
         self.elsewhere: list[Problem] = []
         self._elsewhere = elsewhere
-        # Places that are reported already.
+        # Places with a reported problem.
         self.broken: set[Loc] = set()
-        # Values that came from a secret's file, and what they are part of (a command, a target): never shown.
+        # Places of values from secret files, and of what contains them (a command, a target): never shown.
         self._secret: set[Loc] = set()
         self._around_secret: set[Loc] = set()
         self._lines = text.split("\n")
@@ -42,30 +42,30 @@ class ConfigSource:
 
     @property
     def context(self) -> dict[str, object]:
-        """What validators may ask for."""
+        """The context for the validators of pydantic."""
         return {"folder": self.folder}
 
     def report(self, finding: Finding) -> None:
-        """Add a problem, unless that place is reported already."""
+        """Add a problem, unless its place already has one."""
         loc = finding.loc
         above = [loc[:length] for length in range(1, len(loc) + 1)]
         if not self.broken.isdisjoint(above):
             return
         if not finding.at_key and (loc in self._around_secret or not self._secret.isdisjoint(above)):
-            message = "not allowed with what is in the file of the secret (it is not shown)"
+            message = "the content of the secret file is not allowed here (it is not shown)"
             finding = Finding(loc, message, here=finding.here)
         problems = self.elsewhere if finding.here and self._elsewhere else self.problems
         problems.append(self.problem(finding))
 
     def problem(self, finding: Finding) -> Problem:
-        """A finding with its place in the file."""
+        """Add the position in the file to a finding."""
         node: yaml_tree.YamlNode = self._root
         key: yaml_tree.YamlNode | None = None
         known = 0
         loc = finding.loc
         for step in finding.loc:
             if step == 0 and isinstance(node, yaml_tree.YamlMapping) and "0" not in node.items:
-                loc = (*loc[:known], *loc[known + 1 :])  # one value stands for a list of it
+                loc = (*loc[:known], *loc[known + 1 :])  # a single value in place of a list of one item
                 continue
             if isinstance(node, yaml_tree.YamlMapping) and step in node.items:
                 key, node = node.items[str(step)]
@@ -75,7 +75,7 @@ class ConfigSource:
                 break
             known += 1
         if known < len(loc):
-            # Something that is not there: it is missing in a mapping, or the short form of a value stands for it.
+            # The place does not exist: a key is missing, or the value is in its short form.
             if isinstance(node, yaml_tree.YamlScalar):
                 loc = loc[:known]
             place = node if isinstance(node, yaml_tree.YamlScalar) or key is None else key
@@ -103,8 +103,8 @@ class ConfigSource:
             if filled.secret:
                 self._secret.add(loc)
                 self._around_secret.update(loc[:length] for length in range(3, len(loc)))
-        # Words of a command and values of the environment are text, however they look: 1.10 stays 1.10.
-        # So is a secret, and what stands in one must not be shown in an error about numbers.
+        # The words of a command and the values of the environment are always text: 1.10 stays 1.10. So are secrets:
+        # an error about a number would show them.
         in_service = len(loc) == 4 and loc[0] == "services" and loc[2] in ("run", "env")
         if node.quoted or in_service or loc in (("jwt", "secret"), ("identity_token", "secret")):
             return text
@@ -116,7 +116,7 @@ class ConfigSource:
         return value
 
     def _dollar(self, node: yaml_tree.YamlScalar, nth: int) -> tuple[int, int]:
-        """Where the ``nth`` dollar sign of a scalar stands."""
+        """Return the 1-based line and column of the ``nth`` dollar sign of a scalar."""
         line, column = node.line - 1, node.column - 1
         while (line, column) < node.end and line < len(self._lines):
             found = self._lines[line].find("$", column)

@@ -1,7 +1,7 @@
-"""What a configuration says that cannot work, although each of its values is allowed. All findings at once.
+"""Checks of the configuration as a whole: each value is valid, but the combination cannot work. Reports all findings.
 
-A check sees a :class:`PartialConfig`: what could be made of the file, even when parts of it are broken, so that one run
-tells everything. What was repaired on the way is named (``touched``) and not judged again.
+A check receives a :class:`PartialConfig`: what could be built from the file, also if parts of it are invalid, so that
+one run reports everything. The keys that had to be repaired for that are in ``repaired`` and are not checked again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _PARAMETER = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class PartialRoute:
-    """A route, its place in the list, and which of its keys had to be left out."""
+    """A route, its index in the list, and its keys that had to be left out."""
 
     index: int
     route: Route
@@ -57,7 +57,7 @@ class PartialRoute:
 
 @dataclass(frozen=True, slots=True)
 class PartialConfig:
-    """What the checks look at. A service is None where nothing could be made of it; its name counts all the same."""
+    """The input of the checks. A service that could not be built is None; its name is still known."""
 
     listen: Address | None
     admin: Address | None
@@ -73,7 +73,7 @@ class PartialConfig:
 
     @classmethod
     def of(cls, config: Config) -> PartialConfig:
-        """The draft of a whole configuration."""
+        """Convert a valid configuration."""
         routes = [PartialRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
         blocks = frozenset(given(config))
         log = config.access_log if isinstance(config.access_log, Path) else None
@@ -81,53 +81,53 @@ class PartialConfig:
         return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
 
 
-def errors(draft: PartialConfig) -> Iterator[Finding]:
-    """Everything that cannot work."""
-    yield from _addresses(draft)
-    for name, service in draft.services.items():
+def errors(partial: PartialConfig) -> Iterator[Finding]:
+    """Find everything that cannot work."""
+    yield from _addresses(partial)
+    for name, service in partial.services.items():
         if service is not None:
-            yield from _service(name, service, draft.listen)
-            yield from balance.errors(name, service, draft.routes)
+            yield from _service(name, service, partial.listen)
+            yield from balance.errors(name, service, partial.routes)
             yield from service_errors(name, service)
             yield from folder_errors(name, service)
-    # "tls" stands among the places of credentials where clients are asked for certificates.
-    no_clients = draft.tls is not None and draft.tls.client_ca is None
-    blocks = draft.blocks - {"tls"} if no_clients else draft.blocks
-    for each in draft.routes:
-        yield from _route(each, draft.services, blocks)
-    yield from _duplicates(draft.routes)
-    if draft.jwt is not None:
-        yield from jwt_errors(draft.jwt)
-    if draft.tls is not None:
-        yield from listener_errors(draft.tls)
-    if draft.sessions is not None:
-        yield from session_errors(draft.sessions, draft.listen)
-    for block, kept in (("keys", draft.keys), ("sessions", draft.sessions)):
+    # "tls" counts as a source of credentials only if clients present certificates.
+    no_clients = partial.tls is not None and partial.tls.client_ca is None
+    blocks = partial.blocks - {"tls"} if no_clients else partial.blocks
+    for each in partial.routes:
+        yield from _route(each, partial.services, blocks)
+    yield from _duplicates(partial.routes)
+    if partial.jwt is not None:
+        yield from jwt_errors(partial.jwt)
+    if partial.tls is not None:
+        yield from listener_errors(partial.tls)
+    if partial.sessions is not None:
+        yield from session_errors(partial.sessions, partial.listen)
+    for block, kept in (("keys", partial.keys), ("sessions", partial.sessions)):
         if kept is not None:
-            yield from store_errors(block, kept.store, "store" in given(kept), draft.blocks)
-    yield from redis_errors(draft.blocks)
-    yield from _files(draft)
+            yield from store_errors(block, kept.store, "store" in given(kept), partial.blocks)
+    yield from redis_errors(partial.blocks)
+    yield from _files(partial)
 
 
-def _files(draft: PartialConfig) -> Iterator[Finding]:
-    """Files that a start reads or writes, beside certificates."""
-    if draft.log is not None:
-        yield from log_errors(draft.log)
-    for block, kept in (("keys", draft.keys), ("sessions", draft.sessions)):
+def _files(partial: PartialConfig) -> Iterator[Finding]:
+    """Check the files that a start reads or writes, except certificates."""
+    if partial.log is not None:
+        yield from log_errors(partial.log)
+    for block, kept in (("keys", partial.keys), ("sessions", partial.sessions)):
         if kept is not None and isinstance(kept.store, Path):
             yield from store_file_errors((block, "store"), kept.store)
     read: list[tuple[Loc, object]] = []
-    if draft.jwt is not None:
-        read += [(("jwt", "key"), draft.jwt.key), (("jwt", "jwks"), draft.jwt.jwks)]
-    if draft.identity_token is not None:
-        read.append((("identity_token", "key"), draft.identity_token.key))
+    if partial.jwt is not None:
+        read += [(("jwt", "key"), partial.jwt.key), (("jwt", "jwks"), partial.jwt.jwks)]
+    if partial.identity_token is not None:
+        read.append((("identity_token", "key"), partial.identity_token.key))
     for loc, path in read:
         if isinstance(path, Path) and (finding := unreadable(loc, path)) is not None:
             yield finding
 
 
 def warnings(config: Config) -> Iterator[Finding]:
-    """What works, but is probably not what was meant."""
+    """Find what works but is probably a mistake."""
     now = datetime.now(UTC)
     if config.tls is not None:
         yield from listener_warnings(config.tls, now)
@@ -138,7 +138,7 @@ def warnings(config: Config) -> Iterator[Finding]:
         yield from service_warnings(name, service, now)
     for index, network in enumerate(config.trusted_proxies):
         if network.prefixlen == 0:
-            yield Finding(("trusted_proxies", index), f"{network} believes every client's X-Forwarded-* fields")
+            yield Finding(("trusted_proxies", index), f"{network} trusts the X-Forwarded-* fields of every client")
     yield from list_warnings(config)
     yield from guard_warnings(config)
     yield from header_warnings(config)
@@ -151,27 +151,27 @@ def warnings(config: Config) -> Iterator[Finding]:
 
 
 def services_of(route: Route) -> list[str]:
-    """The names of the services that a route asks."""
-    asked = [route.forward_auth.service] if route.forward_auth is not None else []
+    """Return the names of the services that a route sends requests to."""
+    authorizing = [route.forward_auth.service] if route.forward_auth is not None else []
     if route.compose is not None:
-        return [part.service for part in route.compose.values()] + asked
+        return [part.service for part in route.compose.values()] + authorizing
     if route.login is not None:
         return [route.login.service]
-    return ([route.service] if route.service is not None else []) + asked
+    return ([route.service] if route.service is not None else []) + authorizing
 
 
 def rules(config: Config) -> list[RouteRule]:
-    """The routes as rules for :class:`passerelle.routing.router.Router`; a rule's value is its :class:`Route`."""
+    """Convert the routes to rules of :class:`passerelle.routing.router.Router`, with each :class:`Route` as value."""
     return [rule_of(route) for route in config.routes]
 
 
 def rule_of(route: Route) -> RouteRule:
-    """One route as a rule."""
+    """Convert a route to a rule of the router."""
     return RouteRule(route.host.encode() if route.host is not None else None, route.accepted, route.path, route)
 
 
 def table_finding(config: Config) -> Finding | None:
-    """What makes the whole route table unusable although each route is right, or None."""
+    """Find what makes the route table unusable although each route is valid; None if nothing does."""
     try:
         Router(rules(config))
     except ValueError as error:
@@ -180,26 +180,28 @@ def table_finding(config: Config) -> Finding | None:
 
 
 def _same_socket(one: Address, other: Address) -> bool:
-    """Whether two sockets cannot be told apart (port 0 is a different one each time)."""
+    """Whether two addresses denote the same socket. Port 0 never does: it is another port each time."""
     if one.port != other.port or one.port == 0:
         return False
     return one.host == other.host or bool({one.host, other.host} & set(_WILDCARD_ADDRESSES))
 
 
-def _addresses(draft: PartialConfig) -> Iterator[Finding]:
-    if draft.listen is not None and draft.admin is not None and _same_socket(draft.listen, draft.admin):
-        yield Finding(("admin",), f"found {draft.admin}, the address of listen; give it another port, or off")
+def _addresses(partial: PartialConfig) -> Iterator[Finding]:
+    if partial.listen is not None and partial.admin is not None and _same_socket(partial.listen, partial.admin):
+        yield Finding(("admin",), f"found {partial.admin}, the address of listen; give it another port, or off")
 
 
 def _service(name: str, service: Service, listen: Address | None) -> Iterator[Finding]:
     loc: Loc = ("services", name)
     if service.run is not None and not any("{port}" in word for word in service.run):
         found = " ".join(service.run)
-        yield Finding((*loc, "run"), f"found no {{port}} in {found!r}; it says where to serve, such as --port {{port}}")
+        yield Finding(
+            (*loc, "run"), f"found no {{port}} in {found!r}; pass the port to the command, such as --port {{port}}"
+        )
     if service.near is not None and service.zones is not None and service.near not in service.zones:
         zones = list(service.zones)
         yield Finding((*loc, "near"), f"found {service.near!r}; allowed: {', '.join(zones)}{hint(service.near, zones)}")
-    yield from _idle_weights(name, service)
+    yield from _ignored_weights(name, service)
     places = [((*loc, "targets", index), target) for index, target in enumerate(service.targets or ())]
     for key, zone in (service.zones or {}).items():
         places += [((*loc, "zones", key, "targets", index), target) for index, target in enumerate(zone.targets)]
@@ -208,12 +210,12 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
         if isinstance(address, Lookup):
             if importlib.util.find_spec("dns") is None:
                 yield Finding(place, "dns+http needs dnspython: pip install 'passerelle[discovery]'")
-        elif listen is not None and address is not None and _calls(address, listen):
-            yield Finding(place, f"found {address}, where the gateway itself listens: it would call itself")
+        elif listen is not None and address is not None and _reaches(address, listen):
+            yield Finding(place, f"found {address}, the gateway's own address; it would forward requests to itself")
 
 
-def _idle_weights(name: str, service: Service) -> Iterator[Finding]:
-    """Weights that ``round_robin`` would ignore. The weights of zones count under every policy."""
+def _ignored_weights(name: str, service: Service) -> Iterator[Finding]:
+    """Find weights that ``round_robin`` would ignore. Every policy uses the weights of zones."""
     if service.balance.policy != "round_robin":
         return
     loc: Loc = ("services", name)
@@ -226,7 +228,7 @@ def _idle_weights(name: str, service: Service) -> Iterator[Finding]:
                 yield Finding((*place, index, "weight"), message)
 
 
-def _calls(target: Address, listen: Address) -> bool:
+def _reaches(target: Address, listen: Address) -> bool:
     if target.port != listen.port:
         return False
     return target.host == listen.host or (
@@ -242,9 +244,9 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
         yield from _reference((*loc, "service"), route.service, services)
         if route.rewrite is not None:
             yield from _template((*loc, "rewrite"), route.rewrite, pattern)
-    for asking, asked in (("login", route.login), ("forward_auth", route.forward_auth)):
-        if asked is not None:
-            yield from _reference((*loc, asking, "service"), asked.service, services)
+    for key, block in (("login", route.login), ("forward_auth", route.forward_auth)):
+        if block is not None:
+            yield from _reference((*loc, key, "service"), block.service, services)
     yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.repaired)
     yield from hedge_errors(loc, route, each.repaired, {name: services.get(name) for name in services_of(route)})
@@ -252,15 +254,19 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
         yield from _part((*loc, "compose", key), part, pattern, services)
     if route.cache is not None:
         yield from _tags((*loc, "cache", "tags"), route.cache, pattern)
-        for key in _NOT_OF_A_WHOLE if route.compose is not None else ():
+        for key in _NOT_WITH_COMPOSE if route.compose is not None else ():
             if key in route.cache.model_fields_set:
-                yield Finding((*loc, "cache", key), "found beside compose; allowed with service, or in a part's cache")
+                yield Finding(
+                    (*loc, "cache", key), "found together with compose; allowed with service, or in a part's cache"
+                )
         if route.methods is not None and "GET" not in route.methods:
-            yield Finding((*loc, "cache"), "found on a route without GET, of which no answer is stored", at_key=True)
+            yield Finding(
+                (*loc, "cache"), "found on a route without GET; only responses to GET are stored", at_key=True
+            )
     if route.compose is not None and route.methods is not None:
         for index, method in enumerate(route.methods):
             if method not in ("GET", "HEAD"):
-                yield Finding((*loc, "methods", index), f"found {method!r}; a composition answers GET and HEAD only")
+                yield Finding((*loc, "methods", index), f"found {method!r}; a composed route accepts GET and HEAD only")
     for index, method in enumerate(route.methods or ()):
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
@@ -270,32 +276,32 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
         yield from _parameters((*loc, "request_headers", *place), names, pattern)
 
 
-def _attempts(loc: Loc, route: Route, touched: frozenset[str]) -> Iterator[Finding]:
-    """A limit of one attempt that changes nothing."""
+def _attempts(loc: Loc, route: Route, repaired: frozenset[str]) -> Iterator[Finding]:
+    """Find an ``attempt_timeout`` without an effect."""
     limit = route.attempt_timeout
     if limit is None:
         return
     if route.attempts == 1:
-        yield Finding((*loc, "attempt_timeout"), "found beside attempts: 1, where no other instance is tried")
-    elif limit >= route.timeout and "timeout" not in touched:
-        message = f"it is {duration_text(limit)}, no less than the route's timeout, {duration_text(route.timeout)}"
+        yield Finding((*loc, "attempt_timeout"), "found together with attempts: 1, which tries no other instance")
+    elif limit >= route.timeout and "timeout" not in repaired:
+        message = f"it is {duration_text(limit)}; it must be less than timeout, {duration_text(route.timeout)}"
         yield Finding((*loc, "attempt_timeout"), message)
 
 
 def _part_cookies(loc: Loc, parts: dict[str, Part], services: dict[str, Service | None]) -> Iterator[Finding]:
-    """Services asked together whose sticky cookies overwrite each other."""
+    """Find services of one composition whose sticky cookies overwrite each other."""
     seen: dict[str, str] = {}
     for key, part in parts.items():
         service = services.get(part.service)
         sticky = service.balance.sticky if service is not None else None
         other = seen.setdefault(sticky.cookie, part.service) if sticky is not None else part.service
         if sticky is not None and other != part.service:
-            message = f"found {part.service!r}, whose sticky cookie {sticky.cookie!r} is also that of {other!r}"
+            message = f"found {part.service!r}, whose sticky cookie {sticky.cookie!r} is also used by {other!r}"
             yield Finding((*loc, "compose", key, "service"), message)
 
 
-# A composed answer is 200 or not stored, has its parts' lifetimes, and fails where a required part does.
-_NOT_OF_A_WHOLE = ("statuses", "heuristic", "stale_if_disconnected")
+# Not for composed responses: they are stored only with 200, live as long as their parts, and fail with a required part.
+_NOT_WITH_COMPOSE = ("statuses", "heuristic", "stale_if_disconnected")
 
 
 def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Service | None]) -> Iterator[Finding]:
@@ -304,7 +310,7 @@ def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Ser
     if part.cache is not None:
         yield from _tags((*loc, "cache", "tags"), part.cache, pattern)
     if part.pass_status and not part.required:
-        yield Finding((*loc, "pass_status"), "found beside on_error; allowed for a required part only")
+        yield Finding((*loc, "pass_status"), "found together with on_error; allowed for a required part only")
 
 
 def _reference(loc: Loc, name: str, services: dict[str, Service | None]) -> Iterator[Finding]:
@@ -332,7 +338,7 @@ def _tags(loc: Loc, cache: RouteCache, pattern: Pattern | None) -> Iterator[Find
 
 
 def _parameters(loc: Loc, names: Iterable[str], pattern: Pattern | None) -> Iterator[Finding]:
-    """Parameters that the route's path does not have."""
+    """Find parameters that the path of the route does not have."""
     known = pattern.names if pattern is not None else ()
     for name in names:
         if name not in known:
@@ -345,7 +351,7 @@ def _parameters(loc: Loc, names: Iterable[str], pattern: Pattern | None) -> Iter
 
 
 def _duplicates(routes: list[PartialRoute]) -> Iterator[Finding]:
-    """Routes that nothing could tell apart: same host, same path but for the names, same method."""
+    """Find routes that match the same requests: same host, method and path, except for the names of parameters."""
     seen: dict[tuple[str | None, str, str], Loc] = {}
     for each in routes:
         if each.repaired & {"path", "host", "methods"}:
@@ -360,6 +366,4 @@ def _duplicates(routes: list[PartialRoute]) -> Iterator[Finding]:
                 clashes.setdefault(first, []).append(method)
         for first, methods in clashes.items():
             same = "host, path" if route.host else "path"
-            yield Finding(
-                (*loc, "path"), f"found the {same} and method ({', '.join(methods)}) of {key_of(first)} again"
-            )
+            yield Finding((*loc, "path"), f"same {same} and method ({', '.join(methods)}) as {key_of(first)}")

@@ -1,4 +1,4 @@
-"""What the balancing of a service says that cannot work, although each of its values is allowed."""
+"""Checks of the balancing of a service: combinations of valid values that cannot work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from passerelle.routing.paths import Pattern
 
 
 class PlacedRoute(Protocol):
-    """A route and which of its keys had to be left out."""
+    """A route and its keys that had to be left out."""
 
     @property
     def route(self) -> Route:
@@ -21,11 +21,11 @@ class PlacedRoute(Protocol):
 
     @property
     def repaired(self) -> frozenset[str]:
-        """Keys that are not as the file has them."""
+        """Keys whose values are not those of the file."""
 
 
 def errors(name: str, service: Service, routes: Iterable[PlacedRoute]) -> Iterator[Finding]:
-    """Everything about the service called ``name``."""
+    """Check the service called ``name``, which ``routes`` use."""
     loc: Loc = ("services", name)
     yield from _parameter(name, service, routes)
     limits = [("eject", "max_time", service.eject.time, service.eject.max_time)] if service.eject is not None else []
@@ -34,7 +34,9 @@ def errors(name: str, service: Service, routes: Iterable[PlacedRoute]) -> Iterat
     limits.append(("retries", "max_backoff", service.retries.backoff, service.retries.max_backoff))
     for key, inner, least, most in limits:
         if most < least:
-            message = f"it is {duration_text(most)}, less than the first time, {duration_text(least)}"
+            message = (
+                f"it is {duration_text(most)}; it must be at least {inner.removeprefix('max_')}, {duration_text(least)}"
+            )
             yield Finding((*loc, key, inner), message)
     yield from _concurrency(loc, service)
     if service.breaker is not None and service.breaker.threshold == 0:
@@ -42,26 +44,28 @@ def errors(name: str, service: Service, routes: Iterable[PlacedRoute]) -> Iterat
 
 
 def _concurrency(loc: Loc, service: Service) -> Iterator[Finding]:
-    """Bounds of the adaptive limit that leave it no room."""
+    """Check the bounds of the adaptive limit."""
     found = service.concurrency
     if found is None:
         return
     if found.max <= found.min:
-        message = f"it is {found.max}, no more than min, {found.min}; a limit that cannot move is max_connections"
+        message = f"it is {found.max}; it must be more than min, {found.min}; for a fixed limit use max_connections"
         yield Finding((*loc, "concurrency", "max"), message)
     elif not found.min <= found.first <= found.max:
-        yield Finding((*loc, "concurrency", "initial"), f"it is {found.first}, not from {found.min} to {found.max}")
+        yield Finding(
+            (*loc, "concurrency", "initial"), f"it is {found.first}; it must be from {found.min} to {found.max}"
+        )
 
 
 def _parameter(name: str, service: Service, routes: Iterable[PlacedRoute]) -> Iterator[Finding]:
-    """A parameter that the paths of the service's routes do not have."""
+    """Check that the paths of all routes of the service have the parameter of ``balance.by``."""
     by = service.balance.by
     if by is None or by.source != "param":
         return
     for placed in routes:
         route = placed.route
-        asked = {part.service for part in (route.compose or {}).values()} | {route.service}
-        if name not in asked or "path" in placed.repaired:
+        used = {part.service for part in (route.compose or {}).values()} | {route.service}
+        if name not in used or "path" in placed.repaired:
             continue
         known = Pattern.parse(route.path).names
         if by.name not in known:

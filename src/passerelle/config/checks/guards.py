@@ -1,4 +1,4 @@
-"""What the guards of a route cannot do as they are configured."""
+"""Checks of guards and credentials."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from passerelle.config.problems import Finding, Loc
 from passerelle.routing.router import Router, RouteRule
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Where the credentials of each kind are configured.
+# The top-level key that configures each kind of credentials.
 _BLOCKS = {"jwt": "jwt", "key": "keys", "mtls": "tls", "session": "sessions"}
 
 
-def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozenset[str]) -> Iterator[Finding]:
-    """Findings about the guards of the route at ``loc``, without its keys that could not be read;
-    ``blocks`` are the keys at the top of the file."""
+def route_guards(loc: Loc, route: Route, repaired: frozenset[str], blocks: frozenset[str]) -> Iterator[Finding]:
+    """Check the guards of the route at ``loc``, except for its ``repaired`` keys. ``blocks`` are the top-level keys."""
     clients = route.clients
-    if clients is not None and "clients" not in touched and not clients.allow and not clients.deny:
-        yield Finding((*loc, "clients"), "found neither allow nor deny in it; one is needed")
-    if "auth" in touched:
+    if clients is not None and "clients" not in repaired and not clients.allow and not clients.deny:
+        yield Finding((*loc, "clients"), "found neither allow nor deny; at least one is needed")
+    if "auth" in repaired:
         return
     for index, method in enumerate(route.auth):
         place = (*loc, "auth", index)
@@ -34,40 +33,42 @@ def route_guards(loc: Loc, route: Route, touched: frozenset[str], blocks: frozen
             yield Finding(place, f"found {method} twice; once is enough")
         elif _BLOCKS[method] not in blocks:
             needed = "tls: with client_ca" if method == "mtls" else f"{_BLOCKS[method]}:"
-            yield Finding(place, f"found {method}, but the file has no {needed} at its top")
+            yield Finding(place, f"found {method}; it needs {needed} at the top level of the file")
     if route.require is not None and not route.auth:
-        yield Finding((*loc, "require"), "found without auth; nobody could meet it", at_key=True)
+        yield Finding((*loc, "require"), "found without auth; no client could meet it", at_key=True)
     if route.require is not None and route.require.roles is not None and "roles" in route.require.claims:
-        yield Finding((*loc, "require", "roles"), "found beside the claim roles; it means the same", at_key=True)
+        yield Finding((*loc, "require", "roles"), "found together with the claim roles; it means the same", at_key=True)
     for kind in ("login", "logout"):
         if getattr(route, kind) is not None and "sessions" not in blocks:
-            yield Finding((*loc, kind), f"found {kind}, but the file has no sessions: at its top", at_key=True)
+            yield Finding((*loc, kind), f"found {kind}; it needs sessions: at the top level of the file", at_key=True)
     if route.identity_token:
         named = route.forward_auth is not None and route.forward_auth.consumer is not None
         if "identity_token" not in blocks:
-            message = "found identity_token, but the file has none at its top that says how it is signed"
+            message = "found identity_token; it needs identity_token: at the top level of the file"
             yield Finding((*loc, "identity_token"), message, at_key=True)
         if not route.auth and not named:
-            yield Finding((*loc, "identity_token"), "found without auth; nobody knows who asks", at_key=True)
-    if route.forward_auth is not None and "forward_auth" not in touched:
+            yield Finding((*loc, "identity_token"), "found without auth; there is no identity to sign", at_key=True)
+    if route.forward_auth is not None and "forward_auth" not in repaired:
         yield from _forward_auth((*loc, "forward_auth"), route.forward_auth, route)
-    if "rate_limit" not in touched:
+    if "rate_limit" not in repaired:
         yield from _limits((*loc, "rate_limit"), route)
 
 
 def _forward_auth(loc: Loc, settings: ForwardAuth, route: Route) -> Iterator[Finding]:
-    """What cannot work about asking a service."""
+    """Check ``forward_auth``."""
     if settings.consumer is not None and route.auth:
-        yield Finding((*loc, "consumer"), "found beside auth, which finds the consumer itself", at_key=True)
+        yield Finding((*loc, "consumer"), "found together with auth, which identifies the consumer", at_key=True)
     if settings.consumer is not None and settings.failure == "open":
-        yield Finding((*loc, "failure"), "found open beside consumer; nobody would be the consumer then")
+        yield Finding(
+            (*loc, "failure"), "found open together with consumer; after a failure there would be no consumer"
+        )
     if settings.cache_by and settings.cache is None:
-        yield Finding((*loc, "cache_by"), "found without cache; nothing is remembered then", at_key=True)
+        yield Finding((*loc, "cache_by"), "found without cache; nothing is cached", at_key=True)
     sent = [name.lower() for name in settings.send_headers]
     for index, what in enumerate(settings.cache_by):
         kind, _, name = what.partition(":")
         if kind == "header" and name.lower() not in sent:
-            found = f"found {what}; the service is told {', '.join(settings.send_headers)}"
+            found = f"found {what}; the service receives {', '.join(settings.send_headers)}"
             yield Finding((*loc, "cache_by", index), found)
 
 
@@ -76,10 +77,13 @@ def _limits(loc: Loc, route: Route) -> Iterator[Finding]:
     for index, limit in enumerate(route.rate_limit):
         place = (*loc, index)
         if limit.cost > limit.size:
-            yield Finding((*place, "cost"), f"found {limit.cost}, more than the burst of {limit.size}: never admitted")
+            yield Finding(
+                (*place, "cost"),
+                f"found {limit.cost}, more than the burst of {limit.size}; no request would be admitted",
+            )
         named = route.forward_auth is not None and route.forward_auth.consumer is not None
         if limit.by == "consumer" and not route.auth and not named:
-            yield Finding((*place, "by"), "found consumer without auth; there are consumers on routes with auth only")
+            yield Finding((*place, "by"), "found consumer without auth; only routes with auth identify consumers")
         if limit.by == "key" and "key" not in route.auth:
             yield Finding((*place, "by"), "found key; allowed on routes with auth: [key] only")
         first = seen.setdefault(limit.label, index)
@@ -88,7 +92,7 @@ def _limits(loc: Loc, route: Route) -> Iterator[Finding]:
 
 
 def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
-    """What cannot work about tokens: an algorithm without its kind of key, a secret that is too short."""
+    """Check ``jwt``: each algorithm has its kind of key, and secrets are long enough."""
     for index, algorithm in enumerate(jwt.algorithms):
         place: Loc = ("jwt", "algorithms", index)
         least = SECRET_OCTETS.get(algorithm)
@@ -96,9 +100,9 @@ def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
             yield Finding(place, f"found {algorithm} twice; once is enough")
         elif least is None:
             if jwt.secret is not None:
-                yield Finding(place, f"found {algorithm} beside secret; it needs key or jwks")
+                yield Finding(place, f"found {algorithm} together with secret; it needs key or jwks")
         elif jwt.secret is None:
-            yield Finding(place, f"found {algorithm} without secret; a public key must never be taken for one")
+            yield Finding(place, f"found {algorithm} without secret; a public key must never be used as a secret")
         elif len(jwt.secret.encode()) < least:
             found = len(jwt.secret.encode())
             message = f"found {found} octets; {algorithm} needs at least {least} (RFC 7518 §3.2)"
@@ -106,27 +110,29 @@ def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
 
 
 def session_errors(sessions: Sessions, listen: Address | None) -> Iterator[Finding]:
-    """What cannot work about sessions."""
+    """Check ``sessions``."""
     if sessions.insecure and listen is not None and listen.host not in _LOOPBACK:
-        message = f"found true with listen on {listen}; without Secure, anybody on the way can take a session over"
+        message = (
+            f"found true with listen on {listen}; without Secure, anyone on the network path can take over a session"
+        )
         yield Finding(("sessions", "insecure"), message)
     if sessions.idle > sessions.absolute:
         yield Finding(("sessions", "idle"), "it is longer than absolute, which ends every session first")
 
 
-def store_errors(block: str, store: object, told: bool, blocks: frozenset[str]) -> Iterator[Finding]:
-    """A store in Redis without one; ``told``: the file says ``store: redis`` itself."""
+def store_errors(block: str, store: object, explicit: bool, blocks: frozenset[str]) -> Iterator[Finding]:
+    """Find a store in Redis without a Redis. ``explicit``: the file sets ``store: redis``."""
     if store != SHARED or "redis" in blocks:
         return
-    if told:
-        yield Finding((block, "store"), "found redis, but the file has no redis: at its top")
+    if explicit:
+        yield Finding((block, "store"), "found redis; it needs redis: at the top level of the file")
     else:
-        message = f"found no store; add store: {block}.db, or redis: at the top of the file to keep them there"
+        message = f"found no store; add store: {block}.db, or redis: at the top level of the file"
         yield Finding((block,), message, at_key=True)
 
 
 def redis_errors(blocks: frozenset[str]) -> Iterator[Finding]:
-    """Packages that a ``redis`` needs and that are not there."""
+    """Find missing packages that ``redis`` needs."""
     missing = [name for name in ("redis", "hiredis") if find_spec(name) is None]
     if "redis" in blocks and missing:
         message = f"redis needs {' and '.join(missing)}: pip install 'passerelle[redis]'"
@@ -134,25 +140,25 @@ def redis_errors(blocks: frozenset[str]) -> Iterator[Finding]:
 
 
 def _session_warnings(config: Config) -> Iterator[Finding]:
-    """Logins that nobody can make, and services whose check of passwords has a way around its limits."""
+    """Find sessions without a login, and routes that bypass the limits of a login."""
     logins = [(index, route.login) for index, route in enumerate(config.routes) if route.login is not None]
     if config.sessions is not None and not logins:
-        yield Finding(("sessions",), "no route has a login, so nobody can have a session", at_key=True)
+        yield Finding(("sessions",), "no route has login, so no client can get a session", at_key=True)
     for index, login in logins:
         path = login.path.encode()
-        # Every route on its own: which of them wins does not matter, since hosts and methods may differ.
+        # Each route by itself: their precedence does not matter, since hosts and methods may differ.
         for route in config.routes:
             reaches = route.service == login.service and route.rewrite is None
             if (
                 reaches
                 and Router([RouteRule(None, None, route.path, route)]).match(b"", b"POST", path).value is not None
             ):
-                message = f"the route {route.label} leads there too, and passwords can be guessed without a limit"
+                message = f"the route {route.label} reaches the same path, so passwords can be guessed without a limit"
                 yield Finding(("routes", index, "login", "path"), message)
 
 
 def _token_warnings(config: Config) -> Iterator[Finding]:
-    """A signed token that nobody gets, or whose field somebody else's word stands in too."""
+    """Find a signed token that no route sends, or whose header also carries a claim of a JWT."""
     token = config.identity_token
     if token is None:
         return
@@ -164,20 +170,20 @@ def _token_warnings(config: Config) -> Iterator[Finding]:
 
 
 def guard_warnings(config: Config) -> Iterator[Finding]:
-    """What guards would do that was probably not meant."""
+    """Find settings of guards that are probably mistakes."""
     jwt = config.jwt
     if jwt is not None and jwt.secret is None and not jwt.audience:
-        yield Finding(("jwt",), "no audience: tokens that the issuer made for others are accepted", at_key=True)
+        yield Finding(("jwt",), "no audience: tokens issued for other audiences are accepted", at_key=True)
     if jwt is not None and isinstance(jwt.jwks, str) and jwt.jwks.startswith("http:"):
         host = urlsplit(jwt.jwks).hostname
         if host not in _LOOPBACK:
-            yield Finding(("jwt", "jwks"), "without https, who is on the way can put keys of their own into the set")
+            yield Finding(("jwt", "jwks"), "without https, anyone on the network path can replace the keys")
     limited = any(route.rate_limit or route.login for route in config.routes)
     kept = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
     if config.redis is not None and not (limited or kept or any(route.is_cached for route in config.routes)):
         yield Finding(("redis",), "no route has a rate_limit, a cache or a login, so nothing is shared", at_key=True)
     if config.limits.gateways is not None and (config.redis is None or not limited):
-        yield Finding(("limits", "gateways"), "without redis and a rate_limit or login it does nothing", at_key=True)
+        yield Finding(("limits", "gateways"), "has no effect without redis and a rate_limit or login", at_key=True)
     yield from _session_warnings(config)
     yield from _token_warnings(config)
     used = {_BLOCKS[method] for route in config.routes for method in route.auth}

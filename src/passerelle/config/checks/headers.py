@@ -1,4 +1,4 @@
-"""What rules for header fields and for other origins cannot do as they are configured."""
+"""Checks of header rules and CORS."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 def security_of(config: Config, route: Route | None) -> SecurityHeaders | None:
-    """The security headers of ``route`` (None: of what no route takes): its own word, or else that of the file."""
+    """Return the security headers of ``route`` (None for requests without a route): its own, or those of the file."""
     if route is not None and "security_headers" in route.model_fields_set:
         return route.security_headers
     return config.security_headers
 
 
 def parameter_values(route: Route) -> Iterator[tuple[tuple[str, str], list[str]]]:
-    """The values of request rules that name parameters of the path: where, and which."""
+    """Yield the values of request rules with path parameters: their keys, and the names of the parameters."""
     rules = route.request_headers
     for kind, fields in (("set", rules.set), ("add", rules.add)) if rules is not None else ():
         for name, value in fields.items():
@@ -30,13 +30,13 @@ def parameter_values(route: Route) -> Iterator[tuple[tuple[str, str], list[str]]
                 yield (kind, name), names
 
 
-def route_headers(loc: Loc, route: Route, touched: frozenset[str]) -> Iterator[Finding]:
-    """Findings about the route at ``loc``, without its keys that could not be read."""
-    if route.cors is not None and "cors" not in touched:
+def route_headers(loc: Loc, route: Route, repaired: frozenset[str]) -> Iterator[Finding]:
+    """Check the header rules and CORS of the route at ``loc``, except for its ``repaired`` keys."""
+    if route.cors is not None and "cors" not in repaired:
         yield from _cors((*loc, "cors"), route.cors, route)
-    if route.request_headers is not None and "request_headers" not in touched:
+    if route.request_headers is not None and "request_headers" not in repaired:
         yield from _rules((*loc, "request_headers"), route.request_headers, aliases=True)
-    if route.response_headers is not None and "response_headers" not in touched:
+    if route.response_headers is not None and "response_headers" not in repaired:
         yield from _rules((*loc, "response_headers"), route.response_headers, aliases=False)
 
 
@@ -45,24 +45,24 @@ def _cors(loc: Loc, cors: Cors, route: Route) -> Iterator[Finding]:
         if origin in cors.origins[:index]:
             yield Finding((*loc, "origins", index), f"found {origin!r} twice; once is enough")
         elif origin == "*" and len(cors.origins) > 1:
-            yield Finding((*loc, "origins", index), "found '*' beside others; it stands for all of them")
+            yield Finding((*loc, "origins", index), "found '*' together with others; it includes them")
     if cors.credentials and "*" in cors.origins:
-        message = "found true with origins: '*': any page could act for its visitor; name the origins that may"
+        message = "found true with origins: '*': any page could act as its visitor; list the allowed origins"
         yield Finding((*loc, "credentials"), message)
     if "*" in cors.headers and len(cors.headers) > 1:
-        yield Finding((*loc, "headers", cors.headers.index("*")), "found '*' beside others; it stands for all of them")
+        yield Finding((*loc, "headers", cors.headers.index("*")), "found '*' together with others; it includes them")
     accepted = route.accepted
     for index, method in enumerate(cors.methods or ()):
-        taken = accepted is None or method.encode() in accepted or (method == "HEAD" and b"GET" in accepted)
-        if not taken:
+        is_accepted = accepted is None or method.encode() in accepted or (method == "HEAD" and b"GET" in accepted)
+        if not is_accepted:
             names = ", ".join(sorted(name.decode() for name in accepted or ()))
-            yield Finding((*loc, "methods", index), f"found {method!r}; the route takes {names}")
+            yield Finding((*loc, "methods", index), f"found {method!r}; the route accepts {names}")
 
 
 def _rules(loc: Loc, rules: RequestHeaders | ResponseHeaders, *, aliases: bool) -> Iterator[Finding]:
-    """A field that two rules are about: their order would decide, and none is written down."""
+    """Find fields with two rules, whose order would be undefined, and empty sets of rules."""
     if not (rules.set or rules.add or rules.remove):
-        yield Finding(loc, "found none of set, add, remove in it; one is needed")
+        yield Finding(loc, "found none of set, add, remove; at least one is needed")
     seen: dict[str, str] = {}
     places: list[tuple[str, Loc]] = [(name, ("set", name)) for name in rules.set]
     places += [(name, ("add", name)) for name in rules.add]
@@ -70,13 +70,13 @@ def _rules(loc: Loc, rules: RequestHeaders | ResponseHeaders, *, aliases: bool) 
     for name, place in places:
         plain = name.lower().replace("_", "-") if aliases else name.lower()
         if plain in seen:
-            message = f"found {name}, which {seen[plain]} is about; one rule for a field is enough"
+            message = f"found {name}, which {seen[plain]} has a rule for; a field has one rule"
             yield Finding((*loc, *place), message, at_key=True)
         seen.setdefault(plain, str(place[0]))
 
 
 def header_warnings(config: Config) -> Iterator[Finding]:
-    """What works, but lets in more than was probably meant."""
+    """Find origins that are probably too permissive."""
     for index, route in enumerate(config.routes):
         cors = route.cors
         if cors is None or not cors.credentials:
@@ -84,5 +84,5 @@ def header_warnings(config: Config) -> Iterator[Finding]:
         for number, origin in enumerate(cors.origins):
             scheme, _, rest = origin.partition("://")
             if scheme == "http" and rest.rpartition(":")[0] not in _LOOPBACK and rest not in _LOOPBACK:
-                message = f"{origin} with credentials: who is on the way to it can act for its visitors"
+                message = f"{origin} with credentials: anyone on the network path to it can act as its visitors"
                 yield Finding(("routes", index, "cors", "origins", number), message)

@@ -1,4 +1,4 @@
-"""What cannot work about TLS: files that are not there, that hold something else, that do not belong together."""
+"""Checks of TLS: files that are missing, that have the wrong content, or that do not belong together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOON: Final = timedelta(days=7)
 
 
 def listener_errors(tls: ListenerTls) -> Iterator[Finding]:
-    """Findings about ``tls`` at the top of the file."""
+    """Check the top-level ``tls``."""
     yield from _pair(("tls",), tls.certificate, tls.key)
     seen: dict[str, int] = {}
     for index, each in enumerate(tls.certificates):
@@ -31,24 +31,24 @@ def listener_errors(tls: ListenerTls) -> Iterator[Finding]:
     if tls.client_ca is not None:
         yield from _authorities(("tls", "client_ca"), tls.client_ca)
     elif "client" in given(tls):
-        yield Finding(("tls", "client"), "found without client_ca, against which a certificate could be checked")
+        yield Finding(("tls", "client"), "found without client_ca, which certificates are verified against")
 
 
 def listener_warnings(tls: ListenerTls, now: datetime) -> Iterator[Finding]:
-    """Certificates that clients will refuse, or soon."""
+    """Find certificates that are not valid, or expire soon."""
     yield from _times(("tls", "certificate"), tls.certificate, now)
     for index, each in enumerate(tls.certificates):
         yield from _times(("tls", "certificates", index, "certificate"), each.certificate, now)
 
 
 def service_errors(name: str, service: Service) -> Iterator[Finding]:
-    """Findings about ``tls`` of the service called ``name``."""
+    """Check ``tls`` of the service called ``name``."""
     tls = service.tls
     if tls is None:
         return
     loc: Loc = ("services", name, "tls")
     if not any(target.url is not None and target.url.secure for target in service.all_targets):
-        yield Finding(loc, "found without an https:// target, the only kind that it is for", at_key=True)
+        yield Finding(loc, "found without an https:// target; it applies to those only", at_key=True)
     if tls.certificate is not None and tls.key is not None:
         yield from _pair(loc, tls.certificate, tls.key)
     elif tls.certificate is not None:
@@ -56,22 +56,22 @@ def service_errors(name: str, service: Service) -> Iterator[Finding]:
     elif tls.key is not None:
         yield Finding((*loc, "key"), "found without certificate; a key is of no use without its certificate")
     if tls.ca is not None and not tls.verify:
-        yield Finding((*loc, "ca"), "found beside verify: false, with which nothing is checked")
+        yield Finding((*loc, "ca"), "found together with verify: false, which disables verification")
     elif tls.ca is not None:
         yield from _authorities((*loc, "ca"), tls.ca)
 
 
 def service_warnings(name: str, service: Service, now: datetime) -> Iterator[Finding]:
-    """What works, but is dangerous, or not for long."""
+    """Find insecure settings, and certificates that are not valid or expire soon."""
     if service.tls is not None and not service.tls.verify:
-        yield Finding(("services", name, "tls", "verify"), "who is on the way can read and change everything")
+        yield Finding(("services", name, "tls", "verify"), "anyone on the network path can read and change everything")
     if service.tls is not None and service.tls.certificate is not None:
         yield from _times(("services", name, "tls", "certificate"), service.tls.certificate, now)
 
 
 def _times(loc: Loc, path: Path, now: datetime) -> Iterator[Finding]:
-    """From when and until when the certificate holds; it was read before and is one."""
-    from cryptography import x509  # takes a tenth of a second, and most files have no certificate
+    """Check the validity period of a certificate that was read before."""
+    from cryptography import x509  # the import takes 0.1 s, and most files have no certificate
 
     try:
         found = x509.load_pem_x509_certificate(path.read_bytes())
@@ -79,11 +79,11 @@ def _times(loc: Loc, path: Path, now: datetime) -> Iterator[Finding]:
     except (OSError, ValueError):
         return
     if now >= end:
-        yield Finding(loc, f"{path} has expired: it was good until {end:%Y-%m-%d %H:%M} UTC")
+        yield Finding(loc, f"{path} has expired: it was valid until {end:%Y-%m-%d %H:%M} UTC")
     elif now < start:
-        yield Finding(loc, f"{path} is not good yet: it is from {start:%Y-%m-%d %H:%M} UTC")
+        yield Finding(loc, f"{path} is not valid yet: it is valid from {start:%Y-%m-%d %H:%M} UTC")
     elif end - now < SOON:
-        yield Finding(loc, f"{path} expires soon: it is good until {end:%Y-%m-%d %H:%M} UTC")
+        yield Finding(loc, f"{path} expires soon: it is valid until {end:%Y-%m-%d %H:%M} UTC")
 
 
 def _authorities(loc: Loc, path: Path) -> Iterator[Finding]:
@@ -92,13 +92,13 @@ def _authorities(loc: Loc, path: Path) -> Iterator[Finding]:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except ssl.SSLError:
-            finding = Finding(loc, f"{path} holds no certificate in PEM")
+            finding = Finding(loc, f"{path} contains no certificate in PEM")
     if finding is not None:
         yield finding
 
 
 def _pair(loc: Loc, certificate: Path, key: Path) -> Iterator[Finding]:
-    """A certificate and its key."""
+    """Check a certificate and its key."""
     place = (*loc, "certificate"), (*loc, "key")
     missing = [f for f in (unreadable(place[0], certificate), unreadable(place[1], key)) if f is not None]
     if missing:
@@ -118,11 +118,11 @@ def _pair(loc: Loc, certificate: Path, key: Path) -> Iterator[Finding]:
         elif error.reason in ("EE_KEY_TOO_SMALL", "CA_MD_TOO_WEAK", "CA_KEY_TOO_SMALL"):
             yield Finding(place[0], f"{certificate} is too weak ({error.reason.lower().replace('_', ' ')})")
         else:
-            yield Finding(place[1], f"{key} holds no private key in PEM")
+            yield Finding(place[1], f"{key} contains no private key in PEM")
 
 
 class Encrypted(Exception):
-    """A key that needs a password."""
+    """Raised for a key that needs a password."""
 
 
 def _no_password() -> str:

@@ -1,1 +1,1 @@
-"""The configuration as values: a model for each part of the file."""
+"""The models of the configuration, one for each mapping of the file."""

@@ -1,4 +1,4 @@
-"""Addresses to listen at, to connect to, and ranges of them."""
+"""Addresses to listen on and to connect to, and address ranges."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class Address(BaseModel):
 
     host: str
     port: int
-    secure: bool = False  # of a target: over TLS
+    secure: bool = False  # over TLS; for targets
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """As it stands in a configuration."""
+        """The address as written in a configuration."""
         return f"{'https' if self.secure else 'http'}://{self}"
 
 
 class Lookup(Address):
-    """A name whose addresses are looked up again and again; with ``srv`` their ports too (then ``port`` is 0)."""
+    """A name that is resolved repeatedly. With ``srv``, the ports are resolved as well, and ``port`` is 0."""
 
     srv: bool = False
 
     @property
     def url(self) -> str:
-        """As it stands in a configuration."""
+        """The address as written in a configuration."""
         return f"dns+http://{self.host if self.srv else self}"
 
 
@@ -62,7 +62,7 @@ def split_address(text: str, example: str, default_port: int | None = None, lowe
         if not colon:
             host, port = text, ""
         if ":" in host:
-            raise ValueError(f"found {text!r}; an IPv6 address stands in brackets: [{host}]:{port}")
+            raise ValueError(f"found {text!r}; write an IPv6 address in brackets: [{host}]:{port}")
         if host.replace(".", "").isdigit():
             if host == text and default_port is None and "." not in host:
                 raise ValueError(f"found {text!r} without a host; {allowed}")
@@ -85,7 +85,7 @@ def split_address(text: str, example: str, default_port: int | None = None, lowe
 
 
 def parse_listen(found: object) -> object:
-    """An address to listen at; port 0 lets the system choose one."""
+    """Parse an address to listen on; port 0 picks any free port."""
     if isinstance(found, Address):
         return found
     if not isinstance(found, str):
@@ -95,7 +95,7 @@ def parse_listen(found: object) -> object:
 
 
 def parse_admin(found: object) -> object:
-    """An address to listen at, or ``off``."""
+    """Parse an address to listen on, or ``off``."""
     if found == "off" or found is False:
         return None
     if isinstance(found, Address):
@@ -106,9 +106,9 @@ def parse_admin(found: object) -> object:
 
 
 def parse_url(found: object) -> object:
-    """The address of ``http://host:port`` or ``https://host:port`` (default ports 80 and 443).
+    """Parse ``http://host:port`` or ``https://host:port`` (default ports 80 and 443).
 
-    A :class:`Lookup` for ``dns+http://``.
+    Returns a :class:`Lookup` for ``dns+http://``.
     """
     if isinstance(found, Address):
         return found
@@ -122,7 +122,7 @@ def parse_url(found: object) -> object:
         raise ValueError(f"found scheme {scheme!r}; {allowed}, or dns+http://name:port")
     authority = rest.removesuffix("/")
     if any(c in authority for c in "/?#"):
-        raise ValueError(f"found {found!r} with a path; {allowed}; a path belongs into a route's rewrite")
+        raise ValueError(f"found {found!r} with a path; {allowed}; set a path with rewrite of a route")
     if "@" in authority:
         raise ValueError(f"found a user name in a target; {allowed}")
     secure = scheme == "https"
@@ -138,7 +138,7 @@ def _lookup(address: Address, found: str) -> Lookup:
     except ValueError:
         pass
     else:
-        raise ValueError(f"found {found!r}: {host} is an address already; write http://{address}")
+        raise ValueError(f"found {found!r}: {host} is already an address; write http://{address}")
     if not host.startswith("_"):
         return Lookup(host=host, port=address.port)
     labels = host.split(".")
@@ -180,7 +180,7 @@ Url = Annotated[
 
 
 def parse_network(found: object) -> object:
-    """An address range such as ``10.0.0.0/8``, or one address."""
+    """Parse an address range such as ``10.0.0.0/8``, or a single address."""
     if not isinstance(found, str):
         raise ValueError(f"found {describe(found)}; allowed is an address range, such as 10.0.0.0/8")
     try:

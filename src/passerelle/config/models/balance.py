@@ -1,4 +1,4 @@
-"""The part of a service that says how its instances share the work, and what happens when some of them fail."""
+"""Balancing of a service, and what happens when instances fail: sticky, eject, breaker, retries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SOURCES = ("header", "cookie", "param", "address")
 
 @dataclass(frozen=True, slots=True)
 class By:
-    """What of a request the ``hash`` policy goes by; ``name`` is empty for ``address``."""
+    """The part of a request that the ``hash`` policy hashes. ``name`` is empty for ``address``."""
 
     source: Literal["header", "cookie", "param", "address"]
     name: str = ""
@@ -36,7 +36,7 @@ class By:
 
 
 def parse_by(found: object) -> By:
-    """``header:NAME``, ``cookie:NAME``, ``param:NAME`` or ``address``."""
+    """Parse ``header:NAME``, ``cookie:NAME``, ``param:NAME`` or ``address``."""
     allowed = "allowed is header:NAME, cookie:NAME, param:NAME or address"
     if isinstance(found, By):
         return found
@@ -67,17 +67,17 @@ def _secret(text: str) -> str:
 def _retried_method(text: str) -> str:
     if text.encode() not in IDEMPOTENT_METHODS:
         allowed = ", ".join(sorted(method.decode() for method in IDEMPOTENT_METHODS if method.decode() in METHODS))
-        raise ValueError(f"found {text!r}, which sent again may be done twice; allowed: {allowed}")
+        raise ValueError(f"found {text!r}, which is not idempotent; allowed: {allowed}")
     return text
 
 
 def _off(found: object) -> object:
-    """``off`` is None inside."""
+    """Convert ``off`` to None."""
     return None if found in ("off", False) else found
 
 
 class Sticky(Model):
-    """Clients that come back with a cookie go to the instance that they had before."""
+    """Session affinity: a cookie returns a client to the same instance."""
 
     cookie: Annotated[Text, AfterValidator(_cookie_name), Takes("name of a cookie")] = Field(
         description="Name of the cookie."
@@ -88,7 +88,7 @@ class Sticky(Model):
 
 
 class Balance(Model):
-    """How an instance is picked; in short form only the policy."""
+    """How an instance is picked. The short form is the name of a policy."""
 
     policy: PolicyName = Field(
         default="p2c",
@@ -123,14 +123,14 @@ class Balance(Model):
             if self.by is None:
                 raise ValueError("hash needs by: header:NAME, cookie:NAME, param:NAME or address")
             if self.sticky is not None:
-                raise ValueError("found sticky beside hash, which decides the instance already")
+                raise ValueError("found sticky together with hash, which already selects the instance")
         elif self.by is not None:
-            raise ValueError(f"found by beside {self.policy}; allowed with hash only")
+            raise ValueError(f"found by together with {self.policy}; allowed with hash only")
         return self
 
 
 class Eject(Model):
-    """When an instance that passes its probes is left out because requests to it fail."""
+    """When an instance is ejected because requests to it fail, although it passes its health checks."""
 
     failures: Annotated[int, WholeNumber(1, 1000)] = Field(
         default=5, description="Failed requests in a row: no connection, no or a malformed response, 5xx, timeout."
@@ -145,7 +145,7 @@ class Eject(Model):
 
 
 class Breaker(Model):
-    """When a whole service is spared, because most of what is sent to it fails."""
+    """The circuit breaker of a service: when requests are refused because most of them fail."""
 
     threshold: Percent = Field(default=0.5, description="Share of failed requests at which the breaker opens.")
     minimum: Annotated[int, WholeNumber(1, 1_000_000)] = Field(
@@ -162,7 +162,7 @@ class Breaker(Model):
 
 
 class Retries(Model):
-    """What may be sent again, and how much of it. How often is the route's `attempts`."""
+    """Which requests are retried, and how many. `attempts` of the route limits the retries of one request."""
 
     budget: Percent = Field(
         default=0.2, description="Most retries, as a share of the requests of the service in the last 5 s (per worker)."

@@ -1,4 +1,4 @@
-"""What all models of the configuration have in common."""
+"""The base of the models, and what they share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 
 class Model(BaseModel):
-    """A mapping of the file: immutable, and without unknown keys."""
+    """A mapping of the file: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
 
@@ -26,16 +26,19 @@ class Takes:
 
 
 Shape = list[tuple[str | None, str]]
-"""Findings about which keys stand together: (key, or None for the mapping itself; message)."""
+"""Findings about combinations of keys: (key, or None for the mapping itself; message)."""
 
 
 def given(model: Model) -> set[str]:
-    """The keys that were given a value."""
+    """Return the keys that are set to a value."""
     return {key for key in model.model_fields_set if getattr(model, key) is not None}
 
 
 def raise_first(findings: Shape) -> None:
-    """In Python the first finding is raised; the loader reports all of them itself and skips this type of error."""
+    """Raise the first finding, for models that are built in Python.
+
+    The loader skips this type of error, because it reports all findings itself.
+    """
     if findings:
         key, message = findings[0]
         raise PydanticCustomError("shape", "{message}", {"message": f"{key}: {message}" if key else message})

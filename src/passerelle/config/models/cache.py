@@ -1,4 +1,4 @@
-"""What the configuration says of caching."""
+"""Caching: the shared cache, and the cache settings of a route."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from passerelle.config.models.values import FieldName, Flag, Name, TagText, Text
 from passerelle.http.messages import is_forwarding_field
 
 
-def _chooses(text: str) -> str:
+def _selecting_field(text: str) -> str:
     if is_forwarding_field(text.lower().encode()):
-        raise ValueError(f"found {text!r}; no answer can be chosen by what only the gateway knows of a request")
+        raise ValueError(f"found {text!r}; responses cannot vary on forwarding fields")
     return text
 
 
 class Cache(Model):
-    """The cache that all cached routes of a worker share."""
+    """The cache that all routes of a worker share."""
 
     memory: Size = Field(
         default=128 * 2**20, description="Memory for stored responses, per worker, everything counted."
@@ -33,7 +33,7 @@ class Cache(Model):
 
 
 class RouteCache(Model):
-    """How the answers of a route, or of a part of a composition, are cached; empty: by RFC 9111 and no more."""
+    """How the responses of a route, or of a part of a composition, are cached. `{}` applies RFC 9111 alone."""
 
     ttl: Duration | None = Field(
         default=None, description="Lifetime from the arrival of a response, in place of its own, for `statuses`."
@@ -66,7 +66,7 @@ class RouteCache(Model):
         default=None,
         description="Query parameters that are part of the cache key, in any order; by default all, as sent.",
     )
-    vary_on: tuple[Annotated[FieldName, AfterValidator(_chooses)], ...] = Field(
+    vary_on: tuple[Annotated[FieldName, AfterValidator(_selecting_field)], ...] = Field(
         default=(), description="Request fields that select a response, in addition to those of `Vary`."
     )
     identity: Literal["rule", "consumer", "shared"] = Field(

@@ -1,4 +1,4 @@
-"""What the configuration says of compressing answers."""
+"""Compression of responses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _media_type(text: str) -> str:
 
 
 class Compress(Model):
-    """Which answers are compressed for clients that accept it; `true` for the defaults, or only the list of codings."""
+    """Which responses are compressed for clients that accept it. Short forms: `true`, or a list of codings."""
 
     codings: Annotated[tuple[Literal["zstd", "br", "gzip"], ...], Takes("list of codings")] = Field(
         default=("zstd", "br", "gzip"),

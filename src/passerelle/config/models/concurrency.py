@@ -1,4 +1,4 @@
-"""What the configuration says of a limit of requests in flight that finds itself."""
+"""The adaptive concurrency limit of a service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from passerelle.config.reading.wording import describe
 
 
 class Concurrency(Model):
-    """How many requests a service has in flight at most, as its latency allows; `adaptive` for the defaults."""
+    """A limit on the requests in flight that adapts to the latency. `adaptive` selects the defaults."""
 
     min: Annotated[int, WholeNumber(1, 100_000)] = Field(default=2, description="Lowest value of the limit.")
     max: Annotated[int, WholeNumber(1, 100_000)] = Field(default=1000, description="Highest value of the limit.")

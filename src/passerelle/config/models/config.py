@@ -1,7 +1,7 @@
-"""The configuration file as immutable models: every key, its type and its default.
+"""The models of the file, of services, and of routes: every key, its type and its default.
 
-The descriptions are the ones that ``passerelle schema`` prints. Nothing is accepted that does nothing: an unknown key
-is an error.
+The descriptions are those of the published schema (``passerelle schema``) and of the reference. Keys without an effect
+are errors, and so are unknown keys.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ _HEADER_RULES = Takes("[mapping](#request_headers-and-response_headers)")
 
 
 class Health(Model):
-    """The question that says whether an instance is up."""
+    """The active health check of a service."""
 
     path: PlainPath = Field(description="Path of the probe, a GET; a 2xx response means that the instance is up.")
     timeout: Duration = Field(default=1.0, description="Time for one response.")
 
 
 class Service(Model):
-    """A named upstream: instances that the runner starts (`app`, `run`) or that run already (`targets`, `zones`)."""
+    """An upstream service: instances that passerelle starts (`app`, `run`) or that already run (`targets`, `zones`)."""
 
     app: App | None = Field(default=None, description="A WSGI or ASGI application to run: `module:attribute`.")
     run: Command | None = Field(
@@ -173,7 +173,7 @@ class Service(Model):
 
     @property
     def source(self) -> Literal["app", "run", "targets", "zones"]:
-        """Which of the four it has."""
+        """The key that defines its instances."""
         if self.app is not None:
             return "app"
         if self.run is not None:
@@ -182,12 +182,12 @@ class Service(Model):
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
-        """The targets, those of the zones too."""
+        """All targets, including those of the zones."""
         return (self.targets or ()) + tuple(t for zone in (self.zones or {}).values() for t in zone.targets)
 
     @property
     def is_local(self) -> bool:
-        """Whether the runner starts its instances."""
+        """Whether passerelle starts its instances."""
         return self.app is not None or self.run is not None
 
     @model_validator(mode="after")
@@ -197,13 +197,13 @@ class Service(Model):
 
 
 class OnError(Model):
-    """What stands in for a part that failed."""
+    """The fallback for a failed part."""
 
     value: Annotated[JsonValue, Takes("any JSON")] = Field(description="Any JSON value, inserted in place of the part.")
 
 
 class Part(Model):
-    """One part of a composed answer: a request to a service."""
+    """A part of a composed response: a request to a service."""
 
     service: ServiceName = Field(description="The service of the part.")
     path: TemplateText = Field(description="The path of the part, filled with the parameters of the route.")
@@ -222,17 +222,17 @@ class Part(Model):
 
     @property
     def required(self) -> bool:
-        """Whether its failure is the failure of the whole."""
+        """Whether its failure is the failure of the whole response."""
         return "on_error" not in self.model_fields_set
 
     @property
     def fallback(self) -> JsonValue:
-        """The JSON value that stands in for an optional part."""
+        """The JSON value that replaces a failed optional part."""
         return self.on_error.value if self.on_error is not None else None
 
 
 class Route(Model):
-    """What may be asked for, and how it is answered."""
+    """A route: which requests it matches, and what happens to them."""
 
     path: PatternText = Field(description="Path pattern: `/literal/{one_segment}/{the_rest*}`.")
     host: RouteHost | None = Field(default=None, description="Matches this host only: a name, or `*.example.com`.")
@@ -317,7 +317,7 @@ class Route(Model):
 
     @property
     def accepted(self) -> frozenset[bytes] | None:
-        """The methods for the router: None for all. A composition answers GET (and HEAD) only, a login POST only."""
+        """The methods for the router; None for all. Compositions accept GET (and HEAD), logins and logouts POST."""
         if self.methods is not None:
             return frozenset(method.encode() for method in self.methods)
         if self.login is not None or self.logout:
@@ -326,12 +326,12 @@ class Route(Model):
 
     @property
     def is_cached(self) -> bool:
-        """Whether answers of the route, or of a part of it, are stored."""
+        """Whether responses of the route, or of a part of it, are stored."""
         return self.cache is not None or any(part.cache is not None for part in (self.compose or {}).values())
 
     @property
     def label(self) -> str:
-        """A name for logs and metrics: methods, host and pattern, never a request's path."""
+        """The name in logs and metrics: methods, host and pattern, never the path of a request."""
         methods = ",".join(self.methods) + " " if self.methods else ""
         return f"{methods}{self.host or ''}{self.path}"
 
@@ -342,7 +342,7 @@ class Route(Model):
 
 
 class Config(Model):
-    """A gateway: where it listens, what is behind it, and which requests go where."""
+    """The whole file: listener and process, services, and routes."""
 
     listen: Listen = Field(
         default=Address(host="127.0.0.1", port=8080),
@@ -395,10 +395,10 @@ class Config(Model):
 
     @property
     def scheme(self) -> str:
-        """How clients connect."""
+        """The scheme of requests of clients."""
         return "http" if self.tls is None else "https"
 
     def body_limit(self, route: Route) -> int | None:
-        """The largest request body on ``route`` in bytes, or None for no limit."""
+        """Return the largest request body on ``route`` in bytes, or None without a limit."""
         limit = self.limits.body if route.body is None else route.body
         return None if isinstance(limit, str) else limit

@@ -1,4 +1,4 @@
-"""What the configuration says of finding instances by DNS."""
+"""Discovery of instances by DNS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from passerelle.config.reading.wording import describe
 
 
 def parse_server(found: object) -> object:
-    """The address of a DNS server, port 53 if there is none."""
+    """Parse the address of a DNS server; the default port is 53."""
     if isinstance(found, Address):
         return found
     if not isinstance(found, str):
@@ -37,7 +37,7 @@ Server = Annotated[
 
 
 class Dns(Model):
-    """How names of targets with `dns+http` are looked up."""
+    """How the names of `dns+http` targets are resolved."""
 
     server: Server | None = Field(default=None, description="The DNS server; by default those of the system.")
     timeout: Duration = Field(default=2.0, description="Time for one reply.")

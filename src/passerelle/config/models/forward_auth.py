@@ -1,4 +1,4 @@
-"""The part of the configuration about asking a service whether a request may pass."""
+"""Forward authentication: a service decides whether a request may pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _by(text: str) -> str:
 
 
 class ForwardAuth(Model):
-    """Whom to ask whether a request may pass, and what is told both ways."""
+    """A service that authorizes requests, and the fields that are exchanged with it."""
 
     service: ServiceName = Field(description="The service that decides.")
     path: PlainPath = Field(description="Path of the authorization request, a `GET`. A 2xx lets the request pass.")

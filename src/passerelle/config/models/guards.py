@@ -1,4 +1,4 @@
-"""The part of the configuration that says who may ask, how often, and for what."""
+"""Guards of a route: client addresses, requirements, rate limits; and the store of API keys."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _HEADER = re.compile(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
 
 def one_or_more(found: object) -> object:
-    """One value stands for a list of it."""
+    """Convert a single value to a list of one item."""
     return found if isinstance(found, list | tuple) else (found,)
 
 
 def _field_name(text: str) -> str:
     if is_token(text) and text.lower() not in _TAKEN:
         return text
-    raise ValueError(f"found {text!r}; allowed is the name of a field of its own, such as X-API-Key")
+    raise ValueError(f"found {text!r}; allowed is a header without another meaning, such as X-API-Key")
 
 
-# Fields with a meaning of their own, which no key may stand in.
+# Fields with another meaning, which cannot carry an API key.
 _TAKEN = frozenset({"authorization", "connection", "content-length", "cookie", "expect", "host", "transfer-encoding"})
 
 _CONSUMER = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,254}[\x21-\x7e])?").fullmatch
@@ -34,14 +34,14 @@ _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}").fullmatch
 
 
 def check_consumer(text: str) -> str:
-    """The name of a consumer: visible ASCII, blanks inside."""
+    """Check the name of a consumer: visible ASCII, with blanks inside only."""
     if _CONSUMER(text):
         return text
     raise ValueError(f"found {text!r}; allowed are 1 to 256 visible ASCII characters, with blanks inside only")
 
 
 def check_scope(text: str) -> str:
-    """A scope (RFC 6749 §3.3: ``scope-token``)."""
+    """Check a scope (RFC 6749 §3.3: ``scope-token``)."""
     if _SCOPE(text):
         return text
     raise ValueError(f"found {text!r}; a scope is 1 to 128 visible ASCII characters without quotes and backslashes")
@@ -53,7 +53,7 @@ OneOrMore = BeforeValidator(one_or_more)
 
 
 class Keys(Model):
-    """API keys, for routes that accept them."""
+    """API keys, for routes with `auth: [key]`."""
 
     store: Store = Field(
         default=SHARED,
@@ -65,7 +65,7 @@ class Keys(Model):
 
 
 class Clients(Model):
-    """Which addresses may ask at all."""
+    """Which client addresses may use a route."""
 
     allow: tuple[Network, ...] = Field(
         default=(), min_length=1, description="Only clients in these ranges are allowed."
@@ -76,7 +76,7 @@ class Clients(Model):
 
 
 class Require(Model):
-    """What an authenticated client must have: all that is named here."""
+    """What an authenticated client must have. All requirements apply."""
 
     scopes: tuple[Scope, ...] = Field(default=(), min_length=1, description="The client must have all of these scopes.")
     consumers: tuple[Consumer, ...] | None = Field(
@@ -99,7 +99,7 @@ def _by(text: str) -> str:
 
 
 class RateLimit(Model):
-    """How often one client may ask."""
+    """How often one client may use a route."""
 
     rate: RateText = Field(description="Requests per second, minute, hour or day: `100/s`, `3/m`, `10000/d`.")
     burst: Annotated[int, WholeNumber(1, 1_000_000_000)] | None = Field(
@@ -116,10 +116,10 @@ class RateLimit(Model):
 
     @property
     def size(self) -> int:
-        """The burst that holds."""
+        """The effective burst."""
         return self.rate.number if self.burst is None else self.burst
 
     @property
     def label(self) -> str:
-        """What the limit is called in the fields of answers."""
+        """The name of the limit in response fields."""
         return f"{self.rate} by {self.by.removeprefix('header:')}"

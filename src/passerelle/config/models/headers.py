@@ -1,4 +1,4 @@
-"""The part of the configuration about header fields: CORS, rules for requests and responses, security headers."""
+"""Header fields: CORS, rules for requests and responses, security headers."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def _origin(text: str) -> str:
-    """An origin as browsers write it (RFC 6454 §6.2), one with a pattern for sub-domains, or ``*``."""
+    """Check an origin as browsers send it (RFC 6454 §6.2), a pattern for subdomains, or ``*``."""
     if text == "*":
         return text
     if text == "null":
-        raise ValueError("found 'null', the origin of any page in a sandbox or a file; allow origins that have a name")
+        raise ValueError("found 'null', the origin of every sandboxed page and local file; name the origins")
     lower = text.lower()
     match = _ORIGIN(lower)
     if match is None:
         raise ValueError(
             f"found {text!r}; allowed is *, an origin without a path such as https://shop.example, "
-            "or its sub-domains: https://*.shop.example"
+            "or its subdomains: https://*.shop.example"
         )
     scheme, star, host, port = match.groups()
     if star and ("." not in host or host.rpartition(".")[2].isdigit()):
-        raise ValueError(f"found {text!r}; behind *. stands a domain of at least two names, such as shop.example")
+        raise ValueError(f"found {text!r}; after *. comes a domain of at least two labels, such as shop.example")
     if port is not None and port == _DEFAULT_PORTS.get(scheme):
         raise ValueError(f"found {text!r}; browsers leave the port of {scheme} out: write {lower.rpartition(':')[0]!r}")
     return lower
@@ -85,19 +85,19 @@ class Cors(Model):
     max_age: Duration = Field(default=600.0, description="How long a browser may cache the result of a preflight.")
 
 
-# What frames or routes a message, and what is about one connection: no rule touches it (RFC 9110 §7.6.1).
+# Fields that frame or route a message or apply to one connection (RFC 9110 §7.6.1). No rule may change them.
 _FRAMING = frozenset(
     {
         *("connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "proxy-authenticate"),
         *("proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     }
 )
-# What the gateway itself says to services, and what services believe because only it can.
+# Fields that only the gateway sets; services rely on them.
 _OWN_REQUEST = frozenset({"forwarded", "proxy", "via", "x-real-ip", "x-request-id"})
 _OWN_REQUEST_PREFIXES = ("passerelle-", "x-consumer", "x-forwarded-")
-# What the answer is to be about: the cache has to know, and asks conditions of its own (RFC 9110 §13, §14).
+# Conditions and ranges (RFC 9110 §13, §14): the cache evaluates them, and sets its own.
 _CONDITIONS = frozenset({"if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"})
-# What describes the body as it goes out, or the way that the answer took, and has its own key.
+# Response fields that the gateway sets, because they describe the body as sent or the path of the response.
 _OWN_RESPONSE = frozenset(
     {
         *("age", "cache-status", "content-encoding", "content-range", "date", "ratelimit", "ratelimit-policy"),
@@ -107,14 +107,14 @@ _OWN_RESPONSE = frozenset(
 
 
 def forbidden_request(name: str) -> str | None:
-    """Why no rule may set, add or remove the request field ``name``; None where one may."""
+    """Return why no rule may set, add or remove the request field ``name``, or None if a rule may."""
     plain = name.lower().replace("_", "-")
     if plain in _FRAMING:
-        return "it frames or routes the message, or is about one connection"
+        return "it frames or routes the message, or applies to one connection"
     if plain in _OWN_REQUEST or plain.startswith(_OWN_REQUEST_PREFIXES):
-        return "the gateway itself writes it, and services rely on that"
+        return "only the gateway sets it, and services rely on that"
     if plain in _CONDITIONS:
-        return "it asks for a part of an answer, or on a condition, and that is the client's and the cache's business"
+        return "conditions and ranges are set by clients and the cache"
     return None
 
 
@@ -128,21 +128,21 @@ def _request_name(text: str) -> str:
 def _response_name(text: str) -> str:
     name = _field(text).lower()
     if name in _FRAMING:
-        raise ValueError(f"found {text!r}; it frames the message, or is about one connection")
+        raise ValueError(f"found {text!r}; it frames the message, or applies to one connection")
     if name in _OWN_RESPONSE or name.startswith("passerelle-"):
-        raise ValueError(f"found {text!r}; the gateway itself writes it")
+        raise ValueError(f"found {text!r}; the gateway sets it")
     if name.startswith("access-control-"):
-        raise ValueError(f"found {text!r}; write cors: on the route")
+        raise ValueError(f"found {text!r}; use cors of the route")
     return text
 
 
 def _value(text: str) -> str:
-    """Visible ASCII, blanks inside: nothing that could end the line (RFC 9110 §5.5)."""
+    """Check a field value: visible ASCII with blanks inside, so that it cannot end the line (RFC 9110 §5.5)."""
     if not re.fullmatch(r"(?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?", text):
-        # What was found is not shown: it may be a credential for the service.
-        raise ValueError("a field's value is visible ASCII, with blanks inside only")
+        # The value is not shown: it may be a credential for the service.
+        raise ValueError("a field value is visible ASCII, with blanks inside only")
     if len(text) > 4096:
-        raise ValueError(f"found {len(text)} characters; a field's value has at most 4096")
+        raise ValueError(f"found {len(text)} characters; a field value has at most 4096")
     return text
 
 
@@ -153,7 +153,7 @@ _Values = Takes("mapping of fields to values")
 
 
 class RequestHeaders(Model):
-    """What is changed in the fields that services get."""
+    """Rules for the header fields that services receive."""
 
     set: Annotated[dict[RequestName, Value], _Values] = Field(
         default={},
@@ -169,7 +169,7 @@ class RequestHeaders(Model):
 
 
 class ResponseHeaders(Model):
-    """What is changed in the fields that clients get."""
+    """Rules for the header fields that clients receive."""
 
     set: Annotated[dict[ResponseName, Value], _Values] = Field(
         default={}, min_length=1, description="Fields that replace all fields of the same name."
@@ -183,7 +183,7 @@ class ResponseHeaders(Model):
 
 
 def _off(found: object) -> object:
-    """YAML reads a bare ``off`` as false."""
+    """Convert false to ``off``."""
     return "off" if found is False else found
 
 
@@ -191,7 +191,8 @@ def _hsts(text: str) -> str:
     if text == "off" or re.fullmatch(r"max-age=[0-9]{1,10}(; includeSubDomains)?(; preload)?", text):
         return text
     raise ValueError(
-        f"found {text!r}; allowed is off, or max-age=31536000 with '; includeSubDomains' and '; preload' behind it"
+        f"found {text!r}; allowed is off, or max-age=31536000 optionally followed by '; includeSubDomains' "
+        "and '; preload'"
     )
 
 
@@ -199,7 +200,7 @@ _OFF = BeforeValidator(_off)
 
 
 class SecurityHeaders(Model):
-    """Fields that tell browsers to be careful; `true` for the defaults."""
+    """Security fields for browsers. `true` selects the defaults."""
 
     hsts: Annotated[Text, _OFF, AfterValidator(_hsts), Takes("text or `off`")] = Field(
         default="max-age=31536000", description="`Strict-Transport-Security`, sent over TLS only, or `off`."

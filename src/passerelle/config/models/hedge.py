@@ -1,4 +1,4 @@
-"""What the configuration says of asking a second instance as well."""
+"""Hedged requests: a second attempt at another instance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PERCENTILE = re.compile(r"p(\d{2}(?:\.\d{1,2})?)", re.ASCII).fullmatch
 
 @dataclass(frozen=True, slots=True)
 class Percentile:
-    """What ``percent`` of a hundred answers do not exceed."""
+    """A percentile of the latency: the value that ``percent`` % of the responses do not exceed."""
 
     percent: float
 
@@ -27,7 +27,7 @@ class Percentile:
 
 
 def parse_after(found: object) -> object:
-    """A duration, or a percentile of the route's latency such as ``p95``."""
+    """Parse a duration, or a percentile of the latency of the route such as ``p95``."""
     if isinstance(found, Percentile):
         return found
     if isinstance(found, str) and found.startswith("p"):
@@ -49,7 +49,7 @@ After = Annotated[
 
 
 class Hedge(Model):
-    """A `GET` or `HEAD` that is not answered in time goes to a second instance too, and who answers first wins."""
+    """When a `GET` or `HEAD` is also sent to a second instance. The first response is used."""
 
     after: After = Field(
         description="Time until the second attempt: a duration, or a percentile of the latency such as `p95`."

@@ -1,4 +1,4 @@
-"""The part of the configuration about the token in which services are told who asks."""
+"""The signed token that identifies the client to services."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _header(text: str) -> str:
     if _NAME(text) and text.lower() not in _TAKEN:
         return text
     raise ValueError(
-        f"found {text!r}; allowed is X-Consumer-… (but -Auth, -Roles and -Scopes), which no client can set"
+        f"found {text!r}; allowed is X-Consumer-… (except -Auth, -Roles and -Scopes), which no client can set"
     )
 
 
@@ -32,7 +32,7 @@ def _secret(text: str) -> str:
 
 
 class IdentityToken(Model):
-    """A short-lived JSON web token that the gateway signs, for services that want more than a field."""
+    """A short-lived JSON web token that the gateway signs for services."""
 
     key: File | None = Field(
         default=None, description="A file with a private Ed25519 key in PEM: tokens are signed with `EdDSA`."

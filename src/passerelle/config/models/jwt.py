@@ -1,4 +1,4 @@
-"""The part of the configuration about JSON web tokens."""
+"""JSON web tokens as credentials."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]
 SECRET_OCTETS = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""How long the secret of each algorithm for secrets is at least (RFC 7518 §3.2)."""
+"""The shortest secret of each HMAC algorithm, in octets (RFC 7518 §3.2)."""
 KEY_SOURCES = ("secret", "key", "jwks")
-"""Where the keys come from: exactly one of these."""
+"""The sources of keys. A `jwt` has exactly one of them."""
 
 _URL = re.compile(r"https?://[!-~]+").fullmatch
 _FORWARD = re.compile(r"(?i:x-consumer-)[A-Za-z0-9-]{1,64}").fullmatch
@@ -33,7 +33,7 @@ def _jwks(found: object, info: ValidationInfo) -> object:
             raise ValueError(f"found {found!r}; allowed is an https:// address or a path")
         if "@" in found:
             raise ValueError(
-                "found a user name or a password in an address; it would be logged, and a key set is public"
+                "found a user name or a password in the address; addresses are logged, and key sets are public"
             )
         return found
     return parse_file(found, info)
@@ -43,13 +43,13 @@ def _forward(text: str) -> str:
     if _FORWARD(text) and text.lower() not in _OWN:
         return text
     raise ValueError(
-        f"found {text!r}; allowed is X-Consumer-… (but -Scopes and -Auth), which no client can set, "
+        f"found {text!r}; allowed is X-Consumer-… (except -Scopes and -Auth), which no client can set, "
         "such as X-Consumer-Email"
     )
 
 
 class Jwt(Model):
-    """JSON web tokens, for routes that accept them."""
+    """How JSON web tokens are verified, for routes with `auth: [jwt]`."""
 
     algorithms: Annotated[tuple[Algorithm, ...], Takes("list of algorithms")] = Field(
         min_length=1, description="The accepted signature algorithms."
@@ -91,14 +91,14 @@ class Jwt(Model):
 
 
 def jwt_shape(keys: set[str]) -> Shape:
-    """What is wrong with a ``jwt`` that has exactly these ``keys``."""
+    """Check which keys a ``jwt`` combines."""
     sources = [key for key in KEY_SOURCES if key in keys]
     if not sources:
         return [(None, f"jwt needs one of {', '.join(KEY_SOURCES)}; found none of them")]
     findings: Shape = [
-        (key, f"found beside {sources[0]}; allowed is one of {', '.join(KEY_SOURCES)}") for key in sources[1:]
+        (key, f"found together with {sources[0]}; allowed is one of {', '.join(KEY_SOURCES)}") for key in sources[1:]
     ]
     if "jwks" not in keys:
         wrong = [key for key in ("refresh", "cooldown") if key in keys]
-        findings += [(key, f"found beside {sources[0]}; allowed with jwks only") for key in wrong]
+        findings += [(key, f"found together with {sources[0]}; allowed with jwks only") for key in wrong]
     return findings

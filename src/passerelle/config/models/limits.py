@@ -1,4 +1,4 @@
-"""Bounds on what clients may send, and on how many they may be."""
+"""Limits on the requests and connections of clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from passerelle.config.models.values import WholeNumber
 
 
 class Limits(Model):
-    """What a client may send."""
+    """Limits on the requests and connections of clients."""
 
     head: Size = Field(
         default=32 * 1024, description="Largest head: request line and header fields. Beyond: 431 (414 for the target)."

@@ -13,7 +13,7 @@ from passerelle.config.reading.wording import describe
 
 
 class Redis(BaseModel):
-    """``url`` may hold a password: it is for the client alone. ``address`` may be shown."""
+    """A Redis. ``url`` may contain a password and must not be shown; ``address`` may be."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,9 +27,9 @@ class Redis(BaseModel):
 
 
 def parse_redis(found: object) -> object:
-    """``redis://[user:password@]host[:port][/database]``, or ``rediss://`` for TLS; what is left out: 6379 and 0.
+    """Parse ``redis://[user:password@]host[:port][/database]``, or ``rediss://`` for TLS.
 
-    ``ValueError`` for anything else; it does not repeat what may be a password.
+    The default port is 6379, the default database 0. Error messages never show what may be a password.
     """
     if isinstance(found, Redis):
         return found

@@ -1,4 +1,4 @@
-"""The part of the configuration about sessions: what a cookie is, and who looks at passwords."""
+"""Sessions and logins."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Yes = Annotated[Literal[True], BeforeValidator(_yes), Takes("`true`")]
 
 
 class Sessions(Model):
-    """Logins and their cookies."""
+    """Sessions: their store, cookie, lifetime and CSRF protection."""
 
     store: Store = Field(
         default=SHARED,
@@ -66,7 +66,7 @@ class Sessions(Model):
 
 
 class Login(Model):
-    """Who looks at user names and passwords, and how often they may be guessed."""
+    """The service that verifies user names and passwords, and the limits on wrong ones."""
 
     service: ServiceName = Field(description="The service that verifies passwords.")
     path: PlainPath = Field(description="Path of the verification request, a `POST`; no route should lead to it.")

@@ -1,4 +1,4 @@
-"""Which keys stand together in a service and in a route."""
+"""Rules about combinations of keys in a service and in a route."""
 
 from __future__ import annotations
 
@@ -10,50 +10,54 @@ SOURCES = ("app", "run", "targets", "zones")
 KINDS = ("service", "compose", "login", "logout")
 """A route has exactly one of these."""
 
-# What is said of requests that go upstream, or of who may make them: anybody may log in, and out.
+# Keys about forwarded requests and about access. They do not apply to logins and logouts, which the gateway handles.
 _UPSTREAM = (
     *("methods", "rewrite", "cache", "compress", "auth", "require", "attempt_timeout", "tell_deadline"),
     *("hedge", "request_headers", "forward_auth", "identity_token"),
 )
-# What is said of answers that go on as they come: those of compositions and logins are read whole, within `timeout`.
+# Keys about streamed responses. The responses of parts and logins are buffered, within `timeout`.
 _STREAMED = ("stream_idle_timeout", "tunnel_idle_timeout")
 
 
 def service_shape(keys: set[str]) -> Shape:
-    """What is wrong with a service that has exactly these ``keys``."""
+    """Check which keys a service combines."""
     sources = [key for key in SOURCES if key in keys]
     if not sources:
         return [(None, f"a service needs one of {', '.join(SOURCES)}; found none of them")]
     if len(sources) > 1:
-        return [(key, f"found beside {sources[0]}; allowed is one of {', '.join(SOURCES)}") for key in sources[1:]]
+        return [
+            (key, f"found together with {sources[0]}; allowed is one of {', '.join(SOURCES)}") for key in sources[1:]
+        ]
     source = sources[0]
     findings: Shape = []
     if source in ("targets", "zones"):
         wrong = [key for key in ("instances", "env", "cwd") if key in keys]
-        findings += [(key, f"found beside {source}; allowed with app or run only") for key in wrong]
+        findings += [(key, f"found together with {source}; allowed with app or run only") for key in wrong]
     if source != "zones" and "near" in keys:
-        findings.append(("near", f"found beside {source}; allowed with zones only"))
+        findings.append(("near", f"found together with {source}; allowed with zones only"))
     if source != "app" and "interface" in keys:
-        findings.append(("interface", f"found beside {source}; allowed with app only"))
+        findings.append(("interface", f"found together with {source}; allowed with app only"))
     return findings
 
 
 def route_shape(keys: set[str]) -> Shape:
-    """What is wrong with a route that has exactly these ``keys``."""
+    """Check which keys a route combines."""
     kinds = [key for key in KINDS if key in keys]
     if len(kinds) > 1:
-        return [(key, f"found beside {kinds[0]}; allowed is one of {', '.join(KINDS)}") for key in kinds[1:]]
+        return [(key, f"found together with {kinds[0]}; allowed is one of {', '.join(KINDS)}") for key in kinds[1:]]
     if not kinds:
         return [(None, f"a route needs one of {', '.join(KINDS)}; found none of them")]
     if kinds[0] in ("login", "logout"):
         wrong = [key for key in (*_UPSTREAM, *_STREAMED) if key in keys]
         if kinds[0] == "logout":
             wrong += [key for key in ("timeout", "attempts") if key in keys]
-        return [(key, f"found beside {kinds[0]}, which the gateway itself answers") for key in wrong]
+        return [(key, f"found together with {kinds[0]}, which the gateway handles itself") for key in wrong]
     findings: Shape = []
     if "compose" in keys:
         if "rewrite" in keys:
-            findings.append(("rewrite", "found beside compose; allowed with service only (each part has its own path)"))
+            findings.append(
+                ("rewrite", "found together with compose; allowed with service only (each part has its own path)")
+            )
         wrong = [key for key in _STREAMED if key in keys]
-        findings += [(key, "found beside compose, whose parts are read whole within the timeout") for key in wrong]
+        findings += [(key, "found together with compose, whose parts are buffered within the timeout") for key in wrong]
     return findings

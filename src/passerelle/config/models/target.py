@@ -1,4 +1,4 @@
-"""What the configuration says of instances that run already: where they are, or where they are found; in groups."""
+"""Targets: running instances, sources of them, and zones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from passerelle.config.reading.wording import describe
 
 
 class Target(Model):
-    """A running instance, or where running instances are found; in short form only its URL."""
+    """A running instance, or a source of running instances. The short form is its URL."""
 
     url: Url | None = Field(
         default=None,
@@ -38,7 +38,7 @@ class Target(Model):
 
     @property
     def is_found(self) -> bool:
-        """Whether its instances are found at run time."""
+        """Whether its instances are discovered at run time."""
         return self.file is not None or isinstance(self.url, Lookup)
 
     @model_validator(mode="after")
@@ -46,7 +46,7 @@ class Target(Model):
         if (self.url is None) == (self.file is None):
             raise ValueError("a target has exactly one of url, file")
         if self.file is not None and "weight" in self.model_fields_set:
-            raise ValueError("found weight beside file; the weights stand in that file")
+            raise ValueError("found weight together with file; the weights are in that file")
         return self
 
 

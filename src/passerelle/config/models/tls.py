@@ -1,4 +1,4 @@
-"""The part of the configuration about TLS: at the listener, and to the instances of a service."""
+"""TLS of the listener, and TLS to the instances of a service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from passerelle.config.models.values import File, Flag, RouteHost, Text
 
 
 def _version(found: object) -> object:
-    """``1.3`` without quotes is a number to YAML, and means the same."""
+    """Convert a number to text: YAML reads ``1.3`` without quotes as a number."""
     return str(found) if isinstance(found, float) else found
 
 
@@ -23,18 +23,18 @@ def _server_name(found: object) -> object:
     return found
 
 
-def _asked_name(host: str) -> str:
+def _certificate_name(host: str) -> str:
     try:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return host
-    raise ValueError(f"found {host!r}; clients ask for names only, never for an address")
+    raise ValueError(f"found {host!r}; a server name (SNI) is never an address")
 
 
 class Certificate(Model):
-    """A certificate of the listener for some names."""
+    """A certificate of the listener for certain server names."""
 
-    names: tuple[Annotated[RouteHost, AfterValidator(_asked_name)], ...] = Field(
+    names: tuple[Annotated[RouteHost, AfterValidator(_certificate_name)], ...] = Field(
         min_length=1, description="Server names (SNI) that select this certificate: a name, or `*.example.com`."
     )
     certificate: File = Field(description="The certificate in PEM, followed by its chain.")
@@ -42,7 +42,7 @@ class Certificate(Model):
 
 
 class ListenerTls(Model):
-    """TLS at the listener: clients connect with `https://`."""
+    """TLS of the listener: clients connect with `https://`."""
 
     certificate: File = Field(description="The certificate in PEM, followed by its chain.")
     key: File = Field(description="The private key of the certificate in PEM, without a password.")
@@ -63,7 +63,7 @@ class ListenerTls(Model):
 
 
 class ServiceTls(Model):
-    """How the gateway speaks TLS to the `https://` targets of a service."""
+    """TLS from the gateway to the `https://` targets of a service."""
 
     verify: Flag = Field(
         default=True, description="Whether the certificate of the instance is verified; `false` accepts any."

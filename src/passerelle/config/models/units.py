@@ -1,4 +1,4 @@
-"""Durations and sizes: text with a unit, as the file writes them, to seconds and bytes and back."""
+"""Durations, sizes, percentages and rates: conversions between text with a unit and numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _quantity(found: object, units: dict[str, Any], example: str, what: str) -> 
 
 
 def parse_duration(found: object) -> float:
-    """Seconds, from text such as ``250ms``, ``3s``, ``1.5m``, ``1h``."""
+    """Parse a duration such as ``250ms``, ``3s``, ``1.5m`` or ``1h``. Returns seconds."""
     number, unit = _quantity(found, SECONDS, "250ms or 3s", "a duration")
     seconds = number * SECONDS[unit]
     if not 0 < seconds <= 86400 * 7:
@@ -44,13 +44,13 @@ def parse_duration(found: object) -> float:
 
 
 def parse_size(found: object) -> int:
-    """Bytes, from text such as ``512B``, ``32KiB``, ``1MB``."""
+    """Parse a size such as ``512B``, ``32KiB`` or ``1MB``. Returns bytes."""
     number, unit = _quantity(found, BYTES, "32KiB or 10MiB", "a size")
     return math.floor(number * BYTES[unit])
 
 
 def parse_limit(found: object) -> int | Literal["unlimited"]:
-    """A size, or ``unlimited``."""
+    """Parse a size, or ``unlimited``. Returns bytes."""
     if found == "unlimited":
         return "unlimited"
     number, unit = _quantity(found, BYTES, "10MiB, or is unlimited", "a size")
@@ -58,7 +58,7 @@ def parse_limit(found: object) -> int | Literal["unlimited"]:
 
 
 def parse_percent(found: object) -> float:
-    """A part of a whole, from text such as ``20%``: 0 to 1."""
+    """Parse a percentage such as ``20%``. Returns a fraction from 0 to 1."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", found.strip(), re.ASCII) if isinstance(found, str) else None
     if match is None or float(match[1]) > 100:
         raise ValueError(f"found {describe(found)}; allowed is a percentage from 0% to 100%, such as 20%")
@@ -72,7 +72,7 @@ Percent = Annotated[
     WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$", "examples": ["20%"]}),
     Takes("percentage"),
 ]
-"""A part, 0 to 1."""
+"""A fraction from 0 to 1."""
 
 Duration = Annotated[
     float,
@@ -109,7 +109,7 @@ Limit = Annotated[
 
 
 class Rate(NamedTuple):
-    """``number`` requests each ``seconds``."""
+    """``number`` requests in ``seconds``."""
 
     number: int
     seconds: int
@@ -124,7 +124,7 @@ _RATE = re.compile(r"(\d{1,9})\s*/\s*([A-Za-z]+)", re.ASCII).fullmatch
 
 
 def parse_rate(found: object) -> Rate:
-    """A rate, from text such as ``100/s``, ``10000/d``."""
+    """Parse a rate such as ``100/s`` or ``10000/d``."""
     match = _RATE(found.strip()) if isinstance(found, str) else None
     if match is None or match[2] not in _PER or int(match[1]) == 0:
         raise ValueError(f"found {describe(found)}; a rate is a number per {', '.join(_PER)}, such as 100/s")
@@ -140,7 +140,7 @@ RateText = Annotated[
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds as the file writes them: ``250ms``, ``30s``, ``5m``."""
+    """Format seconds as a duration: ``250ms``, ``30s``, ``5m``."""
     if seconds < 1:
         return f"{seconds * 1000:g}ms"
     for unit in ("h", "m"):
@@ -149,13 +149,13 @@ def duration_text(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
-def percent_text(part: float) -> str:
-    """A part as the file writes it: ``20%``."""
-    return f"{part * 100:g}%"
+def percent_text(fraction: float) -> str:
+    """Format a fraction as a percentage: ``20%``."""
+    return f"{fraction * 100:g}%"
 
 
 def size_text(octets: int | None) -> str:
-    """Bytes as the file writes them: ``32KiB``, ``10MiB``; None is ``unlimited``."""
+    """Format bytes as a size: ``32KiB``, ``10MiB``; None is ``unlimited``."""
     if octets is None:
         return "unlimited"
     for unit in ("GiB", "MiB", "KiB", "GB", "MB", "KB"):

@@ -1,7 +1,7 @@
-"""The small values of a configuration: numbers, names, paths, commands. Each says what is allowed when refused.
+"""Types of simple values: numbers, names, paths, commands.
 
-Parsers take what YAML gave (text, number, bool, None) and raise ``ValueError`` with a message made of what was found
-and what is allowed; :mod:`passerelle.config.loader` adds file, line, column and key.
+Parsers take a value from YAML (text, number, bool or None). They raise ``ValueError`` with a message that states what
+was found and what is allowed; :mod:`passerelle.config.loader` adds file, line, column and key.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ METHODS = (
     *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "PURGE", "REPORT", "SEARCH"),
     *("COPY", "LOCK", "MKCALENDAR", "MKCOL", "MOVE", "PROPFIND", "PROPPATCH", "UNLOCK"),
 )
-"""Methods that a route may name. The gateway refuses CONNECT and TRACE; a route without names takes any other."""
+"""Methods that a route may list. The gateway refuses CONNECT and TRACE; a route without a list accepts all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class WholeNumber:
     high: int
 
     def check(self, found: object) -> int:
-        """The number, or ``ValueError``."""
+        """Return the number. Raises ``ValueError`` if it is not allowed."""
         allowed = f"allowed is a whole number from {self.low} to {self.high}"
         if isinstance(found, bool) or not isinstance(found, int):
             quoted = "; remove the quotes" if isinstance(found, str) and found.isdigit() else ""
@@ -61,7 +61,7 @@ class WholeNumber:
 
 
 def parse_file(found: object, info: ValidationInfo) -> Path:
-    """A path, relative to the folder of the configuration file (``info.context["folder"]``)."""
+    """Parse a path, relative to the folder of the configuration file (``info.context["folder"]``)."""
     if not isinstance(found, str) or not found or "\0" in found:
         raise ValueError(f"found {describe(found)}; allowed is a path")
     return Path((info.context or {}).get("folder", "."), found)
@@ -71,11 +71,11 @@ File = Annotated[Path, BeforeValidator(parse_file), WithJsonSchema({"type": "str
 
 
 SHARED: Final = "redis"
-"""What stands in the place of a file for what is kept in Redis."""
+"""The value of a store that is kept in Redis instead of a file."""
 
 
 def parse_store(found: object, info: ValidationInfo) -> object:
-    """``redis`` or a path."""
+    """Parse ``redis`` or a path."""
     return SHARED if found == SHARED else parse_file(found, info)
 
 
@@ -88,7 +88,7 @@ Store = Annotated[
 
 
 def parse_access_log(found: object, info: ValidationInfo) -> object:
-    """``stdout``, ``off`` or a path."""
+    """Parse ``stdout``, ``off`` or a path."""
     if found in ("stdout", "off"):
         return found
     if found is False:
@@ -110,7 +110,7 @@ _APP = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w
 
 
 def parse_app(found: object) -> str:
-    """``module:attribute``."""
+    """Parse ``module:attribute``."""
     if isinstance(found, str) and _APP(found):
         return found
     raise ValueError(f"found {describe(found)}; allowed is module:attribute, such as users.app:app")
@@ -125,7 +125,7 @@ App = Annotated[
 
 
 def parse_command(found: object) -> object:
-    """A command as a list of words; text is split like a shell does, without a shell."""
+    """Parse a command: a list of words, or text that is split like a shell command, without a shell."""
     if isinstance(found, str):
         try:
             found = shlex.split(found)
@@ -164,7 +164,7 @@ def _template(text: str) -> str:
 
 
 def _plain_path(text: str) -> str:
-    """A fixed path: canonical, without parameters."""
+    """Check a fixed path: canonical, without parameters."""
     try:
         canonical = canonical_path(text.encode("utf-8")).decode("ascii")
     except Failure as failure:
@@ -194,15 +194,15 @@ PlainPath = Annotated[
 
 def _route_host(text: str) -> str:
     if "/" in text:
-        raise ValueError(f"found {text!r}; allowed is a host name alone, such as api.example.com")
+        raise ValueError(f"found {text!r}; allowed is a host name only, such as api.example.com")
     if text == "*":
-        raise ValueError("found '*'; leave the key out for every host")
+        raise ValueError("found '*'; omit the key to match every host")
     host = text.lower().removesuffix(".")
     name = host.removeprefix("*.")
     if host.startswith("["):
         return f"[{split_address(host, '[::1]', default_port=80).host}]"
     if ":" in host:
-        raise ValueError(f"found {text!r}; a host has no port here: write {host.partition(':')[0]!r}")
+        raise ValueError(f"found {text!r}; a host has no port; write {host.partition(':')[0]!r}")
     if "*" in name:
         raise ValueError(f"found {text!r}; a star is allowed as the whole first label only, such as '*.example.com'")
     if not HOST(name):
@@ -236,7 +236,7 @@ def _flag(found: object) -> object:
 Flag = Annotated[bool, BeforeValidator(_flag)]
 
 
-# RFC 9110 §5.6.2: the name of a field, among others.
+# A token (RFC 9110 §5.6.2), such as a field name.
 is_token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 
 
@@ -247,7 +247,7 @@ def _field_name(text: str) -> str:
 
 
 def _tag(text: str) -> str:
-    """Printable ASCII without blanks and commas, which separate tags in the fields that carry them."""
+    """Check a tag: printable ASCII without blanks and commas, which separate tags in header fields."""
     plain = re.sub(r"\{[A-Za-z_][A-Za-z0-9_]*\}", "x", text)
     if not re.fullmatch(r"[!-~]{1,256}", plain) or set(plain) & set("{},"):
         raise ValueError(

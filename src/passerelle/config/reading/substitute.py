@@ -1,4 +1,4 @@
-"""``${VAR}``, ``${VAR:-default}`` and ``${file:path}`` inside values."""
+"""Substitution of ``${VAR}``, ``${VAR:-default}`` and ``${file:path}`` in values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL).fullma
 
 @dataclass(slots=True)
 class Substituted:
-    """The text with everything filled in, whether a file's content is in it, and (nth ``$``, message) of failures."""
+    """The result: the text, whether it contains the content of a file, and failures as (nth ``$``, message)."""
 
     text: str
     secret: bool = False
@@ -26,7 +26,7 @@ class Substituted:
 
 
 def substitute(text: str, environ: Mapping[str, str], folder: Path) -> Substituted:
-    """Fill in ``text``. ``$$`` is a dollar sign; any other ``$`` that no brace follows stays as it is."""
+    """Substitute variables in ``text``. ``$$`` is a dollar sign; a ``$`` without a brace stays as it is."""
     result = Substituted("")
     done = 0
     pieces: list[str] = []
@@ -39,13 +39,13 @@ def substitute(text: str, environ: Mapping[str, str], folder: Path) -> Substitut
         elif not match.group(3):
             result.problems.append((nth, "found ${ without }; allowed are ${VAR}, ${VAR:-default} and ${file:path}"))
         else:
-            pieces.append(_fill(match.group(2), nth, environ, folder, result))
+            pieces.append(_value(match.group(2), nth, environ, folder, result))
     pieces.append(text[done:])
     result.text = "".join(pieces)
     return result
 
 
-def _fill(inside: str, nth: int, environ: Mapping[str, str], folder: Path, result: Substituted) -> str:
+def _value(inside: str, nth: int, environ: Mapping[str, str], folder: Path, result: Substituted) -> str:
     if inside.startswith("file:"):
         result.secret = True
         try:
@@ -61,7 +61,7 @@ def _fill(inside: str, nth: int, environ: Mapping[str, str], folder: Path, resul
         return ""
     name, default = match.groups()
     value = environ.get(name)
-    # As in a shell, ":-" stands in for a variable that is empty too.
+    # As in a shell, the default of ":-" also replaces an empty variable.
     if default is not None:
         return value or default
     if value is None:
@@ -74,7 +74,7 @@ def _fill(inside: str, nth: int, environ: Mapping[str, str], folder: Path, resul
 
 
 def _read(path: Path) -> str:
-    """The text of a secret's file without its last line end."""
+    """Read a secret file. Returns its text without the last line end."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SECRET_BYTES + 1)

@@ -1,4 +1,4 @@
-"""The words of error messages: what was found, and what was probably meant."""
+"""Parts of error messages: what was found, and what was probably meant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def describe(found: object) -> str:
-    """What was found, in the words of an error message."""
+    """Describe a value for an error message."""
     if found is None:
         return "nothing"
     if isinstance(found, bool):
@@ -24,13 +24,13 @@ def describe(found: object) -> str:
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name that ``word`` was probably meant to be, or None."""
+    """Return the allowed name that is closest to ``word``, or None if none is close."""
     by_lower = {name.lower(): name for name in allowed}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
 
 
 def hint(word: str, allowed: Iterable[str]) -> str:
-    """``; did you mean X?``, or nothing."""
+    """Return ``; did you mean X?``, or an empty text."""
     name = nearest(word, allowed)
     return f"; did you mean {name}?" if name else ""

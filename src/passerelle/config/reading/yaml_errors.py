@@ -1,14 +1,14 @@
-"""What is wrong with a text that is no YAML, in the words of who wrote it and not of its parser."""
+"""Explanations of YAML syntax errors: where to change the file, and how."""
 
 from __future__ import annotations
 
 import yaml
 
-_QUOTE = "a value that has it needs quotes"
+_QUOTE = "put the value in quotes"
 
 
-def place_and_words(text: str, error: yaml.MarkedYAMLError) -> tuple[int, int, str]:
-    """The 1-based line and column where it is to be changed, and what to change there."""
+def explain(text: str, error: yaml.MarkedYAMLError) -> tuple[int, int, str]:
+    """Return the 1-based line and column to change, and a message that states what to change."""
     problem, context = str(error.problem), str(error.context or "")
     mark = error.problem_mark or error.context_mark
     opened = error.context_mark or mark
@@ -20,7 +20,11 @@ def place_and_words(text: str, error: yaml.MarkedYAMLError) -> tuple[int, int, s
     if "mapping values are not allowed" in problem:
         return line, column, "found a second ':'; the indentation is wrong, or a value with ': ' needs quotes"
     if opened is not None and "could not find expected ':'" in problem:
-        return opened.line + 1, opened.column + 1, "found a line without a key; a name, a colon and a blank come first"
+        return (
+            opened.line + 1,
+            opened.column + 1,
+            "found a line without a key; a line is a key, a colon and a blank, then the value",
+        )
     if opened is not None and "end of stream" in problem and "quoted scalar" in context:
         return opened.line + 1, opened.column + 1, "found a quote that is not closed"
     if "cannot start any token" in problem or "alphabetic or numeric character" in problem:
@@ -34,8 +38,8 @@ def place_and_words(text: str, error: yaml.MarkedYAMLError) -> tuple[int, int, s
     if "expected the node content" in problem:
         found = here[column - 1 : column]
         if not found:
-            return line, column, "found the end where a value is needed; a bracket is not closed"
-        return line, column, f"found {found!r} where a value is needed; {_QUOTE}"
+            return line, column, "found the end where a value is expected; a bracket is not closed"
+        return line, column, f"found {found!r} where a value is expected; {_QUOTE}"
     return line, column, f"not valid YAML: {context + ': ' if context else ''}{problem}"
 
 
@@ -44,7 +48,7 @@ def _blanks(line: str) -> str:
 
 
 def _start(lines: list[str], error: yaml.MarkedYAMLError) -> str:
-    """A value that begins with a character that means something else (``*``, ``&``, ``@``, ``%``, `````)."""
+    """Explain a value that begins with a character with a special meaning (``*``, ``&``, ``@``, ``%``, `````)."""
     mark = error.problem_mark
     assert mark is not None
     at = mark.column - (1 if "alphabetic" in str(error.problem) else 0)
@@ -65,23 +69,25 @@ def _in_brackets(problem: str, opened: yaml.Mark | None) -> str:
 
 
 def _at_wrong_place(problem: str, lines: list[str], column: int, opened: yaml.Mark | None) -> str:
-    """Something, in the last of these lines, that is neither in line with what stands around it nor below it."""
+    """Explain a wrong indentation, or text in the wrong place, in the last of ``lines``."""
     found = problem.rpartition("but found ")[2].strip("'")
     here, own = lines[-1], column - 1
     if found in ("}", "]", ","):
-        return f"found {found!r} that nothing has opened; take it out, or put the value in quotes"
+        return f"found {found!r} without an opening one; remove it, or put the value in quotes"
     if len(_blanks(here)) != own:
-        return "found more behind a value that has ended; put all of it in quotes"
+        return "found text after the end of a value; put the whole value in quotes"
     if opened is not None and own == opened.column:
         if here.lstrip().startswith("-"):
-            return f"found '-' in line with the keys of line {opened.line + 1}; move it below the other '-' of its list"
-        return f"found a key in line with the '-' of line {opened.line + 1}; a new item of the list begins with '- '"
+            keys = f"the keys of line {opened.line + 1}"
+            return f"found '-' at the indentation of {keys}; align it with the other '-' of its list"
+        item = f"the '-' of line {opened.line + 1}"
+        return f"found a key at the indentation of {item}; a new item of the list begins with '- '"
     fitting = " or ".join(str(width) for width in _widths(lines[:-1]) if width != own)
-    return f"found {own} blanks before it; to be in line with something above, allowed: {fitting}"
+    return f"found {own} blanks of indentation; allowed here: {fitting}"
 
 
 def _widths(lines: list[str]) -> list[int]:
-    """How far in the collections begin that are open after these lines, the innermost last."""
+    """Return the indentations of the collections that are open after ``lines``, the innermost last."""
     widths: list[int] = []
     for line in reversed(lines):
         bare, width = line.lstrip(), len(_blanks(line))

@@ -1,8 +1,9 @@
-"""YAML text to a tree of nodes that know their line and column.
+"""Parser from YAML text to a tree of nodes with line and column.
 
-Only what a configuration needs of YAML 1.2's core schema is read (https://yaml.org/spec/1.2.2/ §10.3): ``off``, ``yes``
-and ``12:30`` are text, not booleans or base-60 numbers as in YAML 1.1. The tree is built from the parser's events, so
-nesting, size and aliases are bounded before anything is expanded, and duplicate keys are seen.
+The parser accepts the part of the core schema of YAML 1.2 that a configuration needs (https://yaml.org/spec/1.2.2/
+§10.3): ``off``, ``yes`` and ``12:30`` are text, not booleans or base-60 numbers as in YAML 1.1. The tree is built from
+the events of the parser, so nesting, size and aliases are bounded before anything is expanded, and duplicate keys are
+detected.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from passerelle.config.reading.yaml_errors import place_and_words
+from passerelle.config.reading.yaml_errors import explain
 
 MAX_BYTES = 2**20
-"""Largest file."""
+"""Largest file, in bytes."""
 MAX_DEPTH = 32
 """Deepest nesting."""
 MAX_ALIASED = 10_000
-"""Most nodes that aliases may add to those that are written."""
+"""Most nodes that aliases may add to the written ones."""
 
 _TOO_DEEP = f"found more than {MAX_DEPTH} levels of nesting"
 _CORE_TAG = "tag:yaml.org,2002:"
@@ -35,7 +36,7 @@ Plain = str | int | float | bool | None
 
 @dataclass(slots=True)
 class YamlNode:
-    """A place in the file: 1-based line and column; ``size`` counts the nodes in it, with keys, aliases expanded."""
+    """A node with its 1-based line and column. ``size`` counts its nodes, including keys and expanded aliases."""
 
     line: int
     column: int
@@ -44,7 +45,7 @@ class YamlNode:
 
 @dataclass(slots=True)
 class YamlScalar(YamlNode):
-    """A value. ``quoted`` scalars are text always; ``end`` is the 0-based (line, column) behind it."""
+    """A scalar. If ``quoted``, it is always text. ``end`` is the 0-based (line, column) after it."""
 
     text: str = ""
     quoted: bool = False
@@ -60,13 +61,13 @@ class YamlSequence(YamlNode):
 
 @dataclass(slots=True)
 class YamlMapping(YamlNode):
-    """A mapping: the first of each key."""
+    """A mapping. Of duplicate keys, it has the first."""
 
     items: dict[str, tuple[YamlScalar, YamlNode]] = field(default_factory=dict)
 
 
 class SyntaxProblem(Exception):
-    """The text cannot be read as a tree; line and column are 1-based."""
+    """Raised for invalid YAML. Line and column are 1-based."""
 
     def __init__(self, line: int, column: int, message: str) -> None:
         super().__init__(message)
@@ -77,7 +78,7 @@ class SyntaxProblem(Exception):
 
 @dataclass(slots=True)
 class Duplicate:
-    """A key that stands twice in one mapping."""
+    """A key that occurs twice in one mapping."""
 
     key: YamlScalar
     first: YamlScalar
@@ -85,7 +86,7 @@ class Duplicate:
 
 
 def resolve(text: str) -> Plain:
-    """The value of a plain (unquoted) scalar by the core schema."""
+    """Resolve a plain (unquoted) scalar by the core schema."""
     if text in _NULL:
         return None
     if text in _TRUE:
@@ -100,7 +101,7 @@ def resolve(text: str) -> Plain:
 
 
 class _Frame:
-    """A collection that is being read."""
+    """An open collection."""
 
     __slots__ = ("anchor", "key", "node")
 
@@ -148,7 +149,7 @@ class _Builder:
 
     def _alias(self, name: str, line: int, column: int) -> YamlNode:
         if name in self.open_anchors:
-            raise SyntaxProblem(line, column, f"the alias *{name} stands inside its own anchor")
+            raise SyntaxProblem(line, column, f"the alias *{name} is inside its own anchor")
         node = self.anchors.get(name)
         if node is None:
             raise SyntaxProblem(line, column, f"the alias *{name} has no anchor &{name} above it")
@@ -190,7 +191,7 @@ class _Builder:
         mapping.items[key.text] = (key, node)
 
     def _parents(self) -> Iterator[str | int]:
-        """Where the innermost open collection stands, from the root on."""
+        """Yield the place of the innermost open collection, from the root down."""
         for frame in self.stack[:-1]:
             if isinstance(frame.node, YamlSequence):
                 yield len(frame.node.items)
@@ -199,7 +200,7 @@ class _Builder:
 
 
 def parse(text: str) -> tuple[YamlNode, list[Duplicate]]:
-    """The tree of a YAML document and its duplicate keys; raises :class:`SyntaxProblem`."""
+    """Parse a YAML document. Returns its tree and its duplicate keys. Raises :class:`SyntaxProblem`."""
     builder = _Builder()
     try:
         for event in yaml.parse(text, Loader=yaml.CBaseLoader):
@@ -207,19 +208,20 @@ def parse(text: str) -> tuple[YamlNode, list[Duplicate]]:
     except yaml.MarkedYAMLError as error:
         raise _explain(text, error) from None
     except yaml.reader.ReaderError as error:
-        # libyaml counts octets.
+        # libyaml counts positions in octets.
         before = text.encode("utf-8")[: error.position].decode("utf-8", "replace")
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
         raise SyntaxProblem(line, column, f"the character {text[len(before)]!r} is not allowed") from None
     if builder.root is None:
-        raise SyntaxProblem(1, 1, "the file is empty; needed are services and routes")
+        raise SyntaxProblem(1, 1, "the file is empty; it needs services and routes")
     return builder.root, builder.duplicates
 
 
 def _explain(text: str, error: yaml.MarkedYAMLError) -> SyntaxProblem:
-    """The same error in the words of the parser that is written in Python, which says more of what it found.
+    """Explain a syntax error of libyaml.
 
-    It takes quadratic time where nesting has no bound, which libyaml gives it.
+    The parser written in Python reports more detail, so it parses the text again. It needs quadratic time for unbounded
+    nesting, but libyaml refuses such a text first.
     """
     too_deep = "nesting" in str(error.problem)
     if not too_deep:
@@ -228,5 +230,5 @@ def _explain(text: str, error: yaml.MarkedYAMLError) -> SyntaxProblem:
                 pass
         except yaml.MarkedYAMLError as better:
             error = better
-    line, column, words = place_and_words(text, error)
-    return SyntaxProblem(line, column, _TOO_DEEP if too_deep else words)
+    line, column, message = explain(text, error)
+    return SyntaxProblem(line, column, _TOO_DEEP if too_deep else message)
