@@ -1,13 +1,13 @@
-"""How the two connections to Redis are made anew: that of the cache, and that of limits and credentials (seconds)."""
+"""Reconnection timing (seconds) of the two Redis clients: the cache's, and the one for limits and credentials."""
 
 from __future__ import annotations
 
 from typing import Final
 
-# Until a connection that does not come to stand is given up.
+# Timeout of a connection attempt.
 CONNECT: Final = 2.0
-# Between two attempts, the first of a row and each after it twice as long, up to the last.
+# Pause between attempts: the first one, doubled after each failed attempt up to the last one.
 FIRST_PAUSE: Final = 0.05
 LAST_PAUSE: Final = 1.0
-# What a new connection must last for Redis to be said to be back: one that lasts less was of no use.
+# How long a new connection must last before Redis is reported as back; a shorter connection was of no use.
 USE: Final = 3.0
