@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import hiredis
 
-from passerelle.caching.redis.times import CONNECT, FIRST_PAUSE, LAST_PAUSE, USE
+from passerelle.caching.redis.reconnect import CONNECT, FIRST_PAUSE, LAST_PAUSE, USE
 from passerelle.security.credentials import redis_api_keys, redis_login_throttle, redis_sessions
 from passerelle.security.ratelimit.redis import DECIDE, HELLO, NOW, PREFIX
 

@@ -1,1 +1,1 @@
-"""The shared cache (RFC 9111): decisions as pure functions, stores behind one small contract."""
+"""Shared cache (RFC 9111): caching decisions as pure functions, and the stores for cached responses."""

@@ -1,4 +1,4 @@
-"""HTTP dates (RFC 9110 §5.6.7): the three forms that a recipient must accept, and the one that is sent."""
+"""HTTP dates (RFC 9110 §5.6.7): parse the three accepted formats and format the preferred one."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ _LONG_DAY = rb"(?:monday|tuesday|wednesday|thursday|friday|saturday|sunday)"
 _MONTH = rb"([a-z]{3})"
 _TIME = rb"([0-9]{2}):([0-9]{2}):([0-9]{2})"
 
-# Letter case is not minded: some origins get it wrong, and no date means another one by it. Everything else is strict:
-# what is not one of these forms is an invalid date, which for Expires means "already expired" (RFC 9111 §5.3).
+# Parsing ignores letter case: some origins get it wrong, and case never changes which date is meant. Everything else is
+# strict: a value in none of these formats is an invalid date, which for Expires means "already expired" (RFC 9111
+# §5.3).
 _FIXDATE = re.compile(_DAY + rb", ([0-9]{2}) " + _MONTH + rb" ([0-9]{4}) " + _TIME + rb" gmt", re.IGNORECASE)
 _RFC850 = re.compile(_LONG_DAY + rb", ([0-9]{2})-" + _MONTH + rb"-([0-9]{2}) " + _TIME + rb" gmt", re.IGNORECASE)
 _ASCTIME = re.compile(_DAY + rb" " + _MONTH + rb" ([0-9]{2}| [0-9]) " + _TIME + rb" ([0-9]{4})", re.IGNORECASE)
 
 
-# All responses of one second have the same Date, and a file's Last-Modified comes with each of its responses.
+# Responses generated within the same second share a Date, and a file's Last-Modified is the same in every response.
 _REMEMBERED: Final = 512
 _known: dict[bytes, float | None] = {}
 
 
 def parse_date(value: bytes, now: float) -> float | None:
-    """Seconds since the epoch, or None for anything that is no HTTP date.
+    """Return the date in seconds since the epoch, or None if ``value`` is not a valid HTTP date.
 
-    ``now`` decides the century of the obsolete two-digit year: one that looks more than 50 years ahead is past.
+    ``now`` decides the century of the obsolete two-digit year: a year more than 50 years in the future is in the past
+    (RFC 9110 §5.6.7).
     """
     if value in _known:
         return _known[value]
     date = _parse(value, now)
-    if len(value) == 29:  # an IMF-fixdate, or no date: neither depends on `now`
+    if len(value) == 29:  # an IMF-fixdate or an invalid value: neither depends on `now`
         if len(_known) >= _REMEMBERED:
             _known.clear()
         _known[value] = date
@@ -72,5 +74,5 @@ def _timestamp(year: int, month_name: bytes, day: int, hour: int, minute: int, s
 
 
 def format_date(when: float) -> bytes:
-    """``when`` (seconds since the epoch) as an IMF-fixdate, the form that is sent."""
+    """Format ``when`` (seconds since the epoch) as an IMF-fixdate, the format that senders must use."""
     return formatdate(when, usegmt=True).encode("ascii")

@@ -1,8 +1,8 @@
 """Cache directives: ``Cache-Control`` (RFC 9111 §5.2) and targeted fields such as ``CDN-Cache-Control`` (RFC 9213).
 
-Nothing here raises, whatever the bytes are: what cannot be understood is ignored where the RFC says so and otherwise
-read the careful way. A lifetime that is malformed, or given twice with different values, makes the response stale
-(RFC 9111 §4.2.1); text inside a quoted string is never a directive; huge values are capped (RFC 9111 §1.2.2).
+The parsers never raise, whatever the input. Malformed parts are ignored where the RFC says so; otherwise the safer
+interpretation is used. A lifetime that is malformed, or given twice with different values, makes the response stale
+(RFC 9111 §4.2.1). Text inside a quoted string is never a directive. Huge values are capped (RFC 9111 §1.2.2).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from passerelle.http.messages import list_members
 MAX_SECONDS: Final = 2**31
 
 _TCHAR = rb"!#$%&'*+.^_`|~0-9A-Za-z-"
-# One list member: text without commas, quoted strings taken whole. A quote that is never closed runs to the end, so
-# that nothing behind it is taken for a directive. Each alternative starts with another byte: no backtracking.
+# One list member: text without commas, where a quoted string counts as a whole. An unterminated quoted string extends
+# to the end of the line, so nothing after its opening quote is taken for a directive. Each alternative starts with a
+# different byte, so there is no backtracking.
 _MEMBER = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|\\?\Z))+', re.DOTALL)
 _TOKEN = re.compile(rb"[" + _TCHAR + rb"]+")
 _DIGITS = re.compile(rb"[0-9]+")
@@ -26,10 +27,11 @@ _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 
 
 class Directives:
-    """Parsed directives: lower-case name -> the arguments it came with, in order (None where there was none).
+    """Parsed directives: maps each lower-case name to its arguments in order (None for a directive without an
+    argument).
 
-    An argument that the grammar does not allow (blanks round ``=``) is kept as ``b""``, which is no number and no
-    list, so that the directive counts but its argument does not.
+    An argument that the grammar does not allow (whitespace around ``=``) is kept as ``b""``, which is neither a number
+    nor a list: the directive counts, but its argument does not.
     """
 
     __slots__ = ("members",)
@@ -44,10 +46,10 @@ class Directives:
         return bool(self.members)
 
     def seconds(self, name: bytes, invalid: int = 0) -> int | None:
-        """The directive's delta-seconds, capped at 2**31; None when absent.
+        """Return the directive's delta-seconds, capped at 2**31, or None if the directive is absent.
 
-        ``invalid`` stands for an argument that is missing, malformed or contradicted by a second one: 0, the default,
-        is what makes a lifetime stale.
+        ``invalid`` is returned if the argument is missing, malformed or contradicted by a second value. The default of
+        0 makes a lifetime stale.
         """
         values = self.members.get(name)
         if values is None:
@@ -55,7 +57,7 @@ class Directives:
         first = values[0]
         if first is None or not _DIGITS.fullmatch(first):
             return invalid
-        # Ten digits are past the cap already; int() of thousands of digits would be slow, or refused.
+        # Ten digits already exceed the cap; int() of thousands of digits would be slow, or raise ValueError.
         digits = first.lstrip(b"0") or b"0"
         number = MAX_SECONDS if len(digits) > 10 else min(int(digits), MAX_SECONDS)
         if len(values) > 1 and any(v != first for v in values):
@@ -63,26 +65,26 @@ class Directives:
         return number
 
     def unqualified(self, name: bytes) -> bool:
-        """Whether ``no-cache`` or ``private`` stands without a usable list of fields (RFC 9111 §5.2.2.4, §5.2.2.7)."""
+        """Return whether ``no-cache`` or ``private`` occurs without a usable field list (RFC 9111 §5.2.2.4, §5.2.2.7)."""
         values = self.members.get(name)
         return values is not None and any(not v or not any(list_members(v)) for v in values)
 
     def fields(self, name: bytes) -> frozenset[bytes]:
-        """The lower-case field names that a qualified ``no-cache`` or ``private`` lists."""
+        """Return the lower-case field names listed by a qualified ``no-cache`` or ``private``."""
         values = self.members.get(name) or ()
         return frozenset(m.lower() for v in values if v for m in list_members(v))
 
 
 NONE: Final = Directives({})
 
-# Services send the same few values again and again; 1,024 of at most 256 bytes are under half a megabyte.
+# Services repeat the same few values; 1,024 values of at most 256 bytes take less than half a megabyte.
 _REMEMBERED: Final = 1024
 _LONGEST: Final = 256
 _known: dict[bytes, Directives] = {}
 
 
 def parse_cache_control(lines: Iterable[bytes]) -> Directives:
-    """The directives of all ``Cache-Control`` lines of a message together, in order."""
+    """Parse all ``Cache-Control`` lines of a message into one set of directives, in order."""
     parsed = [_parse_line(line) for line in lines]
     if not parsed:
         return NONE
@@ -115,7 +117,7 @@ def _parse_line(line: bytes) -> Directives:
 
 
 def _argument(name: bytes, argument: bytes) -> bytes:
-    """A token or the text of a quoted string; ``b""`` when it is neither."""
+    """Return a token, or the text of a quoted string, or ``b""`` if ``argument`` is neither."""
     if name[-1:] in b" \t":
         return b""
     if len(argument) >= 2 and argument[:1] == b'"' and argument[-1:] == b'"':
@@ -123,7 +125,8 @@ def _argument(name: bytes, argument: bytes) -> bytes:
     return argument if _TOKEN.fullmatch(argument) else b""
 
 
-# Directives whose argument is a number of seconds, and those that may list fields, for the types of RFC 9213 §2.1.
+# Directives whose argument is a number of seconds, those that may list fields, and those without an argument: a
+# targeted field gives each the matching type (RFC 9213 §2.1).
 _SECONDS: Final = frozenset({b"max-age", b"s-maxage", b"stale-while-revalidate", b"stale-if-error"})
 _LISTS: Final = frozenset({b"no-cache", b"private"})
 _FLAGS: Final = frozenset(
@@ -140,10 +143,10 @@ _FLAGS: Final = frozenset(
 
 
 def parse_targeted(lines: Iterable[bytes]) -> Directives | None:
-    """The directives of a targeted field, or None when the cache ignores it (RFC 9213 §2.1, §2.2).
+    """Parse a targeted field; return None if the cache must ignore the field (RFC 9213 §2.1, §2.2).
 
-    It is a Dictionary (RFC 9651 §3.2), so grammar is strict: a value that does not parse, that is empty, or that gives
-    a known directive another type than it has, counts as absent, and ``Cache-Control`` applies.
+    A targeted field is a Dictionary (RFC 9651 §3.2), so the grammar is strict: if a value does not parse, is empty, or
+    gives a known directive the wrong type, the field counts as absent and ``Cache-Control`` applies.
     """
     text = b", ".join(lines).strip(b" ")
     dictionary = _Dictionary(text).parse()
@@ -171,13 +174,14 @@ def parse_targeted(lines: Iterable[bytes]) -> Directives | None:
 
 
 class _Malformed(Exception):
-    """The text is no structured Dictionary."""
+    """The text is not a structured Dictionary."""
 
 
 class _Dictionary:
-    """A strict parser of a structured Dictionary (RFC 9651 §4.2.2); parameters are read and dropped.
+    """Strict parser of a structured Dictionary (RFC 9651 §4.2.2); parameters are parsed and discarded.
 
-    Values: int, str for a String, bool, and bytes for every type that no cache directive has.
+    Values: int for an Integer, str for a String, bool for a Boolean, and bytes for every type that no cache directive
+    uses.
     """
 
     _KEY = re.compile(rb"[a-z*][a-z0-9_.*-]*")

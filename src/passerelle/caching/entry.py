@@ -1,8 +1,8 @@
-"""What a store holds: a stored response, or the note that a URI's responses vary.
+"""Stored items: a stored response (:class:`Entry`), or the variants record of a URI (:class:`Variants`).
 
-An entry is immutable to everybody but the store that holds it (``freq`` and ``queue`` are the store's). It keeps its
-header section as the bytes that go out, without the fields that every answer makes anew (Age, Cache-Status), and
-nothing parsed beyond what a hit asks for: at a million entries each slot is eight megabytes.
+Only the store that holds an entry modifies ``freq`` and ``queue``; for all other code an entry is immutable. An entry
+keeps its header section in wire format, without the fields that are generated for every response (Age, Cache-Status),
+and parses only what a hit needs: with a million entries, each slot takes eight megabytes.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from typing import Final
 
 from passerelle.http.messages import Field, Fields
 
-# What a request brings along that an entry may have to refuse: `facts.needs & entry.refuses` is one test for all.
+# Properties of a request that can exclude an entry: `view.needs & entry.needs_excluded` tests all of them at once.
 COOKIE: Final = 1
 AUTHORIZATION: Final = 2
-# Conditions, ranges, HEAD: never answered by the short way.
+# Conditional requests, ranges and HEAD never use the fast path.
 SPECIAL: Final = 4
-# Request directives: answered by the short way only where the route passes them over.
+# Requests with cache directives use the fast path only on routes that ignore client directives.
 DIRECTIVES: Final = 8
 IDENTITY: Final = COOKIE | AUTHORIZATION
 
 NEVER: Final = float("-inf")
 
-# What the store itself spends on an item beside the objects that the item holds: its slot in the index (a dict at two
-# thirds load: 16 bytes of table and up to 72 of entries, after growth), and its place in a queue.
+# Store overhead per item, beside the item's own objects: its slot in the index (a dict two thirds full: 16 bytes of
+# hash table and up to 72 bytes of entries after growth) and its place in a queue.
 SLOT_BYTES: Final = 96
 
 
 class StoredItem(ABC):
-    """An item of a store. ``key`` is unique in it; ``size``, set by the store, counts every byte held for it."""
+    """Item of a store. ``key`` is unique in the store; ``size`` is set by the store and counts every byte held for the
+    item."""
 
     __slots__ = ("freq", "key", "queue", "size", "tags")
 
@@ -44,12 +45,15 @@ class StoredItem(ABC):
 
     @abstractmethod
     def measure(self) -> int:
-        """Bytes held for this item, the store's own included."""
+        """Return the bytes held for this item, including the store's overhead."""
 
 
 class EncodedForms:
-    """An entry as it goes out in other content codings: coding (empty for none) to what is sent. ``by`` is what they
-    were made by. They come and go with their entry, and are counted with it."""
+    """Encoded representations of an entry: maps a content coding (empty for identity) to the entry that is served.
+
+    ``by`` is the compression rule that produced them. They are created and removed together with their entry, and their
+    size counts towards the entry's size.
+    """
 
     __slots__ = ("by", "made")
 
@@ -58,7 +62,8 @@ class EncodedForms:
         self.made: dict[bytes, Entry] = {}
 
     def measure(self, body: bytes) -> int:
-        """Bytes held for them beside the entry's own ``body``."""
+        """Return the bytes held for the encoded representations, not counting a ``body`` shared with the original
+        entry."""
         getsizeof = sys.getsizeof
         size = getsizeof(self) + getsizeof(self.made)
         for form in {id(form): form for form in self.made.values()}.values():
@@ -67,14 +72,14 @@ class EncodedForms:
         return size
 
 
-# The moments of the last entries. Where many share a number's object it stays in the CPU's caches: a hit among a
-# million takes 0.2 us less of 2.6, and an entry up to 48 bytes less.
+# Recently used timestamps. Entries of the same moment share one float object, which then stays in the CPU caches: with
+# a million entries a hit takes 0.2 us less of 2.6 us, and an entry takes up to 48 bytes less.
 _moments: dict[float, float] = {}
 _MOST_MOMENTS: Final = 1024
 
 
 def _moment(seconds: float) -> float:
-    """``seconds`` cut to whole sixty-fourths: the object that other entries of that moment have."""
+    """Round ``seconds`` down to a multiple of 1/64 and return the float object shared by entries of that moment."""
     if not isfinite(seconds):
         return seconds
     cut = floor(seconds * 64) / 64
@@ -87,15 +92,17 @@ def _moment(seconds: float) -> float:
 
 
 class Entry(StoredItem):
-    """A stored response.
+    """Stored response.
 
-    Times are seconds since the epoch, cut to whole sixty-fourths. ``born`` is when the origin made it (so age is
-    ``now - born``); ``fresh_until`` is NEVER where each use needs validation (no-cache). ``stale_while_revalidate`` and
-    ``stale_if_error`` are windows in seconds after ``fresh_until`` (RFC 5861). ``strict`` forbids every stale use
-    (must-revalidate and its like).
-    ``needs_excluded`` has the bits (COOKIE, AUTHORIZATION) of the requests that it may not answer, SPECIAL always, and
-    DIRECTIVES unless that is taken out. ``owner`` and ``encodings`` are the driver's: what it wants to find again with
-    a hit. ``head`` is the status line and the stored field lines, each with CRLF, without the empty line.
+    Times are seconds since the epoch, rounded down to multiples of 1/64. ``born`` is when the origin generated the
+    response, so its age is ``now - born``. ``fresh_until`` is NEVER if every use requires validation (no-cache).
+    ``stale_while_revalidate`` and ``stale_if_error`` are windows in seconds after ``fresh_until`` (RFC 5861).
+    ``strict`` forbids every stale use (must-revalidate and similar directives).
+
+    ``needs_excluded`` has the bits (COOKIE, AUTHORIZATION) of the requests that this entry must not serve. It always
+    has SPECIAL, and has DIRECTIVES unless the route ignores client directives. ``owner`` and ``encodings`` are for the
+    caller, which keeps there what it needs again on a hit. ``head`` is the status line and the stored field lines, each
+    with CRLF, without the final empty line.
     """
 
     __slots__ = (
@@ -125,7 +132,7 @@ class Entry(StoredItem):
         stale_while_revalidate: int = 0,
         stale_if_error: int = 0,
         strict: bool = False,
-        refuses: int = SPECIAL,
+        needs_excluded: int = SPECIAL,
         etag: bytes | None = None,
         tags: tuple[bytes, ...] = (),
     ) -> None:
@@ -138,7 +145,7 @@ class Entry(StoredItem):
         self.stale_while_revalidate = stale_while_revalidate
         self.stale_if_error = stale_if_error
         self.strict = strict
-        self.needs_excluded = refuses | SPECIAL | DIRECTIVES
+        self.needs_excluded = needs_excluded | SPECIAL | DIRECTIVES
         self.owner: object = None
         self.etag = etag
         self.encodings: EncodedForms | None = None
@@ -148,12 +155,12 @@ class Entry(StoredItem):
         self.size = 0
 
     def measure(self) -> int:
-        """Bytes held for this entry, the store's own included."""
+        """Return the bytes held for this entry, including the store's overhead."""
         getsizeof = sys.getsizeof
         size = SLOT_BYTES + getsizeof(self) + getsizeof(self.key) + getsizeof(self.head) + getsizeof(self.body)
         size += getsizeof(self.born) + getsizeof(self.fresh_until)
         for window in (self.stale_while_revalidate, self.stale_if_error):
-            if window > 256:  # smaller integers are shared by the whole interpreter
+            if window > 256:  # CPython shares smaller integers
                 size += getsizeof(window)
         if self.etag is not None:
             size += getsizeof(self.etag)
@@ -164,16 +171,16 @@ class Entry(StoredItem):
         return size
 
     def age(self, now: float) -> int:
-        """Whole seconds since the origin made it (RFC 9111 §4.2.3)."""
+        """Return the age in whole seconds (RFC 9111 §4.2.3)."""
         return max(int(now - self.born), 0)
 
     @property
     def fields(self) -> Fields:
-        """The stored fields, names in lower case."""
+        """The stored fields, with lower-case names."""
         return [(name, value) for name, value, _ in head_lines(self.head)]
 
     def get(self, name: bytes) -> bytes | None:
-        """The first value of the stored field called ``name`` (lower case), or None."""
+        """Return the first value of the stored field ``name`` (lower case), or None."""
         for key, value, _ in head_lines(self.head):
             if key == name:
                 return value
@@ -184,11 +191,11 @@ class Entry(StoredItem):
 
 
 class Variants(StoredItem):
-    """The note under a URI's key that its responses are chosen by request fields (RFC 9111 §4.1).
+    """Variants record: stored under a URI's key if request fields select among its responses (RFC 9111 §4.1).
 
-    The responses themselves are entries of their own, keyed by this note's ``salt`` and the values of ``names``; so
-    taking the note away (invalidation) makes all of them unreachable at once, however many there are.
-    ``languages`` leads from a Content-Language to the variant that has it.
+    The responses are separate entries, keyed by the ``salt`` of this record and the values of ``names``. Invalidating
+    the record therefore makes all of them unreachable at once, however many there are. ``languages`` maps a
+    Content-Language to the key of the variant in that language.
     """
 
     __slots__ = ("languages", "names", "salt")
@@ -204,7 +211,8 @@ class Variants(StoredItem):
         self.size = 0
 
     def measure(self) -> int:
-        """Bytes held for this note, the store's own included; names are few and mostly shared, yet counted."""
+        """Return the bytes held for this record, including the store's overhead. Field names are counted although most
+        are shared."""
         getsizeof = sys.getsizeof
         size = SLOT_BYTES + getsizeof(self) + getsizeof(self.key) + getsizeof(self.salt)
         size += getsizeof(self.names) + sum(map(getsizeof, self.names))
@@ -220,7 +228,7 @@ class Variants(StoredItem):
 
 
 def head_lines(head: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """``(lower-case name, value, line)`` of each field line of a head, in order; ``line`` is without CRLF."""
+    """Yield ``(lower-case name, value, line)`` for each field line of ``head``, in order; ``line`` is without CRLF."""
     for line in head.split(b"\r\n")[1:]:
         name, colon, value = line.partition(b":")
         if colon:
@@ -228,12 +236,12 @@ def head_lines(head: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def status_line(head: bytes) -> bytes:
-    """The first line of a head, without CRLF."""
+    """Return the first line of ``head``, without CRLF."""
     return head.partition(b"\r\n")[0]
 
 
 def build_head(status: bytes, lines: list[bytes]) -> bytes:
-    """A head from its status line and field lines, all without CRLF."""
+    """Build a head from a status line and field lines, all without CRLF."""
     return b"\r\n".join([status, *lines, b""])
 
 
@@ -241,6 +249,7 @@ _UPPER: Final = {b"etag": b"ETag", b"te": b"TE", b"dnt": b"DNT", b"www-authentic
 
 
 def field_line(field: Field) -> bytes:
-    """A field as a line without CRLF, its name in the usual capitals, for fields that have no line of their own."""
+    """Format a field as a line without CRLF, its name in the usual capitalization; used for fields without an original
+    line."""
     name = field[0]
     return (_UPPER.get(name) or name.title()) + b": " + field[1]

@@ -1,4 +1,4 @@
-"""Updating a stored response with a 304 or with the answer to a HEAD (RFC 9111 §3.2, §4.3.4, §4.3.5)."""
+"""Freshen a stored response with a 304 or with the response to a HEAD (RFC 9111 §3.2, §4.3.4, §4.3.5)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from passerelle.caching.settings import CacheSettings
 from passerelle.caching.storing import SET_COOKIE, build_entry, prohibition, read_terms
 from passerelle.caching.validators import entity_tag, strongly_equal, weakly_equal
 
-# RFC 9111 §3.2: what the stored body depends on stays as it was when the body came. A 304 often has a length of 0 or no
-# coding at all, and neither says anything about the bytes that are kept.
+# RFC 9111 §3.2: fields that describe the stored body keep their values. A 304 often has a length of 0 or no content
+# coding, and neither describes the stored bytes.
 _BODY_FIELDS: Final = frozenset({b"content-length", b"content-encoding", b"content-range"})
 
 
 class UpdatedEntry(NamedTuple):
-    """An updated entry (its key as before). ``keep`` is false when the update forbids storing: it answers this request.
+    """Updated entry, with its key unchanged. If ``keep`` is false, the update forbids storing: only this client gets
+    the entry.
 
-    ``names`` are the request fields that choose it from now on (its Vary may have changed).
-    ``own`` are field lines (without CRLF) for the client whose request was validated, and for nobody else: cookies.
+    ``names`` are the request fields that select the entry from now on (its Vary may have changed). ``own`` are field
+    lines (without CRLF), such as cookies, that only the client whose request was validated may receive.
     """
 
     entry: Entry
@@ -31,10 +32,10 @@ class UpdatedEntry(NamedTuple):
 
 
 def matches(entry: Entry, response: OriginResponse) -> bool:
-    """Whether a 304 is about this entry (RFC 9111 §4.3.4).
+    """Return whether a 304 selects this entry (RFC 9111 §4.3.4).
 
-    A strong validator must be the entry's own. A weak one, or Last-Modified, must correspond to it. With neither, the
-    304 can only be about the one response that was validated.
+    A strong validator must be equal to the entry's. A weak one, or Last-Modified, must correspond to the entry's. A 304
+    without a validator can only refer to the one response that was validated.
     """
     tag = entity_tag(response.get(b"etag"))
     if tag is not None:
@@ -47,9 +48,9 @@ def matches(entry: Entry, response: OriginResponse) -> bool:
 
 
 def matches_head(entry: Entry, response: OriginResponse) -> bool:
-    """Whether the answer to a HEAD describes this entry: it has the same validators and length (RFC 9111 §4.3.5).
+    """Return whether the response to a HEAD describes this entry: same validators, same length (RFC 9111 §4.3.5).
 
-    A validator that the entry has not is a new one: under it the old body would go on as if it were the new.
+    A validator that the entry lacks is a new one: updating would present the old body as the new representation.
     """
     if response.status != entry.status:
         return False
@@ -64,7 +65,7 @@ def _same_date(a: bytes, b: bytes, now: float) -> bool:
 
 
 def update_entry(entry: Entry, response: OriginResponse, view: RequestView, settings: CacheSettings) -> UpdatedEntry:
-    """``entry`` with the fields of ``response`` in place of its own; the body is the same object (RFC 9111 §3.2)."""
+    """Replace the fields of ``entry`` by those of ``response``; both entries share one body object (RFC 9111 §3.2)."""
     own: tuple[bytes, ...] = ()
     updates = []
     for field in response.lines():
@@ -75,7 +76,7 @@ def update_entry(entry: Entry, response: OriginResponse, view: RequestView, sett
         else:
             updates.append(field)
     replaced = {name for name, _, _ in updates}
-    # Without a Date of its own the update happened when it came (RFC 9110 §6.6.1): one is added anew.
+    # An update without a Date happened when it arrived (RFC 9110 §6.6.1): `build_entry` adds that date.
     replaced.add(b"date")
     lines = [field for field in head_lines(entry.head) if field[0] not in replaced] + updates
     fields = [(name, value) for name, value, _ in lines]

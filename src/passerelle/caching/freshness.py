@@ -1,4 +1,4 @@
-"""How long a response is fresh and how old it is (RFC 9111 §4.2)."""
+"""Freshness lifetime and age of a response (RFC 9111 §4.2)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from passerelle.caching.dates import parse_date
 from passerelle.caching.directives import MAX_SECONDS, Directives
 from passerelle.caching.response import OriginResponse
 
-# RFC 9110 §15.1: status codes that are cacheable without a word from the origin; 206 is not stored here.
+# RFC 9110 §15.1: status codes that are heuristically cacheable. 206 is one of them but is never stored here.
 HEURISTIC_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
 
-# RFC 9111 §4.2.2 suggests a tenth of the time since Last-Modified; a day at most, so that a file of years ago is
-# looked at again tomorrow.
+# RFC 9111 §4.2.2 suggests a tenth of the time since Last-Modified. The lifetime is capped at a day, so that a file last
+# modified years ago is revalidated the next day.
 HEURISTIC_FRACTION: Final = 0.1
 HEURISTIC_CAP: Final = 86_400.0
 
@@ -21,14 +21,14 @@ _FIRST_NUMBER = re.compile(rb"[ \t]*([0-9]+)[ \t]*(?:,|\Z)")
 
 
 class FreshnessLifetime(NamedTuple):
-    """``seconds`` of freshness; ``explicit`` when the response itself said so (RFC 9111 §4.2)."""
+    """Freshness lifetime in ``seconds``; ``explicit`` if the response itself declared it (RFC 9111 §4.2)."""
 
     seconds: float
     explicit: bool
 
 
 def response_date(response: OriginResponse) -> float:
-    """The Date of the response, or when it arrived if it has none or a malformed one (RFC 9110 §6.6.1)."""
+    """Return the Date of the response, or its arrival time if Date is absent or malformed (RFC 9110 §6.6.1)."""
     value = response.get(b"date")
     date = parse_date(value, response.response_time) if value is not None else None
     return response.response_time if date is None else date
@@ -37,10 +37,10 @@ def response_date(response: OriginResponse) -> float:
 def freshness_lifetime(
     response: OriginResponse, directives: Directives, targeted: bool, heuristic: bool
 ) -> FreshnessLifetime:
-    """The freshness lifetime for a shared cache (RFC 9111 §4.2.1, §4.2.2).
+    """Return the freshness lifetime for a shared cache (RFC 9111 §4.2.1, §4.2.2).
 
-    s-maxage, then max-age, then Expires, then (if ``heuristic``) a tenth of the time since Last-Modified. ``targeted``
-    tells that ``directives`` come from a targeted field, beside which Expires does not count (RFC 9213 §2.2).
+    The sources, in order: s-maxage, max-age, Expires, and (if ``heuristic``) a tenth of the time since Last-Modified.
+    ``targeted`` is true if ``directives`` come from a targeted field, in which case Expires is ignored (RFC 9213 §2.2).
     """
     seconds = directives.seconds(b"s-maxage")
     if seconds is None:
@@ -51,7 +51,7 @@ def freshness_lifetime(
     if not targeted:
         expires = response.get_all(b"expires")
         if expires:
-            # RFC 9111 §4.2.1 and §5.3: malformed, or given twice with different values, is already expired.
+            # RFC 9111 §4.2.1 and §5.3: an Expires that is malformed, or given twice with different values, has expired.
             when = parse_date(expires[0], response.response_time) if len(set(expires)) == 1 else None
             return FreshnessLifetime(0.0 if when is None else min(when - date, float(MAX_SECONDS)), True)
     if heuristic and (response.status in HEURISTIC_STATUSES or b"public" in directives):
@@ -63,10 +63,10 @@ def freshness_lifetime(
 
 
 def initial_age(response: OriginResponse) -> float:
-    """corrected_initial_age in seconds (RFC 9111 §4.2.3).
+    """Return corrected_initial_age in seconds (RFC 9111 §4.2.3).
 
-    Age is the first member of its first line; one that is no number is ignored (RFC 9111 §5.1). Date has whole
-    seconds, so what is left of the arrival's second is not taken for age.
+    The first member of the first Age line counts; a member that is not a number is ignored (RFC 9111 §5.1). Date has
+    whole seconds, so the fraction of the arrival time does not count as age.
     """
     apparent = max(0.0, response.response_time // 1 - response_date(response))
     value = response.get(b"age")

@@ -1,11 +1,11 @@
-"""Keeping stored items out of the sight of Python's garbage collector.
+"""Exclude stored items from Python's cyclic garbage collector.
 
-A full collection looks at every tracked object: 410 ms of standstill with a million entries, 40 with 100,000, each
-time that the store has grown by a quarter or has been turned over by as much. Items need no collector: a store lets go
-of them itself, and until then they are in use. Without them a full collection takes 70 ms with a million, most of it
-the index, and comes rarely, since they do not count as new objects either.
+A full collection traverses every tracked object: it pauses the process for 410 ms with a million entries and 40 ms with
+100,000, each time the store has grown by a quarter or replaced that many items. Items do not need the collector: the
+store removes them itself, and until then they are in use. With items untracked, a full collection takes 70 ms with a
+million entries, most of it for the index, and it is rare, since untracked items do not count as new objects either.
 
-A cycle that leads through an untracked item is never found, so whoever drops a store clears it first.
+The collector never finds a cycle through an untracked item, so a store must be cleared before it is dropped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _untracker() -> Callable[[object], object]:
         return lambda item: None
     import ctypes
 
-    # PyObject_GC_UnTrack is part of the stable ABI; 0.25 us by this way.
+    # PyObject_GC_UnTrack is part of the stable ABI; a call through ctypes takes 0.25 us.
     function = ctypes.pythonapi.PyObject_GC_UnTrack
     function.argtypes = [ctypes.py_object]
     function.restype = None

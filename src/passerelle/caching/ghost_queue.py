@@ -1,4 +1,4 @@
-"""The keys that lately left a store without having been asked for again: their hashes only, eight bytes each."""
+"""Ghost queue of S3-FIFO: hashes (eight bytes each) of keys that were evicted without having been requested again."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _SMALLEST: Final = 64
 
 
 class GhostQueue:
-    """A set of hashes that forgets: each has one place, and a later one that falls there takes it.
+    """Lossy set of hashes: each hash has one place, and a later hash with the same place overwrites it.
 
-    With twice as many places as the main queue has items, most hashes stay for about that many evictions, as in the
-    queue of S3-FIFO, which would take 100 bytes a key. A false "yes" (two keys of one hash) does no harm.
+    With twice as many places as the main queue has items, most hashes remain for about that many evictions, as in the
+    ghost queue of S3-FIFO, which would take 100 bytes a key. A false positive (two keys with one hash) is harmless.
     """
 
     __slots__ = ("_mask", "_places")
@@ -35,11 +35,12 @@ class GhostQueue:
         """Forget ``key``."""
         hashed = hash(key)
         if self._places[hashed & self._mask] == hashed:
-            # 0 falls to place 0; elsewhere it is nobody's hash.
+            # Zero marks a free place: a hash of 0 maps to place 0, and no other hash is 0.
             self._places[hashed & self._mask] = 0
 
     def fit(self, items: int) -> None:
-        """Have about twice as many places as ``items``. Growing forgets nothing, shrinking at most half."""
+        """Resize to about twice as many places as ``items``. Growing loses no hashes; shrinking loses at most half of
+        them."""
         places = self._mask + 1
         wanted = _SMALLEST
         while wanted < 2 * items:
@@ -53,5 +54,5 @@ class GhostQueue:
                     self._places[hashed & self._mask] = hashed
 
     def measure(self) -> int:
-        """Bytes held."""
+        """Return the bytes held."""
         return sys.getsizeof(self._places)

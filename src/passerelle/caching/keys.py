@@ -1,7 +1,7 @@
-"""Primary cache keys: what part of a request's URI names the stored response (RFC 9111 §2).
+"""Primary cache keys: the parts of a request's URI that identify a stored response (RFC 9111 §2).
 
-A key is ``host SP path`` and, where the query counts, ``?query``. Whatever else may choose a response (fields,
-consumer) is the business of variants, so that one invalidation of the URI reaches all of them. Only the key is ever
+A key is ``host SP path``, followed by ``?query`` if the query counts. Everything else that selects a response (header
+fields, the consumer) belongs to variants, so that one invalidation of the URI reaches all of them. Only the key is
 normalised, never the target that is forwarded.
 """
 
@@ -14,21 +14,21 @@ from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 
 class KeyRule(NamedTuple):
-    """Which parts of the URI make the key.
+    """Rule that builds the key from the parts of a URI.
 
-    ``hosts``: None where each host has its own; where all hosts of a route show the same, the pattern that they fit
-    (empty for every host): other hosts have another route, and perhaps another service. ``query``: None keeps the query
-    as it is; a set (made by :func:`parameters`) keeps just those parameters, sorted by name, so that strangers do not
-    matter (an empty set drops the query).
+    ``hosts``: None if each host has its own responses. If all hosts of a route share their responses, ``hosts`` is the
+    pattern that they match (empty for every host): hosts outside the pattern have another route, and perhaps another
+    service. ``query``: None keeps the query unchanged; a set (made by :func:`parameters`) keeps only those parameters,
+    sorted by name, so that unknown parameters do not create further keys (an empty set drops the query).
     """
 
     hosts: bytes | None = None
     query: frozenset[bytes] | None = None
 
     def key(self, host: bytes, path: bytes, query: bytes | None) -> bytes:
-        """The key of a URI. ``host`` is in lower case or stands for it, ``path`` canonical, ``query`` without ``?``."""
+        """Build the key of a URI; ``host`` is lower-case, ``path`` canonical, ``query`` without ``?``."""
         if self.hosts is not None:
-            host = b"@" + self.hosts  # no Host has that octet: a client cannot ask for this key by its own
+            host = b"@" + self.hosts  # no Host has that octet: a client cannot request this key directly
         if query is not None and self.query is not None:
             query = _selected(query, self.query)
         return host + b" " + path if query is None else b"%b %b?%b" % (host, path, query)
@@ -38,13 +38,16 @@ WHOLE_URI: Final = KeyRule()
 
 
 def parameters(names: Iterable[str]) -> frozenset[bytes]:
-    """The names of query parameters as :class:`KeyRule` has them."""
+    """Return the names of query parameters in the form that :class:`KeyRule` compares."""
     return frozenset(form for name in names for form in (name.lower().encode(), _parameter(name.encode())))
 
 
 def _selected(query: bytes, names: frozenset[bytes]) -> bytes | None:
-    """The named parameters as they were sent. Their order counts among equal names alone, of which some services read
-    the first and others the last. What one service or another could read as one of the names counts as it."""
+    """Return the pairs with these names, or None if there are none.
+
+    Pairs are sorted by name; pairs with equal names keep their order, because some services use the first and others
+    the last. A pair is kept if any service could read its name as one of ``names``.
+    """
     found = []
     for pair in query.split(b"&"):
         for piece in pair.split(b";"):
@@ -53,35 +56,35 @@ def _selected(query: bytes, names: frozenset[bytes]) -> bytes | None:
             if name in names or start in names:
                 found.append((start, pair))
                 break
-    # Who takes ";" for another "&" reads several names in a pair: then every order is one of its own.
+    # A service that treats ";" like "&" finds several names in one pair, so the order of the pairs is kept.
     if b";" not in query:
         found.sort(key=itemgetter(0))
     return b"&".join([pair for _, pair in found]) if found else None
 
 
 def _parameter(name: bytes) -> bytes:
-    """The name of a parameter as services read it that decode it, drop blanks round it and overlook letter case."""
+    """Normalise a parameter name like services that decode it, strip whitespace and ignore letter case."""
     return unquote_to_bytes(name.replace(b"+", b" ")).strip().lower()
 
 
 def key_path(key: bytes) -> bytes:
-    """The path in a key made by :meth:`KeyRule.key`, also of a variant's key."""
+    """Return the path in a key made by :meth:`KeyRule.key` or in the key of a variant."""
     path = key.partition(b" ")[2]
     return path.partition(b"\x00")[0].partition(b"?")[0]
 
 
 class TargetUri(NamedTuple):
-    """A URI of this gateway: what an unsafe request may have changed. ``query`` is without ``?``, None when absent."""
+    """URI of this gateway that an unsafe request may have changed. ``query`` is without ``?``, or None if absent."""
 
     path: bytes
     query: bytes | None
 
 
 def same_origin_target(reference: bytes, authority: bytes, path: bytes, query: bytes | None) -> TargetUri | None:
-    """What a Location or Content-Location points at, if it is on the same host as the request (RFC 9111 §4.4).
+    """Resolve a Location or Content-Location if it has the same host as the request (RFC 9111 §4.4).
 
-    ``authority`` is the request's Host field in lower case. Another origin's URI gives None: a response must not be
-    able to invalidate what is not its own. So does a reference that is no URI.
+    ``authority`` is the request's Host field in lower case. The result is None for a URI of another origin, because a
+    response must not invalidate resources of other origins, and for a reference that is not a valid URI.
     """
     try:
         base = "http://" + authority.decode("latin-1") + path.decode("latin-1")
@@ -96,7 +99,7 @@ def same_origin_target(reference: bytes, authority: bytes, path: bytes, query: b
         return None
 
 
-# A gateway is asked over http or https and the service need not know by which.
+# Clients reach the gateway over http or https, and the service need not know which of the two was used.
 _PORTS: Final = {"http": "80", "https": "443"}
 
 

@@ -1,8 +1,8 @@
-"""A store in memory, bounded in bytes, that a scan cannot flush (S3-FIFO; docs/decisions/006-memory-store.md).
+"""Memory store, bounded in bytes and resistant to scans (S3-FIFO; docs/decisions/006-memory-store.md).
 
-New items enter a small queue, a tenth of the whole. What is asked for again while it is there moves on to the main
-queue; what is not leaves, and only its key's hash is remembered for a while (the ghost), so that a key that comes back
-enters the main queue at once. A hit moves nothing: it counts, up to 3, and that is all it costs.
+New items enter a small queue with a tenth of the capacity. An item that is requested again while in the small queue
+moves to the main queue. Any other item is evicted, and its key's hash is remembered for a while in the ghost queue: a
+key that returns meanwhile enters the main queue directly. A hit moves nothing; it only increments a counter, up to 3.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ _MAIN: Final = 2
 SMALL_SHARE: Final = 0.1
 _MAX_FREQ: Final = 3
 
-# How many deleted keys are remembered, so that a response that was on its way when its URI was invalidated is not
-# stored afterwards: their hashes only, since a key may be 30 KB long; one of the same hash is merely not stored. Past
-# that an item asked for before the oldest of them is refused, whatever its key.
+# Number of deleted keys that are remembered, so that a response that was in flight when its URI was invalidated is not
+# stored afterwards. Only hashes are kept, since a key may be 30 KB long; after a hash collision a response is merely
+# not stored. Beyond this number, a response requested before the oldest remembered deletion is refused, whatever its
+# key.
 _RECENT: Final = 4096
 
 
 class MemoryStore:
-    """The store in memory. ``capacity`` is in bytes, everything held for an item included.
+    """Store in memory. ``capacity`` is in bytes and includes all overhead of the items.
 
-    ``epoch`` grows with each deletion and purge. Who fetches a response notes it when the request goes upstream and
-    hands it to :meth:`put_since`. The garbage collector does not see what is held (:mod:`.gc_untrack`), so a store is
+    ``epoch`` grows with each deletion and purge. A fetch notes the epoch when its request is forwarded and passes it to
+    :meth:`put_since`. Stored items are not tracked by the garbage collector (:mod:`.gc_untrack`), so a store must be
     cleared before it is dropped.
     """
 
@@ -68,9 +69,10 @@ class MemoryStore:
         self._main_bytes = 0
         self._ghost = GhostQueue()
         self._ghost_bytes = self._ghost.measure()
-        # Deleted keys that a queue still names (taking one out of the middle would be a search); to the queue's number.
+        # Maps deleted keys that are still in a queue to that queue's number (removing them from its middle would take a
+        # search).
         self._unlinked: dict[bytes, int] = {}
-        self._unlinked_bytes = 0  # of those keys; they are not counted as held
+        self._unlinked_bytes = 0  # bytes of those keys, not included in `held_bytes`
         self._tags = TagIndex()
         self._deleted: OrderedDict[int, int] = OrderedDict()
         self._floor = 0
@@ -79,13 +81,13 @@ class MemoryStore:
         return len(self._index)
 
     def resize(self, capacity: int) -> None:
-        """Hold at most ``capacity`` bytes; what is too much goes with the next item that comes."""
+        """Set the capacity to ``capacity`` bytes; excess items are evicted when the next item is stored."""
         self.capacity = capacity
-        self.largest = capacity // 16  # of one item: one response must not push out all others
+        self.largest = capacity // 16  # of one item: a single response must not displace all others
         self._small_capacity = int(capacity * SMALL_SHARE)
 
     def close(self) -> None:
-        """Let go of everything, and hold nothing any more."""
+        """Remove everything and store nothing from now on."""
         self.clear()
         self.resize(0)
 
@@ -95,18 +97,18 @@ class MemoryStore:
         return self._small_bytes + self._main_bytes + self._ghost_bytes
 
     def get(self, key: bytes) -> StoredItem | None:
-        """The item under ``key``, counted as a use of it."""
+        """Return the item under ``key``, and count a use of it."""
         item = self._index.get(key)
         if item is not None and item.freq < _MAX_FREQ:
             item.freq += 1
         return item
 
     def peek(self, key: bytes) -> StoredItem | None:
-        """The item under ``key``, not counted as a use."""
+        """Return the item under ``key`` without counting a use."""
         return self._index.get(key)
 
     def put(self, item: StoredItem) -> bool:
-        """Hold ``item`` under its key, in place of what was there; false when it is not held."""
+        """Store ``item``, replacing the item under the same key; return whether the item is held afterwards."""
         key = item.key
         if item.tags:
             item.tags = bounded_tags(item.tags)
@@ -116,7 +118,7 @@ class MemoryStore:
             return False
         old = self._index.get(key)
         if old is not None:
-            # The newer response takes the older one's place in its queue, and its standing.
+            # The newer response takes the older one's place in its queue and its frequency.
             item.queue = old.queue
             item.freq = old.freq
             self._count(old, -1)
@@ -144,15 +146,15 @@ class MemoryStore:
         return key in self._index
 
     def put_since(self, item: StoredItem, epoch: int) -> bool:
-        """:meth:`put`, unless the item's key was deleted, or anything was purged, after ``epoch`` (RFC 9111 §4.4)."""
+        """Store ``item`` unless its key was deleted, or anything purged, after ``epoch`` (RFC 9111 §4.4)."""
         return self.put(item) if self.is_current(_primary(item.key), epoch) else False
 
     def is_current(self, key: bytes, epoch: int) -> bool:
-        """Whether neither the URI's ``key`` was deleted nor anything purged after ``epoch``."""
+        """Return whether, since ``epoch``, neither the URI's ``key`` was deleted nor anything purged."""
         return epoch == self.epoch or (epoch >= self._floor and self._deleted.get(hash(key), 0) <= epoch)
 
     def resized(self, item: StoredItem) -> None:
-        """Count ``item``, which is held, anew: it has grown or shrunk."""
+        """Update the recorded size of a held ``item`` that has grown or shrunk."""
         self._count(item, -1)
         item.size = _measure(item)
         self._count(item, 1)
@@ -160,7 +162,7 @@ class MemoryStore:
             self._evict()
 
     def delete(self, key: bytes) -> bool:
-        """Let go of the item under ``key``; whether there was one."""
+        """Delete the item under ``key``; return whether there was one."""
         self.epoch += 1
         hashed = hash(key)
         self._deleted.pop(hashed, None)
@@ -170,22 +172,23 @@ class MemoryStore:
         return self._remove(key)
 
     def purge_tag(self, tag: bytes) -> int:
-        """Let go of every item with ``tag``; how many there were."""
+        """Delete every item with ``tag``; return how many there were."""
         self._purged()
         return sum(self._remove(key) for key in self._tags.keys(tag))
 
     def tags_starting(self, prefix: bytes) -> list[bytes]:
-        """The tags held that start so; they are looked through."""
+        """Return the held tags that start with ``prefix``, by a linear search."""
         return self._tags.starting(prefix)
 
     def purge_path(self, path: bytes) -> int:
-        """Let go of every item whose URI has this path (or starts so, where it ends in ``*``); how many there were."""
+        """Delete every item whose URI has this path (a trailing ``*`` matches any suffix); return how many there were."""
         return sum(self.purging_path(path))
 
     def purging_path(self, path: bytes, step: int = 5000) -> Iterator[int]:
-        """:meth:`purge_path` in steps of ``step`` keys, so that a large store can be purged between other work.
+        """Purge a path like :meth:`purge_path`, in steps of ``step`` keys, so that other work can run between the
+        steps.
 
-        Yields how many items each step let go of. A purge is not indexed: keys are looked through, 0.3 us each.
+        Yields the number of items that each step deleted. Paths are not indexed: the search takes 0.3 us per key.
         """
         self._purged()
         prefix = path[:-1] if path.endswith(b"*") else None
@@ -199,7 +202,7 @@ class MemoryStore:
             yield count
 
     def clear(self) -> int:
-        """Let go of everything; how many items there were."""
+        """Delete everything; return how many items there were."""
         self._purged()
         count = len(self._index)
         self._index = {}
@@ -215,7 +218,7 @@ class MemoryStore:
 
     def _purged(self) -> None:
         self.epoch += 1
-        # What is on its way may have the tag or path: nobody knows before it is there.
+        # A response in flight may have the purged tag or path, which is unknown until it arrives.
         self._floor = self.epoch
         self._deleted.clear()
 
@@ -232,8 +235,8 @@ class MemoryStore:
         self._unlinked[key] = item.queue
         self._unlinked_bytes += len(key)
         self._forget(item)
-        # Deleted keys wait in their queue until their turn comes; they must not outnumber what is held, or take a part
-        # of the memory that matters.
+        # Deleted keys remain in their queue until they reach its head. They must not outnumber the held items or take a
+        # significant part of the memory.
         if len(self._unlinked) > 1024 + 2 * len(self._index) or self._unlinked_bytes > self.capacity >> 5:
             self._compact_deletions()
         return True
@@ -244,7 +247,7 @@ class MemoryStore:
             self._tags.discard(item.key, item.tags)
 
     def _forget_deletion(self, key: bytes) -> int:
-        """The number of the queue that names the deleted ``key``, which no longer counts as deleted; 0 for others."""
+        """Forget that ``key`` was deleted; return the number of the queue that still contains it, or 0 for other keys."""
         queue = self._unlinked.pop(key, 0)
         if queue:
             self._unlinked_bytes -= len(key)
@@ -258,7 +261,7 @@ class MemoryStore:
         self._unlinked_bytes = 0
 
     def _evict(self) -> None:
-        """Take one step towards less: drop or move the item whose turn it is."""
+        """Evict or requeue the item at the head of one queue."""
         if self._small_bytes > self._small_capacity or not self._main:
             self._evict_small()
         else:
@@ -303,5 +306,5 @@ def _measure(item: StoredItem) -> int:
 
 
 def _primary(key: bytes) -> bytes:
-    """The URI's key of a variant's key."""
+    """Return the primary key, given the key of a variant or a primary key."""
     return key.partition(b"\x00")[0]

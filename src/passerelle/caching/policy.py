@@ -1,8 +1,8 @@
-"""The cache's decisions (RFC 9111 §4): what to do with a request, and what with the response to it.
+"""Caching decisions (RFC 9111 §4) for requests and for the responses to them.
 
-Everything here is a pure function of its arguments; ``now`` is in seconds since the epoch. A driver looks an entry up,
-asks :func:`lookup`, does what the answer says, and asks :func:`on_response` or :func:`usable_on_failure` when upstream
-has answered or has not.
+All functions are pure; ``now`` is in seconds since the epoch. The caller finds an entry, calls :func:`lookup`, acts on
+the decision, and calls :func:`on_response` after a response from upstream or :func:`usable_on_failure` if there is
+none.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ _CONDITIONS: Final = frozenset({b"if-none-match", b"if-modified-since"})
 _PRECONDITIONS: Final = _CONDITIONS | {b"range", b"if-range"}
 _KEEP: Final[frozenset[bytes]] = frozenset()
 
-# Answers that say nothing of what others get: those about one request, its faults, or its credentials.
+# Statuses that do not describe the resource: they concern one request, its errors, or its credentials.
 _NO_WORD_ON_THE_URI: Final = ONE_REQUEST | {400, 401, 407}
 
-# RFC 5861 §4: the answers that are errors to stale-if-error.
+# RFC 5861 §4: statuses that count as errors for stale-if-error.
 ERRORS: Final = frozenset({500, 502, 503, 504})
 
 
 class Fresh(NamedTuple):
-    """Answer from the entry. ``stale``: it is not fresh, yet allowed. ``refresh``: revalidate in the background."""
+    """Serve the entry. ``stale``: the entry is stale, but serving it is allowed. ``refresh``: revalidate in the
+    background."""
 
     stale: bool = False
     refresh: bool = False
 
 
-# A fresh entry and a request that asks for nothing special: `serving.fresh_hit_bytes` is the whole answer.
+# A fresh entry and a request without special needs: `serving.fresh_hit_bytes` is the complete response.
 HIT: Final = Fresh()
 
 
 class Stale(NamedTuple):
-    """Forward with the validators ``fields`` added and the client's fields ``drop`` left out (RFC 9111 §4.3.1).
+    """Forward with the validators ``fields`` added and the client's fields ``drop`` removed (RFC 9111 §4.3.1).
 
-    ``fields`` may be empty: the entry has no validator and is only good for when upstream fails. ``share`` as in
+    ``fields`` may be empty: such an entry has no validator and is only used if upstream fails. For ``share`` see
     :class:`Miss`.
     """
 
@@ -55,7 +56,7 @@ class Stale(NamedTuple):
 
 
 class Miss(NamedTuple):
-    """Forward without the client's fields ``drop``. ``share``: one request upstream may answer several clients."""
+    """Forward without the client's fields ``drop``. ``share``: one upstream request may serve several clients."""
 
     reason: bytes
     drop: frozenset[bytes]
@@ -63,13 +64,13 @@ class Miss(NamedTuple):
 
 
 class Bypass(NamedTuple):
-    """Forward as it is and store nothing of a GET or HEAD; an unsafe method may still invalidate."""
+    """Forward unchanged; do not store the response to a GET or HEAD. An unsafe method may still invalidate."""
 
     reason: bytes
 
 
 class Refuse(NamedTuple):
-    """Answer 504: the client wants a stored response or none (RFC 9111 §5.2.1.7)."""
+    """Respond with 504: the client accepts only a stored response (RFC 9111 §5.2.1.7)."""
 
 
 Decision = Fresh | Stale | Miss | Bypass | Refuse
@@ -86,7 +87,8 @@ _OWN_MISS: Final = Miss(b"uri-miss", _KEEP, False)
 
 
 def lookup(view: RequestView, entry: Entry | None, now: float, settings: CacheSettings) -> Decision:
-    """What to do with a request for which ``entry`` is stored (RFC 9111 §4); the very object HIT on the short way."""
+    """Decide what to do with a request for which ``entry`` is stored (RFC 9111 §4); return the object HIT on the fast
+    path."""
     if entry is not None and now < entry.fresh_until and not view.needs & entry.needs_excluded:
         return HIT
     return _consider(view, entry, now, settings)
@@ -96,7 +98,8 @@ def _consider(view: RequestView, entry: Entry | None, now: float, settings: Cach
     if view.method not in (b"GET", b"HEAD"):
         return _METHOD
     directives = view.directives if settings.obey_client_directives else NONE
-    # RFC 9111 §4.3.2: conditions for origins are not a cache's to evaluate; a GET's content has no meaning to one.
+    # RFC 9111 §4.3.2: a cache does not evaluate conditions meant for the origin. Content in a GET has no meaning for a
+    # cache.
     if view.has_body or view.origin_only or b"no-store" in directives:
         return _REQUEST
     only_if_cached = b"only-if-cached" in directives
@@ -116,12 +119,12 @@ def _consider(view: RequestView, entry: Entry | None, now: float, settings: Cach
     reason = b"request" if now < entry.fresh_until else b"stale"
     if view.method == b"HEAD":
         return Miss(reason, _KEEP, False)
-    # Who asks for an answer of now does not wait for one that was asked for before.
+    # A client that requires an up-to-date response must not share one that was requested earlier.
     return revalidation(entry, reason, reason == b"stale" and b"no-cache" not in directives)
 
 
 def _acceptable(entry: Entry, directives: Directives, now: float) -> Fresh | None:
-    """How ``entry`` may answer without asking upstream, or None (RFC 9111 §4.2.4, §5.2.1; RFC 5861 §3)."""
+    """Decide whether ``entry`` may be served without contacting upstream (RFC 9111 §4.2.4, §5.2.1; RFC 5861 §3)."""
     if b"no-cache" in directives or entry.fresh_until == NEVER:
         return None
     max_age = directives.seconds(b"max-age")
@@ -136,7 +139,7 @@ def _acceptable(entry: Entry, directives: Directives, now: float) -> Fresh | Non
     if -remaining < entry.stale_while_revalidate:
         return _REFRESH
     if not entry.strict and b"max-stale" in directives:
-        # Without an argument any staleness will do.
+        # max-stale without an argument accepts any staleness.
         limit = MAX_SECONDS if directives.members[b"max-stale"] == [None] else directives.seconds(b"max-stale") or 0
         if -remaining <= limit:
             return _STALE_FRESH
@@ -144,12 +147,12 @@ def _acceptable(entry: Entry, directives: Directives, now: float) -> Fresh | Non
 
 
 def revalidation(entry: Entry, reason: bytes = b"stale", share: bool = True) -> Stale:
-    """Ask upstream whether ``entry`` still holds, whatever the client asked."""
+    """Revalidate ``entry`` upstream, whatever conditions the client sent."""
     return Stale(validators(entry), _PRECONDITIONS, reason, share)
 
 
 def validators(entry: Entry) -> Fields:
-    """The request fields that validate ``entry`` (RFC 9111 §4.3.1), both kinds where it has both."""
+    """Return the request fields that validate ``entry`` (RFC 9111 §4.3.1): both kinds if the entry has both."""
     fields: Fields = []
     if entry.etag is not None:
         fields.append((b"if-none-match", entry.etag))
@@ -160,15 +163,15 @@ def validators(entry: Entry) -> Fields:
 
 
 class Store(NamedTuple):
-    """Relay the response; put ``draft`` into the store when its body is complete."""
+    """Forward the response to the client; store ``draft`` once its body is complete."""
 
     draft: EntryDraft
 
 
 class Merge(NamedTuple):
-    """Answer from ``entry``, the updated one. Put it into the store if ``keep``, else take the old one out.
+    """Serve ``entry``, which has been updated. If ``keep``, store it; otherwise delete the old entry.
 
-    ``own`` are field lines for this client alone, ``names`` the request fields that choose the entry from now on.
+    ``own`` are field lines for this client alone; ``names`` are the request fields that select the entry from now on.
     """
 
     entry: Entry
@@ -178,22 +181,24 @@ class Merge(NamedTuple):
 
 
 class Invalidate(NamedTuple):
-    """Relay the response; take everything stored for ``targets`` out first (RFC 9111 §4.4), then store ``draft``."""
+    """Forward the response to the client, after deleting everything stored for ``targets`` (RFC 9111 §4.4); store
+    ``draft``."""
 
     targets: tuple[TargetUri, ...]
     draft: EntryDraft | None
 
 
 class UseStale(NamedTuple):
-    """Drop the response and answer from the stale entry (RFC 5861 §4)."""
+    """Discard the response and serve the stale entry (RFC 5861 §4)."""
 
 
 class Refetch(NamedTuple):
-    """The 304 is about another response than the stored one: ask again without validators (RFC 9111 §4.3.4)."""
+    """The 304 does not select the stored response: repeat the request without validators (RFC 9111 §4.3.4)."""
 
 
 class RelayOnly(NamedTuple):
-    """Relay the response and store nothing. ``forget``: it supersedes the stored one, which goes."""
+    """Forward the response to the client and store nothing. ``forget``: the response supersedes the entry, which is
+    deleted."""
 
     reason: str
     forget: bool = False
@@ -217,11 +222,12 @@ def on_response(
     target: TargetUri | None = None,
     tags: tuple[bytes, ...] = (),
 ) -> Outcome:
-    """What to do with a response from upstream. Never called with one that the gateway made itself.
+    """Decide what to do with a response from upstream; not for responses generated by the gateway.
 
-    ``entry`` is what was stored for the request, if anything; ``validated`` tells that the request went out with its
-    validators. ``authority`` (the Host field, lower case) and ``target`` are the request's own URI; ``believed`` is the
-    host that the client has asked by a trusted proxy's word, if there is one. ``tags`` are the route's.
+    ``entry`` is the entry found for the request, if any; ``validated`` is true if the request was forwarded with the
+    entry's validators. ``authority`` (the Host field, lower case) and ``target`` are the request's own URI.
+    ``believed`` is the host that a trusted proxy reports as requested by the client, or empty. ``tags`` are the route's
+    tags.
     """
     if view.method not in SAFE_METHODS:
         hosts = (authority, believed) if believed else (authority,)
@@ -267,7 +273,7 @@ def _on_unsafe(
     target: TargetUri | None,
     tags: tuple[bytes, ...],
 ) -> Outcome:
-    """RFC 9111 §4.4: a non-error answer to an unsafe or unknown method invalidates; an error changes nothing."""
+    """Invalidate after a non-error response to an unsafe or unknown method; an error changes nothing (RFC 9111 §4.4)."""
     if target is None or not 200 <= response.status < 400:
         return RelayOnly("method")
     targets = {target: None}
@@ -288,7 +294,8 @@ def _on_unsafe(
 def _post_draft(
     view: RequestView, response: OriginResponse, settings: CacheSettings, tags: tuple[bytes, ...]
 ) -> EntryDraft | None:
-    """RFC 9110 §9.3.3: a POST's answer about its own URI, with explicit freshness, may answer a later GET."""
+    """Store the response to a POST for later GETs if it names its own URI and has an explicit lifetime (RFC 9110
+    §9.3.3)."""
     terms = read_terms(response, settings)
     if response.status != 200 or not terms.lifetime.explicit:
         return None
@@ -297,7 +304,7 @@ def _post_draft(
 
 
 def usable_on_failure(view: RequestView, entry: Entry | None, now: float, settings: CacheSettings) -> bool:
-    """Whether ``entry`` may answer when upstream gave no answer: the cache is disconnected (RFC 9111 §4.2.4)."""
+    """Return whether ``entry`` may be served if upstream gave no response: the cache is disconnected (RFC 9111 §4.2.4)."""
     if entry is None or entry.fresh_until == NEVER:
         return False
     if settings.obey_client_directives and b"no-cache" in view.directives:

@@ -11,10 +11,10 @@ UNSATISFIABLE: Final = (-1, -1)
 
 
 def resolve_range(value: bytes, length: int) -> tuple[int, int] | None:
-    """``(first, end)`` of the one range asked for, ``end`` exclusive; UNSATISFIABLE; None when Range is ignored.
+    """Return ``(first, end)`` of the single requested range, ``end`` exclusive; UNSATISFIABLE; or None to ignore Range.
 
-    A request for several ranges, another unit or bad grammar gets the whole response, which is always allowed
-    (RFC 9110 §14.2): several ranges cost a multipart answer that clients hardly ever ask for and attackers do.
+    A request for several ranges, another unit or malformed syntax gets the whole response, which is always allowed (RFC
+    9110 §14.2). Several ranges would need a multipart response, which clients rarely request but attackers do.
     """
     match = _SINGLE.fullmatch(value)
     if match is None:

@@ -1,4 +1,4 @@
-"""What a request says to a cache, read once. A connection remembers its last head, and these facts with it."""
+"""Cache-relevant properties of a request. A connection remembers its last request head together with this view."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from passerelle.caching.entry import AUTHORIZATION, COOKIE, DIRECTIVES, SPECIAL
 from passerelle.caching.vary import variant_key
 from passerelle.http.messages import SELECTING, Fields
 
-# Request directives that a cache does something about (RFC 9111 §5.2.1); no-transform is the coder's.
+# Request directives that affect a cache (RFC 9111 §5.2.1); no-transform is handled by content coding.
 REQUEST_DIRECTIVES: Final = (b"no-cache", b"no-store", b"max-age", b"max-stale", b"min-fresh", b"only-if-cached")
 
 
 class RequestView:
-    """A request as a cache sees it.
+    """View of a request for caching.
 
-    ``needs`` has COOKIE and AUTHORIZATION for what identifies its sender, DIRECTIVES for directives, and SPECIAL for
-    whatever else the short way of a hit does not look at. ``consumer`` is an identity that the gateway itself
-    established (API key, token, session), for keys per consumer; it counts as Authorization (RFC 9111 §3.5 is about
-    both alike).
-    ``origin_only`` is true for conditions that only an origin evaluates (If-Match, If-Unmodified-Since).
+    ``needs`` has COOKIE and AUTHORIZATION if the request identifies its sender, DIRECTIVES if it has cache directives,
+    and SPECIAL for everything else that the fast path of a hit does not handle. ``consumer`` is an identity established
+    by the gateway (API key, token, session), for keys per consumer; it counts as Authorization, since RFC 9111 §3.5
+    applies to both. ``origin_only`` is true for conditions that only an origin evaluates (If-Match,
+    If-Unmodified-Since).
     """
 
     __slots__ = (
@@ -92,11 +92,11 @@ class RequestView:
 
     @property
     def fields(self) -> Fields:
-        """The request's end-to-end fields."""
+        """The end-to-end fields of the request."""
         return self._fields
 
     def variant(self, names: tuple[bytes, ...]) -> bytes:
-        """The part of a key that the request fields ``names`` make (RFC 9111 §4.1), remembered with these facts."""
+        """Return the key part for the request fields ``names`` (RFC 9111 §4.1); results are remembered in this view."""
         known = self._variants
         if known is None:
             known = self._variants = {}
@@ -107,10 +107,10 @@ class RequestView:
 
 
 class PlainRequestView(RequestView):
-    """Those of a plain GET none of whose fields is among ``SELECTING``; ``read`` gives them, should Vary name one.
+    """View of a plain GET without any field of ``SELECTING``; ``read`` parses the fields if Vary names one of them.
 
-    Most requests are such, and where heads differ each time, to make pairs of their fields takes longer than all the
-    rest of a hit's lookup. What such a request says is therefore said once, by the class.
+    Most requests are plain GETs. When every request head is different, splitting its fields into pairs takes longer
+    than the rest of a hit's lookup. Their properties are therefore class attributes.
     """
 
     __slots__ = ("_read",)
@@ -129,7 +129,7 @@ class PlainRequestView(RequestView):
 
     @property
     def fields(self) -> Fields:
-        """The request's end-to-end fields."""
+        """The end-to-end fields of the request."""
         if self._read is not None:
             self._fields, self._read = self._read(), None
         return self._fields

@@ -1,4 +1,4 @@
-"""What a route says about caching, as plain values. The defaults are the RFCs' rules for a shared cache."""
+"""Cache settings of a route, as plain values. The defaults are the RFCs' rules for a shared cache."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Final
 
 from passerelle.caching.keys import WHOLE_URI, KeyRule
 
-# Statuses to which a route's own ``ttl`` applies when it names none.
+# Statuses to which a route's ``ttl`` applies if the route lists none.
 TTL_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308})
 
 
 class IdentitySharing(enum.Enum):
-    """How responses to requests that carry an identity are shared (RFC 9111 §3.5).
+    """How responses to requests with an identity are shared (RFC 9111 §3.5).
 
-    RULE: only where the response says ``public``, ``s-maxage`` or ``must-revalidate``. CONSUMER: each consumer that a
-    guard established has entries of their own. SHARED: the route's owner vouches that no response depends on who asks.
+    RULE: only if the response has ``public``, ``s-maxage`` or ``must-revalidate``. CONSUMER: each consumer that a guard
+    established has separate entries. SHARED: the operator declares that no response of the route depends on the
+    client's identity.
     """
 
     RULE = "rule"
@@ -26,16 +27,15 @@ class IdentitySharing(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """A route's cache settings; all durations in seconds.
+    """Cache settings of a route; all durations are in seconds.
 
-    ``ttl`` takes the place of the response's own lifetime for ``statuses``; prohibitions (no-store, private, no-cache,
-    Vary, identity, Set-Cookie) stay in force. ``stale_while_revalidate`` and ``stale_if_error`` take the place of the
-    response's (None: the response's). ``stale_if_disconnected`` bounds the stale use that RFC 9111 §4.2.4 allows when
-    no answer can be had from upstream at all. ``vary_on`` names request fields that choose among responses beside
-    those of Vary. ``identity_fields`` names fields (lower case) that guards tell services who asks by, beside
-    ``X-Consumer…``: what varies with one of them varies with who asks. ``targeted`` lists the targeted fields to look
-    for, the first found wins (RFC 9213 §2.2).
-    ``max_body`` is the longest body stored, in bytes.
+    ``ttl`` replaces the response's own lifetime for ``statuses``; prohibitions (no-store, private, no-cache, Vary,
+    identity, Set-Cookie) still apply. ``stale_while_revalidate`` and ``stale_if_error`` replace the response's values
+    (None: the response's values apply). ``stale_if_disconnected`` limits the stale use that RFC 9111 §4.2.4 allows when
+    there is no response from upstream. ``vary_on`` names request fields that select among responses in addition to
+    those of Vary. ``identity_fields`` names the fields (lower case), in addition to ``X-Consumer…``, by which guards
+    pass the client's identity to services: a response that varies by one of them varies by identity. ``targeted`` lists
+    the targeted fields in order of precedence (RFC 9213 §2.2). ``max_body`` is the maximum stored body size in bytes.
     """
 
     key: KeyRule = WHOLE_URI

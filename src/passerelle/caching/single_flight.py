@@ -1,8 +1,8 @@
-"""Single flight: of the requests that miss the same key at once, one goes upstream (RFC 9111 §4 allows "collapsing").
+"""Single flight: of concurrent requests that miss the same key, one is forwarded (RFC 9111 §4: "collapsing").
 
-All of it is callbacks, called in the order in which they came: no task, no lock. The flight belongs to no client. Who
-starts one may leave like anybody else; the request upstream goes on until its response is stored, found to be nobody
-else's, or failed.
+Waiters are callbacks, called in order of arrival; there are no tasks and no locks. A flight belongs to no client: the
+client that started one may disconnect like any other, and the upstream request continues until its response is stored,
+turns out not to be shareable, or fails.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-# Keys whose last response could not be shared, and for how long their requests go upstream without waiting: else each
-# would wait for one after another that turns out useless. The table is bounded, the oldest go first. It has hashes: a
-# key may be 30 KB long, and one of the same hash merely does not wait either.
+# Keys whose last response could not be shared, and for how long requests for them are forwarded without waiting;
+# otherwise each request would wait for a response that turns out to be useless. The table is bounded and drops its
+# oldest keys first. It holds hashes, since a key may be 30 KB long; a hash collision merely prevents waiting.
 _SOLO_SECONDS: Final = 10.0
 _SOLO_KEYS: Final = 10_000
 
 
 class Flight(Generic[T]):
-    """One request upstream for ``key``, and who waits for it.
+    """One upstream request for ``key``, with its waiters.
 
-    ``complete`` and the others may be called once in all; later calls do nothing. A waiter is called exactly once, with
-    the shared result, or with None: go upstream yourself.
+    Only the first call of ``complete``, ``release_uncached`` or ``abort`` has an effect. Each waiter is called exactly
+    once, with the shared result, or with None if the waiter must forward its own request.
     """
 
     __slots__ = ("_flights", "_waiters", "done", "key")
@@ -39,7 +39,8 @@ class Flight(Generic[T]):
         return len(self._waiters)
 
     def wait(self, callback: Callable[[T | None], None]) -> int:
-        """Wait for the result; gives a ticket for :meth:`leave`, or 0 when the flight is full: go upstream yourself."""
+        """Add a waiter; return a ticket for :meth:`leave`, or 0 if the flight is full and the caller must forward its
+        own request."""
         flights = self._flights
         if self.done or len(self._waiters) >= flights.max_waiters:
             return 0
@@ -48,15 +49,15 @@ class Flight(Generic[T]):
         return flights.tickets
 
     def leave(self, ticket: int) -> None:
-        """Wait no longer: the callback will not be called. Nobody else notices."""
+        """Remove a waiter: its callback will not be called. Other waiters are unaffected."""
         self._waiters.pop(ticket, None)
 
     def complete(self, result: T) -> None:
-        """The response may be shared: everybody gets it."""
+        """Share the response with all waiters."""
         self._end(result)
 
     def release_uncached(self, now: float) -> None:
-        """The response is one client's alone: everybody else goes upstream, at once and in parallel.
+        """Mark the response as not shareable: all waiters forward their own requests, at once and in parallel.
 
         Requests for this key do not wait for each other for the next ten seconds.
         """
@@ -65,7 +66,7 @@ class Flight(Generic[T]):
         self._end(None)
 
     def abort(self) -> None:
-        """There is no response: everybody tries for himself."""
+        """End without a response: each waiter forwards its own request."""
         self._end(None)
 
     def _end(self, result: T | None) -> None:
@@ -73,7 +74,7 @@ class Flight(Generic[T]):
             return
         self.done = True
         self._flights.remove(self)
-        # A callback may make another waiter leave (a client's connection closing both of its requests).
+        # A callback may remove another waiter (a closed client connection ends both of its requests).
         for ticket in list(self._waiters):
             callback = self._waiters.pop(ticket, None)
             if callback is not None:
@@ -81,7 +82,7 @@ class Flight(Generic[T]):
 
 
 class Flights(Generic[T]):
-    """The flights under way, by key. ``max_waiters`` bounds each one's queue."""
+    """Flights in progress, by key. ``max_waiters`` limits the waiters of each flight."""
 
     __slots__ = ("_flights", "_solo", "max_waiters", "tickets")
 
@@ -89,29 +90,29 @@ class Flights(Generic[T]):
         self.max_waiters = max_waiters
         self.tickets = 0
         self._flights: dict[bytes, Flight[T]] = {}
-        self._solo: OrderedDict[int, float] = OrderedDict()  # until when, the earliest first
+        self._solo: OrderedDict[int, float] = OrderedDict()  # expiry times, earliest first
 
     def __len__(self) -> int:
         return len(self._flights)
 
     def get(self, key: bytes) -> Flight[T] | None:
-        """The flight under way for ``key``, or None."""
+        """Return the flight in progress for ``key``, or None."""
         return self._flights.get(key)
 
     def begin(self, key: bytes) -> Flight[T]:
-        """Start a flight for ``key``; there must be none."""
+        """Start a flight for ``key``; there must be none in progress."""
         assert key not in self._flights
         flight = self._flights[key] = Flight(self, key)
         return flight
 
     def is_solo(self, key: bytes, now: float) -> bool:
-        """Whether requests for ``key`` go upstream each for itself at the moment."""
+        """Return whether requests for ``key`` are currently forwarded without waiting for each other."""
         until = self._solo.get(hash(key))
-        # One that is further ahead is of before the clock was set back.
+        # An expiry further ahead was recorded before the clock was set back.
         return until is not None and now < until <= now + _SOLO_SECONDS
 
     def remember_solo(self, key: bytes, now: float) -> None:
-        """Requests for ``key`` go upstream each for itself for the next ten seconds."""
+        """Forward requests for ``key`` without waiting for each other for the next ten seconds."""
         solo = self._solo
         hashed = hash(key)
         solo[hashed] = now + _SOLO_SECONDS
@@ -120,6 +121,6 @@ class Flights(Generic[T]):
             solo.popitem(last=False)
 
     def remove(self, flight: Flight[T]) -> None:
-        """Called by a flight that ends."""
+        """Remove a flight that has ended."""
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]

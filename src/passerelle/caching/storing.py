@@ -1,4 +1,4 @@
-"""Whether a response may be stored, and what of it (RFC 9111 §3)."""
+"""Decide whether a response may be stored, and which parts of it (RFC 9111 §3)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from passerelle.caching.settings import CacheSettings, IdentitySharing
 from passerelle.caching.validators import entity_tag
 from passerelle.caching.vary import CONSUMER, vary_names
 
-# RFC 9111 §3 and §5.2.2.3: status codes whose caching rules this cache knows. Ranges are not stored as such.
+# RFC 9111 §3 and §5.2.2.3: status codes whose caching rules this cache implements. Partial responses are not stored.
 UNDERSTOOD: Final = frozenset(status.value for status in HTTPStatus if status >= 200) - {206, 304}
 
-# What these say is true for the one request and its conditions, range or length, not for the URI; stored, an answer to
-# somebody's malformed request would take the URI away from all others.
+# These statuses apply to one request and its conditions, range or length, not to the URI. If stored, the response to
+# one client's malformed request would make the URI unavailable to all others.
 ONE_REQUEST: Final = frozenset({206, 304, 406, 408, 411, 412, 413, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431})
 
-# Storing it is not forbidden (RFC 9111 §7.3); giving one client's cookie to another is seldom meant. Set-Cookie2 is a
-# field like others: no client acts on it any more (RFC 6265 §9.4).
+# Storing Set-Cookie is not forbidden (RFC 9111 §7.3), but sharing one client's cookie with others is seldom intended.
+# Set-Cookie2 has no special role: clients no longer process it (RFC 6265 §9.4).
 SET_COOKIE: Final = b"set-cookie"
 
-# Fields that a cache works with: where a qualified directive lists one, it is read as unqualified instead.
+# Fields that the cache itself needs: a qualified directive that lists one of them is treated as unqualified.
 _NEEDED: Final = frozenset(
     {
         b"age",
@@ -45,7 +45,7 @@ _NEEDED: Final = frozenset(
 
 
 class StorageTerms:
-    """What a response's head says about storing and using it, for one route."""
+    """Rules for storing and using a response on one route, from the response's head."""
 
     __slots__ = ("directives", "lifetime", "names", "omitted")
 
@@ -58,7 +58,7 @@ class StorageTerms:
     ) -> None:
         self.directives = directives
         self.lifetime = lifetime
-        self.names = names  # the fields that choose among responses, None for `Vary: *`
+        self.names = names  # the fields that select among responses, None for `Vary: *`
         self.omitted = omitted  # fields that may not be stored
 
     @property
@@ -69,7 +69,7 @@ class StorageTerms:
 
 
 def read_terms(response: OriginResponse, settings: CacheSettings) -> StorageTerms:
-    """The terms of a response as it came."""
+    """Read the storage terms of a response as received."""
     directives, targeted = response.directives(settings.targeted)
     lifetime = freshness_lifetime(response, directives, targeted, settings.heuristic)
     omitted: frozenset[bytes] = frozenset()
@@ -87,7 +87,7 @@ def _names(response: OriginResponse, settings: CacheSettings) -> tuple[bytes, ..
 
 
 def _applies_to_all(directives: Directives, name: bytes) -> bool:
-    """Whether a directive that may be qualified holds for the whole response."""
+    """Return whether a directive that may be qualified applies to the whole response."""
     if name not in directives:
         return False
     return directives.unqualified(name) or bool(directives.fields(name) & _NEEDED)
@@ -96,12 +96,12 @@ def _applies_to_all(directives: Directives, name: bytes) -> bool:
 def prohibition(
     view: RequestView, response: OriginResponse, terms: StorageTerms, settings: CacheSettings
 ) -> str | None:
-    """Why the response may not be stored whatever its lifetime (RFC 9111 §3), or None. The reason is one token."""
+    """Return why the response must not be stored, whatever its lifetime (RFC 9111 §3), as one token; otherwise None."""
     directives = terms.directives
     if settings.obey_client_directives and b"no-store" in view.directives:
         return "request-no-store"
     if b"must-understand" in directives:
-        # RFC 9111 §5.2.2.3: who understands the status code may overlook the no-store beside it.
+        # RFC 9111 §5.2.2.3: a cache that implements the status code may ignore the accompanying no-store.
         if response.status not in UNDERSTOOD:
             return "not-understood"
     elif b"no-store" in directives:
@@ -115,15 +115,16 @@ def prohibition(
     if not settings.store_set_cookie and SET_COOKIE not in terms.omitted and response.get(SET_COOKIE) is not None:
         return "set-cookie"
     if (response.get(b"content-type") or b"").partition(b";")[0].strip().lower() == b"text/event-stream":
-        return "stream"  # what it tells is for who listens now, and it may never end
+        return "stream"  # events are for current listeners, and a stream may never end
     return None
 
 
 def excluded_needs(terms: StorageTerms, view: RequestView, settings: CacheSettings) -> int:
-    """The identities that an entry with these terms may not answer: bits COOKIE and AUTHORIZATION, and SPECIAL.
+    """Return the needs of requests that an entry with these terms must not serve: COOKIE and AUTHORIZATION, and
+    SPECIAL.
 
-    Authorization by RFC 9111 §3.5. Of cookies the RFC says nothing; where the origin gave neither a lifetime nor
-    no-cache, nothing tells that it thought of caches at all, so a response is then not shared with cookies in play.
+    AUTHORIZATION follows RFC 9111 §3.5. The RFC does not cover cookies. If the origin gave neither a lifetime nor
+    no-cache, nothing shows that it considered caches, so the response is not shared with requests that have cookies.
     """
     if terms.shareable or settings.identity is IdentitySharing.SHARED:
         return SPECIAL
@@ -136,9 +137,10 @@ def excluded_needs(terms: StorageTerms, view: RequestView, settings: CacheSettin
 
 
 class EntryDraft:
-    """A response that may be stored, before its body is there.
+    """Storable response whose body is still incomplete.
 
-    ``names`` are the request fields that choose it (RFC 9111 §4.1). ``length`` is its Content-Length, -1 if unknown.
+    ``names`` are the request fields that select the response (RFC 9111 §4.1). ``length`` is its Content-Length, or -1
+    if unknown.
     """
 
     __slots__ = ("_entry", "_head", "length", "names")
@@ -150,7 +152,8 @@ class EntryDraft:
         self.length = length
 
     def complete(self, body: bytes) -> Entry | None:
-        """The entry, or None when ``body`` is not as long as its head says: an incomplete response (RFC 9111 §3.3)."""
+        """Return the entry, or None if the length of ``body`` differs from the head's: an incomplete response (RFC 9111
+        §3.3)."""
         entry = self._entry
         if self.length >= 0 and len(body) != self.length:
             return None
@@ -167,7 +170,7 @@ def make_draft(
     tags: tuple[bytes, ...] = (),
     terms: StorageTerms | None = None,
 ) -> EntryDraft | str:
-    """The response as it may be stored, or the reason (one token) why it may not (RFC 9111 §3)."""
+    """Return a draft of the storable response, or the reason (one token) why it must not be stored (RFC 9111 §3)."""
     status = response.status
     if status < 200 or status in ONE_REQUEST:
         return "partial" if status in (206, 416) else "status"
@@ -206,19 +209,19 @@ def build_entry(
     tags: tuple[bytes, ...],
     body: bytes = b"",
 ) -> Entry:
-    """The entry of a response with these terms, its key still empty."""
+    """Build the entry of a response with these terms; its key is still empty."""
     directives = terms.directives
     arrived = response.response_time
     age = initial_age(response)
     if _applies_to_all(directives, b"no-cache"):
         fresh_until = NEVER
     elif settings.ttl is not None and response.status in settings.statuses:
-        # The route's lifetime counts from when the response came: how old it was by then is not the route's concern.
+        # The route's lifetime starts when the response arrives, whatever its age by then.
         fresh_until = arrived + settings.ttl
     else:
         fresh_until = arrived + terms.lifetime.seconds - age
-    # RFC 9111 §4.2.4: these forbid every stale use. s-maxage implies proxy-revalidate (§5.2.2.10) and forbids what
-    # nobody allowed by name, but an origin that writes a stale-while-revalidate beside it means it; CDNs read it so.
+    # RFC 9111 §4.2.4: these forbid every stale use. s-maxage implies proxy-revalidate (§5.2.2.10) and so forbids stale
+    # use that is not allowed explicitly; but an origin that adds stale-while-revalidate means it, and CDNs honour it.
     forbidden = (
         b"must-revalidate" in directives
         or b"proxy-revalidate" in directives
@@ -242,7 +245,7 @@ def build_entry(
         stale_while_revalidate=swr,
         stale_if_error=sie,
         strict=forbidden or b"s-maxage" in directives,
-        refuses=excluded_needs(terms, view, settings),
+        needs_excluded=excluded_needs(terms, view, settings),
         etag=entity_tag(response.get(b"etag")),
         tags=tuple(dict.fromkeys(tags + named)) if named else tags,
     )

@@ -1,4 +1,4 @@
-"""Which items have which tag, for purging. What the index takes is counted with the items: one bound for both."""
+"""Index of items by tag, for purging. The store counts the size of the index with its items, under one bound."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final
 
-# Of one item; more are cut off, and longer ones digested: a response must not make the index grow at will.
+# Limits per item: further tags are dropped and longer ones digested, so that a response cannot grow the index at will.
 MAX_TAGS: Final = 64
 MAX_TAG_BYTES: Final = 256
 
-# What one tag of one item takes in the index: its slot in the dict of tags (as in entry.SLOT_BYTES), and in a set.
+# Index overhead per tag of an item: its slot in the dict of tags (as in entry.SLOT_BYTES) and its slot in a set.
 PAIR_BYTES: Final = 160
 
 
 def stored_tag(tag: bytes) -> bytes:
-    """``tag`` as it is held, and so purged by: its digest where it is too long."""
+    """Return ``tag`` in the form that is stored and purged: a digest if it is too long."""
     return tag if len(tag) <= MAX_TAG_BYTES else blake2b(tag, digest_size=24).hexdigest().encode("ascii")
 
 
 def bounded_tags(tags: Iterable[bytes]) -> tuple[bytes, ...]:
-    """``tags`` within the bounds, each once, in order."""
+    """Return the distinct ``tags`` in order, within the limits."""
     kept = dict.fromkeys(stored_tag(tag) for tag in tags if tag)
     return tuple(kept)[:MAX_TAGS]
 
 
 class TagIndex:
-    """Tag -> keys. A tag of one item, which most are, holds its key itself and no set: 216 bytes less."""
+    """Maps tags to keys. A tag with one item, the common case, holds the key itself instead of a set, which saves 216
+    bytes."""
 
     __slots__ = ("_keys",)
 
@@ -38,7 +39,7 @@ class TagIndex:
         return len(self._keys)
 
     def add(self, key: bytes, tags: tuple[bytes, ...]) -> None:
-        """``key`` has ``tags``."""
+        """Add ``tags`` to ``key``."""
         keys = self._keys
         for tag in tags:
             held = keys.get(tag)
@@ -50,7 +51,7 @@ class TagIndex:
                 keys[tag] = {held, key}
 
     def discard(self, key: bytes, tags: tuple[bytes, ...]) -> None:
-        """``key`` no longer has ``tags``."""
+        """Remove ``tags`` from ``key``."""
         keys = self._keys
         for tag in tags:
             held = keys.get(tag)
@@ -62,20 +63,20 @@ class TagIndex:
                 del keys[tag]
 
     def keys(self, tag: bytes) -> tuple[bytes, ...]:
-        """The keys that have ``tag``."""
+        """Return the keys that have ``tag``."""
         held = self._keys.get(tag)
         if held is None:
             return ()
         return tuple(held) if isinstance(held, set) else (held,)
 
     def starting(self, prefix: bytes) -> list[bytes]:
-        """The tags that start so. They are looked through."""
+        """Return the tags that start with ``prefix``, by a linear search."""
         return [tag for tag in self._keys if tag.startswith(prefix)]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all tags."""
         self._keys.clear()
 
     def measure(self) -> int:
-        """Bytes held by the index itself (tests hold PAIR_BYTES against it)."""
+        """Return the bytes held by the index itself (tests compare PAIR_BYTES with it)."""
         return sys.getsizeof(self._keys) + sum(sys.getsizeof(h) for h in self._keys.values() if isinstance(h, set))

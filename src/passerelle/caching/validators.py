@@ -1,4 +1,4 @@
-"""Entity tags and how they are compared (RFC 9110 §8.8.3), and the conditions that a cache answers (§13)."""
+"""Comparison of entity tags (RFC 9110 §8.8.3), and the conditions that a cache evaluates (§13)."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Final
 from passerelle.caching.dates import parse_date
 
 _ETAG = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
-# RFC 9110 §8.8.2.2: a Last-Modified is a strong validator only when it is clearly older than the response's Date.
+# RFC 9110 §8.8.2.2: a Last-Modified is a strong validator only if it is clearly older than the response's Date.
 _STRONG_AGE: Final = 1.0
 
 
 def entity_tag(value: bytes | None) -> bytes | None:
-    """``value`` when it is a well-formed entity tag, else None: a malformed one validates nothing."""
+    """Return ``value`` if it is a well-formed entity tag, else None: a malformed tag validates nothing."""
     return value if value is not None and _ETAG.fullmatch(value) else None
 
 
 def opaque(tag: bytes) -> bytes:
-    """The tag without its weakness flag."""
+    """Return the tag without its weakness flag."""
     return tag[2:] if tag.startswith(b"W/") else tag
 
 
 def weakly_equal(a: bytes, b: bytes) -> bool:
-    """Weak comparison (RFC 9110 §8.8.3.2)."""
+    """Compare weakly (RFC 9110 §8.8.3.2)."""
     return opaque(a) == opaque(b)
 
 
 def strongly_equal(a: bytes, b: bytes) -> bool:
-    """Strong comparison (RFC 9110 §8.8.3.2): equal, and neither is weak."""
+    """Compare strongly (RFC 9110 §8.8.3.2): the tags are equal and neither is weak."""
     return a == b and not a.startswith(b"W/")
 
 
@@ -39,10 +39,10 @@ def not_modified(
     modified: float,
     now: float,
 ) -> bool:
-    """Whether a GET or HEAD with these conditions is answered 304 (RFC 9110 §13.2.2, RFC 9111 §4.3.2).
+    """Return whether a GET or HEAD with these conditions gets a 304 (RFC 9110 §13.2.2, RFC 9111 §4.3.2).
 
-    ``modified`` is the stored response's Last-Modified, or its Date where it has none (RFC 9111 §4.3.2), in seconds.
-    If-Modified-Since is ignored beside If-None-Match, and when it is no date (RFC 9110 §13.1.3).
+    ``modified`` is the stored response's Last-Modified in seconds, or its Date if it has none (RFC 9111 §4.3.2).
+    If-Modified-Since is ignored if If-None-Match is present or if its value is not a valid date (RFC 9110 §13.1.3).
     """
     if if_none_match is not None:
         if if_none_match.strip(b" \t") == b"*":
@@ -55,7 +55,8 @@ def not_modified(
 
 
 def range_applies(if_range: bytes, etag: bytes | None, last_modified: bytes | None, date: float, now: float) -> bool:
-    """Whether Range may be obeyed beside this If-Range: its validator is strong and is the stored one (§13.1.5)."""
+    """Return whether Range applies given If-Range: its validator is strong and equals the stored one (RFC 9110
+    §13.1.5)."""
     if _ETAG.fullmatch(if_range):
         return etag is not None and strongly_equal(if_range, etag)
     if last_modified is None or if_range != last_modified:

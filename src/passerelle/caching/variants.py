@@ -1,4 +1,4 @@
-"""Finding and placing responses that vary: a URI's key, the note under it, the variant's key (RFC 9111 §4.1)."""
+"""Find and store responses that vary: the URI's key, its variants record, and the variants' keys (RFC 9111 §4.1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.request import RequestView
 from passerelle.caching.vary import MAX_NAMES, preferred_language
 
-# How many Content-Languages of one URI are known by name.
+# Maximum number of Content-Languages remembered per URI.
 _MAX_LANGUAGES: Final = 64
 
 _LANGUAGE: Final = b"accept-language"
@@ -22,7 +22,7 @@ def _salt() -> bytes:
 
 
 class VariantStore:
-    """A memory store in which URIs have variants. ``salt`` makes the unique names of notes."""
+    """Memory store in which URIs have variants. ``salt`` generates a unique salt for each variants record."""
 
     __slots__ = ("_salt", "store")
 
@@ -31,7 +31,7 @@ class VariantStore:
         self._salt = salt
 
     def find(self, key: bytes, view: RequestView) -> Entry | None:
-        """The entry under the URI's ``key`` that may answer this request, or None."""
+        """Return the entry under the URI's ``key`` that may serve this request, or None."""
         item = self.store.get(key)
         if type(item) is Entry:
             return item
@@ -46,9 +46,9 @@ class VariantStore:
         return entry if isinstance(entry, Entry) else None
 
     def slot(self, key: bytes, view: RequestView) -> tuple[bytes, bool]:
-        """The key by which the response to this request goes, as far as is known, and whether the URI varies.
+        """Return the key for the response to this request, as far as known, and whether the URI varies.
 
-        It is what requests that may share one response have in common (single flight).
+        Requests with the same key may share one response (single flight).
         """
         item = self.store.peek(key)
         if isinstance(item, Variants):
@@ -64,11 +64,12 @@ class VariantStore:
         epoch: int | None = None,
         known: Entry | None = None,
     ) -> bool:
-        """Store ``entry``, chosen by the request fields ``names``, for the URI's ``key``; whether it is held.
+        """Store ``entry``, selected by the request fields ``names``, for the URI's ``key``; return whether it is held.
 
-        ``epoch`` is the store's from when the request went upstream, ``known`` what was stored for it then: with these,
-        what was invalidated since is not stored, nor what is older than what came since (RFC 9111 §4: the most recent
-        response counts). A URI that varied by other fields than before varies by all of them from now on.
+        ``epoch`` is the store's epoch when the request was forwarded, ``known`` the entry stored for the request then.
+        With both, a response is not stored if its URI was invalidated since, or if a more recent response has been
+        stored since (RFC 9111 §4). If a URI varied by other fields before, it varies by the union of the fields from
+        now on.
         """
         store = self.store
         item = store.peek(key)
@@ -93,7 +94,8 @@ class VariantStore:
 
     def _put_entry(self, entry: Entry, epoch: int | None, known: Entry | None) -> bool:
         held = self.store.peek(entry.key)
-        # What was there before is replaced whatever its date, lest a service's wrong clock keep its successors out.
+        # The previous entry is replaced whatever its date; otherwise a service's wrong clock could block newer
+        # responses.
         late = epoch is not None and held is not known and isinstance(held, Entry) and held.born > entry.born
         return not late and self._put(entry, epoch)
 
@@ -111,10 +113,10 @@ class VariantStore:
 
 
 def variant_of(note: Variants, values: bytes) -> bytes:
-    """The key of the variant with these normalised values."""
+    """Return the key of the variant with these normalised values."""
     return b"%b\x00%b\x00%b" % (note.key, note.salt, values)
 
 
 def _language_key(note: Variants, view: RequestView, language: bytes) -> bytes:
-    """The variant's other fields and the language: requests that agree in both get the same response."""
+    """Return a key of the variant's other fields and the language: requests that agree in both get the same response."""
     return view.variant(tuple(name for name in note.names if name != _LANGUAGE)) + b"\x1d" + language

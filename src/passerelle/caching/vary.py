@@ -1,4 +1,4 @@
-"""Choosing among a URI's responses by request fields (RFC 9111 §4.1), with values normalised first."""
+"""Select among a URI's responses by normalised request fields (RFC 9111 §4.1)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Final
 
 from passerelle.http.messages import Fields, combined, is_forwarding_field, list_members
 
-# A name that no field can have: who asks, as a guard established it, where answers are chosen by that.
+# Pseudo field name (no field can have it) for the consumer that a guard established, if responses vary by consumer.
 CONSUMER: Final = b"\x00consumer"
-# What services are told of it by: these fields are the gateway's, whatever a request says under their names.
+# Prefix of the fields that pass the consumer to services: the gateway sets them and overrides what a request sends.
 CONSUMER_FIELD: Final = b"x-consumer"
 
-# RFC 9111 §4.1: what would choose among more fields than this is as good as `Vary: *`.
+# RFC 9111 §4.1: a response that varies by more fields than this is treated like `Vary: *`.
 MAX_NAMES: Final = 16
 _LONGEST: Final = 96
 
 _COMMA = re.compile(rb"[ \t]*,[ \t]*")
 _WEIGHT = re.compile(rb"[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
-# A value never holds these bytes (RFC 9110 §5.5), so joined parts cannot be confused.
+# A value never contains these bytes (RFC 9110 §5.5), so the joined parts are unambiguous.
 _SEPARATOR: Final = b"\x1f"
 _ABSENT: Final = b"\x1e"
 
@@ -29,10 +29,11 @@ _ABSENT: Final = b"\x1e"
 def vary_names(
     lines: list[bytes], more: Iterable[bytes] = (), identity_fields: frozenset[bytes] = frozenset()
 ) -> tuple[bytes, ...] | None:
-    """The lower-case, sorted field names of all ``Vary`` lines, and ``more``; None for ``*`` or for over MAX_NAMES.
+    """Return the sorted lower-case field names of all ``Vary`` lines and ``more``; None for ``*`` or over MAX_NAMES.
 
-    CONSUMER stands for each field that tells services who asks, also for those that ``identity_fields`` names. By what
-    only the gateway knows of a request (the client's address, the request's id) no stored response can be chosen: None.
+    CONSUMER replaces each field that passes the client's identity to services, including those in ``identity_fields``.
+    A response that varies by what only the gateway knows (the client's address, the request's id) cannot be selected:
+    None.
     """
     names = {m.lower() for line in lines for m in list_members(line)}
     if b"*" in names or len(names) > MAX_NAMES:
@@ -48,7 +49,7 @@ def vary_names(
 
 
 def variant_key(names: Iterable[bytes], fields: Fields, consumer: bytes = b"") -> bytes:
-    """The normalised values of ``names`` in a request, as one key part of at most 96 bytes."""
+    """Return the normalised values of ``names`` in a request, as one key part of at most 96 bytes."""
     parts = []
     for name in names:
         if name == CONSUMER:
@@ -61,11 +62,11 @@ def variant_key(names: Iterable[bytes], fields: Fields, consumer: bytes = b"") -
 
 
 def normalise(name: bytes, value: bytes) -> bytes:
-    """``value`` in the form in which requests of the same meaning agree.
+    """Normalise ``value``, so that requests with the same meaning have the same value.
 
-    Repeated lines are combined and blanks round commas dropped (not where a quoted string could hold them). For
-    Accept-Language and Accept-Encoding, whose members are case-insensitive and ordered by weight alone (RFC 9110
-    §12.5.3, §12.5.4), letter case and order are dropped as well.
+    Repeated lines are combined and whitespace around commas is removed (unless a quoted string could contain it).
+    Members of Accept-Language and Accept-Encoding are case-insensitive and ordered by weight alone (RFC 9110 §12.5.3,
+    §12.5.4), so their letter case and order are dropped as well.
     """
     if name in (b"accept-language", b"accept-encoding"):
         return b",".join(b"%b;%d" % (member, weight) for weight, member in weighted(value))
@@ -74,14 +75,15 @@ def normalise(name: bytes, value: bytes) -> bytes:
 
 
 def weighted(value: bytes) -> list[tuple[int, bytes]]:
-    """``(weight in thousandths, lower-case member)`` of an Accept-like list, the best first, equal ones by name."""
+    """Return ``(weight in thousandths, lower-case member)`` for each member of an Accept-like list, by weight, then
+    name."""
     found = []
     for member in list_members(value):
         name, _, parameter = member.partition(b";")
         weight = 1000
         if parameter:
             match = _WEIGHT.fullmatch(parameter.strip(b" \t"))
-            # What is no weight is kept as part of the name: it matches only its like.
+            # A parameter that is not a weight remains part of the name: it only matches the same parameter.
             if match is None:
                 name = member
             else:
@@ -92,7 +94,7 @@ def weighted(value: bytes) -> list[tuple[int, bytes]]:
 
 
 def preferred_language(fields: Fields) -> bytes | None:
-    """The one language that a request prefers to all others, or None."""
+    """Return the one language that a request prefers over all others, or None."""
     value = combined(fields, b"accept-language")
     if value is None:
         return None

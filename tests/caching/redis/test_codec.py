@@ -53,7 +53,7 @@ def test_an_entry_survives(
         stale_while_revalidate=window,
         stale_if_error=window,
         strict=strict,
-        refuses=7,
+        needs_excluded=7,
         etag=etag,
         tags=tags,
     )

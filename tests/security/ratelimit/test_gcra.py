@@ -149,7 +149,9 @@ def test_the_table_is_bounded_and_a_busy_client_outlives_a_flood() -> None:
         clock.now += 1000
         limits(asked(b"%d" % number))
         assert len(table) <= 1000
-    assert table.evicted >= 48_000
+    # Every other client was evicted before its bucket was full again (20 s after its only request).
+    assert sum(table.get(b"%d" % number) > 0 for number in range(50_000)) == 999
+    assert clock.now < START + 20 * SECOND
     with pytest.raises(RequestRefused):
         limits(asked(b"victim"))
 
@@ -161,7 +163,8 @@ def test_what_is_full_again_goes_first_and_is_no_eviction() -> None:
         clock.now += SECOND // 50  # at any time, about 50 of 100 have debts
         limits(asked(b"%d" % number))
     assert len(table) == 100
-    assert table.evicted == 0
+    # Every client that still had a debt was kept.
+    assert all(table.get(b"%d" % number) > clock.now for number in range(9_951, 10_000))
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=100))

@@ -1,1 +1,1 @@
-"""The second level of the cache, in Redis."""
+"""Second cache level, in Redis."""

@@ -1,8 +1,8 @@
-"""Stored items as bytes, for a store outside the process.
+"""Serialize stored items, for a store outside the process.
 
-The first bytes name the format, and the next four are the CRC-32 of what follows them: what does not start so, or was
-cut or altered, reads as nothing. A change of layout gets another name, so that gateways of two versions may share one
-store: each sees only its own.
+The first bytes name the format; the next four are the CRC-32 of the rest. Data without this header, truncated data and
+altered data decode to None. A change of layout gets a new format name, so that gateways of two versions can share one
+Redis: each reads only its own items.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _NOTE: Final = b"PV2\n"
 _SUM: Final = struct.Struct("<I")
 _BEGIN: Final = len(_ENTRY) + _SUM.size
 
-# born, fresh_until, status, strict, refuses, stale_while_revalidate, stale_if_error, lengths of key, etag (0: none),
-# head and body, number of tags. Each tag follows as its length and itself.
+# born, fresh_until, status, strict, needs_excluded, stale_while_revalidate, stale_if_error, lengths of key, etag (0:
+# none), head and body, number of tags. The tags follow, each preceded by its length.
 _FIXED: Final = struct.Struct("<ddHBBIIIIIIH")
-# The year 5138, in seconds: no time, and no NaN, is beyond it.
+# The year 5138, in seconds: later times, and NaN, are invalid.
 _LATEST: Final = 1e11
 _SHORT: Final = struct.Struct("<H")
 _NOTE_FIXED: Final = struct.Struct("<IHHH")
 
 
 def encode(item: StoredItem) -> bytes:
-    """``item`` as bytes."""
+    """Serialize ``item``."""
     if isinstance(item, Entry):
         etag = item.etag or b""
         fixed = _FIXED.pack(
@@ -59,7 +59,8 @@ def _sealed(name: bytes, pieces: list[bytes]) -> bytes:
 
 
 def decode(data: bytes, key: bytes) -> StoredItem | None:
-    """The item in ``data`` if it is whole, of this format, and ``key``'s; None otherwise. Never raises."""
+    """Return the item in ``data`` if it is complete, has this format and belongs to ``key``; otherwise None. Never
+    raises."""
     try:
         if crc32(memoryview(data)[_BEGIN:]) != _SUM.unpack_from(data, len(_ENTRY))[0]:
             return None
@@ -86,7 +87,7 @@ class _ByteReader:
     def take(self, length: int) -> bytes:
         end = self.at + length
         if end > len(self.data):
-            raise ValueError("cut short")
+            raise ValueError("truncated")
         piece = self.data[self.at : end]
         self.at = end
         return piece
@@ -97,12 +98,12 @@ class _ByteReader:
 
 def _entry(data: bytes, key: bytes) -> Entry | None:
     fixed = _FIXED.unpack_from(data, _BEGIN)
-    born, fresh_until, status, strict, refuses, swr, sie, *lengths, tags = fixed
+    born, fresh_until, status, strict, needs_excluded, swr, sie, *lengths, tags = fixed
     reader = _ByteReader(data, _BEGIN + _FIXED.size)
     if reader.take(lengths[0]) != key:
         return None
     if not -_LATEST < born < _LATEST or not fresh_until < _LATEST:
-        raise ValueError("no time")
+        raise ValueError("invalid time")
     etag, head, body = (reader.take(length) for length in lengths[1:])
     return Entry(
         key,
@@ -114,7 +115,7 @@ def _entry(data: bytes, key: bytes) -> Entry | None:
         stale_while_revalidate=swr,
         stale_if_error=sie,
         strict=bool(strict),
-        refuses=refuses,
+        needs_excluded=needs_excluded,
         etag=etag or None,
         tags=reader.parts(tags),
     )

@@ -1,8 +1,9 @@
-"""How workers tell each other what is no longer valid: numbered messages over Redis's publish and subscribe.
+"""Invalidation messages between workers: numbered messages over Redis publish and subscribe.
 
-Messages are numbered and the last thousand are kept in a list, so a worker that missed some (its connection broke, or
-Redis was restarted) makes up for them before it reads from Redis again; one that missed more empties its memory.
-Invalidations made while Redis is gone hold for this worker at once, and for the others as soon as it is back.
+The last thousand messages are kept in a list. A worker that missed messages (its connection broke, or Redis was
+restarted) replays them before it reads from Redis again; a worker that missed more clears its memory store.
+Invalidations made while Redis is unavailable take effect in this worker at once, and in the others as soon as Redis is
+back.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from redis.asyncio.client import PubSub
 
 from passerelle.caching.keys import key_path
 from passerelle.caching.memory_store import MemoryStore
+from passerelle.caching.redis.reconnect import CONNECT, FIRST_PAUSE, LAST_PAUSE, USE
 from passerelle.caching.redis.scripts import INVALIDATE, LOG, RELEASE, REMEMBER
-from passerelle.caching.redis.times import CONNECT, FIRST_PAUSE, LAST_PAUSE, USE
 
 logger = logging.getLogger("passerelle")
 
@@ -31,21 +32,23 @@ TAG: Final = b"T"
 PATH: Final = b"P"
 CLEAR: Final = b"C"
 
-# Seconds between two looks whether a message was missed.
-_LOOK: Final = 2.0
-# Seconds for a purge by path of a large Redis: what is not done by then is begun anew with a new connection.
+# Interval of the checks for missed messages, in seconds.
+_CHECK_INTERVAL: Final = 2.0
+# Timeout in seconds for a purge by path of a large Redis. An unfinished purge is repeated on a new connection.
 _UNLINK: Final = 30.0
 
 _PENDING: Final = 1000
 _LONGEST_KEY: Final = 512
-# Of a longer key this much is kept as it is. The longest host leaves some of the path: purges find it by that.
+# This much of a longer key remains unchanged. Even with the longest host it includes part of the path, so that purges
+# by path find the key.
 _KEPT: Final = _LONGEST_KEY - 48
 _LONGEST_HOST: Final = 256
 KEPT_OF_PATH: Final = _KEPT - _LONGEST_HOST - len(b" ")
 
 
 class RedisNames:
-    """The keys and channels of one namespace. The number is the format's version: other versions use other keys."""
+    """Keys and channels of one namespace. The number in the prefix is the format version: other versions use other
+    keys."""
 
     __slots__ = (
         "_lock",
@@ -74,22 +77,22 @@ class RedisNames:
         self.flights = prefix + b"flights"
 
     def entry(self, key: bytes) -> bytes:
-        """Where the item under ``key`` is."""
+        """Return the Redis key of the item with cache key ``key``."""
         return self.entries + shorten(key)
 
     def lock(self, slot: bytes) -> bytes:
-        """Who fetches for ``slot``."""
+        """Return the Redis key of the lock held by the worker that fetches ``slot``."""
         return self._lock + shorten(slot)
 
     def tombstone(self, key: bytes) -> bytes:
-        """When the URI of ``key`` was last invalidated."""
+        """Return the Redis key of the time when the URI of ``key`` was last invalidated."""
         return self._tombstone + shorten(key.partition(b"\x00")[0])
 
 
 def shorten(key: bytes) -> bytes:
-    """``key``, its end digested if it is long: a key is an index entry to Redis, and targets may have kilobytes.
+    """Replace the end of a long ``key`` by a digest: Redis indexes keys, and targets may have several kilobytes.
 
-    So is the host in it, if that is the long part. No host begins with a slash.
+    A long host is replaced by a digest as well; no real host begins with a slash.
     """
     if len(key) <= _LONGEST_KEY:
         return key
@@ -106,24 +109,24 @@ def _digest(text: bytes) -> bytes:
 
 
 def may_have_path(name: bytes, path: bytes) -> bool:
-    """Whether an item under the shortened key ``name`` has this path, or one that begins so where it ends in ``*``.
+    """Return whether an item with the shortened key ``name`` has this path (a trailing ``*`` matches any suffix).
 
-    Of one whose path was cut: whether it may.
+    If the path of ``name`` was truncated, return whether the item may have this path.
     """
     begins = path[:-1] if path.endswith(b"*") else None
     found = key_path(name)
     if found == path or (begins is not None and found.startswith(begins)):
         return True
     if len(name) < _LONGEST_KEY or found != name.partition(b" ")[2]:
-        return False  # nothing was cut, or not in the path
+        return False  # nothing was truncated, or only the query
     return (path if begins is None else begins).startswith(found[:-48])
 
 
 class InvalidationBus:
-    """This worker's end. ``ready``: the connection stands and nothing is left to make up for.
+    """Connection of this worker to the bus. ``ready``: the worker is connected and has replayed all missed messages.
 
-    ``unlink`` deletes the entries in Redis with a path, or (None) all. ``on_change`` is told that Redis cannot be
-    reached, once, and that it is back.
+    ``unlink`` deletes the entries in Redis with a path, or all entries (None). ``on_change`` is called with False once
+    Redis cannot be reached, and with True when it is back.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class InvalidationBus:
         self._on_change = on_change or (lambda up: None)
         self._reported_down = False
         self._generation = b""
-        self._stable = False  # whether the connection was ready for long enough
+        self._stable = False  # whether the connection has lasted for USE seconds
         self._client = client
         self._memory = memory
         self._names = names
@@ -149,15 +152,15 @@ class InvalidationBus:
         self._release: Any = client.register_script(RELEASE)
         self._sequence = -1
         self._behind = -1
-        self._last = 0  # number of the last message that this connection has brought
+        self._last = 0  # number of the last message received on this connection
         self._pending: deque[tuple[bytes, bytes, bytes]] = deque()
         self._waiting: dict[bytes, list[asyncio.Future[bool]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._session: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to connect."""
-        self._task = asyncio.get_running_loop().create_task(self._reconnect_forever(), name="cache link")
+        """Start connecting."""
+        self._task = asyncio.get_running_loop().create_task(self._reconnect_forever(), name="cache bus")
 
     async def stop(self) -> None:
         """Disconnect for good."""
@@ -169,18 +172,18 @@ class InvalidationBus:
         self._wake_waiters()
 
     def mark_unavailable(self) -> None:
-        """An operation failed: stop using Redis until a new connection shows that it is back."""
+        """Stop using Redis after a failed operation, until a new connection shows that it is back."""
         if self.ready:
             self.ready = False
             if self._session is not None:
                 self._session.cancel()
 
-    # ---- telling others
+    # ---- publishing
 
     async def invalidate(self, operation: bytes, about: bytes, key: bytes = b"") -> None:
-        """Tell all workers. ``key`` is the entry or tag in Redis that goes with it.
+        """Publish an invalidation to all workers; ``key`` is the affected entry or tag in Redis.
 
-        This worker's own memory is the caller's business and was seen to first.
+        The caller has already invalidated this worker's own memory store.
         """
         if not self.ready:
             self.enqueue(operation, about, key)
@@ -188,12 +191,13 @@ class InvalidationBus:
         try:
             await self._publish_and_unlink(operation, about, key)
         except Exception:
-            # Whatever it was, the others have perhaps not heard of it.
+            # Whatever the error, the other workers may not have received the message.
             self.enqueue(operation, about, key)
             self.mark_unavailable()
 
     def enqueue(self, operation: bytes, about: bytes, key: bytes = b"") -> None:
-        """Tell the others as soon as Redis is back; of more than a thousand such, only that everything is invalid."""
+        """Publish as soon as Redis is back; more than a thousand pending invalidations are replaced by one that clears
+        all."""
         if len(self._pending) >= _PENDING:
             self._pending.clear()
             operation, about, key = CLEAR, b"", b""
@@ -205,7 +209,7 @@ class InvalidationBus:
         if operation in (PATH, CLEAR):
             async with asyncio.timeout(_UNLINK):
                 await self._unlink(about if operation == PATH else None)
-            # Once more: meanwhile a worker may have taken into its memory what was not unlinked yet.
+            # Publish again: meanwhile a worker may have read entries that were not unlinked yet into its memory store.
             async with asyncio.timeout(CONNECT):
                 await self._publish(operation, about, key)
 
@@ -216,20 +220,22 @@ class InvalidationBus:
         await self._invalidate(keys=keys, args=[names.invalid, self._worker, operation, about, REMEMBER, LOG])
 
     async def release(self, slot: bytes) -> None:
-        """Tell who waits for ``slot`` that there will be nothing."""
+        """Release the lock of ``slot`` and notify its waiters that there will be no response."""
         await self._release(keys=[self._names.lock(slot)], args=[self._names.flights, shorten(slot)])
 
-    # ---- being told
+    # ---- receiving
 
     async def wait(self, slot: bytes, seconds: float, is_claimed: Callable[[], Awaitable[bool | None]]) -> bool | None:
-        """Whether the response for ``slot`` was stored; true too when nobody fetches it any more, None after
-        ``seconds``."""
+        """Wait for the response of ``slot``; return whether it was stored, or None after ``seconds``.
+
+        The result is also True if no worker is fetching ``slot`` any more.
+        """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         slot = shorten(slot)
         self._waiting.setdefault(slot, []).append(future)
         try:
             async with asyncio.timeout(seconds):
-                # It may have been stored between the claim that failed and this.
+                # The response may have been stored between the failed claim and this call.
                 claimed = await is_claimed()
                 return await future if claimed else claimed is not None
         except TimeoutError:
@@ -242,21 +248,21 @@ class InvalidationBus:
                     del self._waiting[slot]
 
     async def _reconnect_forever(self) -> None:
-        """Connect, and connect again, for ever."""
+        """Keep connecting to Redis until cancelled."""
         delay = FIRST_PAUSE
         while True:
-            self._session = asyncio.get_running_loop().create_task(self._run_session(), name="cache link session")
+            self._session = asyncio.get_running_loop().create_task(self._run_session(), name="cache bus session")
             try:
                 await asyncio.shield(self._session)
             except asyncio.CancelledError:
                 if not self._session.cancelled():
-                    # It is this task that is cancelled: the link stops.
+                    # This task itself was cancelled: the bus stops.
                     self._session.cancel()
                     with contextlib.suppress(asyncio.CancelledError, Exception):
                         await self._session
                     raise
             except Exception as error:
-                # Redis is gone. Or it talks nonsense, of which its client raises whatever it stumbles over.
+                # Redis is unavailable. Or it sends invalid data, on which its client may raise any exception.
                 logger.debug("redis: %r", error)
             if not self._stable and not self._reported_down:
                 self._reported_down = True
@@ -267,8 +273,8 @@ class InvalidationBus:
             await asyncio.sleep(delay)
 
     async def _run_session(self) -> None:
-        """One connection, from subscribing until it breaks."""
-        # Connections that were idle when Redis went would each fail once more.
+        """Run one connection, from the subscription until it breaks."""
+        # Connections that were idle when Redis went away would each fail once more.
         await self._client.connection_pool.disconnect(inuse_connections=False)
         subscription = self._client.pubsub()
         standing: asyncio.TimerHandle | None = None
@@ -294,13 +300,13 @@ class InvalidationBus:
             self._on_change(True)
 
     async def _replay_missed(self) -> None:
-        """What others said while this worker did not listen."""
-        # A Redis that was started anew counts anew: it may have counted past what this worker heard last.
+        """Apply the messages that other workers published while this worker was not connected."""
+        # A restarted Redis counts from zero, and may already have counted past the last number this worker received.
         await self._client.set(self._names.generation, os.urandom(8).hex(), nx=True)
         generation = cast("bytes", await self._client.get(self._names.generation))
         newest = int(await self._client.get(self._names.sequence) or 0)
         if self._sequence < 0:
-            # What the memory holds already is from before this worker could hear that it changed.
+            # The contents of the memory store predate this connection, and invalidations may have been missed.
             self._memory.clear()
             self._sequence = newest
         elif newest != self._sequence or generation != self._generation:
@@ -310,7 +316,7 @@ class InvalidationBus:
                 for message in reversed(log[:missed]):
                     await self._apply(message)
             else:
-                # More than the log holds, or Redis lost its memory and counts anew.
+                # The log is too short, or Redis lost its data and counts from zero.
                 self._memory.clear()
             self._sequence = newest
         self._generation = generation
@@ -319,13 +325,14 @@ class InvalidationBus:
     async def _listen(self, subscription: PubSub) -> None:
         channel = self._names.flights
         clock = asyncio.get_running_loop().time
-        looked = clock()
+        last_check = clock()
         while True:
-            message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_LOOK)
-            # None: time is up, or it was the confirmation of a subscription. Where others say much, time is never up.
-            if clock() - looked >= _LOOK:
+            message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_CHECK_INTERVAL)
+            # None: the timeout expired, or the message confirmed a subscription. With frequent messages it never
+            # expires.
+            if clock() - last_check >= _CHECK_INTERVAL:
                 await self._check_sequence()
-                looked = clock()
+                last_check = clock()
             if message is None:
                 continue
             if message["channel"] == channel:
@@ -334,16 +341,16 @@ class InvalidationBus:
                 await self._on_message(message["data"])
 
     async def _check_sequence(self) -> None:
-        """Was anything said that was not heard, does Redis count as before, and is it still there?"""
+        """Raise ConnectionError if messages were lost or Redis has lost its data; TimeoutError if it does not reply."""
         names = self._names
         async with asyncio.timeout(CONNECT):
             generation, number = await self._client.mget(names.generation, names.sequence)
         newest = int(number or 0)
-        # Where Redis lost its data it may have counted up to the same number again.
-        counts_anew = newest < self._sequence or generation != self._generation
-        if counts_anew or (newest > self._sequence and self._behind == self._sequence):
+        # A Redis that lost its data may have counted up to the same number again.
+        was_reset = newest < self._sequence or generation != self._generation
+        if was_reset or (newest > self._sequence and self._behind == self._sequence):
             raise ConnectionError("messages were lost")
-        # One that was published this instant may still be on its way; by the next look it is here.
+        # A message published at this moment may still be in transit; it will have arrived by the next check.
         self._behind = self._sequence if newest > self._sequence else -1
 
     async def _on_message(self, message: bytes) -> None:
@@ -351,7 +358,7 @@ class InvalidationBus:
         if number > self._sequence + 1:
             raise ConnectionError("messages were lost")
         if number <= self._last:
-            # Redis counts anew. Those that it counted while this worker caught up come once, and in order.
+            # Redis counts from zero. Messages numbered while this worker replayed the log arrive once, and in order.
             self._generation = b""
             raise ConnectionError("messages were lost")
         self._last = number
@@ -363,10 +370,10 @@ class InvalidationBus:
         try:
             _, worker, operation, about = message.split(b" ", 3)
         except ValueError:
-            # It may have been about anything.
+            # A malformed message may have concerned anything.
             worker, operation, about = b"", CLEAR, b""
         if worker == self._worker:
-            return  # done before it was said
+            return  # this worker has already applied its own invalidations
         if operation == DELETE:
             self._memory.delete(about)
         elif operation == TAG:

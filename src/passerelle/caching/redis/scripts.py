@@ -1,14 +1,14 @@
-"""What Redis does in one step (EVALSHA), so that no other worker's step comes between."""
+"""Lua scripts that Redis runs atomically (EVALSHA), so that no other worker's operation interleaves."""
 
 from __future__ import annotations
 
 from typing import Final
 
-# How long an invalidation is remembered, in milliseconds: a response whose request went upstream longer ago than this
-# could be stored although its URI was invalidated meanwhile. Longer than any route's deadline should be.
+# How long an invalidation is remembered, in milliseconds. A response whose request was forwarded longer ago than this
+# could be stored although its URI has been invalidated since, so this should exceed every route's deadline.
 REMEMBER: Final = 120_000
 
-# How many invalidations a worker that was cut off can make up for; past that it empties its memory.
+# Number of invalidations that a disconnected worker can replay; a worker that missed more clears its memory store.
 LOG: Final = 1000
 
 _NOW: Final = """
@@ -17,18 +17,18 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 """
 
 # KEYS: entry, tombstone of its URI, time of the last purge, lock of its flight, tags...
-# ARGV: value, lifetime in ms, ms since the request went upstream, channel of flights, slot
+# ARGV: value, lifetime in ms, ms since the request was forwarded, channel of flights, slot
 PUT: Final = (
     _NOW
     + """
-local asked = now - ARGV[3]
+local requested = now - ARGV[3]
 for i = 2, 3 do
   local at = redis.call('GET', KEYS[i])
-  if at and tonumber(at) >= asked then return 0 end
+  if at and tonumber(at) >= requested then return 0 end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 for i = 5, #KEYS do
-  -- By when each is gone: names of what expired do not pile up under a tag that is always in use.
+  -- Scores are expiry times: expired names do not accumulate under a tag in constant use.
   redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
   redis.call('ZADD', KEYS[i], now + ARGV[2], KEYS[1])
   if redis.call('PTTL', KEYS[i]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
@@ -39,7 +39,7 @@ return 1
 )
 
 # KEYS: sequence, log, tombstone or time of the last purge[, entry or tag]
-# ARGV: channel, worker, operation, what it is about, REMEMBER, LOG
+# ARGV: channel, worker, operation, its subject (key, tag or path), REMEMBER, LOG
 INVALIDATE: Final = (
     _NOW
     + """

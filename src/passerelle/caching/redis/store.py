@@ -1,10 +1,10 @@
-"""The second level: a store in Redis that workers and replicas share, beside each worker's memory.
+"""Second cache level: a store in Redis, shared by workers and replicas, behind each worker's memory store.
 
-Nothing here raises and nothing here is waited for long: with Redis gone every read is a miss, every write is dropped,
-and what was invalidated meanwhile is made up for before the first read after it is back. What one worker invalidates
-reaches the memory of all others by publish and subscribe (``link``).
+No operation raises, and each is bounded in time. While Redis is unavailable, every read is a miss and every write is
+dropped; invalidations made meanwhile are published before the first read after Redis is back. Invalidations by one
+worker reach the memory stores of all others over :mod:`.invalidation_bus`.
 
-Redis 6.2 or later, not a cluster: scripts touch keys of any slot.
+Requires Redis 6.2 or later, without cluster mode: the scripts access keys of any slot.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from passerelle.caching.redis.invalidation_bus import (
     may_have_path,
     shorten,
 )
+from passerelle.caching.redis.reconnect import CONNECT
 from passerelle.caching.redis.scripts import PUT
-from passerelle.caching.redis.times import CONNECT
 from passerelle.caching.request import RequestView
 from passerelle.caching.variants import variant_of
 
 T = TypeVar("T")
 
-# How long an operation may take. A hit in Redis on the same network takes under a millisecond; past this the upstream
-# is asked as if there were no Redis.
+# Timeout of an operation in seconds. A hit in Redis on the same network takes less than a millisecond; after the
+# timeout the request is forwarded as if there were no Redis.
 TIMEOUT: Final = 0.1
 
-# How long a response is kept past its use without validation, to be validated or to answer when upstream is gone.
+# How long a response is kept in Redis after it became stale, for revalidation or for use while upstream is unavailable.
 GRACE: Final = 3600.0
 _LONGEST: Final = 30 * 86_400.0
 
-# Operations at a time. The client makes a connection for each, and refuses more than its most at once as an error.
-_TURNS: Final = 48
+# Concurrent operations. The client opens a connection for each and raises an error beyond its maximum.
+_MAX_CONCURRENT: Final = 48
 
 
 class RedisStore:
-    """A second level behind ``memory``. ``namespace`` keeps gateways that share a Redis apart.
+    """Second level behind ``memory``. ``namespace`` separates gateways that share a Redis.
 
-    ``errors`` counts operations that failed or took too long. ``on_change`` is told when Redis cannot be reached (once)
-    and when it is back.
+    ``errors`` counts operations that failed or timed out. ``on_change`` is called with False once Redis cannot be
+    reached, and with True when it is back.
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class RedisStore:
         self._names = RedisNames(namespace)
         self._put: Any = self._client.register_script(PUT)
         self.bus = InvalidationBus(self._client, memory, self._names, worker, self._unlink, on_change)
-        self._turns = asyncio.Semaphore(_TURNS)
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
         self.errors = 0
 
     @property
     def up(self) -> bool:
-        """Whether Redis is used at the moment."""
+        """Whether Redis is currently used."""
         return self.bus.ready
 
     async def start(self) -> None:
-        """Begin to connect; returns at once. Until the connection stands, all reads are misses."""
+        """Start connecting; return at once. Until the connection is established, all reads are misses."""
         self.bus.start()
 
     async def stop(self) -> None:
@@ -99,7 +99,8 @@ class RedisStore:
         await self._client.aclose()
 
     async def find(self, key: bytes, view: RequestView) -> tuple[Entry | None, Variants | None]:
-        """The entry under the URI's ``key`` that may answer this request, and the note that its responses vary."""
+        """Return the entry under the URI's ``key`` that may serve this request, and the variants record if there is
+        one."""
         item = await self.get(key)
         if not isinstance(item, Variants):
             return (item, None) if isinstance(item, Entry) else (None, None)
@@ -107,14 +108,15 @@ class RedisStore:
         return (entry if isinstance(entry, Entry) else None), item
 
     async def get(self, key: bytes) -> StoredItem | None:
-        """The item under ``key``, or None: also when Redis is gone, slow, or holds something else there."""
+        """Return the item under ``key``, or None, also if Redis is unavailable or slow, or holds other data there."""
         data = await self._run(self._client.get(self._names.entry(key)))
         return decode(data, key) if isinstance(data, bytes) else None
 
     async def put(self, item: StoredItem, now: float, since: float) -> bool:
-        """Hold ``item``; whether it is held. ``since``: seconds since its request went upstream.
+        """Store ``item``; return whether it was stored. ``since``: seconds since its request was forwarded.
 
-        It is refused where its URI was invalidated, or anything purged, after that (RFC 9111 §4.4), by Redis's clock.
+        By Redis's clock, an item is refused if its URI was invalidated, or anything purged, after its request was
+        forwarded (RFC 9111 §4.4).
         """
         lifetime = self._lifetime(item, now)
         if lifetime <= 0:
@@ -131,48 +133,48 @@ class RedisStore:
         return bool(await self._run(self._put(keys=keys, args=arguments)))
 
     async def delete(self, key: bytes) -> None:
-        """Let go of the item under ``key`` here and in the memory of all other workers."""
+        """Delete the item under ``key``, here and in the memory stores of all other workers."""
         await self.bus.invalidate(DELETE, key, self._names.entry(key))
 
     async def purge_tag(self, tag: bytes) -> None:
-        """Let go of every item with ``tag``, here and in the memory of all other workers."""
+        """Delete every item with ``tag``, here and in the memory stores of all other workers."""
         await self.bus.invalidate(TAG, tag, self._names.tags + tag)
 
     async def purge_path(self, path: bytes) -> None:
-        """Let go of every item with this path (or whose path starts so, where it ends in ``*``), here and elsewhere."""
+        """Delete every item with this path (a trailing ``*`` matches any suffix), here and in all other workers."""
         await self.bus.invalidate(PATH, path)
 
     async def clear(self) -> None:
-        """Let go of everything, here and in the memory of all other workers."""
+        """Delete everything, here and in the memory stores of all other workers."""
         await self.bus.invalidate(CLEAR, b"")
 
     async def claim(self, slot: bytes, seconds: float) -> bool:
-        """Whether this worker is the one to fetch for ``slot``; for at most ``seconds``. True when Redis is gone."""
+        """Claim ``slot`` for at most ``seconds``; return whether this worker fetches it. True while Redis is
+        unavailable."""
         key = self._names.lock(slot)
         if not self.up:
             return True
-        taken = await self._run(self._client.set(key, b"1", nx=True, px=int(seconds * 1000)))
-        # None: another one has it. False is an answer that SET does not give.
-        if taken is False:
+        claimed = await self._run(self._client.set(key, b"1", nx=True, px=int(seconds * 1000)))
+        # None: another worker holds the claim. False is a reply that SET never gives.
+        if claimed is False:
             self._mark_unavailable()
-        return bool(taken) or not self.up
+        return bool(claimed) or not self.up
 
     async def renew(self, slot: bytes, seconds: float) -> None:
-        """Keep a claim for ``seconds`` more."""
+        """Extend a claim by ``seconds``."""
         await self._run(self._client.pexpire(self._names.lock(slot), int(seconds * 1000)))
 
     async def release(self, slot: bytes) -> None:
-        """Give up a claim: there is no response to share, and who waits fetches for himself."""
+        """Release a claim without a shareable response: waiting workers forward their own requests."""
         await self._run(self.bus.release(slot))
 
     async def wait(self, slot: bytes, seconds: float) -> bool | None:
-        """Wait until the worker that claimed ``slot`` has stored its response (True) or has none (False); None when
-        time is up."""
+        """Wait for the worker that claimed ``slot``; return whether it stored its response, or None after ``seconds``."""
 
         async def is_claimed() -> bool | None:
             found = await self._run(self._client.exists(self._names.lock(slot)))
             if found is not None and found not in (0, 1):
-                # It would be waited for as long as the request may last.
+                # An invalid reply; without this, the wait could last as long as the request may.
                 self._mark_unavailable()
                 return None
             return None if found is None else bool(found)
@@ -181,16 +183,17 @@ class RedisStore:
 
     def _lifetime(self, item: StoredItem, now: float) -> float:
         if not isinstance(item, Entry):
-            # A note must outlive what it leads to; without it they are unreachable.
+            # A variants record must outlive its variants, which are unreachable without it.
             return _LONGEST
         window = max(item.stale_while_revalidate, item.stale_if_error, self._grace)
         return min(max(item.fresh_until - now, 0.0) + window, _LONGEST)
 
     async def _run(self, operation: Awaitable[T]) -> T | None:
-        """What ``operation`` gives, or None when Redis is gone or slow, or too many others wait for it."""
+        """Return the result of ``operation``, or None if Redis is unavailable or slow, or too many operations are
+        queued."""
         try:
             async with asyncio.timeout(self._timeout):
-                await self._turns.acquire()
+                await self._slots.acquire()
         except TimeoutError:
             _discard(operation)
             return None
@@ -201,19 +204,19 @@ class RedisStore:
             async with asyncio.timeout(self._timeout):
                 return await operation
         except Exception:
-            # It is gone or slow. Or it talks nonsense, of which its client raises whatever it stumbles over.
+            # Redis is unavailable or slow. Or it sends invalid data, on which its client may raise any exception.
             self._mark_unavailable()
             return None
         finally:
-            self._turns.release()
+            self._slots.release()
 
     def _mark_unavailable(self) -> None:
-        """Redis is gone, or as good as gone."""
+        """Count an error and stop using Redis until a new connection succeeds."""
         self.errors += 1
         self.bus.mark_unavailable()
 
     async def _unlink(self, path: bytes | None) -> None:
-        """Delete the entries with this path (None: all) by name, a thousand at a time and between other work."""
+        """Delete the entries with this path (None: all), a thousand at a time, yielding to other tasks in between."""
         names = self._names
         prefix = len(names.entries)
         pattern = _literal(names.entries) + b"*"
@@ -222,7 +225,7 @@ class RedisStore:
         batch: list[bytes] = []
         cursor = 0
         while True:
-            # Bounded one by one: all of it may take long, and a connection that is dead is noticed soon all the same.
+            # One timeout per call: the complete scan may take long, but a dead connection is still noticed soon.
             async with asyncio.timeout(CONNECT):
                 cursor, keys = await self._client.scan(cursor, match=pattern, count=1000)
             for key in cast("list[bytes]", keys):
@@ -237,12 +240,12 @@ class RedisStore:
 
 
 def _discard(operation: Awaitable[object]) -> None:
-    """Do not run what will not be awaited, without the warning that a forgotten coroutine deserves."""
+    """Close a coroutine that will not be awaited, which avoids Python's warning about it."""
     close = getattr(operation, "close", None)
     if close is not None:
         close()
 
 
 def _literal(text: bytes) -> bytes:
-    """``text`` in a glob pattern, standing for itself."""
+    """Escape ``text`` for use in a glob pattern."""
     return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]^\\" else bytes([byte]) for byte in text)

@@ -92,12 +92,11 @@ class BucketTable:
     once cannot wash out one that comes too often. Each step is O(1): no pause, no timer.
     """
 
-    __slots__ = ("_capacity", "_states", "evicted")
+    __slots__ = ("_capacity", "_states")
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._states: OrderedDict[bytes, int] = OrderedDict()
-        self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._states)
@@ -124,7 +123,6 @@ class BucketTable:
         else:
             nearest = min(range(len(spared)), key=lambda index: spared[index][1])
             del spared[nearest]
-            self.evicted += 1
         for key, full in spared:
             states[key] = full
 
