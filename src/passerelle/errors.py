@@ -1,7 +1,7 @@
-"""What can go wrong while a request is carried out, and the one table from failure to status.
+"""Failures of requests, and the one table that maps each kind of failure to a status.
 
-A :class:`Failure` says *what* happened (:class:`Kind`), *which side* is to blame (:class:`Side`) and whether
-another attempt may help. Everything that ends a request early is one of these; nothing else decides a status.
+A :class:`Failure` states *what* happened (:class:`Kind`), *which side* caused it (:class:`Side`), and whether a retry
+is safe. Everything that ends a request early is a Failure; nothing else determines a status.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 
 class Side(enum.Enum):
-    """Who is to blame: it is what the log line says and what health looks at."""
+    """The side that caused a failure: logged, and used by passive health checks."""
 
     CLIENT = "client"
     GATEWAY = "gateway"
@@ -19,9 +19,9 @@ class Side(enum.Enum):
 
 
 class Kind(enum.Enum):
-    """What happened. The value is the name used in logs and metrics."""
+    """What happened. The value is the name in logs and metrics."""
 
-    # the client's
+    # Caused by the client.
     BAD_REQUEST = "bad_request"
     BAD_PATH = "bad_path"
     NO_ROUTE = "no_route"
@@ -40,7 +40,7 @@ class Kind(enum.Enum):
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     RATE_LIMITED = "rate_limited"
-    # ours
+    # Caused by the gateway.
     INTERNAL = "internal"
     NO_INSTANCE = "no_instance"
     OVERLOADED = "overloaded"
@@ -48,7 +48,7 @@ class Kind(enum.Enum):
     STOPPING = "stopping"
     TUNNEL_IDLE = "tunnel_idle"
     UNVERIFIABLE = "unverifiable"
-    # the upstream's
+    # Caused by the upstream.
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"
     UPSTREAM_CLOSED = "upstream_closed"
@@ -59,7 +59,7 @@ class Kind(enum.Enum):
     PART_FAILED = "part_failed"
 
 
-# The one table: kind -> (status, side, title for the client).
+# The only table of statuses: kind -> (status, side, title for the client).
 TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.BAD_REQUEST: (400, Side.CLIENT, "The request is malformed"),
     Kind.BAD_PATH: (400, Side.CLIENT, "The path is not allowed"),
@@ -98,11 +98,11 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
 
 
 class Failure(Exception):
-    """A request, or one attempt of it, that failed.
+    """The failure of a request, or of one attempt.
 
-    ``detail`` is for the log; ``public`` (if any) may be shown to the client: it never names an upstream's address.
-    ``retryable`` is true only where another attempt cannot repeat an effect (RFC 9110 §9.2.2).
-    ``retry_after`` is the Retry-After of a 503, in whole seconds.
+    ``detail`` is for the log. ``public``, if not empty, may be shown to the client; it never names the address of an
+    upstream. ``retryable`` is True only if another attempt cannot repeat an effect (RFC 9110 §9.2.2). ``retry_after``
+    is the Retry-After of a 503, in whole seconds.
     """
 
     __slots__ = ("detail", "kind", "public", "retry_after", "retryable")
@@ -117,12 +117,12 @@ class Failure(Exception):
 
     @property
     def status(self) -> int:
-        """The status code that tells a client of it."""
+        """The status code of the response to the client."""
         return TABLE[self.kind][0]
 
     @property
     def side(self) -> Side:
-        """Who is to blame."""
+        """The side that caused the failure."""
         return TABLE[self.kind][1]
 
     @property
@@ -135,7 +135,7 @@ class Failure(Exception):
 
 
 def reason_phrase(status: int) -> bytes:
-    """The phrase of a status line; for codes without a registered one, an empty phrase (RFC 9112 §4)."""
+    """Return the reason phrase of a status, empty if none is registered (RFC 9112 §4)."""
     return _REASONS.get(status, b"")
 
 

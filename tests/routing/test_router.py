@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from passerelle.routing.paths import LITERAL, PARAMETER, Pattern
 from passerelle.routing.router import (
+    MAX_CACHED_HOSTS,
     MAX_HOST,
-    MAX_SEEN,
     MAX_STEPS,
     RouteMatch,
     Router,
@@ -219,11 +219,11 @@ def test_what_a_host_does_not_have_is_looked_for_in_the_wider_ones() -> None:
 
 def test_what_clients_write_as_host_is_remembered_within_bounds() -> None:
     router = Router([rule("/", "any"), rule("/", "a", host=b"a.com")])
-    for number in range(3 * MAX_SEEN):
+    for number in range(3 * MAX_CACHED_HOSTS):
         assert router.match(b"h%d.com" % number, GET, b"/").value == "any"
-        assert len(router._seen) <= MAX_SEEN
+        assert len(router._cached_chains) <= MAX_CACHED_HOSTS
     assert router.match(b"x" * (MAX_HOST + 1), GET, b"/").value == "any"
-    assert all(len(host) <= MAX_HOST for host in router._seen)
+    assert all(len(host) <= MAX_HOST for host in router._cached_chains)
     assert router.match(b"A.com:1", GET, b"/").value == "a"
 
 

@@ -1,1 +1,1 @@
-"""What HTTP means: messages, header fields, content codings; no I/O."""
+"""HTTP semantics without I/O: messages, header fields, content codings."""

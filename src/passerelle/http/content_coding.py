@@ -1,7 +1,7 @@
-"""Content codings (RFC 9110 §8.4): choosing one, applying it, and what the fields must say afterwards.
+"""Content codings (RFC 9110 §8.4): selecting a coding, applying it, and adjusting the header fields.
 
-gzip is the standard library's; br and zstd are there when their packages are. All of it is pure: a response goes in,
-another one comes out, or none where a rule forbids recoding it. What comes in pieces goes out in pieces.
+gzip comes from the standard library; br and zstd are available if their packages are installed. All functions are pure.
+A body can be encoded as a whole or piece by piece.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any, Final, NamedTuple
 
 from passerelle.http.messages import Fields, combined, get, list_members
 
-# The gateway's own order among codings that a client accepts alike: zstd and br make about the same size, zstd in a
-# fraction of the time.
+# Order of preference among codings of equal weight: zstd and br produce about the same size, zstd in a fraction of the
+# time.
 PREFERRED: Final = (b"zstd", b"br", b"gzip")
 
-# Below this a coded body saves no packet and costs both sides time.
+# Minimum body size in bytes: below it, encoding saves no packet and costs both sides CPU time.
 SMALLEST: Final = 256
 
 _WEIGHT = re.compile(rb"[ \t]*;[ \t]*q=([01](?:\.[0-9]{0,3})?)[ \t]*", re.IGNORECASE)
 
-# Media types worth coding beside text/*, and whatever says that it is JSON or XML (RFC 6839).
+# Compressible media types besides text/* and those with the suffix +json or +xml (RFC 6839).
 _TYPES: Final = frozenset(
     {
         b"application/graphql",
@@ -41,20 +41,20 @@ _TYPES: Final = frozenset(
     }
 )
 
-# Levels by measure on JSON of 2, 20 and 200 kB; the next step takes half as much time again or more for under 3 % of
-# size. Of 20 kB they make 21, 20 and 19 % in 130, 97 and 45 us.
+# Levels measured on JSON of 2, 20 and 200 kB: the next level takes at least half as long again for less than 3 % of
+# size. On 20 kB they yield 21, 20 and 19 % of the size in 130, 97 and 45 us.
 _GZIP_LEVEL: Final = 5
 _BROTLI_QUALITY: Final = 3
 _ZSTD_LEVEL: Final = 1
 
 
 def _gzip(body: bytes) -> bytes:
-    # zlib's gzip container without a name and time: the same body always makes the same bytes.
+    # A gzip container without name and time, so that equal bodies produce equal bytes.
     coder = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)
     return coder.compress(body) + coder.flush()
 
 
-# A coder for a body in pieces: (code a piece, end). Each piece comes out whole: nothing of it waits for the next (B17).
+# An encoder for a body in pieces: (encode a piece, finish). Each piece is flushed, so that none waits for the next.
 Stream = tuple[Callable[[bytes], bytes], Callable[[], bytes]]
 
 
@@ -106,13 +106,16 @@ def _streams() -> dict[bytes, Callable[[], Stream]]:
 _CODERS: Final = _coders()
 _STREAMS: Final = _streams()
 
-# What this installation can do, the preferred first.
+# The codings available in this installation, in order of preference.
 AVAILABLE: Final = tuple(name for name in PREFERRED if name in _CODERS)
 
 
 class CodingRule(NamedTuple):
-    """Of which responses the bodies are coded, and how: the codings offered, the preferred first; the shortest body, in
-    bytes; the media types (``type/*`` for all of a kind), None for those of :func:`is_compressible`."""
+    """Rule for encoding responses.
+
+    ``codings`` are the codings offered, in order of preference; ``smallest`` is the minimum body size in bytes;
+    ``types`` are the media types (``type/*`` for a whole type), None for those of :func:`is_compressible`.
+    """
 
     codings: tuple[bytes, ...] = AVAILABLE
     smallest: int = SMALLEST
@@ -123,17 +126,19 @@ DEFAULT_RULE: Final = CodingRule()
 
 
 @lru_cache(maxsize=256)
-def _chosen(accept_encoding: bytes, offered: tuple[bytes, ...]) -> bytes | None:
+def _cached_choice(accept_encoding: bytes, offered: tuple[bytes, ...]) -> bytes | None:
     return choose(accept_encoding, offered)
 
 
-# Longer values are read anew each time: what is remembered stays bounded in bytes.
-_LONGEST_REMEMBERED: Final = 128
+# Maximum length of an Accept-Encoding value that is cached; longer ones are parsed each time, so memory is bounded.
+_MAX_CACHED_LENGTH: Final = 128
 
 
 def select_coding(request: Iterable[tuple[bytes, bytes]], rule: CodingRule) -> bytes | None:
-    """The coding of the answer to a request with these fields, None for none: also where the client itself forbids to
-    transform (RFC 9111 §5.2.1.6)."""
+    """Return the coding for the response to a request with these fields, or None.
+
+    The result is also None if the client forbids transformations (RFC 9111 §5.2.1.6).
+    """
     accepted: bytes | None = None
     for name, value in request:
         if name == b"accept-encoding":
@@ -142,16 +147,16 @@ def select_coding(request: Iterable[tuple[bytes, bytes]], rule: CodingRule) -> b
             return None
     if accepted is None:
         return None
-    if len(accepted) > _LONGEST_REMEMBERED:
+    if len(accepted) > _MAX_CACHED_LENGTH:
         return choose(accepted, rule.codings)
-    return _chosen(accepted, rule.codings)
+    return _cached_choice(accepted, rule.codings)
 
 
 def choose(accept_encoding: bytes | None, offered: Iterable[bytes] = AVAILABLE) -> bytes | None:
-    """The coding to answer with, or None for none (RFC 9110 §12.5.3).
+    """Return the coding to respond with, or None for no coding (RFC 9110 §12.5.3).
 
-    The highest weight wins, and among equals the first of ``offered``. Without the field, or where it prefers
-    ``identity``, nothing is coded: a client that says nothing may not be able to decode.
+    The highest weight wins; among equal weights, the first of ``offered``. Nothing is encoded without the field,
+    because such a client may be unable to decode, or if the field prefers ``identity``.
     """
     if accept_encoding is None:
         return None
@@ -171,16 +176,17 @@ def choose(accept_encoding: bytes | None, offered: Iterable[bytes] = AVAILABLE) 
     highest = weights.get(b"identity", 0.0)
     for name in offered:
         weight = weights.get(name, star)
-        # Coded is preferred to identity of the same weight: that is what the client asked for by naming it.
+        # At equal weight, a coding that the client names is preferred to identity.
         if weight > 0 and (weight > highest or (best is None and weight == highest)):
             best, highest = name, weight
     return best
 
 
 def is_compressible(media_type: bytes | None, types: frozenset[bytes] | None = None) -> bool:
-    """Whether bodies of this media type get smaller; images, video and archives are coded already.
+    """Whether bodies of this media type shrink; images, video and archives are compressed already.
 
-    ``types`` are those to take instead, lower case, ``type/*`` for all of a kind. Events never: they must not wait.
+    ``types``, in lower case, replaces the default types (``type/*`` for a whole type). Event streams are never
+    compressed, because events must not be delayed.
     """
     if media_type is None:
         return False
@@ -192,7 +198,8 @@ def is_compressible(media_type: bytes | None, types: frozenset[bytes] | None = N
     return kind.startswith(b"text/") or kind in _TYPES or kind.endswith((b"+json", b"+xml"))
 
 
-# A digest of the content, or of the representation with its coding (RFC 9530 §2, §3), holds no longer once it is coded.
+# Fields that forbid encoding: a digest of the content, or of the representation with its coding (RFC 9530 §2, §3),
+# would become wrong.
 _FORBIDDING: Final = (
     b"content-encoding",
     b"content-range",
@@ -204,10 +211,10 @@ _FORBIDDING: Final = (
 
 
 def is_codable(status: int, fields: Fields, length: int, rule: CodingRule = DEFAULT_RULE) -> bool:
-    """Whether a response with a body of ``length`` bytes, -1 while that is unknown, may and should be coded.
+    """Whether a response with a body of ``length`` bytes (-1: unknown) may and should be encoded.
 
-    Not where ``no-transform`` forbids it (RFC 9110 §7.7), where it is coded already, where it is a part (206) or has no
-    body, nor where a digest of the content would no longer be true.
+    The result is False if ``no-transform`` forbids it (RFC 9110 §7.7), if the response is encoded already, is partial
+    (206) or has no body, or if a digest of the content would become wrong.
     """
     if status < 200 or status in (204, 206, 304) or 0 <= length < rule.smallest:
         return False
@@ -219,26 +226,25 @@ def is_codable(status: int, fields: Fields, length: int, rule: CodingRule = DEFA
     return is_compressible(get(fields, b"content-type"), rule.types)
 
 
-# Also found inside a quoted string: to refrain without need does no harm.
+# A match inside a quoted string is harmless: the response is then not encoded.
 _NO_TRANSFORM = re.compile(rb"no-transform", re.IGNORECASE)
 
 
 def encode(coding: bytes, body: bytes) -> bytes:
-    """``body`` in ``coding``, one of AVAILABLE; the same bytes for the same body."""
+    """Encode ``body`` in ``coding``, one of AVAILABLE. The result is deterministic."""
     return _CODERS[coding](body)
 
 
 def stream(coding: bytes) -> Stream:
-    """A coder of one body in pieces, in ``coding``, one of AVAILABLE."""
+    """Return an encoder of one body in pieces, in ``coding``, one of AVAILABLE."""
     return _STREAMS[coding]()
 
 
 def coded_fields(fields: Fields, coding: bytes, length: int) -> Fields:
-    """``fields`` as they must be with a body in ``coding`` (RFC 9110 §8.4, §8.6, §8.8.3, §12.5.3) of ``length`` bytes,
-    -1 while that is unknown.
+    """Return ``fields`` adjusted to a body in ``coding`` of ``length`` bytes (-1: unknown).
 
-    A strong entity tag names these very bytes no longer, so it becomes weak; conditions of GET still match it. Ranges
-    of a coded body are ranges of other bytes: Accept-Ranges goes.
+    See RFC 9110 §8.4, §8.6, §8.8.3, §12.5.3. A strong entity tag identifies the exact bytes, so it becomes weak; the
+    conditions of GET still match it. Accept-Ranges is removed, because ranges of the encoded body are different bytes.
     """
     kept = [
         (name, b"W/" + value if name == b"etag" and value.startswith(b'"') else value)
@@ -252,7 +258,10 @@ def coded_fields(fields: Fields, coding: bytes, length: int) -> Fields:
 
 
 def varied_fields(fields: Fields) -> Fields:
-    """``fields`` with Accept-Encoding in Vary: also the uncoded response of a route that codes is chosen by it."""
+    """Return ``fields`` with Accept-Encoding in Vary.
+
+    This applies to the unencoded response, too, if its route encodes: it was selected by Accept-Encoding.
+    """
     vary = combined(fields, b"vary")
     if vary is not None and {m.lower() for m in list_members(vary)} & {b"*", b"accept-encoding"}:
         return fields

@@ -1,8 +1,8 @@
-"""Requests, responses and header fields as plain values (RFC 9110).
+"""Responses and header fields as plain values (RFC 9110).
 
-Everything is ``bytes``, as it was on the wire. Header fields are a *list of pairs*, never a mapping: order,
-repetition and values are kept (RFC 9110 §5.3), and ``Set-Cookie`` is never joined. Names in a :data:`Fields` list
-are lower case; what goes out byte-true is relayed from the raw section, not from this list.
+All values are ``bytes`` as on the wire. Header fields are a *list of pairs*, never a mapping: order, repetition and
+values are preserved (RFC 9110 §5.3), and ``Set-Cookie`` is never combined. Names in a :data:`Fields` list are lower
+case. Forwarded field lines are taken byte for byte from the received section, not from such a list.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Field = tuple[bytes, bytes]
 Fields = list[Field]
 
 # RFC 9110 §7.6.1: fields that concern one connection, whether or not Connection names them. Proxy-Authenticate and
-# Proxy-Authorization are kept out too: this hop is a gateway and no client's credentials for a proxy go upstream.
+# Proxy-Authorization are included: this hop is a gateway, and credentials for a proxy are not forwarded upstream.
 HOP_BY_HOP: frozenset[bytes] = frozenset(
     {
         b"connection",
@@ -28,8 +28,8 @@ HOP_BY_HOP: frozenset[bytes] = frozenset(
     }
 )
 
-# Request fields that decide how a cache answers, beside those that Vary names: conditions, directives, and who asks
-# (RFC 9111 §3.5, §4, §5.2.1; RFC 9110 §13.1, §14.2).
+# Request fields that affect how a cache responds, besides those that Vary names: conditions, directives and the
+# identity of the client (RFC 9111 §3.5, §4, §5.2.1; RFC 9110 §13.1, §14.2).
 SELECTING: frozenset[bytes] = frozenset(
     {
         b"authorization",
@@ -44,14 +44,14 @@ SELECTING: frozenset[bytes] = frozenset(
     }
 )
 
-# Where a client says that it comes from: some framework believes each of these, X-Forwarded-Prefix too.
+# Prefix of forwarding fields. Every one is believed by some framework, X-Forwarded-Prefix included.
 FORWARDED_PREFIX = b"x-forwarded-"
 
 
 def is_forwarding_field(name: bytes) -> bool:
-    """Whether a field (lower case) is one by which the gateway tells services of the way that a request came.
+    """Whether ``name`` (lower case) is a field that the gateway adds to describe the client or the request.
 
-    It is in no request as a client sends it, so nothing can be chosen by it.
+    Clients do not choose its value, so a stored response must not be selected by it.
     """
     return name in (b"forwarded", b"x-real-ip", b"x-request-id") or name.startswith(FORWARDED_PREFIX)
 
@@ -62,7 +62,7 @@ IDEMPOTENT_METHODS: frozenset[bytes] = SAFE_METHODS | {b"PUT", b"DELETE"}
 
 
 def get(fields: Iterable[Field], name: bytes) -> bytes | None:
-    """The first value of the field called ``name`` (lower case), or None."""
+    """Return the first value of the field ``name`` (lower case), or None."""
     for key, value in fields:
         if key == name:
             return value
@@ -70,18 +70,18 @@ def get(fields: Iterable[Field], name: bytes) -> bytes | None:
 
 
 def get_all(fields: Iterable[Field], name: bytes) -> list[bytes]:
-    """Every value of the field called ``name`` (lower case), in order."""
+    """Return all values of the field ``name`` (lower case), in order."""
     return [value for key, value in fields if key == name]
 
 
 def combined(fields: Iterable[Field], name: bytes) -> bytes | None:
-    """The field's values joined with a comma (RFC 9110 §5.2), or None. Never for ``set-cookie``."""
+    """Return the values of a field joined with commas (RFC 9110 §5.2), or None. Not for ``set-cookie``."""
     values = [value for key, value in fields if key == name]
     return b", ".join(values) if values else None
 
 
 def list_members(value: bytes) -> Iterator[bytes]:
-    """The members of a comma-separated list without quoted strings, empty ones skipped (RFC 9110 §5.6.1.2)."""
+    """Yield the members of a comma-separated list without quoted strings; skip empty ones (RFC 9110 §5.6.1.2)."""
     for part in value.split(b","):
         member = part.strip(b" \t")
         if member:
@@ -89,23 +89,23 @@ def list_members(value: bytes) -> Iterator[bytes]:
 
 
 def connection_options(fields: Iterable[Field]) -> frozenset[bytes]:
-    """Lower-case options of all ``Connection`` lines together (RFC 9110 §7.6.1)."""
+    """Return the options of all ``Connection`` lines in lower case (RFC 9110 §7.6.1)."""
     return frozenset(m.lower() for key, value in fields if key == b"connection" for m in list_members(value))
 
 
 def end_to_end(fields: Iterable[Field]) -> Fields:
-    """The fields that may be relayed: neither hop-by-hop nor named by ``Connection`` (RFC 9110 §7.6.1)."""
+    """Return the fields that may be forwarded: neither hop-by-hop nor named by ``Connection`` (RFC 9110 §7.6.1)."""
     fields = list(fields)
     drop = HOP_BY_HOP | (connection_options(fields) - NEVER_NOMINATED)
     return [field for field in fields if field[0] not in drop]
 
 
-# A client must not use Connection to remove what frames or routes the message, or what the gateway itself adds.
+# Fields that frame or route the message, or that the gateway adds: Connection cannot remove them.
 NEVER_NOMINATED: frozenset[bytes] = frozenset({b"host", b"content-length", b"content-type", b"close"})
 
 
 class Response:
-    """A whole response held in memory: what the gateway itself says, a composed answer, a stored one."""
+    """A complete response in memory: made by the gateway, composed, or stored."""
 
     __slots__ = ("body", "fields", "status")
 

@@ -1,8 +1,8 @@
-"""Message bodies (RFC 9112 §6 and §7): the chunked coding, both ways, and counted bodies.
+"""Message bodies (RFC 9112 §6, §7): decoders, and the encoder of the chunked coding.
 
-A decoder takes the bytes as they come and gives the payload in them; it holds back at most one incomplete line, so its
-memory is bounded by :data:`MAX_LINE`. Chunk extensions are checked and dropped; trailer fields are checked, bounded and
-dropped (RFC 9112 §7.1.2 allows it, and a field that arrives after the body was judged is a field nobody checked).
+A decoder takes bytes as they arrive and returns the payload in them. It holds back at most one incomplete line, so its
+memory is bounded by :data:`MAX_LINE`. Chunk extensions are validated and dropped. Trailer fields are validated, bounded
+and dropped (allowed by RFC 9112 §7.1.2): a trailer field would bypass the checks that were made on the head.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from typing import Protocol
 
 from passerelle.errors import Failure, Kind
 
-# A chunk-size line with its extensions, or one trailer line, in bytes.
+# Maximum size in bytes of a chunk-size line with its extensions, and of one trailer line.
 MAX_LINE = 4096
-# All trailer lines of one message together, in bytes.
+# Maximum size in bytes of all trailer lines of one message.
 MAX_TRAILER = 8192
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
-# RFC 9112 §7.1: 1*HEXDIG (15 digits are more than any counter holds), then extensions.
+# RFC 9112 §7.1: 1*HEXDIG, then extensions. 15 digits exceed any real chunk size.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*" % (_TOKEN, _TOKEN, _QUOTED))
 _TRAILER = re.compile(rb"%b:[^\x00-\x08\x0a-\x1f\x7f]*" % _TOKEN)
-# RFC 9110 §6.5.1: what frames or routes a message cannot come after it. Dropped as all trailers are, such a field would
-# do no harm here; a client that sends one is trying what it does elsewhere.
+# RFC 9110 §6.5.1: fields that frame or route a message are not allowed as trailers. Trailers are dropped, so they would
+# be harmless here, but they indicate an attack that succeeds elsewhere.
 _NO_TRAILER = re.compile(rb"(?:content-length|transfer-encoding|host|trailer|te):", re.IGNORECASE)
 
 
 class Decoder(Protocol):
-    """Takes a body's bytes, gives its payload."""
+    """Decoder of one body."""
 
     done: bool
     rest: bytes
 
     def feed(self, data: bytes) -> bytes:
-        """The payload in ``data``. Once ``done``, ``rest`` holds the bytes after the message."""
+        """Return the payload in ``data``. Once ``done``, ``rest`` holds the bytes after the message."""
 
 
 class CountedDecoder:
-    """A body of ``length`` bytes (RFC 9112 §6.2)."""
+    """Decoder of a body of ``length`` bytes (RFC 9112 §6.2)."""
 
     __slots__ = ("_left", "done", "rest")
 
@@ -48,7 +48,7 @@ class CountedDecoder:
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """The part of ``data`` that belongs to the body."""
+        """Return the part of ``data`` that belongs to the body."""
         left = self._left - len(data)
         if left > 0:
             self._left = left
@@ -61,7 +61,7 @@ class CountedDecoder:
 
 
 class CloseDecoder:
-    """A response body that ends with its connection (RFC 9112 §6.3 item 8)."""
+    """Decoder of a response body that ends with its connection (RFC 9112 §6.3 item 8)."""
 
     __slots__ = ("done", "rest")
 
@@ -70,12 +70,12 @@ class CloseDecoder:
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """All of it."""
+        """Return all of ``data``."""
         return data
 
 
 class ChunkedDecoder:
-    """A chunked body (RFC 9112 §7.1). ``kind`` is the failure that a malformed one is."""
+    """Decoder of a chunked body (RFC 9112 §7.1). A malformed body is a Failure of ``kind``."""
 
     __slots__ = ("_held", "_kind", "_left", "_state", "_trailer", "done", "rest")
 
@@ -89,7 +89,7 @@ class ChunkedDecoder:
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """The payload in ``data``; a Failure at the first byte that breaks the grammar."""
+        """Return the payload in ``data``; raise Failure at the first byte that violates the grammar."""
         if self._held:
             data = self._held + data
             self._held = b""
@@ -106,7 +106,7 @@ class ChunkedDecoder:
     # Each state consumes what it can from `position` and returns the position after it, or -1 when it needs more.
 
     def _line(self, data: bytes, position: int) -> int:
-        """The end of the line that starts at ``position``, or -1 (the beginning of it is then held back)."""
+        """Return the end of the line that starts at ``position``, or -1 after holding back an incomplete line."""
         end = data.find(b"\r\n", position, position + MAX_LINE + 2)
         if end < 0:
             held = data[position:]
@@ -142,7 +142,7 @@ class ChunkedDecoder:
             self._state = self._size
             return position + 2
         if ending not in (b"", b"\r"):
-            raise Failure(self._kind, "a chunk longer than its size")
+            raise Failure(self._kind, "chunk longer than its size")
         self._held = ending
         return -1
 
@@ -157,12 +157,12 @@ class ChunkedDecoder:
         if self._trailer > MAX_TRAILER or not _TRAILER.fullmatch(data, position, end):
             raise Failure(self._kind, "malformed trailer section")
         if self._kind is Kind.BAD_REQUEST and _NO_TRAILER.match(data, position, end):
-            raise Failure(self._kind, "a framing field as a trailer")
+            raise Failure(self._kind, "framing field in the trailer section")
         return end + 2
 
 
 def encode_chunk(payload: bytes) -> bytes:
-    """``payload`` (not empty) as one chunk."""
+    """Encode ``payload``, which is not empty, as one chunk."""
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 

@@ -1,9 +1,9 @@
-"""Heads of HTTP/1.1 messages: from the bytes of a header section to what the rest of the gateway asks of it.
+"""Heads of HTTP/1.1 messages: parsing a header section into what the gateway needs.
 
-A head is delimited and checked here for everything on which two parsers could disagree; bodies are framed in ``body``
-by what is read here. A parsed head is immutable, so its connection remembers the last one: a kept-alive client mostly
-repeats its whole header section, and comparing 500 equal bytes takes 0.03 us. Where it differs, ``fields`` remembers
-its lines.
+A head is validated here for everything on which two parsers could disagree; :mod:`passerelle.http1.body` frames bodies
+accordingly. A parsed head is immutable, so each connection keeps its last one: a client on a persistent connection
+mostly repeats its whole header section, and comparing 500 equal bytes takes 0.03 us. Where the section differs,
+:mod:`passerelle.http1.field_lines` still has its lines cached.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from passerelle.http1.field_lines import (
     FieldLine,
 )
 
-# RFC 9112 §3: method SP request-target SP HTTP-version. The target is visible ASCII without what no URI may carry and
-# what parsers are known to disagree on (a fragment, angle brackets, a backslash). CONNECT and TRACE do not match.
+# RFC 9112 §3: method SP request-target SP HTTP-version. The target is visible ASCII without what a URI must not contain
+# and what parsers are known to disagree on (a fragment, angle brackets, a backslash). CONNECT and TRACE do not match.
 REQUEST_LINE = re.compile(
     rb"(?!CONNECT |TRACE )([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21\x22\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]+) HTTP/(\d)\.(\d)"
 )
-# What most requests begin with, told in half the time (0.17 us) of the pattern above with its four groups.
+# The most common form of request line, matched in half the time (0.17 us) of the pattern above with its four groups.
 USUAL_LINE = re.compile(rb"GET (/[\x21\x22\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]*) HTTP/1\.1")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
 
-# h2c, HTTP/2.0 and TLS/1.0 would carry requests past every check of this gateway: such an Upgrade is never relayed.
+# h2c, HTTP/2.0 and TLS/1.0 would carry requests past every check of the gateway: such an Upgrade is never forwarded.
 _HTTP_UPGRADES = re.compile(rb"h2|http|tls", re.IGNORECASE)
 
 _request_known = REQUEST_FIELDS.known
@@ -49,28 +49,32 @@ _learn_response = RESPONSE_FIELDS.learn
 
 
 def parse_request_line(line: bytes) -> tuple[bytes, bytes, bool]:
-    """Method, target, and whether the version is 1.1 (or a later 1.x) rather than 1.0; a Failure for anything else."""
+    """Return the method, the target, and whether the version is 1.1 (or a later 1.x) rather than 1.0.
+
+    Raise Failure for a line that is malformed or not supported.
+    """
     match = USUAL_LINE.fullmatch(line)
     if match is not None:
         return b"GET", match[1], True
     match = REQUEST_LINE.fullmatch(line)
     if match is None:
-        raise _refused_line(line)
+        raise _request_line_failure(line)
     method, target, major, minor = match.groups()
     if major != b"1":
-        raise Failure(Kind.VERSION_UNSUPPORTED, "HTTP version other than 1")
+        raise Failure(Kind.VERSION_UNSUPPORTED, "HTTP version other than 1.x")
     return method, target, minor != b"0"
 
 
-def _refused_line(line: bytes) -> Failure:
+def _request_line_failure(line: bytes) -> Failure:
     if line.startswith((b"CONNECT ", b"TRACE ")):
-        # RFC 9110 §9.3.6, §9.3.8: a gateway opens no tunnel to anywhere, and TRACE shows what only it may see.
-        return Failure(Kind.METHOD_UNKNOWN, "CONNECT and TRACE are not served")
+        # RFC 9110 §9.3.6, §9.3.8: the gateway opens no tunnels to arbitrary hosts, and TRACE would expose fields that
+        # only the gateway may see.
+        return Failure(Kind.METHOD_UNKNOWN, "CONNECT and TRACE are not supported")
     return Failure(Kind.BAD_REQUEST, "malformed request line")
 
 
 def _relay(lines: list[FieldLine], nominated: frozenset[bytes]) -> bytes:
-    """The end-to-end lines, each with its CRLF (RFC 9110 §7.6.1)."""
+    """Join the end-to-end lines, each with its CRLF (RFC 9110 §7.6.1)."""
     kept = [f.line for f in lines if f.relayed]
     if nominated:
         kept = [f.line for f in lines if f.relayed and f.name not in nominated]
@@ -79,7 +83,7 @@ def _relay(lines: list[FieldLine], nominated: frozenset[bytes]) -> bytes:
 
 
 class HeaderSection:
-    """A header section: ``lines`` in the order received."""
+    """A header section; ``lines`` are in the order received."""
 
     __slots__ = ("lines",)
 
@@ -91,23 +95,24 @@ class HeaderSection:
         return [(f.name, f.value) for f in self.lines]
 
     def get(self, name: bytes) -> bytes | None:
-        """The first value of the field called ``name`` (lower case), or None."""
+        """Return the first value of the field ``name`` (lower case), or None."""
         for field in self.lines:
             if field.name == name:
                 return field.value
         return None
 
 
-# The lines of a head with a meaning to the gateway; None for what caches alone go by, whatever it says.
+# The lines of a head that affect the gateway; None for a line that only selects a stored response.
 FramingLines = tuple[FieldLine | None, ...]
 
 
 class Framing:
-    """What the lines of a request that frame or route it say together; the same lines say the same, so it is kept.
+    """Combined meaning of the lines that frame or route a request. It is cached by these lines.
 
-    ``authority`` is the Host as sent, ``host`` its normal form without a port. ``content_length`` is -1 when absent.
-    ``plain`` is true when the message has no body and asks for nothing special: the common case, tested once.
-    ``selects`` is true where a field says something to caches (:data:`passerelle.http.messages.SELECTING`).
+    ``authority`` is the Host as sent, ``host`` its normalized form without the port. ``content_length`` is -1 if
+    absent. ``plain`` is True for a message without a body, an expectation, an upgrade, ``Connection: close`` or a debug
+    header: the common case in one test. ``selects`` is True if a field selects a stored response
+    (:data:`passerelle.http.messages.SELECTING`).
     """
 
     __slots__ = (
@@ -129,7 +134,7 @@ class Framing:
     )
 
     def __init__(self, lines: FramingLines) -> None:
-        """Raises Failure where two of ``lines`` contradict each other."""
+        """Combine ``lines``; raise Failure if two of them conflict."""
         self.chunked = False
         self.content_length = -1
         self.debug = False
@@ -175,18 +180,18 @@ class Framing:
         if self.chunked and self.content_length >= 0:
             raise Failure(Kind.BAD_REQUEST, "both Content-Length and Transfer-Encoding")
         if len(options) > MOST_OPTIONS:
-            raise Failure(Kind.BAD_REQUEST, f"more than {MOST_OPTIONS} options of Connection")
+            raise Failure(Kind.BAD_REQUEST, f"more than {MOST_OPTIONS} Connection options")
         self.selects = None in lines
         bodied = self.chunked or self.content_length > 0
         if self.upgrade is not None and (b"upgrade" not in options or bodied):
-            self.upgrade = None  # a body and a tunnel would have to share one stream of bytes
+            self.upgrade = None  # a body and a tunnel would share one byte stream
         self.close = b"close" in options
         self.keep_alive = b"keep-alive" in options
         self.nominated = options - NEVER_NOMINATED if options else options
         self.plain = not (bodied or self.expect or self.close or self.debug or self.upgrade is not None)
 
 
-# By their lines, which `fields` remembers too: 0.3 us instead of 1.2 for the six of a browser's request.
+# Framings by their lines: a lookup takes 0.3 us, against 1.2 us to combine the six lines of a browser request.
 _framings: dict[FramingLines, Framing] = {}
 _MOST_FRAMINGS = 1024
 
@@ -195,7 +200,8 @@ def _framing(lines: FramingLines) -> Framing:
     framing = Framing(lines)
     if len(_framings) >= _MOST_FRAMINGS:
         _framings.clear()
-    # Lines that are not remembered are others each time: nothing is found by them again, and long ones fill memory.
+    # Lines that are not cached are new objects each time: an entry with one would never be found, and long ones fill
+    # memory.
     known = _request_known
     if len(lines) <= 16 and all(field is None or known.get(field.line) is field for field in lines):
         _framings[lines] = framing
@@ -203,10 +209,10 @@ def _framing(lines: FramingLines) -> Framing:
 
 
 class RequestHead(HeaderSection):
-    """A request's header section, parsed (the request line is not part of it).
+    """The parsed header section of a request, without its request line.
 
-    ``relay`` holds the end-to-end field lines as they go upstream, byte for byte as received, without the forwarding
-    fields, which the gateway writes itself. What its lines say of it is :class:`Framing`'s.
+    ``relay`` holds the end-to-end field lines for the upstream, byte for byte as received, without the forwarding
+    fields, which the gateway sets itself. The other attributes are those of :class:`Framing`.
     """
 
     __slots__ = (
@@ -235,7 +241,7 @@ class RequestHead(HeaderSection):
     )
 
     def __init__(self, section: bytes, max_fields: int) -> None:
-        """``section`` is what follows the request line's CRLF, up to and without the CRLF CRLF of its end."""
+        """Parse ``section``: the bytes after the request line's CRLF, without the final CRLF CRLF."""
         known = _request_known
         lines = [known.get(line) or _learn_request(line) for line in section.split(b"\r\n")] if section else []
         if len(lines) > max_fields:
@@ -259,8 +265,8 @@ class RequestHead(HeaderSection):
         self.user_agent = framing.user_agent
         self._nominated = framing.nominated
         self._relay: bytes | None = None if framing.dropped else section + b"\r\n" if lines else b""
-        # Kept by the gateway for as long as this head is remembered: the believed chain of addresses, the field lines
-        # for an upstream, and for parts, what either say to a cache, and how its keys for this client begin.
+        # Derived data that the gateway keeps with this head: the trusted chain of addresses and the field lines for an
+        # upstream; the same lines for parts; the views of both for the cache; the prefix of its cache keys.
         self.cache_view: Any = None
         self.cache_origin: bytes | None = None
         self.part_view: Any = None
@@ -270,7 +276,7 @@ class RequestHead(HeaderSection):
 
     @property
     def relay(self) -> bytes:
-        """Put together when it is first asked for: what the cache answers never is."""
+        """The end-to-end field lines, joined on first use: a request served from the cache never needs them."""
         relay = self._relay
         if relay is None:
             relay = self._relay = _relay(self.lines, self._nominated)
@@ -278,12 +284,12 @@ class RequestHead(HeaderSection):
 
 
 class ResponseHead(HeaderSection):
-    """A response's status line and header section, parsed.
+    """A parsed status line and header section.
 
-    ``relay`` is the status line and the end-to-end field lines as they go to a client (Content-Length included, the
-    empty line not). ``whole`` is that with its empty line, or None when a Date must be added first (RFC 9110 §6.6.1).
-    ``content_length`` is -1 when absent; ``bodied`` tells whether a body may follow. ``raw`` are the bytes
-    it was read from, its empty line included.
+    ``relay`` is the status line and the end-to-end field lines for the client, with Content-Length, without the final
+    empty line. ``whole`` is ``relay`` with the empty line, or None if a Date must be added (RFC 9110 §6.6.1).
+    ``content_length`` is -1 if absent. ``bodied`` states whether a body may follow. ``raw`` holds the bytes that were
+    parsed, with the final empty line.
     """
 
     __slots__ = (
@@ -310,11 +316,11 @@ class ResponseHead(HeaderSection):
         self.raw = raw
         self.lines = lines
         self.status = status = int(match[2])
-        # Whether a body may follow, unless the request was HEAD (RFC 9112 §6.3 item 1).
+        # A body may follow unless the request was HEAD (RFC 9112 §6.3 item 1).
         self.bodied = status >= 200 and status != 204 and status != 304
         self.chunked = False
         self.content_length = -1
-        self.part_metadata: Any = None  # kept by the gateway for as long as this head is remembered
+        self.part_metadata: Any = None  # derived data that the gateway keeps with this head
         self.has_date = False
         self.upgrade: bytes | None = None
         options: frozenset[bytes] = frozenset()
@@ -343,7 +349,7 @@ class ResponseHead(HeaderSection):
             raise Failure(Kind.BAD_RESPONSE, "Transfer-Encoding beside Content-Length or in HTTP/1.0")
         self.close = b"close" in options or (old and b"keep-alive" not in options) or (coded and not self.chunked)
         if status < 200 or status == 204:
-            # RFC 9110 §8.6: these carry no Content-Length, so an upstream's mistake ends here.
+            # RFC 9110 §8.6: these responses carry no Content-Length; an upstream's mistake is corrected here.
             options |= {b"content-length"}
             dropped = True
             nominated = options - (NEVER_NOMINATED - {b"content-length"})

@@ -15,81 +15,87 @@ from passerelle.http1.head import RequestHead, ResponseHead
 
 
 class UpstreamReceiver(Protocol):
-    """Who asked, and is told of the answer."""
+    """Receiver of the response to a request that was sent on an upstream connection."""
 
     method: bytes
 
     def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response other than 101 (RFC 9110 §15.2)."""
+        """Handle a 1xx response other than 101 (RFC 9110 §15.2)."""
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The final response's head, with the first bytes of its body: all of it if ``complete``."""
+        """Handle the final response's head and the first bytes of its body, or all of it if ``complete``."""
 
     def on_data(self, data: bytes) -> None:
-        """More of the response's body, not empty."""
+        """Handle more of the response body; ``data`` is not empty."""
 
     def on_end(self) -> None:
-        """The response's body is complete."""
+        """Handle the end of the response body."""
 
     def on_failure(self, failure: Failure) -> None:
-        """There will be no (further) answer."""
+        """Handle a failure: no response, or no more of it, will arrive."""
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """101: the protocol changes; ``data`` are bytes of the new one that already came."""
+        """Handle 101 (Switching Protocols).
+
+        ``data`` holds the bytes of the new protocol that have already arrived.
+        """
 
     def on_upstream_paused(self) -> None:
-        """The upstream does not keep up reading."""
+        """Stop sending body data: the instance reads more slowly than data arrives."""
 
     def on_upstream_resumed(self) -> None:
-        """The upstream reads again."""
+        """Resume sending body data."""
 
 
 class ServerExchange(Protocol):
-    """One request being carried out, as its connection sees it."""
+    """One request and its response, as the client's connection sees them."""
 
     @property
     def wants_body(self) -> bool:
-        """Whether someone still takes the request body after the response is out."""
+        """Whether the request body is still needed once the response has been sent."""
 
     def on_body(self, data: bytes) -> None:
-        """Payload of the request body, never empty."""
+        """Handle payload of the request body; ``data`` is not empty."""
 
     def on_body_end(self) -> None:
-        """The request body is complete."""
+        """Handle the end of the request body."""
 
     def on_body_failure(self, failure: Failure) -> None:
-        """The request body broke its framing or stalled; nothing more of it comes."""
+        """Handle a request body that is malformed or has stalled; no more of it arrives."""
 
     def on_body_discarded(self) -> None:
-        """The response is out and the connection reads no more of the request body: free what waits for it."""
+        """Release what waits for the request body.
+
+        The response has been sent, and the connection reads no more of the body.
+        """
 
     def on_client_lost(self) -> None:
-        """The client is gone: free everything."""
+        """Release everything: the client has disconnected."""
 
     def on_client_paused(self) -> None:
-        """The client does not keep up reading."""
+        """Stop sending: the client reads more slowly than data is sent."""
 
     def on_client_resumed(self) -> None:
-        """The client reads again."""
+        """Resume sending."""
 
 
 class Tunnel(Protocol):
-    """The other side of a connection after a protocol switch (RFC 9110 §7.8)."""
+    """One side of a tunnel, as the other side sees it after a protocol switch (RFC 9110 §7.8)."""
 
     def write(self, data: bytes) -> None:
-        """Pass bytes on."""
+        """Send ``data``."""
 
     def write_eof(self) -> None:
-        """This side sends no more."""
+        """Close the sending direction: the other side sends no more."""
 
     def close(self) -> None:
-        """This side is gone."""
+        """Close this side: the other side is gone."""
 
     def pause_reading(self) -> None:
-        """Stop the other side's bytes from coming."""
+        """Stop reading: the other side cannot take more data now."""
 
     def resume_reading(self) -> None:
-        """Let them come again."""
+        """Read again."""
 
 
 class ServerConnection(Tunnel, Protocol):
@@ -185,10 +191,10 @@ class ServerConnection(Tunnel, Protocol):
 
 
 class RequestHandler(Protocol):
-    """Carries requests out."""
+    """Handler of the requests that arrive on a listener's connections."""
 
     def on_request(self, connection: ServerConnection, method: bytes, target: bytes, head: RequestHead) -> None:
-        """A request's head is complete. Must answer, now or later, through ``connection``."""
+        """Handle a request whose head is complete; respond, now or later, through ``connection``."""
 
     def on_refused(self, connection: ServerConnection, failure: Failure) -> bytes:
-        """A message that is no request was refused; gives the request id that the answer carries."""
+        """Record that a malformed message was refused. Return the request ID for the error response."""

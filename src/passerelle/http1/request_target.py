@@ -14,12 +14,15 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)((?:[/?].*)?)", re.IGNORECASE)
 def resolve_target(
     method: bytes, target: bytes, head: RequestHead, version11: bool, max_fields: int
 ) -> tuple[bytes, RequestHead]:
-    """The target in origin-form (or ``*``) and the head whose Host says what the target said; a Failure otherwise."""
+    """Return the target in origin-form (or ``*``) and a head whose Host agrees with the target.
+
+    Raise Failure for a target that is malformed or not allowed.
+    """
     if version11 and head.host is None:
         raise Failure(Kind.BAD_REQUEST, "no Host")
     if target == b"*":
         if method != b"OPTIONS":
-            raise Failure(Kind.BAD_REQUEST, "asterisk-form is for OPTIONS")
+            raise Failure(Kind.BAD_REQUEST, "asterisk-form without OPTIONS")
         return target, head
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None:
@@ -28,6 +31,6 @@ def resolve_target(
     path = rest if rest[:1] == b"/" else b"/" + rest
     if head.get(b"host") == authority:
         return path, head
-    # RFC 9112 §3.2.2: the target's authority replaces whatever Host said, here and upstream.
+    # RFC 9112 §3.2.2: the authority of the target replaces the Host field, here and upstream.
     lines = [b"Host: " + authority] + [f.line for f in head.lines if f.name != b"host"]
     return path, RequestHead(b"\r\n".join(lines), max_fields + 1)

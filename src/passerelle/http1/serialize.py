@@ -1,4 +1,4 @@
-"""Responses that the gateway makes itself, as bytes."""
+"""Serialization of responses that the gateway makes itself."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from passerelle.http.messages import Fields, Response
 
 
 def date_line(now: float) -> bytes:
-    """The Date field line for ``now`` (seconds since the epoch), CRLF included (RFC 9110 §6.6.1)."""
+    """Return the Date field line for ``now`` (seconds since 1970), with its CRLF (RFC 9110 §6.6.1)."""
     return b"Date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
 
 
 def serialize(response: Response) -> bytes:
-    """Status line and field lines of ``response``, without Date, Content-Length and the empty line."""
+    """Return the status line and field lines of ``response``, without Date, Content-Length and the empty line."""
     status = response.status
     lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason_phrase(status))]
     lines += [b"%b: %b\r\n" % field for field in response.fields]
@@ -24,7 +24,10 @@ def serialize(response: Response) -> bytes:
 
 
 def problem(failure: Failure, request_id: bytes, fields: Fields | None = None) -> Response:
-    """``failure`` as problem details (RFC 9457). It tells what happened and whose fault it is, never where or how."""
+    """Return ``failure`` as problem details (RFC 9457).
+
+    The response states what happened and which side caused it, but nothing about instances or internals.
+    """
     detail: dict[str, object] = {
         "type": "about:blank",
         "title": failure.title,

@@ -1,4 +1,4 @@
-"""TLS contexts (RFC 8446, RFC 5246) for both sides, and what tells that their files have changed."""
+"""TLS contexts (RFC 8446, RFC 5246) for clients and upstreams, and detection of changed certificate files."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# TLS 1.2 with forward secrecy and authenticated encryption alone (RFC 9325 §4.2); TLS 1.3 has no others.
+# TLS 1.2: only suites with forward secrecy and authenticated encryption (RFC 9325 §4.2); TLS 1.3 has no others.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
-# What is negotiated (RFC 7301), so that no client takes us for an HTTP/2 server.
+# The ALPN protocols (RFC 7301): no client mistakes the gateway for an HTTP/2 server.
 PROTOCOLS = ["http/1.1"]
-# How long an instance may take to end a connection in order (seconds).
+# Seconds that an instance may take for an orderly TLS shutdown.
 SHUTDOWN = 5.0
 
 
 class NamedFiles(NamedTuple):
-    """A certificate for clients that ask for one of ``names``, in small letters; ``*.`` stands for one label."""
+    """A certificate for clients that request one of ``names`` (SNI).
+
+    Names are lower case; ``*.`` stands for one label.
+    """
 
     names: tuple[str, ...]
     certificate: Path
@@ -25,9 +28,9 @@ class NamedFiles(NamedTuple):
 
 
 class ServerFiles(NamedTuple):
-    """What the listener's context is made of; ``minimum`` is ``1.2`` or ``1.3``.
+    """Files and settings of the listener's context; ``minimum`` is ``1.2`` or ``1.3``.
 
-    ``others`` are for their names alone, ``certificate`` for all other clients.
+    Each certificate in ``others`` is used for its names only, ``certificate`` for all other clients.
     """
 
     certificate: Path
@@ -39,7 +42,7 @@ class ServerFiles(NamedTuple):
 
 
 class ClientFiles(NamedTuple):
-    """What a service's context is made of."""
+    """Files and settings of a service's context."""
 
     verify: bool = True
     ca: Path | None = None
@@ -48,47 +51,47 @@ class ClientFiles(NamedTuple):
 
 
 class UpstreamTls(NamedTuple):
-    """How connections to instances are secured; ``name`` (SNI) is None for the instance's own host."""
+    """TLS settings of connections to instances; ``name`` (SNI) is None for the host of the instance."""
 
     context: ssl.SSLContext
     name: str | None
 
     def options(self, host: str) -> Mapping[str, Any]:
-        """For ``create_connection`` and ``open_connection`` to ``host``."""
+        """Return the arguments for ``create_connection`` and ``open_connection`` to ``host``."""
         return {"ssl": self.context, "server_hostname": self.name or host, "ssl_shutdown_timeout": SHUTDOWN}
 
 
 def server_context(files: ServerFiles) -> ssl.SSLContext:
-    """The listener's context. OSError (of which ssl.SSLError is one) when a file cannot be used."""
-    context = _add_certificate(files, files.certificate, files.key)
+    """Build the listener's context. Raise OSError (of which ssl.SSLError is a subclass) if a file cannot be used."""
+    context = _context_with_certificate(files, files.certificate, files.key)
     if files.others:
-        context.sni_callback = _chooser(files)
+        context.sni_callback = _sni_selector(files)
     return context
 
 
-def _add_certificate(files: ServerFiles, certificate: Path, key: Path) -> ssl.SSLContext:
+def _context_with_certificate(files: ServerFiles, certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context, files.minimum)
     context.load_cert_chain(certificate, key, _no_password)
     if files.client_ca is not None:
         context.load_verify_locations(files.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED if files.required else ssl.CERT_OPTIONAL
-        # A resumed session carries the verdict on its certificate along: with tickets, one that was let in could come
-        # back after its authority was taken away.
+        # A resumed session keeps the result of its certificate check: with tickets, a client could return after its CA
+        # was removed.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
     return context
 
 
-def _chooser(files: ServerFiles) -> Callable[[ssl.SSLObject | ssl.SSLSocket, str | None, ssl.SSLContext], None]:
-    """Gives a connection the certificate for the name that its client asks for (SNI, RFC 6066 §3).
+def _sni_selector(files: ServerFiles) -> Callable[[ssl.SSLObject | ssl.SSLSocket, str | None, ssl.SSLContext], None]:
+    """Return a callback that selects the certificate for the name that a client requests (SNI, RFC 6066 §3).
 
-    All contexts have the same authorities of clients: OpenSSL looks for them in the one that was chosen.
+    All contexts have the same client CAs: OpenSSL takes them from the selected context.
     """
     _silence_sni_errors()
     known: dict[str, ssl.SSLContext] = {}
     for names, certificate, key in files.others:
-        context = _add_certificate(files, certificate, key)
+        context = _context_with_certificate(files, certificate, key)
         known.update((name, context) for name in names)
 
     def choose(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
@@ -102,8 +105,11 @@ def _chooser(files: ServerFiles) -> Callable[[ssl.SSLObject | ssl.SSLSocket, str
 
 
 def _silence_sni_errors() -> None:
-    """Do not report names that are no ASCII: their handshake fails, and the report is six lines that any client can
-    cause (:mod:`ssl` decodes the name before it calls, and has nobody to tell)."""
+    """Suppress the reports of server names that are not ASCII.
+
+    The handshake fails anyway. The report has six lines, and any client can cause it: :mod:`ssl` decodes the name
+    before it calls the callback, and can only report the error as unraisable.
+    """
     report = sys.unraisablehook
     if getattr(report, "__name__", "") == "_report":
         return
@@ -116,7 +122,7 @@ def _silence_sni_errors() -> None:
 
 
 def client_context(files: ClientFiles) -> ssl.SSLContext:
-    """A service's context. OSError when a file cannot be used."""
+    """Build a service's context. Raise OSError if a file cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _harden(context, "1.2")
     if not files.verify:
@@ -143,7 +149,10 @@ def _no_password() -> str:
 
 
 def file_stamps(files: Iterable[object]) -> tuple[object, ...]:
-    """What changes when one of the paths among ``files``, or in tuples there, holds something else: 1.5 us a file."""
+    """Return a value that changes when one of the paths in ``files``, or in nested tuples, has new content.
+
+    It takes 1.5 us per file.
+    """
     found: list[object] = []
     for item in files:
         if isinstance(item, Path):
@@ -162,7 +171,7 @@ def _stat(path: Path) -> object:
 
 
 def reason(error: OSError) -> str:
-    """What went wrong, in a few words for the log."""
+    """Describe ``error`` in a few words for the log."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

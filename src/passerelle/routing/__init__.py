@@ -1,1 +1,1 @@
-"""Canonical paths, patterns, and the compiled route table."""
+"""Canonical paths, path patterns, and the compiled route table."""

@@ -1,7 +1,7 @@
-"""Request paths: the one canonical form, the patterns of routes, and the templates of rewrites.
+"""Request paths: their canonical form, the patterns of routes, and the templates of rewrites.
 
-Everything that looks at a path (routing, guards, cache keys, the upstream's request line) looks at what
-:func:`canonical_path` returned, so no two of them can see different paths (RFC 3986 §6.2.2).
+Routing, guards, cache keys and the upstream's request line all use the result of :func:`canonical_path`, so no two of
+them can interpret a path differently (RFC 3986 §6.2.2).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from urllib.parse import quote
 from passerelle.errors import Failure, Kind
 
 MAX_SEGMENTS = 64
-"""A pattern has at most this many segments."""
+"""Maximum number of segments in a pattern."""
 
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 def _escape_table() -> dict[bytes, bytes | None]:
-    """Two hexadecimal digits in any case -> their canonical spelling, or None where they are refused."""
+    """Map two hexadecimal digits in any case to their canonical spelling, or to None if they are refused."""
     table: dict[bytes, bytes | None] = {}
     digits = b"0123456789ABCDEFabcdef"
     for high in digits:
@@ -38,27 +38,27 @@ def _escape_table() -> dict[bytes, bytes | None]:
 
 
 _ESCAPES = _escape_table()
-# Visible ASCII without what needs a second look: escapes, backslash, a dot after a slash; "?" and "#" end a path.
-# Possessive ("*+"), so that a path that does not fit is not read twice. One expression, because `b"/." in path` alone
-# takes longer than all of it (0.2 of 0.33 us on CPython 3.11).
+# Visible ASCII except for what needs closer inspection: escapes, backslashes, a dot after a slash; "?" and "#" end a
+# path. The quantifiers are possessive ("*+"), so a path that does not match is scanned only once. It is one expression,
+# because `b"/." in path` alone takes longer (0.2 of 0.33 us on CPython 3.11).
 _CLEAN = re.compile(rb"/[!\"$&-\-/->@-\[\]-~]*+(?:(?<!/)\.[!\"$&-\-/->@-\[\]-~]*+)*+").fullmatch
 _FORBIDDEN = re.compile(rb"[^!-~]|[\\?#]").search
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
-# UTF-8 that spells an ASCII character in two, three or four octets (RFC 3629 §3): "%C0%AE" was once read as ".".
+# Overlong UTF-8: an ASCII character in two, three or four octets (RFC 3629 §3); "%C0%AE" was once decoded as ".".
 _OVERLONG = re.compile(rb"%C[01]%[89AB]|%E0%[89]|%F0%8").search
-# Dot segments that only some readers see: with a parameter ("..;x"), or beside an encoded slash ("..%2f").
+# Dot segments that only some parsers recognize: with a parameter ("..;x"), or next to an encoded slash ("..%2f").
 _HIDDEN = re.compile(rb"(?:/|%2F)\.\.?(?:;|%3B)|/\.\.?%2F|%2F\.\.?(?=/|%2F|$)").search
 
 
 def canonical_path(path: bytes) -> bytes:
-    """The canonical form of a request path (without query), or ``Failure(Kind.BAD_PATH)``.
+    """Return the canonical form of a request path without query; raise ``Failure(Kind.BAD_PATH)`` if it is refused.
 
-    Escapes of unreserved characters are decoded and the others written in upper case (RFC 3986 §6.2.2.1-2); then
-    dot segments are removed (§5.2.4). ``%2F``, ``%3F``, ``%25`` and empty segments stay as they are: they do not mean
-    what their look-alikes mean. Refused is what two readers could take for two different paths: backslashes and
-    control octets, plain or encoded; broken escapes; octets outside ASCII; overlong UTF-8; dot segments with
-    parameters (``..;x``) or beside an encoded slash (``..%2F``). The result is stable:
-    ``canonical_path(canonical_path(p)) == canonical_path(p)``.
+    Escapes of unreserved characters are decoded, and the others written in upper case (RFC 3986 §6.2.2.1-2). Then dot
+    segments are removed (§5.2.4). ``%2F``, ``%3F``, ``%25`` and empty segments are kept, because they differ in meaning
+    from their decoded forms. Paths that two parsers could interpret differently are refused: backslashes and control
+    octets, plain or encoded; invalid escapes; octets outside ASCII; overlong UTF-8; dot segments with parameters
+    (``..;x``) or next to an encoded slash (``..%2F``). The function is idempotent: ``canonical_path(canonical_path(p))
+    == canonical_path(p)``.
     """
     if _CLEAN(path):
         return path
@@ -78,14 +78,14 @@ def _canonical(path: bytes) -> bytes:
     if b"/." not in path and b"%2F." not in path:
         return path
     if _HIDDEN(path):
-        raise Failure(Kind.BAD_PATH, "a hidden dot segment")
+        raise Failure(Kind.BAD_PATH, "hidden dot segment")
     return _remove_dot_segments(path)
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:
     pair = match.group(1)
     if pair is None:
-        raise Failure(Kind.BAD_PATH, "a broken % escape")
+        raise Failure(Kind.BAD_PATH, "invalid % escape")
     spelling = _ESCAPES[pair]
     if spelling is None:
         raise Failure(Kind.BAD_PATH, f"%{pair.decode()} is not allowed in a path")
@@ -93,7 +93,7 @@ def _unescape(match: re.Match[bytes]) -> bytes:
 
 
 def _remove_dot_segments(path: bytes) -> bytes:
-    """RFC 3986 §5.2.4, by segments; ``..`` at the root stays at the root."""
+    """Remove dot segments (RFC 3986 §5.2.4); ``..`` at the root stays at the root."""
     segments = path.split(b"/")
     last = len(segments) - 1
     kept: list[bytes] = []
@@ -108,36 +108,38 @@ def _remove_dot_segments(path: bytes) -> bytes:
 
 
 class PatternError(ValueError):
-    """A path, pattern or template that cannot be used; the text says why, and what to write instead where that is
-    known."""
+    """A path, pattern or template that is invalid.
+
+    The text gives the reason and, where it is known, a correction.
+    """
 
 
-# What stands in a path as it is; all else that people write there is escaped (RFC 3987 §3.1).
+# Characters that are kept in a path; all others are escaped (RFC 3987 §3.1).
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 def purged_path(text: str) -> str:
-    """What a purge is to let go of, in canonical form: a path or, with ``*`` at its end, how paths begin.
+    """Return the canonical form of a path to purge, or of a prefix of paths if it ends with ``*``.
 
-    It may be written in any spelling; blanks and characters outside ASCII are escaped. :class:`PatternError` where it
-    is no path.
+    ``text`` may have any spelling; spaces and characters outside ASCII are escaped. Raise :class:`PatternError` if it
+    is not a path.
     """
     if not text.startswith("/"):
         raise PatternError(f"found the path {text!r}; a path begins with /, such as /{text}")
     begins = text.endswith("*")
-    # A beginning may end within a segment: "/.*" is not "/*".
+    # A prefix may end within a segment: "/.*" is not "/*".
     whole = text[:-1] + "x" if begins else text
     try:
         path = canonical_path(quote(whole, _VISIBLE, errors="surrogateescape").encode("ascii")).decode("ascii")
     except Failure as failure:
         more = re.search(r"[?#].*", text, re.DOTALL)
-        why = f"a path is purged whatever the query: leave out {more.group()!r}" if more else failure.detail
+        why = f"a path is purged with every query: leave out {more.group()!r}" if more else failure.detail
         raise PatternError(f"found the path {text!r}: {why}") from None
     return path[:-1] + "*" if begins else path
 
 
 LITERAL, PARAMETER, REST = 0, 1, 2
-"""Kinds of segments, in the order in which they win."""
+"""Kinds of segments, in order of precedence."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch
 _PCHARS = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*").fullmatch
@@ -145,7 +147,7 @@ _PCHARS = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*").fullm
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment of a pattern: its kind, and the literal text or the parameter's name."""
+    """One segment of a pattern: its kind, and its literal text or the name of its parameter."""
 
     kind: int
     text: str
@@ -156,13 +158,16 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A route's path, parsed: ``{name}`` is one segment that is not empty, ``{name*}`` the rest, even of nothing."""
+    """A parsed route path.
+
+    ``{name}`` matches one non-empty segment, ``{name*}`` the rest of the path, which may be empty.
+    """
 
     segments: tuple[Segment, ...]
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Parse a pattern such as ``/user/{user_id}`` or ``/files/{rest*}``; raises :class:`PatternError`."""
+        """Parse a pattern such as ``/user/{user_id}`` or ``/files/{rest*}``; raise :class:`PatternError` if invalid."""
         if not text.startswith("/"):
             raise PatternError(f"found {text!r} without a leading slash; write {'/' + text!r}")
         parts = text[1:].split("/")
@@ -183,12 +188,12 @@ class Pattern:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters' names, in order."""
+        """The names of the parameters, in order."""
         return tuple(segment.text for segment in self.segments if segment.kind != LITERAL)
 
     @property
     def shape(self) -> str:
-        """The pattern without its parameters' names: two patterns of one shape match the same paths."""
+        """The pattern without parameter names: two patterns with equal shapes match the same paths."""
         return "".join("/" + (s.text if s.kind == LITERAL else ("{}", "{*}")[s.kind - 1]) for s in self.segments)
 
     def __str__(self) -> str:
@@ -205,7 +210,7 @@ def _segment(part: str) -> Segment:
         return Segment(kind, name)
     if "{" in part or "}" in part:
         raise PatternError(
-            f"found {part!r}; a parameter is a whole segment, such as /{{name}} or, at the end, /{{name*}}"
+            f"found {part!r}; a parameter must be a whole segment, such as /{{name}} or, at the end, /{{name*}}"
         )
     if part in ("*", "**"):
         raise PatternError(f"found {part!r}; write {{name}} for any one segment or {{rest*}} for the rest")
@@ -221,14 +226,14 @@ def _require_pchars(text: str) -> None:
         return
     for character in text:
         if character in "?#":
-            raise PatternError(f"found {text!r}; a path ends before {character!r}: leave it out")
+            raise PatternError(f"found {text!r}; a path ends before {character!r}: remove the rest")
     whole = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", text)
     escaped = "".join(c if c == "%" or _PCHARS(c) else "".join(f"%{o:02X}" for o in c.encode()) for c in whole)
-    raise PatternError(f"found {text!r} with characters that a path cannot have; write {escaped!r}")
+    raise PatternError(f"found {text!r} with characters that are not allowed in a path; write {escaped!r}")
 
 
 def _require_canonical(text: str, sample: str) -> None:
-    """Requests are matched in canonical form: another spelling would never match."""
+    """Raise :class:`PatternError` unless ``sample`` is canonical: requests are matched in canonical form."""
     try:
         canonical = canonical_path(sample.encode("ascii"))
     except Failure as failure:
@@ -242,17 +247,17 @@ _AFFIX = re.compile(r"[A-Za-z0-9._~-]*").fullmatch
 
 
 class Template:
-    """An upstream path such as ``/internal/{user_id}``, filled with a match's raw parameters.
+    """An upstream path such as ``/internal/{user_id}``, filled with the raw parameters of a match.
 
-    A parameter can never add a segment, a query or a dot segment: values are segments of a canonical path, put in as
-    they were (still percent-encoded), and the text beside a parameter in its segment may not be dots alone.
-    ``rest`` names the parameters that stand for several segments; in a template they must be whole segments.
+    A parameter cannot add a segment, a query or a dot segment: values are segments of a canonical path and stay
+    percent-encoded, and the text next to a parameter in its segment must not consist of dots alone. ``rest`` names the
+    parameters that match several segments; each must be a whole segment of the template.
     """
 
     __slots__ = ("_format", "_pick", "names", "text")
 
     def __init__(self, text: str, rest: frozenset[str] = frozenset()) -> None:
-        """Parse ``text``; raises :class:`PatternError`."""
+        """Parse ``text``; raise :class:`PatternError` if it is invalid."""
         if not text.startswith("/"):
             raise PatternError(f"found {text!r} without a leading slash; write {'/' + text!r}")
         names: list[str] = []
@@ -262,12 +267,12 @@ class Template:
         _require_canonical(text, sample)
         self.text = text
         self.names = tuple(names)
-        # itemgetter gives the one value, or a tuple of several: what "%" takes.
+        # itemgetter returns the single value, or a tuple of several: the operand that "%" takes.
         self._pick = itemgetter(*names) if names else None
         self._format = (_PLACEHOLDER.sub("%b", text.replace("%", "%%")) if names else text).encode("ascii")
 
     def fill(self, params: Mapping[str, bytes]) -> bytes:
-        """The path with the values of ``params``; ``KeyError`` where one is missing."""
+        """Return the path with the values of ``params``; raise ``KeyError`` if one is missing."""
         return self._format % self._pick(params) if self._pick is not None else self._format
 
     def __repr__(self) -> str:
@@ -275,7 +280,7 @@ class Template:
 
 
 def _template_segment(part: str, rest: frozenset[str], names: list[str]) -> None:
-    """Check one segment of a template and add its parameters to ``names``."""
+    """Validate one segment of a template and append its parameters to ``names``."""
     found = _PLACEHOLDER.findall(part)
     if not found:
         if "{" in part or "}" in part:
@@ -284,15 +289,15 @@ def _template_segment(part: str, rest: frozenset[str], names: list[str]) -> None
         return
     for name in found:
         if name.endswith("*") and _NAME(name[:-1]):
-            raise PatternError(f"found {part!r}; write {{{name[:-1]}}} here: the star belongs into the route's path")
+            raise PatternError(f"found {part!r}; write {{{name[:-1]}}} here: the star belongs in the path of the route")
         if not _NAME(name):
             raise PatternError(f"found {part!r}; a parameter's name is a letter or _, then letters, digits or _")
         if name in rest and part != f"{{{name}}}":
-            raise PatternError(f"found {part!r}; {{{name}}} stands for several segments and is alone between slashes")
+            raise PatternError(f"found {part!r}; {{{name}}} matches several segments and must be a whole segment")
         names.append(name)
     affixes = [affix for affix in _PLACEHOLDER.split(part)[::2] if affix]
     for affix in affixes:
         if not _AFFIX(affix) or not affix.strip("."):
             raise PatternError(
-                f"found {part!r}; allowed beside a parameter are letters, digits, - _ ~ and dots, not dots alone"
+                f"found {part!r}; next to a parameter, only letters, digits, - _ ~ and dots are allowed, not dots alone"
             )

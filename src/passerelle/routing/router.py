@@ -1,14 +1,15 @@
-"""The router: host x path x method to a value, by specificity, never by the order of the file.
+"""The router: maps host, path and method to a value, by specificity, independent of the order of rules.
 
-Of all rules that match a request the most specific one wins. Compared are, in this order:
+Of all rules that match a request, the most specific one wins. These are compared in turn:
 
 1. the host: an exact name, then the longest ``*.suffix``, then no host;
 2. the path, segment by segment from the left: a literal, then ``{name}``, then ``{name*}``;
-3. the method: named, then all.
+3. the method: named, then any.
 
-Only a rule that matches in all three is a candidate, so a rule for ``POST`` never hides another one for ``GET``. Fully
-literal paths are one dictionary lookup; the others walk a trie of dictionaries whose worst case is computed when the
-table is built and refused beyond :data:`MAX_STEPS`. The cost of a lookup does not depend on the number of rules.
+Only a rule that matches in all three is a candidate, so a rule for ``POST`` never hides another one for ``GET``. A
+fully literal path takes one dictionary lookup. All others walk a trie of dictionaries; its worst case is computed when
+the table is compiled, and a table beyond :data:`MAX_STEPS` is refused. The cost of a lookup does not depend on the
+number of rules.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ from passerelle.routing.paths import LITERAL, PARAMETER, Pattern, PatternError, 
 __all__ = ["Pattern", "PatternError", "RouteMatch", "RouteRule", "Router", "Template", "canonical_path", "normal_host"]
 
 MAX_STEPS = 1000
-"""The most trie nodes that one lookup may visit, whatever the path."""
-MAX_SEEN = 1024
-"""How many spellings of hosts a router remembers."""
+"""Maximum number of trie nodes that one lookup may visit."""
+MAX_CACHED_HOSTS = 1024
+"""Maximum number of host spellings that a router caches."""
 MAX_HOST = 255
-"""The longest host that is remembered, in octets."""
+"""Maximum length of a cached host, in octets."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouteRule:
-    """One line of the route table.
+    """One rule of the route table.
 
-    ``host`` is lower case: a name, ``*.suffix`` (one label or more before it), or None for all. ``methods`` is None
-    for all; ``GET`` brings ``HEAD`` with it. ``pattern`` is a path such as ``/user/{user_id}`` (see :class:`Pattern`).
+    ``host`` is lower case: a name, ``*.suffix`` (with at least one label before the suffix), or None for any host.
+    ``methods`` is None for any method; ``GET`` includes ``HEAD``. ``pattern`` is a path such as ``/user/{user_id}``
+    (see :class:`Pattern`).
     """
 
     host: bytes | None
@@ -44,10 +46,10 @@ class RouteRule:
 
 
 class RouteMatch:
-    """What a lookup found: ``value`` and ``params``; or ``value`` None, and for 405 the ``allowed`` methods (sorted).
+    """Result of a lookup: ``value`` and ``params``, or ``value`` None and the ``allowed`` methods (sorted) for 405.
 
-    ``params`` are raw: octets of the canonical path, still percent-encoded. Without parameters the mapping is shared:
-    treat it as read-only. ``value`` None with ``allowed`` empty is 404.
+    ``params`` are raw octets of the canonical path, still percent-encoded. If there are none, the mapping is shared:
+    treat it as read-only. ``value`` None and no ``allowed`` methods mean 404.
     """
 
     __slots__ = ("allowed", "params", "value")
@@ -65,7 +67,7 @@ NOT_FOUND = RouteMatch(None, {})
 
 
 class _Entry:
-    """A rule at the end of its path: where its parameters stand among the request's segments."""
+    """A rule at the end of its path, with the positions of its parameters in the request's segments."""
 
     __slots__ = ("match", "names", "rest", "value")
 
@@ -78,7 +80,7 @@ class _Entry:
 
 
 class _RouteLeaf:
-    """The rules of one path: by method, and the one for every other method."""
+    """The rules of one path: by method, and the rule for any other method."""
 
     __slots__ = ("any", "methods")
 
@@ -99,7 +101,7 @@ class _RouteLeaf:
 
 
 class _TrieNode:
-    """A place in the trie: what may come next, and what ends here."""
+    """A node of the trie: its children, and the rules that end here."""
 
     __slots__ = ("leaf", "literals", "param", "rest")
 
@@ -131,7 +133,7 @@ class _Table:
             if leaf is None:
                 leaf = self.static[str(pattern).encode("ascii")] = self._new_leaf()
             return leaf
-        # One more split than the deepest pattern has segments: what is deeper stays in one piece and matches nothing.
+        # One more split than the deepest pattern has segments: what is deeper stays in one piece and does not match.
         self.splits = max(self.splits, len(pattern.segments) + 1)
         node = self.root
         for segment in pattern.segments:
@@ -155,25 +157,26 @@ class _Table:
         return leaf
 
     def seal(self) -> None:
-        """Give HEAD to what has GET (RFC 9110 §9.3.2), and refuse a table whose lookups could take too long."""
+        """Add HEAD wherever there is GET (RFC 9110 §9.3.2), and refuse a table with too slow lookups."""
         for leaf in self.leaves:
             if b"GET" in leaf.methods:
                 leaf.methods.setdefault(b"HEAD", leaf.methods[b"GET"])
         steps = _worst_case(self.root)
         if steps > MAX_STEPS:
-            raise ValueError(
-                f"a lookup could take {steps} steps: too many literals beside parameters at too many levels"
-            )
+            raise ValueError(f"a lookup could take {steps} steps: too many levels have literals next to parameters")
 
 
 def _worst_case(node: _TrieNode) -> int:
-    """The most nodes that one lookup below ``node`` can visit: of its literals at most one fits, and the parameter."""
+    """Return the maximum number of nodes that one lookup below ``node`` can visit.
+
+    At each node, at most one literal matches, and the parameter.
+    """
     literals = max(map(_worst_case, node.literals.values()), default=0)
     return 1 + literals + (_worst_case(node.param) if node.param is not None else 0)
 
 
 def normal_host(host: bytes) -> bytes:
-    """The host of a ``Host`` field or authority: lower case, without port and trailing dot (RFC 3986 §3.2.2)."""
+    """Normalize the host of a ``Host`` field or authority: lower case, no port, no trailing dot (RFC 3986 §3.2.2)."""
     host = host.lower()
     if not host.endswith(b"]"):
         name, colon, port = host.rpartition(b":")
@@ -183,12 +186,12 @@ def normal_host(host: bytes) -> bytes:
 
 
 class Router:
-    """The compiled route table. It does not change once built: a reload builds another and swaps it."""
+    """The compiled route table. It is immutable: a reload compiles another one and replaces it."""
 
-    __slots__ = ("_by_host", "_chains", "_labels", "_open", "_seen", "_suffixes")
+    __slots__ = ("_by_host", "_cached_chains", "_chains", "_labels", "_open", "_suffixes")
 
     def __init__(self, rules: Iterable[RouteRule]) -> None:
-        """Compile ``rules``. ``ValueError`` for a bad pattern, a duplicate, or a table too ambiguous to be fast."""
+        """Compile ``rules``; raise ``ValueError`` for an invalid pattern, a duplicate or too ambiguous a table."""
         tables: dict[bytes | None, _Table] = {None: _Table()}
         for rule in rules:
             tables.setdefault(rule.host, _Table()).add(rule)
@@ -196,7 +199,8 @@ class Router:
             table.seal()
         everywhere: tuple[_Table, ...] = (tables.pop(None),)
         wildcards = {host[2:]: table for host, table in tables.items() if host is not None and host.startswith(b"*.")}
-        # A name's chain: its own table, then those of the wildcards above it from the longest on, then the one for all.
+        # The chain of a name: its own table, the tables of the wildcards above it, the longest first, then the table
+        # for any host.
         self._suffixes: dict[bytes, tuple[_Table, ...]] = {
             suffix: (table, *_wildcards_above(suffix, wildcards), *everywhere) for suffix, table in wildcards.items()
         }
@@ -208,16 +212,16 @@ class Router:
         self._open = everywhere
         self._labels = max((suffix.count(b".") + 1 for suffix in wildcards), default=0)
         self._by_host = bool(tables)
-        self._seen: dict[bytes, tuple[_Table, ...]] = {}
+        self._cached_chains: dict[bytes, tuple[_Table, ...]] = {}
 
     def match(self, host: bytes, method: bytes, path: bytes) -> RouteMatch:
         """Find the rule for a request.
 
-        ``host`` is the authority as it came (any case, with or without port); ``path`` is canonical, without query.
+        ``host`` is the authority as received (in any case, with or without port); ``path`` is canonical, without query.
         """
         chain = self._open
         if self._by_host:
-            chain = self._seen.get(host) or self._chain(host)
+            chain = self._cached_chains.get(host) or self._chain(host)
         for table in chain:
             leaf = table.static.get(path)
             if leaf is not None:
@@ -230,30 +234,30 @@ class Router:
         return self._refusal(chain, path)
 
     def _refusal(self, chain: tuple[_Table, ...], path: bytes) -> RouteMatch:
-        """405 with every method that some rule would take at this host and path (RFC 9110 §15.5.6), or 404."""
+        """Return the result for 405, with every method allowed at this host and path (RFC 9110 §15.5.6), or for 404."""
         allowed: set[bytes] = set()
         for table in chain:
             leaf = table.static.get(path)
             if leaf is not None:
                 allowed.update(leaf.methods)
-            # No method is empty, so no rule takes it and all of them are seen.
+            # No rule has an empty method, so every leaf is visited and none matches.
             _walk(table.root, path.split(b"/", table.splits), b"", allowed)
         return RouteMatch(None, {}, tuple(sorted(allowed))) if allowed else NOT_FOUND
 
     def _chain(self, host: bytes) -> tuple[_Table, ...]:
-        """The tables to ask for ``host``, from the most specific on."""
+        """Return the tables to search for ``host``, the most specific first."""
         name = normal_host(host)
         chain = self._chains.get(name) or self._suffix_chain(name)
-        # Remembered as it was written, which spares half a microsecond; bounded, since clients choose what stands here.
+        # Cached by the host as received, which saves 0.5 us; bounded, because clients choose the key.
         if len(host) <= MAX_HOST:
-            if len(self._seen) >= MAX_SEEN:
-                self._seen.clear()
-            self._seen[host] = chain
+            if len(self._cached_chains) >= MAX_CACHED_HOSTS:
+                self._cached_chains.clear()
+            self._cached_chains[host] = chain
         return chain
 
     def _suffix_chain(self, name: bytes) -> tuple[_Table, ...]:
-        """The chain of the longest ``*.suffix`` that covers ``name``, or the one for all hosts."""
-        # Only as many labels as the longest suffix has are looked at: a long Host costs no more than a short one.
+        """Return the chain of the longest ``*.suffix`` that covers ``name``, or the one for any host."""
+        # Only as many labels as the longest suffix has are tried: a long Host costs no more than a short one.
         labels = name.split(b".")
         for start in range(max(1, len(labels) - self._labels), len(labels)):
             chain = self._suffixes.get(b".".join(labels[start:]))
@@ -263,16 +267,16 @@ class Router:
 
 
 def _walk(node: _TrieNode, segments: list[bytes], method: bytes, refused: set[bytes] | None) -> RouteMatch | None:
-    """Search the trie from its root, the most specific way first.
+    """Search the trie from its root, the most specific branch first.
 
-    ``segments`` are those of the path behind an empty first one. A node is reached by one way only, so no node is
-    visited twice. With ``refused``, the methods of leaves that do not take ``method`` are added to it.
+    ``segments`` are the segments of the path after an empty first one. Each node is reached by one branch only, so no
+    node is visited twice. If ``refused`` is given, the methods of leaves without ``method`` are added to it.
     """
     count = len(segments)
     if count < 2 or segments[0]:
         return None
     index = 1
-    # Ways left aside, the nearest last: a leaf, or a node and the segment to go on with.
+    # Branches to try later, the next one last: a leaf, or a node and the index of the segment to continue with.
     others: list[tuple[_TrieNode, int, _RouteLeaf | None]] | None = None
     while True:
         leaf: _RouteLeaf | None = None
@@ -316,14 +320,14 @@ def _walk(node: _TrieNode, segments: list[bytes], method: bytes, refused: set[by
 
 
 def _wildcards_above(host: bytes, wildcards: dict[bytes, _Table]) -> Sequence[_Table]:
-    """The tables of the wildcards that cover ``host``, from the longest suffix on."""
+    """Return the tables of the wildcards that cover ``host``, the longest suffix first."""
     labels = host.split(b".")
     suffixes = (b".".join(labels[start:]) for start in range(1, len(labels)))
     return [wildcards[suffix] for suffix in suffixes if suffix in wildcards]
 
 
 def specificity(rule: RouteRule) -> tuple[object, ...]:
-    """A sort key: of two rules that match one request, the one with the lesser key wins."""
+    """Return a sort key: of two rules that match a request, the one with the lower key wins."""
     host = rule.host
     if host is None:
         place: tuple[int, int, bytes] = (2, 0, b"")
@@ -332,6 +336,6 @@ def specificity(rule: RouteRule) -> tuple[object, ...]:
     else:
         place = (0, 0, host)
     pattern = Pattern.parse(rule.pattern)
-    # A parameter's name decides nothing; a literal's text only puts the table into an order that is easy to read.
+    # Names of parameters have no effect on specificity; the text of literals only makes the order readable.
     segments = tuple((s.kind, s.text if s.kind == LITERAL else "") for s in pattern.segments)
     return (place, segments, rule.methods is None, sorted(rule.methods or ()))

@@ -1,1 +1,1 @@
-"""Linux and sockets: prctl, /proc, ports, ``host:port``."""
+"""Linux process control and sockets: prctl, /proc, ports, ``host:port``."""

@@ -1,6 +1,6 @@
-"""The few calls to Linux that no orphan can be promised without: prctl(2) and /proc.
+"""Linux calls that prevent orphaned processes: prctl(2) and /proc.
 
-The runner is for Linux: process trees are found in /proc, exits are known by pidfd_open(2).
+The supervisor requires Linux: it finds process trees in /proc and detects exits with pidfd_open(2).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
-_LOOKS = 10
+_MAX_SCANS = 10
 
 
 def _prctl(option: int, value: int) -> None:
@@ -26,9 +26,9 @@ def _prctl(option: int, value: int) -> None:
 
 
 def die_with_parent(parent: int, sig: signal.Signals) -> None:
-    """Have ``sig`` sent to this process when its parent, whose pid must be ``parent``, ends for whatever reason.
+    """Send ``sig`` to this process when its parent, whose pid must be ``parent``, ends for any reason.
 
-    If the parent is gone already the signal comes at once: the kernel only tells of a death still to come.
+    If the parent has ended already, the signal is sent at once: the kernel reports only a future death.
     """
     _prctl(_PR_SET_PDEATHSIG, sig)
     if os.getppid() != parent:
@@ -36,12 +36,12 @@ def die_with_parent(parent: int, sig: signal.Signals) -> None:
 
 
 def become_subreaper() -> None:
-    """Make orphaned descendants of this process its own children, instead of init's, so that it can end them."""
+    """Make this process, instead of init, the parent of its orphaned descendants, so that it can end them."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def hangup_is_ignored() -> bool:
-    """Whether this process was started by nohup(1) or the like: the end of its terminal must not be its own."""
+    """Whether SIGHUP was ignored at the start, as under nohup(1): the end of the terminal must not end this process."""
     return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
@@ -55,7 +55,7 @@ def has_terminal() -> bool:
 
 
 class ProcessEntry(NamedTuple):
-    """One line of the process table."""
+    """One entry of the process table."""
 
     pid: int
     state: str
@@ -69,14 +69,14 @@ def _stat(pid: str) -> ProcessEntry | None:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
     except OSError:
-        return None  # it ended in the meantime
-    # The name stands in parentheses and may hold any character, a closing parenthesis among them (proc(5)).
+        return None  # the process has ended
+    # The process name is in parentheses and may contain any character, including a closing parenthesis (proc(5)).
     state, parent, group, session = text[text.rindex(b")") + 2 :].split(b" ", 4)[:4]
     return ProcessEntry(int(pid), state.decode(), int(parent), int(group), int(session))
 
 
 def _table() -> tuple[list[ProcessEntry], set[int]]:
-    """The live processes, and the pids that were listed but have ended: gone by now, or zombies."""
+    """Return the live processes, and the pids of listed processes that have ended (gone, or zombies)."""
     live: list[ProcessEntry] = []
     ended: set[int] = set()
     for name in os.listdir("/proc"):
@@ -95,21 +95,22 @@ def _environment_has(pid: int, entry: bytes) -> bool:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return entry in file.read().split(b"\0")
     except OSError:
-        return False  # another user's, or gone
+        return False  # the process belongs to another user, or has ended
 
 
 def members(session: int, marker: bytes) -> set[int]:
-    """The live processes that belong to one started command: its pids.
+    """Return the pids of the live processes that belong to one started command.
 
-    Those of its ``session``; those whose environment holds ``marker`` (``NAME=value``), which a process keeps when it
-    daemonises; and the descendants of either.
+    These are the processes of its ``session``; processes whose environment contains ``marker`` (``NAME=value``), which
+    a daemonized process keeps; and the descendants of both.
 
-    One look at /proc proves nothing while processes fork and exit: a parent may be gone when its line is read, and its
-    child too young to be listed. So an empty answer is given only when a look met no process that ended since the one
-    before, or after ``_LOOKS`` looks (another part of a busy machine may well start processes all the time).
+    A single scan of /proc is unreliable while processes fork and exit: a parent may have ended before its entry is
+    read, while its child is too young to be listed. An empty result is therefore returned only after a scan without
+    newly ended processes, or after ``_MAX_SCANS`` scans (other programs on a busy machine may start processes all the
+    time).
     """
     known = {session}
-    for _ in range(_LOOKS):
+    for _ in range(_MAX_SCANS):
         live, ended = _table()
         found = {proc.pid for proc in live if proc.session == session or _environment_has(proc.pid, marker)}
         if found or ended <= known:
@@ -119,7 +120,7 @@ def members(session: int, marker: bytes) -> set[int]:
 
 
 def descendants(pid: int) -> set[int]:
-    """The live processes below ``pid``, itself left out."""
+    """Return the pids of the live processes below ``pid``, without ``pid`` itself."""
     return _below({pid}, _table()[0]) - {pid}
 
 
@@ -138,7 +139,7 @@ def _below(roots: set[int], live: list[ProcessEntry]) -> set[int]:
 
 
 def send(pids: set[int], sig: signal.Signals) -> None:
-    """Signal each of ``pids``; those that are gone, or are not ours to signal, are passed over."""
+    """Send ``sig`` to each of ``pids``; skip processes that are gone or that this user may not signal."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, sig)

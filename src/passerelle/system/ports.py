@@ -1,4 +1,4 @@
-"""Ports: the listeners of the gateway, and free local ports for instances."""
+"""TCP ports: the gateway's listening sockets, and free local ports for instances."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _bound(host: str, port: int, *, share: bool = False) -> socket.socket:
+def _bind(host: str, port: int, *, share: bool = False) -> socket.socket:
     sock = socket.socket(_family(host), socket.SOCK_STREAM)
     try:
-        # So that connections of an earlier run in TIME_WAIT do not keep the port; on Linux this does not let two
-        # sockets listen on one address.
+        # Connections of an earlier run in TIME_WAIT do not block the port. On Linux this does not let two sockets
+        # listen on one address.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if share:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -38,32 +38,33 @@ def _bound(host: str, port: int, *, share: bool = False) -> socket.socket:
 
 
 def reserve(host: str, port: int, count: int = 1) -> list[socket.socket]:
-    """``count`` sockets bound to one address, one for each worker; not listening yet, so nobody connects too early.
+    """Return ``count`` sockets bound to one address, one per worker.
 
-    They outlive the workers: while a dead worker is replaced its connections wait in the kernel instead of being
-    refused. With ``count`` above one they share the port (SO_REUSEPORT). ``port`` nought takes a free one.
+    They do not listen yet, so no client connects too early. They outlive the workers: while a dead worker is replaced,
+    its connections wait in the kernel instead of being refused. If ``count`` is above one, the sockets share the port
+    (SO_REUSEPORT). ``port`` 0 selects a free one.
 
-    :raises PortTaken: when somebody listens there already, or the address is not this machine's or not allowed.
+    :raises PortTaken: if the port is in use, or the address is not local or not permitted.
     """
     sockets: list[socket.socket] = []
     try:
         if port:
-            # Only listening tells a stranger's port: bound alone, ours and theirs could both succeed, and with
-            # SO_REUSEPORT we would quietly share the traffic of another gateway of the same user.
-            with _bound(host, port) as probe:
+            # Only listen() detects that a port is in use: two sockets could both bind, and with SO_REUSEPORT this
+            # gateway would silently share the traffic of another gateway of the same user.
+            with _bind(host, port) as probe:
                 probe.listen(1)
         for _ in range(count):
-            sockets.append(_bound(host, port, share=count > 1))
+            sockets.append(_bind(host, port, share=count > 1))
             port = int(sockets[0].getsockname()[1])
     except OSError as error:
         for sock in sockets:
             sock.close()
-        raise PortTaken(_why(host, port, error)) from error
+        raise PortTaken(_error_text(host, port, error)) from error
     return sockets
 
 
 def for_clients(host: str, port: int, count: int = 1) -> list[socket.socket]:
-    """:func:`reserve` for where clients connect."""
+    """Reserve the address of the listener, with an error text that names its option."""
     try:
         return reserve(host, port, count)
     except PortTaken as error:
@@ -71,17 +72,17 @@ def for_clients(host: str, port: int, count: int = 1) -> list[socket.socket]:
 
 
 def for_admin(host: str, port: int) -> socket.socket:
-    """:func:`reserve` for the admin port."""
+    """Reserve the address of the admin port, with an error text that names its option."""
     try:
         return reserve(host, port)[0]
     except PortTaken as error:
         raise PortTaken(f"{error} (the admin address); choose another with --admin, or off") from error
 
 
-def _why(host: str, port: int, error: OSError) -> str:
+def _error_text(host: str, port: int, error: OSError) -> str:
     address = join(host, port)
     if error.errno == errno.EADDRINUSE:
-        holder = _holder(port)
+        holder = _port_owner(port)
         by = f" by {holder}" if holder else ""
         return f"cannot listen on {address}: port {port} is taken{by}"
     if error.errno == errno.EACCES:
@@ -91,8 +92,8 @@ def _why(host: str, port: int, error: OSError) -> str:
     return f"cannot listen on {address}: {error.strerror or error}"
 
 
-def _holder(port: int) -> str:
-    """Who listens on ``port``, as far as /proc lets us see: ``name (pid N)`` or nothing."""
+def _port_owner(port: int) -> str:
+    """Return the process that listens on ``port`` as ``name (pid N)``, or an empty string if /proc does not show it."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError), open(table, encoding="ascii") as file:
@@ -112,8 +113,8 @@ def _holder(port: int) -> str:
     return ""
 
 
-def _range() -> range:
-    """Ports below the kernel's own choice, which no outgoing connection takes between our look and the child's bind."""
+def _port_range() -> range:
+    """Return ports below the ephemeral range, which no outgoing connection takes before the child binds."""
     try:
         with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
             low = int(file.read().split()[0])
@@ -123,33 +124,33 @@ def _range() -> range:
 
 
 def free(avoid: Collection[int] = (), rng: random.Random | None = None) -> int:
-    """A loopback port that nobody has at this moment and that is not in ``avoid`` (ports promised to others).
+    """Return a loopback port that is free now and not in ``avoid`` (ports already assigned).
 
-    It can still be lost before the child binds it; the child then fails, and is started again on another.
+    Another process can still take it before the child binds it; the child then fails and is restarted on another port.
 
-    :raises PortTaken: when none is left.
+    :raises PortTaken: if no port is free.
     """
-    ports = _range()
+    ports = _port_range()
     start = (rng or random).randrange(len(ports))
     for step in range(len(ports)):
         port = ports[(start + step) % len(ports)]
         if port in avoid:
             continue
-        with contextlib.suppress(OSError), _bound(LOOPBACK, port) as sock:
+        with contextlib.suppress(OSError), _bind(LOOPBACK, port) as sock:
             sock.listen(1)
             return port
     raise PortTaken(f"no free port between {ports[0]} and {ports[-1]} on {LOOPBACK}")
 
 
 def join(host: str, port: int) -> str:
-    """``host:port`` with brackets where the host is an IPv6 address (RFC 3986 §3.2.2)."""
+    """Return ``host:port``, with brackets around an IPv6 address (RFC 3986 §3.2.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split(address: str) -> tuple[str, int]:
-    """The inverse of :func:`join`; a bare ``:port`` or ``port`` is on loopback.
+    """Split ``host:port``, the inverse of :func:`join`; a bare ``:port`` or ``port`` is on loopback.
 
-    :raises ValueError: when there is no port between 0 and 65535.
+    :raises ValueError: if there is no port between 0 and 65535.
     """
     host, _, port = address.rpartition(":")
     if not port.isascii() or not port.isdigit() or int(port) > 65535:

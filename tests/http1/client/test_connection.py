@@ -108,7 +108,7 @@ async def answer_then_reset(answer: bytes) -> tuple[Asked, Owner]:
 def test_an_answer_before_a_reset_is_read_though_a_write_failed_first(
     answer: bytes, told: list[str], new_loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "LEFT_BYTES", 128)
+    monkeypatch.setattr(client, "REMAINING_BYTES", 128)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         asked, owner = runner.run(answer_then_reset(answer))
     assert asked.told == told

@@ -1,1 +1,1 @@
-"""The upstreams' side of HTTP/1.1: connections to instances, and their pool."""
+"""Upstream side of HTTP/1.1: connections to instances, and their pool."""

@@ -1,6 +1,6 @@
-"""The upstream side of HTTP/1.1: one :class:`UpstreamConnection` per connection to an instance.
+"""Upstream connections: one :class:`UpstreamConnection` per connection to an instance.
 
-Length: one connection, its framing in both directions and its end; they share all of its state.
+Over 400 lines: framing in both directions and the end of the connection share all of its state.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from passerelle.http1.body import ChunkedDecoder, CloseDecoder, CountedDecoder, 
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.interfaces import Tunnel, UpstreamReceiver
 
-# A response's head, in bytes: larger than any honest one, smaller than an attack.
+# Maximum size of a response head in bytes: larger than any legitimate head, small enough to bound memory.
 MAX_HEAD = 65_536
-# How many 1xx responses may come before the final one.
+# Maximum number of 1xx responses before the final one.
 MAX_INTERIM = 64
-# How much of an answer is taken from a connection that is already lost: reads, and bytes a read.
-LEFT_READS, LEFT_BYTES = 16, 65_536
-# How long a connection that is being closed may take to send what was written, in seconds. An instance that does not
-# read would hold it, and its place in the pool, for as long as it likes.
+# How much is read from a connection that is already lost: number of reads, and bytes per read.
+REMAINING_READS, REMAINING_BYTES = 16, 65_536
+# Seconds that a closing connection may take to send its written data. An instance that does not read would otherwise
+# hold the connection, and its place in the pool, indefinitely.
 FLUSH_SECONDS = 2.0
-# Why a connection may not be as it was when it was new (bits).
+# What has happened since the connection was released, and must be undone before its next request (bits).
 READING_PAUSED = 1
 BODY_SENT = 2
 
 
 class ConnectionOwner(Protocol):
-    """Keeps an instance's connections: the pool, as its connections see it."""
+    """Owner of an instance's connections (the pool), as the connections see it."""
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back ``connection``, which is ready for another request."""
 
     def lost(self, connection: UpstreamConnection) -> None:
-        """Forget ``connection``, which is closed."""
+        """Remove ``connection``, which is closed."""
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection to an instance. It carries one request at a time; it never pipelines."""
+    """One connection to an instance. It carries one request at a time and never pipelines."""
 
     __slots__ = (
         "_decoder",
         "_deferred",
         "_eof",
-        "_held",
         "_interims",
-        "_last",
+        "_last_head",
+        "_partial_head",
         "_receiver",
         "_request_done",
         "_response_done",
@@ -57,9 +57,9 @@ class UpstreamConnection(asyncio.Protocol):
         "_tunnel",
         "_used",
         "_write",
+        "connected",
         "fresh",
         "idle_since",
-        "made",
         "poll",
         "pool",
     )
@@ -68,29 +68,29 @@ class UpstreamConnection(asyncio.Protocol):
         self.pool = pool
         self._transport: asyncio.Transport | None = None
         self._write: Callable[[bytes], None] = _discard
-        # Events waiting in the kernel: EOF or bytes that nobody asked for make an idle connection unfit for a request
-        # (RFC 9112 §9.2, §9.3.1). One poll(2), 0.4 us, on every reuse.
+        # Events pending in the kernel. EOF or unsolicited bytes make an idle connection unfit for a request (RFC 9112
+        # §9.2, §9.3.1). One poll(2), 0.4 us, at every reuse.
         self.poll: Callable[[int], list[tuple[int, int]]] = _always_readable
         self._receiver: UpstreamReceiver | None = None
         self._decoder: Decoder | None = None
-        self._last: ResponseHead | None = None
-        self._held = b""
+        self._last_head: ResponseHead | None = None
+        self._partial_head = b""
         self._interims = 0
         self._deferred: list[bytes] = []
         self._eof = False
         self._request_done = True
         self._response_done = True
         self._tunnel: Tunnel | None = None
-        self._used = 0  # what must be looked at before another request may have it: one load where there is nothing
+        self._used = 0  # bits of READING_PAUSED and BODY_SENT; 0, the common case, costs one load at release
         self.fresh = True
-        self.made = False  # so that its end will be told
+        self.connected = False  # whether it was ever connected; only then connection_lost() is called
         self.idle_since = 0.0
 
     # ---- the event loop's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
-        self.made = True
+        """Store the transport of the established connection, and register its socket for polling."""
+        self.connected = True
         self._transport = cast(asyncio.Transport, transport)
         self._write = self._transport.write
         poll = select.poll()
@@ -98,7 +98,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.poll = poll.poll
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone, whoever ended it."""
+        """Report the end of the connection, closed by either side, to its owner and its receiver."""
         if exc is not None and self._receiver is not None and not self._response_done:
             self._read_remaining()
         self._transport = None
@@ -112,30 +112,31 @@ class UpstreamConnection(asyncio.Protocol):
         if receiver is None:
             return
         if self._response_done:
-            # Answered early: the rest of the request is read from the client, for no instance.
+            # Early response: the rest of the request body is still read from the client, but sent nowhere.
             receiver.on_upstream_resumed()
             return
         if self._decoder is None:
-            kind = Kind.UPSTREAM_CLOSED if exc is None and not self._held else Kind.UPSTREAM_RESET
-            receiver.on_failure(Failure(kind, str(exc or "closed before a response")))
+            kind = Kind.UPSTREAM_CLOSED if exc is None and not self._partial_head else Kind.UPSTREAM_RESET
+            receiver.on_failure(Failure(kind, str(exc or "connection closed before a response")))
         elif isinstance(self._decoder, CloseDecoder) and exc is None:
             receiver.on_end()
         else:
-            receiver.on_failure(Failure(Kind.TRUNCATED, str(exc or "closed within a body")))
+            receiver.on_failure(Failure(Kind.TRUNCATED, str(exc or "connection closed within a body")))
 
     def _read_remaining(self) -> None:
-        """Read what the instance said before it reset the connection, where a write of ours failed before a read.
+        """Read what the instance sent before it reset the connection, if a write failed before a read.
 
-        An early answer may lie in the kernel then (RFC 9112 §9.5). Over TLS it is lost: its records need the transport.
+        An early response may still be in the kernel then (RFC 9112 §9.5). Over TLS it is lost, because decryption needs
+        the transport.
         """
         transport = self._transport
         if transport is None or transport.get_extra_info("ssl_object") is not None:
             return
-        self._request_done = False  # whatever the answer says, this connection is nobody's next one
+        self._request_done = False  # whatever the response says, the connection is not reused
         descriptor = transport.get_extra_info("socket").fileno()
-        for _ in range(LEFT_READS):
+        for _ in range(REMAINING_READS):
             try:
-                data = os.read(descriptor, LEFT_BYTES)
+                data = os.read(descriptor, REMAINING_BYTES)
             except OSError:
                 return
             if not data or self._receiver is None or self._response_done:
@@ -143,7 +144,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.data_received(data)
 
     def eof_received(self) -> bool:
-        """The instance sends no more; nothing useful can follow on this connection, so it is closed."""
+        """Close the connection: the instance sends no more. A tunnel stays half-open."""
         if self._tunnel is not None:
             self._eof = True
             self._tunnel.write_eof()
@@ -151,9 +152,9 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the instance."""
+        """Handle bytes from the instance: a response, or tunnel data."""
         if self._deferred:
-            # What is deferred belongs to this request: until it is written, the connection is nobody else's.
+            # Deferred data belongs to the current request: until it is written, the connection must not be released.
             deferred, self._deferred = self._deferred, []
             done, self._request_done = self._request_done, False
             self.data_received(data)
@@ -166,22 +167,22 @@ class UpstreamConnection(asyncio.Protocol):
             if self._tunnel is not None:
                 self._tunnel.write(data)
             else:
-                self.abort()  # nobody asked for these bytes (RFC 9112 §9.2): they must never answer anyone
+                self.abort()  # unsolicited bytes (RFC 9112 §9.2) must never become the response to a later request
             return
         if self._decoder is not None:
-            self._body(receiver, data)
+            self._on_body(receiver, data)
             return
-        if self._held:
-            data = self._held + data
-            self._held = b""
-        last = self._last
+        if self._partial_head:
+            data = self._partial_head + data
+            self._partial_head = b""
+        last = self._last_head
         if last is not None and data.startswith(last.raw):
-            head = last  # services repeat their heads within a second; comparing is 50 times cheaper than parsing
+            head = last  # services repeat their heads within a second; a comparison is 50 times cheaper than parsing
             start = len(head.raw)
         else:
             end = data.find(b"\r\n\r\n")
             if end < 0 or end > MAX_HEAD:
-                self._hold_data(receiver, data)
+                self._keep_partial_head(receiver, data)
                 return
             start = end + 4
             try:
@@ -189,22 +190,22 @@ class UpstreamConnection(asyncio.Protocol):
             except Failure as failure:
                 self._fail(receiver, failure)
                 return
-            self._last = head
+            self._last_head = head
         if head.content_length == len(data) - start and head.bodied and receiver.method != b"HEAD":
-            self._finished(head.close)
+            self._on_response_complete(head.close)
             receiver.on_response(head, data[start:], True)
         else:
-            self._head(receiver, head, data[start:])
+            self._on_head(receiver, head, data[start:])
 
     def pause_writing(self) -> None:
-        """The instance does not keep up."""
+        """Pause the source of the data: the instance reads too slowly."""
         if self._tunnel is not None:
             self._tunnel.pause_reading()
         elif self._receiver is not None:
             self._receiver.on_upstream_paused()
 
     def resume_writing(self) -> None:
-        """The instance caught up."""
+        """Resume the source of the data."""
         if self._tunnel is not None:
             self._tunnel.resume_reading()
         elif self._receiver is not None:
@@ -212,21 +213,21 @@ class UpstreamConnection(asyncio.Protocol):
 
     # ---- responses in
 
-    def _hold_data(self, receiver: UpstreamReceiver, data: bytes) -> None:
+    def _keep_partial_head(self, receiver: UpstreamReceiver, data: bytes) -> None:
         if len(data) > MAX_HEAD:
             self._fail(receiver, Failure(Kind.BAD_RESPONSE, f"head over {MAX_HEAD} bytes"))
         elif not b"HTTP/1.".startswith(data[:7]):
             self._fail(receiver, Failure(Kind.BAD_RESPONSE, "not HTTP/1"))
         else:
-            self._held = data
+            self._partial_head = data
 
-    def _head(self, receiver: UpstreamReceiver, head: ResponseHead, data: bytes) -> None:
-        """A head whose body is not simply there in whole."""
+    def _on_head(self, receiver: UpstreamReceiver, head: ResponseHead, data: bytes) -> None:
+        """Handle a head whose body is not complete in the same read, or that has no body."""
         if head.status < 200:
-            self._interim(receiver, head, data)
+            self._on_interim(receiver, head, data)
             return
         if not head.bodied or receiver.method == b"HEAD":
-            self._finished(head.close or bool(data))
+            self._on_response_complete(head.close or bool(data))
             receiver.on_response(head, b"", True)
             return
         decoder: Decoder
@@ -243,13 +244,13 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(receiver, failure)
             return
         if decoder.done:
-            self._finished(head.close or bool(decoder.rest))
+            self._on_response_complete(head.close or bool(decoder.rest))
             receiver.on_response(head, payload, True)
         else:
             receiver.on_response(head, payload, False)
 
-    def _interim(self, receiver: UpstreamReceiver, head: ResponseHead, data: bytes) -> None:
-        self._last = None
+    def _on_interim(self, receiver: UpstreamReceiver, head: ResponseHead, data: bytes) -> None:
+        self._last_head = None
         if head.status == 101:
             if head.upgrade is None:
                 self._fail(receiver, Failure(Kind.BAD_RESPONSE, "101 without Upgrade"))
@@ -265,7 +266,7 @@ class UpstreamConnection(asyncio.Protocol):
         if data and self._receiver is receiver:
             self.data_received(data)
 
-    def _body(self, receiver: UpstreamReceiver, data: bytes) -> None:
+    def _on_body(self, receiver: UpstreamReceiver, data: bytes) -> None:
         decoder = cast(Decoder, self._decoder)
         try:
             payload = decoder.feed(data)
@@ -275,31 +276,32 @@ class UpstreamConnection(asyncio.Protocol):
         if payload:
             receiver.on_data(payload)
         if decoder.done and self._receiver is receiver:
-            head = cast(ResponseHead, self._last)
-            self._finished(head.close or bool(decoder.rest))
+            head = cast(ResponseHead, self._last_head)
+            self._on_response_complete(head.close or bool(decoder.rest))
             receiver.on_end()
 
-    def _finished(self, close: bool) -> None:
-        """The response is complete: give the connection back, or end it, or wait for the rest of the request."""
+    def _on_response_complete(self, close: bool) -> None:
+        """Complete the response: release the connection, close it, or wait for the end of the request."""
         self._decoder = None
         self._interims = 0
         self._response_done = True
         if close:
             self.abort() if self._request_done else self.close()
         elif self._request_done:
-            self._give_back()
+            self._release()
 
-    def _give_back(self) -> None:
-        """Return to the pool, in the state of a new connection: nobody listens, it reads, nothing is left to send.
+    def _release(self) -> None:
+        """Release the connection to its owner in the state of a new one: no receiver, reading, no unsent data.
 
-        A slow client pauses the connection that its response comes from. If the last bytes of that response are here
-        already, nobody else would let it read again, and the next client's response would lie in the kernel.
+        A slow client pauses reading on the connection that its response comes from. If the last bytes of that response
+        have already arrived, nothing else would resume reading, and the next response would stay in the kernel.
         """
         self._receiver = None
         if self._used:
             transport = self._transport
             if self._deferred or transport is None or transport.get_write_buffer_size():
-                # Answered before it took the request: the next one would wait behind what it may never read.
+                # The instance responded before it read the whole request: the next request would queue behind data that
+                # may never be read.
                 self.abort()
                 return
             if self._used & READING_PAUSED:
@@ -315,17 +317,17 @@ class UpstreamConnection(asyncio.Protocol):
     # ---- requests out
 
     def send(self, receiver: UpstreamReceiver, data: bytes, complete: bool) -> None:
-        """Send a request: its head and perhaps its body; ``complete`` says that nothing follows."""
+        """Send a request's head and the first bytes of its body, or all of it if ``complete``."""
         self._receiver = receiver
         self._request_done = complete
         self._response_done = False
         self._write(data)
 
     def send_body(self, data: bytes) -> None:
-        """More of the request's body, framed.
+        """Send more of the request body, framed already.
 
-        When an answer already waits in the kernel, it is read first: an instance that answers early and closes resets
-        the connection at our next write, and with it its answer would be lost (RFC 9112 §9.5).
+        If a response is waiting in the kernel, it is read first: an instance that responds early and closes resets the
+        connection at the next write, which would destroy its response (RFC 9112 §9.5).
         """
         if self._deferred or self.poll(0):
             self._deferred.append(data)
@@ -341,11 +343,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._receiver.on_upstream_resumed()
 
     def end_request(self) -> None:
-        """The request's body is complete."""
+        """Complete the request body."""
         self._request_done = True
         if self._response_done and self._receiver is not None and self._tunnel is None:
             if self.open:
-                self._give_back()
+                self._release()
             else:
                 self._receiver = None
 
@@ -356,45 +358,45 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def reading(self) -> bool:
-        """Whether the response's bytes may come."""
+        """Whether reading the response is not paused."""
         return self._transport is not None and self._transport.is_reading()
 
     def pause_reading(self) -> None:
-        """Stop the response's bytes from coming."""
+        """Stop reading the response."""
         if self._transport is not None and not self._transport.is_closing():
             self._used |= READING_PAUSED
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Let them come again."""
+        """Read the response again."""
         if self._transport is not None and not self._transport.is_closing():
             self._used &= ~READING_PAUSED
             self._transport.resume_reading()
 
     def expect_body(self) -> None:
-        """The request that is about to be sent has a body."""
+        """Note that the next request has a body."""
         self._used |= BODY_SENT
 
     def set_receiver(self, receiver: UpstreamReceiver) -> None:
-        """From here on ``receiver`` hears of the answer, in place of whoever sent the request."""
+        """Deliver the response to ``receiver`` from now on, in place of the receiver given to :meth:`send`."""
         self._receiver = receiver
 
     def detach(self) -> None:
-        """The receiver no longer wants to hear anything; the connection cannot be used for another."""
+        """Drop the receiver and close the connection, which cannot carry another request."""
         self._receiver = None
         self.abort()
 
     def begin_tunnel(self, tunnel: Tunnel) -> None:
-        """Stop framing; bytes go to ``tunnel`` from here on (RFC 9110 §7.8)."""
+        """Stop framing and pass bytes to ``tunnel`` from now on (RFC 9110 §7.8)."""
         self._tunnel = tunnel
         self._receiver = None
 
     def write(self, data: bytes) -> None:
-        """Raw bytes (a tunnel's)."""
+        """Send raw bytes of a tunnel."""
         self._write(data)
 
     def write_eof(self) -> None:
-        """The tunnel's other side sends no more; if this one does not either, that is the tunnel's end."""
+        """Close the sending direction of a tunnel; close the connection if the instance has closed its side, too."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -404,7 +406,7 @@ class UpstreamConnection(asyncio.Protocol):
             transport.write_eof()
 
     def close(self) -> None:
-        """Close once everything written has gone out, or after :data:`FLUSH_SECONDS`."""
+        """Close the connection after all written data has been sent, or after :data:`FLUSH_SECONDS`."""
         transport = self._transport
         if transport is not None:
             transport.close()
@@ -412,15 +414,15 @@ class UpstreamConnection(asyncio.Protocol):
                 asyncio.get_running_loop().call_later(FLUSH_SECONDS, transport.abort)
 
     def abort(self) -> None:
-        """Close now."""
+        """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 
 
 def _always_readable(timeout: int) -> list[tuple[int, int]]:
-    """A connection that does not exist (any more) has always something waiting: its end."""
+    """Report a pending event for a connection that is not open: its end."""
     return [(-1, select.POLLHUP)]
 
 
 def _discard(data: bytes) -> None:
-    """Writing to a connection that is gone changes nothing; its receiver is told by ``on_failure``."""
+    """Drop data for a closed connection. Its receiver is notified by ``on_failure``."""

@@ -1,4 +1,4 @@
-"""Connections to one instance: reused while they are fit for it, bounded in number, waited for in order."""
+"""Pool of connections to one instance: reuse, a limit, and a queue of waiters in order of arrival."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from passerelle.http1.tls_contexts import UpstreamTls, reason
 
 
 class ConnectionWaiter(Protocol):
-    """Who asked a pool for a connection."""
+    """Waiter for a connection from a pool."""
 
     def on_connection(self, connection: UpstreamConnection) -> None:
-        """Here it is."""
+        """Take ``connection``."""
 
     def on_no_connection(self, failure: Failure) -> None:
-        """There is none."""
+        """Handle the failure to get a connection."""
 
 
 class ConnectionPool:
-    """Connections to one instance: those idle, the number open, who waits for one.
+    """Connections to one instance: the idle ones, the number of open ones, and the waiters.
 
-    ``checkout`` and ``release`` are O(1). At most ``limit`` connections are open; over that at most ``waiting_limit``
-    requests wait in order; over that the answer is a Failure at once.
+    ``checkout`` and ``release`` are O(1). At most ``limit`` connections are open. Beyond that, at most
+    ``waiting_limit`` requests wait in order; any further request fails at once.
     """
 
     __slots__ = (
@@ -80,21 +80,21 @@ class ConnectionPool:
         self.open = 0
 
     def configure(self, limit: int, waiting_limit: int, connect_timeout: float, keepalive: float) -> None:
-        """Other settings from now on. What is open over a lower limit stays open until it is done."""
+        """Apply new settings from now on. Connections above a lowered limit stay open until they are released."""
         self._limit = limit
         self._waiting_limit = waiting_limit
         self._timeout = connect_timeout
         self._keepalive = keepalive
 
     def secure(self, tls: UpstreamTls | None) -> None:
-        """Connect with ``tls`` from now on. Idle connections that were made otherwise are closed."""
+        """Connect with ``tls`` (None: without TLS) from now on. Idle connections with other settings are closed."""
         if tls == self._tls:
             return
         self._tls = tls
         if tls is None:
             self._type, self._options = UpstreamConnection, {}
         else:
-            # Imported for who needs it.
+            # Imported here, so that a gateway without TLS upstreams does not load it.
             from passerelle.http1.client.tls import TlsUpstreamConnection
 
             self._type, self._options = TlsUpstreamConnection, tls.options(self._host)
@@ -103,21 +103,21 @@ class ConnectionPool:
 
     @property
     def secured(self) -> bool:
-        """Whether it connects over TLS."""
+        """Whether new connections use TLS."""
         return self._tls is not None
 
     @property
     def limit(self) -> int:
-        """The most connections."""
+        """Maximum number of open connections."""
         return self._limit
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a connection."""
+        """Number of requests that wait for a connection."""
         return len(self._waiting)
 
     def checkout(self) -> UpstreamConnection | None:
-        """The idle connection used last, if there is one fit for a request."""
+        """Return the most recently used idle connection that is fit for a request, or None."""
         idle = self._idle
         while idle:
             connection = idle.pop()
@@ -127,14 +127,15 @@ class ConnectionPool:
         return None
 
     def request(self, waiter: ConnectionWaiter) -> None:
-        """Give ``waiter`` a new connection, or, at the limit, the next one that is returned."""
+        """Give ``waiter`` a new connection or, at the limit, the next one that is released."""
         if self.open < self._limit:
             self.open += 1
             task = self._loop.create_task(self._connect(waiter))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif self._idle:
-            # A new one is asked for: an idle one makes room for it, and is gone in a moment.
+            # The waiter needs a new connection: an idle one is closed to make room, and the waiter is served when it is
+            # gone.
             self._waiting.append(waiter)
             self._idle.popleft().abort()
         elif len(self._waiting) < self._waiting_limit:
@@ -143,7 +144,10 @@ class ConnectionPool:
             waiter.on_no_connection(Failure(Kind.OVERLOADED, "connections and queue are full"))
 
     def withdraw(self, waiter: ConnectionWaiter) -> bool:
-        """``waiter`` no longer wants a connection. False if one is being made for it: that one it will be told of."""
+        """Remove ``waiter`` from the queue.
+
+        Return False if it is not queued, because a connection is being opened for it: it will receive that one.
+        """
         before = len(self._waiting)
         if before:
             self._waiting = deque(w for w in self._waiting if w is not waiter)
@@ -159,20 +163,20 @@ class ConnectionPool:
         except OSError as error:
             failure = Failure(Kind.CONNECT_FAILED, reason(error), retryable=True)
         else:
-            if connection.made:
+            if connection.connected:
                 waiter.on_connection(connection)
                 return
-            failure = Failure(Kind.CONNECT_FAILED, "closed while it was connected to", retryable=True)
+            failure = Failure(Kind.CONNECT_FAILED, "connection closed while connecting", retryable=True)
         self._on_connect_failed(waiter, connection, failure)
 
     def _on_connect_failed(self, waiter: ConnectionWaiter, connection: UpstreamConnection, failure: Failure) -> None:
-        if not connection.made:
-            self.open -= 1  # else its end is told, and counted
+        if not connection.connected:
+            self.open -= 1  # otherwise lost() counts it
         waiter.on_no_connection(failure)
-        self._serve_waiting()
+        self._connect_next_waiter()
 
     def release(self, connection: UpstreamConnection) -> None:
-        """``connection`` has done its work and may do more."""
+        """Take back ``connection``, which is ready for another request."""
         if self._waiting:
             self._waiting.popleft().on_connection(connection)
         elif self._closed:
@@ -183,27 +187,27 @@ class ConnectionPool:
             self._idle.append(connection)
 
     def lost(self, connection: UpstreamConnection) -> None:
-        """``connection`` is gone."""
+        """Remove ``connection``, which is closed."""
         self.open -= 1
         if not connection.fresh and self._idle:
             with contextlib.suppress(ValueError):
                 self._idle.remove(connection)
-        self._serve_waiting()
+        self._connect_next_waiter()
 
-    def _serve_waiting(self) -> None:
-        """A place has become free: connect for the first who waits."""
+    def _connect_next_waiter(self) -> None:
+        """Connect for the first waiter, if there is room."""
         if self._waiting and self.open < self._limit:
             self.request(self._waiting.popleft())
 
     def sweep(self) -> None:
-        """Close what has been idle for longer than ``keepalive``: oldest first."""
+        """Close connections that have been idle for longer than ``keepalive``, the oldest first."""
         idle = self._idle
         now = self._clock.now
         while idle and now - idle[0].idle_since > self._keepalive:
             idle.popleft().close()
 
     def close(self) -> None:
-        """Close idle connections now, the others when they come back."""
+        """Close idle connections now, and each of the others when it is released."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()

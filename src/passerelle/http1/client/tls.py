@@ -1,4 +1,4 @@
-"""Connections over TLS to instances."""
+"""TLS connections to instances."""
 
 from __future__ import annotations
 
@@ -11,56 +11,59 @@ from passerelle.http1.client.connection import ConnectionOwner, UpstreamConnecti
 
 
 class TlsUpstreamConnection(UpstreamConnection):
-    """One connection over TLS to an instance."""
+    """One TLS connection to an instance."""
 
-    __slots__ = ("_closed_cleanly", "_lenient", "_strict")
+    __slots__ = ("_closed_cleanly", "_poll_hangup", "_poll_input")
 
     def __init__(self, pool: ConnectionOwner) -> None:
         super().__init__(pool)
         self._closed_cleanly = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected, and the instance has proved who it is.
+        """Store the transport after the handshake has verified the instance.
 
-        Session tickets may wait in the kernel until the first answer: bytes alone make the connection unfit only
-        between requests.
+        Session tickets may wait in the kernel until the first response, so pending bytes make a connection unfit only
+        between requests, not before its first one.
         """
         super().connection_made(transport)
-        self._strict = self.poll
+        self._poll_input = self.poll
         poll = select.poll()
         poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
-        self.poll = self._lenient = poll.poll
+        self.poll = self._poll_hangup = poll.poll
 
     def send(self, receiver: Any, data: bytes, complete: bool) -> None:
-        """Send a request."""
+        """Send a request's head and the first bytes of its body, or all of it if ``complete``."""
         if self._transport is not None:
-            self.poll = self._lenient
+            self.poll = self._poll_hangup
         super().send(receiver, data, complete)
 
-    def _finished(self, close: bool) -> None:
+    def _on_response_complete(self, close: bool) -> None:
         if self._transport is not None:
-            self.poll = self._strict
-        super()._finished(close)
+            self.poll = self._poll_input
+        super()._on_response_complete(close)
 
     def end_request(self) -> None:
-        """The request's body is complete."""
+        """Complete the request body."""
         if self._response_done and self._transport is not None:
-            self.poll = self._strict
+            self.poll = self._poll_input
         super().end_request()
 
     def eof_received(self) -> bool:
-        """The instance said close_notify."""
+        """Handle close_notify from the instance: the connection ends."""
         self._closed_cleanly = True
         if self._tunnel is not None:
             self._tunnel.write_eof()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone. A body that ends with it is whole only after close_notify (RFC 9112 §9.8)."""
+        """Report the end of the connection.
+
+        A body that ends with the connection is complete only after close_notify (RFC 9112 §9.8).
+        """
         if exc is None and not self._closed_cleanly and isinstance(self._decoder, CloseDecoder):
             exc = ConnectionAbortedError("closed without close_notify")
         super().connection_lost(exc)
 
     def write_eof(self) -> None:
-        """The tunnel's other side sends no more."""
+        """Close the connection: TLS has no half-close here."""
         self.close()

@@ -1,1 +1,1 @@
-"""The clients' side of HTTP/1.1: the listener, its connections, their responses and time limits."""
+"""Client side of HTTP/1.1: the listener, its connections, their responses and timeouts."""

@@ -1,8 +1,8 @@
-"""The listener's side of HTTP/1.1 (RFC 9112): one :class:`ClientConnection` per client.
+"""Client connections (RFC 9112): one :class:`ClientConnection` per client.
 
-The connection frames; it does not decide. Requests go to a handler, one at a time and in order (pipelined bytes wait),
-as an object that is told of body bytes and of the client's leaving. What that object sends back is framed here for what
-this client can read: its version, HEAD, keep-alive.
+The connection frames messages and leaves all decisions to its handler. Requests are handed over one at a time and in
+order; pipelined bytes are buffered. The handler attaches an exchange to each request. The connection delivers body data
+and the loss of the client to that exchange, and frames its response for this client: HTTP version, HEAD, keep-alive.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from passerelle.http1.server.listener import Listener
 from passerelle.http1.server.response_writer import BODY, PIPELINED, discard
 from passerelle.http1.server.timeouts import ClientTimeouts
 
-# Pipelined bytes held while a request is carried out; reading pauses above it.
+# Pipelined bytes buffered while a request is handled; reading pauses above this.
 MAX_PIPELINED = 65_536
-# A request line that is too long and has no space by then has not a target that is too long, but no target.
+# If an overlong request line has no space within this many bytes, it is malformed: 400 in place of 414.
 LONGEST_METHOD = 256
-# For how many bytes a client may go on sending after we said our last word (RFC 9112 §9.6).
+# Bytes that a client may still send after the last response (RFC 9112 §9.6).
 LINGER_BYTES = 64 * 1024 * 1024
 
 
 class ClientConnection(ClientTimeouts):
-    """One client's connection, reading requests and writing responses in order."""
+    """One client's connection: reads requests and writes responses in order."""
 
     __slots__ = ("_advancing", "_blank", "_head", "_partial", "_repeat")
 
@@ -39,12 +39,12 @@ class ClientConnection(ClientTimeouts):
         self._advancing = False
         self._blank = False
         self._partial = False
-        self._repeat: bytes | None = None  # how a request with the last head again ends, from its first CRLF on
+        self._repeat: bytes | None = None  # the last request from its first CRLF on: what a repetition ends with
 
     # ---- the event loop's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected."""
+        """Register a new connection, or refuse it beyond the limits."""
         self._transport = cast(asyncio.Transport, transport)
         self._write = self._transport.write
         listener = self._listener
@@ -60,11 +60,11 @@ class ClientConnection(ClientTimeouts):
             return
         if not listener.admits(self):
             listener.refused += 1
-            self._refuse(Failure(Kind.RATE_LIMITED, "too many connections of this address"))
+            self._refuse(Failure(Kind.RATE_LIMITED, "too many connections from this address"))
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone, whoever ended it."""
+        """Release everything: the connection is closed, by either side."""
         self._listener.on_connection_lost(self)
         self._write = discard
         exchange, self._exchange = self._exchange, None
@@ -76,7 +76,7 @@ class ClientConnection(ClientTimeouts):
             exchange.on_client_lost()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the client."""
+        """Handle bytes from the client: requests, a body, or tunnel data."""
         if self._exchange is None and self._linger_left < 0:
             if self._buffer:
                 data = self._buffer + data
@@ -87,7 +87,7 @@ class ClientConnection(ClientTimeouts):
             ):
                 return
             self._buffer = data
-            if not self._stuck:
+            if not self._write_paused:
                 self._advance()
             elif len(self._buffer) > MAX_PIPELINED:
                 self._pause(PIPELINED)
@@ -107,29 +107,29 @@ class ClientConnection(ClientTimeouts):
                 self._pause(PIPELINED)
 
     def eof_received(self) -> bool:
-        """The client sends no more; it may still be reading (half-close, RFC 9112 §9.6)."""
+        """Handle a half-close: the client sends no more but may still read (RFC 9112 §9.6)."""
         self._eof = True
         if self._tunnel is not None:
             self._half_open = True
             self._tunnel.write_eof()
             return True
         if self._decoder is not None:
-            # The body can never be complete now (RFC 9112 §8).
+            # The body can no longer become complete (RFC 9112 §8).
             self.abort()
             return False
         return self._exchange is not None
 
     def pause_writing(self) -> None:
-        """The client does not keep up."""
-        self._stuck = True
+        """Pause the source of the data: the client reads too slowly."""
+        self._write_paused = True
         if self._tunnel is not None:
             self._tunnel.pause_reading()
         elif self._exchange is not None:
             self._exchange.on_client_paused()
 
     def resume_writing(self) -> None:
-        """The client caught up."""
-        self._stuck = False
+        """Resume the source of the data."""
+        self._write_paused = False
         self._progress += 1
         if self._tunnel is not None:
             self._tunnel.resume_reading()
@@ -142,13 +142,13 @@ class ClientConnection(ClientTimeouts):
     # ---- requests in
 
     def _advance(self) -> None:
-        """Start the requests whose heads are complete in the buffer, until one must wait.
+        """Hand over the requests whose heads are complete in the buffer, until one has to wait.
 
-        None is started while the client does not take the answers that it has: they would pile up here.
+        No request is started while writing is paused: responses that the client does not read would pile up in memory.
         """
         self._advancing = True
         try:
-            while self._exchange is None and self._buffer and self._linger_left < 0 and not self._stuck:
+            while self._exchange is None and self._buffer and self._linger_left < 0 and not self._write_paused:
                 data = self._buffer
                 end = data.find(b"\r\n\r\n")
                 if end < 0 or end > self._listener.limits.head:
@@ -169,13 +169,14 @@ class ClientConnection(ClientTimeouts):
             self._advancing = False
 
     def _repeat_last_head(self, data: bytes, line_end: int) -> bool:
-        """Hand over a usual request with the last one's header section; false, and nothing done, for any other.
+        """Hand over a common GET request whose header section equals the last one.
 
-        One comparison and one pattern: 0.8 us less than to look for the ends of line and head, and to take them apart.
+        Return False, with nothing done, for any other request. One comparison and one pattern take 0.8 us less than
+        finding the ends of the request line and the head, and parsing both.
         """
         head = self._head
         match = USUAL_LINE.fullmatch(data, 0, line_end)
-        if match is None or head is None or self._stuck or len(data) > self._listener.limits.head:
+        if match is None or head is None or self._write_paused or len(data) > self._listener.limits.head:
             return False
         self.version11 = True
         self._blank = self._partial = self._head_only = self._started = self._chunking = False
@@ -187,7 +188,7 @@ class ClientConnection(ClientTimeouts):
         return True
 
     def _request(self, data: bytes, line_end: int, section: bytes) -> None:
-        """Hand over the request whose line ends at ``line_end``."""
+        """Hand over the request whose request line ends at ``line_end``."""
         method, target, version11 = parse_request_line(data[:line_end])
         self.version11 = version11
         listener = self._listener
@@ -209,7 +210,7 @@ class ClientConnection(ClientTimeouts):
             self._special_request(method, target, head)
 
     def _special_request(self, method: bytes, target: bytes, head: RequestHead) -> None:
-        """A request with a body, an expectation, an upgrade, an old version or a last one."""
+        """Hand over a request with a body, an expectation, an upgrade, HTTP/1.0, or ``Connection: close``."""
         last = head.close or self._listener.draining or (self._eof and not self._buffer)
         if self.version11:
             self._keep_alive = not last
@@ -223,7 +224,7 @@ class ClientConnection(ClientTimeouts):
             self._decoder = CountedDecoder(head.content_length)
         decoder = self._decoder
         if decoder is not None:
-            self._progress += 1  # the time that a body may stand still begins now
+            self._progress += 1  # the body timeout starts now
             self._received, self._received_since = 0, self._listener.clock.now
         self._listener.handler.on_request(self, method, target, head)
         if decoder is not None and self._decoder is decoder and self._buffer:
@@ -231,11 +232,11 @@ class ClientConnection(ClientTimeouts):
             self._feed(body)
 
     def adopt(self, exchange: ServerExchange) -> None:
-        """``exchange`` now carries out the request just handed over; called before it answers."""
+        """Deliver the events of the current request to ``exchange``. To be called before a response is sent."""
         self._exchange = exchange
 
     def _feed(self, data: bytes) -> None:
-        """Body bytes of the present request."""
+        """Decode body bytes of the current request and pass the payload to its exchange."""
         decoder = self._decoder
         exchange = self._exchange
         if decoder is None or exchange is None:
@@ -256,15 +257,15 @@ class ClientConnection(ClientTimeouts):
                 self._done()
 
     def _body_failed(self, exchange: ServerExchange, failure: Failure) -> None:
-        """No more of the body can be understood, or waited for."""
+        """Report to ``exchange`` that the body is malformed or stalled, and read no more of it."""
         self._decoder = None
         self._keep_alive = False
         exchange.on_body_failure(failure)
         if self._response_done and self._exchange is exchange:
-            self._done()  # it was answered early, so nobody has anything left to say
+            self._done()  # the response was early and is complete: nothing is left to send
 
     def _incomplete(self, data: bytes, end: int) -> None:
-        """No whole head yet: keep what there is, unless it can never become one."""
+        """Buffer an incomplete head, unless it can no longer become valid."""
         limits = self._listener.limits
         line_end = data.find(b"\r\n")
         if len(data) > limits.head or end > limits.head:
@@ -283,7 +284,7 @@ class ClientConnection(ClientTimeouts):
             self._since = self._listener.clock.now
 
     def _refuse(self, failure: Failure) -> None:
-        """Answer what is no request at all, and close."""
+        """Respond with an error to a message that is not a valid request, and close the connection."""
         self._decoder = None
         self._keep_alive = False
         self._head_only = False
@@ -293,11 +294,11 @@ class ClientConnection(ClientTimeouts):
     # ---- between requests
 
     def _done(self) -> None:
-        """The response is out: on to the next request, or close."""
+        """Continue with the next request after a complete response, or close the connection."""
         exchange = self._exchange
         if self._decoder is not None and exchange is not None:
             if self._keep_alive and exchange.wants_body:
-                self._response_done = True  # an early answer: the upload goes on, and the next request comes after it
+                self._response_done = True  # early response: the upload continues, and the next request follows it
                 return
             exchange.on_body_discarded()
         self._response_done = False
@@ -319,7 +320,10 @@ class ClientConnection(ClientTimeouts):
         self._linger(transport)
 
     def _linger(self, transport: asyncio.Transport) -> None:
-        """Close so that the answer is not lost to a reset (RFC 9112 §9.6): stop sending, read on for a bounded time."""
+        """Stop sending, but read on for a bounded time (RFC 9112 §9.6).
+
+        An immediate close could cause a reset that destroys the response before the client reads it.
+        """
         if self._eof:
             transport.close()
             return
@@ -331,11 +335,11 @@ class ClientConnection(ClientTimeouts):
             transport.write_eof()
 
     def drain(self) -> None:
-        """Close now when idle, else after the present request."""
+        """Close the connection now if it is idle, else after the current request."""
         self._keep_alive = False
         if self._exchange is None and self._linger_left < 0:
             self.close()
 
     def invalidate_head(self) -> None:
-        """What was worked out for this client's last head is true no more."""
+        """Forget the last request head and everything derived from it."""
         self._head = self._repeat = None

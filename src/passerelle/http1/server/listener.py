@@ -1,4 +1,4 @@
-"""What the listener's side shares: the contracts with the rest of the gateway, the limits, the set of connections."""
+"""State shared by all client connections of one worker: limits, counters, and the set of open connections."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Handshake(Protocol):
 
 
 class ListenerLimits:
-    """What a client may ask of the listener: sizes in bytes, times in seconds, ``body_rate`` in bytes a second.
+    """Limits for client connections: sizes in bytes, times in seconds, ``body_rate`` in bytes per second.
 
-    ``per_client`` is the most connections of one client (None: no such limit); ``client_of`` says which one has an
-    address, None for one that is not limited.
+    ``per_client`` is the maximum number of connections of one client (None: unlimited). ``client_of`` maps an address
+    to the client that is counted, or to None for an address without a limit.
     """
 
     __slots__ = (
@@ -64,10 +64,9 @@ class ListenerLimits:
 
 
 class Listener:
-    """What all client connections of one worker share.
+    """State that all client connections of one worker share.
 
-    ``accepted`` and ``refused`` count connections since the start; ``handshakes`` are those whose TLS handshake goes
-    on.
+    ``accepted`` and ``refused`` count connections since the start. ``handshakes`` holds the TLS handshakes in progress.
     """
 
     __slots__ = (
@@ -87,7 +86,7 @@ class Listener:
         self.clock = clock
         self.handler = handler
         self.limits = limits
-        self._counts: dict[bytes, int] = {}  # connections by client, where they are limited
+        self._counts: dict[bytes, int] = {}  # open connections per client, if limited
         self.connections: set[ServerConnection] = set()
         self.handshakes: set[Handshake] = set()
         self.accepted = 0
@@ -96,7 +95,10 @@ class Listener:
         self._emptied: asyncio.Event | None = None
 
     def apply_limits(self, limits: ListenerLimits) -> None:
-        """Have other ``limits`` from now on; connections that are open stay, and their next heads are read anew."""
+        """Apply ``limits`` from now on.
+
+        Open connections stay open; their next request heads are parsed again, under the new limits.
+        """
         self.limits = limits
         self._counts = {}
         for connection in self.connections:
@@ -105,7 +107,7 @@ class Listener:
                 self._count(connection, limits.per_client)
 
     def admits(self, connection: ServerConnection) -> bool:
-        """Take ``connection`` in, unless its client has as many as it may."""
+        """Add ``connection`` unless its client has reached its limit; return whether it was added."""
         most = self.limits.per_client
         if most is not None and not self._count(connection, most):
             return False
@@ -123,13 +125,13 @@ class Listener:
         return True
 
     def sweep(self) -> None:
-        """Enforce the connections' time limits: O(connections), meant for about once a second."""
+        """Enforce the time limits of all connections. O(connections); meant to run about once a second."""
         now = self.clock.now
         for connection in list(self.connections):
             connection.check_time(now)
 
     def drain(self) -> None:
-        """Close idle connections now and the others after their present request."""
+        """Close idle connections now, and each of the others after its current request."""
         self.draining = True
         for handshake in list(self.handshakes):
             handshake.abort()
@@ -137,13 +139,13 @@ class Listener:
             connection.drain()
 
     async def wait_until_empty(self) -> None:
-        """Wait until the last connection is gone."""
+        """Wait until the last connection is closed."""
         if self.connections or self.handshakes:
             self._emptied = asyncio.Event()
             await self._emptied.wait()
 
     def on_connection_lost(self, connection: ServerConnection) -> None:
-        """``connection`` ended."""
+        """Remove ``connection``, which is closed."""
         if self._counts and connection in self.connections:
             client = self.limits.client_of(connection.peer)
             if client is not None:
@@ -154,6 +156,6 @@ class Listener:
         self.check_empty()
 
     def check_empty(self) -> None:
-        """A connection, or a handshake, has come to its end."""
+        """Wake :meth:`wait_until_empty` if no connection and no handshake is left."""
         if self._emptied is not None and not self.connections and not self.handshakes:
             self._emptied.set()

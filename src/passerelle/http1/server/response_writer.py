@@ -1,4 +1,4 @@
-"""Responses to a client, framed for what that client can read (RFC 9112 §6.1): its version, HEAD, keep-alive."""
+"""Responses to a client, framed for its capabilities (RFC 9112 §6.1): HTTP version, HEAD, keep-alive."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ from passerelle.http1.server.listener import Listener
 
 RESET = struct.pack("ii", 1, 0)
 
-# A stored body over this goes out in slices of this size: what is written at once is held until it is taken, and by TLS
-# it is copied. Over the 64 KiB from which on a transport says that its client does not keep up.
+# A stored body longer than this is written in slices of this size: written data stays in memory until the client reads
+# it, and TLS copies it. The size exceeds the 64 KiB at which a transport reports a slow client.
 SLICE = 256 * 1024
 
-# Why reading is paused.
+# Reasons why reading is paused (bits).
 PIPELINED = 1
 BODY = 2
 
 
 class ResponseWriter(asyncio.Protocol, ABC):
-    """The writing half of a client's connection; :class:`passerelle.http1.server.connection.ClientConnection` reads."""
+    """Writing half of a client's connection.
+
+    :class:`passerelle.http1.server.connection.ClientConnection` adds the reading half.
+    """
 
     __slots__ = (
         "_buffer",
@@ -78,13 +81,13 @@ class ResponseWriter(asyncio.Protocol, ABC):
         self._progress = 0
         self._since = listener.clock.now
         self._started = False
-        self.idled = False  # ended because its tunnel was silent
+        self.idled = False  # closed because its tunnel was idle
         self.peer = b""
         self.sent = 0
         self.version11 = True
 
     def send_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """A response's head with the first bytes of its body, all of it if ``complete``."""
+        """Send a response's head with the first bytes of its body, or all of it if ``complete``."""
         whole = head.whole
         usual = complete and self._keep_alive and self.version11 and self._decoder is None
         if usual and whole is not None and head.content_length == len(data):
@@ -92,19 +95,19 @@ class ResponseWriter(asyncio.Protocol, ABC):
             self.sent += len(data)
             self._done()
             return
-        self._begin(head.relay, head, data, complete)
+        self._begin_response(head.relay, head, data, complete)
 
     def send_head(self, relay: bytes, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """As :meth:`send_response`, with other field lines (``relay``) than the head's own."""
+        """Send a response as :meth:`send_response` does, with ``relay`` in place of the field lines of ``head``."""
         whole = complete and head.has_date and head.content_length == len(data)
         if whole and self._keep_alive and self.version11 and self._decoder is None:
             self._write(b"%b\r\n%b" % (relay, data if not self._head_only else b""))
             self.sent += len(data)
             self._done()
             return
-        self._begin(relay, head, data, complete)
+        self._begin_response(relay, head, data, complete)
 
-    def _begin(self, relay: bytes, head: ResponseHead, data: bytes, complete: bool) -> None:
+    def _begin_response(self, relay: bytes, head: ResponseHead, data: bytes, complete: bool) -> None:
         lines = [relay]
         if not head.has_date:
             lines.append(self._listener.clock.date)
@@ -116,10 +119,10 @@ class ResponseWriter(asyncio.Protocol, ABC):
                 self._chunking = True
                 lines.append(b"Transfer-Encoding: chunked\r\n")
             else:
-                self._keep_alive = False  # HTTP/1.0: the end of the connection ends the body
+                self._keep_alive = False  # HTTP/1.0: the body ends with the connection
         if head.close and self._decoder is not None:
-            self._keep_alive = False  # the service ends its connection, and with it takes no more of the upload
-        self._last_lines(lines)
+            self._keep_alive = False  # the service closes its connection, and so reads no more of the upload
+        self._append_last_lines(lines)
         self._started = True
         if data and bodied:
             self.sent += len(data)
@@ -128,10 +131,10 @@ class ResponseWriter(asyncio.Protocol, ABC):
         if complete:
             self._done()
 
-    def _last_lines(self, lines: list[bytes]) -> None:
+    def _append_last_lines(self, lines: list[bytes]) -> None:
         """Append the Connection line, if this response needs one, and the empty line."""
         if self._decoder is not None and not (self._exchange is not None and self._exchange.wants_body):
-            self._keep_alive = False  # nobody takes what the client still sends (RFC 9112 §9.6)
+            self._keep_alive = False  # the rest of the upload is not read (RFC 9112 §9.6)
         if not self._keep_alive:
             lines.append(b"Connection: close\r\n")
         elif not self.version11:
@@ -139,7 +142,7 @@ class ResponseWriter(asyncio.Protocol, ABC):
         lines.append(b"\r\n")
 
     def send_body(self, data: bytes) -> None:
-        """More of the response body, not empty."""
+        """Send more of the response body; ``data`` is not empty."""
         self._progress += 1
         if self._head_only:
             return
@@ -147,21 +150,24 @@ class ResponseWriter(asyncio.Protocol, ABC):
         self._write(encode_chunk(data) if self._chunking else data)
 
     def end_response(self) -> None:
-        """The response body is complete."""
+        """Complete the response body."""
         if self._chunking:
             self._write(LAST_CHUNK)
         self._done()
 
     def send(self, response: Response) -> None:
-        """A whole response that the gateway made itself."""
+        """Send a complete response that the gateway made itself."""
         self.send_made(serialize(response), response.body, response.status not in (204, 304))
 
     def send_made(self, head: bytes, body: bytes, counted: bool = True) -> None:
-        """As :meth:`send`, the status line and field lines ready as bytes; ``counted`` says to add Content-Length."""
+        """Send a complete response whose status line and field lines are serialized already (``head``).
+
+        ``counted``: add Content-Length.
+        """
         lines = [head, self._listener.clock.date]
         if counted:
             lines.append(b"Content-Length: %d\r\n" % len(body))
-        self._last_lines(lines)
+        self._append_last_lines(lines)
         if body and not self._head_only:
             self.sent += len(body)
             lines.append(body)
@@ -170,7 +176,10 @@ class ResponseWriter(asyncio.Protocol, ABC):
         self._done()
 
     def send_ready(self, message: bytes, size: int) -> bool:
-        """A whole message with a body of ``size`` bytes, made for a connection that stays open; false for others."""
+        """Send a complete message with a body of ``size`` bytes that was serialized for a persistent connection.
+
+        Return False, and send nothing, if this connection needs other framing.
+        """
         if not (self._keep_alive and self.version11) or self._head_only:
             return False
         self.sent += size
@@ -178,13 +187,13 @@ class ResponseWriter(asyncio.Protocol, ABC):
         if self._buffer or self._eof or self._paused_by:
             self._done()
         else:
-            self._since = self._listener.clock.now  # all that is left of it, 0.1 us less
+            self._since = self._listener.clock.now  # the only part of _done() that is needed here; saves 0.1 us
         return True
 
     def send_stored(self, head: bytes, body: bytes | memoryview) -> None:
-        """A stored response; ``head`` is its status line and all its field lines."""
+        """Send a stored response; ``head`` is its status line and all its field lines."""
         lines: list[Any] = [head]
-        self._last_lines(lines)
+        self._append_last_lines(lines)
         self._started = True
         if len(body) > SLICE and not self._head_only and self._decoder is None:
             self.sent += len(body)
@@ -199,17 +208,20 @@ class ResponseWriter(asyncio.Protocol, ABC):
         self._done()
 
     def send_slice(self, data: memoryview) -> None:
-        """More of a stored body."""
+        """Send more of a stored body."""
         self._progress += 1
         self._write(data)
 
     def send_interim(self, relay: bytes) -> None:
-        """A 1xx response (RFC 9110 §15.2); HTTP/1.0 clients get none."""
+        """Send a 1xx response (RFC 9110 §15.2), except to an HTTP/1.0 client."""
         if self.version11 and not self._started:
             self._write(relay + b"\r\n")
 
     def send_switch(self, head: ResponseHead, added: bytes) -> None:
-        """101 (Switching Protocols), with the field lines ``added``: the last thing that is framed here."""
+        """Send 101 (Switching Protocols) with the field lines ``added``.
+
+        No message is framed on this connection afterwards.
+        """
         self._started = True
         self._write(b"%b%bConnection: Upgrade\r\nUpgrade: %b\r\n\r\n" % (head.relay, added, head.upgrade or b""))
 
@@ -220,7 +232,7 @@ class ResponseWriter(asyncio.Protocol, ABC):
 
     @property
     def certificate(self) -> Mapping[str, Any] | None:
-        """The client's certificate where TLS has verified one."""
+        """The client's verified TLS certificate; None on a plain connection."""
         return None
 
     @property
@@ -230,56 +242,56 @@ class ResponseWriter(asyncio.Protocol, ABC):
 
     @property
     def ended(self) -> bool:
-        """Whether the client sends no more (half-close)."""
+        """Whether the client has closed its sending side (half-close)."""
         return self._eof
 
     @property
     def closing(self) -> bool:
-        """Whether nothing that is written reaches the client any more."""
+        """Whether the connection is closing or closed, so that no further data reaches the client."""
         return self._transport is None or self._transport.is_closing()
 
     @property
     def receiving(self) -> bool:
-        """Whether the request body is still coming."""
+        """Whether the request body is still incomplete."""
         return self._decoder is not None
 
     def abort(self) -> None:
-        """End the connection without ending the message: the client sees that it is incomplete (RFC 9112 §8)."""
+        """Close the connection at once; the client sees an incomplete message (RFC 9112 §8)."""
         if self._transport is not None:
             self._transport.abort()
 
     def cut_short(self) -> None:
-        """The body cannot be completed: end the connection so that the client sees it (RFC 9112 §8)."""
+        """End a response whose body cannot be completed, so that the client sees the truncation (RFC 9112 §8)."""
         transport = self._transport
         if transport is None:
             return
         if not self.version11:
-            # A body that ends with the connection is cut only if the connection ends badly: with a reset.
+            # HTTP/1.0: a body that ends with the connection is recognizably truncated only after a reset.
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             transport.abort()
         else:
             self.close()
 
     def begin_tunnel(self, tunnel: Tunnel, idle: float) -> bytes:
-        """Stop framing; bytes go to ``tunnel`` from here on. Gives those already read (RFC 9110 §7.8).
+        """Stop framing and pass bytes to ``tunnel`` from now on. Return the bytes already read (RFC 9110 §7.8).
 
-        When neither side says anything for ``idle`` seconds, both are closed.
+        Both sides are closed when neither sends anything for ``idle`` seconds.
         """
         self._tunnel = tunnel
         self._tunnel_idle = idle
-        self._progress += 1  # the time begins now
+        self._progress += 1  # the idle time starts now
         early, self._buffer = self._buffer, b""
         self._resume(PIPELINED | BODY)
         return early
 
     def write(self, data: bytes) -> None:
-        """Raw bytes (a tunnel's)."""
+        """Send raw bytes of a tunnel."""
         self._progress += 1
         self.sent += len(data)
         self._write(data)
 
     def write_eof(self) -> None:
-        """The tunnel's other side sends no more; if this one does not either, that is the tunnel's end."""
+        """Close the sending direction of a tunnel; close the connection if the client has closed its side, too."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -290,7 +302,7 @@ class ResponseWriter(asyncio.Protocol, ABC):
             transport.write_eof()
 
     def close(self) -> None:
-        """Close once everything written has gone out."""
+        """Close the connection after all written data has been sent."""
         if self._transport is not None:
             self._transport.close()
 
@@ -316,13 +328,14 @@ class ResponseWriter(asyncio.Protocol, ABC):
 
     @abstractmethod
     def _done(self) -> None:
-        """The response is out."""
+        """Continue with the next request after a complete response, or close the connection."""
 
 
 class BodyWriter:
-    """What is left of a stored ``body``: the connection's exchange until it is out, and the next request waits for it.
+    """Rest of a long stored body, written at the speed of its client.
 
-    It is not copied. Its bytes stay for as long as a client takes them, though the store may have let go of them.
+    It takes the place of the exchange until the body is sent; the next request waits. The body is not copied: its bytes
+    stay in memory while the client reads them, even if the store evicts the entry.
     """
 
     __slots__ = ("_body", "_client", "_paused")
@@ -335,7 +348,7 @@ class BodyWriter:
         self._paused = False
 
     def send(self) -> None:
-        """Write as much as the client keeps up with; behind the last of it the response is complete."""
+        """Write slices until the client falls behind. After the last one, complete the response."""
         client = self._client
         while self._body and not self._paused:
             if client.closing:
@@ -347,35 +360,35 @@ class BodyWriter:
             client.end_response()
 
     def send_all(self) -> None:
-        """Write all of it now: nobody will say when the client keeps up."""
+        """Write the whole rest at once: no event will report that the client catches up."""
         body, self._body = self._body, self._body[:0]
         self._client.send_slice(body)
 
     def on_client_paused(self) -> None:
-        """The client does not keep up."""
+        """Stop writing: the client reads too slowly."""
         self._paused = True
 
     def on_client_resumed(self) -> None:
-        """It does again."""
+        """Resume writing."""
         self._paused = False
         self.send()
 
     def on_client_lost(self) -> None:
-        """The client is gone."""
+        """Discard the rest: the client has disconnected."""
         self._body = self._body[:0]
 
     def on_body(self, data: bytes) -> None:
-        """There is none."""
+        """Do nothing: no request body is left to read."""
 
     def on_body_end(self) -> None:
-        """There is none."""
+        """Do nothing: no request body is left to read."""
 
     def on_body_failure(self, failure: Failure) -> None:
-        """There is none."""
+        """Do nothing: no request body is left to read."""
 
     def on_body_discarded(self) -> None:
-        """There is none."""
+        """Do nothing: no request body is left to read."""
 
 
 def discard(data: bytes | memoryview) -> None:
-    """Writing to a connection that is gone changes nothing; the exchange is told of it by ``on_client_lost``."""
+    """Drop data for a closed connection. The exchange is notified by ``on_client_lost``."""

@@ -1,4 +1,4 @@
-"""How long a client is waited for: for its head, its body, its taking what was sent, its next request."""
+"""Timeouts for a client: for its head, its body, its reading of the response, and its next request."""
 
 from __future__ import annotations
 
@@ -10,60 +10,60 @@ from passerelle.http1.interfaces import ServerExchange
 from passerelle.http1.server.listener import Listener
 from passerelle.http1.server.response_writer import ResponseWriter
 
-# How long a client may go on sending after we said our last word (RFC 9112 §9.6).
+# Seconds for which a client may continue to send after the last response (RFC 9112 §9.6).
 LINGER_SECONDS = 2.0
-# How long an idle connection keeps its last head for comparison.
+# Seconds for which an idle connection keeps its last head for comparison.
 FORGET_SECONDS = 2.0
-# How long a response may stand still for a client that sends no more (seconds). Whether such a client still reads shows
-# only when something is written to it, and a silent event stream writes nothing.
+# Seconds for which a response may make no progress once the client has closed its sending side. Only a write shows
+# whether such a client still reads, and a silent event stream writes nothing.
 HALF_CLOSED_SECONDS = 5.0
 
 
 class ClientTimeouts(ResponseWriter):
-    """A connection that is looked at from time to time, and ended when its client has taken too long."""
+    """A connection that is checked at intervals and closed when its client exceeds a time limit."""
 
-    __slots__ = ("_linger_left", "_received", "_received_since", "_seen", "_stuck", "_unsent")
+    __slots__ = ("_linger_left", "_progress_seen", "_received", "_received_since", "_unsent", "_write_paused")
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener)
         self._linger_left = -1
-        self._received = 0  # of a body, since the time below
+        self._received = 0  # body bytes since _received_since
         self._received_since = 0.0
-        self._seen = -1
-        self._stuck = False
+        self._progress_seen = -1
+        self._write_paused = False
         self._unsent = 0
 
     def check_time(self, now: float) -> None:
-        """Close what has waited too long at ``now`` (monotonic seconds)."""
+        """Enforce the time limits at ``now`` (monotonic seconds)."""
         limits = self._listener.limits
         waited = now - self._since
-        if self._decoder is not None and self._ends_slow_body(now):
+        if self._decoder is not None and self._reject_slow_body(now):
             return
         if self.closing:
-            self._ends_stalled_write(now)
+            self._check_flushed(now)
         elif self._linger_left >= 0:
-            if waited > LINGER_SECONDS and self._ends_stalled_write(now):
+            if waited > LINGER_SECONDS and self._check_flushed(now):
                 self.abort()
-        elif self._exchange is None and not self._stuck:
+        elif self._exchange is None and not self._write_paused:
             if self._buffer:
                 if waited > limits.head_timeout:
                     self._buffer = b""
                     self._refuse(Failure(Kind.HEAD_TIMEOUT, "head incomplete"))
             elif waited > limits.idle_timeout:
-                if self._ends_stalled_write(now):
+                if self._check_flushed(now):
                     self.close()
             elif waited > FORGET_SECONDS:
-                self.invalidate_head()  # 2.5 KB that an idle connection need not hold
-        elif self._progress != self._seen or not (
-            self._stuck or self._tunnel is not None or self._decoder is not None or self._half_closed
+                self.invalidate_head()  # frees 2.5 KB per idle connection
+        elif self._progress != self._progress_seen or not (
+            self._write_paused or self._tunnel is not None or self._decoder is not None or self._half_closed
         ):
-            self._seen = self._progress
+            self._progress_seen = self._progress
             self._since = now
-        elif self._stuck:
-            self._ends_stalled_write(now)
+        elif self._write_paused:
+            self._check_flushed(now)
         elif self._half_open:
             if waited > limits.idle_timeout:
-                self.abort()  # one side of the tunnel has ended long ago; the other neither speaks nor ends
+                self.abort()  # one side of the tunnel is closed; the other is idle and stays open
         elif self._tunnel is not None:
             if waited > self._tunnel_idle:
                 self.idled = True
@@ -72,26 +72,30 @@ class ClientTimeouts(ResponseWriter):
             if waited > HALF_CLOSED_SECONDS:
                 self.abort()
         elif waited > limits.body_timeout and not self._paused_by and self._decoder and self._exchange:
-            self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "no byte of the body for too long"))
+            self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, "body timeout: no data"))
 
-    def _ends_slow_body(self, now: float) -> bool:
-        """Whether so little of a body came since the last look that it was given up; not where we did not read it."""
+    def _reject_slow_body(self, now: float) -> bool:
+        """Reject a request body that arrives too slowly; return whether it was rejected.
+
+        The rate is not checked while the gateway itself has paused reading.
+        """
         limits = self._listener.limits
         seconds = now - self._received_since
         if seconds < limits.body_timeout and not self._paused_by:
             return False
         received, self._received, self._received_since = self._received, 0, now
-        if self._paused_by and not self._stuck:
-            self._since = now  # also the time without any byte begins when it is read again
+        if self._paused_by and not self._write_paused:
+            self._since = now  # the body timeout, too, restarts when reading resumes
         if self._paused_by or received >= limits.body_rate * seconds or self._exchange is None:
             return False
-        self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, f"{received} bytes of it in {seconds:.1f} s"))
+        self._body_failed(self._exchange, Failure(Kind.BODY_TIMEOUT, f"{received} bytes in {seconds:.1f} s"))
         return True
 
-    def _ends_stalled_write(self, now: float) -> bool:
-        """Whether the client has taken what was written; one that takes nothing for ``write_timeout`` is cut off.
+    def _check_flushed(self, now: float) -> bool:
+        """Return whether all output was sent; abort the connection after ``write_timeout`` without progress.
 
-        Closing alone would wait for such a client for ever, and ending the connection would cut short a slow one.
+        A plain close would wait forever for a client that does not read. An immediate abort would truncate the response
+        of a client that reads slowly.
         """
         unsent = self._pending
         if unsent == 0:
@@ -105,9 +109,9 @@ class ClientTimeouts(ResponseWriter):
 
     @property
     def _half_closed(self) -> bool:
-        """Whether a response is being sent to a client that sends no more: then it may be gone.
+        """Whether a response is being sent to a client that has closed its sending side, and so may be gone.
 
-        The kernel is asked where we do not read, because nothing else tells of it then.
+        While reading is paused, the kernel is polled: no event reports the half-close then.
         """
         if not self._started or self._exchange is None:
             return False
@@ -119,7 +123,7 @@ class ClientTimeouts(ResponseWriter):
 
     @property
     def _pending(self) -> int:
-        """Bytes that were written and not yet taken by the kernel."""
+        """Bytes written to the transport that the kernel has not accepted yet."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     @abstractmethod
@@ -128,7 +132,7 @@ class ClientTimeouts(ResponseWriter):
 
     @abstractmethod
     def _refuse(self, failure: Failure) -> None:
-        """Respond to a message that is no request, and close the connection."""
+        """Respond with an error to a message that is not a valid request, and close the connection."""
 
     @abstractmethod
     def _body_failed(self, exchange: ServerExchange, failure: Failure) -> None:

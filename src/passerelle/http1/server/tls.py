@@ -1,7 +1,7 @@
-"""Connections over TLS. They differ from plain ones where TLS does: in how they begin, and in how they end.
+"""Client connections over TLS, which begin and end differently from plain ones.
 
-TLS has no half-close that this event loop could keep: when one side has said its last word (close_notify, RFC 8446
-§6.1) the connection ends. What was written before is still sent.
+This event loop cannot half-close TLS: once one side has sent close_notify (RFC 8446 §6.1), the connection ends. Data
+written before is still sent.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
     import ssl
 
 
-# Failed handshakes are told of once in so many seconds: anybody can make as many as they like.
-QUIET = 10.0
+# Minimum seconds between two log lines about failed handshakes: any client can cause as many as it likes.
+REPORT_INTERVAL = 10.0
 
 
 class HandshakeFailureLog:
-    """Says that handshakes fail, at most once every :data:`QUIET` seconds."""
+    """Log of failed handshakes, at most one line every :data:`REPORT_INTERVAL` seconds."""
 
     def __init__(self, warn: Callable[[str], None], clock: Callable[[], float] = monotonic) -> None:
         self._warn = warn
         self._clock = clock
         self._count = 0
-        self._since = -QUIET
+        self._since = -REPORT_INTERVAL
 
     def add(self, peer: str, why: str) -> None:
-        """A handshake with ``peer`` failed."""
+        """Record a failed handshake with ``peer``."""
         self._count += 1
         now = self._clock()
-        if now - self._since >= QUIET:
+        if now - self._since >= REPORT_INTERVAL:
             more = f" ({self._count} since the last such line)" if self._count > 1 else ""
             self._warn(f"tls: handshake with {peer} failed: {why}{more}")
             self._count, self._since = 0, now
 
 
 class TlsHandshake(asyncio.Protocol):
-    """A client's connection until its handshake is done; then it is a :class:`TlsClientConnection`."""
+    """A client's connection during its handshake; a :class:`TlsClientConnection` takes over afterwards."""
 
     def __init__(self, listener: Listener, context: ssl.SSLContext, failures: HandshakeFailureLog) -> None:
         self._listener = listener
@@ -55,7 +55,7 @@ class TlsHandshake(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected. Beyond the limit it is turned away before a handshake costs anything."""
+        """Start the handshake, or refuse the connection beyond the limit, before a handshake costs CPU time."""
         self._transport = cast(asyncio.Transport, transport)
         listener = self._listener
         limits = listener.limits
@@ -73,16 +73,16 @@ class TlsHandshake(asyncio.Protocol):
             ssl_handshake_timeout=limits.head_timeout,
             ssl_shutdown_timeout=limits.write_timeout,
         )
-        # Driven from here and not by a task, which would begin too late: the first bytes come before it.
+        # The coroutine is driven here, not by a task: a task would start after the first bytes have arrived.
         self._step(None)
 
     def abort(self) -> None:
-        """End it now."""
+        """End the handshake and close its connection."""
         if self._transport is not None:
             self._transport.abort()
 
     def _step(self, waited_for: asyncio.Future[Any] | None) -> None:
-        """Let the handshake go on until it must wait."""
+        """Run the handshake until it has to wait."""
         handshake = cast("Coroutine[Any, Any, asyncio.Transport | None]", self._handshake)
         try:
             waiter: asyncio.Future[Any] = handshake.send(None)
@@ -113,7 +113,7 @@ class TlsHandshake(asyncio.Protocol):
 
 
 class TlsClientConnection(ClientConnection):
-    """One client's connection over TLS; ``raw`` is the transport below."""
+    """One client's connection over TLS; ``raw`` is the transport below TLS."""
 
     __slots__ = ("_raw",)
 
@@ -125,11 +125,11 @@ class TlsClientConnection(ClientConnection):
 
     @property
     def certificate(self) -> Mapping[str, Any] | None:
-        """The client's certificate, verified, in the form of :meth:`ssl.SSLSocket.getpeercert`; None without one."""
+        """The client's verified certificate, as :meth:`ssl.SSLSocket.getpeercert` returns it; None without one."""
         return self._transport.get_extra_info("peercert") or None if self._transport is not None else None
 
     def eof_received(self) -> bool:
-        """The client said close_notify: that is its end."""
+        """Handle close_notify from the client: the connection ends."""
         self._eof = True
         if self._tunnel is not None:
             self._tunnel.write_eof()
@@ -138,11 +138,14 @@ class TlsClientConnection(ClientConnection):
         return False
 
     def write_eof(self) -> None:
-        """The tunnel's other side sends no more."""
+        """End the connection: TLS has no half-close here."""
         self._end()
 
     def close(self) -> None:
-        """Close once everything written has gone out. Idle clients do not read: nobody waits for their answer."""
+        """Close the connection after all written data has been sent.
+
+        If nothing is left to send, the raw transport is closed at once: an idle client may not read its close_notify.
+        """
         if self._transport is not None:
             self._end()
             if not self._pending:
@@ -153,7 +156,7 @@ class TlsClientConnection(ClientConnection):
         self._end()
 
     def _end(self) -> None:
-        """Say close_notify after what was written, and read on for a bounded time (RFC 9112 §9.6)."""
+        """Send close_notify after the written data, and read on for a bounded time (RFC 9112 §9.6)."""
         if self._transport is not None and not self._transport.is_closing():
             self._paused_by = 0
             self._linger_left = LINGER_BYTES
@@ -162,11 +165,14 @@ class TlsClientConnection(ClientConnection):
 
     @property
     def _pending(self) -> int:
-        """As for plain connections, what is encrypted already included."""
+        """Bytes not yet accepted by the kernel, encrypted or not."""
         return self._raw.get_write_buffer_size() + super()._pending
 
     def check_time(self, now: float) -> None:
-        """As for plain connections, but what ends has until its last bytes are taken (at most ``write_timeout``)."""
+        """Enforce the time limits.
+
+        A closing connection lasts until its last bytes are sent, at most ``write_timeout`` (of the TLS shutdown).
+        """
         if self._linger_left < 0:
             super().check_time(now)
         elif now - self._since > LINGER_SECONDS and not self._pending:
