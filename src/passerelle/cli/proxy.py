@@ -22,14 +22,17 @@ from passerelle.config.models.balance import KEYLESS_POLICIES
 from passerelle.supervisor.fleet import Setup
 
 
-
 @click.command(short_help="Balance requests over running servers, without a file.")
 @click.argument("urls", metavar="URL...", nargs=-1, required=True, callback=parsed_by(parse_url))
 @listen_option
 @admin_address_option
 @workers_option
 @click.option(
-    "--balance", type=click.Choice(KEYLESS_POLICIES), default="p2c", show_default=True, help="Policy that picks a target."
+    "--balance",
+    type=click.Choice(KEYLESS_POLICIES),
+    default="p2c",
+    show_default=True,
+    help="Policy that picks a target.",
 )
 def proxy(
     urls: tuple[Address, ...],
