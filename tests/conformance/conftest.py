@@ -1,4 +1,4 @@
-"""Fixtures of the conformance tests: one event loop a session, one rig (upstreams, gateways, clients) a test."""
+"""Fixtures of the conformance tests: one event loop per session, one rig (upstreams, gateways, clients) per test."""
 
 from __future__ import annotations
 

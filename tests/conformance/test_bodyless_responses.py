@@ -1,4 +1,4 @@
-"""B09: responses without a body end at their blank line (RFC 9112 §6.3, RFC 9110 §8.6, §9.3.2, §15.3.5, §15.4.5)."""
+"""Responses without a body end at their empty line (RFC 9112 §6.3, RFC 9110 §8.6, §9.3.2, §15.3.5, §15.4.5)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_204_carries_no_framing_field_whatever_the_upstream_sent(rig: Rig) -> 
     for lines in (b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"):
         upstream = rig.upstream(once(b"HTTP/1.1 204 No Content\r\n" + lines + b"\r\n"))
         response = rig.connect(rig.forward(upstream, route={"attempts": 1})).request("GET", "/")
-        assert response.status == 204  # the reader has refused CL and TE already
+        assert response.status == 204  # the reader has already refused Content-Length and Transfer-Encoding
         assert not response.all("content-length") and not response.all("transfer-encoding")
 
 

@@ -1,4 +1,4 @@
-"""B20: of many who miss at once one goes upstream, and nobody gets what is another's (RFC 9111 §4, §5.2.2, §7.3)."""
+"""Concurrent misses cause one upstream request, and private responses are not shared (RFC 9111 §4, §5.2.2, §7.3)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 20.0
 FRESH = b"Cache-Control: max-age=60"
 COUNT = 5
 
-# What one client's answer may say so that it is nobody else's.
+# Header fields that make a response private to one client.
 OWN: dict[str, tuple[bytes, ...]] = {
     "Set-Cookie": (FRESH, b"Set-Cookie: sid=%d"),
     "Set-Cookie, public": (b"Cache-Control: public, max-age=60", b"Set-Cookie: sid=%d"),
@@ -33,7 +33,7 @@ OWN: dict[str, tuple[bytes, ...]] = {
 
 
 class Gate:
-    """An upstream that numbers its answers. The first is given when the test lets it, the others when it lets those."""
+    """An upstream that numbers its responses. The test releases the first one, and then all others."""
 
     def __init__(self, rig: Rig, *fields: bytes, status: int = 200, answers: bool = True) -> None:
         self.first, self.others = threading.Event(), threading.Event()
@@ -59,7 +59,7 @@ class Gate:
             conn.send(raw.replace(b"200 OK", b"%d X" % self._status, 1))
 
     def start(self, rig: Rig, targets: list[str] | None = None, **route: Any) -> list[Client]:
-        """Clients that all ask for the same at once (or for ``targets``): the first of them leads."""
+        """Start clients that request the same target (or ``targets``) at once; the first of them leads."""
         self.gateway = rig.forward(self.upstream, route={"cache": {}, "attempts": 1, **route})
         clients = [rig.connect(self.gateway) for _ in range(COUNT)]
         for number, client in enumerate(clients):
@@ -83,7 +83,7 @@ def test_each_gets_an_answer_of_its_own_and_none_queues_for_another(rig: Rig, na
     clients = gate.start(rig, cache={"max_body": "0B"} if name == "a body too long" else {})
     assert len(gate.upstream.heads) == 1, "they wait for one"
     gate.first.set()
-    # None of them is answered yet, so they are all there at once.
+    # No request has a response yet, so all of them are in flight at once.
     gate.upstream.wait_heads(COUNT, PATIENCE)
     gate.others.set()
     answers = [client.read_response("GET", PATIENCE) for client in clients]
@@ -102,7 +102,7 @@ def test_what_all_may_have_all_get(rig: Rig, shared: dict[str, Any]) -> None:
     assert len(gate.upstream.heads) == 1
 
 
-def test_a_cookie_is_shared_where_the_route_says_so_and_only_there(rig: Rig) -> None:
+def test_a_response_with_a_cookie_is_shared_only_if_the_route_allows_it(rig: Rig) -> None:
     gate = Gate(rig, FRESH, b"Set-Cookie: sid=%d")
     clients = gate.start(rig, cache={"store_set_cookie": True})
     gate.first.set()
@@ -120,7 +120,7 @@ def test_a_cookie_that_a_directive_takes_out_stays_with_the_one(rig: Rig) -> Non
 
 
 class Who(Gate):
-    """Each client says who it is, in the field ``name``."""
+    """Clients that identify themselves with the field ``name``."""
 
     name = "Cookie"
     values = ("sid=0", "sid=1", "sid=2", "sid=3", "sid=4")
@@ -143,7 +143,7 @@ WHO: dict[str, tuple[type[Who], tuple[bytes, ...]]] = {
 
 
 @pytest.mark.parametrize("name", WHO)
-def test_who_differs_does_not_share(rig: Rig, name: str) -> None:
+def test_clients_with_different_credentials_do_not_share(rig: Rig, name: str) -> None:
     kind, fields = WHO[name]
     gate = kind(rig, *fields)
     clients = gate.start(rig)
@@ -156,13 +156,13 @@ def test_who_differs_does_not_share(rig: Rig, name: str) -> None:
 
 
 class Mixed(Bearer):
-    """The first has credentials, the others have none."""
+    """The first client has credentials, the others have none."""
 
     def fields(self, number: int) -> list[tuple[str, str]]:
         return super().fields(number)[: number == 0]
 
 
-def test_those_without_credentials_do_not_get_what_was_made_for_somebody(rig: Rig) -> None:
+def test_clients_without_credentials_do_not_get_a_response_to_credentials(rig: Rig) -> None:
     gate = Mixed(rig, FRESH)
     clients = gate.start(rig)
     gate.first.set()
@@ -173,7 +173,7 @@ def test_those_without_credentials_do_not_get_what_was_made_for_somebody(rig: Ri
 
 
 @pytest.mark.parametrize("status", [500, 503, 404, 429, 302])
-def test_an_error_without_a_lifetime_is_the_one_s_who_got_it(rig: Rig, status: int) -> None:
+def test_an_error_without_a_lifetime_is_not_shared(rig: Rig, status: int) -> None:
     gate = Gate(rig, status=status)
     clients = gate.start(rig)
     gate.first.set()
@@ -223,7 +223,7 @@ def test_the_first_one_s_leaving_within_the_body_fails_none_of_the_others(rig: R
     assert len(gate.upstream.heads) == 1
 
 
-def test_an_answer_that_is_cut_short_is_nobody_s_but_the_first_one_s(rig: Rig) -> None:
+def test_a_truncated_response_goes_to_the_first_client_only(rig: Rig) -> None:
     cut = threading.Event()
 
     def script(conn: Connection) -> None:

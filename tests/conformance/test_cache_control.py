@@ -1,4 +1,4 @@
-"""B23: Cache-Control as services really write it: never an error, never more than it allows (RFC 9111 §4.2.1, §5.2)."""
+"""Cache-Control as services write it: never an error, and never more caching than it allows (RFC 9111 §4.2.1, §5.2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.wire import Response
 
 STORED, NOT = True, False
 
-# What a response's Cache-Control lines do: is its answer used again without asking?
+# Cache-Control lines of a response, and whether it is reused without validation.
 RESPONSES: dict[tuple[str, ...], bool] = {
     ('max-age=60, public, no-cache="Set-Cookie"',): STORED,
     ('private="X-A, X-B", max-age=60',): STORED,
@@ -48,7 +48,7 @@ RESPONSES: dict[tuple[str, ...], bool] = {
     ("max-age=60", "no-store"): NOT,
     ("max-age=60, NO-STORE",): NOT,
     ("max-age=60,no-store=1",): NOT,
-    ("max-age=60, no-store; x",): STORED,  # one unknown name, as "public; max-age" is
+    ("max-age=60, no-store; x",): STORED,  # one unknown directive, like "public; max-age"
     ("max-age=60, no-storex",): STORED,
     ("max-age=60, x-no-store",): STORED,
     ("max-age=60, private",): NOT,
@@ -75,7 +75,7 @@ RESPONSES: dict[tuple[str, ...], bool] = {
 
 
 class Origin:
-    """Answers the n-th path with the n-th lines, numbering the answers."""
+    """Respond to the n-th path with the n-th lines; number the responses."""
 
     def __init__(self, rig: Rig, name: bytes = b"Cache-Control") -> None:
         self.lines: list[list[bytes]] = []
@@ -93,7 +93,7 @@ class Origin:
             conn.send(ok(b"%d" % len(self.upstream.requests), *fields, *self.more))
 
     def ask(self, *lines: bytes) -> tuple[Response, Response]:
-        """Two answers to one new path."""
+        """Return two responses to requests for one new path."""
         self.lines.append(list(lines))
         path = f"/{len(self.lines) - 1}"
         first, second = self.client.request("GET", path), self.client.request("GET", path)
@@ -174,7 +174,7 @@ TARGETED: dict[str, bool] = {
     "max-age=60;ext=1": STORED,
     "private, max-age=60": NOT,
     "max-age=0": NOT,
-    # No structured Dictionary, or another type: it is as if it were not there, and the Cache-Control beside it holds.
+    # A value that is not a Dictionary, or a member of another type, is ignored: the Cache-Control next to it applies.
     "max-age=60, NO-STORE": NOT,
     'max-age="60"': NOT,
     "max-age=6.0": NOT,

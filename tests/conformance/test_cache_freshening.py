@@ -1,4 +1,4 @@
-"""B21: a 304 freshens the fields and the lifetime of what is stored, never body, coding or length (RFC 9111 §4.3)."""
+"""A 304 freshens the fields and the lifetime of a stored response, never body, coding or length (RFC 9111 §4.3)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.support.wire import Response
 
 BODY = gzip.compress(b'{"a": 1}' * 50, mtime=0)
 MODIFIED = b"Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT"
-# Stale as soon as it is there: it is 100 seconds old, and may be 1.
+# Stale from the start: 100 seconds old, with a lifetime of 1 second.
 STALE = (b"Cache-Control: max-age=1", b"Age: 100", b"Content-Encoding: gzip", b"X-Old: 1")
 NOT_MODIFIED = b"HTTP/1.1 304 Not Modified\r\n"
 
 
 class Origin:
-    """Answers the first GET with a stored response's fields, later ones with ``then`` in turn, the last for ever."""
+    """Respond to the first GET with the fields to store, then with ``then`` in turn, repeating the last one."""
 
     def __init__(self, rig: Rig, first: Sequence[bytes], *then: bytes, body: bytes = BODY) -> None:
         self._answers = [ok(body, *first), *then]
@@ -47,7 +47,7 @@ def validated(*fields: bytes) -> bytes:
 
 
 def is_whole(answer: Response, body: bytes = BODY) -> None:
-    """The stored body, with its coding and one length."""
+    """Whether the response has the stored body, its coding and one length."""
     assert answer.status == 200
     assert answer.body == body
     assert answer.get("content-encoding") == b"gzip"
@@ -90,7 +90,7 @@ def test_a_304_never_touches_the_body(rig: Rig, name: str, validator: bytes) -> 
 
 
 def test_without_a_new_lifetime_the_stored_one_begins_again(rig: Rig) -> None:
-    """Neither is a bare 304 the end of it, nor does it make it fresh for ever."""
+    """A bare 304 neither ends the stored response nor makes it fresh forever."""
     first = (b"Cache-Control: max-age=100", b"Age: 200", b"Content-Encoding: gzip", b'ETag: "a"')
     origin = Origin(rig, first, validated())
     for _ in range(4):
@@ -123,7 +123,7 @@ def test_a_304_may_be_old_itself(rig: Rig) -> None:
     ],
 )
 def test_a_304_about_another_response_updates_nothing(rig: Rig, stored: bytes, said: bytes) -> None:
-    """It is asked again without a condition, and what comes then is the answer."""
+    """The request is repeated without a condition, and its response is served."""
     other = validated(said, b"Cache-Control: max-age=60", b"X-New: 1")
     origin = Origin(rig, (*STALE, stored), other, ok(b"new", b"Cache-Control: max-age=60"))
     is_whole(origin.get())
@@ -154,7 +154,10 @@ def test_a_client_s_condition_is_answered_from_what_was_freshened(rig: Rig, cond
 
 @pytest.mark.parametrize("condition", [("If-None-Match", '"z"'), ("If-None-Match", '"a", "z"')])
 def test_a_condition_of_the_client_alone_validates_nothing_of_the_store(rig: Rig, condition: tuple[str, str]) -> None:
-    """What is stored is stale; the client has "z" and the service has gone back to it: the client's is not ours."""
+    """The stored response is stale. The client has "z", which the service now serves again.
+
+    The 304 validates what the client has, not what is stored.
+    """
     new = ok(b"z", b"Cache-Control: max-age=60", b'ETag: "z"')
     origin = Origin(rig, (*STALE, b'ETag: "a"'), new)
     origin.get()
@@ -181,7 +184,7 @@ def test_a_304_may_take_the_permission_back(rig: Rig, control: bytes) -> None:
     for _ in range(3):
         is_whole(origin.get())
     assert origin.asked == 3
-    assert not origin.upstream.requests[2].all("if-none-match"), "it was let go of"
+    assert not origin.upstream.requests[2].all("if-none-match"), "the stored response was not invalidated"
 
 
 def test_a_cookie_of_a_304_is_the_one_client_s(rig: Rig) -> None:
@@ -214,7 +217,7 @@ def test_another_answer_than_304_takes_the_place(rig: Rig, status: bytes) -> Non
     assert origin.asked == 2
 
 
-def test_a_bare_304_to_a_request_without_a_condition_is_stored_for_nobody(rig: Rig) -> None:
+def test_a_bare_304_to_a_request_without_a_condition_is_not_stored(rig: Rig) -> None:
     origin = Origin(rig, (), validated(b'ETag: "a"', b"Cache-Control: max-age=60"))
     origin._answers[0] = validated(b'ETag: "a"', b"Cache-Control: max-age=60")
     assert origin.get(("If-Match", '"a"')).status == 304
@@ -248,8 +251,11 @@ def test_each_variant_is_freshened_by_its_own_304(rig: Rig) -> None:
     assert len(upstream.requests) == 4
 
 
-def test_what_a_head_says_freshens_too(rig: Rig) -> None:
-    """RFC 9111 §4.3.5: a HEAD that agrees in length and validators updates; one that does not lets go."""
+def test_the_response_to_a_head_request_freshens_too(rig: Rig) -> None:
+    """A HEAD that agrees in length and validators updates the stored response; any other invalidates it.
+
+    RFC 9111 §4.3.5.
+    """
     same = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\nETag: "a"\r\nCache-Control: max-age=60\r\nX-New: 1\r\n\r\n'
     origin = Origin(rig, (*STALE, b'ETag: "a"'), same % len(BODY))
     origin.get()

@@ -1,4 +1,4 @@
-"""B19: what a service answers to one is never served to another (RFC 9111 §3.5), whatever tells the two apart."""
+"""A response to one client is never served to another one, whatever identifies them (RFC 9111 §3.5)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOLD = ("authorization", "x-consumer", "x-consumer-scopes", "cookie", "x-forward
 
 
 def telling(*fields: bytes) -> Callable[[Connection], None]:
-    """Answers with what the service was told of who asks, and the number of the answer."""
+    """Respond with what identifies the client to the service, and the number of the response."""
 
     def script(conn: Connection) -> None:
         while True:
@@ -51,7 +51,7 @@ def told(answer: Response) -> dict[str, str]:
 
 
 class Shop:
-    """One guarded route ``/d`` with a cache, a composed one ``/whole``; who asks has a credential of some kind."""
+    """A guarded, cached route ``/d`` and a composed one ``/whole``; clients have a credential of some kind."""
 
     def __init__(self, rig: Rig, folder: Path, auth: list[str], cache: dict[str, Any], *fields: bytes) -> None:
         self.upstream: Upstream = rig.upstream(telling(*fields))
@@ -74,7 +74,7 @@ class Shop:
         self.client: Client = rig.connect(self.gateway)
 
     def credential(self, kind: str, who: str, *scopes: str) -> tuple[str, str]:
-        """A field that says who asks."""
+        """Return a header field that identifies the client."""
         now = int(time.time())
         if kind == "key":
             return "X-API-Key", self.keys.create(who, scopes, now, None)[1]
@@ -114,7 +114,9 @@ GUARDED = ["key", "jwt", "session"]
 @pytest.mark.parametrize("path", ["/d", "/parts", "/whole"])
 @pytest.mark.parametrize("vary", ["X-Consumer", "x-consumer-scopes", "X-Consumer-Auth, Accept"])
 @pytest.mark.parametrize("kind", GUARDED)
-def test_a_service_may_choose_by_what_it_is_told_of_who_asks(shop: Any, kind: str, vary: str, path: str) -> None:
+def test_a_service_may_select_by_the_identity_that_the_gateway_sends(
+    shop: Any, kind: str, vary: str, path: str
+) -> None:
     fields = (b"Cache-Control: public, max-age=60", b"Vary: " + vary.encode())
     made = shop([kind], {}, *fields)
     ada, bob = made.credential(kind, "ada"), made.credential(kind, "bob")
@@ -127,7 +129,7 @@ def test_a_service_may_choose_by_what_it_is_told_of_who_asks(shop: Any, kind: st
 @pytest.mark.parametrize("path", ["/d", "/parts", "/whole"])
 @pytest.mark.parametrize("control", OWN)
 @pytest.mark.parametrize("kind", [*GUARDED, "bearer"])
-def test_an_answer_to_somebody_is_nobody_else_s(shop: Any, kind: str, control: str, path: str) -> None:
+def test_a_response_to_an_identified_client_is_not_shared(shop: Any, kind: str, control: str, path: str) -> None:
     made = shop([kind] if kind in GUARDED else [], {}, f"Cache-Control: {control}".encode())
     ada, bob = made.credential(kind, "ada"), made.credential(kind, "bob")
     numbers = [made.get(who, path=path)["number"] for who in (ada, bob, ada, bob)]
@@ -135,7 +137,9 @@ def test_an_answer_to_somebody_is_nobody_else_s(shop: Any, kind: str, control: s
     if kind == "bearer":
         open_answer = made.get(path=path)
         assert open_answer["number"] not in numbers
-        assert made.get(ada, path=path)["number"] != open_answer["number"], "what was made for nobody is for nobody"
+        assert made.get(ada, path=path)["number"] != open_answer["number"], (
+            "a response without credentials goes to clients without credentials"
+        )
         assert made.get(path=path) == open_answer
 
 
@@ -165,7 +169,7 @@ def test_no_lifetime_by_itself_shares_it(shop: Any, kind: str, lifetime: str, pa
     made = shop([kind] if kind in GUARDED else [], cache, *fields)
     who = [made.credential(kind, name) for name in ("ada", "bob", "ada")]
     numbers = [made.get(each, path=path)["number"] for each in who]
-    # A service that writes a lifetime itself and makes its answer depend on a cookie must say so (Vary).
+    # A service that sets a lifetime itself and whose response depends on a cookie must declare it (Vary).
     meant = kind == "cookie" and not lifetime.startswith(("heuristic", "of the route"))
     if kind == "cookie" and lifetime.endswith("whatever it was"):
         meant = True
@@ -183,7 +187,7 @@ def test_a_cookie_that_a_service_names_chooses(shop: Any, path: str) -> None:
 
 @pytest.mark.parametrize("name", ["X-Forwarded-For", "x-forwarded-proto", "X-Real-IP", "Forwarded", "X-Request-Id"])
 def test_what_depends_on_the_way_of_a_request_answers_no_other(shop: Any, name: str) -> None:
-    """Clients at other addresses send the same request: the field is the gateway's."""
+    """Clients at different addresses send the same request: the gateway adds the field that differs."""
     made = shop([], {}, b"Cache-Control: public, max-age=60", b"Vary: Accept, " + name.encode())
     assert made.get()["number"] != made.get()["number"]
     assert made.get(path="/whole")["number"] != made.get(path="/whole")["number"]
@@ -191,7 +195,7 @@ def test_what_depends_on_the_way_of_a_request_answers_no_other(shop: Any, name: 
 
 @pytest.mark.parametrize("path", ["/d", "/parts", "/whole"])
 @pytest.mark.parametrize("vary", [b"Vary: X-User", b"Vary: Accept, x-user"])
-def test_a_service_may_choose_by_what_another_service_says_of_who_asks(rig: Rig, vary: bytes, path: str) -> None:
+def test_a_service_may_select_by_the_identity_that_another_service_states(rig: Rig, vary: bytes, path: str) -> None:
     def judge(conn: Connection) -> None:
         while True:
             who = conn.read_request().get("authorization")
@@ -200,7 +204,7 @@ def test_a_service_may_choose_by_what_another_service_says_of_who_asks(rig: Rig,
     def serve(conn: Connection) -> None:
         while True:
             request = conn.read_request()
-            who = request.get("x-user") or b"nobody"
+            who = request.get("x-user") or b"anonymous"
             number = len(conn.upstream.requests)
             fields = b"Content-Type: application/json", b"Cache-Control: public, max-age=60", vary
             conn.send(ok(b'{"who": "%b", "number": %d}' % (who, number), *fields))
@@ -228,7 +232,7 @@ def test_a_service_may_choose_by_what_another_service_says_of_who_asks(rig: Rig,
 
     seen = {who: get(who, claimed) for who, claimed in ((None, "ada"), ("bob", "ada"), ("ada", None), ("eve", "bob"))}
     assert {who: each["who"] for who, each in seen.items()} == {
-        None: "nobody",
+        None: "anonymous",
         "bob": "bob",
         "ada": "ada",
         "eve": "eve",
@@ -238,7 +242,7 @@ def test_a_service_may_choose_by_what_another_service_says_of_who_asks(rig: Rig,
 
 
 class TestForEachConsumer:
-    """``identity: consumer``"""
+    """``identity: consumer``: one stored response per consumer."""
 
     @pytest.mark.parametrize("path", ["/d", "/parts", "/whole"])
     @pytest.mark.parametrize("control", [*OWN, *SHARING])
@@ -252,7 +256,7 @@ class TestForEachConsumer:
         assert [made.get(each, ("X-Consumer", "ada"), path=path) for each in who] == first
 
     def test_keys_of_one_consumer_share_what_both_may_see(self, shop: Any) -> None:
-        """Services are told scopes too, and may answer by them."""
+        """Services receive the scopes, too, and may respond accordingly."""
         made = shop(["key"], {"identity": "consumer", "ttl": "1m"})
         one, other = made.credential("key", "ada", "read"), made.credential("key", "ada", "read")
         admin = made.credential("key", "ada", "read", "admin")
@@ -269,7 +273,7 @@ class TestForEachConsumer:
         assert first[0]["number"] != first[1]["number"]
         assert [made.get(each) for each in (key, token)] == first
 
-    def test_a_credential_that_no_guard_has_checked_names_nobody(self, shop: Any) -> None:
+    def test_a_credential_that_no_guard_has_verified_identifies_no_client(self, shop: Any) -> None:
         made = shop([], {"identity": "consumer"}, b"Cache-Control: max-age=60")
         ada, bob = made.credential("bearer", "ada"), made.credential("bearer", "bob")
         assert len({made.get(each, ("X-Consumer", "ada"))["number"] for each in (ada, bob, ada)}) == 3

@@ -1,4 +1,4 @@
-"""B22: what an unsafe method has changed is let go of: all of it, at the right moment, and no more (RFC 9111 §4.4)."""
+"""An unsafe method invalidates everything it has changed, at the right time, and nothing else (RFC 9111 §4.4)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEIGHBOURS = ["/r?x=1", "/r?", "/R", "/r/", "/s", "/r/below", "/"]
 
 
 class Origin:
-    """GETs are numbered, by language; everything else is answered with ``status`` and ``fields``."""
+    """Respond to GET with numbered responses, by language, and to all else with ``status`` and ``fields``."""
 
     def __init__(self, rig: Rig, *fields: bytes, status: int = 201, cache: dict[str, Any] | None = None) -> None:
         self.rig = rig
@@ -56,7 +56,7 @@ class Origin:
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 301, 302, 303])
 @pytest.mark.parametrize("method", UNSAFE)
-def test_a_success_lets_go_of_its_uri_in_all_variants_and_of_nothing_else(rig: Rig, method: str, status: int) -> None:
+def test_a_success_invalidates_all_variants_of_its_uri_and_nothing_else(rig: Rig, method: str, status: int) -> None:
     origin = Origin(rig, status=status)
     before = {language: origin.get(language=language) for language in ("fr", "de", "en")}
     others = {path: origin.get(path) for path in NEIGHBOURS}
@@ -72,7 +72,7 @@ def test_a_success_lets_go_of_its_uri_in_all_variants_and_of_nothing_else(rig: R
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 412, 422, 429, 500, 502, 503, 504])
 @pytest.mark.parametrize("method", UNSAFE)
-def test_an_error_lets_go_of_nothing(rig: Rig, method: str, status: int) -> None:
+def test_an_error_invalidates_nothing(rig: Rig, method: str, status: int) -> None:
     origin = Origin(rig, b"Location: /s", status=status)
     before = [origin.get("/r"), origin.get("/s")]
     assert origin.change(method) == status
@@ -80,7 +80,7 @@ def test_an_error_lets_go_of_nothing(rig: Rig, method: str, status: int) -> None
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-def test_safe_methods_let_go_of_nothing(rig: Rig, method: str) -> None:
+def test_safe_methods_invalidate_nothing(rig: Rig, method: str) -> None:
     origin = Origin(rig, status=200)
     before = origin.get()
     origin.client.request(method, "/r", ("Accept-Language", "xx"))
@@ -88,7 +88,7 @@ def test_safe_methods_let_go_of_nothing(rig: Rig, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
-def test_methods_that_are_refused_let_go_of_nothing(rig: Rig, method: str) -> None:
+def test_refused_methods_invalidate_nothing(rig: Rig, method: str) -> None:
     origin = Origin(rig)
     before = origin.get()
     other = rig.connect(origin.gateway)
@@ -118,7 +118,9 @@ LOCATIONS = {
 
 @pytest.mark.parametrize("field", [b"Location", b"Content-Location"])
 @pytest.mark.parametrize("name", LOCATIONS)
-def test_what_the_answer_names_is_let_go_of_where_it_is_of_the_same_origin(rig: Rig, name: str, field: bytes) -> None:
+def test_a_uri_named_in_the_response_is_invalidated_if_it_has_the_same_origin(
+    rig: Rig, name: str, field: bytes
+) -> None:
     value, gone = LOCATIONS[name]
     origin = Origin(rig, field + b": " + value)
     before = {path: origin.get(path) for path in ("/t", "/s", "/")}
@@ -129,8 +131,8 @@ def test_what_the_answer_names_is_let_go_of_where_it_is_of_the_same_origin(rig: 
     assert origin.get("/t", host="other.test") == elsewhere, "another origin's"
 
 
-def test_nobody_can_flush_by_what_the_gateway_refuses(rig: Rig, tmp_path: Path) -> None:
-    """A 401, 403, 404, 405, 413 or 429 of the gateway itself is no answer of the service."""
+def test_a_request_that_the_gateway_refuses_invalidates_nothing(rig: Rig, tmp_path: Path) -> None:
+    """A 401, 403, 404, 405, 413 or 429 of the gateway itself is not a response of the service."""
     upstream = rig.upstream(Origin(rig).serve)
     keys = KeyStore(tmp_path / "keys.db")
     key = "X-API-Key", keys.create("ada", ["write"], int(time.time()), None)[1]
@@ -149,7 +151,7 @@ def test_nobody_can_flush_by_what_the_gateway_refuses(rig: Rig, tmp_path: Path) 
     )
 
     def ask(method: str, *fields: tuple[str, str], body: bytes | None = None) -> Response:
-        with rig.connect(gateway) as client:  # one that is refused with its body unread is closed
+        with rig.connect(gateway) as client:  # a connection with an unread body is closed
             return client.request(method, "/r", *fields, body=body)
 
     assert ask("POST", body=b"x").status == 201
@@ -166,8 +168,8 @@ def test_nobody_can_flush_by_what_the_gateway_refuses(rig: Rig, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("how", ["refuse", "close", "timeout"])
-def test_a_change_that_nobody_carried_out_lets_go_of_nothing(rig: Rig, how: str) -> None:
-    """502 and 504 are the gateway's: what is stored may be all that is left of the service."""
+def test_a_change_that_was_not_executed_invalidates_nothing(rig: Rig, how: str) -> None:
+    """502 and 504 come from the gateway: the stored response may be all that is left of the service."""
 
     class Gone(Origin):
         def serve(self, conn: Connection) -> None:
@@ -252,7 +254,7 @@ def test_a_post_s_answer_is_kept_unless_its_uri_was_changed_since_it_was_asked(r
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("fields", [[("Connection", "upgrade"), ("Upgrade", "x")], [("Passerelle-Debug", "1")]])
 def test_whatever_else_a_change_asks_for(rig: Rig, fields: list[tuple[str, str]], apart: bool) -> None:
-    """On the route with the cache, or one apart without; a service may pass over an upgrade (RFC 9110 §7.8)."""
+    """On the cached route, or on one without a cache; a service may ignore an upgrade (RFC 9110 §7.8)."""
     origin = Origin(rig)
     routes: list[dict[str, Any]] = [{"path": "/r", "service": "u", "cache": {}}]
     if apart:
@@ -266,8 +268,8 @@ def test_whatever_else_a_change_asks_for(rig: Rig, fields: list[tuple[str, str]]
     assert client.request("GET", "/r").body != before
 
 
-def test_who_has_changed_it_sees_it_at_once(rig: Rig) -> None:
-    """What is let go of is gone before the answer to the change is there."""
+def test_a_change_is_visible_to_its_client_at_once(rig: Rig) -> None:
+    """Responses are invalidated before the response to the change is sent."""
     origin = Origin(rig)
     for _ in range(50):
         before = origin.get()
@@ -296,7 +298,7 @@ def test_the_tags_of_a_route_go_as_well(rig: Rig) -> None:
 @pytest.mark.parametrize("length", [1, 251, 252, 2000])
 @pytest.mark.parametrize("how", ["PUT", "purge", "named"])
 def test_tags_of_any_length_are_purged_by(rig: Rig, length: int, how: str) -> None:
-    """``how``: by a change on another path, by the tag itself, or by one that an answer has named."""
+    """``how``: by a change on another path, by the tag itself, or by a tag named in a response."""
     user, other = "a" * length, "a" * length + "b"
     named = [b"Cache-Tag: name:%b" % user.encode()] if how == "named" else []
     gets = 0
@@ -327,18 +329,18 @@ def test_tags_of_any_length_are_purged_by(rig: Rig, length: int, how: str) -> No
     assert client.request("GET", f"/user/{other}").body == before[other]
 
 
-def test_another_worker_s_memory_is_told(rig: Rig) -> None:
-    """The way from one worker to another is the supervisor's; what it carries is tested here."""
+def test_invalidation_reaches_another_workers_memory(rig: Rig) -> None:
+    """The supervisor carries messages between workers; this test covers their content."""
     origin = Origin(rig, cache={"tags": ["t"]})
     other = Origin(rig, cache={"tags": ["t"]})
-    told: list[tuple[list[bytes], list[bytes]]] = []
+    published: list[tuple[list[bytes], list[bytes]]] = []
     cache = origin.gateway.gateway.context.cache
     assert cache is not None
-    cache.on_invalidated = lambda keys, tags: told.append((list(keys), list(tags)))
+    cache.on_invalidated = lambda keys, tags: published.append((list(keys), list(tags)))
     before = other.get()
     origin.change("PUT")
-    wait_until(lambda: told, "it is told", PATIENCE)
+    wait_until(lambda: published, "the invalidation was published", PATIENCE)
     theirs = other.gateway.gateway.context.cache
     assert theirs is not None
-    rig.loop.call(lambda: theirs.invalidate_local(*told[0]))
+    rig.loop.call(lambda: theirs.invalidate_local(*published[0]))
     assert other.get() != before

@@ -1,4 +1,4 @@
-"""B14, B15: the route, its checks and the upstream all see one path (RFC 3986 §2.2, §5.2.4, §6.2.2; RFC 9110 §7.7)."""
+"""The route, its guards and the upstream see the same path (RFC 3986 §2.2, §5.2.4, §6.2.2; RFC 9110 §7.7)."""
 
 from __future__ import annotations
 
@@ -97,7 +97,10 @@ OPEN_TO_CLOSED = [
 
 
 def resolves_to_closed(target: bytes) -> bool:
-    """What the most lenient upstream makes of it: decode twice, drop parameters, turn backslashes, resolve, merge."""
+    """Whether the most lenient upstream resolves the path to ``/closed``.
+
+    Such an upstream decodes twice, drops parameters, converts backslashes, resolves dot segments and merges slashes.
+    """
     path = target.split(b"?")[0]
     for _ in range(2):
         out, i = bytearray(), 0
@@ -124,8 +127,10 @@ def resolves_to_closed(target: bytes) -> bool:
 
 @pytest.mark.parametrize("target", OPEN_TO_CLOSED)
 def test_what_the_route_decides_is_what_the_upstream_gets(rig: Rig, target: str) -> None:
-    """``/open`` and ``/closed`` have the same upstream; what arrives by the open route must not resolve to ``/closed``
-    for an upstream that resolves once, and what is meant for ``/closed`` goes by the closed route or nowhere."""
+    """A path forwarded by the open route must not resolve to ``/closed``, for an upstream that resolves once.
+
+    Both routes have the same upstream. A path meant for ``/closed`` is forwarded by the closed route or refused.
+    """
     opened, closed = rig.upstream(answering(ok(b"open"))), rig.upstream(answering(ok(b"closed")))
     gateway = rig.gateway(
         {"open": {"targets": [opened.url]}, "closed": {"targets": [closed.url]}},
@@ -140,7 +145,7 @@ def test_what_the_route_decides_is_what_the_upstream_gets(rig: Rig, target: str)
         path = request.target.split(b"?")[0]
         segments = [s.split(b";")[0] for s in path.lower().replace(b"%2e", b".").replace(b"%2f", b"/").split(b"/")]
         assert b".." not in segments, f"a dot segment went upstream by the open route: {path!r}"
-        if b"%25" not in path:  # an escape of an escape is only reached by an upstream that decodes twice
+        if b"%25" not in path:  # only an upstream that decodes twice resolves an escaped escape
             assert not resolves_to_closed(request.target), f"{path!r} reaches /closed by the open route"
 
 

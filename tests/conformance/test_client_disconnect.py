@@ -1,4 +1,4 @@
-"""B18: when the client leaves, whatever was held for it is freed (RFC 9112 §9.5; the rest is policy)."""
+"""When a client disconnects, everything held for it is released (RFC 9112 §9.5; the rest is policy)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support.wire import DEADLINE, wait_until
 def sleeps_unless_fast(conn: Connection) -> None:
     while True:
         if conn.read_request().target != b"/fast":
-            return  # the harness reads on until the gateway closes
+            return  # the harness reads until the gateway closes
         conn.send(ok(b"fast"))
 
 
 def test_the_pool_is_free_again_after_clients_that_left_early(rig: Rig) -> None:
-    """Eight clients on four connections: four wait for the pool, and all are gone before any answer.
+    """Eight clients share four connections: four wait for the pool, and all disconnect before any response.
 
-    (A client that closes with a FIN looks just like one that half-closes and waits: only a RST says that it is gone.)
+    A client that closes with a FIN looks like one that half-closes and waits; only a RST shows that it is gone.
     """
     upstream = rig.upstream(sleeps_unless_fast)
     gateway = rig.forward(upstream, service={"max_connections": 4})
@@ -35,7 +35,7 @@ def test_the_pool_is_free_again_after_clients_that_left_early(rig: Rig) -> None:
     for client in clients[4:]:
         client.send(head("GET", "/slow"))
     wait_until(lambda: in_flight(gateway) == 8, "eight in flight")
-    # Those that wait leave first: else the place of one that leaves would rightly go to one that has not left yet.
+    # The waiters disconnect first; otherwise a released connection would rightly go to a waiter.
     for client in clients[4:]:
         client.reset()
     wait_until(lambda: in_flight(gateway) == 4, "four in flight")
@@ -56,7 +56,7 @@ def test_a_client_that_leaves_after_the_head_frees_the_upstream(rig: Rig, how: s
         conn.read_request()
         conn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\nbegin")
         conn.wait(left)
-        if how == "close":  # only what is written to it tells that such a client is gone
+        if how == "close":  # only a write shows that such a client is gone
             conn.stream(bytes(1 << 20), 900)
 
     upstream = rig.upstream([script, answering(ok(b"next"))])
@@ -86,7 +86,7 @@ def test_a_client_that_stops_reading_holds_bounded_memory_and_then_nothing(rig: 
     client.until(b"\r\n\r\n")
     conn = upstream.connections[0]
     sent = plateau(lambda: conn.sent)
-    # Kernel buffers of two hops are in this figure; without backpressure it would be all of 50 MiB.
+    # The figure includes the kernel buffers of two hops; without backpressure it would be the whole 50 MiB.
     assert sent < 24 << 20, f"{sent} bytes were taken from the upstream for a client that reads nothing"
     client.reset() if how == "reset" else client.close()
     upstream.wait_all_closed(within=2)
@@ -94,7 +94,7 @@ def test_a_client_that_stops_reading_holds_bounded_memory_and_then_nothing(rig: 
 
 
 def plateau(value: Callable[[], int], quiet: float = 0.3) -> int:
-    """The value once it has not changed for ``quiet`` seconds."""
+    """Return the value once it has not changed for ``quiet`` seconds."""
     last, since, end = value(), time.monotonic(), time.monotonic() + 2 * DEADLINE
     while time.monotonic() - since < quiet:
         assert time.monotonic() < end, "it never stops growing"
@@ -105,7 +105,7 @@ def plateau(value: Callable[[], int], quiet: float = 0.3) -> int:
 
 
 def test_a_slow_upstream_holds_back_the_client(rig: Rig) -> None:
-    """Backpressure the other way: an upload to an upstream that does not read stops in bounded buffers."""
+    """Backpressure in the other direction: an upload to an upstream that does not read stops within bounded buffers."""
     go = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -128,7 +128,7 @@ def test_a_slow_upstream_holds_back_the_client(rig: Rig) -> None:
 
     sender = threading.Thread(target=upload, daemon=True)
     sender.start()
-    # The kernel's receive buffers may grow to tens of MiB by themselves (tcp_rmem); the gateway's are 64 KiB or so.
+    # The kernel may grow its receive buffers to tens of MiB (tcp_rmem); those of the gateway are about 64 KiB.
     held = plateau(lambda: sent)
     assert held < 50 << 20, "the whole upload was taken while the upstream read nothing"
     go.set()
@@ -170,7 +170,7 @@ def test_leaving_at_any_point_leaves_nothing_behind(rig: Rig, raw: bytes, how: s
 
 
 def test_a_half_closed_client_still_gets_its_answer(rig: Rig) -> None:
-    """shutdown(SHUT_WR) after the request is not leaving (nc, some HTTP libraries)."""
+    """shutdown(SHUT_WR) after the request is not a disconnect (nc and some HTTP libraries do this)."""
     go = threading.Event()
 
     def script(conn: Connection) -> None:

@@ -1,4 +1,4 @@
-"""B27: a composed answer is one valid JSON document or an honest error, whatever a part does (RFC 8259 §2)."""
+"""A composed response is one valid JSON document or an error, whatever a part does (RFC 8259 §2)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ FAILED: dict[str, bytes | Script] = {
 
 
 def composed(rig: Rig, b: bytes | Script, a: bytes | Script = GOOD, **part: Any) -> tuple[Running, Upstream, Upstream]:
-    """A gateway with /c composed of ``a`` (required) and ``b`` (``part`` holds its settings)."""
+    """A gateway with /c, composed of ``a`` (required) and ``b`` (``part`` holds its settings)."""
     ua = rig.upstream(answering(a) if isinstance(a, bytes) else a)
     ub = rig.upstream(answering(b) if isinstance(b, bytes) else b)
     gateway = rig.gateway(
@@ -91,7 +91,7 @@ def composed(rig: Rig, b: bytes | Script, a: bytes | Script = GOOD, **part: Any)
 
 
 def strict(body: bytes) -> Any:
-    """The document, refusing what JSON does not have."""
+    """Parse the document, refusing what is not JSON."""
 
     def no(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")

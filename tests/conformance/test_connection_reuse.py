@@ -1,4 +1,4 @@
-"""B05: bytes that follow a response never become another client's (RFC 9112 §6.3, §9.2)."""
+"""Bytes that follow a response never reach another client (RFC 9112 §6.3, §9.2)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_surplus_a_moment_later_is_thrown_away_too(rig: Rig, name: str) -> None:
     "raw", [b"junk on idle", SURPLUS, b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", b"\0"]
 )
 def test_unasked_bytes_that_race_with_the_next_request_never_answer_it(rig: Rig, raw: bytes) -> None:
-    """The unasked bytes and the next request are written at the same moment, many times over."""
+    """The unsolicited bytes and the next request are written at the same moment, many times."""
     for _ in range(20):
         go = threading.Event()
 
@@ -95,7 +95,8 @@ def test_unasked_bytes_that_race_with_the_next_request_never_answer_it(rig: Rig,
         assert client.request("GET", "/first").body == b"first"
         go.set()
         response = client.request("GET", "/ok")
-        # Bytes that come after the request was written cannot be told from its answer, unless they are none at all.
+        # Bytes that arrive after the request was written cannot be distinguished from its response, unless they are
+        # malformed.
         if raw is not SURPLUS and b"408" not in raw:
             assert response.status == 200 and response.body == b"right"
         assert response.status in (200, 408, 502)
@@ -120,7 +121,7 @@ def test_an_http_1_0_upstream_is_not_pooled(rig: Rig) -> None:
 
 
 def test_a_response_before_any_request_is_never_given_to_a_client(rig: Rig) -> None:
-    """An upstream that talks first (as other protocols do) is a fault of that connection alone."""
+    """An upstream that sends first, as in other protocols, affects only that connection."""
 
     def talks_first(conn: Connection) -> None:
         conn.send(b"220 mail.example ESMTP\r\n")

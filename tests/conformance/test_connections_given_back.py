@@ -1,4 +1,4 @@
-"""A connection to an instance is given back as it was when it was new, or closed, however its exchange ended."""
+"""A connection to an instance is released in the state of a new one, or closed, however its exchange ended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ROUTES = {"plain": {}, "cached": {"cache": {"ttl": "1m"}}, "compressing": {"comp
 
 
 def test_a_slow_reader_leaves_no_paused_connection_behind(rig: Rig) -> None:
-    """Where the last piece of a response is the one that pauses its connection, the next client's must still be read.
+    """If the last piece of a response pauses its connection, the next response must still be read.
 
-    What the kernel holds for a client that reads nothing differs, so one of these sizes ends just there.
+    Kernel buffers for a client that does not read vary in size, so one of these sizes hits that case.
     """
 
     def script(conn: Connection) -> None:
@@ -54,7 +54,7 @@ EARLY = {
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("route", ROUTES)
 def test_an_upload_that_is_answered_early_keeps_no_place(rig: Rig, route: str, ending: str, early: str) -> None:
-    """The service keeps its side open: only the gateway can end the connection, and it must."""
+    """The service keeps its side open: only the gateway can close the connection, and it must."""
 
     def script(conn: Connection) -> None:
         conn.read_head()
@@ -73,8 +73,8 @@ def test_an_upload_that_is_answered_early_keeps_no_place(rig: Rig, route: str, e
 
 @pytest.mark.parametrize("pieces", [1, 2])
 @pytest.mark.parametrize("route", ROUTES)
-def test_an_early_refusal_says_that_the_connection_ends(rig: Rig, route: str, pieces: int) -> None:
-    """RFC 9112 §9.6: a client that is not told sends its next request into a connection that is closing."""
+def test_an_early_refusal_announces_the_end_of_the_connection(rig: Rig, route: str, pieces: int) -> None:
+    """RFC 9112 §9.6: without ``Connection: close``, the client would send its next request on a closing connection."""
     go = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -95,7 +95,7 @@ def test_an_early_refusal_says_that_the_connection_ends(rig: Rig, route: str, pi
 
 
 def test_an_upload_goes_on_after_the_service_that_answered_early_is_gone(rig: Rig) -> None:
-    """The service stopped reading, so the client was paused; nobody would let it go on but the service."""
+    """The service stopped reading, so the client was paused; nothing but the end of the service resumes it."""
     leave = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -150,7 +150,7 @@ def test_a_client_that_takes_nothing_of_a_response_that_was_cut_off_is_forgotten
 
 @pytest.mark.parametrize("pipelined", [0, 100_000])
 def test_a_silent_stream_is_ended_when_its_client_has_closed(rig: Rig, pipelined: int) -> None:
-    """Whether the client still reads cannot be seen where nothing is written; what it pipelines may hide its FIN."""
+    """Without a write, the gateway cannot see whether the client still reads; pipelined data may hide its FIN."""
 
     def script(conn: Connection) -> None:
         conn.read_request()

@@ -1,6 +1,6 @@
-"""B12: where the gateway keeps, joins or codes bodies, coding, length, tag and bytes agree (RFC 9110 §8.4, §12.5.3).
+"""Where the gateway stores, composes or encodes bodies, coding, length, tag and bytes agree (RFC 9110 §8.4, §12.5.3).
 
-What is passed on alone is in ``test_hidden_transformation.py``.
+Forwarded bodies are covered in ``test_hidden_transformation.py``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def coded(name: str, *fields: bytes) -> bytes:
 
 
 def is_same(answer: Response, name: str, method: str = "GET") -> None:
-    """The answer is what the service sent, octet for octet."""
+    """Whether the response is octet for octet what the service sent."""
     coding, body = FORMS[name]
     assert answer.status == 200
     assert answer.body == (body if method == "GET" else b"")
@@ -67,7 +67,7 @@ def gateway(rig: Rig, script: Any, **route: Any) -> tuple[Upstream, Client]:
 @pytest.mark.parametrize("route", [{"cache": {}}, {"cache": {"ttl": "1m"}}, {"cache": {}, "compress": True}])
 @pytest.mark.parametrize("name", FORMS)
 def test_what_is_stored_is_what_came(rig: Rig, name: str, route: dict[str, Any]) -> None:
-    """Also for who did not ask for that coding: the service says that all get the same (no Vary)."""
+    """Clients that do not accept that coding get it, too: without Vary, the service declares one response for all."""
     upstream, client = gateway(rig, coded(name, FRESH), **route)
     for fields in ((ALL,), (), (("Accept-Encoding", "identity"),), (ALL,)):
         for method in ("GET", "HEAD"):
@@ -83,7 +83,7 @@ def test_what_is_stored_is_what_came(rig: Rig, name: str, route: dict[str, Any])
 
 
 def negotiating(conn: Connection) -> None:
-    """Codes for who accepts gzip, and says that it chooses."""
+    """Encode for clients that accept gzip, and declare the selection in Vary."""
     while True:
         request = conn.read_request()
         fields = [JSON, FRESH, b"Vary: Accept-Encoding"]
@@ -113,7 +113,9 @@ DECODE = {
 
 @pytest.mark.parametrize("cache", [{}, {"cache": {}}])
 @pytest.mark.parametrize("coding", DECODE)
-def test_what_the_gateway_codes_itself_says_so_in_every_field(rig: Rig, coding: str, cache: dict[str, Any]) -> None:
+def test_a_body_that_the_gateway_encodes_is_described_by_every_field(
+    rig: Rig, coding: str, cache: dict[str, Any]
+) -> None:
     plain = ok(LONG, JSON, FRESH, b'ETag: "s"', b"Accept-Ranges: bytes", b"Vary: Origin")
     _, client = gateway(rig, plain, compress=True, **cache)
     for method in ("GET", "HEAD", "GET"):

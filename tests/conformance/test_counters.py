@@ -1,4 +1,4 @@
-"""B26: the gateway's counters are the open work, whatever happened to it (policy)."""
+"""The gateway's counters equal the work in flight, however it ends (policy)."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def upgraded(rig: Rig, gateway: Running) -> Client:
 
 
 def open_work(gateway: Running) -> int:
-    """What the balancer counts for the service."""
+    """Return the requests in flight that the balancer counts for the service."""
     return int(gateway.snapshot()["services"]["u"]["in_flight"])
 
 
 def quiet(gateway: Running) -> None:
-    """Both views are back to nothing, and no connection of the pool is counted twice or lost."""
+    """Whether both views are back at zero, with no pool connection counted twice or lost."""
     settle(gateway)
     wait_until(lambda: open_work(gateway) == 0, "the balancer's counters are back to 0")
 
@@ -106,7 +106,7 @@ def test_an_instance_that_leaves_finishes_its_work_and_comes_back_with_it(rig: R
     other = rig.connect(gateway)
     assert [other.request().body for _ in range(5)] == [b"one"] * 5
     gateway.set_instances("u", one, two)
-    # two still has two open: the next ones go to the instance with none.
+    # "two" still has two requests in flight: the next ones go to the instance with none.
     assert [other.request().body for _ in range(5)] == [b"one"] * 5
     go.set()
     for client in streams:
@@ -182,7 +182,7 @@ def test_every_way_to_end_returns_the_counters(rig: Rig, script: Script, leave: 
 
 
 def quiet_after(gateway: Running, clients: list[Client], leave: bool) -> None:
-    """The counters settle; the clients that stayed leave in the end."""
+    """Wait for the counters to settle; the remaining clients disconnect at the end."""
     if not leave:
         wait_until(lambda: in_flight(gateway) <= len(clients), "no count is above the open work")
         for client in clients:

@@ -1,4 +1,4 @@
-"""B07: a final response that comes while the upload is still running reaches the client (RFC 9112 §9.5, §9.6)."""
+"""A final response that arrives during the upload reaches the client (RFC 9112 §9.5, §9.6)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMITS = {"body": "64MiB"}
 
 
 def upload(client: Client, size: int = SIZE) -> threading.Thread:
-    """Write a body as an ordinary client does: in a thread, until done or until the peer has had enough."""
+    """Write a body in a thread, as an ordinary client does, until done or until the peer stops reading."""
 
     def run() -> None:
         piece = b"x" * 65536
@@ -27,7 +27,7 @@ def upload(client: Client, size: int = SIZE) -> threading.Thread:
             for _ in range(size // len(piece)):
                 client.sock.sendall(piece)
         except OSError:
-            pass  # the gateway stopped reading, as it may
+            pass  # the gateway may stop reading
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -73,7 +73,7 @@ def test_an_early_413_reaches_the_client_whole(rig: Rig, how: str, chunked: bool
 
 
 def test_after_an_early_refusal_the_connection_is_not_left_out_of_step(rig: Rig) -> None:
-    """The client goes on writing the body: none of it may be read as a request."""
+    """The client continues to write the body: no part of it may be read as a request."""
     upstream = rig.upstream([refuse_and("close"), answering(ok())])
     gateway = rig.forward(upstream, limits=LIMITS)
     client = rig.connect(gateway)
@@ -84,7 +84,7 @@ def test_after_an_early_refusal_the_connection_is_not_left_out_of_step(rig: Rig)
         client.send(inner)
         client.rest()
     except OSError:
-        pass  # closed by the gateway, which is as good
+        pass  # closed by the gateway, which is also correct
     with gateway.connect() as other:
         assert other.request("GET", "/ok").status == 200
     assert [r.target for r in upstream.heads] == [b"/up", b"/ok"]
@@ -118,7 +118,7 @@ def test_an_early_200_with_keep_alive_leaves_the_client_in_step(rig: Rig) -> Non
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_held_back_for_an_early_answer_never_ends_up_in_another_request(rig: Rig, chunked: bool) -> None:
-    """The answer waits in the kernel when the last of the body comes, and another client waits for the connection."""
+    """The response is in the kernel when the end of the body arrives, while another client waits for the connection."""
     half, answer, answered = b"x" * 1000, threading.Event(), threading.Event()
 
     def script(conn: Connection) -> None:
@@ -146,7 +146,7 @@ def test_a_body_held_back_for_an_early_answer_never_ends_up_in_another_request(r
     wait_until(lambda: in_flight(gateway) == 2, "a second request waits")
     holding, go = threading.Event(), threading.Event()
 
-    def hold() -> None:  # so that both events are there when the loop looks again, the client's first
+    def hold() -> None:  # both events are pending when the loop polls again, the client's first
         holding.set()
         go.wait(5)
 
@@ -165,7 +165,7 @@ def test_a_body_held_back_for_an_early_answer_never_ends_up_in_another_request(r
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_an_early_answer_of_the_gateway_itself_reaches_a_client_that_only_writes(rig: Rig, chunked: bool) -> None:
-    """Nothing is read by the client until its whole upload is out: a close with unread bytes would lose the answer."""
+    """The client reads nothing until its whole upload is sent: a close with unread bytes would destroy the response."""
     upstream = rig.upstream(answering(ok()))
     gateway = rig.forward(upstream, route={"body": "1MiB"})
     client = rig.connect(gateway)
@@ -194,8 +194,8 @@ def test_a_404_of_the_gateway_during_an_upload_reaches_the_client(rig: Rig) -> N
         assert client.request("GET", "/only").status == 200
 
 
-def test_the_upload_stops_when_nobody_wants_it(rig: Rig) -> None:
-    """After the early answer, the gateway does not go on feeding the upstream, nor read from the client for ever."""
+def test_the_upload_stops_after_an_early_response(rig: Rig) -> None:
+    """The gateway neither continues to feed the upstream nor reads from the client forever."""
 
     def script(conn: Connection) -> None:
         conn.read_head()
@@ -211,7 +211,7 @@ def test_the_upload_stops_when_nobody_wants_it(rig: Rig) -> None:
 
 
 def early(conn: Connection) -> None:
-    """Answers as soon as it has the head, and would go on reading the body."""
+    """Respond as soon as the head is complete, and continue to read the body."""
     conn.read_head()
     conn.send(ok(b"early"))
 

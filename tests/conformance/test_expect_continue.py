@@ -1,4 +1,4 @@
-"""B08: 100-continue neither deadlocks nor leaks nor doubles (RFC 9110 §10.1.1, §15.2)."""
+"""100-continue never deadlocks, leaks or repeats a request (RFC 9110 §10.1.1, §15.2)."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_expect_without_a_body_needs_no_100(rig: Rig) -> None:
 
 
 def test_the_next_request_after_a_refused_expectation_is_read_right(rig: Rig) -> None:
-    """The client keeps its body and goes on with another request, or the gateway has closed: never a mix of the two."""
+    """The client sends no body and continues with another request, or the gateway has closed: never a mix."""
 
     def script(conn: Connection) -> None:
         conn.read_head()
@@ -120,7 +120,7 @@ def test_the_next_request_after_a_refused_expectation_is_read_right(rig: Rig) ->
     assert response.status == 401
     if b"close" in response.all("connection"):
         client.assert_closed()
-    else:  # RFC 9110 §10.1.1: the body's bytes are still owed
+    else:  # RFC 9110 §10.1.1: the body must still follow
         client.send(b"body" + head("GET", "/next"))
         assert client.read_response().body == b"next"
     with gateway.connect() as other:

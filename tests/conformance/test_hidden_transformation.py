@@ -1,4 +1,4 @@
-"""B12, B13: a body's coding and a target's octets pass unchanged (RFC 9110 §7.7, §8.4; RFC 9112 §3.2)."""
+"""The coding of a body and the octets of a target are forwarded unchanged (RFC 9110 §7.7, §8.4; RFC 9112 §3.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""B10: fields of one connection stay there, and Connection cannot remove what the gateway adds (RFC 9110 §7.6.1)."""
+"""Hop-by-hop fields are not forwarded, and Connection cannot remove what the gateway adds (RFC 9110 §7.6.1)."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_names_that_a_cgi_environment_takes_for_others_do_not_pass(rig: Rig, nam
     assert client.request("GET", "/", (name, "forged"), ("X_Own", "kept")).status == 200
     (request,) = upstream.requests
     assert request.get("x_own") == b"kept"
-    assert (b"forged" in request.raw) == (name == "Host_")  # HTTP_HOST_ is no other field's name
+    assert (b"forged" in request.raw) == (name == "Host_")  # HTTP_HOST_ is the name of no other field
 
 
 def test_a_trusted_proxys_chain_is_kept_and_extended(rig: Rig) -> None:
@@ -189,7 +189,7 @@ def test_a_trusted_proxys_chain_is_kept_and_extended(rig: Rig) -> None:
 
 
 def test_via_is_added_to_requests_beside_the_clients_own(rig: Rig) -> None:
-    """RFC 9110 §7.6.3: a gateway must say so in the requests that it forwards; in responses it may, and does not."""
+    """RFC 9110 §7.6.3: a gateway must add Via to forwarded requests; for responses it is optional, and not done."""
     upstream = rig.upstream(answering(ok(b"ok", b"Via: 1.1 inner")))
     client = rig.connect(rig.forward(upstream))
     response = client.request("GET", "/", ("Via", "1.1 outer"))

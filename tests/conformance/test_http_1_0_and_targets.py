@@ -40,7 +40,7 @@ def test_an_http_1_0_client_needs_no_host(rig: Rig) -> None:
 
 
 def test_a_cut_close_delimited_answer_to_http_1_0_is_a_reset_or_cut(rig: Rig) -> None:
-    """With no framing left to say it, only the way of closing tells a 1.0 client that the message is not whole."""
+    """Without framing, only the way of closing shows an HTTP/1.0 client that the message is incomplete."""
     raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
     client = rig.connect(rig.forward(rig.upstream(once(raw, "close")), route={"attempts": 1}))
     client.send(b"GET / HTTP/1.0\r\nHost: gw\r\n\r\n")
@@ -154,7 +154,7 @@ def test_an_empty_line_before_a_request_is_ignored(rig: Rig) -> None:
 def test_an_endless_run_of_empty_lines_is_refused(rig: Rig) -> None:
     client = rig.connect(rig.forward(rig.upstream(answering(ok()))))
     client.sock.settimeout(5)
-    with contextlib.suppress(OSError):  # closed before it was all out
+    with contextlib.suppress(OSError):  # closed before everything was sent
         client.sock.sendall(b"\r\n" * (1 << 20))
     client.rest()
     assert client.closed
@@ -171,10 +171,10 @@ def test_an_endless_run_of_empty_lines_is_refused(rig: Rig) -> None:
         (b"http://[::1]:80/p", b"gw", b"/p", b"[::1]:80"),
     ],
 )
-def test_an_absolute_form_target_goes_by_its_own_authority(
+def test_the_authority_of_an_absolute_form_target_replaces_host(
     rig: Rig, target: bytes, host: bytes, path: bytes, authority: bytes
 ) -> None:
-    """RFC 9112 §3.2.2: the target's authority replaces Host, for routing and upstream alike."""
+    """RFC 9112 §3.2.2: the target's authority replaces Host, for routing and upstream."""
     upstream = rig.upstream(answering(ok()))
     client = rig.connect(rig.forward(upstream))
     client.send(b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")

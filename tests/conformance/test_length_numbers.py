@@ -1,4 +1,4 @@
-"""B02: lengths are ASCII digits and nothing else, whoever sends them (RFC 9110 §8.6, RFC 9112 §6.3, §7.1)."""
+"""Lengths are ASCII digits and nothing else, from clients and services (RFC 9110 §8.6, RFC 9112 §6.3, §7.1)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_request_with_a_bad_chunk_size_is_refused(rig: Rig, name: str) -> None
     refused(client, raw, 400)
     with gateway.connect() as probe:
         assert probe.request("GET", "/probe").status == 200
-    assert [r.target for r in upstream.requests] == [b"/probe"]  # a head may have gone; never a whole request
+    assert [r.target for r in upstream.requests] == [b"/probe"]  # at most an incomplete request was forwarded
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_response_with_a_bad_chunk_size_never_ends_well(rig: Rig, name: str) -
     upstream = rig.upstream([once(bad), answering(ok())])
     gateway = rig.forward(upstream, route={"attempts": 1})
     client = rig.connect(gateway)
-    with contextlib.suppress(Closed):  # if the head had gone out, the client sees a message cut short
+    with contextlib.suppress(Closed):  # if the head was sent already, the client sees a truncated message
         problem(client.request("POST", "/", body=b"x"), 502)
     with gateway.connect() as other:
         assert other.request("GET", "/").body == b"ok"

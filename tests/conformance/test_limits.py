@@ -1,4 +1,4 @@
-"""The limits of heads, targets, bodies, times and connections, each with its status (RFC 9110 §15.5)."""
+"""Limits of heads, targets, bodies, times and connections, each with its status (RFC 9110 §15.5)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_hundred_fields_pass_and_one_more_is_a_431(rig: Rig) -> None:
     upstream = rig.upstream(answering(ok()))
     gateway = rig.forward(upstream)
     client = rig.connect(gateway)
-    assert client.request("GET", "/", *((f"X{i}", "x") for i in range(99))).status == 200  # and Host
+    assert client.request("GET", "/", *((f"X{i}", "x") for i in range(99))).status == 200  # plus Host
     refused(client, head("GET", "/", *((f"X{i}", "x") for i in range(100))), 431)
     assert len(upstream.heads) == 1
 
@@ -56,7 +56,7 @@ def test_a_target_too_long_is_a_414(rig: Rig, size: int) -> None:
 
 
 def test_a_target_of_8000_octets_passes(rig: Rig) -> None:
-    """RFC 9112 §3: 8000 octets at least."""
+    """RFC 9112 §3: at least 8000 octets."""
     upstream = rig.upstream(answering(ok()))
     target = "/" + "x" * 7999
     assert rig.connect(rig.forward(upstream)).request("GET", target).status == 200
@@ -102,7 +102,7 @@ def test_endless_chunk_extensions_and_trailers_are_refused(rig: Rig) -> None:
 
 
 def test_tiny_chunks_cost_no_more_than_their_bytes(rig: Rig) -> None:
-    """One byte a chunk is legal; a body of them must pass and be bounded by what it holds."""
+    """One byte per chunk is legal; such a body must pass, with memory bounded by its payload."""
     body = b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n"
     client = rig.connect(rig.forward(rig.upstream(echo)))
     client.send(head("POST", "/", ("Transfer-Encoding", "chunked")) + body)
@@ -122,7 +122,7 @@ def test_a_head_that_takes_too_long_is_a_408_and_a_close(rig: Rig, raw: bytes) -
 
 @contextmanager
 def dripping(client: Client, piece: bytes) -> Iterator[None]:
-    """``client`` sends ``piece`` every 50 ms for as long as it can."""
+    """Send ``piece`` from ``client`` every 50 ms for as long as possible."""
     stop = threading.Event()
 
     def drip() -> None:
@@ -142,7 +142,7 @@ def dripping(client: Client, piece: bytes) -> Iterator[None]:
 
 
 def test_a_head_that_drips_is_bounded_as_a_whole(rig: Rig) -> None:
-    """A byte now and then must not move the deadline (slowloris)."""
+    """Single bytes must not extend the deadline (slowloris)."""
     client = rig.connect(rig.forward(rig.upstream(answering(ok())), limits={"head_timeout": "300ms"}))
     client.send(b"GET / HTTP/1.1\r\nHost: gw\r\nX: ")
     with dripping(client, b"x"):
@@ -178,7 +178,7 @@ def test_a_body_that_comes_at_the_least_rate_takes_as_long_as_it_takes(rig: Rig,
 
 @contextmanager
 def unread_upload(rig: Rig, **limits: str) -> Iterator[Running]:
-    """A large body on its way to a service that reads nothing for as long as this is open, and then is answered."""
+    """Send a large body to a service that reads nothing while this block is open, and then responds."""
     go = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -198,20 +198,20 @@ def unread_upload(rig: Rig, **limits: str) -> Iterator[Running]:
     assert client.read_response(within=20).body == b"late"
 
 
-def test_a_body_that_nobody_takes_is_not_the_client_s_fault(rig: Rig) -> None:
-    """The service does not read: the gateway stops reading, and the client sends nothing, as it must."""
+def test_a_client_is_not_timed_out_while_the_service_does_not_read(rig: Rig) -> None:
+    """The service does not read: the gateway stops reading, and the client cannot send."""
     with unread_upload(rig, body_timeout="1s"):
         began = time.monotonic()
         wait_until(lambda: time.monotonic() - began > 2.5, "two windows")
 
 
-def test_the_time_of_a_body_begins_anew_when_it_is_read_again(rig: Rig) -> None:
-    """A look at the connections right after a long pause, before the next byte is read, ends nothing."""
+def test_the_body_timeout_restarts_when_reading_resumes(rig: Rig) -> None:
+    """A timeout check right after a long pause, before the next byte is read, ends nothing."""
     with unread_upload(rig) as gateway:
         listener = gateway.gateway._listener
 
         def look() -> bool | None:
-            """Whether the body is still waited for; None while it is read."""
+            """Return whether the rest of the body is still awaited; None while it is read."""
             (connection,) = listener.connections
             if not connection._paused_by:
                 return None

@@ -1,4 +1,4 @@
-"""Large bodies pass through a worker without staying in it: measured from outside, in a process of its own."""
+"""Large bodies pass through a worker without accumulating: measured from outside, on a separate process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GROWTH = 20 << 20
 
 @contextmanager
 def worker(upstream: Upstream) -> Iterator[tuple[int, Callable[[], int]]]:
-    """A gateway that forwards everything; gives its port and what says its resident memory in bytes."""
+    """Start a gateway that forwards everything; yield its port and a function that returns its resident bytes."""
     settings = {
         "listen": "127.0.0.1:0",
         "admin": "off",
@@ -52,7 +52,7 @@ def worker(upstream: Upstream) -> Iterator[tuple[int, Callable[[], int]]]:
 
 
 def drain(wire: Connection | Client, size: int) -> None:
-    """Read ``size`` bytes and forget them."""
+    """Read ``size`` bytes and discard them."""
     size -= len(wire.buffer)
     wire.buffer.clear()
     scratch = bytearray(1 << 20)
@@ -64,7 +64,7 @@ def drain(wire: Connection | Client, size: int) -> None:
 
 
 class Highest:
-    """The highest of what ``value`` says while the block runs."""
+    """Maximum of ``value()`` while the block runs."""
 
     def __init__(self, value: Callable[[], int]) -> None:
         self.value = value
@@ -112,7 +112,7 @@ def test_a_gigabyte_down_grows_the_worker_by_less_than_20_mb(framing: str) -> No
                 if framing == "length":
                     drain(client, SIZE)
                 else:
-                    drain(client, SIZE)  # the chunks' own lines come on top, and are still to be read
+                    drain(client, SIZE)  # the chunk-size lines are additional, and still to be read
                     client.until(b"\r\n0\r\n\r\n", 20)
             assert highest.most - before < GROWTH, f"{(highest.most - before) >> 20} MiB more at the highest"
         upstream.check()

@@ -1,4 +1,4 @@
-"""Messages broken at random: whatever comes in, what goes out is well formed, and one request never becomes two."""
+"""Randomly malformed messages: output is always well formed, and one request never becomes two."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ RESPONSES = [
 
 
 def mutated(rng: random.Random, raw: bytes) -> bytes:
-    """``raw`` with one to three bytes or pieces inserted, removed, replaced, doubled or moved."""
+    """Insert, remove, replace, double or move one to three bytes or pieces of ``raw``."""
     for _ in range(rng.randint(1, 3)):
         at = rng.randrange(len(raw) + 1)
         end = min(len(raw), at + rng.choice([1, 1, 2, 5, 20]))
@@ -72,7 +72,7 @@ def mutated(rng: random.Random, raw: bytes) -> bytes:
 
 
 def answers(client: Client) -> list[int]:
-    """The statuses of everything that the client was answered, each response read strictly as to its head."""
+    """Return the statuses of all responses to the client; the head of each is parsed strictly."""
     rest, statuses = client.rest(), []
     while rest:
         head, mark, rest = rest.partition(b"\r\n\r\n")
@@ -85,20 +85,20 @@ def answers(client: Client) -> list[int]:
         lengths = [line[16:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length: ")]
         assert len(lengths) <= 1
         if rest.startswith(b"HTTP/1.1 "):
-            continue  # an answer to HEAD
+            continue  # a response to HEAD
         if lengths:
             rest = rest[int(lengths[0]) :]
     return statuses
 
 
 def number(request: Request) -> int:
-    """The request ids of one gateway count up."""
+    """Return the number of a request; the request IDs of one gateway count up."""
     return int((request.get("x-request-id") or b"").rpartition(b"-")[2], 16)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_mutated_request_never_becomes_two(rig: Rig, seed: int) -> None:
-    """The upstream reads strictly: a malformed or ambiguous request that was forwarded fails by itself."""
+    """The upstream parses strictly: a malformed or ambiguous request that is forwarded fails the test."""
     rng = random.Random(seed)
     upstream = rig.upstream(answering(ok()))
     gateway = rig.forward(upstream)
@@ -122,14 +122,15 @@ def test_a_mutated_request_never_becomes_two(rig: Rig, seed: int) -> None:
         heads = [r for r in upstream.heads if first < number(r) < last]
         whole = [r for r in upstream.requests if first < number(r) < last]
         first = last
-        # A head may have gone upstream whose body broke its framing: it has no whole request, and at most one goes so.
+        # A head may have been forwarded whose body then broke its framing: at most one such request, and it is
+        # incomplete.
         assert statuses.count(200) <= len(whole) <= len(statuses), (raw, whole, statuses)
         assert len(heads) <= len(whole) + 1, (raw, heads, statuses)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_mutated_response_is_never_passed_on_as_it_is_nor_to_another(rig: Rig, seed: int) -> None:
-    """Each client reads strictly; the next one, on a connection of its own, gets its own answer and nothing else."""
+    """Clients parse strictly. The next client, on a separate connection, gets its own response and nothing else."""
     rng = random.Random(seed)
     state = {"raw": b"", "left": 0}
 
@@ -157,11 +158,11 @@ def test_a_mutated_response_is_never_passed_on_as_it_is_nor_to_another(rig: Rig,
                 client.fill(time.monotonic() + DEADLINE)
                 client.read_response(method, 0.2)
             except Closed:
-                pass  # cut short, as it was
+                pass  # truncated, as upstream
             except WireError as error:
                 raise AssertionError(f"{state['raw']!r} was passed on as {bytes(client.received)!r}") from error
             except AssertionError:
-                assert client.received, f"no answer to {state['raw']!r}"  # a body that does not end: its head came
+                assert client.received, f"no answer to {state['raw']!r}"  # an endless body: its head was received
         with gateway.connect() as other:
             answer = other.request("GET", "/next")
             assert answer.status == 200 and answer.body == b"right", (state["raw"], answer)

@@ -1,4 +1,4 @@
-"""Many clients and a faulty upstream on shared connections: nobody ever gets another's answer or another's body."""
+"""Many clients and a faulty upstream on shared connections: no client ever gets another one's response or body."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ OPERATIONS = 40
 
 
 def faulty(seed: int) -> type[ok]:
-    """Answers with what it was asked, and now and then ends, adds or leaves out something."""
+    """Respond with the content of the request; at random, close early, add bytes or omit some."""
 
     def script(conn: Connection) -> None:
         rng = random.Random(seed * 1000 + conn.index)
         while True:
             fault = rng.randrange(12)
-            if fault == 0:  # an early answer, then the body is read all the same
+            if fault == 0:  # an early response; the body is still read
                 request = conn.read_head()
                 conn.send(ok(b"early " + request.target))
                 if request.all("content-length"):
@@ -61,12 +61,12 @@ def faulty(seed: int) -> type[ok]:
 
 
 def right(target: str, body: bytes, got: bytes) -> bool:
-    """Whether ``got`` answers this request."""
+    """Whether ``got`` is the response to this request."""
     return got in (target.encode() + b"|" + body, b"early " + target.encode())
 
 
 def one_client(gateway: Running, number: int, seed: int, wrong: list[str]) -> None:
-    """Random requests, some of them left in the middle; ``wrong`` takes what must not be."""
+    """Send random requests and abort some of them; ``wrong`` collects violations."""
     rng = random.Random(f"{seed}/{number}")
     client: Client | None = None
     for operation in range(OPERATIONS):
@@ -81,12 +81,12 @@ def one_client(gateway: Running, number: int, seed: int, wrong: list[str]) -> No
                 client.send(head("PUT", target, ("Transfer-Encoding", "chunked")), chunks(body[:4], body[4:]))
             elif kind == 2:
                 client.send(head("POST", target, length=len(body)), body[: len(body) // 2], body[len(body) // 2 :])
-            elif kind == 3:  # gone in the middle of the body
+            elif kind == 3:  # disconnected within the body
                 client.send(head("POST", target, length=len(body)), body[: len(body) // 2])
                 client.reset()
                 client = None
                 continue
-            elif kind == 4:  # gone before the answer
+            elif kind == 4:  # disconnected before the response
                 client.send(head("POST", target, length=len(body)) + body)
                 client.reset()
                 client = None
@@ -110,7 +110,7 @@ def one_client(gateway: Running, number: int, seed: int, wrong: list[str]) -> No
         except WireError as error:
             wrong.append(f"{target}: {error}")
             return
-        except (Closed, OSError):  # cut short, as the upstream's answer was
+        except (Closed, OSError):  # truncated, as the upstream's response
             client.close()
             client = None
     if client is not None:

@@ -1,9 +1,9 @@
-"""However an exchange ends, nothing of it stays held: no place, counter, timer or connection.
+"""However an exchange ends, nothing of it is retained: no slot, counter, timer or connection.
 
 A state machine plays clients and services through a real gateway: every framing of requests on every kind of route;
 early, late, partial, broken and endless responses; clients and services that pause, half-close, reset or stay. At the
-end the clients leave, the services keep their connections open and silent (as a hostile one does), and the gateway must
-come to rest by itself.
+end the clients disconnect, the services keep their connections open and silent (as a hostile one does), and the gateway
+must return to idle by itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BIG = b"b" * 3_000_000
 
 
 def configuration(ports: dict[str, int]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One route of each kind, with short times so that what waits for a time does not wait long."""
+    """One route of each kind, with short timeouts."""
     url = {name: [f"http://127.0.0.1:{port}"] for name, port in ports.items()}
     services = {
         "s": {"targets": url["s"], "max_connections": 6, "retries": {"methods": ["GET"]}},
@@ -52,7 +52,7 @@ def configuration(ports: dict[str, int]) -> tuple[dict[str, Any], list[dict[str,
 
 
 class Service:
-    """A listening socket whose connections do only what the machine says."""
+    """A listening socket whose connections do only what the state machine commands."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -62,7 +62,7 @@ class Service:
         self.heard: dict[int, bytes] = {}
 
     def look(self) -> None:
-        """Accept and read what is there."""
+        """Accept and read what is pending."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 sock, _ = self.listener.accept()
@@ -125,7 +125,7 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class Ends(RuleBasedStateMachine):
-    """Clients and services in any order; what must hold is looked at in :meth:`teardown`."""
+    """Clients and services in any order; :meth:`teardown` checks the invariants."""
 
     rig: Rig
 
@@ -215,24 +215,24 @@ class Ends(RuleBasedStateMachine):
         select.select([], [], [], seconds)
         self._turn()
 
-    # ---- how it is played
+    # ---- helpers
 
     def _client(self, which: int) -> list[socket.socket]:
-        """One of the clients, if there is any."""
+        """Return one of the clients, if there is any."""
         return [self.clients[which % len(self.clients)]] if self.clients else []
 
     def _asked(self) -> list[tuple[Service, socket.socket]]:
-        """The connections on which a service has heard something."""
+        """Return the connections on which a service has received data."""
         services = self.services.values()
         return [(service, sock) for service in services for sock in service.connections if service.heard[id(sock)]]
 
     def _connection(self, which: int) -> list[tuple[Service, socket.socket]]:
-        """One of them, if there is any."""
+        """Return one of these connections, if there is any."""
         asked = self._asked()
         return [asked[which % len(asked)]] if asked else []
 
     def _push(self, sock: socket.socket, data: bytes) -> None:
-        """Write what the socket takes; the rest goes when it takes more."""
+        """Write what the socket accepts; the rest is written when it accepts more."""
         self.backlog[id(sock)] = self.backlog.get(id(sock), b"") + data
         self._flush(sock)
 
@@ -248,7 +248,7 @@ class Ends(RuleBasedStateMachine):
         self.backlog[id(sock)] = data
 
     def _turn(self) -> None:
-        """Let the gateway, and then the services, do what is to be done now."""
+        """Let the gateway, and then the services, handle all pending events."""
         for _ in range(2):
             self.rig.loop.call(lambda: None)
             for service in self.services.values():
@@ -256,7 +256,7 @@ class Ends(RuleBasedStateMachine):
                 for sock in service.connections:
                     self._flush(sock)
 
-    # ---- what must hold
+    # ---- invariants
 
     def teardown(self) -> None:
         if not hasattr(self, "running"):
@@ -279,7 +279,7 @@ class Ends(RuleBasedStateMachine):
         return not self.rig.loop.call(self._held)
 
     def _held(self) -> list[str]:
-        """What the gateway holds although no client is there."""
+        """Return what the gateway retains although no client is connected."""
         gateway = self.running.gateway
         snapshot = gateway.snapshot()
         held = [f"{name}: in flight" for name, route in snapshot["routes"].items() if route["in_flight"]]
@@ -308,7 +308,7 @@ class Ends(RuleBasedStateMachine):
         return held
 
     def _serves(self) -> None:
-        """Every route answers at once, whatever connection it gets."""
+        """Whether every route responds at once, on whatever connection it gets."""
         for path in ("/plain", "/careful"):
             with self.running.connect() as client:
                 client.send(head("GET", path))

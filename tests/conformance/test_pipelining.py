@@ -1,4 +1,4 @@
-"""Pipelined requests are answered in order, and a bad one spoils nothing before it (RFC 9112 §9.3.2)."""
+"""Pipelined requests are answered in order, and a malformed one does not affect those before it (RFC 9112 §9.3.2)."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ def test_an_upgrade_after_pipelined_requests_keeps_the_order(rig: Rig) -> None:
     assert client.exactly(11) == b"tunnel data"
 
 
-def test_pipelined_requests_that_nobody_reads_the_answers_of_are_not_all_taken(rig: Rig) -> None:
-    """A client that writes requests and never reads must not fill the gateway with answers."""
+def test_pipelined_requests_of_a_client_that_does_not_read_are_bounded(rig: Rig) -> None:
+    """A client that writes requests and never reads must not fill the gateway with responses."""
     big = ok(b"x" * 100_000)
 
     def script(conn: Connection) -> None:
@@ -160,7 +160,7 @@ def test_pipelined_requests_that_nobody_reads_the_answers_of_are_not_all_taken(r
         for _ in range(2000):
             client.sock.sendall(head("GET", "/") * 10)
     except TimeoutError:
-        pass  # the gateway stopped reading
+        pass  # the gateway has stopped reading
     taken = -1
     while taken != len(upstream.requests):  # bounded: 2000 * 10 requests at most
         taken = len(upstream.requests)

@@ -1,4 +1,4 @@
-"""B03: a pooled connection that died is noticed, and nothing is executed twice (RFC 9110 §9.2.2, RFC 9112 §9.3.1)."""
+"""A dead pooled connection is detected, and no request is executed twice (RFC 9110 §9.2.2, RFC 9112 §9.3.1)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUNDS = 20
 
 
 def leaves(how: str, after: threading.Event, together: int = 1) -> Script:
-    """Answers one request (once ``together`` of them are there, each on its connection), and closes after ``after``."""
+    """Respond to one request (once ``together`` of them are pending, each on its connection); close after ``after``."""
     barrier = threading.Barrier(together, timeout=5)
 
     def script(conn: Connection) -> None:
@@ -43,7 +43,8 @@ def test_a_post_after_the_upstream_left_runs_once_and_is_answered(rig: Rig, how:
         assert [client.read_response().body for client in clients] == [b"first"] * 3
         leave.set()
         answer = clients[0].request("POST", "/", body=b"0123456789")
-        # The upstream's close and this request cross: it ran once, or (had a byte of it been written) it is a 502.
+        # The close of the upstream and this request cross: the request ran once or, if a byte of it was written, fails
+        # with 502.
         posts = [r for r in upstream.requests if r.method == b"POST"]
         if answer.status == 200:
             assert answer.body == b"second" and [p.body for p in posts] == [b"0123456789"]
@@ -57,9 +58,9 @@ def test_a_post_after_the_upstream_left_runs_once_and_is_answered(rig: Rig, how:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["eof", "reset", "read"])
 def test_two_hundred_rounds_in_which_no_post_runs_twice_and_no_get_fails(rig: Rig, how: str) -> None:
-    """Three GETs fill the pool; then its connections end within milliseconds of the next request: a POST, or a GET.
+    """Three GETs fill the pool; then its connections close within milliseconds of the next request, a POST or a GET.
 
-    ``read``: instead, that request is taken, and its connection ends without an answer.
+    With ``read``, that request is read instead, and its connection closes without a response.
     """
     rng = random.Random(3)
     leave = threading.Event()
@@ -94,7 +95,7 @@ def test_two_hundred_rounds_in_which_no_post_runs_twice_and_no_get_fails(rig: Ri
         time.sleep(rng.uniform(0, 0.004))
         answer = clients[0].request(method, target.decode(), body=None if number % 2 else b"0123456789")
         timer.join()
-        # One race a round: the budget of retries is not for more.
+        # One race per round: the retry budget allows no more.
         wait_until(lambda: all(conn.gone.is_set() or not end.is_set() for conn, end in list(until.items())))
         ran = sum(request.target == target for request in upstream.requests)
         if method == "GET":
@@ -103,7 +104,7 @@ def test_two_hundred_rounds_in_which_no_post_runs_twice_and_no_get_fails(rig: Ri
             assert ran == 1
         else:
             problem(answer, 502)
-            assert ran <= (how == "read")  # what was read may have run, and is not sent again
+            assert ran <= (how == "read")  # a request that was read may have run, so it is not retried
             refused += 1
     assert refused == 100 if how == "read" else refused < 100
 
@@ -116,7 +117,7 @@ def test_a_close_long_before_is_always_noticed(rig: Rig, how: str) -> None:
     assert client.request().body == b"first"
     leave.set()
     assert upstream.connections[0].gone.wait(5)
-    wait_until(lambda: client.request("GET", "/").body == b"second")  # from then on the pool knows
+    wait_until(lambda: client.request("GET", "/").body == b"second")  # from then on, the pool has noticed
     assert client.request("POST", "/", body=b"x").body == b"second"
 
 

@@ -1,4 +1,4 @@
-"""What the gateway says by itself: problem details (RFC 9457), the request id, and who answered (for loopback only)."""
+"""Responses of the gateway itself: problem details (RFC 9457), the request ID, and the instance (for loopback only)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_debug_names_the_instance_to_a_client_on_this_machine(rig: Rig) -> None:
 
 
 def test_names_of_the_gateway_mean_nothing_from_outside(rig: Rig) -> None:
-    """Neither may a client set what only the gateway says upstream, nor an upstream what only the gateway says down."""
+    """A client cannot set the fields that the gateway sends upstream, nor a service those that it sends to clients."""
     upstream = rig.upstream(answering(ok(b"ok", b"Passerelle-Instance: forged", b"Passerelle-Partial: forged")))
     client = rig.connect(rig.forward(upstream))
     response = client.request("GET", "/", ("Passerelle-Consumer", "admin"), ("passerelle-instance", "x"))
@@ -93,7 +93,7 @@ def test_names_of_the_gateway_mean_nothing_from_outside(rig: Rig) -> None:
 
 
 def test_debug_shows_a_trusted_proxys_client_nothing(rig: Rig) -> None:
-    """Behind a trusted proxy the peer is local but the client is not."""
+    """Behind a trusted proxy the peer is local, but the client is not."""
     gateway = rig.forward(rig.upstream(answering(ok())), trusted_proxies=["127.0.0.0/8"])
     client = rig.connect(gateway)
     response = client.request("GET", "/", ("Passerelle-Debug", "1"), ("X-Forwarded-For", "198.51.100.7"))
@@ -117,7 +117,7 @@ def test_bad_input_of_every_kind_leaves_the_gateway_serving(rig: Rig) -> None:
             client.finish()
             client.rest()
         except OSError:
-            pass  # closed before all was out
+            pass  # closed before everything was sent
         assert b"Traceback" not in client.received
     assert rig.connect(gateway).request().status == 200
     assert not [r for r in rig.log.records if r.levelno >= logging.ERROR]

@@ -1,4 +1,4 @@
-"""B11: repeated fields keep their count, order and values, both ways (RFC 9110 §5.3, RFC 6265 §3)."""
+"""Repeated fields keep their number, order and values, in both directions (RFC 9110 §5.3, RFC 6265 §3)."""
 
 from __future__ import annotations
 

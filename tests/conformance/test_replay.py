@@ -1,4 +1,4 @@
-"""B04: a second try carries exactly the same body, or there is no second try (RFC 9110 §9.2.2)."""
+"""A retry sends exactly the same body, or does not take place (RFC 9110 §9.2.2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BIG = hashlib.sha256(b"seed").digest() * (5 * 1024 * 1024 // 32)
 
 
 def digest(conn: Connection) -> None:
-    """Answers each request with the length and digest of the body that it got."""
+    """Respond to each request with the length and digest of its body."""
     while True:
         body = conn.read_request().body
         conn.send(ok(b"%d %s" % (len(body), hashlib.sha256(body).hexdigest().encode())))

@@ -1,4 +1,4 @@
-"""B01: a request with two length signals, or an odd one, never becomes two requests (RFC 9112 §6.1, §6.3, §11.2)."""
+"""A request with two length signals, or an unusual one, never becomes two requests (RFC 9112 §6.1, §6.3, §11.2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.expect import nothing_arrived, refused
 from tests.support.gateways import Rig
 from tests.support.upstream import answering, echo, ok
 
-SMUGGLE = b"0\r\n\r\nX"  # as chunked: an empty body, then the start of another request
+SMUGGLE = b"0\r\n\r\nX"  # read as chunked: an empty body, then the start of another request
 
 
 def post(*lines: bytes, version: bytes = b"HTTP/1.1", body: bytes = SMUGGLE) -> bytes:
@@ -110,7 +110,7 @@ def test_bytes_after_a_chunked_body_are_the_next_request_and_not_part_of_it(rig:
     client.send(post(b"Transfer-Encoding: chunked", body=b"0\r\n\r\nX"))
     assert client.read_response("POST").status == 200
     assert [r.method for r in upstream.requests] == [b"POST"]
-    refused(client, b"\r\n\r\n", 400)  # "X" alone is no request line
+    refused(client, b"\r\n\r\n", 400)  # "X" alone is not a request line
     assert len(upstream.heads) == 1
 
 

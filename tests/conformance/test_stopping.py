@@ -1,4 +1,4 @@
-"""Stopping lets what is under way end, takes nothing new, and leaves nothing open (policy)."""
+"""Shutdown completes requests in flight, accepts no new ones, and leaves nothing open (policy)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.upstream import Connection, answering, ok
 
 
 def new_request(gateway: Running) -> int:
-    """The status of a request on a new connection, 0 if there is none."""
+    """Return the status of a request on a new connection, 0 if there is none."""
     try:
         client = gateway.connect()
     except OSError:

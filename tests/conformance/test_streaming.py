@@ -1,4 +1,4 @@
-"""B17: what the upstream writes reaches the client when it is written, also a byte at a time (latency is policy)."""
+"""Data reaches the client when the upstream writes it, even byte by byte (latency is policy)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_head_and_each_event_arrive_when_they_are_written(rig: Rig, framing:
         assert time.monotonic() - begin < 0.5
         size += len(event)
         if client.buffer == b"\r\n" or framing != "length":
-            client.buffer.clear()  # a chunk's end
+            client.buffer.clear()  # the end of a chunk
     assert size == len(turns) * len(event)
 
 

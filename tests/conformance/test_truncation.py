@@ -1,4 +1,4 @@
-"""B06: a response that was cut short upstream is cut short for the client too (RFC 9112 §8)."""
+"""A response that is truncated upstream is truncated for the client, too (RFC 9112 §8)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_cut_response_never_looks_whole(rig: Rig, name: str, how: str, method:
     gateway = rig.forward(upstream, route={"attempts": 1})
     client = rig.connect(gateway)
     client.send(f"{method} / HTTP/1.1\r\nHost: gw\r\nContent-Length: 0\r\n\r\n".encode())
-    with contextlib.suppress(Closed):  # what a message cut short looks like to a strict reader
+    with contextlib.suppress(Closed):  # how a strict reader sees a truncated message
         problem(client.read_response(method), 502)
     if b" 502 " not in client.received[:20]:
         assert client.wait_closed() in ("eof", "reset")
@@ -57,7 +57,7 @@ def test_a_cut_head_is_a_502(rig: Rig, raw: bytes, how: str) -> None:
 
 
 def reset_after(raw: bytes, seen: threading.Event) -> Script:
-    """Answers with ``raw``, and resets the connection when the client has ``seen`` it."""
+    """Respond with ``raw``, and reset the connection when the client has ``seen`` it."""
 
     def script(conn: Connection) -> None:
         conn.read_request()
@@ -92,8 +92,8 @@ def test_a_close_delimited_response_ended_by_a_close_is_whole(rig: Rig, body: by
 
 
 @pytest.mark.parametrize("coding", [b"identity", b"cow"])
-def test_a_response_with_a_coding_that_says_nothing_ends_with_its_connection(rig: Rig, coding: bytes) -> None:
-    """RFC 9112 §6.3 item 4. Its surplus is body, never the answer to anybody else."""
+def test_a_response_with_an_unknown_transfer_coding_ends_with_its_connection(rig: Rig, coding: bytes) -> None:
+    """RFC 9112 §6.3 item 4: surplus bytes are part of the body, never a response to another request."""
     head = UNTIL_CLOSE[:-2] + b"Transfer-Encoding: " + coding + b"\r\n\r\n"
     upstream = rig.upstream([once(head + b"hello" + ok(b"surplus"), "close"), answering(ok(b"next"))])
     client = rig.connect(rig.forward(upstream, route={"cache": {}}))

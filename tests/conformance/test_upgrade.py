@@ -1,4 +1,4 @@
-"""B16: a protocol switch loses no byte on either side, whenever it came (RFC 9110 §7.8, RFC 6455 §4)."""
+"""A protocol switch loses no byte in either direction, whenever it arrives (RFC 9110 §7.8, RFC 6455 §4)."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_refused_upgrade_is_an_ordinary_response(rig: Rig, status: int) -> Non
 
 
 def test_a_request_smuggled_after_a_refused_upgrade_is_an_ordinary_request(rig: Rig) -> None:
-    """The bytes after a refused upgrade are HTTP again: they pass the router, never straight through."""
+    """The bytes after a refused upgrade are HTTP again: they are routed, never passed through."""
     upstream = rig.upstream(answering(b"HTTP/1.1 426 X\r\nContent-Length: 0\r\n\r\n"))
     gateway = rig.gateway({"u": {"targets": [upstream.url]}}, [{"path": "/ws", "service": "u"}])
     client = rig.connect(gateway)
@@ -165,7 +165,7 @@ def test_a_request_smuggled_after_a_refused_upgrade_is_an_ordinary_request(rig: 
     assert [r.target for r in upstream.heads] == [b"/ws"]
 
 
-def test_a_101_that_nobody_asked_for_is_a_502(rig: Rig) -> None:
+def test_an_unsolicited_101_is_a_502(rig: Rig) -> None:
     upstream = rig.upstream([lambda c: (c.read_request(), c.send(SWITCH))[1], answering(ok(b"next"))])
     client = rig.connect(rig.forward(upstream, route={"attempts": 1}))
     problem(client.request("POST", "/", body=b"x"), 502)
@@ -173,7 +173,7 @@ def test_a_101_that_nobody_asked_for_is_a_502(rig: Rig) -> None:
 
 
 def test_an_upgrade_with_a_body_is_an_ordinary_request(rig: Rig) -> None:
-    """A body and a tunnel would share one stream of bytes, each hop cutting it where it likes."""
+    """A body and a tunnel would share one byte stream, which each hop might split differently."""
     upstream = rig.upstream(answering(ok()))
     client = rig.connect(rig.forward(upstream))
     fields = ("Upgrade", "websocket"), ("Connection", "Upgrade")
@@ -228,7 +228,7 @@ def test_the_end_of_one_side_ends_the_other_and_the_counters_return(rig: Rig, si
     else:
         leave.set()
         client.assert_closed()
-        client.close()  # as a client does then; until it does, the tunnel is half open
+        client.close()  # as clients do; until then, the tunnel is half open
     upstream.wait_all_closed()
     wait_until(lambda: in_flight(gateway) == 0, "in-flight back to 0")
 
@@ -260,6 +260,6 @@ def test_an_upgraded_connection_has_no_idle_timeout_of_http(rig: Rig) -> None:
     client.send(UPGRADE)
     switched(client)
     quiet = threading.Event()
-    quiet.wait(0.4)  # the point is that nothing happens for longer than every timeout of HTTP
+    quiet.wait(0.4)  # idle for longer than every HTTP timeout
     client.send(FRAME)
     assert client.exactly(len(FRAME)) == FRAME

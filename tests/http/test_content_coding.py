@@ -1,4 +1,4 @@
-"""Content codings: which is chosen, what may be coded, and what the fields say afterwards (B12)."""
+"""Content codings: selection, responses that may be encoded, and the adjusted header fields."""
 
 from __future__ import annotations
 

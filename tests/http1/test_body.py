@@ -1,4 +1,4 @@
-"""Bodies: the chunked grammar, in whatever pieces it comes."""
+"""Bodies: the chunked grammar, for input split at arbitrary positions."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_any_split_gives_the_same_payload(chunks: list[bytes], after: bytes, ran
 
 
 @given(st.binary(max_size=60), st.integers(0, 60), st.integers(1, 20))
-def test_a_counted_body_ends_where_it_says(data: bytes, length: int, step: int) -> None:
+def test_a_counted_body_ends_after_its_length(data: bytes, length: int, step: int) -> None:
     decoder = CountedDecoder(length)
     payload = b""
     position = 0

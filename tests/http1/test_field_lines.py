@@ -1,4 +1,4 @@
-"""Field lines: what is one, what is none, and that remembering changes nothing."""
+"""Field lines: valid and malformed lines, and a cache that does not change any result."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_an_expectation_other_than_continue_is_refused() -> None:
 
 
 @pytest.mark.parametrize("table", [REQUEST_FIELDS, RESPONSE_FIELDS])
-def test_what_the_gateway_says_itself_is_dropped_from_others(table: FieldTable) -> None:
+def test_fields_that_only_the_gateway_sets_are_dropped(table: FieldTable) -> None:
     assert table.learn(b"Passerelle-Instance: user-1").role == field_lines.DROPPED
 
 
@@ -150,7 +150,7 @@ def test_a_field_that_always_differs_pushes_out_none_but_itself() -> None:
         kept += line in table.known
         assert len(table.known) <= field_lines.VALUES_REMEMBERED + 1
     assert b"Accept: */*" in table.known
-    # Of so many values few are kept, yet some: a client's that comes again is found sooner or later.
+    # Few of so many values are cached, but some are: a line that a client repeats is cached sooner or later.
     assert 0 < kept < 3 * field_lines.VALUES_REMEMBERED
 
 

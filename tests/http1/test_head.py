@@ -1,4 +1,4 @@
-"""Heads: framing, relaying, and agreement with an independent parser."""
+"""Heads: framing, forwarding, and agreement with an independent parser."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_ambiguous_framing_is_refused(lines: tuple[bytes, ...]) -> None:
 
 
 def test_ambiguous_framing_is_refused_each_time() -> None:
-    """Also after heads with the same lines apart from each other, which are remembered."""
+    """The lines are also refused after valid heads that contain them separately, which caches them."""
     for _ in range(3):
         assert request(b"Host: a", b"Content-Length: 5").content_length == 5
         assert request(b"Host: a", b"Transfer-Encoding: chunked").chunked

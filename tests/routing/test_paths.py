@@ -1,4 +1,4 @@
-"""The canonical form of paths (B14, B15), patterns and templates."""
+"""The canonical form of paths, patterns and templates."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_the_canonical_form_is_stable_and_hides_nothing(path: bytes) -> None:
     assert canonical.startswith(b"/")
     assert re.fullmatch(rb"[!-~]*", canonical)
     assert not set(canonical) & set(b"\\?#")
-    # No reader finds a dot segment: not as it is, not with %2F as a slash, not with parameters cut off.
+    # No parser finds a dot segment: not in the plain path, not with %2F as a slash, not with parameters removed.
     for read in (canonical, canonical.replace(b"%2F", b"/")):
         for segment in read.split(b"/"):
             assert re.split(rb";|%3B", segment)[0] not in (b".", b"..")
@@ -163,7 +163,7 @@ def test_the_spelling_of_escapes_does_not_matter(path: bytes, data: st.DataObjec
     canonical = canonical_or_none(path)
     if canonical is None:
         return
-    # Escape any of the unreserved characters again, in any case: it is the same path.
+    # Escaping any unreserved character again, in any case, yields the same path.
     respelt = b"".join(
         (b"%%%02x" if data.draw(st.booleans()) else b"%%%02X") % octet
         if octet in UNRESERVED
@@ -219,7 +219,7 @@ def test_what_people_write_is_purged_by_in_canonical_form(text: str, canonical: 
 )
 def test_what_is_no_path_is_not_purged_by(text: str, said: str | None) -> None:
     if said is None:
-        assert purged_path(text) == "/%FF%C0"  # octets of an argument that are no UTF-8
+        assert purged_path(text) == "/%FF%C0"  # octets of an argument that are not UTF-8
         return
     with pytest.raises(PatternError) as caught:
         purged_path(text)
@@ -241,7 +241,7 @@ def test_every_path_that_is_asked_for_is_purged_by_itself_and_by_its_beginnings(
 @given(st.text(alphabet="ab./", max_size=20))
 def test_dot_segments_are_removed_as_rfc_3986_does_it(tail: str) -> None:
     path = "/" + tail
-    # The algorithm of §5.2.4, word by word, as the reference.
+    # Reference: the algorithm of §5.2.4, literally.
     rest, output = path, ""
     while rest:
         if rest.startswith("/./"):
@@ -384,5 +384,5 @@ def test_no_parameter_can_change_the_shape_of_a_template(path: bytes, around: li
     filled = Template(text).fill(params)
     assert filled.count(b"/") == len(around)
     assert b"?" not in filled and b"#" not in filled
-    # What is sent is canonical as it is: no dot segment came to be, and nothing is read in two ways.
+    # The forwarded path is canonical: no dot segment has emerged, and no part is ambiguous.
     assert canonical_path(filled) == filled

@@ -1,4 +1,4 @@
-"""The router against a naive reference, and its rules one by one."""
+"""The router, against a naive reference and rule by rule."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_deeper_rest_comes_first() -> None:
     assert find(rules, b"/x").value == "/{r*}"
 
 
-def test_methods_are_told_apart() -> None:
+def test_methods_are_distinguished() -> None:
     rules = [
         rule("/u/{id}", "read", methods="GET"),
         rule("/u/{key}", "write", methods="PUT,DELETE"),
@@ -252,13 +252,13 @@ def test_normal_host(host: bytes, normal: bytes) -> None:
         [rule("/a", host=b"x"), rule("/a", host=b"x")],
     ],
 )
-def test_rules_that_nothing_tells_apart_are_refused(rules: list[RouteRule]) -> None:
+def test_rules_that_match_the_same_requests_are_refused(rules: list[RouteRule]) -> None:
     with pytest.raises(ValueError, match="two rules for"):
         Router(rules)
 
 
 def ambiguous(levels: int) -> list[RouteRule]:
-    """A literal and a parameter at every level, all of them leading on: 2^levels ways for the path /a/a/a…"""
+    """A literal and a parameter at every level, all with children: 2^levels branches for the path /a/a/a…"""
     return [
         rule("".join(f"/{{p{level}}}" if wild else "/a" for level, wild in enumerate(way)))
         for way in product([False, True], repeat=levels)
@@ -276,7 +276,7 @@ def test_the_worst_case_is_what_was_computed() -> None:
     root = router._open[0].root
     asked = count_steps(root)
     assert router.match(b"", GET, b"/a/a/a/a/a/a/b/c").value is None
-    # The refusal searches twice: once for an answer and once for the methods of a 405.
+    # A refusal searches twice: for a match, and for the methods of a 405.
     assert 2**7 <= asked() <= 2 * _worst_case(root)
 
 
@@ -297,7 +297,7 @@ def test_no_rules_match_nothing() -> None:
     assert repr(find([rule("/x", "v")], b"/x")) == "Match('v', {}, ())"
 
 
-# ---- a naive reference: every rule is tried, and the least by a key written down anew wins
+# ---- a naive reference: every rule is tried, and the one with the lowest key wins; the key is written independently
 
 
 def naive_params(pattern: Pattern, path: bytes) -> dict[str, bytes] | None:
@@ -426,7 +426,7 @@ def lookups(count: int) -> Router:
 
 
 def count_steps(root: _TrieNode) -> Callable[[], int]:
-    """Count how many nodes of the trie below ``root`` are asked for a literal from now on."""
+    """Count the nodes of the trie below ``root`` that are searched for a literal from now on."""
     steps = 0
 
     class Counting(dict[bytes, _TrieNode]):
@@ -445,7 +445,7 @@ def count_steps(root: _TrieNode) -> Callable[[], int]:
 
 
 def test_the_steps_of_a_lookup_do_not_grow_with_the_table() -> None:
-    """Counted, not timed; `benchmarks/` times it."""
+    """The steps are counted, not timed; `benchmarks/` measures time."""
     counted = []
     for count in (10, 10_000):
         router = lookups(count)

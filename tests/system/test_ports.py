@@ -59,7 +59,7 @@ def test_reserved_but_not_listening_refuses_and_connections_wait_once_it_listens
 
 
 def test_the_port_of_a_run_just_ended_can_be_taken_again() -> None:
-    """A connection that we closed first is in TIME_WAIT on our port: it must not keep us out."""
+    """A connection in TIME_WAIT on the port, closed by this side first, must not block the port."""
     (sock,) = ports.reserve("127.0.0.1", 0)
     sock.listen()
     address = sock.getsockname()

@@ -40,7 +40,7 @@ def _escape_table() -> dict[bytes, bytes | None]:
 _ESCAPES = _escape_table()
 # Visible ASCII except for what needs closer inspection: escapes, backslashes, a dot after a slash; "?" and "#" end a
 # path. The quantifiers are possessive ("*+"), so a path that does not match is scanned only once. It is one expression,
-# because `b"/." in path` alone takes longer (0.2 of 0.33 us on CPython 3.11).
+# because a separate `b"/." in path` would take 0.2 us, more than the whole match.
 _CLEAN = re.compile(rb"/[!\"$&-\-/->@-\[\]-~]*+(?:(?<!/)\.[!\"$&-\-/->@-\[\]-~]*+)*+").fullmatch
 _FORBIDDEN = re.compile(rb"[^!-~]|[\\?#]").search
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")

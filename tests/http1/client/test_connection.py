@@ -1,4 +1,4 @@
-"""The upstreams' side, against a server of plain sockets."""
+"""Upstream connections, against a server of plain sockets."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ SECONDS = 20.0
 HEAD = b"POST /up HTTP/1.1\r\nHost: u\r\nContent-Length: 1000000\r\n\r\n"
 
 
-class Asked:
-    """Keeps what it is told."""
+class RecordingReceiver:
+    """A receiver that records its events."""
 
     method = b"POST"
 
     def __init__(self) -> None:
         self.status = 0
         self.body = b""
-        self.told: list[str] = []
+        self.events: list[str] = []
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         self.status = head.status
         self.body += data
-        self.told.append("whole" if complete else "head")
+        self.events.append("whole" if complete else "head")
 
     def on_data(self, data: bytes) -> None:
         self.body += data
 
     def on_end(self) -> None:
-        self.told.append("end")
+        self.events.append("end")
 
     def on_failure(self, failure: Failure) -> None:
-        self.told.append(failure.kind.name)
+        self.events.append(failure.kind.name)
 
     def on_upstream_paused(self) -> None: ...
 
@@ -52,7 +52,7 @@ class Asked:
 
 
 class Owner:
-    """Who is told that a connection is free again, or lost."""
+    """An owner that records the release and the loss of a connection."""
 
     def __init__(self) -> None:
         self.released = 0
@@ -67,19 +67,19 @@ class Owner:
 
 def wait_for_reset(descriptor: int) -> None:
     poll = select.poll()
-    poll.register(descriptor, 0)  # errors and hang-ups are always told
+    poll.register(descriptor, 0)  # errors and hang-ups are always reported
     assert poll.poll(SECONDS * 1000), "no reset came"
 
 
-async def answer_then_reset(answer: bytes) -> tuple[Asked, Owner]:
-    """An upload whose next piece is written when the answer and the reset are there, but were not yet seen."""
+async def answer_then_reset(answer: bytes) -> tuple[RecordingReceiver, Owner]:
+    """Continue an upload after the response and the reset have arrived, but before either was noticed."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        asked, owner = Asked(), Owner()
+        receiver, owner = RecordingReceiver(), Owner()
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: UpstreamConnection(cast(ConnectionPool, owner)), *server.getsockname()
         )
         instance, _ = server.accept()
-        connection.send(cast(Any, asked), HEAD, False)
+        connection.send(cast(Any, receiver), HEAD, False)
         instance.settimeout(SECONDS)
         assert instance.recv(len(HEAD), socket.MSG_WAITALL) == HEAD
         instance.sendall(answer)
@@ -87,15 +87,15 @@ async def answer_then_reset(answer: bytes) -> tuple[Asked, Owner]:
         instance.close()
         transport = cast(asyncio.Transport, connection._transport)
         wait_for_reset(transport.get_extra_info("socket").fileno())
-        connection.poll = lambda _: []  # as if they had come after this look
+        connection.poll = lambda _: []  # as if they had arrived after this poll
         connection.send_body(b"x" * 1000)
         await asyncio.wait_for(owner.gone.wait(), SECONDS)
-        return asked, owner
+        return receiver, owner
 
 
 @pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop])
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "events"),
     [
         (b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nsmall", ["whole"]),
         (b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 5\r\n\r\nsmall", ["whole"]),
@@ -106,12 +106,12 @@ async def answer_then_reset(answer: bytes) -> tuple[Asked, Owner]:
     ],
 )
 def test_an_answer_before_a_reset_is_read_though_a_write_failed_first(
-    answer: bytes, told: list[str], new_loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+    answer: bytes, events: list[str], new_loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "REMAINING_BYTES", 128)
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        asked, owner = runner.run(answer_then_reset(answer))
-    assert asked.told == told
+        receiver, owner = runner.run(answer_then_reset(answer))
+    assert receiver.events == events
     assert owner.released == 0
-    if told[-1] in ("whole", "end"):
-        assert (asked.status, asked.body) == (413, answer.partition(b"\r\n\r\n")[2])
+    if events[-1] in ("whole", "end"):
+        assert (receiver.status, receiver.body) == (413, answer.partition(b"\r\n\r\n")[2])

@@ -1,4 +1,4 @@
-"""A client that repeats its header section is answered as one that sends it for the first time."""
+"""A repeated header section is handled like one that arrives for the first time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIRST = b"GET /first HTTP/1.1"
 
 
 class Handler:
-    """Notes what it is asked, and answers at once."""
+    """A handler that records requests and responds at once."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes, bytes | None, bool]] = []
@@ -45,12 +45,12 @@ class Client:
         self.clock = Clock()
         self.listener = Listener(self.handler, limits or ListenerLimits(), self.clock)
         self.connection = ClientConnection(self.listener)
-        self.wire = Wire(1 << 30)  # its peer takes all there is
+        self.wire = Wire(1 << 30)  # its peer reads everything
         self.wire.connection = self.connection
         self.connection.connection_made(cast(asyncio.BaseTransport, self.wire))
 
     def send(self, *pieces: bytes) -> bytes:
-        """What comes back for these bytes."""
+        """Return the response to these bytes."""
         before = len(self.wire.taken)
         for piece in pieces:
             self.connection.data_received(piece)
@@ -58,13 +58,13 @@ class Client:
 
 
 def both(data: bytes, limits: ListenerLimits | None = None) -> tuple[Client, Client]:
-    """``data`` sent to a connection that has had a request with ``SECTION``, and to one that has had none."""
+    """Send ``data`` on a connection after a request with ``SECTION``, and on a new connection."""
     known, fresh = Client(limits), Client(limits)
     known.send(FIRST + b"\r\n" + SECTION + b"\r\n\r\n")
     known.wire.taken = b""
     known.handler.asked.clear()
     known.handler.heads.clear()
-    # The same bytes in two pieces: the second connection must put them together, so nothing is compared as a whole.
+    # The second connection receives the same bytes in two pieces, so it cannot compare them as a whole.
     fresh.send(data[:1], data[1:])
     known.send(data)
     return known, fresh
@@ -113,12 +113,12 @@ LINES = st.one_of(
 @example(b"GET /a HTTP/1.1\r\nHost: other.example")
 @example(b"GET /a HTTP/1.1\r\nX: y\r\n\r\nGET /b HTTP/1.1")
 @example(b"POST /a HTTP/1.1\r\nContent-Length: 15\r\n\r\nGET /b HTTP/1.1")
-def test_any_line_before_the_same_section_is_told_as_on_a_new_connection(line: bytes) -> None:
+def test_any_request_line_before_the_same_section_is_handled_as_on_a_new_connection(line: bytes) -> None:
     known, fresh = both(line + b"\r\n" + SECTION + b"\r\n\r\n")
     assert known.handler.asked == fresh.handler.asked
     assert known.wire.taken == fresh.wire.taken
     assert known.wire.closing == fresh.wire.closing
-    # Both are in the same state: what comes next is told alike too.
+    # Both connections are in the same state: further bytes have the same effect.
     if not known.wire.closing:
         after = b"GET /after HTTP/1.1\r\nHost: b.example\r\n\r\n"
         assert known.send(after) == fresh.send(after)
@@ -164,7 +164,7 @@ def test_a_head_over_the_limit_is_refused_also_when_all_but_its_line_is_known() 
     assert known.handler.asked == []
 
 
-def test_draining_says_so_in_the_answer_and_ends_the_connection() -> None:
+def test_draining_announces_and_closes_the_connection() -> None:
     client = Client()
     client.send(FIRST + b"\r\n" + SECTION + b"\r\n\r\n")
     client.listener.draining = True

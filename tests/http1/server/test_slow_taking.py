@@ -1,4 +1,4 @@
-"""Clients that take their answers slowly, or not at all: what is held for them, and how long they are waited for."""
+"""Clients that read slowly or not at all: the memory held for them, and their timeouts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GET = b"GET /%b HTTP/1.1\r\nHost: shop.example\r\n\r\n"
 
 
 class Handler:
-    """Answers as the test says."""
+    """A handler that responds as the test demands."""
 
     def __init__(self, answer: Callable[[ClientConnection, bytes], None]) -> None:
         self.asked: list[bytes] = []
@@ -37,7 +37,7 @@ class Handler:
 
 
 class Client:
-    """A connection that is answered by ``answer(connection, target)``, and whose peer takes ``room`` bytes."""
+    """A connection handled by ``answer(connection, target)``, whose peer reads ``room`` bytes."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Client:
         self.start = self.listener.clock.now
 
     def look(self, seconds: float) -> None:
-        """The time is ``seconds`` after the start, and connections are looked at."""
+        """Set the time to ``seconds`` after the start, and check the timeouts of all connections."""
         self.listener.clock.now = self.start + seconds
         self.connection.check_time(self.start + seconds)
 
@@ -67,7 +67,7 @@ BODY = bytes(range(256)) * 8192  # 2 MiB
 
 
 def ready(connection: ClientConnection, target: bytes) -> None:
-    """Answers as the short way of a hit does."""
+    """Respond as the fast path for a cache hit does."""
     head = HEAD % len(BODY) + b"\r\n"
     assert connection.send_ready(head + BODY, len(BODY))
 
@@ -101,12 +101,12 @@ def test_a_client_that_takes_nothing_more_of_a_long_answer_is_cut_off() -> None:
 
 
 def stored(connection: ClientConnection, target: bytes) -> None:
-    """Answers as the cache does."""
+    """Respond as the cache does."""
     connection.send_stored(HEAD % len(BODY), BODY)
 
 
 def short(connection: ClientConnection, target: bytes) -> None:
-    """Answers with the target."""
+    """Respond with the target."""
     connection.send_stored(HEAD % len(target), target)
 
 
@@ -114,7 +114,7 @@ WHOLE = HEAD % len(BODY) + b"\r\n" + BODY
 
 
 def take_all(client: Client) -> bytes:
-    """What the peer has when it has taken all there is."""
+    """Read everything, and return what the peer has received."""
     while client.wire.unsent:
         client.wire.take(100_000)
     return client.wire.taken
@@ -185,7 +185,7 @@ def test_nothing_is_written_to_a_client_that_is_gone() -> None:
     client.connection.data_received(GET % b"a")
     client.wire.take(300_000)
     client.wire.unsent.clear()
-    client.wire.closing = True  # from here on a write fails the test
+    client.wire.closing = True  # any later write fails the test
     client.connection.connection_lost(None)
     client.connection.resume_writing()
     assert client.handler.asked == [b"/a"]
@@ -195,7 +195,7 @@ def test_nothing_more_is_written_once_a_write_has_failed() -> None:
     client = Client(stored)
     client.connection.data_received(GET % b"a")
     client.wire.unsent.clear()
-    client.wire.closing = True  # from here on a write fails the test
+    client.wire.closing = True  # any later write fails the test
     client.connection.resume_writing()
     client.connection.connection_lost(ConnectionResetError())
     assert (client.wire.taken, client.wire.unsent) == (b"", [])
@@ -215,7 +215,7 @@ def test_a_client_that_takes_none_of_a_stored_body_is_cut_off_and_a_slow_one_is_
 
 
 def test_after_close_notify_all_of_it_is_written_at_once() -> None:
-    """TLS closes then, behind what was written before."""
+    """TLS then closes after the data that was written before."""
     client = Client(stored, secure=True)
     client.connection.data_received(GET % b"a")
     client.wire.take(1000)

@@ -94,7 +94,7 @@ class ConnectionPool:
         if tls is None:
             self._type, self._options = UpstreamConnection, {}
         else:
-            # Imported here, so that a gateway without TLS upstreams does not load it.
+            # Imported here, so that a gateway without TLS upstreams does not load the module.
             from passerelle.http1.client.tls import TlsUpstreamConnection
 
             self._type, self._options = TlsUpstreamConnection, tls.options(self._host)
