@@ -23,9 +23,9 @@ def test_run_wait_refuse() -> None:
         gate.leave()
     with pytest.raises(RuntimeError, match="abandoned"):
         gate.abandon()
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="limit of at least 1"):
         AdmissionQueue(0, 1)
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="max_waiting of at least 0"):
         AdmissionQueue(1, -1)
 
 

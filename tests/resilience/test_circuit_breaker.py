@@ -116,7 +116,7 @@ def test_requests_from_another_period_say_nothing() -> None:
     [{"threshold": 0.0}, {"threshold": 1.1}, {"minimum": 0}, {"probes": 0}, {"open_for": 0.0}, {"open_for": 61.0}],
 )
 def test_settings_that_cannot_work(settings_: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="a breaker"):
+    with pytest.raises(ValueError, match="a circuit breaker"):
         BreakerSettings(**settings_)  # type: ignore[arg-type]
 
 
