@@ -28,9 +28,9 @@ drain       the instance takes no new requests; ``resume`` reverts that
 Slow start: when an instance comes up, the effective part of its weight grows from a tenth to all of it within
 ``slow_start`` seconds (10).
 
-Panic: when at most ``panic`` of the instances are up (default 0: none), instances that are down or ejected but have
-been up before are used as if they were up, because a try is no worse than a refusal. With None there is no panic. An
-instance that has never passed a probe is not used even then.
+Panic: when at most ``panic`` of the instances are up (default 0: none), the others that have been up before are used as
+if they were up, unless they drain, because a try is no worse than a refusal. With None there is no panic. An instance
+that has never passed a probe is not used even then.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ _STATUS = {
     HealthState.DRAINING: Status.DRAINING,
 }
 
-# Where an instance has been up before, panic mode admits it in these states.
-_ADMITTED_IN_PANIC = frozenset({HealthState.JOINING, HealthState.DOWN, HealthState.EJECTED})
+# In panic, instances in these states are used if they have been up before.
+_USED_IN_PANIC = frozenset({HealthState.JOINING, HealthState.DOWN, HealthState.EJECTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,7 @@ class ServiceHealth:
         panicking = self.in_panic_mode
         instances: dict[str, Any] = {}
         for key, record in self._records.items():
-            panicked = panicking and record.known and record.state in _ADMITTED_IN_PANIC
+            panicked = panicking and record.known and record.state in _USED_IN_PANIC
             instances[key] = {
                 "state": record.state.value,
                 "status": (Status.UP if panicked else _STATUS[record.state]).name,
