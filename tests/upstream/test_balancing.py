@@ -371,7 +371,9 @@ def _set_instances(gateway: Running, specs: list[dict[str, Any]]) -> None:
 
 
 def test_attempts_at_instances_that_turn_out_to_be_down_do_not_count(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_request, "VERDICT", 1.0)  # the time in which the test acts as the supervisor
+    monkeypatch.setattr(
+        upstream_request, "HEALTH_REPORT_WAIT", 1.0
+    )  # the time in which the test acts as the supervisor
     alive = threading.Event()
 
     def script(conn: Connection) -> None:

@@ -204,6 +204,29 @@ def test_many_waiting_requests_that_fail_at_once_are_all_settled(rig: Rig, what:
     assert concurrency(gateway) == {"limit": 1, "running": 0, "waiting": 0}
 
 
+def test_requests_of_forward_auth_do_not_count(rig: Rig) -> None:
+    upstream, release = held(rig)
+    routes: list[dict[str, Any]] = [
+        {"path": "/auth", "service": "u"},
+        {"path": "/guarded", "service": "v", "forward_auth": {"service": "u", "path": "/check", "timeout": "30s"}},
+    ]
+    services = {"u": {"targets": [upstream.url], **ONE}, "v": {"targets": [rig.upstream(answering(ok(b"in"))).url]}}
+    gateway = rig.gateway(services, routes)
+    first, second, guarded = (rig.connect(gateway) for _ in range(3))
+    first.send(head("GET", "/auth"))
+    wait_for(gateway, running=1)
+    second.send(head("GET", "/auth"))
+    wait_for(gateway, waiting=1)
+    guarded.send(head("GET", "/guarded"))
+    upstream.wait_requests(2, 20)
+    assert {request.target for request in upstream.requests} == {b"/auth", b"/check"}
+    assert concurrency(gateway) == {"limit": 1, "running": 1, "waiting": 1}
+    release.set()
+    assert guarded.read_response(within=20).body == b"in"
+    assert [client.read_response(within=20).status for client in (first, second)] == [200, 200]
+    settle(gateway, 20)
+
+
 def test_a_reload_keeps_the_limit_unless_its_settings_change(rig: Rig) -> None:
     upstream, release = held(rig)
     gateway = rig.forward(upstream, service=ONE)

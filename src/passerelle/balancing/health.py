@@ -45,8 +45,8 @@ from passerelle.balancing.instance import Instance, Status, set_status, set_weig
 
 VERSION = 1  # of the snapshot
 FAILURES = 5  # requests in a row
-RELIEF = 1.0  # seconds between two ejections that end because of overload
-STEPS = 10  # of slow start: each one rebuilds the tuples of the policies
+RELIEF_INTERVAL = 1.0  # seconds between two ejections that end because of overload
+SLOW_START_STEPS = 10  # of slow start: each one rebuilds the tuples of the policies
 
 
 class HealthState(enum.Enum):
@@ -185,7 +185,7 @@ class ServiceHealth:
         """End the ejection that is due first: a request was refused because all instances that are up are full."""
         changes: list[HealthChange] = []
         ejected = [(record.ejected_until, key) for key, record in self._records.items() if self._ejected(record)]
-        if ejected and now >= self._last_relief + RELIEF:
+        if ejected and now >= self._last_relief + RELIEF_INTERVAL:
             self._last_relief = now
             self._transition(min(ejected)[1], HealthEvent.SERVED, now, changes)
         return self._end_ejections(now, changes)
@@ -216,7 +216,9 @@ class ServiceHealth:
             if record.state is HealthState.EJECTED:
                 times.append(record.ejected_until)
             elif record.state is HealthState.UP and self._share(record, now) < 1.0:
-                times.append(record.since + (self._slow_start_steps(record, now) + 1) * settings.slow_start / STEPS)
+                times.append(
+                    record.since + (self._slow_start_steps(record, now) + 1) * settings.slow_start / SLOW_START_STEPS
+                )
         return max(now, min(times)) if times else None
 
     def state(self, key: str) -> HealthState | None:
@@ -281,11 +283,11 @@ class ServiceHealth:
     def _share(self, record: _HealthRecord, now: float) -> float:
         if record.state is not HealthState.UP or self._settings.slow_start <= 0:
             return 1.0
-        return min(max(self._slow_start_steps(record, now), 1), STEPS) / STEPS
+        return min(max(self._slow_start_steps(record, now), 1), SLOW_START_STEPS) / SLOW_START_STEPS
 
     def _slow_start_steps(self, record: _HealthRecord, now: float) -> int:
         """Return the completed steps of slow start. A step is complete at the very time that next_change() returned."""
-        return floor((now - record.since) / self._settings.slow_start * STEPS + 1e-6)
+        return floor((now - record.since) / self._settings.slow_start * SLOW_START_STEPS + 1e-6)
 
     def _may_eject(self) -> bool:
         members = self._members()

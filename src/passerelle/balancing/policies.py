@@ -29,7 +29,7 @@ from passerelle.balancing.instance import Instance, LoadMetric, Status
 
 Random = Callable[[], float]  # uniform in [0, 1), like random.random
 
-DRAWS = 8  # pairs tried before a full scan; with a third of the instances excluded, all fail once in 43 million
+MAX_DRAWS = 8  # pairs tried before a full scan; with a third of the instances excluded, all fail once in 43 million
 
 
 class PickerNode(Protocol):
@@ -333,7 +333,7 @@ class PowerOfTwo(Policy):
         if not exclude:
             a, b = self._draw()
             return a if a.load <= b.load else b
-        for _ in range(DRAWS):
+        for _ in range(MAX_DRAWS):
             left = [instance for instance in self._draw() if instance not in exclude]
             if left:
                 return left[0] if len(left) == 1 or left[0].load <= left[1].load else left[1]

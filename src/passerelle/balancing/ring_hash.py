@@ -28,7 +28,7 @@ from passerelle.balancing.policies import Policy, Random
 
 POINTS = 40  # a multiple of 8, the number of points from one digest
 BOUND = 1.25
-PLACES = 32  # positions tried before a full scan; with half of all instances down, all fail once in four billion
+MAX_POSITIONS = 32  # positions tried before a full scan; with half of all instances down, all fail once in four billion
 
 _MASK = (1 << 64) - 1
 
@@ -110,7 +110,7 @@ class BoundedHash(Policy):
         position = ring_position(key) if key is not None else int(self._random() * 2**64)
         cells = self._cells
         shift = self._shift
-        for _ in range(PLACES):
+        for _ in range(MAX_POSITIONS):
             chosen = cells[position >> shift]
             # in_flight + 1 <= ceil(bound * weight), without the ceil
             if chosen.up and chosen.in_flight * chosen.unit < bound and (not exclude or chosen not in exclude):
