@@ -1,4 +1,4 @@
-"""B26: counters equal the work that is really open, whatever happens to members meanwhile."""
+"""Counters equal the requests in flight, whatever happens to the members meanwhile."""
 
 import random
 from collections import Counter
@@ -28,7 +28,7 @@ NAMES = [f"i{number}" for number in range(6)]
 
 
 class Traffic(RuleBasedStateMachine):
-    """Random traffic over a random tree, while instances join, leave, come back, fail and change weight."""
+    """Random requests over a random tree, while instances join, leave, return, fail and change their weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def test_release_without_acquire_is_refused() -> None:
     assert instance.in_flight == 0
 
 
-def test_removed_and_added_again_starts_from_what_is_open() -> None:
+def test_an_instance_that_returns_keeps_its_count() -> None:
     roster = Roster()
     node = LeastLoaded()
     both = [InstanceConfig("u1", "h:1"), InstanceConfig("u2", "h:2")]
@@ -158,7 +158,7 @@ def test_removed_and_added_again_starts_from_what_is_open() -> None:
     node.replace(roster.replace(both[:1]))
     assert roster.leaving == [u2]
     assert u2.status is Status.DRAINING
-    release(u2, True, 0.1)  # one of its streams ends while it is no member
+    release(u2, True, 0.1)  # a stream ends while its instance is removed
     assert roster.forget_idle() == []
     node.replace(roster.replace(both))
     assert roster.instances[1] is u2
@@ -168,8 +168,8 @@ def test_removed_and_added_again_starts_from_what_is_open() -> None:
     assert {node.pick() for _ in range(2)} == set(roster.instances)
 
 
-def test_new_instance_takes_the_next_after_a_reload_with_work_open() -> None:
-    """B26: ten on u1 and u2, then u3 joins empty: the next ones are its."""
+def test_a_new_instance_takes_the_next_requests_after_a_reload() -> None:
+    """Ten requests are in flight on u1 and u2, then u3 joins without any: u3 gets the next requests."""
     roster = Roster()
     node = LeastLoaded(roster.replace([InstanceConfig("u1", "h:1"), InstanceConfig("u2", "h:2")]))
     for _ in range(10):
@@ -189,8 +189,8 @@ def test_new_instance_takes_the_next_after_a_reload_with_work_open() -> None:
     assert [instance.in_flight for instance in roster.instances] == [5, 5, 4]
 
 
-def test_refused_connections_leave_no_count() -> None:
-    """B26: u2 refuses during 20 requests; each failure is settled and retried on the other."""
+def test_refused_connections_do_not_count() -> None:
+    """u2 refuses connections during 20 requests; each failure is settled and retried at the other instance."""
     node = LeastLoaded([Instance("u1"), Instance("u2")])
     u1, u2 = node.members
     refused = 0
@@ -220,7 +220,7 @@ def test_same_name_on_another_port_is_another_instance() -> None:
     assert roster.forget_idle() == []
 
 
-def test_a_new_node_takes_over_and_the_old_one_lets_go() -> None:
+def test_an_instance_moves_to_a_new_node() -> None:
     members = [Instance(str(number)) for number in range(3)]
     old = BoundedHash(members)
     acquire(members[0])
@@ -236,7 +236,7 @@ def test_a_new_node_takes_over_and_the_old_one_lets_go() -> None:
     assert picked == set(members[1:])
 
 
-def test_streak_counts_failures_in_a_row() -> None:
+def test_the_streak_counts_failures_in_a_row() -> None:
     instance = Instance("a")
     streaks = []
     for ok in (False, False, None, False, True, False):

@@ -1,4 +1,4 @@
-"""Zones: shares by weight, priority and health; a group is a node and its status is its best child's."""
+"""Groups of zones: shares by weight, priority and health; the status is that of the best child."""
 
 import random
 from collections import Counter
@@ -25,8 +25,8 @@ def parts(node: PickerNode, picks: int = PICKS) -> dict[str, float]:
     return {name: count / picks for name, count in counts.items()}
 
 
-def test_founding_design_five_and_five_in_turn() -> None:
-    """Two balancers of five each, in turn: ten requests reach all ten."""
+def test_two_groups_of_five_take_turns() -> None:
+    """Two policies of five instances each take turns: ten requests reach all ten instances."""
     users, more = zone("a", 5), zone("b", 5)
     both = Group([(users, 1.0), (more, 1.0)], random=random.Random(1).random)
     names = [chosen.name for _ in range(20) if (chosen := both.pick()) is not None]
@@ -34,13 +34,13 @@ def test_founding_design_five_and_five_in_turn() -> None:
 
 
 def test_shares_by_weight() -> None:
-    # a schedule is exact to a turn or two, so epsilon is small
+    # a schedule is exact to a turn or two, so the tolerance is small
     assert parts(Group([(zone("a", 4), 3.0), (zone("b", 4), 1.0)])) == pytest.approx({"a": 0.75, "b": 0.25}, abs=0.001)
 
 
 @pytest.mark.parametrize(
     ("up", "share"),
-    [(4, 1.0), (3, 1.0), (2, 0.7), (1, 0.35), (0, 0.0)],  # the table in the module's docstring
+    [(4, 1.0), (3, 1.0), (2, 0.7), (1, 0.35), (0, 0.0)],  # the table in the docstring of the module
 )
 def test_priority_spills_as_health_falls(up: int, share: float) -> None:
     first, second = zone("a", 4), zone("b", 4)
@@ -50,7 +50,7 @@ def test_priority_spills_as_health_falls(up: int, share: float) -> None:
     got = parts(node)
     assert got.get("a", 0.0) == pytest.approx(share, abs=0.001)
     assert got.get("b", 0.0) == pytest.approx(1 - share, abs=0.001)
-    # and back again
+    # and back
     for instance in first.members:
         set_status(instance, Status.UP)
     assert parts(node, 100) == {"a": 1.0}
@@ -90,7 +90,7 @@ def test_another_instance_is_found_in_a_zone_without_a_share() -> None:
         assert node.pick((tried, far.members[0]), key) is None
 
 
-def test_status_is_the_best_childs_and_changes_reach_the_root() -> None:
+def test_the_status_is_that_of_the_best_child_and_changes_reach_the_root() -> None:
     inner = [zone("a", 1), zone("b", 1)]
     root = Group([(Group([(inner[0], 1.0)]), 1.0), (Group([(inner[1], 1.0)]), 1.0)])
     a, b = (z.members[0] for z in inner)
@@ -137,7 +137,7 @@ def test_keys_stay_in_their_zone_and_few_move() -> None:
 
 
 def test_each_child_keeps_its_own_policy() -> None:
-    """Zones of unlike policies under one root: the counters of all are true."""
+    """Zones with different policies under one root: all counters are correct."""
     node = Group(
         [
             (LeastLoaded([Instance(f"a{n}", zone="a") for n in range(3)]), 1.0),

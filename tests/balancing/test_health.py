@@ -1,4 +1,4 @@
-"""Health: the table of transitions, the rules around it, one view for all workers."""
+"""Health: the table of transitions, its rules, and the same view for all workers."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ KEYS = [f"i{number}@h:{number}" for number in range(6)]
 
 
 def service(number: int, **settings: object) -> ServiceHealth:
-    """A service with ``number`` instances that came up at 0."""
+    """Return a service with ``number`` instances, up since time 0."""
     service = ServiceHealth(HealthSettings(**settings))  # type: ignore[arg-type]
     service.replace(KEYS[:number], 0.0)
     for key in KEYS[:number]:
@@ -37,8 +37,8 @@ def states(service: ServiceHealth) -> list[str]:
     return [entry["state"] for entry in service.snapshot(0.0)["instances"].values()]
 
 
-def test_docstring_has_the_whole_table() -> None:
-    """The table that people read is the table that runs."""
+def test_the_docstring_has_the_whole_table() -> None:
+    """The table in the documentation is the one in use."""
     lines = (health.__doc__ or "").splitlines()
     rows = {cells[0]: cells[1:] for line in lines if len(cells := line.split()) == 7}
     for state, (column, event) in itertools.product(HealthState, enumerate(HealthEvent)):
@@ -46,7 +46,7 @@ def test_docstring_has_the_whole_table() -> None:
         assert rows[state.value][column] == (after.value if after else ".")
 
 
-def test_members_join_down_until_their_first_good_probe() -> None:
+def test_members_are_down_until_their_first_successful_probe() -> None:
     service = ServiceHealth()
     service.replace(KEYS[:2], 0.0)
     assert states(service) == ["joining", "joining"]
@@ -56,7 +56,7 @@ def test_members_join_down_until_their_first_good_probe() -> None:
     assert states(service) == ["up", "joining"]
 
 
-def test_members_join_up_where_nothing_probes() -> None:
+def test_members_join_up_without_probes() -> None:
     service = ServiceHealth(HealthSettings(probed=False))
     service.replace(KEYS[:2], 0.0)
     assert states(service) == ["up", "up"]
@@ -76,7 +76,7 @@ def test_down_after_three_up_after_one() -> None:
     assert states(service_)[0] == "up"
 
 
-def test_ejected_for_a_time_that_grows_and_is_forgotten() -> None:
+def test_ejections_grow_longer_and_shorter_again() -> None:
     service_ = service(4)
     now = 100.0
     lengths = []
@@ -88,7 +88,7 @@ def test_ejected_for_a_time_that_grows_and_is_forgotten() -> None:
         assert [change.event for change in service_.tick(until)] == [HealthEvent.SERVED]
         now = until + 1.0
     assert lengths == pytest.approx([30, 60, 120, 240, 300, 300])
-    # up for four times 30 s: four of six steps forgotten
+    # up for four times 30 s, which takes back four of six ejections
     now += 120.0
     service_.report_failing(KEYS[0], now)
     assert service_.snapshot(now)["instances"][KEYS[0]]["ejected_for"] == pytest.approx(120)
@@ -129,7 +129,7 @@ def test_scaling_down_ends_ejections_over_half() -> None:
     assert states(service_) == ["up", "ejected", "ejected", "up"]
 
 
-def test_a_crowded_service_gets_its_ejected_back_one_a_second() -> None:
+def test_an_overloaded_service_gets_one_ejected_instance_a_second_back() -> None:
     service_ = service(6)
     for at, key in enumerate(KEYS[:3]):
         service_.report_failing(key, 20.0 + at)
@@ -141,7 +141,7 @@ def test_a_crowded_service_gets_its_ejected_back_one_a_second() -> None:
     assert service_.report_overload(70.0) == []
 
 
-def test_slow_start_in_ten_steps_that_next_change_foretells() -> None:
+def test_slow_start_has_ten_steps_at_the_times_of_next_change() -> None:
     service_ = service(2)
     seen = []
     now: float | None = 0.0
@@ -162,10 +162,10 @@ def test_next_change_is_the_end_of_an_ejection() -> None:
     assert service_.next_change(100.0) is None
 
 
-def test_panic_uses_what_was_up_before() -> None:
+def test_panic_uses_instances_that_were_up_before() -> None:
     service_ = ServiceHealth()
     service_.replace(KEYS[:3], 0.0)
-    assert service_.snapshot(0.0)["panic"] is False  # nobody has been up: joining is not panic
+    assert service_.snapshot(0.0)["panic"] is False  # no instance has been up: joining is no panic
     service_.probed(KEYS[0], True, 0.0)
     service_.probed(KEYS[1], True, 0.0)
     for key in KEYS[:2]:
@@ -204,7 +204,7 @@ def test_panic_threshold_can_be_a_part_or_off() -> None:
     assert off.snapshot(1.0)["instances"][KEYS[0]]["status"] == "DOWN"
 
 
-def test_draining_is_no_part_of_the_service() -> None:
+def test_a_draining_instance_does_not_count() -> None:
     service_ = service(4)
     service_.drain(KEYS[0], 1.0)
     service_.drain(KEYS[1], 1.0)
@@ -224,7 +224,7 @@ def test_unknown_keys_change_nothing() -> None:
     assert service_.state(KEYS[0]) is HealthState.UP
 
 
-def test_snapshot_goes_through_json_and_on_under_another_clock() -> None:
+def test_a_snapshot_survives_json_and_another_clock() -> None:
     service_ = service(4)
     service_.report_failing(KEYS[1], 20.0)
     service_.probed(KEYS[2], False, 20.0)
@@ -251,7 +251,7 @@ def test_reload_and_scaling_keep_health() -> None:
     assert states(service_) == ["up", "down", "up", "joining", "joining"]
     service_.replace(KEYS[1:2], 3.0)
     service_.replace(KEYS[:2], 4.0)
-    assert states(service_) == ["joining", "down"]  # one that left is unknown when it comes back
+    assert states(service_) == ["joining", "down"]  # an instance that returns is new
 
 
 def test_all_workers_see_one_view() -> None:
@@ -272,22 +272,22 @@ def test_all_workers_see_one_view() -> None:
         assert [instance.share for instance in node.members[:3]] == [0.1, 1.0, 1.0]
 
 
-def test_five_failures_in_a_row_are_suspicious_and_every_fifth_more() -> None:
+def test_every_fifth_failure_in_a_row_is_reported() -> None:
     instance = Instance("a")
-    told = []
+    reported = []
     for number in range(1, 16):
         acquire(instance)
         release(instance, False, 0.1)
         if reached_failure_limit(instance):
-            told.append(number)
-    assert told == [5, 10, 15]
+            reported.append(number)
+    assert reported == [5, 10, 15]
     acquire(instance)
     release(instance, True, 0.1)
     assert not reached_failure_limit(instance)
 
 
 class Random(RuleBasedStateMachine):
-    """Whatever happens, the promises hold."""
+    """The invariants hold after any sequence of events."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -313,7 +313,7 @@ class Random(RuleBasedStateMachine):
         self.service.report_failing(key, self.now)
 
     @rule()
-    def crowd(self) -> None:
+    def overload(self) -> None:
         self.service.report_overload(self.now)
 
     @rule(key=st.sampled_from(KEYS), back=st.booleans())
@@ -326,7 +326,7 @@ class Random(RuleBasedStateMachine):
         self.service.tick(self.now)
 
     @invariant()
-    def promises(self) -> None:
+    def invariants(self) -> None:
         entries = self.service.snapshot(self.now)["instances"]
         found = {key: entry["state"] for key, entry in entries.items()}
         part = [state for state in found.values() if state != "draining"]
@@ -345,4 +345,4 @@ class Random(RuleBasedStateMachine):
 
 
 Random.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
-TestPromises = Random.TestCase
+TestInvariants = Random.TestCase

@@ -1,4 +1,4 @@
-"""Peak EWMA: the order that a plain implementation of the formula gives, without being touched by time."""
+"""Peak EWMA: the order is that of a direct implementation of the formula, without updates over time."""
 
 import random
 from math import exp
@@ -13,7 +13,7 @@ from passerelle.balancing.policies import PowerOfTwo
 
 
 class Plain:
-    """The textbook form: cost decays as it is read."""
+    """The textbook form, in which the cost decays when it is read."""
 
     def __init__(self) -> None:
         self.cost = self.at = 0.0
@@ -34,7 +34,7 @@ class Plain:
         max_size=60,
     )
 )
-def test_order_is_that_of_the_plain_formula(steps: list[tuple[int, float, float, bool]]) -> None:
+def test_the_order_is_that_of_the_formula(steps: list[tuple[int, float, float, bool]]) -> None:
     now, decay = 1000.0, 10.0
     metric = PeakEwma(lambda: now, decay=decay, failure_cost=2.0)
     node = PowerOfTwo([Instance(str(n), weight=1 + n % 2) for n in range(4)], metric=metric)
@@ -45,7 +45,7 @@ def test_order_is_that_of_the_plain_formula(steps: list[tuple[int, float, float,
         model.observe(0.1, now, decay)
     for number, seconds, pause, ok in steps:
         acquire(node.members[number])
-        if number != 3:  # the last only gets fuller
+        if number != 3:  # requests at the last instance never end
             now += pause
             release(node.members[number], ok, seconds)
             plain[number].observe(seconds if ok else max(seconds, 2.0), now, decay)
@@ -70,7 +70,7 @@ def test_unknown_instances_take_one_request_each_first() -> None:
     assert node.pick() is new
 
 
-def test_peaks_count_at_once_and_fade() -> None:
+def test_peaks_count_at_once_and_decay() -> None:
     now = 0.0
     metric = PeakEwma(lambda: now, decay=10.0)
     node = PowerOfTwo([Instance("a"), Instance("b")], metric=metric, random=random.Random(2).random)
@@ -79,9 +79,9 @@ def test_peaks_count_at_once_and_fade() -> None:
         acquire(instance)
         release(instance, True, 0.1)
     acquire(a)
-    release(a, True, 3.0)  # one slow answer
+    release(a, True, 3.0)  # one slow response
     assert node.pick() is b
-    # b goes on at 0.1 s; a is forgiven after decay * ln(3.0 / 0.1) = 34 s
+    # b stays at 0.1 s; a has decayed to that after decay * ln(3.0 / 0.1) = 34 s
     for _ in range(330):
         now += 0.1
         acquire(b)
@@ -94,7 +94,7 @@ def test_peaks_count_at_once_and_fade() -> None:
     assert node.pick() is a
 
 
-def test_failing_fast_is_not_attractive() -> None:
+def test_an_instance_that_fails_fast_is_not_preferred() -> None:
     node = PowerOfTwo([Instance("good"), Instance("bad")], metric=PeakEwma(lambda: 0.0), random=random.Random(3).random)
     good, bad = node.members
     for instance, ok, seconds in ((good, True, 0.1), (bad, False, 0.001)):
@@ -103,7 +103,7 @@ def test_failing_fast_is_not_attractive() -> None:
     assert node.pick() is good
 
 
-def test_a_client_that_left_is_no_sample() -> None:
+def test_a_request_of_a_client_that_left_is_no_sample() -> None:
     (instance,) = PowerOfTwo([Instance("a")], metric=PeakEwma(lambda: 0.0)).members
     acquire(instance)
     release(instance, True, 0.5)

@@ -1,4 +1,4 @@
-"""What each policy promises of shares, order and cost. Chance is seeded; bounds say how they were chosen."""
+"""The shares, order and cost of each policy. Random numbers are seeded; comments give the reasons for bounds."""
 
 import random
 from collections import Counter
@@ -24,7 +24,7 @@ def instances(number: int, weights: tuple[float, ...] = (1.0,)) -> list[Instance
 
 
 def shares(node: Policy, picks: int = PICKS) -> dict[str, float]:
-    """Parts of ``picks`` requests that each end before the next begins."""
+    """Return the shares in ``picks`` requests, each of which ends before the next one begins."""
     counts: Counter[str] = Counter()
     for _ in range(picks):
         chosen = node.pick()
@@ -40,7 +40,7 @@ def shares(node: Policy, picks: int = PICKS) -> dict[str, float]:
 def test_equal_instances_get_equal_shares_when_idle(cls: type[Policy], number: int) -> None:
     got = shares(cls(instances(number), random=random.Random(1).random))
     if cls is BoundedHash:
-        # 40 points an instance: standard deviation 16 %, largest of 100 under 4 of them
+        # 40 points per instance: standard deviation 16 %, the maximum of 100 is below 4 of them
         assert all(share * number == pytest.approx(1, abs=0.65) for share in got.values())
     else:
         # picks are multinomial at worst: 5 standard deviations
@@ -49,7 +49,7 @@ def test_equal_instances_get_equal_shares_when_idle(cls: type[Policy], number: i
 
 
 @pytest.mark.parametrize("cls", [Weighted, PowerOfTwo])
-def test_weights_are_kept_when_idle(cls: type[Policy]) -> None:
+def test_weights_are_respected_when_idle(cls: type[Policy]) -> None:
     got = shares(cls(instances(6, (1.0, 2.0, 7.0)), random=random.Random(2).random))
     for name, weight in zip(got, (1, 2, 7) * 2, strict=True):
         # 5 standard deviations of a binomial share
@@ -58,18 +58,18 @@ def test_weights_are_kept_when_idle(cls: type[Policy]) -> None:
 
 
 @pytest.mark.parametrize("cls", [LeastLoaded, PowerOfTwo])
-def test_weights_are_kept_when_all_are_busy(cls: type[Policy]) -> None:
+def test_weights_are_respected_when_all_are_busy(cls: type[Policy]) -> None:
     node = cls(instances(6, (1.0, 2.0, 5.0)), random=random.Random(3).random)
     for _ in range(1600):
         chosen = node.pick()
         assert chosen is not None
         acquire(chosen)
-    # p2c is within a constant of its share (a few requests), whatever the number of requests
+    # p2c is within a constant (a few requests) of the share, whatever the number of requests
     for instance in node.members:
         assert instance.in_flight == pytest.approx(100 * instance.weight, abs=1 if cls is LeastLoaded else 8)
 
 
-def test_round_robin_takes_turns_and_goes_on_where_it_was() -> None:
+def test_round_robin_takes_turns_and_continues_after_changes() -> None:
     node = RoundRobin(instances(5), random=lambda: 0.0)
 
     def names(number: int) -> str:
@@ -84,7 +84,7 @@ def test_round_robin_takes_turns_and_goes_on_where_it_was() -> None:
     assert names(6) == "912349"
 
 
-def test_round_robin_passes_over_what_was_tried() -> None:
+def test_round_robin_skips_tried_instances() -> None:
     node = RoundRobin(instances(3), random=lambda: 0.0)
     a, b, c = node.members
     assert node.pick((a, b)) is c
@@ -92,7 +92,7 @@ def test_round_robin_passes_over_what_was_tried() -> None:
     assert node.pick((a, b, c)) is None
 
 
-def test_workers_begin_at_different_instances() -> None:
+def test_workers_start_at_different_instances() -> None:
     for cls in (RoundRobin, Weighted, LeastLoaded):
         firsts = {cls(instances(10), random=random.Random(seed).random).pick().name for seed in range(50)}  # type: ignore[union-attr]
         assert len(firsts) == 10, cls
@@ -114,7 +114,7 @@ def test_nothing_to_pick(cls: type[Policy]) -> None:
 
 @pytest.mark.parametrize("cls", ALL)
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 3.0)])
-def test_only_what_is_up_and_not_tried(cls: type[Policy], weights: tuple[float, ...]) -> None:
+def test_only_untried_instances_that_are_up_are_picked(cls: type[Policy], weights: tuple[float, ...]) -> None:
     chance = random.Random(4)
     node = cls(instances(8, weights), random=chance.random)
     for _ in range(300):
@@ -126,8 +126,8 @@ def test_only_what_is_up_and_not_tried(cls: type[Policy], weights: tuple[float, 
         assert picked <= able if able else picked == {None}
 
 
-def test_p2c_draws_two_different_ones_alike_often() -> None:
-    """Of n instances the busiest is never picked, the others alike: the pair is uniform without replacement."""
+def test_p2c_draws_all_pairs_equally_often() -> None:
+    """The busiest of n instances is never picked, the others equally often: pairs are uniform, without replacement."""
     for weights in ((1.0,), (1.0, 1.0000001)):  # the fast path and the weighted one
         node = PowerOfTwo(instances(5, weights), random=random.Random(5).random)
         for load, instance in enumerate(node.members):
@@ -146,7 +146,7 @@ def test_p2c_draws_two_different_ones_alike_often() -> None:
 @pytest.mark.parametrize("cls", [PowerOfTwo, LeastLoaded])
 @pytest.mark.parametrize("number", [10, 1000])
 def test_busiest_instance_stays_near_the_mean(cls: type[Policy], number: int) -> None:
-    """Balls into bins: with 10 n balls the fullest of two choices is log2 log2 n + O(1) over the mean."""
+    """Balls into bins: with 10 n balls and two choices, the maximum is log2 log2 n + O(1) over the mean."""
     node = cls(instances(number), random=random.Random(6).random)
     for _ in range(10 * number):
         chosen = node.pick()
@@ -163,7 +163,7 @@ def test_busiest_instance_stays_near_the_mean(cls: type[Policy], number: int) ->
     seed=st.integers(0, 100),
 )
 def test_weighted_turns_are_smooth(weights: list[float], picks: int, seed: int) -> None:
-    """At any moment each has had its share to within one turn for the phase and one for rounding."""
+    """At any time each instance has its share to within one turn for the phase and one for rounding."""
     items: EdfScheduler[int] = EdfScheduler(random.Random(seed).random)
     items.replace(enumerate(weights))
     counts: Counter[int] = Counter()
@@ -182,13 +182,13 @@ def test_weighted_has_no_bursts() -> None:
     node = Weighted(instances(3, (5.0, 1.0, 1.0)), random=random.Random(7).random)
     names = [chosen.name for _ in range(700) if (chosen := node.pick()) is not None]
     assert Counter(names) == pytest.approx({"i0": 500, "i1": 100, "i2": 100}, abs=1)
-    # the light ones come every seventh pick, give or take one
+    # the light ones come every seventh pick, plus or minus one
     for light in ("i1", "i2"):
         places = [place for place, name in enumerate(names) if name == light]
         assert {b - a for a, b in pairwise(places)} <= {6, 7, 8}
 
 
-def test_weighted_back_from_a_failure_makes_no_burst() -> None:
+def test_weighted_has_no_burst_after_a_recovery() -> None:
     node = Weighted(instances(4), random=random.Random(8).random)
     back = node.members[0]
     set_status(back, Status.DOWN)
@@ -199,7 +199,7 @@ def test_weighted_back_from_a_failure_makes_no_burst() -> None:
     assert all(9 <= count <= 11 for count in Counter(names).values())
 
 
-def test_changed_weight_counts_at_the_next_pick() -> None:
+def test_a_changed_weight_counts_at_the_next_pick() -> None:
     for cls in (Weighted, PowerOfTwo):
         node = cls(instances(2), random=random.Random(9).random)
         shares(node, 100)
@@ -254,7 +254,7 @@ def test_a_pick_looks_at_few_instances_whatever_their_number(
             acquire(chosen)
             if key % 2:
                 release(chosen, True, 0.1)
-        # LeastLoaded looks again at one that rose since it was last on top: once for each acquire
+        # LeastLoaded looks again at an instance whose load has risen: once for each acquire
         assert Counted.looks / 1000 <= 8, (cls, number)
 
 
@@ -274,8 +274,8 @@ def test_least_loaded_keeps_its_heap_small() -> None:
 
 
 @pytest.mark.parametrize("make", [LeastLoaded, PowerOfTwo])
-def test_metric_and_choice_are_two_axes(make: Callable[..., Policy]) -> None:
-    """The same two policies under the other metric: two instances, one ten times slower."""
+def test_metric_and_policy_are_independent(make: Callable[..., Policy]) -> None:
+    """Two policies with the other metric: two instances, one of them ten times slower."""
     now = 0.0
     node = make(instances(2), metric=PeakEwma(lambda: now), random=random.Random(13).random)
     slow, fast = node.members
@@ -290,7 +290,7 @@ def test_metric_and_choice_are_two_axes(make: Callable[..., Policy]) -> None:
     assert counts[fast.name] >= 195
 
 
-def test_least_loaded_sees_work_that_others_gave_out() -> None:
+def test_least_loaded_counts_requests_that_other_nodes_picked() -> None:
     """A sticky session or another node may acquire what this policy did not pick."""
     node = LeastLoaded(instances(3), random=lambda: 0.0)
     a, b, c = node.members
@@ -301,7 +301,7 @@ def test_least_loaded_sees_work_that_others_gave_out() -> None:
     assert node.pick() is c
 
 
-def test_replacing_a_list_by_the_same_keeps_turns() -> None:
+def test_replacing_a_list_by_an_equal_one_keeps_turns() -> None:
     for cls in (RoundRobin, LeastLoaded):
         node = cls(instances(3), random=lambda: 0.0)
         names = ""
@@ -313,7 +313,7 @@ def test_replacing_a_list_by_the_same_keeps_turns() -> None:
         assert names == "012012", cls
 
 
-def test_weight_that_grows_is_not_kept_waiting_by_its_old_turn() -> None:
+def test_an_increased_weight_moves_the_next_turn() -> None:
     node = Weighted(instances(2), random=lambda: 0.5)
     set_weight(node.members[0], share=0.001)
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""Tiers: the first one in which an instance can be picked takes everything."""
+"""Tiers: the first tier with an instance up takes all requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def node(*tiers: int, policy: str = "p2c") -> PriorityTiers:
 
 
 @pytest.mark.parametrize("policy", REGISTRY)
-def test_the_next_tier_is_for_when_none_of_the_first_is_up(policy: str) -> None:
+def test_the_next_tier_is_used_when_the_first_one_is_down(policy: str) -> None:
     tiers = node(1, 0, 0, 2, policy=policy)
     second, first, other, last = tiers.members[2], tiers.members[0], tiers.members[1], tiers.members[3]
     assert [each.tier for each in tiers.members] == [0, 0, 1, 2]
@@ -48,7 +48,7 @@ def test_the_next_tier_is_for_when_none_of_the_first_is_up(policy: str) -> None:
     assert picked() == {first}
 
 
-def test_who_has_tried_all_of_one_tier_goes_on_to_the_next() -> None:
+def test_a_request_that_has_tried_a_whole_tier_moves_to_the_next() -> None:
     tiers = node(0, 0, 1)
     first, other, second = tiers.members
     assert tiers.pick((first,)) is other
@@ -56,7 +56,7 @@ def test_who_has_tried_all_of_one_tier_goes_on_to_the_next() -> None:
     assert tiers.pick((first, other, second)) is None
 
 
-def test_another_list_keeps_what_is_open() -> None:
+def test_another_list_keeps_the_counts() -> None:
     tiers = node(0, 1)
     first, second = tiers.members
     acquire(second)
@@ -72,7 +72,7 @@ def test_another_list_keeps_what_is_open() -> None:
     assert (tiers.size, tiers.up, tiers.status) == (0, 0, Status.DOWN)
 
 
-def test_a_group_keeps_its_share_with_a_tier_that_carries_everything() -> None:
+def test_a_group_keeps_its_share_with_one_tier_up() -> None:
     tiers, other = node(0, 1), make("p2c", [Instance("other")])
     group = Group([Child(tiers, priority=0, name="a"), Child(other, priority=1, name="b")])
     set_status(tiers.members[0], Status.DOWN)
@@ -86,7 +86,7 @@ statuses = st.sampled_from(list(Status))
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 3), statuses), max_size=8), st.sampled_from(sorted(REGISTRY)))
-def test_it_picks_from_the_lowest_that_is_up(seen: list[tuple[int, Status]], policy: str) -> None:
+def test_the_pick_is_from_the_lowest_tier_that_is_up(seen: list[tuple[int, Status]], policy: str) -> None:
     members = [instance(f"i{number}", tier) for number, (tier, _) in enumerate(seen)]
     tiers = PriorityTiers(partial(make, policy), members)
     for member, (_, status) in zip(members, seen, strict=True):

@@ -1,4 +1,4 @@
-"""Consistent hashing with bounded load: same key same instance, few move, nobody over the bound."""
+"""Consistent hashing with bounded load: a key keeps its instance, few keys move, no instance exceeds its bound."""
 
 import random
 from collections import Counter
@@ -22,7 +22,7 @@ def where(node: BoundedHash) -> list[str]:
     return [chosen.name for key in KEYS if (chosen := node.pick(key=key)) is not None]
 
 
-def test_same_key_same_instance_whatever_the_order_of_the_list() -> None:
+def test_a_key_has_the_same_instance_whatever_the_order_of_the_list() -> None:
     members = make(10)
     first = where(BoundedHash(members))
     random.Random(1).shuffle(members)
@@ -30,21 +30,21 @@ def test_same_key_same_instance_whatever_the_order_of_the_list() -> None:
     assert set(first) == {instance.name for instance in members}
 
 
-def test_place_is_the_same_in_every_process() -> None:
-    # a change of these would move every client's requests at an upgrade
+def test_the_position_is_the_same_in_every_process() -> None:
+    # a change of these values would move the requests of all clients at an upgrade
     assert ring_position(b"user-1") == 0x9AAC5A8621EAE188
     assert next_position(0) == 0xE220A8397B1DCDAF
     assert ring_points(Instance("a", "b"), 3) == ring_points(Instance("a", "b"), 40)[:3]
 
 
 @pytest.mark.parametrize("number", [3, 10, 100])
-def test_one_that_goes_down_moves_only_its_own_keys_and_gets_them_back(number: int) -> None:
+def test_an_instance_that_goes_down_moves_only_its_own_keys_and_gets_them_back(number: int) -> None:
     node = BoundedHash(make(number))
     before = where(node)
     set_status(node.members[1], Status.DOWN)
     during = where(node)
     assert all(old == "i1" for old, new in zip(before, during, strict=True) if old != new)
-    # its keys are spread over the others, not given to one neighbour
+    # its keys spread over the others, not to one neighbor
     heirs = Counter(new for old, new in zip(before, during, strict=True) if old == "i1")
     assert len(heirs) >= min(number - 1, 10)
     set_status(node.members[1], Status.UP)
@@ -52,14 +52,14 @@ def test_one_that_goes_down_moves_only_its_own_keys_and_gets_them_back(number: i
 
 
 @pytest.mark.parametrize("number", [3, 10, 100])
-def test_one_that_joins_or_leaves_moves_about_its_share(number: int) -> None:
+def test_an_instance_that_joins_or_leaves_moves_about_its_share(number: int) -> None:
     members = make(number + 1)
     node = BoundedHash(members[:-1])
     before = where(node)
     node.replace(members)
     after = where(node)
     moved = sum(old != new for old, new in zip(before, after, strict=True)) / len(KEYS)
-    # its share is 1/(n+1) within 16 % a standard deviation; a few keys more move where cells were split
+    # the share is 1/(n+1) with a standard deviation of 16 %; a few more keys move where cells are split
     assert moved <= 1 / (number + 1) * 1.65 + 0.01
     assert moved > 0
     node.replace(members[:-1])
@@ -83,7 +83,7 @@ def test_a_hot_key_cannot_take_one_instance_over_its_bound() -> None:
     down=st.sets(st.integers(0, 7)),
     sent=st.lists(st.integers(0, 5), max_size=120),
 )
-def test_bound_holds_for_any_weights_and_keys(weights: list[float], down: set[int], sent: list[int]) -> None:
+def test_the_bound_holds_for_any_weights_and_keys(weights: list[float], down: set[int], sent: list[int]) -> None:
     node = BoundedHash([Instance(f"i{n}", weight=weight) for n, weight in enumerate(weights)])
     for number in down:
         if number < len(weights):
@@ -103,11 +103,11 @@ def test_weights_are_shares_of_the_keys() -> None:
     node = BoundedHash(make(40, (1.0, 3.0)))
     counts = Counter(where(node))
     heavy = sum(counts[f"i{n}"] for n in range(1, 40, 2)) / len(KEYS)
-    # 20 x 40 points against 20 x 13: standard deviation of the share about 2 %
+    # 20 x 40 points to 20 x 13: the standard deviation of the share is about 2 %
     assert heavy == pytest.approx(40 / 53, abs=0.07)
 
 
-def test_slow_start_bounds_it_without_moving_keys() -> None:
+def test_slow_start_lowers_the_bound_without_moving_keys() -> None:
     members = make(4)
     node = BoundedHash(members)
     before = where(node)
@@ -120,7 +120,7 @@ def test_slow_start_bounds_it_without_moving_keys() -> None:
     assert members[0].in_flight <= ceil(BOUND * 400 * 0.1 / 3.1)
 
 
-def test_without_a_key_requests_are_spread() -> None:
+def test_requests_without_a_key_spread() -> None:
     node = BoundedHash(make(5), random=random.Random(2).random)
     for _ in range(1000):
         chosen = node.pick()
@@ -133,8 +133,8 @@ def test_without_a_key_requests_are_spread() -> None:
     assert node._in_flight == 0
 
 
-def test_nearly_all_down() -> None:
-    """Past the places that are tried, the one that is left is still found."""
+def test_one_instance_of_many_is_up() -> None:
+    """The remaining instance is found even beyond the positions that are tried."""
     node = BoundedHash(make(500))
     for instance in node.members[1:]:
         set_status(instance, Status.DOWN)

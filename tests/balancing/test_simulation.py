@@ -1,4 +1,4 @@
-"""The simulation against queueing theory, and what it must show of the policies at small sizes."""
+"""The simulation against queueing theory, and its results for the policies at small sizes."""
 
 import math
 import random
@@ -12,7 +12,7 @@ from benchmarks.simulation.fleet import WORK, WORKERS, Server, capacity, fleet, 
 
 
 def erlang_c(workers: int, load: float) -> float:
-    """The probability that a request waits in an M/M/c queue with ``load`` (0 to 1) of its capacity offered."""
+    """Return the probability that a request waits in an M/M/c queue at ``load`` (0 to 1) of its capacity."""
     offered = workers * load
     terms = [offered**k / math.factorial(k) for k in range(workers)]
     last = offered**workers / math.factorial(workers) / (1 - load)
@@ -31,11 +31,11 @@ def test_one_server_is_an_m_m_c_queue(load: float) -> None:
         waited += server.backlog(now)
         server.serve(now, chance.expovariate(1 / WORK))
     expected = erlang_c(WORKERS, load) * WORK / WORKERS / (1 - load)
-    # successive waits depend on each other; 5 % is over 5 standard deviations of runs with other seeds
+    # successive waits are correlated; 5 % is over 5 standard deviations of runs with other seeds
     assert waited / number == pytest.approx(expected, rel=0.05)
 
 
-def test_things_happen_in_order_of_time_then_of_asking() -> None:
+def test_events_are_in_order_of_time_then_of_scheduling() -> None:
     loop = Loop()
     seen: list[object] = []
     loop.at(2.0, seen.append, "c")
@@ -73,8 +73,8 @@ def test_the_same_seed_gives_the_same_results() -> None:
     assert spread.simulate("ewma", 10, 2000) != spread.simulate("ewma", 10, 2000, seed=2)
 
 
-def test_feedback_keeps_the_slow_zone_from_drowning() -> None:
-    """Round robin overloads the slow zone; whatever looks at load or latency does not, for any of three seeds."""
+def test_feedback_protects_the_slow_zone_from_overload() -> None:
+    """Round robin overloads the slow zone; policies with load or latency do not, for any of three seeds."""
     for seed in (1, 2, 3):
         blind = spread.simulate("round_robin", 20, 8000, seed)
         assert blind.slow_zone == pytest.approx(0.2, abs=0.02)
@@ -91,7 +91,7 @@ def storms() -> dict[str, storm.Storm]:
 
 
 @pytest.mark.slow
-def test_a_storm_never_ends_without_a_budget_and_does_with_one(storms: dict[str, storm.Storm]) -> None:
+def test_a_retry_storm_ends_with_a_budget_and_not_without(storms: dict[str, storm.Storm]) -> None:
     assert storms["no retries"].recovered is not None
     assert storms["3 attempts"].recovered is None
     assert storms["3 attempts"].failed_after > 0.9
@@ -100,14 +100,14 @@ def test_a_storm_never_ends_without_a_budget_and_does_with_one(storms: dict[str,
 
 
 @pytest.mark.slow
-def test_all_defences_together_are_better_than_no_retries(storms: dict[str, storm.Storm]) -> None:
+def test_all_protections_together_are_better_than_no_retries(storms: dict[str, storm.Storm]) -> None:
     defended = storms["3 attempts, budget, bound, ejection"]
     assert defended.failed < storms["no retries"].failed
     assert defended.recovered is not None
     assert defended.recovered <= 5.0
 
 
-def test_tables_are_markdown_and_go_between_marks() -> None:
+def test_tables_are_markdown_between_marks() -> None:
     results = [spread.simulate("p2c", 5, 1000)]
     table = tables.spread_table(results)
     assert [line.count("|") for line in table.splitlines()] == [7, 7, 7]
@@ -127,7 +127,7 @@ def test_tables_are_markdown_and_go_between_marks() -> None:
 
 
 @pytest.mark.slow
-def test_plots_are_svg_and_the_same_each_time(tmp_path: Path) -> None:
+def test_plots_are_svg_and_reproducible(tmp_path: Path) -> None:
     from benchmarks.simulation import plots
 
     results = [spread.simulate(policy, size, 1000) for policy in spread.POLICIES for size in (5, 10)]

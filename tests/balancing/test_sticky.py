@@ -1,4 +1,4 @@
-"""Sticky sessions: back to the same instance while it is up; a token is worth nothing else."""
+"""Sticky sessions: a token leads to the same instance while that is up, and is of no other use."""
 
 import pytest
 
@@ -13,14 +13,14 @@ def make(secret: bytes = b"user|secret") -> tuple[Sticky, list[Instance]]:
     return Sticky(RoundRobin(members, random=lambda: 0.0), secret), members
 
 
-def test_back_to_the_same_instance() -> None:
+def test_a_token_leads_to_the_same_instance() -> None:
     node, members = make()
     for instance in members:
         assert {node.pick(key=node.token(instance)) for _ in range(5)} == {instance}
 
 
 @pytest.mark.parametrize("status", [Status.DOWN, Status.EJECTED, Status.DRAINING])
-def test_another_one_when_it_cannot_be_used(status: Status) -> None:
+def test_another_instance_is_picked_when_it_is_not_up(status: Status) -> None:
     node, members = make()
     token = node.token(members[2])
     set_status(members[2], status)
@@ -31,23 +31,23 @@ def test_another_one_when_it_cannot_be_used(status: Status) -> None:
 
 
 @pytest.mark.parametrize("token", [b"", b"i2", b"10.0.0.2:80", b"\xff\x00", b"0" * 22, b"a" * 100_000])
-def test_a_forged_token_is_the_same_as_none(token: bytes) -> None:
+def test_a_forged_token_is_ignored(token: bytes) -> None:
     node, members = make()
     assert [node.pick(key=token) for _ in range(4)] == members
 
 
-def test_tokens_tell_nothing_and_are_of_one_service() -> None:
+def test_tokens_reveal_nothing_and_are_valid_for_one_service() -> None:
     node, members = make()
     other, _ = make(b"product|secret")
     tokens = {node.token(instance) for instance in members}
     assert len(tokens) == 4
     assert all(len(token) == 22 and int(token, 16) >= 0 for token in tokens)
     assert tokens.isdisjoint(other.token(instance) for instance in members)
-    # the same in another worker, and after a restart
+    # equal in another worker, and after a restart
     assert make()[0].token(members[0]) == node.token(members[0])
 
 
-def test_a_new_member_list_is_known_at_once() -> None:
+def test_a_new_list_of_members_is_used_at_once() -> None:
     members = [Instance("a"), Instance("b")]
     inner = RoundRobin(members[:1])
     node = Sticky(inner, b"s")

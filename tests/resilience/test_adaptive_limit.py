@@ -1,4 +1,4 @@
-"""The adaptive limit in front of a queue: requests that come at random, and work that is of any length."""
+"""The adaptive limit in front of a queue: requests arrive at random, and take random times."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from passerelle.resilience.adaptive_limit import AdaptiveLimit
 
 @pytest.mark.parametrize("workers", [4, 40])
 @pytest.mark.parametrize("work", WORK)
-def test_under_three_times_the_load_the_service_keeps_busy_and_its_queue_short(work: str, workers: int) -> None:
-    """All but 8 % of what it can do, from the start on. Unlimited, its queue would grow as long as this lasts."""
+def test_under_three_times_the_load_the_service_is_busy_and_its_queue_short(work: str, workers: int) -> None:
+    """All but 8 % of the capacity is used, from the start. Without a limit the queue would grow all the time."""
     seen = simulate(work, 3.0, AdaptiveLimit(), workers=workers, until=40.0)
     assert seen.served >= 0.92
     assert seen.most <= 3 * workers + 10
@@ -27,8 +27,8 @@ def test_under_three_times_the_load_the_service_keeps_busy_and_its_queue_short(w
 
 @pytest.mark.parametrize("workers", [4, 40])
 @pytest.mark.parametrize("work", WORK)
-def test_where_there_is_room_next_to_nothing_is_refused(work: str, workers: int) -> None:
-    """Half the load: work that takes long by nature is not mistaken for a queue."""
+def test_with_free_capacity_hardly_any_request_is_refused(work: str, workers: int) -> None:
+    """At half the load, work of long duration is not mistaken for a queue."""
     seen = simulate(work, 0.5, AdaptiveLimit(), workers=workers, until=40.0)
     assert seen.refused <= 0.02
     assert seen.least >= workers / 4
@@ -52,7 +52,7 @@ heard = st.builds(
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(heard, min_size=50, max_size=400), st.integers(1, 20), st.integers(20, 400), st.integers(1, 30))
-def test_whatever_it_hears_it_stays_within_its_bounds(events: list[Heard], least: int, most: int, every: int) -> None:
+def test_any_samples_keep_the_limit_within_its_bounds(events: list[Heard], least: int, most: int, every: int) -> None:
     limit = AdaptiveLimit(20, least=least, most=most, every=every)
     now = 0.0
     for event in events:
@@ -64,11 +64,11 @@ def test_whatever_it_hears_it_stays_within_its_bounds(events: list[Heard], least
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32))
-def test_what_is_not_used_is_not_changed_by_latency(seed: int) -> None:
-    """Half of the limit is free: however slow requests are, it is not because of how many there are."""
+def test_latency_does_not_change_a_limit_that_is_not_used(seed: int) -> None:
+    """Half of the limit is free, so the number of requests cannot be the reason why they are slow."""
     limit = AdaptiveLimit(20)
     chance = random.Random(seed)
     for number in range(500):
         limit.observe(chance.lognormvariate(-3, 2), 9, True, number * 0.05)
-        assert limit.limit in (20, 5)  # it was not quartered twice, and is as before after that
+        assert limit.limit in (20, 5)  # quartered during one measurement, and restored afterwards
     assert limit.limit == 20

@@ -1,4 +1,4 @@
-"""The circuit breaker's table of states, and what requests that cross a change of state mean."""
+"""The states of the circuit breaker, and requests that end in another period than they started in."""
 
 import pytest
 from hypothesis import settings
@@ -23,7 +23,7 @@ def opened(now: float = 0.0) -> CircuitBreaker:
     return breaker
 
 
-def test_opens_at_half_of_at_least_twenty() -> None:
+def test_the_breaker_opens_at_half_of_at_least_twenty() -> None:
     breaker = CircuitBreaker()
     send(breaker, 0.0, *[False] * 19)
     assert breaker.state is BreakerState.CLOSED
@@ -36,14 +36,14 @@ def test_opens_at_half_of_at_least_twenty() -> None:
     assert breaker.state is BreakerState.OPEN
 
 
-def test_old_failures_are_forgotten() -> None:
+def test_old_failures_do_not_count() -> None:
     breaker = CircuitBreaker()
     for second in range(200):
         send(breaker, float(second), False)  # never 20 in 11 s
     assert breaker.state is BreakerState.CLOSED
 
 
-def test_open_lets_nothing_pass_for_its_time() -> None:
+def test_an_open_breaker_admits_nothing_for_its_time() -> None:
     breaker = opened()
     assert breaker.acquire(4.99) is None
     assert breaker.retry_after(1.0) == pytest.approx(4.0)
@@ -52,23 +52,23 @@ def test_open_lets_nothing_pass_for_its_time() -> None:
     assert breaker.retry_after(5.0) == 0.0
 
 
-def test_half_open_lets_three_pass_and_closes_when_they_succeed() -> None:
+def test_a_half_open_breaker_admits_three_and_closes_when_they_succeed() -> None:
     breaker = opened()
     tickets = [breaker.acquire(5.0) for _ in range(4)]
     assert tickets[3] is None
     for ticket in tickets[:2]:
         assert ticket is not None
         breaker.release(ticket, True, 5.1)
-    assert breaker.acquire(5.1) is None  # no more than three in all until it is decided
+    assert breaker.acquire(5.1) is None  # no more than three until the decision
     assert breaker.state is BreakerState.HALF_OPEN
     assert tickets[2] is not None
     breaker.release(tickets[2], True, 5.2)
     assert breaker.state is BreakerState.CLOSED
     send(breaker, 5.3, *[False] * 19)
-    assert breaker.state is BreakerState.CLOSED  # the window began anew
+    assert breaker.state is BreakerState.CLOSED  # the window is empty again
 
 
-def test_one_failed_probe_opens_it_for_longer_each_time() -> None:
+def test_a_failed_probe_opens_the_breaker_for_longer_each_time() -> None:
     breaker = opened()
     now = 0.0
     for length in (5, 10, 20, 40, 60, 60):
@@ -82,7 +82,7 @@ def test_one_failed_probe_opens_it_for_longer_each_time() -> None:
     assert breaker.retry_after(now) == pytest.approx(5)
 
 
-def test_a_client_that_leaves_gives_its_probe_to_another() -> None:
+def test_a_client_that_leaves_frees_the_place_of_its_probe() -> None:
     breaker = opened()
     tickets = [breaker.acquire(5.0) for _ in range(3)]
     assert tickets[0] is not None
@@ -92,7 +92,7 @@ def test_a_client_that_leaves_gives_its_probe_to_another() -> None:
     assert breaker.acquire(5.1) is None
 
 
-def test_requests_from_another_period_say_nothing() -> None:
+def test_requests_from_another_period_do_not_count() -> None:
     breaker = CircuitBreaker()
     slow = [breaker.acquire(0.0) for _ in range(40)]
     send(breaker, 1.0, *[False] * 20)
@@ -115,13 +115,13 @@ def test_requests_from_another_period_say_nothing() -> None:
     "settings_",
     [{"threshold": 0.0}, {"threshold": 1.1}, {"minimum": 0}, {"probes": 0}, {"open_for": 0.0}, {"open_for": 61.0}],
 )
-def test_settings_that_cannot_work(settings_: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="a breaker"):
+def test_settings_out_of_range(settings_: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="a circuit breaker"):
         BreakerSettings(**settings_)  # type: ignore[arg-type]
 
 
 class Random(RuleBasedStateMachine):
-    """No sequence of events locks it, and half-open never has more than its probes."""
+    """No sequence of events blocks the breaker, and a half-open one never admits more than its probes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Random(RuleBasedStateMachine):
             assert len(probes) <= 2
 
     def teardown(self) -> None:
-        """When all work has ended, good answers always close it again."""
+        """After all requests have ended, successes always close the breaker again."""
         for ticket, _ in self.open:
             self.breaker.release(ticket, None, self.now)
         self.now += 60
@@ -173,7 +173,7 @@ def test_window_is_a_sum_over_the_last_seconds() -> None:
     window = SlidingWindow(10.0, 10)
     for second in range(30):
         window.add(second + 0.5, 1, second)
-        # the bucket being filled and ten whole ones
+        # the bucket being filled and ten complete ones
         last = range(max(0, second - 10), second + 1)
         assert (window.first, window.second) == (len(last), sum(last))
     window.advance(35.0)

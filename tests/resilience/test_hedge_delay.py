@@ -1,4 +1,4 @@
-"""When a hedge is sent: after a fixed time, or after a percentile of what was observed."""
+"""The delay of a hedge: a fixed time, or a percentile of observed latencies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passerelle.resilience.hedge_delay import ENOUGH, EVERY, KEPT, HedgeDelay
+from passerelle.resilience.hedge_delay import MAX_SAMPLES, MIN_SAMPLES, UPDATE_INTERVAL, HedgeDelay
 from passerelle.resilience.retry_budget import RetryBudget
 
 
@@ -25,9 +25,9 @@ def test_wrong_settings(wrong: dict[str, float]) -> None:
         HedgeDelay(**wrong)
 
 
-def test_there_is_none_before_enough_is_known() -> None:
+def test_there_is_no_percentile_of_too_few_latencies() -> None:
     delay = HedgeDelay(percentile=95)
-    for _ in range(ENOUGH - 1):
+    for _ in range(MIN_SAMPLES - 1):
         delay.observe(0.1)
         assert delay.delay is None
     delay.observe(0.1)
@@ -35,15 +35,15 @@ def test_there_is_none_before_enough_is_known() -> None:
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.integers(0, 2**32), st.integers(ENOUGH, 2000), st.floats(50, 99.9))
-def test_so_many_of_the_last_ones_took_no_longer(seed: int, number: int, percentile: float) -> None:
+@given(st.integers(0, 2**32), st.integers(MIN_SAMPLES, 2000), st.floats(50, 99.9))
+def test_the_delay_is_the_percentile_of_the_last_latencies(seed: int, number: int, percentile: float) -> None:
     chance = random.Random(seed)
     latencies = [chance.lognormvariate(-3, 1) for _ in range(number)]
     delay = HedgeDelay(percentile=percentile)
     for seconds in latencies:
         delay.observe(seconds)
-    looked = number - (number - ENOUGH) % EVERY
-    known = latencies[:looked][-KEPT:]
+    looked = number - (number - MIN_SAMPLES) % UPDATE_INTERVAL
+    known = latencies[:looked][-MAX_SAMPLES:]
     after = delay.delay
     assert after in known
     below = sum(seconds < after for seconds in known) / len(known)
@@ -51,7 +51,7 @@ def test_so_many_of_the_last_ones_took_no_longer(seed: int, number: int, percent
 
 
 def test_hedges_do_not_move_the_percentile() -> None:
-    """What a hedge cuts off is heard as the time at which it was: the part that is hedged stays 5 %."""
+    """An attempt that a hedge cuts off counts with its time until then: the hedged part stays 5 %."""
     chance = random.Random(3)
     delay = HedgeDelay(percentile=95)
     hedged = 0

@@ -1,4 +1,4 @@
-"""Retry budget, back-off and Retry-After."""
+"""Retry budget, backoff and Retry-After."""
 
 import random
 from email.utils import formatdate
@@ -12,7 +12,7 @@ from passerelle.resilience.retry_budget import RetryBudget, backoff, parse_date,
 NOW = 784_111_777.0  # Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110
 
 
-def test_a_fifth_of_the_requests() -> None:
+def test_the_budget_is_a_fifth_of_the_requests() -> None:
     budget = RetryBudget()
     for number in range(5000):
         budget.record_requests(number / 1000)  # 1000 a second for 5 s
@@ -21,10 +21,10 @@ def test_a_fifth_of_the_requests() -> None:
     assert budget.available == 0
 
 
-def test_at_least_three_a_second() -> None:
+def test_the_budget_is_at_least_three_a_second() -> None:
     budget = RetryBudget()
     got = 0
-    for tick in range(1000):  # 10 requests a second for 100 s, each wants a retry
+    for tick in range(1000):  # 10 requests a second for 100 s, each with a retry
         budget.record_requests(tick / 10)
         got += budget.withdraw(tick / 10)
     assert 250 <= got <= 330
@@ -50,12 +50,12 @@ def test_never_over_the_budget_in_any_window(steps: list[tuple[float, int, int]]
             if budget.withdraw(now):
                 retries.append(now)
                 recent = sum(at > now - 5 for at in retries)
-                # requests are remembered for up to 5.5 s
+                # requests count for up to 5.5 s
                 assert recent <= max(ratio * sum(at > now - 5.5001 for at in requests), floor * 5)
 
 
-def test_a_storm_is_cut_to_the_ratio() -> None:
-    """Everything fails, everybody wants two more attempts: 20 % more load instead of 200 %."""
+def test_a_retry_storm_is_limited_to_the_ratio() -> None:
+    """All requests fail and would be retried twice: 20 % more load instead of 200 %."""
     budget = RetryBudget()
     attempts = 0
     for number in range(60_000):
@@ -81,7 +81,7 @@ def test_full_jitter() -> None:
         assert sum(wait or 0.0 for wait in waits) / 2000 == pytest.approx(ceiling / 2, abs=ceiling * 0.033)
 
 
-def test_no_wait_beyond_the_deadline() -> None:
+def test_no_delay_beyond_the_deadline() -> None:
     assert backoff(1, lambda: 0.5, left=0.02) == 0.0125
     assert backoff(1, lambda: 0.5, left=0.0125) is None
     assert backoff(1, lambda: 0.5, left=1.0, retry_after=0.5) == 0.5125
@@ -141,6 +141,6 @@ def test_dates_agree_with_the_standard_library(seconds: int) -> None:
 @given(
     st.binary(max_size=40) | st.from_regex(rb"(?:Sun|Monday), \d\d[- ]\w{3}[- ]\d{2,4} [\d:]{8} GMT", fullmatch=True)
 )
-def test_retry_after_takes_anything(value: bytes) -> None:
+def test_retry_after_accepts_any_bytes(value: bytes) -> None:
     got = retry_after(value, NOW)
     assert got is None or 0 <= got <= 60

@@ -1,4 +1,4 @@
-"""The time of one attempt, and the time left that services are told."""
+"""The time limit of one attempt, and the header with the time left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JSON = b"Content-Type: application/json"
 
 
 def frozen(rig: Rig) -> Upstream:
-    """Takes requests and never answers."""
+    """Return an instance that reads requests and never responds."""
 
     def script(conn: Connection) -> None:
         while True:
@@ -32,7 +32,7 @@ def bounded(rig: Rig, *ups: Upstream, **service: object) -> Running:
     )
 
 
-def test_a_frozen_instance_is_left_for_the_other(rig: Rig) -> None:
+def test_the_request_moves_from_a_frozen_instance_to_the_other(rig: Rig) -> None:
     stuck, good = frozen(rig), rig.upstream(answering(ok(b"good")))
     gateway = bounded(rig, stuck, good)
     client = rig.connect(gateway)
@@ -52,7 +52,7 @@ def test_frozen_instances_are_ejected(rig: Rig) -> None:
     assert len(stuck.requests) == 2
 
 
-def test_what_may_not_be_sent_again_goes_on_to_the_deadline(rig: Rig) -> None:
+def test_a_request_that_may_not_be_retried_continues_to_the_deadline(rig: Rig) -> None:
     release = threading.Event()
 
     def late(conn: Connection) -> None:
@@ -64,15 +64,15 @@ def test_what_may_not_be_sent_again_goes_on_to_the_deadline(rig: Rig) -> None:
     gateway = bounded(rig, one, two)
     client, other = rig.connect(gateway), rig.connect(gateway)
     client.send(head("POST", "/", length=2) + b"hi")
-    wait_until(lambda: one.requests or two.requests, "it is there")
-    other.send(head())  # this one is tried at both: by then the other had its time, too
-    wait_until(lambda: len(one.requests) + len(two.requests) == 3, "another attempt for the other")
+    wait_until(lambda: one.requests or two.requests, "the request arrives")
+    other.send(head())  # a GET, which is tried at both: by then the attempt of the POST has expired too
+    wait_until(lambda: len(one.requests) + len(two.requests) == 3, "a second attempt of the GET")
     release.set()
     assert client.read_response("POST").body == b"late"
     assert other.read_response().body == b"late"
 
 
-def test_the_last_attempt_has_all_of_the_time(rig: Rig) -> None:
+def test_the_last_attempt_has_all_of_the_time_left(rig: Rig) -> None:
     release = threading.Event()
 
     def late(conn: Connection) -> None:
@@ -84,7 +84,7 @@ def test_the_last_attempt_has_all_of_the_time(rig: Rig) -> None:
     gateway = bounded(rig, *ups)
     client = rig.connect(gateway)
     client.send(head())
-    wait_until(lambda: all(u.requests for u in ups), "both were asked")
+    wait_until(lambda: all(u.requests for u in ups), "both have the request")
     release.set()
     assert client.read_response().body == b"late"
 
@@ -95,7 +95,7 @@ def test_the_deadline_of_the_route_holds(rig: Rig) -> None:
     settle(gateway)
 
 
-def test_who_waits_for_a_connection_to_a_frozen_instance_goes_elsewhere(rig: Rig) -> None:
+def test_a_request_that_waits_for_a_connection_to_a_frozen_instance_moves_to_the_other(rig: Rig) -> None:
     stuck, good = frozen(rig), rig.upstream(answering(ok(b"good")))
     gateway = bounded(rig, stuck, good, max_connections=1, eject="off")
     clients = [rig.connect(gateway) for _ in range(6)]
@@ -105,8 +105,8 @@ def test_who_waits_for_a_connection_to_a_frozen_instance_goes_elsewhere(rig: Rig
     settle(gateway)
 
 
-def test_who_waits_and_may_not_go_elsewhere_goes_on_waiting(rig: Rig) -> None:
-    """One instance with one connection: both attempts are used up in its queue, and the second one stays in it."""
+def test_a_waiting_request_without_another_instance_keeps_waiting(rig: Rig) -> None:
+    """One instance with one connection: both attempts expire in its queue, and the request stays in the queue."""
     release = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -119,9 +119,11 @@ def test_who_waits_and_may_not_go_elsewhere_goes_on_waiting(rig: Rig) -> None:
     gateway = bounded(rig, rig.upstream(script), max_connections=1)
     first, second = rig.connect(gateway), rig.connect(gateway)
     first.send(head("POST", "/first", length=0))
-    wait_until(lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 1, "it has the connection", 20)
+    wait_until(
+        lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 1, "the first request has the connection", 20
+    )
     second.send(head("GET", "/second"))
-    wait_until(lambda: gateway.snapshot()["services"]["u"]["retries"] == 1, "the first attempt is given up", 20)
+    wait_until(lambda: gateway.snapshot()["services"]["u"]["retries"] == 1, "the first attempt is abandoned", 20)
     mark = rig.forward(frozen(rig), route={"timeout": "400ms"})
     problem(rig.connect(mark).request(), 504)  # four times as long as an attempt
     release.set()
@@ -130,12 +132,12 @@ def test_who_waits_and_may_not_go_elsewhere_goes_on_waiting(rig: Rig) -> None:
     settle(gateway)
 
 
-def test_an_upload_takes_the_time_that_its_client_takes(rig: Rig) -> None:
+def test_an_attempt_does_not_expire_while_the_client_uploads(rig: Rig) -> None:
     ups = [rig.upstream(answering(ok(b"whole"))) for _ in range(2)]
     gateway = bounded(rig, *ups)
     client = rig.connect(gateway)
     client.send(head("PUT", "/", ("Transfer-Encoding", "chunked")) + b"2\r\nhi\r\n")
-    wait_until(lambda: sum(len(u.heads) for u in ups) == 1, "it is on its way")
+    wait_until(lambda: sum(len(u.heads) for u in ups) == 1, "the head arrives")
     mark = rig.forward(frozen(rig), route={"timeout": "400ms"})
     problem(rig.connect(mark).request(), 504)  # four times as long as an attempt
     client.send(chunks(b"ho"))
@@ -143,31 +145,31 @@ def test_an_upload_takes_the_time_that_its_client_takes(rig: Rig) -> None:
     assert sum(len(u.heads) for u in ups) == 1
 
 
-def told(upstream: Upstream) -> list[int]:
+def times_left(upstream: Upstream) -> list[int]:
     return [int(value) for request in upstream.requests for value in request.all(FIELD)]
 
 
-def test_services_are_told_the_time_left(rig: Rig) -> None:
+def test_services_get_the_time_left(rig: Rig) -> None:
     stuck, good = frozen(rig), rig.upstream(answering(ok()))
     service = {"balance": "round_robin"}
     route = {"attempt_timeout": "100ms", "timeout": "25s", "tell_deadline": True}
     client = rig.connect(rig.forward(stuck, good, service=service, route=route))
     for _ in range(3):
         assert client.request("GET", "/", (FIELD, "1")).status == 200
-    first, second = told(stuck), told(good)
+    first, second = times_left(stuck), times_left(good)
     assert first and second and len(second) == len(good.requests)
     assert all(20_000 < value <= 25_000 for value in first + second)
-    assert min(second) <= 24_900  # an attempt of 100 ms was made before it
+    assert min(second) <= 24_900  # after an attempt of 100 ms
 
 
-def test_nobody_is_told_without_being_asked(rig: Rig) -> None:
+def test_services_do_not_get_the_time_left_by_default(rig: Rig) -> None:
     good = rig.upstream(answering(ok()))
     assert rig.connect(rig.forward(good)).request("GET", "/", (FIELD, "1")).status == 200
-    assert told(good) == []
+    assert times_left(good) == []
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_parts_have_both(rig: Rig, cached: bool) -> None:
+def test_parts_have_both_settings(rig: Rig, cached: bool) -> None:
     stuck, good = frozen(rig), rig.upstream(answering(ok(b"1", JSON)))
     part = {"service": "u", "path": "/x", "timeout": "20s", **({"cache": {"ttl": "60s"}} if cached else {})}
     gateway = rig.gateway(
@@ -177,4 +179,4 @@ def test_parts_have_both(rig: Rig, cached: bool) -> None:
     client: Client = rig.connect(gateway)
     assert [client.request().body for _ in range(3)] == [b'{"a":1}'] * 3
     assert len(good.requests) == (1 if cached else 3)
-    assert all(15_000 < value <= 20_000 for value in told(stuck) + told(good)) and told(good)
+    assert all(15_000 < value <= 20_000 for value in times_left(stuck) + times_left(good)) and times_left(good)

@@ -1,4 +1,4 @@
-"""What the configuration says of balancing, as clients see it."""
+"""The settings for load balancing, health and retries, as clients see their effect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from passerelle.upstream import request as forward
+from passerelle.upstream import request as upstream_request
 from passerelle.upstream.members import InstanceSpec
 from tests.support.client import Client, head
 from tests.support.expect import problem
@@ -58,7 +58,7 @@ def test_the_same_key_goes_to_the_same_instance(rig: Rig, by: str, same: list[tu
     assert {client.request("GET", "/", (other, f"{value}{n}")).body for n in range(60)} == {b"1", b"2", b"3"}
 
 
-def test_a_parameter_and_an_address_are_keys(rig: Rig) -> None:
+def test_a_parameter_or_an_address_can_be_the_key(rig: Rig) -> None:
     ups = named(rig, b"1", b"2", b"3")
     by_user = rig.forward(*ups, service=hashed("param:user"), route={"path": "/user/{user}/{rest*}"})
     client = rig.connect(by_user)
@@ -67,7 +67,7 @@ def test_a_parameter_and_an_address_are_keys(rig: Rig) -> None:
     assert len(bodies(rig.connect(rig.forward(*ups, service=hashed("address"))), 10)) == 1
 
 
-def test_a_sticky_cookie_keeps_a_client_where_it_was(rig: Rig) -> None:
+def test_a_sticky_cookie_keeps_a_client_at_its_instance(rig: Rig) -> None:
     one, two = named(rig, b"1", b"2")
     gateway = rig.forward(one, two, service={"balance": {"sticky": {"cookie": "at", "secret": SECRET}}})
     client = rig.connect(gateway)
@@ -76,19 +76,19 @@ def test_a_sticky_cookie_keeps_a_client_where_it_was(rig: Rig) -> None:
     found = re.fullmatch(rb"at=([0-9a-f]{22}); Path=/; HttpOnly; SameSite=Lax", cookie)
     assert found is not None
     pair = ("Cookie", f"x=y; at={found[1].decode()}")
-    answers = [client.request("GET", "/", pair) for _ in range(10)]
-    assert {answer.body for answer in answers} == {first.body}
-    assert all(answer.all("set-cookie") == [] for answer in answers)
-    # Its instance goes: another one answers, and says so in a new cookie.
+    responses = [client.request("GET", "/", pair) for _ in range(10)]
+    assert {response.body for response in responses} == {first.body}
+    assert all(response.all("set-cookie") == [] for response in responses)
+    # The instance is removed: another one responds, with a new cookie.
     gateway.set_instances("u", two if first.body == b"1" else one)
     moved = client.request("GET", "/", pair)
     assert moved.body != first.body and len(moved.all("set-cookie")) == 1
 
 
-def test_a_token_that_was_made_up_is_no_error(rig: Rig) -> None:
+def test_an_invalid_token_is_ignored(rig: Rig) -> None:
     gateway = rig.forward(*named(rig, b"1", b"2"), service={"balance": {"sticky": {"cookie": "at", "secret": SECRET}}})
-    answer = rig.connect(gateway).request("GET", "/", ("Cookie", "at=../../etc"))
-    assert answer.status == 200 and len(answer.all("set-cookie")) == 1
+    response = rig.connect(gateway).request("GET", "/", ("Cookie", "at=../../etc"))
+    assert response.status == 200 and len(response.all("set-cookie")) == 1
 
 
 # Zones
@@ -102,7 +102,7 @@ def zones(rig: Rig, near: list[Upstream], far: list[Upstream], **service: Any) -
     return rig.gateway({"u": {"zones": groups, **service}}, [{"path": "/{rest*}", "service": "u"}])
 
 
-def test_a_zone_of_the_next_priority_takes_over_and_gives_back(rig: Rig) -> None:
+def test_a_zone_of_the_next_priority_takes_over_until_the_first_one_recovers(rig: Rig) -> None:
     near, far = named(rig, b"near", b"far")
     gateway = zones(rig, [near], [far], eject={"failures": 1, "time": "200ms", "at_most": "100%"}, slow_start="off")
     client = rig.connect(gateway)
@@ -112,12 +112,12 @@ def test_a_zone_of_the_next_priority_takes_over_and_gives_back(rig: Rig) -> None
         conn.sock.shutdown(socket.SHUT_RDWR)
     assert bodies(client, 20) == {b"far": 20}
     near.listen()
-    wait_until(lambda: client.request().body == b"near", "the first zone has its requests again", 5)
+    wait_until(lambda: client.request().body == b"near", "the first zone takes the requests again", 5)
 
 
-def test_the_near_zone_has_all_that_it_can_carry(rig: Rig) -> None:
+def test_the_near_zone_takes_what_it_has_the_capacity_for(rig: Rig) -> None:
     one, two, far = named(rig, b"1", b"2", b"far")
-    # By its priority the near zone would be the last one, by its weight the smallest.
+    # Without `near`, the near zone would come last by priority, and have the smallest weight.
     groups = {
         "east": {"targets": [far.url], "weight": 100},
         "west": {"targets": [one.url, two.url], "priority": 2},
@@ -135,17 +135,17 @@ def test_the_near_zone_has_all_that_it_can_carry(rig: Rig) -> None:
     for conn in [*one.open_connections(), *two.open_connections()]:
         conn.sock.shutdown(socket.SHUT_RDWR)
     one.refuse()
-    wait_until(lambda: client.request().body == b"far", "half of the zone carries 70 %", 20)
+    wait_until(lambda: client.request().body == b"far", "half of the zone has the capacity for 70 %", 20)
     assert 0 < bodies(client, 100)[b"far"] < 50
     two.refuse()
     for conn in two.open_connections():
         conn.sock.shutdown(socket.SHUT_RDWR)
-    wait_until(lambda: bodies(client, 10) == {b"far": 10}, "none of it carries nothing", 20)
+    wait_until(lambda: bodies(client, 10) == {b"far": 10}, "an empty zone takes nothing", 20)
     gateway.reload({"u": {**service, "near": "east"}}, routes)
     assert bodies(client, 20) == {b"far": 20}
 
 
-# Health by requests
+# Passive health
 
 
 def refuses_then(rig: Rig) -> tuple[Upstream, Upstream]:
@@ -162,7 +162,7 @@ def test_five_failures_in_a_row_eject_an_instance(rig: Rig) -> None:
     assert statuses(gateway) == {"u-1": "ejected", "u-2": "up"}
 
 
-def test_the_last_instance_is_never_ejected_nor_more_than_half(rig: Rig) -> None:
+def test_neither_the_last_instance_nor_more_than_half_is_ejected(rig: Rig) -> None:
     bad = [refuses_then(rig)[0] for _ in range(3)]
     gateway = rig.forward(*bad, service={"balance": "round_robin"})
     client = rig.connect(gateway)
@@ -177,7 +177,7 @@ def test_ejection_can_be_switched_off(rig: Rig) -> None:
     assert set(statuses(gateway).values()) == {"up"}
 
 
-def test_a_client_that_leaves_and_a_full_queue_eject_nobody(rig: Rig) -> None:
+def test_neither_a_client_that_leaves_nor_a_full_queue_ejects_an_instance(rig: Rig) -> None:
     release = threading.Event()
 
     def slow(conn: Connection) -> None:
@@ -190,14 +190,17 @@ def test_a_client_that_leaves_and_a_full_queue_eject_nobody(rig: Rig) -> None:
     first, second = rig.connect(gateway), rig.connect(gateway)
     for number, client in enumerate((first, second), 1):
         client.send(head())
-        wait_until(partial(_has, ups, number), "it is there")
+        wait_until(partial(_has, ups, number), "the request arrives")
     for _ in range(5):
-        answer = rig.connect(gateway).request()
-        problem(answer, 503)
-        assert answer.all("retry-after") == [b"1"]
+        response = rig.connect(gateway).request()
+        problem(response, 503)
+        assert response.all("retry-after") == [b"1"]
     assert set(statuses(gateway).values()) == {"up"}
     first.reset()
-    wait_until(lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 1, "the client that left is counted out")
+    wait_until(
+        lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 1,
+        "the request of the client that left is no longer counted",
+    )
     assert set(statuses(gateway).values()) == {"up"}
     release.set()
     assert second.read_response().status == 200
@@ -207,7 +210,7 @@ def _has(ups: list[Upstream], number: int) -> bool:
     return sum(len(upstream.requests) for upstream in ups) == number
 
 
-def test_a_full_instance_is_passed_over_while_another_has_room(rig: Rig) -> None:
+def test_a_full_instance_is_skipped_while_another_has_room(rig: Rig) -> None:
     release = threading.Event()
 
     def slow(conn: Connection) -> None:
@@ -224,7 +227,7 @@ def test_a_full_instance_is_passed_over_while_another_has_room(rig: Rig) -> None
 
 
 def _waits(rig: Rig, gateway: Running, client: Client, held: Upstream) -> bool:
-    """Send requests until one of them is on the upstream that holds it."""
+    """Send a request; whether the upstream that holds requests has got it."""
     client.send(head())
     if held.heads:
         return True
@@ -235,7 +238,7 @@ def _waits(rig: Rig, gateway: Running, client: Client, held: Upstream) -> bool:
     return False
 
 
-# The breaker
+# The circuit breaker
 
 
 def test_a_breaker_opens_refuses_at_once_and_closes(rig: Rig) -> None:
@@ -251,12 +254,12 @@ def test_a_breaker_opens_refuses_at_once_and_closes(rig: Rig) -> None:
     gateway = rig.forward(upstream, service={"breaker": {"minimum": 4, "open": "300ms", "probes": 1}})
     client = rig.connect(gateway)
     assert [client.request().status for _ in range(4)] == [500] * 4
-    answer = client.request()
-    problem(answer, 503)
-    assert answer.all("retry-after") == [b"1"] and b'"breaker_open"' in answer.body
+    response = client.request()
+    problem(response, 503)
+    assert response.all("retry-after") == [b"1"] and b'"breaker_open"' in response.body
     assert len(upstream.requests) == 4
     broken.clear()
-    wait_until(lambda: client.request().status == 200, "it closes", 5)
+    wait_until(lambda: client.request().status == 200, "the breaker closes", 5)
     assert [client.request().status for _ in range(5)] == [200] * 5
 
 
@@ -280,30 +283,30 @@ def test_retries_have_a_budget(rig: Rig) -> None:
     assert gateway.snapshot()["services"]["u"]["retries"] == len(upstream.requests) - 40
 
 
-def test_a_client_that_leaves_during_the_back_off_leaves_nothing_behind(rig: Rig) -> None:
+def test_a_client_that_leaves_during_the_backoff_ends_the_request(rig: Rig) -> None:
     upstream = rig.upstream([dies, answering(ok())])
     gateway = rig.forward(upstream, service={"retries": {"backoff": "10s", "max_backoff": "10s"}})
     client = rig.connect(gateway)
     client.send(head())
     upstream.wait_requests(1)
-    wait_until(lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 0, "the first attempt is counted out")
+    wait_until(lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 0, "the first attempt is no longer counted")
     client.reset()
     wait_until(lambda: gateway.snapshot()["routes"]["/{rest*}"]["in_flight"] == 0, "the request is over")
     assert len(upstream.requests) == 1
 
 
-def test_the_deadline_ends_a_back_off(rig: Rig) -> None:
+def test_the_deadline_ends_the_backoff(rig: Rig) -> None:
     upstream = rig.upstream([dies, answering(ok())])
     service = {"retries": {"backoff": "10s", "max_backoff": "10s"}}
     client = rig.connect(rig.forward(upstream, service=service, route={"timeout": "300ms"}))
-    answer = client.request()
-    assert answer.status in (200, 502, 504)  # as the random time falls: short, too long to begin, or in between
+    response = client.request()
+    assert response.status in (200, 502, 504)  # depending on the random delay: short, over the deadline, or in between
 
 
 ON_503 = {"retries": {"on_status": [503], "backoff": "1ms"}, "balance": "round_robin", "eject": "off"}
 
 
-def test_a_503_is_relayed_unless_it_is_to_be_retried(rig: Rig) -> None:
+def test_a_503_is_forwarded_unless_it_is_retried(rig: Rig) -> None:
     busy, good = rig.upstream(answering(UNAVAILABLE % b"")), rig.upstream(answering(ok(b"good")))
     relayed = rig.connect(rig.forward(busy, good, service={"balance": "round_robin"}))
     assert {relayed.request().status for _ in range(2)} == {200, 503}
@@ -313,7 +316,7 @@ def test_a_503_is_relayed_unless_it_is_to_be_retried(rig: Rig) -> None:
     assert {retried.request("POST", "/", body=b"x").status for _ in range(2)} == {200, 503}
 
 
-def test_retry_after_is_kept_where_there_is_nobody_else(rig: Rig) -> None:
+def test_retry_after_is_respected_without_another_instance(rig: Rig) -> None:
     upstream = rig.upstream([answering(UNAVAILABLE % b"Retry-After: 1\r\n"), answering(ok(b"now"))])
     client = rig.connect(rig.forward(upstream, service=ON_503))
     begun = time.monotonic()
@@ -321,15 +324,15 @@ def test_retry_after_is_kept_where_there_is_nobody_else(rig: Rig) -> None:
     assert time.monotonic() - begun >= 1.0
 
 
-def test_a_retry_after_beyond_the_deadline_is_relayed_at_once(rig: Rig) -> None:
+def test_a_response_with_retry_after_beyond_the_deadline_is_forwarded_at_once(rig: Rig) -> None:
     upstream = rig.upstream(answering(UNAVAILABLE % b"Retry-After: 60\r\n"))
     client = rig.connect(rig.forward(upstream, service=ON_503, route={"timeout": "2s"}))
-    answer: Response = client.request()
-    assert (answer.status, answer.body, answer.all("retry-after")) == (503, b"busy", [b"60"])
+    response: Response = client.request()
+    assert (response.status, response.body, response.all("retry-after")) == (503, b"busy", [b"60"])
     assert len(upstream.requests) == 1
 
 
-def test_methods_can_be_taken_out(rig: Rig) -> None:
+def test_methods_can_be_excluded(rig: Rig) -> None:
     upstream = rig.upstream(dies)
     client = rig.connect(rig.forward(upstream, service={"retries": {"methods": ["GET", "HEAD"]}}))
     problem(client.request("PUT", "/", body=b"x"), 502)
@@ -338,14 +341,14 @@ def test_methods_can_be_taken_out(rig: Rig) -> None:
     assert len(upstream.requests) == 3
 
 
-# An instance that fails its probes
+# Instances that fail their probes
 
 
 def silent(conn: Connection) -> None:
     conn.read_request()
 
 
-def test_what_an_instance_that_went_down_did_not_answer_goes_to_another(rig: Rig) -> None:
+def test_requests_at_an_instance_that_goes_down_are_retried_if_that_is_safe(rig: Rig) -> None:
     frozen, good = rig.upstream(silent), rig.upstream(answering(ok(b"good")))
     gateway = rig.forward(frozen, service={"retries": {"backoff": "1ms"}})
     get, post = rig.connect(gateway), rig.connect(gateway)
@@ -354,19 +357,23 @@ def test_what_an_instance_that_went_down_did_not_answer_goes_to_another(rig: Rig
     frozen.wait_requests(2)
     specs = [{"name": "u-1", "host": "127.0.0.1", "port": frozen.port, "status": "DOWN"}]
     specs += [{"name": "u-2", "host": "127.0.0.1", "port": good.port}]
-    rig.loop.call(lambda: _take(gateway, specs))
+    rig.loop.call(lambda: _set_instances(gateway, specs))
     assert get.read_response().body == b"good"
-    assert len(frozen.open_connections()) <= 1  # the POST's: it may have been done, so it is waited for
+    assert (
+        len(frozen.open_connections()) <= 1
+    )  # that of the POST, which may have had an effect, so that it is not retried
     assert gateway.snapshot()["services"]["u"]["in_flight"] == 1
 
 
-def _take(gateway: Running, specs: list[dict[str, Any]]) -> None:
+def _set_instances(gateway: Running, specs: list[dict[str, Any]]) -> None:
     gateway.gateway.report_health_to(lambda event, service, instance: None)
     gateway.gateway.set_instances("u", [InstanceSpec(**spec) for spec in specs])
 
 
-def test_attempts_at_instances_that_turn_out_to_be_gone_do_not_count(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "VERDICT", 1.0)  # time for the test to play the supervisor
+def test_attempts_at_instances_that_turn_out_to_be_down_do_not_count(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        upstream_request, "HEALTH_REPORT_WAIT", 1.0
+    )  # the time in which the test acts as the supervisor
     alive = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -376,9 +383,9 @@ def test_attempts_at_instances_that_turn_out_to_be_gone_do_not_count(rig: Rig, m
     ups = [rig.upstream(script) for _ in range(3)]
     gateway = rig.forward(*ups, service={"retries": {"backoff": "1ms"}})
     specs = [{"name": f"u-{n}", "host": "127.0.0.1", "port": u.port} for n, u in enumerate(ups, 1)]
-    rig.loop.call(lambda: _take(gateway, specs))
+    rig.loop.call(lambda: _set_instances(gateway, specs))
     client = rig.connect(gateway)
-    problem(client.request(), 502)  # all are said to be well: two attempts, a moment's hope, and no more
+    problem(client.request(), 502)  # all are reported up: two attempts, a wait for the report, and no more
     assert sum(len(u.requests) for u in ups) == 2
     client.send(head())
     wait_until(lambda: sum(len(u.requests) for u in ups) == 4, "two more attempts")
@@ -387,5 +394,5 @@ def test_attempts_at_instances_that_turn_out_to_be_gone_do_not_count(rig: Rig, m
         spec["status"] = "DOWN" if upstream.connections else "UP"
     if all(spec["status"] == "DOWN" for spec in specs):
         specs[-1]["status"] = "UP"
-    rig.loop.call(lambda: _take(gateway, specs))
+    rig.loop.call(lambda: _set_instances(gateway, specs))
     assert client.read_response().body == b"good"

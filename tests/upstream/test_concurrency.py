@@ -1,4 +1,4 @@
-"""The adaptive limit of a service, before real instances: who runs, who waits, who is refused, and what is counted."""
+"""The concurrency limit of a service with real instances: requests run, wait, or are refused, and are counted."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.support.wire import wait_until
 ONE = {"concurrency": {"min": 1, "max": 2, "initial": 1}, "max_waiting": 1}
 
 
-def told(gateway: Running) -> dict[str, int]:
+def concurrency(gateway: Running) -> dict[str, int]:
     found: dict[str, int] = gateway.snapshot()["services"]["u"]["concurrency"]
     return found
 
 
 def wait_for(gateway: Running, **expected: int) -> None:
-    wait_until(lambda: expected.items() <= told(gateway).items(), str(expected), 20)
+    wait_until(lambda: expected.items() <= concurrency(gateway).items(), str(expected), 20)
 
 
 def held(rig: Rig) -> tuple[Upstream, threading.Event]:
-    """Answers nothing before the event."""
+    """Return an instance that does not respond before the event is set, and the event."""
     release = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -41,7 +41,7 @@ def held(rig: Rig) -> tuple[Upstream, threading.Event]:
 
 
 class Workers:
-    """A service that works on ``count`` requests at once: what comes over that waits in it."""
+    """A service that works on ``count`` requests at once, and queues the others."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -63,15 +63,15 @@ class Workers:
 
 @contextmanager
 def load(gateway: Running, clients: int) -> Iterator[list[int]]:
-    """So many clients that ask all the time; gives the statuses that they get."""
+    """Run ``clients`` clients that send requests all the time; yield the list of the statuses that they get."""
     stop, statuses = threading.Event(), []
 
-    def ask() -> None:
+    def send_requests() -> None:
         with gateway.connect() as client:
             while not stop.is_set():
                 statuses.append(client.request(within=60).status)
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    threads = [threading.Thread(target=send_requests) for _ in range(clients)]
     for thread in threads:
         thread.start()
     try:
@@ -82,21 +82,21 @@ def load(gateway: Running, clients: int) -> Iterator[list[int]]:
             thread.join(20)
 
 
-def test_a_service_that_is_slower_the_more_it_has_gets_less_and_then_more_again(rig: Rig) -> None:
+def test_the_limit_falls_for_an_overloaded_service_and_rises_again(rig: Rig) -> None:
     workers = Workers(2)
     gateway = rig.forward(rig.upstream(workers), service={"concurrency": {"initial": 16}})
     with load(gateway, 16) as statuses:
-        wait_until(lambda: told(gateway)["limit"] <= 8, "it is lowered", 60)
+        wait_until(lambda: concurrency(gateway)["limit"] <= 8, "the limit falls", 60)
         with workers.free:
             workers.count = 100
             workers.free.notify_all()
-        wait_until(lambda: told(gateway)["limit"] >= 16, "it is raised again", 60)
+        wait_until(lambda: concurrency(gateway)["limit"] >= 16, "the limit rises again", 60)
     settle(gateway, 20)
     assert set(statuses) == {200}  # the others waited
-    assert told(gateway) | {"limit": 0} == {"limit": 0, "running": 0, "waiting": 0}
+    assert concurrency(gateway) | {"limit": 0} == {"limit": 0, "running": 0, "waiting": 0}
 
 
-def test_beyond_it_some_wait_and_the_others_are_refused_at_once(rig: Rig) -> None:
+def test_beyond_the_limit_some_requests_wait_and_the_others_are_refused_at_once(rig: Rig) -> None:
     upstream, release = held(rig)
     gateway = rig.forward(upstream, service=ONE)
     first, second, third = (rig.connect(gateway) for _ in range(3))
@@ -114,10 +114,10 @@ def test_beyond_it_some_wait_and_the_others_are_refused_at_once(rig: Rig) -> Non
     assert second.read_response("POST", 20).body == b"wait"
     assert len(upstream.requests) == 2
     settle(gateway, 20)
-    assert told(gateway) == {"limit": 1, "running": 0, "waiting": 0}
+    assert concurrency(gateway) == {"limit": 1, "running": 0, "waiting": 0}
 
 
-def test_who_leaves_while_waiting_frees_its_place_in_the_queue(rig: Rig) -> None:
+def test_a_client_that_leaves_while_waiting_frees_its_place_in_the_queue(rig: Rig) -> None:
     upstream, release = held(rig)
     gateway = rig.forward(upstream, service=ONE)
     first, second, third = (rig.connect(gateway) for _ in range(3))
@@ -129,16 +129,16 @@ def test_who_leaves_while_waiting_frees_its_place_in_the_queue(rig: Rig) -> None
     wait_for(gateway, waiting=0)
     third.send(head())
     wait_for(gateway, waiting=1)
-    first.reset()  # the one that runs: its place goes to who waits
+    first.reset()  # the running one: its place goes to the waiting one
     upstream.wait_requests(2, 20)
     release.set()
     assert third.read_response(within=20).status == 200
     settle(gateway, 20)
-    assert told(gateway) == {"limit": 1, "running": 0, "waiting": 0}
+    assert concurrency(gateway) == {"limit": 1, "running": 0, "waiting": 0}
     assert len(upstream.requests) == 2
 
 
-def test_who_waits_for_all_of_its_time_was_never_sent(rig: Rig) -> None:
+def test_a_request_that_waits_until_its_deadline_is_never_sent(rig: Rig) -> None:
     upstream, release = held(rig)
     routes: list[dict[str, Any]] = [
         {"path": "/slow", "service": "u"},
@@ -148,16 +148,16 @@ def test_who_waits_for_all_of_its_time_was_never_sent(rig: Rig) -> None:
     first, second = rig.connect(gateway), rig.connect(gateway)
     first.send(head("GET", "/slow"))
     wait_for(gateway, running=1)
-    answer = second.request("GET", "/quick", within=20)
-    problem(answer, 503)
-    assert answer.get("retry-after")
+    response = second.request("GET", "/quick", within=20)
+    problem(response, 503)
+    assert response.get("retry-after")
     release.set()
     assert first.read_response(within=20).status == 200
     assert len(upstream.requests) == 1
-    assert told(gateway)["waiting"] == 0
+    assert concurrency(gateway)["waiting"] == 0
 
 
-def test_a_stream_that_has_begun_takes_no_place(rig: Rig) -> None:
+def test_a_stream_that_has_begun_does_not_count(rig: Rig) -> None:
     release = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -172,16 +172,16 @@ def test_a_stream_that_has_begun_takes_no_place(rig: Rig) -> None:
     gateway = rig.forward(rig.upstream(script), service=ONE)
     stream, other = rig.connect(gateway), rig.connect(gateway)
     stream.send(head("GET", "/events"))
-    wait_until(lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 1, "it is open", 20)
+    wait_until(lambda: gateway.snapshot()["services"]["u"]["in_flight"] == 1, "the stream is open", 20)
     wait_for(gateway, running=0)
     assert other.request(within=20).status == 200
     release.set()
     settle(gateway, 20)
 
 
-@pytest.mark.parametrize("what", ["breaker", "nobody"])
-def test_many_that_wait_and_then_fail_at_once_leave_nothing_behind(rig: Rig, what: str) -> None:
-    """Hundreds that end as soon as they are admitted: one after the other, not one within the other."""
+@pytest.mark.parametrize("what", ["breaker", "no instance"])
+def test_many_waiting_requests_that_fail_at_once_are_all_settled(rig: Rig, what: str) -> None:
+    """Hundreds of requests that end as soon as they are admitted: one after the other, without recursion."""
     upstream, release = held(rig)
     service = {**ONE, "max_waiting": 600, "breaker": {"minimum": 1}}
     gateway = rig.forward(upstream, service=service, route={"attempts": 1})
@@ -192,7 +192,7 @@ def test_many_that_wait_and_then_fail_at_once_leave_nothing_behind(rig: Rig, wha
     for client in others:
         client.send(head())
     wait_for(gateway, waiting=400)
-    if what == "nobody":
+    if what == "no instance":
         gateway.set_instances("u")
         release.set()
     else:
@@ -201,10 +201,33 @@ def test_many_that_wait_and_then_fail_at_once_leave_nothing_behind(rig: Rig, wha
     for client in others:
         problem(client.read_response(within=20), 503)
     settle(gateway, 20)
-    assert told(gateway) == {"limit": 1, "running": 0, "waiting": 0}
+    assert concurrency(gateway) == {"limit": 1, "running": 0, "waiting": 0}
 
 
-def test_a_reload_keeps_the_limit_unless_it_says_another_one(rig: Rig) -> None:
+def test_requests_of_forward_auth_do_not_count(rig: Rig) -> None:
+    upstream, release = held(rig)
+    routes: list[dict[str, Any]] = [
+        {"path": "/auth", "service": "u"},
+        {"path": "/guarded", "service": "v", "forward_auth": {"service": "u", "path": "/check", "timeout": "30s"}},
+    ]
+    services = {"u": {"targets": [upstream.url], **ONE}, "v": {"targets": [rig.upstream(answering(ok(b"in"))).url]}}
+    gateway = rig.gateway(services, routes)
+    first, second, guarded = (rig.connect(gateway) for _ in range(3))
+    first.send(head("GET", "/auth"))
+    wait_for(gateway, running=1)
+    second.send(head("GET", "/auth"))
+    wait_for(gateway, waiting=1)
+    guarded.send(head("GET", "/guarded"))
+    upstream.wait_requests(2, 20)
+    assert {request.target for request in upstream.requests} == {b"/auth", b"/check"}
+    assert concurrency(gateway) == {"limit": 1, "running": 1, "waiting": 1}
+    release.set()
+    assert guarded.read_response(within=20).body == b"in"
+    assert [client.read_response(within=20).status for client in (first, second)] == [200, 200]
+    settle(gateway, 20)
+
+
+def test_a_reload_keeps_the_limit_unless_its_settings_change(rig: Rig) -> None:
     upstream, release = held(rig)
     gateway = rig.forward(upstream, service=ONE)
     routes = [{"path": "/{rest*}", "service": "u"}]
@@ -214,11 +237,11 @@ def test_a_reload_keeps_the_limit_unless_it_says_another_one(rig: Rig) -> None:
     clients[1].send(head())
     wait_for(gateway, waiting=1)
     gateway.reload({"u": {"targets": [upstream.url], **ONE, "keepalive": "3s"}}, routes)
-    assert told(gateway) == {"limit": 1, "running": 1, "waiting": 1}
+    assert concurrency(gateway) == {"limit": 1, "running": 1, "waiting": 1}
     gateway.reload({"u": {"targets": [upstream.url], "concurrency": "adaptive"}}, routes)
-    assert told(gateway) == {"limit": 20, "running": 0, "waiting": 0}
+    assert concurrency(gateway) == {"limit": 20, "running": 0, "waiting": 0}
     gateway.reload({"u": {"targets": [upstream.url]}}, routes)
-    assert told(gateway) == {}
+    assert concurrency(gateway) == {}
     release.set()
     assert [client.read_response(within=20).status for client in clients] == [200, 200]
     settle(gateway, 20)
@@ -239,4 +262,4 @@ def test_with_retries_and_attempt_timeouts_each_request_has_one_place(rig: Rig) 
     assert [client.request(within=20).status for _ in range(6)] == [200] * 6
     assert gateway.snapshot()["services"]["u"]["retries"] >= 2
     settle(gateway, 20)
-    assert told(gateway) == {"limit": 20, "running": 0, "waiting": 0}
+    assert concurrency(gateway) == {"limit": 20, "running": 0, "waiting": 0}

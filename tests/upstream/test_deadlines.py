@@ -1,4 +1,4 @@
-"""Time limits that share a queue."""
+"""Items that share a queue of deadlines."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from passerelle.upstream.deadlines import DeadlineQueue
 
 
 class Item:
-    def __init__(self, told: list[Item]) -> None:
-        self._told = told
+    def __init__(self, expired: list[Item]) -> None:
+        self._expired = expired
 
     def on_deadline(self) -> None:
-        self._told.append(self)
+        self._expired.append(self)
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.booleans()), max_size=20), st.floats(0, 30))
-def test_exactly_those_whose_time_is_up_are_told_in_order(steps: list[tuple[float, bool]], wait: float) -> None:
-    told: list[Item] = []
+def test_exactly_the_items_that_are_due_expire_in_order(steps: list[tuple[float, bool]], wait: float) -> None:
+    expired: list[Item] = []
     deadlines = DeadlineQueue(5.0)
     now = 0.0
     left: dict[Item, float] = {}
     for gap, discarded in steps:
         now += gap
-        item = Item(told)
+        item = Item(expired)
         deadlines.add(item, now)
         left[item] = now
         if discarded:
@@ -32,35 +32,35 @@ def test_exactly_those_whose_time_is_up_are_told_in_order(steps: list[tuple[floa
             left.pop(item)
     now += wait
     deadlines.expire(now)
-    assert told == [item for item, since in left.items() if now - since >= 5.0]
+    assert expired == [item for item, since in left.items() if now - since >= 5.0]
     assert list(deadlines.entries) == [item for item, since in left.items() if now - since < 5.0]
 
 
-def test_one_that_is_told_may_add_another() -> None:
+def test_an_item_that_expires_may_add_another() -> None:
     deadlines = DeadlineQueue(1.0)
-    told: list[Item] = []
+    expired: list[Item] = []
 
     class Again(Item):
         def on_deadline(self) -> None:
             super().on_deadline()
-            deadlines.add(Item(told), 10.0)
+            deadlines.add(Item(expired), 10.0)
 
-    deadlines.add(Again(told), 0.0)
+    deadlines.add(Again(expired), 0.0)
     deadlines.expire(10.0)
-    assert len(told) == 1
+    assert len(expired) == 1
     assert len(deadlines.entries) == 1
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10), st.booleans()), max_size=20), st.floats(0, 10))
-def test_what_comes_late_is_told_in_time(steps: list[tuple[float, float, bool]], wait: float) -> None:
-    """Each has waited for something else before it was added, and some are over by the next look."""
-    told: list[Item] = []
+def test_items_that_are_added_late_expire_in_time(steps: list[tuple[float, float, bool]], wait: float) -> None:
+    """Each item waits for something else before it is added, and some are due at the next check."""
+    expired: list[Item] = []
     deadlines = DeadlineQueue(5.0)
     now = 0.0
     left: dict[Item, float] = {}
     for gap, waited, discarded in steps:
         now += gap
-        item = Item(told)
+        item = Item(expired)
         deadlines.add(item, now - waited)
         left[item] = now - waited
         if discarded:
@@ -68,25 +68,25 @@ def test_what_comes_late_is_told_in_time(steps: list[tuple[float, float, bool]],
             left.pop(item)
         deadlines.expire(now)
         due = [item for item, since in left.items() if now - since >= 5.0]
-        assert set(told) >= set(due)
+        assert set(expired) >= set(due)
     now += wait
     deadlines.expire(now)
-    assert set(told) >= {item for item, since in left.items() if now - since >= 5.0}
+    assert set(expired) >= {item for item, since in left.items() if now - since >= 5.0}
     assert set(deadlines.entries) == {item for item, since in left.items() if now - since < 5.0}
 
 
-def test_one_that_is_told_may_add_one_that_is_late_too() -> None:
+def test_an_item_that_expires_may_add_a_late_one() -> None:
     deadlines = DeadlineQueue(1.0)
-    told: list[Item] = []
+    expired: list[Item] = []
 
     class Again(Item):
         def on_deadline(self) -> None:
             super().on_deadline()
-            deadlines.add(Item(told), 5.0)
+            deadlines.add(Item(expired), 5.0)
 
-    deadlines.add(Again(told), 0.0)
-    deadlines.add(Item(told), 9.5)
+    deadlines.add(Again(expired), 0.0)
+    deadlines.add(Item(expired), 9.5)
     deadlines.expire(10.0)
     deadlines.expire(10.05)
-    assert len(told) == 2
+    assert len(expired) == 2
     assert list(deadlines.entries.values()) == [9.5]

@@ -1,4 +1,4 @@
-"""Hedged requests: a second instance is asked when the first one takes long, and only one of them answers."""
+"""Hedged requests: a second instance gets the request when the first one is slow, and one response is forwarded."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from tests.support.gateways import Rig, Running, settle
 from tests.support.upstream import Connection, Upstream, answering, ok
 from tests.support.wire import stays, wait_until
 
-LONG = 30.0  # how long a test waits for what must come
+LONG = 30.0  # the longest wait for an expected event, in seconds
 PLENTY = {"retries": {"floor": 100_000}, "balance": "round_robin", "eject": {"failures": 1, "at_most": "100%"}}
 ERROR = b"HTTP/1.1 500 No\r\nContent-Length: 3\r\n\r\nbad"
 
 
 class Pair:
-    """Two instances that keep each request until they are told; ``order`` is that in which they got it."""
+    """Two instances that hold each request until :meth:`tell`. ``order`` is the order of the requests' arrival."""
 
     def __init__(self, rig: Rig, **service: object) -> None:
         self.rig = rig
         self.order: list[Connection] = []
-        self._told: dict[Connection, Callable[[Connection], None]] = {}
-        self._news = threading.Condition()
+        self._actions: dict[Connection, Callable[[Connection], None]] = {}
+        self._changed = threading.Condition()
         self.ups = [rig.upstream(self._script) for _ in range(2)]
         self.service = {"targets": [up.url for up in self.ups], **PLENTY, **service}
 
     def _script(self, conn: Connection) -> None:
         while True:
             conn.read_request()
-            with self._news:
+            with self._changed:
                 self.order.append(conn)
-                self._news.notify_all()
-                assert self._news.wait_for(lambda: conn in self._told or conn.sock.fileno() < 0, LONG)
-                do = self._told.pop(conn)
+                self._changed.notify_all()
+                assert self._changed.wait_for(lambda: conn in self._actions or conn.sock.fileno() < 0, LONG)
+                do = self._actions.pop(conn)
             do(conn)
 
     def gateway(self, **route: object) -> Running:
@@ -52,13 +52,13 @@ class Pair:
         return self.order
 
     def tell(self, conn: Connection, do: Callable[[Connection], None] | bytes) -> None:
-        """Let ``conn`` go on with its request."""
-        with self._news:
-            self._told[conn] = (lambda c: c.send(do)) if isinstance(do, bytes) else do
-            self._news.notify_all()
+        """Let ``conn`` respond with ``do``, or do that."""
+        with self._changed:
+            self._actions[conn] = (lambda c: c.send(do)) if isinstance(do, bytes) else do
+            self._changed.notify_all()
 
     def end(self) -> None:
-        """Let those that nobody listens to end."""
+        """Close the connections that are still held."""
         for conn in self.order:
             self.tell(conn, Connection.close)
 
@@ -81,7 +81,7 @@ def hedges(gateway: Running) -> dict[str, int]:
 
 
 def calm(rig: Rig, gateway: Running) -> None:
-    """Everything is counted to its end: nothing is in flight, on any instance."""
+    """Wait until nothing is in flight, on any instance."""
     settle(gateway, LONG)
     wait_until(lambda: seen(gateway)["in_flight"] == 0, "nothing in flight", LONG)
     assert {instance["in_flight"] for instance in rig.loop.call(gateway.gateway.status)["u"]} == {0}
@@ -100,7 +100,7 @@ def stuck(rig: Rig) -> Upstream:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_slow_instance_among_fast_ones_is_not_waited_for(rig: Rig, method: str) -> None:
+def test_a_slow_instance_among_fast_ones_does_not_delay_requests(rig: Rig, method: str) -> None:
     slow, *fast = stuck(rig), *(rig.upstream(answering(ok(b"" if method == "HEAD" else b"good"))) for _ in range(2))
     gateway = rig.forward(slow, *fast, service=PLENTY, route={"hedge": {"after": "50ms"}, "timeout": "60s"})
     client = rig.connect(gateway)
@@ -108,11 +108,11 @@ def test_a_slow_instance_among_fast_ones_is_not_waited_for(rig: Rig, method: str
     slow.wait_all_closed(LONG)
     calm(rig, gateway)
     assert hedges(gateway) == {"won": len(slow.requests)} and slow.requests
-    assert states(rig, gateway) == {"up"}  # to be slower than another is no failure
+    assert states(rig, gateway) == {"up"}  # being slower than another instance is no failure
     assert seen(gateway)["failures"] == {} and seen(gateway)["retries"] == 0
 
 
-def test_the_first_one_may_still_win(rig: Rig, pair: Pair) -> None:
+def test_the_first_attempt_may_still_win(rig: Rig, pair: Pair) -> None:
     gateway = pair.gateway()
     client = rig.connect(gateway)
     client.send(head())
@@ -124,7 +124,7 @@ def test_the_first_one_may_still_win(rig: Rig, pair: Pair) -> None:
     calm(rig, gateway)
     assert hedges(gateway) == {"lost": 1}
     assert states(rig, gateway) == {"up"}
-    client.send(head())  # the connection of the winner is used again
+    client.send(head())  # the connection of the winner is reused
     assert pair.wait(4)[2:]
     assert first in pair.order[2:]
     client.reset()
@@ -132,7 +132,7 @@ def test_the_first_one_may_still_win(rig: Rig, pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_a_stream_goes_on_from_the_hedge_that_won(rig: Rig, pair: Pair, cut: bool) -> None:
+def test_a_stream_continues_from_the_hedge_that_won(rig: Rig, pair: Pair, cut: bool) -> None:
     gateway = pair.gateway()
     client = rig.connect(gateway)
     client.send(head())
@@ -165,13 +165,13 @@ def test_a_stream_goes_on_from_the_hedge_that_won(rig: Rig, pair: Pair, cut: boo
     assert sum(kinds.values()) == cut and set(kinds) <= {"truncated"}
 
 
-def test_when_both_fail_it_has_failed(rig: Rig, pair: Pair) -> None:
+def test_when_both_attempts_fail_the_request_fails(rig: Rig, pair: Pair) -> None:
     gateway = pair.gateway()
     client = rig.connect(gateway)
     client.send(head())
     first, second = pair.wait(2)
     pair.tell(first, Connection.reset)
-    wait_until(lambda: hedges(gateway) == {"won": 1}, "the hedge takes its place", LONG)
+    wait_until(lambda: hedges(gateway) == {"won": 1}, "the hedge takes the place of the first attempt", LONG)
     pair.tell(second, Connection.reset)
     problem(client.read_response(within=LONG), 502)
     calm(rig, gateway)
@@ -179,7 +179,7 @@ def test_when_both_fail_it_has_failed(rig: Rig, pair: Pair) -> None:
     assert len(pair.order) == 2
 
 
-def test_when_the_hedge_fails_the_first_one_goes_on(rig: Rig, pair: Pair) -> None:
+def test_when_the_hedge_fails_the_first_attempt_continues(rig: Rig, pair: Pair) -> None:
     gateway = pair.gateway()
     client = rig.connect(gateway)
     client.send(head())
@@ -192,7 +192,7 @@ def test_when_the_hedge_fails_the_first_one_goes_on(rig: Rig, pair: Pair) -> Non
     assert states(rig, gateway) == {"up", "ejected"}  # that was a failure
 
 
-def test_an_error_does_not_win(rig: Rig, pair: Pair) -> None:
+def test_a_5xx_response_does_not_win(rig: Rig, pair: Pair) -> None:
     gateway = pair.gateway()
     client = rig.connect(gateway)
     client.send(head())
@@ -205,21 +205,21 @@ def test_an_error_does_not_win(rig: Rig, pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("last", [ok(b"second"), ERROR])
-def test_the_first_error_gives_way_and_the_second_answer_counts(rig: Rig, pair: Pair, last: bytes) -> None:
+def test_after_a_5xx_response_the_other_response_is_forwarded(rig: Rig, pair: Pair, last: bytes) -> None:
     gateway = pair.gateway()
     client = rig.connect(gateway)
     client.send(head())
     first, second = pair.wait(2)
     pair.tell(first, ERROR)
-    wait_until(lambda: hedges(gateway) == {"won": 1}, "the hedge takes its place", LONG)
+    wait_until(lambda: hedges(gateway) == {"won": 1}, "the hedge takes the place of the first attempt", LONG)
     pair.tell(second, last)
-    answer = client.read_response(within=LONG)
-    assert (answer.status, answer.body) == ((200, b"second") if last != ERROR else (500, b"bad"))
+    response = client.read_response(within=LONG)
+    assert (response.status, response.body) == ((200, b"second") if last != ERROR else (500, b"bad"))
     calm(rig, gateway)
     assert seen(gateway)["codes"] == ({"500": 1, "200": 1} if last != ERROR else {"500": 2})
 
 
-def test_an_instance_that_refuses_is_no_hedge(rig: Rig, pair: Pair) -> None:
+def test_a_hedge_that_is_refused_ends_without_an_effect(rig: Rig, pair: Pair) -> None:
     gateway = pair.gateway(hedge={"after": "1s"})
     client = rig.connect(gateway)
     client.send(head())
@@ -234,7 +234,7 @@ def test_an_instance_that_refuses_is_no_hedge(rig: Rig, pair: Pair) -> None:
     assert seen(gateway)["failures"] == {"connect_failed": 1}
 
 
-def test_when_the_client_leaves_both_are_freed(rig: Rig, pair: Pair) -> None:
+def test_when_the_client_leaves_both_attempts_end(rig: Rig, pair: Pair) -> None:
     gateway = pair.gateway()
     client = rig.connect(gateway)
     client.send(head())
@@ -247,7 +247,7 @@ def test_when_the_client_leaves_both_are_freed(rig: Rig, pair: Pair) -> None:
     assert states(rig, gateway) == {"up"}
 
 
-def test_the_deadline_is_for_both(rig: Rig) -> None:
+def test_the_deadline_is_that_of_both_attempts(rig: Rig) -> None:
     ups = [stuck(rig), stuck(rig)]
     gateway = rig.forward(*ups, service=PLENTY, route={"hedge": {"after": "50ms"}, "timeout": "2s"})
     problem(rig.connect(gateway).request(within=LONG), 504)
@@ -259,7 +259,7 @@ def test_the_deadline_is_for_both(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("what", ["POST", "PUT", "GET with a body", "upgrade"])
-def test_what_is_no_plain_read_is_never_hedged(rig: Rig, pair: Pair, what: str) -> None:
+def test_other_requests_than_plain_reads_are_never_hedged(rig: Rig, pair: Pair, what: str) -> None:
     gateway = pair.gateway()
     client, other = rig.connect(gateway), rig.connect(gateway)
     if what == "upgrade":
@@ -267,10 +267,10 @@ def test_what_is_no_plain_read_is_never_hedged(rig: Rig, pair: Pair, what: str) 
     else:
         client.send(head(what.split(" ")[0], "/", length=2) + b"hi")
     pair.wait(1)
-    other.send(head())  # one that is, later: by then the other would be
+    other.send(head())  # a plain read, hedged later: the other one would have been hedged by then
     pair.wait(3)
     assert hedges(gateway) == {}
-    stays(lambda: len(pair.order) == 3, "nothing more is sent")
+    stays(lambda: len(pair.order) == 3, "no more requests")
     for conn in list(pair.order):
         pair.tell(conn, ok())
     assert other.read_response(within=LONG).status == 200
@@ -280,14 +280,16 @@ def test_what_is_no_plain_read_is_never_hedged(rig: Rig, pair: Pair, what: str) 
 
 
 def test_hedges_leave_half_of_the_budget(rig: Rig) -> None:
-    """A second's worth of one retry, for five seconds, is five; half of that is two hedges."""
+    """One retry a second makes five in the window of 5 s; half of that is two hedges."""
     pair = Pair(rig, retries={"budget": "0%", "floor": 1})
     gateway = pair.gateway()
     clients = [rig.connect(gateway) for _ in range(12)]
     for client in clients:
         client.send(head())
     sent = len(clients)
-    wait_until(lambda: len(pair.order) - sent + hedges(gateway).get("unaffordable", 0) == sent, "all had time", LONG)
+    wait_until(
+        lambda: len(pair.order) - sent + hedges(gateway).get("unaffordable", 0) == sent, "all delays are over", LONG
+    )
     assert hedges(gateway)["unaffordable"] >= 1 and len(pair.order) >= sent + 2
     for conn in list(pair.order):
         pair.tell(conn, ok())
@@ -296,20 +298,20 @@ def test_hedges_leave_half_of_the_budget(rig: Rig) -> None:
     pair.end()
 
 
-def test_one_alone_has_no_hedge(rig: Rig, pair: Pair) -> None:
+def test_a_single_instance_has_no_hedge(rig: Rig, pair: Pair) -> None:
     gateway = pair.gateway()
     gateway.set_instances("u", pair.ups[0])
     client = rig.connect(gateway)
     client.send(head())
     (first,) = pair.wait(1)
-    stays(lambda: len(pair.order) == 1, "there is nobody else", 0.5)
+    stays(lambda: len(pair.order) == 1, "no other instance", 0.5)
     pair.tell(first, ok())
     assert client.read_response(within=LONG).status == 200
     calm(rig, gateway)
     assert hedges(gateway) == {}
 
 
-def test_who_waits_for_a_connection_may_be_hedged(rig: Rig) -> None:
+def test_a_request_that_waits_for_a_connection_may_be_hedged(rig: Rig) -> None:
     slow, good = stuck(rig), rig.upstream(answering(ok(b"good")))
     service = {**PLENTY, "max_connections": 1}
     gateway = rig.forward(slow, good, service=service, route={"hedge": {"after": "50ms"}, "timeout": "60s"})
@@ -324,36 +326,36 @@ def test_who_waits_for_a_connection_may_be_hedged(rig: Rig) -> None:
     assert len(slow.requests) <= 1 + 6
 
 
-def test_a_first_attempt_that_is_given_up_leaves_its_hedge(rig: Rig, pair: Pair) -> None:
-    """``attempt_timeout`` ends the first one; no third attempt is made."""
+def test_the_hedge_continues_when_the_first_attempt_is_abandoned(rig: Rig, pair: Pair) -> None:
+    """``attempt_timeout`` ends the first attempt; there is no third one."""
     gateway = pair.gateway(attempt_timeout="2s", tell_deadline=True)
     client = rig.connect(gateway)
     client.send(head())
     first, second = pair.wait(2)
-    wait_until(lambda: hedges(gateway) == {"won": 1}, "the hedge takes its place", LONG)
+    wait_until(lambda: hedges(gateway) == {"won": 1}, "the hedge takes the place of the first attempt", LONG)
     pair.tell(second, ok(b"second"))
     assert client.read_response(within=LONG).body == b"second"
-    told = [request.get("passerelle-timeout-ms") for up in pair.ups for request in up.requests]
-    assert len(told) == 2 and None not in told
+    times = [request.get("passerelle-timeout-ms") for up in pair.ups for request in up.requests]
+    assert len(times) == 2 and None not in times
     pair.tell(first, Connection.close)
     calm(rig, gateway)
     assert len(pair.order) == 2 and seen(gateway)["failures"] == {"timeout": 1}
 
 
-def test_an_instance_that_leaves_hands_over_to_the_hedge(rig: Rig, pair: Pair) -> None:
+def test_the_hedge_continues_when_the_first_instance_goes_down(rig: Rig, pair: Pair) -> None:
     gateway = pair.gateway()
     client = rig.connect(gateway)
     client.send(head())
     first, second = pair.wait(2)
     rig.loop.call(lambda: down(gateway, first.upstream.port))
-    wait_until(lambda: hedges(gateway) == {"won": 1}, "the hedge takes its place", LONG)
+    wait_until(lambda: hedges(gateway) == {"won": 1}, "the hedge takes the place of the first attempt", LONG)
     pair.tell(second, ok(b"second"))
     assert client.read_response(within=LONG).body == b"second"
     calm(rig, gateway)
 
 
 def down(gateway: Running, port: int) -> None:
-    """The instance at ``port`` fails its probes."""
+    """Set the status of the instance at ``port`` to down."""
     listed = gateway.gateway.status()["u"]
     specs = []
     for known in listed:
@@ -362,7 +364,7 @@ def down(gateway: Running, port: int) -> None:
     gateway.gateway.set_instances("u", specs)
 
 
-def test_parts_and_cached_answers_are_hedged_too(rig: Rig) -> None:
+def test_parts_and_cached_responses_are_hedged_too(rig: Rig) -> None:
     slow, good = stuck(rig), rig.upstream(answering(ok(b"1", b"Content-Type: application/json")))
     services = {"u": {"targets": [slow.url, good.url], **PLENTY}}
     hedge = {"hedge": {"after": "50ms"}, "timeout": "60s"}
@@ -383,18 +385,20 @@ def test_parts_and_cached_answers_are_hedged_too(rig: Rig) -> None:
     assert gateway.snapshot()["routes"]["/cached/{n}"]["cache"].items() >= {"miss": 4, "hit": 4}.items()
 
 
-def test_a_percentile_is_learnt_first(rig: Rig) -> None:
+def test_a_percentile_is_measured_first(rig: Rig) -> None:
     slow = threading.Event()
-    turn: list[int] = []  # whose turn it is when the slow one is asked for: the hedge may come to the other one sooner
+    turn: list[
+        int
+    ] = []  # the instance that the slow request goes to first: its hedge may reach the other instance earlier
 
     def script(number: int) -> Callable[[Connection], None]:
-        def answer(conn: Connection) -> None:
+        def respond(conn: Connection) -> None:
             while True:
                 if conn.read_request().target == b"/slow" and [number] == turn:
                     conn.wait(slow)
                 conn.send(ok())
 
-        return answer
+        return respond
 
     ups = [rig.upstream(script(number)) for number in range(2)]
     gateway = rig.forward(*ups, service=PLENTY, route={"hedge": {"after": "p99"}, "timeout": "60s"})
@@ -404,13 +408,13 @@ def test_a_percentile_is_learnt_first(rig: Rig) -> None:
     for _ in range(99):
         client.request(within=LONG)
     assert hedges(gateway) == {}
-    assert client.request("GET", "/slow", within=LONG).status == 200  # from the other one
+    assert client.request("GET", "/slow", within=LONG).status == 200  # from the other instance
     assert hedges(gateway)["won"] >= 1
     slow.set()
     calm(rig, gateway)
 
 
-def test_with_a_limit_and_a_breaker_it_is_one_request(rig: Rig) -> None:
+def test_a_hedged_request_is_one_request_for_the_limit_and_the_breaker(rig: Rig) -> None:
     service = {**PLENTY, "concurrency": "adaptive", "breaker": {"minimum": 2}}
     slow, good = stuck(rig), rig.upstream(answering(ok(b"good")))
     gateway = rig.forward(slow, good, service=service, route={"hedge": {"after": "50ms"}, "timeout": "60s"})
@@ -422,7 +426,7 @@ def test_with_a_limit_and_a_breaker_it_is_one_request(rig: Rig) -> None:
     assert seen(gateway)["breaker"] == {"closed": 1}
 
 
-def test_the_access_log_tells_of_it(rig: Rig, tmp_path: Path) -> None:
+def test_the_access_log_has_the_outcome(rig: Rig, tmp_path: Path) -> None:
     slow, good = stuck(rig), rig.upstream(answering(ok(b"good")))
     route = {"hedge": {"after": "50ms"}, "timeout": "60s"}
     log = tmp_path / "access.log"
@@ -433,6 +437,6 @@ def test_the_access_log_tells_of_it(rig: Rig, tmp_path: Path) -> None:
     gateway.stop()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["status"] for line in lines] == [200] * 4
-    told = [(line["attempts"], line.get("hedge")) for line in lines]
-    assert set(told) <= {(1, None), (2, "won")} and (2, "won") in told
+    logged = [(line["attempts"], line.get("hedge")) for line in lines]
+    assert set(logged) <= {(1, None), (2, "won")} and (2, "won") in logged
     assert {line["instance"] for line in lines} == {"u-2"}

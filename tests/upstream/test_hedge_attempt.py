@@ -85,7 +85,7 @@ class Request:
 
 
 class Response:
-    """As much of the head of a response as a hedge reads."""
+    """The part of the head of a response that a hedge reads."""
 
     def __init__(self, status: int) -> None:
         self.status = status

@@ -1,4 +1,4 @@
-"""Sticky cookies on answers other than plain ones: composed, and those that switch protocols."""
+"""Sticky cookies on composed responses and on protocol switches."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ def composed(rig: Rig, **parts: object) -> Running:
     return rig.gateway(services, [{"path": "/", "compose": compose}])
 
 
-def test_each_service_of_a_composition_keeps_its_client(rig: Rig) -> None:
+def test_each_service_of_a_composition_sets_its_cookie(rig: Rig) -> None:
     client = rig.connect(composed(rig))
     first = client.request("GET", "/", ("Passerelle-Debug", "1"))
     assert first.get("passerelle-instance") is not None
     cookies = first.all("set-cookie")
     found = tokens(cookies)
-    assert len(cookies) == 2 and found.keys() == {"at_u", "at_p"}  # what did not answer keeps nobody
+    assert len(cookies) == 2 and found.keys() == {"at_u", "at_p"}  # no cookie from the service that failed
     pair = ("Cookie", "; ".join(f"{name}={token}" for name, token in found.items()))
-    answers = [client.request("GET", "/", pair) for _ in range(6)]
-    assert len({answer.body for answer in answers}) == 1
-    assert all(answer.all("set-cookie") == [] for answer in answers)
+    responses = [client.request("GET", "/", pair) for _ in range(6)]
+    assert len({response.body for response in responses}) == 1
+    assert all(response.all("set-cookie") == [] for response in responses)
 
 
-def test_a_cached_part_sets_none(rig: Rig) -> None:
+def test_a_cached_part_sets_no_cookie(rig: Rig) -> None:
     part = {"service": "u", "path": "/c", "cache": {"ttl": "60s"}}
     client = rig.connect(composed(rig, u=part, v=part))
     for _ in range(2):
         assert tokens(client.request().all("set-cookie")).keys() == {"at_p"}
 
 
-def test_a_switch_of_protocols_sets_it(rig: Rig) -> None:
+def test_a_protocol_switch_sets_the_cookie(rig: Rig) -> None:
     def switching(which: bytes) -> object:
         def script(conn: Connection) -> None:
             conn.read_request()
@@ -72,11 +72,11 @@ def test_a_switch_of_protocols_sets_it(rig: Rig) -> None:
 
     ups = [rig.upstream(switching(which)) for which in (b"1", b"2")]
     gateway = rig.forward(*ups, service={"balance": sticky("at")})
-    asks = [("Connection", "Upgrade"), ("Upgrade", "x")]
+    fields = [("Connection", "Upgrade"), ("Upgrade", "x")]
 
     def switch(*more: tuple[str, str]) -> tuple[list[bytes], bytes]:
         client = rig.connect(gateway)
-        client.send(head("GET", "/", *asks, *more))
+        client.send(head("GET", "/", *fields, *more))
         raw = client.until(b"\r\n\r\n")
         assert raw.startswith(b"HTTP/1.1 101 ")
         lines = [line.partition(b": ")[2] for line in raw.split(b"\r\n") if line.startswith(b"Set-Cookie: ")]

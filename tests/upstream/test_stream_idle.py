@@ -1,4 +1,4 @@
-"""Streams and tunnels on which nothing comes any more are ended; those on which something comes are not."""
+"""Idle streams and tunnels are ended, active ones are not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.gateways import Rig, Running, settle
 from tests.support.upstream import Connection, Upstream
 from tests.support.wire import stays, wait_until
 
-LONG = 30.0  # how long a test waits for what must come
+LONG = 30.0  # the longest wait for an expected event, in seconds
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n"
 EVENT = b"data: more\n\n"
 UPGRADE = head("GET", "/tunnel", ("Upgrade", "websocket"), ("Connection", "Upgrade"))
@@ -20,7 +20,7 @@ SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection:
 
 
 def begins(rig: Rig, first: bytes) -> Upstream:
-    """Answers each request with ``first``; what comes after it is for the test to send."""
+    """Return an instance that responds to each request with ``first``; the test sends the rest."""
 
     def script(conn: Connection) -> None:
         conn.read_head()
@@ -30,7 +30,7 @@ def begins(rig: Rig, first: bytes) -> Upstream:
 
 
 def gateway_of(rig: Rig, upstream: Upstream, **limits: str) -> Running:
-    """``/off`` without limits, ``/default`` as it is, everything else with ``limits``."""
+    """Return a gateway: ``/off`` without limits, ``/default`` with the defaults, other paths with ``limits``."""
     off = {"stream_idle_timeout": "off", "tunnel_idle_timeout": "off"}
     routes: list[dict[str, Any]] = [
         {"path": "/off", "service": "u", **off},
@@ -41,7 +41,7 @@ def gateway_of(rig: Rig, upstream: Upstream, **limits: str) -> Running:
 
 
 def opened(rig: Rig, gateway: Running, upstream: Upstream, request: bytes, until: bytes) -> tuple[Client, Connection]:
-    """A client that has got the beginning, and its connection at the instance."""
+    """Return a client that has received the beginning, and its connection at the instance."""
     before = len(upstream.connections)
     client = rig.connect(gateway)
     client.send(request)
@@ -62,17 +62,17 @@ def in_flight(gateway: Running) -> int:
     return found
 
 
-class Talk:
-    """Calls ``say`` again and again, until the end of the ``with``."""
+class Repeat:
+    """Calls ``call`` repeatedly until the end of the ``with``."""
 
-    def __init__(self, say: Any) -> None:
-        self._say = say
+    def __init__(self, call: Any) -> None:
+        self._call = call
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         while not self._stop.wait(0.02):
-            self._say()
+            self._call()
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -82,12 +82,12 @@ class Talk:
         self._thread.join(LONG)
 
 
-def test_a_stream_on_which_nothing_comes_is_cut_short_and_freed(rig: Rig) -> None:
+def test_an_idle_stream_is_truncated_and_settled(rig: Rig) -> None:
     upstream = begins(rig, STREAM)
     gateway = gateway_of(rig, upstream, stream_idle_timeout="200ms")
     client, instance = stream(rig, gateway, upstream)
     rest = client.rest(LONG)
-    assert client.closed and b"0\r\n\r\n" not in rest  # the client sees that there should be more
+    assert client.closed and b"0\r\n\r\n" not in rest  # the client can detect the truncation
     assert instance.gone.wait(LONG)
     settle(gateway, LONG)
     found = gateway.snapshot()
@@ -97,17 +97,17 @@ def test_a_stream_on_which_nothing_comes_is_cut_short_and_freed(rig: Rig) -> Non
 
 
 @pytest.mark.slow
-def test_one_on_which_something_comes_lasts(rig: Rig) -> None:
-    """Longer than one on which nothing comes does; and so do those on routes without the limit."""
+def test_an_active_stream_continues(rig: Rig) -> None:
+    """It outlasts idle streams, and so do idle streams on routes without the limit."""
     upstream = begins(rig, STREAM)
     gateway = gateway_of(rig, upstream, stream_idle_timeout="1s")
     lasting, instance = stream(rig, gateway, upstream)
     unlimited, silent = stream(rig, gateway, upstream, "/off")
     default, _ = stream(rig, gateway, upstream, "/default")
-    with Talk(lambda: instance.send(EVENT)):
+    with Repeat(lambda: instance.send(EVENT)):
         for _ in range(2):
             assert stream(rig, gateway, upstream)[0].wait_closed(LONG)
-    assert unlimited.buffer + default.buffer == bytearray(b"\r\n" * 2)  # the ends of their chunks
+    assert unlimited.buffer + default.buffer == bytearray(b"\r\n" * 2)  # the ends of their first chunks
     instance.send(b"data: the last\n\n")
     lasting.until(b"data: the last\n\n", LONG)
     silent.send(EVENT)
@@ -119,7 +119,7 @@ def test_one_on_which_something_comes_lasts(rig: Rig) -> None:
     assert in_flight(gateway) == 0
 
 
-def test_a_client_that_takes_nothing_is_no_fault_of_the_stream(rig: Rig) -> None:
+def test_a_stream_is_not_ended_while_the_client_does_not_read(rig: Rig) -> None:
     piece, times = b"x" * 65536, 400
 
     def script(conn: Connection) -> None:
@@ -136,7 +136,7 @@ def test_a_client_that_takes_nothing_is_no_fault_of_the_stream(rig: Rig) -> None
     rig.clients.append(client)
     client.send(head("GET", "/large"))
     client.until(b"\r\n\r\n", LONG)
-    for _ in range(3):  # long enough for others to be ended, one after the other
+    for _ in range(3):  # long enough for other streams to be ended, one after the other
         assert stream(rig, gateway, upstream)[0].wait_closed(LONG)
     client.exactly(len(piece) * times, LONG)
     settle(gateway, LONG)
@@ -156,31 +156,31 @@ def test_a_silent_tunnel_is_closed_on_both_sides(rig: Rig) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("who", ["client", "instance"])
-def test_one_side_that_speaks_keeps_a_tunnel(rig: Rig, who: str) -> None:
+@pytest.mark.parametrize("side", ["client", "instance"])
+def test_a_tunnel_with_one_active_side_continues(rig: Rig, side: str) -> None:
     upstream = begins(rig, SWITCH)
     gateway = gateway_of(rig, upstream, tunnel_idle_timeout="1s")
     client, instance = tunnel(rig, gateway, upstream)
     unlimited, _ = tunnel(rig, gateway, upstream, "/off")
     default, _ = tunnel(rig, gateway, upstream, "/default")
-    with Talk(lambda: (client if who == "client" else instance).send(b"ping")):
+    with Repeat(lambda: (client if side == "client" else instance).send(b"ping")):
         for _ in range(2):
             assert tunnel(rig, gateway, upstream)[0].wait_closed(LONG)
     assert unlimited.is_open() and default.is_open() and not instance.gone.is_set()
     assert in_flight(gateway) == 3
     client.send(b"last")
-    wait_until(lambda: instance.received.endswith(b"last"), "the tunnel goes on", LONG)
+    wait_until(lambda: instance.received.endswith(b"last"), "the tunnel still works", LONG)
     for each in (client, unlimited, default):
         each.reset()
     settle(gateway, LONG)
     assert in_flight(gateway) == 0
 
 
-def test_tunnels_live_on_over_a_reload_with_the_limit_that_they_had(rig: Rig) -> None:
+def test_tunnels_keep_their_limit_over_a_reload(rig: Rig) -> None:
     upstream = begins(rig, SWITCH)
     gateway = gateway_of(rig, upstream)
     client, _ = tunnel(rig, gateway, upstream)
     services = {"u": {"targets": [upstream.url], "eject": "off"}}
     gateway.reload(services, [{"path": "/{rest*}", "service": "u", "tunnel_idle_timeout": "200ms"}])
     assert tunnel(rig, gateway, upstream)[0].wait_closed(LONG)
-    stays(client.is_open, "the older one is open")
+    stays(client.is_open, "the older tunnel is open")

@@ -1,4 +1,4 @@
-"""TLS to instances: who is believed, what is sent to whom, and what fails when somebody is not who he says."""
+"""TLS to instances: certificates are verified, and nothing is sent to an instance that fails verification."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade
 
 
 class Instances:
-    """Makes upstreams whose certificates an authority vouches for."""
+    """Makes upstreams with certificates that an authority has signed."""
 
     def __init__(self, rig: Rig, folder: Path) -> None:
         self.rig = rig
@@ -52,16 +52,18 @@ def test_requests_share_a_verified_connection(rig: Rig, instances: Instances) ->
     assert len(upstream.connections) == 1
 
 
-def test_nothing_is_sent_to_who_cannot_prove_who_he_is(rig: Rig, instances: Instances, tmp_path: Path) -> None:
+def test_nothing_is_sent_to_an_instance_with_a_wrong_certificate(
+    rig: Rig, instances: Instances, tmp_path: Path
+) -> None:
     (tmp_path / "other").mkdir()
     log = tmp_path / "access.log"
     wrong_name = instances.upstream(answering(ok()), "elsewhere.example")
     right = instances.upstream(answering(ok()))
-    strangers = str(Authority(tmp_path / "other").file)
+    other_authority = str(Authority(tmp_path / "other").file)
     for upstream, service in (
         (wrong_name, instances.tls()),
-        (right, {"tls": {"ca": strangers}}),
-        (right, {}),  # the system's authorities do not know ours
+        (right, {"tls": {"ca": other_authority}}),
+        (right, {}),  # the test authority is unknown to the system
     ):
         gateway = rig.forward(upstream, service={**service, "eject": "off"}, access_log=str(log))
         assert rig.connect(gateway).request().status == 502
@@ -76,7 +78,7 @@ def test_nothing_is_sent_to_who_cannot_prove_who_he_is(rig: Rig, instances: Inst
         assert rig.connect(rig.forward(upstream, service=service)).request().status == 200
 
 
-def test_the_gateway_shows_its_own_certificate(rig: Rig, instances: Instances, tmp_path: Path) -> None:
+def test_the_gateway_sends_its_own_certificate(rig: Rig, instances: Instances, tmp_path: Path) -> None:
     (tmp_path / "clients").mkdir()
     clients = Authority(tmp_path / "clients")
     certificate, key = clients.issue("gateway", "gateway.example", common_name="gateway")
@@ -88,7 +90,7 @@ def test_the_gateway_shows_its_own_certificate(rig: Rig, instances: Instances, t
     assert rig.connect(rig.forward(upstream, service=instances.tls())).request().status == 502
 
 
-def test_what_is_no_tls_is_a_failure_and_the_other_instance_answers(rig: Rig, instances: Instances) -> None:
+def test_an_instance_without_tls_fails_and_the_other_one_responds(rig: Rig, instances: Instances) -> None:
     good, plain = instances.upstream(answering(ok())), rig.upstream(lambda conn: conn.close())
     targets = [f"https://127.0.0.1:{plain.port}", good.url]
     service = {"targets": targets, "balance": "round_robin", **instances.tls()}
@@ -96,7 +98,7 @@ def test_what_is_no_tls_is_a_failure_and_the_other_instance_answers(rig: Rig, in
     assert [client.request().status for _ in range(6)] == [200] * 6
 
 
-def test_a_body_that_ends_without_close_notify_is_cut_short(rig: Rig, instances: Instances) -> None:
+def test_a_body_that_ends_without_close_notify_is_truncated(rig: Rig, instances: Instances) -> None:
     def until_close(conn: Connection) -> None:
         request = conn.read_request()
         conn.send(b"HTTP/1.1 200 OK\r\n\r\nwhole")
@@ -131,7 +133,7 @@ def test_tunnels(rig: Rig, instances: Instances) -> None:
     upstream.wait_all_closed(LONG)
 
 
-def test_certificates_of_a_service_are_read_anew(rig: Rig, instances: Instances, tmp_path: Path) -> None:
+def test_certificates_of_a_service_are_reloaded(rig: Rig, instances: Instances, tmp_path: Path) -> None:
     (tmp_path / "next").mkdir()
     following = Authority(tmp_path / "next")
     upstream = SecureUpstream(answering(ok()), server_context(following.issue("u", "127.0.0.1")))
@@ -140,10 +142,10 @@ def test_certificates_of_a_service_are_read_anew(rig: Rig, instances: Instances,
     client = rig.connect(gateway)
     assert client.request().status == 502
     instances.authority.file.write_bytes(following.file.read_bytes())
-    wait_until(lambda: client.request().status == 200, "the new authority is believed", LONG)
+    wait_until(lambda: client.request().status == 200, "the new authority is trusted", LONG)
 
 
-def test_probes_speak_tls_too(instances: Instances, rig: Rig) -> None:
+def test_probes_use_tls_too(instances: Instances, rig: Rig) -> None:
     def once(conn: Connection) -> None:
         conn.read_request()
         conn.send(ok())
@@ -155,11 +157,11 @@ def test_probes_speak_tls_too(instances: Instances, rig: Rig) -> None:
         text = {"services": {"u": {"targets": [upstream.url], **tls}}, "routes": [{"path": "/", "service": "u"}]}
         return ServiceCertificates(load_text(json.dumps(text)).services["u"])
 
-    def asked(path: str | None, found: ServiceCertificates) -> str:
+    def probed(path: str | None, found: ServiceCertificates) -> str:
         return rig.loop.run(probe("127.0.0.1", upstream.port, path, LONG, found.current()))
 
     trusted = certificates(**instances.tls())
     assert trusted.current() is trusted.current()
-    assert asked("/healthz", trusted) == ""
-    assert asked(None, trusted) == ""
-    assert asked(None, certificates()).startswith("certificate not accepted: ")
+    assert probed("/healthz", trusted) == ""
+    assert probed(None, trusted) == ""
+    assert probed(None, certificates()).startswith("certificate not accepted: ")

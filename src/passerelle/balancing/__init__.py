@@ -1,5 +1,5 @@
-"""Choosing an instance: instances, policies, and groups of groups.
+"""Load balancing: instances, policies, groups, and health.
 
-:mod:`.instance` holds what is known of one instance and its counters, :mod:`.policies` picks one, :mod:`.group` puts
-nodes under nodes. Nothing here does I/O, reads a clock or waits.
+:mod:`.instance` has an instance with its counters, :mod:`.policies` picks one, :mod:`.group` combines nodes into a
+tree. The modules do no I/O and never wait. Clocks are passed in.
 """

@@ -1,22 +1,22 @@
-"""Groups of nodes: a group is a node, so a service can balance zones and a zone its instances.
+"""Groups of nodes: a group is a node itself, so a service can balance zones, and a zone its instances.
 
-A child has a priority and a weight. Priority comes first: the children of the lowest number take everything as long as
-they can carry it; what they cannot carry spills to the next number. Within one priority children share by weight, each
-as far as its health carries it.
+A child has a priority and a weight. Priority comes first: the children with the lowest number take all requests as
+long as they have the capacity; the excess spills to the next number. Within one priority, children share the requests
+by weight, each up to its health.
 
-How much a child can carry is its part of instances up, times :data:`OVERPROVISION`:
+The health of a child is the part of its instances that is up, times :data:`OVERPROVISION`:
 
-==========  =======================  ====================================
+==========  =======================  ======================================
 up of four  health of the child      spilled if it is alone at its priority
-==========  =======================  ====================================
+==========  =======================  ======================================
 4           1.00                     nothing
 3           1.00 (0.75 x 1.4 > 1)    nothing
 2           0.70                     30 %
 1           0.35                     65 %
 0           0                        everything
-==========  =======================  ====================================
+==========  =======================  ======================================
 
-If all priorities together cannot carry everything, each takes in proportion to what it can carry: nothing is refused
+If all priorities together lack the capacity, each takes requests in proportion to its health: no request is refused
 here as long as one instance is up.
 """
 
@@ -33,12 +33,12 @@ from passerelle.balancing.edf_scheduler import EdfScheduler
 from passerelle.balancing.instance import Instance, Status
 from passerelle.balancing.policies import PickerNode, Random
 
-# A child keeps its whole share until its healthy part falls under 1/1.4 = 71 %: one of four may fail without a shift.
+# A child keeps its whole share until less than 1/1.4 = 71 % of it is up: one instance of four may fail without a shift.
 OVERPROVISION = 1.4
 
 
 class Child(NamedTuple):
-    """A node in a group. ``name`` (of a zone, say) must be unlike its siblings' if requests have keys."""
+    """A node in a group. ``name`` (that of a zone, for example) must be unique in the group if requests have keys."""
 
     node: PickerNode
     weight: float = 1.0
@@ -47,11 +47,12 @@ class Child(NamedTuple):
 
 
 class Group:
-    """A node made of nodes. Cost of a pick: that of the child's, and O(log n) in the number of children.
+    """A node made of nodes. A pick costs that of the child, and O(log n) in the number of children.
 
-    Requests without a key take turns among the children, smoothly; those with one are sent to the same child as long
-    as shares stay, and as few as possible move when they change (weighted rendezvous hashing, O(n) in children).
-    A child whose instances are all excluded is passed over; then those too are asked that had no share.
+    Requests without a key alternate among the children, evenly in proportion to the shares. Requests with a key go to
+    the same child as long as the shares are unchanged; a change moves as few keys as possible (weighted rendezvous
+    hashing, O(n) in the number of children). A child whose instances are all excluded is skipped. If all are, the
+    children without a share follow.
     """
 
     __slots__ = ("_children", "_fresh", "_reserve", "_schedule", "_shares", "_size", "_status", "_up", "parent")
@@ -59,7 +60,7 @@ class Group:
     def __init__(
         self, children: Iterable[Child | tuple[PickerNode, float]] = (), *, random: Random = _random.random
     ) -> None:
-        """A pair (node, weight) is a child of priority 0. Raises what :meth:`replace` raises."""
+        """A pair (node, weight) is a child of priority 0. Raises ValueError as :meth:`replace` does."""
         self.parent: PickerNode | None = None
         self._children: tuple[Child, ...] = ()
         self._schedule: EdfScheduler[Child] = EdfScheduler(random)
@@ -75,7 +76,7 @@ class Group:
     release = staticmethod(_instance.release)
 
     def replace(self, children: Iterable[Child | tuple[PickerNode, float]]) -> None:
-        """Take these children. Raises ValueError for a weight that is not positive and finite."""
+        """Replace the children. Raises ValueError for a weight that is not positive and finite."""
         new = tuple(Child(*child) for child in children)
         for child in new:
             if not 0 < child.weight < float("inf"):
@@ -98,12 +99,12 @@ class Group:
                 if chosen is not None:
                     return chosen
         else:
-            passed: tuple[Child, ...] = ()
-            while (turn := self._schedule.next(passed)) is not None:
+            skipped: tuple[Child, ...] = ()
+            while (turn := self._schedule.next(skipped)) is not None:
                 chosen = turn.node.pick(exclude)
                 if chosen is not None:
                     return chosen
-                passed = (*passed, turn)
+                skipped = (*skipped, turn)
         for child in self._reserve:
             chosen = child.node.pick(exclude, key)
             if chosen is not None:
@@ -111,7 +112,7 @@ class Group:
         return None
 
     def changed(self) -> None:
-        """Something below changed: have the totals and shares worked out again at the next pick."""
+        """Recompute totals and shares at the next pick: a node below has changed."""
         self._fresh = False
         if self.parent is not None:
             self.parent.changed()
@@ -123,30 +124,30 @@ class Group:
 
     @property
     def members(self) -> tuple[Instance, ...]:
-        """All instances below, in any status."""
+        """All instances below this node, in any status."""
         return tuple(instance for child in self._children for instance in child.node.members)
 
     @property
     def status(self) -> Status:
-        """The status of the best child; DOWN if there is none."""
+        """The best status of the children; DOWN without children."""
         self._refresh()
         return self._status
 
     @property
     def size(self) -> int:
-        """How many instances are below but for those that drain."""
+        """The number of instances below this node, without draining ones."""
         self._refresh()
         return self._size
 
     @property
     def up(self) -> int:
-        """How many of them may be picked."""
+        """The number of instances below this node that are up."""
         self._refresh()
         return self._up
 
     @property
     def shares(self) -> dict[Child, float]:
-        """The part of all requests that each child gets now, adding up to 1; children that get none are absent."""
+        """The current share of each child in all requests; the sum is 1. Children without a share are absent."""
         self._refresh()
         return dict(self._shares)
 
@@ -163,7 +164,7 @@ class Group:
             self._schedule.replace(self._shares.items())
 
     def _by_preference(self, key: bytes) -> list[Child]:
-        """Children in the order in which ``key`` prefers them."""
+        """Return the children in the order of preference of ``key``."""
 
         def score(child: Child) -> float:
             digest = blake2b(b"%b\0%b" % (child.name.encode(), key), digest_size=8).digest()
@@ -173,13 +174,13 @@ class Group:
 
 
 def health(node: PickerNode) -> float:
-    """How much of its share ``node`` can carry, 0 to 1."""
+    """Return the part of its share that ``node`` has the capacity for, 0 to 1."""
     size = node.size
     return min(1.0, OVERPROVISION * node.up / size) if size else 0.0
 
 
 def shares(children: Iterable[Child]) -> dict[Child, float]:
-    """The part of all requests for each child with an instance up, adding up to 1 (module docstring)."""
+    """Return the share of each child with an instance up in all requests; the sum is 1. See the module docstring."""
     levels: dict[int, dict[Child, float]] = {}
     for child in children:
         levels.setdefault(child.priority, {})[child] = health(child.node)
@@ -187,7 +188,7 @@ def shares(children: Iterable[Child]) -> dict[Child, float]:
     result: dict[Child, float] = {}
     for priority in sorted(levels):
         level = levels[priority]
-        weights = {child: child.weight * able for child, able in level.items() if able > 0}
+        weights = {child: child.weight * capacity for child, capacity in level.items() if capacity > 0}
         if weights and left > 1e-9:
             total = sum(weights.values())
             size = sum(child.node.size for child in level)

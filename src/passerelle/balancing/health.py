@@ -1,9 +1,9 @@
-"""Health of a service's instances: active probes, passive ejection, slow start and panic, as one state machine.
+"""Health of the instances of a service: active probes, passive ejection, slow start and panic, as one state machine.
 
-One :class:`ServiceHealth` decides for all workers; what they see is its :meth:`~ServiceHealth.snapshot`, put into
-effect by :func:`apply_snapshot`. It is pure: probes, timers and messages are the driver's, ``now`` is seconds of any
-clock that does not go back. The states of one instance and all their transitions (:data:`TABLE`; a dot changes
-nothing):
+One :class:`ServiceHealth` decides for all workers. The workers get its :meth:`~ServiceHealth.snapshot`, which
+:func:`apply_snapshot` applies. The state machine is pure: the caller does the probes, timers and messages, and ``now``
+is in seconds of any monotonic clock. The states of an instance and all transitions (:data:`TABLE`; a dot means no
+change):
 
 ========  =======  ========  ========  ==========  ========  =======
 state     passed   failed    misbehvd  served      drain     resume
@@ -15,21 +15,21 @@ ejected   .        down      .         up          draining  .
 draining  .        .         .         .           .         joining
 ========  =======  ========  ========  ==========  ========  =======
 
-passed      ``rise`` good probes in a row (1)
-failed      ``fall`` bad probes in a row (3)
-misbehaved  a worker saw ``failures`` (5) requests in a row fail. Refused if the instance is the last one up, or if more
-            than ``ejected_part`` (half) of the service would be ejected
-served      the ejection is over: 30 s, twice as long each time again up to 5 min, forgotten by one step for each 30 s
-            up. At once when no other instance is up, or scaling down made the ejected more than half; and one each
-            second while requests are refused because those that are up are full
+passed      ``rise`` successful probes in a row (1)
+failed      ``fall`` failed probes in a row (3)
+misbehaved  ``failures`` (5) requests in a row failed in a worker. Ignored if the instance is the last one up, or if
+            more than ``ejected_part`` (half) of the service would be ejected
+served      the ejection is over: after 30 s, doubled for each further ejection up to 5 min; each 30 s up take one
+            doubling back. At once if no other instance is up, or if after scaling down more than half is ejected; and
+            one instance each second while requests are refused because the instances that are up are full
             (:meth:`~ServiceHealth.report_overload`): an instance that may fail is better than a refusal
-drain       the runner wants it empty; ``resume`` takes that back
+drain       the instance takes no new requests; ``resume`` reverts that
 
-An instance that comes up starts slowly: what counts of its weight rises from a tenth to all of it in ``slow_start``
-seconds (10).
+Slow start: when an instance comes up, the effective part of its weight grows from a tenth to all of it within
+``slow_start`` seconds (10).
 
-Panic: when no more than ``panic`` of the instances are up (default 0: none at all), those that are down or ejected but
-have been up before are used as if they were up: trying is no worse than refusing. None switches that off. An instance
+Panic: when at most ``panic`` of the instances are up (default 0: none), the others that have been up before are used as
+if they were up, unless they drain, because a try is no worse than a refusal. With None there is no panic. An instance
 that has never passed a probe is not used even then.
 """
 
@@ -45,12 +45,12 @@ from passerelle.balancing.instance import Instance, Status, set_status, set_weig
 
 VERSION = 1  # of the snapshot
 FAILURES = 5  # requests in a row
-RELIEF = 1.0  # seconds between ejections ended for want of room
-STEPS = 10  # of a slow start: each rebuilds the policies' tuples
+RELIEF_INTERVAL = 1.0  # seconds between two ejections that end because of overload
+SLOW_START_STEPS = 10  # of slow start: each one rebuilds the tuples of the policies
 
 
 class HealthState(enum.Enum):
-    """Of one instance; the value is its name in snapshots."""
+    """The health of one instance. The value is the name of the state in snapshots."""
 
     JOINING = "joining"
     UP = "up"
@@ -60,7 +60,7 @@ class HealthState(enum.Enum):
 
 
 class HealthEvent(enum.Enum):
-    """What can happen to it."""
+    """An event in the life of one instance."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -92,15 +92,15 @@ _STATUS = {
     HealthState.DRAINING: Status.DRAINING,
 }
 
-# Where an instance has been up before, panic mode admits it in these states.
-_ADMITTED_IN_PANIC = frozenset({HealthState.JOINING, HealthState.DOWN, HealthState.EJECTED})
+# In panic, instances in these states are used if they have been up before.
+_USED_IN_PANIC = frozenset({HealthState.JOINING, HealthState.DOWN, HealthState.EJECTED})
 
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
-    """Of one service; times in seconds, parts from 0 to 1."""
+    """The health settings of one service. Times are in seconds, parts are from 0 to 1."""
 
-    probed: bool = True  # False: there are no active probes, and instances join up
+    probed: bool = True  # False without active probes: instances join as up
     rise: int = 1
     fall: int = 3
     failures: int = FAILURES
@@ -112,7 +112,7 @@ class HealthSettings:
 
 
 class HealthChange(NamedTuple):
-    """One transition, for the log."""
+    """A transition of one instance, for the log."""
 
     key: str
     before: HealthState
@@ -125,11 +125,11 @@ class _HealthRecord:
 
     def __init__(self, now: float) -> None:
         self.state = HealthState.JOINING
-        self.since = now  # of the state
-        self.good = 0  # probes in a row
-        self.bad = 0
-        self.known = False  # has been up
-        self.ejections = 0  # not yet forgotten
+        self.since = now  # the start of the state
+        self.good = 0  # successful probes in a row
+        self.bad = 0  # failed probes in a row
+        self.known = False  # whether the instance has been up
+        self.ejections = 0  # ejections that still lengthen the next one
         self.ejected_until = 0.0
 
 
@@ -144,7 +144,7 @@ class ServiceHealth:
         self._records: dict[str, _HealthRecord] = {}
 
     def replace(self, keys: Iterable[str], now: float) -> list[HealthChange]:
-        """Take these instances; those that stay keep their state. Unknown keys elsewhere are ignored."""
+        """Replace the instances. Instances that stay keep their state. The other methods ignore unknown keys."""
         old = self._records
         self._records = {key: old.get(key) or _HealthRecord(now) for key in keys}
         changes: list[HealthChange] = []
@@ -155,7 +155,7 @@ class ServiceHealth:
         return self._end_ejections(now, changes)
 
     def probed(self, key: str, ok: bool, now: float) -> list[HealthChange]:
-        """An active probe of ``key`` ended."""
+        """Record the result of an active probe of ``key``."""
         changes: list[HealthChange] = []
         record = self._records.get(key)
         if record is not None:
@@ -167,37 +167,37 @@ class ServiceHealth:
         return self._end_ejections(now, changes)
 
     def report_failing(self, key: str, now: float) -> list[HealthChange]:
-        """A worker saw too many requests in a row fail (:func:`reached_failure_limit`)."""
+        """Eject ``key`` if allowed: too many requests in a row failed in a worker (:func:`reached_failure_limit`)."""
         changes: list[HealthChange] = []
         record = self._records.get(key)
         if record is not None and record.state is HealthState.UP and self._may_eject():
             settings = self._settings
-            # one step is forgotten for each ejection's time spent up since
+            # each period of `ejection` seconds up takes back one ejection
             forgotten = floor((now - record.since) / settings.ejection)
             record.ejections = max(0, record.ejections - forgotten) + 1
-            # 2**32 ejections' worth of doubling is over any maximum, and floats stay finite
+            # 2**32 times the length is over any maximum, and the float stays finite
             length = settings.ejection * 2.0 ** min(record.ejections - 1, 32)
             record.ejected_until = now + min(length, settings.ejection_max)
             self._transition(key, HealthEvent.MISBEHAVED, now, changes)
         return self._end_ejections(now, changes)
 
     def report_overload(self, now: float) -> list[HealthChange]:
-        """A request was refused because every instance that is up is full: end the ejection that is due first."""
+        """End the ejection that is due first: a request was refused because all instances that are up are full."""
         changes: list[HealthChange] = []
         ejected = [(record.ejected_until, key) for key, record in self._records.items() if self._ejected(record)]
-        if ejected and now >= self._last_relief + RELIEF:
+        if ejected and now >= self._last_relief + RELIEF_INTERVAL:
             self._last_relief = now
             self._transition(min(ejected)[1], HealthEvent.SERVED, now, changes)
         return self._end_ejections(now, changes)
 
     def drain(self, key: str, now: float) -> list[HealthChange]:
-        """Send nothing new to ``key``; it no longer counts as a part of the service."""
+        """Send no new requests to ``key``, which no longer counts as a part of the service."""
         changes: list[HealthChange] = []
         self._transition(key, HealthEvent.DRAIN, now, changes)
         return self._end_ejections(now, changes)
 
     def resume(self, key: str, now: float) -> list[HealthChange]:
-        """Take :meth:`drain` back: the instance joins anew."""
+        """Revert :meth:`drain`: the instance joins again."""
         changes: list[HealthChange] = []
         self._transition(key, HealthEvent.RESUME, now, changes)
         if not self._settings.probed:
@@ -205,28 +205,30 @@ class ServiceHealth:
         return self._end_ejections(now, changes)
 
     def tick(self, now: float) -> list[HealthChange]:
-        """End the ejections that are over. To be called when :meth:`next_change` says, or at any time."""
+        """End the ejections that are over. To be called at the time of :meth:`next_change`, or at any time."""
         return self._end_ejections(now, [])
 
     def next_change(self, now: float) -> float | None:
-        """When the snapshot next changes by time alone (``>= now``), or None."""
+        """Return the time (``>= now``) at which the snapshot next changes without an event, or None."""
         settings = self._settings
         times = []
         for record in self._records.values():
             if record.state is HealthState.EJECTED:
                 times.append(record.ejected_until)
             elif record.state is HealthState.UP and self._share(record, now) < 1.0:
-                times.append(record.since + (self._slow_start_steps(record, now) + 1) * settings.slow_start / STEPS)
+                times.append(
+                    record.since + (self._slow_start_steps(record, now) + 1) * settings.slow_start / SLOW_START_STEPS
+                )
         return max(now, min(times)) if times else None
 
     def state(self, key: str) -> HealthState | None:
-        """The state of ``key``, or None if it is no instance of this service."""
+        """Return the state of ``key``, or None if this service has no such instance."""
         record = self._records.get(key)
         return record.state if record is not None else None
 
     @property
     def in_panic_mode(self) -> bool:
-        """Whether too few are up, so that health is disregarded."""
+        """Whether so few instances are up that others are used too."""
         part = self._settings.panic
         members = self._members()
         if part is None or not any(record.known and record.state is not HealthState.UP for record in members):
@@ -234,18 +236,19 @@ class ServiceHealth:
         return sum(record.state is HealthState.UP for record in members) <= part * len(members)
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """All of it as a JSON-able dict: for workers (:func:`apply_snapshot`), for the admin API, for :meth:`restore`.
+        """Return the state as a JSON-serializable dict, for workers (:func:`apply_snapshot`), the admin API, and
+        :meth:`restore`.
 
-        Times are ages and remainders in seconds, so that it means the same in a process with another clock.
+        Times are relative to ``now``, in seconds, so that the snapshot is valid in a process with another clock.
         """
         panicking = self.in_panic_mode
         instances: dict[str, Any] = {}
         for key, record in self._records.items():
-            pressed = panicking and record.known and record.state in _ADMITTED_IN_PANIC
+            panicked = panicking and record.known and record.state in _USED_IN_PANIC
             instances[key] = {
                 "state": record.state.value,
-                "status": (Status.UP if pressed else _STATUS[record.state]).name,
-                "share": 1.0 if pressed else self._share(record, now),
+                "status": (Status.UP if panicked else _STATUS[record.state]).name,
+                "share": 1.0 if panicked else self._share(record, now),
                 "age": now - record.since,
                 "good": record.good,
                 "bad": record.bad,
@@ -256,7 +259,7 @@ class ServiceHealth:
         return {"version": VERSION, "panic": panicking, "instances": instances}
 
     def restore(self, snapshot: Mapping[str, Any], now: float) -> None:
-        """Go on from a snapshot, for the instances known here. Raises ValueError for one of another version."""
+        """Restore the states of known instances from a snapshot. Raises ValueError for another version."""
         if snapshot.get("version") != VERSION:
             raise ValueError(f"a health snapshot of version {snapshot.get('version')!r}, not {VERSION}")
         for key, values in snapshot["instances"].items():
@@ -280,11 +283,11 @@ class ServiceHealth:
     def _share(self, record: _HealthRecord, now: float) -> float:
         if record.state is not HealthState.UP or self._settings.slow_start <= 0:
             return 1.0
-        return min(max(self._slow_start_steps(record, now), 1), STEPS) / STEPS
+        return min(max(self._slow_start_steps(record, now), 1), SLOW_START_STEPS) / SLOW_START_STEPS
 
     def _slow_start_steps(self, record: _HealthRecord, now: float) -> int:
-        """Steps of slow start that are over; a step counts at the very moment that next_change() gave for it."""
-        return floor((now - record.since) / self._settings.slow_start * STEPS + 1e-6)
+        """Return the completed steps of slow start. A step is complete at the very time that next_change() returned."""
+        return floor((now - record.since) / self._settings.slow_start * SLOW_START_STEPS + 1e-6)
 
     def _may_eject(self) -> bool:
         members = self._members()
@@ -293,7 +296,7 @@ class ServiceHealth:
         return up > 1 and ejected + 1 <= self._settings.ejected_part * len(members)
 
     def _end_ejections(self, now: float, changes: list[HealthChange]) -> list[HealthChange]:
-        """End ejections that are over, and those that must not stand: first the ones due first."""
+        """End ejections that are over or no longer allowed, those that are due first before the others."""
         ejected = [(record.ejected_until, key) for key, record in self._records.items() if self._ejected(record)]
         if ejected:
             members = self._members()
@@ -321,13 +324,14 @@ class ServiceHealth:
 def reached_failure_limit(instance: Instance, failures: int = FAILURES) -> bool:
     """Whether the failure just counted on ``instance`` is a reason to call :meth:`ServiceHealth.report_failing`.
 
-    True at every ``failures``-th failure in a row, so that a refused ejection is asked for again, but not each time.
+    True at every ``failures``-th failure in a row, so that an ejection that was not allowed is requested again later,
+    but not at each failure.
     """
     return instance.streak > 0 and instance.streak % failures == 0
 
 
 def apply_snapshot(snapshot: Mapping[str, Any], instances: Iterable[Instance]) -> None:
-    """Put a snapshot into effect in this process. Instances that it does not name are left as they are.
+    """Apply a snapshot to ``instances``. Instances that are not in the snapshot are unchanged.
 
     Raises ValueError for a snapshot of another version.
     """

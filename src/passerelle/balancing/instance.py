@@ -1,11 +1,11 @@
-"""One instance of a service, as the balancer sees it, and the only code that changes its counters.
+"""An instance of a service, as the balancer sees it, and the only code that changes its counters.
 
-``in_flight`` counts open work: it goes up by one in :func:`acquire` and down by one in :func:`release`, and nothing
-else writes it. It belongs to the instance, not to a member list, so it is true whatever happens to the lists while
-work is open: an instance that is removed settles its own count, and one that comes back before that does
-(:class:`Roster`) starts from what is really open.
+``in_flight`` counts the requests and tunnels in flight: :func:`acquire` adds one, :func:`release` subtracts one, and
+no other code writes the count. The count belongs to the instance, not to a list of members, so that it is correct
+whatever happens to the lists meanwhile. A removed instance settles its own count. An instance that comes back before
+(:class:`Roster`) continues with the true count.
 
-Everything here runs on one event loop: no locks.
+All code runs on one event loop, so there are no locks.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Status(enum.IntEnum):
-    """What may be sent to an instance, worst first, so that the best of several is their ``max``."""
+    """The status of an instance. The worst is first, so that the best of several is their ``max``."""
 
     DOWN = 0  # fails its probes, or has not passed one yet
-    DRAINING = 1  # finishes what it has; takes nothing new
-    EJECTED = 2  # passes its probes but failed real requests; comes back by itself
+    DRAINING = 1  # finishes its requests and takes no new ones
+    EJECTED = 2  # passes its probes, but real requests failed; returns automatically
     UP = 3  # takes requests
 
 
 class InstanceOwner(Protocol):
-    """The node that an instance belongs to, told when what may be picked has changed."""
+    """The node that an instance belongs to, which is notified of changes."""
 
     def changed(self) -> None:
-        """An instance's status or weight changed."""
+        """The status or the weight of an instance has changed."""
 
 
 class LoadMetric(Protocol):
-    """What "load" means: it keeps ``instance.load`` up to date, and a policy only compares loads.
+    """A definition of load: keeps ``instance.load`` up to date. Policies only compare loads.
 
-    A lower load is a better choice. Loads are comparable between instances at one moment; a metric must be such that
-    the *order* of two loads changes only in these calls, never by time alone.
+    A lower load is a better choice. The *order* of the loads of two instances must change only in these calls, never
+    by time alone.
     """
 
     def acquired(self, instance: Instance) -> None:
-        """The instance has one more request in flight (already counted)."""
+        """A request was added to ``instance``, and is already counted."""
 
     def released(self, instance: Instance, ok: bool | None, seconds: float) -> None:
-        """One request ended (already counted)."""
+        """A request has ended, and is no longer counted; for the parameters see :func:`release`."""
 
     def reweighed(self, instance: Instance) -> None:
-        """The instance's weight changed, or the metric has just been given the instance."""
+        """The weight of the instance has changed, or the instance is new to the metric."""
 
 
 class Instance:
     """One process, or one address, that serves a service.
 
-    ``weight`` is the configured share (> 0); ``share`` (0 < share <= 1) scales it while an instance starts slowly.
-    ``address`` is for logs only. ``endpoint`` carries requests to it: the balancer never looks at it.
-    Read everything; change ``up``, ``status``, ``weight``, ``share`` and the counters only through this module.
+    ``weight`` is the configured weight (> 0). ``share`` (0 < share <= 1) scales the weight during slow start.
+    ``address`` is for logs only. ``endpoint`` sends requests to the instance; the balancer does not use it.
+    All attributes may be read. Only this module changes ``up``, ``status``, ``weight``, ``share`` and the counters.
     """
 
     __slots__ = (
@@ -94,25 +94,25 @@ class Instance:
         self.name = name
         self.address = address
         self.zone = zone
-        self.tier = 0  # lower ones first, where its node looks at that (:mod:`.priority_tiers`)
+        self.tier = 0  # the lowest first, with :mod:`.priority_tiers`
         self.endpoint = endpoint
         self.status = status
         self.up = status is Status.UP
         # counters
-        self.in_flight = 0  # requests and tunnels open now
-        self.total = 0  # ever acquired
-        self.failures = 0  # ever released with ok=False
-        self.streak = 0  # failures since the last success, or since it came up
-        # share of the work
+        self.in_flight = 0  # current requests and tunnels
+        self.total = 0  # all acquired so far
+        self.failures = 0  # all released with ok=False so far
+        self.streak = 0  # failures since the last success, or since the instance came up
+        # the share of the requests
         self.weight = _checked_weight(weight)
         self.share = 1.0
-        self.unit = 1.0 / weight  # what one request adds to `load`
-        # how it is compared with others
+        self.unit = 1.0 / weight  # the load of one request
+        # for the comparison with other instances
         self.load = 0.0
-        self.metric: LoadMetric | None = None  # None: requests in flight per weight
+        self.metric: LoadMetric | None = None  # None for requests in flight per weight
         self.owner: InstanceOwner | None = None
-        self.watcher: Callable[[Instance], None] | None = None  # told when `load` changed
-        # what policies and metrics remember of it
+        self.watcher: Callable[[Instance], None] | None = None  # called after a change of `load`
+        # data of policies and metrics
         self.entry: tuple[float, int, Instance] | None = None
         self.deadline = 0.0
         self.cost = 0.0
@@ -121,7 +121,7 @@ class Instance:
 
     @property
     def identity(self) -> str:
-        """What it is known by in snapshots and on hash rings; unique in a service."""
+        """The key of the instance in snapshots and on hash rings, unique in a service."""
         return identity(self.name, self.address)
 
     def __repr__(self) -> str:
@@ -129,12 +129,12 @@ class Instance:
 
 
 def identity(name: str, address: str) -> str:
-    """The key of an instance, a string so that it can be one in JSON."""
+    """Return the key of an instance, a string so that it can be a key in JSON."""
     return f"{name}@{address}"
 
 
 def acquire(instance: Instance) -> None:
-    """Count one more request (or tunnel) on ``instance``. Exactly one :func:`release` must follow."""
+    """Count a new request (or tunnel) on ``instance``. Exactly one :func:`release` must follow."""
     instance.in_flight = in_flight = instance.in_flight + 1
     instance.total += 1
     metric = instance.metric
@@ -148,11 +148,11 @@ def acquire(instance: Instance) -> None:
 
 
 def release(instance: Instance, ok: bool | None, seconds: float) -> None:
-    """Count the end of one acquired request, whatever became of the instance meanwhile.
+    """Count the end of an acquired request, even if the instance was removed meanwhile.
 
-    ``ok`` is False if the instance failed, None if the end says nothing about it (the client left).
-    ``seconds`` is how long the instance took to answer. Raises RuntimeError for a release without an acquire:
-    that is a fault of the caller, and a count below zero would send everything to this instance.
+    ``ok`` is False if the instance failed, None if the outcome does not depend on the instance (the client left).
+    ``seconds`` is the time that the instance took to respond. Raises RuntimeError for a release without an acquire,
+    which is a bug in the caller: a count below zero would attract all requests to this instance.
     """
     in_flight = instance.in_flight - 1
     if in_flight < 0:
@@ -174,7 +174,7 @@ def release(instance: Instance, ok: bool | None, seconds: float) -> None:
 
 
 def set_status(instance: Instance, status: Status) -> None:
-    """Change what may be sent to ``instance``; its node notices at its next pick. Costs O(1)."""
+    """Change the status of ``instance``; the next pick of its node uses the new status. O(1)."""
     if status is instance.status:
         return
     instance.status = status
@@ -205,7 +205,7 @@ def set_weight(instance: Instance, weight: float | None = None, share: float | N
 
 
 def recompute_load(instance: Instance) -> None:
-    """Work out ``load`` anew, after its weight or its metric changed."""
+    """Recompute ``load`` after a change of the weight or the metric."""
     if instance.metric is None:
         instance.load = instance.in_flight * instance.unit
     else:
@@ -221,7 +221,7 @@ def _checked_weight(weight: float) -> float:
 
 
 class InstanceConfig(NamedTuple):
-    """What a source of instances (configuration, runner, DNS) says of one: no state."""
+    """An instance as its source (configuration, supervisor, DNS) describes it, without state."""
 
     name: str
     address: str
@@ -232,20 +232,20 @@ class InstanceConfig(NamedTuple):
 class Roster:
     """The instances of one service over time: the same member is the same :class:`Instance`.
 
-    A member is known by its name *and* address: a process that was replaced on another port is another instance.
-    One that left while work was open on it is kept until that has ended, and is the same again if it returns first.
+    The name *and* the address identify a member: a process that was replaced on another port is another instance. A
+    member that was removed with requests in flight is kept until they have ended, and reused if it returns before.
     """
 
     __slots__ = ("_current", "_leaving", "_status")
 
     def __init__(self, status: Status = Status.UP) -> None:
-        """``status`` is the one that members join with."""
+        """``status`` is the initial status of members."""
         self._current: dict[str, Instance] = {}
         self._leaving: dict[str, Instance] = {}
         self._status = status
 
     def replace(self, members: Iterable[InstanceConfig]) -> list[Instance]:
-        """The instances of ``members``, in their order; those that stay keep all their state."""
+        """Replace the members and return their instances, in order. Instances that stay keep all their state."""
         current: dict[str, Instance] = {}
         for member in members:
             key = identity(member.name, member.address)
@@ -268,16 +268,16 @@ class Roster:
 
     @property
     def instances(self) -> list[Instance]:
-        """The members now."""
+        """The current members."""
         return list(self._current.values())
 
     @property
     def leaving(self) -> list[Instance]:
-        """Members that were removed and not yet forgotten."""
+        """Removed members that are still kept."""
         return list(self._leaving.values())
 
     def forget_idle(self) -> list[Instance]:
-        """Forget the removed members with nothing in flight and return them: their endpoints can be closed."""
+        """Discard and return the removed members without requests in flight, whose endpoints can be closed."""
         idle = [instance for instance in self._leaving.values() if instance.in_flight == 0]
         self._leaving = {key: instance for key, instance in self._leaving.items() if instance.in_flight > 0}
         return idle

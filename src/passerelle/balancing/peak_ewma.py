@@ -1,8 +1,8 @@
-"""Load metrics: what makes one instance a better choice than another.
+"""Load metrics, which make one instance a better choice than another.
 
-A metric and a policy are two separate axes: any metric here goes with :class:`.policies.PowerOfTwo` and
+A metric is independent of the policy: any metric works with :class:`.policies.PowerOfTwo` and
 :class:`.policies.LeastLoaded` (round robin and hashing do not compare loads). The default metric, requests in flight
-per weight, is written out in :mod:`.instance` because every request pays for it.
+per weight, is inlined in :mod:`.instance` because it is computed for every request.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from time import monotonic
 
 from passerelle.balancing.instance import Instance
 
-# Above every measured load: an instance nobody has heard from takes one request first, and more only when all others
-# are as unknown. Measured loads are below it for 300,000 years of clock at the default decay.
+# Above every measured load: an instance without a measurement takes one request first, and more only when all others
+# have none either. At the default decay, measured loads stay below this value for 300,000 years of clock time.
 UNMEASURED = 1e12
 
 
 class PeakEwma:
-    """Expected seconds for one more request: latency, averaged but quick to rise, times requests in flight per weight.
+    """The expected time for one more request: a moving average of latency, times requests in flight per weight.
 
-    Latency ``c`` follows its samples with weight ``1 - exp(-dt / decay)``, but a sample above it replaces it at once
-    (hence *peak*), and it fades by ``exp(-dt / decay)`` while nothing is heard, so that an instance that was slow is
-    tried again. A failure counts as at least ``failure_cost`` seconds: failing fast must not attract requests.
+    A sample has weight ``1 - exp(-dt / decay)`` in the latency ``c``, except that a sample above ``c`` replaces it at
+    once (hence *peak*). Without samples ``c`` decays by ``exp(-dt / decay)``, so that an instance that was slow is
+    tried again. A failure counts as at least ``failure_cost`` seconds: an instance that fails fast must not attract
+    requests.
 
-    All latencies fade alike, so fading never changes which of two instances is better. ``load`` is therefore kept as
-    ``log(c * (in_flight + 1) / weight) + t / decay`` with ``t`` the time of the last sample: what a comparison needs,
-    true without being touched again. No clock is read to pick.
+    All latencies decay alike, so decay never changes which of two instances is better. ``load`` is therefore kept as
+    ``log(c * (in_flight + 1) / weight) + t / decay``, where ``t`` is the time of the last sample. This value stays
+    valid for comparison without an update, so that a pick reads no clock.
     """
 
     __slots__ = ("_clock", "_decay", "_failure_cost")
@@ -35,7 +36,7 @@ class PeakEwma:
     def __init__(
         self, clock: Callable[[], float] = monotonic, *, decay: float = 10.0, failure_cost: float = 1.0
     ) -> None:
-        """``decay`` in seconds: after so long without news 37 % of the old latency is left. ``clock`` in seconds."""
+        """``decay`` is the time in seconds after which a latency has decayed to 37 %. ``clock`` is in seconds."""
         self._clock = clock
         self._decay = decay
         self._failure_cost = failure_cost
@@ -45,7 +46,7 @@ class PeakEwma:
         self.reweighed(instance)
 
     def released(self, instance: Instance, ok: bool | None, seconds: float) -> None:
-        """See :class:`.instance.LoadMetric`; ``ok=None`` is no sample."""
+        """See :class:`.instance.LoadMetric`. A request with ``ok=None`` is no sample."""
         if ok is not None:
             sample = max(seconds, 1e-6) if ok else max(seconds, self._failure_cost)
             now = self._clock()

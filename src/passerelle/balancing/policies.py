@@ -1,15 +1,15 @@
-"""Balancing policies: which instance takes the next request.
+"""Balancing policies, which pick the instance for a request.
 
-A policy is the leaf of the tree of nodes (:mod:`.group` has the branches). It keeps small immutable tuples of what may
-be picked, rebuilt at the first pick after something changed, so that a pick itself looks at one or two instances
-whatever their number. None of them waits, locks or reads a clock; chance comes from the given ``random``.
+A policy is a leaf of the tree of nodes (:mod:`.group` has the branches). A policy keeps tuples of the instances that
+may be picked, and rebuilds them at the first pick after a change, so that a pick itself looks at one or two instances
+whatever their number. Policies do not wait, lock, or read a clock. Random numbers come from the given ``random``.
 
 =================  ==========================================  =====================================
-policy             who is picked                               cost in the number of instances
+policy             instance picked                             cost in the number of instances
 =================  ==========================================  =====================================
 RoundRobin         each in turn, weights ignored               O(1)
 Weighted           each in proportion to its weight, smoothly  O(log n), a heap of next turns
-LeastLoaded        the least loaded, ties in turn              O(log n) amortised, a heap of loads
+LeastLoaded        the least loaded, ties in turn              O(log n) amortized, a heap of loads
 PowerOfTwo         the less loaded of two at random            O(1); O(log n) with unequal weights
 =================  ==========================================  =====================================
 """
@@ -29,19 +29,19 @@ from passerelle.balancing.instance import Instance, LoadMetric, Status
 
 Random = Callable[[], float]  # uniform in [0, 1), like random.random
 
-DRAWS = 8  # pairs tried before a full look; with a third of the instances excluded all fail once in 43 million
+MAX_DRAWS = 8  # pairs tried before a full scan; with a third of the instances excluded, all fail once in 43 million
 
 
 class PickerNode(Protocol):
-    """Whatever picks an instance: a policy over instances, or a group of nodes."""
+    """A node that picks an instance: a policy over instances, or a group of nodes."""
 
     parent: PickerNode | None
 
     def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
-        """An instance that is up and not in ``exclude``, or None.
+        """Return an instance that is up and not in ``exclude``, or None.
 
-        ``exclude`` holds those already tried; ``key`` is what hashing policies go by. Picking counts nothing:
-        :meth:`acquire` does, before anything that waits.
+        ``exclude`` contains the instances already tried. ``key`` is the key for hashing policies. A pick does not
+        count a request: the caller calls :meth:`acquire`, before it does anything that may wait.
         """
 
     def acquire(self, instance: Instance) -> None:
@@ -51,34 +51,34 @@ class PickerNode(Protocol):
         """:func:`.instance.release`."""
 
     def changed(self) -> None:
-        """Something below changed its status or weight."""
+        """The status or the weight of an instance below this node has changed."""
 
     @property
     def status(self) -> Status:
-        """The best status of anything below; DOWN if there is nothing."""
+        """The best status of the instances below this node; DOWN without instances."""
 
     @property
     def size(self) -> int:
-        """How many instances are below, in any status but DRAINING."""
+        """The number of instances below this node, in any status but DRAINING."""
 
     @property
     def up(self) -> int:
-        """How many of them may be picked."""
+        """The number of instances below this node that are up."""
 
     @property
     def members(self) -> tuple[Instance, ...]:
-        """All instances below."""
+        """All instances below this node."""
 
 
 class Policy:
-    """What all policies share: members, and the tuple of those that are up."""
+    """The base of all policies: members, and the tuple of members that are up."""
 
     __slots__ = ("_fast", "_fresh", "_members", "_metric", "_random", "_size", "_status", "_up", "parent")
 
     def __init__(
         self, members: Iterable[Instance] = (), *, metric: LoadMetric | None = None, random: Random = _random.random
     ) -> None:
-        """``metric`` says what load is; None is requests in flight per weight."""
+        """``metric`` defines load; None for requests in flight per weight."""
         self.parent: PickerNode | None = None
         self._metric = metric
         self._random = random
@@ -86,8 +86,8 @@ class Policy:
         self._up: tuple[Instance, ...] = ()
         self._size = 0
         self._status = Status.DOWN
-        self._fresh = False  # the tuples are true
-        self._fast = False  # ... and the common case applies: what a policy takes that for is its own
+        self._fresh = False  # whether the tuples are valid
+        self._fast = False  # whether they are, and the fast path of the policy applies
         self.replace(members)
 
     acquire = staticmethod(_instance.acquire)
@@ -98,9 +98,9 @@ class Policy:
         raise NotImplementedError
 
     def replace(self, members: Iterable[Instance]) -> None:
-        """Take this member list; members that stay keep their state, their turn included.
+        """Replace the members. Members that stay keep their state, including their turn.
 
-        Each instance is in one node at a time: the last that took it owns it.
+        An instance is in one node at a time: the last node that it was added to owns it.
         """
         before = set(self._members)
         self._members = tuple(dict.fromkeys(members))
@@ -120,7 +120,7 @@ class Policy:
         self.changed()
 
     def changed(self) -> None:
-        """Have the tuples rebuilt at the next pick."""
+        """Rebuild the tuples at the next pick."""
         self._fresh = self._fast = False
         if self.parent is not None:
             self.parent.changed()
@@ -132,24 +132,24 @@ class Policy:
 
     @property
     def status(self) -> Status:
-        """The best status of the members; DOWN if there are none."""
+        """The best status of the members; DOWN without members."""
         self._refresh()
         return self._status
 
     @property
     def size(self) -> int:
-        """How many members there are but for those that drain."""
+        """The number of members, without draining ones."""
         self._refresh()
         return self._size
 
     @property
     def up(self) -> int:
-        """How many members may be picked."""
+        """The number of members that are up."""
         self._refresh()
         return len(self._up)
 
     def _adopt(self, instance: Instance) -> None:
-        """A new member: prepare what this policy keeps on it."""
+        """Prepare the data of this policy on a new member."""
 
     def _refresh(self) -> None:
         if not self._fresh:
@@ -160,18 +160,18 @@ class Policy:
             self._rebuild()
 
     def _rebuild(self) -> None:
-        """``_up`` is new: derive the rest and set ``_fast``."""
+        """Derive other data from the new ``_up``, and set ``_fast``."""
 
 
 class RoundRobin(Policy):
-    """Each instance that is up in turn. Weights and loads do not count."""
+    """Picks each instance in turn. Weights and loads are ignored."""
 
     __slots__ = ("_last", "_turn")
 
     def __init__(
         self, members: Iterable[Instance] = (), *, metric: LoadMetric | None = None, random: Random = _random.random
     ) -> None:
-        self._turn = -1  # index of the next in _up; before the first pick chosen at random, so that workers differ
+        self._turn = -1  # index of the next instance in _up; random at first, so that workers differ
         self._last: Instance | None = None
         super().__init__(members, metric=metric, random=random)
 
@@ -180,7 +180,7 @@ class RoundRobin(Policy):
         if not self._fresh:
             self._refresh()
         up = self._up
-        # of len(exclude) + 1 neighbours one is not excluded, so this ends without a full round
+        # one of len(exclude) + 1 neighbors is not excluded, so this ends before a full round
         for _ in range(min(len(up), len(exclude) + 1)):
             turn = self._turn
             if turn >= len(up):
@@ -195,7 +195,7 @@ class RoundRobin(Policy):
         if self._last is None:
             self._turn = int(self._random() * len(self._up))
         else:
-            # go on behind the last one picked, wherever that is in the member list now
+            # continue after the last instance picked, at its current place in the list of members
             place = {instance: index for index, instance in enumerate(self._members)}
             after = place.get(self._last)
             if after is not None:
@@ -203,10 +203,10 @@ class RoundRobin(Policy):
 
 
 class Weighted(Policy):
-    """Each instance in proportion to its weight, as evenly spread in time as can be (no bursts to the heavy one).
+    """Picks each instance in proportion to its weight, as evenly spread in time as possible, without bursts.
 
-    Earliest deadline first: the next turn of an instance is 1/weight after its last one. Nginx's smooth weighted
-    round robin gives the same kind of order but looks at every instance for each pick.
+    The order is earliest deadline first: the next turn of an instance is 1/weight after its last one. The smooth
+    weighted round robin of nginx gives a similar order, but looks at every instance for each pick.
     """
 
     __slots__ = ("_schedule",)
@@ -228,10 +228,10 @@ class Weighted(Policy):
 
 
 class LeastLoaded(Policy):
-    """The instance with the least load; equals take turns.
+    """Picks the instance with the least load; instances with equal load take turns.
 
-    A heap of loads, put right late: a load that rose is corrected when its entry comes to the top, a load that fell
-    gets a new entry at once and the old one is dropped when it comes to the top.
+    The loads are in a heap that is corrected lazily. A load that rose is corrected when its entry is at the top. A load
+    that fell gets a new entry at once, and the old entry is removed when it is at the top.
     """
 
     __slots__ = ("_count", "_heap")
@@ -260,7 +260,7 @@ class LeastLoaded(Policy):
             else:
                 if entry[0] == instance.load:
                     chosen = instance
-                # the entry was too low, or goes behind its equals because it has had its turn
+                # the entry was too low; or the instance is picked, and moves behind those with the same load
                 instance.entry = (instance.load, self._count(), instance)
                 heapreplace(heap, instance.entry)
         for entry in passed:
@@ -276,13 +276,13 @@ class LeastLoaded(Policy):
             instance.entry = (instance.load, self._count(), instance)
             heap = self._heap
             heappush(heap, instance.entry)
-            # old entries that never come to the top are cleared when they are three in four
+            # old entries that never reach the top are removed when they are three in four
             if len(heap) > 64 + 4 * len(self._up):
                 self._heap = [entry for entry in heap if entry is entry[2].entry]
                 heapify(self._heap)
 
     def _rebuild(self) -> None:
-        # newcomers queue up from a random one on, so that several workers do not begin alike
+        # new members are added from a random one on, so that workers do not start with the same
         start = int(self._random() * len(self._members))
         for instance in self._members[start:] + self._members[:start]:
             if not instance.up:
@@ -294,10 +294,10 @@ class LeastLoaded(Policy):
 
 
 class PowerOfTwo(Policy):
-    """The less loaded of two different instances drawn at random, in proportion to their weights.
+    """Picks the less loaded of two different instances, drawn at random in proportion to their weights.
 
-    As good as looking at all of them to within a constant (Mitzenmacher 2001), and it does not send everybody to one
-    instance when several gateways see the same counts.
+    This is as good as a look at all instances to within a constant (Mitzenmacher 2001). Unlike that, gateways that see
+    the same loads do not all pick the same instance.
     """
 
     __slots__ = ("_pairs", "_sums")
@@ -318,11 +318,11 @@ class PowerOfTwo(Policy):
         n = len(up)
         first = pair % n
         a = up[first]
-        b = up[first - 1 - pair // n]  # 1 to n-1 places before the first, by way of negative indices
+        b = up[first - 1 - pair // n]  # 1 to n-1 places before the first one, with negative indices
         return a if a.load <= b.load else b
 
     def _pick_slowly(self, exclude: tuple[Instance, ...]) -> Instance | None:
-        """Excluded instances, unequal weights, fewer than two, or tuples to rebuild."""
+        """Pick with excluded instances, unequal weights, fewer than two instances, or invalid tuples."""
         if not self._fresh:
             self._refresh()
             if self._fast and not exclude:
@@ -333,14 +333,14 @@ class PowerOfTwo(Policy):
         if not exclude:
             a, b = self._draw()
             return a if a.load <= b.load else b
-        for _ in range(DRAWS):
+        for _ in range(MAX_DRAWS):
             left = [instance for instance in self._draw() if instance not in exclude]
             if left:
                 return left[0] if len(left) == 1 or left[0].load <= left[1].load else left[1]
         return min((instance for instance in up if instance not in exclude), key=_load, default=None)
 
     def _draw(self) -> tuple[Instance, Instance]:
-        """Two different ones by weight, without replacement: the second from the line with the first cut out."""
+        """Draw two different instances by weight: the second one from the line of weights without the first one."""
         up = self._up
         sums = self._sums
         last = len(up) - 1
@@ -349,7 +349,7 @@ class PowerOfTwo(Policy):
         width = sums[first] - start
         point = self._random() * (sums[last] - width)
         second = bisect(sums, point + width if point >= start else point, 0, last)
-        if second == first:  # only by rounding, at an edge
+        if second == first:  # only by rounding, at a boundary
             second = first - 1 if first else 1
         return up[first], up[second]
 

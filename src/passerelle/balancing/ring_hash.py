@@ -1,18 +1,18 @@
-"""Consistent hashing with bounded load: requests with the same key go to the same instance, as far as it keeps up.
+"""Consistent hashing with bounded load: requests with the same key go to the same instance unless it is overloaded.
 
-Instances are placed on a ring (Karger 1997) at :data:`POINTS` points each for the heaviest, fewer in proportion for
-the others. The ring is kept as a flat table of cells, each holding the owner of the first point at or after it, so a
-look-up is one index instead of a search. The table depends on the set of members alone, not on their order or history:
-all workers and replicas agree on it.
+Instances are placed on a ring (Karger 1997), the one with the highest weight at :data:`POINTS` points, the others at
+fewer in proportion. The ring is a flat table of cells. Each cell holds the owner of the first point at or after it, so
+that a lookup is one index instead of a search. The table depends only on the set of members, not on their order or
+history: all workers and replicas have the same table.
 
-A key gives not one place but an endless row of them (each the hash of the one before). It goes to the first whose
-instance is up, not excluded, and below its bound: ``BOUND`` times its fair share of all requests in flight
-(Mirrokni, Thorup, Zadimoghaddam 2016). So a hot key or a lost instance spreads over all others instead of falling on
-one neighbour, an instance that comes back gets exactly its old keys back, and going up and down never rebuilds the
-table.
+A key has not one position but an endless sequence of positions, each the hash of the one before. A request goes to the
+first instance in this sequence that is up, not excluded, and below its bound, ``BOUND`` times its fair share of all
+requests in flight (Mirrokni, Thorup, Zadimoghaddam 2016). So the requests of a hot key or of a lost instance spread
+over all others instead of one neighbour. An instance that comes back gets exactly its old keys back. A change of status
+never rebuilds the table.
 
-The bound makes hashing safe, and even shares unnecessary: with 40 points the standard deviation of the shares is
-16 %, which the bound cuts off at 25 %.
+The bound also makes precisely equal shares unnecessary: with 40 points the standard deviation of the shares is 16 %,
+and the bound cuts off at 25 %.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from math import inf
 from passerelle.balancing.instance import Instance, LoadMetric
 from passerelle.balancing.policies import Policy, Random
 
-POINTS = 40  # a multiple of the 8 that one digest gives
+POINTS = 40  # a multiple of 8, the number of points from one digest
 BOUND = 1.25
-PLACES = 32  # tried before a full look; with half of all instances down all fail once in four billion
+MAX_POSITIONS = 32  # positions tried before a full scan; with half of all instances down, all fail once in four billion
 
 _MASK = (1 << 64) - 1
 
 
 def ring_position(key: bytes) -> int:
-    """Where ``key`` is on the ring, 0 to 2**64 - 1; the same in every process."""
+    """Return the first position of ``key`` on the ring, 0 to 2**64 - 1; the same in every process."""
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
 
 
-def next_position(place: int) -> int:
-    """The next place in the row of a key (the finaliser of SplitMix64, a bijection)."""
-    place = (place + 0x9E3779B97F4A7C15) & _MASK
-    place = ((place ^ (place >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    place = ((place ^ (place >> 27)) * 0x94D049BB133111EB) & _MASK
-    return place ^ (place >> 31)
+def next_position(position: int) -> int:
+    """Return the next position in the sequence of a key (the finalizer of SplitMix64, a bijection)."""
+    position = (position + 0x9E3779B97F4A7C15) & _MASK
+    position = ((position ^ (position >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    position = ((position ^ (position >> 27)) * 0x94D049BB133111EB) & _MASK
+    return position ^ (position >> 31)
 
 
 def ring_points(instance: Instance, number: int) -> tuple[int, ...]:
-    """The first ``number`` points of an instance, given by its name and address."""
+    """Return the first ``number`` points of an instance, which depend on its name and address."""
     identity = instance.identity.encode()
     found: list[int] = []
     for part in range(-(-number // 8)):
@@ -57,7 +57,7 @@ def ring_points(instance: Instance, number: int) -> tuple[int, ...]:
 
 
 def build_ring(members: Sequence[Instance]) -> list[Instance]:
-    """The owner of each cell of a ring of 2**k cells, k at least 1. ``members`` must not be empty."""
+    """Return the owner of each cell, for a ring of 2**k cells with k >= 1. ``members`` must not be empty."""
     heaviest = max(instance.weight for instance in members)
     bits = (2 * POINTS * len(members)).bit_length()
     shift = 64 - bits
@@ -69,7 +69,7 @@ def build_ring(members: Sequence[Instance]) -> list[Instance]:
             if point < lowest[cell]:
                 lowest[cell] = point
                 owners[cell] = instance
-    following = next(owner for owner in owners if owner is not None)  # beyond the last point the ring begins again
+    following = next(owner for owner in owners if owner is not None)  # after the last point follows the first one
     cells = [following] * (1 << bits)
     for cell in range(len(cells) - 1, -1, -1):
         following = owners[cell] or following
@@ -78,10 +78,10 @@ def build_ring(members: Sequence[Instance]) -> list[Instance]:
 
 
 class BoundedHash(Policy):
-    """By key, bounded (module docstring). Requests without a key are spread at random under the same bound.
+    """Picks by key, with bounded load (module docstring). Requests without a key are random, with the same bound.
 
-    O(1) a pick. A new member list costs 15 µs a member (30 with 5,000). Status and slow start rebuild no ring: an
-    instance that starts slowly keeps its keys and has a lower bound.
+    A pick takes O(1). A new list of members costs 15 µs per member (30 µs with 5,000). Status and slow start do not
+    rebuild the ring: during slow start, an instance keeps its keys and has a lower bound.
     """
 
     __slots__ = ("_cells", "_in_flight", "_placed", "_shift", "_weight")
@@ -90,10 +90,10 @@ class BoundedHash(Policy):
         self, members: Iterable[Instance] = (), *, metric: LoadMetric | None = None, random: Random = _random.random
     ) -> None:
         self._cells: list[Instance] = []
-        self._placed: dict[Instance, float] = {}  # what the cells were made of
+        self._placed: dict[Instance, float] = {}  # the weights that the cells were built from
         self._shift = 64
-        self._weight = 0.0  # of those that are up
-        self._in_flight = 0  # of all members
+        self._weight = 0.0  # the sum over members that are up
+        self._in_flight = 0  # the sum over all members
         super().__init__(members, metric=metric, random=random)
 
     def pick(self, exclude: tuple[Instance, ...] = (), key: bytes | None = None) -> Instance | None:
@@ -103,20 +103,20 @@ class BoundedHash(Policy):
         if not self._up:
             return None
         weight = self._weight
-        for instance in exclude:  # what may not be picked has no fair share
+        for instance in exclude:  # an excluded instance has no share
             if instance.up and instance.owner is self:
                 weight -= instance.weight * instance.share
         bound = BOUND * (self._in_flight + 1) / weight if weight > 0 else inf
-        here = ring_position(key) if key is not None else int(self._random() * 2**64)
+        position = ring_position(key) if key is not None else int(self._random() * 2**64)
         cells = self._cells
         shift = self._shift
-        for _ in range(PLACES):
-            chosen = cells[here >> shift]
+        for _ in range(MAX_POSITIONS):
+            chosen = cells[position >> shift]
             # in_flight + 1 <= ceil(bound * weight), without the ceil
             if chosen.up and chosen.in_flight * chosen.unit < bound and (not exclude or chosen not in exclude):
                 return chosen
-            here = next_position(here)
-        first = here % len(self._up)
+            position = next_position(position)
+        first = position % len(self._up)
         left = [instance for instance in self._up[first:] + self._up[:first] if instance not in exclude]
         return min(left, key=lambda instance: instance.in_flight * instance.unit, default=None)
 

@@ -1,9 +1,9 @@
-"""Sticky sessions: a client that comes back with a cookie goes to the instance it had before, while that is up.
+"""Sticky sessions: a cookie sends a client to the same instance again as long as that is up.
 
-The cookie's value is a *token*: a keyed digest of the service's and the instance's name. It tells a client nothing (no
-address, no number of instances), means nothing to another service, and cannot be computed without the secret. It need
-not be believed either: the most a guessed or stolen token can do is choose among instances that may be picked anyway,
-and a token that is unknown, or of an instance that is down, draining or already tried, is the same as none.
+The value of the cookie is a *token*, a keyed digest of the names of the service and the instance. A token reveals
+nothing to the client (no address, no number of instances), is invalid for another service, and cannot be computed
+without the secret. A token need not be trusted either: a guessed or stolen token can only choose among instances that
+may be picked anyway. A token that is unknown, or of an instance that is down, draining or already tried, is ignored.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from passerelle.balancing.policies import PickerNode
 
 
 class Sticky:
-    """A node in front of another: the ``key`` of a pick is the token, and what is not decided by it the other decides.
+    """A node in front of another one. The ``key`` of a pick is a token; without a valid one the other node picks.
 
-    Whoever answers compares the instance that served with the token that came, and sets the cookie if they differ.
+    The caller compares the token of the instance that served the request with the one received, and sets the cookie if
+    they differ.
     """
 
     __slots__ = ("_by_token", "_fresh", "_inner", "_secret", "parent")
 
     def __init__(self, inner: PickerNode, secret: bytes) -> None:
-        """``secret``: 1 to 64 bytes, the same in all workers and replicas (the service's name belongs in it)."""
+        """``secret`` has 1 to 64 bytes, equal in all workers and replicas, but different for each service."""
         if not 1 <= len(secret) <= 64:
             raise ValueError("a secret has 1 to 64 bytes")
         self.parent: PickerNode | None = None
@@ -50,11 +51,11 @@ class Sticky:
         return self._inner.pick(exclude)
 
     def token(self, instance: Instance) -> bytes:
-        """The value of the cookie for ``instance``: 22 hexadecimal digits."""
+        """Return the value of the cookie for ``instance``, 22 hexadecimal digits."""
         return blake2b(instance.identity.encode(), digest_size=11, key=self._secret).hexdigest().encode()
 
     def changed(self) -> None:
-        """Something below changed."""
+        """Compute the tokens again at the next pick: a node below has changed."""
         self._fresh = False
         if self.parent is not None:
             self.parent.changed()
@@ -81,7 +82,7 @@ class Sticky:
 
 
 def read_cookie(values: Iterable[bytes], name: bytes) -> bytes | None:
-    """The value of cookie ``name`` in the ``Cookie`` field values, or None (RFC 6265 §4.2); the first if repeated."""
+    """Return the first cookie ``name`` in the values of ``Cookie`` fields, or None (RFC 6265 §4.2)."""
     for value in values:
         for pair in value.split(b";"):
             found, equals, content = pair.strip(b" \t").partition(b"=")
@@ -91,7 +92,7 @@ def read_cookie(values: Iterable[bytes], name: bytes) -> bytes | None:
 
 
 def set_cookie(name: bytes, token: bytes, *, secure: bool, max_age: int | None = None) -> bytes:
-    """The value of a ``Set-Cookie`` field (RFC 6265 §4.1). ``max_age`` in seconds; None is until the browser closes."""
+    """Return the value of a ``Set-Cookie`` field (RFC 6265 §4.1). ``max_age`` in seconds; None for a session cookie."""
     value = b"%b=%b; Path=/; HttpOnly; SameSite=Lax" % (name, token)
     if max_age is not None:
         value += b"; Max-Age=%d" % max_age

@@ -5,11 +5,11 @@ from __future__ import annotations
 import enum
 from math import inf, sqrt
 
-# A window ends after SHORT seconds with ENOUGH requests, or after LONG seconds with LEAST.
-SHORT, ENOUGH = 0.1, 25
-LONG, LEAST = 1.0, 10
-# A new base takes so many samples, or those of LONG seconds.
-MEASURED = 60
+# A window ends after so many seconds with at least so many samples.
+SHORT_WINDOW, SHORT_WINDOW_SAMPLES = 0.1, 25
+LONG_WINDOW, LONG_WINDOW_SAMPLES = 1.0, 10
+# A new base takes so many samples, or those of LONG_WINDOW seconds.
+BASE_SAMPLES = 60
 # The weight of the median of a window in the average.
 SMOOTHING = 0.3
 
@@ -106,11 +106,11 @@ class AdaptiveLimit:
             return
         samples = self._samples
         samples.append(seconds)
-        if len(samples) < LEAST:
+        if len(samples) < LONG_WINDOW_SAMPLES:
             return
         lasted = now - self._since
-        enough = ENOUGH if self._phase is not _LimitPhase.MEASURE else MEASURED
-        if lasted >= LONG or (lasted >= SHORT and len(samples) >= enough):
+        enough = SHORT_WINDOW_SAMPLES if self._phase is not _LimitPhase.MEASURE else BASE_SAMPLES
+        if lasted >= LONG_WINDOW or (lasted >= SHORT_WINDOW and len(samples) >= enough):
             samples.sort()
             median = samples[len(samples) // 2]
             self._end_of_window(median)

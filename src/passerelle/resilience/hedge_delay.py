@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 
-# The percentile is that of the last KEPT latencies. There is none with fewer than ENOUGH.
-KEPT = 500
-ENOUGH = 100
-# The percentile is computed every EVERY latencies: a sort costs 30 us.
-EVERY = 50
+# The percentile is that of the last MAX_SAMPLES latencies; it is unknown with fewer than MIN_SAMPLES.
+MAX_SAMPLES = 500
+MIN_SAMPLES = 100
+# The percentile is updated every UPDATE_INTERVAL latencies: a sort costs 30 us.
+UPDATE_INTERVAL = 50
 
 
 class HedgeDelay:
     """A fixed delay, or a percentile of recent latencies. For one route, service and worker."""
 
-    __slots__ = ("_after", "_latencies", "_percentile", "_unseen")
+    __slots__ = ("_after", "_latencies", "_percentile", "_since_update")
 
     def __init__(self, seconds: float | None = None, percentile: float | None = None) -> None:
         """Raises ValueError unless exactly one is given, positive, and the percentile below 100."""
@@ -29,8 +29,8 @@ class HedgeDelay:
             raise ValueError("a hedge delay is over 0 seconds, or over 0 and under 100 percent")
         self._after = seconds
         self._percentile = percentile
-        self._latencies: deque[float] = deque(maxlen=KEPT)
-        self._unseen = EVERY - ENOUGH
+        self._latencies: deque[float] = deque(maxlen=MAX_SAMPLES)
+        self._since_update = UPDATE_INTERVAL - MIN_SAMPLES
 
     @property
     def delay(self) -> float | None:
@@ -47,8 +47,8 @@ class HedgeDelay:
             return
         latencies = self._latencies
         latencies.append(seconds)
-        self._unseen += 1
-        if self._unseen >= EVERY:
-            self._unseen = 0
+        self._since_update += 1
+        if self._since_update >= UPDATE_INTERVAL:
+            self._since_update = 0
             ordered = sorted(latencies)
             self._after = ordered[min(len(ordered) - 1, int(len(ordered) * self._percentile / 100))]

@@ -10,6 +10,9 @@ down. If an instance refuses connections or its queue is full, the request moves
 delay and budget: nothing was sent. An attempt does not count either if its instance is removed or down by the time of
 the next attempt, so that a client does not notice when two instances die together. This requires another instance: no
 instance gets a request more often than ``attempts`` allows.
+
+The module has over 400 lines because a request is one object: what the attempts did, whether another one may follow,
+and the events of the connection depend on each other.
 """
 
 from __future__ import annotations
@@ -37,9 +40,9 @@ from passerelle.upstream.stream_idle import STREAM_IDLE
 
 # The time that the supervisor has to report that an instance is gone, in seconds. It takes milliseconds unless the
 # machine is very busy.
-VERDICT = 0.1
+HEALTH_REPORT_WAIT = 0.1
 # The most instances tried for one request, including those that do not count as attempts because they are gone or full.
-MOST_TRIED = 8
+MAX_TRIED = 8
 # The failures that a request sees when its instance dies.
 _CONNECTION_FAILURES = frozenset({Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_RESET})
 
@@ -75,7 +78,7 @@ class CallPolicy:
 
 
 class UpstreamRequest:
-    """One request to one service.
+    """A request to one service.
 
     ``message`` is the head of the request with its empty line. ``now`` is the start of the request's time, as a value
     of ``perf_counter``.
@@ -266,7 +269,7 @@ class UpstreamRequest:
                 and not self._responded
                 and self._would_retry_if_gone()
             ):
-                self._await_health_verdict(failure)
+                self._await_health_report(failure)
             else:
                 self._fail(failure)
         else:
@@ -298,7 +301,7 @@ class UpstreamRequest:
         self._retry(False, seconds, wait)
         return True
 
-    def _await_health_verdict(self, failure: Failure) -> None:
+    def _await_health_report(self, failure: Failure) -> None:
         """Wait for the supervisor, which may be about to report that the instances of the attempts are gone."""
         seconds = perf_counter() - self._since
         service = self._service
@@ -307,9 +310,9 @@ class UpstreamRequest:
         service.report_failure(self.instance)
         self._tried = (*self._tried, self.instance)
         self._counted_attempts = (*self._counted_attempts, self.instance)
-        self._retry_timer = get_running_loop().call_later(VERDICT, self._on_health_verdict, failure)
+        self._retry_timer = get_running_loop().call_later(HEALTH_REPORT_WAIT, self._on_health_report, failure)
 
-    def _on_health_verdict(self, failure: Failure) -> None:
+    def _on_health_report(self, failure: Failure) -> None:
         self._retry_timer = None
         gone = sum(instance.status < Status.EJECTED for instance in self._counted_attempts)
         if len(self._counted_attempts) - gone < self._policy.attempts and self._service.may_retry(perf_counter()):
@@ -367,7 +370,7 @@ class UpstreamRequest:
         """Whether another attempt would be made if the instance of this one turned out to be gone."""
         return (
             self._policy.attempts > 1
-            and len(self._tried) < MOST_TRIED
+            and len(self._tried) < MAX_TRIED
             and self._is_replayable()
             and self._has_untried_instance()
         )
@@ -379,7 +382,7 @@ class UpstreamRequest:
         """
         if failure.kind in (Kind.OVERLOADED, Kind.CONNECT_FAILED):
             # Nothing was sent, which adds no load: try the other instances first.
-            room = not self._tried if failure.kind is Kind.OVERLOADED else len(self._tried) < MOST_TRIED
+            room = not self._tried if failure.kind is Kind.OVERLOADED else len(self._tried) < MAX_TRIED
             if room and self._policy.attempts > 1 and self._has_untried_instance():
                 return -1.0
             if failure.kind is Kind.OVERLOADED:
@@ -405,7 +408,7 @@ class UpstreamRequest:
         if tries >= self._policy.attempts:
             gone = sum(i.status < Status.EJECTED for i in (*self._counted_attempts, self.instance))
             enough = tries - gone >= self._policy.attempts or self._policy.attempts == 1
-            if enough or len(self._tried) >= MOST_TRIED or not self._has_untried_instance():
+            if enough or len(self._tried) >= MAX_TRIED or not self._has_untried_instance():
                 return None
         service = self._service
         now = perf_counter()
