@@ -1,4 +1,4 @@
-"""Looking names up, and reading lists of targets."""
+"""DNS discovery and target lists."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_list_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_symbolic_link_that_is_swapped_is_a_change(tmp_path: Path) -> None:
-    """As Kubernetes replaces a mounted ConfigMap: the link of a folder changes, the file's name does not."""
+    """Kubernetes replaces a mounted ConfigMap like this: it changes the link to a folder."""
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "t").write_text("http://a:1")

@@ -32,7 +32,7 @@ Answer = tuple[int, http.client.HTTPMessage, bytes]
 
 
 def ask(method: str, path: str, *, host: str | None = None, subject: Subject | None = None) -> Answer:
-    """One request to an admin port of its own."""
+    """Send one request to a new admin port."""
 
     async def check() -> Answer:
         (sock,) = ports.reserve("127.0.0.1", 0)

@@ -30,7 +30,7 @@ def test_never_above_the_ceiling_however_often(failures: int, draw: float) -> No
 
 
 def test_jitter_is_full_and_even() -> None:
-    """Of delays drawn at one cap the mean is half the cap: (n = 2000, standard error 0.65 %)."""
+    """The mean of delays with the same cap is half the cap (n = 2000, standard error 0.65 %)."""
     import random
 
     rng = random.Random(7)
