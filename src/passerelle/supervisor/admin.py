@@ -159,7 +159,7 @@ class Admin:
             raise
 
     def on_refused(self, connection: ServerConnection, failure: Failure) -> bytes:
-        """Give a rejected request its id, which the admin port does not log."""
+        """Return the id of a rejected request, which the admin port does not log."""
         return b"admin"
 
     # Changes
