@@ -252,7 +252,7 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
         again = f"{found} was found by list.txt and would be found again; remove it there, or drain it: "
         again += f"passerelle instances drain s {found}"
         cases: list[tuple[str, str, dict[str, str], int, str]] = [
-            ("POST", "x/instances", {"url": url}, 404, "there is no service 'x'; there are: s, z"),
+            ("POST", "x/instances", {"url": url}, 404, "there is no service 'x'; the services are: s, z"),
             (
                 "POST",
                 "s/instances",
@@ -280,7 +280,7 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
             ),
             ("POST", "z/instances", {"url": url}, 400, "zone is required; allowed: a, b"),
             ("POST", "z/instances", {"url": url, "zone": "c"}, 400, "found zone 'c'; allowed: a, b"),
-            ("DELETE", "s/instances/s-9", {}, 404, f"s has no instance 's-9'; there are: s-1, s-{two.address}"),
+            ("DELETE", "s/instances/s-9", {}, 404, f"s has no instance 's-9'; the instances are: s-1, s-{two.address}"),
             ("DELETE", f"s/instances/{two.address}", {}, 409, again),
             ("DELETE", "s/instances/s-1", {"limit": "5"}, 400, "limit: found 5 without a unit"),
             ("DELETE", "s/instances/s-1", {"limit": "2h"}, 400, "limit: found '2h'; allowed is at most 1h"),
@@ -290,7 +290,7 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
             ("PATCH", "s/instances/s-1", {"weight": "1.5"}, 400, "weight: found 1.5"),
             ("PATCH", "s/instances/s-1", {"drain": "false"}, 409, "s-1 is up, not draining"),
             ("GET", "s/instances/s-9", {}, 404, "s has no instance 's-9'"),
-            ("GET", "x/instances", {}, 404, "there is no service 'x'; there are: s, z"),
+            ("GET", "x/instances", {}, 404, "there is no service 'x'; the services are: s, z"),
         ]
         for method, path, arguments, status, problem in cases:
             answer = refused(running, method, path, **arguments)
@@ -355,7 +355,7 @@ def test_the_command_line(
         assert json.loads(said(0, "remove", "s", "s-1", "--json"))["state"] == "gone"
         assert f"removed from s at run time: {one.address}" in said(0, "list", "s")
         assert json.loads(said(0, "list", "s", "--json"))["removed"] == [one.address]
-        assert said(1, "list", "x") == "there is no service 'x'; there are: s, p\n"
+        assert said(1, "list", "x") == "there is no service 'x'; the services are: s, p\n"
         assert "passerelle scale p=N" in said(1, "drain", "p", "p-1")
         assert "a duration has a unit" in said(2, "drain", "s", two.address, "--limit", "5")
         # The same in separate processes, one with a variable and one with an option for the admin address.

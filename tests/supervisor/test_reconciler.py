@@ -172,7 +172,7 @@ def test_who_may_change_what(tmp_path: Path) -> None:
         assert ask(running, "POST", "/reload", Passerelle_Admin="1", Host="evil.example")[0] == 403
         assert ask(running, "POST", "/status", Passerelle_Admin="1")[0] == 405
         refused = [
-            ("/restart?service=x", "there is no service 'x'; there are: s, t"),
+            ("/restart?service=x", "there is no service 'x'; the services are: s, t"),
             (
                 "/restart?service=t",
                 "t has targets: passerelle does not start its instances; see passerelle instances --help",

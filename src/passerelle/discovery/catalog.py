@@ -52,7 +52,7 @@ class DiscoverySource:
 
     def _on_found(self, found: list[FoundInstance]) -> None:
         if self._problem:
-            self._log(f"{self.name}: found again")
+            self._log(f"{self.name}: available again")
         self._problem = ""
         now = tuple(sorted(found))
         differs, self.found = now != self.found, now

@@ -190,7 +190,7 @@ class InstanceAdmin:
         services = self._host.config.services
         service = services.get(name)
         if service is None:
-            raise NotFound(f"there is no service {name!r}; there are: {', '.join(services)}")
+            raise NotFound(f"there is no service {name!r}; the services are: {', '.join(services)}")
         if service.is_local:
             here = f"{name} has {service.source}: passerelle starts its instances"
             raise ChangeRefused(f"{here}; use `passerelle scale {name}=N` or `passerelle restart {name}`")
@@ -205,7 +205,7 @@ class InstanceAdmin:
         ]
         if not found:
             names = ", ".join(m.name for m in members) or "none"
-            raise NotFound(f"{name} has no instance {instance!r}; there are: {names}")
+            raise NotFound(f"{name} has no instance {instance!r}; the instances are: {names}")
         if len(found) > 1:
             raise InvalidChange(f"{instance} is ambiguous: {', '.join(m.name for m in found)}")
         return found[0]

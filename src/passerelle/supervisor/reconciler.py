@@ -204,7 +204,7 @@ class Reconciler:
         services = self._fleet.services
         service = services.get(name)
         if service is None:
-            raise ChangeRefused(f"there is no service {name!r}; there are: {', '.join(services)}")
+            raise ChangeRefused(f"there is no service {name!r}; the services are: {', '.join(services)}")
         if not service.config.is_local:
             raise ChangeRefused(
                 f"{name} has {service.config.source}: passerelle does not start its instances;"
