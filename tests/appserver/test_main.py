@@ -1,4 +1,4 @@
-"""The process of an instance: what it loads, what it exits with, how it stops, and that it is alone."""
+"""The process of an instance: loading, exit codes, stopping."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ number = 7
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A project's folder with some applications."""
+    """The folder of a project with some applications."""
     (tmp_path / "apps.py").write_text(APPS)
     (tmp_path / "raising.py").write_text("raise ValueError('at import')\n")
     (tmp_path / "needing.py").write_text("import surely_not_installed\n")
@@ -111,7 +111,7 @@ def wait_for_port(process: subprocess.Popen[str], port: int) -> None:
 
 @contextmanager
 def instance(folder: Path, app: str, interface: str = "auto") -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """An instance that answers, and its port; killed at the end if it still runs."""
+    """Run an instance until the end of the test, and return it with its port once it responds."""
     port = free_port()
     process = spawn(folder, app, port, interface)
     try:
@@ -132,7 +132,7 @@ def get(port: int, path: str = "/") -> bytes:
 
 
 def failed(folder: Path, app: str, interface: str = "auto", port: int | None = None) -> tuple[int, list[str]]:
-    """Exit code and lines of standard error of an instance that does not come up."""
+    """Return exit code and lines of standard error of an instance that does not come up."""
     process = spawn(folder, app, port or free_port(), interface)
     out, errors = process.communicate(timeout=LIMIT)
     assert out == ""
@@ -272,7 +272,7 @@ class TestStopping:
                     pass
                 process.send_signal(number)
                 end = time.monotonic() + LIMIT
-                while True:  # until it has noticed: it listens no more
+                while True:  # until the instance has stopped listening
                     try:
                         socket.create_connection(("127.0.0.1", port), 1).close()
                     except OSError:

@@ -1,4 +1,4 @@
-"""The WSGI server over real sockets: framing both ways, the pace of slow clients, timeouts, an orderly stop."""
+"""The WSGI server over real sockets: framing, slow clients, timeouts, orderly stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 10.0  # seconds
 
 
 class Running:
-    """Servers in one event loop in a thread of its own."""
+    """Servers in one event loop, in a separate thread."""
 
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()
@@ -53,7 +53,7 @@ class Running:
         return client
 
     def connection(self, server: WsgiServer) -> WsgiConnection:
-        """The server's side of its only connection."""
+        """Return the only connection of the server."""
         wait_until(lambda: len(server.connections) == 1, "one connection")
         return next(iter(server.connections))
 
@@ -77,7 +77,7 @@ def running() -> Iterator[Running]:
 
 
 def answering(body: bytes = b"ok", status: str = "200 OK", *fields: tuple[str, str]) -> Any:
-    """An application with one fixed answer, as a list."""
+    """Return an application with one fixed response, as a list."""
 
     def application(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
         start_response(status, [("Content-Type", "text/plain"), *fields])
@@ -87,14 +87,14 @@ def answering(body: bytes = b"ok", status: str = "200 OK", *fields: tuple[str, s
 
 
 def echo(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
-    """Answer with the request's body."""
+    """Respond with the body of the request."""
     body = environ["wsgi.input"].read()
     start_response("200 OK", [("Content-Type", "application/octet-stream"), ("Content-Length", str(len(body)))])
     return [body]
 
 
 def described(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
-    """Answer with the environ, a line a key."""
+    """Respond with the environ, one line per key."""
     lines = [f"{key}={value}" for key, value in environ.items() if not key.startswith("wsgi.")]
     lines.append(f"scheme={environ['wsgi.url_scheme']}")
     start_response("200 OK", [("Content-Type", "text/plain")])
@@ -102,7 +102,7 @@ def described(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]
 
 
 def environ(running: Running, raw: bytes) -> dict[str, str]:
-    """The environ of the request ``raw``."""
+    """Return the environ of the request ``raw``."""
     client = running.client(running.serve(described))
     client.send(raw)
     body = client.read_response().body.decode("latin-1")
@@ -214,7 +214,7 @@ class TestRequests:
         server = running.serve(answering())
         client = running.client(server)
         client.send(b"GET / HTTP/1.1\r\nX: ")
-        with contextlib.suppress(OSError):  # it may be closed while we still send
+        with contextlib.suppress(OSError):  # the connection may be closed while the test still sends
             client.send(b"x" * 1_000_000)
         wait_until(lambda: not server.connections, "the connection ends")
 

@@ -1,4 +1,4 @@
-"""`passerelle explain`: the answer is the router's, and each reason is true."""
+"""`passerelle explain`: the route is that of the router, and each reason is true."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_reasons_are_true(rules: list[RouteRule], asked: tuple[bytes, bytes, byt
             continue
         (nearness, _), reason = why_not(rule, winner, request, path)
         alone = Router([rule]).match(host, method, path)
-        # What is said to match too does so alone, and what is refused for its method alone is a 405.
+        # A route that is reported to match too matches alone, and one that is rejected for its method alone is a 405.
         assert (alone.value is not None) == (nearness == 0)
         assert bool(alone.allowed) == reason.startswith("method: the route allows")
 
@@ -271,7 +271,7 @@ def test_other_origins_and_changes_in_fields_are_told(run: Run) -> None:
     assert len(json.loads(run("routes", "ruled.yaml", "--json")[1])[0]["headers"]) == 3
 
 
-# A value of each key of a route that its plain form does not have.
+# A value for each key of a route that the plain route does not have.
 TOLD: dict[str, Any] = {
     "path": "/b",
     "host": "a.example",
@@ -306,7 +306,7 @@ BESIDE: dict[str, dict[str, Any]] = {"require": {"auth": ["key"]}, "identity_tok
 
 
 def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `routes` and what `explain` tell of a route, as JSON."""
+    """Return what `routes` and `explain` print for a route, as JSON."""
     targets = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
     config = {
         "keys": {"store": "k.db"},

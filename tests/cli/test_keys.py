@@ -39,7 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture(params=["file", pytest.param("redis", marks=needs("redis-server"))])
 def find(request: pytest.FixtureRequest, run, tmp_path: Path):
-    """What the store that the commands work on knows of a key."""
+    """Find a key in the store of the commands."""
     if request.param == "file":
         with closing(KeyStore(tmp_path / "var.db")) as store:
             yield lambda key: store.find(digest_of(key.encode()) or b"")

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: output, exit codes, one-line errors."""
+"""The command line: output, exit codes, one-line errors."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_check_as_json(run: Run) -> None:
     }
 
 
-def test_check_tells_of_folders_that_a_start_needs(run: Run) -> None:
+def test_check_reports_folders_that_a_start_needs(run: Run) -> None:
     Path("gateway.yaml").write_text(
         "admin: off\naccess_log: var/access.log\n" + GOOD.replace("{app:", "{cwd: shop, app:")
     )
@@ -151,7 +151,7 @@ def test_check_tells_of_folders_that_a_start_needs(run: Run) -> None:
         True,
         ["access_log", "services.product.cwd"],
     )
-    # They start nothing, so they answer all the same.
+    # These commands start nothing, so they succeed.
     for answered in (("routes",), ("explain", "GET", "/user/1")):
         code, out, err = run(*answered)
         assert (code, bool(out), err) == (0, True, warned)
@@ -337,11 +337,11 @@ def test_lists_of_commands_have_whole_sentences(run: Run, group: list[str]) -> N
 
 
 @pytest.mark.parametrize("command", [["status"], ["reload"], ["cache", "purge", "--all"], ["instances", "list"]])
-def test_nobody_answers_on_the_admin_address(run: Run, command: list[str]) -> None:
+def test_no_gateway_at_the_admin_address(run: Run, command: list[str]) -> None:
     text = "no response from a gateway at the admin address 127.0.0.1:1{}: connection refused; "
     text += "is the gateway running, or does it have another address (--admin)?\n"
     assert run(*command, "--admin", "127.0.0.1:1") == (1, "", text.format(""))
-    # That of the file, also of one that is wrong: why it is, is what one asks for then.
+    # The address of the file is used even if the file has errors, because the command may be the way to see them.
     for wrong in ("", "lisen: x\n", "access_log: no/folder\n"):
         Path("gateway.yaml").write_text("admin: 127.0.0.1:1\n" + wrong + GOOD)
         assert run(*command) == (1, "", text.format(" (of gateway.yaml)"))
@@ -351,7 +351,7 @@ def test_nobody_answers_on_the_admin_address(run: Run, command: list[str]) -> No
     assert "the admin port is off, so a running gateway cannot be reached" in err
 
 
-def test_somebody_else_answers_on_the_admin_address(run: Run) -> None:
+def test_another_server_at_the_admin_address(run: Run) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
@@ -359,12 +359,13 @@ def test_somebody_else_answers_on_the_admin_address(run: Run) -> None:
         finally:
             server.shutdown()
     assert (code, out) == (1, "")
-    assert ": found status 501 unsupported method ('get'); is the gateway running, or" in err
+    text = ": found status 501 unsupported method ('get'); is the gateway running, or does it have another address"
+    assert f"{text} (--admin)?\n" in err
 
 
 def test_a_file_and_a_folder_that_may_not_be_read(run: Run, tmp_path: Path) -> None:
     run("check")
-    run("status", "--admin", "127.0.0.1:1")  # what these need is imported now
+    run("status", "--admin", "127.0.0.1:1")  # imports what the commands need, before the permissions change
     user = os.geteuid()
     Path("gateway.yaml").chmod(0)
     tmp_path.chmod(0o700 if user == 0 else 0o600)

@@ -1,4 +1,4 @@
-"""Looking names up, and reading lists of targets."""
+"""DNS discovery and target lists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from passerelle.config import load_text
 from passerelle.config.models.addresses import Lookup
 from passerelle.config.models.discovery import Dns
 from passerelle.discovery import catalog
-from passerelle.discovery import file as listed
+from passerelle.discovery import file as target_file
 from passerelle.discovery.dns import Resolver
 from passerelle.discovery.types import DiscoveryFailed, FoundInstance
 from passerelle.upstream.members import InstanceSpec
@@ -95,7 +95,7 @@ def test_a_silent_server_is_given_up(names: Names) -> None:
 )
 def test_lists(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    targets = listed.read(tmp_path / name)
+    targets = target_file.read(tmp_path / name)
     assert [(str(t.url), t.weight) for t in targets] == [("a:1", 1), ("b:2", 3)]
 
 
@@ -121,27 +121,27 @@ def test_lists(tmp_path: Path, name: str, text: str) -> None:
 def test_a_list_that_is_wrong_says_where(tmp_path: Path, name: str, content: bytes, line: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(listed.InvalidTargetFile) as refused:
-        listed.read(path)
+    with pytest.raises(target_file.InvalidTargetFile) as refused:
+        target_file.read(path)
     assert str(refused.value).startswith(f"{path}{line}")
 
 
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
-    assert listed.file_stamp(tmp_path / "none") is None
-    with pytest.raises(listed.InvalidTargetFile, match="no such file"):
-        listed.read(tmp_path / "none")
+    assert target_file.file_stamp(tmp_path / "none") is None
+    with pytest.raises(target_file.InvalidTargetFile, match="no such file"):
+        target_file.read(tmp_path / "none")
 
 
 def test_a_symbolic_link_that_is_swapped_is_a_change(tmp_path: Path) -> None:
-    """As Kubernetes replaces a mounted ConfigMap: the link of a folder changes, the file's name does not."""
+    """Kubernetes replaces a mounted ConfigMap like this: it changes the link to a folder."""
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "t").write_text("http://a:1")
     (tmp_path / "data").symlink_to("one")
-    before = listed.file_stamp(tmp_path / "data" / "t")
+    before = target_file.file_stamp(tmp_path / "data" / "t")
     (tmp_path / "new").symlink_to("two")
     (tmp_path / "new").rename(tmp_path / "data")
-    assert listed.file_stamp(tmp_path / "data" / "t") != before
+    assert target_file.file_stamp(tmp_path / "data" / "t") != before
 
 
 def test_the_catalog_keeps_the_last_good_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

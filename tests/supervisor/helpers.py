@@ -1,4 +1,4 @@
-"""What the runner's tests share: waiting for a condition with a bound, and looking for survivors in /proc."""
+"""Helpers of the tests: wait for a condition with a bound, find survivors in /proc."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PYTHON = sys.executable
 
 
 def run(work: Coroutine[Any, Any, T], limit: float = 20.0) -> T:
-    """Run ``work`` in a loop of its own; more than ``limit`` seconds is a failure."""
+    """Run ``work`` in its own event loop; fail after ``limit`` seconds."""
 
     async def bounded() -> T:
         async with asyncio.timeout(limit):
@@ -25,7 +25,7 @@ def run(work: Coroutine[Any, Any, T], limit: float = 20.0) -> T:
 
 
 async def until(condition: Callable[[], object], limit: float = 10.0, what: object = "") -> None:
-    """Wait until ``condition`` holds; fails after ``limit`` seconds."""
+    """Wait until ``condition`` is true; fail after ``limit`` seconds."""
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"not within {limit} s: {what() if callable(what) else what or condition}"
@@ -33,7 +33,7 @@ async def until(condition: Callable[[], object], limit: float = 10.0, what: obje
 
 
 def until_now(condition: Callable[[], object], limit: float = 10.0, what: object = "") -> None:
-    """:func:`until` without a loop."""
+    """Wait like :func:`until`, without an event loop."""
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"not within {limit} s: {what() if callable(what) else what or condition}"
@@ -41,7 +41,7 @@ def until_now(condition: Callable[[], object], limit: float = 10.0, what: object
 
 
 def alive(entry: str) -> dict[int, str]:
-    """The live processes whose environment holds ``entry`` (``NAME=value``), without this one: pid and command."""
+    """Return pid and command of the other live processes with ``entry`` (``NAME=value``) in their environment."""
     found = {}
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():

@@ -32,7 +32,7 @@ Answer = tuple[int, http.client.HTTPMessage, bytes]
 
 
 def ask(method: str, path: str, *, host: str | None = None, subject: Subject | None = None) -> Answer:
-    """One request to an admin port of its own."""
+    """Send one request to a new admin port."""
 
     async def check() -> Answer:
         (sock,) = ports.reserve("127.0.0.1", 0)
@@ -76,7 +76,7 @@ def test_pages() -> None:
 
 def test_other_pages_and_methods() -> None:
     status, _, body = ask("GET", "/")
-    assert (status, body) == (404, b"there are /healthz, /readyz, /metrics, /status\n")
+    assert (status, body) == (404, b"the pages are /healthz, /readyz, /metrics, /status\n")
     status, fields, _ = ask("POST", "/status")
     assert status == 405
     assert fields["Allow"] == "GET, HEAD"

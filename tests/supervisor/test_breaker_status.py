@@ -1,4 +1,4 @@
-"""The state of circuit breakers and adaptive limits, as whoever runs a gateway sees it."""
+"""The state of circuit breakers and adaptive limits in status and metrics."""
 
 from __future__ import annotations
 

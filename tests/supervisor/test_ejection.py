@@ -1,4 +1,4 @@
-"""What requests of one worker see of an instance is known to all workers, by way of the supervisor."""
+"""The supervisor shares the passive health of an instance among all workers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_instance_that_fails_requests_is_ejected_for_all_workers_and_comes_ba
             return states()
 
         until_now(lambda: asked() == ["up", "ejected", "up"], 10)
-        # Connections are spread over both workers: neither picks it.
+        # Connections are spread over both workers, and neither picks the instance.
         assert {running.get("/x")[0] for _ in range(12)} == {200}
         (tmp_path / "well").touch()
         until_now(lambda: states() == ["up"] * 3, 10)

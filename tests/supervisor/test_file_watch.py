@@ -1,4 +1,4 @@
-"""A configuration that is read anew when its file changes: the looking itself, and commands with ``--watch``."""
+"""Watching the configuration file: the polling, and commands with ``--watch``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOUND = 30.0
 
 
 def replace(path: Path, text: str) -> None:
-    """As editors do: a new file takes the place of the old one."""
+    """Replace the file by a new one, as editors do."""
     fresh = path.with_suffix(".new")
     fresh.write_text(text)
     os.replace(fresh, path)
@@ -124,7 +124,7 @@ def test_the_file_is_followed_and_what_is_wrong_with_it_changes_nothing(
         running.says("cannot read gateway.yaml: No such file or directory", BOUND)
         assert running.get("/") == (200, b"2")
 
-        # Repaired: as it was, and then to something new.
+        # Repaired: first as it was, then with a change.
         replace(file, config(two))
         until_now(lambda: running.status()["config_problems"] == [], BOUND)
         replace(file, config(one))
@@ -170,7 +170,7 @@ def test_what_a_worker_cannot_use_is_taken_back_in_all_of_them(tmp_path: Path, u
         until_now(lambda: [i["name"] for i in running.instances("u")] == [i["name"] for i in before], BOUND)
         assert list(running.status()["services"]) == ["u"]
         assert "cannot apply the configuration" in running.status()["config_problems"][0]
-        # A worker that is started again goes by the old file too.
+        # A restarted worker also uses the previous configuration.
         for pid in [worker["pid"] for worker in running.status()["workers"]]:
             os.kill(pid, 9)
         until_now(lambda: [w["restarts"] for w in running.status()["workers"]] == [1, 1], BOUND)

@@ -1,4 +1,4 @@
-"""Instances that are added, removed, drained and weighed at run time, by the admin port and by the command line."""
+"""Changes of instances at run time, by the admin port and the command line."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ EVENLY = "balance: weighted, slow_start: 'off'"
 
 
 class Server(Upstream):
-    """Answers with its number; ``/hold`` when ``let_go`` is set."""
+    """Responds with its number; to ``/hold`` once ``release`` is set."""
 
     def __init__(self, number: int) -> None:
         self.body = b"%d" % number
-        self.let_go = threading.Event()
+        self.release = threading.Event()
         super().__init__(self._serve)
 
     @property
@@ -43,7 +43,7 @@ class Server(Upstream):
     def _serve(self, conn: Connection) -> None:
         while True:
             if conn.read_request().target == b"/hold":
-                self.let_go.wait(60)
+                self.release.wait(60)
             conn.send(ok(self.body))
 
 
@@ -53,7 +53,7 @@ def three() -> Iterator[list[Server]]:
         servers = [Server(number) for number in (1, 2, 3)]
         for server in servers:
             stack.callback(server.close)
-            stack.callback(server.let_go.set)
+            stack.callback(server.release.set)
         yield servers
 
 
@@ -80,7 +80,7 @@ def refused(running: Up, method: str, path: str, **arguments: object) -> tuple[i
 
 
 def seen(running: Up, times: int = 60) -> Counter[bytes]:
-    """Who answers, each time on a new connection: both workers get some."""
+    """Count the responses of each server, on new connections, which are spread over both workers."""
     return Counter(running.get("/")[1] for _ in range(times))
 
 
@@ -122,7 +122,7 @@ def test_added_weighed_drained_and_removed(tmp_path: Path, three: list[Server], 
         )
         assert ask(running, "DELETE", f"s/instances/{two.address}")[0] == 200
 
-        # A reload of the file as it is changes none of that.
+        # A reload of the unchanged file keeps all changes.
         with command(tmp_path, "reload", "--admin", f"127.0.0.1:{running.admin}") as asked:
             assert asked.ended(60) == 0
         see_only(running, b"3")
@@ -134,7 +134,7 @@ def test_added_weighed_drained_and_removed(tmp_path: Path, three: list[Server], 
         ]
         assert ask(running, "GET", "s/instances/s-1")[1]["address"] == one.address
 
-        # What is taken back: the drained one, then the removed one, as the file says it.
+        # Revert: resume the drained instance, then add the removed one, which is in the file.
         assert ask(running, "PATCH", "s/instances/s-1", drain="false")[0] == 200
         see_only(running, b"1", b"3") if what == "gateway" else settled(running, "up", "up")
         assert ask(running, "POST", "s/instances", url=two.url)[0] == 200
@@ -145,7 +145,7 @@ def test_added_weighed_drained_and_removed(tmp_path: Path, three: list[Server], 
 
 
 @pytest.mark.slow
-def test_what_the_file_says_anew_counts(tmp_path: Path, three: list[Server]) -> None:
+def test_a_change_of_the_file_overrides_changes_at_run_time(tmp_path: Path, three: list[Server]) -> None:
     one, two, three_ = three
     write(tmp_path, f"['{one.url}', '{two.url}']")
     with command(tmp_path, "up", "--watch") as running:
@@ -153,7 +153,7 @@ def test_what_the_file_says_anew_counts(tmp_path: Path, three: list[Server]) -> 
         ask(running, "POST", "s/instances", url=three_.url, weight=9)
         ask(running, "PATCH", "s/instances/s-1", weight=9)
         ask(running, "DELETE", "s/instances/s-2")
-        # One of them is said with another weight, one is named now; the third is said as before.
+        # The file now has another weight for one instance, names another one, and keeps the third.
         write(tmp_path, f"['{one.url}', {{url: '{two.url}', weight: 2}}, {{url: '{three_.url}', weight: 3}}]")
 
         def weights() -> dict[str, float]:
@@ -162,7 +162,7 @@ def test_what_the_file_says_anew_counts(tmp_path: Path, three: list[Server]) -> 
         until_now(lambda: weights() == {one.address: 9.0, two.address: 2.0, three_.address: 3.0}, BOUND)
         until_now(lambda: {i["origin"] for i in running.instances("s")} == {"file"}, BOUND)
         see_only(running, b"1", b"2", b"3")
-        # Named no more, it is not there any more: the file owns it since.
+        # The file owns the added instance since it named it: no longer named, it is removed.
         write(tmp_path, f"['{one.url}', {{url: '{two.url}', weight: 2}}]")
         until_now(lambda: list(weights()) == [one.address, two.address], BOUND)
         assert running.stop() == 0
@@ -170,12 +170,12 @@ def test_what_the_file_says_anew_counts(tmp_path: Path, three: list[Server]) -> 
 
 @contextlib.contextmanager
 def held(running: Up, server: Server, pool: ThreadPoolExecutor) -> Iterator[Future[tuple[int, bytes]]]:
-    """A request that is in flight until the server lets it go."""
+    """Keep a request in flight in the body of the ``with`` statement."""
     before = len(server.requests)
     future = pool.submit(running.get, "/hold")
     until_now(lambda: any(r.target == b"/hold" for r in server.requests[before:]), BOUND)
     yield future
-    server.let_go.set()
+    server.release.set()
     assert future.result(BOUND) == (200, server.body)
 
 
@@ -194,12 +194,12 @@ def test_draining_waits_for_what_is_in_flight_with_a_limit(tmp_path: Path, three
                 "s-1 receives no new requests, but still has 1 in flight after 0.1 s",
             )
             see_only(running, b"2")
-            # Taken away after the limit, it still finishes what it has.
+            # Removed after the limit, it still finishes its request.
             status, answer = ask(running, "DELETE", "s/instances/s-1", limit="100ms")
             assert (status, answer["in_flight"]) == (200, 1)
             assert answer["message"] == "s: s-1 removed; 1 request in flight after 0.1 s will continue"
             assert [i["name"] for i in running.instances("s")] == [f"s-{two.address}"]
-        one.let_go.clear()
+        one.release.clear()
         assert ask(running, "POST", "s/instances", url=one.url)[0] == 200
         ask(running, "PATCH", f"s/instances/{two.address}", drain="true")
         see_only(running, b"1")
@@ -208,10 +208,10 @@ def test_draining_waits_for_what_is_in_flight_with_a_limit(tmp_path: Path, three
             until_now(lambda: running.status()["services"]["s"]["up"] == 2, BOUND)
             waiting = pool.submit(ask, running, "DELETE", "s/instances/s-1", limit="1m")
             until_now(lambda: "draining" in [i["state"] for i in running.instances("s")], BOUND)
-            # Taken back while somebody waits to remove it.
+            # Resumed while a removal waits.
             assert ask(running, "PATCH", "s/instances/s-1", drain="false")[0] == 200
             until_now(lambda: [i["state"] for i in running.instances("s")] == ["up", "up"], BOUND)
-            one.let_go.set()
+            one.release.set()
             assert waiting.result(60) == (409, {"problems": ["s-1 was resumed meanwhile, so it is not removed"]})
         assert running.stop() == 0
 
@@ -252,7 +252,7 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
         again = f"{found} was found by list.txt and would be found again; remove it there, or drain it: "
         again += f"passerelle instances drain s {found}"
         cases: list[tuple[str, str, dict[str, str], int, str]] = [
-            ("POST", "x/instances", {"url": url}, 404, "there is no service 'x'; there are: s, z"),
+            ("POST", "x/instances", {"url": url}, 404, "there is no service 'x'; the services are: s, z"),
             (
                 "POST",
                 "s/instances",
@@ -280,7 +280,7 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
             ),
             ("POST", "z/instances", {"url": url}, 400, "zone is required; allowed: a, b"),
             ("POST", "z/instances", {"url": url, "zone": "c"}, 400, "found zone 'c'; allowed: a, b"),
-            ("DELETE", "s/instances/s-9", {}, 404, f"s has no instance 's-9'; there are: s-1, s-{two.address}"),
+            ("DELETE", "s/instances/s-9", {}, 404, f"s has no instance 's-9'; the instances are: s-1, s-{two.address}"),
             ("DELETE", f"s/instances/{two.address}", {}, 409, again),
             ("DELETE", "s/instances/s-1", {"limit": "5"}, 400, "limit: found 5 without a unit"),
             ("DELETE", "s/instances/s-1", {"limit": "2h"}, 400, "limit: found '2h'; allowed is at most 1h"),
@@ -290,7 +290,7 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
             ("PATCH", "s/instances/s-1", {"weight": "1.5"}, 400, "weight: found 1.5"),
             ("PATCH", "s/instances/s-1", {"drain": "false"}, 409, "s-1 is up, not draining"),
             ("GET", "s/instances/s-9", {}, 404, "s has no instance 's-9'"),
-            ("GET", "x/instances", {}, 404, "there is no service 'x'; there are: s, z"),
+            ("GET", "x/instances", {}, 404, "there is no service 'x'; the services are: s, z"),
         ]
         for method, path, arguments, status, problem in cases:
             answer = refused(running, method, path, **arguments)
@@ -355,10 +355,10 @@ def test_the_command_line(
         assert json.loads(said(0, "remove", "s", "s-1", "--json"))["state"] == "gone"
         assert f"removed from s at run time: {one.address}" in said(0, "list", "s")
         assert json.loads(said(0, "list", "s", "--json"))["removed"] == [one.address]
-        assert said(1, "list", "x") == "there is no service 'x'; there are: s, p\n"
+        assert said(1, "list", "x") == "there is no service 'x'; the services are: s, p\n"
         assert "passerelle scale p=N" in said(1, "drain", "p", "p-1")
         assert "a duration has a unit" in said(2, "drain", "s", two.address, "--limit", "5")
-        # The same in processes of their own: of these two, one finds the admin port by a variable, one by an option.
+        # The same in separate processes, one with a variable and one with an option for the admin address.
         with command(tmp_path, "instances", "list", "s") as asked:
             assert asked.ended() == 0
             assert asked.text == said(0, "list", "s")
@@ -369,41 +369,41 @@ def test_the_command_line(
         assert running.stop(limit=30) == 0
 
 
-# What holds over what the file says
+# Overrides
 
 
 def spec(port: int, weight: float = 1.0, zone: str = "") -> InstanceSpec:
     return InstanceSpec(f"s-{port}", "10.0.0.1", port, weight, zone)
 
 
-def test_changes_hold_until_something_else_is_said_of_that_instance() -> None:
-    adjusted, said = Overrides(), [spec(1), spec(2), spec(3)]
-    adjusted.add(spec(4, 7), said)
-    adjusted.remove(target_key(spec(1)), said)
-    adjusted.set_weight(target_key(spec(2)), 5, said)
-    assert adjusted.apply_to(said) == [spec(2, 5), spec(3), spec(4, 7)]
-    # Said anew: each change goes that is overtaken, and no other.
-    anew = [spec(1), spec(2, 2), spec(4, 9)]
-    assert adjusted.apply_to(anew) == [spec(2, 2), spec(4, 9)]
-    # Until it is in force nothing is forgotten; then it is for good.
-    assert adjusted.apply_to(said) == [spec(2, 5), spec(3), spec(4, 7)]
-    adjusted.drop_obsolete(anew)
-    assert adjusted.apply_to(said) == [spec(2), spec(3)]
-    adjusted.drop_obsolete([spec(2)])
-    assert adjusted.apply_to(said) == said
+def test_changes_apply_until_the_declaration_of_that_instance_changes() -> None:
+    overrides, declared = Overrides(), [spec(1), spec(2), spec(3)]
+    overrides.add(spec(4, 7), declared)
+    overrides.remove(target_key(spec(1)), declared)
+    overrides.set_weight(target_key(spec(2)), 5, declared)
+    assert overrides.apply_to(declared) == [spec(2, 5), spec(3), spec(4, 7)]
+    # New declarations: exactly the changes that they concern no longer apply.
+    new = [spec(1), spec(2, 2), spec(4, 9)]
+    assert overrides.apply_to(new) == [spec(2, 2), spec(4, 9)]
+    # Nothing is forgotten before the new declarations are in force.
+    assert overrides.apply_to(declared) == [spec(2, 5), spec(3), spec(4, 7)]
+    overrides.drop_obsolete(new)
+    assert overrides.apply_to(declared) == [spec(2), spec(3)]
+    overrides.drop_obsolete([spec(2)])
+    assert overrides.apply_to(declared) == declared
 
 
-def test_a_removed_one_comes_back_with_the_weight_that_is_asked_for() -> None:
-    adjusted, said = Overrides(), [spec(1, 4)]
-    adjusted.remove(target_key(spec(1)), said)
-    adjusted.add(spec(1, 2), said)
-    assert adjusted.apply_to(said) == [spec(1, 2)] and adjusted.removed == {}
-    adjusted.drop_obsolete(said)
-    assert adjusted.apply_to(said) == [spec(1, 2)]
+def test_a_removed_instance_is_added_again_with_the_new_weight() -> None:
+    overrides, declared = Overrides(), [spec(1, 4)]
+    overrides.remove(target_key(spec(1)), declared)
+    overrides.add(spec(1, 2), declared)
+    assert overrides.apply_to(declared) == [spec(1, 2)] and overrides.removed == {}
+    overrides.drop_obsolete(declared)
+    assert overrides.apply_to(declared) == [spec(1, 2)]
 
 
-def test_zones_are_told_apart() -> None:
-    adjusted, said = Overrides(), [spec(1, zone="a"), spec(1, zone="b")]
-    adjusted.remove(target_key(spec(1, zone="a")), said)
-    adjusted.set_weight(target_key(spec(1, zone="b")), 2, said)
-    assert adjusted.apply_to(said) == [spec(1, 2, "b")]
+def test_zones_are_distinguished() -> None:
+    overrides, declared = Overrides(), [spec(1, zone="a"), spec(1, zone="b")]
+    overrides.remove(target_key(spec(1, zone="a")), declared)
+    overrides.set_weight(target_key(spec(1, zone="b")), 2, declared)
+    assert overrides.apply_to(declared) == [spec(1, 2, "b")]

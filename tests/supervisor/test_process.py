@@ -1,4 +1,4 @@
-"""B28: the exit of a child, its pipes, its process tree. Real processes; survivors are looked for in /proc."""
+"""A child process: its exit, its pipes, its process tree. Real processes; survivors are found in /proc."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.supervisor.helpers import PYTHON, alive, run, until
 
 
 class Child:
-    """A process under test with its own mark in the environment, so that nothing of it can hide."""
+    """A process under test, with a mark in the environment that finds all its descendants."""
 
     def __init__(self, *argv: str) -> None:
         self.mark = f"PASSERELLE_TEST={uuid.uuid4()}"
@@ -170,7 +170,7 @@ def test_b28_a_child_that_daemonises_is_found_and_ended() -> None:
 
 def test_b28_a_daemon_that_closed_its_pipes_is_ended_by_stop() -> None:
     code = DAEMON.replace("time.sleep", "os.close(1); os.close(2); time.sleep")
-    # The first process stays, so that the daemon is left alone until stop.
+    # The first process stays, so that the daemon is not ended before stop.
     code = code.replace("if os.fork(): os._exit(0)\nos.setsid", "if os.fork(): time.sleep(60)\nos.setsid")
 
     async def check() -> None:
@@ -184,7 +184,7 @@ def test_b28_a_daemon_that_closed_its_pipes_is_ended_by_stop() -> None:
 
 
 def test_a_pipe_held_by_a_stranger_does_not_hold_up_the_end() -> None:
-    """A process that left the session and cleared its environment escapes; its hold on the pipe must not matter."""
+    """A process that has left the session and cleared its environment escapes; its open pipe must not block."""
     escape = (
         "import os,time\n"
         "if os.fork(): os._exit(0)\n"
@@ -236,7 +236,7 @@ def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
 
 
 def test_a_child_has_no_terminal_to_read_and_no_descriptor_of_ours() -> None:
-    # Listing a directory takes one descriptor itself: the fourth.
+    # The fourth descriptor is that of the listing itself.
     code = "import os, sys; print(sys.stdin.read() == ''); print(len(os.listdir('/proc/self/fd')))"
 
     async def check() -> None:

@@ -1,4 +1,4 @@
-"""B28 through the command: exits, pipes, process trees, and no orphan whatever ends."""
+"""Process trees of ``passerelle up``: exits, pipes, and no orphans, whichever process ends."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ for fd in (0, 1, 2): os.close(fd)
 time.sleep(300)
 """
 
-# A command of every kind that leaves orphans elsewhere: a shell that does not exec, a grandchild in the background, one
-# in a session of its own, one that ignores signals, and a daemon.
+# All kinds of commands that tend to leave orphans: a shell that does not exec, a grandchild in the background, one in
+# its own session, one that ignores signals, and a daemon.
 FAMILY = """
 services:
   s:
@@ -45,7 +45,7 @@ def family(folder: Path) -> Iterator[Up]:
     (folder / "daemon.py").write_text(DAEMON)
     with up(folder, FAMILY) as running:
         running.listening()
-        # Of each: two shells, a server, three sleeps and a daemon; besides the guard, the supervisor and a worker.
+        # Each instance has two shells, a server, three sleeps and a daemon; then reaper, supervisor and a worker.
         until_now(lambda: len(running.alive()) == 3 + 2 * 7, what=running.alive)
         yield running
 
@@ -99,7 +99,7 @@ def test_a_daemon_is_ended_when_its_starter_exits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_of_a_whole_family_is_left_after_a_stop(tmp_path: Path, sig: signal.Signals) -> None:
     with family(tmp_path) as running:
-        # Ten seconds pass until what ignores SIGTERM is killed; a second signal does not wait for that.
+        # A process that ignores SIGTERM is killed after ten seconds; a second signal kills it at once.
         running.popen.send_signal(sig)
         running.says(r"passerelle \| stopping")
         assert running.stop(sig) == 1
@@ -140,14 +140,14 @@ def test_kill_9_of_the_supervisor_leaves_nothing(tmp_path: Path) -> None:
 def test_kill_9_of_what_the_user_started_leaves_nothing(tmp_path: Path) -> None:
     with family(tmp_path) as running:
         os.kill(running.popen.pid, signal.SIGKILL)
-        # The supervisor stops in order; what ignores SIGTERM has its ten seconds.
+        # The supervisor stops in order; a process that ignores SIGTERM is killed after ten seconds.
         running.says(r"passerelle \| stopping")
         os.kill(supervisor(running), signal.SIGTERM)
         running.gone()
 
 
 def test_kill_9_of_all_that_is_called_so_leaves_nothing(tmp_path: Path) -> None:
-    """As ``pkill -9 -f "passerelle up"`` does: the guard has another name."""
+    """Kill like ``pkill -9 -f "passerelle up"``, which does not match the reaper."""
     with family(tmp_path) as running:
         called = running.named("cli.main import main; main() up")
         assert called == [supervisor(running)]
@@ -163,13 +163,13 @@ def test_kill_9_of_its_whole_process_group_leaves_nothing(tmp_path: Path) -> Non
         running.gone()
 
 
-def test_a_worker_ends_with_its_supervisor_even_when_nobody_guards(tmp_path: Path) -> None:
+def test_a_worker_ends_with_its_supervisor_even_without_a_reaper(tmp_path: Path) -> None:
     with up(tmp_path, service("exec python -m http.server --bind 127.0.0.1 {port}")) as running:
         running.listening()
         worker = running.status()["workers"][0]["pid"]
         pids = (running.popen.pid, supervisor(running))
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)  # so that neither can act on the other's end
+            os.kill(pid, signal.SIGSTOP)  # so that neither can react to the end of the other
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         until_now(lambda: worker not in alive(running.mark))
@@ -179,7 +179,7 @@ SLOW = "echo begun $PASSERELLE_INSTANCE; trap 'exit 0' TERM; while :; do sleep 0
 
 
 def test_a_stop_interrupts_the_start(tmp_path: Path) -> None:
-    """The third of five has just begun, none answers yet."""
+    """Stop when the third of five has just started and none is up."""
     with up(tmp_path, service(SLOW, "    instances: 5\n")) as running:
         running.says("begun s-3")
         begun = time.monotonic()
@@ -199,12 +199,12 @@ def test_a_stop_interrupts_the_back_off(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_signal_before_anything_was_started_ends_it(tmp_path: Path) -> None:
-    """Whenever the signal comes: nothing is left. Each round a little later in the start."""
+    """Signals at several moments of the start leave nothing."""
     for wait in (0.0, 0.1, 0.2, 0.3, 0.4, 0.6):
         with up(
             tmp_path, service("exec python -m http.server --bind 127.0.0.1 {port}", "    instances: 2\n")
         ) as running:
-            time.sleep(wait)  # the moment under test, not a wait for something
+            time.sleep(wait)  # the moment under test, not a wait for a condition
             running.popen.send_signal(signal.SIGTERM)
             running.gone(10)
 
@@ -226,7 +226,7 @@ os.execve("/bin/sleep", ["sleep", sys.argv[1]], {})
 
 @pytest.mark.parametrize("kill", ["supervisor", "stop"])
 def test_even_what_left_its_session_and_its_environment_is_ended(tmp_path: Path, kill: str) -> None:
-    """Neither its session nor a mark tells where it comes from; but it is an orphan below the guard."""
+    """Neither session nor mark identifies the process, but it is an orphan below the reaper."""
     (tmp_path / "escape.py").write_text(ESCAPE)
     seconds = f"301.{os.getpid()}{time.monotonic_ns() % 10**6}"
 

@@ -1,4 +1,4 @@
-"""What a purge is told, and what it tells."""
+"""The arguments and the response of a purge."""
 
 from __future__ import annotations
 

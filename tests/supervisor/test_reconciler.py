@@ -42,7 +42,7 @@ def config(instances: int = 2, env: str = "{}", **more: str) -> str:
 
 @contextlib.contextmanager
 def up(folder: Path, text: str) -> Iterator[Up]:
-    """``passerelle up`` with all of a file, which the test then changes."""
+    """Run ``passerelle up`` with a complete file, which the test then changes."""
     (folder / "serve.py").write_text(SERVE)
     (folder / "gateway.yaml").write_text(text)
     with command(folder, "up") as running:
@@ -85,10 +85,10 @@ def test_scale_restart_and_reload(tmp_path: Path) -> None:
         change(running, "/scale?service=s&instances=1")
         first = pids(running)
         assert len(first) == 1 and len(running.named("serve.py")) == 1
-        # One new process is up before the old one goes.
+        # The new process is up before the old one stops.
         assert change(running, "/restart?service=s")["message"] == "s: replaced 1 instance"
         assert len(pids(running)) == 1 and not pids(running) & first
-        # The file: the number stays as it was scaled, because the file says no other one than before.
+        # The number in the file is unchanged, so the number set by scale stays.
         before = pids(running)
         assert change(running, "/reload")["message"] == "gateway.yaml reloaded"
         assert pids(running) == before
@@ -110,12 +110,12 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_says_why(tmp_path: Path)
             assert asked.ended() == 1
             assert asked.text == said + "\n"
         running.says(f"passerelle \\| {said.replace('.', '[.]')}\npasserelle \\| nothing was changed")
-        (tmp_path / "gateway.yaml").write_text(config(1)[:40])  # as an editor may leave it for a moment
+        (tmp_path / "gateway.yaml").write_text(config(1)[:40])  # as an editor may leave the file for a moment
         assert "problems" in change(running, "/reload")
         (tmp_path / "gateway.yaml").unlink()
         assert change(running, "/reload") == {"problems": ["cannot read gateway.yaml: No such file or directory"]}
         assert running.get("/") == (200, b"s-1") and pids(running) == before
-        # What a new start alone can carry out is said; the rest is done.
+        # Keys that need a restart are reported; the others are applied.
         (tmp_path / "gateway.yaml").write_text(config(1).replace("admin:", "workers: 2\nadmin:"))
         message = "gateway.yaml reloaded; restart to apply the new values of: workers"
         assert change(running, "/reload") == {"message": message, "after_restart": ["workers"]}
@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_says_why(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_hangup_without_a_terminal_reads_the_file_anew(tmp_path: Path) -> None:
+def test_a_hangup_without_a_terminal_reloads_the_file(tmp_path: Path) -> None:
     one, two = Upstream(answering(ok(b"1"))), Upstream(answering(ok(b"2")))
     text = HEAD + "services: {{u: {{targets: ['{}']}}}}\nroutes: [{{path: /, service: u}}]\n"
     try:
@@ -172,7 +172,7 @@ def test_who_may_change_what(tmp_path: Path) -> None:
         assert ask(running, "POST", "/reload", Passerelle_Admin="1", Host="evil.example")[0] == 403
         assert ask(running, "POST", "/status", Passerelle_Admin="1")[0] == 405
         refused = [
-            ("/restart?service=x", "there is no service 'x'; there are: s, t"),
+            ("/restart?service=x", "there is no service 'x'; the services are: s, t"),
             (
                 "/restart?service=t",
                 "t has targets: passerelle does not start its instances; see passerelle instances --help",
@@ -186,7 +186,7 @@ def test_who_may_change_what(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_gateway_alone_reads_its_file_anew(tmp_path: Path) -> None:
+def test_a_gateway_alone_reloads_its_file(tmp_path: Path) -> None:
     one, two = Upstream(answering(ok(b"1"))), Upstream(answering(ok(b"2")))
     text = HEAD + "services: {{u: {{targets: ['{}']}}}}\nroutes: [{{path: /, service: u}}]\n"
     file = tmp_path / "gateway.yaml"

@@ -1,4 +1,4 @@
-"""SIGUSR1 opens the access log anew, as logrotate wants it."""
+"""SIGUSR1 reopens the access log, for log rotation."""
 
 from __future__ import annotations
 

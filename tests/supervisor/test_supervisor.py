@@ -1,4 +1,4 @@
-"""The supervisor in this process, with its clocks shortened; services and workers are real processes."""
+"""The supervisor in this process, with shortened intervals; services and workers are real processes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Running:
         assert self.supervisor.is_ready, self.text
 
     async def seen(self) -> list[str]:
-        """The names of the instances that the worker may pick."""
+        """Return the names of the instances that the worker may pick."""
         status = await self.supervisor.fleet.workers[0].status()
         return [i["name"] for i in (status or {}).get("services", {}).get("s", []) if i["up"]]
 
@@ -111,7 +111,7 @@ def test_an_instance_that_dies_is_out_before_anything_else_happens(supervised: C
     async def check() -> None:
         async with supervised(FILES) as running:
             await running.started()
-            running.supervisor.fleet.instances[1]._backoff.base = 20.0  # so that its return does not hide its leaving
+            running.supervisor.fleet.instances[1]._backoff.base = 20.0  # so that its restart does not hide its end
             running.supervisor.fleet.instances[1]._backoff._rng = lambda: 0.9
             os.kill(running.supervisor.fleet.instances[1].process.pid, signal.SIGKILL)
             await until(lambda: running.supervisor.fleet.instances[1].waiting)
@@ -189,7 +189,7 @@ def test_many_instances_are_summed_up_in_the_report(supervised: Callable[..., An
 
 
 class Highest(random.Random):
-    """Draws the most that can be drawn."""
+    """A generator that always returns almost 1."""
 
     def random(self) -> float:
         return 0.9999

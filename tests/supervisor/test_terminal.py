@@ -1,4 +1,4 @@
-"""What a person sees: a real terminal (pty), colours, progress in place, Ctrl-C."""
+"""``passerelle up`` on a real terminal (pty): colours, progress in place, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ routes: [{path: /, service: files}]
 
 
 class Terminal:
-    """``passerelle up`` on a terminal of its own, as its session's foreground job."""
+    """``passerelle up`` on its own terminal, as the foreground job of its session."""
 
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
         (folder / "gateway.yaml").write_text(CONFIG)
@@ -40,7 +40,7 @@ class Terminal:
         name, value = self.mark.split("=")
         base = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
         self.popen = subprocess.Popen(
-            # A shell's way: a session whose controlling terminal is this one.
+            # As a shell does: a session with this controlling terminal.
             ["setsid", "--ctty", "--wait", *CLI, "up"],
             cwd=folder,
             env={**base, "TERM": "xterm", **environ, name: value},
@@ -66,7 +66,7 @@ class Terminal:
         until_now(lambda: text in self.data, 15, what=lambda: self.data)
 
     def hang_up(self) -> None:
-        """Close the terminal's window."""
+        """Close the terminal."""
         if not self._hung_up.is_set():
             self._hung_up.set()
             self._thread.join(5)

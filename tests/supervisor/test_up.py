@@ -33,7 +33,7 @@ routes:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """Three instances behind a gateway, for tests that change nothing."""
+    """Three instances behind a gateway, for tests that do not change them."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "hello.txt").write_text("hello")
     with up(folder, FILES) as running:
@@ -83,7 +83,7 @@ def test_an_instance_that_is_killed_leaves_at_once_and_is_replaced(tmp_path: Pat
         assert replaced["state"] == "up"
         assert replaced["restarts"] == 1
         assert replaced["pid"] != victim["pid"]
-        assert replaced["address"] != victim["address"], "a new port, whoever may still hold the old one"
+        assert replaced["address"] != victim["address"], "a new port, because another process may hold the old one"
         assert running.stop() == 0
 
 
@@ -93,7 +93,7 @@ def test_a_worker_that_is_killed_is_replaced_and_connections_wait_meanwhile(tmp_
         running.listening()
         before = running.get("/hello.txt")
         os.kill(running.status()["workers"][0]["pid"], signal.SIGKILL)
-        # The kernel holds the connection for the next worker, which knows the instances when it begins to listen.
+        # The kernel queues the connection for the next worker, which has the instances before it listens.
         assert running.get("/hello.txt") == before == (200, b"hello")
         worker = running.status()["workers"][0]
         assert worker["restarts"] == 1
@@ -103,7 +103,7 @@ def test_a_worker_that_is_killed_is_replaced_and_connections_wait_meanwhile(tmp_
 
 @pytest.mark.slow
 def test_a_worker_is_replaced_although_a_folder_of_a_service_is_gone(tmp_path: Path) -> None:
-    """A start finds that; what runs goes on, and a reload says it."""
+    """A start or a reload reports the missing folder; a running gateway continues."""
     folder = tmp_path / "below"
     folder.mkdir()
     served = FILES.replace("http.server,", "http.server, --directory, '..',").replace("instances: 3", "cwd: below")
@@ -167,13 +167,13 @@ def app(environ, start_response):
 """
 
 
-def test_what_a_request_through_one_worker_changes_all_workers_let_go_of(tmp_path: Path) -> None:
+def test_what_a_request_through_one_worker_changes_all_workers_evict(tmp_path: Path) -> None:
     (tmp_path / "counter.py").write_text(COUNTER)
     with up(tmp_path, CACHED, "--workers", "2") as running:
         running.listening()
         workers = re.compile(r"passerelle_cache_entries (\d)")
 
-        # Both workers hold it: each new connection goes to either of them.
+        # Both workers have stored it: each new connection goes to one of them.
         def held() -> bool:
             assert running.get("/x") == (200, b"0")
             match = workers.search(running.get("/metrics", running.admin)[1].decode())
@@ -283,7 +283,7 @@ def test_a_wrong_file_says_where_and_starts_nothing(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_opened_ends_the_start_with_its_reason(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")  # that nobody reads: only a start finds that out
+    os.mkfifo(tmp_path / "pipe")  # a pipe without a reader: only a start detects it
     with up(tmp_path, FILES + "access_log: pipe\n") as running:
         assert running.ended() == 1
         assert "gateway    | access_log: cannot open pipe: No such device or address\n" in running.text
@@ -297,8 +297,8 @@ def test_access_log_lines_are_passed_on_whole_and_unnamed(files: Up) -> None:
 
 
 @pytest.mark.slow
-def test_output_that_nobody_reads_holds_up_nothing(tmp_path: Path) -> None:
-    """A child that writes without end, and a reader of ours that has stopped: requests are served all the same."""
+def test_output_without_a_reader_blocks_nothing(tmp_path: Path) -> None:
+    """A child writes without end and the reader of the output has stopped, but requests are served."""
     config = """
 services:
   noisy: {run: [sh, -c, "yes noise & exec python -m http.server --bind 127.0.0.1 {port}"]}
@@ -400,7 +400,7 @@ def test_gateway_alone_refuses_a_taken_port(tmp_path: Path) -> None:
             assert other.text.endswith(" (the admin address); choose another with --admin, or off\n")
 
 
-def test_status_says_that_nobody_answers(tmp_path: Path) -> None:
+def test_status_without_a_gateway(tmp_path: Path) -> None:
     with command(tmp_path, "status", "--admin", "127.0.0.1:1") as running:
         assert running.ended() == 1
         assert running.text == (
@@ -426,7 +426,7 @@ def test_status_as_table_and_as_json(tmp_path: Path, files: Up) -> None:
 
 
 @pytest.mark.slow
-def test_requests_in_flight_are_carried_out_before_the_services_are_stopped(tmp_path: Path) -> None:
+def test_requests_in_flight_finish_before_the_services_are_stopped(tmp_path: Path) -> None:
     server = tmp_path / "slow.py"
     server.write_text(
         "import http.server, sys, time\n"

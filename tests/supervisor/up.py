@@ -1,4 +1,4 @@
-"""``passerelle up`` as users run it: a process with a configuration, its output, its admin port, its whole tree."""
+"""Run ``passerelle`` commands as processes, with access to their output, admin port and process tree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLI = [sys.executable, "-c", "from passerelle.cli.main import main; main()"]
 
 
 class Up:
-    """One started command. ``mark`` is in the environment of all its processes."""
+    """A started command. ``mark`` is in the environment of all its processes."""
 
     def __init__(
         self, folder: Path, *arguments: str, env: dict[str, str] | None = None, before: Sequence[str] = ()
@@ -42,18 +42,18 @@ class Up:
 
     @property
     def text(self) -> str:
-        """All its output so far."""
+        """The output so far."""
         return self._output.read_text(errors="replace")
 
     def says(self, pattern: str, limit: float = 15.0) -> re.Match[str]:
-        """Wait until its output matches."""
+        """Wait until the output matches ``pattern``."""
         found: list[re.Match[str]] = []
 
         def look() -> bool:
             match = re.search(pattern, self.text)
             if match:
                 found.append(match)
-            # What the user started may be gone and the rest of it still have something to say.
+            # The first process may have ended while others of its tree still write.
             return bool(match) or (self.popen.poll() is not None and not self.alive())
 
         with contextlib.suppress(AssertionError):
@@ -63,13 +63,13 @@ class Up:
         return found[0]
 
     def listening(self) -> tuple[int, int]:
-        """The gateway's and the admin's ports, once it is ready."""
+        """Wait until the gateway is ready, and return its port and the admin port."""
         match = self.says(r"listening on http://127\.0\.0\.1:(\d+) · admin http://127\.0\.0\.1:(\d+)")
         self.port, self.admin = int(match[1]), int(match[2])
         return self.port, self.admin
 
     def get(self, path: str, port: int | None = None, **headers: str) -> tuple[int, bytes]:
-        """Ask the gateway (or ``port``) once."""
+        """Send one request to the gateway (or to ``port``)."""
         connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=10)
         try:
             connection.request("GET", path, headers=headers)
@@ -79,32 +79,32 @@ class Up:
             connection.close()
 
     def status(self) -> dict[str, Any]:
-        """What ``/status`` tells."""
+        """Return ``/status``."""
         code, body = self.get("/status", self.admin)
         assert code == 200
         value: dict[str, Any] = json.loads(body)
         return value
 
     def instances(self, service: str) -> list[dict[str, Any]]:
-        """The instances of ``service`` as ``/status`` tells them."""
+        """Return the instances of ``service`` in ``/status``."""
         value: list[dict[str, Any]] = self.status()["services"][service]["instances"]
         return value
 
     def alive(self) -> dict[int, str]:
-        """Its live processes, the command itself among them: pid and command line."""
+        """Return pid and command line of the live processes of the command, including itself."""
         return alive(self.mark)
 
     def named(self, part: str) -> list[int]:
-        """The pids of those whose command line has ``part``."""
+        """Return the pids of the processes whose command line contains ``part``."""
         return [pid for pid, command in self.alive().items() if part in command]
 
     def stop(self, sig: signal.Signals = signal.SIGTERM, limit: float = 15.0) -> int:
-        """Signal it, wait for its end, and look that nothing is left."""
+        """Send a signal, wait for the end, and check that no process is left."""
         self.popen.send_signal(sig)
         return self.ended(limit)
 
     def ended(self, limit: float = 15.0) -> int:
-        """Wait for its end; nothing may be left of it then."""
+        """Wait for the end, and check that no process is left. Returns the exit code."""
         try:
             code = self.popen.wait(limit)
         except subprocess.TimeoutExpired:
@@ -113,7 +113,7 @@ class Up:
         return code
 
     def gone(self, limit: float = 5.0) -> None:
-        """Wait until nothing of it is left."""
+        """Wait until no process is left."""
         with contextlib.suppress(AssertionError):
             until_now(lambda: not self.alive(), limit)
         assert self.alive() == {}, self.text
@@ -124,7 +124,7 @@ class Up:
 def up(
     folder: Path, config: str, *options: str, env: dict[str, str] | None = None, before: Sequence[str] = ()
 ) -> Iterator[Up]:
-    """``passerelle up`` with ``config`` (the services and routes; ports are chosen), ended at the end of the test."""
+    """Run ``passerelle up`` with ``config`` (services and routes; ports are chosen) until the end of the test."""
     (folder / "gateway.yaml").write_text("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n" + config)
     with command(folder, "up", *options, env=env, before=before) as running:
         yield running
@@ -134,9 +134,9 @@ def up(
 def command(
     folder: Path, *arguments: str, env: dict[str, str] | None = None, before: Sequence[str] = ()
 ) -> Iterator[Up]:
-    """Any command of passerelle, ended with all that it started at the end of the test.
+    """Run any command of passerelle, and end all its processes at the end of the test.
 
-    ``before`` are the words of a command that starts it, such as nohup.
+    ``before`` is a command that starts it, such as nohup.
     """
     running = Up(folder, *arguments, env=env, before=before)
     try:

@@ -1,1 +1,1 @@
-"""The process of one service instance: a WSGI server of our own, or uvicorn."""
+"""The process of one service instance: the built-in WSGI server, or uvicorn."""

@@ -56,7 +56,7 @@ def load(app: str) -> Any:
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # If an import inside the module fails, its traceback is more useful.
+        # A failed import inside the module is reported with its traceback.
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise AppLoadError(f"there is no module {error.name!r} in {os.getcwd()} or on the Python path") from None

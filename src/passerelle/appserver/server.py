@@ -1,6 +1,6 @@
 """An HTTP/1.1 server for one WSGI application in one process: an event loop for sockets, a few threads for calls.
 
-docs/decisions/002-application-server.md has the reasons for a server of its own. Threads get complete requests only, so
+docs/decisions/002-application-server.md has the reasons for this server. Threads get complete requests only, so
 a slow upload does not occupy a thread. A response of up to ``_WINDOW`` bytes leaves its thread at once, so a slow
 download does not occupy it either. httptools (llhttp in strict mode) parses requests.
 """

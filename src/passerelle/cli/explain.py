@@ -1,4 +1,4 @@
-"""``passerelle explain``: show which route a request matches, what the service sees, and why other routes do not match.
+"""``passerelle explain``: show which route a request matches, and why the others do not.
 
 The router of the gateway finds the route. The reasons are found by comparing the request with each route alone.
 """

@@ -121,7 +121,7 @@ def _redis(config: Config) -> Iterator[ApiKeyStore]:
         # The address and not the URL, which may hold a password.
         raise click.ClickException(f"redis at {config.redis.address}: {error}") from None
     except UNREADABLE as error:
-        # The reply is no RESP, for which the client raises errors of many types; or a stored key was altered.
+        # The reply is not valid RESP, for which the client raises errors of many types; or a stored key was altered.
         raise click.ClickException(f"redis at {config.redis.address}: a reply cannot be read: {error}") from None
 
 

@@ -15,7 +15,7 @@ from passerelle.config.models.addresses import Lookup
 from passerelle.config.models.config import Config, Target
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.discovery import Dns
-from passerelle.discovery import file as listed
+from passerelle.discovery import file as target_file
 from passerelle.discovery.overrides import Overrides, TargetKey, target_key
 from passerelle.discovery.types import DiscoveryFailed, FoundInstance
 from passerelle.gateway.assembly.certificates import service_tls
@@ -52,7 +52,7 @@ class DiscoverySource:
 
     def _on_found(self, found: list[FoundInstance]) -> None:
         if self._problem:
-            self._log(f"{self.name}: found again")
+            self._log(f"{self.name}: available again")
         self._problem = ""
         now = tuple(sorted(found))
         differs, self.found = now != self.found, now
@@ -85,14 +85,14 @@ class DiscoverySource:
             await asyncio.sleep(pause)
 
     async def _watch(self, path: Path) -> None:
-        before: listed.Stamp = None
+        before: target_file.Stamp = None
         while True:
             # In a thread, because a file system may block.
-            now = await asyncio.to_thread(listed.file_stamp, path)
+            now = await asyncio.to_thread(target_file.file_stamp, path)
             if now != before or now is None:
                 try:
-                    targets = await asyncio.to_thread(listed.read, path)
-                except listed.InvalidTargetFile as error:
+                    targets = await asyncio.to_thread(target_file.read, path)
+                except target_file.InvalidTargetFile as error:
                     self._on_problem(str(error))
                 else:
                     self._on_found(

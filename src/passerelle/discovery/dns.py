@@ -50,7 +50,7 @@ class Resolver:
         rows, ttl, problem = await self._query(target.host, "SRV")
         if not rows:
             raise DiscoveryFailed(problem)
-        # Tiers are ranks of the priorities, so the first tier is that of targets in the configuration.
+        # Tiers are the ranks of the priorities. Targets in the configuration are in the first tier.
         tiers = {priority: place for place, priority in enumerate(sorted({row[0] for row in rows}))}
         answers = await asyncio.gather(*(self._addresses(row[3]) for row in rows), return_exceptions=True)
         found = []
@@ -86,7 +86,7 @@ class Resolver:
             return [], 0.0, f"{name} has no {kind} records"
         except (dns.exception.DNSException, OSError) as error:
             why = f"no response within {self._timeout:g} s" if isinstance(error, dns.exception.Timeout) else str(error)
-            # The previous result remains valid until the next query, which TTL 0 makes come as soon as allowed.
+            # The previous result remains valid until the next query. TTL 0 makes that as early as allowed.
             return self._known.get(key, []), 0.0, f"no response for the {kind} records of {name}: {why}"
         rows: _Rows = []
         for record in answer:

@@ -137,10 +137,10 @@ class Admin:
         elif not self._any_host and not _is_loopback(head.host or b""):
             problem = _text(421, b"the admin port serves this machine only: use the host localhost\n")
         elif page is None and not changes:
-            problem = _text(404, b"there are %b\n" % b", ".join(self._pages))
+            problem = _text(404, b"the pages are %b\n" % b", ".join(self._pages))
         elif page is None or method not in (b"GET", b"HEAD"):
             allowed = b", ".join([*((b"GET", b"HEAD") if page is not None else ()), *changes])
-            problem = _text(405, b"only %b\n" % allowed, [(b"Allow", allowed)])
+            problem = _text(405, b"allowed: %b\n" % allowed, [(b"Allow", allowed)])
         if problem is not None:
             connection.send(problem)
             return
@@ -159,7 +159,7 @@ class Admin:
             raise
 
     def on_refused(self, connection: ServerConnection, failure: Failure) -> bytes:
-        """Give a rejected request its id, which the admin port does not log."""
+        """Return the id of a rejected request, which the admin port does not log."""
         return b"admin"
 
     # Changes
@@ -194,7 +194,7 @@ class Admin:
     async def _instances(self, service: str, instance: str, head: RequestHead) -> Response:
         services = (await self._subject.status())["services"]
         if service not in services:
-            return _refusal(NotFound(f"there is no service {service!r}; there are: {', '.join(services)}"))
+            return _refusal(NotFound(f"there is no service {service!r}; the services are: {', '.join(services)}"))
         status = services[service]
         if not instance:
             return _json(200, {"service": service, **status})

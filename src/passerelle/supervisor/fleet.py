@@ -48,7 +48,7 @@ class Setup:
 
 
 class Fleet:
-    """Everything that one supervisor runs, with the operations that starting, changing and stopping it share.
+    """Everything that one supervisor runs, and the operations on it that the start, changes and the stop share.
 
     ``on_found`` is called with the name of a service whose discovered targets have changed. ``on_fault`` is called with
     the exception that ended the supervision of a member, which is a defect. ``clock`` is in seconds; a new member has
@@ -74,7 +74,7 @@ class Fleet:
         self.state = "starting"
         self.listen = ""
         self.lock = asyncio.Lock()
-        self.catalog = Catalog(on_found, report.say)
+        self.catalog = Catalog(on_found, report.log)
         self.services: dict[str, ServiceHealthMonitor] = {}
         self.instances: list[InstanceProcess] = []
         self.targets: list[ProbedTarget] = []
@@ -176,8 +176,8 @@ class Fleet:
             task.cancel()
 
     def set_report_names(self) -> None:
-        """Adapt the console report to the names of all processes."""
-        self.report.names([process.name for process in (*self.instances, *self.workers)])
+        """Pass the names of all processes to the console report."""
+        self.report.set_names([process.name for process in (*self.instances, *self.workers)])
 
     async def cancel(self, members: Iterable[Member | WorkerProcess]) -> None:
         """End the supervision of ``members``; their processes keep running."""
@@ -238,8 +238,8 @@ class Fleet:
     def report_refused(self, refused: ChangeRefused) -> None:
         """Report why a change was refused."""
         for problem in refused.problems:
-            self.report.say(problem)
-        self.report.say("nothing was changed")
+            self.report.log(problem)
+        self.report.log("nothing was changed")
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run ``work`` in the background, until it is done or :meth:`cancel_background` is called."""

@@ -1,7 +1,7 @@
 """Changes of the instances of a service with targets at run time: add, remove, drain, resume, set the weight.
 
 A change is checked as the file is. A change that leaves a service without an instance is refused unless it is forced.
-An :class:`InstanceHost` makes them: the supervisor, or a gateway without one.
+An :class:`InstanceHost` applies the changes: a supervisor, or a gateway without one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.system.ports import join
 from passerelle.upstream.members import InstanceSpec
 
-DRAIN_LIMIT = 30.0  # seconds that an instance has to finish its requests in flight before it is removed
+DRAIN_LIMIT = 30.0  # seconds to wait for the requests in flight of an instance before it is removed
 MOST_SECONDS = 3600.0
 _DRAIN_POLL = 0.05  # seconds between two counts of the requests in flight
 _FLAGS = {"true": True, "false": False}
@@ -93,8 +93,8 @@ class InstanceAdmin:
     async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         """Make the change ``add``, ``remove`` or ``change``.
 
-        ``arguments`` has the ``service``, except for ``add`` the ``instance`` (its name or its address), and the
-        options of the change.
+        ``arguments`` has the ``service``, the ``instance`` (its name or address; not for ``add``), and the options of
+        the change.
 
         :raises ChangeRefused: if the change cannot be made.
         """
@@ -190,7 +190,7 @@ class InstanceAdmin:
         services = self._host.config.services
         service = services.get(name)
         if service is None:
-            raise NotFound(f"there is no service {name!r}; there are: {', '.join(services)}")
+            raise NotFound(f"there is no service {name!r}; the services are: {', '.join(services)}")
         if service.is_local:
             here = f"{name} has {service.source}: passerelle starts its instances"
             raise ChangeRefused(f"{here}; use `passerelle scale {name}=N` or `passerelle restart {name}`")
@@ -205,7 +205,7 @@ class InstanceAdmin:
         ]
         if not found:
             names = ", ".join(m.name for m in members) or "none"
-            raise NotFound(f"{name} has no instance {instance!r}; there are: {names}")
+            raise NotFound(f"{name} has no instance {instance!r}; the instances are: {names}")
         if len(found) > 1:
             raise InvalidChange(f"{instance} is ambiguous: {', '.join(m.name for m in found)}")
         return found[0]

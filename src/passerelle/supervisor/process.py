@@ -28,7 +28,7 @@ MARKER = "PASSERELLE_PROCESS"
 _CHUNK = 64 * 1024
 # Pipe size for output that is passed on unchanged: at 450 bytes a line, what a gateway logs in a tenth of a second.
 _LARGE_PIPE = 1024 * 1024
-_TAIL = 10  # lines kept for the report of a failed start
+_TAIL = 10  # last lines of the output that are kept for the report of a failed start
 _LEFT_GRACE = 0.5  # seconds between SIGTERM and SIGKILL for the processes that an exited child has left behind
 _KILL_LIMIT = 5.0  # seconds after SIGKILL until a process in an uninterruptible wait is given up
 _DRAIN_LIMIT = 0.5  # seconds to read the rest of the output when the tree is gone
@@ -102,7 +102,7 @@ class Process:
         error, error_child = -1, outer_child
         if on_raw is not None:
             error, error_child = os.pipe()
-            with contextlib.suppress(OSError):  # the limit of pipe memory per user: the pipe stays small
+            with contextlib.suppress(OSError):  # beyond the limit of pipe memory per user, the pipe stays small
                 fcntl.fcntl(outer, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
         try:
             popen = subprocess.Popen(  # noqa: S603 - the configuration defines the command

@@ -29,12 +29,12 @@ _PROCESS = ("app", "run", "interface", "env", "cwd")
 
 
 class Reconciler:
-    """Brings ``fleet`` and its ``targets`` to what a change asks for."""
+    """Makes changes to ``fleet`` and its ``targets``."""
 
     def __init__(self, fleet: Fleet, targets: TargetSet) -> None:
         self._fleet = fleet
         self._targets = targets
-        self._instance_admin = InstanceAdmin(targets, fleet.report.say, fleet.clock)
+        self._instance_admin = InstanceAdmin(targets, fleet.report.log, fleet.clock)
 
     async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         """Make the change called ``name``, as the admin port names it. :raises ChangeRefused: if it cannot be made."""
@@ -55,7 +55,8 @@ class Reconciler:
     async def reload(self) -> dict[str, Any]:
         """Read the file and apply it.
 
-        :raises ChangeRefused: with every problem of the file; then nothing has changed.
+        :raises ChangeRefused: with every problem of the file, in which case nothing changes; or if a new instance does
+            not come up, in which case the new configuration is in force.
         """
         fleet = self._fleet
         async with fleet.exclusive():
@@ -101,7 +102,7 @@ class Reconciler:
         for name, service in fleet.services.items():
             if name in old.services and _process_keys(old.services[name]) != _process_keys(service.config):
                 await self._replace_all(service)
-        fleet.report.say(response["message"])
+        fleet.report.log(response["message"])
         return response
 
     async def _prepare(self, old: Config, new: Config, leaving: list[Member]) -> list[Member]:
@@ -122,7 +123,7 @@ class Reconciler:
             instances = self._instances(service)
             wanted = config.instances if config.is_local else 0
             if before is not None and before.is_local and config.is_local and before.instances == config.instances:
-                wanted = len(instances)  # the number in the file is unchanged: keep the one that was set by scale
+                wanted = len(instances)  # the file has the same number as before: keep the one that was set by scale
             added += [fleet.make_instance(service) for _ in range(wanted - len(instances))]
             leaving += instances[wanted:]
             joining = self._targets.reconcile(service, new, leaving)
@@ -164,7 +165,7 @@ class Reconciler:
             message = f"{name}: scaled from {before} to {number} instances"
             if late:
                 message += f"; not up yet: {', '.join(late)}"
-            fleet.report.say(message)
+            fleet.report.log(message)
             return {"message": message, "before": before, "instances": number}
 
     async def restart(self, name: str) -> dict[str, Any]:
@@ -177,7 +178,7 @@ class Reconciler:
             service = self._local_service(name)
             number = await self._replace_all(service)
             message = f"{name}: replaced {number} instance{'s' * (number != 1)}"
-            self._fleet.report.say(message)
+            self._fleet.report.log(message)
             return {"message": message, "instances": number}
 
     async def _replace_all(self, service: ServiceHealthMonitor) -> int:
@@ -191,7 +192,7 @@ class Reconciler:
                 await fleet.remove(new)
                 text = f"{service.name}: replaced {number} of {len(old)} instances; the others keep running, because"
                 text += f" the new instance {new.name} did not come up: {problem}"
-                fleet.report.say(text)
+                fleet.report.log(text)
                 raise ChangeRefused(text)
             await fleet.drain_and_remove([instance])
         return len(old)
@@ -203,7 +204,7 @@ class Reconciler:
         services = self._fleet.services
         service = services.get(name)
         if service is None:
-            raise ChangeRefused(f"there is no service {name!r}; there are: {', '.join(services)}")
+            raise ChangeRefused(f"there is no service {name!r}; the services are: {', '.join(services)}")
         if not service.config.is_local:
             raise ChangeRefused(
                 f"{name} has {service.config.source}: passerelle does not start its instances;"

@@ -1,4 +1,4 @@
-"""The console output of ``passerelle up``: start report, progress, and the output of each process under its name."""
+"""The console output of ``passerelle up``: start report, progress, and the named output of each process."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class ConsoleReport:
         self._progress = ""
         self._progress_since: float | None = None
         self._progress_shown = 0.0
-        self._shown: dict[str, str] = {}  # process name to the end for which its last lines were shown
+        self._shown: dict[str, str] = {}  # by process name, the reason of the end for which its last lines were shown
         self.started = False
 
     # Lines
 
-    def names(self, names: Sequence[str]) -> None:
+    def set_names(self, names: Sequence[str]) -> None:
         """Set the names of all processes, which determine the width of the column of names."""
         self._width = max(map(len, (OWN, *names)))
 
@@ -74,7 +74,7 @@ class ConsoleReport:
         """Write whole lines unchanged."""
         self._put(data)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Write a line in the name of passerelle."""
         self.line(OWN, text.encode())
 
@@ -121,7 +121,7 @@ class ConsoleReport:
             self._put(b"")
         elif now - self._progress_shown >= _PROGRESS_EVERY:
             self._progress_shown = now
-            self.say(text)
+            self.log(text)
 
     # Events
 
@@ -130,7 +130,7 @@ class ConsoleReport:
         self._shown.pop(member.name, None)
         if self.started:
             pid = member.process.pid if member.process is not None else 0
-            self.say(f"{member.name} is up (pid {pid}, start {member.starts})")
+            self.log(f"{member.name} is up (pid {pid}, start {member.starts})")
 
     def ended(
         self, member: SupervisedProcess, reason: str, after: float, again_in: float, tail: Sequence[bytes]
@@ -139,12 +139,12 @@ class ConsoleReport:
 
         Its last lines are repeated, unless its previous end had the same reason.
         """
-        self.say(
+        self.log(
             self._paint(f"{member.name} {reason}", 31) + f" after {elapsed_text(after)}; next start in {again_in:.1f} s"
         )
         if tail and self._shown.get(member.name) != reason:
             self._shown[member.name] = reason
-            self.say(f"the last lines of {member.name}:")
+            self.log(f"the last lines of {member.name}:")
             for text in tail:
                 self.line(OWN, b"    " + text)
 

@@ -1,4 +1,4 @@
-"""Delays before the restart of a process: exponential back-off with full jitter and a ceiling. Pure.
+"""Delays before the restart of a process: exponential back-off with full jitter. Pure.
 
 Full jitter (a delay that is drawn uniformly between zero and the cap) spreads the restarts of instances that have died
 of the same cause, so that they do not overload the same resource again at the same time.
@@ -34,7 +34,7 @@ class Backoff:
         # The exponent is bounded because 2.0 ** 1024 overflows, and a process may fail that often.
         return min(self.ceiling, self.base * 2.0 ** min(max(self.failures - 1, 0), 64))
 
-    def after(self, healthy_for: float) -> float:
+    def delay_after(self, healthy_for: float) -> float:
         """Count the end of a run that was healthy for ``healthy_for`` seconds, and return the delay before the next."""
         if healthy_for >= self.settled:
             self.failures = 0

@@ -89,7 +89,7 @@ class ServiceHealthMonitor:
         # Spread the probes: the instances of a service start at the same time.
         await asyncio.sleep(INTERVAL * self._rng())
         while True:
-            # After a failure that does not count as down yet, the next probe comes sooner, to decide soon.
+            # After a first failure the next probe comes sooner, so that an instance that is down is found soon.
             undecided = not await self._probe(spec) and self.is_up(spec.name)
             await asyncio.sleep(INTERVAL / 12 if undecided else INTERVAL)
 
@@ -178,7 +178,7 @@ class ServiceHealthMonitor:
 
 
 def _key(spec: InstanceSpec) -> str:
-    # With the port, because the health of a restarted process is unknown.
+    # The port distinguishes a restarted process, whose health is unknown.
     return f"{spec.name}@{spec.host}:{spec.port}"
 
 

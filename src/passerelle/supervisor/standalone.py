@@ -1,4 +1,4 @@
-"""``passerelle gateway``: one worker without a supervisor, with an admin port of its own."""
+"""``passerelle gateway``: one worker without a supervisor, with its own admin port."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StandaloneGateway:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def discover(self) -> None:
-        """Begin to discover instances. When this returns, the gateway has those that were found at first."""
+        """Start discovery, and give the gateway the first results."""
         await self.catalog.prepare(self.config)
         self.catalog.adopt(self.config)
         for name, service in self.config.services.items():
@@ -106,7 +106,7 @@ class StandaloneGateway:
         self._on_found(service)
 
     def _forget_drained(self) -> None:
-        """Forget that instances were drained which are gone: if they return, they are new instances."""
+        """Forget the drained instances that are gone. If one returns, it is a new instance."""
         config = self.config
         self._drained &= {(name, target_key(s)) for name in config.services for s in self.catalog.specs(name, config)}
 
@@ -156,7 +156,7 @@ class StandaloneGateway:
         return status.gateway_status(self.state, self._active, self.listen, uptime, [worker], services)
 
     async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
-        """Make a change. :raises ChangeRefused: if it cannot be made: there are no processes to scale or restart."""
+        """Make a change. :raises ChangeRefused: if it cannot be made, such as ``scale`` and ``restart``."""
         if name.startswith("instances/"):
             return await self._instance_admin.change(name.removeprefix("instances/"), arguments)
         if name != "reload":

@@ -1,4 +1,4 @@
-"""The status of a gateway: for the admin port, and for the report of a start."""
+"""The status of a gateway, for the admin port and for the start report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gateway_status(
     workers: list[dict[str, Any]],
     services: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """What ``/status`` returns for a gateway, as JSON-able values; ``uptime`` in seconds."""
+    """Return the response of ``/status``, as JSON-able values; ``uptime`` in seconds."""
     return {
         "version": __version__,
         "state": state,
@@ -43,7 +43,7 @@ def gateway_status(
 def service_status(
     source: str, snapshots: Iterable[dict[str, Any]], removed: list[str], instances: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What ``/status`` returns for a service; ``snapshots`` has what each worker reports of it."""
+    """Return the part of ``/status`` for a service; ``snapshots`` has the state of the service in each worker."""
     return {
         "source": source,
         **_combined(snapshots),
@@ -54,7 +54,7 @@ def service_status(
 
 
 def _combined(snapshots: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """How many workers have their circuit breaker in which state, and the sums of their concurrency limits."""
+    """Count the workers by the state of their circuit breaker, and sum their concurrency limits."""
     breaker: Counter[str] = Counter()
     concurrency: Counter[str] = Counter()
     for snapshot in snapshots:
@@ -65,7 +65,7 @@ def _combined(snapshots: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 async def fleet_status(fleet: Fleet) -> dict[str, Any]:
-    """What ``/status`` returns for a supervisor."""
+    """Return the response of ``/status`` for a supervisor."""
     now = fleet.clock()
     reports = await asyncio.gather(*(worker.status() for worker in fleet.workers))
     in_flight: Counter[str] = Counter()
@@ -126,7 +126,7 @@ def _process_status(member: InstanceProcess | WorkerProcess, now: float) -> dict
 
 
 def report_rows(fleet: Fleet) -> list[ReportRow]:
-    """Everything that runs, as rows of the start report."""
+    """Return the rows of the start report."""
     rows = []
     for instance in fleet.instances:
         process = instance.process

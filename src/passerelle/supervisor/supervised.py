@@ -107,7 +107,7 @@ class SupervisedProcess(ABC):
             now = self._clock()
             healthy_for = now - self.up_since if self.up_since is not None else 0.0
             never_up, self.up_since = self.up_since is None, None
-            delay = self._backoff.after(healthy_for)
+            delay = self._backoff.delay_after(healthy_for)
             self.last_end = reason
             self.waiting = True
             self._events.ended(self, reason, now - begun, delay, tail if never_up else ())

@@ -1,4 +1,4 @@
-"""The supervisor: starts the services' instances and the gateway workers, watches them, and stops them in order."""
+"""The supervisor: start the instances of services and the gateway workers, watch them, and stop them in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from passerelle.supervisor.worker_process import WorkerProcess
 from passerelle.system import linux, ports
 
 START_LIMIT = 30.0  # seconds until the start report no longer waits for an instance
-WORKER_GRACE = 10.0  # seconds for the requests in flight
+WORKER_GRACE = 10.0  # seconds for the requests in flight of a worker
 SERVICE_GRACE = 10.0  # seconds between SIGTERM and SIGKILL for an instance
 _POLL = 0.25  # seconds between two updates of the progress line
 
@@ -36,7 +36,8 @@ _Settling = TypeVar("_Settling", bound=Member | WorkerProcess)
 class Supervisor:
     """Runs a :class:`Setup` until it is stopped. To be created on the event loop on which :meth:`run` is awaited.
 
-    ``fleet`` is what runs; this class has its start, its end, and the signals. It is the subject of the admin port.
+    ``fleet`` has what runs. The supervisor starts and stops the fleet, handles signals, and is the subject of the admin
+    port.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Supervisor:
         try:
             self._bind()
         except ports.PortTaken as error:
-            self._report.say(str(error))
+            self._report.log(str(error))
             return 1
         await fleet.catalog.prepare(fleet.config)
         fleet.catalog.adopt(fleet.config)
@@ -111,7 +112,7 @@ class Supervisor:
             fleet.state = "stopping"
             survivors = await self._end()
         if self._fault is not None:
-            self._report.say("".join(traceback.format_exception(self._fault)).rstrip())
+            self._report.log("".join(traceback.format_exception(self._fault)).rstrip())
         failed = self._fault is not None or started is False or survivors or self._stop_requests > 1
         return 1 if failed else 0
 
@@ -195,7 +196,7 @@ class Supervisor:
             self._report.progress(f"starting {_shortened([worker.name for worker in waiting])}")
             await _any_settled(waiting)
         if self._worker_failed():
-            self._report.say("the gateway cannot be started")
+            self._report.log("the gateway cannot be started")
             return False
         listen = f"{fleet.config.scheme}://{fleet.listen}"
         admin = self._admin.address if self._admin is not None else None
@@ -211,7 +212,7 @@ class Supervisor:
         The gateway stops first, so that requests in flight still reach their services.
         """
         fleet = self.fleet
-        self._report.say("stopping")
+        self._report.log("stopping")
         fleet.catalog.stop()
         fleet.cancel_background()
         for listener in self._listeners:
@@ -226,8 +227,8 @@ class Supervisor:
         processes = (member.process for member in (*fleet.workers, *fleet.instances))
         survivors = [pid for process in processes if process is not None for pid in sorted(process.unkillable)]
         for pid in survivors:
-            self._report.say(f"could not end the process {pid}: it is stuck in the kernel")
-        self._report.say("stopped" if self._stop_requests < 2 else "killed")
+            self._report.log(f"could not end the process {pid}: it is stuck in the kernel")
+        self._report.log("stopped" if self._stop_requests < 2 else "killed")
         return bool(survivors)
 
     async def _stop_all(

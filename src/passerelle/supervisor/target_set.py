@@ -1,4 +1,4 @@
-"""The targets of a supervisor's services: they follow the configuration, discovery and changes at run time."""
+"""The targets of the services of a supervisor: add and remove them as configuration, discovery and changes require."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TargetSet:
                 service.resume(target.name)
             if target is None:
                 stem, _, number = spec.name.rpartition("-")
-                if not number.isdigit():  # it was discovered or added, and is named after its address
+                if not number.isdigit():  # the target was discovered or added, and is named after its address
                     joining.append(ProbedTarget(spec, service))
                     continue
                 name = next(name for n in count(1) if (name := f"{stem}-{n}") not in names)
@@ -71,7 +71,7 @@ class TargetSet:
         joining = self.reconcile(fleet.services[service], fleet.config, leaving)
         fleet.targets += joining
         if how and (joining or leaving):
-            fleet.report.say(f"{service}: {len(joining)} targets {how}, {len(leaving)} gone")
+            fleet.report.log(f"{service}: {len(joining)} targets {how}, {len(leaving)} gone")
         await fleet.start(joining)
         for target in leaving:
             if isinstance(target, ProbedTarget):

@@ -28,11 +28,11 @@ from passerelle.gateway.gateway import Gateway, InstanceSpec
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.control_channel import Message
 
-GRACE = 10.0  # seconds that requests in flight have to finish when the worker stops
+GRACE = 10.0  # seconds to wait for requests in flight when the worker stops
 
 
 class StopRequest:
-    """The request to stop, made by a signal, by the supervisor, or by its end.
+    """The request to stop, by a signal, by the supervisor, or by the end of the supervisor.
 
     A second signal ends the grace period at once: it sets ``hurry``.
     """

@@ -50,8 +50,8 @@ class WorkerProcess(SupervisedProcess):
         super().__init__(name, backoff, events, clock)
         self.listener = listener
         self.siblings: Sequence[WorkerProcess] = ()  # all workers, including this one
-        self._snapshot: Snapshot | None = None  # the last one of the current process
-        self._retired: Snapshot | None = None  # the sum of the last ones of earlier processes
+        self._snapshot: Snapshot | None = None  # the last snapshot of the current process
+        self._retired: Snapshot | None = None  # the sum of the last snapshots of earlier processes
         self._file = file
         self._text = text
         self._services = services
@@ -168,7 +168,7 @@ class WorkerProcess(SupervisedProcess):
             self._client.send("reopen")
 
     async def read_snapshot(self) -> list[Snapshot]:
-        """Return the counters of this worker's processes, after an update of those of the current process."""
+        """Update the counters of the current process, and return those of all processes of this worker."""
         if self._client is not None and self.up_since is not None:
             await self._update_snapshot(self._client)
         return [snapshot for snapshot in (self._retired, self._snapshot) if snapshot is not None]

@@ -1,0 +1,86 @@
+"""The configuration in force: reading the file, applying it, and the record of its problems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from passerelle.config.loader import load_text
+from passerelle.supervisor.active_config import ActiveConfig
+from passerelle.supervisor.errors import ChangeRefused
+
+TEXT = """\
+listen: 127.0.0.1:8080
+services: {a: {targets: ["http://127.0.0.1:1"]}}
+routes: [{path: /, service: a}]
+"""
+
+
+def active(folder: Path, *, overrides: frozenset[str] = frozenset()) -> ActiveConfig:
+    (folder / "gateway.yaml").write_text(TEXT)
+    config = load_text(TEXT, "gateway.yaml", folder=folder)
+    return ActiveConfig(config, TEXT, "gateway.yaml", folder / "gateway.yaml", overrides)
+
+
+def test_fixed_keys_keep_the_values_in_force_and_are_listed(tmp_path: Path) -> None:
+    current = active(tmp_path)
+    changed = TEXT.replace("8080", "8081").replace("path: /", "path: /a") + "workers: 2\n"
+    (tmp_path / "gateway.yaml").write_text(changed)
+    candidate = current.read()
+    assert candidate.after_restart == ["listen", "workers"]
+    assert (candidate.config.listen.port, candidate.config.workers) == (8080, current.config.workers)
+    assert current.config.routes[0].path == "/", "nothing is applied yet"
+    assert current.apply(candidate) == {
+        "message": "gateway.yaml reloaded; restart to apply the new values of: listen, workers",
+        "after_restart": ["listen", "workers"],
+    }
+    assert (current.config.routes[0].path, current.text) == ("/a", changed)
+
+
+def test_keys_that_the_command_line_replaced_are_not_listed(tmp_path: Path) -> None:
+    current = active(tmp_path, overrides=frozenset({"listen"}))
+    (tmp_path / "gateway.yaml").write_text(TEXT.replace("8080", "8081"))
+    candidate = current.read()
+    assert candidate.after_restart == [] and candidate.config.listen.port == 8080
+
+
+def test_every_error_of_the_file_is_a_problem_until_a_reload_succeeds(tmp_path: Path) -> None:
+    current = active(tmp_path)
+    (tmp_path / "gateway.yaml").write_text(TEXT.replace("service: a", "service: b").replace("8080", "99999"))
+    with pytest.raises(ChangeRefused) as refused, current.reloading():
+        current.apply(current.read())
+    assert [problem.partition(": ")[0] for problem in refused.value.problems] == [
+        "gateway.yaml:1:9",
+        "gateway.yaml:3:29",
+    ]
+    assert current.problems == refused.value.problems
+    (tmp_path / "gateway.yaml").unlink()
+    with pytest.raises(ChangeRefused), current.reloading():
+        current.read()
+    assert current.problems == ("cannot read gateway.yaml: No such file or directory",)
+    (tmp_path / "gateway.yaml").write_text(TEXT)
+    with current.reloading():
+        current.apply(current.read())
+    assert current.problems == ()
+
+
+def test_a_refusal_after_the_configuration_is_applied_is_not_a_problem_of_the_file(tmp_path: Path) -> None:
+    current = active(tmp_path)
+
+    def reload() -> None:
+        with current.reloading():
+            current.apply(current.read())
+            raise ChangeRefused("an instance did not come up")
+
+    with pytest.raises(ChangeRefused):
+        reload()
+    assert current.problems == ()
+
+
+def test_without_a_file_a_reload_is_refused(tmp_path: Path) -> None:
+    config = load_text(TEXT, "the command line", folder=tmp_path)
+    current = ActiveConfig(config, TEXT, "the command line", None)
+    with pytest.raises(ChangeRefused, match="there is no file to reload"), current.reloading():
+        current.read()
+    assert current.problems == ()
