@@ -146,5 +146,5 @@ _REASONS = {s.value: s.phrase.encode("ascii") for s in HTTPStatus} | {
 }
 
 
-class CannotGuard(Exception):
-    """What a guard needs cannot be had; the text is one line for the user."""
+class CannotStart(Exception):
+    """A configuration that this machine cannot run, such as an unreadable file. The text is one line for the user."""

@@ -44,7 +44,7 @@ class Waiting:
 def test_a_body_is_not_asked_for_before_the_guard_has_let_the_request_in(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
-    monkeypatch.setattr("passerelle.gateway.exchange_base.CONTINUE_SECONDS", 0.0)
+    monkeypatch.setattr("passerelle.gateway.exchange.CONTINUE_SECONDS", 0.0)
     waiting = Waiting(rig, refused)
     client = rig.connect(waiting.gateway)
     client.send(b"POST /a HTTP/1.1\r\nHost: gw\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")

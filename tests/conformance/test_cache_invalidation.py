@@ -332,13 +332,13 @@ def test_another_worker_s_memory_is_told(rig: Rig) -> None:
     origin = Origin(rig, cache={"tags": ["t"]})
     other = Origin(rig, cache={"tags": ["t"]})
     told: list[tuple[list[bytes], list[bytes]]] = []
-    cache = origin.gateway.gateway.cache
+    cache = origin.gateway.gateway.context.cache
     assert cache is not None
     cache.on_invalidated = lambda keys, tags: told.append((list(keys), list(tags)))
     before = other.get()
     origin.change("PUT")
     wait_until(lambda: told, "it is told", PATIENCE)
-    theirs = other.gateway.gateway.cache
+    theirs = other.gateway.gateway.context.cache
     assert theirs is not None
     rig.loop.call(lambda: theirs.invalidate_local(*told[0]))
     assert other.get() != before

@@ -285,7 +285,8 @@ class Ends(RuleBasedStateMachine):
         held = [f"{name}: in flight" for name, route in snapshot["routes"].items() if route["in_flight"]]
         held += ["client connections"] * snapshot["connections"]["open"]
         held += ["deadlines" for deadlines in gateway._deadlines.values() if len(deadlines)]
-        if gateway.cache is not None and (gateway.cache.fetches or len(gateway.cache.flights)):
+        cache = gateway.context.cache
+        if cache is not None and (cache.fetches or len(cache.flights)):
             held.append("a fetch of the cache")
         for name, service in gateway._services.items():
             if service.streaming:

@@ -51,7 +51,7 @@ def test_a_defect_is_a_500_without_a_traceback(tmp_path: Path, caplog: pytest.Lo
 
     async def run() -> bytes:
         gateway = Gateway(load_text(CONFIG.format(log=log)))
-        gateway.router = Broken(gateway.router)  # type: ignore[assignment]
+        gateway.context.router = Broken(gateway.context.router)  # type: ignore[assignment]
         _, port = await gateway.start()
         answer = await ask(port, 2)
         await gateway.stop(1.0)

@@ -213,7 +213,7 @@ def test_a_cache_that_no_route_has_any_more_is_gone(rig: Rig) -> None:
     gateway = rig.gateway({"u": service(upstream)}, [{**ROUTE, "cache": {}}])
     client, late = rig.connect(gateway), rig.connect(gateway)
     assert client.request("GET", "/a").status == 200
-    cache = gateway.gateway.cache
+    cache = gateway.gateway.context.cache
     assert cache is not None and gateway.snapshot()["cache"]["entries"] == 1
     late.send(head("GET", "/slow"))
     wait_until(lambda: open_work(gateway) == 1)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from passerelle.config import ConfigError
-from passerelle.errors import CannotGuard
+from passerelle.errors import CannotStart
 from passerelle.security.credentials.api_keys import KeyStore
 from passerelle.security.jwt.jose import claims_of, key_of_pem, parse
 from tests.support.gateways import Rig
@@ -69,7 +69,7 @@ def test_services_get_it_and_clients_cannot_send_it(rig: Rig, tmp_path: Path) ->
     assert both.all("x-consumer") == [b"app"]
 
     pem.write_bytes(b"no key")
-    with pytest.raises(CannotGuard, match="no Ed25519 key in PEM"):
+    with pytest.raises(CannotStart, match="no Ed25519 key in PEM"):
         gateway.reload(services, routes, **top)
     pem.unlink()
     with pytest.raises(ConfigError, match=r"identity_token\.key: cannot read"):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 import orjson
 
+from passerelle.access.interfaces import HandlerExchange
 from passerelle.access.sessions import SessionProvider
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import Fields, Response
@@ -26,9 +26,6 @@ from passerelle.security.credentials.sessions import SessionMethod, csrf_token, 
 from passerelle.security.guard import GuardedCall, RequestRefused
 from passerelle.upstream.request_headers import VIA
 from passerelle.upstream.subrequest import Subrequest
-
-if TYPE_CHECKING:
-    from passerelle.gateway.exchange import ExchangeState
 
 # The largest body of a login in bytes, and the longest user name and password in characters.
 MAX_BODY = 16_384
@@ -58,7 +55,7 @@ class LoginHandler:
         self._path = path
         self._subscriber = subscriber
 
-    def __call__(self, exchange: ExchangeState) -> None:
+    def __call__(self, exchange: HandlerExchange) -> None:
         """Begin. :class:`Failure` where that is already wrong."""
         call = exchange.guarded_call()
         _refuse_forged(self._sessions.origin.objection(call, None))
@@ -67,7 +64,7 @@ class LoginHandler:
             raise Failure(Kind.BAD_REQUEST, "a login without a body", public=_EXPECTED)
         body.when_complete(lambda data: _fail_exchange_on_error(exchange, lambda: self._read(exchange, call, data)))
 
-    def _read(self, exchange: ExchangeState, call: GuardedCall, data: bytes) -> None:
+    def _read(self, exchange: HandlerExchange, call: GuardedCall, data: bytes) -> None:
         name, password = credentials(call.get(b"content-type") or b"", data)
         self._sessions.check()
         address = self._subscriber(call.address)
@@ -78,7 +75,7 @@ class LoginHandler:
         self._logins.take_async(name, address, counted)
 
     def _verify(
-        self, exchange: ExchangeState, call: GuardedCall, name: str, password: str, address: bytes, wait: int
+        self, exchange: HandlerExchange, call: GuardedCall, name: str, password: str, address: bytes, wait: int
     ) -> None:
         if wait:
             fields: Fields = [(b"Retry-After", b"%d" % wait), *_NOT_STORED]
@@ -104,14 +101,14 @@ class LoginHandler:
         exchange.attach_request(forward)
         forward.start()
 
-    def _fields(self, exchange: ExchangeState, call: GuardedCall, length: int) -> bytes:
+    def _fields(self, exchange: HandlerExchange, call: GuardedCall, length: int) -> bytes:
         return (
             b"Host: %b\r\n%bX-Forwarded-For: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
             b"Accept: application/json\r\nAccept-Encoding: identity\r\nX-Request-Id: %b\r\n"
         ) % (call.get(b"host") or b"", VIA, call.address, length, exchange.request_id)
 
     def _on_verdict(
-        self, exchange: ExchangeState, call: GuardedCall, name: str, address: bytes, status: int, body: bytes
+        self, exchange: HandlerExchange, call: GuardedCall, name: str, address: bytes, status: int, body: bytes
     ) -> None:
         if status in _WRONG:
             raise RequestRefused(Kind.UNAUTHENTICATED, f"the wrong password for {name!r}, or no such user", _CHALLENGE)
@@ -119,7 +116,9 @@ class LoginHandler:
         user, roles = parse_verdict(status, body)
         _with_current_session(exchange, self._sessions, call, lambda old: self._open(exchange, call, user, roles, old))
 
-    def _open(self, exchange: ExchangeState, call: GuardedCall, user: str, roles: list[str], old: bytes | None) -> None:
+    def _open(
+        self, exchange: HandlerExchange, call: GuardedCall, user: str, roles: list[str], old: bytes | None
+    ) -> None:
         sessions = self._sessions
 
         def done(failure: Failure | None) -> None:
@@ -141,13 +140,13 @@ class LogoutHandler:
     def __init__(self, sessions: SessionProvider) -> None:
         self._sessions = sessions
 
-    def __call__(self, exchange: ExchangeState) -> None:
+    def __call__(self, exchange: HandlerExchange) -> None:
         """Begin. :class:`Failure` where the request may be forged."""
         sessions = self._sessions
         call = exchange.guarded_call()
         _with_current_session(exchange, sessions, call, lambda identity: self._end(exchange, call, identity))
 
-    def _end(self, exchange: ExchangeState, call: GuardedCall, identity: bytes | None) -> None:
+    def _end(self, exchange: HandlerExchange, call: GuardedCall, identity: bytes | None) -> None:
         sessions = self._sessions
 
         def done(failure: Failure | None) -> None:
@@ -165,7 +164,7 @@ class LogoutHandler:
 
 
 def _with_current_session(
-    exchange: ExchangeState, sessions: SessionProvider, call: GuardedCall, callback: Callable[[bytes | None], None]
+    exchange: HandlerExchange, sessions: SessionProvider, call: GuardedCall, callback: Callable[[bytes | None], None]
 ) -> None:
     """Go on with the id of the session that the client has, once that is known."""
     try:
@@ -185,7 +184,7 @@ def _refuse_forged(objection: str) -> None:
         raise RequestRefused(Kind.FORBIDDEN, objection, list(_NOT_STORED))
 
 
-def _fail_exchange_on_error(exchange: ExchangeState, step: Callable[[], None]) -> None:
+def _fail_exchange_on_error(exchange: HandlerExchange, step: Callable[[], None]) -> None:
     """What goes on later: a failure is the answer."""
     try:
         step()

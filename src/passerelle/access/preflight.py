@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from passerelle.access.interfaces import HandlerExchange
 from passerelle.security.cors import CorsPolicy
-
-if TYPE_CHECKING:
-    from passerelle.gateway.exchange import ExchangeState
 
 
 class PreflightHandler:
@@ -18,7 +14,7 @@ class PreflightHandler:
     def __init__(self, cors: CorsPolicy) -> None:
         self._cors = cors
 
-    def __call__(self, exchange: ExchangeState) -> None:
+    def __call__(self, exchange: HandlerExchange) -> None:
         """Tell the browser what the page may, or refuse with 403 (:meth:`.CorsPolicy.preflight`)."""
         asked = exchange.guarded_call()
         method = asked.get(b"access-control-request-method") or b""

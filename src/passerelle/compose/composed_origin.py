@@ -22,9 +22,8 @@ from passerelle.caching.vary import CONSUMER, CONSUMER_FIELD
 from passerelle.compose.composition import ComposedResponse, Gather, Outcome
 from passerelle.compose.part import PartRequest, composed_response
 from passerelle.compose.part_requests import PartRequests
-from passerelle.compose.plans import TERMS
+from passerelle.compose.plans import TERMS, ComposedRoute
 from passerelle.errors import Failure
-from passerelle.gateway.plans import ComposePlan
 from passerelle.http.messages import Fields
 from passerelle.proxy_cache.cache import CachePlan
 from passerelle.proxy_cache.heads import AnnotatedHead, tags_of
@@ -41,12 +40,12 @@ _FIXED: Final = frozenset({b"accept", b"accept-encoding"})
 class ComposedOrigin:
     """One request's composed answer, as the origin that the cache asks."""
 
-    __slots__ = ("_part_requests", "_plan", "deadlines")
+    __slots__ = ("_part_requests", "_route", "deadlines")
 
-    def __init__(self, plan: ComposePlan, part_requests: PartRequests) -> None:
-        self._plan = plan
+    def __init__(self, route: ComposedRoute, part_requests: PartRequests) -> None:
+        self._route = route
         self._part_requests = part_requests
-        self.deadlines: DeadlineQueue = plan.deadlines
+        self.deadlines: DeadlineQueue = route.deadlines
 
     @property
     def make_request(
@@ -57,7 +56,7 @@ class ComposedOrigin:
 
     def for_revalidation(self) -> ComposedOrigin:
         """The same whole, of parts none of which is stale."""
-        return ComposedOrigin(self._plan, self._part_requests.for_revalidation())
+        return ComposedOrigin(self._route, self._part_requests.for_revalidation())
 
     def _start(
         self,
@@ -68,7 +67,7 @@ class ComposedOrigin:
         body: RequestBody | None,
         started: float,
     ) -> ResponseSource:
-        return ComposedSource(self._plan, self._part_requests, receiver, started)
+        return ComposedSource(self._route, self._part_requests, receiver, started)
 
 
 class ComposedSource:
@@ -78,8 +77,8 @@ class ComposedSource:
         "_gather",
         "_part_requests",
         "_parts",
-        "_plan",
         "_receiver",
+        "_route",
         "_started",
         "attempts",
         "hedged",
@@ -90,9 +89,9 @@ class ComposedSource:
     instance: Instance = NO_INSTANCE
 
     def __init__(
-        self, plan: ComposePlan, part_requests: PartRequests, receiver: ResponseReceiver, started: float
+        self, route: ComposedRoute, part_requests: PartRequests, receiver: ResponseReceiver, started: float
     ) -> None:
-        self._plan = plan
+        self._route = route
         self._part_requests = part_requests
         self._receiver = receiver
         self._started = started
@@ -105,7 +104,7 @@ class ComposedSource:
 
     def start(self) -> None:
         """Ask for every part."""
-        self._gather = gather = Gather(self._plan.composition, self._on_outcome)
+        self._gather = gather = Gather(self._route.composition, self._on_outcome)
         gather.start(self._start_part)
 
     def _start_part(self, index: int, gather: Gather) -> PartRequest:
@@ -144,7 +143,7 @@ class ComposedSource:
         if isinstance(outcome, ComposedResponse) and outcome.partial:
             added_lines = b"Passerelle-Partial: %b\r\n" % ", ".join(outcome.partial).encode()
         elif isinstance(outcome, ComposedResponse):
-            fields = _combined_fields(self._plan, parts, self._part_requests.params, body, time())
+            fields = _combined_fields(self._route, parts, self._part_requests.params, body, time())
             head += b"".join(b"%b: %b\r\n" % field for field in fields)
         head += b"Content-Length: %d\r\n\r\n" % len(body)
         receiver.on_response(AnnotatedHead(head, added_lines), body, True)
@@ -163,10 +162,10 @@ class _PartTerms(NamedTuple):
 
 
 def _combined_fields(
-    plan: ComposePlan, parts: Iterable[PartRequest], params: Mapping[str, bytes], body: bytes, now: float
+    route: ComposedRoute, parts: Iterable[PartRequest], params: Mapping[str, bytes], body: bytes, now: float
 ) -> Fields:
     """The fields of a whole answer that is made of these parts' (RFC 9111 §3, §4.2)."""
-    terms = [_terms(each.cache, part, params, now) for each, part in zip(plan.parts, parts, strict=True)]
+    terms = [_terms(each.cache, part, params, now) for each, part in zip(route.parts, parts, strict=True)]
     vary = {name for each in terms for name in (each.vary if each.vary is not None else (b"*",))} - _FIXED
     fields: Fields = [(b"ETag", b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode("ascii"))]
     if vary:
@@ -176,8 +175,8 @@ def _combined_fields(
     shown = _cache_control(control, _least([each.shown for each in terms]), b"must-revalidate" in control, False)
     if shown:
         fields.append((b"Cache-Control", shown))
-    lifetimes = [plan.ttl if each.stored is None else each.stored for each in terms]
-    lifetime = _least(lifetimes if plan.ttl is None else [*lifetimes, plan.ttl])
+    lifetimes = [route.ttl if each.stored is None else each.stored for each in terms]
+    lifetime = _least(lifetimes if route.ttl is None else [*lifetimes, route.ttl])
     kept = _cache_control(control, lifetime, any(each.strict for each in terms), public)
     if kept:
         # "proxy-revalidate" says no more than it must: "must-revalidate" would share it among users (RFC 9111 §3.5).

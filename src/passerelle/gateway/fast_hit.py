@@ -18,26 +18,26 @@ from passerelle.proxy_cache.cache import Cache, request_view
 from passerelle.upstream.request_headers import cache_origin, client_address, is_client_secure
 
 if TYPE_CHECKING:
-    from passerelle.gateway.gateway import Gateway
+    from passerelle.gateway.context import Context
     from passerelle.http1.head import RequestHead
     from passerelle.http1.interfaces import ServerConnection
 
 
 def serve_fresh_hit(
-    gateway: Gateway, cache: Cache, client: ServerConnection, method: bytes, target: bytes, head: RequestHead
+    context: Context, cache: Cache, client: ServerConnection, method: bytes, target: bytes, head: RequestHead
 ) -> bool:
     """Answer a plain GET from a fresh entry; false where that is not enough, and then nothing has happened."""
     host = head.host
     if host is None or method != b"GET" or not head.plain:
         return False
     started = perf_counter()
-    now = started + gateway.clock.offset
+    now = started + context.clock.offset
     view: RequestView | None = head.cache_view
     if view is None or view.method != method or view.consumer:
         view = request_view(head, method)
     place = head.cache_origin
     if place is None:
-        place = head.cache_origin = cache_origin(head, client.peer, gateway.proxies, client.scheme) + b" "
+        place = head.cache_origin = cache_origin(head, client.peer, context.proxies, client.scheme) + b" "
     entry = cache.variants.find(place + target, view)
     # The test of `policy.lookup` for its HIT.
     if entry is None or now >= entry.fresh_until or view.needs & entry.needs_excluded:
@@ -52,15 +52,15 @@ def serve_fresh_hit(
     if outgoing is None:
         message = fresh_hit_bytes(entry, now)
     else:
-        edited = outgoing.apply(entry.head, _Request(gateway, client, head))
+        edited = outgoing.apply(entry.head, _Request(context, client, head))
         message = edited + fresh_hit_tail(entry, now) + body
     if not client.send_ready(message, len(body)):
         return False
     seconds = perf_counter() - started
     plan.metrics.hit(entry.status, seconds)
     if plan.log is not None:
-        peer = client_address(head, client.peer, gateway.proxies) if head.forwarded else client.peer
-        who = (gateway.next_id(), peer, method, target, host, head.user_agent)
+        peer = client_address(head, client.peer, context.proxies) if head.forwarded else client.peer
+        who = (context.next_id(), peer, method, target, host, head.user_agent)
         plan.log.add(*who, entry.status, 0, len(body), seconds, 0.0, 0, None, None, "hit")
     return True
 
@@ -68,12 +68,12 @@ def serve_fresh_hit(
 class _Request:
     """A plain GET as what is changed in its answer's head sees it."""
 
-    __slots__ = ("_client", "_gateway", "_head")
+    __slots__ = ("_client", "_context", "_head")
 
     method = b"GET"
 
-    def __init__(self, gateway: Gateway, client: ServerConnection, head: RequestHead) -> None:
-        self._gateway = gateway
+    def __init__(self, context: Context, client: ServerConnection, head: RequestHead) -> None:
+        self._context = context
         self._client = client
         self._head = head
 
@@ -83,4 +83,4 @@ class _Request:
 
     @property
     def secure(self) -> bool:
-        return is_client_secure(self._head, self._client.peer, self._gateway.proxies, self._client.scheme)
+        return is_client_secure(self._head, self._client.peer, self._context.proxies, self._client.scheme)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from passerelle.balancing.instance import Instance
 from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
-from passerelle.errors import Failure, Kind
+from passerelle.errors import Failure
 from passerelle.gateway.assembly.caching import evict_changed_routes, open_cache
 from passerelle.gateway.assembly.certificates import Certificates
 from passerelle.gateway.assembly.guards import GuardFactory
@@ -32,10 +30,10 @@ from passerelle.gateway.assembly.services import (
     pool_settings,
     sweep_seconds,
 )
-from passerelle.gateway.exchange_base import Exchange
+from passerelle.gateway.context import Context
+from passerelle.gateway.exchange import Exchange
 from passerelle.gateway.fast_hit import serve_fresh_hit
-from passerelle.gateway.plans import RoutePlan, cache_of
-from passerelle.gateway.times import BACKLOG, LOG_SECONDS, SET_BACK, SWEEP, TICK
+from passerelle.gateway.plans import cache_of, stored_part_tags
 from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
 from passerelle.http1.interfaces import ServerConnection
@@ -45,7 +43,7 @@ from passerelle.observability.log_sink import LogSink
 from passerelle.observability.metrics import Metrics, no_cache
 from passerelle.proxy_cache.cache import Cache
 from passerelle.proxy_cache.invalidation import Invalidator
-from passerelle.routing.router import RouteMatch, Router
+from passerelle.routing.router import Router
 from passerelle.security.addresses import Proxies
 from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.members import InstanceSet, InstanceSpec
@@ -55,6 +53,16 @@ from passerelle.upstream.service import Service
 from passerelle.upstream.stream_idle import StreamIdleMonitor
 
 __all__ = ["Gateway", "InstanceSpec"]
+
+# How often deadlines are checked (seconds): the most by which a deadline is late.
+TICK = 0.05
+# How far the machine's clock may be set back (seconds) before the cache is emptied, whose responses live longer by it.
+SET_BACK = 3.0
+# How often connections, pools and streams are checked (seconds), at the least.
+SWEEP = 1.0
+BACKLOG = 4096
+# How long writing the last log lines may take when the worker stops (seconds).
+LOG_SECONDS = 2.0
 
 logger = logging.getLogger("passerelle")
 
@@ -79,22 +87,25 @@ class Gateway:
         self._members: dict[str, InstanceSet] = {}
         # Removed by a reload, with something still in flight.
         self._retiring: dict[str, tuple[Service, InstanceSet]] = {}
-        self.proxies = Proxies(config.trusted_proxies)
         self._guards = GuardFactory(config, self.loop)
         self._certificates = Certificates(config)
         for name, service in config.services.items():
             self._services[name], self._members[name] = self._make_service(name, service, self._certificates)
             self._set_instances(name, service, configured_instances(name, service))
-        self.cache, era = open_cache(config), object()
-        self.router = self._router(config, self._services, self._deadlines, self._guards, self.cache, era)
+        cache, era = open_cache(config), object()
+        self.context = Context(
+            self.loop,
+            self.clock,
+            Proxies(config.trusted_proxies),
+            self._router(config, self._services, self._deadlines, self._guards, cache, era),
+            unmatched_plan(config, self.metrics, self._route_log),
+            cache,
+        )
         self.second_level = SecondLevel(self.loop)
-        self._use_cache(self.cache, era, config)
-        self.unmatched = unmatched_plan(config, self.metrics, self._route_log)
+        self._use_cache(cache, era, config)
         self._listener = Listener(self, listener_limits(config), self.clock)
         self._sweep = sweep_seconds(config, SWEEP)
         self._stream_idle_monitor = StreamIdleMonitor()
-        self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
-        self._ids = count(1).__next__
         self._server: asyncio.Server | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -139,8 +150,8 @@ class Gateway:
             timer.cancel()
         self._guards.stop()
         await self.second_level.stop()
-        if self.cache is not None:
-            self.cache.store.close()
+        if self.context.cache is not None:
+            self.context.cache.store.close()
         if self._log is not None:
             self._log.flush()
         if self._sink is not None:
@@ -165,7 +176,8 @@ class Gateway:
         services = {n: made[n][0] if n in made else self._services[n] for n in config.services}
         deadlines: dict[float, DeadlineQueue] = {}
         guards = GuardFactory(config, self.loop, self._guards)
-        cache = open_cache(config, self.cache)
+        context = self.context
+        cache = open_cache(config, context.cache)
         era = object()
         router = self._router(config, services, deadlines, guards, cache, era)
         # From here on nothing fails, and no request comes in between.
@@ -190,11 +202,11 @@ class Gateway:
         self._listener.apply_limits(listener_limits(config))
         self._sweep = sweep_seconds(config, SWEEP)
         if before.trusted_proxies != config.trusted_proxies:
-            self.proxies = Proxies(config.trusted_proxies)
+            context.proxies = Proxies(config.trusted_proxies)
         self._guards.stop(guards)
         guards.start(self._guards)
         self._guards = guards
-        self.router, self.unmatched = router, unmatched_plan(config, self.metrics, self._route_log)
+        context.router, context.unmatched = router, unmatched_plan(config, self.metrics, self._route_log)
         self._use_cache(cache, era, config)
 
     def _retire_service(self, name: str) -> None:
@@ -223,7 +235,8 @@ class Gateway:
 
     def purge(self, what: str, value: str) -> int:
         """Let the cache go of what has a tag, a path, or of all (``what``: tag, path, all); how many there were."""
-        return self.cache.purge(what, value) if self.cache is not None else 0
+        cache = self.context.cache
+        return cache.purge(what, value) if cache is not None else 0
 
     def snapshot(self) -> dict[str, Any]:
         """Counters as JSON-able values (see :mod:`passerelle.observability.metrics`)."""
@@ -246,38 +259,24 @@ class Gateway:
 
     def on_request(self, connection: ServerConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Carry a request out."""
-        if self.cache is not None and serve_fresh_hit(self, self.cache, connection, method, target, head):
+        context = self.context
+        cache = context.cache
+        if cache is not None and serve_fresh_hit(context, cache, connection, method, target, head):
             return
-        exchange = Exchange(self, connection, method, target, head)
+        exchange = Exchange(context, connection, method, target, head)
         try:
             exchange.start()
         except Exception as error:
-            self._on_defect(exchange, error)
-
-    def resume_exchange(self, exchange: Exchange, plan: RoutePlan, match: RouteMatch, guard: int) -> None:
-        """What guard number ``guard`` waited for has ended."""
-        try:
-            exchange.resume(plan, match, guard)
-        except Exception as error:
-            self._on_defect(exchange, error)
-
-    def _on_defect(self, exchange: Exchange, error: Exception) -> None:
-        """A defect of ours: the client gets an answer and the process goes on; the traceback is for the log alone."""
-        logger.error("request failed within the gateway", exc_info=error)
-        exchange.on_failure(Failure(Kind.INTERNAL, repr(error)))
+            exchange.on_defect(error)
 
     def on_refused(self, connection: ServerConnection, failure: Failure) -> bytes:
         """Count and log what was no request; gives its id."""
-        request_id = self.next_id()
+        request_id = self.context.next_id()
         self.metrics.malformed(failure.kind)
-        log = self.unmatched.log
+        log = self.context.unmatched.log
         if log is not None:
             log.add(request_id, connection.peer, b"", b"", b"", b"", failure.status, 0, 0, 0.0, 0.0, 0, None, failure)
         return request_id
-
-    def next_id(self) -> bytes:
-        """A request id that no other request of any worker has."""
-        return self._id_prefix % self._ids()
 
     # ---- parts
 
@@ -321,14 +320,15 @@ class Gateway:
 
     def _use_cache(self, cache: Cache | None, era: object, config: Config) -> None:
         """Let ``cache`` go by the router that is in force now."""
-        if self.cache is not None and self.cache is not cache:
-            self.cache.store.close()
-        self.cache = cache
+        context = self.context
+        if context.cache is not None and context.cache is not cache:
+            context.cache.store.close()
+        context.cache = cache
         self.second_level.configure(config, cache)
         self.metrics.cache = cache.snapshot if cache is not None else no_cache
         if cache is not None:
             evict_changed_routes(cache, config, era)
-            self.invalidator = Invalidator(cache, self.router.match, cache_of)
+            context.invalidator = Invalidator(cache, context.router.match, cache_of, stored_part_tags)
 
     def _reconfigure_service(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:
         """Let a service that stays go by ``config``."""
@@ -371,7 +371,7 @@ class Gateway:
         for deadlines in self._deadlines.values():
             deadlines.expire(now)
         moved = self.clock.tick(now, time.time())
-        if moved < -SET_BACK and self.cache is not None:
+        if moved < -SET_BACK and self.context.cache is not None:
             logger.warning("the clock was set back by %.0f s: the cache is emptied", -moved)
             self.purge("all", "")
         self._timers["tick"] = self.loop.call_later(TICK, self._tick)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from passerelle.compose.composition import Composition
+from passerelle.access.interfaces import HandlerExchange
+from passerelle.compose.plans import ComposedRoute
 from passerelle.gateway.response_headers import ResponseHeaderRules
 from passerelle.http.content_coding import CodingRule as Coding
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import RouteMetrics
-from passerelle.proxy_cache.cache import CachePlan
+from passerelle.proxy_cache.cache import CachePlan, path_tag
 from passerelle.routing.paths import Template
 from passerelle.security.guard import Guard
 from passerelle.security.header_rules import RequestHeaderRules
-from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.request import CallPolicy
-
-if TYPE_CHECKING:
-    from passerelle.compose.plans import PartPlan
-    from passerelle.gateway.exchange import ExchangeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +49,7 @@ class ForwardPlan(RoutePlan):
     rewrite: Template | None
     feeds_compositions: bool
     tunnel_idle: float
+    invalidates: CachePlan | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +57,23 @@ class ComposePlan(RoutePlan):
     """A route that several services answer together, a part each. ``cache``, if any, is of the whole answer, which is
     fresh for ``ttl`` seconds at most where that is given."""
 
-    composition: Composition
-    parts: tuple[PartPlan, ...]
-    deadlines: DeadlineQueue
-    ttl: float | None
+    composed: ComposedRoute
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerPlan(RoutePlan):
     """What the gateway answers itself: a login, a logout, or the preflights of any route."""
 
-    handler: Callable[[ExchangeState], None]
+    handler: Callable[[HandlerExchange], None]
 
 
 def cache_of(plan: object) -> CachePlan | None:
     """The cache of a route whose answers are stored, else None."""
-    return plan.cache if isinstance(plan, RoutePlan) and plan.cache is not None and plan.cache.stores else None
+    return plan.cache if isinstance(plan, RoutePlan) else None
+
+
+def stored_part_tags(plan: object, path: bytes, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
+    """The tag of the parts made of the service's response to the client's ``path``; none where no part can be."""
+    if not isinstance(plan, ForwardPlan) or not plan.feeds_compositions:
+        return ()
+    return (path_tag(plan.policy.service.name, path if plan.rewrite is None else plan.rewrite.fill(params)),)

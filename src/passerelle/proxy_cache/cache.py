@@ -21,7 +21,7 @@ from passerelle.http1.head import RequestHead
 from passerelle.routing.paths import purged_path
 
 if TYPE_CHECKING:
-    from passerelle.proxy_cache.fetch import Fetch
+    from passerelle.proxy_cache.interfaces import RunningFetch
     from passerelle.proxy_cache.redis_tier import RedisTier
 
 
@@ -70,7 +70,7 @@ class Cache:
         self.store = MemoryStore(capacity)
         self.variants = VariantStore(self.store)
         self.flights: Flights[Entry] = Flights()
-        self.fetches: dict[bytes, Fetch] = {}
+        self.fetches: dict[bytes, RunningFetch] = {}
         self.era: object = None
         self.redis_tier: RedisTier | None = None
         self.on_invalidated: Callable[[Sequence[bytes], Sequence[bytes]], None] | None = None

@@ -49,3 +49,18 @@ class CacheClient(ResponseReceiver, Protocol):
 
     def on_stored(self, view: RequestView, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
         """The answer to a request with these ``view``, out of the store."""
+
+
+class RunningFetch(Protocol):
+    """A fetch in flight, as other requests for the same response see it."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing of its response was invalidated since it was forwarded: only then may requests join it."""
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the head of a response that other requests may share has arrived."""
+
+    def stop_pausing(self) -> None:
+        """Read the response without waiting for the client that started the fetch."""

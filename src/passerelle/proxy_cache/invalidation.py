@@ -8,8 +8,7 @@ from passerelle.caching.entry import Entry
 from passerelle.caching.keys import WHOLE_URI, TargetUri
 from passerelle.caching.storing import EntryDraft
 from passerelle.errors import Failure
-from passerelle.gateway.plans import ForwardPlan
-from passerelle.proxy_cache.cache import Cache, CachePlan, path_tag
+from passerelle.proxy_cache.cache import Cache, CachePlan
 from passerelle.proxy_cache.request import CacheRequest
 from passerelle.routing.paths import canonical_path
 from passerelle.routing.router import RouteMatch
@@ -18,17 +17,19 @@ from passerelle.routing.router import RouteMatch
 class Invalidator:
     """Lets go of URIs and tags. ``match`` is the router's; ``plan_of`` gives the cache plan of a matched route."""
 
-    __slots__ = ("_cache", "_match", "_plan_of")
+    __slots__ = ("_cache", "_match", "_part_tags", "_plan_of")
 
     def __init__(
         self,
         cache: Cache,
         match: Callable[[bytes, bytes, bytes], RouteMatch],
         plan_of: Callable[[object], CachePlan | None],
+        part_tags: Callable[[object, bytes, Mapping[str, bytes]], tuple[bytes, ...]],
     ) -> None:
         self._cache = cache
         self._match = match
         self._plan_of = plan_of
+        self._part_tags = part_tags
 
     def invalidate(self, request: CacheRequest, targets: tuple[TargetUri, ...]) -> None:
         """Let go of the ``targets``, of everything with a tag of the route of ``request``, or of the route on which a
@@ -37,7 +38,7 @@ class Invalidator:
         tags = dict.fromkeys(request.plan.fill_tags(request.params))
         host = request.host
         own = request.target.path if request.target is not None else b""
-        tags.update(dict.fromkeys(_part_tags(request.route, own, request.params)))
+        tags.update(dict.fromkeys(self._part_tags(request.route, own, request.params)))
         for target in targets:
             try:
                 path = canonical_path(target.path)
@@ -49,7 +50,7 @@ class Invalidator:
             keys.append(rule.key(request.cache_origin, path, target.query))
             if plan is not None:
                 tags.update(dict.fromkeys(plan.fill_tags(match.params)))
-            tags.update(dict.fromkeys(_part_tags(match.value, path, match.params)))
+            tags.update(dict.fromkeys(self._part_tags(match.value, path, match.params)))
         self._cache.invalidate(keys, tuple(tags))
 
     def store(self, request: CacheRequest, draft: EntryDraft, body: bytes) -> Entry | None:
@@ -58,10 +59,3 @@ class Invalidator:
         if entry is not None:
             self._cache.variants.place(request.key, request.view, draft.names, entry)
         return entry
-
-
-def _part_tags(plan: object, path: bytes, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
-    """The tag of what is stored of a service's answer for the client's ``path`` on a route, if any of it may be."""
-    if not isinstance(plan, ForwardPlan) or not plan.feeds_compositions:
-        return ()
-    return (path_tag(plan.policy.service.name, path if plan.rewrite is None else plan.rewrite.fill(params)),)

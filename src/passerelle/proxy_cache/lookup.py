@@ -23,7 +23,7 @@ from passerelle.caching.serving import HIT, STALE_HIT, cache_status
 from passerelle.caching.single_flight import Flight
 from passerelle.errors import Failure, Kind
 from passerelle.proxy_cache.fetch import Fetch
-from passerelle.proxy_cache.interfaces import FetchClient
+from passerelle.proxy_cache.interfaces import FetchClient, RunningFetch
 from passerelle.proxy_cache.passthrough import Passthrough
 from passerelle.proxy_cache.request import CacheRequest, make_upstream_request
 from passerelle.proxy_cache.tiered_fetch import TieredFetch
@@ -69,7 +69,7 @@ class CacheLookup:
         self._upstream: ResponseSource | None = None
         self._ticket = 0
         self._waits = 0
-        self._awaited_fetch: Fetch | None = None
+        self._awaited_fetch: RunningFetch | None = None
 
     def start(self) -> None:
         """Look the request up and carry out what the policy says."""
@@ -123,7 +123,7 @@ class CacheLookup:
         self._fetch = fetch = make_fetch(self._request, decision, self._entry, self, flight)
         fetch.start()
 
-    def _join_flight(self, flight: Flight[Entry], running: Fetch | None, decision: Miss | Stale) -> None:
+    def _join_flight(self, flight: Flight[Entry], running: RunningFetch | None, decision: Miss | Stale) -> None:
         self._waits += 1
         ticket = flight.wait(self._on_flight_done)
         if not ticket:
@@ -171,7 +171,7 @@ class CacheLookup:
         self._upstream = forward = make_upstream_request(self._request, receiver, self._request.message, body)
         forward.start()
 
-    def bypass(self, invalidator: Invalidator, body: RequestBody | None, trusted_host: bytes) -> None:
+    def bypass(self, invalidator: Invalidator | None, body: RequestBody | None, trusted_host: bytes) -> None:
         """Carry out a request that no cache answers: another method than GET and HEAD, or one with a body.
 
         ``trusted_host`` as in :func:`.policy.on_response`.

@@ -15,7 +15,7 @@ from typing import Any
 from passerelle.config.models.config import Config
 from passerelle.discovery.catalog import Catalog
 from passerelle.discovery.overrides import TargetKey, target_key
-from passerelle.errors import CannotGuard
+from passerelle.errors import CannotStart
 from passerelle.gateway.gateway import Gateway
 from passerelle.observability.metrics import Snapshot
 from passerelle.supervisor import status
@@ -23,7 +23,7 @@ from passerelle.supervisor.active_config import ActiveConfig, Candidate
 from passerelle.supervisor.admin import Admin, PurgeResult
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
-from passerelle.supervisor.worker_main import CannotStart, StopRequest, build, tune_memory
+from passerelle.supervisor.worker_main import StopRequest, build, tune_memory
 from passerelle.system import linux, ports
 from passerelle.upstream.members import InstanceSpec
 
@@ -197,7 +197,7 @@ class StandaloneGateway:
         await self.catalog.prepare(config)
         try:
             self._gateway.reload(config, {name: self._specs(name, config) for name in config.services})
-        except CannotGuard as error:
+        except CannotStart as error:
             self.catalog.adopt(self.config)
             raise ChangeRefused(str(error)) from error
         response = self._active.apply(candidate)

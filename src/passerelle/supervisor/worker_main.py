@@ -23,7 +23,7 @@ import uvloop
 
 from passerelle.config.loader import load, load_text
 from passerelle.config.models.config import Config
-from passerelle.errors import CannotGuard
+from passerelle.errors import CannotStart
 from passerelle.gateway.gateway import Gateway, InstanceSpec
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.control_channel import Message
@@ -152,16 +152,13 @@ def _load(text: str, file: str) -> Config:
     return load_text(text, file, folder=Path(file).parent, elsewhere=True)
 
 
-class CannotStart(Exception):
-    """The gateway cannot be created. The text is one line for the user."""
-
-
 def build(config: Config) -> Gateway:
-    """Create a gateway. :raises CannotStart: if the access log, or a file of a guard, cannot be opened."""
+    """Build the gateway of ``config``.
+
+    :raises CannotStart: if the access log, or a file that guards need, cannot be opened.
+    """
     try:
         return Gateway(config)
-    except CannotGuard as error:
-        raise CannotStart(str(error)) from error
     except OSError as error:
         raise CannotStart(f"access_log: cannot open {error.filename}: {error.strerror}") from error
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
-from passerelle.errors import CannotGuard
+from passerelle.errors import CannotStart
 from passerelle.http1.server.connection import ClientConnection
 from passerelle.http1.server.listener import Listener
 from passerelle.http1.tls_contexts import (
@@ -29,7 +29,7 @@ _log = logging.getLogger("passerelle")
 Files = ServerFiles | ClientFiles
 
 
-class CannotSecure(CannotGuard):
+class CannotSecure(CannotStart):
     """Certificates that cannot be used; the text is one line for the user."""
 
 

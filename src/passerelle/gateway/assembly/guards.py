@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from passerelle.access.api_keys import FileKeyProvider, KeyProvider, RedisKeyProvider
 from passerelle.access.forward_auth import forward_auth
+from passerelle.access.interfaces import HandlerExchange
 from passerelle.access.login import LoginHandler, LogoutHandler
 from passerelle.access.redis_sessions import RedisSessionProvider
 from passerelle.access.sessions import FileSessionProvider, SessionProvider
@@ -18,7 +19,7 @@ from passerelle.config.models.config import Config, Route
 from passerelle.config.models.guards import RateLimit
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.values import SHARED
-from passerelle.errors import CannotGuard
+from passerelle.errors import CannotStart
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.security.addresses import AddressLists, Proxies, Subscribers
 from passerelle.security.authorization import Require
@@ -46,7 +47,6 @@ from passerelle.upstream.subrequest import Subrequest
 if TYPE_CHECKING:
     from passerelle.access.jwt_keys import JwtProvider
     from passerelle.access.redis_client import RedisClient
-    from passerelle.gateway.exchange import ExchangeState
     from passerelle.security.jwt.issuer import Signer
 
 
@@ -65,7 +65,7 @@ def _open_keys(
     try:
         return FileKeyProvider(settings.store, settings.header, loop)
     except sqlite3.Error as error:
-        raise CannotGuard(f"keys: cannot open {settings.store}: {error}") from error
+        raise CannotStart(f"keys: cannot open {settings.store}: {error}") from error
 
 
 def _open_sessions(
@@ -84,7 +84,7 @@ def _open_sessions(
     try:
         return FileSessionProvider(settings, settings.store, loop)
     except sqlite3.Error as error:
-        raise CannotGuard(f"sessions: cannot open {settings.store}: {error}") from error
+        raise CannotStart(f"sessions: cannot open {settings.store}: {error}") from error
 
 
 def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: JwtProvider | None) -> JwtProvider | None:
@@ -98,9 +98,9 @@ def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: JwtPro
     try:
         return JwtProvider(config.jwt, loop)
     except OSError as error:
-        raise CannotGuard(f"jwt: cannot read {error.filename}: {error.strerror}") from error
+        raise CannotStart(f"jwt: cannot read {error.filename}: {error.strerror}") from error
     except ValueError as error:
-        raise CannotGuard(f"jwt: {config.jwt.key}: {error}") from error
+        raise CannotStart(f"jwt: {config.jwt.key}: {error}") from error
 
 
 def _signer(config: Config) -> Signer | None:
@@ -115,9 +115,9 @@ def _signer(config: Config) -> Signer | None:
     try:
         return signer_of_pem(settings.key.read_bytes())
     except OSError as error:
-        raise CannotGuard(f"identity_token: cannot read {error.filename}: {error.strerror}") from error
+        raise CannotStart(f"identity_token: cannot read {error.filename}: {error.strerror}") from error
     except ValueError as error:
-        raise CannotGuard(f"identity_token: {settings.key}: {error}") from error
+        raise CannotStart(f"identity_token: {settings.key}: {error}") from error
 
 
 def _identity_guard(settings: IdentityToken, signer: Signer, route: Route) -> Guard:
@@ -158,7 +158,7 @@ class RouteScope:
 
 
 class GuardFactory:
-    """Makes the guards of every route of ``config``. :class:`CannotGuard` when it cannot.
+    """Makes the guards of every route of ``config``. :class:`CannotStart` when it cannot.
 
     After a reload, what is configured as it was before goes on: key sets, keys, and what limits have counted.
     """
@@ -272,11 +272,11 @@ class GuardFactory:
     def _lists(self, route: Route) -> list[Guard]:
         return [AddressLists(route.clients.allow, route.clients.deny)] if route.clients is not None else []
 
-    def handler(self, route: Route, policy: Subrequest | None) -> Callable[[ExchangeState], None]:
+    def handler(self, route: Route, policy: Subrequest | None) -> Callable[[HandlerExchange], None]:
         """What answers a route for logins, where ``policy`` asks about passwords, or for logouts."""
         sessions, login = self._sessions, route.login
         if sessions is None:
-            raise CannotGuard(f"sessions: {route.label} needs them, and they are not configured")
+            raise CannotStart(f"sessions: {route.label} needs them, and they are not configured")
         if login is None or policy is None:
             return LogoutHandler(sessions)
         by_name = self._attempts(route, "user name", login.attempts, login.forgiven)

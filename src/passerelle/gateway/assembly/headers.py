@@ -7,7 +7,7 @@ from passerelle.config.models.compress import Compress
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.headers import Cors as CorsSettings
 from passerelle.config.models.headers import RequestHeaders, ResponseHeaders, SecurityHeaders
-from passerelle.errors import CannotGuard
+from passerelle.errors import CannotStart
 from passerelle.gateway.response_headers import _ACCESS_CONTROL, ResponseHeaderRules
 from passerelle.http import content_coding
 from passerelle.http.content_coding import CodingRule
@@ -18,14 +18,14 @@ from passerelle.security.header_rules import RequestHeaderRules, SecurityHeaderF
 def rule_of(config: Compress | None) -> CodingRule | None:
     """What the configuration says of a route, or None.
 
-    :raises CannotGuard: where it names a coding that is not installed.
+    :raises CannotStart: where it names a coding that is not installed.
     """
     if config is None:
         return None
     codings = tuple(name.encode() for name in config.codings)
     missing = [name.decode() for name in codings if name not in content_coding.AVAILABLE]
     if missing and "codings" in config.model_fields_set:
-        raise CannotGuard(f"compress: {', '.join(missing)} not installed; it comes with passerelle[compression]")
+        raise CannotStart(f"compress: {', '.join(missing)} not installed; it comes with passerelle[compression]")
     types = frozenset(text.encode() for text in config.types) if config.types is not None else None
     return CodingRule(tuple(name for name in codings if name in content_coding.AVAILABLE), config.min_size, types)
 

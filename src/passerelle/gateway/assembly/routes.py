@@ -12,7 +12,7 @@ import orjson
 from passerelle.access.login import MAX_BODY
 from passerelle.access.preflight import PreflightHandler
 from passerelle.compose.composition import Composition, CompositionPart
-from passerelle.compose.plans import TERMS, PartPlan
+from passerelle.compose.plans import TERMS, ComposedRoute, PartPlan
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.hedge import Percentile
@@ -75,7 +75,8 @@ def _plan(config: Config, route: Route, environment: PlanResources) -> RoutePlan
     compress = rule_of(route.compress)
     shared = environment.cache if route.service is not None or route.cache is not None else None
     kept = environment.era, route.cache, metrics.cache, _identity_fields(route), route.host
-    whole = make_plan(shared, *kept) if shared is not None else None
+    invalidates = make_plan(shared, *kept) if shared is not None else None
+    whole = invalidates if route.cache is not None else None
     rules, heads = request_rules(route.request_headers), response_header_rules(config, route)
     preflight = None
     if heads is not None and heads.cors is not None:
@@ -90,7 +91,14 @@ def _plan(config: Config, route: Route, environment: PlanResources) -> RoutePlan
         rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
         policy = _route_policy(config, route, environment, route.service, route.timeout)
         feeds = any(_has_stored_parts_of(each, route.service) for each in config.routes)
-        return ForwardPlan(*of_route, policy, rewrite, feeds, _seconds(route.tunnel_idle_timeout))
+        return ForwardPlan(
+            *of_route,
+            policy,
+            rewrite,
+            feeds_compositions=feeds,
+            tunnel_idle=_seconds(route.tunnel_idle_timeout),
+            invalidates=invalidates,
+        )
     if route.compose is None:
         subrequest = None
         if route.login is not None:
@@ -123,7 +131,8 @@ def _plan(config: Config, route: Route, environment: PlanResources) -> RoutePlan
         settings = replace(whole.settings, ttl=None, heuristic=False, stale_if_disconnected=0, targeted=(TERMS,))
         of_route = (*of_route[:-1], replace(whole, settings=settings))
     ttl = route.cache.ttl if route.cache is not None else None
-    return ComposePlan(*of_route, Composition(parts), tuple(plans), environment.deadlines(route.timeout), ttl)
+    composed = ComposedRoute(Composition(parts), tuple(plans), environment.deadlines(route.timeout), ttl)
+    return ComposePlan(*of_route, composed)
 
 
 def _has_stored_parts_of(route: Route, service: str) -> bool:
