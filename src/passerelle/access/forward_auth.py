@@ -6,10 +6,10 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import blake2b
 from time import perf_counter
 
-from passerelle.config.models.forward_auth import ForwardAuth as Settings
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import Fields, Response
 from passerelle.http1.head import ResponseHead
@@ -39,14 +39,37 @@ QUIET = 10.0
 _log = logging.getLogger("passerelle")
 
 
+@dataclass(frozen=True, slots=True)
+class ForwardAuthSettings:
+    """How one route asks a service whether a request may pass.
+
+    ``service`` is its name, for the log. ``cache_seconds`` is how long a verdict is reused, None for not at all;
+    ``cache_by`` names what makes two requests the same (``address``, ``host``, ``method``, ``uri``, ``header:NAME``),
+    where empty is every field that the service receives. ``consumer`` is the field that names the consumer.
+    """
+
+    service: str
+    path: str
+    send_headers: tuple[str, ...]
+    copy_headers: tuple[str, ...]
+    consumer: str | None
+    open_on_failure: bool
+    cache_seconds: float | None
+    cache_by: tuple[str, ...]
+
+
 def forward_auth(
-    settings: Settings, subrequest: Subrequest, proxies: Proxies, label: str, count: Callable[[str, str], None]
+    settings: ForwardAuthSettings,
+    subrequest: Subrequest,
+    proxies: Proxies,
+    label: str,
+    count: Callable[[str, str], None],
 ) -> ForwardAuth:
     """The guard of the route called ``label``, asking by ``subrequest``; ``count`` hears what becomes of each
     request."""
     requester = _AuthRequester(settings, subrequest, proxies)
     key: Callable[[GuardedCall], bytes] | None = None
-    if settings.cache is not None:
+    if settings.cache_seconds is not None:
         key = requester.key_of(settings.cache_by) if settings.cache_by else requester.full_key
     copied = {name.lower().replace("_", "-").encode("ascii") for name in settings.copy_headers}
     return ForwardAuth(
@@ -54,7 +77,7 @@ def forward_auth(
         copied,
         key,
         clock=time.monotonic,
-        open_on_failure=settings.failure == "open",
+        open_on_failure=settings.open_on_failure,
         failed=_FailureLog(label, settings).record,
         count=count,
     )
@@ -63,14 +86,14 @@ def forward_auth(
 class _AuthRequester:
     """Puts the questions of one route."""
 
-    def __init__(self, settings: Settings, subrequest: Subrequest, proxies: Proxies) -> None:
+    def __init__(self, settings: ForwardAuthSettings, subrequest: Subrequest, proxies: Proxies) -> None:
         self._subrequest = subrequest
         self._proxies = proxies
         self._path = settings.path.encode("ascii")
         self._sent = frozenset(name.lower().encode("ascii") for name in settings.send_headers)
         self._copied = frozenset(name.lower().encode("ascii") for name in settings.copy_headers)
         self._consumer = settings.consumer.lower().encode("ascii") if settings.consumer is not None else None
-        self._seconds = settings.cache or 0.0
+        self._seconds = settings.cache_seconds or 0.0
 
     def request(self, call: GuardedCall, done: VerdictCallback) -> None:
         """Ask; ``done`` hears of the end within the time that the leg gives."""
@@ -180,7 +203,7 @@ class _AuthRequester:
 class _FailureLog:
     """Says in the log of the process that nobody answers, now and then."""
 
-    def __init__(self, label: str, settings: Settings) -> None:
+    def __init__(self, label: str, settings: ForwardAuthSettings) -> None:
         self._label = label
         self._settings = settings
         self._said = -QUIET
@@ -191,7 +214,7 @@ class _FailureLog:
         if now - self._said >= QUIET:
             self._said = now
             settings = self._settings
-            fate = "requests pass" if settings.failure == "open" else "503"
+            fate = "requests pass" if settings.open_on_failure else "503"
             _log.warning(
                 "forward_auth of %s: %s does not answer (%s): %s", self._label, settings.service, failure, fate
             )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from passerelle.config.models.jwt import Jwt
 from passerelle.security.jwt.jose import key_of_pem, key_of_secret
 from passerelle.security.jwt.key_set import FetchCallback, FixedKeys, KeySet
 from passerelle.security.jwt.verifier import JwtMethod, JwtRules
@@ -22,20 +22,25 @@ WATCH = 1.0
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class JwtSettings:
+    """Which tokens a worker accepts, and where their keys come from: exactly one of ``secret``, ``key`` and ``jwks``.
+
+    ``refresh`` and ``cooldown`` are seconds between fetches of the key set (see :class:`.KeySet`).
+    """
+
+    rules: JwtRules
+    secret: str | None = field(repr=False)
+    key: Path | None
+    jwks: str | Path | None
+    refresh: float
+    cooldown: float
+
+
 class JwtProvider:
     """The tokens that ``settings`` describes. OSError or ValueError when a key of the configuration cannot be used."""
 
-    def __init__(self, settings: Jwt, loop: asyncio.AbstractEventLoop) -> None:
-        algorithms = frozenset(settings.algorithms)
-        rules = JwtRules(
-            algorithms,
-            settings.issuer,
-            frozenset(settings.audience),
-            settings.leeway,
-            settings.consumer_claim,
-            settings.scope_claim,
-            {claim: name.encode("ascii") for claim, name in settings.forward.items()},
-        )
+    def __init__(self, settings: JwtSettings, loop: asyncio.AbstractEventLoop) -> None:
         self.settings = settings
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
@@ -46,8 +51,8 @@ class JwtProvider:
         elif settings.key is not None:
             source = FixedKeys(key_of_pem(settings.key.read_bytes()))
         else:
-            source = FixedKeys(key_of_secret((settings.secret or "").encode(), algorithms))
-        self.method = JwtMethod(rules, source)
+            source = FixedKeys(key_of_secret((settings.secret or "").encode(), settings.rules.algorithms))
+        self.method = JwtMethod(settings.rules, source)
 
     @property
     def fetches(self) -> bool:
@@ -70,7 +75,7 @@ class JwtProvider:
         self._timer = self._loop.call_later(WATCH, self._watch, keys)
 
 
-def _key_set(settings: Jwt, place: str | Path, loop: asyncio.AbstractEventLoop) -> KeySet:
+def _key_set(settings: JwtSettings, place: str | Path, loop: asyncio.AbstractEventLoop) -> KeySet:
     def fetch(done: FetchCallback) -> None:
         def ended(future: asyncio.Future[bytes]) -> None:
             if future.cancelled():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from passerelle.access.sessions import Done, SessionProvider, digest_of_valid
-from passerelle.config.models.sessions import Sessions as Settings
+from passerelle.access.sessions import Done, SessionProvider, SessionSettings, digest_of_valid
 from passerelle.security.credentials.redis_lookup import store_unavailable
 from passerelle.security.credentials.redis_sessions import RedisSessionMethod, RedisSessions
 from passerelle.security.credentials.session_store import new_id
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 class RedisSessionProvider(SessionProvider):
     """Sessions in the Redis of ``redis``."""
 
-    def __init__(self, settings: Settings, redis: RedisClient) -> None:
+    def __init__(self, settings: SessionSettings, redis: RedisClient) -> None:
         super().__init__(settings)
         self.redis = redis
         self._sessions = RedisSessions(redis, self.lifetimes)

@@ -9,9 +9,9 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from passerelle.config.models.sessions import Sessions as Settings
 from passerelle.errors import Failure, Kind
 from passerelle.security.credentials.session_store import Lifetimes, Session, SessionStore, digest_of, new_id
 from passerelle.security.credentials.sessions import FileSessionMethod, OriginCheck, SessionCookies, SessionMethod
@@ -28,15 +28,31 @@ Done = Callable[[Failure | None], None]
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """The rules of sessions: ``cookie`` without its prefix, lifetimes in seconds.
+
+    ``insecure`` cookies have neither ``Secure`` nor ``__Host-``. With ``token``, requests that change something need
+    the CSRF token of their session. ``origins`` are those whose pages may use sessions beside the gateway's own.
+    """
+
+    cookie: str
+    idle: float
+    absolute: float
+    token: bool
+    origins: tuple[str, ...]
+    insecure: bool
+
+
 class SessionProvider:
     """The sessions that ``settings`` describes, wherever they are kept."""
 
     method: SessionMethod
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SessionSettings) -> None:
         self.settings = settings
         self.cookies = SessionCookies.named(settings.cookie, secure=not settings.insecure)
-        self.origin = OriginCheck(settings.origins, token=settings.csrf == "token", secure=not settings.insecure)
+        self.origin = OriginCheck(settings.origins, token=settings.token, secure=not settings.insecure)
         self.lifetimes = Lifetimes(settings.idle, settings.absolute)
 
     def start(self) -> None:
@@ -75,7 +91,7 @@ class FileSessionProvider(SessionProvider):
 
     method: FileSessionMethod
 
-    def __init__(self, settings: Settings, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, settings: SessionSettings, path: Path, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(settings)
         self._loop = loop
         self._store = SessionStore(path)
@@ -83,6 +99,7 @@ class FileSessionProvider(SessionProvider):
         # One thread, so that writes happen in their order; a writer may have to wait for the disk, or for another one.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sessions")
         self._writes = _SessionWriter(path)
+        self.path = path
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def start(self) -> None:

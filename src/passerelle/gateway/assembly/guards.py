@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from passerelle.access.api_keys import FileKeyProvider, KeyProvider, RedisKeyProvider
-from passerelle.access.forward_auth import forward_auth
+from passerelle.access.forward_auth import ForwardAuthSettings, forward_auth
 from passerelle.access.interfaces import HandlerExchange
 from passerelle.access.login import LoginHandler, LogoutHandler
 from passerelle.access.redis_sessions import RedisSessionProvider
-from passerelle.access.sessions import FileSessionProvider, SessionProvider
+from passerelle.access.sessions import FileSessionProvider, SessionProvider, SessionSettings
 from passerelle.config.guards import GUARDS
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.guards import RateLimit
@@ -74,33 +74,51 @@ def _open_sessions(
     settings = config.sessions
     if settings is None:
         return None
-    same = before is not None and before.settings == settings
+    values = SessionSettings(
+        settings.cookie,
+        settings.idle,
+        settings.absolute,
+        settings.csrf == "token",
+        settings.origins,
+        settings.insecure,
+    )
     if settings.store == SHARED:
-        if same and isinstance(before, RedisSessionProvider) and before.redis is redis:
-            return before
-        return RedisSessionProvider(settings, _required_redis(redis))
-    if same:
+        same = isinstance(before, RedisSessionProvider) and before.settings == values and before.redis is redis
+        return before if same else RedisSessionProvider(values, _required_redis(redis))
+    if isinstance(before, FileSessionProvider) and before.settings == values and before.path == settings.store:
         return before
     try:
-        return FileSessionProvider(settings, settings.store, loop)
+        return FileSessionProvider(values, settings.store, loop)
     except sqlite3.Error as error:
         raise CannotStart(f"sessions: cannot open {settings.store}: {error}") from error
 
 
 def _read_tokens(config: Config, loop: asyncio.AbstractEventLoop, before: JwtProvider | None) -> JwtProvider | None:
-    if config.jwt is None:
+    jwt = config.jwt
+    if jwt is None:
         return None
-    if before is not None and before.settings == config.jwt and before.fetches:
-        return before  # with the set that it has: nobody waits for it again
-    # Imported for who needs it: joserfc and cryptography take 55 ms and 16 MB.
-    from passerelle.access.jwt_keys import JwtProvider
+    # Imported only where a configuration has tokens: joserfc and cryptography take 55 ms and 16 MB.
+    from passerelle.access.jwt_keys import JwtProvider, JwtSettings
+    from passerelle.security.jwt.verifier import JwtRules
 
+    rules = JwtRules(
+        frozenset(jwt.algorithms),
+        jwt.issuer,
+        frozenset(jwt.audience),
+        jwt.leeway,
+        jwt.consumer_claim,
+        jwt.scope_claim,
+        {claim: name.encode("ascii") for claim, name in jwt.forward.items()},
+    )
+    settings = JwtSettings(rules, jwt.secret, jwt.key, jwt.jwks, jwt.refresh, jwt.cooldown)
+    if before is not None and before.settings == settings and before.fetches:
+        return before  # with its key set: no request waits for another fetch
     try:
-        return JwtProvider(config.jwt, loop)
+        return JwtProvider(settings, loop)
     except OSError as error:
         raise CannotStart(f"jwt: cannot read {error.filename}: {error.strerror}") from error
     except ValueError as error:
-        raise CannotStart(f"jwt: {config.jwt.key}: {error}") from error
+        raise CannotStart(f"jwt: {jwt.key}: {error}") from error
 
 
 def _signer(config: Config) -> Signer | None:
@@ -244,7 +262,17 @@ class GuardFactory:
         settings = scope.route.forward_auth
         if settings is None or scope.policy is None:
             return []
-        return [forward_auth(settings, scope.policy, self._proxies, scope.route.label, scope.metrics.verdict)]
+        values = ForwardAuthSettings(
+            settings.service,
+            settings.path,
+            settings.send_headers,
+            settings.copy_headers,
+            settings.consumer,
+            settings.failure == "open",
+            settings.cache,
+            settings.cache_by,
+        )
+        return [forward_auth(values, scope.policy, self._proxies, scope.route.label, scope.metrics.verdict)]
 
     def _identity_token(self, scope: RouteScope) -> list[Guard]:
         settings = self._config.identity_token
