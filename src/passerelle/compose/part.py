@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from passerelle.caching.entry import Entry
-from passerelle.caching.request import RequestView as CacheFacts
+from passerelle.caching.request import RequestView
 from passerelle.compose.composition import ComposedResponse, Gather, PassedResponse
 from passerelle.errors import Failure, Kind
-from passerelle.http.messages import Fields, Response
+from passerelle.http.messages import Fields, Response, get
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.serialize import serialize
 from passerelle.proxy_cache.lookup import CacheLookup
@@ -29,6 +29,23 @@ class PartMetadata(NamedTuple):
     media_type: bytes
     coding: bytes
     cookies: tuple[bytes, ...]
+
+
+# The metadata of stored parts, shared among equal ones: so an entry that refers to one holds no memory for it.
+_shared_metadata: dict[PartMetadata, PartMetadata] = {}
+_MOST_METADATA = 256
+_LONGEST_MEDIA_TYPE = 128
+
+
+def _entry_metadata(entry: Entry) -> PartMetadata:
+    """Read the metadata in the head of ``entry``, and remember it with the entry where it is shared."""
+    fields = entry.fields
+    cookies = tuple(value for name, value in fields if name == b"set-cookie")
+    metadata = PartMetadata(get(fields, b"content-type") or b"", get(fields, b"content-encoding") or b"", cookies)
+    if len(_shared_metadata) < _MOST_METADATA and not cookies and len(metadata.media_type) <= _LONGEST_MEDIA_TYPE:
+        _shared_metadata.setdefault(metadata, metadata)
+    entry.owner = _shared_metadata.get(metadata)
+    return metadata
 
 
 def _part_metadata(head: ResponseHead) -> PartMetadata:
@@ -100,13 +117,14 @@ class PartRequest:
         self.source.cancel()
         self._gather.on_part_failure(self._index, Failure(Kind.PART_FAILED, "status 101"))
 
-    def on_stored(self, metadata: CacheFacts, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
+    def on_stored(self, view: RequestView, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
         """The cache has the part."""
         self.entry = entry
-        values = [value for name, value in entry.fields if name == b"set-cookie"]
-        self.cookies = (*values, *(line.partition(b":")[2].strip() for line in added_lines))
-        media_type = entry.get(b"content-type") or b""
-        coding = entry.get(b"content-encoding") or b""
+        metadata = entry.owner if isinstance(entry.owner, PartMetadata) else _entry_metadata(entry)
+        media_type, coding, cookies = metadata
+        if added_lines:
+            cookies = (*cookies, *(line.partition(b":")[2].strip() for line in added_lines))
+        self.cookies = cookies
         self._gather.on_part(self._index, entry.status, media_type, coding, entry.body)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:

@@ -9,7 +9,7 @@ from passerelle.compose.composition import Gather
 from passerelle.compose.part import PartRequest
 from passerelle.compose.plans import PartPlan
 from passerelle.http1.head import RequestHead
-from passerelle.proxy_cache.cache import part_view, path_tag
+from passerelle.proxy_cache.cache import part_view
 from passerelle.proxy_cache.request import CacheRequest
 from passerelle.upstream.request import UpstreamRequest
 
@@ -26,6 +26,7 @@ class PartRequests:
         "_consumer",
         "_fields",
         "_head",
+        "_origin",
         "_rest",
         "_revalidate",
         "params",
@@ -53,6 +54,7 @@ class PartRequests:
         self._address = address
         self._cache_origin = cache_origin
         self._cached = cached
+        self._origin: bytes | None = None
         self._revalidate = False
 
     def for_revalidation(self) -> PartRequests:
@@ -76,13 +78,13 @@ class PartRequests:
             view = part_view(self._head, self._fields, self._consumer)
             kept = part.key
             if part.cache.settings.key.hosts is None:
-                kept = b"%b#%b" % (
-                    kept,
-                    self._cache_origin(),
-                )  # services are told of it, whoever else asks for the part
+                origin = self._origin
+                if origin is None:
+                    origin = self._origin = self._cache_origin()
+                kept = b"%b#%b" % (kept, origin)  # services receive the origin, so a response may depend on it
             asks = (policy, part.cache, view, b"%b %b" % (kept, path), message, params, started)
             request = CacheRequest(
-                *asks, node_key=node_key, path_tags=(path_tag(service.name, path),), revalidate=self._revalidate
+                *asks, node_key=node_key, sources=((service.name, path),), revalidate=self._revalidate
             )
         part_request = PartRequest(gather, index, policy, message, started, request)
         if key is not None and isinstance(part_request.source, UpstreamRequest):
@@ -90,6 +92,6 @@ class PartRequests:
             part_request.sticky = service.cookie
         return part_request
 
-    def path_tags(self) -> tuple[bytes, ...]:
-        """The tags of the paths at services that the whole is made of."""
-        return tuple(path_tag(part.policy.service.name, part.path.fill(self.params)) for part in self.parts)
+    def sources(self) -> tuple[tuple[str, bytes], ...]:
+        """The services and targets whose responses the whole is made of."""
+        return tuple((part.policy.service.name, part.path.fill(self.params)) for part in self.parts)

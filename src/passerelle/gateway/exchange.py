@@ -265,7 +265,7 @@ class Exchange:
         match: RouteMatch,
         origin: CacheOrigin,
         message: bytes,
-        path_tags: tuple[bytes, ...],
+        sources: tuple[tuple[str, bytes], ...],
         node_key: bytes | None = None,
     ) -> CacheRequest:
         head, method = self._head, self._method
@@ -287,7 +287,7 @@ class Exchange:
             # A hit goes the short way only where nothing has to be asked or added first.
             plan if cache.whole_uri and not plan.guards else None,
             node_key,
-            path_tags,
+            sources,
             route=plan,
         )
 
@@ -351,7 +351,7 @@ class Exchange:
         part_requests = PartRequests(composed.parts, match.params, head, fields, self._request_id, *who, cached)
         if plan.cache is not None and cached:
             request = self._cache_request(
-                plan, plan.cache, match, ComposedOrigin(composed, part_requests), _NO_MESSAGE, part_requests.path_tags()
+                plan, plan.cache, match, ComposedOrigin(composed, part_requests), _NO_MESSAGE, part_requests.sources()
             )
             self._source = lookup = CacheLookup(self._receiver(plan), request)
             lookup.start()
@@ -599,9 +599,10 @@ class Exchange:
         return client_address(self._head, self._client.peer, self._context.proxies)
 
     def _cache_origin(self) -> bytes:
-        """What stands for the origin that the client has asked in cache keys."""
-        client = self._client
-        return cache_origin(self._head, client.peer, self._context.proxies, client.scheme)
+        """What stands for the requested origin in cache keys."""
+        client, head = self._client, self._head
+        known = head.cache_origin  # with a space at its end: see fast_hit.py
+        return cache_origin(head, client.peer, self._context.proxies, client.scheme) if known is None else known[:-1]
 
     def _consumer(self) -> bytes:
         """Whom guards have found behind the request, in all that services are told of it; empty where none did."""
@@ -681,8 +682,11 @@ class Exchange:
             upstream_seconds, attempts = forward.seconds, forward.attempts
         else:
             instance = None
-            upstream_seconds = max((part.source.seconds for part in self._parts), default=0.0)
-            attempts = sum(part.source.attempts for part in self._parts)
+            upstream_seconds, attempts = 0.0, 0
+            for part in self._parts:
+                source = part.source
+                upstream_seconds = max(upstream_seconds, source.seconds)
+                attempts += source.attempts
         hedge = forward.hedged if attempts > 1 and forward is not None else None
         identity = self._call.identity if self._call is not None else None
         body, client, head = self._body, self._client, self._head

@@ -23,18 +23,16 @@ if TYPE_CHECKING:
     from passerelle.http1.interfaces import ServerConnection
 
 
-def serve_fresh_hit(
-    context: Context, cache: Cache, client: ServerConnection, method: bytes, target: bytes, head: RequestHead
-) -> bool:
+def serve_fresh_hit(context: Context, cache: Cache, client: ServerConnection, target: bytes, head: RequestHead) -> bool:
     """Answer a plain GET from a fresh entry; false where that is not enough, and then nothing has happened."""
     host = head.host
-    if host is None or method != b"GET" or not head.plain:
+    if host is None:
         return False
     started = perf_counter()
     now = started + context.clock.offset
     view: RequestView | None = head.cache_view
-    if view is None or view.method != method or view.consumer:
-        view = request_view(head, method)
+    if view is None or view.method != b"GET" or view.consumer:
+        view = request_view(head, b"GET")
     place = head.cache_origin
     if place is None:
         place = head.cache_origin = cache_origin(head, client.peer, context.proxies, client.scheme) + b" "
@@ -60,7 +58,7 @@ def serve_fresh_hit(
     plan.metrics.hit(entry.status, seconds)
     if plan.log is not None:
         peer = client_address(head, client.peer, context.proxies) if head.forwarded else client.peer
-        who = (context.next_id(), peer, method, target, host, head.user_agent)
+        who = (context.next_id(), peer, b"GET", target, host, head.user_agent)
         plan.log.add(*who, entry.status, 0, len(body), seconds, 0.0, 0, None, None, "hit")
     return True
 

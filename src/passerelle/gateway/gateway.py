@@ -261,8 +261,13 @@ class Gateway:
         """Carry a request out."""
         context = self.context
         cache = context.cache
-        if cache is not None and serve_fresh_hit(context, cache, connection, method, target, head):
-            return
+        if cache is not None and method == b"GET" and head.plain:
+            # This test makes no call: a request on a route that stores nothing must not pay for the routes that do.
+            origin = head.cache_origin
+            if (origin is None or origin + target in cache.store.keys) and serve_fresh_hit(
+                context, cache, connection, target, head
+            ):
+                return
         exchange = Exchange(context, connection, method, target, head)
         try:
             exchange.start()

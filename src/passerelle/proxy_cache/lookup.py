@@ -82,7 +82,8 @@ class CacheLookup:
             decision = revalidation(entry)
         if isinstance(decision, Fresh):
             assert entry is not None
-            request.remember_route(entry)
+            if request.route is not None:
+                request.remember_route(entry)
             if decision.refresh:
                 self._refresh(entry, now)
             outcome = "stale" if decision.stale else "hit"
@@ -293,7 +294,8 @@ class CacheLookup:
     @property
     def seconds(self) -> float:
         """How long the attempts took."""
-        return self._source.seconds if self._source is not None else 0.0
+        source = self._fetch.source if self._fetch is not None else self._upstream
+        return source.seconds if source is not None else 0.0
 
     @property
     def hedged(self) -> str | None:
@@ -303,7 +305,8 @@ class CacheLookup:
     @property
     def attempts(self) -> int:
         """How many attempts there were; none for what another request brought."""
-        return self._source.attempts if self._source is not None else 0
+        source = self._fetch.source if self._fetch is not None else self._upstream
+        return source.attempts if source is not None else 0
 
 
 def make_fetch(

@@ -11,7 +11,7 @@ from passerelle.caching.policy import Miss, Stale
 from passerelle.caching.request import RequestView
 from passerelle.http.messages import Fields
 from passerelle.http1.server.response_writer import SLICE
-from passerelle.proxy_cache.cache import CachePlan
+from passerelle.proxy_cache.cache import CachePlan, path_tag
 from passerelle.upstream.interfaces import CacheOrigin, ResponseReceiver, ResponseSource
 from passerelle.upstream.request_body import RequestBody
 
@@ -22,8 +22,8 @@ class CacheRequest:
 
     ``host`` is the Host's normal form without a port, ``cache_origin`` what stands for it in keys, ``authority`` the
     Host as sent, in lower case. ``owner`` is the route's plan where a hit may go the short way (see
-    :mod:`passerelle.gateway.fast_hit`). ``node_key`` is what the balancer picks by, where it does. ``path_tags`` are
-    tags beside those of the plan: the paths at services that it is of. ``revalidate``: no stale answer will do,
+    :mod:`passerelle.gateway.fast_hit`). ``node_key`` is what the balancer picks by, where it does. ``sources`` are the
+    services and targets whose responses the response is made of, for its tags. ``revalidate``: no stale answer will do,
     whatever the policy allows. ``route`` is the plan of the route, where the request is for a whole answer.
     """
 
@@ -40,7 +40,7 @@ class CacheRequest:
     target: TargetUri | None = None
     owner: object = None
     node_key: bytes | None = None
-    path_tags: tuple[bytes, ...] = ()
+    sources: tuple[tuple[str, bytes], ...] = ()
     revalidate: bool = False
     route: object = None
 
@@ -50,7 +50,7 @@ class CacheRequest:
 
     def tags(self) -> tuple[bytes, ...]:
         """What its answer is purged by, beside the tags that the answer names itself."""
-        return self.plan.fill_tags(self.params) + self.path_tags
+        return (*self.plan.fill_tags(self.params), *(path_tag(service, target) for service, target in self.sources))
 
 
 def make_upstream_request(
