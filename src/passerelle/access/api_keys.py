@@ -1,5 +1,7 @@
-"""API keys in a running worker. Those in a file: it is watched, and the last use of each key is written to it now and
-then."""
+"""The API keys that a worker accepts, from an SQLite file or from Redis.
+
+A file is checked for changes, and the last use of each key is written to it periodically.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from passerelle.security.credentials.redis_api_keys import RedisKeyMethod
 if TYPE_CHECKING:
     from passerelle.access.redis_client import RedisClient
 
-# How often it is asked whether the file has changed (seconds): a revoked key is refused at most this much later.
+# How often the file is checked for changes (seconds): the longest time until a revoked key is refused.
 REFRESH = 0.5
 # How often last uses are written (seconds).
 WRITE = 10.0
@@ -25,20 +27,20 @@ _log = logging.getLogger(__name__)
 
 
 class KeyProvider:
-    """The keys that a worker accepts, wherever they are kept."""
+    """The source of the keys that a worker accepts."""
 
     def __init__(self, method: KeyMethod) -> None:
         self.method = method
 
     def start(self) -> None:
-        """Begin what goes on beside the requests."""
+        """Start background work."""
 
     def stop(self) -> None:
-        """End it."""
+        """Stop background work."""
 
 
 class RedisKeyProvider(KeyProvider):
-    """The keys in the Redis of ``redis``, shown in the field ``header``."""
+    """The keys in Redis; clients send them in the field ``header``."""
 
     def __init__(self, redis: RedisClient, header: str) -> None:
         super().__init__(RedisKeyMethod(redis, header.lower().encode("ascii")))
@@ -46,7 +48,10 @@ class RedisKeyProvider(KeyProvider):
 
 
 class FileKeyProvider(KeyProvider):
-    """The keys in the file ``path``, shown in the field ``header``. sqlite3.Error when the file cannot be used."""
+    """The keys in the file ``path``; clients send them in the field ``header``.
+
+    :raises sqlite3.Error: if the file cannot be used.
+    """
 
     method: FileKeyMethod
 
@@ -58,12 +63,12 @@ class FileKeyProvider(KeyProvider):
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start to check the file and to write last uses."""
         self._refresh()
         self._timers["write"] = self._loop.call_later(WRITE, self._write_later)
 
     def stop(self) -> None:
-        """Write what there is, and close the file."""
+        """Write the pending last uses, and close the file."""
         for timer in self._timers.values():
             timer.cancel()
         used, self.method.used = self.method.used, {}
@@ -78,13 +83,13 @@ class FileKeyProvider(KeyProvider):
     def _write_later(self) -> None:
         used, self.method.used = self.method.used, {}
         if used:
-            # On a thread: a writer may have to wait for another one, and for the disk.
+            # In a thread: a write may wait for another writer and for the disk.
             self._loop.run_in_executor(None, write_used, self._path, used)
         self._timers["write"] = self._loop.call_later(WRITE, self._write_later)
 
 
 def write_used(path: Path, used: dict[str, int]) -> None:
-    """Note last uses in the file; what cannot be written is lost, and said in the log of the process."""
+    """Write last uses to the file. Uses that cannot be written are lost, and the error is logged."""
     try:
         store = KeyStore(path)
         try:

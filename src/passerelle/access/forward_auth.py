@@ -1,4 +1,4 @@
-"""Asking a service whether a request may pass: the question, and what its answer means."""
+"""Authorization requests to a service (``forward_auth``), and the meaning of its responses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from passerelle.security.identity import Identity
 from passerelle.upstream.request_headers import VIA
 from passerelle.upstream.subrequest import Subrequest
 
-# What a client is told of a refusal, beside its body: why, where to go, and what to bring.
+# The fields of a refusal that are relayed to the client.
 _RELAYED = {
     b"cache-control": b"Cache-Control",
     b"content-language": b"Content-Language",
@@ -32,8 +32,8 @@ _RELAYED = {
 }
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_AGE = re.compile(rb"(?:^|[\s,])max-age=([0-9]{1,9})(?:[\s,]|$)")
-_NOT_KEPT = re.compile(rb"(?:^|[\s,])(?:no-store|no-cache)(?:[\s,=]|$)")
-# How often it is said that nobody answers (seconds).
+_UNCACHEABLE = re.compile(rb"(?:^|[\s,])(?:no-store|no-cache)(?:[\s,=]|$)")
+# The least time between two logs of a failure of the service (seconds).
 QUIET = 10.0
 
 _log = logging.getLogger("passerelle")
@@ -65,8 +65,10 @@ def forward_auth(
     label: str,
     count: Callable[[str, str], None],
 ) -> ForwardAuth:
-    """The guard of the route called ``label``, asking by ``subrequest``; ``count`` hears what becomes of each
-    request."""
+    """Create the guard of the route called ``label``, which sends its requests with ``subrequest``.
+
+    ``count`` is called with the outcome of each request.
+    """
     requester = _AuthRequester(settings, subrequest, proxies)
     key: Callable[[GuardedCall], bytes] | None = None
     if settings.cache_seconds is not None:
@@ -84,7 +86,7 @@ def forward_auth(
 
 
 class _AuthRequester:
-    """Puts the questions of one route."""
+    """Sends the authorization requests of one route."""
 
     def __init__(self, settings: ForwardAuthSettings, subrequest: Subrequest, proxies: Proxies) -> None:
         self._subrequest = subrequest
@@ -96,7 +98,7 @@ class _AuthRequester:
         self._seconds = settings.cache_seconds or 0.0
 
     def request(self, call: GuardedCall, done: VerdictCallback) -> None:
-        """Ask; ``done`` hears of the end within the time that the leg gives."""
+        """Send the authorization request for ``call``; ``done`` is called within the timeout of the subrequest."""
 
         def on_success(head: ResponseHead, body: bytes) -> None:
             try:
@@ -113,18 +115,18 @@ class _AuthRequester:
         self._subrequest.request(message, perf_counter(), on_success, done, b"GET").start()
 
     def full_key(self, call: GuardedCall) -> bytes:
-        """The same question: all that is told is the same."""
+        """Return the key of a verdict that is reused where all fields of the authorization request are the same."""
         return blake2b(self._header_lines(call), digest_size=16).digest()
 
     def key_of(self, names: tuple[str, ...]) -> Callable[[GuardedCall], bytes]:
-        """What makes a question the same by configuration, and in any case who has been found to ask."""
+        """Return the key function for ``cache_by``, which always includes the identity found by earlier guards."""
         fields = [name.removeprefix("header:").lower().encode("ascii") for name in names if name.startswith("header:")]
 
         def key(call: GuardedCall) -> bytes:
             parts = [call.upstream_fields]
             for name in ("address", "host", "method", "uri"):
                 if name in names:
-                    parts.append(self._request_facts(call)[name])
+                    parts.append(self._forwarded_values(call)[name])
             for field in fields:
                 values = [line.value for line in call.lines(field)]
                 parts += [b"%d" % len(values), *values]
@@ -132,7 +134,7 @@ class _AuthRequester:
 
         return key
 
-    def _request_facts(self, call: GuardedCall) -> dict[str, bytes]:
+    def _forwarded_values(self, call: GuardedCall) -> dict[str, bytes]:
         trusted = self._proxies.trusts(call.peer)
         host = call.get(b"x-forwarded-host") if trusted else None
         proto = call.get(b"x-forwarded-proto") if trusted else None
@@ -145,8 +147,8 @@ class _AuthRequester:
         }
 
     def _header_lines(self, call: GuardedCall) -> bytes:
-        """The field lines of the question: about the request, then those of the client that the service is told."""
-        facts = self._request_facts(call)
+        """Return the field lines of the authorization request: those about the request, then copied ones."""
+        values = self._forwarded_values(call)
         lines = b"".join(b"%b\r\n" % field.line for field in call.fields if field.name in self._sent)
         return (
             b"Host: %b\r\n%bX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Method: %b\r\n"
@@ -154,14 +156,13 @@ class _AuthRequester:
         ) % (
             call.get(b"host") or b"",
             VIA,
-            facts["address"],
-            facts["host"],
-            facts["method"],
-            facts["proto"],
-            facts["uri"],
-            call.upstream_section(
-                lines
-            ),  # without the gateway's own credentials, and with whom other guards have found
+            values["address"],
+            values["host"],
+            values["method"],
+            values["proto"],
+            values["uri"],
+            # Without the gateway's own credentials, with the identity that earlier guards have established.
+            call.upstream_section(lines),
         )
 
     def _verdict(self, head: ResponseHead, body: bytes) -> Verdict:
@@ -175,46 +176,46 @@ class _AuthRequester:
                 fields.append((b"Cache-Control", b"no-store"))
             seconds = self._lifetime(head) if status in (401, 403) else 0.0
             return Verdict(Response(status, fields, body), seconds=seconds)
-        raise Failure(Kind.BAD_RESPONSE, f"status {status} to the question whether a request may pass")
+        raise Failure(Kind.BAD_RESPONSE, f"status {status} in response to an authorization request")
 
     def _identity(self, head: ResponseHead) -> Identity | None:
         if self._consumer is None:
             return None
         name = head.get(self._consumer)
         if not name:
-            raise Failure(Kind.BAD_RESPONSE, f"no {self._consumer.decode()} in the answer, which names the consumer")
+            raise Failure(Kind.BAD_RESPONSE, f"no {self._consumer.decode()}, which names the consumer, in the response")
         try:
             return Identity(name.decode("latin-1"), (), "forward")
         except ValueError as error:
             raise Failure(Kind.BAD_RESPONSE, str(error)) from None
 
     def _lifetime(self, head: ResponseHead) -> float:
-        """How long the answer holds for others and later (seconds): not one with a cookie for one client."""
+        """Return how long the verdict may be reused (seconds): not at all where it sets a cookie."""
         seconds = self._seconds
         if not seconds or head.get(b"set-cookie") is not None:
             return 0.0
         control = b",".join(f.value for f in head.lines if f.name == b"cache-control").lower()
-        if _NOT_KEPT.search(control):
+        if _UNCACHEABLE.search(control):
             return 0.0
         limit = _MAX_AGE.search(control)
         return min(seconds, float(limit[1])) if limit is not None else seconds
 
 
 class _FailureLog:
-    """Says in the log of the process that nobody answers, now and then."""
+    """Logs failures of the service, at most once in :data:`QUIET` seconds."""
 
     def __init__(self, label: str, settings: ForwardAuthSettings) -> None:
         self._label = label
         self._settings = settings
-        self._said = -QUIET
+        self._logged = -QUIET
 
     def record(self, failure: Failure) -> None:
-        """A question was not answered."""
+        """Log the failure of an authorization request."""
         now = time.monotonic()
-        if now - self._said >= QUIET:
-            self._said = now
+        if now - self._logged >= QUIET:
+            self._logged = now
             settings = self._settings
-            fate = "requests pass" if settings.open_on_failure else "503"
+            effect = "requests pass" if settings.open_on_failure else "503"
             _log.warning(
-                "forward_auth of %s: %s does not answer (%s): %s", self._label, settings.service, failure, fate
+                "forward_auth of %s: %s does not respond (%s): %s", self._label, settings.service, failure, effect
             )

@@ -1,4 +1,4 @@
-"""JSON web tokens in a running worker: keys read when it starts, key sets fetched on a thread."""
+"""The keys of JSON web tokens: read from the configuration, or fetched as a key set in a thread."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from passerelle.security.jwt.jose import key_of_pem, key_of_secret
 from passerelle.security.jwt.key_set import FetchCallback, FixedKeys, KeySet
 from passerelle.security.jwt.verifier import JwtMethod, JwtRules
 
-# How long a fetch may take in all, and how large a key set may be.
+# The longest duration of a fetch (seconds), and the largest key set (bytes).
 FETCH_SECONDS = 5.0
 FETCH_BYTES = 1024 * 1024
 
-# How often it is asked whether the set is old (seconds).
+# How often the age of the key set is checked (seconds).
 WATCH = 1.0
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,11 @@ class JwtSettings:
 
 
 class JwtProvider:
-    """The tokens that ``settings`` describes. OSError or ValueError when a key of the configuration cannot be used."""
+    """The method that verifies the tokens of ``settings``, and its keys.
+
+    :raises OSError: if the file of a key cannot be read.
+    :raises ValueError: if a key cannot be used.
+    """
 
     def __init__(self, settings: JwtSettings, loop: asyncio.AbstractEventLoop) -> None:
         self.settings = settings
@@ -56,17 +60,17 @@ class JwtProvider:
 
     @property
     def fetches(self) -> bool:
-        """Whether the keys are a set that is fetched."""
+        """Whether the keys are fetched as a set."""
         return self._set is not None
 
     def start(self) -> None:
-        """Fetch the key set, if there is one; requests that come sooner wait for it."""
+        """Fetch the key set, if there is one; requests wait until the first fetch has ended."""
         if self._set is not None:
             self._set.start()
             self._watch(self._set)
 
     def stop(self) -> None:
-        """Fetch no more."""
+        """Stop fetching."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -92,9 +96,10 @@ def _key_set(settings: JwtSettings, place: str | Path, loop: asyncio.AbstractEve
 
 
 def read_key_set(place: str | Path) -> bytes:
-    """The bytes of a key set, within :data:`FETCH_SECONDS`; OSError or ValueError when that fails.
+    """Return the bytes of a key set. Takes at most :data:`FETCH_SECONDS`, and follows no redirects.
 
-    No redirect is followed: the address in the file is the one that is trusted.
+    :raises OSError: if the key set cannot be read in this time.
+    :raises ValueError: if it is larger than :data:`FETCH_BYTES`.
     """
     if isinstance(place, Path):
         return place.read_bytes()

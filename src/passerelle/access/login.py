@@ -1,8 +1,8 @@
-"""Logging in and out: routes that the gateway itself answers (docs/reference/sessions.md).
+"""The handlers of login and logout routes (docs/reference/sessions.md).
 
-At a login the body is read, the service is asked whether user name and password are right, and where they are a new
-session begins: its cookies are sent once it is written. A session that the client had before ends at that moment, so
-that an id that somebody has planted or overheard before the login is worth nothing after it.
+A login reads the body and asks the service to verify user name and password. If they are right it opens a session, and
+sends its cookies once the session is written. The previous session of the client ends at the same moment, so that a
+session id planted or intercepted before the login is useless after it (session fixation).
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ from passerelle.upstream.subrequest import Subrequest
 MAX_BODY = 16_384
 LONGEST = 1024
 
-# What a service says to a pair that is not right; anything else but 200 is a failure of the service.
+# The statuses by which a service rejects a password; any other status than 200 is a failure of the service.
 _WRONG = frozenset({401, 403, 404, 422})
 _NOT_STORED: Fields = [(b"Cache-Control", b"no-store")]
 _CHALLENGE: Fields = [(b"WWW-Authenticate", SessionMethod.challenge), *_NOT_STORED]
 
 
 class LoginHandler:
-    """Answers one login route. ``path`` is where ``subrequest``'s service is asked; ``subscriber`` says who pays for an
-    address."""
+    """Handles the requests of one login route.
+
+    ``path`` is that of the verification request, which ``subrequest`` sends. ``subscriber`` maps an address to the key
+    under which attempts from it are counted (for IPv6, its /64).
+    """
 
     def __init__(
         self,
@@ -56,7 +59,10 @@ class LoginHandler:
         self._subscriber = subscriber
 
     def __call__(self, exchange: HandlerExchange) -> None:
-        """Begin. :class:`Failure` where that is already wrong."""
+        """Start the login.
+
+        :raises Failure: if the request is forged or has no body.
+        """
         call = exchange.guarded_call()
         _refuse_forged(self._sessions.origin.objection(call, None))
         body = exchange.buffered_body
@@ -95,11 +101,12 @@ class LoginHandler:
             self._logins.restore(name, address)
             exchange.on_failure(failure)
 
-        question = orjson.dumps({"username": name, "password": password})
-        message = b"POST %b HTTP/1.1\r\n%b\r\n%b" % (self._path, self._fields(exchange, call, len(question)), question)
-        forward = self._subrequest.request(message, perf_counter(), on_success, on_error)
-        exchange.attach_request(forward)
-        forward.start()
+        credentials_json = orjson.dumps({"username": name, "password": password})
+        field_lines = self._fields(exchange, call, len(credentials_json))
+        message = b"POST %b HTTP/1.1\r\n%b\r\n%b" % (self._path, field_lines, credentials_json)
+        request = self._subrequest.request(message, perf_counter(), on_success, on_error)
+        exchange.attach_request(request)
+        request.start()
 
     def _fields(self, exchange: HandlerExchange, call: GuardedCall, length: int) -> bytes:
         return (
@@ -127,21 +134,29 @@ class LoginHandler:
                 return
             seconds = max(1, int(sessions.lifetimes.absolute))
             call.response_fields += sessions.cookies.set_lines(identity, seconds)
-            said = {"user": user, "roles": roles, "csrf_token": csrf_token(identity).decode(), "expires_in": seconds}
+            document = {
+                "user": user,
+                "roles": roles,
+                "csrf_token": csrf_token(identity).decode(),
+                "expires_in": seconds,
+            }
             fields: Fields = [(b"Content-Type", b"application/json"), *_NOT_STORED]
-            exchange.respond(Response(200, fields, orjson.dumps(said)))
+            exchange.respond(Response(200, fields, orjson.dumps(document)))
 
         identity = sessions.open(user, tuple(roles), old, done)
 
 
 class LogoutHandler:
-    """Answers one logout route: the session ends, everywhere, and its cookies go. Once more does no harm."""
+    """Handles the requests of one logout route: it ends the session and clears its cookies."""
 
     def __init__(self, sessions: SessionProvider) -> None:
         self._sessions = sessions
 
     def __call__(self, exchange: HandlerExchange) -> None:
-        """Begin. :class:`Failure` where the request may be forged."""
+        """Start the logout.
+
+        :raises Failure: if the request may be forged.
+        """
         sessions = self._sessions
         call = exchange.guarded_call()
         _with_current_session(exchange, sessions, call, lambda identity: self._end(exchange, call, identity))
@@ -166,7 +181,7 @@ class LogoutHandler:
 def _with_current_session(
     exchange: HandlerExchange, sessions: SessionProvider, call: GuardedCall, callback: Callable[[bytes | None], None]
 ) -> None:
-    """Go on with the id of the session that the client has, once that is known."""
+    """Call ``callback`` with the id of the client's session, or None, once it is known."""
     try:
         found = sessions.method.current_id(call)
     except CredentialRejected as reason:
@@ -185,7 +200,7 @@ def _refuse_forged(objection: str) -> None:
 
 
 def _fail_exchange_on_error(exchange: HandlerExchange, step: Callable[[], None]) -> None:
-    """What goes on later: a failure is the answer."""
+    """Run a later ``step``, and let a failure end the exchange."""
     try:
         step()
     except Failure as failure:
@@ -196,13 +211,16 @@ _EXPECTED = "Expected: username and password, as application/json or application
 
 
 def credentials(content_type: bytes, body: bytes) -> tuple[str, str]:
-    """User name and password of a login, from JSON or a form. :class:`Failure` (400) where they are not there."""
+    """Return user name and password of a login, from JSON or a form.
+
+    :raises Failure: (400) if they are missing.
+    """
     media_type = content_type.partition(b";")[0].strip().lower()
     found: dict[object, object]
     try:
         if media_type == b"application/json":
-            said = orjson.loads(body)
-            found = said if isinstance(said, dict) else {}
+            document = orjson.loads(body)
+            found = document if isinstance(document, dict) else {}
         elif media_type == b"application/x-www-form-urlencoded":
             pairs = parse_qsl(
                 body.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=20
@@ -218,19 +236,22 @@ def credentials(content_type: bytes, body: bytes) -> tuple[str, str]:
         if not 1 <= len(name) <= LONGEST or not 1 <= len(password) <= LONGEST:
             raise ValueError(f"empty, or longer than {LONGEST} characters")
     except ValueError as error:
-        # The reason alone: what could not be read may hold a password.
+        # Only the reason: the unreadable body may contain a password.
         why = "not readable" if isinstance(error, orjson.JSONDecodeError | UnicodeError) else str(error)
         raise Failure(Kind.BAD_REQUEST, f"a login: {why}", public=_EXPECTED) from None
     return name, password
 
 
 def parse_verdict(status: int, body: bytes) -> tuple[str, list[str]]:
-    """Who logged in, as the service says: its id and roles. :class:`Failure` (502) where it does not say that."""
+    """Return the id and roles of the user from the response of the service.
+
+    :raises Failure: (502) if the response does not contain them.
+    """
     if status != 200:
-        raise Failure(Kind.BAD_RESPONSE, f"status {status} to a question about a password")
+        raise Failure(Kind.BAD_RESPONSE, f"status {status} in the response about a password")
     try:
-        said = orjson.loads(body)
-        user, roles = said["user_id"], said.get("roles", [])
+        document = orjson.loads(body)
+        user, roles = document["user_id"], document.get("roles", [])
         if isinstance(user, int) and not isinstance(user, bool):
             user = str(user)
         if not isinstance(user, str) or not user or not isinstance(roles, list):
@@ -239,5 +260,7 @@ def parse_verdict(status: int, body: bytes) -> tuple[str, list[str]]:
             raise ValueError
         identity_of(Session(user, tuple(roles), 0.0, 0.0))
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise Failure(Kind.BAD_RESPONSE, "no user_id and roles in the answer about a password") from None
+        raise Failure(
+            Kind.BAD_RESPONSE, "no user_id and roles in the response about a password"
+        ) from None
     return user, roles

@@ -1,4 +1,4 @@
-"""Preflights: what a browser asks before it sends a request of a page of another origin (Fetch standard)."""
+"""The handler of CORS preflights (Fetch standard)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from passerelle.security.cors import CorsPolicy
 
 
 class PreflightHandler:
-    """Answers the preflights of one route; none of its services is asked."""
+    """Handles the preflights of one route without a request to a service."""
 
     __slots__ = ("_cors",)
 
@@ -15,8 +15,8 @@ class PreflightHandler:
         self._cors = cors
 
     def __call__(self, exchange: HandlerExchange) -> None:
-        """Tell the browser what the page may, or refuse with 403 (:meth:`.CorsPolicy.preflight`)."""
-        asked = exchange.guarded_call()
-        method = asked.get(b"access-control-request-method") or b""
-        names = [field.value for field in asked.lines(b"access-control-request-headers")]
+        """Respond with what the page may request, or with 403 (:meth:`.CorsPolicy.preflight`)."""
+        call = exchange.guarded_call()
+        method = call.get(b"access-control-request-method") or b""
+        names = [field.value for field in call.lines(b"access-control-request-headers")]
         exchange.respond(self._cors.preflight(exchange.origin or b"", method, names))

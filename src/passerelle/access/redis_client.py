@@ -1,8 +1,8 @@
-"""The connection to Redis that shared limits, sessions and keys go over: one for all requests, written to as they come
-(pipelining).
+"""The connection to Redis for shared rate limits, sessions and keys: one for all requests, with pipelining.
 
-No request waits long for it. An answer that has not come within a few looks means that Redis is gone: who waits is told
-at once, who comes later does not wait at all, and the connection is made anew in the background.
+The time that a request waits is bounded. A reply that is missing after a few ticks means that Redis is unavailable:
+every waiting command then ends without a reply, later commands fail at once, and the client reconnects in the
+background.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from passerelle.caching.redis.reconnect import CONNECT, FIRST_PAUSE, LAST_PAUSE,
 from passerelle.security.credentials import redis_api_keys, redis_login_throttle, redis_sessions
 from passerelle.security.ratelimit.redis import DECIDE, HELLO, NOW, PREFIX
 
-# Every script that is run, without the lines that set ``now`` (us), which each of them begins with.
+# All scripts, without the lines that set ``now`` (us), with which each of them begins.
 SCRIPTS: Final = (
     DECIDE,
     HELLO,
@@ -33,33 +33,33 @@ SCRIPTS: Final = (
     redis_sessions.OPEN,
     redis_sessions.END,
 )
-# By which name Redis calls a script; it names them so itself, and nothing is kept secret by that.
+# The name of each script in Redis: Redis itself uses its SHA-1, which protects no secret.
 _NAMES: Final = {
     script: sha1((NOW + script).encode(), usedforsecurity=False).hexdigest().encode() for script in SCRIPTS
 }
 
-# Between two looks at what is not answered (seconds), and how many looks an answer may take: few for limits, which need
-# not have it, more for credentials, without which there is a 503. Looks and not a time: a process that was kept from
-# running for a second sees one look go by, and reads what came meanwhile before the next.
+# The time between two ticks (seconds), and how many ticks a reply may take: few for rate limits, which work without it,
+# more for credentials, without which the response is 503. Ticks and not a time: a process that was not scheduled for a
+# second counts one tick, and reads the replies that have arrived before the next.
 TICK: Final = 0.05
 TICKS_OPTIONAL: Final = 3
 TICKS_ESSENTIAL: Final = 20
-# What Redis says when a command alone is wrong, such as for a key that holds something else; any other error is about
-# Redis itself, and a new connection shows whether that goes on. Redis 6 says both as ERR where a script is stopped.
+# The errors of a single command, such as one for a key of another type. Any other error concerns Redis itself, and a
+# new connection shows whether it persists. Redis 6 reports both as ERR where a script is aborted.
 _OF_COMMAND: Final = ("ERR ", "WRONGTYPE ")
 _OF_REDIS: Final = ("-OOM ", "-READONLY ", "-MISCONF ", "-NOREPLICAS ", "-MASTERDOWN ")
 _LOST: Final = "the connection was lost"
-_LATE: Final = "no answer"
-# More than any answer has (bytes).
+_LATE: Final = "no reply"
+# More than any reply has (bytes).
 _MOST: Final = 1 << 20
-# How often this gateway says that it is there, in looks, and for how long it is believed (microseconds).
+# How often this gateway announces its presence (ticks), and how long an announcement is valid (microseconds).
 _PRESENCE_TICKS: Final = 20
 _PRESENCE_TTL: Final = 10_000_000
 
-_GONE: Final = "each gateway admits its part of every limit, and sessions and keys that are kept there are not verified"
+_GONE: Final = "each gateway admits its share of every limit, and sessions and keys stored there are not verified"
 
-# What the reader gives while an answer is not whole; False is an answer.
-_PART: Final = object()
+# The result of the reader while a reply is incomplete; False is a reply.
+_INCOMPLETE: Final = object()
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def _is_command_error(error: str) -> bool:
 
 
 class PendingReply:
-    """A command that is not answered yet. ``result`` stays None when it never will be."""
+    """The reply to a command in flight. ``result`` remains None when there will be no reply."""
 
     __slots__ = ("_callback", "result", "ticks")
 
@@ -83,11 +83,11 @@ class PendingReply:
         self._callback: Callable[[], None] | None = None
 
     def add_done_callback(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once, at the end."""
+        """Call ``callback`` once, when the reply has arrived or cannot arrive any more."""
         self._callback = callback
 
     def complete(self, result: object) -> None:
-        """Redis has said ``result``, or is gone (None)."""
+        """Set the reply, or None when Redis is unavailable, and call the callback."""
         self.result = result
         callback, self._callback = self._callback, None
         if callback is not None:
@@ -95,18 +95,18 @@ class PendingReply:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: answers come in the order of the commands."""
+    """One connection to Redis: replies arrive in the order of the commands."""
 
     def __init__(self, lost: Callable[[_Connection], None]) -> None:
         self._lost = lost
-        self._reader = hiredis.Reader(notEnoughData=_PART)
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[PendingReply] = deque()
-        self._unread = 0  # bytes since an answer was whole
-        self.why = ""  # it ended, where that is known
+        self._unread = 0  # bytes since the last complete reply
+        self.why = ""  # the reason why the connection ended, if known
 
     def send(self, words: Sequence[bytes], pending: PendingReply) -> PendingReply:
-        """Send a command, whose answer ``pending`` gets."""
+        """Send a command; ``pending`` receives its reply."""
         assert self._transport is not None
         self._waiting.append(pending)
         pieces = [b"*%d\r\n" % len(words)]
@@ -114,14 +114,14 @@ class _Connection(asyncio.Protocol):
         self._transport.write(b"".join(pieces))
         return pending
 
-    def is_late(self, patience: int) -> bool:
-        """Look once more: whether an answer has not come within ``patience`` looks."""
+    def is_late(self, limit: int) -> bool:
+        """Count a tick; return whether a reply is missing after more than ``limit`` of them."""
         for pending in self._waiting:
             pending.ticks += 1
-        return bool(self._waiting) and self._waiting[0].ticks > patience
+        return bool(self._waiting) and self._waiting[0].ticks > limit
 
     def abort(self, why: str = "") -> None:
-        """End it; who waits gets no answer."""
+        """Close the connection; commands in flight end without a reply."""
         self.why = self.why or why
         if self._transport is not None:
             self._transport.abort()
@@ -130,38 +130,41 @@ class _Connection(asyncio.Protocol):
             pending.complete(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It stands."""
+        """See :class:`asyncio.BaseProtocol`."""
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """See :class:`asyncio.BaseProtocol`."""
         self._lost(self)
         self.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Answers."""
+        """Read replies."""
         self._unread += len(data)
         try:
             self._reader.feed(data)
-            while (answer := self._reader.gets()) is not _PART:
+            while (reply := self._reader.gets()) is not _INCOMPLETE:
                 self._unread = 0
                 if not self._waiting:
-                    # Of what comes now nobody could say whom it answers: one client would get what is another's.
-                    self.abort("an answer that nobody waits for")
+                    # Later replies would be assigned to the wrong commands, and reach the wrong clients.
+                    self.abort("an unexpected reply")
                     return
-                self._waiting.popleft().complete(answer)
-                if isinstance(answer, hiredis.ReplyError) and not _is_command_error(str(answer)):
-                    self.abort(str(answer))
+                self._waiting.popleft().complete(reply)
+                if isinstance(reply, hiredis.ReplyError) and not _is_command_error(str(reply)):
+                    self.abort(str(reply))
                     return
         except hiredis.ProtocolError as error:
             self.abort(str(error))
         if self._unread > _MOST:
-            self.abort("an answer without an end")
+            self.abort("an endless reply")
 
 
 class RedisClient:
-    """``at_least`` is how many gateways are reckoned with before others were seen (the workers of the file);
-    ``is_essential``: it carries what is nowhere else, so that its answers are worth a little waiting."""
+    """A client of Redis that reconnects by itself.
+
+    ``at_least`` is the least number of gateways to assume (the workers of the configuration). An ``is_essential`` client
+    carries data that is nowhere else, so its replies may take longer.
+    """
 
     def __init__(self, url: str, loop: asyncio.AbstractEventLoop, at_least: int, *, is_essential: bool) -> None:
         self.url = url
@@ -170,22 +173,22 @@ class RedisClient:
         self._where = f"{parts.hostname}:{parts.port or 6379}"
         self.is_essential = is_essential
         self.gateways = at_least
-        self.up = False  # whether Redis is used at the moment
+        self.up = False  # whether Redis is in use now
         self._at_least = at_least
         self._loop = loop
         self._name = os.urandom(8).hex().encode("ascii")
-        # What came before the first connection stood or could not be made: that alone is worth waiting for.
+        # Commands issued before the first connection is established or has failed: they alone wait for a connection.
         self._queued: list[tuple[tuple[bytes, ...], PendingReply]] | None = []
         self._connection: _Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ticks = 0
         self._lost = asyncio.Event()
-        self._why = _LOST  # the last connection ended
+        self._why = _LOST  # the reason why the last connection ended
         self._reported_down = False
 
     def start(self) -> None:
-        """Begin to connect; returns at once."""
+        """Start to connect; returns at once."""
         self._task = self._loop.create_task(self._reconnect_forever(), name="redis link")
         self._tick()
 
@@ -200,18 +203,17 @@ class RedisClient:
 
     @property
     def usable(self) -> bool:
-        """Whether Redis is there, or may be in a moment."""
+        """Whether Redis is available, or the first connection is being established."""
         return self.up or self._queued is not None
 
     def run(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> PendingReply | None:
-        """Run one of :data:`SCRIPTS`; None when Redis is gone, or not there yet."""
+        """Run one of :data:`SCRIPTS`; return None when Redis is not available."""
         if not self.up or self._connection is None:
             return None
         return self._connection.send(_words(script, keys, arguments), PendingReply())
 
     def run_or_queue(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> PendingReply | None:
-        """The same for what cannot do without an answer: while the first connection is being made, it waits for that
-        (2 s at most)."""
+        """Run a script whose reply is required: it is queued while the first connection is established (at most 2 s)."""
         if self._queued is None:
             return self.run(script, keys, arguments)
         pending = PendingReply()
@@ -230,25 +232,25 @@ class RedisClient:
             except (OSError, TimeoutError) as error:
                 self._drop()
                 self._end_queued()
-                self._report_down((error.strerror if isinstance(error, OSError) else None) or str(error) or "no answer")
+                self._report_down((error.strerror if isinstance(error, OSError) else None) or str(error) or _LATE)
             else:
                 if await self._until_lost():
                     pause = FIRST_PAUSE
                     continue
-                # It can be connected to and is of no use.
+                # Connecting succeeds, but the connection is useless.
                 self._report_down(self._why)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
 
     async def _until_lost(self) -> bool:
-        """Wait until the connection is lost; whether it was of use until then."""
+        """Wait until the connection is lost; return whether it was useful until then."""
         try:
             async with asyncio.timeout(USE):
                 await self._lost.wait()
         except TimeoutError:
             if self._reported_down:
                 self._reported_down = False
-                _log.warning("redis: it is back")
+                _log.warning("redis: it is available again")
             await self._lost.wait()
             return True
         return False
@@ -261,7 +263,7 @@ class RedisClient:
     async def _connect(self) -> None:
         parts = urlsplit(self.url)
         secure = ssl.create_default_context() if parts.scheme == "rediss" else None
-        # Known before it stands: it may be lost before this task hears that it did.
+        # Set before it is established: it may be lost before this task runs again.
         connection = self._connection = _Connection(self._on_lost)
         await self._loop.create_connection(lambda: connection, parts.hostname or "", parts.port or 6379, ssl=secure)
         if parts.password:
@@ -280,7 +282,10 @@ class RedisClient:
             connection.send(words, pending)
 
     async def _call(self, *words: bytes) -> object:
-        """One answer; OSError when it is an error or never comes."""
+        """Send a command and return its reply.
+
+        :raises OSError: if the reply is an error, or does not arrive.
+        """
         connection = self._connection
         if connection is None:
             raise OSError(self._why)
@@ -288,24 +293,24 @@ class RedisClient:
         pending = connection.send(words, PendingReply())
         pending.add_done_callback(lambda: None if future.done() else future.set_result(None))
         await future
-        answer = pending.result
-        if answer is None or isinstance(answer, Exception):
-            raise OSError(str(answer or connection.why or _LOST))
-        return answer
+        reply = pending.result
+        if reply is None or isinstance(reply, Exception):
+            raise OSError(str(reply or connection.why or _LOST))
+        return reply
 
     def _presence_command(self) -> tuple[bytes, ...]:
         return _words(HELLO, [PREFIX + b"gateways"], [self._name, b"%d" % _PRESENCE_TTL])
 
-    def _on_presence(self, answer: object) -> None:
-        if isinstance(answer, int):
-            self.gateways = max(answer, self._at_least)
+    def _on_presence(self, reply: object) -> None:
+        if isinstance(reply, int):
+            self.gateways = max(reply, self._at_least)
 
     def _on_lost(self, connection: _Connection) -> None:
         if connection is self._connection:
             self._drop(connection.why)
 
     def _drop(self, why: str = "") -> None:
-        """Redis is gone, or as good as gone."""
+        """Drop the connection, and treat Redis as unavailable."""
         self.up = False
         self._why = why or _LOST
         connection, self._connection = self._connection, None

@@ -1,4 +1,4 @@
-"""Sessions that all gateways share, in a running worker: every step is one script in Redis, and none waits long."""
+"""Sessions in Redis, shared by all gateways: each step is one script, whose duration is bounded."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ class RedisSessionProvider(SessionProvider):
         self.method = RedisSessionMethod(self._sessions, self.cookies, self.origin)
 
     def check(self) -> None:
-        """:class:`Failure` while Redis is gone: then nobody is asked about passwords either, since the answer would
-        be told apart."""
+        """Check that Redis is available; without it no password is verified, since the responses would differ.
+
+        :raises Failure: if Redis is unavailable.
+        """
         if not self.redis.usable:
             raise store_unavailable("sessions")
 
     def open(self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done) -> bytes:
-        """A new session in the place of the one with the id ``old``."""
+        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called."""
         identity = new_id()
         ended = None if old is None else digest_of_valid(old)
         self._run(self._sessions.open(ended, digest_of_valid(identity), user, roles), self._forget_around(ended, done))
         return identity
 
     def revoke(self, identity: bytes, done: Done) -> None:
-        """End a session for all gateways."""
+        """End a session in all gateways; ``done`` is called when that is written."""
         digest = digest_of_valid(identity)
         self._run(self._sessions.end(digest), self._forget_around(digest, done))
 

@@ -1,5 +1,7 @@
-"""Sessions in a running worker. Those in a file: it is watched, and everything that is written to it is written on one
-thread."""
+"""The sessions that a worker accepts and opens, in an SQLite file or in Redis.
+
+A file is checked for changes; all writes to it run in one thread.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,13 @@ from passerelle.errors import Failure, Kind
 from passerelle.security.credentials.session_store import Lifetimes, Session, SessionStore, digest_of, new_id
 from passerelle.security.credentials.sessions import FileSessionMethod, OriginCheck, SessionCookies, SessionMethod
 
-# How often it is asked whether the file has changed (seconds): a session that another worker has ended is refused at
-# most this much later.
+# How often the file is checked for changes (seconds): the longest time until a session that another worker has ended is
+# refused.
 REFRESH = 0.5
-# How often last uses are written at least, if there are any (seconds); more often where sessions idle for a short time.
+# The longest time between writes of last uses (seconds); it is shorter where sessions have a short idle time.
 WRITE = 5.0
 
-# Told of the end of a write: None, or why it could not be done.
+# Called at the end of a write: with None, or with the reason why it failed.
 Done = Callable[[Failure | None], None]
 
 _log = logging.getLogger(__name__)
@@ -30,10 +32,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """The rules of sessions: ``cookie`` without its prefix, lifetimes in seconds.
+    """The rules of sessions. ``cookie`` is the name without its prefix; lifetimes are in seconds.
 
-    ``insecure`` cookies have neither ``Secure`` nor ``__Host-``. With ``token``, requests that change something need
-    the CSRF token of their session. ``origins`` are those whose pages may use sessions beside the gateway's own.
+    ``insecure`` cookies have neither ``Secure`` nor ``__Host-``. With ``token``, unsafe requests need the CSRF token
+    of their session. ``origins`` lists those whose pages may use sessions, apart from the gateway's own.
     """
 
     cookie: str
@@ -45,7 +47,7 @@ class SessionSettings:
 
 
 class SessionProvider:
-    """The sessions that ``settings`` describes, wherever they are kept."""
+    """The source of sessions under the rules of ``settings``."""
 
     method: SessionMethod
 
@@ -56,38 +58,43 @@ class SessionProvider:
         self.lifetimes = Lifetimes(settings.idle, settings.absolute)
 
     def start(self) -> None:
-        """Begin what goes on beside the requests."""
+        """Start background work."""
 
     def stop(self) -> None:
-        """End it."""
+        """Stop background work."""
 
     def check(self) -> None:
-        """:class:`Failure` where no session could begin now."""
+        """Check that a session can be opened now.
+
+        :raises Failure: if it cannot.
+        """
 
     def open(self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done) -> bytes:
-        """A new session in the place of the one with the id ``old``; gives its id, which holds once ``done`` is told
-        so."""
+        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called."""
         raise NotImplementedError
 
     def revoke(self, identity: bytes, done: Done) -> None:
-        """End a session; ``done`` is told when it is written that it has ended."""
+        """End a session; ``done`` is called when that is written."""
         raise NotImplementedError
 
     def _forget_around(self, digest: bytes | None, done: Done) -> Done:
-        """Forget the session now, and again at the end: it may be looked up once more before its end is written."""
+        """Forget the session now, and again after the write: it may be looked up once more in between."""
 
-        def then(failure: Failure | None) -> None:
+        def on_done(failure: Failure | None) -> None:
             if digest is not None:
                 self.method.forget(digest)
             done(failure)
 
         if digest is not None:
             self.method.forget(digest)
-        return then
+        return on_done
 
 
 class FileSessionProvider(SessionProvider):
-    """Sessions in the file ``path``. sqlite3.Error when it cannot be used."""
+    """Sessions in the file ``path``.
+
+    :raises sqlite3.Error: if the file cannot be used.
+    """
 
     method: FileSessionMethod
 
@@ -96,19 +103,19 @@ class FileSessionProvider(SessionProvider):
         self._loop = loop
         self._store = SessionStore(path)
         self.method = FileSessionMethod(self._store, self.cookies, self.lifetimes, self.origin)
-        # One thread, so that writes happen in their order; a writer may have to wait for the disk, or for another one.
+        # One thread keeps the writes in order; a write may wait for the disk, or for another writer.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sessions")
         self._writes = _SessionWriter(path)
         self.path = path
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start to check the file and to write last uses."""
         self._refresh()
         self._schedule_write()
 
     def stop(self) -> None:
-        """Write what there is, and close the file."""
+        """Write the pending last uses, and close the file."""
         for timer in self._timers.values():
             timer.cancel()
         self._write_pending_uses()
@@ -117,8 +124,7 @@ class FileSessionProvider(SessionProvider):
         self._store.close()
 
     def open(self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done) -> bytes:
-        """A new session in the place of the one with the id ``old``; gives its id, which holds once ``done`` is told
-        so."""
+        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called."""
         identity = new_id()
         now = time.time()
         session = Session(user, roles, now, now)
@@ -129,7 +135,7 @@ class FileSessionProvider(SessionProvider):
         return identity
 
     def revoke(self, identity: bytes, done: Done) -> None:
-        """End a session; ``done`` is told when it is written that it has ended."""
+        """End a session; ``done`` is called when that is written."""
         digest = digest_of_valid(identity)
         self._write(lambda store: store.revoke(digest), self._forget_around(digest, done))
 
@@ -142,7 +148,7 @@ class FileSessionProvider(SessionProvider):
 
         try:
             writing = self._loop.run_in_executor(self._writer, self._writes.run, write)
-        except RuntimeError:  # a reload has put other sessions in the place of these
+        except RuntimeError:  # a reload has replaced this provider
             raise Failure(Kind.UNVERIFIABLE, "the store of sessions is closed") from None
         writing.add_done_callback(ended)
 
@@ -165,14 +171,14 @@ class FileSessionProvider(SessionProvider):
 
 
 def digest_of_valid(identity: bytes) -> bytes:
-    """The digest of an id that has the form of one."""
+    """Return the digest of a well-formed session id."""
     digest = digest_of(identity)
-    assert digest is not None, "an id of our own, or one that was looked up"
+    assert digest is not None, "the id was created here, or looked up"
     return digest
 
 
 class _SessionWriter:
-    """What runs on the thread: the file is opened there with the first write."""
+    """The writes, which run in their thread: it opens the file at the first write."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -180,13 +186,16 @@ class _SessionWriter:
         self.swept = 0.0
 
     def run(self, write: Callable[[SessionStore], None]) -> None:
-        """Write, or raise sqlite3.Error."""
+        """Run ``write`` on the file.
+
+        :raises sqlite3.Error: if it fails.
+        """
         if self._store is None:
             self._store = SessionStore(self._path)
         write(self._store)
 
     def record_uses(self, used: dict[bytes, float], lifetimes: Lifetimes, now: float) -> None:
-        """Note last uses and sweep; what cannot be written is lost, and said in the log of the process."""
+        """Write last uses and delete ended sessions. Uses that cannot be written are lost, and the error is logged."""
         self.swept = now
         try:
             self.run(lambda store: store.touch(used, lifetimes, now))

@@ -35,7 +35,7 @@ class MemoryStore:
 
     ``epoch`` grows with each deletion and purge. A fetch notes the epoch when its request is forwarded and passes it to
     :meth:`put_since`. Stored items are not tracked by the garbage collector (:mod:`.gc_untrack`), so a store must be
-    cleared before it is dropped.
+    cleared before it is dropped. ``keys`` is a view of the keys held now.
     """
 
     __slots__ = (
@@ -55,6 +55,7 @@ class MemoryStore:
         "capacity",
         "epoch",
         "evictions",
+        "keys",
         "largest",
     )
 
@@ -63,6 +64,7 @@ class MemoryStore:
         self.epoch = 0
         self.evictions = 0
         self._index: dict[bytes, StoredItem] = {}
+        self.keys = self._index.keys()
         self._small: deque[bytes] = deque()
         self._main: deque[bytes] = deque()
         self._small_bytes = 0
@@ -206,6 +208,7 @@ class MemoryStore:
         self._purged()
         count = len(self._index)
         self._index = {}
+        self.keys = self._index.keys()
         self._small.clear()
         self._main.clear()
         self._ghost = GhostQueue()

@@ -1,8 +1,8 @@
-"""A composed answer as a whole, on a route that stores it: to the cache it is what a service's answer is.
+"""A composition as the origin of a stored response, on a route that stores the whole.
 
-Its terms are those of its parts, the least of each: the shortest lifetime, no storing where one part forbids it, all
-their Vary fields and tags. Clients are told what the parts say to clients (``Cache-Control``). What holds for the
-store alone, such as a lifetime that the configuration gives, is said in a field of the gateway's own.
+The whole is stored under the strictest terms of its parts: the shortest lifetime, no storing where one part forbids it,
+and the Vary fields and tags of all. ``Cache-Control`` of the whole combines what the parts declare to clients. Terms
+for the store alone, such as a configured lifetime, are in a field that the gateway adds and removes.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.interfaces import NO_INSTANCE, NULL_RECEIVER, ResponseReceiver, ResponseSource
 from passerelle.upstream.request_body import RequestBody
 
-# Settings of a part without a cache of its own: its answers have the lifetime that they name, and no other.
+# The settings of a part without a cache of its own: its responses have only the lifetime that they declare.
 _NO_CACHE_SETTINGS: Final = CacheSettings(heuristic=False)
-# What every part is asked alike, whatever the client's own.
+# The fields that are the same in all requests for parts, whatever the client sends.
 _FIXED: Final = frozenset({b"accept", b"accept-encoding"})
 
 
 class ComposedOrigin:
-    """One request's composed answer, as the origin that the cache asks."""
+    """The composition of one request, as an origin of the cache."""
 
     __slots__ = ("_part_requests", "_route", "deadlines")
 
@@ -51,11 +51,11 @@ class ComposedOrigin:
     def make_request(
         self,
     ) -> Callable[[Any, ResponseReceiver, bytes, bytes, RequestBody | None, float], ResponseSource]:
-        """What asks for the parts."""
+        """The factory of the source that requests the parts."""
         return self._start
 
     def for_revalidation(self) -> ComposedOrigin:
-        """The same whole, of parts none of which is stale."""
+        """Return an origin of the same whole that uses no stale parts."""
         return ComposedOrigin(self._route, self._part_requests.for_revalidation())
 
     def _start(
@@ -71,7 +71,7 @@ class ComposedOrigin:
 
 
 class ComposedSource:
-    """All parts asked for, and their answers joined for ``receiver``: it hears of the end exactly once."""
+    """Requests all parts, and passes the composed response, or one failure, to ``receiver``."""
 
     __slots__ = (
         "_gather",
@@ -99,11 +99,11 @@ class ComposedSource:
         self._parts: list[PartRequest] = []
         self.key: bytes | None = None
         self.attempts = 0
-        self.hedged: str | None = None  # its parts are told together, in the metrics
+        self.hedged: str | None = None  # the metrics count the hedges of all parts
         self.seconds = 0.0
 
     def start(self) -> None:
-        """Ask for every part."""
+        """Request every part."""
         self._gather = gather = Gather(self._route.composition, self._on_outcome)
         gather.start(self._start_part)
 
@@ -114,21 +114,21 @@ class ComposedSource:
         return part_request
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more."""
+        """Cancel every part."""
         self._receiver = NULL_RECEIVER
         gather, self._gather = self._gather, None
         if gather is not None:
             gather.cancel()
 
     def refuse(self, failure: Failure) -> None:
-        """Take no more of it."""
+        """Cancel every part: the response is faulty."""
         self.cancel()
 
     def pause(self) -> None:
-        """Nothing to do: the answer comes whole."""
+        """Do nothing: the response is passed on as a whole."""
 
     def resume(self) -> None:
-        """Nothing to do either."""
+        """Do nothing: the response is passed on as a whole."""
 
     def _on_outcome(self, outcome: Outcome) -> None:
         receiver, self._receiver = self._receiver, NULL_RECEIVER
@@ -150,7 +150,11 @@ class ComposedSource:
 
 
 class _PartTerms(NamedTuple):
-    """What one part's answer says of storing and using it. Lifetimes in seconds from now; None: it names none."""
+    """The terms under which the response of one part may be stored and used.
+
+    ``stored`` and ``shown`` are its lifetimes for the store and for clients, in seconds from now; None where it
+    declares none.
+    """
 
     stored: float | None
     shown: float | None
@@ -164,7 +168,7 @@ class _PartTerms(NamedTuple):
 def _combined_fields(
     route: ComposedRoute, parts: Iterable[PartRequest], params: Mapping[str, bytes], body: bytes, now: float
 ) -> Fields:
-    """The fields of a whole answer that is made of these parts' (RFC 9111 §3, §4.2)."""
+    """Return the fields of the whole that is composed of ``parts`` (RFC 9111 §3, §4.2)."""
     terms = [_terms(each.cache, part, params, now) for each, part in zip(route.parts, parts, strict=True)]
     vary = {name for each in terms for name in (each.vary if each.vary is not None else (b"*",))} - _FIXED
     fields: Fields = [(b"ETag", b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode("ascii"))]
@@ -179,16 +183,16 @@ def _combined_fields(
     lifetime = _least(lifetimes if route.ttl is None else [*lifetimes, route.ttl])
     kept = _cache_control(control, lifetime, any(each.strict for each in terms), public)
     if kept:
-        # "proxy-revalidate" says no more than it must: "must-revalidate" would share it among users (RFC 9111 §3.5).
+        # Not "must-revalidate", which would allow sharing the response among users (RFC 9111 §3.5).
         fields.append((TERMS, kept.replace(b"must-revalidate", b"proxy-revalidate")))
     tags = dict.fromkeys(tag for each in terms for tag in each.tags)
     fields += [(b"Surrogate-Key", tag) if b"," in tag else (b"Cache-Tag", tag) for tag in tags]
     return fields
 
 
-def _cache_control(said: frozenset[bytes], lifetime: float | None, strict: bool, public: bool) -> bytes:
-    """A Cache-Control of these terms, empty where there is nothing to say."""
-    members: list[bytes] = [name for name in (b"no-store", b"private", b"no-cache") if name in said]
+def _cache_control(directives: frozenset[bytes], lifetime: float | None, strict: bool, public: bool) -> bytes:
+    """Return a Cache-Control value of these terms, empty without any."""
+    members: list[bytes] = [name for name in (b"no-store", b"private", b"no-cache") if name in directives]
     if not members and lifetime is not None:
         members.append(b"max-age=%d" % max(lifetime, 0.0))
         if public:
@@ -199,12 +203,13 @@ def _cache_control(said: frozenset[bytes], lifetime: float | None, strict: bool,
 
 
 def _least(lifetimes: list[float | None]) -> float | None:
-    """The shortest, or None where one is not known."""
+    """Return the shortest lifetime, or None where one of them is unknown."""
     known = [seconds for seconds in lifetimes if seconds is not None]
     return min(known) if len(known) == len(lifetimes) else None
 
 
 def _terms(cache: CachePlan | None, part: PartRequest, params: Mapping[str, bytes], now: float) -> _PartTerms:
+    """Return the terms of the response to ``part``, under the settings of its own cache where it has one."""
     settings = cache.settings if cache is not None else _NO_CACHE_SETTINGS
     entry = part.entry
     if entry is not None:
@@ -213,33 +218,31 @@ def _terms(cache: CachePlan | None, part: PartRequest, params: Mapping[str, byte
         assert part.response is not None
         status, fields, tags = part.response.status, part.response.fields, tags_of(part.response)
     response = OriginResponse(status, fields, request_time=now, response_time=now)
-    said = read_terms(response, settings)
-    directives, lifetime = said.directives, said.lifetime
-    # One that lists fields holds for the whole here: what it would take out is part of the body.
+    terms = read_terms(response, settings)
+    directives, lifetime = terms.directives, terms.lifetime
+    # A directive that lists fields is taken as unqualified: the composed body may contain what it would exclude.
     control = frozenset(
         name for name in (b"no-store", b"private", b"no-cache", b"must-revalidate") if name in directives
     )
-    named = lifetime.explicit or lifetime.seconds > 0.0
+    has_lifetime = lifetime.explicit or lifetime.seconds > 0.0
     age = initial_age(response) if entry is None else now - entry.born
     stored: float | None = None
-    if entry is not None and (named or settings.ttl is not None):
+    if entry is not None and (has_lifetime or settings.ttl is not None):
         stored = entry.fresh_until - now if entry.fresh_until != NEVER else 0.0
     elif settings.ttl is not None and status in settings.statuses:
         stored = settings.ttl
-    elif named:
+    elif has_lifetime:
         stored = lifetime.seconds - age
-    added_lines = directives.seconds(b"max-age")
-    if added_lines is None and lifetime.explicit and b"s-maxage" not in directives:
-        added_lines = int(lifetime.seconds)
-    shared = said.shareable or settings.identity is IdentitySharing.SHARED
-    vary = said.names
+    max_age = directives.seconds(b"max-age")
+    if max_age is None and lifetime.explicit and b"s-maxage" not in directives:
+        max_age = int(lifetime.seconds)
+    shared = terms.shareable or settings.identity is IdentitySharing.SHARED
+    vary = terms.names
     if vary is not None:
         vary = tuple(CONSUMER_FIELD if name == CONSUMER else name for name in vary)
         if not (shared or lifetime.explicit or b"no-cache" in directives):
-            vary = (*vary, b"cookie")  # such an answer is not shared where cookies are in play (caching/storing.py)
+            vary = (*vary, b"cookie")  # such a response is not shared among requests with cookies (caching/storing.py)
     if cache is not None and entry is None:
         tags += cache.fill_tags(params)
     strict = b"must-revalidate" in directives or b"proxy-revalidate" in directives
-    return _PartTerms(
-        stored, added_lines - age if added_lines is not None else None, control, vary, strict, shared, tags
-    )
+    return _PartTerms(stored, max_age - age if max_age is not None else None, control, vary, strict, shared, tags)

@@ -1,22 +1,22 @@
-"""One answer out of several: ask for every part at once, wait, and splice the parts' JSON into one document.
+"""Composition: request several parts at once, and splice their JSON bodies into one document.
 
-Pure given a ``start_part``: nothing here knows of sockets. Part bodies are checked as JSON (RFC 8259) and put in as the
-bytes they were, so no number, key order or duplicate name changes form. Keys are the configuration's: parts cannot
-collide.
+There is no I/O here: ``start_part`` requests a part. Bodies are checked as JSON (RFC 8259) and inserted unchanged, so
+that numbers, the order of keys and duplicate names keep their form. The keys of the document are those of the
+configuration, so parts cannot collide.
 
 =====================================  =======================================================================
-what a part did                        what becomes of it
+response of a part                     effect
 =====================================  =======================================================================
-2xx with a JSON body                   its bytes, whatever value they are (``null``, ``[1]`` and ``"s"`` too)
-a status in its ``pass_status``        the whole answer is that answer (required parts only)
-no answer in its time                  failed: 504 if required
-anything else                          failed: 502 if required
+2xx with a JSON body                   its bytes are inserted, whatever the value (also ``null``, ``[1]``, ``"s"``)
+a status in its ``pass_status``        this response is sent as the whole (required parts only)
+none within its timeout                the part has failed: 504 if it is required
+anything else                          the part has failed: 502 if it is required
 =====================================  =======================================================================
 
-"Anything else" is: another status (401 and 403 too: a part's refusal must not look like success, nor like a refusal of
-the whole), an empty body, 204, a body that is not JSON or says that it is something else, a content coding that was not
-asked for and cannot be undone, a connection that broke off. A part that is not required is replaced by its
-fallback and named in ``partial``. When a required part fails the others are cancelled.
+"Anything else" is: another status (also 401 and 403: the refusal of a part must not look like success, nor like a
+refusal of the whole), an empty body, 204, a body that is not JSON or is declared as something else, a content coding
+that cannot be decoded, a broken connection. An optional part that failed is replaced by its fallback and named in
+``partial``. When a required part fails, the others are cancelled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from passerelle.errors import Failure, Kind
 
 
 class CompositionPart(NamedTuple):
-    """One part as configured. ``fallback`` is JSON that replaces it when it fails; None makes it required."""
+    """A configured part. ``fallback`` is the JSON that replaces a failed part; None makes the part required."""
 
     name: str
     fallback: bytes | None = None
@@ -39,14 +39,14 @@ class CompositionPart(NamedTuple):
 
 
 class ComposedResponse(NamedTuple):
-    """The whole answer: a JSON object, and the names of the parts that were replaced."""
+    """A composed response: a JSON object, and the names of the parts replaced by their fallback."""
 
     body: bytes
     partial: tuple[str, ...]
 
 
 class PassedResponse(NamedTuple):
-    """A required part's answer that is the whole answer (``pass_status``)."""
+    """The response of a required part that is sent as the whole (``pass_status``)."""
 
     name: str
     status: int
@@ -55,20 +55,20 @@ class PassedResponse(NamedTuple):
 
 
 class Cancellable(Protocol):
-    """A call under way."""
+    """The request for one part, in flight."""
 
     def cancel(self) -> None:
-        """Its answer is not wanted any more."""
+        """Cancel the request."""
 
 
 Outcome = ComposedResponse | PassedResponse | Failure
 
 MAX_DECODED = 10 * 1024 * 1024
-"""A part's body after undoing its content coding, in bytes."""
+"""The longest body of a part after decoding its content coding, in bytes."""
 
 
 class Composition:
-    """The parts of one route, and the fixed bytes between them."""
+    """The parts of one route, and the bytes of the document between them."""
 
     __slots__ = ("_template", "parts")
 
@@ -80,12 +80,12 @@ class Composition:
         self._template = b"{" + b",".join(members) + b"}"
 
     def splice(self, values: Sequence[bytes]) -> bytes:
-        """The document: one value (JSON) per part, in order."""
+        """Return the document with ``values``: one JSON value for each part, in order."""
         return self._template % tuple(values)
 
 
 class Gather:
-    """One composed answer under way: ``on_outcome`` is called once, with its outcome, unless it is cancelled first."""
+    """The parts of one request. Unless it is cancelled, ``on_outcome`` is called once with the outcome."""
 
     __slots__ = ("_composition", "_done", "_missing", "_on_outcome", "_partial", "_running", "_values")
 
@@ -99,8 +99,10 @@ class Gather:
         self._done = False
 
     def start(self, start_part: Callable[[int, Gather], Cancellable]) -> None:
-        """Call every part: ``start_part(index, self)`` must lead to one :meth:`on_part` or :meth:`on_part_failure` of
-        that index."""
+        """Request every part with ``start_part(index, self)``.
+
+        Each of these calls must lead to one call of :meth:`on_part` or :meth:`on_part_failure` with that index.
+        """
         for index in range(len(self._composition.parts)):
             started = start_part(index, self)
             if self._done:
@@ -109,7 +111,7 @@ class Gather:
             self._running.append(started)
 
     def on_part(self, index: int, status: int, media_type: bytes, coding: bytes, body: bytes) -> None:
-        """A part's whole answer came; ``media_type`` and ``coding`` are its Content-Type and Content-Encoding."""
+        """Take the response of a part; ``media_type`` and ``coding`` are its Content-Type and Content-Encoding."""
         part = self._composition.parts[index]
         if part.fallback is None and status in part.pass_status:
             self._finish(PassedResponse(part.name, status, media_type, body))
@@ -122,7 +124,7 @@ class Gather:
         self._set_value(index, value)
 
     def on_part_failure(self, index: int, failure: Failure) -> None:
-        """A part could not be had."""
+        """Take the failure of a part: use its fallback, or fail the whole."""
         part = self._composition.parts[index]
         if part.fallback is None:
             kind = Kind.TIMEOUT if failure.status == 504 else Kind.PART_FAILED
@@ -134,11 +136,11 @@ class Gather:
             self._set_value(index, part.fallback)
 
     def cancel(self) -> None:
-        """Nobody wants the whole any more: cancel every part."""
+        """Cancel every part."""
         self._done = True
-        calls, self._running = self._running, []
-        for start_part in calls:
-            start_part.cancel()
+        running, self._running = self._running, []
+        for part in running:
+            part.cancel()
 
     def _set_value(self, index: int, value: bytes) -> None:
         if self._done:
@@ -159,15 +161,18 @@ class Gather:
 
 
 def json_value(status: int, media_type: bytes, coding: bytes, body: bytes) -> bytes:
-    """The JSON value in a part's answer, as the bytes that came; a Failure(PART_FAILED) when there is none."""
+    """Return the JSON value in the response of a part, as received.
+
+    :raises Failure: (``PART_FAILED``) if the response has no JSON value.
+    """
     if not 200 <= status < 300:
         raise Failure(Kind.PART_FAILED, f"status {status}")
     if coding and coding.lower() != b"identity":
         body = _decode(coding.lower(), body)
     if not body:
         raise Failure(Kind.PART_FAILED, f"status {status} without a body")
-    if media_type != b"application/json" and not _says_json(media_type):
-        raise Failure(Kind.PART_FAILED, "the answer does not say that it is JSON")
+    if media_type != b"application/json" and not _is_json_type(media_type):
+        raise Failure(Kind.PART_FAILED, "the response is not declared as JSON")
     try:
         orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -175,16 +180,19 @@ def json_value(status: int, media_type: bytes, coding: bytes, body: bytes) -> by
     return body
 
 
-def _says_json(media_type: bytes) -> bool:
-    """``application/json``, any ``+json`` (RFC 6839 §3.1), or nothing said at all."""
+def _is_json_type(media_type: bytes) -> bool:
+    """Return whether this is ``application/json``, any ``+json`` (RFC 6839 §3.1), or no media type."""
     essence = media_type.partition(b";")[0].strip(b" \t").lower()
     return essence in (b"", b"application/json") or essence.endswith(b"+json")
 
 
 def _decode(coding: bytes, body: bytes) -> bytes:
-    """``body`` without its gzip or deflate coding (RFC 9110 §8.4.1); a Failure when that cannot be undone."""
+    """Decode gzip or deflate (RFC 9110 §8.4.1).
+
+    :raises Failure: if ``body`` has another coding, or cannot be decoded.
+    """
     if coding not in (b"gzip", b"x-gzip", b"deflate"):
-        raise Failure(Kind.PART_FAILED, "a content coding that was not asked for")
+        raise Failure(Kind.PART_FAILED, "a content coding that was not requested")
     window = 15 if coding == b"deflate" else 31
     decoder = zlib.decompressobj(window)
     try:
@@ -192,5 +200,5 @@ def _decode(coding: bytes, body: bytes) -> bytes:
     except zlib.error as error:
         raise Failure(Kind.PART_FAILED, f"broken content coding: {error}") from None
     if not decoder.eof:
-        raise Failure(Kind.PART_FAILED, "content coding cut short, or too large")
+        raise Failure(Kind.PART_FAILED, "content coding truncated, or too large")
     return decoded

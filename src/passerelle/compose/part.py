@@ -1,4 +1,4 @@
-"""One part of a composition, asked for: collects a whole answer and hands it to the gathering."""
+"""The request for one part of a composition: it collects the whole response."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from passerelle.caching.entry import Entry
-from passerelle.caching.request import RequestView as CacheFacts
+from passerelle.caching.request import RequestView
 from passerelle.compose.composition import ComposedResponse, Gather, PassedResponse
 from passerelle.errors import Failure, Kind
-from passerelle.http.messages import Fields, Response
+from passerelle.http.messages import Fields, Response, get
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.serialize import serialize
 from passerelle.proxy_cache.lookup import CacheLookup
@@ -17,18 +17,35 @@ from passerelle.proxy_cache.request import CacheRequest
 from passerelle.upstream.request import CallPolicy, UpstreamRequest
 from passerelle.upstream.service import StickyCookie
 
-# The largest answer of one part, in bytes: it is held in memory until the whole is spliced.
+# The longest body of one part, in bytes: it is held in memory until the document is spliced.
 MAX_PART = 10 * 1024 * 1024
-# The head of a composed answer that has nothing special about it.
+# The head of a composed response without cookies and without failed parts.
 COMPOSED = serialize(Response(200, [(b"Content-Type", b"application/json")]))
 
 
 class PartMetadata(NamedTuple):
-    """What a composition reads in a part's head."""
+    """The fields of a part's response that a composition uses."""
 
     media_type: bytes
     coding: bytes
     cookies: tuple[bytes, ...]
+
+
+# The metadata of stored parts, shared among equal ones: so an entry that refers to one holds no memory for it.
+_shared_metadata: dict[PartMetadata, PartMetadata] = {}
+_MOST_METADATA = 256
+_LONGEST_MEDIA_TYPE = 128
+
+
+def _entry_metadata(entry: Entry) -> PartMetadata:
+    """Read the metadata in the head of ``entry``, and remember it with the entry where it is shared."""
+    fields = entry.fields
+    cookies = tuple(value for name, value in fields if name == b"set-cookie")
+    metadata = PartMetadata(get(fields, b"content-type") or b"", get(fields, b"content-encoding") or b"", cookies)
+    if len(_shared_metadata) < _MOST_METADATA and not cookies and len(metadata.media_type) <= _LONGEST_MEDIA_TYPE:
+        _shared_metadata.setdefault(metadata, metadata)
+    entry.owner = _shared_metadata.get(metadata)
+    return metadata
 
 
 def _part_metadata(head: ResponseHead) -> PartMetadata:
@@ -37,9 +54,10 @@ def _part_metadata(head: ResponseHead) -> PartMetadata:
 
 
 class PartRequest:
-    """Asks for part ``index`` of ``gather``, through the cache where ``request`` is given.
+    """Requests part ``index`` of ``gather``, through the cache where ``request`` is given.
 
-    ``cookies`` are the Set-Cookie lines of its answer, which is ``response`` or, from the cache, ``entry``.
+    ``response`` is the head of a response from upstream, ``entry`` a response from the cache. ``cookies`` are the
+    values of its Set-Cookie fields.
     """
 
     streams = False
@@ -85,32 +103,33 @@ class PartRequest:
 
     @property
     def has_response(self) -> bool:
-        """Whether its instance has begun to answer."""
+        """Whether the head of a response from upstream has arrived."""
         return self.response is not None
 
     def cancel(self) -> None:
-        """The part is not wanted any more."""
+        """Cancel the request."""
         self.source.cancel()
 
     def on_interim(self, head: ResponseHead) -> None:
-        """Nothing to do: the whole answer is not there yet."""
+        """Ignore a 1xx response."""
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """Nobody asked for another protocol."""
+        """Fail the part: a 101 was not requested."""
         self.source.cancel()
         self._gather.on_part_failure(self._index, Failure(Kind.PART_FAILED, "status 101"))
 
-    def on_stored(self, metadata: CacheFacts, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
-        """The cache has the part."""
+    def on_stored(self, view: RequestView, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
+        """Take the stored response of the part."""
         self.entry = entry
-        values = [value for name, value in entry.fields if name == b"set-cookie"]
-        self.cookies = (*values, *(line.partition(b":")[2].strip() for line in added_lines))
-        media_type = entry.get(b"content-type") or b""
-        coding = entry.get(b"content-encoding") or b""
+        metadata = entry.owner if isinstance(entry.owner, PartMetadata) else _entry_metadata(entry)
+        media_type, coding, cookies = metadata
+        if added_lines:
+            cookies = (*cookies, *(line.partition(b":")[2].strip() for line in added_lines))
+        self.cookies = cookies
         self._gather.on_part(self._index, entry.status, media_type, coding, entry.body)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The part's answer begins."""
+        """Take the head of the response, and the first bytes of its body."""
         self.response = head
         if complete:
             self._finish(data)
@@ -120,7 +139,7 @@ class PartRequest:
             self.on_data(data)
 
     def on_data(self, data: bytes) -> None:
-        """More of it."""
+        """Take a piece of the body."""
         self._size += len(data)
         if self._size > MAX_PART:
             self._too_large()
@@ -128,17 +147,17 @@ class PartRequest:
             self._pieces.append(data)
 
     def on_end(self) -> None:
-        """All of it is there."""
+        """Pass the complete response to the gather."""
         self._finish(b"".join(self._pieces))
 
     def on_failure(self, failure: Failure) -> None:
-        """It could not be had."""
+        """Pass the failure to the gather."""
         self._gather.on_part_failure(self._index, failure)
 
     def _finish(self, body: bytes) -> None:
         head = self.response
         if head is None:
-            raise RuntimeError("a body without a head")
+            raise RuntimeError("the body of a response without a head")
         metadata: PartMetadata = head.part_metadata or _part_metadata(head)
         head.part_metadata = metadata
         media_type, coding, self.cookies = metadata
@@ -152,7 +171,7 @@ class PartRequest:
 def composed_response(
     outcome: ComposedResponse | PassedResponse, parts: Iterable[PartRequest]
 ) -> tuple[int, bytes, bytes]:
-    """Status, head (as :func:`passerelle.http1.serialize.serialize` gives it) and body of a composed answer."""
+    """Return status, head (as :func:`passerelle.http1.serialize.serialize` returns it) and body of the whole."""
     fields: Fields = []
     if isinstance(outcome, ComposedResponse):
         status, body = 200, outcome.body

@@ -1,4 +1,4 @@
-"""What all parts of one composed request have in common, and how each of them is asked for."""
+"""The requests for the parts of one composed request."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from passerelle.compose.composition import Gather
 from passerelle.compose.part import PartRequest
 from passerelle.compose.plans import PartPlan
 from passerelle.http1.head import RequestHead
-from passerelle.proxy_cache.cache import part_view, path_tag
+from passerelle.proxy_cache.cache import part_view
 from passerelle.proxy_cache.request import CacheRequest
 from passerelle.upstream.request import UpstreamRequest
 
 
 class PartRequests:
-    """Asks for the ``parts`` of one request. ``fields`` are the lines that all of them get; ``address`` gives the
-    client's, ``cache_origin`` where it has asked as cache keys name it; ``cached`` tells whether the caches may
-    answer."""
+    """Creates the requests for the ``parts`` of one composed request.
+
+    ``fields`` are the field lines that every request has. ``address`` returns the address of the client,
+    ``cache_origin`` the requested origin as cache keys have it. Without ``cached`` the caches are bypassed.
+    """
 
     __slots__ = (
         "_address",
@@ -26,6 +28,7 @@ class PartRequests:
         "_consumer",
         "_fields",
         "_head",
+        "_origin",
         "_rest",
         "_revalidate",
         "params",
@@ -53,16 +56,20 @@ class PartRequests:
         self._address = address
         self._cache_origin = cache_origin
         self._cached = cached
+        self._origin: bytes | None = None
         self._revalidate = False
 
     def for_revalidation(self) -> PartRequests:
-        """Asks for the same parts, and takes no stale answer for one."""
+        """Return a copy that uses no stale responses."""
         copied = copy(self)
         copied._revalidate = True
         return copied
 
     def make(self, index: int, gather: Gather, started: float) -> PartRequest:
-        """Part number ``index``, ready to start; ``started`` is when the whole was asked for (of ``perf_counter``)."""
+        """Create the request for part number ``index``, not started.
+
+        ``started`` is when the whole was requested (of ``perf_counter``).
+        """
         part = self.parts[index]
         policy = part.policy
         service = policy.service
@@ -74,15 +81,15 @@ class PartRequests:
         request = None
         if part.cache is not None and self._cached:
             view = part_view(self._head, self._fields, self._consumer)
-            kept = part.key
+            prefix = part.key
             if part.cache.settings.key.hosts is None:
-                kept = b"%b#%b" % (
-                    kept,
-                    self._cache_origin(),
-                )  # services are told of it, whoever else asks for the part
-            asks = (policy, part.cache, view, b"%b %b" % (kept, path), message, params, started)
+                origin = self._origin
+                if origin is None:
+                    origin = self._origin = self._cache_origin()
+                prefix = b"%b#%b" % (prefix, origin)  # services receive the origin, so a response may depend on it
+            arguments = (policy, part.cache, view, b"%b %b" % (prefix, path), message, params, started)
             request = CacheRequest(
-                *asks, node_key=node_key, path_tags=(path_tag(service.name, path),), revalidate=self._revalidate
+                *arguments, node_key=node_key, sources=((service.name, path),), revalidate=self._revalidate
             )
         part_request = PartRequest(gather, index, policy, message, started, request)
         if key is not None and isinstance(part_request.source, UpstreamRequest):
@@ -90,6 +97,6 @@ class PartRequests:
             part_request.sticky = service.cookie
         return part_request
 
-    def path_tags(self) -> tuple[bytes, ...]:
-        """The tags of the paths at services that the whole is made of."""
-        return tuple(path_tag(part.policy.service.name, part.path.fill(self.params)) for part in self.parts)
+    def sources(self) -> tuple[tuple[str, bytes], ...]:
+        """Return the services and targets whose responses the whole is made of."""
+        return tuple((part.policy.service.name, part.path.fill(self.params)) for part in self.parts)

@@ -1,4 +1,4 @@
-"""How the parts of a composition are requested."""
+"""The plans of composed routes and of their parts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from passerelle.routing.paths import Template
 from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.request import CallPolicy
 
-# The field in which a composed answer tells the cache its terms: one of the gateway's own, so it goes no further.
+# The field with the terms under which the cache stores a composed response; the gateway never forwards it.
 TERMS: Final = b"passerelle-cache-control"
 
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """How one part of a composition is asked for; ``key`` stands before the origin in its cache keys."""
+    """How one part of a composition is requested; ``key`` is the prefix of its cache keys."""
 
     name: str
     policy: CallPolicy

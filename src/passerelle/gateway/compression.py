@@ -1,7 +1,8 @@
-"""Routes that compress: between a route's answers and its clients, coding what the client accepts (RFC 9110 §8.4).
+"""Compression of responses with a content coding that the client accepts (RFC 9110 §8.4).
 
-What comes from upstream is coded piece by piece, as it comes. What is stored is stored once, as it came, and coded once
-for each coding that somebody asks for; these forms are kept with the entry, counted with it and gone with it.
+A response from upstream is encoded piece by piece as it arrives. A stored response is stored once, as received, and
+encoded once for each coding that a client accepts. These encoded forms belong to the entry: they count towards its size
+and are evicted with it.
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ if TYPE_CHECKING:
     from passerelle.errors import Failure
     from passerelle.proxy_cache.interfaces import CacheClient
 
-# The longest body that is coded at once, in bytes: up to 15 ms. What is longer, and stored, is coded in a thread.
+# The longest body that is encoded on the event loop, in bytes: up to 15 ms. Longer stored bodies go to a thread.
 AT_ONCE: Final = 1024 * 1024
 
 
 def coding_of(head: RequestHead, rule: CodingRule) -> bytes | None:
-    """The coding of the answer to this request, or None."""
+    """Return the content coding of the response to this request, or None."""
     return content_coding.select_coding(((line.name, line.value) for line in head.lines), rule)
 
 
 def uncoded_view(head: RequestHead, method: bytes, consumer: bytes) -> RequestView:
-    """What ``head`` says to a cache that stores what is not coded: codings choose nothing there."""
+    """Return the cache's view of ``head`` without Accept-Encoding: responses are stored without a coding."""
     fields = [field for field in end_to_end(head.fields) if field[0] != b"accept-encoding"]
     return RequestView(method, fields, has_body=head.chunked or head.content_length > 0, consumer=consumer)
 
 
 def uncoded_request(message: bytes) -> bytes:
-    """The request ``message`` for an answer without a coding, which can be stored for everybody."""
+    """Return the request ``message`` with ``Accept-Encoding: identity``, so that the response suits every client."""
     lines = message[:-4].split(b"\r\n")
     kept = [line for line in lines if line[:16].lower() != b"accept-encoding:"]
     return b"\r\n".join([*kept, b"Accept-Encoding: identity", b"", b""])
 
 
 class ResponseEncoder:
-    """Stands between a forward, or the cache, and the client's exchange (``client``), and codes what goes through.
+    """Encodes a response on its way from an upstream request, or from the cache, to ``client``.
 
-    To the cache it is who asks. ``head`` is the client's request.
+    It is the cache's client in place of ``client``, the exchange. ``head`` is the head of the client's request.
     """
 
     __slots__ = ("_client", "_coding", "_finish", "_head", "_method", "_piece", "_rule", "_store")
@@ -71,7 +72,7 @@ class ResponseEncoder:
 
     @property
     def cache_status(self) -> bytes:
-        """The asker's."""
+        """The Cache-Status line of the client."""
         return self._client.cache_status
 
     @cache_status.setter
@@ -80,7 +81,7 @@ class ResponseEncoder:
 
     @property
     def cache_outcome(self) -> str | None:
-        """The asker's."""
+        """The cache outcome of the client."""
         return self._client.cache_outcome
 
     @cache_outcome.setter
@@ -88,19 +89,19 @@ class ResponseEncoder:
         self._client.cache_outcome = outcome
 
     def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
+        """Relay a 1xx response."""
         self._client.on_interim(head)
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """The protocol changes: what follows is no content."""
+        """Relay 101: the bytes that follow are not content."""
         self._client.on_switch(head, data)
 
     def on_failure(self, failure: Failure) -> None:
-        """There is no answer, or it broke off."""
+        """Relay a failure."""
         self._client.on_failure(failure)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The answer begins: coded from here on where it may be."""
+        """Relay the head, changed where the body is encoded, and the first bytes of the body."""
         client = self._client
         fields = head.fields
         is_head = self._method == b"HEAD"
@@ -127,24 +128,24 @@ class ResponseEncoder:
         client.on_response(head, data, complete)
 
     def on_data(self, data: bytes) -> None:
-        """More of the body."""
+        """Relay a piece of the body, encoded where the response is."""
         if self._piece is not None:
             data = self._piece(data)
         self._client.on_data(data)
 
     def on_end(self) -> None:
-        """The body is complete."""
+        """End the response, after the last bytes of the encoder."""
         if self._finish is not None:
             self._client.on_data(self._finish())
         self._client.on_end()
 
     def on_stored(self, view: RequestView, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
-        """The cache answers. A range is one of the body as it is."""
+        """Serve the stored response in its encoded form; a range is one of the unencoded body."""
         name = self._coding if view.range is None else None
         self._client.on_stored(view, encoded_form(entry, self._rule, name, self._store), status_line, added_lines)
 
     def _still_coded(self, head: ResponseHead, fields: Fields) -> ResponseHead:
-        """A 304 for a client that holds the coded form: it speaks of that form's entity tag (RFC 9111 §4.3.4)."""
+        """Return a 304 with the entity tag of the encoded form, where the client holds that (RFC 9111 §4.3.4)."""
         tag = get(fields, b"etag")
         held = b", ".join(line.value for line in self._head.lines if line.name == b"if-none-match")
         if tag is None or not tag.startswith(b'"') or b"W/" + tag not in held:
@@ -154,7 +155,7 @@ class ResponseEncoder:
 
 
 def encoded_form(entry: Entry, rule: CodingRule, name: bytes | None, store: MemoryStore | None) -> Entry:
-    """``entry`` as it goes out in the coding ``name`` (None: in none) by ``rule``; made once, and kept with it."""
+    """Return ``entry`` in the coding ``name`` (None: unencoded) under ``rule``; each form is made once."""
     forms = entry.encodings
     if forms is None or forms.by != rule:
         forms = entry.encodings = EncodedForms(rule)
@@ -169,7 +170,7 @@ def encoded_form(entry: Entry, rule: CodingRule, name: bytes | None, store: Memo
     form = forms.made.get(name)
     if form is None:
         if len(entry.body) > AT_ONCE:
-            # Until a thread is done with it, it goes out as it is.
+            # The response is served unencoded until a thread has encoded it.
             forms.made[name] = form = plain
             future = get_running_loop().run_in_executor(None, content_coding.encode, name, entry.body)
             future.add_done_callback(partial(_encode_in_background, entry, forms, name, store))
@@ -195,7 +196,7 @@ def _keep_encoding(entry: Entry, forms: EncodedForms, name: bytes, coded: bytes,
 
 
 def _count(entry: Entry, store: MemoryStore | None) -> None:
-    """What is kept counts, where the entry is held; else it goes when the entry does."""
+    """Update the size of ``entry`` in ``store``, if it is stored there."""
     if store is not None and store.peek(entry.key) is entry:
         store.resized(entry)
 
@@ -207,7 +208,7 @@ def _form(entry: Entry, fields: Fields, body: bytes) -> Entry:
 
 
 def _with_fields(head: ResponseHead, fields: Fields) -> ResponseHead:
-    """``head`` with other fields; those that it has already keep their spelling."""
+    """Return ``head`` with other fields; fields that are in it already keep their spelling."""
     lines = _lines(((line.name, line.value, line.line) for line in head.lines), fields)
     raw = b"\r\n".join([head.raw.partition(b"\r\n")[0], *lines, b"", b""])
     return AnnotatedHead(raw, head.added_lines) if isinstance(head, AnnotatedHead) else ResponseHead(raw)
@@ -221,7 +222,10 @@ def _lines(known: Iterable[tuple[bytes, bytes, bytes]], fields: Fields) -> list[
 def encode_composed(
     status: int, head: bytes, body: bytes, rule: CodingRule, request: RequestHead
 ) -> tuple[bytes, bytes]:
-    """A composed answer, its head without Content-Length and the empty line, as it goes out to who sent ``request``."""
+    """Encode a composed response for the client of ``request``.
+
+    ``head`` has neither Content-Length nor the empty line, and neither has the head returned.
+    """
     known = list(head_lines(head))
     fields = [(name, value) for name, value, _ in known]
     if not content_coding.is_codable(status, fields, len(body), rule):

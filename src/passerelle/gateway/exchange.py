@@ -62,7 +62,7 @@ logger = logging.getLogger("passerelle")
 class Exchange:
     """One request and its response."""
 
-    streams = True  # a body goes on as it comes, for as long as it comes: only its head is held to the deadline
+    streams = True  # bodies are relayed piece by piece: the deadline holds for the head of the response alone
 
     __slots__ = (
         "_body",
@@ -114,17 +114,17 @@ class Exchange:
         self._bytes_sent_before = client.sent
         self._started = perf_counter()
         self._status = 0
-        self.cache_status = b""  # the field line that tells of the cache (RFC 9211), on its routes
+        self.cache_status = b""  # the Cache-Status field line (RFC 9211), on cached routes
         self.cache_outcome: str | None = None
 
     # ---- the life of the request
 
     def start(self) -> None:
-        """Carry the request out."""
-        # 1. The head is parsed (http1/server/connection.py); from here on this object speaks to the client.
+        """Handle the request."""
+        # 1. The connection has parsed the head (http1/server/connection.py). From here on it reports to this exchange.
         self._client.adopt(self)
         try:
-            # 2. One canonical path for everything that looks at it, and the plan of the route that it matches.
+            # 2. Find the canonical path, which every later step uses, and the plan of the matching route.
             if self._method != b"OPTIONS" or (match := self._preflight()) is None:
                 match = self._match()
             self._run_from(self._plan, match, 0)
@@ -132,10 +132,11 @@ class Exchange:
             self.on_failure(failure)
 
     def _match(self) -> RouteMatch:
+        """Find the route of the request, and make its plan the one of this exchange."""
         path, mark, query = self._target.partition(b"?")
         self._path = canonical_path(path) if path != b"*" else path
         self._query = mark + query
-        # "*" asks about the server as a whole (RFC 9110 §9.3.7): the route of "/" answers for it.
+        # "*" stands for the server as a whole (RFC 9110 §9.3.7): the route of "/" handles it.
         routed = self._path if path != b"*" else b"/"
         match = self._context.router.match(self._head.host or b"", self._method, routed)
         if match.value is None:
@@ -150,9 +151,9 @@ class Exchange:
         return match
 
     def _preflight(self) -> RouteMatch | None:
-        """Where a browser asks whether a page may send a request, and the route of that request answers: its match.
+        """Return the match of a CORS preflight, and make the plan for preflights that of this exchange.
 
-        Then the plan is the one for preflights. None for an OPTIONS like any other.
+        None where the request is an ordinary OPTIONS, or where its route leaves preflights to the service.
         """
         method = self._head.get(b"access-control-request-method")
         if method is None or self.origin is None or self._target == b"*":
@@ -162,7 +163,7 @@ class Exchange:
         match = self._context.router.match(self._head.host or b"", method, path)
         route: RoutePlan | None = match.value
         if route is None or route.preflight is None:
-            return None  # a service may answer for itself
+            return None
         self._path, self._query = path, mark + query
         self._plan = plan = route.preflight
         plan.metrics.in_flight += 1
@@ -170,17 +171,17 @@ class Exchange:
         return match
 
     def _run_from(self, plan: RoutePlan, match: RouteMatch, first: int) -> None:
-        """The line from the guard number ``first`` on."""
-        # 3. Who asks, and whether they may: before a byte of a body is asked for, and before any answer.
+        """Run the guards from number ``first`` on, then the request itself."""
+        # 3. Authenticate and authorize, before any byte of a body is requested and before any response.
         if plan.guards and not self._run_guards(plan, match, first):
             return
-        # 4. What the client wants to send must be allowed before it is asked to send it.
+        # 4. Check that the body is allowed before the client is asked to send it.
         if not self._head.plain:
             if self._body is None:
                 self._prepare_body(plan)
             if self._head.expect:
                 self._context.loop.call_later(CONTINUE_SECONDS, self._continue)
-        # 5. Answer from the cache, from one service, from several, or (logins, preflights) by ourselves.
+        # 5. Respond from the cache, from one service, from several, or from the gateway itself (logins, preflights).
         if isinstance(plan, ForwardPlan):
             if plan.cache is not None:
                 self._serve_from_cache(plan, plan.cache, match)
@@ -194,23 +195,26 @@ class Exchange:
             cast(HandlerPlan, plan).handler(self)
 
     def _run_guards(self, plan: RoutePlan, match: RouteMatch, first: int) -> bool:
-        """Ask the guards. False when one has answered, or must wait: then :meth:`resume` goes on. A refusal raises."""
+        """Run the guards from number ``first`` on; return whether the request may proceed.
+
+        It may not when a guard has responded, or waits: then :meth:`resume` continues. A guard refuses by raising.
+        """
         call = self.guarded_call()
         for index in range(first, len(plan.guards)):
-            answer = plan.guards[index](call)
-            if answer is None:
+            result = plan.guards[index](call)
+            if result is None:
                 continue
-            if isinstance(answer, Response):
-                self.respond(answer)
+            if isinstance(result, Response):
+                self.respond(result)
             else:
                 if not self._head.plain and self._body is None:
-                    self._prepare_body(plan)  # what comes in the meantime must be kept, and bounded
-                answer.add_done_callback(partial(self.resume, plan, match, index))
+                    self._prepare_body(plan)  # body bytes that arrive while the guard waits are kept, and bounded
+                result.add_done_callback(partial(self.resume, plan, match, index))
             return False
         return True
 
     def resume(self, plan: RoutePlan, match: RouteMatch, index: int) -> None:
-        """Run guard number ``index``, which waited for something that has ended now, and continue from there."""
+        """Run guard number ``index`` again, after what it waited for has ended, and continue from there."""
         try:
             try:
                 if not self._finished:
@@ -221,6 +225,7 @@ class Exchange:
             self.on_defect(error)
 
     def _prepare_body(self, plan: RoutePlan) -> None:
+        """Create the buffer for the request body, if there is a body that anything reads."""
         head = self._head
         if head.chunked or head.content_length > 0:
             if head.content_length > plan.body_limit:
@@ -231,14 +236,15 @@ class Exchange:
                 self._body = BufferedBody(self._client, plan.body_limit)
 
     def _continue(self) -> None:
-        """Ask for the body, unless that was done or makes no sense any more."""
+        """Send 100 (Continue), unless it was sent or the client is not to send its body any more."""
         if not self._continued and not self._finished and self._client.receiving:
             self._continued = True
             self._client.send_interim(b"HTTP/1.1 100 Continue\r\n")
 
-    # ---- carried out through the cache
+    # ---- routes with a cache
 
     def _serve_from_cache(self, plan: ForwardPlan, cache: CachePlan, match: RouteMatch) -> None:
+        """Look the request up in ``cache``, or forward it past the cache and invalidate what it changes."""
         head, method = self._head, self._method
         if method in SAFE_METHODS and (head.upgrade is not None or self._wants_instances()):
             self._send_upstream(plan, match)
@@ -265,7 +271,7 @@ class Exchange:
         match: RouteMatch,
         origin: CacheOrigin,
         message: bytes,
-        path_tags: tuple[bytes, ...],
+        sources: tuple[tuple[str, bytes], ...],
         node_key: bytes | None = None,
     ) -> CacheRequest:
         head, method = self._head, self._method
@@ -284,35 +290,35 @@ class Exchange:
             place,
             head.authority.lower(),
             target,
-            # A hit goes the short way only where nothing has to be asked or added first.
+            # Only without guards may later hits be served before routing (see fast_hit.py).
             plan if cache.whole_uri and not plan.guards else None,
             node_key,
-            path_tags,
+            sources,
             route=plan,
         )
 
     def _receiver(self, plan: RoutePlan) -> Exchange | ResponseEncoder:
-        """Who is told of the answer: this, or on a route that compresses who codes it on the way."""
+        """Return the receiver of the response: this exchange, or on a route that compresses an encoder before it."""
         if plan.coding is None:
             return self
         cache = self._context.cache
         return ResponseEncoder(self, plan.coding, self._method, self._head, cache.store if cache is not None else None)
 
-    # ---- carried out by one service
+    # ---- routes to one service
 
     def _send_upstream(self, plan: ForwardPlan, match: RouteMatch) -> None:
         message = self._message(plan, match)
         policy = plan.policy
         service = policy.service
         receiver = self if plan.coding is None else self._receiver(plan)
-        self._source = forward = policy.make_request(policy, receiver, self._method, message, self._body, self._started)
+        self._source = request = policy.make_request(policy, receiver, self._method, message, self._body, self._started)
         if service.key is not None:
-            forward.key = service.key(self._head, match.params, self._address())
+            request.key = service.key(self._head, match.params, self._address())
             self._cookie = service.cookie
-        forward.start()
+        request.start()
 
     def _message(self, plan: ForwardPlan, match: RouteMatch) -> bytes:
-        """The request for upstream: its line, its fields, the empty line."""
+        """Build the request for upstream: the request line, the header fields and the empty line."""
         head = self._head
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
         fields = head.upstream
@@ -332,7 +338,7 @@ class Exchange:
             self._request_id,
         )
 
-    # ---- carried out as a composition
+    # ---- compositions
 
     def _serve_composed(self, plan: ComposePlan, match: RouteMatch) -> None:
         head = self._head
@@ -351,19 +357,19 @@ class Exchange:
         part_requests = PartRequests(composed.parts, match.params, head, fields, self._request_id, *who, cached)
         if plan.cache is not None and cached:
             request = self._cache_request(
-                plan, plan.cache, match, ComposedOrigin(composed, part_requests), _NO_MESSAGE, part_requests.path_tags()
+                plan, plan.cache, match, ComposedOrigin(composed, part_requests), _NO_MESSAGE, part_requests.sources()
             )
             self._source = lookup = CacheLookup(self._receiver(plan), request)
             lookup.start()
             return
 
         def start_part(index: int, gather: Gather) -> PartRequest:
-            call = part_requests.make(index, gather, self._started)
-            if call.sticky is not None:
-                self._cookie = call.sticky
-            parts.append(call)
-            call.source.start()
-            return call
+            part = part_requests.make(index, gather, self._started)
+            if part.sticky is not None:
+                self._cookie = part.sticky
+            parts.append(part)
+            part.source.start()
+            return part
 
         parts: list[PartRequest] = []
         self._parts = parts
@@ -373,14 +379,14 @@ class Exchange:
     # ---- the response (the receiver of an upstream request or of a cache lookup)
 
     def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response of the service (RFC 9110 §15.2): relayed, but exactly one 100, and only to who asked."""
+        """Relay a 1xx response (RFC 9110 §15.2); a 100 at most once, and only to a client that expects it."""
         if head.status != 100:
             self._client.send_interim(head.relay)
         elif self._head.expect:
             self._continue()
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The service answers."""
+        """Relay the head of the response, and the part of its body that arrived with it."""
         special = (
             self._head.debug or self._cookie is not None or self.cache_status or self._plan.response_rules is not None
         )
@@ -404,23 +410,23 @@ class Exchange:
         self.finish(status)
 
     def on_data(self, data: bytes) -> None:
-        """More of the body."""
+        """Relay a piece of the body."""
         self._client.send_body(data)
 
     def on_end(self) -> None:
-        """The body is complete."""
+        """End the response."""
         self._client.end_response()
         self.finish(self._status)
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """101: both sides become a tunnel; bytes that either had already sent go through first (RFC 9110 §7.8)."""
+        """Turn both connections into a tunnel after 101; bytes sent early by either side go first (RFC 9110 §7.8)."""
         client = self._client
-        forward = cast(UpstreamRequest | CacheLookup, self._source)
+        source = cast(UpstreamRequest | CacheLookup, self._source)
         if self._head.upgrade is None:
-            forward.refuse(Failure(Kind.BAD_RESPONSE, "101 that nobody asked for"))
+            source.refuse(Failure(Kind.BAD_RESPONSE, "101 without an Upgrade in the request"))
             return
         self._status = head.status
-        upstream = forward.tunnel(client)
+        upstream = source.tunnel(client)
         client.send_switch(head, self._added_lines())
         early = client.begin_tunnel(upstream, cast(ForwardPlan, self._plan).tunnel_idle)
         if data:
@@ -431,7 +437,7 @@ class Exchange:
             upstream.write_eof()
 
     def on_composed(self, outcome: Outcome) -> None:
-        """All parts are there, or one that is required failed."""
+        """Send the composed response, or the failure of a required part."""
         if isinstance(outcome, Failure):
             self.on_failure(outcome)
             return
@@ -447,7 +453,7 @@ class Exchange:
         self.finish(status)
 
     def on_failure(self, failure: Failure) -> None:
-        """Nothing (more) can be answered: say so, or, in the middle of a body, let the client see that it is cut."""
+        """Send an error response; a response that has begun is cut off by closing the connection."""
         if self._finished:
             return
         client = self._client
@@ -464,7 +470,7 @@ class Exchange:
         self.finish(failure.status, failure)
 
     def on_defect(self, error: Exception) -> None:
-        """Answer 500 after an exception that no code expected; the log alone gets the traceback."""
+        """Respond with 500 after an unexpected exception, and log its traceback."""
         logger.error("request failed within the gateway", exc_info=error)
         self.on_failure(Failure(Kind.INTERNAL, repr(error)))
 
@@ -472,9 +478,10 @@ class Exchange:
 
     @property
     def wants_body(self) -> bool:
-        """Whether an instance still takes the request body, also after it has answered.
+        """Whether an instance still reads the request body, also after it has responded.
 
-        A client that was not asked for the body, and has sent none, may take the response for a no (RFC 9110 §10.1.1).
+        A client that expects 100 (Continue), has not received it and has sent no byte may take the final response for
+        a refusal of the body (RFC 9110 §10.1.1).
         """
         body = self._body
         if body is None or (self._head.expect and not self._continued and not body.received):
@@ -482,36 +489,36 @@ class Exchange:
         return body.sink is not None and body.sink.open
 
     def on_body(self, data: bytes) -> None:
-        """Body bytes of the client."""
+        """Take bytes of the request body."""
         if self._body is not None and not self._body.add(data):
             self._fail_request(Failure(Kind.BODY_TOO_LARGE, f"more than {self._plan.body_limit} bytes"))
 
     def on_body_end(self) -> None:
-        """The body is complete."""
+        """Complete the request body."""
         if self._body is not None:
             self._body.finish()
 
     def on_body_failure(self, failure: Failure) -> None:
-        """The body broke its framing or stalled."""
+        """Fail the request: its body violates its framing, or stalled."""
         self._fail_request(failure)
 
     def on_body_discarded(self) -> None:
-        """The client was answered, and the rest of the body is not wanted: no instance may wait for it."""
+        """End the body early: the client has its response, and no instance may wait for the rest of the body."""
         if self._body is not None:
             self._body.cut_short()
 
     def on_client_paused(self) -> None:
-        """The client does not keep up reading."""
+        """Pause the response: the client reads too slowly."""
         if self._source is not None:
             self._source.pause()
 
     def on_client_resumed(self) -> None:
-        """It does again."""
+        """Resume the response."""
         if self._source is not None:
             self._source.resume()
 
     def on_client_lost(self) -> None:
-        """The client is gone: nobody waits for this any more."""
+        """Cancel the request: the client has disconnected."""
         self._cancel()
         gone = Failure(Kind.CLIENT_GONE)
         if self._status == 101:
@@ -520,11 +527,12 @@ class Exchange:
             self.finish(self._status or gone.status, gone)
 
     def _fail_request(self, failure: Failure) -> None:
-        """The request itself is at fault: stop what is under way, then say so."""
+        """Cancel what is in flight for a request that is itself at fault, then send the error response."""
         self._cancel()
         self.on_failure(failure)
 
     def _cancel(self) -> None:
+        """Cancel what is in flight for this request."""
         if self._source is not None:
             self._source.cancel()
         if self._gather is not None:
@@ -536,36 +544,36 @@ class Exchange:
 
     @property
     def method(self) -> bytes:
-        """The method."""
+        """The method of the request."""
         return self._method
 
     @property
     def origin(self) -> bytes | None:
-        """The origin of the page that a browser asks for, if it says so."""
+        """The Origin header of the request, or None."""
         return self._head.get(b"origin")
 
     @property
     def secure(self) -> bool:
-        """Whether the client came over TLS, as far as is known."""
+        """Whether the client uses TLS, to this gateway or to a trusted proxy in front of it."""
         return is_client_secure(self._head, self._client.peer, self._context.proxies, self._client.scheme)
 
     @property
     def request_id(self) -> bytes:
-        """The id of this request."""
+        """The id of the request."""
         return self._request_id
 
     @property
     def buffered_body(self) -> BufferedBody | None:
-        """The body, where there is one and the gateway itself reads it."""
+        """The request body, where the gateway itself reads it, or None."""
         return self._body if isinstance(self._body, BufferedBody) else None
 
     @property
     def finished(self) -> bool:
-        """Whether the client was answered, or is gone."""
+        """Whether the response was sent, or the client disconnected."""
         return self._finished
 
     def guarded_call(self) -> GuardedCall:
-        """The request as guards see it, the same each time."""
+        """The request as guards see it: the same object at each call."""
         call = self._call
         if call is None:
             client = self._client
@@ -582,12 +590,12 @@ class Exchange:
             )
         return call
 
-    def attach_request(self, forward: UpstreamRequest) -> None:
-        """What is asked of a service for this request ends with it."""
-        self._source = forward
+    def attach_request(self, request: UpstreamRequest) -> None:
+        """Cancel ``request`` when the exchange ends first."""
+        self._source = request
 
     def respond(self, response: Response) -> None:
-        """The answer, unless the client is gone or was told something else."""
+        """Send ``response`` and finish the exchange. Does nothing after its end."""
         if not self._finished:
             head = self._apply_response_rules(serialize(response)) + self.guarded_call().response_fields
             self._client.send_made(head, response.body, response.status != 204)
@@ -596,15 +604,17 @@ class Exchange:
     # ---- what is derived from the request
 
     def _address(self) -> bytes:
+        """Return the client's address, from the trusted end of the chain."""
         return client_address(self._head, self._client.peer, self._context.proxies)
 
     def _cache_origin(self) -> bytes:
-        """What stands for the origin that the client has asked in cache keys."""
-        client = self._client
-        return cache_origin(self._head, client.peer, self._context.proxies, client.scheme)
+        """Return what stands for the requested origin in cache keys."""
+        client, head = self._client, self._head
+        known = head.cache_origin  # with a space at its end: see fast_hit.py
+        return cache_origin(head, client.peer, self._context.proxies, client.scheme) if known is None else known[:-1]
 
     def _consumer(self) -> bytes:
-        """Whom guards have found behind the request, in all that services are told of it; empty where none did."""
+        """Return the identity that guards have established, as services receive it; empty without one."""
         call = self._call
         if call is None:
             return b""
@@ -612,20 +622,20 @@ class Exchange:
         return b"%b\0%b" % (consumer, call.variant_identity) if call.variant_identity else consumer
 
     def _is_local_client(self) -> bool:
-        """Whether the client is on this machine, and not merely a proxy in front of one that is not."""
+        """Return whether the client itself is on this machine, and not only a proxy in front of it."""
         return self._client.local and not self._head.forwarded
 
     def _wants_instances(self) -> bool:
-        """Whether the client wants to know which instances answer: then the cache must not."""
+        """Return whether the client asks for the names of the instances: then no cache may respond."""
         return self._head.debug and self._is_local_client() and self._method in SAFE_METHODS
 
     def _apply_response_rules(self, head: bytes) -> bytes:
-        """The head of an answer, as the route lets it go; what a guard adds for this client comes behind it."""
-        outgoing = self._plan.response_rules
-        return head if outgoing is None else outgoing.apply(head, self)
+        """Apply the response header rules of the route to ``head``. Fields that guards add are not subject to them."""
+        rules = self._plan.response_rules
+        return head if rules is None else rules.apply(head, self)
 
     def _added_lines(self) -> bytes:
-        """Field lines of our own: those of the cache and the guards, which instance it was, the sticky cookie."""
+        """Return the added field lines: Cache-Status, those of guards, the instance, the sticky cookie."""
         lines = self.cache_status
         if self._call is not None:
             lines += self._call.response_fields
@@ -636,12 +646,12 @@ class Exchange:
         return lines
 
     def _instances(self) -> bytes:
-        """Who answered, for a client on this machine that asks with ``Passerelle-Debug: 1``."""
-        forwards: list[UpstreamRequest | CacheLookup | None] = [part.source for part in self._parts] or [self._source]
-        return ", ".join(f.instance.name for f in forwards if f is not None).encode()
+        """Return the names of the instances that responded, for a local client that sends ``Passerelle-Debug: 1``."""
+        sources: list[UpstreamRequest | CacheLookup | None] = [part.source for part in self._parts] or [self._source]
+        return ", ".join(source.instance.name for source in sources if source is not None).encode()
 
     def _part_cookies(self) -> bytes:
-        """Of each service that keeps its clients and answered, the first part's sticky cookie."""
+        """Return the sticky cookie of each service that has one and responded: that of its first part."""
         lines, seen = b"", set()
         for part in self._parts:
             if part.sticky is not None and part.has_response and part.sticky.name not in seen:
@@ -649,17 +659,17 @@ class Exchange:
                 lines += self._sticky_line(part.sticky, cast(UpstreamRequest, part.source))
         return lines
 
-    def _sticky_line(self, cookie: StickyCookie, forward: UpstreamRequest) -> bytes:
-        """The line that keeps the client at the instance that answered; empty where it brought the cookie."""
-        token = cookie.node.token(forward.instance)
-        if token == forward.key:
+    def _sticky_line(self, cookie: StickyCookie, request: UpstreamRequest) -> bytes:
+        """Return the Set-Cookie line of the sticky cookie; empty where the request had the same cookie."""
+        token = cookie.node.token(request.instance)
+        if token == request.key:
             return b""
         return b"Set-Cookie: %b\r\n" % set_cookie(cookie.name, token, secure=self.secure)
 
     # ---- the end
 
     def finish(self, status: int, failure: Failure | None = None) -> None:
-        """Count and log the request: exactly once, whatever happened."""
+        """Count and log the request, exactly once."""
         if self._finished:
             return
         self._finished = True
@@ -672,7 +682,7 @@ class Exchange:
             plan.metrics.count_failure(failure.kind)
         if plan.log is not None:
             self._write_log(plan.log, status, seconds, failure)
-        # These know this object: left in place they would be a cycle, and memory that waits for the collector.
+        # These refer to this object: kept, they would be cycles that wait for the garbage collector.
         self._source, self._gather, self._parts = None, None, ()
 
     def _write_log(self, log: RouteLog, status: int, seconds: float, failure: Failure | None) -> None:
@@ -681,8 +691,11 @@ class Exchange:
             upstream_seconds, attempts = forward.seconds, forward.attempts
         else:
             instance = None
-            upstream_seconds = max((part.source.seconds for part in self._parts), default=0.0)
-            attempts = sum(part.source.attempts for part in self._parts)
+            upstream_seconds, attempts = 0.0, 0
+            for part in self._parts:
+                source = part.source
+                upstream_seconds = max(upstream_seconds, source.seconds)
+                attempts += source.attempts
         hedge = forward.hedged if attempts > 1 and forward is not None else None
         identity = self._call.identity if self._call is not None else None
         body, client, head = self._body, self._client, self._head

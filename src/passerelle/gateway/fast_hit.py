@@ -1,8 +1,8 @@
-"""The short way of a hit: from the request to the stored bytes, past routing and everything that a hit does not need.
+"""Fast hits: serve a fresh stored response before routing, without an exchange.
 
-It is open to an entry whose ``owner`` is the plan of a route that has nothing to ask before it answers, and whose key
-is origin, path and query as they are. Such a key names one canonical path, and so one route: a request that finds the
-entry under it would be led to that route. A path in another spelling finds nothing here and takes the long way.
+An entry qualifies when its ``owner`` is the plan of a route without guards and its key is the origin, path and query as
+received. Such a key has one canonical path and therefore one route: routing a request with the same key would lead to
+the same plan. A path in another spelling is not found here; the request is then routed as usual.
 """
 
 from __future__ import annotations
@@ -23,23 +23,21 @@ if TYPE_CHECKING:
     from passerelle.http1.interfaces import ServerConnection
 
 
-def serve_fresh_hit(
-    context: Context, cache: Cache, client: ServerConnection, method: bytes, target: bytes, head: RequestHead
-) -> bool:
-    """Answer a plain GET from a fresh entry; false where that is not enough, and then nothing has happened."""
+def serve_fresh_hit(context: Context, cache: Cache, client: ServerConnection, target: bytes, head: RequestHead) -> bool:
+    """Serve a plain GET from a fresh entry. Returns False, and has no effect, where that is not possible."""
     host = head.host
-    if host is None or method != b"GET" or not head.plain:
+    if host is None:
         return False
     started = perf_counter()
     now = started + context.clock.offset
     view: RequestView | None = head.cache_view
-    if view is None or view.method != method or view.consumer:
-        view = request_view(head, method)
+    if view is None or view.method != b"GET" or view.consumer:
+        view = request_view(head, b"GET")
     place = head.cache_origin
     if place is None:
         place = head.cache_origin = cache_origin(head, client.peer, context.proxies, client.scheme) + b" "
     entry = cache.variants.find(place + target, view)
-    # The test of `policy.lookup` for its HIT.
+    # The same condition as that of `policy.lookup` for HIT.
     if entry is None or now >= entry.fresh_until or view.needs & entry.needs_excluded:
         return False
     plan = entry.owner
@@ -48,11 +46,11 @@ def serve_fresh_hit(
     if plan.coding is not None:
         entry = encoded_form(entry, plan.coding, coding_of(head, plan.coding), cache.store)
     body = entry.body
-    outgoing = plan.response_rules
-    if outgoing is None:
+    rules = plan.response_rules
+    if rules is None:
         message = fresh_hit_bytes(entry, now)
     else:
-        edited = outgoing.apply(entry.head, _Request(context, client, head))
+        edited = rules.apply(entry.head, _Request(context, client, head))
         message = edited + fresh_hit_tail(entry, now) + body
     if not client.send_ready(message, len(body)):
         return False
@@ -60,13 +58,13 @@ def serve_fresh_hit(
     plan.metrics.hit(entry.status, seconds)
     if plan.log is not None:
         peer = client_address(head, client.peer, context.proxies) if head.forwarded else client.peer
-        who = (context.next_id(), peer, method, target, host, head.user_agent)
-        plan.log.add(*who, entry.status, 0, len(body), seconds, 0.0, 0, None, None, "hit")
+        request = (context.next_id(), peer, b"GET", target, host, head.user_agent)
+        plan.log.add(*request, entry.status, 0, len(body), seconds, 0.0, 0, None, None, "hit")
     return True
 
 
 class _Request:
-    """A plain GET as what is changed in its answer's head sees it."""
+    """A plain GET as response header rules see it."""
 
     __slots__ = ("_client", "_context", "_head")
 

@@ -1,4 +1,7 @@
-"""A gateway worker: the listener, the services, the plans, and the clock that they share."""
+"""One gateway worker: the listener, the services, the plans, and the clock that they share.
+
+The file is longer than 400 lines because starting, reloading and stopping one worker are one class.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ logger = logging.getLogger("passerelle")
 
 
 class Gateway:
-    """One worker. Everything runs on the event loop that :meth:`start` is awaited on."""
+    """One worker. All of it runs on the event loop in which :meth:`start` is awaited."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -85,7 +88,7 @@ class Gateway:
         self._health_listener: Callable[[str, str, str], None] | None = None
         self._services: dict[str, Service] = {}
         self._members: dict[str, InstanceSet] = {}
-        # Removed by a reload, with something still in flight.
+        # Services that a reload has removed while requests to them are in flight.
         self._retiring: dict[str, tuple[Service, InstanceSet]] = {}
         self._guards = GuardFactory(config, self.loop)
         self._certificates = Certificates(config)
@@ -112,9 +115,9 @@ class Gateway:
     # ---- life
 
     async def start(self, sock: socket.socket | None = None) -> tuple[str, int]:
-        """Begin on ``sock``, bound already, or bind what the configuration says; gives the address bound.
+        """Listen on ``sock``, which is bound, or bind the configured address; return the host and port bound.
 
-        OSError when it is taken.
+        :raises OSError: if the address is in use.
         """
         listen, listener = self._config.listen, self._listener
 
@@ -135,7 +138,7 @@ class Gateway:
         return host, port
 
     async def stop(self, grace: float) -> None:
-        """Accept no more, let requests in flight end for up to ``grace`` seconds, then end the rest."""
+        """Stop accepting, wait up to ``grace`` seconds for requests in flight, then abort the others."""
         if self._server is not None:
             self._server.close()
         self._listener.drain()
@@ -158,15 +161,18 @@ class Gateway:
             self._sink.close(LOG_SECONDS)
 
     def set_instances(self, service: str, instances: Iterable[InstanceSpec]) -> None:
-        """Let ``service`` have these instances. KeyError for an unknown service."""
+        """Replace the instances of ``service``.
+
+        :raises KeyError: if there is no such service.
+        """
         self._set_instances(service, self._config.services[service], instances)
 
     def reload(self, config: Config, instances: Mapping[str, Iterable[InstanceSpec]] | None = None) -> None:
-        """Go by ``config`` from the next request on, on connections that are open too; what is under way goes on.
+        """Apply ``config`` from the next request on, also on open connections; requests in flight continue.
 
-        Services that stay keep their instances' connections, counters and health. Without ``instances`` they have
-        those that the configuration names. Whatever fails here fails before anything has changed. ``listen``,
-        ``admin``, ``workers`` and ``access_log`` are not looked at.
+        Services that remain keep the connections, counters and health of their instances. ``instances`` are those of
+        each service; without it, services have the instances that the configuration names. An error leaves everything
+        unchanged. ``listen``, ``admin``, ``workers`` and ``access_log`` are ignored.
         """
         before = self._config
         certificates = Certificates(config, self._certificates)
@@ -180,7 +186,7 @@ class Gateway:
         cache = open_cache(config, context.cache)
         era = object()
         router = self._router(config, services, deadlines, guards, cache, era)
-        # From here on nothing fails, and no request comes in between.
+        # From here on nothing fails, and no request is handled in between.
         self._certificates = certificates
         for name in before.services.keys() - config.services.keys():
             self._retire_service(name)
@@ -195,7 +201,7 @@ class Gateway:
                 self._reconfigure_service(name, before.services[name], settings)
             given = instances.get(name) if instances is not None else None
             self._set_instances(name, settings, configured_instances(name, settings) if given is None else given)
-        # What is under way still has its deadline.
+        # Requests in flight keep their deadlines.
         deadlines.update((limit, old) for limit, old in self._deadlines.items() if old.entries)
         self._deadlines = deadlines
         self._config = config
@@ -210,18 +216,18 @@ class Gateway:
         self._use_cache(cache, era, config)
 
     def _retire_service(self, name: str) -> None:
-        """A service that is in the configuration no more: nothing new goes there, what is under way ends in peace."""
+        """Retire a service that the configuration has no longer: requests in flight end, and no others are sent."""
         members = self._members[name]
         members.replace(())
-        self._services[name].breaker = None  # what is under way has its own reference
+        self._services[name].breaker = None  # requests in flight have references of their own
         self._retiring[name] = self._services[name], members
         if self._health is not None:
             self._health.forget(name)
 
     def report_health_to(self, listener: Callable[[str, str, str], None]) -> None:
-        """Somebody else decides about the health of instances, and is told what requests see of it.
+        """Leave the health of instances to the supervisor, and report to it what requests observe.
 
-        ``listener(event, service, instance)``: see :meth:`passerelle.upstream.passive_health.LocalHealth.report`.
+        For ``listener(event, service, instance)`` see :meth:`passerelle.upstream.passive_health.PassiveHealth.report`.
         """
         self._health = None
         self._health_listener = listener
@@ -229,17 +235,17 @@ class Gateway:
             service.supervised = True
 
     def reopen_log(self) -> None:
-        """Open the access log's file anew, after it was moved away."""
+        """Reopen the file of the access log after a rotation."""
         if self._sink is not None:
             self._sink.reopen()
 
     def purge(self, what: str, value: str) -> int:
-        """Let the cache go of what has a tag, a path, or of all (``what``: tag, path, all); how many there were."""
+        """Delete the stored responses with a tag or path, or all (``what``: tag, path, all); return their number."""
         cache = self.context.cache
         return cache.purge(what, value) if cache is not None else 0
 
     def snapshot(self) -> dict[str, Any]:
-        """Counters as JSON-able values (see :mod:`passerelle.observability.metrics`)."""
+        """Return the counters as JSON values (see :mod:`passerelle.observability.metrics`)."""
         listener = self._listener
         self.metrics.connections_open = len(listener.connections)
         self.metrics.connections_accepted = listener.accepted
@@ -247,22 +253,29 @@ class Gateway:
         return self.metrics.snapshot()
 
     def status(self) -> dict[str, Any]:
-        """Services and their instances as this worker sees them, as JSON-able values."""
+        """Return the services and their instances as this worker sees them, as JSON values."""
         return {name: members.status() for name, members in self._members.items()}
 
     def service_snapshots(self) -> dict[str, dict[str, Any]]:
-        """What this worker knows of its services beside their instances (see
-        :meth:`passerelle.upstream.service.Service.told`)."""
+        """Return the state of the services apart from their instances, as JSON values.
+
+        See :meth:`passerelle.upstream.service.Service.snapshot`.
+        """
         return {name: service.snapshot() for name, service in self._services.items()}
 
-    # ---- requests (the Handler of http1)
+    # ---- requests (the RequestHandler of http1)
 
     def on_request(self, connection: ServerConnection, method: bytes, target: bytes, head: RequestHead) -> None:
-        """Carry a request out."""
+        """Handle a request."""
         context = self.context
         cache = context.cache
-        if cache is not None and serve_fresh_hit(context, cache, connection, method, target, head):
-            return
+        if cache is not None and method == b"GET" and head.plain:
+            # This test makes no call: a request on a route that stores nothing must not pay for the routes that do.
+            origin = head.cache_origin
+            if (origin is None or origin + target in cache.store.keys) and serve_fresh_hit(
+                context, cache, connection, target, head
+            ):
+                return
         exchange = Exchange(context, connection, method, target, head)
         try:
             exchange.start()
@@ -270,7 +283,7 @@ class Gateway:
             exchange.on_defect(error)
 
     def on_refused(self, connection: ServerConnection, failure: Failure) -> bytes:
-        """Count and log what was no request; gives its id."""
+        """Count and log a message that is not a valid request; return the id given to it."""
         request_id = self.context.next_id()
         self.metrics.malformed(failure.kind)
         log = self.context.unmatched.log
@@ -283,7 +296,7 @@ class Gateway:
     def _make_service(
         self, name: str, config: ServiceConfig, certificates: Certificates
     ) -> tuple[Service, InstanceSet]:
-        """A service that is not there yet; one that is just leaving comes back as it is."""
+        """Create a service; one that is being retired is returned as it is."""
         leaving = self._retiring.get(name)
         if leaving is not None:
             return leaving
@@ -307,19 +320,19 @@ class Gateway:
         cache: Cache | None,
         era: object,
     ) -> Router:
-        """The routes of ``config``; what they need of deadlines is put in ``deadlines``."""
+        """Build the routes of ``config``, and add the deadline queues that they need to ``deadlines``."""
 
-        def of(limit: float) -> DeadlineQueue:
+        def queue(limit: float) -> DeadlineQueue:
             if limit not in deadlines:
                 known = self._deadlines.get(limit)
                 deadlines[limit] = DeadlineQueue(limit) if known is None else known
             return deadlines[limit]
 
-        environment = PlanResources(services, of, self.metrics.route, self._route_log, guards, cache, era)
+        environment = PlanResources(services, queue, self.metrics.route, self._route_log, guards, cache, era)
         return build_router(config, environment)
 
     def _use_cache(self, cache: Cache | None, era: object, config: Config) -> None:
-        """Let ``cache`` go by the router that is in force now."""
+        """Use ``cache`` with the router in force, and close the cache in use before."""
         context = self.context
         if context.cache is not None and context.cache is not cache:
             context.cache.store.close()
@@ -331,7 +344,7 @@ class Gateway:
             context.invalidator = Invalidator(cache, context.router.match, cache_of, stored_part_tags)
 
     def _reconfigure_service(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:
-        """Let a service that stays go by ``config``."""
+        """Apply ``config`` to a service that remains; ``before`` is its previous configuration, if known."""
         service, members = self._services[name], self._members[name]
         if before is None or balancing_inputs(before) != balancing_inputs(config):
             leaves, service.node, service.cookie = build_nodes(name, config)
@@ -349,7 +362,7 @@ class Gateway:
             self._retry_elsewhere(instance)
 
     def _retry_elsewhere(self, instance: Instance) -> None:
-        """``instance`` fails its probes: what waits for its answer may go to others. Rare, so it may look at all."""
+        """Let requests that wait for ``instance``, which fails its probes, try another instance."""
         for deadlines in self._deadlines.values():
             for waiting in list(deadlines.entries):
                 if isinstance(waiting, UpstreamRequest) and waiting.instance is instance:

@@ -1,4 +1,4 @@
-"""Routes compiled from configuration to immutable plans, ready to run. A reload builds all of it anew and swaps it."""
+"""The plans of routes: what the configuration says of each, compiled once. A reload builds and swaps all of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from passerelle.upstream.request import CallPolicy
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """What every route has. ``body_limit`` in bytes; ``log`` is None when there is no access log; ``guards`` are asked
-    in their order; ``coding`` says what of its answers is coded, ``response_rules`` what is changed in their heads,
-    ``request_rules`` what is in those of requests for services. ``preflight`` is how browsers are answered that ask
-    before a request of the route; None where that is an OPTIONS like any other.
+    """What the plan of every route has.
 
-    ``cache`` is None where no route of the gateway is cached. Else what is changed on any route is let go of.
+    ``body_limit`` is in bytes. ``log`` is None without an access log. ``guards`` run in this order. ``coding`` selects
+    the responses to compress. ``request_rules`` and ``response_rules`` edit header fields. ``preflight`` handles CORS
+    preflights for the route; where it is None they are ordinary requests. ``cache`` is None where the route stores
+    nothing.
     """
 
     metrics: RouteMetrics
@@ -41,9 +41,13 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True)
 class ForwardPlan(RoutePlan):
-    """A route that one service answers; ``rewrite`` is None where it sees the client's path. ``feeds_compositions``:
-    its service's answers are stored as parts of compositions, or in them. ``tunnel_idle``: seconds that a tunnel may be
-    silent."""
+    """A route to one service.
+
+    ``rewrite`` is None where the service receives the client's path. ``feeds_compositions`` is true where responses of
+    the service are stored as parts of compositions, or within them. ``tunnel_idle`` is the longest silence of a tunnel
+    in seconds. ``invalidates`` is the plan by which unsafe requests invalidate stored responses; it is None where no
+    route of the gateway is cached.
+    """
 
     policy: CallPolicy
     rewrite: Template | None
@@ -54,26 +58,25 @@ class ForwardPlan(RoutePlan):
 
 @dataclass(frozen=True, slots=True)
 class ComposePlan(RoutePlan):
-    """A route that several services answer together, a part each. ``cache``, if any, is of the whole answer, which is
-    fresh for ``ttl`` seconds at most where that is given."""
+    """A route whose response is composed of the responses of several services; ``cache`` stores it as a whole."""
 
     composed: ComposedRoute
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerPlan(RoutePlan):
-    """What the gateway answers itself: a login, a logout, or the preflights of any route."""
+    """What the gateway handles itself: a login, a logout, or the preflights of any route."""
 
     handler: Callable[[HandlerExchange], None]
 
 
 def cache_of(plan: object) -> CachePlan | None:
-    """The cache of a route whose answers are stored, else None."""
+    """Return the cache plan of a route whose responses are stored, else None."""
     return plan.cache if isinstance(plan, RoutePlan) else None
 
 
 def stored_part_tags(plan: object, path: bytes, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
-    """The tag of the parts made of the service's response to the client's ``path``; none where no part can be."""
+    """Return the tags of the stored parts that a response of the route's service to ``path`` may be in: one or none."""
     if not isinstance(plan, ForwardPlan) or not plan.feeds_compositions:
         return ()
     return (path_tag(plan.policy.service.name, path if plan.rewrite is None else plan.rewrite.fill(params)),)

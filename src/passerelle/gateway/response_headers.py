@@ -1,7 +1,7 @@
-"""What a route changes in the heads of its answers, on their way out: rules, security headers, CORS.
+"""Response header rules of a route: configured changes, security headers, CORS.
 
-It is done where an answer leaves the exchange, behind the cache, compositions and compression, and for the gateway's
-own errors too. So what is stored stays as it came, and no answer carries what was meant for another client.
+They are applied where a response leaves the exchange, after the cache, compositions and compression, and also to the
+gateway's own errors. Stored responses are therefore unchanged, and none has fields that were meant for another client.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ _VARIES = re.compile(rb"\r\nvary:[^\r\n]*(?:(?<![\w-])origin(?![\w-])|\*)", re.I
 
 
 class RequestContext(Protocol):
-    """What of a request its answer may depend on; looked at only where it does."""
+    """The properties of a request on which response headers may depend."""
 
     @property
     def method(self) -> bytes:
-        """The method."""
+        """The method of the request."""
 
     @property
     def origin(self) -> bytes | None:
-        """The origin of the page that a browser asks for, if it says so."""
+        """The Origin header of the request, or None."""
 
     @property
     def secure(self) -> bool:
-        """Whether the client came over TLS."""
+        """Whether the client uses TLS."""
 
 
 class ResponseHeaderRules:
-    """Changes the heads of a route's answers. ``strip`` names the fields that go, ``added`` are lines with CRLF."""
+    """Edits the heads of a route's responses. ``strip`` names fields to remove; ``added`` are field lines with CRLF."""
 
     __slots__ = ("_added", "_security_headers", "_strip", "cors")
 
     def __init__(
-        self, strip: list[bytes], added: bytes, careful: SecurityHeaderFields | None, cors: CorsPolicy | None
+        self, strip: list[bytes], added: bytes, security: SecurityHeaderFields | None, cors: CorsPolicy | None
     ) -> None:
         self._strip = lines_of(strip) if strip else None
         self._added = added
-        self._security_headers = careful
+        self._security_headers = security
         self.cors = cors
 
     def apply(self, head: bytes, request: RequestContext) -> bytes:
-        """``head`` (status line and field lines, each with CRLF) as who sent ``request`` gets it."""
+        """Return ``head`` (status line and field lines, each with CRLF) as edited for ``request``."""
         if self._strip is not None:
             head = self._strip.sub(b"", head)
         head += self._added

@@ -1,4 +1,4 @@
-"""What a worker's cached routes share, and what a route's plan says of caching."""
+"""The cache of one worker, and the plan by which a route uses it."""
 
 from __future__ import annotations
 
@@ -26,27 +26,30 @@ if TYPE_CHECKING:
 
 
 class StorageRules(NamedTuple):
-    """The rules of one route, or part (``identity`` begins with which): those with the same ``identity`` store alike.
-    ``path`` is what it is purged by."""
+    """The rules by which one route, or one part of a composition, stores responses.
+
+    Rules with the same ``identity`` store alike; its first item is ``route`` or ``part``. ``path`` is the path pattern
+    that purges what the rules have stored.
+    """
 
     identity: tuple[Any, ...]
     path: str
 
 
-# What became of a request on a cached route: the labels of metrics and the values of the access log's field `cache`.
+# The outcomes of requests on cached routes: labels of metrics, and values of the field `cache` of the access log.
 OUTCOMES: Final = ("hit", "stale", "miss", "revalidated", "coalesced", "bypass", "refused")
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 class Cache:
-    """One worker's store, and the requests upstream that several clients wait for (``fetches`` by flight key).
+    """The store of one worker, and the fetches in flight that several requests wait for (``fetches``, by flight key).
 
-    ``era`` is that of the plans in force: what an earlier plan stored is answered by the rules of the present one.
-    ``redis_tier`` is the second level, if there is one; ``on_invalidated`` is told of keys and tags that a request
-    changed. ``sources`` are the services of whose answers parts of compositions, or whole ones, are stored.
-    ``max_refreshes`` bounds how many stale answers are fetched anew at once while they are still used.
-    ``rules`` are those of the routes now, by name, ``rules_seen`` all by which anything held may have been stored.
+    ``era`` identifies the plans in force: an entry stored under an earlier plan is not served as a fast hit.
+    ``redis_tier`` is the second level, if there is one. ``on_invalidated`` is called with the keys and tags that a
+    request has invalidated. ``sources`` names the services whose responses are stored as parts of compositions, or
+    within them. ``max_refreshes`` bounds the background revalidations in flight. ``rules`` are those of the present
+    routes, by name; ``rules_seen`` are the identities of all rules by which stored responses may have been stored.
     """
 
     __slots__ = (
@@ -79,11 +82,11 @@ class Cache:
         self.rules_seen: set[tuple[Any, ...]] = set()
 
     def may_refresh(self) -> bool:
-        """Whether one more stale answer may be fetched anew now; if not, it is used as it is and another asks again."""
+        """Return whether one more background revalidation may start; if not, a later request starts it."""
         return self._refreshing < self.max_refreshes
 
     def count_refresh(self, flight: Flight[Entry]) -> None:
-        """Count ``flight`` as one that fetches a stale answer anew, until it ends."""
+        """Count ``flight`` as a background revalidation until it ends."""
         self._refreshing += 1
         flight.wait(self._on_refreshed)
 
@@ -91,7 +94,7 @@ class Cache:
         self._refreshing -= 1
 
     def invalidate(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
-        """Let go of what a request has changed, by key and by tag, here and wherever else it may be."""
+        """Invalidate by key and by tag in this worker, in the second level and in all other workers."""
         self.invalidate_local(keys, tags)
         if self.redis_tier is not None:
             for key in keys:
@@ -102,40 +105,42 @@ class Cache:
             self.on_invalidated(keys, tags)
 
     def invalidate_local(self, keys: Sequence[bytes], tags: Sequence[bytes]) -> None:
-        """Let go of it in this worker's memory."""
+        """Invalidate by key and by tag in the memory of this worker."""
         for key in keys:
             self.store.delete(key)
         for tag in tags:
             self.store.purge_tag(tag)
 
     def purge(self, what: str, value: str) -> int:
-        """Let go of what has the tag ``value``, or that path, or of everything (``what``: tag, path, all); how many.
+        """Delete the responses with the tag or path ``value``, or all (``what``: tag, path, all); return their number.
 
-        Those in this worker's memory are counted. With Redis it goes on to there and to all others, a moment later.
-        :class:`.PatternError` when it is to be a path and is none.
+        The number is that of responses in the memory of this worker. With a second level, the purge reaches Redis and
+        all other workers a moment later.
+
+        :raises PatternError: if ``what`` is ``path`` and ``value`` is not a path.
         """
         if what == "path":
             value = purged_path(value)
-        about = value.encode()
+        subject = value.encode()
         if what == "tag":
-            about = stored_tag(about)
+            subject = stored_tag(subject)
         if self.redis_tier is not None:
-            self.redis_tier.invalidate(what, about)
+            self.redis_tier.invalidate(what, subject)
         if what == "tag":
-            return self.store.purge_tag(about)
+            return self.store.purge_tag(subject)
         if what == "path":
-            return self.store.purge_path(about) + sum(self.purge("tag", tag) for tag in self._composed_tags(value))
+            return self.store.purge_path(subject) + sum(self.purge("tag", tag) for tag in self._composed_tags(value))
         return self.store.clear()
 
     def _composed_tags(self, path: str) -> list[str]:
-        """The tags of what is made of services' answers to ``path``, or, where it ends in ``*``, to paths below it."""
+        """Return the tags of parts and compositions made of responses to ``path``; a final ``*`` is a wildcard."""
         if not path.endswith("*"):
             return [path_tag(service, path.encode()).decode() for service in self.sources]
-        starts = [f"{service}:{path[:-1]}".encode() for service in self.sources]
-        return [tag.decode("latin-1") for start in starts for tag in self.store.tags_starting(start)]
+        prefixes = [f"{service}:{path[:-1]}".encode() for service in self.sources]
+        return [tag.decode("latin-1") for prefix in prefixes for tag in self.store.tags_starting(prefix)]
 
     def snapshot(self) -> dict[str, Any]:
-        """What the store holds, as JSON-able values."""
+        """Return figures of the store as JSON values."""
         store = self.store
         return {
             "bytes": store.held_bytes,
@@ -147,12 +152,15 @@ class Cache:
 
 
 def path_tag(service: str, target: bytes) -> bytes:
-    """The tag of what is made of a service's answer to ``target``, whatever the query: updates reach it so."""
+    """Return the tag of everything made of a service's response to ``target``, without its query.
+
+    An unsafe request to the same path invalidates by this tag.
+    """
     return stored_tag(b"%b:%b" % (service.encode(), target.partition(b"?")[0]))
 
 
 class Tag:
-    """A tag such as ``user:{user_id}``, filled with a match's raw parameters (still percent-encoded)."""
+    """A configured tag such as ``user:{user_id}``; parameters are filled in percent-encoded, as in the path."""
 
     __slots__ = ("_format", "_names")
 
@@ -161,20 +169,22 @@ class Tag:
         self._format = _PLACEHOLDER.sub("%b", text.replace("%", "%%")).encode()
 
     def fill(self, params: Mapping[str, bytes]) -> bytes:
-        """The tag with the values of ``params``, as it is held."""
+        """Return the tag with the values of ``params``, in the form in which tags are stored."""
         return stored_tag(self._format % tuple(params[name] for name in self._names))
 
 
 def tag_names(text: str) -> tuple[str, ...]:
-    """The parameters that a tag's text names, in order."""
+    """Return the names of the parameters in a configured tag, in order."""
     return tuple(_PLACEHOLDER.findall(text))
 
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """How a route is cached. ``stores`` is false for a route without a cache of its own: what its unsafe requests
-    change is let go of, and nothing else. ``whole_uri`` tells that the key is host, path and query as they are.
-    ``counts`` has a number per outcome. ``era`` is the same for all plans that are in force together.
+    """How a route uses the cache.
+
+    ``stores`` is false for a route without a cache of its own: its unsafe requests invalidate, and nothing is stored.
+    ``whole_uri`` is true where the key is host, path and query as received. ``counts`` has a counter for each outcome.
+    ``era`` is the same object for all plans of one configuration.
     """
 
     cache: Cache
@@ -186,14 +196,14 @@ class CachePlan:
     era: object
 
     def fill_tags(self, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
-        """The route's tags for a request with these parameters."""
+        """Return the tags of the route for a request with the path parameters ``params``."""
         return tuple(tag.fill(params) for tag in self.tags)
 
 
 def request_view(head: RequestHead, method: bytes, consumer: bytes = b"") -> RequestView:
-    """What ``head`` says to a cache, remembered with it: a kept-alive client repeats its head.
+    """Return the cache's view of a request, which is kept with ``head``: a client repeats its head on a connection.
 
-    ``consumer`` is whom a guard has found behind it, by whatever credential.
+    ``consumer`` is the identity that a guard has established, whatever the credential.
     """
     view = head.cache_view
     if view is None or view.method != method or view.consumer != consumer:
@@ -212,9 +222,9 @@ def _end_to_end(lines: Sequence[FieldLine]) -> Fields:
 
 
 def part_view(head: RequestHead, lines: bytes, consumer: bytes = b"") -> RequestView:
-    """What a part's field ``lines`` say to a cache, remembered with ``head``.
+    """Return the cache's view of a request for a part with these field ``lines``, which is kept with ``head``.
 
-    The lines are the client's as a route changes them: another route makes others of the same head.
+    The lines are those of ``head`` after the changes of a route, and therefore differ among routes.
     """
     remembered: tuple[bytes, RequestView] | None = head.part_view
     if remembered is not None and remembered[0] == lines and remembered[1].consumer == consumer:

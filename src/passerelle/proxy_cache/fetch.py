@@ -1,8 +1,9 @@
-"""One request upstream for the cache. It belongs to no client: whoever asked first may leave, the others still get it.
+"""One fetch: a request upstream on behalf of the cache.
 
-While the response may be stored its pieces are kept, and the client who asked first (the reader) is fed from them as
-fast as it reads: one that reads slowly holds up nobody who waits for the whole. What may not be stored is relayed piece
-by piece with backpressure, as if there were no cache.
+A fetch does not belong to the client that caused it (the reader): the reader may disconnect while other requests wait
+for the response. As long as the response may be stored, the fetch keeps all pieces of its body and sends them to the
+reader as fast as the reader takes them, so that a slow reader does not delay the waiters. A response that may not be
+stored is relayed piece by piece with backpressure, as without a cache.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ from passerelle.upstream.interfaces import ResponseSource
 
 
 class Fetch:
-    """Carries out ``request`` as ``decision`` says. ``entry`` is what was stored; ``flight`` who else waits, if any."""
+    """Fetches the response to ``request`` after the cache's ``decision``.
+
+    ``entry`` is the stored response, if there is one. ``client`` is the reader; a background fetch has none. Requests
+    that wait for the response join ``flight``.
+    """
 
     __slots__ = (
         "_client",
@@ -73,13 +78,15 @@ class Fetch:
         self._draft: EntryDraft | None = None
         self._response: ResponseHead | None = None
         self._pieces: list[bytes] = []
-        self._sent_pieces = 0  # how many pieces the reader has got
+        self._sent_pieces = 0  # the number of pieces that the reader has received
         self._size = 0
-        self._serve_from_body = False  # the reader is answered from the whole
+        self._serve_from_body = False  # the reader receives its response from the complete body
         self._paused = False
         self._ended = False
         self._over = False
-        self.streams = client is not None and client.streams  # what comes in the background has until the deadline
+        self.streams = (
+            client is not None and client.streams
+        )  # in the background, the deadline holds for the whole response
         message = conditional_request(request.message, decision, request.view)
         self.source: ResponseSource = make_upstream_request(request, self, message, None)
         if flight is not None:
@@ -87,16 +94,16 @@ class Fetch:
 
     @property
     def is_current(self) -> bool:
-        """Whether nothing of it was invalidated since it went upstream: only then may others still join."""
+        """Whether nothing was invalidated since the request was sent: only then may further requests join."""
         return self._request.plan.cache.store.is_current(self._request.key, self._epoch)
 
     @property
     def has_head(self) -> bool:
-        """Whether a response is on its way that others may get, or might have got: its head has come."""
+        """Whether the head of a response that other requests may share has arrived."""
         return self._response is not None
 
     def start(self) -> None:
-        """Go upstream."""
+        """Send the request upstream."""
         self._epoch = self._request.plan.cache.store.epoch
         self._requested_at = time()
         self.source.start()
@@ -104,7 +111,7 @@ class Fetch:
     # ---- the reader
 
     def leave(self) -> None:
-        """The reader is gone. The fetch goes on where somebody waits or it may be stored."""
+        """Detach the reader, which has disconnected. The fetch continues for waiters, or to store its response."""
         self._client = None
         if self._over:
             return
@@ -117,25 +124,25 @@ class Fetch:
             self.source.resume()
 
     def stop_pausing(self) -> None:
-        """Somebody waits for the whole: do not wait for the reader."""
+        """Read the response without waiting for the reader: another request waits for the whole."""
         if self._paused and self._draft is not None:
             self.source.resume()
 
     def pause(self) -> None:
-        """The reader does not keep up. Upstream waits for it, unless somebody else waits for the whole."""
+        """Pause for the reader, which reads too slowly. Upstream is paused too, unless other requests wait."""
         self._paused = True
         if self._draft is None or self._flight is None or not len(self._flight):
             self.source.pause()
 
     def resume(self) -> None:
-        """The reader keeps up again."""
+        """Resume sending to the reader."""
         self._paused = False
         self._send_pieces()
         if not self._paused:
             self.source.resume()
 
     def _send_pieces(self) -> None:
-        """Give the reader what there is and it has not got."""
+        """Send the reader the pieces that it has not received."""
         client = self._client
         if client is None or self._serve_from_body or self._response is None:
             return
@@ -151,19 +158,19 @@ class Fetch:
             self._pieces = []
             client.on_end()
 
-    # ---- the answer (the receiver of a forward)
+    # ---- the response (the receiver of an upstream request)
 
     def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
+        """Relay a 1xx response."""
         if self._client is not None:
             self._client.on_interim(head)
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """101 that nobody asked for."""
-        self.source.refuse(Failure(Kind.BAD_RESPONSE, "101 that nobody asked for"))
+        """Refuse a 101: the request had no Upgrade."""
+        self.source.refuse(Failure(Kind.BAD_RESPONSE, "101 without an Upgrade in the request"))
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The response begins: what to do with it (RFC 9111 §3, §4.3.3)."""
+        """Store the response, use the stored one, or relay (RFC 9111 §3, §4.3.3)."""
         request = self._request
         plan = request.plan
         now = time()
@@ -199,7 +206,7 @@ class Fetch:
             self._relay(head, data, complete)
 
     def on_data(self, data: bytes) -> None:
-        """More of the body."""
+        """Take a piece of the body."""
         self._pieces.append(data)
         if self._draft is not None:
             self._size += len(data)
@@ -210,7 +217,7 @@ class Fetch:
             self._send_pieces()
 
     def on_end(self) -> None:
-        """The body is complete."""
+        """Store the complete body."""
         draft = self._draft
         self._ended = True
         if draft is not None:
@@ -219,7 +226,7 @@ class Fetch:
             self._send_pieces()
 
     def on_failure(self, failure: Failure) -> None:
-        """No answer, or one that broke off: what is cut short is never stored."""
+        """Serve a stale response if that is allowed, else relay the failure. An incomplete response is never stored."""
         request = self._request
         entry = self._entry
         if self._response is None and usable_on_failure(request.view, entry, time(), request.plan.settings):
@@ -231,14 +238,14 @@ class Fetch:
         if client is not None:
             client.on_failure(failure)
 
-    # ---- what is made of it
+    # ---- storing and serving
 
     def _store(self, draft: EntryDraft, head: ResponseHead, data: bytes, complete: bool) -> None:
         self._draft = draft
         self._response = head
         view = self._request.view
-        asks_for_less = view.range is not None or view.if_none_match is not None or view.if_modified_since is not None
-        self._serve_from_body = asks_for_less and head.status == 200
+        is_partial = view.range is not None or view.if_none_match is not None or view.if_modified_since is not None
+        self._serve_from_body = is_partial and head.status == 200
         if complete:
             self._ended = True
             if self._serve_from_body:
@@ -258,31 +265,31 @@ class Fetch:
             self._client.on_relayed(head, data, False, self._status_line(True))
 
     def _store_body(self, draft: EntryDraft, body: bytes) -> None:
-        """The whole is there."""
+        """Store the response with its complete ``body``, and serve a reader that needs the stored form."""
         entry, stored = self._build_and_place(draft, body)
         if self._serve_from_body and self._client is not None:
             client, self._client = self._client, None
             if entry is not None:
                 client.on_entry(entry, self._status_line(stored), (), "miss")
             else:
-                client.on_failure(Failure(Kind.TRUNCATED, "the body is not as long as its head says"))
+                client.on_failure(Failure(Kind.TRUNCATED, "the body is shorter or longer than its Content-Length"))
         self._end(entry)
 
     def _build_and_place(self, draft: EntryDraft, body: bytes) -> tuple[Entry | None, bool]:
-        """The entry (None where the response is not whole), and whether the store took it."""
+        """Return the entry (None where the body is incomplete), and whether it is stored."""
         request = self._request
         entry = draft.complete(body)
         if entry is None:
             return None, False
-        shelf = request.plan.cache.variants
+        variants = request.plan.cache.variants
         request.remember_route(entry)
-        held = shelf.place(request.key, request.view, draft.names, entry, self._epoch, self._entry)
-        if held:
+        stored = variants.place(request.key, request.view, draft.names, entry, self._epoch, self._entry)
+        if stored:
             self._share(entry)
-        return entry, held
+        return entry, stored
 
     def _stop_storing(self) -> None:
-        """The body is too long to be stored: relay it from here on."""
+        """Relay from here on: the body is too long to be stored."""
         self._release()
         self._draft = None
         self._delete_stale()
@@ -303,7 +310,7 @@ class Fetch:
             self._send_pieces()
 
     def _relay(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The response is one client's alone."""
+        """Relay the response to the reader alone."""
         self._release()
         self._release_waiters()
         client = self._client
@@ -342,7 +349,7 @@ class Fetch:
         self._end(entry)
 
     def _end(self, entry: Entry | None) -> None:
-        """There is a response for those who wait, or there is none."""
+        """End the fetch, and give the waiters ``entry`` or nothing."""
         self._release()
         self._over = True
         self._draft = None
@@ -354,17 +361,17 @@ class Fetch:
         elif entry is self._entry or entry.fresh_until + entry.stale_while_revalidate > self._requested_at:
             flight.complete(entry)
         else:
-            # RFC 9111 §4, §5.2.2.4: never fresh, so each must hear from upstream that it holds for him.
+            # RFC 9111 §4, §5.2.2.4: the response is never fresh, so each request must validate it.
             flight.release_uncached(time())
 
     def _release_waiters(self) -> None:
-        """Nobody else may have the answer."""
+        """Let the waiters send requests of their own: they may not share this response."""
         flight = self._detach_flight()
         if flight is not None:
             flight.release_uncached(time())
 
     def _detach_flight(self) -> Flight[Entry] | None:
-        """Who waits, if anybody can; nobody joins from here on."""
+        """Take the flight out of the cache, so that no request joins; return it if there is one."""
         flight, self._flight = self._flight, None
         fetches = self._request.plan.cache.fetches
         if flight is not None and fetches.get(flight.key) is self:
@@ -373,23 +380,24 @@ class Fetch:
 
     @property
     def _max_body(self) -> int:
-        """The longest body that the route stores and the store can take: what is longer is not gathered."""
+        """The longest body in bytes that both the route and the store allow; a longer one is not kept."""
         plan = self._request.plan
         return min(plan.settings.max_body, plan.cache.store.largest)
 
     def _delete_stale(self) -> None:
-        """What was stored is no longer what there is."""
+        """Invalidate the stored response, which the new one supersedes."""
         if self._entry is not None:
             self._request.plan.cache.invalidate((self._entry.key,), ())
 
     def _share(self, entry: Entry) -> None:
-        """``entry`` is held in memory now. For a fetch with a second level, as is the next."""
+        """Copy ``entry``, stored in memory now, to the second level. Nothing to do without one."""
 
-    def _release(self) -> None: ...
+    def _release(self) -> None:
+        """Release the claim to fetch in the second level. Nothing to do without one."""
 
     def _stale(self) -> Entry:
         if self._entry is None:
-            raise RuntimeError("nothing was stored")
+            raise RuntimeError("no stored response")
         return self._entry
 
     def _status_line(self, stored: bool) -> bytes:

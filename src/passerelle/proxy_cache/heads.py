@@ -1,4 +1,4 @@
-"""Heads of responses with what the cache adds to them, or leaves out."""
+"""Response heads with field lines that the cache adds or removes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from passerelle.http1.head import ResponseHead
 
 
 class AnnotatedHead(ResponseHead):
-    """A head with field lines of the gateway's ``added_lines``, each with CRLF, which are none of an upstream's."""
+    """A head with the gateway's ``added_lines`` (each with CRLF) after the fields of upstream."""
 
     __slots__ = ("added_lines",)
 
@@ -19,7 +19,7 @@ class AnnotatedHead(ResponseHead):
 
 
 class HeadWithoutTags(ResponseHead):
-    """A head without the fields that named its ``tags``."""
+    """A head without the fields that contained its ``tags``."""
 
     __slots__ = ("tags",)
 
@@ -29,14 +29,14 @@ class HeadWithoutTags(ResponseHead):
 
 
 def tags_of(head: ResponseHead) -> tuple[bytes, ...]:
-    """The tags that a response's head names, or has named."""
+    """Return the tags of a response, also after :func:`without_tags`."""
     if isinstance(head, HeadWithoutTags):
         return head.tags
     return OriginResponse(head.status, head.fields, request_time=0.0, response_time=0.0).tags()
 
 
 def without_tags(head: ResponseHead) -> ResponseHead:
-    """``head`` without the fields that name its tags: they are for the cache, not for clients."""
+    """Return ``head`` without the fields that contain its tags, which are for the cache and not for clients."""
     if not any(line.name in TAG_FIELDS for line in head.lines):
         return head
     first, *lines = head.raw[:-4].split(b"\r\n")

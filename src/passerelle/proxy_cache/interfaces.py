@@ -1,4 +1,4 @@
-"""Who is told of the answer that a request upstream for the cache brings (see :mod:`passerelle.proxy_cache.fetch`)."""
+"""The protocols between the cache and its clients, and between fetches and requests that wait for them."""
 
 from __future__ import annotations
 
@@ -12,43 +12,46 @@ from passerelle.upstream.interfaces import ResponseReceiver
 
 
 class FetchClient(Protocol):
-    """The client who asked first. Each answer is one call of ``on_entry`` or of those of a forward's receiver."""
+    """The reader of a fetch: the request that caused it.
+
+    A response is either one call of ``on_entry``, or the calls of a :class:`.ResponseReceiver`.
+    """
 
     @property
     def streams(self) -> bool:
-        """Whether it takes a body as it comes; then the deadline is for the head alone."""
+        """Whether the body is relayed piece by piece; then the deadline holds for the head alone."""
 
     def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
+        """Receive a 1xx response."""
 
     def on_entry(self, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...], outcome: str) -> None:
-        """The answer is in the cache now."""
+        """Receive the stored response."""
 
     def on_relayed(self, head: ResponseHead, data: bytes, complete: bool, status_line: bytes) -> None:
-        """The answer begins as it comes."""
+        """Receive the head of a relayed response, and the first bytes of its body."""
 
     def on_data(self, data: bytes) -> None:
-        """More of it."""
+        """Receive a piece of the body."""
 
     def on_end(self) -> None:
-        """That was all."""
+        """Receive the end of the body."""
 
     def on_failure(self, failure: Failure) -> None:
-        """There is no answer, or it broke off."""
+        """Receive a failure: there is no response, or it is incomplete."""
 
 
 class CacheClient(ResponseReceiver, Protocol):
-    """Who wants the answer: a client's exchange, or a part of a composition.
+    """The receiver of the response to a lookup: the exchange of a client, or a part of a composition.
 
-    ``cache_status`` is the field line for an answer from upstream, ``cache_outcome`` what became of the request (see
-    :data:`passerelle.proxy_cache.cache.OUTCOMES`).
+    ``cache_status`` is the Cache-Status field line of a response from upstream; ``cache_outcome`` is one of
+    :data:`passerelle.proxy_cache.cache.OUTCOMES`.
     """
 
     cache_status: bytes
     cache_outcome: str | None
 
     def on_stored(self, view: RequestView, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
-        """The answer to a request with these ``view``, out of the store."""
+        """Receive the stored response ``entry`` to the request with this ``view``."""
 
 
 class RunningFetch(Protocol):

@@ -1,4 +1,4 @@
-"""What an unsafe request has changed, on whatever route it is cached (RFC 9111 §4.4)."""
+"""Invalidation by unsafe requests, on all routes that may have stored the changed resource (RFC 9111 §4.4)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from passerelle.routing.router import RouteMatch
 
 
 class Invalidator:
-    """Lets go of URIs and tags. ``match`` is the router's; ``plan_of`` gives the cache plan of a matched route."""
+    """Invalidates URIs and tags.
+
+    ``match`` is that of the router. ``plan_of`` returns the cache plan of a matched route, ``part_tags`` the tags of
+    the parts of compositions that are made of responses of the route to a path (see :mod:`passerelle.gateway.plans`).
+    """
 
     __slots__ = ("_cache", "_match", "_part_tags", "_plan_of")
 
@@ -32,8 +36,11 @@ class Invalidator:
         self._part_tags = part_tags
 
     def invalidate(self, request: CacheRequest, targets: tuple[TargetUri, ...]) -> None:
-        """Let go of the ``targets``, of everything with a tag of the route of ``request``, or of the route on which a
-        target is read, and of every part and composition that is made of their paths at services."""
+        """Invalidate the ``targets`` of an unsafe ``request``.
+
+        Everything with a tag of the route of ``request``, or of the route of a target, is invalidated too, and so are
+        the parts and compositions made of responses to their paths.
+        """
         keys = []
         tags = dict.fromkeys(request.plan.fill_tags(request.params))
         host = request.host
@@ -54,7 +61,7 @@ class Invalidator:
         self._cache.invalidate(keys, tuple(tags))
 
     def store(self, request: CacheRequest, draft: EntryDraft, body: bytes) -> Entry | None:
-        """Store a POST's answer about its own URI, for the GETs to come (RFC 9110 §9.3.3)."""
+        """Store the response to a POST about its own URI, for later GETs (RFC 9110 §9.3.3)."""
         entry = draft.complete(body)
         if entry is not None:
             self._cache.variants.place(request.key, request.view, draft.names, entry)

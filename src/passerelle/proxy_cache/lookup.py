@@ -1,6 +1,7 @@
-"""A request on a cached route: answered from the store, or by one request upstream that others wait for too.
+"""The lookup of one request in the cache: it is served from the store, or by a fetch that it shares with others.
 
-:meth:`CacheLookup.start` asks the policy and does what it says. The short way of a hit is in the pipeline itself.
+:meth:`CacheLookup.start` asks the caching policy and executes its decision. Fast hits do not come here: see
+:mod:`passerelle.gateway.fast_hit`.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ if TYPE_CHECKING:
     from passerelle.upstream.request import UpstreamRequest
     from passerelle.upstream.request_body import RequestBody
 
-# How often a request may wait for another one: the first may bring another variant, the second hardly ever.
+# How often a request waits for a fetch: the first fetch may yield another variant, the second hardly ever does.
 MAX_WAITS = 2
 # RFC 9211 §2.8.
 REFUSED = b"Cache-Status: passerelle; detail=only-if-cached\r\n"
 
 
 class CacheLookup:
-    """Who asks, and what it waits for at the moment. To its asker it is what a forward is: it can be left."""
+    """One request at the cache. To its ``client`` it is a source of a response, as an upstream request is."""
 
     __slots__ = (
         "_awaited_fetch",
@@ -72,7 +73,7 @@ class CacheLookup:
         self._awaited_fetch: RunningFetch | None = None
 
     def start(self) -> None:
-        """Look the request up and carry out what the policy says."""
+        """Look the request up, and execute the decision of the policy."""
         request = self._request
         plan = request.plan
         now = time()
@@ -82,7 +83,8 @@ class CacheLookup:
             decision = revalidation(entry)
         if isinstance(decision, Fresh):
             assert entry is not None
-            request.remember_route(entry)
+            if request.route is not None:
+                request.remember_route(entry)
             if decision.refresh:
                 self._refresh(entry, now)
             outcome = "stale" if decision.stale else "hit"
@@ -114,7 +116,7 @@ class CacheLookup:
             if running is None or running.is_current:
                 self._join_flight(flight, running, decision)
                 return
-            # RFC 9111 §4.4: what was invalidated after it went upstream must not answer who asks after that.
+            # RFC 9111 §4.4: a response invalidated after its request was sent must not serve later requests.
             cache.flights.remove(flight)
         self._start_fetch(decision, cache.flights.begin(slot))
 
@@ -136,7 +138,7 @@ class CacheLookup:
             running.stop_pausing()
 
     def _on_flight_done(self, entry: Entry | None) -> None:
-        """What was waited for is there, or is nobody else's (None)."""
+        """Serve the response of the awaited fetch; None is one that may not be shared."""
         request = self._request
         request.origin.deadlines.entries.pop(self, None)
         if entry is None:
@@ -151,13 +153,13 @@ class CacheLookup:
             self.start()
 
     def _matches_request(self, entry: Entry) -> bool:
-        """Whether ``entry`` is the very variant that this request selects, and may be shared with who sends it."""
+        """Return whether ``entry`` is the variant that this request selects, and may be shared with its client."""
         request = self._request
         slot = request.plan.cache.variants.slot(request.key, request.view)[0]
         return slot == entry.key and not request.view.needs & entry.needs_excluded & IDENTITY
 
     def _refresh(self, entry: Entry, now: float) -> None:
-        """Validate ``entry`` in the background (RFC 5861 §3), unless that is being done, or enough others are."""
+        """Revalidate ``entry`` in the background (RFC 5861 §3), unless that is in flight or too many others are."""
         request = self._request
         cache = request.plan.cache
         if request.view.method != b"GET" or cache.flights.get(entry.key) is not None or not cache.may_refresh():
@@ -168,11 +170,11 @@ class CacheLookup:
         make_fetch(background, revalidation(entry), entry, None, flight).start()
 
     def _send_upstream(self, receiver: ResponseReceiver, body: RequestBody | None) -> None:
-        self._upstream = forward = make_upstream_request(self._request, receiver, self._request.message, body)
-        forward.start()
+        self._upstream = upstream = make_upstream_request(self._request, receiver, self._request.message, body)
+        upstream.start()
 
     def bypass(self, invalidator: Invalidator | None, body: RequestBody | None, trusted_host: bytes) -> None:
-        """Carry out a request that no cache answers: another method than GET and HEAD, or one with a body.
+        """Forward a request that no cache serves: another method than GET and HEAD, or one with a body.
 
         ``trusted_host`` as in :func:`.policy.on_response`.
         """
@@ -186,66 +188,66 @@ class CacheLookup:
         self._client.cache_status = status_line
         self._request.plan.counts[outcome] += 1
 
-    # ---- the answer (the reader of a fetch)
+    # ---- the response (the client of a fetch)
 
     @property
     def streams(self) -> bool:
-        """Whether the asker takes a body as it comes."""
+        """Whether the client takes a body piece by piece."""
         return self._client.streams
 
     def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
+        """Relay a 1xx response."""
         self._client.on_interim(head)
 
     def on_entry(self, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...], outcome: str) -> None:
-        """The answer is in the store."""
+        """Serve the stored response."""
         self._report_outcome(outcome, status_line)
         self._client.on_stored(self._request.view, entry, status_line, added_lines)
 
     def on_relayed(self, head: ResponseHead, data: bytes, complete: bool, status_line: bytes) -> None:
-        """The answer comes from upstream."""
+        """Relay the head of a response from upstream."""
         self._report_outcome("miss", status_line)
         self._client.on_response(head, data, complete)
 
     def on_data(self, data: bytes) -> None:
-        """More of it."""
+        """Relay a piece of the body."""
         self._client.on_data(data)
 
     def on_end(self) -> None:
-        """All of it was there."""
+        """Relay the end of the body."""
         self._client.on_end()
 
     def on_failure(self, failure: Failure) -> None:
-        """There is no answer."""
+        """Relay a failure."""
         self._client.on_failure(failure)
 
     def on_deadline(self) -> None:
-        """What is waited for takes longer than this request may take.
+        """Stop waiting for the fetch: the time of this request is over.
 
-        A route's time is for an answer's head, and the other one's has come in time. So this request asks for an answer
-        of its own, as on a route without a cache.
+        The timeout of a route holds for the head of a response. Where the head of the awaited response arrived in time,
+        this request is forwarded itself, as on a route without a cache. Else it fails.
         """
-        begun = self._restart_clock()
+        has_head = self._restart_clock()
         self.cancel()
-        if begun:
+        if has_head:
             self._report_outcome("miss", cache_status(b"uri-miss" if self._entry is None else b"stale"))
             self._send_upstream(Passthrough(self._client, self._request, None), None)
         else:
             self._client.on_failure(
-                Failure(Kind.TIMEOUT, f"no answer within {self._request.origin.deadlines.limit:g} s")
+                Failure(Kind.TIMEOUT, f"no response within {self._request.origin.deadlines.limit:g} s")
             )
 
     def _restart_clock(self) -> bool:
-        """Whether it was a body that was waited for; then the time of this request begins when it goes upstream."""
+        """Restart the time of a request that waited for a body; return whether it did."""
         if self._awaited_fetch is None or not self._awaited_fetch.has_head or not self._client.streams:
             return False
         self._request = replace(self._request, started_at=perf_counter())
         return True
 
-    # ---- the asker
+    # ---- the client
 
     def cancel(self) -> None:
-        """The asker is gone."""
+        """Stop: the client has disconnected."""
         if self._flight is not None:
             self._flight.leave(self._ticket)
             self._flight = self._awaited_fetch = None
@@ -256,24 +258,24 @@ class CacheLookup:
             self._upstream.cancel()
 
     def pause(self) -> None:
-        """The asker does not keep up."""
+        """Pause the response: the client reads too slowly."""
         source = self._fetch or self._upstream
         if source is not None:
             source.pause()
 
     def resume(self) -> None:
-        """The asker keeps up again."""
+        """Resume the response."""
         source = self._fetch or self._upstream
         if source is not None:
             source.resume()
 
     def refuse(self, failure: Failure) -> None:
-        """Take no more of an answer that is at fault."""
+        """Refuse a faulty response."""
         if self._upstream is not None:
             self._upstream.refuse(failure)
 
     def tunnel(self, other: Tunnel) -> UpstreamConnection:
-        """See :meth:`passerelle.upstream.request.Forward.tunnel`; a request that the cache answers has none."""
+        """Join the upstream connection to ``other``: see :meth:`passerelle.upstream.request.UpstreamRequest.tunnel`."""
         return cast("UpstreamRequest", self._upstream).tunnel(other)
 
     @property
@@ -282,28 +284,30 @@ class CacheLookup:
 
     @property
     def instance(self) -> Instance:
-        """Who answered, if anybody was asked for this request alone."""
+        """The instance that responded to a request of this lookup's own, else :data:`.NO_INSTANCE`."""
         return self._source.instance if self._source is not None else NO_INSTANCE
 
     @property
     def key(self) -> bytes | None:
-        """What the balancer picked by."""
+        """The key that the balancer hashed, or None."""
         return self._source.key if self._source is not None else None
 
     @property
     def seconds(self) -> float:
-        """How long the attempts took."""
-        return self._source.seconds if self._source is not None else 0.0
+        """The duration of the attempts in seconds."""
+        source = self._fetch.source if self._fetch is not None else self._upstream
+        return source.seconds if source is not None else 0.0
 
     @property
     def hedged(self) -> str | None:
-        """What became of the hedge, if there was one."""
+        """The outcome of the hedge, if there was one."""
         return self._source.hedged if self._source is not None else None
 
     @property
     def attempts(self) -> int:
-        """How many attempts there were; none for what another request brought."""
-        return self._source.attempts if self._source is not None else 0
+        """The number of attempts; 0 where another request's fetch supplied the response."""
+        source = self._fetch.source if self._fetch is not None else self._upstream
+        return source.attempts if source is not None else 0
 
 
 def make_fetch(
@@ -313,8 +317,8 @@ def make_fetch(
     client: FetchClient | None,
     flight: Flight[Entry] | None,
 ) -> Fetch:
-    """The request upstream, not started yet: with a second level, one that looks there first."""
-    sharing = request.plan.cache.redis_tier
-    if sharing is None:
+    """Create the fetch, not started: with a second level, one that looks there first."""
+    tier = request.plan.cache.redis_tier
+    if tier is None:
         return Fetch(request, decision, entry, client, flight)
-    return TieredFetch(request, decision, entry, client, flight, sharing)
+    return TieredFetch(request, decision, entry, client, flight, tier)

@@ -1,4 +1,4 @@
-"""Requests that the cache lets pass: it only notes what they change."""
+"""Requests that bypass the cache: unsafe ones invalidate what they change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Passthrough:
-    """Between a forward and its asker where the cache only listens: an unsafe method changes what is stored."""
+    """Relays a response to ``client``, and invalidates stored responses after an unsafe method."""
 
     __slots__ = ("_client", "_epoch", "_invalidator", "_request", "_requested_at", "_trusted_host", "streams")
 
@@ -35,11 +35,11 @@ class Passthrough:
         self.streams = client.streams
 
     def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response."""
+        """Relay a 1xx response."""
         self._client.on_interim(head)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The answer: what it changed is let go of before anybody hears of it (RFC 9111 §4.4)."""
+        """Invalidate what the request has changed, before the response is relayed (RFC 9111 §4.4)."""
         request = self._request
         if self._invalidator is not None and request.view.method not in SAFE_METHODS:
             response = OriginResponse(
@@ -56,7 +56,7 @@ class Passthrough:
                 tags=request.tags(),
             )
             if isinstance(outcome, Invalidate):
-                # What was invalidated after this went upstream may be newer than what it says.
+                # A later invalidation may be newer than this response.
                 current = request.plan.cache.store.is_current(request.key, self._epoch)
                 self._invalidator.invalidate(request, outcome.targets)
                 if outcome.draft is not None and complete and current and request.plan.stores:
@@ -64,17 +64,17 @@ class Passthrough:
         self._client.on_response(without_tags(head), data, complete)
 
     def on_data(self, data: bytes) -> None:
-        """More of the body."""
+        """Relay a piece of the body."""
         self._client.on_data(data)
 
     def on_end(self) -> None:
-        """The body is complete."""
+        """Relay the end of the body."""
         self._client.on_end()
 
     def on_failure(self, failure: Failure) -> None:
-        """There is no answer."""
+        """Relay a failure."""
         self._client.on_failure(failure)
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """The protocol changes."""
+        """Relay 101."""
         self._client.on_switch(head, data)

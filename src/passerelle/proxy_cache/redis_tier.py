@@ -1,7 +1,7 @@
-"""The second level of the cache: what the workers and gateways that use one Redis share (docs/reference/caching.md).
+"""The second level of the cache, in the Redis that several workers and gateways share (docs/reference/caching.md).
 
-Requests call plain methods here. What must wait for Redis is done by tasks beside them: a request waits only for a
-look-up, and that is bounded by the store.
+The methods that requests call return at once; tasks of their own wait for Redis. A request waits only for a lookup,
+whose duration the store bounds.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from passerelle.caching.request import RequestView
 
 logger = logging.getLogger("passerelle")
 
-# Responses on their way to Redis at once, each held in memory; more are not shared.
+# The most responses being written to Redis at once, each held in memory; further ones are not shared.
 _WRITES: Final = 1000
-# Changes that wait their turn; more become one of everything.
+# The most invalidations in the queue; one more replaces them all by an invalidation of everything.
 _CHANGES: Final = 1000
-# How long what is still to be told may take when the gateway stops (seconds).
-_LAST_WORDS: Final = 1.0
+# How long queued writes and invalidations may take when the gateway stops (seconds).
+_STOP_SECONDS: Final = 1.0
 
 _Invalidation = tuple[str, bytes]
 
 
 class RedisTier:
-    """One worker's use of the Redis at ``url``. Made and used on the event loop."""
+    """The connection of one worker to the second level at ``url``; created and used on the event loop."""
 
     def __init__(self, url: str, address: str, namespace: str, memory: MemoryStore) -> None:
         self.key = (url, namespace)
@@ -43,32 +43,32 @@ class RedisTier:
         self._tasks: set[asyncio.Task[None]] = set()
         self._invalidations: deque[_Invalidation] = deque()
         self._invalidating: asyncio.Task[None] | None = None
-        self._invalidated: asyncio.Future[None] | None = None  # the end of what waits in ``_invalidations`` now
+        self._invalidated: asyncio.Future[None] | None = None  # done when the queue is empty
         self.hits = 0
         self.misses = 0
         self.stores = 0
 
     @property
     def up(self) -> bool:
-        """Whether Redis is used at the moment."""
+        """Whether Redis is in use now."""
         return self.store.up
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Start to connect."""
         self.store.bus.start()
 
     async def stop(self) -> None:
-        """Say what is still to be said, for at most a second, then disconnect."""
+        """Finish queued writes and invalidations, for at most a second, then disconnect."""
         pending = [task for task in (*self._tasks, self._invalidating) if task is not None]
         if pending:
-            _, late = await asyncio.wait(pending, timeout=_LAST_WORDS)
+            _, late = await asyncio.wait(pending, timeout=_STOP_SECONDS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await self.store.stop()
 
     def snapshot(self) -> dict[str, int]:
-        """Counters as JSON-able values."""
+        """Return the counters as JSON values."""
         return {
             "connected": int(self.up),
             "errors": self.store.errors,
@@ -79,34 +79,34 @@ class RedisTier:
 
     def _on_change(self, up: bool) -> None:
         if up:
-            logger.warning("redis: %s is back", self._address)
+            logger.warning("redis: %s is available again", self._address)
         else:
-            logger.warning("redis: cannot reach %s; each worker goes on with its own memory", self._address)
+            logger.warning("redis: cannot reach %s; each worker uses its own memory", self._address)
 
-    # ---- what changes
+    # ---- invalidation
 
-    def invalidate(self, what: str, about: bytes) -> None:
-        """Let go of something in Redis and in the memory of all others (``what``: key, tag, path, all)."""
+    def invalidate(self, what: str, subject: bytes) -> None:
+        """Invalidate in Redis and in the memory of all other workers (``what``: key, tag, path, all)."""
         if len(self._invalidations) >= _CHANGES:
             self._invalidations.clear()
-            what, about = "all", b""
-        self._invalidations.append((what, about))
+            what, subject = "all", b""
+        self._invalidations.append((what, subject))
         if self._invalidating is None:
             self._invalidated = self.loop.create_future()
             self._invalidating = self.loop.create_task(self._run_invalidations())
 
     async def _run_invalidations(self) -> None:
-        """One after another, in order: a burst needs one connection, and nothing overtakes."""
+        """Execute the queued invalidations one by one, in order, over one connection."""
         store = self.store
         try:
             while self._invalidations:
-                what, about = self._invalidations.popleft()
+                what, subject = self._invalidations.popleft()
                 if what == "key":
-                    await store.delete(about)
+                    await store.delete(subject)
                 elif what == "tag":
-                    await store.purge_tag(about)
+                    await store.purge_tag(subject)
                 elif what == "path":
-                    await store.purge_path(about)
+                    await store.purge_path(subject)
                 else:
                     await store.clear()
         finally:
@@ -118,12 +118,15 @@ class RedisTier:
     # ---- looking up
 
     async def find(self, key: bytes, view: RequestView) -> tuple[Entry | None, Variants | None]:
-        """What Redis has for a request, and the note of the URI. What this worker has let go of is not found again."""
-        changed = self._invalidated
-        if changed is not None:
+        """Look a request up in Redis; return its entry and the note of its URI's variants.
+
+        A response that this worker has just invalidated is not found.
+        """
+        pending = self._invalidated
+        if pending is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(changed), TIMEOUT)
-            if not changed.done():
+                await asyncio.wait_for(asyncio.shield(pending), TIMEOUT)
+            if not pending.done():
                 return None, None
         found = await self.store.find(key, view)
         if found[0] is not None:
@@ -132,32 +135,33 @@ class RedisTier:
             self.misses += 1
         return found
 
-    # ---- what is stored
+    # ---- storing
 
-    def share(self, key: bytes, entry: Entry, asked_at: float, claim: bytes | None) -> None:
-        """Share ``entry``, just placed in memory for the URI's ``key``; its request went upstream at ``asked_at``.
+    def share(self, key: bytes, entry: Entry, requested_at: float, claim: bytes | None) -> None:
+        """Write ``entry``, which is stored in memory under ``key``, to Redis.
 
-        ``claim`` is the slot that this worker claimed for it, to be given up with that.
+        Its request was sent upstream at ``requested_at``. ``claim`` is the slot that this worker has claimed for the
+        fetch; the write releases it.
         """
         if len(self._tasks) >= _WRITES or not self.up:
             self.release(claim)
             return
         note = self._memory.peek(key)
-        self._run(self._share(entry, note if isinstance(note, Variants) else None, asked_at, claim))
+        self._run(self._share(entry, note if isinstance(note, Variants) else None, requested_at, claim))
 
-    async def _share(self, entry: Entry, note: Variants | None, asked_at: float, claim: bytes | None) -> None:
+    async def _share(self, entry: Entry, note: Variants | None, requested_at: float, claim: bytes | None) -> None:
         now = time()
         store = self.store
-        kept = await store.put(entry, now, now - asked_at)
-        # The note last: whoever waits for the URI is told with it, and then finds what it leads to.
+        kept = await store.put(entry, now, now - requested_at)
+        # The note is written last: it wakes the workers that wait for the URI, which then look up the entry.
         if note is not None and kept:
-            kept = await store.put(note, now, now - asked_at)
+            kept = await store.put(note, now, now - requested_at)
         self.stores += kept
         if claim is not None and not (kept and claim in (entry.key, note.key if note is not None else b"")):
             await store.release(claim)
 
     def release(self, claim: bytes | None) -> None:
-        """Nothing will be shared: who waits for ``claim`` goes upstream."""
+        """Release ``claim`` without a response, so that the workers waiting for it fetch themselves."""
         if claim is not None and self.up:
             self._run(self.store.release(claim))
 

@@ -1,4 +1,4 @@
-"""A request on its way to the cache, and the messages that go upstream and come back for it."""
+"""A request to the cache, and the message that it sends upstream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from passerelle.caching.policy import Miss, Stale
 from passerelle.caching.request import RequestView
 from passerelle.http.messages import Fields
 from passerelle.http1.server.response_writer import SLICE
-from passerelle.proxy_cache.cache import CachePlan
+from passerelle.proxy_cache.cache import CachePlan, path_tag
 from passerelle.upstream.interfaces import CacheOrigin, ResponseReceiver, ResponseSource
 from passerelle.upstream.request_body import RequestBody
 
@@ -22,8 +22,8 @@ class CacheRequest:
 
     ``host`` is the Host's normal form without a port, ``cache_origin`` what stands for it in keys, ``authority`` the
     Host as sent, in lower case. ``owner`` is the route's plan where a hit may go the short way (see
-    :mod:`passerelle.gateway.fast_hit`). ``node_key`` is what the balancer picks by, where it does. ``path_tags`` are
-    tags beside those of the plan: the paths at services that it is of. ``revalidate``: no stale answer will do,
+    :mod:`passerelle.gateway.fast_hit`). ``node_key`` is what the balancer picks by, where it does. ``sources`` are the
+    services and targets whose responses the response is made of, for its tags. ``revalidate``: no stale answer will do,
     whatever the policy allows. ``route`` is the plan of the route, where the request is for a whole answer.
     """
 
@@ -40,23 +40,23 @@ class CacheRequest:
     target: TargetUri | None = None
     owner: object = None
     node_key: bytes | None = None
-    path_tags: tuple[bytes, ...] = ()
+    sources: tuple[tuple[str, bytes], ...] = ()
     revalidate: bool = False
     route: object = None
 
     def remember_route(self, entry: Entry) -> None:
-        """Let hits of ``entry`` go the short way by the plan of the route, unless its body goes out in slices."""
+        """Let fast hits serve ``entry`` with the plan of the route, unless its body is sent in slices."""
         entry.owner = self.owner if len(entry.body) <= SLICE else None
 
     def tags(self) -> tuple[bytes, ...]:
-        """What its answer is purged by, beside the tags that the answer names itself."""
-        return self.plan.fill_tags(self.params) + self.path_tags
+        """Return the tags of the response, apart from those that the response itself contains."""
+        return (*self.plan.fill_tags(self.params), *(path_tag(service, target) for service, target in self.sources))
 
 
 def make_upstream_request(
     request: CacheRequest, receiver: ResponseReceiver, message: bytes, body: RequestBody | None
 ) -> ResponseSource:
-    """The forward that carries ``message`` upstream for ``request``, not started yet."""
+    """Create the upstream request that sends ``message``; it is not started."""
     origin = request.origin
     source = origin.make_request(origin, receiver, request.view.method, message, body, request.started_at)
     if request.node_key is not None:
@@ -65,9 +65,9 @@ def make_upstream_request(
 
 
 def conditional_request(message: bytes, decision: Miss | Stale, view: RequestView) -> bytes:
-    """The request for upstream without the fields that the cache answers itself, with the validators it adds."""
+    """Return the request for upstream: without the fields that the cache evaluates, with its validators."""
     fields: Fields = decision.fields if isinstance(decision, Stale) else []
-    if decision.drop and view.needs & SPECIAL:  # what is dropped are preconditions, and it has one
+    if decision.drop and view.needs & SPECIAL:  # the dropped fields are preconditions, and the request has one
         line, _, section = message.partition(b"\r\n")
         kept = [f for f in section[:-4].split(b"\r\n") if f.partition(b":")[0].lower() not in decision.drop]
         message = b"\r\n".join([line, *kept, b"", b""])

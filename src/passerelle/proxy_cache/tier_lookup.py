@@ -1,4 +1,4 @@
-"""Before a miss goes upstream: whether another worker or gateway has the response, or is just fetching it."""
+"""The lookup in the second level before a miss is forwarded: another worker may have the response, or fetch it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from passerelle.proxy_cache.request import CacheRequest
 if TYPE_CHECKING:
     from passerelle.proxy_cache.redis_tier import RedisTier
 
-# How long a claim to fetch holds when its gateway dies, and how often one that lives renews it (seconds).
+# How long a claim to fetch remains after its gateway has died, and how often a live gateway renews it (seconds).
 CLAIM: Final = 3.0
 RENEW: Final = 1.0
 
-# How often a search looks again after another's fetch has ended: the first may have brought another variant.
+# How often a lookup is repeated after another worker's fetch: the first fetch may have stored another variant.
 _LOOKS: Final = 3
 
 
 class TierLookup:
-    """A look in the second level for ``request``. ``claim`` is the slot that is ours to fetch, None where none is."""
+    """One lookup of ``request`` in the second level. ``claim`` is the slot that this worker has claimed, or None."""
 
     __slots__ = ("_epoch", "_request", "_tier", "claim")
 
@@ -33,9 +33,9 @@ class TierLookup:
         self.claim: bytes | None = None
 
     async def run(self, known: Entry | None) -> tuple[Entry, Decision] | None:
-        """A response that is better than the one ``known`` and what to do with it, or None: go upstream.
+        """Return an entry fresher than ``known`` with the decision about it, or None for a request upstream.
 
-        Waits while another worker fetches, as long as that one lives; the caller has the deadline.
+        Waits while another live worker fetches the response; the caller enforces the deadline.
         """
         store, request = self._tier.store, self._request
         best: tuple[Entry, Decision] | None = None
@@ -52,7 +52,7 @@ class TierLookup:
             if await store.claim(slot, CLAIM):
                 self.claim = slot
                 return best
-            # None: a second is over, and the claim stands or its holder has died, which the next wait tells.
+            # None: the wait has timed out. The next one finds out whether the claim is still held.
             while (stored := await store.wait(slot, RENEW)) is None:
                 pass
             if not stored:
@@ -60,7 +60,7 @@ class TierLookup:
         return best
 
     async def _find(self) -> Entry | None:
-        """What Redis has; in this worker's memory then, under the name that it has there."""
+        """Return the entry that Redis has, after storing it and its note of variants in the memory of this worker."""
         request = self._request
         memory = request.plan.cache.store
         entry, note = await self._tier.find(request.key, request.view)
@@ -68,7 +68,7 @@ class TierLookup:
             own = memory.peek(request.key)
             if isinstance(own, Variants) and own.salt != note.salt:
                 if not set(own.names) <= set(note.names):
-                    return None  # this worker knows of more fields that choose: what was chosen by fewer may be wrong
+                    return None  # fewer fields than this worker knows select the variant: it may be the wrong one
                 own = None
             if not isinstance(own, Variants):
                 memory.put_since(note, self._epoch)

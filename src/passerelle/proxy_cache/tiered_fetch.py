@@ -1,4 +1,4 @@
-"""A request upstream for a cache with a second level: looks there first, and tells others of what it brings."""
+"""A fetch with a second level: it looks there first, and shares what it stores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("passerelle")
 
 
 class TieredFetch(Fetch):
-    """Before it goes upstream for several it asks ``tier``: others may have the response, or be fetching it."""
+    """A fetch that looks in ``tier`` before it goes upstream: another worker may have the response, or fetch it."""
 
     __slots__ = ("_background", "_claim_holder", "_search", "_search_done", "_searching", "_tier")
 
@@ -42,11 +42,11 @@ class TieredFetch(Fetch):
         self._background = client is None
         self._search_done = flight is None or request.view.method != b"GET"
         self._searching = False
-        self._search: asyncio.Task[None] | None = None  # looks, then renews the claim
+        self._search: asyncio.Task[None] | None = None  # the lookup, which afterwards renews the claim
         self._claim_holder: TierLookup | None = None
 
     def start(self) -> None:
-        """Look in the second level, the first time, else go upstream."""
+        """Look in the second level at the first call; send the request upstream at any other."""
         if self._search_done or not self._tier.up:
             super().start()
             return
@@ -58,7 +58,7 @@ class TieredFetch(Fetch):
         self._search = self._tier.loop.create_task(self._search_tier(TierLookup(request, self._tier, self._epoch)))
 
     async def _search_tier(self, lookup: TierLookup) -> None:
-        """Answer from the second level, or go upstream with what was found there; then hold the claim to fetch."""
+        """Serve from the second level, or go upstream with what it has to validate; then renew the claim to fetch."""
         found: tuple[Entry, Decision] | None = None
         try:
             found = await lookup.run(self._entry)
@@ -87,7 +87,7 @@ class TieredFetch(Fetch):
         await lookup.keep_claim()
 
     def leave(self) -> None:
-        """The reader is gone. A search goes on where somebody waits for it."""
+        """Detach the reader, which has disconnected. A lookup continues only for waiters."""
         if not self._searching:
             super().leave()
             return
@@ -96,9 +96,9 @@ class TieredFetch(Fetch):
             self._end(None)
 
     def on_deadline(self) -> None:
-        """Redis, or another worker's request, takes longer than this request may take."""
+        """Fail: Redis, or the fetch of another worker, takes longer than this request may."""
         self._release()
-        self.on_failure(Failure(Kind.TIMEOUT, f"no answer within {self._request.origin.deadlines.limit:g} s"))
+        self.on_failure(Failure(Kind.TIMEOUT, f"no response within {self._request.origin.deadlines.limit:g} s"))
 
     def _share(self, entry: Entry) -> None:
         self._tier.share(self._request.key, entry, self._requested_at, self._end_search())
@@ -107,7 +107,7 @@ class TieredFetch(Fetch):
         self._tier.release(self._end_search())
 
     def _end_search(self) -> bytes | None:
-        """No more searching or renewing; gives the slot that was claimed."""
+        """Stop looking up and renewing; return the claimed slot, if there is one."""
         if self._searching:
             self._searching = False
             self._request.origin.deadlines.entries.pop(self, None)

@@ -153,7 +153,10 @@ def _load(text: str, file: str) -> Config:
 
 
 def build(config: Config) -> Gateway:
-    """Create a gateway. :raises CannotStart: if the access log, or a file of a guard, cannot be opened."""
+    """Build the gateway of ``config``.
+
+    :raises CannotStart: if the access log, or a file that guards need, cannot be opened.
+    """
     try:
         return Gateway(config)
     except OSError as error:
