@@ -88,7 +88,7 @@ def test_unknown_kids_cost_one_fetch_a_cooldown() -> None:
         assert wait is issuer.set
         fetched += 1
         issuer.answer()
-    assert reasons == {"token of an unknown key"}
+    assert reasons == {"token signed with an unknown key"}
     assert fetched == 3  # after 30, 60 and 90 s, none of them in the first 10
     assert isinstance(issuer.ask(K1, "k1"), Identity)
 
@@ -130,7 +130,7 @@ def test_tokens_without_kid_try_every_key() -> None:
     assert isinstance(one.ask(K1, None), Identity)
     assert isinstance(two.ask(K1, None), Identity)
     assert isinstance(two.ask(K2, None), Identity)
-    with pytest.raises(CredentialRejected, match="does not hold"):
+    with pytest.raises(CredentialRejected, match="invalid signature"):
         one.ask(K2, None)
 
 
