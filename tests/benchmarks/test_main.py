@@ -85,7 +85,7 @@ def test_figures_come_as_lines_of_json_and_nothing_else_on_the_channel(monkeypat
 def test_errors_are_named_and_the_run_fails(monkeypatch, tmp_path, capsys):
     assert main(monkeypatch, tmp_path, [Told("a", [figure("a", errors=3)]), Told("b", [figure("b")])]) == 1
     shown = capsys.readouterr()
-    assert "errors: 3 in a: it counts as failed" in shown.err
+    assert "errors: 3 in a: the scenario counts as failed" in shown.err
     assert "| a | 10hdr | us |" in shown.out and "| b | 10hdr | us |" in shown.out
 
 
