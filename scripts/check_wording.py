@@ -54,7 +54,7 @@ def prose(path: Path, text: str) -> str:
     lines = [[" "] * len(line) for line in text.splitlines()]
     source = text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in (tokenize.COMMENT, tokenize.STRING):
+        if token.type not in (tokenize.COMMENT, tokenize.STRING) or " " not in token.string:
             continue
         (first, start), (last, end) = token.start, token.end
         for number in range(first - 1, last):

@@ -1,4 +1,4 @@
-"""The command line: what it takes, what it shows, how it ends."""
+"""Command line: arguments, output, exit status."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_wrong_usage_is_explained_and_exits_with_2(argv, said, capsys):
 
 
 class Told:
-    """A scenario that finds fixed figures."""
+    """Scenario with fixed figures."""
 
     about = "for this test"
     peers = ("nginx",)

@@ -1,4 +1,4 @@
-"""The report: what is kept, what is shown, what is drawn."""
+"""Report: stored figures, tables, plots."""
 
 import json
 import xml.etree.ElementTree as ElementTree

@@ -1,4 +1,4 @@
-"""Tokens as credentials: their claims, who they make of a client, how long that is remembered."""
+"""Tokens as credentials: their claims, the resulting identity, and how long it is cached."""
 
 from __future__ import annotations
 
