@@ -1,1 +1,1 @@
-"""How fast passerelle is, beside its peers: ``python -m benchmarks`` (see ``docs/benchmarks.md``)."""
+"""Performance of passerelle compared with its peers: ``python -m benchmarks`` (see ``docs/benchmarks.md``)."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [SCENARIO...]``: see ``docs/benchmarks.md``. Exit 0 measured, 1 failed, 2 wrong usage."""
+"""Command line ``python -m benchmarks`` (see ``docs/benchmarks.md``). Exit 0 success, 1 failure, 2 wrong usage."""
 
 from __future__ import annotations
 
@@ -50,21 +50,23 @@ SCENARIOS = {scenario.name: scenario for scenario in ALL}
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; wrong usage exits with 2."""
+    """Parse the command line; wrong usage exits with 2."""
     peers = sorted({peer for scenario in SCENARIOS.values() for peer in scenario.peers})
     about = "\n".join(f"  {scenario.name:14} {scenario.about}" for scenario in SCENARIOS.values())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure passerelle beside its peers.",
+        description="Measure passerelle and its peers.",
         epilog=f"scenarios:\n{about}\n\npeers: {', '.join(peers)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="what to measure; all without any")
-    parser.add_argument("--peers", default="", metavar="NAME,...", help="whom to compare with; all without any")
-    parser.add_argument("--seconds", type=int, default=3, metavar="N", help="length of a headline's run (default 3)")
-    parser.add_argument("--pairs", type=int, default=3, metavar="N", help="times that all is measured (default 3)")
-    parser.add_argument("--starts", type=int, default=1, metavar="N", help="times that all is started (default 1)")
-    parser.add_argument("--json", action="store_true", help="one line of JSON a figure instead of a table")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="scenarios to measure (default: all)")
+    parser.add_argument("--peers", default="", metavar="NAME,...", help="peers to compare with (default: all)")
+    parser.add_argument("--seconds", type=int, default=3, metavar="N", help="seconds per run of a headline (default 3)")
+    parser.add_argument("--pairs", type=int, default=3, metavar="N", help="number of measurements (default 3)")
+    parser.add_argument(
+        "--starts", type=int, default=1, metavar="N", help="number of starts of the servers (default 1)"
+    )
+    parser.add_argument("--json", action="store_true", help="one line of JSON per figure instead of a table")
     chosen = parser.parse_args(argv)
     chosen.scenarios = chosen.scenarios or list(SCENARIOS)
     chosen.peers = frozenset(filter(None, chosen.peers.split(",")))
@@ -82,9 +84,9 @@ def progress(text: str) -> None:
 
 
 def run(scenario: Scenario, chosen: argparse.Namespace, load: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one scenario and show its figures, each start on a rig of its own; returns its part of the report.
+    """Run one scenario and print its figures, each start on a new rig; return its part of the report.
 
-    ``load`` is how busy the machine was before the first scenario: later ones would see their predecessor's load.
+    ``load`` is the machine's load before the first scenario, since later scenarios would see their predecessor's.
     """
     starts: list[list[Figure]] = []
     began = time.monotonic()
@@ -116,7 +118,7 @@ def run(scenario: Scenario, chosen: argparse.Namespace, load: Mapping[str, Any])
         show({"scenario": scenario.name, "failure": failure, "errors": 1})
     found = {**write.entry(bench, figures, load, failure), "starts": chosen.starts}
     if found["errors"]:
-        print(f"errors: {found['errors']} in {scenario.name}: it counts as failed", file=sys.stderr)
+        print(f"errors: {found['errors']} in {scenario.name}: the scenario counts as failed", file=sys.stderr)
     if not chosen.json:
         print(f"{write.remarks(found)}\n\n{write.table(found['figures'])}\n", flush=True)
     progress(f"{scenario.name} took {time.monotonic() - began:.0f} s")
@@ -124,14 +126,14 @@ def run(scenario: Scenario, chosen: argparse.Namespace, load: Mapping[str, Any])
 
 
 def _start(scenario: Scenario, bench: Bench, tell: Callable[[Figure], None] | None) -> tuple[list[Figure], str | None]:
-    """The figures of one start, each told of as it is found, and why there are no more, if it failed."""
+    """Return the figures of one start (each also passed to ``tell``), and the error that ended it early, if any."""
     figures: list[Figure] = []
     try:
         for figure in scenario.run(bench):
             figures.append(figure)
             if tell is not None:
                 tell(figure)
-    except (RigError, OSError) as error:  # OSError: a socket to a server under test broke
+    except (RigError, OSError) as error:  # OSError: the connection to a server under test broke
         return figures, str(error)
     return figures, None
 
@@ -147,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: everything was stopped", file=sys.stderr)
+        print("interrupted: all servers were stopped", file=sys.stderr)
         return 130
     finally:
         if found:
@@ -158,11 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
-    """Leave in order, so that every server is stopped."""
+    """Exit in an orderly way, so that every server is stopped."""
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background job ignores it
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: background jobs of a shell ignore it
         signal.signal(number, _leave)
     sys.exit(main())

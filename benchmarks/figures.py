@@ -1,4 +1,4 @@
-"""What a scenario finds out, and what is judged by it."""
+"""Figures: the results of a scenario, and their targets."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from benchmarks.rig.pairs import Run, median_ratio
 
-CPU_US = "us"  # CPU microseconds of the server a request
+CPU_US = "us"  # server CPU microseconds per request
 RPS = "rps"  # requests per second
-P99 = "p99_us"  # microseconds that one request in a hundred took longer than
+P99 = "p99_us"  # 99th percentile of the latency, in microseconds
 
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on a figure's ratio, or on our own value where there is nothing to compare it with."""
+    """Bound on a figure's ratio, or on passerelle's own value if there is no peer."""
 
     bound: float
     at_most: bool = True
@@ -32,7 +32,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Figure:
-    """One comparison: medians of ours and of the peer's in ``unit``, and the median of the pairwise ratios."""
+    """One comparison: medians of passerelle's and the peer's runs in ``unit``, and the median pairwise ratios."""
 
     scenario: str
     variant: str
@@ -49,12 +49,12 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; ``None`` without one, or when there was nothing to compare with."""
+        """Return whether the target is met; ``None`` without a target or a value."""
         value = self.ours if self.target and self.target.absolute else self.ratio
         return None if self.target is None or value is None else self.target.met(value)
 
     def line(self) -> dict[str, Any]:
-        """As the report and ``--json`` show it."""
+        """Return the figure as shown in the report and by ``--json``."""
         shown: dict[str, Any] = {
             "scenario": self.scenario,
             "variant": self.variant,
@@ -72,10 +72,10 @@ class Figure:
 
 
 def pooled(starts: Sequence[Sequence[Figure]]) -> list[Figure]:
-    """One figure of each comparison from those of several starts of the servers: the medians of theirs.
+    """Combine the figures of several starts of the servers: for each comparison, the medians of the starts.
 
-    From one start to the next a server's speed differs by more than from run to run. A comparison that a start lacks is
-    made of the others.
+    A server's speed differs more between starts than between runs. A comparison that is missing in one start is
+    computed from the others.
     """
     found: dict[tuple[str, str, str | None], list[Figure]] = {}
     for figures in starts:
@@ -101,7 +101,7 @@ def _pool(figures: Sequence[Figure]) -> Figure:
 
 
 def rounded(value: Any) -> Any:
-    """Four significant digits of a small float, none after the point of a large one; anything else as it is."""
+    """Round small floats to four significant digits and large ones to integers; return other values unchanged."""
     if not isinstance(value, float):
         return value
     return round(value) if abs(value) >= 10_000 else float(f"{value:.4g}")
@@ -116,7 +116,7 @@ def _figure(
     theirs: Sequence[Run] = (),
     target: Target | None = None,
 ) -> Figure:
-    """Compare what runs have in ``unit``; their other medians are shown beside it."""
+    """Compare runs in ``unit``, and add the medians of the other units."""
     own, others = [getattr(run, unit) for run in ours], [getattr(run, unit) for run in theirs]
     return Figure(
         scenario,
@@ -140,7 +140,7 @@ p99_figure = partial(_figure, P99)
 
 
 def _beside(side: str, unit: str, runs: Sequence[Run]) -> dict[str, float]:
-    """The medians of what is not compared itself."""
+    """Return the medians of the units that are not compared."""
     if not runs:
         return {}
     kinds = [kind for kind in (CPU_US, RPS, "p50_us", "p99_us") if kind != unit]

@@ -1,7 +1,7 @@
-"""Two gateways with one Redis: how soon one sees what the other lets go of, and what fails while Redis goes and comes.
+"""Two gateways with one Redis: the delay of invalidations between them, and failures while Redis restarts.
 
-``python -m benchmarks.shared_cache [SECONDS] [--json]``; SECONDS (10) is how long the load lasts. Each is a process of
-its own: Redis, both gateways, and the service (this one). Exit 1 when a purge took a second, or a request failed.
+``python -m benchmarks.shared_cache [SECONDS] [--json]``; SECONDS (10) is the duration of the load. Redis, both gateways
+and the service (this process) are separate processes. Exit 1 if a purge took a second, or a request failed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Any
 
 from benchmarks.shared_limits import GATEWAY, connectable, free_port, spawn
 
-ROUNDS = 50  # for each way of letting go
+ROUNDS = 50  # for each way of invalidation
 CONNECTIONS = 8  # to each gateway
 ITEMS = 200
-LIMIT = 1.0  # seconds within which the other gateway must see it
+LIMIT = 1.0  # seconds until the other gateway must have invalidated
 PATIENCE = 30.0  # seconds
 PURGE = b"POST /cache/purge?%b HTTP/1.1\r\nHost: 127.0.0.1\r\nPasserelle-Admin: 1\r\nContent-Length: 0\r\n\r\n"
 
 
 class Service:
-    """Numbers its answers, so that a stored one shows itself; they may be kept for an hour."""
+    """Service that numbers its responses, which identifies stored ones; they are cacheable for an hour."""
 
     def __init__(self) -> None:
         self.answers = 0
@@ -54,14 +54,15 @@ def _length(head: bytes) -> int:
 
 
 class Client:
-    """One kept-alive connection to a port of loopback."""
+    """One persistent connection to a loopback port."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send(self, message: bytes) -> tuple[int, bytes]:
-        """The status and body of the answer. Raises ``OSError`` or ``IncompleteReadError`` where there is none."""
+        """Send ``message``; return the status and body. Raises ``OSError`` or ``IncompleteReadError`` without a
+        response."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -82,7 +83,7 @@ class Client:
 
 
 class Gateways:
-    """Two of one configuration, with clients of their public and admin ports."""
+    """Two gateways with the same configuration, and clients of their public and admin ports."""
 
     def __init__(self, folder: Path, target: int, redis: int) -> None:
         self.ports, self.admin = [free_port(), free_port()], [free_port(), free_port()]
@@ -101,7 +102,7 @@ class Gateways:
             self.processes.append(spawn(sys.executable, "-c", GATEWAY, "gateway", str(path)))
 
     async def ready(self) -> tuple[list[Client], list[Client]]:
-        """Clients of both, once each has its connection to Redis."""
+        """Return clients of both, once each gateway is connected to Redis."""
         for port in (*self.ports, *self.admin):
             await connectable(port)
         for port in self.admin:
@@ -110,7 +111,7 @@ class Gateways:
 
 
 async def connected(admin: int) -> bool:
-    """Whether the gateway with that admin port uses Redis."""
+    """Return whether the gateway with that admin port uses Redis."""
     client = Client(admin)
     _, body = await client.send(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     client.close()
@@ -118,7 +119,7 @@ async def connected(admin: int) -> bool:
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str) -> float:
-    """Seconds until the condition holds."""
+    """Wait until the condition holds; return the seconds."""
     begun = time.monotonic()
     while not await condition():
         if time.monotonic() - begun > PATIENCE:
@@ -128,7 +129,8 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> float:
 
 
 async def seen(way: str, clients: list[Client], admins: list[Client], number: int) -> float:
-    """Seconds from the answer of the gateway that lets go of item ``number`` until the other one asks for it anew."""
+    """Invalidate item ``number`` in one gateway; return the seconds from its response until the other one has
+    refetched."""
     here, there = number % 2, 1 - number % 2
     await clients[here].get(number)
     old = await clients[there].get(number)
@@ -148,7 +150,7 @@ async def seen(way: str, clients: list[Client], admins: list[Client], number: in
 
 
 async def purges(clients: list[Client], admins: list[Client]) -> list[dict[str, Any]]:
-    """How soon each way of letting go is seen, in milliseconds."""
+    """Measure the delay of each way of invalidation, in milliseconds."""
     found = []
     for place, way in enumerate(("tag", "path", "PUT")):
         took = [await seen(way, clients, admins, 1000 * (place + 1) + number) for number in range(ROUNDS)]
@@ -158,7 +160,7 @@ async def purges(clients: list[Client], admins: list[Client]) -> list[dict[str, 
 
 
 async def load(port: int, place: int, end: float, statuses: Counter[str]) -> None:
-    """One client's requests: mostly reads, every 50th a change."""
+    """Send one client's requests: mostly reads, every 50th a change."""
     client = Client(port)
     number = place
     while time.monotonic() < end:
@@ -178,7 +180,7 @@ async def load(port: int, place: int, end: float, statuses: Counter[str]) -> Non
 async def comes_and_goes(
     gateways: Gateways, start: Callable[[], subprocess.Popen[bytes]], redis: subprocess.Popen[bytes], seconds: float
 ) -> tuple[dict[str, Any], subprocess.Popen[bytes]]:
-    """Kill Redis twice under load, and start it again; what was answered meanwhile, and the Redis that is left."""
+    """Kill and restart Redis twice under load; return the result, and the Redis that is left."""
     statuses: Counter[str] = Counter()
     end = time.monotonic() + seconds
     clients = [load(port, place, end, statuses) for port in gateways.ports for place in range(CONNECTIONS)]
@@ -198,7 +200,7 @@ async def comes_and_goes(
 
 
 async def run(seconds: float) -> list[dict[str, Any]]:
-    """All figures, one line each."""
+    """Return all figures, one line each."""
     server = await asyncio.start_server(Service(), "127.0.0.1", 0)
     target = server.sockets[0].getsockname()[1]
     port = free_port()

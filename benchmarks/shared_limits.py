@@ -1,6 +1,6 @@
 """Two gateways with one Redis under ten times a shared limit: ``python -m benchmarks.shared_limits [SECONDS]``.
 
-Twice: with Redis all the time, and with Redis killed halfway. Prints what was admitted beside what is allowed.
+Measured twice: with Redis all the time, and with Redis killed halfway. Prints the admitted and the allowed requests.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ async def run(seconds: float, kill: bool) -> None:
                 processes.append(spawn(sys.executable, "-c", GATEWAY, "gateway", str(path)))
             for port in ports:
                 await connectable(port)
-            await asyncio.sleep(2)  # each has heard of the other
+            await asyncio.sleep(2)  # the gateways have seen each other's presence
             statuses: Counter[int] = Counter()
             start = time.monotonic()
             clients = [client(port, start, seconds, statuses) for port in ports for _ in range(CONNECTIONS)]

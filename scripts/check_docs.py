@@ -1,8 +1,8 @@
-"""Hold the documents to what they speak of. Prints what is wrong, one line each; exit 1 if there is anything.
+"""Check the documents against the project. Print one line for each fault; exit 1 if there is any.
 
-- every link to a file of the repository, and to a heading in it, leads somewhere;
+- every link to a file of the repository, and to a heading in it, has a target;
 - every page under docs/ can be reached from docs/index.md;
-- every `make TARGET` and every `passerelle COMMAND` in them exists;
+- every `make TARGET` and every `passerelle COMMAND` in the documents exists;
 - every YAML example with routes is a configuration that the gateway accepts;
 - docs/reference/configuration.md names every key of the configuration, and no other.
 """
@@ -34,19 +34,19 @@ _CODE = re.compile(r"`([^`\n]+)`")
 
 
 def pages(root: Path) -> list[Path]:
-    """The Markdown files of the repository, relative to ``root``."""
+    """Return the Markdown files of the repository, relative to ``root``."""
     found = [*root.glob("*.md"), *(root / "docs").rglob("*.md"), *(root / "examples").rglob("*.md")]
     found += [*(root / "benchmarks").glob("*.md"), *(root / ".github").rglob("*.md")]
     return sorted(path.relative_to(root) for path in found)
 
 
 def without_code(text: str) -> str:
-    """The text with its code blocks taken out."""
+    """Return the text without its code blocks."""
     return _FENCE.sub("", text)
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that code hosts give to the headings of a page, and those that it sets itself."""
+    """Return the anchors that code hosts generate for the headings of a page, and those set explicitly."""
     found: set[str] = set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", text))
     for heading in _HEADING.findall(without_code(text)):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
@@ -59,7 +59,7 @@ def anchors(text: str) -> set[str]:
 
 
 def links(text: str) -> Iterator[str]:
-    """Where a page's links and pictures lead."""
+    """Yield the targets of a page's links and images."""
     body = _CODE.sub("", without_code(text))
     for match in _LINK.finditer(body):
         yield match[1] or match[2]
@@ -68,7 +68,7 @@ def links(text: str) -> Iterator[str]:
 
 
 def broken_links(root: Path, page: Path) -> Iterator[str]:
-    """What is wrong with the links of ``page`` that stay in the repository."""
+    """Yield the faults of the links of ``page`` that stay in the repository."""
     for link in links((root / page).read_text(encoding="utf-8")):
         parts = urlsplit(link)
         if parts.scheme or parts.netloc:
@@ -77,7 +77,7 @@ def broken_links(root: Path, page: Path) -> Iterator[str]:
         if not target.exists():
             yield f"{page}: link to {link}: there is no such file"
         elif not target.resolve().is_relative_to(root):
-            yield f"{page}: link to {link}: it leaves the repository"
+            yield f"{page}: link to {link}: outside the repository"
         elif (
             parts.fragment
             and target.suffix == ".md"
@@ -87,7 +87,7 @@ def broken_links(root: Path, page: Path) -> Iterator[str]:
 
 
 def unreachable(root: Path, found: list[Path]) -> Iterator[str]:
-    """The pages under docs/ that no chain of links from docs/index.md leads to."""
+    """Yield the pages under docs/ that no chain of links from docs/index.md reaches."""
     seen: set[Path] = set()
     ahead = [root / "docs/index.md"]
     while ahead:
@@ -101,11 +101,11 @@ def unreachable(root: Path, found: list[Path]) -> Iterator[str]:
                 ahead.append((page.parent / path).resolve())
     for page in found:
         if page.parts[0] == "docs" and root / page not in seen:
-            yield f"{page}: nothing leads there from docs/index.md"
+            yield f"{page}: not reachable from docs/index.md"
 
 
 def commands_that_are_not(root: Path, page: Path, targets: set[str], commands: set[str]) -> Iterator[str]:
-    """`make` targets and `passerelle` commands that ``page`` speaks of and that do not exist."""
+    """Yield the `make` targets and `passerelle` commands in ``page`` that do not exist."""
     text = (root / page).read_text(encoding="utf-8")
     shown = [match["text"] for match in _FENCE.finditer(text) if match["language"].strip() in ("", "sh", "console")]
     for code in [*_CODE.findall(without_code(text)), *(line for block in shown for line in block.splitlines())]:
@@ -117,7 +117,7 @@ def commands_that_are_not(root: Path, page: Path, targets: set[str], commands: s
 
 
 def refused_examples(root: Path, page: Path) -> Iterator[str]:
-    """The YAML examples of ``page`` that have routes and that the gateway would not take."""
+    """Yield the faults of the YAML examples in ``page`` that have routes."""
     text = (root / page).read_text(encoding="utf-8")
     for match in _FENCE.finditer(text):
         example = match["text"]
@@ -129,13 +129,13 @@ def refused_examples(root: Path, page: Path) -> Iterator[str]:
 
 
 def keys(schema: dict[str, Any]) -> set[str]:
-    """The names of all keys that a configuration may have, wherever they stand."""
+    """Return the names of all keys that a configuration may have, at any level."""
     models = [schema, *schema.get("$defs", {}).values()]
     return {name for model in models for name in model.get("properties", {})}
 
 
 def untrue_reference(root: Path) -> Iterator[str]:
-    """Keys that the reference leaves out, and those in its tables of keys that do not exist."""
+    """Yield keys that the reference lacks, and keys in its tables that do not exist."""
     path = root / REFERENCE
     if not path.is_file():
         yield f"{REFERENCE}: missing"
@@ -159,7 +159,7 @@ def main(root: Path = ROOT) -> int:
     wrong = [line for page in found for line in broken_links(root, page)]
     wrong += unreachable(root, found)
     for page in found:
-        if page.name != "CHANGELOG.md":  # it may speak of what is no more
+        if page.name != "CHANGELOG.md":  # it may mention what was removed
             wrong += commands_that_are_not(root, page, targets, commands)
             wrong += refused_examples(root, page)
     wrong += untrue_reference(root)

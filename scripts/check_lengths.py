@@ -1,7 +1,7 @@
-"""Check the lengths of source files. Exit 1 if a file breaks the rule, with one line for each.
+"""Check the lengths of source files. Print one line for each file that breaks the rule; exit 1 if there is any.
 
 A file over 400 lines states in its module docstring why it is one thing, in a line that begins with ``Length:``. A file
-over 750 lines is two things. No class is cut over files to meet a number.
+over 750 lines is two things. No class is split over files to meet a number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _REASON = re.compile(r"^Length: \S", re.MULTILINE)
 
 
 def problem(path: Path) -> str | None:
-    """What is wrong with the length of the Python file ``path``, or None."""
+    """Return what is wrong with the length of the Python file ``path``, or None."""
     source = path.read_bytes()
     lines = len(source.splitlines())
     if lines > MOST_LINES:
@@ -29,7 +29,7 @@ def problem(path: Path) -> str | None:
 
 
 def main(argv: list[str]) -> int:
-    """Check the folders named (``src`` without any)."""
+    """Check the named folders (default: ``src``)."""
     paths = [path for folder in argv or ["src"] for path in sorted(Path(folder).rglob("*.py"))]
     problems = [text for path in paths if (text := problem(path)) is not None]
     for text in problems:

@@ -1,7 +1,7 @@
 """Check the prose of the project: documents, docstrings, comments and messages. Exit 1 if a refused phrase occurs.
 
-Each refused phrase has a plain replacement (see CONTRIBUTING.md, "Words"). A phrase is found over line ends too. In
-Python files only comments and strings are looked at, so names of the code are not.
+Each refused phrase has a plain replacement (see CONTRIBUTING.md, "Words"). Phrases are found across line ends. In
+Python files only comments and strings are checked, not names.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ _PATTERNS = [
     (re.compile(rf"(?<![\w-])(?:{phrase})(?![\w-])".replace(" ", r"[\s#]+"), re.IGNORECASE), instead)
     for phrase, instead in PHRASES.items()
 ]
-# Inline code, and what a phrase is quoted in, is not prose of ours.
+# Inline code and code blocks are not prose.
 _CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 
 
 def blank(match: re.Match[str]) -> str:
-    """Spaces in place of the match, with its line ends."""
+    """Replace the match by spaces, keeping its line ends."""
     return re.sub(r"[^\n]", " ", match[0])
 
 
 def prose(path: Path, text: str) -> str:
-    """The prose of a file, at its places; the rest is blanked."""
+    """Return the prose of a file in its original positions, with everything else blanked."""
     if path.suffix != ".py":
         return _CODE.sub(blank, text)
     lines = [[" "] * len(line) for line in text.splitlines()]
     source = text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in (tokenize.COMMENT, tokenize.STRING):
+        if token.type not in (tokenize.COMMENT, tokenize.STRING) or " " not in token.string:
             continue
         (first, start), (last, end) = token.start, token.end
         for number in range(first - 1, last):
@@ -65,7 +65,7 @@ def prose(path: Path, text: str) -> str:
 
 
 def refused(path: Path, text: str) -> Iterator[tuple[int, str, str]]:
-    """The line number, the phrase and its replacement, for each refused phrase of a file."""
+    """Yield the line number, the phrase and its replacement, for each refused phrase of a file."""
     body = prose(path, text)
     for pattern, instead in _PATTERNS:
         for match in pattern.finditer(body):
@@ -73,7 +73,7 @@ def refused(path: Path, text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def files(root: Path) -> Iterator[Path]:
-    """The files with prose of the project."""
+    """Yield the files that contain prose of the project."""
     this = Path(__file__).resolve()
     yield from sorted(root.glob("*.md"))
     for folder in FOLDERS:

@@ -43,7 +43,7 @@ _TABLE = re.compile(r"(<!-- table: ([^>]+) -->\n)(.*?)(<!-- end of table -->)", 
 
 
 def rows(head: Iterable[str], cells_of_rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     head = list(head)
     lines = [f"| {' | '.join(cells)} |" for cells in (head, *cells_of_rows)]
     lines.insert(1, "|" + "---|" * len(head))
@@ -51,7 +51,7 @@ def rows(head: Iterable[str], cells_of_rows: Iterable[Iterable[str]]) -> str:
 
 
 def takes(model: type[Model], key: str) -> str:
-    """What a key of the configuration takes, in words."""
+    """Describe the value of a configuration key."""
     field = model.model_fields[key]
     return _words(field.annotation, field.metadata, key).one
 
@@ -82,7 +82,7 @@ def _words(annotation: Any, metadata: Iterable[Any], key: str) -> Takes:
 
 
 def keys_of(name: str) -> str:
-    """The keys of the model called ``name``."""
+    """List the keys of the model called ``name``."""
     model: type[Model] = getattr(models, name)
     lines = []
     for key, field in model.model_fields.items():
@@ -93,7 +93,7 @@ def keys_of(name: str) -> str:
 
 
 def policies() -> str:
-    """The balancing policies."""
+    """List the balancing policies."""
     return rows(
         ("name", "which instance takes the request", "weights", "use it if"),
         ((f"`{n}`", e.picks, "yes" if e.has_weights else "no", e.suits) for n, e in REGISTRY.items()),
@@ -101,19 +101,19 @@ def policies() -> str:
 
 
 def guards() -> str:
-    """The guards of a route, in order."""
+    """List the guards of a route, in order."""
     lines = ((guard.title, guard.reason) for guard in GUARDS)
     return rows(("guard", "reason for its place"), lines)
 
 
 def metrics() -> str:
-    """All metrics."""
+    """List all metrics."""
     lines = ((f"`{m.name}`", m.kind, ", ".join(f"`{label}`" for label in m.labels), m.meaning) for m in METRICS)
     return rows(("name", "type", "labels", "meaning"), lines)
 
 
 def commands() -> str:
-    """The commands, with their arguments."""
+    """List the commands with their arguments."""
     context = click.Context(command_line)
     lines = []
     for name in command_line.list_commands(context):
@@ -136,17 +136,17 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def generated(name: str) -> str:
-    """The table called ``name``. Raises KeyError if there is no such table."""
+    """Generate the table called ``name``. Raises KeyError if there is no such table."""
     return keys_of(name.removeprefix("keys of ")) if name.startswith("keys of ") else TABLES[name]()
 
 
 def rewritten(text: str) -> str:
-    """The page with its tables generated again."""
+    """Return the page with its tables regenerated."""
     return _TABLE.sub(lambda match: f"{match[1]}\n{generated(match[2])}\n\n{match[4]}", text)
 
 
 def missing(texts: Iterable[str]) -> Iterator[str]:
-    """The tables that no page has."""
+    """Yield the tables that no page has."""
     found = {name for text in texts for _, name, _, _ in _TABLE.findall(text)}
     named = {name: value for name, value in vars(models).items() if isinstance(value, type)}
     keys = {f"keys of {name}" for name, kind in named.items() if issubclass(kind, Model) and kind is not Model}

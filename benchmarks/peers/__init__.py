@@ -1,1 +1,1 @@
-"""How each gateway is set up for each kind of work: one small class a product, ours among them."""
+"""Configuration of each gateway for each kind of work: one small class per product, passerelle included."""

@@ -1,4 +1,4 @@
-"""What the rig wants to know of a peer."""
+"""Interfaces of peers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Site:
-    """Where a server is set up: its folder, the loopback port that it shall listen on, what stands behind it."""
+    """Place where a server is set up: its folder, its loopback port, and the upstreams behind it."""
 
     folder: Path
     port: int
@@ -27,44 +27,44 @@ class Site:
 
 @dataclass(frozen=True)
 class Command:
-    """How a server is started; it stays in the foreground."""
+    """Command that starts a server in the foreground."""
 
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
 
 
 class Peer(Protocol):
-    """A product that we compare ourselves with."""
+    """Product that passerelle is compared with."""
 
     name: str
 
     def missing(self) -> str | None:
-        """What to install, or ``None`` when it is there."""
+        """Return what to install, or ``None`` if nothing is missing."""
 
     def version(self) -> str:
-        """As the product itself says it."""
+        """Return the version as reported by the product."""
 
 
 class Forwarder(Peer, Protocol):
-    """Passes ``/user/ID`` on to one of three upstreams, one thread, connections to both sides kept."""
+    """Forwards ``/user/ID`` to one of three upstreams, with one thread and persistent connections on both sides."""
 
     def forward(self, site: Site) -> Command: ...
 
 
 class Composer(Peer, Protocol):
-    """Answers ``/api/USER/PRODUCT`` with ``{"user": ..., "product": ...}`` out of two calls of the upstreams."""
+    """Responds to ``/api/USER/PRODUCT`` with ``{"user": ..., "product": ...}``, composed of two upstream responses."""
 
     def compose(self, site: Site) -> Command: ...
 
 
 class Streamer(Peer, Protocol):
-    """Passes bodies of any size both ways without storing them."""
+    """Forwards bodies of any size in both directions without buffering them completely."""
 
     def stream(self, site: Site) -> Command: ...
 
 
 def program(name: str) -> str:
-    """Where the program is. Raises ``FileNotFoundError`` for one that ``missing`` would have told of."""
+    """Return the path of a program. Raises ``FileNotFoundError`` for a program that ``missing`` reports."""
     found = shutil.which(name)
     if found is None:
         raise FileNotFoundError(name)
@@ -72,12 +72,12 @@ def program(name: str) -> str:
 
 
 def lacks_program(name: str, package: str) -> str | None:
-    """``missing`` of a peer that is a program of the distribution."""
+    """Return ``missing`` for a peer that is a program of the Linux distribution."""
     return None if shutil.which(name) else f"{name} (apt-get install {package})"
 
 
 def lacks_modules(*packages: str) -> str | None:
-    """``missing`` of a peer that is made of Python packages, by the names that pip knows."""
+    """Return ``missing`` for a peer that consists of Python packages, given their names on PyPI."""
     absent = []
     for package in packages:
         try:
@@ -92,6 +92,6 @@ def module_versions(*packages: str) -> str:
 
 
 def first_line(*command: str) -> str:
-    """The first line that a program prints, on either channel."""
+    """Return the first line that a program prints, on stdout or stderr."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     return (done.stdout + done.stderr).strip().split("\n", 1)[0].strip()

@@ -1,4 +1,4 @@
-"""Gateways written by hand in Python, as teams do today; the programs are in ``programs/``."""
+"""Hand-written gateways in Python; the programs are in ``programs/``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Caddy: a reverse proxy on one processor of Go's scheduler."""
+"""Caddy: a reverse proxy, with GOMAXPROCS of 1."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ ISSUER = "https://shop.example"
 
 
 def binary() -> Path:
-    """The program inside the package, without its Python wrapper. Raises ``PackageNotFoundError`` without it."""
+    """Return the path of the program itself, without the Python wrapper. Raises ``PackageNotFoundError``."""
     for file in importlib.metadata.files(_PACKAGE) or ():
         if file.match("_bin/envoy"):
             return Path(str(file.locate()))
@@ -37,11 +37,12 @@ class Envoy:
         return first_line(str(binary()), "--version").removeprefix(f"{binary()}").strip()
 
     def forward(self, site: Site, connections: int = 4096) -> Command:
-        """It takes as many ``connections`` as there are files for, without being told."""
+        """Configure forwarding; Envoy allows as many ``connections`` as there are file descriptors without
+        configuration."""
         return self._command(site, [], {})
 
     def policy(self, site: Site, secret: str) -> Command:
-        """The token is verified (its key set is in the file), requests are counted, and logged to a file."""
+        """Configure token verification (the key set is in the file), a rate limit and a log file."""
         key = base64.urlsafe_b64encode(secret.encode()).decode().rstrip("=")
         keys = json.dumps({"keys": [{"kty": "oct", "alg": "HS256", "k": key}]})
         provider = {"issuer": ISSUER, "local_jwks": {"inline_string": keys}, "forward": True}
@@ -116,5 +117,5 @@ class Envoy:
         return Command([str(binary()), "-c", str(file), *quiet])
 
     def stream(self, site: Site) -> Command:
-        """It never stores a body anyway."""
+        """Forward; Envoy never buffers whole bodies by default."""
         return self.forward(site)

@@ -1,4 +1,4 @@
-"""The founding design, from ``examples/shop/founding``, each part served by gunicorn with one worker."""
+"""Founding design, from ``examples/shop/founding``; each part is served by gunicorn with one worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKAGES = ("flask", "gunicorn")
 
 
 def serve(module: str, site: Site, env: Mapping[str, str] | None = None) -> Command:
-    """One of its applications on the site's port."""
+    """Serve one of the applications on the site's port."""
     serving = ["--workers", "1", "--bind", f"127.0.0.1:{site.port}", "--no-control-socket", "--log-level", "warning"]
     return Command(
         [sys.executable, "-m", "gunicorn", "--chdir", str(SHOP), *serving, f"founding.{module}:app"], env or {}
@@ -27,7 +27,7 @@ def _missing(module: str, *packages: str) -> str | None:
 
 
 class Monolith:
-    """Both halves of the answer made up in one process: what the founding design starts from."""
+    """Monolith that builds both parts of the response in one process: the starting point of the founding design."""
 
     name = "monolith"
 
@@ -42,7 +42,7 @@ class Monolith:
 
 
 class FlaskGateway:
-    """The gateway that the founding design splits it with: Flask in front, ``requests`` to the services behind."""
+    """Gateway of the founding design: Flask in front, ``requests`` to the services behind."""
 
     name = "flask"
 
@@ -53,7 +53,7 @@ class FlaskGateway:
         return module_versions(*_PACKAGES, "requests")
 
     def compose(self, site: Site) -> Command:
-        """Of the site's upstreams the first is the user service, the second the product service."""
+        """Compose, with the first upstream as user service and the second as product service."""
         users, products = site.upstreams
         return serve(
             "gateway", site, {"USER_SERVICE_URL": f"http://{users}", "PRODUCT_SERVICE_URL": f"http://{products}"}

@@ -18,7 +18,7 @@ class HAProxy:
         return self._command(site)
 
     def policy(self, site: Site, secret: str) -> Command:
-        """The token's signature, algorithm and expiry are verified, requests counted by address, and logged."""
+        """Verify the token's signature, algorithm and expiry, count requests by address, and log them."""
         return self._command(
             site,
             """  log global
@@ -60,5 +60,5 @@ backend upstreams
         return Command([program("haproxy"), "-db", "-f", str(file)])
 
     def stream(self, site: Site) -> Command:
-        """It never stores a body anyway."""
+        """Forward; HAProxy never buffers whole bodies by default."""
         return self.forward(site)

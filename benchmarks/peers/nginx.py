@@ -1,4 +1,4 @@
-"""nginx: the yardstick. One worker, kept-alive upstream connections, no access log (as published)."""
+"""nginx, the reference: one worker, persistent upstream connections, no access log (as in published benchmarks)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PAGE = '{"user":<!--# include virtual="/user/$u" -->,"product":<!--# include vi
 
 
 def command(site: Site, http: str, connections: int = 4096) -> Command:
-    """nginx with one worker, everything of its own in the site's folder, and ``http`` as that block's content."""
+    """Configure nginx with one worker, all its files in the site's folder, and ``http`` as content of that block."""
     temporary = "\n".join(f"  {kind}_temp_path {site.folder}/{kind};" for kind in _TEMPORARY)
     file = site.write(
         "nginx.conf",
@@ -35,7 +35,7 @@ http {{
 
 
 def upstream_block(site: Site) -> str:
-    """The upstreams, taken in turn, with their connections kept."""
+    """Configure the upstreams: round robin, with persistent connections."""
     servers = " ".join(f"server {address};" for address in site.upstreams)
     return f"  upstream upstreams {{ {servers} keepalive 256; keepalive_requests 100000000; }}"
 
@@ -61,7 +61,7 @@ class Nginx:
         )
 
     def cached(self, site: Site, memory: int) -> Command:
-        """Keys in a zone of a sixteenth of ``memory``, bodies in files, which the kernel holds in memory."""
+        """Cache keys in a zone of a sixteenth of ``memory``, and bodies in files that the kernel keeps in memory."""
         return command(
             site,
             f"""{upstream_block(site)}
@@ -73,7 +73,7 @@ class Nginx:
         )
 
     def compose(self, site: Site) -> Command:
-        """Server-side includes: the page's two parts are subrequests, which nginx makes at the same time."""
+        """Compose with server-side includes: both parts are subrequests that nginx sends concurrently."""
         pages = site.folder / "pages"
         pages.mkdir()
         (pages / "page.json").write_text(_PAGE)
@@ -92,9 +92,9 @@ class Nginx:
         )
 
     def stream(self, site: Site, buffers: str = "") -> Command:
-        """Without storing: otherwise nginx takes an upload in whole first, and spills downloads to a file.
+        """Forward without buffering; by default nginx buffers uploads completely and spills downloads to a file.
 
-        ``buffers`` are directives for their sizes; the defaults, 4 KB or 8 KB, cost it many calls of the kernel.
+        ``buffers`` are directives for buffer sizes; the defaults, 4 KB or 8 KB, cause many system calls.
         """
         return command(
             site,
@@ -108,7 +108,7 @@ class Nginx:
 
 
 class NginxTuned(Nginx):
-    """nginx as somebody would set it up who has large bodies in mind."""
+    """nginx, tuned for large bodies."""
 
     name = "nginx-tuned"
 

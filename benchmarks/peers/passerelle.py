@@ -1,4 +1,4 @@
-"""Ours: one worker, ``passerelle gateway CONFIG``, metrics on, access log to a file or off."""
+"""passerelle: one worker, ``passerelle gateway CONFIG``, metrics on, access log to a file or off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BODY_LIMIT = "unlimited"
 
 
 class Passerelle:
-    """``admin_port`` serves the metrics, as it does in use."""
+    """passerelle, with metrics at ``admin_port`` as in production."""
 
     name = "ours"
 
@@ -32,9 +32,10 @@ class Passerelle:
     def forward(
         self, site: Site, balance: str = "p2c", keepalive: str = "4s", connections: int = 10_000, **service: Any
     ) -> Command:
-        """One service, one route. ``balance`` names the policy; ``weighted`` gets the weights 1, 2, 3 in turn.
+        """Configure one service and one route. ``balance`` names the policy; ``weighted`` gets the weights 1, 2, 3 in
+        turn.
 
-        ``service`` are other keys of the service.
+        ``service`` are further keys of the service.
         """
         targets: list[Any] = [f"http://{address}" for address in site.upstreams]
         if balance == "weighted":
@@ -48,7 +49,7 @@ class Passerelle:
         return self.compose_of(site, targets, targets)
 
     def compose_of(self, site: Site, users: Sequence[str], products: Sequence[str]) -> Command:
-        """The composed route over two services, each with its own targets (URLs)."""
+        """Configure the composed route over two services, each with its own targets (URLs)."""
         parts = {
             "user": {"service": "user", "path": "/user/{user_id}"},
             "product": {"service": "product", "path": "/product/{product_id}"},
@@ -63,20 +64,20 @@ class Passerelle:
         )
 
     def cached(self, site: Site, memory: int) -> Command:
-        """One cached route; the upstream's ``Cache-Control`` alone decides. ``memory`` in bytes."""
+        """Configure one cached route, controlled by the upstream's ``Cache-Control`` alone. ``memory`` is in bytes."""
         services = {"user": {"targets": [f"http://{address}" for address in site.upstreams]}}
         routes = [{"path": "/user/{user_id}", "service": "user", "cache": {}}]
         return self._command(site, services, routes, more={"cache": {"memory": f"{memory >> 20}MiB"}})
 
     def policy(self, site: Site, secret: str) -> Command:
-        """A JSON web token (HS256) verified, a rate limit that is never reached."""
+        """Verify a JSON web token (HS256), and apply a rate limit that is never reached."""
         services = {"user": {"targets": [f"http://{address}" for address in site.upstreams]}}
         limit = {"rate": "1000000/s", "burst": 1_000_000}
         routes = [{"path": "/user/{user_id}", "service": "user", "auth": ["jwt"], "rate_limit": limit}]
         return self._command(site, services, routes, more={"jwt": {"algorithms": ["HS256"], "secret": secret}})
 
     def routes(self, site: Site, count: int) -> Command:
-        """``count`` routes ``/catalogue-N/item/{id}``, N from 1, that all end at the same service."""
+        """Configure ``count`` routes ``/catalogue-N/item/{id}``, N from 1, all to the same service."""
         services = {"user": {"targets": [f"http://{address}" for address in site.upstreams]}}
         routes = [
             {"path": f"/catalogue-{number}/item/{{item_id}}", "service": "user", "rewrite": "/user/{item_id}"}
@@ -102,6 +103,6 @@ class Passerelle:
         }
         if limits:
             config["limits"] = limits
-        # JSON is YAML, and takes no time to write where ten thousand routes would take seconds.
+        # JSON is valid YAML, and writing ten thousand routes as YAML would take seconds.
         file = site.write("gateway.yaml", json.dumps(config, indent=1))
         return Command([str(Path(sys.executable).with_name("passerelle")), "gateway", str(file)])

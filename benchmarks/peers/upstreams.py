@@ -1,7 +1,7 @@
-"""What stands behind every gateway: one nginx that answers from memory, on as many ports as are asked for.
+"""Upstream of every gateway: one nginx that responds from memory, on any number of ports.
 
-nginx, because it takes the least of the CPU that it shares with the load. Its answers are fixed, about 100 bytes of
-JSON each, whatever the identifier in the path.
+nginx uses the least of the CPU that it shares with the load. Its responses are fixed, about 100 bytes of JSON each,
+whatever the identifier in the path.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ COMPOSED = f'{{"user":{USER},"product":{PRODUCT}}}'
 
 
 def start(rig: Rig, count: int = 3, connections: int = 4096, *, kept: bool = False) -> tuple[Server, Sequence[str]]:
-    """Start it on ``count`` ports of the load's CPU; returns it and its addresses. Caches may keep the ``kept``."""
+    """Start nginx on ``count`` ports of the load's CPU; return it and its addresses. With ``kept``, responses are
+    cacheable."""
     lasting = _KEPT if kept else ""
     ports = [rig.port() for _ in range(count)]
     folder = rig.subfolder("upstreams")

@@ -1,4 +1,4 @@
-"""Varnish: as a cache in memory, or storing nothing, with every request passed on to the backends in turn."""
+"""Varnish: as a cache in memory, or passing every request to the backends, round robin, without storing anything."""
 
 from __future__ import annotations
 

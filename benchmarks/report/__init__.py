@@ -1,1 +1,1 @@
-"""Every figure as JSON, the same as a Markdown table, and plots."""
+"""Reports: all figures as JSON, the same figures as Markdown tables, and plots."""

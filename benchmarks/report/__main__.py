@@ -1,4 +1,4 @@
-"""``python -m benchmarks.report``: put the figures of ``latest.json`` into ``docs/benchmarks.md``."""
+"""Command line ``python -m benchmarks.report``: insert the figures of ``latest.json`` into ``docs/benchmarks.md``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 def main() -> int:
     latest = RESULTS / "latest.json"
     if not latest.exists():
-        print(f"there are no figures yet: {latest}", file=sys.stderr)
+        print(f"no figures yet: {latest}", file=sys.stderr)
         return 1
     publish(json.loads(latest.read_text()), PAGE)
     return 0

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""Description of the machine that the figures were measured on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import platform
 from pathlib import Path
 from typing import Any
 
-HIGH_LOAD = 0.5  # one-minute load average before the rig itself starts to work
+HIGH_LOAD = 0.5  # one-minute load average before the rig itself starts
 
 
 def parse_cpu_model(text: str) -> str:
-    """The CPU's name out of the text of ``/proc/cpuinfo``; ``unknown`` where it is not told."""
+    """Return the CPU's name from the text of ``/proc/cpuinfo``, or ``unknown``."""
     for line in text.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
@@ -32,6 +32,6 @@ def describe() -> dict[str, Any]:
 
 
 def load() -> dict[str, Any]:
-    """How busy the machine is before anything is measured; when it is, requests per second are not to be trusted."""
+    """Return the machine's load before the measurements; on a busy machine, requests per second are not reliable."""
     averages = os.getloadavg()
     return {"load_average": [round(value, 2) for value in averages], "load_average_high": averages[0] > HIGH_LOAD}

@@ -1,4 +1,4 @@
-"""Bars, one SVG a scenario."""
+"""Bar charts, one SVG per scenario."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MATPLOTLIB = "pip install matplotlib"
 
 
 def bars(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """What is drawn: by unit, the label of each bar and its length; a peer's bar once a variant."""
+    """Return the data of the chart: by unit, the label and length of each bar, one bar per peer and variant."""
     drawn: dict[str, dict[str, float]] = {}
     for line in lines:
         unit = next(key for key in line if key.startswith("ours_")).removeprefix("ours_")
@@ -23,7 +23,7 @@ def bars(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def draw(scenarios: Mapping[str, Any], folder: Path) -> str | None:
-    """Write ``SCENARIO.svg`` for each; returns what to install when there is nothing to draw with."""
+    """Write ``SCENARIO.svg`` for each scenario; return what to install if matplotlib is missing."""
     try:
         import matplotlib
     except ModuleNotFoundError:
@@ -31,7 +31,7 @@ def draw(scenarios: Mapping[str, Any], folder: Path) -> str | None:
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    matplotlib.rcParams["svg.hashsalt"] = "passerelle"  # the same figures give the same file
+    matplotlib.rcParams["svg.hashsalt"] = "passerelle"  # the same figures produce the same file
     for name, scenario in scenarios.items():
         groups = bars(scenario["figures"])
         if not groups:

@@ -1,4 +1,4 @@
-"""``latest.json``, ``latest.md`` and the plots, in ``benchmarks/results``."""
+"""Write ``latest.json``, ``latest.md`` and the plots to ``benchmarks/results``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def entry(bench: Bench, figures: Iterable[Figure], load: Mapping[str, Any], failure: str | None) -> dict[str, Any]:
-    """One scenario's part of ``latest.json``: its figures, each run behind them, and how they came about."""
+    """Return one scenario's part of ``latest.json``: its figures, all runs, and the conditions of the measurement."""
     lines = [figure.line() for figure in figures]
     return {
         "seconds": bench.seconds,
@@ -32,18 +32,18 @@ def entry(bench: Bench, figures: Iterable[Figure], load: Mapping[str, Any], fail
 
 
 def merge(old: Mapping[str, Any], here: Mapping[str, Any], scenarios: Mapping[str, Any]) -> dict[str, Any]:
-    """The new content of ``latest.json``: scenarios that were not run keep their last figures, same machine only."""
+    """Update the content of ``latest.json``; on the same machine, other scenarios keep their figures."""
     kept = old.get("scenarios", {}) if old.get("machine") == here else {}
     return {"machine": here, "scenarios": {**kept, **scenarios}}
 
 
 def save(scenarios: Mapping[str, Any], folder: Path = RESULTS) -> Path:
-    """Write all the files; returns where ``latest.json`` is."""
+    """Write all files; return the path of ``latest.json``."""
     folder.mkdir(exist_ok=True)
     latest = folder / "latest.json"
     old = json.loads(latest.read_text()) if latest.exists() else {}
     content = merge(old, machine.describe(), scenarios)
-    fresh = latest.with_suffix(".new")  # replaced at once: another run may be reading it
+    fresh = latest.with_suffix(".new")  # replaced atomically: another run may be reading it
     fresh.write_text(json.dumps(content, indent=1) + "\n")
     fresh.replace(latest)
     (folder / "latest.md").write_text("# Figures\n\n" + markdown(content))
@@ -51,17 +51,17 @@ def save(scenarios: Mapping[str, Any], folder: Path = RESULTS) -> Path:
 
 
 def publish(content: Mapping[str, Any], page: Path) -> None:
-    """Put the figures between the two marks of ``page``. Raises ``ValueError`` when it has not both of them."""
+    """Insert the figures between the two markers of ``page``. Raises ``ValueError`` if a marker is missing."""
     text = page.read_text()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{page} has not both marks: {BEGIN} and {END}")
+        raise ValueError(f"{page} must have both markers: {BEGIN} and {END}")
     page.write_text(f"{before}{begin}\n\n{markdown(content, level=3)}\n{end}{after}")
 
 
 def markdown(content: Mapping[str, Any], level: int = 2) -> str:
-    """The machine, and under a heading of ``level`` each a table a scenario."""
+    """Describe the machine, followed by one table per scenario, each under a heading of ``level``."""
     here = content["machine"]
     parts = [
         f"{here['cpu']}, {here['cpus']} CPUs, {here['memory_gib']} GiB, Linux {here['kernel']}, "
@@ -73,7 +73,7 @@ def markdown(content: Mapping[str, Any], level: int = 2) -> str:
 
 
 def remarks(scenario: Mapping[str, Any]) -> str:
-    """What a reader of the figures must know besides."""
+    """Describe the conditions of the measurement."""
     starts = scenario.get("starts", 1)
     each = f" at each of {starts} starts" if starts > 1 else ""
     said = [f"{scenario['pairs']} pairs{each}, {scenario['seconds']} s a run."]
@@ -88,7 +88,7 @@ def remarks(scenario: Mapping[str, Any]) -> str:
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The figures as a Markdown table; empty without any."""
+    """Format the figures as a Markdown table; empty without figures."""
     if not lines:
         return ""
     rows = [

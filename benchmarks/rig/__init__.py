@@ -1,1 +1,1 @@
-"""Starting, pinning, loading and accounting for servers; it knows neither peers nor scenarios."""
+"""Rig: starts, pins, loads and accounts for servers, without knowledge of peers or scenarios."""

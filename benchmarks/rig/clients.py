@@ -1,7 +1,7 @@
-"""Clients that keep every answer's time and status, which wrk does not tell: closed loops, and a fixed rate.
+"""Clients that record the time and status of every response, which wrk does not: closed loops, and a fixed rate.
 
-Whatever is no whole answer has the status 0: a connection refused or lost, no answer in time. A connection that is
-closed between two answers is nobody's failure (RFC 9112 §9.6): a new one is made.
+A failed request has the status 0: the connection was refused or lost, or the response timed out. A connection that is
+closed between two responses is not a failure (RFC 9112 §9.6): it is replaced by a new one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import uvloop
 from benchmarks.rig.ports import LOOPBACK
 from benchmarks.rig.sockets import request_head
 
-LIMIT = 20.0  # seconds for an answer
+LIMIT = 20.0  # seconds until a response times out
 _JOIN_SECONDS = LIMIT + 10.0
 
 
 class Answer(NamedTuple):
-    """When it was asked for (``time.monotonic``), and what came after how many seconds."""
+    """One response: when the request was sent (``time.monotonic``), the status, and the seconds until the response."""
 
     at: float
     seconds: float
@@ -36,12 +36,12 @@ class Answer(NamedTuple):
 
 
 def p99(seconds: Sequence[float]) -> float:
-    """The 99th percentile; not a number without any."""
+    """Return the 99th percentile, or NaN for an empty sequence."""
     return sorted(seconds)[len(seconds) * 99 // 100] if seconds else float("nan")
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time; ``done`` gets each answer."""
+    """Connection with one request at a time; ``done`` gets each response."""
 
     def __init__(self, done: Callable[[_Connection, Answer], None]) -> None:
         self.open = False
@@ -52,7 +52,7 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass of asyncio.Transport
         self.open = True
 
     def ask(self, request: bytes) -> None:
@@ -92,9 +92,9 @@ class _Connection(asyncio.Protocol):
 
 
 class Steady:
-    """``connections`` clients of one port for as long as the block runs, each with always one request under way.
+    """``connections`` clients of one port while the block runs, each with always one request in flight.
 
-    The paths are asked for in turn. ``answers`` grows meanwhile.
+    The paths are requested in turn. ``answers`` grows meanwhile.
     """
 
     def __init__(self, port: int, paths: Sequence[str], connections: int) -> None:
@@ -114,7 +114,7 @@ class Steady:
         self._thread.join(_JOIN_SECONDS)
 
     def between(self, begin: float, end: float) -> list[Answer]:
-        """Those that came in this time."""
+        """Return the responses that arrived within a period."""
         return [answer for answer in list(self.answers) if begin <= answer.end < end]
 
     async def _run(self) -> None:
@@ -145,7 +145,7 @@ class Steady:
 
 
 def offer(port: int, path: str, rate: float, seconds: float) -> list[Answer]:
-    """Ask ``rate`` times a second, at even distances, whatever has been answered; all answers, when there are all."""
+    """Send ``rate`` requests per second at even intervals, regardless of responses; return all responses."""
     return uvloop.run(_offer(port, request_head("GET", path, {}), rate, seconds))
 
 
@@ -164,7 +164,7 @@ async def _offer(port: int, request: bytes, rate: float, seconds: float) -> list
         if len(answers) == count:
             all_there.set()
 
-    async def ask_anew() -> None:
+    async def send_again() -> None:
         try:
             _, connection = await loop.create_connection(lambda: _Connection(done), LOOPBACK, port)
         except OSError:
@@ -174,7 +174,7 @@ async def _offer(port: int, request: bytes, rate: float, seconds: float) -> list
 
     begun = time.monotonic()
     for due in _times(begun, rate, count):
-        # Sleeping to the millisecond, so that what is due meanwhile is asked together at the next one.
+        # Sleep for whole milliseconds: requests that become due meanwhile are sent together.
         if (wait := due - time.monotonic()) > 0.001:
             await asyncio.sleep(wait)
         while idle and not idle[-1].open:
@@ -182,7 +182,7 @@ async def _offer(port: int, request: bytes, rate: float, seconds: float) -> list
         if idle:
             idle.pop().ask(request)
         else:
-            task = loop.create_task(ask_anew())
+            task = loop.create_task(send_again())
             connecting.add(task)
             task.add_done_callback(connecting.discard)
     await asyncio.wait_for(all_there.wait(), _JOIN_SECONDS)

@@ -1,4 +1,4 @@
-"""The rig: a temporary folder, two CPUs, and the servers that stand on them; all gone when it is left."""
+"""Rig: a temporary folder, two CPUs, and the servers that run on them; everything is removed on exit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from benchmarks.rig.ports import free_ports
 from benchmarks.rig.server import STOP_SECONDS, RigError, Server
 
 _READY_SECONDS = 60.0
-_FILES = 32_768  # open files that servers may be in need of, where the machine lets them
+_FILES = 32_768  # open files that servers may need, if the machine allows it
 _TOOLS = ("taskset", "setpriv")
 
 
 class Rig:
-    """Starts servers under test on ``server_cpu``, and all else (the load, upstreams, itself) on ``load_cpu``."""
+    """Runs servers under test on ``server_cpu``, and all else (load, upstreams, the rig itself) on ``load_cpu``."""
 
     def __init__(self, server_cpu: int, load_cpu: int):
         self.server_cpu = server_cpu
@@ -32,7 +32,7 @@ class Rig:
 
     @classmethod
     def on_this_machine(cls) -> Self:
-        """A rig on the first two CPUs that this process may use. Raises ``RigError`` when something is missing."""
+        """Create a rig on the first two CPUs that this process may use. Raises ``RigError`` if something is missing."""
         cpus = sorted(os.sched_getaffinity(0))
         if len(cpus) < 2:
             raise RigError("two CPUs are needed: one for the server under test, one for the load")
@@ -45,13 +45,13 @@ class Rig:
     def __enter__(self) -> Self:
         self.files = raise_file_limit(_FILES)
         self.folder = Path(tempfile.mkdtemp(prefix="passerelle-bench-"))
-        self.folder.chmod(0o755)  # nginx's workers give up root and still serve files from here
+        self.folder.chmod(0o755)  # nginx's workers drop root privileges and still serve files from here
         self._affinity = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {self.load_cpu})
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A second Ctrl-C must not leave behind what the first one was stopping.
+        # A second Ctrl-C must not interrupt the stopping of the servers.
         before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         self.stop_all()
         for number, handler in before.items():
@@ -60,11 +60,11 @@ class Rig:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def port(self) -> int:
-        """A free loopback port, given once."""
+        """Return a free loopback port; no port is returned twice."""
         return next(self._ports)
 
     def subfolder(self, name: str) -> Path:
-        """A new folder for one server's files, in the temporary folder."""
+        """Create a folder for one server's files, in the temporary folder."""
         folder = self.folder / f"{name}-{len(list(self.folder.iterdir()))}"
         folder.mkdir()
         return folder
@@ -82,9 +82,9 @@ class Rig:
         both: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> Server:
-        """Start a server and wait until it answers ``ready``, asked with ``headers``, with 200.
+        """Start a server and wait until a request for ``ready`` with ``headers`` gets 200.
 
-        With ``both`` it may use both CPUs, that of the load too. Raises ``RigError`` when it does not answer.
+        With ``both`` the server may also use the load's CPU. Raises ``RigError`` if it does not respond.
         """
         cpu: int | str = self.server_cpu if under_test else self.load_cpu
         if both:
@@ -95,7 +95,7 @@ class Rig:
         return server
 
     def stop(self, *servers: Server, seconds: float = STOP_SECONDS) -> None:
-        """Stop some servers before the end, all at the same time, by force what is left after ``seconds``."""
+        """Stop servers concurrently, and kill those that remain after ``seconds``."""
         for server in servers:
             server.terminate()
         deadline = time.monotonic() + seconds
@@ -104,20 +104,20 @@ class Rig:
             self._servers.remove(server)
 
     def stop_all(self, seconds: float = STOP_SECONDS) -> None:
-        """Stop every server, by force what is left after ``seconds``."""
+        """Stop every server, and kill those that remain after ``seconds``."""
         self.stop(*self._servers, seconds=seconds)
 
     def watch(self) -> Watch:
-        """Begin to watch for work of others."""
+        """Start to observe the CPU use of other processes."""
         return Watch(self)
 
     def known_cpu_seconds(self) -> float:
-        """CPU seconds so far of all that the rig runs: what the machine did beyond that was somebody else's."""
+        """Return the CPU seconds of all processes of the rig so far; the rest of the machine's work is foreign."""
         return wrk.own_cpu_seconds() + sum(procfs.cpu_seconds(server.pid) for server in self._servers)
 
 
 class Watch:
-    """How much the machine does for others while the rig measures."""
+    """Observes how much CPU other processes use while the rig measures."""
 
     def __init__(self, rig: Rig):
         self._rig = rig
@@ -125,17 +125,17 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Since the watch began."""
+        """Return the seconds since the watch began."""
         return time.monotonic() - self._began
 
     def foreign(self) -> float:
-        """CPUs' worth of work, on average, of processes that are not the rig's. Servers must not stop meanwhile."""
+        """Return the average number of CPUs used by processes outside the rig. Servers must not stop meanwhile."""
         busy, known = procfs.busy_seconds() - self._busy, self._rig.known_cpu_seconds() - self._known
         return max(0.0, (busy - known) / self.seconds)
 
 
 def raise_file_limit(wanted: int) -> int:
-    """Let this process, and what it starts from now on, hold ``wanted`` files open; return what was allowed."""
+    """Raise the open file limit of this process and its future children to ``wanted``; return the resulting limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
         return soft

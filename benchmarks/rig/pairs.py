@@ -1,7 +1,7 @@
-"""Measuring servers in turn, A B A B ..., and comparing the pairs.
+"""Measure servers in turn, A B A B ..., and compare the pairs.
 
-A machine's speed drifts (other work, frequency, caches) over seconds. Two runs next to each other share most of
-that, so the ratio of a pair holds still where the figures of each do not; the median drops the pair that was hit.
+A machine's speed drifts over seconds (other work, CPU frequency, caches). Two consecutive runs share most of the drift,
+so the ratio of a pair is stable even if the figures of each are not, and the median drops an affected pair.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from benchmarks.rig.server import RigError, Server
 from benchmarks.rig.wrk import Load
 
 FOREIGN_LIMIT = 0.15  # of one CPU; above it a run counts as noisy
-_ENOUGH_CPU = 0.2  # seconds: 20 ticks, so that the last of them decides about 5 % at most
+_ENOUGH_CPU = 0.2  # seconds: 20 ticks, so that the resolution is about 5 %
 _MOST_TRIES = 4
 
 
 @dataclass(frozen=True)
 class Run:
-    """One server under load for a while: ``cpu`` seconds of its process tree, and what it answered."""
+    """One server under load for a while: the ``cpu`` seconds of its process tree, and its responses."""
 
     label: str
     cpu: float
@@ -32,16 +32,16 @@ class Run:
     p50_us: float
     p99_us: float
     errors: int
-    foreign: float  # CPUs' worth of work, on the whole machine, of processes that are not the rig's
+    foreign: float  # average number of CPUs used on the whole machine by processes outside the rig
 
     @property
     def us(self) -> float:
-        """CPU microseconds a request."""
+        """Return CPU microseconds per request."""
         return self.cpu / self.requests * 1e6
 
     @property
     def rps(self) -> float:
-        """Requests per second."""
+        """Return requests per second."""
         return self.requests / self.seconds
 
     @property
@@ -51,8 +51,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing that is measured again each round, for ``seconds``, after ``before`` seconds of the same load that are
-    not counted: what the others' turn has aged is young again."""
+    """One measured server and load, repeated each round for ``seconds``.
+
+    The same load precedes each measurement for ``before`` seconds without being counted, to restore state that aged
+    while the other servers were measured.
+    """
 
     label: str
     server: Server
@@ -61,14 +64,14 @@ class Cell:
     before: int = 0
 
     def warm_up(self, rig: Rig, seconds: int = 1) -> None:
-        """Some of the load, not counted: connections open, caches and memory reach their size."""
+        """Apply the load without counting it: connections open, caches and memory reach their size."""
         wrk.run(self.load, self.server.port, seconds, rig.load_cpu, rig.folder)
 
     def measure(self, rig: Rig) -> Run:
-        """Load the server and account for it. Raises ``RigError`` if it died of it, or never answered.
+        """Load the server and account for it. Raises ``RigError`` if the server exited or never responded.
 
-        Where others take the CPU, or the server waits, a short run may hold too few ticks to count: it is then made
-        longer by another one, at most three times.
+        If other processes take the CPU, or the server waits, a short run may contain too few CPU ticks; it is then
+        extended by another run, at most three times.
         """
         watch = rig.watch()
         before = self.server.cpu_seconds()
@@ -96,7 +99,7 @@ class Cell:
 
 
 def in_turn(rig: Rig, cells: Sequence[Cell], rounds: int, progress: Callable[[str], None]) -> Mapping[str, list[Run]]:
-    """Warm each server up once, then measure all cells one after the other, ``rounds`` times; by label."""
+    """Warm each server up once, then measure all cells in turn, ``rounds`` times; return the runs by label."""
     runs: dict[str, list[Run]] = {cell.label: [] for cell in cells}
     warm = set()
     for cell in cells:
@@ -115,11 +118,11 @@ def in_turn(rig: Rig, cells: Sequence[Cell], rounds: int, progress: Callable[[st
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the pairwise ratios.
+    """Return the median of the pairwise ratios.
 
-    Raises ``ValueError`` unless both are equally long and not empty, and ``RigError`` for a figure of nothing: the
-    run was too short for the clock.
+    Raises ``ValueError`` unless both sequences have the same non-zero length, and ``RigError`` for a figure of zero:
+    the run was too short for the clock.
     """
     if 0 in theirs:
-        raise RigError("a run was too short for the CPU's clock: use more --seconds, or a quieter machine")
+        raise RigError("a run was too short for the CPU clock: use more --seconds, or a quieter machine")
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))

@@ -23,11 +23,10 @@ def free(port: int) -> bool:
 
 
 def free_ports(start: int | None = None) -> Iterator[int]:
-    """Ports that nothing listens on, each given once.
+    """Yield ports that nothing listens on, each once.
 
-    They lie under the range from which the kernel takes the near end of outgoing connections: one of the tens of
-    thousands that a benchmark opens could otherwise sit on the port that the next server wants. Two runs at the
-    same time begin in different places.
+    They are below the range of ephemeral ports: one of the tens of thousands of outgoing connections of a benchmark
+    could otherwise occupy the port of the next server. Concurrent runs start at different ports.
     """
     highest = int(_RANGE.read_text().split()[0]) if _RANGE.exists() else 32_768
     span = highest - _LOWEST

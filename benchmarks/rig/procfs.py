@@ -1,8 +1,8 @@
-"""What the kernel says about CPU time and memory (proc(5)), of whole process trees.
+"""CPU time and memory of whole process trees, as reported by the kernel (proc(5)).
 
-CPU time is user + system time of every process of a tree, its threads and its children that are gone. The kernel
-derives it from the scheduler's own clock and shows it in ticks of 10 ms, so three seconds of load are exact to
-about 0.3 % even when other processes compete for the CPU; requests per second are not.
+CPU time is the user and system time of every process of a tree, including threads and terminated children. The kernel
+derives it from the scheduler's clock and reports it in ticks of 10 ms, so three seconds of load are accurate to about
+0.3 % even if other processes compete for the CPU; requests per second are not.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """The fields of ``/proc/PID/stat`` that the rig reads; times in clock ticks."""
+    """Fields of ``/proc/PID/stat`` that the rig uses; times are in clock ticks."""
 
     pid: int
     parent: int
     session: int
     own: int
-    reaped: int  # of children that are gone and were waited for, theirs included
+    reaped: int  # of terminated and reaped children, including their own
 
     @property
     def ticks(self) -> int:
@@ -33,14 +33,14 @@ class Stat:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident memory in bytes: ``rss`` counts shared pages whole, ``pss`` by its share of them."""
+    """Resident memory in bytes: ``rss`` counts shared pages fully, ``pss`` proportionally."""
 
     rss: int
     pss: int
 
 
 def parse_stat(text: str) -> Stat:
-    """Read one line of ``/proc/PID/stat``. The name, in parentheses, may itself hold blanks and parentheses."""
+    """Parse one line of ``/proc/PID/stat``. The name, in parentheses, may contain spaces and parentheses."""
     head, _, tail = text.rpartition(")")
     fields = tail.split()
     utime, stime, cutime, cstime = (int(field) for field in fields[11:15])
@@ -48,7 +48,7 @@ def parse_stat(text: str) -> Stat:
 
 
 def processes() -> list[Stat]:
-    """Every process of the machine, as of now; one that ends meanwhile is left out."""
+    """Return all processes of the machine, except those that end meanwhile."""
     found = []
     for entry in os.listdir(PROC):
         if not entry.isdigit():
@@ -61,10 +61,10 @@ def processes() -> list[Stat]:
 
 
 def tree(root: int, everyone: Iterable[Stat]) -> list[Stat]:
-    """``root``, its descendants, and everything else in the session that it leads.
+    """Return ``root``, its descendants, and all other processes in the session that it leads.
 
-    The session finds what was orphaned (a master that forks and leaves); the parents find what made a session of
-    its own.
+    The session includes orphans (of a parent that forks and exits); the descendants include processes that started
+    their own session.
     """
     everyone = list(everyone)
     members = {stat.pid for stat in everyone if root in (stat.pid, stat.session)}
@@ -77,12 +77,13 @@ def tree(root: int, everyone: Iterable[Stat]) -> list[Stat]:
 
 
 def cpu_seconds(root: int) -> float:
-    """CPU seconds that the tree under ``root`` has used since it started."""
+    """Return the CPU seconds that the tree under ``root`` has used since it started."""
     return sum(stat.ticks for stat in tree(root, processes())) / TICKS_PER_SECOND
 
 
 def parse_kilobytes(text: str, key: str) -> int:
-    """The value in bytes of the line ``key:   123 kB`` of a ``/proc`` file. Raises ``KeyError`` without one."""
+    """Return the value in bytes of the line ``key:   123 kB`` of a ``/proc`` file. Raises ``KeyError`` if it is
+    missing."""
     for line in text.splitlines():
         name, _, value = line.partition(":")
         if name == key:
@@ -91,35 +92,35 @@ def parse_kilobytes(text: str, key: str) -> int:
 
 
 def memory(root: int) -> Memory:
-    """Resident memory of the tree under ``root``, added up over its processes."""
+    """Return the resident memory of the tree under ``root``, summed over its processes."""
     texts = [(PROC / str(stat.pid) / "smaps_rollup").read_text() for stat in tree(root, processes())]
     return Memory(*(sum(parse_kilobytes(text, key) for text in texts) for key in ("Rss", "Pss")))
 
 
 def reset_peaks(root: int) -> None:
-    """Let the peak of each process of the tree start again from what it holds now (proc(5), ``clear_refs``)."""
+    """Reset the peak memory of each process of the tree to its current memory (proc(5), ``clear_refs``)."""
     for stat in tree(root, processes()):
         (PROC / str(stat.pid) / "clear_refs").write_text("5")
 
 
 def peak_rss(root: int) -> int:
-    """Bytes: the sum over the tree of the most that each process has held since ``reset_peaks``."""
+    """Return the sum over the tree of each process's peak memory in bytes since ``reset_peaks``."""
     return sum(
         parse_kilobytes((PROC / str(stat.pid) / "status").read_text(), "VmHWM") for stat in tree(root, processes())
     )
 
 
 def open_files(root: int) -> int:
-    """How many file descriptors the tree under ``root`` holds: a way to see that connections were accepted."""
+    """Count the open file descriptors in the tree under ``root``, which shows that connections were accepted."""
     return sum(len(os.listdir(PROC / str(stat.pid) / "fd")) for stat in tree(root, processes()))
 
 
 def parse_busy(text: str) -> float:
-    """Seconds for which the machine's CPUs together have worked, from the text of ``/proc/stat``."""
+    """Return the seconds that the machine's CPUs together were busy, given the text of ``/proc/stat``."""
     user, nice, system, _idle, _iowait, irq, softirq = (int(field) for field in text.split("\n", 1)[0].split()[1:8])
     return (user + nice + system + irq + softirq) / TICKS_PER_SECOND
 
 
 def busy_seconds() -> float:
-    """Seconds for which the machine's CPUs together have worked since it started."""
+    """Return the seconds that the machine's CPUs together were busy since boot."""
     return parse_busy((PROC / "stat").read_text())

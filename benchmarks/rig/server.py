@@ -1,4 +1,4 @@
-"""One server under the rig's control: pinned to a CPU, waited for, accounted for, and certain to be stopped."""
+"""Server controlled by the rig: pinned to a CPU, awaited, accounted for, and reliably stopped."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ _POLL_SECONDS = 0.02
 
 
 class RigError(Exception):
-    """The benchmark cannot go on: a server did not start or died, a tool is missing or failed."""
+    """The benchmark cannot continue: a server did not start or exited, a tool is missing or failed."""
 
 
 class Server:
-    """A running server, with everything that it has started itself.
+    """Running server, with all processes that it has started.
 
-    It leads a session of its own, so a Ctrl-C at the terminal reaches the rig alone, which then stops it in order.
-    Should the rig itself be killed, the kernel sends the server SIGTERM (prctl(2), PR_SET_PDEATHSIG).
+    It leads its own session, so a Ctrl-C in the terminal reaches only the rig, which then stops the server. If the rig
+    is killed, the kernel sends SIGTERM to the server (prctl(2), PR_SET_PDEATHSIG).
     """
 
     def __init__(self, name: str, argv: Sequence[str], port: int, cpu: int | str, folder: Path, env: Mapping[str, str]):
-        """Start ``argv``; its output goes to ``folder/NAME.log``. ``port`` is where it is expected to listen.
+        """Start ``argv``, with output to ``folder/NAME.log``. ``port`` is the port on which the server is expected to
+        listen.
 
-        ``cpu`` is its number, or several with commas.
+        ``cpu`` is a CPU number, or several separated by commas.
         """
         self.name = name
         self.port = port
@@ -53,9 +54,9 @@ class Server:
         return self._process.pid
 
     def wait_ready(self, path: str, headers: Mapping[str, str], seconds: float) -> bytes:
-        """Wait until ``path`` is answered with 200 and return that answer's body.
+        """Wait until a request for ``path`` gets 200; return the body of the response.
 
-        Raises ``RigError`` with the end of the server's log when it exits, or does not get there in ``seconds``.
+        Raises ``RigError`` with the end of the server's log if the server exits or is not ready within ``seconds``.
         """
         deadline = time.monotonic() + seconds
         seen = "no connection"
@@ -73,12 +74,12 @@ class Server:
         raise RigError(f"{self.name} was not ready in {seconds:.0f} s: {seen}\n{self._log_end()}")
 
     def check_alive(self) -> None:
-        """Raise ``RigError`` when the server has exited."""
+        """Raise ``RigError`` if the server has exited."""
         if self._process.poll() is not None:
             raise RigError(f"{self.name} exited with {self._process.returncode}\n{self._log_end()}")
 
     def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        """Wait for a condition. Raises ``RigError`` when it does not come within ``seconds``."""
+        """Wait for a condition. Raises ``RigError`` if it does not hold within ``seconds``."""
         deadline = time.monotonic() + seconds
         while not condition():
             self.check_alive()
@@ -90,12 +91,12 @@ class Server:
         return procfs.cpu_seconds(self.pid)
 
     def terminate(self) -> None:
-        """Ask it to stop, without waiting."""
+        """Ask the server to stop, without waiting."""
         if self._process.poll() is None:
             self._process.terminate()
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Stop it and everything it has started, by force what is left after ``seconds``."""
+        """Stop the server and all processes it has started; kill those that remain after ``seconds``."""
         members = [stat.pid for stat in procfs.tree(self.pid, procfs.processes())]
         self.terminate()
         try:
@@ -103,7 +104,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        # Only what still belongs to the session or was a member: a pid may have been given anew in between.
+        # Only processes still in the session, or earlier members: a pid may have been reused meanwhile.
         left = {stat.pid for stat in procfs.processes() if stat.session == self.pid}
         for pid in left.union(pid for pid in members if _parent_is_init(pid)):
             try:

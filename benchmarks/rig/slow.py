@@ -1,4 +1,4 @@
-"""Slow-loris clients: each sends one more byte of a request's head now and then, and comes again when refused."""
+"""Slow-loris clients: each sends one more byte of a request head from time to time, and reconnects when refused."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from benchmarks.rig.ports import LOOPBACK
 from benchmarks.rig.server import RigError
 from benchmarks.rig.sockets import request_head
 
-_SECONDS = 60.0  # for connecting
-_TICKS = 20  # rounds a period: the bytes come spread over it
+_SECONDS = 60.0  # timeout for connecting
+_TICKS = 20  # rounds per period: the bytes are spread over it
 _JOIN_SECONDS = 30.0
 
 
 class SlowClients:
-    """``count`` connections to one server that send a byte each ``period`` seconds, for as long as the block runs.
+    """``count`` connections to one server that each send a byte every ``period`` seconds while the block runs.
 
-    ``refused`` counts those that the server ended; each was replaced by a new one, so there are always ``count``.
+    ``refused`` counts the connections that the server closed; each is replaced, so there are always ``count``.
     """
 
     def __init__(self, port: int, count: int, path: str, period: float = 1.0):
@@ -72,21 +72,21 @@ class SlowClients:
             number += 1
 
     def _send(self, index: int) -> None:
-        """One more byte, or a new connection where the server answered or closed."""
+        """Send one more byte, or reconnect if the server responded or closed the connection."""
         client = self._clients[index]
         if not _ended(client):
             try:
                 client.send(b"x")
                 return
             except OSError:
-                pass  # closed just now
+                pass  # just closed
         self.refused += 1
         client.close()
         self._clients[index] = self._connect()
 
 
 def _ended(client: socket.socket) -> bool:
-    """Whether something came, or the end did."""
+    """Return whether the socket has received data or the end of the stream."""
     poll = select.poll()
     poll.register(client, select.POLLIN)
     return bool(poll.poll(0))

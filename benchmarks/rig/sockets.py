@@ -1,4 +1,4 @@
-"""Clients for what wrk cannot do: single bodies of any size, and thousands of connections that rest."""
+"""Clients for what wrk cannot do: single bodies of any size, and thousands of idle connections."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from benchmarks.rig.server import RigError
 _HEAD_END = b"\r\n\r\n"
 _CHUNK = 1 << 18
 _SECONDS = 60.0
-# Closing sends a reset: ten thousand closed connections would else keep their ports for another minute.
+# Close with a reset: the ports of ten thousand closed connections would otherwise stay in use for another minute.
 _RESET = struct.pack("ii", 1, 0)
 
 
 class Answer:
-    """The head of one answer, and how much of the body came with it."""
+    """Head of a response, and the number of body bytes that arrived with it."""
 
     def __init__(self, head: bytes, early: int):
         status_line, *fields = head.split(b"\r\n")
@@ -32,13 +32,13 @@ class Answer:
 
 
 def request_head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
-    """A request's head in bytes, with a Host."""
+    """Return a request head in bytes, with a Host."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {LOOPBACK}", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
 def read_answer(connection: socket.socket, buffer: memoryview) -> Answer:
-    """Read a head, with or without the beginning of its body. Raises ``RigError`` when the connection ends first."""
+    """Read a head, possibly with the start of its body. Raises ``RigError`` if the connection ends first."""
     got = b""
     while _HEAD_END not in got:
         count = connection.recv_into(buffer)
@@ -50,9 +50,9 @@ def read_answer(connection: socket.socket, buffer: memoryview) -> Answer:
 
 
 def _skip_body(connection: socket.socket, answer: Answer, buffer: memoryview) -> int:
-    """Read the rest of a body of known length; returns its length. Raises ``RigError`` when it is cut short."""
+    """Read the rest of a body of known length; return its length. Raises ``RigError`` if it is truncated."""
     if answer.length is None:
-        raise RigError("an answer came without Content-Length")
+        raise RigError("a response without Content-Length")
     received = answer.early
     while received < answer.length:
         count = connection.recv_into(buffer)
@@ -67,7 +67,7 @@ def _connect(port: int) -> socket.socket:
 
 
 def download(port: int, path: str, headers: Mapping[str, str]) -> int:
-    """GET ``path`` and drop its body; returns its length. Raises ``RigError`` unless it is a whole 200."""
+    """GET ``path`` and discard its body; return its length. Raises ``RigError`` unless it is a complete 200."""
     buffer = memoryview(bytearray(_CHUNK))
     with _connect(port) as connection:
         connection.sendall(request_head("GET", path, headers))
@@ -77,9 +77,9 @@ def download(port: int, path: str, headers: Mapping[str, str]) -> int:
 
 
 def upload(port: int, path: str, headers: Mapping[str, str], file: BinaryIO, size: int) -> int:
-    """PUT the first ``size`` bytes of an open file, sent by the kernel; returns ``size``.
+    """PUT the first ``size`` bytes of an open file, sent by the kernel; return ``size``.
 
-    Raises ``RigError`` unless all of it is taken and answered with 200.
+    Raises ``RigError`` unless the whole body is received and the response is 200.
     """
     buffer = memoryview(bytearray(_CHUNK))
     with _connect(port) as connection:
@@ -100,7 +100,7 @@ def _check(answer: Answer) -> None:
 
 
 class IdleConnections:
-    """Many connections to one server that are kept open, and asked once each when told to."""
+    """Many persistent connections to one server, each used for one request on demand."""
 
     def __init__(self, port: int, count: int):
         self._stack = ExitStack()
@@ -121,7 +121,7 @@ class IdleConnections:
         self._stack.close()
 
     def ask_each(self, path: str, headers: Mapping[str, str]) -> int:
-        """GET ``path`` once on each, one after the other; returns how many were not answered with 200."""
+        """GET ``path`` once on each connection in turn; return how many responses were not 200."""
         head = request_head("GET", path, headers)
         buffer = memoryview(bytearray(_CHUNK))
         wrong = 0

@@ -1,4 +1,4 @@
-"""Timing of a function inside this process, where a whole request would hide what it costs."""
+"""Timing of a function inside this process, for costs that a whole request would hide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MINIMUM = 0.1  # CPU seconds of one measurement
 
 
 def nanoseconds_each(work: Callable[[], int]) -> float:
-    """CPU nanoseconds of one call, where ``work`` makes many and returns how many; repeated for 0.1 s at least."""
+    """Return CPU nanoseconds per call; ``work`` makes many calls and returns how many. Repeats for at least 0.1 s."""
     calls = 0
     began = time.process_time_ns()
     while (spent := time.process_time_ns() - began) < _MINIMUM * 1e9:
@@ -18,7 +18,7 @@ def nanoseconds_each(work: Callable[[], int]) -> float:
 
 
 def in_turn(works: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
-    """Warm each up, then time all in turn, ``rounds`` times; CPU nanoseconds a call, by name."""
+    """Warm each function up, then time all in turn, ``rounds`` times; return CPU nanoseconds per call, by name."""
     for work in works.values():
         work()
     found: dict[str, list[float]] = {name: [] for name in works}

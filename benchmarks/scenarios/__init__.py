@@ -1,1 +1,1 @@
-"""What is measured: one file a scenario."""
+"""Scenarios: one module for each."""

@@ -1,4 +1,4 @@
-"""What every scenario is given, and how it hands over what it finds."""
+"""Interface of scenarios: what they receive, and how they return results."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ AnyPeer = TypeVar("AnyPeer", bound=Peer)
 
 @dataclass
 class Bench:
-    """One run of one scenario: its length, who takes part, and the raw runs that it leaves for the report.
+    """One run of a scenario: its length, the participating peers, and the raw runs for the report.
 
-    ``seconds`` is the length of one run of a headline; what is only shown beside it runs ``brief`` seconds.
-    ``wanted`` narrows the peers by name; empty means all.
+    ``seconds`` is the length of one run of a headline; secondary figures use ``brief`` seconds. ``wanted`` selects
+    peers by name; empty means all.
     """
 
     rig: Rig
@@ -41,7 +41,7 @@ class Bench:
         return max(1, self.seconds // 3)
 
     def present(self, peers: Iterable[AnyPeer]) -> list[AnyPeer]:
-        """Those wanted and installed; the others of the wanted are told of as missing."""
+        """Return the selected peers that are installed, and report the missing ones."""
         found = []
         for peer in peers:
             if self.wanted and peer.name not in self.wanted:
@@ -56,7 +56,7 @@ class Bench:
         return found
 
     def ours(self, *, access_log: bool = True) -> Passerelle:
-        """A gateway of ours, not started, with an admin port of its own."""
+        """Return a gateway of passerelle, not started, with its own admin port."""
         gateway = Passerelle(self.rig.port(), access_log)
         self.versions[gateway.name] = gateway.version()
         return gateway
@@ -75,9 +75,10 @@ class Bench:
         *,
         both: bool = False,
     ) -> Server:
-        """Start a server under test, on its CPU or ``both``, and wait until it answers ``ready`` (with ``headers``).
+        """Start a server under test on its CPU, or on ``both``, and wait until it responds to ``ready`` (with
+        ``headers``).
 
-        ``answer`` is the JSON that it must be answered with, so that all who are compared do the same work.
+        ``answer`` is the required JSON response, so that all compared servers do the same work.
         """
         self.progress(f"starting {name}")
         server = self.rig.start(
@@ -97,17 +98,17 @@ class Bench:
         return runs
 
     def keep(self, label: str, rows: list[dict[str, Any]]) -> None:
-        """Leave raw figures for the report."""
+        """Keep raw figures for the report."""
         self.runs.setdefault(label, []).extend(rows)
 
 
 def peer_names(peers: Iterable[Peer]) -> list[str | None]:
-    """The peers that ours is set beside: one ``None`` when there are none, so that ours is shown alone."""
+    """Return the names of the peers, or a single ``None`` without peers, so that passerelle is shown alone."""
     return [peer.name for peer in peers] or [None]
 
 
 class Scenario(Protocol):
-    """``peers`` are the names that it can be compared with; ``run`` finds the figures, the headline first."""
+    """A scenario: ``peers`` are the names of possible peers; ``run`` yields the figures, the headline first."""
 
     @property
     def name(self) -> str: ...

@@ -1,4 +1,4 @@
-"""``bodies``: 1 MB and 1 GB, down and up: bytes moved a second of the server's CPU, and what its memory grows by."""
+"""Scenario ``bodies``: 1 MB and 1 GB, down and up: bytes forwarded per CPU second, and the growth of the memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _UP = Load("/sink", method="PUT", body=MB, connections=_CLIENTS)
 
 @dataclass(frozen=True)
 class Moved:
-    """One measurement: ``bytes`` of bodies in ``cpu`` seconds of the server, and its growth at the worst moment."""
+    """One measurement: ``bytes`` of bodies in ``cpu`` seconds of the server, and the peak growth of its memory."""
 
     bytes: int
     cpu: float
@@ -49,12 +49,12 @@ class Moved:
 
     @property
     def rate(self) -> float:
-        """Bytes per CPU second; one tick is the least that the clock can tell."""
+        """Return bytes per CPU second; the clock's resolution is one tick."""
         return self.bytes / max(self.cpu, 1 / procfs.TICKS_PER_SECOND)
 
 
 class Bodies:
-    """1 GB over one connection (the client sends and the upstream serves from the kernel), 1 MB over eight."""
+    """Bodies of 1 GB over one connection (sent by the kernel on both ends), and of 1 MB over eight."""
 
     name = "bodies"
     about = "bodies of 1 MB and 1 GB, down and up"
@@ -92,7 +92,7 @@ class Bodies:
 
 
 def sparse_file(size: int) -> Any:
-    """An open file of holes, in memory where there is a place for that: it takes no room and needs no disk."""
+    """Open a sparse file, in memory if possible: it takes no space and needs no disk."""
     folder = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     file = tempfile.NamedTemporaryFile(prefix="passerelle-bench-", dir=folder)  # noqa: SIM115 - the caller closes it
     file.truncate(size)
@@ -100,7 +100,7 @@ def sparse_file(size: int) -> Any:
 
 
 def start_upstream(bench: Bench, file: Path) -> str:
-    """Start the program that gives and takes the bodies; returns its address."""
+    """Start the upstream that sends and receives the bodies; return its address."""
     site = bench.site("bodies", ())
     argv = [sys.executable, str(Path(programs.__file__).with_name("bodies.py")), str(site.port), str(file)]
     bench.rig.start("bodies", argv, site.port, site.folder, ready="/1", under_test=False)
@@ -108,13 +108,13 @@ def start_upstream(bench: Bench, file: Path) -> str:
 
 
 def many(bench: Bench, server: Server, load: Load) -> tuple[int, int]:
-    """Bytes of bodies moved, and errors."""
+    """Return the bytes of bodies forwarded, and the errors."""
     answers = wrk.run(load, server.port, bench.brief, bench.rig.load_cpu, bench.rig.folder)
     return answers.requests * MB, answers.errors
 
 
 def account(rig: Rig, server: Server, move: Callable[[Server], tuple[int, int]]) -> Moved:
-    """Do ``move`` and account for the server's CPU and the most memory that it held meanwhile."""
+    """Run ``move``, and measure the server's CPU time and peak memory meanwhile."""
     procfs.reset_peaks(server.pid)
     memory, cpu, watch = procfs.memory(server.pid).rss, server.cpu_seconds(), rig.watch()
     size, errors = move(server)

@@ -1,9 +1,9 @@
-"""``chaos``: the shop under a constant load while instances are killed, replaced, scaled, frozen, and it is reloaded.
+"""Scenario ``chaos``: the shop under constant load while instances are killed, replaced, scaled and frozen.
 
-64 clients always have one request each under way: users, products, and answers made of both, none of them cached, so
-that every one reaches an instance. Of each event there is told how many requests failed from its beginning on, and the
-99th percentile from 5 s after it beside the one before. Of what takes a while that is 5 s after its end; the frozen
-instance stays frozen.
+64 clients always have one request in flight each: users, products, and compositions of both, none of them cached, so
+that every request reaches an instance. For each event the scenario reports how many requests failed after the event
+began, and the 99th percentile from 5 s after the event compared with the one before. For events with a duration, the 5
+s start at the end; the frozen instance stays frozen.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONNECTIONS = 64
 INSTANCES = 5
 RELOADS = 20
 RECOVERY = 5.0  # seconds
-CALM = 11.0  # seconds after which nothing starts slowly any more
+CALM = 11.0  # seconds after which no instance is in slow start
 PATHS = [path for n in range(1, 31) for path in (f"/user/{n}", f"/product/{n}", f"/api/{n}/{31 - n}")]
 TARGET = Target(2.0)
 _SERVICES = {"user": "users", "product": "products"}
@@ -43,19 +43,19 @@ _SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Seen:
-    """What the clients saw of one event; percentiles in microseconds."""
+    """Observation of one event by the clients; percentiles are in microseconds."""
 
-    requests: int  # from its beginning on
+    requests: int  # since the event began
     failed: int
     before_us: float
     after_us: float
     slowest_us: float
-    seconds: float  # that it lasted
+    seconds: float  # duration of the event
     foreign: float
 
 
 class Chaos:
-    """All events one after the other, ``pairs`` times."""
+    """All events in turn, ``pairs`` times."""
 
     name = "chaos"
     about = "the shop while instances are killed, replaced, scaled, frozen: failed requests, and p99 before and after"
@@ -88,7 +88,7 @@ class Chaos:
 
 
 class Shop:
-    """The example with five instances of both services, on databases of its own."""
+    """The example shop with five instances of both services, and its own databases."""
 
     def __init__(self, bench: Bench) -> None:
         self._admin = bench.rig.port()
@@ -132,7 +132,7 @@ class Shop:
         os.kill(self._frozen, signal.SIGSTOP)
 
     def restore(self) -> None:
-        """As it was at first."""
+        """Restore the initial state."""
         if self._frozen is not None:
             os.kill(self._frozen, signal.SIGCONT)
             self._frozen = None
@@ -140,7 +140,7 @@ class Shop:
             self._change(f"/scale?service=user&instances={INSTANCES}")
 
     def calm(self) -> None:
-        """Wait until all instances are up, and have been for a while."""
+        """Wait until all instances have been up for a while."""
         self.server.wait_until(self._all_up, _SECONDS, "all instances being up")
         time.sleep(CALM)
 
@@ -171,7 +171,7 @@ class Shop:
 
 
 def write(site: Site, admin: int, env: Mapping[str, str]) -> Path:
-    """The example's configuration without its caches, with the access log in a file."""
+    """Write the example's configuration without its caches, with the access log in a file."""
     services = {
         name: {
             "app": f"{package}:app",
@@ -198,7 +198,7 @@ def write(site: Site, admin: int, env: Mapping[str, str]) -> Path:
 
 
 def observe(bench: Bench, shop: Shop, event: Callable[[], None]) -> Seen:
-    """One event under load."""
+    """Observe one event under load."""
     watch = bench.rig.watch()
     with Steady(shop.port, PATHS, CONNECTIONS) as load:
         time.sleep(1 + bench.seconds)
@@ -211,7 +211,7 @@ def observe(bench: Bench, shop: Shop, event: Callable[[], None]) -> Seen:
         during = load.between(begun, last)
         after = load.between(ended + RECOVERY, last)
     if not before or not after:
-        raise RigError("the shop answered nothing")
+        raise RigError("the shop did not respond")
     return Seen(
         len(during),
         sum(answer.status != 200 for answer in during),
@@ -224,7 +224,7 @@ def observe(bench: Bench, shop: Shop, event: Callable[[], None]) -> Seen:
 
 
 def figure(label: str, each: list[Seen]) -> Figure:
-    """The 99th percentile after an event beside the one before it; every failed request is an error."""
+    """Compare the 99th percentile after an event with the one before; every failed request counts as an error."""
     return Figure(
         Chaos.name,
         label,

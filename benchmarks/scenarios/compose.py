@@ -1,4 +1,4 @@
-"""``compose``: one answer out of two calls, a user and a product, 100 bytes of JSON each."""
+"""Scenario ``compose``: one response composed of two calls, a user and a product, 100 bytes of JSON each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ TARGETS: dict[str | None, Target] = {"nginx": Target(1.25), "aiohttp": Target(0.
 
 
 class Compose:
-    """nginx composes with server-side includes, which copy without a look at the parts; the others parse them."""
+    """Composition; nginx uses server-side includes, which copy the parts without parsing them, while the others parse
+    them."""
 
     name = "compose"
     about = "compose a user and a product"

@@ -1,4 +1,4 @@
-"""``connections``: what ten thousand clients cost that have been answered once and now keep their connection."""
+"""Scenario ``connections``: the cost of ten thousand clients with an idle persistent connection after one request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.rig.wrk import BROWSER, Load
 from benchmarks.scenarios.base import OURS, Bench, peer_names
 
 COUNT = 10_000
-LIMIT = 12_000  # what the servers are set up for: the idle ones and some to spare
+LIMIT = 12_000  # the limit in the servers' configuration: the idle connections and some more
 TARGET = Target(6_000, absolute=True)
 _LOAD = Load("/user/42")
 _SECONDS = 30.0
@@ -26,7 +26,7 @@ _SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Filled:
-    """Memory of one server before, with all connected, and with all answered once; answers that were not 200."""
+    """Memory of one server before, with all connected, and after one request each; responses that were not 200."""
 
     before: Memory
     connected: Memory
@@ -34,13 +34,13 @@ class Filled:
     errors: int
 
     def each(self, state: str, kind: str) -> float:
-        """Bytes that one connection took: ``kind`` is ``rss`` or ``pss``."""
+        """Return the bytes per connection: ``kind`` is ``rss`` or ``pss``."""
         grown: int = getattr(getattr(self, state), kind) - getattr(self.before, kind)
         return grown / COUNT
 
 
 class Connections:
-    """Memory does not depend on what else the machine does: each server is filled once."""
+    """Memory does not depend on other work of the machine, so each server is filled once."""
 
     name = "connections"
     about = "10,000 idle keep-alive connections"
@@ -63,12 +63,12 @@ class Connections:
 
 
 def fill(bench: Bench, name: str, site: Site, command: Command) -> Filled:
-    """Start a server, warm it up, and let ten thousand clients connect and then ask, one after the other."""
+    """Start a server, warm it up, and let ten thousand clients connect and then send one request each in turn."""
     server = bench.start(name, site, command, _LOAD.path)
     wrk.run(_LOAD, server.port, 1, bench.rig.load_cpu, bench.rig.folder)
     files, before = procfs.open_files(server.pid), procfs.memory(server.pid)
     with IdleConnections(server.port, COUNT) as clients:
-        # Connections to upstreams that the warm-up left may be closed meanwhile: 64 at most.
+        # Up to 64 upstream connections left over from the warm-up may be closed meanwhile.
         server.wait_until(
             lambda: procfs.open_files(server.pid) >= files + COUNT - _LOAD.connections, _SECONDS, "accepting them all"
         )

@@ -1,15 +1,15 @@
-"""``crossing``: what becomes of the founding design's monolith when it is split, by its own gateway and by ours.
+"""Scenario ``crossing``: the founding design's monolith, split behind its own gateway and behind passerelle.
 
-Each gateway composes a user and a product. Behind both stand the same services, in three settings:
+Each gateway composes a user and a product. Both gateways use the same services, in three settings:
 
 ``memory``
-    nginx answers the services' JSON from memory, so the gateway alone is the limit: what a gateway can do.
+    nginx serves the services' JSON from memory, so the gateway is the bottleneck.
 ``services``
-    the design's two Flask services, on the load's CPU: with ours in front they are the limit.
+    The design's two Flask services run on the load's CPU; behind passerelle they are the bottleneck.
 ``one-core``
-    gateway and Flask services together on the one CPU of the server under test: the whole system's throughput.
+    Gateway and Flask services share the CPU of the server under test: the throughput of the whole system.
 
-The monolith stands beside them on the server's CPU, with nothing behind it.
+For comparison, the monolith runs on the server's CPU, without services behind it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PRODUCT = r'{"product_id":"$1","name":"Produit_$1","price":19.99}'
 
 
 class Crossing:
-    """Requests per second of the gateway; every request asks for another user and product."""
+    """Requests per second of the gateway; every request is for another user and product."""
 
     name = "crossing"
     about = "the founding design's gateway and monolith, and ours"
@@ -78,14 +78,14 @@ def _ours(bench: Bench) -> Callable[[Site], Command]:
 
 
 def _cell(bench: Bench, label: str, compose: Callable[[Site], Command], services: Sequence[str]) -> Cell:
-    """Start a gateway that is measured."""
+    """Start a gateway to measure."""
     site = bench.site(label.replace(" ", "-"), services)
     server = bench.start(label.replace(" ", "-"), site, compose(site), LOAD.sample(), ANSWER)
     return Cell(label, server, LOAD, bench.brief)
 
 
 def start_memory(bench: Bench) -> Sequence[str]:
-    """The two services as nginx on the load's CPU, with the founding services' answers; returns their addresses."""
+    """Start both services as nginx on the load's CPU, with the founding services' responses; return their addresses."""
     ports = [bench.rig.port(), bench.rig.port()]
     site = Site(bench.rig.subfolder("memory"), ports[0], ())
     servers = "".join(
@@ -102,7 +102,7 @@ def start_memory(bench: Bench) -> Sequence[str]:
 
 
 def start_founding(bench: Bench, setting: str) -> Sequence[str]:
-    """The design's two Flask services, on the CPU that the setting gives them; returns their addresses."""
+    """Start the design's two Flask services, on the CPU of the setting; return their addresses."""
     addresses = []
     for module, path in _FOUNDING:
         name = f"{setting}-{module}"

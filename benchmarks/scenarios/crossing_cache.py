@@ -1,13 +1,14 @@
-"""``crossing-cache``: the shop behind its gateway, with the caches of its own file, beside the shop's monolith.
+"""Scenario ``crossing-cache``: the shop behind its gateway, with its own cache configuration, and the shop's monolith.
 
-Both have both CPUs, together with the load. Ours is ``passerelle up`` with the example's file: two gateway workers (one
-a CPU), five user and five product instances. The monolith has gunicorn, two processes of four threads. Both read the
-same rows from SQLite. As in the other headlines neither logs its requests; with logs they are measured once more.
+Both use both CPUs, together with the load. passerelle is ``passerelle up`` with the example's file: two gateway workers
+(one per CPU), five user and five product instances. The monolith has gunicorn with two processes of four threads. Both
+read the same rows from SQLite. As in the other headlines, neither logs its requests; both are measured once more with
+logs.
 
-Nine requests of ten ask for the hottest tenth of the keys, drawn anew each time. What is asked for the first time, or
-after its 30 seconds, goes to the services. So a run lasts that long at the least: a shorter one has nearly all of this
-work in it, or nearly none. And the same load comes before it, for as long, since while the other was measured
-everything has aged.
+Nine requests of ten are for the hottest tenth of the keys, drawn at random each time. First requests, and requests
+after the lifetime of 30 seconds, go to the services. A run therefore lasts at least that long: a shorter run would
+contain nearly all of this work or nearly none. The same load precedes the run for as long, since everything has aged
+while the other server was measured.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from benchmarks.scenarios.base import OURS, Bench, peer_names
 from benchmarks.scenarios.crossing import ANSWER
 from benchmarks.scenarios.hit import HEADERS
 
-KEYS = 10_000  # as many users as the shop is filled with
+KEYS = 10_000  # number of users in the shop
 PRODUCTS = 1_000
 LOAD = Load("/api/{}/{}", varying=True, spread=KEYS, hot=KEYS // 10, wrap=PRODUCTS, headers=HEADERS)
 READY = "/api/1/1"
 WORKERS = 2
-LIFETIME = 30  # seconds, in the shop's file
+LIFETIME = 30  # seconds, as in the shop's file
 FASTER = Target(5, at_most=False)
 SOONER = Target(1)
 _PACKAGES = ("alembic", "flask", "gunicorn", "sqlalchemy")
 
 
 class ShopMonolith:
-    """``monolith:app`` of the shop, as a site in production would serve it, with or without an access log."""
+    """The shop's ``monolith:app`` as in production, with or without an access log."""
 
     name = "shop-monolith"
 
@@ -59,7 +60,7 @@ class ShopMonolith:
 
 
 class CrossingCache:
-    """Requests per second and latency of the answer that is made of a user and a product."""
+    """Requests per second and latency of the composition of a user and a product."""
 
     name = "crossing-cache"
     about = "the shop behind its gateway, cache on, and its monolith, on both CPUs"
@@ -93,7 +94,7 @@ class CrossingCache:
 
 
 def _ours(bench: Bench, site: Site, env: Mapping[str, str], logs: bool) -> Command:
-    bench.ours()  # tells its version
+    bench.ours()  # reports its version
     text = (SHOP / "gateway.yaml").read_text("utf-8").replace("cwd: .", f"cwd: {SHOP}")
     file = site.write("gateway.yaml", text if logs else f"access_log: off\n{text}")
     program = str(Path(sys.executable).with_name("passerelle"))
@@ -102,7 +103,8 @@ def _ours(bench: Bench, site: Site, env: Mapping[str, str], logs: bool) -> Comma
 
 
 def fill(folder: Path) -> dict[str, str]:
-    """The shop's three databases in ``folder``, filled; returns the environment that names them. Raises RigError."""
+    """Create and fill the shop's three databases in ``folder``; return the environment that names them. Raises
+    RigError."""
     env = {
         f"{service.upper()}_DATABASE_URL": f"sqlite:///{folder / service}.db"
         for service in ("users", "products", "monolith")

@@ -1,4 +1,4 @@
-"""``forward``: pass a request for 100 bytes of JSON on to one of three upstreams."""
+"""Scenario ``forward``: forward a request for 100 bytes of JSON to one of three upstreams."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TARGETS: dict[str | None, Target] = {"nginx": Target(1.6), "envoy": Target(0.6)}
 
 
 class Forward:
-    """Ours counts every request (metrics); nobody logs, but for the variant ``log``: ours, with its access log."""
+    """Forwarding; passerelle counts every request (metrics), and only the variant ``log`` writes an access log."""
 
     name = "forward"
     about = "forward to one of three upstreams"
@@ -43,12 +43,12 @@ class Forward:
         site = bench.site("ours-logging", addresses)
         logging = bench.start("ours-logging", site, bench.ours().forward(site), FIXED.path, upstreams.USER)
         cells.append(Cell("log ours", logging, FIXED, bench.brief))
-        # The headline's runs stand next to each other, so that its pairs are pairs.
+        # The headline's runs are adjacent, so that its pairs are pairs.
         runs = bench.in_turn(sorted(cells, key=lambda cell: not cell.label.startswith("10hdr")))
 
         for variant in ("10hdr", "varying", "log"):
             measured = runs[f"{variant} {OURS}"]
-            beside = "10hdr" if variant == "log" else variant  # the peers log nothing
+            beside = "10hdr" if variant == "log" else variant  # the peers do not log
             for name in peer_names(contestants):
                 theirs = runs[f"{beside} {name}"] if name else ()
                 yield cpu_figure(self.name, variant, measured, name, theirs, TARGETS.get(name))

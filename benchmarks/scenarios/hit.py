@@ -1,8 +1,8 @@
-"""``hit``: answer out of the cache, from ten entries to a million.
+"""Scenario ``hit``: serve from the cache, with ten entries up to a million.
 
-The load is that of the other scenarios but for two fields that forbid what is measured here: ``Cache-Control:
-no-cache`` asks for the upstream's answer, and ``Authorization`` for nobody else's. Two others stand in their place.
-Where only the path varies, a third stands for the field that otherwise is new with every request.
+The load is that of the other scenarios without two fields that would prevent hits: ``Cache-Control: no-cache`` and
+``Authorization``. Two other fields replace them. If only the path varies, a third field replaces the one that otherwise
+differs in every request.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FIXED = Load("/user/42", headers=HEADERS)
 VARYING = Load("/user/{}", varying=True, spread=10, headers=HEADERS)
 _ALIKE = {name: value for name, value in HEADERS.items() if name != "X-Trace"} | {"Sec-Fetch-Site": "same-origin"}
 PATHS = replace(VARYING, headers=_ALIKE)
-MEMORY = 4 << 30  # bytes: a million entries fit
+MEMORY = 4 << 30  # bytes: enough for a million entries
 MANY = 1_000_000
 TARGETS: dict[str | None, Target] = {"nginx": Target(0.75), "varnish": Target(0.6)}
 _FILL_RUNS = 30
@@ -38,13 +38,13 @@ _FILL_SECONDS = 10
 
 
 class Cacher(Peer, Protocol):
-    """Caches ``/user/ID`` as the upstream's ``Cache-Control`` allows; ``memory`` bytes at most."""
+    """Caches ``/user/ID`` as the upstream's ``Cache-Control`` allows, in at most ``memory`` bytes."""
 
     def cached(self, site: Site, memory: int) -> Command: ...
 
 
 class Hit:
-    """Everything asked is in the cache; nobody logs."""
+    """Cache hits only, without logs."""
 
     name = "hit"
     about = "answer out of the cache"
@@ -69,10 +69,10 @@ class Hit:
 
 
 class Entries:
-    """Ours with ten entries and with ``MANY``, which are asked for in turn, so that none is in the CPU's caches.
+    """Hits with ten entries and with ``MANY``, which are requested in turn so that none is in the CPU's caches.
 
-    nginx has ten in both: a million of its files would measure the disk. ``bytes_per_entry`` is what our process grew
-    by for each, key, fields and body of 100 bytes included.
+    nginx has ten entries in both cases: a million of its files would measure the disk. ``bytes_per_entry`` is the
+    growth of passerelle's process per entry, including key, fields and a body of 100 bytes.
     """
 
     name = "entries"
@@ -107,7 +107,7 @@ class Entries:
 
 
 def fill(bench: Bench, server: Server, load: Load) -> None:
-    """Ask for every entry at least once. Raises ``RigError`` when that takes too long."""
+    """Request every entry at least once. Raises ``RigError`` if that takes too long."""
     bench.progress(f"filling {server.name} with {load.spread:,} entries")
     asked = 0
     for _ in range(_FILL_RUNS):

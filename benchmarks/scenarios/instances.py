@@ -1,4 +1,4 @@
-"""``instances``: the same work over 3 and over 1,000 upstream instances, for each policy."""
+"""Scenario ``instances``: the same work over 3 and over 1,000 upstream instances, for each policy."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _UPSTREAM_CONNECTIONS = 16_384
 
 
 class Instances:
-    """Compared with itself: a whole request, then a pick with its two counts alone in this process.
+    """Compared with itself: a whole request, then a pick with both counters alone in this process.
 
-    Idle connections are kept for longer than a round takes, so that connecting anew is not what is measured.
+    Idle connections are kept for longer than a round takes, so that the time for new connections is not measured.
     """
 
     name = "instances"
@@ -73,7 +73,7 @@ def _label(policy: str, count: int) -> str:
 
 
 def picks(policy: str, count: int) -> Callable[[], int]:
-    """Ten thousand picks, each acquired, and released after 63 more: as many are in flight as connections load us."""
+    """Return a function that makes ten thousand picks; each is released after 63 more, as with that many in flight."""
     instances = [Instance(str(number), weight=1 + number % 3 if policy == "weighted" else 1) for number in range(count)]
     node = make(policy, instances, random=random.Random(count).random)
     open_work: deque[Instance] = deque()

@@ -1,8 +1,8 @@
-"""``overload``: three times as many requests as the service behind can answer.
+"""Scenario ``overload``: three times as many requests as the service can process.
 
-Behind are instances of a known capacity, each working on so many requests at a time. The gateway lets as many through
-and a few wait; the others are refused. Goodput is what was answered with 200; its peak is that of clients which are
-always a few more than there is room for, so that the service is never idle and nothing is refused.
+The instances have a known capacity: each processes a fixed number of requests at a time. The gateway admits that many
+and queues a few more; further requests are refused. Goodput counts responses with 200. The peak is measured with
+slightly more clients than there is room for, so that the service is never idle and nothing is refused.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from benchmarks.scenarios.base import OURS, Bench
 
 TIMES = 3
 INSTANCES = 3
-PLACES = 4  # of each instance
-WORK = 0.02  # seconds a request: 600 a second altogether
-WAITING = 8  # of each instance, in the gateway
+PLACES = 4  # per instance
+WORK = 0.02  # seconds per request: 600 a second in total
+WAITING = 8  # per instance, in the gateway
 PATH = "/user/42"
 PROGRAM = Path(__file__).parents[1] / "peers" / "programs" / "paced.py"
 GOODPUT, REFUSED_MS = Target(0.9, at_most=False), Target(10.0, absolute=True)
@@ -33,7 +33,7 @@ GOODPUT, REFUSED_MS = Target(0.9, at_most=False), Target(10.0, absolute=True)
 
 @dataclass(frozen=True)
 class Round:
-    """Requests a second, and latencies in milliseconds."""
+    """Requests per second, and latencies in milliseconds."""
 
     peak_rps: float
     good_rps: float
@@ -42,7 +42,7 @@ class Round:
     refused_p99_ms: float
     admitted_p99_ms: float
     peak_p99_ms: float
-    errors: int  # neither answered nor refused with 503 and Retry-After
+    errors: int  # neither responses with 200 nor refusals with 503 and Retry-After
     foreign: float
 
 
@@ -61,7 +61,7 @@ class Overload:
         site = bench.site(OURS, [f"{LOOPBACK}:{port}" for port in ports])
         command: Command = bench.ours().forward(site, max_connections=PLACES, max_waiting=WAITING)
         server = bench.start(OURS, site, command, PATH)
-        _peak(server.port, 1.0)  # warm
+        _peak(server.port, 1.0)  # warm up
         rounds = []
         for number in range(1, bench.pairs + 1):
             rounds.append(_round(bench, server.port))
@@ -76,7 +76,7 @@ class Overload:
 
 
 def _peak(port: int, seconds: float) -> list[Answer]:
-    """What clients get that are half as many again as there are places."""
+    """Return the responses to half as many clients again as there are places."""
     with Steady(port, [PATH], INSTANCES * PLACES * 3 // 2) as load:
         begun = time.monotonic()
         time.sleep(seconds)
@@ -105,7 +105,7 @@ def _round(bench: Bench, port: int) -> Round:
 
 
 def figures(rounds: list[Round]) -> Iterable[Figure]:
-    """The two that are asked for, with what explains them."""
+    """Return the two headline figures, with further values that explain them."""
     errors = sum(each.errors for each in rounds)
     noisy = any(each.foreign > FOREIGN_LIMIT for each in rounds)
 

@@ -1,4 +1,4 @@
-"""``policy``: verify a token, hold a rate limit, count, log, and only then forward."""
+"""Scenario ``policy``: verify a token, apply a rate limit, count, log, and then forward."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from benchmarks.rig.server import RigError, fetch
 from benchmarks.rig.wrk import Load
 from benchmarks.scenarios.base import OURS, Bench, peer_names
 
-SHARED = "known-to-all-who-take-part-in-this-benchmark"  # no quotes and commas: HAProxy's file has no way to write them
+SHARED = "known-to-all-who-take-part-in-this-benchmark"  # no quotes or commas: HAProxy's file cannot express them
 TARGETS: dict[str | None, Target] = {"haproxy": Target(1.4), "envoy": Target(0.6)}
 
 
 class Guard(Peer, Protocol):
-    """Forwards ``/user/ID`` for holders of a valid HS256 token, within a limit that is not reached, and logs it."""
+    """Forwards and logs ``/user/ID`` for holders of a valid HS256 token, within a limit that is not reached."""
 
     def policy(self, site: Site, secret: str) -> Command: ...
 
 
 def token(secret: str, lifetime: float = 3600.0) -> str:
-    """A token (RFC 7519) that is valid for ``lifetime`` seconds, signed with HS256."""
+    """Return a token (RFC 7519) that is valid for ``lifetime`` seconds, signed with HS256."""
     claims = {"sub": "user_42", "iss": ISSUER, "exp": int(time.time() + lifetime)}
     signed = b".".join(_coded(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
     return (signed + b"." + _coded(hmac.digest(secret.encode(), signed, hashlib.sha256))).decode()
@@ -43,7 +43,7 @@ def _coded(octets: bytes) -> bytes:
 
 
 class Policy:
-    """The same token in every request, as a client sends it; who has the wrong one is refused by all alike."""
+    """The same token in every request, as a client sends it; all servers refuse a wrong token."""
 
     name = "policy"
     about = "JWT + rate limit + access log, then forward"
@@ -71,5 +71,5 @@ class Policy:
 
 
 def bearer(text: str) -> dict[str, str]:
-    """The load's fields with this token."""
+    """Return the load's fields with this token."""
     return {**wrk.BROWSER, "Authorization": f"Bearer {text}"}

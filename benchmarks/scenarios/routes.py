@@ -1,4 +1,4 @@
-"""``routes``: the same work with 10, 100, 1,000 and 10,000 routes; each request takes the next route and a new id."""
+"""Scenario ``routes``: 10, 100, 1,000 and 10,000 routes; each request takes the next route and a new id."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def _label(size: int) -> str:
 
 
 def lookups(size: int, asked: str) -> Callable[[], int]:
-    """Ten thousand lookups, each for a path of its own, in a table of ``size`` routes.
+    """Return a function that does ten thousand lookups, each for its own path, in a table of ``size`` routes.
 
-    ``asked`` is ``any``, each time another route drawn at random, or ``one``, always the same. The difference is not
-    the table's work but the processor's: ten thousand routes do not fit its caches.
+    ``asked`` is ``any``, a different random route each time, or ``one``, always the same. The difference is not due to
+    the table but to the CPU: ten thousand routes do not fit its caches.
     """
     router = Router(
         RouteRule(None, None, f"/catalogue-{number}/item/{{item_id}}", number) for number in range(1, size + 1)

@@ -1,4 +1,4 @@
-"""``slow``: what other clients notice of five hundred that never finish the head of their request (slow loris)."""
+"""Scenario ``slow``: the effect on other clients of five hundred that never finish their request head (slow loris)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Slow:
 
 
 def measure(bench: Bench, name: str, site: Site, command: Command, target: Target | None) -> Figure:
-    """One server, ``pairs`` times without and with slow clients."""
+    """Measure one server, ``pairs`` times without and with slow clients."""
     server = bench.start(name, site, command, LOAD.path)
     alone, beside = (Cell(f"{name} {label}", server, LOAD, bench.seconds) for label in ("alone", "beside slow ones"))
     alone.warm_up(bench.rig)
@@ -74,6 +74,6 @@ def measure(bench: Bench, name: str, site: Site, command: Command, target: Targe
 
 
 def _throughput(runs: dict[str, list[Run]]) -> dict[str, float]:
-    """Requests per second, as the median of each."""
+    """Return requests per second, as the median of each."""
     names = ("alone_rps", "beside_rps")
     return {name: statistics.median(run.rps for run in each) for name, each in zip(names, runs.values(), strict=True)}

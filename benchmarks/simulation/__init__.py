@@ -1,6 +1,6 @@
-"""The balancing policies in fleets that no single machine can run, in simulated time.
+"""Simulation of the balancing policies in simulated time, with fleets larger than one machine can run.
 
-What is simulated is the servers, the network and the clock. What picks, counts, retries and ejects is the very code of
-:mod:`passerelle.balancing`: it takes its clock and its chance as arguments, so it cannot tell the difference.
-``python -m benchmarks.simulation`` runs it; ``docs/reference/balancing.md`` has the results.
+Only the servers, the network and the clock are simulated. Picking, counting, retrying and ejecting is the real code of
+:mod:`passerelle.balancing`, which takes its clock and its random source as arguments. Run it with ``python -m
+benchmarks.simulation``; ``docs/reference/balancing.md`` has the results.
 """

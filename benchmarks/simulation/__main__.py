@@ -1,4 +1,4 @@
-"""``python -m benchmarks.simulation``: exit 0 done, 2 wrong usage."""
+"""Command line ``python -m benchmarks.simulation``: exit 0 success, 2 usage."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PLOTS = Path("docs/reference/balancing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Simulate, and print tables (or JSON); with --write also renew the documentation."""
+    """Simulate, and print tables (or JSON); with --write also update the documentation."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation", description="Balancing in simulated time.")
     parser.add_argument("--quick", action="store_true", help="fewer requests: under a minute")
     parser.add_argument("--json", action="store_true", help="results as JSON instead of tables")
-    parser.add_argument("--write", action="store_true", help=f"renew the tables in {PAGE} and the plots in {PLOTS}/")
+    parser.add_argument("--write", action="store_true", help=f"update the tables in {PAGE} and the plots in {PLOTS}/")
     options = parser.parse_args(argv)
     begun = time.monotonic()
 
@@ -55,7 +55,7 @@ def write(
     storms: Sequence[storm.Storm],
     limits: Sequence[limit.Limited],
 ) -> None:
-    """Renew the documentation; matplotlib is needed for this alone."""
+    """Update the documentation; only this needs matplotlib."""
     from benchmarks.simulation import plots
 
     PLOTS.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.simulation.costs``: what a pick costs, in microseconds, as a Markdown table.
+"""Command line ``python -m benchmarks.simulation.costs``: the cost of a pick in microseconds, as a Markdown table.
 
-The least of many short runs, so that other work on the machine disturbs little. "pick" is the choice alone; "request"
-is the choice with the two counts, as the gateway does it.
+The minimum of many short runs is largely independent of other work on the machine. "pick" is the choice alone;
+"request" is the choice with both counters, as in the gateway.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEYS = [b"user-%d" % number for number in range(CALLS)]
 
 
 def nodes(number: int) -> Iterator[tuple[str, PickerNode]]:
-    """Every policy over ``number`` instances, p2c with unequal weights, and p2c in two zones."""
+    """Yield every policy over ``number`` instances, p2c with unequal weights, and p2c in two zones."""
     chance = random.Random(1).random
 
     def members(weights: tuple[float, ...] = (1.0,)) -> list[Instance]:
@@ -37,12 +37,12 @@ def nodes(number: int) -> Iterator[tuple[str, PickerNode]]:
 
 
 def pick(node: PickerNode, key: bytes | None) -> None:
-    """The choice alone."""
+    """Pick an instance."""
     node.pick((), key)
 
 
 def request(node: PickerNode, key: bytes | None) -> None:
-    """The choice and its counts."""
+    """Pick an instance and update its counters."""
     chosen = node.pick((), key)
     if chosen is not None:
         node.acquire(chosen)
@@ -50,7 +50,7 @@ def request(node: PickerNode, key: bytes | None) -> None:
 
 
 def microseconds(call: Callable[[PickerNode, bytes | None], None], node: PickerNode, *, keyed: bool) -> float:
-    """The time of one call, that of an empty one taken off."""
+    """Return the time of one call, without the time of an empty call."""
 
     def least(call: Callable[[PickerNode, bytes | None], None]) -> float:
         best = float("inf")

@@ -1,7 +1,7 @@
-"""Simulated time: a heap of things to do.
+"""Simulated time: a heap of scheduled calls.
 
-Not SimPy: a process and two events for each request cost 9.3 µs there and 1.1 µs here (on the reference machine), and
-that is the difference between 5,000 instances in a minute and in ten. All that is needed is "call this at that time".
+SimPy would take 9.3 µs for a process and two events per request, this loop 1.1 µs (on the reference machine): the
+difference between ten minutes and one for 5,000 instances. Nothing but "call this at that time" is needed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from itertools import count
 
 
 class Loop:
-    """``now`` is in seconds and starts at 0; things due at the same time happen in the order they were asked for."""
+    """Event loop; ``now`` is in seconds and starts at 0. Calls due at the same time run in the order of their
+    scheduling."""
 
     __slots__ = ("_count", "_heap", "now")
 
@@ -22,16 +23,16 @@ class Loop:
         self._count = count().__next__
 
     def at(self, time: float, call: Callable[..., None], *arguments: object) -> None:
-        """Have ``call(*arguments)`` done at ``time``, or now if that is past."""
+        """Schedule ``call(*arguments)`` at ``time``, or now if that is in the past."""
         heappush(self._heap, (max(time, self.now), self._count(), call, arguments))
 
     def run(self, until: float = float("inf")) -> None:
-        """Do everything up to ``until``, or until nothing is left."""
+        """Run everything up to ``until``, or until nothing is scheduled."""
         heap = self._heap
         while heap and heap[0][0] <= until:
             self.now, _, call, arguments = heappop(heap)
             call(*arguments)
 
     def clock(self) -> float:
-        """``now``, for those that want a callable."""
+        """Return ``now``, for code that needs a callable."""
         return self.now

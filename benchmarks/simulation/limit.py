@@ -1,4 +1,4 @@
-"""An adaptive limit in front of a service that queues: requests at random, work of any length, any load."""
+"""Adaptive limit in front of a service with a queue: random arrivals, several distributions of work, and any load."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from benchmarks.simulation.fleet import percentile
 from passerelle.resilience.adaptive_limit import AdaptiveLimit
 from passerelle.resilience.admission import AdmissionQueue
 
-MEAN = 0.05  # seconds of work a request
-WAITING = 256  # in the queue before the limit, as `max_waiting` by default
-TIMEOUT = 30.0  # what comes later than that is of no use to anybody
+MEAN = 0.05  # mean seconds of work per request
+WAITING = 256  # queue before the limit, the default of `max_waiting`
+TIMEOUT = 30.0  # a later response is of no use to any client
 UNTIL = 60.0
 WORKERS = 40
 LOADS = (0.5, 0.9, 3.0)
@@ -31,14 +31,14 @@ WORK: dict[str, Work] = {
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """What became of it. Times in seconds, from coming to the end, the wait included."""
+    """Result of a run. Times are in seconds from arrival to the end, including the wait."""
 
     work: str
     load: float
     adaptive: bool
-    served: float  # part of what the service could do at most, as far as it was in time
-    refused: float  # part of those that came
-    least: int  # the limit in the last two thirds
+    served: float  # successful throughput in time, as a part of the service's capacity
+    refused: float  # part of the arrived requests
+    least: int  # the minimum of the limit in the last two thirds
     most: int
     p50: float
     p99: float
@@ -52,7 +52,7 @@ class _Run:
         self.rate = load * workers / MEAN
         self.limit = limit
         self.gate = AdmissionQueue(limit.limit if limit is not None else 10**9, WAITING)
-        self.free = [0.0] * workers  # when each worker is free again
+        self.free = [0.0] * workers  # when each worker becomes idle
         self.queue: deque[float] = deque()
         self.came = self.refused = self.served = 0
         self.latencies: list[float] = []
@@ -99,7 +99,7 @@ def simulate(
     until: float = UNTIL,
     seed: int = 1,
 ) -> Limited:
-    """One run; without ``limit`` everything goes to the service at once, and queues there."""
+    """Run once; without ``limit`` all requests go to the service at once and queue there."""
     run = _Run(WORK[work], workers, load, limit, seed)
     run.loop.at(0.0, run.arrive)
     run.loop.run(until)
@@ -119,7 +119,7 @@ def simulate(
 
 
 def all_of_them() -> list[Limited]:
-    """Every kind of work at every load, with the limit and without."""
+    """Run every kind of work at every load, with the limit and without."""
     return [
         simulate(work, load, AdaptiveLimit() if adaptive else None)
         for work in WORK

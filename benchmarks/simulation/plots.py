@@ -1,4 +1,4 @@
-"""The results as SVG."""
+"""Plots of the results as SVG."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from benchmarks.simulation.spread import POLICIES, Spread
 from benchmarks.simulation.storm import BEGIN, END, STEP, Storm
 
-# the same bytes for the same results: text as text, ids and no date from a fixed salt
+# Reproducible output: text as text, ids from a fixed salt, no date.
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "passerelle", "font.size": 9})
 
 
 def spread_plot(results: Sequence[Spread], path: Path) -> None:
-    """p50 and p99 against the number of instances, one line for each policy."""
+    """Plot p50 and p99 against the number of instances, one line per policy."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("p50", "p99"), strict=True):
         for policy in POLICIES:
@@ -34,7 +34,7 @@ def spread_plot(results: Sequence[Spread], path: Path) -> None:
 
 
 def tail_plot(results: Sequence[Spread], path: Path) -> None:
-    """How many requests took longer than what, at the largest number of instances."""
+    """Plot the distribution of latencies at the largest number of instances."""
     most = max(result.instances for result in results)
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -50,7 +50,7 @@ def tail_plot(results: Sequence[Spread], path: Path) -> None:
 
 
 def storm_plot(results: Sequence[Storm], path: Path) -> None:
-    """Goodput and load over time, one line for each variant; the outage is shaded."""
+    """Plot goodput and load over time, one line per variant; the outage is shaded."""
     figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     for result in results:

@@ -1,7 +1,8 @@
-"""``python -m benchmarks.simulation.scan``: what a scan of a million keys costs the hot set of a cache. Exit 0, or 2.
+"""Command line ``python -m benchmarks.simulation.scan``: the effect of a scan of a million keys on a cache's hot set.
 
-The gateway's own memory store beside one that forgets what was used least recently (LRU), both for the same bytes: room
-for twice the hot set. Requests for the hot set go on while every key of the scan is asked for once; a miss is stored.
+Compares the gateway's memory store with one that evicts the least recently used item (LRU), both of the same size in
+bytes: room for twice the hot set. Requests for the hot set continue while every key of the scan is requested once; a
+miss is stored. Exit 0 success, 1 too much lost, 2 usage.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from passerelle.caching.entry import Entry, StoredItem
 from passerelle.caching.memory_store import MemoryStore
 
 HOT = 1_000  # keys
-ROOM = 2_000  # entries that a store has room for
+ROOM = 2_000  # capacity of a store in entries
 SCANNED = 1_000_000  # keys
-PACES = (1, 4, 16)  # keys of the scan for each request of the hot set
+PACES = (1, 4, 16)  # keys of the scan per request of the hot set
 STEPS = 100  # points of a line in the plot
-MOST_LOST = 5.0  # points of hit ratio that ours may lose
+MOST_LOST = 5.0  # maximum loss of passerelle's store in points of hit ratio
 
 PAGE = Path("docs/reference/caching.md")
 PLOT = Path("docs/reference/caching/scan.svg")
@@ -34,14 +35,14 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1
 
 
 class Store(Protocol):
-    """What is compared."""
+    """Interface of the compared stores."""
 
     def get(self, key: bytes) -> StoredItem | None: ...
     def put(self, item: StoredItem) -> bool: ...
 
 
 class Lru:
-    """Forgets what was used least recently; bounded by the same bytes as ours, counted the same way."""
+    """Store that evicts the least recently used item; its size in bytes is limited and counted like the gateway's."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -71,10 +72,11 @@ STORES: dict[str, Callable[[int], Store]] = {"ours": MemoryStore, "LRU": Lru}
 
 @dataclass(frozen=True)
 class Result:
-    """Hit ratios of the hot set. ``pace``: keys of the scan for each of its requests; None: not one in the meantime.
+    """Hit ratios of the hot set. ``pace``: keys of the scan per request of the hot set; None: no requests during the
+    scan.
 
-    ``before`` is that of 10 requests a key before the scan; ``during`` that of all while it went on, or, without
-    such, of one request a key right after it. ``course`` is ``during`` in steps.
+    ``before`` is the hit ratio of 10 requests per key before the scan; ``during`` that of all requests during the scan
+    or, without such requests, of one request per key right after it. ``course`` is ``during`` in steps.
     """
 
     store: str
@@ -85,17 +87,17 @@ class Result:
 
     @property
     def lost(self) -> float:
-        """Points of hit ratio."""
+        """Return the loss in points of hit ratio."""
         return (self.before - self.during) * 100
 
 
 def entry(key: bytes) -> Entry:
-    """A stored answer, every object its own."""
+    """Return a stored response that shares no object with others."""
     return Entry(key, 200, _HEAD + b"X: %b\r\n" % key, bytes(100), born=1.5, fresh_until=61.5)
 
 
 def ask(store: Store, key: bytes) -> bool:
-    """One request: whether it was a hit; a miss is stored."""
+    """Request a key and store it after a miss; return whether it was a hit."""
     if store.get(key) is not None:
         return True
     store.put(entry(key))
@@ -103,7 +105,7 @@ def ask(store: Store, key: bytes) -> bool:
 
 
 def scan(name: str, pace: int | None, scanned: int = SCANNED, hot: int = HOT, room: int = ROOM) -> Result:
-    """Let a store called ``name`` go through a scan of ``scanned`` keys."""
+    """Subject a store called ``name`` to a scan of ``scanned`` keys."""
     chance = random.Random(1)
     keys = [b"gw /hot/%06d" % number for number in range(hot)]
     size = entry(b"gw /scan/%07d" % 0).measure()
@@ -132,7 +134,7 @@ def scan(name: str, pace: int | None, scanned: int = SCANNED, hot: int = HOT, ro
 
 
 def results_table(results: Sequence[Result]) -> str:
-    """One row for each pace and store."""
+    """Format one row per pace and store."""
     rows = [
         (
             "all of the scan first" if result.pace is None else f"{result.pace}",
@@ -147,7 +149,7 @@ def results_table(results: Sequence[Result]) -> str:
 
 
 def plot(results: Sequence[Result], path: Path) -> None:
-    """The hot set's hit ratio along the scan; matplotlib is needed for this alone."""
+    """Plot the hot set's hit ratio during the scan; only this needs matplotlib."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -159,7 +161,8 @@ def plot(results: Sequence[Result], path: Path) -> None:
             continue
         along = [(step + 0.5) / len(result.course) * SCANNED / 1000 for step in range(len(result.course))]
         style = "-" if result.store == "ours" else "--"
-        width = 4.5 - 1.5 * PACES.index(result.pace) if result.store == "ours" else 1.0  # ours lie on one another
+        # the lines of passerelle's store coincide
+        width = 4.5 - 1.5 * PACES.index(result.pace) if result.store == "ours" else 1.0
         axes.plot(along, result.course, style, linewidth=width, label=f"{result.store}, {result.pace} to 1")
     axes.set(xlabel="thousand keys scanned", ylabel="hit ratio of the hot set", ylim=(-0.02, 1.05), xlim=(0, None))
     axes.grid(alpha=0.3)
@@ -169,10 +172,10 @@ def plot(results: Sequence[Result], path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Scan, and print a table (or JSON); 1 when ours lost too much."""
+    """Scan, and print a table (or JSON); return 1 if passerelle's store lost too much."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation.scan", description="A scan over a hot set.")
     parser.add_argument("--json", action="store_true", help="results as JSON instead of a table")
-    parser.add_argument("--write", action="store_true", help=f"renew the table in {PAGE} and {PLOT}")
+    parser.add_argument("--write", action="store_true", help=f"update the table in {PAGE} and {PLOT}")
     options = parser.parse_args(argv)
     results = []
     for pace in (*PACES, None):

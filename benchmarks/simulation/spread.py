@@ -1,8 +1,8 @@
-"""How far the policies are apart: latency in a fleet of uneven speed with one slow zone.
+"""Comparison of the policies: latency in a fleet of uneven speed with one slow zone.
 
-Requests come at random (Poisson) at 70 % of what the whole fleet can do, to some gateways (four) that each see only
-their own requests in flight. Every key is one of 100 for each instance, a few of them far more frequent than the rest
-(the frequency of the k-th is as 1/k).
+Requests arrive at random (Poisson) at 70 % of the fleet's capacity, at some gateways (four) that each see only their
+own requests in flight. Keys are drawn from 100 per instance with very uneven frequency (that of the k-th key is
+proportional to 1/k).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SIZES = (10, 100, 1000, 5000)
 POLICIES = tuple(REGISTRY)
 LOAD = 0.7
 GATEWAYS = 4
-MORE_GATEWAYS = (1, 4, 32)  # over FEW instances: how much is lost by seeing only a part
+MORE_GATEWAYS = (1, 4, 32)  # over FEW instances: the loss from seeing only a part of the requests
 FEW = 20
-WARM_UP = 0.25  # of the requests are not counted
+WARM_UP = 0.25  # part of the requests that is not counted
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What one policy did; latencies in seconds, among them no network."""
+    """Result of one policy; latencies are in seconds, without network time."""
 
     policy: str
     instances: int
@@ -36,7 +36,7 @@ class Spread:
     p50: float
     p99: float
     p999: float
-    slow_zone: float  # part of the requests that it got; its part of the speed is 0.077
+    slow_zone: float  # the zone's part of the requests; its part of the total speed is 0.077
     latencies: tuple[float, ...]  # every 1000th of the sorted list
 
 
@@ -46,7 +46,7 @@ class _Run:
         servers = fleet(number, self.chance)
         self.rate = capacity(servers) * LOAD
         self.loop = Loop()
-        # only "weighted" is told the true speeds: what can be had by knowing them, without feedback
+        # Only "weighted" knows the true speeds: the result of full knowledge without feedback.
         self.nodes: list[PickerNode] = [
             make(
                 policy,
@@ -94,7 +94,7 @@ class _Run:
 
 
 def simulate(policy: str, number: int, requests: int, seed: int = 1, gateways: int = GATEWAYS) -> Spread:
-    """Send ``requests`` through ``gateways`` to ``number`` instances and wait for all answers."""
+    """Send ``requests`` through ``gateways`` to ``number`` instances and wait for all responses."""
     run = _Run(policy, number, gateways, requests, seed)
     run.loop.at(0.0, run.arrive)
     run.loop.run()
@@ -113,19 +113,19 @@ def simulate(policy: str, number: int, requests: int, seed: int = 1, gateways: i
 
 
 def requests_for(number: int, *, quick: bool) -> int:
-    """Enough for a steady state (each instance serves 60) and for a 99.9th percentile (at least 100,000).
+    """Return enough requests for a steady state (60 per instance) and for a 99.9th percentile (at least 100,000).
 
-    ``quick`` is for seeing that it runs, and the order of the policies: the tail is a guess then.
+    ``quick`` suffices for a smoke test and the order of the policies; its tail percentiles are unreliable.
     """
     return min(60_000, max(10_000, number * 40)) if quick else max(100_000, number * 60)
 
 
 def by_size(number: int, *, quick: bool) -> list[Spread]:
-    """Every policy at one size."""
+    """Simulate every policy at one size."""
     return [simulate(policy, number, requests_for(number, quick=quick)) for policy in POLICIES]
 
 
 def by_gateways(*, quick: bool) -> list[Spread]:
-    """Every policy with few and with many gateways."""
+    """Simulate every policy with few and with many gateways."""
     requests = requests_for(FEW, quick=quick)
     return [simulate(policy, FEW, requests, gateways=gateways) for gateways in MORE_GATEWAYS for policy in POLICIES]

@@ -1,8 +1,8 @@
-"""A retry storm: half of a service's instances freeze for ten seconds while clients have a time-out and try again.
+"""Retry storm: half of a service's instances freeze for ten seconds while clients time out and retry.
 
-Ten instances at 65 % of what they can do. From 10 s to 20 s half of them do nothing; what was sent to them waits and
-is done afterwards, though nobody waits for it any more (as it is with most servers). An attempt has one second. What is
-compared is how requests are tried again and held back; the question is when the service is itself again afterwards.
+Ten instances run at 65 % of their capacity. From 10 s to 20 s half of them do nothing; requests sent to them wait and
+are processed afterwards, although their clients have given up (as with most servers). An attempt has a timeout of one
+second. The simulation compares retry and limiting policies by how soon the service recovers.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from passerelle.resilience.retry_budget import RetryBudget, backoff
 INSTANCES = 10
 LOAD = 0.65
 BEGIN, END, STOP = 10.0, 20.0, 50.0
-TIMEOUT = 1.0  # of an attempt
-DEADLINE = 4.0  # of a request
-BOUND = 64  # requests in flight per instance where they are bounded: 0.16 s of work
-STEP = 0.5  # of the curves, in seconds
+TIMEOUT = 1.0  # per attempt
+DEADLINE = 4.0  # per request
+BOUND = 64  # limit of requests in flight per instance, if there is one: 0.16 s of work
+STEP = 0.5  # step of the curves, in seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """How requests are tried again, and what else holds."""
+    """How requests are retried, and which other limits apply."""
 
     name: str
     attempts: int
     budget: bool = False
-    bound: bool = False  # an instance with BOUND in flight takes no more; two others are tried, then the answer is 503
+    bound: bool = False  # an instance with BOUND in flight takes no more; two others are tried before a 503
     ejection: bool = False
 
 
@@ -53,14 +53,14 @@ VARIANTS = (
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """What became of it. Curves hold one value for each :data:`STEP`."""
+    """Result of one variant. Curves have one value per :data:`STEP`."""
 
     variant: str
     failed: float  # part of all requests
-    failed_after: float  # part of those that came after the instances were back
-    most_load: float  # attempts in one second, by what the whole fleet can do in one
-    recovered: float | None  # seconds after the instances were back until 99 % succeed for good; None: never
-    goodput: tuple[float, ...]  # part of the requests that came in this step and were answered in time
+    failed_after: float  # part of the requests that arrived after the instances were back
+    most_load: float  # maximum of attempts in one second, relative to the fleet's capacity
+    recovered: float | None  # seconds after the instances were back until 99 % succeed permanently; None: never
+    goodput: tuple[float, ...]  # part of the requests that arrived in this step and succeeded in time
     load: tuple[float, ...]
 
 
@@ -165,7 +165,7 @@ class _Run:
 
 
 def simulate(variant: Variant, instances: int = INSTANCES, seed: int = 1) -> Storm:
-    """All of it, once."""
+    """Run the whole simulation once."""
     run = _Run(variant, instances, seed)
     run.loop.at(0.0, run.arrive)
     run.loop.at(BEGIN, run.freeze)

@@ -1,4 +1,4 @@
-"""The results in words and numbers: Markdown for the documentation."""
+"""Tables of the results, as Markdown for the documentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.simulation.storm import Storm
 
 
 def spread_table(results: Iterable[Spread]) -> str:
-    """Latencies in milliseconds, one row for each size and policy."""
+    """Format latencies in milliseconds, one row per size and policy."""
     rows = [
         (
             str(result.instances),
@@ -26,7 +26,7 @@ def spread_table(results: Iterable[Spread]) -> str:
 
 
 def gateways_table(results: Sequence[Spread]) -> str:
-    """p99 in milliseconds, one row for each policy and one column for each number of gateways."""
+    """Format p99 in milliseconds, one row per policy and one column per number of gateways."""
     numbers = sorted({result.gateways for result in results})
     found = {(result.policy, result.gateways): f"{result.p99 * 1000:.0f}" for result in results}
     policies = dict.fromkeys(result.policy for result in results)
@@ -35,7 +35,7 @@ def gateways_table(results: Sequence[Spread]) -> str:
 
 
 def storm_table(results: Iterable[Storm]) -> str:
-    """One row for each way of trying again."""
+    """Format one row per way of retrying."""
     rows = [
         (
             result.variant,
@@ -50,7 +50,7 @@ def storm_table(results: Iterable[Storm]) -> str:
 
 
 def limits_table(results: Iterable[Limited]) -> str:
-    """One row for each kind of work and load, with the limit and without."""
+    """Format one row per kind of work and load, with the limit and without."""
     rows = [
         (
             result.work,
@@ -67,16 +67,16 @@ def limits_table(results: Iterable[Limited]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """Format a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def put(text: str, name: str, content: str) -> str:
-    """``text`` with what is between the marks of ``name`` replaced. Raises ValueError if there are no marks."""
+    """Replace the text between the markers of ``name``. Raises ValueError without markers."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"no marks {begin} ... {end}")
+        raise ValueError(f"no markers {begin} ... {end}")
     return f"{before}{begin}\n{content}\n{end}{after}"

@@ -1,9 +1,9 @@
 """Measure application servers on the shop's user service: the figures of docs/decisions/002-application-server.md.
 
 ``python measure_servers.py [SERVER…] [--rounds 5] [--seconds 2]`` from this folder, on Linux with taskset and wrk. The
-server is pinned to CPU 0, the load (``wrk -t1 -c16``) to CPU 1. Servers take turns, and figures are medians over the
-rounds, because other work on the machine disturbs single ones. Servers that are not installed are left out:
-``pip install gunicorn gevent granian waitress a2wsgi hypercorn cheroot bjoern fastwsgi pyuwsgi``.
+server is pinned to CPU 0, the load (``wrk -t1 -c16``) to CPU 1. Servers are measured in turn, and figures are medians
+over the rounds, because other work on the machine disturbs single measurements. Servers that are not installed are
+skipped: ``pip install gunicorn gevent granian waitress a2wsgi hypercorn cheroot bjoern fastwsgi pyuwsgi``.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ COMMANDS = {
 
 
 class Failed(Exception):
-    """A server that did not start, or answered with errors; the text says how."""
+    """A server did not start, or responded with errors; the message states the reason."""
 
 
 class Figures(NamedTuple):
-    """One run: CPU and memory are those of all processes of one instance."""
+    """One run; CPU time and memory are the sums over all processes of one instance."""
 
     per_second: float
-    cpu: float  # microseconds a request, user and system
+    cpu: float  # microseconds per request, user and system
     idle: float  # MiB of proportional set size before the first load
-    loaded: float  # MiB after it
-    resident: float  # MiB of resident set size after it: what a process monitor shows
-    start: float  # seconds from the command to the first answer
+    loaded: float  # MiB after the load
+    resident: float  # MiB of resident set size after the load, as shown by process monitors
+    start: float  # seconds from the command to the first response
     processes: int
 
 
@@ -88,13 +88,13 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def memory(pids: list[int], kind: str) -> float:
-    """Return the memory of the processes, in MiB; ``kind`` is ``Pss`` (shared pages shared out) or ``Rss``."""
+    """Return the memory of the processes, in MiB; ``kind`` is ``Pss`` (shared pages divided) or ``Rss``."""
     texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
     return sum(int(text.split(f"\n{kind}:")[1].split()[0]) for text in texts) / 1024
 
 
 def wrk(port: int, seconds: int) -> tuple[int, float]:
-    """Load the server; return how many requests it answered, and how many a second."""
+    """Load the server; return the number of responses and the requests per second."""
     load = ["taskset", "-c", "1", "wrk", "-t1", "-c16", f"-d{seconds}", f"http://127.0.0.1:{port}/user/1"]
     out = subprocess.run(load, capture_output=True, text=True, check=True).stdout  # noqa: S603
     errors = re.search(r"Non-2xx.*|Socket errors.*", out)
@@ -104,7 +104,7 @@ def wrk(port: int, seconds: int) -> tuple[int, float]:
 
 
 def measure(arguments: list[str], port: int, seconds: int) -> Figures:
-    """Start the server, load it, stop it."""
+    """Start the server, load it and stop it."""
     begun = time.monotonic()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(  # noqa: S603
@@ -161,7 +161,7 @@ def main() -> None:
                 try:
                     runs.setdefault((kind, server), []).append(measure(arguments, port, options.seconds))
                 except Failed as error:
-                    print(f"{server}, {kind}: left out of this round: {error}", file=sys.stderr)
+                    print(f"{server}, {kind}: skipped in this round: {error}", file=sys.stderr)
     for kind in APPS:
         print(f"\n| {kind} | µs | req/s | PSS idle | PSS loaded | RSS loaded | start | processes |")
         print("|---|---|---|---|---|---|---|---|")

@@ -1,6 +1,7 @@
-"""What stands behind the gateway in the smuggling tests: a second parser, and the last server, which records.
+"""Servers behind the gateway in the smuggling tests: a second parser, and the last server, which records requests.
 
-The second parser is nginx, HAProxy, or the server of the services themselves: then it is the application that records.
+The second parser is nginx, HAProxy, or the application server of the services; in the last case the application
+records.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ START = 30.0
 
 
 def recording(conn: Connection) -> None:
-    """Answers with what it was asked, so that an answer that reaches the wrong request is seen to be wrong."""
+    """Respond with the received request, so that a response to the wrong request is noticed."""
     while True:
         request = conn.read_request()
         body = b"%b %b" % (request.method, request.target)
@@ -33,22 +34,22 @@ def recording(conn: Connection) -> None:
 
 
 class Last(Protocol):
-    """The last server: what reached it."""
+    """Last server: records the requests that reached it."""
 
     @property
     def heads(self) -> list[Request]:
-        """Requests whose head arrived."""
+        """Return the requests whose head arrived."""
 
     @property
     def requests(self) -> list[Request]:
-        """Requests that arrived whole."""
+        """Return the requests that arrived completely."""
 
     def check(self) -> None:
-        """Fail where something malformed arrived."""
+        """Fail if something malformed arrived."""
 
 
 class Recorded:
-    """The requests in the file of :mod:`tests.attack.recorder`. An application hears of whole ones only."""
+    """Requests in the file of :mod:`tests.attack.recorder`. An application receives only complete requests."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -56,7 +57,7 @@ class Recorded:
 
     @property
     def requests(self) -> list[Request]:
-        """In the order in which they arrived."""
+        """Return the requests in order of arrival."""
         made = []
         for text in self._file.read_text("ascii").splitlines():
             said = json.loads(text)
@@ -68,12 +69,12 @@ class Recorded:
     heads = requests
 
     def check(self) -> None:
-        """Nothing: what an application gets is a request."""
+        """Do nothing: an application receives only well-formed requests."""
 
 
 @contextmanager
 def served(kind: str, folder: Path) -> Iterator[tuple[int, Recorded]]:
-    """The server that instances of services run, ``kind`` is ``wsgi`` or ``asgi``."""
+    """Run the application server of the services; ``kind`` is ``wsgi`` or ``asgi``."""
     port = free_port()
     record = folder / "record"
     last = Recorded(record)
@@ -84,13 +85,13 @@ def served(kind: str, folder: Path) -> Iterator[tuple[int, Recorded]]:
 
 @contextmanager
 def straight(last: Upstream, folder: Path) -> Iterator[int]:
-    """No second parser: the gateway asks the last server itself."""
+    """Use no second parser: the gateway forwards to the last server directly."""
     yield last.port
 
 
 @contextmanager
 def nginx(last: Upstream, folder: Path) -> Iterator[int]:
-    """nginx with kept-alive upstream connections."""
+    """Run nginx with persistent upstream connections."""
     port = free_port()
     file = folder / "nginx.conf"
     temporary = "\n".join(f"{k}_temp_path {folder}/{k};" for k in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
@@ -115,7 +116,7 @@ http {{
 
 @contextmanager
 def haproxy(last: Upstream, folder: Path) -> Iterator[int]:
-    """HAProxy, which reuses upstream connections for everybody."""
+    """Run HAProxy, which shares upstream connections among all clients."""
     port = free_port()
     file = folder / "haproxy.cfg"
     file.write_text(
@@ -143,7 +144,7 @@ _PROXIES = {"straight": straight, "nginx": nginx, "haproxy": haproxy}
 
 @contextmanager
 def chain(kind: str, folder: Path) -> Iterator[tuple[int, Last]]:
-    """The port that the gateway asks, and the last server behind it."""
+    """Start a chain; yield the port for the gateway, and the last server behind it."""
     if kind in ("wsgi", "asgi"):
         with served(kind, folder) as made:
             yield made
@@ -158,7 +159,7 @@ def chain(kind: str, folder: Path) -> Iterator[tuple[int, Last]]:
 
 @contextmanager
 def running(command: list[str], port: int, cwd: Path, folder: Path, **env: str) -> Iterator[None]:
-    """The program until it listens, and then for as long as the block runs; its output is kept in ``folder``."""
+    """Run the program during the block, from when it listens; its output goes to ``folder``."""
     with open(folder / "output", "wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env={**os.environ, **env})
     try:
@@ -176,13 +177,13 @@ def running(command: list[str], port: int, cwd: Path, folder: Path, **env: str) 
 
 
 def listens(port: int) -> bool:
-    """Whether something accepts connections."""
+    """Return whether the port accepts connections."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The attack tests use the rig of the conformance tests, and in front of the smuggling table real proxies."""
+"""The attack tests use the rig of the conformance tests; the smuggling tests add real proxies."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A mutation fuzzer of the whole listener: ``python -m tests.attack.fuzz --requests 100000 --seed 1``.
+"""Mutation fuzzer for the whole listener: ``python -m tests.attack.fuzz --requests 100000 --seed 1``.
 
-A gateway in a process of its own, with a plain route, a composed one, a rewritten one and a cached one, in front of a
-server that answers everything. Requests are the smuggling table and ordinary ones, broken at random by a seeded
-generator and sent whole, in pieces or one after the other on one connection. Looked for: an answer of 5xx other than
-the documented 501 and 505, an answer that is malformed, a request that is never answered nor closed, growth of the
-process, its end. Prints one line of figures; exit 1 if there is anything.
+A gateway in a separate process, with a plain, a composed, a rewritten and a cached route, in front of a server that
+responds to everything. The requests are those of the smuggling table and ordinary ones, mutated at random by a seeded
+generator, and sent at once, in pieces, or several on one connection. Faults are: a 5xx response except the documented
+501 and 505, a malformed response, a request without a response or close, memory growth of the process, and its exit.
+Prints one line of figures; exit 1 if there is a fault.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from tests.conformance.test_mutations import ODD, REQUESTS, mutated
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED = frozenset({501, 505})
 WAIT = 30.0
-"""Seconds that the gateway may take to answer or to close: it should do so at once, or by ``head_timeout``."""
+"""Seconds that the gateway may take to respond or to close: it should do so at once, or after ``head_timeout``."""
 GROWTH = 16 << 20
-"""Bytes that the process may grow by after the first part of a run has filled what is remembered and bounded."""
+"""Bytes by which the process may grow after the first part of a run has filled the bounded caches."""
 PATHS = [b"/plain", b"/c/1", b"/c/%2e%2e", b"/r/x", b"/r/a%0d%0ab", b"/cached/1", b"/cached/2?a=b", b"/nowhere"]
 LEGAL = [*REQUESTS, *(payload.raw for payload in PAYLOADS.values() if not payload.statuses)]
 ALL = [payload.raw for payload in PAYLOADS.values()]
@@ -40,7 +40,7 @@ _STATUS = re.compile(rb"HTTP/1\.1 ([1-5][0-9][0-9]) [\t\x20-\x7e]*\r\n")
 
 
 class Answering:
-    """A server that answers each head it is sent with a small 200, as cheaply as it can: it is not what is tested."""
+    """Server that responds to each head with a small 200 at minimal cost; it is not under test."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -69,12 +69,12 @@ class Answering:
                 return
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         self._listener.close()
 
 
 def whole(held: bytes) -> int | None:
-    """The length of the first message, or None while it is not complete. The gateway frames it strictly."""
+    """Return the length of the first message, or None if it is incomplete. The gateway frames messages strictly."""
     end = held.find(b"\r\n\r\n")
     if end < 0:
         return None
@@ -89,7 +89,7 @@ def whole(held: bytes) -> int | None:
 
 @dataclass
 class Found:
-    """What a run saw. ``wrong`` says what must not be, with the bytes that did it."""
+    """Result of a run. ``wrong`` lists faults, with the bytes that caused them."""
 
     requests: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
@@ -100,12 +100,12 @@ class Found:
 
     @property
     def growth(self) -> int:
-        """Resident bytes more than when a fifth of the run was over."""
+        """Return the growth of the resident memory in bytes since a fifth of the run was over."""
         return self.last_bytes - self.first_bytes
 
 
 class Gateway:
-    """The gateway's process."""
+    """Process of the gateway."""
 
     def __init__(self, upstream: int) -> None:
         part = {"service": "u", "path": "/part/{id}"}
@@ -135,18 +135,18 @@ class Gateway:
         return self.process.stdout.readline()
 
     def resident(self) -> int:
-        """Its resident memory in bytes."""
+        """Return its resident memory in bytes."""
         return int(json.loads(self._ask(""))["resident_bytes"])
 
     def end(self) -> None:
-        """End it."""
+        """Stop the process."""
         self.process.kill()
         self.process.communicate()
 
 
 @contextmanager
 def gateway() -> Iterator[Gateway]:
-    """A gateway in a process of its own, in front of an answering server."""
+    """Run a gateway in a separate process, in front of a server that responds to everything."""
     upstream = Answering()
     running = Gateway(upstream.port)
     try:
@@ -157,7 +157,7 @@ def gateway() -> Iterator[Gateway]:
 
 
 def malformed(rng: random.Random) -> bytes:
-    """One request, broken at random; now and then with parts far too long, or noise alone."""
+    """Return one randomly mutated request, sometimes with far too long parts, or only noise."""
     raw = rng.choice(rng.choice([LEGAL, LEGAL, ALL]))
     if rng.random() < 0.5:
         raw = re.sub(rb" /[a-z]* ", lambda _: b" " + rng.choice(PATHS) + b" ", raw, count=1)
@@ -173,7 +173,7 @@ def malformed(rng: random.Random) -> bytes:
 
 
 def statuses(received: bytes) -> list[int] | None:
-    """The final statuses in what a client got, or None if that is not a row of well-formed answers."""
+    """Return the final statuses in the received bytes, or None if they are not a sequence of well-formed responses."""
     found = []
     position = 0
     while position < len(received):
@@ -187,7 +187,7 @@ def statuses(received: bytes) -> list[int] | None:
             continue
         found.append(int(match[1]))
         length = re.search(rb"\r\nContent-Length: ([0-9]+)", head)
-        # An answer to HEAD has a length and no body: then the next thing is another answer, or nothing.
+        # A response to HEAD has a length and no body: another response or nothing follows.
         if length and position < len(received) and not _STATUS.match(received, position):
             position += int(length[1])
             if position > len(received):
@@ -196,7 +196,7 @@ def statuses(received: bytes) -> list[int] | None:
 
 
 def attempt(port: int, rng: random.Random, raw: bytes) -> bytes:
-    """Send ``raw`` whole or in pieces, say that nothing follows, and give all that came back."""
+    """Send ``raw`` at once or in pieces, half-close, and return everything received."""
     with socket.create_connection(("127.0.0.1", port), timeout=WAIT) as client:
         received = b""
         try:
@@ -210,12 +210,12 @@ def attempt(port: int, rng: random.Random, raw: bytes) -> bytes:
             while data := client.recv(1 << 16):
                 received += data
         except (ConnectionResetError, BrokenPipeError):
-            pass  # it may close while we send
+            pass  # the gateway may close while we send
         return received
 
 
 def run(requests: int, seed: int, running: Gateway) -> Found:
-    """Send ``requests`` of them and look at all that comes back."""
+    """Send ``requests`` requests and check all responses."""
     rng = random.Random(seed)
     found = Found()
     for number in range(requests):
@@ -250,7 +250,7 @@ def run(requests: int, seed: int, running: Gateway) -> Found:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it and print the figures."""
+    """Run the fuzzer and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.attack.fuzz", description="Fuzz the whole listener.")
     parser.add_argument("--requests", type=int, default=100_000, metavar="N", help="how many (default 100000)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same requests again (default 1)")

@@ -1,8 +1,8 @@
-"""The smuggling table: what has been used, or could be, to make two parsers in a row see different requests.
+"""Smuggling table: known and conceivable ways to make two parsers in a chain see different requests.
 
-Every payload carries a whole request for ``/smuggled`` in a place where it is not a request for a reader of RFC 9112:
-in a body, in a field, behind an ambiguity. Of a payload that is refused nothing comes out; of one that is legal
-exactly one request comes out, and the connection is in step after it.
+Every payload contains a complete request for ``/smuggled`` in a place where a parser conforming to RFC 9112 sees no
+request: in a body, in a field, after an ambiguity. From a refused payload nothing reaches the upstream; from a legal
+one exactly one request does, and the connection remains synchronized.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ REFUSED = (400, 501)
 
 
 class Payload(NamedTuple):
-    """``raw`` goes out on one connection; ``statuses`` are the refusals allowed, none for one that is legal."""
+    """``raw`` is sent on one connection; ``statuses`` are the allowed refusals, empty for a legal payload."""
 
     raw: bytes
     statuses: tuple[int, ...] = ()
 
 
 def post(*lines: bytes, body: bytes = b"", line: bytes = b"POST /first HTTP/1.1") -> bytes:
-    """A request with a Host, these field lines and this body."""
+    """Build a request with a Host, these field lines and this body."""
     return b"\r\n".join([line, b"Host: gw", *lines]) + b"\r\n\r\n" + body
 
 
 def refused(*lines: bytes, body: bytes = b"0\r\n\r\n" + SMUGGLED, line: bytes = b"POST /first HTTP/1.1") -> Payload:
-    """A request that must not pass."""
+    """Build a request that must be refused."""
     return Payload(post(*lines, body=body, line=line), REFUSED)
 
 
 def chunked(body: bytes) -> Payload:
-    """A chunked body that must not pass as such: what is left of it would be the smuggled request."""
+    """Build a chunked body that must be refused: the rest of it would be the smuggled request."""
     return Payload(post(CHUNKED, body=body), (400,))
 
 
 def legal(*lines: bytes, body: bytes = b"", line: bytes = b"POST /first HTTP/1.1") -> Payload:
-    """A request that passes, as one."""
+    """Build a request that is forwarded as a single request."""
     return Payload(post(*lines, body=body, line=line))
 
 
 CHUNKED = b"Transfer-Encoding: chunked"
-HIDDEN = b"%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED)  # as chunked: one body; by a length of 0: a request
+HIDDEN = b"%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED)  # as chunked: one body; with a length of 0: a request
 LENGTH = b"Content-Length: %d" % (len(SMUGGLED) + 5)  # covers "0 CRLF CRLF" and the smuggled request
 COUNTED = b"Content-Length: %d" % len(SMUGGLED)
 
@@ -193,7 +193,7 @@ PAYLOADS: dict[str, Payload] = {
     # expectations
     "an unknown expectation": Payload(post(b"Expect: other", COUNTED, body=SMUGGLED), (400, 417)),
     "a broken Expect": Payload(post(b"Expect: 100-continue\x0b", COUNTED, body=SMUGGLED), (400, 417)),
-    # legal, and one request each
+    # legal, one request each
     "a body that is a request": legal(COUNTED, body=SMUGGLED),
     "a chunk that is a request": legal(CHUNKED, body=HIDDEN),
     "TE in capitals": legal(b"TRANSFER-ENCODING: CHUNKED", body=HIDDEN),

@@ -1,6 +1,6 @@
-"""Applications that note what reaches them as whole requests, a line of JSON each, in the file that ``RECORD`` names.
+"""Applications that record complete requests, one line of JSON each, in the file that ``RECORD`` names.
 
-They answer with what they were asked, as :func:`tests.attack.chains.recording` does.
+They respond with the received request, like :func:`tests.attack.chains.recording`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 
 def note(method: str, target: str, fields: Iterable[tuple[str, str]], body: bytes) -> bytes:
-    """Write one request down, before it is answered; gives the answer."""
+    """Record one request before the response; return the response body."""
     line = json.dumps({"line": f"{method} {target}", "fields": list(fields), "body": body.decode("latin-1")})
-    # One write, so that two at a time do not mix.
+    # A single write, so that concurrent records do not mix.
     file = os.open(os.environ["RECORD"], os.O_WRONLY | os.O_APPEND)
     try:
         os.write(file, line.encode("ascii") + b"\n")
@@ -24,7 +24,7 @@ def note(method: str, target: str, fields: Iterable[tuple[str, str]], body: byte
 
 
 def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-    """For the server of WSGI applications."""
+    """WSGI application."""
     names = [name for name in environ if name.startswith(("HTTP_", "CONTENT_"))]
     fields = [(name.removeprefix("HTTP_").replace("_", "-").lower(), environ[name]) for name in names]
     body = environ["wsgi.input"].read()
@@ -36,7 +36,7 @@ def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[by
 async def asgi(
     scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Callable[..., Awaitable[None]]
 ) -> None:
-    """For the server of ASGI applications. A body that breaks off is no request."""
+    """ASGI application. A request with a truncated body is not recorded."""
     if scope["type"] != "http":
         return
     body, more = b"", True

@@ -1,4 +1,4 @@
-"""Loaded by schemathesis: no path parameters that the gateway refuses by itself, in words of its own (see B14, B15)."""
+"""Hook for schemathesis: exclude path parameters that the gateway itself refuses."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ REFUSED = {chr(n) for n in (*range(32), 127)} | {"\\"}
 
 @schemathesis.hook
 def filter_path_parameters(context: Any, path_parameters: dict[str, Any] | None) -> bool:
-    """Whether the gateway passes these on."""
+    """Return whether the gateway forwards these parameters."""
     return not any(REFUSED & set(unquote(str(value))) for value in (path_parameters or {}).values())

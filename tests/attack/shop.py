@@ -1,4 +1,4 @@
-"""The shop as users run it, behind the gateway: two services in processes of their own, databases of this run alone."""
+"""The shop as in production, behind the gateway: two services in separate processes, with their own databases."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from tests.supervisor.up import up
 SHOP = Path(__file__).resolve().parents[2] / "examples" / "shop"
 OPENAPI = SHOP / "openapi"
 START = 60.0
-"""Seconds that everything may take to start."""
+"""Seconds that the start may take in total."""
 TABLES = {"users": "user", "products": "product"}
 KEPT = {name: f"SELECT * FROM {name} ORDER BY id" for name in TABLES}
 
 
 class Shop:
-    """A running shop: the gateway's port, and the databases to look into from outside."""
+    """Running shop: the gateway's port, and the databases for direct inspection."""
 
     def __init__(self, port: int, databases: dict[str, Path]) -> None:
         self.port = port
         self._databases = databases
 
     def rows(self) -> dict[str, list[tuple[object, ...]]]:
-        """All rows of both tables."""
+        """Return all rows of both tables."""
         return {name: self._read(name, statement) for name, statement in KEPT.items()}
 
     def schemas(self) -> dict[str, list[tuple[object, ...]]]:
-        """What there is in both databases: tables, indexes, triggers, each as it was made."""
+        """Return the schemas of both databases: tables, indexes, triggers, with their SQL."""
         return {name: self._read(name, "SELECT type, name, sql FROM sqlite_master ORDER BY name") for name in TABLES}
 
     def _read(self, name: str, statement: str) -> list[tuple[object, ...]]:
@@ -43,7 +43,7 @@ class Shop:
 
 @contextmanager
 def shop(folder: Path) -> Iterator[Shop]:
-    """The shop with its seeds."""
+    """Run the shop with its seeds."""
     databases = {name: folder / f"{name}.db" for name in TABLES}
     env = {f"{name.upper()}_DATABASE_URL": f"sqlite:///{path}" for name, path in databases.items()}
     for name in TABLES:
@@ -63,7 +63,7 @@ def shop(folder: Path) -> Iterator[Shop]:
             "compose": {name: {"service": name, "path": f"/{name}/{{{name}_id}}", **part} for name in services},
         },
     ]
-    # JSON is YAML.
+    # JSON is valid YAML.
     config = "\n".join(
         f"{key}: {json.dumps(value)}"
         for key, value in (("services", services), ("routes", routes), ("access_log", "off"))

@@ -1,4 +1,4 @@
-"""schemathesis against the shop's OpenAPI documents, through the gateway: what they promise holds for any input."""
+"""schemathesis with the shop's OpenAPI documents, through the gateway: the documented contract holds for any input."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ EXAMPLES = 50
 CHECKS = ",".join(
     ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
 )
-# Programs of schemathesis are its command line: in a process of its own, with its own hypothesis profile.
+# schemathesis runs as a command in a separate process, with its own hypothesis profile.
 COMMAND = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_answers_are_as_documented_whatever_is_asked(tmp_path: Path) -> None:
-    # 501 is what the gateway says to TRACE, which schemathesis tries on every path.
+    # 501 is the gateway's response to TRACE, which schemathesis tries on every path.
     (tmp_path / "schemathesis.toml").write_text(
         '[checks.not_a_server_error]\nexpected-statuses = ["2xx", "3xx", "4xx", 501]\n'
     )

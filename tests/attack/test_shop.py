@@ -1,4 +1,4 @@
-"""The running shop behind the gateway under SQL in every parameter: refused or kept as text, never run."""
+"""The running shop behind the gateway with SQL in every parameter: refused or stored as text, never executed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.client import Client
 from tests.support.wire import Response
 
 LONG = 60.0
-"""Seconds that an answer may take: a loaded machine is slow, and only then is it needed."""
+"""Seconds that a response may take: needed only on a busy machine."""
 MORE = [
     "1' UNION SELECT sql FROM sqlite_master --",
     "1'; ATTACH DATABASE '/tmp/x.php' AS x; --",
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 
 class Again:
-    """A client that connects again after an answer that ended its connection."""
+    """Client that reconnects after a response that ended its connection."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -58,7 +58,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 @pytest.fixture
 def client(running: Shop) -> Iterator[Again]:
-    """A client, and after the test the databases as they were before it."""
+    """Yield a client; afterwards, assert that the databases are unchanged."""
     schemas, rows = running.schemas(), running.rows()
     connected = Again(running.port)
     yield connected
@@ -98,7 +98,7 @@ def test_in_every_query_parameter(client: Again, text: str) -> None:
     for service in TABLES.values():
         for name in ("limit", "after"):
             assert send(client, "GET", f"/{service}?{name}={given}").status in (400, 422)
-        # Parameters that nobody knows mean nothing: the page is the same as without them.
+        # Unknown parameters are ignored: the page is the same as without them.
         plain = send(client, "GET", f"/{service}?limit=2")
         assert plain.status == 200
         for query in (f"order={given}", f"{given}=1"):
@@ -118,7 +118,7 @@ def test_in_every_member_of_a_body(running: Shop, client: Again, text: str) -> N
             assert response.status in (201, 400, 401, 403, 422), response.body
             if response.status != 201:
                 continue
-            # It was kept: as the text that it is, and that alone.
+            # It was stored as text only.
             path = (response.get("location") or b"").decode()
             kept = json.loads(send(client, "GET", path).body)
             assert text in (kept.get("username"), kept.get("name"), kept.get("email"))

@@ -1,4 +1,4 @@
-"""Clients that send or read as slowly as they can: each is bounded in time, and the others do not wait for them."""
+"""Clients that send or read as slowly as possible: each is limited in time, and others do not wait for them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.support.upstream import Connection, Script, answering, ok
 from tests.support.wire import wait_until
 
 LONG = 30.0
-"""Seconds that a test waits for what must happen: a loaded machine is slow, and only then is it needed."""
+"""Seconds that a test waits for an expected event: needed only on a busy machine."""
 SLOW = 100
 SIZE = 24 << 20
 
 
 def open_clients(gateway: Running) -> int:
-    """Client connections that the gateway has."""
+    """Return the number of client connections of the gateway."""
     return int(gateway.snapshot()["connections"]["open"])
 
 
@@ -67,7 +67,7 @@ def test_clients_that_never_send_their_bodies_are_closed_in_time(rig: Rig, frami
 
 
 def large(size: int) -> Script:
-    """Answers with ``size`` bytes for as long as they are taken."""
+    """Respond with ``size`` bytes, as long as they are read."""
 
     def script(conn: Connection) -> None:
         while True:
@@ -81,7 +81,7 @@ def large(size: int) -> Script:
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 @pytest.mark.parametrize("limits", [{"write_timeout": "500ms"}, {"write_timeout": "500ms", "idle_timeout": "500ms"}])
 def test_a_client_that_takes_nothing_is_cut_off(rig: Rig, connection: str, limits: dict[str, str]) -> None:
-    """Whether the gateway still has something to fetch for it, or holds the end of the answer itself."""
+    """Whether the gateway still receives data from the upstream, or holds the end of the response itself."""
     gateway = rig.forward(rig.upstream(large(SIZE)), limits=limits)
     client = rig.connect(gateway, receive_buffer=4096)
     client.send(head("GET", "/", ("Connection", connection)))
@@ -90,7 +90,7 @@ def test_a_client_that_takes_nothing_is_cut_off(rig: Rig, connection: str, limit
 
 
 def cached(rig: Rig, **limits: str) -> Running:
-    """A gateway that answers with the whole of a stored body at once."""
+    """Start a gateway that sends a complete stored body at once."""
     upstream = rig.upstream(answering(ok(bytes(SIZE), b"Cache-Control: max-age=600")))
     gateway = rig.forward(upstream, route={"cache": {"max_body": "32MiB"}}, limits=limits, cache={"memory": "1GiB"})
     with gateway.connect() as first:
@@ -99,13 +99,13 @@ def cached(rig: Rig, **limits: str) -> Running:
 
 
 def unsent(rig: Rig, gateway: Running) -> int:
-    """Bytes that the gateway holds for its one client, beyond what the kernel took."""
+    """Return the bytes that the gateway holds for its one client, beyond those taken by the kernel."""
     connections = gateway.gateway._listener.connections
     return rig.loop.call(lambda: sum(c._transport.get_write_buffer_size() for c in connections))
 
 
 def test_a_client_that_asks_and_takes_no_answer_is_cut_off(rig: Rig) -> None:
-    """What waits for it is little: nothing has to be held back for that. Closing alone would wait for it for ever."""
+    """The pending data is small, so the upstream is not paused. A plain close would wait for the client forever."""
     upstream = rig.upstream(answering(ok(bytes(8192))))
     gateway = rig.forward(upstream, limits={"write_timeout": "500ms", "idle_timeout": "500ms"})
     client = rig.connect(gateway, receive_buffer=4096)
@@ -121,7 +121,7 @@ def test_a_client_that_asks_and_takes_no_answer_is_cut_off(rig: Rig) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 def test_a_client_that_reads_slowly_gets_all_of_it(rig: Rig, connection: str) -> None:
-    """It takes longer than an idle connection or the end of one may last, but it takes something all the time."""
+    """The transfer takes longer than the limits for idle and closing connections, but it progresses all the time."""
     gateway = cached(rig, idle_timeout="500ms")
     with Client(gateway.port, receive_buffer=65536) as client:
         client.send(head("GET", "/", ("Connection", connection)))
@@ -133,5 +133,5 @@ def test_a_client_that_reads_slowly_gets_all_of_it(rig: Rig, connection: str) ->
             data = client.sock.recv(1 << 16)
             assert data, f"cut short after {got} of {SIZE} bytes"
             got += len(data)
-            # As fast as a slow line: this is what is tested, not a wait for something.
+            # The rate of a slow line: this is under test, not a wait for an event.
             time.sleep(max(0.0, begin + 6.0 * got / SIZE - time.monotonic()))

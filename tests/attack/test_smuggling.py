@@ -1,5 +1,8 @@
-"""No request becomes two on its way through two parsers in a row: the table against a recording server, straight and
-behind nginx and HAProxy, and against applications behind the server of the services (RFC 9112 §11.2)."""
+"""No request becomes two in a chain of two parsers (RFC 9112 §11.2).
+
+The table is sent through the gateway to a recording server: directly, behind nginx and HAProxy, and to applications
+behind the application server of the services.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ from tests.support.wire import Request, Response
 
 ESCAPED = b"/first?x=%20HTTP/1.1%0d%0a%0d%0aGET%20/smuggled"
 LONG = 30.0
-"""Seconds that any answer may take: a loaded machine is slow, and only then is it needed."""
+"""Seconds that a response may take: needed only on a busy machine."""
 
 
 class Chain(NamedTuple):
-    """A gateway, perhaps a second parser, and the last server."""
+    """Gateway, optional second parser, and the last server."""
 
     gateway: Running
     last: Last
@@ -50,14 +53,14 @@ def rig_of(request: pytest.FixtureRequest, loop: Loop, tmp_path_factory: pytest.
         gateway = Running(loop, settings)
         try:
             yield Chain(gateway, last)
-            # Nor did it come later than the test that sent it.
+            # Nor did it arrive after the test that sent it.
             assert {request.target for request in last.heads} <= {b"/first", b"/after", b"/other", ESCAPED}
         finally:
             gateway.stop()
 
 
 def own_refusal(response: Response, allowed: tuple[int, ...]) -> None:
-    """The gateway refused by itself, and says that it closes."""
+    """Assert that the gateway itself refused, and announced the close."""
     assert response.status in allowed, (response.raw, response.body)
     assert response.get("connection") == b"close"
 
@@ -80,26 +83,26 @@ def test_one_request_stays_one(rig_of: Chain, name: str) -> None:
             assert response.status == 200, (response.raw, response.body)
             if method != "HEAD":
                 assert response.body.startswith(b"%b /first" % line[0])
-            # On the same connection: the next answer is the next request's, so nobody saw a request in between.
+            # On the same connection the next response answers the next request, so no parser saw a request in between.
             assert client.request("GET", "/after", within=LONG).body == b"GET /after"
             expected = [(line[0], b"/first"), (b"GET", b"/after")]
-    # On another one, which the gateway may well send up the same upstream connection.
+    # On another connection, which the gateway may forward on the same upstream connection.
     with gateway.connect() as other:
         assert other.request("GET", "/other", within=LONG).body == b"GET /other"
     expected.append((b"GET", b"/other"))
     last.check()
     arrived = last.requests[whole:]
     assert seen(arrived) == expected
-    # What looks like a second request is the end of the body of the first.
+    # What looks like a second request is the end of the first one's body.
     assert payload.statuses or arrived[0].body.endswith(SMUGGLED)
-    # Of a body that breaks its framing midway, the head may have gone up: as the only thing, and never whole. It may be
-    # seen late, also that of the payload before.
+    # If the framing of a body breaks midway, only its head may have been forwarded, and never a complete request. The
+    # head may arrive late, also that of the previous payload.
     assert set(seen(last.heads[heads:])) <= {(b"POST", b"/first"), *expected}
     assert all(len(r.all("content-length")) + len(r.all("transfer-encoding")) <= 1 for r in last.heads[heads:])
 
 
 def seen(requests: list[Request]) -> list[tuple[bytes, bytes]]:
-    """Methods and paths."""
+    """Return methods and paths."""
     return [(r.method, r.target.split(b"?")[0]) for r in requests]
 
 

@@ -122,7 +122,7 @@ def test_tables_are_markdown_between_marks() -> None:
     assert tables.storm_table([never]).splitlines()[2] == "| x | 50.0 % | 100.0 % | 2.00 | never |"
     page = "a\n<!-- t: begin -->\nold\n<!-- t: end -->\nb\n"
     assert tables.put(page, "t", "new") == "a\n<!-- t: begin -->\nnew\n<!-- t: end -->\nb\n"
-    with pytest.raises(ValueError, match="no marks"):
+    with pytest.raises(ValueError, match="no markers"):
         tables.put(page, "u", "new")
 
 

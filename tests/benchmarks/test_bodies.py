@@ -1,4 +1,4 @@
-"""The clients and the upstream that move bodies, against each other and against servers that cheat."""
+"""Clients and upstream of the scenario ``bodies``, with each other and with servers that send incorrect responses."""
 
 import socket
 import sys
@@ -42,7 +42,7 @@ def test_a_connection_carries_several_requests(port):
 
 
 class Scripted:
-    """Answers each connection with fixed bytes as soon as something arrives, and closes."""
+    """Sends fixed bytes on each connection as soon as data arrives, and closes."""
 
     def __init__(self, answer):
         self.answer = answer

@@ -1,4 +1,4 @@
-"""Clients that keep every answer's time and status, and what the scenarios make of them."""
+"""Clients that record the time and status of every response, and their use by scenarios."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG = 30.0
 
 
 class Server(Upstream):
-    """Answers ``/lost`` by hanging up, ``/full`` with 503, ``/last`` with 200 and a close, all else with 200."""
+    """Closes for ``/lost``; responds to ``/full`` with 503, to ``/last`` with 200 and a close, to others with 200."""
 
     def __init__(self) -> None:
         super().__init__(self._serve)
@@ -55,7 +55,7 @@ def test_steady_clients_ask_without_end_and_in_turn() -> None:
             some = load.between(begun, begun + LONG)
         counts = {status: sum(answer.status == status for answer in some) for status in (200, 503, 0)}
         assert sum(counts.values()) == len(some) >= 400
-        # Of four paths one is lost, and the close after an answer is nobody's failure.
+        # One of four paths is lost, and a close after a response is not a failure.
         assert abs(counts[0] - len(some) / 4) <= 4 and abs(counts[200] - len(some) / 2) <= 4
         assert all(answer.retry_after == (answer.status == 503) for answer in some)
         assert load.between(begun - 10, begun) == []
@@ -87,7 +87,7 @@ def test_the_paced_service_works_on_so_many_at_a_time() -> None:
         begun = time.monotonic()
         with Steady(port, ["/"], 6) as load:
             wait_until(lambda: len(load.answers) >= 20, "answers", LONG)
-        # Two at a time, so ten times one after the other at least.
+        # Two at a time: at least ten in sequence.
         assert load.answers[19].end - begun > 10 * 0.05 * 0.9
         assert {answer.status for answer in load.answers} == {200}
     finally:

@@ -1,4 +1,4 @@
-"""The arithmetic of pairs, targets and figures."""
+"""Arithmetic of pairs, targets and figures."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ def run(cpu, requests=1000, seconds=1.0, errors=0, foreign=0.0):
 def test_the_ratio_is_the_median_of_the_pairs_not_the_ratio_of_the_medians():
     # The machine became three times slower after the first pair; the ratio of each pair is still 2.
     assert median_ratio([2.0, 6.0, 6.0], [1.0, 3.0, 3.0]) == 2.0
-    # One pair was hit on one side only: it is dropped, where means would have moved.
+    # One pair was disturbed on one side only: the median drops it, where a mean would have changed.
     assert median_ratio([2.0, 2.0, 50.0], [1.0, 1.0, 1.0]) == 2.0
 
 

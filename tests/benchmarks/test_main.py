@@ -1,4 +1,4 @@
-"""The command line: what it takes, what it shows, how it ends."""
+"""Command line: arguments, output, exit status."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_wrong_usage_is_explained_and_exits_with_2(argv, said, capsys):
 
 
 class Told:
-    """A scenario that finds fixed figures."""
+    """Scenario with fixed figures."""
 
     about = "for this test"
     peers = ("nginx",)
@@ -85,7 +85,7 @@ def test_figures_come_as_lines_of_json_and_nothing_else_on_the_channel(monkeypat
 def test_errors_are_named_and_the_run_fails(monkeypatch, tmp_path, capsys):
     assert main(monkeypatch, tmp_path, [Told("a", [figure("a", errors=3)]), Told("b", [figure("b")])]) == 1
     shown = capsys.readouterr()
-    assert "errors: 3 in a: it counts as failed" in shown.err
+    assert "errors: 3 in a: the scenario counts as failed" in shown.err
     assert "| a | 10hdr | us |" in shown.out and "| b | 10hdr | us |" in shown.out
 
 

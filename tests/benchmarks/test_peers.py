@@ -1,4 +1,4 @@
-"""Each peer that is installed does the work that it is measured at; our own configurations are valid."""
+"""Each installed peer does the work that is measured; passerelle's own configurations are valid."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def addresses(rig):
 
 
 def answer(rig, peer, kind, addresses, path):
-    """What ``peer``, set up for ``kind``, answers to ``path`` (it is started, asked and stopped)."""
+    """Return the response of ``peer``, configured for ``kind``, to a request for ``path``."""
     if peer.missing():
         absent(f"{peer.name} is missing: {peer.missing()}")
     assert peer.version()

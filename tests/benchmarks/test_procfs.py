@@ -1,4 +1,4 @@
-"""CPU time and memory of process trees, from the kernel's own tables."""
+"""CPU time and memory of process trees, from the kernel's tables."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def test_a_tree_without_its_root_is_what_the_root_left():
 
 
 def test_the_cpu_of_a_child_that_is_gone_still_counts():
-    # The child burns a known amount of its own CPU time, the parent none.
+    # The child uses a known amount of CPU time, the parent none.
     burn = "import time\nwhile time.process_time() < 0.15: pass"
     code = (
         f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\nprint('done', flush=True)\ninput()"

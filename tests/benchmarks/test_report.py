@@ -1,4 +1,4 @@
-"""The report: what is kept, what is shown, what is drawn."""
+"""Report: stored figures, tables, plots."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -84,7 +84,7 @@ def test_publishing_changes_what_stands_between_the_marks_and_nothing_else(tmp_p
     write.publish(content, page)
     assert page.read_text() == first
     page.write_text(write.BEGIN)
-    with pytest.raises(ValueError, match="both marks"):
+    with pytest.raises(ValueError, match="both markers"):
         write.publish(content, page)
 
 

@@ -1,4 +1,4 @@
-"""Servers are pinned, waited for, and gone at the end, with all that they started."""
+"""Servers are pinned, awaited, and removed at the end with all processes that they started."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The scan over a hot set: ours keeps it, LRU does not, and both hold the same bytes."""
+"""Scan over a hot set: passerelle's store keeps it, LRU does not, and both hold the same bytes."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_lru_forgets_what_was_used_least_recently_and_holds_its_bound():
     assert store.get(b"k0") is not None
     assert store.put(entry(b"k2"))
     assert store.get(b"k1") is None
-    assert store.put(entry(b"k2"))  # in its own place
+    assert store.put(entry(b"k2"))  # replaces itself
     assert store.get(b"k0") is not None and store.get(b"k2") is not None
     assert not Lru(size - 1).put(entry(b"k0"))
 

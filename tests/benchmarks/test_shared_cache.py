@@ -1,4 +1,4 @@
-"""Two gateways, a Redis and a load, each a process: the measurement finds what it is after."""
+"""Two gateways, a Redis and a load in separate processes: the measurement produces its figures."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Slow clients send a byte now and then, and there are always as many of them."""
+"""Slow clients send a byte from time to time, and their number is constant."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""What wrk is told, and how its report is read."""
+"""The script for wrk, and the parsing of its report."""
 
 import socket
 import threading
@@ -43,7 +43,7 @@ def test_a_script_quotes_what_lua_would_read():
 
 
 class Recorder:
-    """A server that answers every request with ``status`` and keeps the heads."""
+    """Server that responds to every request with ``status`` and records the heads."""
 
     def __init__(self, status=b"200 OK"):
         self.answer = b"HTTP/1.1 %s\r\nContent-Length: 2\r\n\r\nok" % status
@@ -77,7 +77,7 @@ class Recorder:
                 pending = b""
                 connection.sendall(self.answer)
         except OSError:
-            return  # wrk leaves when its time is over
+            return  # wrk closes at the end of its run
 
     def __enter__(self):
         return self

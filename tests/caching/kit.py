@@ -10,18 +10,18 @@ from passerelle.caching.response import OriginResponse
 from passerelle.caching.settings import CacheSettings
 from passerelle.http.messages import Fields
 
-# A whole second, so that dates say exactly this.
+# A whole second, so that dates represent it exactly.
 NOW = 1_800_000_000.0
 DEFAULT = CacheSettings()
 
 
 def date(offset: float = 0.0) -> bytes:
-    """An HTTP date ``offset`` seconds from NOW."""
+    """Return an HTTP date ``offset`` seconds from NOW."""
     return format_date(NOW + offset)
 
 
 def fields(*lines: str | bytes) -> Fields:
-    """``"Name: value"`` lines as a Fields list."""
+    """Parse ``"Name: value"`` lines into a Fields list."""
     found: Fields = []
     for line in lines:
         name, _, value = (line if isinstance(line, bytes) else line.encode("latin-1")).partition(b":")
@@ -30,14 +30,14 @@ def fields(*lines: str | bytes) -> Fields:
 
 
 def request(*lines: str | bytes, method: bytes = b"GET", consumer: bytes = b"") -> RequestView:
-    """The facts of a request with these field lines."""
+    """Return the view of a request with these field lines."""
     return RequestView(method, fields(*lines), consumer=consumer)
 
 
 def response(
     *lines: str | bytes, status: int = 200, at: float = NOW, took: float = 0.0, dated: bool = True
 ) -> OriginResponse:
-    """A response that came ``at`` and took ``took`` seconds; with a Date of then unless it is among the lines."""
+    """Return a response that arrived ``at`` after ``took`` seconds, with that Date unless the lines have one."""
     all_fields = fields(*lines)
     if dated and not any(name == b"date" for name, _ in all_fields):
         all_fields.append((b"date", format_date(at)))
@@ -53,7 +53,7 @@ def stored(
     settings: CacheSettings = DEFAULT,
     key: bytes = b"gw /",
 ) -> Entry:
-    """The entry of a response with these field lines; the test fails where it may not be stored."""
+    """Return the entry of a response with these field lines; fail if it must not be stored."""
     outcome = on_response(asked or request(), response(*lines, status=status, at=at), None, settings)
     assert isinstance(outcome, Store), outcome
     entry = outcome.draft.complete(body)
@@ -65,6 +65,6 @@ def stored(
 def reason(
     *lines: str | bytes, status: int = 200, asked: RequestView | None = None, settings: CacheSettings = DEFAULT
 ) -> str | None:
-    """Why a response with these field lines is not stored; None where it is."""
+    """Return why a response with these field lines is not stored, or None."""
     outcome = on_response(asked or request(), response(*lines, status=status), None, settings)
     return None if isinstance(outcome, Store) else getattr(outcome, "reason", repr(outcome))

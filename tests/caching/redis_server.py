@@ -1,4 +1,4 @@
-"""A real Redis on a free port of loopback, which a test can stop and start again."""
+"""Real Redis on a free loopback port that a test can stop and restart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.requirements import program
 
 
 class RedisServer:
-    """Used with ``with``; nothing is kept on disk."""
+    """Context manager; nothing is written to disk."""
 
     def __init__(self) -> None:
         self.program = program("redis-server")
@@ -49,7 +49,7 @@ class RedisServer:
             self._process = None
 
     def freeze(self) -> None:
-        """Let it hold its connections and answer nothing."""
+        """Stop the process, so that its connections stay open and get no replies."""
         assert self._process is not None
         self._process.send_signal(19)
 

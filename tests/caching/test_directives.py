@@ -1,4 +1,4 @@
-"""Cache directives: the whole kind of fault B23, and the structured fields of RFC 9213."""
+"""Cache directives: malformed and contradictory ones, and the structured fields of RFC 9213."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_list_with_a_field_that_the_cache_needs_counts_as_unqualified() -> Non
     assert reason('Cache-Control: max-age=60, private="ETag"') == "private"
     entry = stored('Cache-Control: max-age=60, no-cache="Vary, X-A"', 'ETag: "a"')
     assert entry.fresh_until < NOW
-    # What may not be stored is not, whatever the other directive says.
+    # A response that must not be stored is not stored, whatever the other directive is.
     entry = stored('Cache-Control: max-age=60, no-cache="Vary", private="X-A"', 'ETag: "a"', "X-A: 1")
     assert entry.get(b"x-a") is None
 
@@ -223,7 +223,7 @@ _SF = st.text(alphabet='abz09-_.*="?;, ()\\:@%T', max_size=30)
 
 @given(_SF)
 def test_the_structured_parser_agrees_with_another_one(text: str) -> None:
-    """http_sf is an implementation of RFC 9651 of its own; both must call the same texts Dictionaries."""
+    """http_sf implements RFC 9651 independently; both must accept the same texts as Dictionaries."""
     value = text.encode().strip(b" ")
     try:
         other = http_sf.parse(value, tltype="dictionary")

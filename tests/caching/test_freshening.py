@@ -1,4 +1,4 @@
-"""B21, RFC 9111 §3.2 and §4.3.4: a 304 updates the fields of what is stored, and nothing of its body."""
+"""RFC 9111 §3.2 and §4.3.4: a 304 updates the stored fields, and nothing about the body."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_entry_is_as_in_the_fault_s_input(entry: Entry) -> None:
     assert new.get(b"content-encoding") == b"gzip"
     assert new.get(b"x-new") == b"1" and new.get(b"x-old") == b"1"
     assert names.count(b"cache-control") == 1 and names.count(b"date") == 1
-    assert new.age(LATER + 5) == 5, "age starts anew"
+    assert new.age(LATER + 5) == 5, "the age starts from zero"
     for later in (0, 30, 59):
         assert lookup(request(), new, LATER + later, DEFAULT) is HIT
 
@@ -180,6 +180,6 @@ def test_a_merge_keeps_length_coding_and_body(lines: list[str], body: bytes) -> 
     assert names.count(b"date") == 1
     assert not {b"content-range", b"transfer-encoding", b"connection", b"set-cookie", b"age"} & set(names)
     assert b"\r\n\r\n" not in new.head
-    # Merging once more changes nothing: fields do not pile up.
+    # Another merge changes nothing: fields do not accumulate.
     again = merged(new, *lines).entry
     assert sorted(again.fields) == sorted(new.fields)

@@ -1,4 +1,4 @@
-"""RFC 9111 §4.2: freshness lifetime and age, and the dates and numbers that they are made of."""
+"""RFC 9111 §4.2: freshness lifetime and age, and the dates and numbers they are computed from."""
 
 from __future__ import annotations
 

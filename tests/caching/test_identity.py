@@ -1,4 +1,4 @@
-"""B19: what one client's identity changes is never another's (RFC 9111 §3.5)."""
+"""RFC 9111 §3.5: responses that depend on one client's identity are never served to another."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ KEY = b"gw /d"
 
 
 class Cache:
-    """A store and the decisions over it: what ``get`` says is in the answer is in the body."""
+    """A store and the decisions about it; ``body`` of ``get`` is the body of the response from upstream."""
 
     def __init__(self, settings: CacheSettings = DEFAULT) -> None:
         self.settings = settings
         self.shelf = VariantStore(MemoryStore(1_000_000), salt=iter([b"%d" % n for n in range(1000)]).__next__)
 
     def get(self, asked: RequestView, *lines: str, body: bytes = b"own") -> bytes | None:
-        """The body from the cache, or None where upstream was asked (and answered with ``lines`` and ``body``)."""
+        """Return the body from the cache, or None if the request was forwarded (its response has ``lines`` and
+        ``body``)."""
         entry = self.shelf.find(KEY, asked)
         decision = lookup(asked, entry, NOW, self.settings)
         if isinstance(decision, Fresh):
@@ -43,22 +44,22 @@ class Cache:
 
 ALICE = request("Authorization: Bearer a")
 BOB = request("Authorization: Bearer b")
-NOBODY = request()
+ANONYMOUS = request()
 
 
 def test_with_a_lifetime_alone_nothing_is_shared() -> None:
     cache = Cache()
     assert cache.get(ALICE, "Cache-Control: max-age=60") is None
-    assert cache.get(NOBODY, "Cache-Control: max-age=60", body=b"for all") is None
+    assert cache.get(ANONYMOUS, "Cache-Control: max-age=60", body=b"for all") is None
     assert cache.get(request("Cookie: a=b")) == b"for all"
-    assert cache.get(ALICE) is None, "nor is what was meant for strangers given to somebody known"
+    assert cache.get(ALICE) is None, "a response for anonymous clients is not served to a known one"
 
 
 @pytest.mark.parametrize("directive", ["public", "s-maxage=60", "must-revalidate"])
 def test_three_directives_share(directive: str) -> None:
     cache = Cache()
     assert cache.get(ALICE, f"Cache-Control: max-age=60, {directive}") is None
-    for asked in (NOBODY, BOB, ALICE):
+    for asked in (ANONYMOUS, BOB, ALICE):
         assert cache.get(asked) == b"own"
 
 
@@ -66,7 +67,7 @@ def test_three_directives_share(directive: str) -> None:
 def test_others_do_not(directive: str) -> None:
     cache = Cache()
     assert cache.get(ALICE, f"Cache-Control: max-age=60, {directive}") is None
-    assert cache.get(NOBODY) is None
+    assert cache.get(ANONYMOUS) is None
 
 
 def test_heuristic_freshness_is_not_shared_with_credentials_or_cookies() -> None:
@@ -74,20 +75,20 @@ def test_heuristic_freshness_is_not_shared_with_credentials_or_cookies() -> None
     for asked in (ALICE, request("Cookie: sid=1")):
         cache = Cache()
         assert cache.get(asked, modified) is None
-        assert cache.get(NOBODY, modified) is None
-        assert cache.get(NOBODY) == b"own"
+        assert cache.get(ANONYMOUS, modified) is None
+        assert cache.get(ANONYMOUS) == b"own"
         assert cache.get(asked) is None
 
 
 @pytest.mark.parametrize("known", [request(consumer=b"alice"), request("Cookie: s=1", consumer=b"alice")])
 def test_an_identity_that_the_gateway_established_counts_as_authorization(known: RequestView) -> None:
-    """Also where the credential itself was taken away before the request went upstream."""
+    """Also if the credential itself was removed before the request was forwarded."""
     cache = Cache()
     assert cache.get(known, "Cache-Control: max-age=60") is None
-    assert cache.get(NOBODY) is None
+    assert cache.get(ANONYMOUS) is None
     cache = Cache()
     assert cache.get(known, "Cache-Control: public, max-age=60") is None
-    assert cache.get(NOBODY) == b"own"
+    assert cache.get(ANONYMOUS) == b"own"
 
 
 def test_a_route_s_lifetime_is_no_permission_to_share() -> None:
@@ -95,15 +96,15 @@ def test_a_route_s_lifetime_is_no_permission_to_share() -> None:
     for asked in (ALICE, request("Cookie: sid=1"), request(consumer=b"alice")):
         assert cache.get(asked) is None
         assert cache.get(asked) is None
-    assert cache.get(NOBODY) is None
-    assert cache.get(NOBODY) == b"own"
+    assert cache.get(ANONYMOUS) is None
+    assert cache.get(ANONYMOUS) == b"own"
     assert cache.get(request("Cookie: sid=1")) is None
 
 
 def test_the_route_s_owner_may_vouch_that_all_see_the_same() -> None:
     cache = Cache(CacheSettings(ttl=60.0, identity=IdentitySharing.SHARED))
     assert cache.get(ALICE) is None
-    for asked in (BOB, NOBODY, request("Cookie: sid=1"), request(consumer=b"alice")):
+    for asked in (BOB, ANONYMOUS, request("Cookie: sid=1"), request(consumer=b"alice")):
         assert cache.get(asked) == b"own"
 
 
@@ -114,12 +115,12 @@ def test_each_consumer_has_entries_of_its_own() -> None:
     assert cache.get(bob, body=b"bob's") is None
     assert cache.get(alice) == b"alice's"
     assert cache.get(bob) == b"bob's"
-    assert cache.get(NOBODY, body=b"nobody's") is None
-    assert cache.get(NOBODY) == b"nobody's"
+    assert cache.get(ANONYMOUS, body=b"anonymous") is None
+    assert cache.get(ANONYMOUS) == b"anonymous"
     assert cache.get(ALICE) is None, "credentials that the gateway did not check are no consumer"
     assert cache.get(ALICE) is None
     cache.shelf.store.delete(KEY)
-    for asked in (alice, bob, NOBODY):
+    for asked in (alice, bob, ANONYMOUS):
         assert cache.shelf.find(KEY, asked) is None, "one invalidation of the URI reaches all consumers"
 
 
@@ -137,7 +138,7 @@ def test_vary_on_cookie_chooses_by_the_cookie() -> None:
     assert cache.get(two, "Cache-Control: max-age=60", "Vary: Cookie", body=b"two's") is None
     assert cache.get(one) == b"one's"
     assert cache.get(two) == b"two's"
-    assert cache.get(NOBODY) is None
+    assert cache.get(ANONYMOUS) is None
 
 
 def test_a_route_may_choose_by_a_cookie_that_the_service_does_not_name() -> None:
@@ -158,7 +159,7 @@ _CONTROL = st.sampled_from(
     st.sampled_from([DEFAULT, CacheSettings(ttl=60.0), CacheSettings(ttl=60.0, identity=IdentitySharing.CONSUMER)]),
 )
 def test_no_crossing_whatever_the_order(requests: list[tuple[str, bool, str]], settings: CacheSettings) -> None:
-    """Each body names whom it was made for; with credentials nobody ever gets what was made for another."""
+    """Each body names its client; a request with credentials never gets a response made for another client."""
     cache = Cache(settings)
     for who, guarded, control in requests:
         lines = [] if not who or guarded else [f"Authorization: {who}"]

@@ -1,4 +1,4 @@
-"""B22, RFC 9111 §4.4: unsafe methods invalidate what they may have changed, and nothing else."""
+"""RFC 9111 §4.4: unsafe methods invalidate what they may have changed, and nothing else."""
 
 from __future__ import annotations
 

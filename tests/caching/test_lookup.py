@@ -1,4 +1,4 @@
-"""RFC 9111 §4, §5.2.1: what to do with a request, given what is stored. RFC 5861 for stale use."""
+"""RFC 9111 §4, §5.2.1: decisions about requests, given a stored response. RFC 5861 for stale use."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ _STORED = st.sampled_from(
 
 @given(_REQUESTS, _STORED, st.floats(min_value=0, max_value=1e6), st.sampled_from([b"GET", b"HEAD"]))
 def test_nothing_is_fresh_after_fresh_until(lines: list[str], control: str, later: float, method: bytes) -> None:
-    """Without a window of its own or of the client's, an entry answers nothing once its time is over."""
+    """Without a stale window of the response or the client, an entry serves nothing after its lifetime."""
     entry = stored(f"Cache-Control: {control}", 'ETag: "a"')
     now = max(entry.fresh_until, NOW) + later
     assert not isinstance(lookup(request(*lines, method=method), entry, now, DEFAULT), Fresh)

@@ -1,4 +1,4 @@
-"""The memory store: bytes counted truly, a bound that holds, and a hot set that a scan does not flush."""
+"""Memory store: exact accounting, a bound that holds, and a hot set that survives a scan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10
 
 
 def entry(key: bytes, body: int = 100, tags: tuple[bytes, ...] = ()) -> Entry:
-    """An entry as a response makes it: every object its own."""
+    """Return an entry as built from a response: no object is shared."""
     born = float(len(key)) + 0.5
     return Entry(
         key,
@@ -51,8 +51,8 @@ def test_get_put_delete() -> None:
 
 @given(st.floats(min_value=0, max_value=4e9), st.floats(min_value=0, max_value=1e9))
 def test_entries_of_one_moment_share_its_number(born: float, lifetime: float) -> None:
-    """And none is younger, or fresh for longer, than it was said to be."""
-    _moments.clear()  # what earlier tests left there could fill it between the two
+    """Also, no entry is younger, or fresh for longer, than specified."""
+    _moments.clear()  # entries of earlier tests could fill it up between the two
     one, two = (
         Entry(key, 200, HEAD, b"", born=born + 0.0, fresh_until=born + lifetime) for key in (b"gw /1", b"gw /2")
     )
@@ -68,7 +68,7 @@ def test_moments_are_remembered_in_a_bounded_number() -> None:
 
 
 def test_what_is_held_is_out_of_the_collectors_sight() -> None:
-    """With a million entries a full collection would stop the process for 0.4 s."""
+    """With a million entries a full collection would pause the process for 0.4 s."""
     store = MemoryStore(1_000_000)
     items: list[StoredItem] = [entry(b"gw /1"), Variants(b"gw /2", (b"accept",), b"salt")]
     assert all(map(gc.is_tracked, items))
@@ -77,7 +77,7 @@ def test_what_is_held_is_out_of_the_collectors_sight() -> None:
 
 
 def test_what_a_dropped_store_held_is_freed() -> None:
-    """Also where it leads back to the store, as the plan that an entry belongs to does."""
+    """Also if an item refers back to the store, like the plan that owns an entry."""
 
     class Owner:
         store: MemoryStore
@@ -100,13 +100,13 @@ def test_a_closed_store_holds_nothing_any_more() -> None:
     assert store.put(entry(b"gw /1"))
     store.close()
     assert len(store) == 0
-    assert not store.put(entry(b"gw /2")), "of a request that was under way"
+    assert not store.put(entry(b"gw /2")), "of a request that was in flight"
     assert not store.put_since(entry(b"gw /3"), epoch)
     assert len(store) == 0
 
 
 def test_a_resized_store_keeps_its_hot_set_through_a_scan() -> None:
-    """As one does that had its size from the start: the small queue's share goes with the whole."""
+    """Like a store with that size from the start: the small queue's share is resized with the store."""
     left = []
     for first in (100_000, 12_800_000):
         store = MemoryStore(first)
@@ -134,7 +134,7 @@ def test_what_is_too_large_is_not_held_and_takes_its_older_self_along() -> None:
 @pytest.mark.parametrize("count", [10, 1000, 20_000])
 @pytest.mark.parametrize("kind", ["plain", "tagged", "variants"])
 def test_bytes_are_counted_truly(count: int, kind: str) -> None:
-    """Against tracemalloc: what is counted is at least what is allocated, and not much more."""
+    """Compared with tracemalloc: the count is at least the allocated memory, and not much more."""
 
     def make(number: int) -> StoredItem:
         key = b"gw.example.com /things/%d" % number
@@ -144,7 +144,7 @@ def test_bytes_are_counted_truly(count: int, kind: str) -> None:
         return entry(key, body=300, tags=tags)
 
     store = MemoryStore(1 << 30)
-    store.put(make(count))  # what is allocated once, on first use
+    store.put(make(count))  # one-time allocations on first use
     counted = store.held_bytes
     tracemalloc.start()
     try:
@@ -156,7 +156,7 @@ def test_bytes_are_counted_truly(count: int, kind: str) -> None:
         tracemalloc.stop()
     counted = store.held_bytes - counted
     assert allocated <= counted * (1.05 if count > 10 else 1.5)
-    # The names in notes are few and shared, but each is counted.
+    # The names in records are few and shared, but each is counted.
     assert counted <= allocated * (1.5 if kind == "variants" else 1.35)
 
 
@@ -176,7 +176,7 @@ def test_remembered_hashes_are_counted_truly() -> None:
 
 
 def ratio(store: MemoryStore, keys: list[bytes], rng: random.Random, rounds: int) -> float:
-    """The share of hits over ``rounds`` requests for ``keys``, misses being fetched and stored."""
+    """Return the hit ratio over ``rounds`` requests for ``keys``; misses are fetched and stored."""
     hits = 0
     for _ in range(rounds):
         key = keys[rng.randrange(len(keys))]
@@ -188,9 +188,9 @@ def ratio(store: MemoryStore, keys: list[bytes], rng: random.Random, rounds: int
 
 
 def test_a_scan_does_not_flush_the_hot_set() -> None:
-    """A hot set of 1,000 in a store of about 2,000, and 100,000 keys asked for once, one for each hot request.
+    """A hot set of 1,000 in a store of about 2,000, and 100,000 keys requested once, one per hot request.
 
-    benchmarks measure the same with a million keys (docs/decisions/006-memory-store.md).
+    The benchmark of the scan measures the same with a million keys (docs/decisions/006-memory-store.md).
     """
     hot = [b"gw /hot/%d" % n for n in range(1000)]
     size = entry(hot[0]).measure()
@@ -213,7 +213,7 @@ def test_a_scan_does_not_flush_the_hot_set() -> None:
 
 
 def test_an_lru_of_that_size_would_lose_it() -> None:
-    """What the scan costs the usual policy, so that the test above is known to tell the two apart."""
+    """The cost of the scan with the usual policy, which shows that the test above distinguishes the two."""
     rng = random.Random(1)
     lru: OrderedDict[int, None] = OrderedDict((n, None) for n in range(1000))
     hits = 0
@@ -313,7 +313,7 @@ def test_deleted_keys_are_remembered_without_their_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert held < 1_000_000
-    # Which they are is still known.
+    # They are still known.
     late = b"gw /2999?" + b"a" * 30_000
     assert not store.is_current(late, store.epoch - 1)
     assert store.is_current(b"gw /other", store.epoch - 1)
@@ -355,7 +355,7 @@ def test_deleting_and_storing_again_does_not_grow_the_queues() -> None:
 
 
 class Model(RuleBasedStateMachine):
-    """The store against a plain dict: it may forget, but never errs, and its counts are those of what it holds."""
+    """The store compared with a plain dict: it may forget, but never errs, and its counts match its contents."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""RFC 9111 §4.3.2, RFC 9110 §13 and §14: conditions, ranges and HEAD answered from a stored response."""
+"""RFC 9111 §4.3.2, RFC 9110 §13 and §14: conditions, ranges and HEAD served from a stored response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""B20: of many misses at once one goes upstream, and nobody gets what is another's."""
+"""Single flight: one of many concurrent misses is forwarded, and no client gets another client's response."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY = b"gw /r"
 
 
 class Upstream:
-    """Requests that were forwarded and wait for their answer, in order."""
+    """Requests that were forwarded and wait for their response, in order."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[list[str], bytes], None]] = []
@@ -29,7 +29,7 @@ class Upstream:
 
 
 class Client:
-    """A request through the cache: step 4 and 5 of a request's life, with callbacks as the gateway has them."""
+    """Request through the cache: lookup and fetch, with callbacks as in the gateway."""
 
     def __init__(self, gate: Gate, *lines: str) -> None:
         self.gate = gate
@@ -105,7 +105,7 @@ class Gate:
         self.upstream = Upstream()
 
     def answer_all(self, *lines: str) -> None:
-        """Upstream answers whatever waits, each with a body of its own number."""
+        """Let upstream respond to all waiting requests, each with a numbered body."""
         while self.upstream.waiting:
             waiting, self.upstream.waiting = self.upstream.waiting, []
             for number, answered in enumerate(waiting):
@@ -263,7 +263,7 @@ def test_a_callback_may_start_the_next_flight() -> None:
     assert following is not None and following is not flight
     flight.complete(1)
     assert flights.get(KEY) is following, "a flight that is over ends no other"
-    assert flight.wait(lambda result: None) == 0, "and takes nobody on"
+    assert flight.wait(lambda result: None) == 0, "and accepts no waiter"
 
 
 @given(

@@ -1,4 +1,4 @@
-"""RFC 9111 §3: what may be stored, and in what form."""
+"""RFC 9111 §3: which responses may be stored, and in what form."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_parts_and_304_are_not_stored(status: int, why: str) -> None:
 
 @pytest.mark.parametrize("status", [406, 408, 411, 412, 413, 415, 417, 421, 422, 425, 426, 428, 429, 431])
 def test_what_is_wrong_with_one_request_is_no_answer_for_others(status: int) -> None:
-    """Else anybody could put an error in a URI's place with one odd request."""
+    """Otherwise any client could replace a URI's response by an error with one malformed request."""
     assert reason("Cache-Control: public, max-age=60", status=status) == "status"
 
 
@@ -139,7 +139,7 @@ def test_tags_come_from_the_route_and_the_response_and_are_not_shown() -> None:
     assert entry.get(b"cache-tag") is None and entry.get(b"surrogate-key") is None
 
 
-# §3.3: incomplete responses (B06)
+# §3.3: incomplete responses
 
 
 def test_b06_a_truncated_body_is_never_stored() -> None:
@@ -161,7 +161,7 @@ def test_a_body_that_is_too_large_is_known_by_its_head() -> None:
     assert reason(FRESH, "Content-Length: 1000", settings=CacheSettings(max_body=1000)) is None
 
 
-# the route's own lifetimes
+# the route's lifetimes
 
 
 def test_a_route_sets_the_lifetime_for_its_statuses() -> None:

@@ -1,4 +1,4 @@
-"""Gateways whose Redis misbehaves."""
+"""Gateways with a faulty Redis."""
 
 from __future__ import annotations
 

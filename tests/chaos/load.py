@@ -1,8 +1,8 @@
-"""A constant load of GETs from many connections, in a thread with an event loop of its own.
+"""Constant load of GETs on many connections, in a thread with its own event loop.
 
-Every connection asks, waits for the whole answer, pauses, asks again. Anything but a 200 is a failure, and so are a
-connection that ends before its answer and an answer that does not come. Who closes between two answers is within their
-rights (RFC 9112 §9.6): a new connection is made.
+Every connection sends a request, waits for the complete response, pauses, and repeats. Every response except 200 is a
+failure, and so are a connection that ends before its response and a missing response. A connection may be closed
+between two responses (RFC 9112 §9.6): it is replaced by a new one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import threading
 import time
 from collections import Counter
 
-LIMIT = 25.0  # seconds for an answer
+LIMIT = 25.0  # seconds until a response times out
 
 
 class Load:
-    """``connections`` clients of ``port``, each asking ``path`` every ``pause`` seconds while its answers come."""
+    """``connections`` clients of ``port``, each requesting ``path`` every ``pause`` seconds."""
 
     def __init__(self, port: int, path: str = "/", *, connections: int = 32, pause: float = 0.05) -> None:
         self.failures: list[str] = []
@@ -33,7 +33,7 @@ class Load:
 
     @property
     def answered(self) -> int:
-        """Good answers so far."""
+        """Return the number of good responses so far."""
         return sum(self.bodies.values())
 
     def __enter__(self) -> Load:
@@ -72,7 +72,7 @@ class Load:
             streams[1].close()
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request; gives whether the connection stays."""
+        """Send one request; return whether the connection stays open."""
         writer.write(self._request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
@@ -85,7 +85,7 @@ class Load:
 
 
 def percentile(times: list[float], part: float) -> float:
-    """The time that ``part`` of them do not exceed."""
+    """Return the time that ``part`` of the responses do not exceed."""
     with contextlib.suppress(IndexError):
         return sorted(times)[int(len(times) * part)]
     return 0.0

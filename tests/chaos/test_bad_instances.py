@@ -1,5 +1,7 @@
-"""Under a constant load of GETs: an instance that refuses, breaks off, talks nonsense or is slow; targets that change;
-a log without room; a worker that dies."""
+"""Under a constant load of GETs: faulty instances, changing targets, a log on a full disk, a worker that dies.
+
+A faulty instance refuses connections, resets them, sends invalid data or is slow.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ SLOW = 1.0  # seconds
 
 
 class Server(Upstream):
-    """Answers with its number, or does what ``mode`` says: ``reset``, ``close``, ``garbage``, ``slow``."""
+    """Responds with its number, or as ``mode`` says: ``reset``, ``close``, ``garbage``, ``slow``."""
 
     def __init__(self, number: int) -> None:
         self.body = b"%d" % number
@@ -110,7 +112,7 @@ def test_one_that_is_slow_gets_little_and_fails_nothing(tmp_path: Path, five: li
         slow.mode = "slow"
         before, mine = load.answered, load.bodies[slow.body]
         answers(load, 2000)
-        # Of an even share it would have 20 %.
+        # An even share would be 20 %.
         assert load.bodies[slow.body] - mine < 0.1 * (load.answered - before)
 
 
@@ -165,7 +167,7 @@ def test_a_worker_that_is_killed_costs_only_what_it_was_carrying_out(tmp_path: P
                 until_now(partial(_restarted, running, number), BOUND)
                 until_now(lambda: [w["state"] for w in running.status()["workers"]] == ["up", "up"], BOUND)
                 answers(load, 500)
-            # One of each connection at most; nobody was refused, and nobody is kept waiting.
+            # At most one of each connection; no request was refused, and none is kept waiting.
             assert len(load.failures) <= 64
             assert [failure for failure in load.failures if "Refused" in failure or "Timeout" in failure] == []
             before = len(load.failures)

@@ -1,4 +1,4 @@
-"""What gateways keep in Redis is not what they have put there: it reads as nothing, and fails no other request."""
+"""Altered records in Redis: they are ignored, and fail no other request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [needs("redis-server"), pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def sha256(credential: str) -> str:
-    """As sessions and keys are kept."""
+    """Return the digest under which sessions and keys are stored."""
     return hashlib.sha256(credential.encode()).hexdigest()
 
 
@@ -69,7 +69,7 @@ def test_stored_answers_that_were_altered_are_asked_for_anew(two: TwoGateways, h
 
 @pytest.mark.parametrize("value", [b"hello", b"", b"1:", b"nan:nan", b"9" * 400 + b":1", None])
 def test_counts_that_were_altered_fail_no_request(two: TwoGateways, value: bytes | None) -> None:
-    """One client's count: it is admitted by each gateway's own, and nobody else notices."""
+    """The count of one client: each gateway uses its own count, and no other client is affected."""
     one, other = two.made
     mine, theirs = ("X-Client", f"odd-{next(two.numbers)}"), ("X-Client", f"even-{next(two.numbers)}")
     with Client(one.port) as first, Client(other.port) as second:
@@ -165,7 +165,7 @@ def test_a_key_that_was_altered_lets_nobody_in(two: TwoGateways, how: str) -> No
 
 @pytest.mark.parametrize("what", ["sequence", "log", "generation", "purged", "publication"])
 def test_what_gateways_tell_each_other_was_altered(two: TwoGateways, what: str) -> None:
-    """No request fails for it, and when it is gone Redis is used again."""
+    """No request fails, and afterwards Redis is used again."""
     session, key = two.login(two.made[0]), two.new_key()
     client = redis.Redis(port=two.server.port)
     name = f"passerelle:1:default:{what}"

@@ -1,8 +1,8 @@
-"""A Redis that is there and misbehaves, under everything that uses one: two gateways in processes of their own.
+"""A faulty Redis, under everything that uses Redis: two gateways in separate processes.
 
-What is promised of one that is gone is promised of one that talks nonsense. Every request is answered in a bounded
-time, and not with an error of the gateway: from memory or the service where the cache or a limit has no Redis, with a
-503 where a session or a key cannot be verified. When it is well, it is used again by itself.
+The guarantees for an unavailable Redis also hold for one that sends invalid data. Every request gets a response in
+bounded time, and no error of the gateway: from memory or the service if the cache or a limit has no Redis, with a 503
+if a session or a key cannot be verified. Once the fault ends, Redis is used again automatically.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ FAULTS: dict[str, Fault] = {
     "a list of texts": bad.says(b"*8\r\n" + b"$3\r\n\xff{]\r\n" * 8),
     "a list of errors": bad.says(b"*2\r\n-ERR one\r\n-ERR two\r\n"),
     "a map": bad.says(b"%1\r\n$1\r\na\r\n:1\r\n"),
-    "a message that nobody awaits": bad.says(b">3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n"),
+    "an unexpected message": bad.says(b">3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\ny\r\n"),
 }
 
-# An empty list is what a script says of a credential that is not there.
+# Scripts return an empty list for a credential that does not exist.
 UNKNOWN = {"an empty list"}
 
-# One of each kind, for what waits more than a second for each: Redis is tried again after a pause. The limits, which
-# notice first, have all of them.
+# One of each kind of fault for users of Redis that wait more than a second for each: Redis is tried again after a
+# pause. The limits, which notice first, get all faults.
 KINDS = [
     *("never answers", "half an answer", "closes within", "drips", "floods", "twice", "any bytes", "a huge text"),
-    *("LOADING", "WRONGTYPE", "nothing", "an empty list", "a list of others", "a message that nobody awaits", "OOM"),
+    *("LOADING", "WRONGTYPE", "nothing", "an empty list", "a list of others", "an unexpected message", "OOM"),
 ]
 
 
@@ -101,7 +101,7 @@ def test_a_key_that_was_let_in_holds_on(two: TwoGateways, name: str) -> None:
 
 
 def test_a_redis_that_hangs_up(two: TwoGateways) -> None:
-    """Connections are accepted and closed at once; those that stand are closed with the next answer."""
+    """Connections are accepted and closed at once; established ones are closed with the next reply."""
     session, key = two.login(two.made[0]), two.new_key()
     two.door.hang_up()
     two.door.misbehave(bad.closes)
@@ -143,7 +143,7 @@ def test_a_gateway_stops_beside_it(two: TwoGateways, name: str) -> None:
 
 
 def test_it_is_said_once_that_it_is_of_no_use_and_once_that_it_is_back(two: TwoGateways) -> None:
-    """Though it can be connected to all the time."""
+    """Although connections succeed all the time."""
     made = two.start(two.limited())
     logged: list[str] = []
 
@@ -163,7 +163,7 @@ def test_it_is_said_once_that_it_is_of_no_use_and_once_that_it_is_back(two: TwoG
             wait_until(lambda: ask() and two.door.faults > faults + 8, "it is tried again", LONG)
             two.door.behave()
             wait_until(lambda: ask() and said("redis: it is back"), "it is back", LONG)
-        # Once; more often where the test itself was kept from running for so long that nothing went wrong meanwhile.
+        # Once; more often if the test itself was suspended for so long that no operation failed meanwhile.
         assert said("redis at ") == said("redis: it is back") <= 3, logged
     finally:
         made.stop()
@@ -171,7 +171,7 @@ def test_it_is_said_once_that_it_is_of_no_use_and_once_that_it_is_back(two: TwoG
 
 @pytest.mark.timeout(300)
 def test_limits_alone_are_those_of_each_gateway(two: TwoGateways) -> None:
-    """Half of them, beside whatever Redis says."""
+    """Half of the limit each, whatever Redis replies."""
     made = two.start(two.limited())
     try:
         with Client(made.port) as client:
@@ -208,7 +208,7 @@ def test_a_flood_is_not_kept(two: TwoGateways, when: When) -> None:
 
 @pytest.mark.parametrize("name", ["any bytes", "closes"])
 def test_invalidations_arrive_though_their_connection_misbehaves(two: TwoGateways, name: str) -> None:
-    """The one that is subscribed is ill, and all others are well."""
+    """Only the subscribed connection is faulty; all others work."""
     one, other = two.made
     target = f"/cached/told-{next(two.numbers)}"
     with Client(one.port) as first, Client(other.port) as second:
@@ -227,7 +227,7 @@ def test_invalidations_arrive_though_their_connection_misbehaves(two: TwoGateway
                     lambda each=each, before=before: (
                         each.request("GET", target, within=LONG).status == 200 and asked() > before
                     ),
-                    "the other gateway hears of it",
+                    "the other gateway receives it",
                     LONG,
                 )
     two.door.behave()

@@ -1,4 +1,4 @@
-"""Instances that come and go by DNS and by file while clients ask, and a DNS server that fails."""
+"""Instances that come and go by DNS and by file under load, and a DNS server that fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def servers(*hosts: str) -> Iterator[int]:
-    """A server on each of these addresses, all on one port."""
+    """Run a server on each of these addresses, all on one port."""
     running: list[http.server.ThreadingHTTPServer] = []
     try:
         port = 0
@@ -55,7 +55,7 @@ def servers(*hosts: str) -> Iterator[int]:
 
 
 class Clients:
-    """Ask without a pause, and keep what came."""
+    """Send requests without a pause and record the responses."""
 
     def __init__(self, running: Up) -> None:
         self._running = running
@@ -81,7 +81,7 @@ class Clients:
                 self.failed.append((status, body))
 
     def see_only(self, *hosts: str) -> None:
-        """Wait until all of these answer, and no other."""
+        """Wait until exactly these hosts respond."""
         until_now(lambda: len(self.recent) == 30 and set(self.recent) == set(hosts), BOUND)
 
     def stop(self) -> None:
@@ -149,17 +149,17 @@ def test_the_next_priority_of_srv_records_takes_over_from_dead_instances(tmp_pat
         )
         with command(tmp_path, "up") as running, asked(running) as clients:
             clients.see_only("127.0.0.1")
-            # Other priorities: the same instances the other way round, under load.
+            # Other priorities: the same instances in reverse order, under load.
             names.records = {(name, "SRV"): [f"20 1 {port} a.s.test.", f"10 1 {second} b.s.test."], **hosts}
             clients.see_only("127.0.0.2")
-            # The first one is not there any more, whatever the records say.
+            # The first one is not running any more, whatever the records say.
             names.records = {(name, "SRV"): [f"20 1 {port} a.s.test.", f"10 1 {unused()} b.s.test."], **hosts}
             clients.see_only("127.0.0.1")
             assert clients.failed == [] and clients.count > 0
 
 
 def unused() -> int:
-    """A port on which nobody listens."""
+    """Return a port that nothing listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.2", 0))
         port: int = sock.getsockname()[1]

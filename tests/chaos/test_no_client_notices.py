@@ -1,4 +1,4 @@
-"""Under a constant load of GETs: whatever happens to instances and configuration, no request fails."""
+"""Under a constant load of GETs: no change of instances or configuration fails a request."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ routes: [{path: "/{rest*}", service: s, timeout: 20s}]
 
 @contextlib.contextmanager
 def under_load(folder: Path, config: str = CONFIG, path: str = "/") -> Iterator[tuple[Up, Load]]:
-    """A running ``passerelle up``, and the load, which must not have failed at the end."""
+    """Run ``passerelle up`` under load; assert afterwards that no request failed."""
     (folder / "app.py").write_text(APP)
     (folder / "gateway.yaml").write_text(config)
     with command(folder, "up") as running:
@@ -71,7 +71,7 @@ def under_load(folder: Path, config: str = CONFIG, path: str = "/") -> Iterator[
 
 
 def answers(load: Load, number: int) -> None:
-    """So many more answers have come."""
+    """Wait for this many more responses."""
     before = load.answered
     until_now(lambda: load.answered >= before + number, 20, what=lambda: load.failures[:5])
 
@@ -106,7 +106,7 @@ def test_a_rolling_restart(tmp_path: Path) -> None:
         change(running, "/restart?service=s")
         assert not before & {instance["pid"] for instance in running.instances("s")}
         assert states(running) == ["up"] * 5
-        assert len(load.bodies) == 6  # five names at a time, and one more to begin with
+        assert len(load.bodies) == 6  # five names at a time, and one more at the start
 
 
 def test_a_rolling_restart_of_both_services_of_a_composition(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_rolling_restart_of_both_services_of_a_composition(tmp_path: Path) -> 
             before = {instance["pid"] for instance in running.instances(service)}
             change(running, f"/restart?service={service}")
             assert not before & {instance["pid"] for instance in running.instances(service)}
-        # Each is made of a user and a product, from whichever instances were there.
+        # Each is composed of a user and a product, from the instances available at the time.
         parts = [json.loads(body) for body in load.bodies]
         assert {part["user"] for part in parts} == {f"user-{n}" for n in range(1, 5)}
         assert {part["product"] for part in parts} == {f"product-{n}" for n in range(1, 5)}
@@ -137,7 +137,7 @@ def test_twenty_reloads(tmp_path: Path) -> None:
             (tmp_path / "gateway.yaml").write_text(text)
             change(running, "/reload")
             answers(load, 20)
-        with ThreadPoolExecutor() as pool:  # two at once are made one after the other
+        with ThreadPoolExecutor() as pool:  # two concurrent changes are applied one after the other
             assert len(list(pool.map(partial(change, running), ["/reload"] * 2))) == 2
         assert all(instance["restarts"] == 0 for instance in running.instances("s"))
 
@@ -152,5 +152,5 @@ def test_one_instance_freezes_and_comes_back(tmp_path: Path) -> None:
         finally:
             os.kill(frozen, signal.SIGCONT)
         until_now(lambda: states(running) == ["up"] * 5, 20)
-    # What was on it waited for the verdict, not for the route's time limit.
+    # Its requests waited for the health check, not for the route's deadline.
     assert load.slowest < 15

@@ -1,4 +1,4 @@
-"""Ten WebSockets and a server-sent event stream, by a real library, live through reloads and are counted truly."""
+"""Ten WebSockets and a server-sent event stream, with a real library, survive reloads and are counted correctly."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ services:
 routes: [{{path: "/{{rest*}}", service: s}}]
 """
 
-# The number of instances and the policy, the table, and back.
+# The number of instances and the policy, the routes, and back.
 VERSIONS = (
     CONFIG.replace("instances: 2", "instances: 3, balance: round_robin"),
     CONFIG.replace("routes: [", "  t: {targets: ['http://127.0.0.1:9']}\nroutes: [{path: /t, service: t}, "),
@@ -73,7 +73,7 @@ def test_websockets_and_events_live_through_twenty_reloads(tmp_path: Path) -> No
 
 
 def _reset(transport: asyncio.Transport) -> None:
-    """End a connection as a client does that is killed: by RST, without the end of anything."""
+    """Close a connection like a killed client: by RST, without completing anything."""
     sock = transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

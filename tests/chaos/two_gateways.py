@@ -1,4 +1,4 @@
-"""Two gateways in processes of their own whose Redis can be made to misbehave, and clients that use all they have."""
+"""Two gateways in separate processes with a Redis that can be made faulty, and clients that use all features."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WHAT = ("session", "key", "many", "other", "same", "put", "login")
 
 
 def serve(conn: Connection) -> None:
-    """Knows one user; all else is answered with a response that may be stored."""
+    """Know one user; respond to everything else with a cacheable response."""
     while True:
         request = conn.read_request()
         if request.start.startswith(b"POST /verify "):
@@ -41,7 +41,7 @@ def serve(conn: Connection) -> None:
 
 
 class Process:
-    """A gateway."""
+    """Process of a gateway."""
 
     def __init__(self, settings: dict[str, Any], log: Path) -> None:
         self._log = log
@@ -61,7 +61,7 @@ class Process:
         self.process.stdin.flush()
 
     def snapshot(self) -> dict[str, Any]:
-        """What it says of itself."""
+        """Return the metrics snapshot."""
         assert self.process.stdout is not None
         self._say("")
         said: dict[str, Any] = json.loads(self.process.stdout.readline())
@@ -69,26 +69,26 @@ class Process:
 
     @property
     def connected(self) -> bool:
-        """Whether its cache uses Redis."""
+        """Return whether the cache uses Redis."""
         return bool(self.snapshot()["cache"]["redis"]["connected"])
 
     def logged(self) -> str:
-        """What it has logged since the last look."""
+        """Return what was logged since the last call."""
         text = self._log.read_bytes()[self._read :]
         self._read += len(text)
         return text.decode()
 
     def forget_highest(self) -> None:
-        """Begin anew with :meth:`highest`."""
+        """Reset :meth:`highest`."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def highest(self) -> int:
-        """The most memory that it has had at once (bytes)."""
+        """Return the peak memory in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
     def end(self) -> int:
-        """Let it end by itself; how it did."""
+        """Let the process end by itself; return its exit status."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         return self.process.wait(LONG)
@@ -102,7 +102,7 @@ class Process:
 
 
 class TwoGateways:
-    """Two gateways, and what a client needs to use all of them."""
+    """Two gateways, and everything a client needs to use all their features."""
 
     def __init__(self, server: RedisServer, door: BadRedis, upstream: Upstream, folder: Path) -> None:
         self.server, self.door, self.upstream = server, door, upstream
@@ -137,17 +137,17 @@ class TwoGateways:
             raise
 
     def add(self) -> Process:
-        """One more gateway; it is used like the others, until it is stopped and taken out."""
+        """Start a further gateway; it is used like the others until it is stopped and removed."""
         made = self.start(self.settings)
         self.made.append(made)
         return made
 
     def start(self, settings: dict[str, Any]) -> Process:
-        """A gateway that is used by who has started it alone."""
+        """Start a gateway that only the caller uses."""
         return Process(settings, self._folder / f"{next(self.numbers)}.log")
 
     def limited(self) -> dict[str, Any]:
-        """The settings, without what is kept in Redis and nowhere else."""
+        """Return the settings, without the features that store data only in Redis."""
         kept = {name: value for name, value in self.settings.items() if name not in ("sessions", "keys")}
         routes = [route for route in self.settings["routes"] if "rate_limit" in route]
         return {**kept, "routes": routes, "limits": {"gateways": 2}}
@@ -187,7 +187,7 @@ class TwoGateways:
         return client.request("GET", "/many", within=LONG)
 
     def use(self, rounds: int, session: str, key: str, per_gateway: int = 2) -> dict[str, Counter[int]]:
-        """Use everything from several clients at once; gives how often each was answered how."""
+        """Use every feature from several clients at once; return the number of responses by outcome."""
         found: dict[str, Counter[int]] = {each: Counter() for each in WHAT}
         faults: list[BaseException] = []
 
@@ -209,13 +209,13 @@ class TwoGateways:
         return found
 
     def is_used(self) -> bool:
-        """Whether both gateways use Redis for everything."""
+        """Return whether both gateways use Redis for everything."""
         if not all(process.connected for process in self.made):
             return False
         one, two = self.made[0], self.made[-1]
         number = f"again-{next(self.numbers)}"
         with Client(one.port) as first, Client(two.port) as second:
-            # A session of one holds at the other, and what one counts the other counts on.
+            # A session of one gateway is valid at the other, and both count together.
             if first.request("POST", "/login", JSON, body=CREDENTIALS, within=LONG).status != 200:
                 return False
             session, key = self.login(one), self.new_key()
@@ -228,12 +228,12 @@ class TwoGateways:
                 return False
             stores = one.snapshot()["cache"]["redis"]["stores"]
             assert first.request("GET", f"/cached/{number}", within=LONG).status == 200
-            with contextlib.suppress(AssertionError):  # Redis may still not be used: then the next line says so
+            with contextlib.suppress(AssertionError):  # if Redis is not used yet, the next line shows it
                 wait_until(lambda: one.snapshot()["cache"]["redis"]["stores"] != stores, within=2)
             return second.request("GET", f"/cached/{number}", within=LONG).get("cache-status") == b"passerelle; hit"
 
     def check(self) -> str:
-        """Nothing was logged that is a defect of a gateway."""
+        """Assert that no gateway logged a defect."""
         logged = "".join(process.logged() for process in self.made)
         for process in self.made:
             assert process.process.poll() is None
@@ -243,7 +243,7 @@ class TwoGateways:
 
 
 def judged(found: dict[str, Counter[int]], unknown: bool = False) -> None:
-    """What is promised."""
+    """Assert the guarantees."""
     for what in ("many", "other", "same", "put"):
         assert set(found[what]) == {200}, found
     for what in ("session", "key", "login"):

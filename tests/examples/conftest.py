@@ -1,4 +1,4 @@
-"""Fixtures of the shop's tests: its packages on the path, a real PostgreSQL cluster, fresh databases on both kinds."""
+"""Fixtures for tests of the shop: its packages on the path, a real PostgreSQL cluster, new databases of both kinds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.requirements import program
 
 SHOP = Path(__file__).resolve().parents[2] / "examples" / "shop"
 sys.path.insert(0, str(SHOP))
-# The applications must not find a database, or a Redis, that somebody is working with.
+# The applications must not find a database or a Redis in use by a developer.
 for name in [name for name in os.environ if name.endswith(("DATABASE_URL", "REDIS_URL"))]:
     del os.environ[name]
 
@@ -30,13 +30,13 @@ START_LIMIT = 30.0  # seconds
 
 
 class Cluster:
-    """A PostgreSQL server of our own on a free port of 127.0.0.1, with trust authentication and no fsync."""
+    """PostgreSQL server on a free port of 127.0.0.1, with trust authentication and without fsync."""
 
     def __init__(self) -> None:
         self._databases = 0
         self._scratch: str | None = None
         self._user = _unprivileged_user()
-        # pytest's own temporary folders are closed to other users.
+        # pytest's temporary folders are closed to other users.
         self.folder = Path(tempfile.mkdtemp(prefix="shop-postgresql-"))
         if self._user is not None:
             shutil.chown(self.folder, self._user)
@@ -55,7 +55,7 @@ class Cluster:
         self._wait()
 
     def url(self, database: str = "postgres") -> str:
-        """The SQLAlchemy URL of ``database``."""
+        """Return the SQLAlchemy URL of ``database``."""
         return f"postgresql+psycopg://shop@127.0.0.1:{self.port}/{database}"
 
     def create_database(self) -> str:
@@ -69,7 +69,7 @@ class Cluster:
         return self.url(name)
 
     def scratch(self) -> str:
-        """The URL of a database that is empty again: creating one for each test would take most of the time."""
+        """Return the URL of a database that was emptied: creating one per test would take most of the time."""
         import psycopg
 
         if self._scratch is None:
@@ -84,8 +84,8 @@ class Cluster:
         return self._scratch
 
     def close(self) -> None:
-        """Stop the server and remove what it kept."""
-        self._process.send_signal(signal.SIGQUIT)  # at once: nothing of it is needed any more
+        """Stop the server and remove its data."""
+        self._process.send_signal(signal.SIGQUIT)  # immediately: its data is no longer needed
         try:
             self._process.wait(START_LIMIT)
         finally:
@@ -113,7 +113,7 @@ class Cluster:
 
 
 def _unprivileged_user() -> str | None:
-    """PostgreSQL refuses to run as root: somebody else, in that case."""
+    """Return another user if running as root, since PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -133,7 +133,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """One PostgreSQL server for all tests; those that need it are skipped by name where PostgreSQL is missing."""
+    """Run one PostgreSQL server for all tests; tests that need it are skipped if PostgreSQL is missing."""
     for name in ("initdb", "postgres"):
         program(name)
     running = Cluster()
@@ -143,19 +143,19 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def postgresql(cluster: Cluster) -> str:
-    """The URL of an empty PostgreSQL database."""
+    """Return the URL of an empty PostgreSQL database."""
     return cluster.scratch()
 
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> str:
-    """The URL of an SQLite database that does not exist yet."""
+    """Return the URL of an SQLite database that does not exist yet."""
     return f"sqlite:///{tmp_path / 'folder' / 'shop.db'}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty(request: pytest.FixtureRequest) -> str:
-    """The URL of an empty database, of each kind in turn."""
+    """Return the URL of an empty database, of each kind in turn."""
     url: str = request.getfixturevalue(request.param)
     return url
 
@@ -164,7 +164,7 @@ Build = Callable[[str, str], Flask]
 
 
 def application(service: str, url: str) -> Flask:
-    """The application of ``service`` over the database at ``url``, as it is."""
+    """Return the application of ``service`` on the database at ``url``, without migrating it."""
     from monolith import build as build_monolith
     from shopkit.service import create_app
     from users import build as build_users
@@ -175,7 +175,7 @@ def application(service: str, url: str) -> Flask:
 
 @pytest.fixture
 def build() -> Iterator[Build]:
-    """``build(service, url)`` migrates a database and makes an application over it; closed at the end."""
+    """Return ``build(service, url)``, which migrates a database and creates an application on it, closed at the end."""
     from shopkit.prepare import prepare
     from shopkit.service import engine_of
 
@@ -192,13 +192,13 @@ def build() -> Iterator[Build]:
 
 
 class Applications:
-    """One application a service and kind of database for the whole session; its tables are emptied for each test."""
+    """One application per service and kind of database for the whole session; its tables are emptied for each test."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, str], Flask] = {}
 
     def client(self, service: str, kind: str, new_database: Callable[[], str]) -> FlaskClient:
-        """A client of ``service`` over empty tables of ``kind``."""
+        """Return a client of ``service`` on empty tables of ``kind``."""
         from sqlalchemy import text
 
         from shopkit.prepare import prepare
@@ -230,7 +230,7 @@ class Applications:
 
 @pytest.fixture(scope="session")
 def applications() -> Iterator[Applications]:
-    """See :class:`Applications`."""
+    """Yield the session's applications."""
     made = Applications()
     yield made
     made.close()
@@ -240,7 +240,7 @@ def applications() -> Iterator[Applications]:
 def client_of(
     request: pytest.FixtureRequest, applications: Applications, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], FlaskClient]:
-    """``client_of(service)`` is a client of the service over empty tables, on each kind of database in turn."""
+    """Return ``client_of(service)``, which creates a client on empty tables, on each kind of database in turn."""
     kind: str = request.param
     if kind == "postgresql":
         new_database = request.getfixturevalue("cluster").create_database
@@ -254,17 +254,17 @@ def client_of(
 
 @pytest.fixture
 def users(client_of: Callable[[str], FlaskClient]) -> FlaskClient:
-    """A client of the user service over an empty table."""
+    """Return a client of the user service with an empty table."""
     return client_of("users")
 
 
 @pytest.fixture
 def products(client_of: Callable[[str], FlaskClient]) -> FlaskClient:
-    """A client of the product service over an empty table."""
+    """Return a client of the product service with an empty table."""
     return client_of("products")
 
 
 @pytest.fixture
 def monolith(client_of: Callable[[str], FlaskClient]) -> FlaskClient:
-    """A client of the monolith over empty tables."""
+    """Return a client of the monolith with empty tables."""
     return client_of("monolith")

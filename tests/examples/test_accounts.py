@@ -21,7 +21,7 @@ ADA = {"username": "ada", "email": "ada@example.com"}
 
 @pytest.fixture
 def engine(users: FlaskClient) -> Engine:
-    """The users database, with one user who has a password."""
+    """Return the users database, with one user who has a password."""
     users.post("/user", json=ADA)
     engine = engine_of(users.application)
     assert accounts.give(engine, "ada", "correct horse")
@@ -48,7 +48,7 @@ def test_the_right_password_and_no_other(users: FlaskClient, engine: Engine) -> 
         ("ada", ""),
         ("Ada", "correct horse"),
         ("bob", "correct horse"),
-        ("bob", "nobody has this password"),
+        ("bob", "no user has this password"),
         ("ada\0", "correct horse"),
         ("ada' OR '1'='1", "x"),
     ]:
@@ -69,7 +69,7 @@ def test_it_is_kept_as_argon2id_and_never_shown(users: FlaskClient, engine: Engi
 
 def test_who_has_no_password_cannot_log_in(users: FlaskClient) -> None:
     users.post("/user", json=ADA)
-    for password in ("", "None", "nobody has this password"):
+    for password in ("", "None", "no user has this password"):
         assert verify(users, {"username": "ada", "password": password}).status_code == 401
 
 
@@ -100,6 +100,6 @@ def test_the_command(sqlite: str, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
     assert run("correct horse", "user_1", "--role", "admin") == 0
     assert capsys.readouterr().out == "user_1: the password is set\n"
-    assert run("correct horse", "nobody") == 1
+    assert run("correct horse", "eve") == 1
     assert run("short", "user_1") == 1
-    assert capsys.readouterr().err == "there is no user 'nobody'\na password has 8 to 1024 characters\n"
+    assert capsys.readouterr().err == "there is no user 'eve'\na password has 8 to 1024 characters\n"

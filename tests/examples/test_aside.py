@@ -1,4 +1,4 @@
-"""Cache-aside in the shop's services, over a real Redis that comes and goes."""
+"""Cache-aside in the shop's services, with a real Redis that comes and goes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The seconds of every :class:`Aside` that a test makes. What Redis itself counts lasts longer than any test."""
+    """The clock of every :class:`Aside` in a test. Lifetimes in Redis itself are longer than any test."""
     made = Clock()
     monkeypatch.setattr(Aside.__init__, "__defaults__", (made,))
     for name, seconds in {"TIMEOUT": 5.0, "HELD": 60.0, "MISSING_TTL": 60.0, "TTL": 600.0}.items():
@@ -65,7 +65,8 @@ Make = Callable[..., FlaskClient]
 
 @pytest.fixture
 def make(redis: RedisServer, sqlite: str, clock: Clock) -> Iterator[Make]:
-    """``make(kind)``: a client of one more instance of that resource's service, all with one database and Redis."""
+    """Return ``make(kind)``: a client of a new instance of that resource's service, with a shared database and
+    Redis."""
     made: list[Flask] = []
 
     def instance(kind: str, url: str | None = None) -> FlaskClient:
@@ -79,7 +80,7 @@ def make(redis: RedisServer, sqlite: str, clock: Clock) -> Iterator[Make]:
 
 
 def change_behind(service: FlaskClient, statement: str) -> None:
-    """Change the database without the service's knowledge, so that an answer tells where it comes from."""
+    """Change the database without the service's knowledge, so that a response reveals its source."""
     with engine_of(service.application).connect() as connection:
         connection.execute(text(statement))
 
@@ -92,7 +93,7 @@ def create(service: FlaskClient, kind: str) -> str:
 
 
 def pass_by(clock: Clock, client: Redis) -> None:
-    """Time passes, after which no write holds a place any more."""
+    """Advance the time until all marks of writes have expired."""
     clock.now += aside.HELD
     for key in client.scan_iter():
         if client.get(key) == b"-":
@@ -220,7 +221,7 @@ class TestRaces:
 
     def test_what_a_read_saw_before_a_write_is_not_kept_after_it(self, kept: Aside, client: Redis) -> None:
         def load() -> aside.Document:
-            kept.forget("k")  # the write comes between the read's statement and its leaving the answer
+            kept.forget("k")  # the write happens between the read's statement and its storing the result
             return DOCUMENT
 
         assert kept.read("k", load, bool) == DOCUMENT
@@ -352,7 +353,7 @@ def test_no_request_fails_or_is_wrong_while_redis_is_killed_and_comes_back(redis
                         email = f"{worker}.{number}@example.com"
                         user = {"username": f"user_{identity}", "email": email}
                         answers.append((ask(port, "PUT", f"/user/{identity}", user)[0], True))
-                        # Nobody else writes this one: the very next read must show it, Redis or no Redis.
+                        # Only this service writes: the next read must show the change, with or without Redis.
                         status, _, shown = ask(port, "GET", f"/user/{identity}")
                         answers.append((status, shown["email"] == email))
                     else:

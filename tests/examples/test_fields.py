@@ -1,4 +1,4 @@
-"""What the fields and ids accept, over generated values."""
+"""Accepted values of fields and ids, for generated inputs."""
 
 from __future__ import annotations
 

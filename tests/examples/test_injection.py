@@ -1,4 +1,4 @@
-"""SQL in every parameter that a client can set: it is refused or kept as text, and never run."""
+"""SQL in every parameter that a client can set: refused or stored as text, never executed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STRINGS = [
 
 
 def rows(client: FlaskClient, path: str) -> list[dict[str, object]]:
-    """All that the table holds."""
+    """Return all rows of the table."""
     document = json.loads(client.get(f"{path}?limit=100").data)
     found: list[dict[str, object]] = document["users" if path == "/user" else "products"]
     return found
@@ -60,7 +60,7 @@ def test_in_the_query(filled: FlaskClient, text: str) -> None:
     before = rows(filled, "/user")
     for query in ({"limit": text}, {"after": text}, {"limit": text, "after": text}):
         assert filled.get("/user", query_string=query).status_code == 422
-    # Unknown parameters mean nothing.
+    # Unknown parameters are ignored.
     assert filled.get("/user", query_string={"order": text, text: "1"}).status_code == 200
     assert rows(filled, "/user") == before
 
@@ -75,7 +75,7 @@ def test_in_the_members_of_a_user(filled: FlaskClient, text: str) -> None:
         {"username": "x", "email": "x@example.com", text: 1},
     ):
         response = filled.post("/user", json=body)
-        # An address may hold some of these characters (RFC 5322): then it is text like any other.
+        # An address may contain some of these characters (RFC 5322): then it is ordinary text.
         assert response.status_code in (201, 422)
         if response.status_code == 201:
             assert json.loads(response.data)["email"] == str(body["email"]).lower()

@@ -1,4 +1,4 @@
-"""The shop as processes: each application behind the application server, and the gateway's file that runs them."""
+"""The shop as processes: each application in the application server, and the gateway configuration that runs them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(app: str, **environment: str) -> Iterator[int]:
-    """Run ``app`` from the shop's folder until the block ends; gives its port. It must end in order."""
+    """Run ``app`` from the shop's folder during the block; yield its port. It must exit cleanly."""
     port = free_port()
     process = subprocess.Popen(
         appserver.command(app, "127.0.0.1", port), cwd=SHOP, env={**os.environ, **environment}, stderr=subprocess.PIPE
@@ -151,7 +151,7 @@ class TestFoundingDesign:
                     break
                 except (OSError, ValueError) as error:
                     if isinstance(error, ValueError):
-                        break  # Flask's own 404 is HTML: it answers
+                        break  # Flask's own 404 is HTML: it responds
                     assert process.poll() is None and time.monotonic() < end
                     time.sleep(0.02)
         finally:

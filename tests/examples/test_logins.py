@@ -1,4 +1,4 @@
-"""The running shop with logins, from the browser's side: processes, databases, Redis and cookies are all real."""
+"""The running shop with logins, from the browser's side: processes, databases, Redis and cookies are real."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.requirements import needs
 from tests.supervisor.up import Up, up
 from tests.support.wire import wait_until
 
-LIMIT = 60.0  # seconds, for everything that is waited for: the machine may be busy
+LIMIT = 60.0  # seconds, for all waits: the machine may be busy
 CUSTOMER, ADMIN, OTHER = "user_1", "user_2", "user_3"
 PASSWORD = "correct horse"
 PRODUCT = {"name": "Thé vert", "price": 4.5}
 
 
 class Browser:
-    """Keeps cookies, and sends the token of its session as the shop's own page would."""
+    """Keeps cookies, and sends its session's CSRF token like the shop's own page."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -70,14 +70,14 @@ class Browser:
 
 
 class Store:
-    """Where the shop keeps its sessions: in a file, or in the Redis of ``server``."""
+    """Session store of the shop: a file, or the Redis of ``server``."""
 
     def __init__(self, folder: Path, server: RedisServer | None) -> None:
         self.server = server
         self.file = folder / "sessions.db"
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Put it into a configuration. With Redis there are two workers, which share all of it."""
+        """Add the store to a configuration. With Redis there are two workers, which share everything."""
         if self.server is None:
             config["sessions"]["store"] = str(self.file)
         else:
@@ -85,7 +85,7 @@ class Store:
             config |= {"redis": self.server.url, "workers": 2}
 
     def age(self, seconds: int) -> None:
-        """Make every session so much older."""
+        """Make every session older."""
         if self.server is None:
             with closing(sqlite3.connect(self.file, timeout=LIMIT, isolation_level=None)) as db:
                 db.execute("UPDATE sessions SET created = created - ?, used = used - ?", (seconds, seconds))
@@ -96,7 +96,7 @@ class Store:
                     client.hincrby(key, name, -seconds * 1_000_000)
 
     def content(self) -> list[bytes]:
-        """Every session, as it is kept."""
+        """Return every session in its stored form."""
         if self.server is None:
             with closing(sqlite3.connect(self.file, timeout=LIMIT, isolation_level=None)) as db:
                 return [repr(row).encode() for row in db.execute("SELECT * FROM sessions")]
@@ -115,7 +115,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def shop(tmp_path: Path, store: Store) -> Iterator[Up]:
-    """``gateway-secure.yaml`` as it is, but for its ports, one instance each, and stores of its own."""
+    """Run ``gateway-secure.yaml`` unchanged except for ports, one instance each, and separate stores."""
     urls = {service: f"sqlite:///{tmp_path / service}.db" for service in ("users", "products")}
     for service, url in urls.items():
         prepare(service, url)
@@ -140,12 +140,12 @@ def shop(tmp_path: Path, store: Store) -> Iterator[Up]:
 def test_logins(shop: Up, store: Store, tmp_path: Path) -> None:
     stranger, customer, admin = Browser(shop.port), Browser(shop.port), Browser(shop.port)
 
-    # Anybody sees products; users and what changes something need a login.
+    # All clients see products; users and changes require a login.
     assert stranger.status("GET", "/product/1") == 200
     assert stranger.status("GET", "/user/1") == 401
     assert stranger.status("GET", "/api/1/1") == 401
     assert stranger.status("POST", "/product", PRODUCT) == 401
-    # The service's own question about passwords cannot be asked through the gateway.
+    # The service's endpoint for passwords is not reachable through the gateway.
     asked = {"username": CUSTOMER, "password": PASSWORD}
     for path in ("/internal/verify", "/user/../internal/verify", "/user/%2e%2e/internal/verify"):
         assert stranger.status("POST", path, asked) in (400, 404, 405)
@@ -158,7 +158,7 @@ def test_logins(shop: Up, store: Store, tmp_path: Path) -> None:
     assert customer.ask("GET", "/api/1/1")[2]["product"]["price"] == 19.99
     assert admin.login(ADMIN)[0] == 200
 
-    # A customer is refused, an admin allowed.
+    # A customer is refused, an admin is allowed.
     assert customer.status("POST", "/product", PRODUCT, **customer.token) == 403
     status, fields, said = admin.ask("POST", "/product", PRODUCT, **admin.token)
     assert status == 201
@@ -168,7 +168,7 @@ def test_logins(shop: Up, store: Store, tmp_path: Path) -> None:
     assert customer.status("DELETE", created, **customer.token) == 403
     assert stranger.ask("GET", created)[2]["price"] == 5.0
 
-    # What another page makes the admin's browser send is refused.
+    # A request sent by a page of another origin in the admin's browser is refused.
     assert admin.status("POST", "/product", PRODUCT) == 403
     assert admin.status("POST", "/product", PRODUCT, **{**admin.token, "Origin": "https://evil.example"}) == 403
     assert admin.status("POST", "/product", PRODUCT, **{**admin.token, "Sec-Fetch-Site": "cross-site"}) == 403
@@ -176,7 +176,7 @@ def test_logins(shop: Up, store: Store, tmp_path: Path) -> None:
     assert admin.status("POST", "/logout", **{"Sec-Fetch-Site": "cross-site"}) == 403
     assert stranger.status("GET", f"/product/{int(created.split('/')[2]) + 1}") == 404
 
-    # Five wrong passwords, then not even the right one; others are not held up.
+    # After five wrong passwords even the right one is refused; other users are unaffected.
     for _ in range(5):
         assert stranger.login(OTHER, "wrong password")[0] == 401
     status, fields, _ = stranger.login(OTHER)
@@ -184,14 +184,14 @@ def test_logins(shop: Up, store: Store, tmp_path: Path) -> None:
     second = Browser(shop.port)
     assert second.login(CUSTOMER)[0] == 200
 
-    # Logout ends the session itself, not only its cookie: at the worker that did it at once, at others in a moment.
+    # Logout ends the session itself, not only its cookie: immediately at its worker, a moment later at others.
     kept = dict(customer.cookies)
     assert customer.status("POST", "/logout", **customer.token) == 204
     assert customer.cookies == {}
     customer.cookies = kept
     wait_until(lambda: customer.status("GET", "/user/1") == 401, "the session is over", LIMIT)
 
-    # A login ends the session that the browser had.
+    # A login ends the browser's previous session.
     before = dict(admin.cookies)
     assert admin.login(ADMIN)[0] == 200
     assert admin.cookies["session"] != before["session"]
@@ -200,17 +200,17 @@ def test_logins(shop: Up, store: Store, tmp_path: Path) -> None:
     wait_until(lambda: old.status("GET", "/user/1") == 401, "the session before is over", LIMIT)
     assert admin.status("GET", "/user/1") == 200
 
-    # Whoever reads the store has nobody's cookie.
+    # A reader of the store gets no valid cookie.
     kept_sessions = store.content()
     assert len(kept_sessions) == 2  # the admin's and the customer's other one
     assert all(admin.cookies["session"].encode() not in session for session in kept_sessions)
 
-    # A session ends twelve hours after its login, used or not.
+    # A session ends twelve hours after its login, even if it is used.
     store.age(12 * 3600)
     for browser in (admin, second):
         wait_until(lambda browser=browser: browser.status("GET", "/user/1") == 401, "the session is over", LIMIT)
 
-    # And when it is not used for as long as `idle` says.
+    # It also ends when it is not used for the time of `idle`.
     assert admin.login(ADMIN)[0] == 200
     assert admin.status("GET", "/user/1") == 200
     file = tmp_path / "gateway.yaml"

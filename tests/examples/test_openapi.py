@@ -1,4 +1,4 @@
-"""The OpenAPI documents are true: every path, method, status, field and body of the applications is as they say."""
+"""The OpenAPI documents match the applications: every path, method, status, field and body."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 def another(body: dict[str, Any], name: str) -> dict[str, Any]:
-    """A body like ``body`` that is not in conflict with it."""
+    """Return a body like ``body`` that does not conflict with it."""
     return {**body, "username": name, "email": f"{name}@example.com"} if "email" in body else body
 
 
@@ -45,7 +45,7 @@ REGISTRY: Registry[Any] = Registry().with_resources(
 
 
 class Node:
-    """A place in one of the documents; ``$ref`` is followed on the way."""
+    """Position in one of the documents; ``$ref`` is resolved."""
 
     def __init__(self, file: str, pointer: str = "") -> None:
         self.file, self.pointer = file, pointer
@@ -67,14 +67,14 @@ class Node:
         return iter(self.value)
 
     def check(self, instance: object) -> None:
-        """Validate ``instance`` against the schema at this place."""
+        """Validate ``instance`` against the schema at this position."""
         pointer = self.pointer.replace("{", "%7B").replace("}", "%7D")
         schema = {"$ref": f"{self.file}#{pointer}"}
         Draft202012Validator(schema, registry=REGISTRY).validate(instance)
 
 
 def conforms(operation: Node, response: TestResponse, method: str) -> None:
-    """Fail unless ``response`` is one that ``operation`` documents."""
+    """Fail unless ``operation`` documents ``response``."""
     responses = operation["responses"]
     status = str(response.status_code)
     assert status in responses or int(status) >= 500, f"{status} is not documented"

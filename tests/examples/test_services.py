@@ -1,4 +1,4 @@
-"""The three services' HTTP interface, on SQLite and on PostgreSQL alike."""
+"""HTTP interface of the three services, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROBLEM = "application/problem+json"
 
 
 def problem(response: TestResponse, status: int) -> dict[str, Any]:
-    """The problem details of an error with ``status``."""
+    """Return the problem details of an error with ``status``."""
     assert response.status_code == status, response.get_data(as_text=True)
     assert response.content_type == PROBLEM
     assert response.headers["Cache-Control"] == "no-store"
@@ -28,7 +28,7 @@ def problem(response: TestResponse, status: int) -> dict[str, Any]:
 
 
 def places(document: dict[str, Any]) -> set[str]:
-    """Where the problem details say that something is wrong."""
+    """Return the positions of the errors in the problem details."""
     return {error["at"] for error in document["errors"]}
 
 

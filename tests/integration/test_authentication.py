@@ -127,7 +127,7 @@ def test_scopes_and_consumers(shop: Shop) -> None:
     assert shop.get("/app", reader).status == 403
     assert len(shop.upstream.requests) == 2
     why = [json.loads(line).get("why") for line in shop.logged().splitlines()]
-    assert why == [None, "'app' lacks the scope read", None, "'other' is not among the consumers"]
+    assert why == [None, "'app' lacks the scope read", None, "'other' is not an allowed consumer"]
 
 
 def test_a_composition_is_asked_for_by_its_consumer(shop: Shop) -> None:

@@ -91,13 +91,13 @@ def test_a_bad_token_is_401_with_a_reason_in_the_log_alone(rig: Rig, tmp_path: P
     client = rig.connect(gateway)
     good = token(RSA, None, "RS256", iss="me")
     bad = {
-        "algorithm that is not allowed": sign_by_hand(pem.read_bytes()),
-        "no token by its form": "eyJhbGciOiJub25lIn0.e30.",
+        "algorithm not allowed": sign_by_hand(pem.read_bytes()),
+        "malformed token": "eyJhbGciOiJub25lIn0.e30.",
         "token for another audience": token(RSA, None, "RS256", iss="me", aud="other"),
-        "token of another issuer": token(RSA, None, "RS256", iss="you"),
-        "token holds in": token(RSA, None, "RS256", iss="me", nbf=int(time.time()) + 600),
+        "token from another issuer": token(RSA, None, "RS256", iss="you"),
+        "token not valid for another": token(RSA, None, "RS256", iss="me", nbf=int(time.time()) + 600),
         "token expired": token(RSA, None, "RS256", iss="me", exp=int(time.time()) - 600),
-        "signature that does not hold": good[:-6] + ("AAAAAA" if good[-6:] != "AAAAAA" else "BBBBBB"),
+        "invalid signature": good[:-6] + ("AAAAAA" if good[-6:] != "AAAAAA" else "BBBBBB"),
     }
     assert ask(client, good).status == 200
     for text in bad.values():

@@ -256,7 +256,7 @@ class TestCheckDocs:
             ('<img src="missing.svg">', "link to missing.svg: there is no such file"),
             ("[x](#nowhere)", "link to #nowhere: there is no such heading"),
             ("[x](docs/index.md#nowhere)", "link to docs/index.md#nowhere: there is no such heading"),
-            ("[x](../outside.md)", "link to ../outside.md: it leaves the repository"),
+            ("[x](../outside.md)", "link to ../outside.md: outside the repository"),
             ("`make toast`", "`make toast` does not exist"),
             ("```sh\nmake toast\n```", "`make toast` does not exist"),
             ("```console\n$ passerelle fly --high\n```", "`passerelle fly` does not exist"),
@@ -269,7 +269,7 @@ class TestCheckDocs:
 
     def test_a_page_that_nothing_leads_to(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.page(root, "docs/lonely.md", "# Alone\n")
-        assert self.faults(root, capsys) == ["docs/lonely.md: nothing leads there from docs/index.md"]
+        assert self.faults(root, capsys) == ["docs/lonely.md: not reachable from docs/index.md"]
 
     def test_an_example_that_the_gateway_refuses(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         example = 'services:\n  a: {targets: ["http://127.0.0.1:1"]}\nroutes:\n  - {path: /, servise: a}\n'

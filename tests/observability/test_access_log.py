@@ -1,4 +1,4 @@
-"""Lines of the access log: valid JSON whatever the octets, no secrets, whole batches."""
+"""Lines of the access log: valid JSON for any octets, no secrets, complete batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIELDS = [
 
 
 class Bench:
-    """An access log with its clock, its timer and its sink in the test's hands."""
+    """Access log whose clock, timer and sink the test controls."""
 
     def __init__(self, route: str = "/user/{user_id}", service: str | None = "user") -> None:
         self.now = 1764036543.25

@@ -1,4 +1,4 @@
-"""The access log's writer: full disks, blocked and closed pipes, rotation, bounds."""
+"""Sink of the access log: full disks, blocked and closed pipes, rotation, bounds."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_warnings_come_at_most_once_a_minute(tmp_path: Path) -> None:
 
 
 class Disk:
-    """Stands between the sink and a file: what ``os.write`` does is the test's to say."""
+    """Replaces ``os.write`` between the sink and a file; the test defines its behaviour."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._write = os.write
@@ -291,7 +291,7 @@ def test_slow_writes_in_a_row_give_the_file_to_the_thread_for_a_while(tmp_path: 
 
 @contextmanager
 def piped_stdout() -> Iterator[int]:
-    """Standard output is a pipe; gives its reading end."""
+    """Make standard output a pipe; yield its reading end."""
     saved = os.dup(1)
     reading, writing = os.pipe()
     os.dup2(writing, 1)

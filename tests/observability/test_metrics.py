@@ -1,4 +1,4 @@
-"""Counters, their sums over workers, and what a scrape of them says."""
+"""Counters, their sums over workers, and the samples of a scrape."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from passerelle.observability.prometheus import render
 
 
 def samples(snapshot: Snapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample of the rendered snapshot by name and labels; the test fails on a repeated one."""
+    """Return every sample of the rendered snapshot by name and labels; fail on a repeated one."""
     found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     for family in parse(render(snapshot)[0].decode()):
         for sample in family.samples:
@@ -127,14 +127,14 @@ def test_what_clients_send_cannot_make_labels(requests: list[tuple[bytes, int]])
 
 
 def test_a_hit_is_counted_as_an_answered_get_and_as_an_outcome() -> None:
-    """By a shorter way, so it must come to the same as the long one, beside it and alone."""
+    """The fast path must have the same result as the normal one, together with it and alone."""
     short, long = Metrics(), Metrics()
     for seconds in (0.0, 0.00001, BUCKETS[0], 0.0006, 0.003, 31.0):
         for status in (200, 200, 404, 299, 777):
             short.route("/a").hit(status, seconds)
             long.route("/a").observe(status, seconds)
             long.route("/a").cache["hit"] = long.route("/a").cache.get("hit", 0) + 1
-    # A hit by the long way is counted by its parts, on the same route.
+    # A hit off the fast path is counted in parts, on the same route.
     for metrics in (short, long):
         metrics.route("/a").observe(200, 0.25)
         metrics.route("/a").cache["hit"] = metrics.route("/a").cache.get("hit", 0) + 1

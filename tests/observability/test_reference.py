@@ -1,4 +1,4 @@
-"""The reference pages say what the code does."""
+"""The reference pages agree with the code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from passerelle.observability.metrics import BUCKETS, Metrics
 from passerelle.observability.prometheus import METRICS, render
 from passerelle.observability.redaction import redact
 
-# A cache that holds nothing, with a second level.
+# An empty cache with a second level.
 HELD = {"bytes": 0, "capacity_bytes": 0, "entries": 0, "evictions": 0}
 SHARED = HELD | {"redis": {"connected": 1, "errors": 0, "hits": 0, "misses": 0, "stores": 0}}
 

@@ -1,4 +1,4 @@
-"""The walk through X-Forwarded-For (B24)."""
+"""Evaluation of X-Forwarded-For."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_who_is_no_trusted_proxy_vouches_for_nobody() -> None:
         ([b"203.0.113.5:4711"], [b"203.0.113.5", PEER]),
         ([b"198.51.100.9, ::ffff:203.0.113.5"], [b"203.0.113.5", PEER]),
         ([b"198.51.100.9, [fd00::1]:80"], [b"198.51.100.9", b"fd00::1", PEER]),
-        # An entry that is no address ends the walk at the proxy that wrote it.
+        # An entry that is not an address ends the evaluation at the proxy that wrote it.
         ([b"198.51.100.9, unknown"], [PEER]),
         ([b"198.51.100.9,"], [PEER]),
         ([b""], [PEER]),
@@ -85,7 +85,7 @@ GARBAGE = st.sampled_from([b"unknown", b"", b"x", b"1.2.3", b"\xff"])
 
 @given(st.lists(ADDRESSES | GARBAGE, max_size=8), st.lists(ADDRESSES | GARBAGE, max_size=8))
 def test_what_a_client_puts_in_front_changes_nothing(forged: list[bytes], tail: list[bytes]) -> None:
-    """Whatever stands left of the first address that is not a trusted proxy's cannot be seen in the result."""
+    """Entries to the left of the first untrusted address do not affect the result."""
     honest = [b"203.0.113.5", *[entry for entry in tail if LOOPBACK.trusts(entry)]]
     with_forgery = LOOPBACK.chain(PEER, [b", ".join([*forged, *honest])])
     assert with_forgery == LOOPBACK.chain(PEER, [b", ".join(honest)])
@@ -140,7 +140,7 @@ def test_ipv6_is_counted_by_64(address: bytes, payer: bytes) -> None:
 def test_lists_of_addresses(address: bytes, admitted: bool) -> None:
     guard = AddressLists([ip_network("10.0.0.0/8"), ip_network("fd00::/8")], [ip_network("10.9.0.0/16")])
     request = GuardedCall(b"GET", b"/", address, ())
-    for _ in range(2):  # the second time it is remembered
+    for _ in range(2):  # the second time it is cached
         if admitted:
             guard(request)
         else:

@@ -1,4 +1,4 @@
-"""Identities as fields, and what a consumer may."""
+"""Identities as fields, and authorization of consumers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which origins, methods and fields are allowed, and what a browser is told (Fetch standard, "CORS protocol")."""
+"""Allowed origins, methods and fields, and the response fields for browsers (Fetch standard, "CORS protocol")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guard that asks a service, without a service: who asks, who shares an answer, and for how long."""
+"""Forward auth guard without a service: when it sends subrequests, who shares a verdict, and for how long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REFUSED = Verdict(Response(401, [], b"no"), seconds=10.0)
 
 
 class Rig:
-    """A guard whose questions the test answers; requests with one path are the same question."""
+    """Guard whose subrequests the test answers; requests with the same path share a key."""
 
     def __init__(self, at_once: Verdict | Failure | None = None, *, shares: bool = True, is_open: bool = False) -> None:
         self.now = 0.0
@@ -42,7 +42,7 @@ class Rig:
 
 
 class Client:
-    """One request: asks the guard, and again when what it waited for has ended."""
+    """One request: calls the guard, and again when the pending result is complete."""
 
     def __init__(self, guard: ForwardAuth, path: bytes) -> None:
         self.guard = guard

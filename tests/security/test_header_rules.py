@@ -1,4 +1,4 @@
-"""Rules for header fields as pure functions: what goes, what comes, and what stays byte for byte."""
+"""Header rules as pure functions: added, removed and unchanged lines."""
 
 from __future__ import annotations
 

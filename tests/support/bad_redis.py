@@ -1,7 +1,7 @@
-"""A Redis that misbehaves: a door to a real one, which passes on what is said until a test tells it to do worse.
+"""Faulty Redis: a proxy to a real Redis that forwards traffic until a test configures a fault.
 
-What goes through it is cut into commands and answers (RESP 2 and 3), so a fault happens to whole answers of chosen
-commands. A connection that a fault has silenced stays silent: only a new one is well again after :meth:`behave`.
+The proxy splits the traffic into commands and replies (RESP 2 and 3), so a fault affects complete replies to chosen
+commands. A connection that a fault has silenced stays silent: after :meth:`behave`, only new connections work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MANY: Final = {b"*"[0]: 1, b"~"[0]: 1, b">"[0]: 1, b"%"[0]: 2}
 
 
 def always(words: Words) -> bool:
-    """Every command, those with which a client begins a connection included."""
+    """Match every command, including those that set up a connection."""
     return True
 
 
@@ -36,17 +36,17 @@ _OF_REQUESTS = re.compile(rb"passerelle:1:(limits:(?!gateways)|session:|keys:|lo
 
 
 def later(words: Words) -> bool:
-    """What requests cause: a connection comes to stand, and is of no use."""
+    """Match the commands of requests: connections can be set up, but are of no use."""
     return any(_OF_REQUESTS.match(word) for word in words)
 
 
 def subscriptions(words: Words) -> bool:
-    """What is published, and that it will be."""
+    """Match subscriptions and published messages."""
     return words[0] == b"SUBSCRIBE"
 
 
 class Link:
-    """One connection of a client. Faults are told the link and the answer that would have been passed on."""
+    """One connection of a client. A fault is called with the link and the reply that would have been forwarded."""
 
     def __init__(self, door: BadRedis, client: socket.socket) -> None:
         self.silent = False
@@ -57,31 +57,31 @@ class Link:
         self._over = False
 
     def send(self, data: bytes) -> None:
-        """To the client."""
+        """Send data to the client."""
         self._client.sendall(data)
 
     def drip(self, data: bytes) -> None:
-        """To the client, slowly, one byte at a time."""
+        """Send data to the client slowly, one byte at a time."""
         for byte in data:
             self.send(bytes([byte]))
             if self._door.closing.wait(_DRIP):
                 return
 
     def flood(self, data: bytes, most: int) -> None:
-        """To the client, again and again, for as long as it takes it."""
+        """Send data to the client repeatedly, as long as the client reads."""
         sent = 0
         while sent < most and not self._door.closing.is_set():
             self.send(data)
             sent += len(data)
 
     def close(self, *, reset: bool = False) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._over = True
         if reset:
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     def run(self) -> None:
-        """Pass on, until either side closes."""
+        """Forward data until either side closes."""
         asked, answered = bytearray(), bytearray()
         with self._client, self._redis, contextlib.suppress(OSError):
             while not self._over and not self._door.closing.is_set():
@@ -99,7 +99,7 @@ class Link:
                             self._answer(answer)
 
     def _answer(self, answer: bytes) -> None:
-        # Behind a subscription comes whatever is published.
+        # Published messages follow the reply to a subscription.
         command = self._commands[0]
         if command[0] != b"SUBSCRIBE":
             self._commands.popleft()
@@ -117,7 +117,7 @@ Fault = Callable[[Link, bytes], None]
 
 
 class BadRedis:
-    """The door to the Redis on port ``behind``. ``faults`` counts what was done to its clients."""
+    """Proxy to the Redis on port ``behind``. ``faults`` counts the faults applied to its clients."""
 
     def __init__(self, behind: int) -> None:
         self.behind = behind
@@ -135,15 +135,15 @@ class BadRedis:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def misbehave(self, fault: Fault, when: When = always) -> None:
-        """From now on, ``fault`` happens to the answers to the commands that are chosen by ``when``."""
+        """From now on, apply ``fault`` to the replies to commands that ``when`` matches."""
         self.when, self.fault = when, fault
 
     def hang_up(self) -> None:
-        """From now on, every new connection is closed at once."""
+        """From now on, close every new connection at once."""
         self.hangs_up = True
 
     def behave(self) -> None:
-        """Be well again."""
+        """Stop all faults."""
         self.fault, self.hangs_up = None, False
 
     def _accept(self) -> None:
@@ -172,56 +172,56 @@ class BadRedis:
             thread.join(10)
 
 
-# ---- what it can do
+# ---- faults
 
 
 def never(link: Link, answer: bytes) -> None:
-    """It does not answer, and never will on this connection."""
+    """Send no reply on this connection, now or later."""
     link.silent = True
 
 
 def half(link: Link, answer: bytes) -> None:
-    """It says half of it."""
+    """Send half of the reply."""
     link.send(answer[: len(answer) // 2])
     link.silent = True
 
 
 def closes(link: Link, answer: bytes) -> None:
-    """It ends the connection."""
+    """Close the connection."""
     link.close()
 
 
 def closes_within(link: Link, answer: bytes) -> None:
-    """It ends the connection in the middle of an answer."""
+    """Close the connection in the middle of a reply."""
     link.send(answer[: len(answer) // 2])
     link.close()
 
 
 def resets_within(link: Link, answer: bytes) -> None:
-    """The same by a reset."""
+    """Reset the connection in the middle of a reply."""
     link.send(answer[: len(answer) // 2])
     link.close(reset=True)
 
 
 def drips(link: Link, answer: bytes) -> None:
-    """It says it a byte at a time."""
+    """Send the reply a byte at a time."""
     link.drip(answer)
 
 
 def floods(link: Link, answer: bytes) -> None:
-    """It says that half a gigabyte comes, and begins to send it."""
+    """Announce half a gigabyte and begin to send it."""
     link.send(b"$536870911\r\n")
     link.flood(b"x" * (1 << 16), 536_870_911)
     link.silent = True
 
 
 def twice(link: Link, answer: bytes) -> None:
-    """It says it twice: every later answer is that to an earlier command."""
+    """Send the reply twice, so that each later reply answers an earlier command."""
     link.send(answer * 2)
 
 
 def says(text: bytes, *, then_silent: bool = False) -> Fault:
-    """It says this in the place of the answer."""
+    """Send this text in place of the reply."""
 
     def say(link: Link, answer: bytes) -> None:
         link.send(text)
@@ -234,7 +234,7 @@ def says(text: bytes, *, then_silent: bool = False) -> Fault:
 
 
 def _end(data: bytearray, at: int) -> int:
-    """Where the frame that begins at ``at`` ends; -1 when it is not whole."""
+    """Return the end of the frame that begins at ``at``, or -1 if the frame is incomplete."""
     line = data.find(b"\r\n", at)
     if line < 0:
         return -1
@@ -253,7 +253,7 @@ def _end(data: bytearray, at: int) -> int:
 
 
 def _frames(data: bytearray) -> list[bytes]:
-    """The whole frames in ``data``, which keeps the rest."""
+    """Return the complete frames in ``data``, which keeps the rest."""
     found: list[bytes] = []
     at = 0
     while at < len(data) and (end := _end(data, at)) >= 0:

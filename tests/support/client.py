@@ -1,4 +1,4 @@
-"""A raw HTTP client: it writes exactly what it is told and reads strictly (see :mod:`tests.support.wire`)."""
+"""Raw HTTP client: it writes the given bytes and reads strictly (see :mod:`tests.support.wire`)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Client(Wire):
         return self.read_response(method, within)
 
     def rest_or_response(self) -> int:
-        """The status of the next response, or 0 when the connection was closed instead."""
+        """Return the status of the next response, or 0 if the connection was closed instead."""
         try:
             return self.read_response().status
         except (Closed, OSError):
@@ -49,7 +49,7 @@ class Client(Wire):
 
 
 def head(method: str = "GET", target: str = "/", *fields: tuple[str, str], length: int | None = None) -> bytes:
-    """The bytes of a plain request head."""
+    """Return the bytes of a plain request head."""
     lines = [f"{method} {target} HTTP/1.1", "Host: gw", *(f"{name}: {value}" for name, value in fields)]
     if length is not None:
         lines.append(f"Content-Length: {length}")
@@ -57,5 +57,5 @@ def head(method: str = "GET", target: str = "/", *fields: tuple[str, str], lengt
 
 
 def chunks(*parts: bytes, last: bytes = b"0\r\n\r\n") -> bytes:
-    """The parts in the chunked coding."""
+    """Return the parts in the chunked coding."""
     return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts if part) + last

@@ -1,4 +1,4 @@
-"""What a refusal must look like, said once."""
+"""Common assertions about refusals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.wire import Response
 
 
 def problem(response: Response, *statuses: int) -> dict[str, Any]:
-    """The response is the gateway's own problem document (RFC 9457) with one of ``statuses`` and gives nothing away."""
+    """Assert a problem document of the gateway (RFC 9457) with one of ``statuses`` that discloses nothing."""
     assert response.status in statuses, f"{response.status} instead of {statuses}: {response.raw!r} {response.body!r}"
     assert response.get("content-type") == b"application/problem+json"
     document: dict[str, Any] = json.loads(response.body)
@@ -27,13 +27,13 @@ def problem(response: Response, *statuses: int) -> dict[str, Any]:
 
 
 def closing(response: Response) -> None:
-    """The response says that the connection ends with it (RFC 9112 §9.6)."""
+    """Assert that the response announces the end of the connection (RFC 9112 §9.6)."""
     options = b",".join(response.all("connection")).lower().split(b",")
     assert b"close" in [o.strip() for o in options], f"no Connection: close in {response.raw!r}"
 
 
 def refused(client: Client, raw: bytes, *statuses: int) -> Response:
-    """The gateway answers ``raw`` with one problem document, says that it closes, and closes."""
+    """Assert that the gateway responds to ``raw`` with one problem document, announces the close, and closes."""
     client.send(raw)
     response = client.read_response(raw.split(b" ", 1)[0].decode("latin-1"))
     if response.body:
@@ -45,7 +45,7 @@ def refused(client: Client, raw: bytes, *statuses: int) -> Response:
 
 
 def nothing_arrived(gateway: Running, upstream: Upstream) -> None:
-    """No request reached the upstream so far; shown by one that does, sent after them all."""
+    """Assert that no request has reached the upstream, by sending one that does after all others."""
     with gateway.connect() as probe:
         assert probe.request("GET", "/probe").status == 200
     assert [r.target for r in upstream.heads] == [b"/probe"]

@@ -1,6 +1,6 @@
 """Gateways for tests: each with its own configuration on a free port, all on one event loop in one thread.
 
-Only the two public doors are used: ``passerelle.config.load_text(text)`` and ``passerelle.gateway.gateway.Gateway``.
+Only two public entry points are used: ``passerelle.config.load_text(text)`` and ``passerelle.gateway.gateway.Gateway``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Loop:
-    """A uvloop in a thread. Whatever its exception handler is told is a defect and is kept in ``errors``."""
+    """uvloop in a thread. Every call of its exception handler is a defect and is recorded in ``errors``."""
 
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()
@@ -38,11 +38,11 @@ class Loop:
         self.loop.run_forever()
 
     def run(self, coroutine: Coroutine[Any, Any, T], within: float = 2 * DEADLINE) -> T:
-        """The coroutine's result, computed on the loop."""
+        """Run the coroutine on the loop; return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(within)
 
     def call(self, function: Callable[[], T]) -> T:
-        """A plain function's result, computed on the loop."""
+        """Call a function on the loop; return its result."""
 
         async def inner() -> T:
             return function()
@@ -57,7 +57,7 @@ class Loop:
 
 
 class Log(logging.Handler):
-    """Keeps log records that carry a traceback, or are errors: no request may cause one unless a test says so."""
+    """Records log records that have a traceback or are errors: no request may cause one unless a test expects it."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -67,12 +67,12 @@ class Log(logging.Handler):
         self.records.append(record)
 
     def defects(self) -> list[str]:
-        """What was logged as a defect of the gateway itself."""
+        """Return the records that are defects of the gateway."""
         return [r.getMessage() for r in self.records if r.exc_info or r.levelno >= logging.ERROR]
 
 
 class Running:
-    """A started gateway."""
+    """Started gateway."""
 
     def __init__(self, loop: Loop, settings: dict[str, Any]) -> None:
         self._loop = loop
@@ -83,11 +83,11 @@ class Running:
         self._stopped = False
 
     def connect(self, *, receive_buffer: int | None = None) -> Client:
-        """A new client connection."""
+        """Open a client connection."""
         return Client(self.port, receive_buffer=receive_buffer)
 
     def snapshot(self) -> dict[str, Any]:
-        """The gateway's own account of itself."""
+        """Return the gateway's metrics snapshot."""
         return self._loop.call(self.gateway.snapshot)
 
     def set_instances(self, service: str, *upstreams: Upstream) -> None:
@@ -96,26 +96,26 @@ class Running:
         self._loop.call(lambda: self.gateway.set_instances(service, specs))
 
     def reload(self, services: dict[str, Any], routes: list[dict[str, Any]], **top: Any) -> None:
-        """Let it go by another configuration."""
+        """Apply another configuration."""
         settings = {**self._settings, **top, "services": services, "routes": routes}
         self._loop.call(lambda: self.gateway.reload(load_text(json.dumps(settings))))
 
     def _name(self, service: str, upstream: Upstream) -> str:
-        """The name that the configuration gave a target (its place, from 1), or a new one."""
+        """Return the name that the configuration gave to a target (its position, from 1), or a new one."""
         targets = self._targets.setdefault(service, [])
         if upstream.url not in targets:
             targets.append(upstream.url)
         return f"{service}-{targets.index(upstream.url) + 1}"
 
     def stop(self, grace: float = 0.0) -> None:
-        """Stop it (once)."""
+        """Stop the gateway (once)."""
         if not self._stopped:
             self._stopped = True
             self._loop.run(self.gateway.stop(grace))
 
 
 class Rig:
-    """Makes upstreams and gateways for one test and ends them all after it."""
+    """Creates upstreams and gateways for one test, and stops all of them afterwards."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
@@ -126,13 +126,13 @@ class Rig:
         self.allowed_defects = 0
 
     def upstream(self, script: Script | Sequence[Script], *, send_buffer: int | None = None) -> Upstream:
-        """A scripted upstream (see :mod:`tests.support.upstream`)."""
+        """Start a scripted upstream (see :mod:`tests.support.upstream`)."""
         upstream = Upstream(script, send_buffer=send_buffer)
         self.upstreams.append(upstream)
         return upstream
 
     def gateway(self, services: dict[str, Any], routes: list[dict[str, Any]], **top: Any) -> Running:
-        """A gateway with these services and routes; ``top`` holds the other top-level keys."""
+        """Start a gateway with these services and routes; ``top`` has the other top-level keys."""
         settings = {
             "listen": "127.0.0.1:0",
             "admin": "off",
@@ -152,7 +152,7 @@ class Rig:
         route: dict[str, Any] | None = None,
         **top: Any,
     ) -> Running:
-        """A gateway whose one route sends everything to these upstreams."""
+        """Start a gateway with one route that forwards everything to these upstreams."""
         return self.gateway(
             {"u": {"targets": [u.url for u in upstreams], **(service or {})}},
             [{"path": "/{rest*}", "service": "u", **(route or {})}],
@@ -160,13 +160,13 @@ class Rig:
         )
 
     def connect(self, gateway: Running, *, receive_buffer: int | None = None) -> Client:
-        """A client connection that is closed after the test."""
+        """Open a client connection that is closed after the test."""
         client = gateway.connect(receive_buffer=receive_buffer)
         self.clients.append(client)
         return client
 
     def close(self) -> None:
-        """End everything; fail on anything that went wrong behind the test's back."""
+        """Stop everything; fail on any error that the test did not notice."""
         for client in self.clients:
             client.close()
         for upstream in self.upstreams:
@@ -186,5 +186,5 @@ def settle(running: Running, within: float = DEADLINE) -> None:
 
 
 def in_flight(running: Running) -> int:
-    """Requests that the gateway says it is carrying out."""
+    """Return the number of requests in flight according to the gateway."""
     return sum(route["in_flight"] for route in running.snapshot()["routes"].values())

@@ -1,4 +1,4 @@
-"""A DNS server on a UDP port of the loopback, whose answers a test changes while it runs."""
+"""DNS server on a loopback UDP port; a test changes its records while it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import dns.rrset
 
 
 class Names:
-    """``records``: (name, type) to texts. ``broken``: every question gets SERVFAIL; ``silent``: none gets an answer."""
+    """``records`` maps (name, type) to texts; ``broken``: all queries get SERVFAIL; ``silent``: none gets a
+    response."""
 
     def __init__(self, ttl: int = 0) -> None:
         self.records: dict[tuple[str, str], list[str]] = {}

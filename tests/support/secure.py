@@ -1,4 +1,4 @@
-"""TLS for tests: an authority of their own, clients and scripted upstreams that speak TLS."""
+"""TLS for tests: a certificate authority, and clients and scripted upstreams that use TLS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.upstream import Connection, Script, Upstream
 
 
 class Authority:
-    """Issues certificates and writes them into ``folder``."""
+    """Issues certificates and writes them to ``folder``."""
 
     def __init__(self, folder: Path, name: str = "ca") -> None:
         self._ca = trustme.CA()
@@ -23,7 +23,7 @@ class Authority:
         self._ca.cert_pem.write_to_path(self.file)
 
     def issue(self, stem: str, *names: str, common_name: str | None = None) -> tuple[Path, Path]:
-        """The files of a new certificate for ``names`` and of its key, put in place of those that were there."""
+        """Write a new certificate for ``names`` and its key, replacing existing files; return their paths."""
         issued = self._ca.issue_cert(*names, common_name=common_name)
         files = self._folder / f"{stem}.pem", self._folder / f"{stem}.key"
         chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
@@ -34,7 +34,7 @@ class Authority:
         return files
 
     def client_context(self, certificate: tuple[Path, Path] | None = None) -> ssl.SSLContext:
-        """A client that believes this authority alone."""
+        """Return a client context that trusts this authority alone."""
         context = ssl.create_default_context(cafile=str(self.file))
         if certificate is not None:
             context.load_cert_chain(*certificate)
@@ -42,7 +42,7 @@ class Authority:
 
 
 class SecureClient(Client):
-    """One TLS connection to the gateway, as ``localhost`` or another name."""
+    """TLS connection to the gateway, as ``localhost`` or another name."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class SecureClient(Client):
 
 
 class SecureUpstream(Upstream):
-    """A scripted upstream that speaks TLS; ``greeted`` are the connections whose handshake succeeded."""
+    """Scripted upstream with TLS; ``greeted`` are the connections whose handshake succeeded."""
 
     def __init__(self, script: Script | Sequence[Script], context: ssl.SSLContext) -> None:
         self.context = context
@@ -87,7 +87,7 @@ class SecureUpstream(Upstream):
 
 
 def server_context(certificate: tuple[Path, Path], client_ca: Path | None = None) -> ssl.SSLContext:
-    """An upstream's."""
+    """Return the context of an upstream."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     if client_ca is not None:

@@ -1,7 +1,7 @@
-"""One gateway in a process of its own: ``python -m tests.support.serve``, its configuration as one line of JSON.
+"""One gateway in a separate process: ``python -m tests.support.serve``, with its configuration as one line of JSON.
 
-Prints the port it listens on, then answers each further line of its input with its counters as JSON. Ends at
-the end of its input. For tests that look at a process from outside (memory), and for the public suites.
+The process prints the port it listens on, then responds to each further line of input with its metrics as JSON. It ends
+at the end of its input. It is for tests that observe a process from outside (memory), and for the public suites.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ async def main(text: str) -> None:
 
 
 if __name__ == "__main__":
-    # The configuration is the first line (JSON is YAML), so that standard input can stay open after it.
+    # The configuration is the first line (JSON is valid YAML), so that standard input can stay open.
     uvloop.run(main(sys.stdin.readline()))

@@ -1,4 +1,4 @@
-"""A transport in place of a socket, for connections whose time and whose peer the test decides."""
+"""Transport in place of a socket, for connections whose time and peer the test controls."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from passerelle.http1.server.connection import ClientConnection
 
-# Unsent bytes from which on a connection is told to pause, and down to which to resume.
+# The protocol is paused above the first number of unsent bytes and resumed below the second.
 HIGH, LOW = 65_536, 16_384
 
 
 class Wire:
-    """A transport whose peer takes what the test says: at first ``room`` bytes, then those of :meth:`take`."""
+    """Transport whose peer reads under control of the test: at first ``room`` bytes, then those of :meth:`take`."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -30,7 +30,7 @@ class Wire:
             self.connection.pause_writing()
 
     def take(self, count: int) -> None:
-        """The peer takes ``count`` more bytes."""
+        """Let the peer read ``count`` more bytes."""
         self.room += count
         self._flush()
         if self.paused and self.get_write_buffer_size() <= LOW:

@@ -1,6 +1,6 @@
-"""A scripted upstream: each connection runs a plain function in a thread of its own.
+"""Scripted upstream: each connection runs a plain function in its own thread.
 
-A script says byte for byte what the upstream does::
+A script defines byte for byte what the upstream sends::
 
     def script(conn):
         conn.read_request()
@@ -36,7 +36,7 @@ class Connection(Wire):
         self.gone = threading.Event()  # the gateway closed, or the script did
 
     def read_request(self, within: float = PATIENCE, on_head: Callable[[Request], None] | None = None) -> Request:
-        """One whole request; it counts as executed (in ``requests``) when it is whole."""
+        """Read one complete request, and record it as executed in ``requests``."""
 
         def arrived(request: Request) -> None:
             self.upstream.heads.append(request)
@@ -49,14 +49,14 @@ class Connection(Wire):
         return request
 
     def read_head(self, within: float = PATIENCE) -> Request:
-        """The head alone of the next request; its body stays unread."""
+        """Read the head of the next request; its body remains unread."""
         start, fields, raw = self._head(within)
         request = Request(start, fields, raw)
         self.upstream.heads.append(request)
         return request
 
     def stream(self, data: bytes, times: int, step: int = 1 << 16) -> None:
-        """Write ``data`` ``times`` times, counting in :attr:`sent`, for as long as the gateway takes it."""
+        """Write ``data`` ``times`` times, counting in :attr:`sent`, as long as the gateway reads."""
         self.sock.settimeout(PATIENCE)
         for _ in range(times):
             view = memoryview(data)
@@ -73,10 +73,10 @@ Script = Callable[[Connection], None]
 
 
 class Upstream:
-    """A listening server on a free port of the loopback interface, run by a script or one script per connection.
+    """Server on a free loopback port, controlled by one script, or by one script per connection.
 
-    With a sequence the n-th connection runs the n-th script, and those after the last run the last.
-    ``heads``: requests whose head arrived; ``requests``: those that arrived whole.
+    With a sequence, the n-th connection runs the n-th script, and those after the last run the last. ``heads``:
+    requests whose head arrived; ``requests``: requests that arrived completely.
     """
 
     def __init__(self, script: Script | Sequence[Script], *, send_buffer: int | None = None) -> None:
@@ -93,7 +93,7 @@ class Upstream:
         self.listen()
 
     def listen(self) -> None:
-        """Begin (or, after :meth:`refuse`, begin again) to accept on the same port."""
+        """Start accepting on the same port, initially or after :meth:`refuse`."""
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self._send_buffer:
@@ -107,7 +107,7 @@ class Upstream:
         thread.start()
 
     def refuse(self) -> None:
-        """Stop accepting: new connections are refused, open ones go on."""
+        """Stop accepting: new connections are refused, open ones continue."""
         if self._listener:
             self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
@@ -136,7 +136,7 @@ class Upstream:
             if conn.sock.fileno() >= 0:
                 conn.rest(PATIENCE)
         except (Closed, OSError):
-            pass  # the gateway left, or the test closed it: what came before counts
+            pass  # the gateway or the test closed the connection; earlier requests count
         except BaseException as error:
             if not self._stopping:
                 self.errors.append(error)
@@ -146,27 +146,27 @@ class Upstream:
                 conn.close()
 
     def wait_requests(self, count: int, within: float = DEADLINE) -> list[Request]:
-        """The whole requests, once there are ``count`` of them."""
+        """Wait for ``count`` complete requests; return all of them."""
         wait_until(lambda: len(self.requests) >= count or self.errors, f"{count} requests upstream", within)
         self.check()
         return self.requests
 
     def wait_heads(self, count: int, within: float = DEADLINE) -> list[Request]:
-        """The heads, once there are ``count`` of them."""
+        """Wait for ``count`` heads; return all of them."""
         wait_until(lambda: len(self.heads) >= count or self.errors, f"{count} heads upstream", within)
         self.check()
         return self.heads
 
     def wait_all_closed(self, within: float = DEADLINE) -> None:
-        """Every connection accepted so far has ended."""
+        """Wait until every accepted connection has ended."""
         wait_until(lambda: all(c.gone.is_set() for c in self.connections), "upstream connections closed", within)
 
     def open_connections(self) -> list[Connection]:
-        """The connections that neither side has closed yet."""
+        """Return the connections that neither side has closed."""
         return [c for c in self.connections if not c.gone.is_set()]
 
     def check(self) -> None:
-        """Fail if a script did: it read something malformed, or an assertion in it was wrong."""
+        """Fail if a script failed: it read something malformed, or one of its assertions failed."""
         if self.errors:
             raise self.errors[0]
 
@@ -175,14 +175,14 @@ class Upstream:
         self._stopping = True
         self.refuse()
         for conn in self.connections:
-            with contextlib.suppress(OSError):  # closed already
+            with contextlib.suppress(OSError):  # already closed
                 conn.sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(DEADLINE)
 
 
 def answering(*parts: bytes) -> Script:
-    """A script that answers every request of its connection with these bytes."""
+    """Return a script that responds to every request of its connection with these bytes."""
 
     def script(conn: Connection) -> None:
         while True:
@@ -193,13 +193,13 @@ def answering(*parts: bytes) -> Script:
 
 
 def ok(body: bytes = b"ok", *fields: bytes) -> bytes:
-    """A plain 200 with a Content-Length."""
+    """Return a plain 200 with a Content-Length."""
     lines = [b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body), *fields]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 def once(raw: bytes, how: str = "keep") -> Script:
-    """A script that answers one request with ``raw`` and then keeps the connection open, closes or resets it."""
+    """Return a script that responds to one request with ``raw``, then keeps, closes or resets the connection."""
 
     def script(conn: Connection) -> None:
         conn.read_request()
@@ -213,7 +213,7 @@ def once(raw: bytes, how: str = "keep") -> Script:
 
 
 def echo(conn: Connection) -> None:
-    """A script that sends each request's body back."""
+    """Send each request's body back."""
     while True:
         request = conn.read_request()
         conn.send(ok(request.body))

@@ -1,7 +1,7 @@
-"""A strict, independent reader of HTTP/1.1 messages (RFC 9112), for judging what the gateway wrote on either side.
+"""Strict, independent reader of HTTP/1.1 messages (RFC 9112), for checking what the gateway wrote on either side.
 
-It shares nothing with the code under test and forgives nothing: whatever a careful peer could read in two ways is a
-:class:`WireError`, so a test that merely reads a message has already checked its form. Every wait is bounded.
+It shares no code with the code under test and tolerates nothing: everything that a careful peer could read in two ways
+is a :class:`WireError`, so a test that merely reads a message has checked its syntax. Every wait is bounded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class WireError(AssertionError):
 
 
 class Closed(AssertionError):
-    """The peer closed (``how`` is ``eof`` or ``reset``) before the message was whole; ``got`` is what came of it."""
+    """The peer closed (``how`` is ``eof`` or ``reset``) before the message was complete; ``got`` was received."""
 
     def __init__(self, how: str, got: bytes) -> None:
         super().__init__(f"closed by {how} after {got[:200]!r}")
@@ -50,7 +50,7 @@ def wait_until(condition: Callable[[], object], what: str = "", within: float = 
 
 
 def stays(condition: Callable[[], object], what: str, during: float = 0.15) -> None:
-    """Fail as soon as ``condition()`` is false within ``during`` seconds: for what must *not* happen."""
+    """Fail if ``condition()`` becomes false within ``during`` seconds: for events that must *not* happen."""
     end = time.monotonic() + during
     while time.monotonic() < end:
         assert condition(), what
@@ -59,7 +59,7 @@ def stays(condition: Callable[[], object], what: str, during: float = 0.15) -> N
 
 @dataclass
 class Message:
-    """One message as it was on the wire: ``raw`` is the head's bytes, blank line included."""
+    """Message as received: ``raw`` is the bytes of the head, including the empty line."""
 
     start: bytes
     fields: Fields
@@ -70,24 +70,24 @@ class Message:
     trailers: Fields = field(default_factory=list)
 
     def all(self, name: str) -> list[bytes]:
-        """Values of every field line called ``name``, in order."""
+        """Return the values of every field line ``name``, in order."""
         wanted = name.lower().encode()
         return [value for key, value in self.fields if key.lower() == wanted]
 
     def get(self, name: str) -> bytes | None:
-        """The only value of ``name``, or None; a second line of that name fails."""
+        """Return the only value of ``name``, or None; fail if there are several lines."""
         values = self.all(name)
         assert len(values) < 2, f"{name} was sent {len(values)} times: {values}"
         return values[0] if values else None
 
     def names(self) -> list[str]:
-        """Lower-case field names in order."""
+        """Return the lower-case field names in order."""
         return [key.lower().decode() for key, _ in self.fields]
 
 
 @dataclass
 class Request(Message):
-    """A request that reached an upstream."""
+    """Request received by an upstream."""
 
     @property
     def method(self) -> bytes:
@@ -100,7 +100,7 @@ class Request(Message):
 
 @dataclass
 class Response(Message):
-    """A final response that reached a client, with the 1xx that went before it."""
+    """Final response received by a client, with the preceding 1xx responses."""
 
     interim: list[Response] = field(default_factory=list)
 
@@ -110,7 +110,7 @@ class Response(Message):
 
 
 class Wire:
-    """A connected socket with a read buffer. All reads end within :data:`DEADLINE` or fail."""
+    """Connected socket with a read buffer. All reads end within :data:`DEADLINE` or fail."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -122,13 +122,13 @@ class Wire:
     # -- bytes
 
     def send(self, *parts: bytes) -> None:
-        """Write the parts, each in a packet of its own, whole or fail."""
+        """Write the parts completely, each in a separate packet, or fail."""
         for part in parts:
             self.sock.settimeout(DEADLINE)
             self.sock.sendall(part)
 
     def fill(self, end: float) -> bool:
-        """Read once, until ``end`` (monotonic) at the latest; False when the peer has closed."""
+        """Read once, until ``end`` (monotonic) at the latest; return False if the peer has closed."""
         if self.closed:
             return False
         self.sock.settimeout(max(end - time.monotonic(), 0.001))
@@ -147,7 +147,7 @@ class Wire:
         return True
 
     def until(self, mark: bytes, within: float = DEADLINE) -> bytes:
-        """The bytes up to and including ``mark``."""
+        """Return the bytes up to and including ``mark``."""
         end = time.monotonic() + within
         while (at := self.buffer.find(mark)) < 0:
             if not self.fill(end):
@@ -155,7 +155,7 @@ class Wire:
         return self.take(at + len(mark))
 
     def exactly(self, size: int, within: float = DEADLINE) -> bytes:
-        """The next ``size`` bytes."""
+        """Return the next ``size`` bytes."""
         end = time.monotonic() + within
         while len(self.buffer) < size:
             if not self.fill(end):
@@ -163,30 +163,30 @@ class Wire:
         return self.take(size)
 
     def take(self, size: int) -> bytes:
-        """The first ``size`` bytes of the buffer."""
+        """Remove and return the first ``size`` bytes of the buffer."""
         out = bytes(self.buffer[:size])
         del self.buffer[:size]
         return out
 
     def rest(self, within: float = DEADLINE) -> bytes:
-        """Everything until the peer closes (see :attr:`closed` for how)."""
+        """Return everything until the peer closes (see :attr:`closed` for how)."""
         end = time.monotonic() + within
         while self.fill(end):
             pass
         return self.take(len(self.buffer))
 
     def assert_closed(self, within: float = DEADLINE) -> None:
-        """The peer closes, and sends nothing more before it does."""
+        """Assert that the peer closes without sending anything more."""
         rest = self.rest(within)
         assert rest == b"", f"bytes after the end of the message: {rest[:300]!r}"
 
     def wait_closed(self, within: float = DEADLINE) -> str:
-        """How the peer closed, whatever it sent before."""
+        """Wait until the peer closes; return how, whatever it sent before."""
         self.rest(within)
         return self.closed
 
     def is_open(self) -> bool:
-        """True while the peer has neither closed nor sent anything that was not read."""
+        """Return whether the peer has neither closed nor sent unread data."""
         if self.closed:
             return False
         return not select.select([self.sock], [], [], 0)[0]
@@ -194,15 +194,15 @@ class Wire:
     # -- closing
 
     def finish(self) -> None:
-        """Half-close: no more bytes from this side."""
+        """Half-close: send no more bytes."""
         self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close with a FIN (or a RST when unread bytes are left)."""
+        """Close with a FIN (or a RST if unread bytes are left)."""
         self.sock.close()
 
     def reset(self) -> None:
-        """Close with a RST: what a vanished or impatient peer looks like."""
+        """Close with a RST, like a crashed or impatient peer."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.sock.close()
 
@@ -226,7 +226,7 @@ class Wire:
         return start, self._fields(lines), raw
 
     def _framing(self, message: Message) -> tuple[bool, int | None]:
-        """(chunked, length); both signals at once, or twice the same one, are an error (RFC 9112 §6.3)."""
+        """Return (chunked, length); fail if both are declared, or one of them twice (RFC 9112 §6.3)."""
         codings, lengths = message.all("transfer-encoding"), message.all("content-length")
         if codings and lengths:
             raise WireError(f"both Content-Length and Transfer-Encoding: {message.raw!r}")
@@ -263,7 +263,7 @@ class Wire:
         message.trailers = self._fields(lines)
 
     def read_request(self, within: float = DEADLINE, on_head: Callable[[Request], None] | None = None) -> Request:
-        """One whole request. ``on_head`` is called with it before its body is read."""
+        """Read one complete request. ``on_head`` is called with the request before its body is read."""
         start, fields, raw = self._head(within)
         if not _REQUEST_LINE.fullmatch(start):
             raise WireError(f"malformed request line {start!r}")
@@ -281,10 +281,10 @@ class Wire:
         return request
 
     def read_response(self, method: str = "GET", within: float = DEADLINE, *, stop_at_100: bool = False) -> Response:
-        """One final response to a ``method`` request, after any 1xx.
+        """Read one final response to a ``method`` request, after any 1xx.
 
-        ``stop_at_100`` returns at the first 1xx. A response that ends by close is read to the end of the connection;
-        one that was cut short raises :class:`Closed`.
+        ``stop_at_100`` returns at the first 1xx. A response delimited by close is read to the end of the connection; a
+        truncated one raises :class:`Closed`.
         """
         interim: list[Response] = []
         while True:

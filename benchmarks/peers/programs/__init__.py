@@ -1,1 +1,1 @@
-"""Gateways that a Python team would write by hand; each is started as a program, with a port and upstreams."""
+"""Gateways as a Python team would write them; each is a program that takes a port and upstreams."""

@@ -1,8 +1,8 @@
-"""The upstream of ``bodies``: gives and takes bodies of any size at the least cost of CPU.
+"""Upstream of the scenario ``bodies``: sends and receives bodies of any size at minimal CPU cost.
 
-Usage: ``bodies.py PORT FILE``, where ``FILE`` is as large as the largest body that is asked for. ``GET /N`` answers
-with the file's first N bytes, which the kernel sends by itself; anything else is read to its end and answered with
-``{"received": N}``. Requests must carry a Content-Length if they have a body: it is a tool for one rig, not a server.
+Usage: ``bodies.py PORT FILE``, where ``FILE`` is as large as the largest requested body. The response to ``GET /N`` is
+the file's first N bytes, sent by the kernel; any other request is read to its end and gets ``{"received": N}``. A
+request with a body must have a Content-Length: this is a tool for the rig, not a general server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHUNK = 1 << 20
 
 
 def serve(connection: socket.socket, source: int) -> None:
-    """Answer one request after the other until the client closes."""
+    """Handle one request after another until the client closes the connection."""
     buffer = memoryview(bytearray(CHUNK))
     with connection:
         pending = b""

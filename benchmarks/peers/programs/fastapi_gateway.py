@@ -1,4 +1,4 @@
-"""The composition in FastAPI with one shared httpx client, served by uvicorn on uvloop and httptools.
+"""Composition in FastAPI with one shared httpx client, served by uvicorn on uvloop and httptools.
 
 Usage: ``fastapi_gateway.py PORT HOST:PORT...``
 """

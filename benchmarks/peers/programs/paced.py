@@ -1,6 +1,6 @@
-"""A service of a known capacity: ``python paced.py SECONDS PLACES PORT...``.
+"""Service with a known capacity: ``python paced.py SECONDS PLACES PORT...``.
 
-On each port ``PLACES`` requests are worked on at a time, ``SECONDS`` each; others wait, first come first served.
+Each port processes ``PLACES`` requests at a time, each for ``SECONDS``; further requests wait in order of arrival.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The gateway of the founding design, kept as what passerelle is measured against.
+"""Gateway of the founding design, kept as a baseline for measurements.
 
-It asks one service after the other, each over a new connection, and decodes and encodes every answer. ``python
+It calls one service after the other, each over a new connection, and decodes and encodes every response. ``python
 gateway.py`` serves it with Flask's own server on ``PORT`` (5000); ``founding.gateway:app`` is the application. The
 services are at ``USER_SERVICE_URL`` and ``PRODUCT_SERVICE_URL``.
 """
@@ -20,7 +20,7 @@ app = Flask(__name__)
 
 @app.get("/api/<user_id>/<product_id>")
 def user_and_product(user_id: str, product_id: str) -> Response:
-    # No timeout and no check of the status, as in the design: one slow or failing service takes the gateway with it.
+    # Without timeouts and status checks, as in the design: one slow or failing service blocks the gateway too.
     user = requests.get(f"{USER_SERVICE_URL}/user/{user_id}")  # noqa: S113
     product = requests.get(f"{PRODUCT_SERVICE_URL}/product/{product_id}")  # noqa: S113
     return jsonify({"user": user.json(), "product": product.json()})

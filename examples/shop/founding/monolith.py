@@ -1,4 +1,4 @@
-"""The monolith of the founding design: both halves of the answer made up in one process.
+"""Monolith of the founding design: it builds both halves of the response in one process.
 
 ``python monolith.py`` serves it with Flask's own server on ``PORT`` (5000); ``founding.monolith:app`` is the
 application.

@@ -1,4 +1,4 @@
-"""The product service of the founding design: it makes its answer up instead of asking a database.
+"""Product service of the founding design: it generates its response instead of reading a database.
 
 ``python products.py`` serves it with Flask's own server on ``PORT`` (5002); ``founding.products:app`` is the
 application.

@@ -1,4 +1,4 @@
-"""The user service of the founding design: it makes its answer up instead of asking a database.
+"""User service of the founding design: it generates its response instead of reading a database.
 
 ``python users.py`` serves it with Flask's own server on ``PORT`` (5001); ``founding.users:app`` is the application.
 """

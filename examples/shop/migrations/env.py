@@ -1,4 +1,4 @@
-"""Alembic's environment, the same for the three services; the configuration's section says which one."""
+"""Alembic environment, shared by the three services; the section of the configuration selects the service."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ own_tables = {str(resource.table.name) for resource in RESOURCES[service]}
 
 
 def is_own(_object: object, name: str | None, kind: str, _reflected: bool, _other: object) -> bool:
-    """Leave the other services' tables out of what ``--autogenerate`` and ``check`` compare."""
+    """Exclude the other services' tables from the comparison by ``--autogenerate`` and ``check``."""
     return kind != "table" or name in own_tables
 
 
 def migrate(connection: Connection) -> None:
-    """Run the migrations in the transaction that ``connection`` is in."""
+    """Run the migrations in the current transaction of ``connection``."""
     context.configure(
         connection=connection,
         target_metadata=metadata,
         include_object=is_own,
-        # SQLite has transactional DDL too, once its driver is told not to begin transactions by itself.
+        # SQLite has transactional DDL too, once its driver no longer begins transactions automatically.
         transactional_ddl=True,
         # SQLite cannot alter a constraint: Alembic copies the table instead.
         render_as_batch=True,

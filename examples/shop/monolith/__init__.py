@@ -1,4 +1,4 @@
-"""The shop as it was before it was split: one process, one database, and the answer made of both tables."""
+"""The shop before the split: one process, one database, and responses composed from both tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The product service: what the shop sells."""
+"""Product service: the shop's products."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the shop's services have in common: settings, database, problem details, paging, resources."""
+"""Common parts of the shop's services: settings, database, problem details, paging, resources."""

@@ -1,7 +1,7 @@
-"""Passwords and roles of the shop's users: argon2id in the users table, and the one question about them.
+"""Passwords and roles of the shop's users: argon2id in the users table, and the endpoint that verifies a password.
 
 ``POST /internal/verify`` is for the gateway's login (docs/reference/sessions.md): no route of the gateway leads there.
-``python -m shopkit.accounts USERNAME [--role admin]`` sets a password, which it reads without showing it.
+``python -m shopkit.accounts USERNAME [--role admin]`` sets a password, which it reads without echo.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from shopkit.routes import answer, json_body
 from shopkit.settings import database_url
 
 ROLES = ("customer", "admin")
-LEAST, MOST = 8, 1024  # characters of a password
+LEAST, MOST = 8, 1024  # length of a password in characters
 
-# OWASP's parameters for argon2id: 19 MiB and 20 ms a password, so that four threads of five instances need 400 MiB.
+# OWASP's parameters for argon2id: 19 MiB and 20 ms per password, so that four threads of five instances need 400 MiB.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 _by_name = users.c.username == bindparam("name")
@@ -35,9 +35,9 @@ _set_password = update(users).where(_by_name).values(password=bindparam("hash"))
 
 
 def mount(app: Flask, engine: Engine) -> None:
-    """Add ``POST /internal/verify`` to ``app``, over the users table of ``engine``."""
-    # What an unknown user is compared with, so that the time of an answer does not tell who exists.
-    nobody = _hasher.hash("nobody has this password")
+    """Add ``POST /internal/verify`` to ``app``, for the users table of ``engine``."""
+    # Compared with the password of an unknown user, so that the response time does not reveal which users exist.
+    dummy = _hasher.hash("no user has this password")
 
     def verify() -> Response:
         body = json_body()
@@ -48,7 +48,7 @@ def mount(app: Flask, engine: Engine) -> None:
             row = connection.execute(_find, {"name": name}).first() if "\0" not in name else None
         known = row.password if row is not None else None
         try:
-            _hasher.verify(known or nobody, password)
+            _hasher.verify(known or dummy, password)
         except (VerificationError, InvalidHashError):
             known = None
         if row is None or known is None:
@@ -64,9 +64,9 @@ def mount(app: Flask, engine: Engine) -> None:
 
 
 def give(engine: Engine, name: str, password: str, role: str | None = None) -> bool:
-    """Set the password of a user, and the role if one is given; False when there is no such user.
+    """Set the password of a user, and the role if one is given; return False if there is no such user.
 
-    ValueError when the password is too short or too long.
+    Raises ValueError if the password is too short or too long.
     """
     if not LEAST <= len(password) <= MOST:
         raise ValueError(f"a password has {LEAST} to {MOST} characters")
@@ -76,10 +76,10 @@ def give(engine: Engine, name: str, password: str, role: str | None = None) -> b
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Set a password in the user service's database; return 0, or 1 if that could not be done."""
-    parser = argparse.ArgumentParser(prog="shopkit.accounts", description="Set a user's password, and perhaps role.")
+    """Set a password in the user service's database; return 0, or 1 on failure."""
+    parser = argparse.ArgumentParser(prog="shopkit.accounts", description="Set a user's password and role.")
     parser.add_argument("username")
-    parser.add_argument("--role", choices=ROLES, help="the user's role from now on; by default as it was")
+    parser.add_argument("--role", choices=ROLES, help="the new role (default: unchanged)")
     options = parser.parse_args(arguments)
     password = getpass.getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
     engine = database.connect(database_url("users"))

@@ -1,12 +1,13 @@
-"""Cache-aside: documents kept in Redis in front of the database they come from, where ``REDIS_URL`` is set.
+"""Cache-aside: documents stored in Redis in front of the database, if ``REDIS_URL`` is set.
 
-A read takes what Redis has, or else asks the database and leaves the answer in Redis for ``TTL``; that there is no
-such row is left too, for a shorter time. A write puts a mark in the document's place that is gone after ``HELD``: as
-long as it stands, nothing is left there. So a read that began before the write cannot leave what it saw after it.
+A read uses the document in Redis, or else reads the database and stores the result in Redis for ``TTL``; the absence of
+a row is stored too, for a shorter time. A write replaces the document by a mark that expires after ``HELD``: as long as
+the mark exists, no read stores the document. A read that began before the write can therefore not store an old document
+after the write.
 
-Redis is never needed. An operation that fails or takes over ``TIMEOUT`` costs its request that and no more: the
-request goes on to the database, and so do all others for ``PAUSE`` seconds, without asking; then one of them tries
-again. What was written meanwhile is made up for before anything is read. At worst an answer is as old as ``TTL``.
+Redis is optional. An operation that fails or takes longer than ``TIMEOUT`` delays its request by that time and no more:
+the request uses the database, and so do all others for ``PAUSE`` seconds without trying Redis; then one of them tries
+again. Documents written meanwhile are deleted from Redis before anything is read. A response is at most ``TTL`` old.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from shopkit.problems import Problem
 
 log = logging.getLogger("shop")
 
-TTL = 60.0  # seconds that a document is kept
-MISSING_TTL = 5.0  # seconds that "there is none" is kept: who asks for what does not exist must not fill Redis
-HELD = 2.0  # seconds that a write keeps its document's place; what a read took longer than half of it for is not kept
-TIMEOUT = 0.05  # seconds for one operation, connecting too; a Redis that is well answers within one millisecond
-PAUSE = 1.0  # seconds without asking after a failure
-MOST_OWED = 10_000  # documents that were written while Redis was away; older ones are left to their TTL
+TTL = 60.0  # lifetime of a document in seconds
+MISSING_TTL = 5.0  # lifetime of "no such row" in seconds: requests for missing rows must not fill Redis
+HELD = 2.0  # lifetime of a write's mark in seconds; the result of a read that took more than half of it is not stored
+TIMEOUT = 0.05  # timeout of an operation in seconds, connecting included; a healthy Redis replies within a millisecond
+PAUSE = 1.0  # seconds without operations after a failure
+MOST_OWED = 10_000  # documents written while Redis was unavailable; older ones expire by their TTL
 
 Document = dict[str, object]
 
@@ -42,25 +43,26 @@ _NONE = b"null"
 
 
 class Aside:
-    """One process's way to Redis, shared by its threads and resources. ``clock`` tells seconds."""
+    """Redis client of one process, shared by its threads and resources. ``clock`` gives seconds."""
 
     def __init__(self, client: Redis, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._clock = clock
         self._lock = threading.Lock()
         self._away_until: float | None = None
-        self._owed: dict[str, object] = {}  # documents that were written; the value tells one write from the next
+        self._owed: dict[str, object] = {}  # written documents; the value distinguishes one write from the next
 
     @classmethod
     def at(cls, url: str) -> Aside:
-        """Over the Redis at ``url``. Connects when it is first asked; raises ``ValueError`` if that is no Redis URL."""
+        """Create a client for the Redis at ``url``, which connects when first used; raise ``ValueError`` for an invalid
+        URL."""
         none = Retry(NoBackoff(), 0)  # the database is the second attempt
         return cls(Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=none))
 
     def read(self, key: str, load: Callable[[], Document | None], fits: Callable[[Document], bool]) -> Document | None:
-        """Return the document under ``key``, or what ``load`` finds in the database (None: there is none).
+        """Return the document under ``key``, or the result of ``load`` from the database (None: there is none).
 
-        ``fits`` tells whether a document found in Redis is what ``load`` could have returned.
+        ``fits`` returns whether a document found in Redis is one that ``load`` could have returned.
         """
         if not self._may_ask():
             return load()
@@ -71,18 +73,18 @@ class Aside:
             document = _parsed(found)
             if document is not None and fits(document):
                 return document
-            log.warning("redis: %s holds something else than a document: %.100r", key, found)
+            log.warning("redis: %s does not hold a document: %.100r", key, found)
             self._ask(lambda: self._client.delete(key))
         began = self._clock()
         document = load()
-        # A mark of a write that happened meanwhile may be gone again, and what was read may be from before it.
+        # The mark of a write during this read may have expired, and the result may predate that write.
         if found != _MARK and self._away_until is None and self._clock() - began < HELD / 2:
             value, ttl = (_NONE, MISSING_TTL) if document is None else (orjson.dumps(document), TTL)
             self._ask(lambda: self._client.set(key, value, px=int(ttl * 1000), nx=True))
         return document
 
     def forget(self, key: str) -> None:
-        """Let go of the document under ``key``: the database has another one now, or none any more."""
+        """Delete the document under ``key``: the database has a newer one, or none."""
         with self._lock:
             self._owed[key] = object()
         if self._may_ask():
@@ -90,13 +92,13 @@ class Aside:
 
     @contextlib.contextmanager
     def changing(self, key: str) -> Iterator[None]:
-        """A block that writes what is under ``key``; one that raises a ``Problem`` has written nothing."""
+        """Context of a write to ``key``; if it raises a ``Problem``, nothing was written."""
         try:
             yield
         except Problem:
             raise
         except BaseException:
-            self.forget(key)  # it may have been written all the same
+            self.forget(key)  # the write may have succeeded despite the exception
             raise
         self.forget(key)
 
@@ -105,7 +107,7 @@ class Aside:
         return self._client.get(key)
 
     def _pay(self) -> None:
-        """Let go of everything that was written since the last time."""
+        """Delete all documents from Redis that were written since the last time."""
         while self._owed:
             with self._lock:
                 owed = dict(self._owed)
@@ -119,7 +121,7 @@ class Aside:
                         del self._owed[key]
 
     def _may_ask(self) -> bool:
-        """Whether Redis is there, or it is this thread's turn to find out."""
+        """Return whether Redis is available, or this thread is the one that tries again."""
         if self._away_until is None:
             return True
         with self._lock:
@@ -129,7 +131,7 @@ class Aside:
         return True
 
     def _ask(self, operation: Callable[[], Any]) -> Any:
-        """Return what Redis answers; None where it does not answer."""
+        """Return Redis's reply, or None without a reply."""
         try:
             answer = operation()
         except ResponseError as error:
@@ -152,7 +154,7 @@ class Aside:
             for key in list(self._owed)[: max(0, len(self._owed) - MOST_OWED)]:
                 del self._owed[key]
         if first:
-            log.warning("redis: the database answers alone: %s", error)
+            log.warning("redis is not used, only the database: %s", error)
 
 
 def _parsed(value: Any) -> Document | None:

@@ -1,4 +1,4 @@
-"""What the shop keeps: its two tables, and what a client may write into them.
+"""Data of the shop: its two tables, and the fields that a client may write.
 
 The monolith mounts both on one database; the users and products services mount one each on their own.
 """
@@ -11,8 +11,8 @@ from shopkit import fields
 from shopkit.resource import Resource
 
 metadata = MetaData()
-# SQLite counts rows only in a column declared INTEGER. It never gives a deleted id away again with AUTOINCREMENT:
-# a cache may still hold the old one.
+# SQLite generates ids only in a column declared INTEGER. With AUTOINCREMENT it never reuses a deleted id, which a cache
+# may still hold.
 identity = BigInteger().with_variant(Integer, "sqlite")
 
 users = Table(
@@ -21,7 +21,7 @@ users = Table(
     Column("id", identity, primary_key=True),
     Column("username", String(64), nullable=False),
     Column("email", String(254), nullable=False),
-    # Neither is part of what a client reads or writes: see shopkit/accounts.py.
+    # Clients can neither read nor write these two: see shopkit/accounts.py.
     Column("password", String(255)),
     Column("role", String(16), nullable=False, server_default="customer"),
     UniqueConstraint("username", name="uq_users_username"),
@@ -33,7 +33,7 @@ products = Table(
     metadata,
     Column("id", identity, primary_key=True),
     Column("name", String(200), nullable=False),
-    # Exact in the database, a float in Python: JSON has no other number, and ten digits survive it.
+    # Exact in the database, a float in Python: JSON has no decimal numbers, and a float represents ten digits exactly.
     Column("price", Numeric(10, 2, asdecimal=False), nullable=False),
     sqlite_autoincrement=True,
 )
@@ -41,5 +41,5 @@ products = Table(
 USERS = Resource("user", users, {"username": fields.username, "email": fields.email})
 PRODUCTS = Resource("product", products, {"name": fields.name, "price": fields.price}, {"price": float})
 
-# service -> what its own database holds
+# service -> the resources in its database
 RESOURCES = {"users": (USERS,), "products": (PRODUCTS,), "monolith": (USERS, PRODUCTS)}

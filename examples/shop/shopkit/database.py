@@ -1,4 +1,4 @@
-"""One engine per process, tuned for one indexed statement a request."""
+"""Database engine: one per process, tuned for one indexed statement per request."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import Engine, Select, create_engine, event
 from sqlalchemy.engine import make_url
 
-# How long a statement waits for SQLite's one writer, and a request for a connection of the pool.
+# How long a statement waits for SQLite's single writer, and a request for a pooled connection.
 BUSY_TIMEOUT = 5.0  # seconds
 POOL_TIMEOUT = 5.0  # seconds
-# The application server's threads never hold more than one connection each. Ten instances stay far below
-# PostgreSQL's default of 100 connections.
+# Each thread of the application server uses at most one connection. Ten instances stay far below PostgreSQL's default
+# of 100 connections.
 POOL_SIZE = 4
 
 
@@ -31,7 +31,7 @@ def connect(url: str) -> Engine:
         pool_timeout=POOL_TIMEOUT,
         # Nothing to roll back under autocommit.
         pool_reset_on_return=None,
-        # A restarted PostgreSQL must not cost every pooled connection one failed request.
+        # After a restart of PostgreSQL, pooled connections must not fail one request each.
         pool_pre_ping=not sqlite,
         connect_args={"timeout": BUSY_TIMEOUT} if sqlite else {"connect_timeout": int(BUSY_TIMEOUT)},
     )
@@ -41,7 +41,8 @@ def connect(url: str) -> Engine:
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:
-    """Let readers and the writer work at once (WAL), and sync at checkpoints only, which WAL makes safe."""
+    """Enable WAL, so that readers and the writer do not block each other, and sync only at checkpoints, which WAL
+    allows."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
 
@@ -50,7 +51,7 @@ def lookup(engine: Engine, statement: Select[Any]) -> Callable[[dict[str, Any]],
     """Return a function from the bound parameters of ``statement`` to its first row, or None.
 
     SQLAlchemy compiles the statement once, here, and the driver runs it: a request that reads one row takes 71 us
-    instead of 119 (48 is Flask). Values come as the driver gives them, and errors are the driver's own.
+    instead of 119 (48 of them are Flask's). Values have the driver's types, and errors are the driver's own.
     """
     compiled = statement.compile(engine)
     sql, names = str(compiled), compiled.positiontup if compiled.positional else None

@@ -1,4 +1,4 @@
-"""Keyset paging: a page starts after an id, so page 1,000 costs what page 1 costs."""
+"""Keyset paging: a page starts after an id, so page 1,000 is as fast as page 1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shopkit.problems import Problem
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
-LARGEST_ID = 2**63 - 1  # what the databases' integers hold
+LARGEST_ID = 2**63 - 1  # the largest integer of the databases
 
 
 class Page(NamedTuple):
@@ -20,9 +20,9 @@ class Page(NamedTuple):
 
 
 def number(text: str) -> int | None:
-    """Return the id that ``text`` names, or None: only decimal digits, no sign, no leading zero, at most 2**63 - 1.
+    """Parse an id: decimal digits without sign or leading zero, at most 2**63 - 1; return None for other text.
 
-    One resource has one name: ``/user/01`` is not ``/user/1``.
+    A resource has a single URL: ``/user/01`` is not ``/user/1``.
     """
     if not (text.isascii() and text.isdigit()) or len(text) > 19 or text[0] == "0":
         return None
@@ -31,10 +31,9 @@ def number(text: str) -> int | None:
 
 
 def page(query: Mapping[str, str]) -> Page:
-    """Read ``limit`` (1 to 100, 20 if absent) and ``after`` (an id) from the query.
+    """Read ``limit`` (1 to 100, default 20) and ``after`` (an id) from the query.
 
-    Raises:
-        Problem: 422, with every parameter that is wrong.
+    Raises Problem 422 with every invalid parameter.
     """
     errors = []
     limit = number(query.get("limit", str(DEFAULT_LIMIT)))

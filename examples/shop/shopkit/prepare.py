@@ -1,8 +1,8 @@
-"""Bring the shop's databases to their latest schema and fill empty ones: ``python -m shopkit.prepare [SERVICE…]``.
+"""Migrate the shop's databases to their latest schema and fill empty ones: ``python -m shopkit.prepare [SERVICE…]``.
 
-It runs once before the services start, never inside them: ten instances that start at once must not race to migrate.
-It is safe all the same if it is run twice at a time: one run holds a lock, the other waits and then finds nothing to
-do. Migration and seed are one transaction, so a run that is killed leaves the database as it was.
+Run this once before the services start, never inside them: ten instances that start at once must not race to migrate.
+Concurrent runs are safe: one run holds a lock, the other waits and then finds nothing to do. Migration and seed are one
+transaction, so a run that is killed leaves the database unchanged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def alembic_config(service: str) -> Config:
 
 
 def prepare(service: str, url: str, *, seeds: bool = True) -> int:
-    """Migrate the database of ``service`` at ``url``, seed its empty tables, and return how many rows that added."""
+    """Migrate the database of ``service`` at ``url``, seed its empty tables, and return the number of rows added."""
     with exclusive(make_url(url)) as connection:
         config = alembic_config(service)
         config.attributes["connection"] = connection
@@ -49,7 +49,7 @@ def prepare(service: str, url: str, *, seeds: bool = True) -> int:
 
 
 def seed(service: str, connection: Connection) -> int:
-    """Fill the tables of ``service`` that are empty: 10,000 users, 1,000 products. Return how many rows that added."""
+    """Fill the empty tables of ``service``: 10,000 users, 1,000 products. Return the number of rows added."""
     added = 0
     for resource in RESOURCES[service]:
         if connection.execute(select(resource.table.c.id).limit(1)).first() is None:
@@ -58,7 +58,7 @@ def seed(service: str, connection: Connection) -> int:
 
 
 def seeds_of(resource: Resource) -> list[dict[str, object]]:
-    """Return the rows that a new shop starts with. Product 1 costs 19.99, the others from 5.99 to 103.99."""
+    """Return the initial rows of a new shop. Product 1 costs 19.99, the others from 5.99 to 103.99."""
     if resource is USERS:
         return [{"id": n, "username": f"user_{n}", "email": f"user_{n}@example.com"} for n in range(1, USER_COUNT + 1)]
     prices = {n: (599 + 1400 * n % 10_000) / 100 for n in range(1, PRODUCT_COUNT + 1)}
@@ -68,7 +68,7 @@ def seeds_of(resource: Resource) -> list[dict[str, object]]:
 def _fill(connection: Connection, table: Table, rows: Sequence[dict[str, object]]) -> int:
     connection.execute(insert(table), rows)
     if connection.dialect.name == "postgresql":
-        # Rows came with their ids, which the sequence has not seen.
+        # The rows have explicit ids, which did not advance the sequence.
         sequence = func.pg_get_serial_sequence(table.name, "id")
         connection.execute(select(func.setval(sequence, len(rows))))
     return len(rows)
@@ -76,17 +76,16 @@ def _fill(connection: Connection, table: Table, rows: Sequence[dict[str, object]
 
 @contextmanager
 def exclusive(url: URL) -> Iterator[Connection]:
-    """Open a connection to ``url`` in one transaction that no other run of this program shares.
+    """Open a connection to ``url`` in a transaction that excludes all other runs of this program.
 
-    Raises:
-        TimeoutError: another run held the lock for longer than ``LOCK_TIMEOUT``.
+    Raises TimeoutError if another run holds the lock for longer than ``LOCK_TIMEOUT``.
     """
     engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT} if _is_sqlite(url) else {})
     try:
         if _is_sqlite(url):
             path = Path(url.database or "")
             path.parent.mkdir(parents=True, exist_ok=True)
-            # The driver starts transactions late and not for CREATE TABLE: begin them here instead.
+            # The driver begins transactions late, and not for CREATE TABLE, so they are begun explicitly here.
             event.listen(engine, "connect", _start_no_transaction)
             event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
             with _file_lock(path.with_suffix(".lock")), engine.begin() as connection:
@@ -94,7 +93,7 @@ def exclusive(url: URL) -> Iterator[Connection]:
         else:
             with engine.begin() as connection:
                 connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT:.0f}s'"))
-                # Freed by the end of the transaction, also when this process dies.
+                # Released at the end of the transaction, also if this process dies.
                 connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
                 yield connection
     finally:
@@ -111,7 +110,7 @@ def _start_no_transaction(connection: object, _record: object) -> None:
 
 @contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``path``; the kernel frees it when this process dies. The file stays."""
+    """Hold an exclusive lock on ``path``; the kernel releases it if this process dies. The file is not removed."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         deadline = time.monotonic() + LOCK_TIMEOUT
@@ -129,9 +128,9 @@ def _file_lock(path: Path) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare the named services (all three by default); return 0, or 1 if a database could not be prepared."""
+    """Prepare the named services (default: all three); return 0, or 1 if a database could not be prepared."""
     parser = argparse.ArgumentParser(prog="shopkit.prepare", description="Migrate and seed the shop's databases.")
-    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"one of {', '.join(SERVICES)}; all by default")
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"one of {', '.join(SERVICES)} (default: all)")
     parser.add_argument("--no-seed", action="store_true", help="migrate only")
     options = parser.parse_args(arguments)
     services = options.services or list(SERVICES)

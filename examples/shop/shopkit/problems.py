@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): one JSON document, never a traceback."""
+"""Errors as problem details (RFC 9457): a JSON document, never a traceback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DETAILS = {404: "There is nothing at this path.", 405: "This resource does not h
 
 
 class Problem(Exception):
-    """Ends the request with ``status``. ``errors`` are pairs of a JSON pointer (or parameter) and what is wrong."""
+    """Ends the request with ``status``. ``errors`` are pairs of a JSON pointer (or parameter name) and a message."""
 
     def __init__(self, status: int, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(detail)
@@ -31,7 +31,7 @@ class Problem(Exception):
 
 
 def problem(status: int, detail: str, errors: Sequence[tuple[str, str]] = ()) -> Response:
-    """Return the answer for an error. It may not be stored: the next request may well succeed."""
+    """Return the response for an error, which must not be stored: the next request may succeed."""
     body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     body["detail"] = detail
     if errors:
@@ -42,11 +42,11 @@ def problem(status: int, detail: str, errors: Sequence[tuple[str, str]] = ()) ->
 
 
 def install(app: Flask, engine: Engine) -> None:
-    """Answer every error of ``app``, whose database is ``engine``'s, with problem details."""
+    """Respond to every error of ``app``, whose database is ``engine``'s, with problem details."""
     app.register_error_handler(Problem, lambda error: problem(error.status, error.detail, error.errors))
     app.register_error_handler(HTTPException, _http_error)
     driver = engine.dialect.loaded_dbapi
-    # SQLAlchemy's errors, and the driver's own from the statements that go straight to it.
+    # SQLAlchemy's errors, and the driver's own, which occur in statements that bypass SQLAlchemy.
     for kind in (OperationalError, InterfaceError, PoolTimeout, driver.OperationalError, driver.InterfaceError):
         app.register_error_handler(kind, unavailable)
     app.register_error_handler(Exception, _unexpected)
@@ -54,7 +54,7 @@ def install(app: Flask, engine: Engine) -> None:
 
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    # Werkzeug's own texts are written for a person in front of a browser.
+    # Werkzeug's texts are meant for a browser user.
     response = problem(status, DETAILS.get(status) or error.description or HTTPStatus(status).phrase)
     allowed = getattr(error, "valid_methods", None)
     if allowed:
@@ -63,7 +63,7 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def unavailable(error: Exception) -> Response:
-    """Log that the database failed, and return 503: another attempt, or another instance, may succeed."""
+    """Log the database error and return 503: another attempt, or another instance, may succeed."""
     log.error("%s %s: database unavailable: %s", request.method, request.path, getattr(error, "orig", error))
     response = problem(503, "The database is not available.")
     response.headers["Retry-After"] = str(RETRY_AFTER)

@@ -1,4 +1,4 @@
-"""One kind of thing the shop keeps: a table, what a client may write into it, and its form in JSON.
+"""Resource of the shop: a table, the fields that a client may write, and the JSON representation.
 
 Statements are SQLAlchemy Core with bound parameters only; rows are never turned into ORM entities, which would cost
 more than the query itself.
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Resource:
-    """``name`` is the path (``/user``) and names the id in JSON (``user_id``).
+    """One type of resource. ``name`` is the path (``/user``) and part of the id's member in JSON (``user_id``).
 
-    ``fields`` are the writable columns with their checks, in the order of the JSON members; ``present`` says how a
-    column's value is written in JSON where it is not written as it is.
+    ``fields`` are the writable columns with their validators, in the order of the JSON members; ``present`` converts
+    the values of some columns for JSON.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Resource:
     fields: Mapping[str, Callable[[object], object]]
     present: Mapping[str, Callable[[Any], object]] = field(default_factory=dict)
 
-    # Built once: making a statement costs several times what running it does.
+    # Built once: building a statement costs several times as much as running it.
     @cached_property
     def _columns(self) -> Select[Any]:
         return select(self.table.c.id, *(self.table.c[column] for column in self.fields))
@@ -75,7 +75,7 @@ class Resource:
         return delete(self.table).where(self._by_id)
 
     def document(self, identity: int, values: Iterable[Any]) -> dict[str, object]:
-        """Return the JSON object of one row, its ``values`` in the order of ``fields``.
+        """Return the JSON object of one row, given its ``values`` in the order of ``fields``.
 
         Ids are strings: JSON numbers lose digits above 2**53.
         """
@@ -85,7 +85,7 @@ class Resource:
         return document
 
     def finder(self, engine: Engine, aside: Aside | None = None) -> Callable[[str], dict[str, object]]:
-        """Return the function that reads the document whose id is written so, or raises 404: the hot path."""
+        """Return a function that reads the document with the given id, or raises 404: the hot path."""
         first = lookup(engine, self._columns.where(self._by_id))
         members = (f"{self.name}_id", *self.fields)
 
@@ -112,25 +112,26 @@ class Resource:
         return find
 
     def key(self, identity: int | str) -> str:
-        """Where the document is in Redis."""
+        """Return the Redis key of the document."""
         return f"shop:{self.name}:{identity}"
 
     def list(self, connection: Connection, page: Page) -> tuple[list[dict[str, object]], str | None]:
-        """Return the documents of ``page`` in the order of their ids, and the id to go on after, if there are more."""
-        # One row more than asked for tells whether there is a next page.
+        """Return the documents of ``page`` in the order of their ids, and the id to continue after if there are
+        more."""
+        # One additional row shows whether there is a next page.
         rows = connection.execute(self._page, {"after": page.after, "limit": page.limit + 1}).all()
         documents = [self.document(row[0], row[1:]) for row in rows[: page.limit]]
         return documents, str(rows[page.limit - 1][0]) if len(rows) > page.limit else None
 
     def create(self, connection: Connection, body: object) -> tuple[str, dict[str, object]]:
-        """Insert ``body`` and return its new id and document; raise 422 if it is not valid, 409 if it is taken."""
+        """Insert ``body``; return its id and document. Raise 422 if it is invalid, 409 if a unique value is taken."""
         values = self._validate(body)
         key = self._write(connection, self._insert, values).inserted_primary_key
         assert key is not None
         return str(key[0]), self.document(key[0], values.values())
 
     def replace(self, connection: Connection, text: str, body: object) -> dict[str, object]:
-        """Replace the row whose id is written ``text`` and return its document; raise 404, 422 or 409."""
+        """Replace the row with id ``text``; return its document. Raise 404, 422 or 409."""
         identity = self._identity(text)
         values = self._validate(body)
         if self._write(connection, self._update, {"identity": identity, **values}).rowcount == 0:
@@ -138,7 +139,7 @@ class Resource:
         return self.document(identity, values.values())
 
     def remove(self, connection: Connection, text: str) -> None:
-        """Delete the row whose id is written ``text``; raise 404 if there is none."""
+        """Delete the row with id ``text``; raise 404 if there is none."""
         if connection.execute(self._delete, {"identity": self._identity(text)}).rowcount == 0:
             raise self._missing(text)
 

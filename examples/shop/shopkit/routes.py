@@ -1,4 +1,4 @@
-"""The five routes of a resource: list, read, create, replace, delete. Each request is one statement."""
+"""The five routes of a resource: list, read, create, replace, delete. Each request runs one statement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JSON = "application/json"
 
 
 def json_body() -> object:
-    """Return the request's JSON body; raise 415 if it is not declared as JSON, 400 if it is not JSON."""
+    """Return the request's JSON body; raise 415 if its media type is not JSON, 400 if it is malformed."""
     if request.mimetype != JSON:
         raise Problem(415, f"The body must be {JSON}.")
     try:
@@ -35,7 +35,7 @@ def answer(document: object, status: int = 200) -> Response:
     """Return ``document`` as JSON with a strong ETag, or 304 if the client has it (RFC 9110, section 13.1.2)."""
     body = orjson.dumps(document)
     tag = hashlib.blake2b(body, digest_size=8).hexdigest()
-    # Parsing the condition costs more than looking whether there is one.
+    # Parsing the condition costs more than testing for its presence.
     if request.method == "GET" and "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(tag):
         response = Response(status=304)
         del response.headers["Content-Type"]
@@ -46,7 +46,7 @@ def answer(document: object, status: int = 200) -> Response:
 
 
 def mount(app: Flask, resource: Resource, engine: Engine, aside: Aside | None = None) -> None:
-    """Add the routes of ``resource`` to ``app``, over the database of ``engine`` and perhaps what is kept ``aside``."""
+    """Add the routes of ``resource`` to ``app``, on the database of ``engine`` and optionally the cache ``aside``."""
     path, plural = f"/{resource.name}", str(resource.table.name)
     find = resource.finder(engine, aside)
 
@@ -71,7 +71,7 @@ def mount(app: Flask, resource: Resource, engine: Engine, aside: Aside | None = 
         with engine.connect() as connection:
             identity, document = resource.create(connection, body)
         if aside is not None:
-            aside.forget(resource.key(identity))  # that there is none
+            aside.forget(resource.key(identity))  # delete the stored "no such row"
         response = answer(document, 201)
         response.headers["Location"] = f"{path}/{identity}"
         return response

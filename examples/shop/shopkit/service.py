@@ -1,4 +1,4 @@
-"""A Flask application over one database: the shape that the three services share."""
+"""Flask application on one database: the common structure of the three services."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ BODY_LIMIT = 64 * 1024  # bytes; the largest valid body is under 2 KiB
 def create_app(service: str, url: str | None = None, redis: str | None = None) -> Flask:
     """Return the application of ``service`` (``users``, ``products``, ``monolith``) with the routes of its resources.
 
-    ``url`` is the database's; by default what :func:`shopkit.settings.database_url` says. ``redis`` is the URL of the
-    Redis that documents are kept in aside of it, if any. No connection is opened until the first request, so importing
-    an application never fails for want of a database.
+    ``url`` is the database's URL, by default that of :func:`shopkit.settings.database_url`. ``redis`` is the URL of the
+    Redis for the cache-aside, if any. No connection is opened before the first request, so importing an application
+    never fails for lack of a database.
     """
     app = Flask(service, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
-    # One resource has one name: no redirect from //user//1.
+    # A resource has a single URL: no redirect from //user//1.
     app.url_map.merge_slashes = False
     app.extensions["engine"] = engine = database.connect(url or settings.database_url(service))
     problems.install(app, engine)
     aside = None
     if redis:
-        from shopkit.aside import Aside  # redis-py need not be installed, nor its import waited for, without it
+        from shopkit.aside import Aside  # without Redis, redis-py need not be installed or imported
 
         app.extensions["aside"] = aside = Aside.at(redis)
     for resource in RESOURCES[service]:
@@ -37,7 +37,7 @@ def create_app(service: str, url: str | None = None, redis: str | None = None) -
     probes = [select(resource.table.c.id).limit(1) for resource in RESOURCES[service]]
 
     def healthz() -> Response:
-        # Reads one row of each table, so that a database that was never prepared is not healthy either.
+        # Reads one row of each table, so that a database that was never prepared counts as unhealthy.
         try:
             with engine.connect() as connection:
                 for probe in probes:
@@ -53,7 +53,7 @@ def create_app(service: str, url: str | None = None, redis: str | None = None) -
 
 
 def engine_of(app: Flask) -> Engine:
-    """Return the engine of an application made by :func:`create_app`."""
+    """Return the engine of an application created by :func:`create_app`."""
     engine = app.extensions["engine"]
     assert isinstance(engine, Engine)
     return engine

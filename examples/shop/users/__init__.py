@@ -1,4 +1,4 @@
-"""The user service: who the shop's customers are, and whether a password is theirs."""
+"""User service: the shop's customers, and the verification of their passwords."""
 
 from __future__ import annotations
 

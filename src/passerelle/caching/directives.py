@@ -1,6 +1,6 @@
 """Cache directives: ``Cache-Control`` (RFC 9111 §5.2) and targeted fields such as ``CDN-Cache-Control`` (RFC 9213).
 
-The parsers never raise, whatever the input. Malformed parts are ignored where the RFC says so; otherwise the safer
+The parsers never raise, whatever the input. Malformed parts are ignored where the RFC requires it; otherwise the safer
 interpretation is used. A lifetime that is malformed, or given twice with different values, makes the response stale
 (RFC 9111 §4.2.1). Text inside a quoted string is never a directive. Huge values are capped (RFC 9111 §1.2.2).
 """
@@ -65,7 +65,7 @@ class Directives:
         return number
 
     def unqualified(self, name: bytes) -> bool:
-        """Return whether ``no-cache`` or ``private`` occurs without a usable field list (RFC 9111 §5.2.2.4, §5.2.2.7)."""
+        """Return whether ``no-cache`` or ``private`` has no usable field list (RFC 9111 §5.2.2.4, §5.2.2.7)."""
         values = self.members.get(name)
         return values is not None and any(not v or not any(list_members(v)) for v in values)
 

@@ -183,7 +183,7 @@ class MemoryStore:
         return self._tags.starting(prefix)
 
     def purge_path(self, path: bytes) -> int:
-        """Delete every item whose URI has this path (a trailing ``*`` matches any suffix); return how many there were."""
+        """Delete every item with this path (a trailing ``*`` matches any suffix); return how many there were."""
         return sum(self.purging_path(path))
 
     def purging_path(self, path: bytes, step: int = 5000) -> Iterator[int]:
@@ -250,7 +250,7 @@ class MemoryStore:
             self._tags.discard(item.key, item.tags)
 
     def _forget_deletion(self, key: bytes) -> int:
-        """Forget that ``key`` was deleted; return the number of the queue that still contains it, or 0 for other keys."""
+        """Forget that ``key`` was deleted; return the number of the queue that contains it, or 0 for other keys."""
         queue = self._unlinked.pop(key, 0)
         if queue:
             self._unlinked_bytes -= len(key)

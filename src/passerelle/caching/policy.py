@@ -273,7 +273,7 @@ def _on_unsafe(
     target: TargetUri | None,
     tags: tuple[bytes, ...],
 ) -> Outcome:
-    """Invalidate after a non-error response to an unsafe or unknown method; an error changes nothing (RFC 9111 §4.4)."""
+    """Invalidate after a non-error response to an unsafe or unknown method; ignore errors (RFC 9111 §4.4)."""
     if target is None or not 200 <= response.status < 400:
         return RelayOnly("method")
     targets = {target: None}
@@ -304,7 +304,7 @@ def _post_draft(
 
 
 def usable_on_failure(view: RequestView, entry: Entry | None, now: float, settings: CacheSettings) -> bool:
-    """Return whether ``entry`` may be served if upstream gave no response: the cache is disconnected (RFC 9111 §4.2.4)."""
+    """Return whether ``entry`` may be served without a response from upstream: "disconnected" (RFC 9111 §4.2.4)."""
     if entry is None or entry.fresh_until == NEVER:
         return False
     if settings.obey_client_directives and b"no-cache" in view.directives:

@@ -67,7 +67,7 @@ class OriginResponse:
         return parse_cache_control(self.get_all(b"cache-control")), False
 
     def tags(self) -> tuple[bytes, ...]:
-        """Return the distinct tags of ``Cache-Tag`` (separated by commas), then of ``Surrogate-Key`` (by whitespace)."""
+        """Return the distinct tags of ``Cache-Tag`` (comma-separated), then of ``Surrogate-Key`` (by whitespace)."""
         if self._first.keys().isdisjoint(TAG_FIELDS):
             return ()
         parts = [part.strip(b" \t") for value in self.get_all(b"cache-tag") for part in value.split(b",")]

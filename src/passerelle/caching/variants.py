@@ -118,5 +118,5 @@ def variant_of(note: Variants, values: bytes) -> bytes:
 
 
 def _language_key(note: Variants, view: RequestView, language: bytes) -> bytes:
-    """Return a key of the variant's other fields and the language: requests that agree in both get the same response."""
+    """Return a key of the other fields and the language: requests that agree in both get the same response."""
     return view.variant(tuple(name for name in note.names if name != _LANGUAGE)) + b"\x1d" + language

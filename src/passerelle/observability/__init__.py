@@ -1,1 +1,1 @@
-"""What the gateway says of itself: metrics and the access log."""
+"""Observability: metrics and the access log."""

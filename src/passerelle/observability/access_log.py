@@ -1,8 +1,9 @@
-"""One line of JSON a request, made with one ``%`` on bytes and handed on in batches.
+"""Access log: one JSON line per request, formatted with a single ``%`` on bytes and written in batches.
 
-The fields, their order and their units are in ``docs/reference/access-log.md``. A request only leaves its values here;
-the line is made when the batch is. What repeats from request to request (who asked, how it ended) is made once and
-remembered, escaped; the rest needs escaping so rarely that one look at the target is enough.
+``docs/reference/access-log.md`` describes the fields, their order and their units. Requests only store their values
+here; lines are formatted when the batch is flushed. Parts that repeat from request to request (the client, the outcome)
+are formatted and escaped once and cached. The remaining values rarely need escaping, so one check of the target
+suffices.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from collections.abc import Callable
 from passerelle.errors import Failure
 from passerelle.observability.redaction import redact
 
-# A batch is made into text and handed on when it has this many lines or is this old.
+# A batch is formatted and passed on when it has this many lines or is this old.
 BATCH_LINES = 128
 BATCH_SECONDS = 0.1
 
-# A write of at most PIPE_BUF (4096 on Linux) bytes to a pipe is never torn apart by another process that writes to it
-# (POSIX write()): workers that share one stdout do not break each other's lines. Longer lines are cut to fit.
+# A write of at most PIPE_BUF (4096 on Linux) bytes to a pipe is atomic (POSIX write()): workers that share one stdout
+# do not interleave their lines. Longer lines are cut to fit.
 LINE_BYTES = 4096
 _TARGET_BYTES, _AGENT_BYTES, _WHY_BYTES, _OTHER_BYTES = 1536, 384, 384, 128
-# A client whose name for itself is longer is not remembered.
+# A client with a longer user agent is not cached.
 _KEY_BYTES = 1024
 _ELLIPSIS = rb"\u2026"
 
-# Every byte that may stand in a JSON string as it is maps to itself. In _PLAIN, "?" and "@" do not: the one starts a
-# query, the other ends user information, and either may hold a secret.
+# Bytes that need no escaping in a JSON string map to themselves. In _PLAIN, "?" and "@" do not: the first starts a
+# query, the second ends user information, and either may contain a secret.
 _JSON = bytes(c if 0x20 <= c < 0x7F and c not in b'"\\' else c ^ 1 for c in range(256))
 _PLAIN = _JSON.replace(b"?", b"\0").replace(b"@", b"\0")
 
@@ -37,20 +38,20 @@ _LINE = (
 )
 _WHO = b'"client":"%b","method":"%b","host":"%b","user_agent":"%b"'
 _WHAT = '"status":{},"attempts":{},"instance":{},"route":{},"service":{},"cache":{}'
-# Whole characters of an escaped string: what is left of one that was cut in the middle of an escape.
+# Complete characters of an escaped string, used after a string was cut in the middle of an escape.
 _WHOLE = re.compile(rb"(?:[^\\]|\\u[0-9a-f]{4}|\\[^u])*")
 _FAILURE = b',"failure":"%b","side":"%b","why":"%b"'
 
-# Clients and instances come and go; what was made of their names is kept for up to this many.
+# Maximum number of cached parts: clients and instances come and go.
 _MOST_KNOWN = 4096
 
 
 class AccessLog:
-    """Collects lines and hands them to ``put`` in batches.
+    """Collects lines and passes them to ``put`` in batches.
 
     ``put`` takes a list of lines and their size in bytes, and must not block (see
-    :class:`passerelle.observability.log_sink.LogSink`). ``call_later`` is the loop's. ``clock`` gives seconds since the
-    epoch. Used from one thread.
+    :class:`passerelle.observability.log_sink.LogSink`). ``call_later`` is the event loop's. ``clock`` gives seconds
+    since the epoch. Not thread-safe.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class AccessLog:
         self._consumers: dict[str, bytes] = {}
 
     def route(self, route: str, service: str | None) -> RouteLog:
-        """What writes the lines of one route; ``service`` is None for one that no single service answers."""
+        """Return the writer for one route; ``service`` is None for a route that is not served by a single service."""
         return RouteLog(self, route, service)
 
     def flush(self) -> None:
-        """Hand on what there is."""
+        """Pass on all collected lines."""
         self._armed = False
         if self._lines:
             lines, self._lines = self._lines, []
@@ -140,13 +141,13 @@ class RouteLog:
         consumer: str | None = None,
         hedge: str | None = None,
     ) -> None:
-        """Log one finished request.
+        """Log a finished request.
 
-        The first six are as they came (any bytes; empty where there was none). ``bytes_in`` and ``bytes_out`` are the
-        octets of the two bodies. ``seconds`` is the whole request, ``upstream_seconds`` its attempts alone (0 with
-        none). ``instance`` is the one that answered, or the last one tried. ``cache`` is what the cache did, if it had
-        a part in it. ``consumer`` is whom authentication found. ``hedge`` is what became of the hedge, if there was
-        one.
+        The first six arguments are as received (any bytes; empty if absent). ``bytes_in`` and ``bytes_out`` are the
+        octets of the two bodies. ``seconds`` is the duration of the whole request, ``upstream_seconds`` of its attempts
+        alone (0 without attempts). ``instance`` is the one that responded, or the last one tried. ``cache`` is the
+        result of the cache, if it was involved. ``consumer`` is the authenticated consumer. ``hedge`` is the result of
+        the hedge, if there was one.
         """
         log = self._log
         now = log._clock()
@@ -156,7 +157,7 @@ class RouteLog:
             request_id = escape(request_id)
         if len(target) > _TARGET_BYTES or target.translate(_PLAIN) != target:
             target = _clean(target)
-        # Who asked and what became of it repeat from request to request: made once, they halve the cost of a line.
+        # Client and outcome repeat from request to request: caching their text halves the cost of a line.
         who = log._who.get((client, method, host, user_agent)) or log._client_part(client, method, host, user_agent)
         known = self._what.get((status, attempts, instance, cache))
         what = known or self._outcome_part(status, attempts, instance, cache)
@@ -192,9 +193,9 @@ class RouteLog:
 
 
 def escape(value: bytes) -> bytes:
-    """The inside of a JSON string for octets: each octet is the character with its number, as in Latin-1.
+    """Escape octets for a JSON string: each octet becomes the character with its number, as in Latin-1.
 
-    So any octets make valid JSON, and what they were can be had back (``.encode("latin-1")`` in Python).
+    Any octets thus yield valid JSON and can be recovered (``.encode("latin-1")`` in Python).
     """
     return json.dumps(value.decode("latin-1"))[1:-1].encode("ascii")
 

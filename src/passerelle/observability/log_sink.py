@@ -1,15 +1,15 @@
-"""Where access log lines go: a file or standard output.
+"""Destination of access log lines: a file or standard output.
 
-No request waits for a log that is in trouble. A disk may be full or slow, a pipe may be closed or have a reader that
-has stopped reading; then lines pile up to a bound, further ones are dropped and counted, and what waits is tried again.
-A thread does that, and not a non-blocking descriptor, because files have no such thing.
+No request waits for a log that is in trouble. A disk may be full or slow; a pipe may be closed, or its reader may have
+stopped reading. Lines then accumulate up to a limit, further lines are dropped and counted, and writing is retried in a
+thread. Non-blocking descriptors cannot do this, since regular files do not support them.
 
-What is well is written at once, on the loop's thread. A regular file: to the page cache that takes 0.3 µs a line. A
-pipe: a standard output that is one is opened once more, because O_NONBLOCK on the descriptor that we were given is set
-for every process that shares it. A thread that is woken for each batch takes the interpreter's lock from the loop, and
-where CPUs are short it holds it while it waits for one: the shop behind `passerelle up`, both CPUs busy, answered
-13,500 requests a second with a thread writing and 19,000 without a log. Writes that fail, fall short or take long leave
-the rest to the thread.
+Without trouble, lines are written immediately, on the event loop's thread. A write to a regular file goes to the page
+cache and takes 0.3 µs per line. If standard output is a pipe, it is opened once more, because O_NONBLOCK on the
+inherited descriptor would affect every process that shares it. A thread that is woken for each batch would take the
+interpreter lock from the event loop, and would hold it while waiting for a CPU if CPUs are busy: the example shop
+behind `passerelle up`, with both CPUs busy, served 13,500 requests a second with a writer thread and 19,000 without a
+log. Writes that fail, are incomplete or take long leave the rest to the thread.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
-# Bytes that may wait for the thread. At 450 bytes a line, about 18,000 requests.
+# Maximum bytes queued for the thread. At 450 bytes a line, about 18,000 requests.
 LIMIT_BYTES = 8 * 1024 * 1024
 
-# POSIX: a write of up to PIPE_BUF bytes to a pipe is atomic; select.PIPE_BUF is what poll() promises room for.
+# POSIX: a write of up to PIPE_BUF bytes to a pipe is atomic; poll() reports a pipe as writable if it has that much
+# room.
 _PIPE_BYTES = select.PIPE_BUF
 _RETRY_SECONDS = 1.0
 _BUSY_SECONDS = 0.01
 
-# A write at once that took so long says that the disk is busy; for so long it is the thread's then.
+# An immediate write that takes this long indicates a busy disk; the thread then writes for the relief period.
 _SLOW_SECONDS = 0.02
 _RELIEF_SECONDS = 10.0
 _WARN_SECONDS = 60.0
@@ -43,9 +44,9 @@ _STDOUT = 1
 class LogSink:
     """Writes batches of lines to a file (opened for appending, created with mode 0640) or, for None, to stdout.
 
-    Raises OSError where the file cannot be opened. ``put``, ``reopen``, ``counts`` and ``close`` are for one thread,
-    the loop's. ``warn`` is called by the sink's own thread with one sentence, at most once a minute. ``retry`` is how
-    many seconds pass between two tries.
+    Raises OSError if the file cannot be opened. ``put``, ``reopen``, ``counts`` and ``close`` must be called from one
+    thread, the event loop's. ``warn`` is called in the sink's own thread with one sentence, at most once a minute.
+    ``retry`` is the number of seconds between two attempts.
     """
 
     def __init__(
@@ -65,17 +66,17 @@ class LogSink:
         self._clock = clock
         self._retry = retry
         self._quiet_until = float("-inf")
-        # Each number below has one writer, so none needs a lock: the loop's thread ...
+        # Each counter has a single writer, so none needs a lock. Written by the event loop's thread:
         self._taken_bytes = 0
         self._refused_lines = 0
         self._direct_lines = 0
         self._direct_after = float("-inf")
-        self._slow_writes = 0  # one after the other
-        # ... and the sink's.
+        self._slow_writes = 0  # consecutive ones
+        # Written by the sink's thread:
         self._done_bytes = 0
         self._written_lines = 0
         self._lost_lines = 0
-        self._told_lines = 0
+        self._reported_lines = 0
         self._queue: SimpleQueue[list[bytes] | None] = SimpleQueue()
         self._wake = threading.Event()
         self._reopening = False
@@ -85,13 +86,13 @@ class LogSink:
         self._thread.start()
 
     def put(self, lines: list[bytes], size: int) -> None:
-        """Take over whole lines, ``size`` bytes in all; they are dropped where too much waits already."""
+        """Take over complete lines, ``size`` bytes in total; drop them if the queue is full."""
         waiting = self._taken_bytes - self._done_bytes
         if self._closing or waiting + size > self._limit:
             self._refused_lines += len(lines)
             return
         at_once = self._regular or (self._pipe and self._fd != _STDOUT)
-        if at_once and not waiting and not self._reopening:  # the thread is idle: the file is ours
+        if at_once and not waiting and not self._reopening:  # the thread is idle and does not use the file
             lines = self._write_at_once(lines)
             if not lines:
                 return
@@ -100,7 +101,8 @@ class LogSink:
         self._queue.put(lines)
 
     def _write_at_once(self, lines: list[bytes]) -> list[bytes]:
-        """Write what the file takes without trouble; gives the rest, a line that was cut in two first."""
+        """Write as much as the file accepts without trouble; return the rest, starting with an incompletely written
+        line."""
         begun = self._clock()
         if begun < self._direct_after:
             return lines
@@ -115,7 +117,7 @@ class LogSink:
                 rest = data[written:].splitlines(keepends=True) + lines[done:]
                 break
         if self._regular:
-            # One slow write may be the scheduler's doing; two in a row are the disk's.
+            # One slow write may be due to the scheduler; two in a row are due to the disk.
             self._slow_writes = self._slow_writes + 1 if self._clock() - begun > _SLOW_SECONDS else 0
             if rest or self._slow_writes > 1:
                 self._direct_after = begun + _RELIEF_SECONDS
@@ -123,16 +125,16 @@ class LogSink:
         return rest
 
     def reopen(self) -> None:
-        """Open the path again, as after logrotate renamed it; what was taken before goes to the old file if it can."""
+        """Open the path again, for example after log rotation; queued lines go to the old file if possible."""
         self._reopening = True
         self._wake_writer()
 
     def counts(self) -> tuple[int, int]:
-        """Lines written and lines dropped, so far."""
+        """Return the number of lines written and of lines dropped."""
         return self._direct_lines + self._written_lines, self._refused_lines + self._lost_lines
 
     def close(self, timeout: float) -> None:
-        """Write what waits for at most ``timeout`` seconds, drop the rest, close the file."""
+        """Write queued lines for at most ``timeout`` seconds, drop the rest, and close the file."""
         self._closing = True
         self._wake_writer()
         self._thread.join(timeout)
@@ -145,7 +147,7 @@ class LogSink:
         self._queue.put(None)
         self._wake.set()
 
-    # What follows runs on the sink's thread.
+    # The following methods run in the sink's thread.
 
     def _run(self) -> None:
         while True:
@@ -166,12 +168,12 @@ class LogSink:
             else:
                 self._written_lines += count
             self._done_bytes += len(data)
-        unsaid = self._refused_lines + self._lost_lines
-        if unsaid > self._told_lines and self._warn_once("could not keep up"):
-            self._told_lines = unsaid
+        unreported = self._refused_lines + self._lost_lines
+        if unreported > self._reported_lines and self._warn_once("could not keep up"):
+            self._reported_lines = unreported
 
     def _portions(self, lines: list[bytes]) -> Iterator[tuple[bytes, int]]:
-        """What to write at once: for a pipe, no more than it takes in one piece; the whole batch otherwise."""
+        """Split lines into single writes: for a pipe, as much as it takes atomically; otherwise the whole batch."""
         if not self._pipe:
             yield b"".join(lines), len(lines)
             return
@@ -184,7 +186,7 @@ class LogSink:
         yield b"".join(lines[start:]), len(lines) - start
 
     def _write_all(self, data: bytes) -> bool:
-        """Write it all, however long that takes; False where close() ran out of patience first."""
+        """Write all of ``data``, however long that takes; return False if the timeout of close() expired first."""
         view = memoryview(data)
         while view:
             if self._abandoned:
@@ -194,7 +196,7 @@ class LogSink:
                     self._warn_once("nothing reads it")
                     continue
                 view = view[os.write(self._fd, view) :]
-            except BlockingIOError:  # whoever shares our stdout made it non-blocking
+            except BlockingIOError:  # another process that shares stdout made it non-blocking
                 self._pause(_BUSY_SECONDS)
             except OSError as error:
                 self._warn_once(error.strerror or type(error).__name__)
@@ -224,7 +226,7 @@ class LogSink:
                 os.close(self._fd)
                 self._fd = fd
                 self._regular, self._pipe = _kind(fd)
-        self._reopening = False  # last: from now on the loop's thread may write
+        self._reopening = False  # last: from now on the event loop's thread may write
 
     def _warn_once(self, what: str) -> bool:
         now = self._clock()
@@ -237,12 +239,12 @@ class LogSink:
 
 
 def _open(path: Path) -> int:
-    # O_NONBLOCK: a named pipe that nobody reads is an error here, not a wait for ever. It changes nothing for files.
+    # O_NONBLOCK: opening a named pipe without a reader fails instead of blocking. Regular files are unaffected.
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
 
 
 def _own_stdout() -> int:
-    """Standard output. For a pipe it is opened once more, if that is allowed: a descriptor that never makes us wait."""
+    """Return standard output; a pipe is opened once more, if permitted, to get a separate non-blocking descriptor."""
     if stat.S_ISFIFO(os.fstat(_STDOUT).st_mode):
         with suppress(OSError):  # no /proc, or a pipe of another user
             return os.open(f"/proc/self/fd/{_STDOUT}", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -250,7 +252,7 @@ def _own_stdout() -> int:
 
 
 def _kind(fd: int) -> tuple[bool, bool]:
-    """Whether it is a regular file, and whether it is a pipe."""
+    """Return whether ``fd`` is a regular file, and whether it is a pipe."""
     mode = os.fstat(fd).st_mode
     return stat.S_ISREG(mode), stat.S_ISFIFO(mode)
 

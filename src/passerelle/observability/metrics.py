@@ -1,12 +1,12 @@
-"""Counters that the hot path writes as plain integers, and the snapshot that a scrape reads.
+"""Counters that the hot path updates as plain integers, and snapshots of them for scrapes.
 
-A request costs one dict increment, one bisection and one addition: about 0.25 µs. Everything else (names, labels, text)
-happens when somebody scrapes; see :mod:`passerelle.observability.prometheus`. Nothing here locks: a registry is written
-and read by one event loop.
+Counting a request takes one dict increment, one bisection and one addition: about 0.25 µs. Names, labels and text are
+produced at a scrape; see :mod:`passerelle.observability.prometheus`. There are no locks: one event loop writes and
+reads a registry.
 
-Labels come from closed sets only: the configured pattern of a route, the name of a service, a method that HTTP
-registers, a status code from 100 to 599, a failure's kind. A path, an address or a header's value is never a label, so
-a client cannot make series appear.
+Label values come from closed sets only: the configured pattern of a route, the name of a service, a registered HTTP
+method, a status code from 100 to 599, a failure's kind. A path, an address or a field value is never a label, so
+clients cannot create series.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from passerelle.errors import Kind
 
 Snapshot = dict[str, Any]
 
-# Upper bounds in seconds, inclusive (Prometheus's "le"). Fine below 10 ms, where a gateway lives; the last ones tell a
-# slow upstream (10 s) from the default deadline of a route (30 s).
+# Upper bounds in seconds, inclusive (Prometheus's "le"). The resolution is finest below 10 ms, the typical range of a
+# gateway; the last bounds separate a slow upstream (10 s) from the default deadline of a route (30 s).
 BUCKETS: tuple[float, ...] = (
     0.0005,
     0.001,
@@ -41,16 +41,16 @@ BUCKETS: tuple[float, ...] = (
     30.0,
 )
 
-# The "route" of requests that matched none. A configured pattern starts with "/", so the two never meet.
+# The "route" of requests that matched no route. Configured patterns start with "/", so the names cannot collide.
 UNMATCHED = "unmatched"
 
-# RFC 9110 §9.3 and RFC 5789. Any other method is counted as OTHER: clients may invent as many as they like.
+# RFC 9110 §9.3 and RFC 5789. All other methods are counted as OTHER, since clients may invent any number of them.
 METHODS: frozenset[bytes] = frozenset(
     {b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"CONNECT"}
 )
 OTHER = "other"
 
-# Keys of a snapshot that say how things stand, not how often something happened: gone with the process they describe.
+# Keys of a snapshot that describe a current state instead of counting events: they end with the process.
 GAUGES: frozenset[str] = frozenset(
     {"in_flight", "open", "workers", "resident_bytes", "bytes", "capacity_bytes", "connected", "entries"}
     | {"closed", "half_open", "limit", "running", "waiting"}
@@ -60,9 +60,9 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class RouteMetrics:
-    """What clients saw of one route. ``in_flight`` is raised and lowered by whoever carries out the request.
+    """Metrics of one route, from the clients' perspective. ``in_flight`` is updated by the exchange.
 
-    ``cache`` counts what became of requests (and parts) on a cached route, by outcome; written by the cache.
+    ``cache`` counts requests (and parts) on a cached route by outcome; the cache updates it.
     """
 
     __slots__ = (
@@ -82,7 +82,7 @@ class RouteMetrics:
         self.route = route
         self.cache: dict[str, int] = {}
         self.in_flight = 0
-        self.would_refuse = 0  # by limits that only count
+        self.would_refuse = 0  # refused by limits with dry_run
         self._counts: dict[tuple[bytes | str, int | str], int] = {}
         self._failures: dict[Kind, int] = {}
         self._hits: dict[int, int] = {}
@@ -91,7 +91,7 @@ class RouteMetrics:
         self._sum = 0.0
 
     def hit(self, status: int, seconds: float) -> None:
-        """Count one GET answered out of the cache: :meth:`observe` and the outcome ``hit``, in half the time."""
+        """Count a GET served from the cache: :meth:`observe` and the outcome ``hit``, in half the time."""
         try:
             self._hits[status] += 1
         except KeyError:
@@ -103,7 +103,7 @@ class RouteMetrics:
         self._sum += seconds
 
     def observe(self, status: int, seconds: float, method: bytes = b"GET") -> None:
-        """Count one finished request: its final status, how long it took in seconds, its method."""
+        """Count a finished request: its final status, its duration in seconds, its method."""
         try:
             self._counts[method, status] += 1
         except KeyError:
@@ -112,12 +112,12 @@ class RouteMetrics:
         self._sum += seconds
 
     def count_failure(self, kind: Kind) -> None:
-        """Count what ended a request early; beside :meth:`observe`, not instead of it."""
+        """Count a failure that ended a request early, in addition to :meth:`observe`."""
         self._failures[kind] = self._failures.get(kind, 0) + 1
 
     def verdict(self, verdict: str, reason: str) -> None:
-        """Count what ``forward_auth`` has made of a request: ``allowed`` or ``denied`` with the class of the answer's
-        status, ``count_failure`` with a failure's kind."""
+        """Count a verdict of ``forward_auth``: ``allowed`` or ``denied`` with the status class of the service's
+        response."""
         key = verdict, reason
         self._verdicts[key] = self._verdicts.get(key, 0) + 1
 
@@ -126,7 +126,7 @@ class RouteMetrics:
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def snapshot(self) -> Snapshot:
-        """The counters so far, as JSON-able values."""
+        """Return the counters as JSON-able values."""
         codes: dict[str, dict[str, int]] = {}
         for (method, status), count in self._counts.items():
             name = method if isinstance(method, str) else method.decode("ascii")
@@ -152,12 +152,11 @@ class RouteMetrics:
 
 
 class ServiceMetrics:
-    """What the gateway saw of one service. Every attempt ends in exactly one of :meth:`observe` and
-    :meth:`count_failure`.
+    """Metrics of one service. Every attempt ends in exactly one call of :meth:`observe` or :meth:`count_failure`.
 
-    ``in_flight`` is asked for at scrape time: the balancer's own counters are the truth. So is ``breaker``, the name of
-    the circuit breaker's state, and ``concurrency``, the adaptive limit with who runs and waits; None where there is
-    none. ``limited`` counts requests that found no place under it.
+    ``in_flight`` is read at a scrape from the balancer's own counters. So are ``breaker``, the state of the circuit
+    breaker, and ``concurrency``, the adaptive limit with its running and waiting requests; both are None if not
+    configured. ``limited`` counts requests that the adaptive limit refused.
     """
 
     __slots__ = (
@@ -189,16 +188,16 @@ class ServiceMetrics:
 
     @property
     def attempts(self) -> int:
-        """Attempts that have ended, answered or failed."""
+        """Return the number of attempts that have ended, with a response or a failure."""
         return sum(self._buckets)
 
     @property
     def mean(self) -> float:
-        """How long an attempt took on average, in seconds; 0 before the first."""
+        """Return the mean duration of an attempt in seconds; 0 before the first."""
         return self._sum / attempts if (attempts := self.attempts) else 0.0
 
     def observe(self, status: int, seconds: float) -> None:
-        """Count an attempt that was answered, from its picking an instance to the answer's last byte (seconds)."""
+        """Count an attempt with a response, and its seconds from picking an instance to the last byte received."""
         try:
             self._codes[status] += 1
         except KeyError:
@@ -208,17 +207,17 @@ class ServiceMetrics:
         self._sum += seconds
 
     def count_failure(self, kind: Kind, seconds: float) -> None:
-        """Count an attempt that failed after ``seconds``; it is in the histogram too, or time-outs would not show."""
+        """Count a failed attempt after ``seconds``; the histogram includes it, so that timeouts are visible."""
         self._failures[kind] = self._failures.get(kind, 0) + 1
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds
 
     def hedge(self, outcome: str) -> None:
-        """Count a hedge by what became of it. One that lost, or was cancelled, is in no other count of attempts."""
+        """Count a hedge by outcome. A hedge that lost or was cancelled is not counted as an attempt."""
         self.hedges[outcome] = self.hedges.get(outcome, 0) + 1
 
     def snapshot(self) -> Snapshot:
-        """The counters so far, as JSON-able values."""
+        """Return the counters as JSON-able values."""
         return {
             "codes": {str(status): count for status, count in self._codes.items()},
             "failures": {kind.value: count for kind, count in self._failures.items()},
@@ -234,15 +233,15 @@ class ServiceMetrics:
 
 
 def no_cache() -> Snapshot:
-    """What a cache holds that is not there."""
+    """Return the snapshot of an absent cache."""
     return {"bytes": 0, "capacity_bytes": 0, "entries": 0, "evictions": 0}
 
 
 class Metrics:
-    """All counters of one gateway worker.
+    """Metrics of one gateway worker.
 
-    ``connections_open``, ``connections_accepted`` and ``connections_refused`` are client connections, written by the
-    server. ``access_log`` is asked at scrape time for lines written and dropped, ``cache`` for what the cache holds.
+    ``connections_open``, ``connections_accepted`` and ``connections_refused`` count client connections and are updated
+    by the server. At a scrape, ``access_log`` returns the lines written and dropped, ``cache`` the size of the cache.
     """
 
     def __init__(self) -> None:
@@ -256,14 +255,14 @@ class Metrics:
         self._services: dict[str, ServiceMetrics] = {}
 
     def route(self, name: str) -> RouteMetrics:
-        """The counters of a route, by its configured pattern; the same object each time, so a reload keeps them."""
+        """Return the metrics of a route, by its configured pattern: the same object after a reload."""
         found = self._routes.get(name)
         if found is None:
             found = self._routes[name] = RouteMetrics(name)
         return found
 
     def service(self, name: str, in_flight: Callable[[], int]) -> ServiceMetrics:
-        """The counters of a service. Asked again (a reload), they are kept, and the gauge reads the new callable."""
+        """Return the metrics of a service. After a reload the counters are kept and the gauge uses the new callable."""
         found = self._services.get(name)
         if found is None:
             found = self._services[name] = ServiceMetrics(name, in_flight)
@@ -271,11 +270,11 @@ class Metrics:
         return found
 
     def malformed(self, kind: Kind) -> None:
-        """Count a message that never became a request (bad framing, head too large, head timeout)."""
+        """Count a message that was not a valid request (bad framing, head too large, head timeout)."""
         self._malformed[kind] = self._malformed.get(kind, 0) + 1
 
     def snapshot(self) -> Snapshot:
-        """Every counter as JSON-able values; routes that were never asked for are left out."""
+        """Return every counter as JSON-able values; routes without requests are left out."""
         lines, dropped = self.access_log()
         return {
             "workers": 1,
@@ -295,9 +294,9 @@ class Metrics:
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """The sum of several workers' snapshots, keyed as each of them is. The sum of none is the empty snapshot.
+    """Sum the snapshots of several workers, by key. The sum of none is the empty snapshot.
 
-    Raises ValueError where two do not have the same form (different histogram bounds, say).
+    Raises ValueError if two snapshots have different structures (different histogram bounds, for example).
     """
     total = Metrics().snapshot() | {"workers": 0, "cpu_seconds": 0.0, "resident_bytes": 0}
     for snapshot in snapshots:
@@ -306,10 +305,10 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
 
 
 def retired(snapshot: Snapshot) -> Snapshot:
-    """The last snapshot of a worker that has ended, with its gauges at zero.
+    """Set the gauges to zero in the last snapshot of a worker that has ended.
 
-    Whoever sums workers keeps adding this one: a counter that went down would read as a restart of the whole gateway,
-    and ``rate()`` over it as a burst of requests that never were.
+    The sum over workers keeps including this snapshot: a counter that decreased would look like a restart of the whole
+    gateway, and ``rate()`` would show a burst of requests that never happened.
     """
     return {
         key: (retired(value) if isinstance(value, dict) else 0 if key in GAUGES else value)
@@ -332,7 +331,7 @@ def _known(status: int) -> int | str:
 
 
 def _resident_bytes() -> int:
-    """Resident memory of this process in bytes; 0 where /proc does not tell."""
+    """Return the resident memory of this process in bytes; 0 without /proc."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * _PAGE

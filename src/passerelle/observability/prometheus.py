@@ -1,7 +1,7 @@
-"""All metrics, and the text that Prometheus scrapes, made of a snapshot of :mod:`passerelle.observability.metrics`.
+"""All metrics, and their Prometheus exposition from a snapshot of :mod:`passerelle.observability.metrics`.
 
-A metric is one entry of :data:`METRICS`: its name, type, labels and help, and how its samples are read from a snapshot.
-The table of ``docs/reference/metrics.md`` is generated from the entries.
+A metric is one entry of :data:`METRICS`: its name, type, labels and help, and a function that reads its samples from a
+snapshot. The table of ``docs/reference/metrics.md`` is generated from the entries.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ _BREAKER_STATES = ("closed", "open", "half_open")
 _SIDES = {kind.value: row[1].value for kind, row in TABLE.items()}
 
 Samples = Iterable[tuple[list[str], Any]]
-"""The values of the labels, and the value: a number, or for a histogram its cumulative buckets and its sum."""
+"""Values of the labels, and the sample: a number, or for a histogram its cumulative buckets and its sum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric. ``meaning`` is Markdown: a row of the reference page, and without markup the help of the exposition.
+    """Definition of a metric. ``meaning`` is Markdown for a row of the reference page; without markup it is the help
+    text.
 
-    ``samples`` reads a snapshot. A metric with ``redis`` is left out unless the second level of the cache is in use.
+    ``samples`` reads a snapshot. A metric with ``redis`` is left out unless the second cache level is in use.
     """
 
     name: str
@@ -45,12 +46,12 @@ class Metric:
 
     @property
     def help(self) -> str:
-        """The meaning as plain text: a sentence without links and code marks."""
+        """Return the meaning as plain text: a sentence without links and code marks."""
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", self.meaning).replace("`", "")
         return f"{text[:1].upper()}{text[1:]}."
 
     def family(self, snapshot: Snapshot) -> Family:
-        """Make the metric with its samples."""
+        """Build the metric with its samples."""
         if self.kind == "histogram":
             histogram = HistogramMetricFamily(self.name, self.help, labels=self.labels)
             for labels, (buckets, total) in self.samples(snapshot):
@@ -64,10 +65,10 @@ class Metric:
 
 
 def render(snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
-    """The exposition of a snapshot and its media type.
+    """Return the exposition of a snapshot, and its media type.
 
-    ``accept`` is the request's Accept field: OpenMetrics where it asks for it, the Prometheus text format 0.0.4
-    otherwise. Costs about 7 µs a line: with many routes, call it on a thread (it touches nothing but its argument).
+    ``accept`` is the request's Accept field: it selects OpenMetrics or, by default, the Prometheus text format 0.0.4.
+    Takes about 7 µs per line: with many routes, call this in a thread (it uses nothing but its arguments).
     """
     registry = CollectorRegistry()
     registry.register(_Families(snapshot))
@@ -80,7 +81,7 @@ class _Families(Collector):
         self._snapshot = snapshot
 
     def describe(self) -> list[Family]:
-        return []  # the registry would otherwise collect everything once more to learn the names
+        return []  # otherwise the registry would collect everything once more for the names
 
     def collect(self) -> Iterator[Family]:
         redis = bool(self._snapshot["cache"].get("redis"))
@@ -88,7 +89,7 @@ class _Families(Collector):
 
 
 def _each(group: str, read: Callable[[dict[str, Any]], Samples]) -> Callable[[Snapshot], Samples]:
-    """Samples of each route or service: ``read`` gives those of one, without its name."""
+    """Read the samples of each route or service; ``read`` returns the samples of one of them, without its name."""
 
     def samples(snapshot: Snapshot) -> Samples:
         for name, values in snapshot[group].items():
@@ -107,7 +108,7 @@ def _of_services(read: Callable[[dict[str, Any]], Samples]) -> Callable[[Snapsho
 
 
 def _one(*path: str) -> Callable[[Snapshot], Samples]:
-    """The number at ``path``."""
+    """Read the number at ``path``."""
 
     def samples(values: dict[str, Any]) -> Samples:
         found: Any = values
@@ -119,7 +120,7 @@ def _one(*path: str) -> Callable[[Snapshot], Samples]:
 
 
 def _by_key(key: str) -> Callable[[dict[str, Any]], Samples]:
-    """A mapping of the values of a label to numbers."""
+    """Read a mapping from the values of a label to numbers."""
     return lambda values: (([name], count) for name, count in values[key].items())
 
 

@@ -1,7 +1,7 @@
-"""Keeps secrets out of logs: values of query parameters with telling names, and user information in a target.
+"""Redact secrets from logs: values of query parameters with suspicious names, and user information in a target.
 
-Secrets do not belong in a URL (RFC 9110 §17.9), but they are there: signed links, tokens for downloads, passwords typed
-into a form that uses GET. What is replaced is the value; the name stays, so that a line still says what was asked.
+Secrets do not belong in a URL (RFC 9110 §17.9), but they occur there: signed links, download tokens, passwords from a
+form that uses GET. Only the value is replaced; the name remains, so that a line still shows what was requested.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from urllib.parse import unquote_to_bytes
 
 REDACTED = b"[redacted]"
 
-# Telling wherever they stand in a name ("access_token", "X-Amz-Signature", "newPassword") ...
+# Suspicious anywhere in a name ("access_token", "X-Amz-Signature", "newPassword") ...
 _ANYWHERE = rb"token|secret|passw|signature|credential|session|jwt"
-# ... or as a word of it, as separators and capitals cut it ("key", "api-key", "userPin", not "monkey" or "spinach").
+# ... or as a separate word of it, delimited by separators and capitals ("key", "api-key", "userPin", not "monkey").
 _WORDS = ("key", "apikey", "auth", "authorization", "pass", "pwd", "pin", "otp", "sig", "code")
 _TELLING = re.compile(
     rb"(?i:%b)|(?:^|[^A-Za-z0-9])(?i:%b)(?:$|[^A-Za-z0-9])|[a-z0-9](?:%b)(?:$|[^a-z])"
@@ -21,18 +21,18 @@ _TELLING = re.compile(
 )
 _USERINFO = re.compile(rb"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
 
-# Verdicts about names seen: an API has a few dozen. Emptied when somebody makes names up.
+# Verdicts about parameter names: an API has a few dozen. Cleared if clients invent many names.
 _verdicts: dict[bytes, bool] = {}
 _MOST_VERDICTS = 4096
 
 
 def redact(target: bytes, most: int) -> bytes:
-    """The request target (any form of RFC 9112 §3.2) with the values of telling parameters and user info replaced.
+    """Redact the values of suspicious parameters and user information in a request target (any form of RFC 9112 §3.2).
 
-    Parameters are what ``&`` and ``;`` separate. Their names count as they are decoded: ``%74oken`` is ``token``.
-    Only ``most`` bytes are looked at and returned, or a long query of made-up names would cost milliseconds.
+    ``&`` and ``;`` separate parameters. Names are compared after decoding: ``%74oken`` is ``token``. Only the first
+    ``most`` bytes are inspected and returned, since a long query of invented names would cost milliseconds.
     """
-    if 64 in target:  # "@": as an int, the test takes a tenth of the time that bytes take
+    if 64 in target:  # "@": the test takes a tenth of the time with an int
         target = _USERINFO.sub(lambda match: (match[1] or b"") + b"//" + REDACTED + b"@", target)
     path, mark, query = target[:most].partition(b"?")
     if _may_be_secret(query.decode("latin-1").lower()):
@@ -41,7 +41,7 @@ def redact(target: bytes, most: int) -> bytes:
 
 
 def _may_be_secret(query: str) -> bool:
-    """Whether a name in the lower-case query could be telling; written out, it costs 0.3 µs instead of 1.2."""
+    """Return whether a name in the lower-case query could be suspicious; unrolled, this costs 0.3 µs instead of 1.2."""
     return (
         "key" in query
         or "token" in query

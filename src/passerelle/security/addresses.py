@@ -1,9 +1,9 @@
-"""Where a request comes from: the one walk through X-Forwarded-For that everything here believes.
+"""Client addresses: the single evaluation of X-Forwarded-For on which all guards rely.
 
-Each proxy appends the address that it saw, so the right-most entry is the word of the nearest one. Entries are believed
-from the right for as long as the one who wrote them is a trusted proxy; what stands left of the first address that is
-not is a claim of an unknown client and worth nothing (RFC 7239 §8.1). An entry that is no address ends the walk at the
-proxy that wrote it: there is no falling back to what stands further left. ``Forwarded`` and ``X-Real-IP`` are not read.
+Each proxy appends the address that connected to it, so the right-most entry comes from the nearest proxy. Entries are
+trusted from right to left as long as the proxy that wrote them is trusted. Entries to the left of the first untrusted
+address are unverified claims and are ignored (RFC 7239 §8.1). An entry that is not an address ends the evaluation at
+the proxy that wrote it; entries further to the left are not used instead. ``Forwarded`` and ``X-Real-IP`` are ignored.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from passerelle.security.guard import GuardedCall, RequestRefused
 
 Network = IPv4Network | IPv6Network
 
-# An entry: an address, in brackets where it is IPv6 with a port (RFC 7239 §6.1 has the same form for nodes).
+# An entry: an address, with an optional port. An IPv6 address with a port is in brackets (as in RFC 7239 §6.1).
 _ENTRY = re.compile(rb"\[([0-9A-Fa-f:.]{2,45})\](?::[0-9]{1,5})?|([0-9.]{7,15})(?::[0-9]{1,5})?|([0-9A-Fa-f:.]{2,45})")
 
-# Addresses whose text is remembered; when there are more, starting anew costs 3 us each.
+# Addresses whose text form is cached. Once the cache is full it is cleared, after which each address costs 3 us again.
 REMEMBERED = 10_000
 
 
 def parse_address(text: bytes) -> IPv4Address | IPv6Address | None:
-    """The address in an entry of X-Forwarded-For, without its port, an IPv4 address in IPv6 form as IPv4; else None."""
+    """Parse an entry of X-Forwarded-For without its port; return IPv4-mapped IPv6 as IPv4, and None for a malformed
+    entry."""
     if len(text) > 2 and text.startswith(b'"') and text.endswith(b'"'):
         text = text[1:-1]
     match = _ENTRY.fullmatch(text)
@@ -43,7 +44,7 @@ def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 class Proxies:
-    """The trusted proxies: those in ``networks``."""
+    """Set of trusted proxies: those in ``networks``."""
 
     __slots__ = ("_known", "_networks")
 
@@ -52,7 +53,7 @@ class Proxies:
         self._known: dict[bytes, bool] = {}
 
     def trusts(self, peer: bytes) -> bool:
-        """Whether ``peer``, the text of an address, is a trusted proxy."""
+        """Return whether ``peer``, the text of an address, is a trusted proxy."""
         if not self._networks:
             return False
         known = self._known.get(peer)
@@ -67,10 +68,10 @@ class Proxies:
         return any(address in network for network in self._networks)
 
     def chain(self, peer: bytes, forwarded_for: Sequence[bytes]) -> list[bytes]:
-        """The believed part of the chain, from the client to ``peer``, who is connected to us.
+        """Return the trusted part of the chain, from the client to ``peer``, the other end of the connection.
 
-        ``forwarded_for`` are the values of all X-Forwarded-For lines, in order. The first member is the client's
-        address; there is always one. Addresses are in their normal form, without ports.
+        ``forwarded_for`` are the values of all X-Forwarded-For lines, in order. The first member of the result is the
+        client's address; there is always one. Addresses are in canonical form, without ports.
         """
         chain = [peer]
         if not self.trusts(peer):
@@ -87,7 +88,7 @@ class Proxies:
 
 
 class Subscribers:
-    """Addresses by who pays for them: IPv6 by /64, the smallest network that one site gets (RFC 6177)."""
+    """Groups addresses by subscriber: IPv6 addresses by /64, the smallest network that one site receives (RFC 6177)."""
 
     __slots__ = ("_known",)
 
@@ -95,7 +96,7 @@ class Subscribers:
         self._known: dict[bytes, bytes] = {}
 
     def of(self, address: bytes) -> bytes:
-        """The address that counts are kept by; what is no address is its own."""
+        """Return the key under which ``address`` is counted; text that is not an address is its own key."""
         if b":" not in address:
             return address
         known = self._known.get(address)
@@ -112,9 +113,9 @@ class Subscribers:
 
 
 class AddressLists:
-    """The guard that looks at addresses alone: who is in ``deny``, or not in an ``allow`` that is not empty, gets 403.
+    """Guard for addresses: responds with 403 to addresses in ``deny``, or outside a non-empty ``allow``.
 
-    What is no address is in no network: with an ``allow`` it stays outside.
+    Text that is not an address is in no network, so a non-empty ``allow`` excludes it.
     """
 
     __slots__ = ("_allow", "_deny", "_known")
@@ -125,14 +126,14 @@ class AddressLists:
         self._known: dict[bytes, bool] = {}
 
     def __call__(self, call: GuardedCall) -> None:
-        """Pass, or raise :class:`RequestRefused`."""
+        """Admit the request, or raise :class:`RequestRefused`."""
         known = self._known.get(call.address)
         if known is None:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             known = self._known[call.address] = self._admits(call.address)
         if not known:
-            raise RequestRefused(Kind.FORBIDDEN, "an address that is not admitted", [])
+            raise RequestRefused(Kind.FORBIDDEN, "address not allowed", [])
 
     def _admits(self, text: bytes) -> bool:
         address = parse_address(text.partition(b"%")[0])

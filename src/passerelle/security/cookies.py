@@ -1,4 +1,4 @@
-"""Cookies of a request (RFC 6265 §5.4), and the lines that set and remove the gateway's own."""
+"""Cookies of a request (RFC 6265 §5.4), and the Set-Cookie lines of the gateway's own cookies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from passerelle.security.guard import GuardedCall
 
 
 def values(call: GuardedCall, name: bytes) -> list[bytes]:
-    """Every value of the cookie called ``name``, in order: a client may send several."""
+    """Return every value of the cookie ``name``, in order: a client may send several."""
     found = []
     for pair in _pairs(field.value for field in call.fields if field.name == b"cookie"):
         key, mark, value = pair.partition(b"=")
@@ -18,9 +18,10 @@ def values(call: GuardedCall, name: bytes) -> list[bytes]:
 
 
 def set_line(name: bytes, value: bytes, *, secure: bool, scripts: bool, seconds: int | None = None) -> bytes:
-    """A ``Set-Cookie`` line with CRLF: for the whole host, ``SameSite=Lax``.
+    """Build a ``Set-Cookie`` line with CRLF, for the whole host, with ``SameSite=Lax``.
 
-    ``scripts`` may read it or not; it lasts for ``seconds`` (None: until the browser is closed, 0: no longer).
+    ``scripts``: whether scripts may read the cookie. ``seconds`` is its lifetime (None: until the browser is closed; 0:
+    delete it).
     """
     line = b"Set-Cookie: %b=%b; Path=/; SameSite=Lax" % (name, value)
     if seconds is not None:
@@ -31,7 +32,8 @@ def set_line(name: bytes, value: bytes, *, secure: bool, scripts: bool, seconds:
 
 
 class HideCookies:
-    """The guard that keeps cookies (``names``) from going upstream; the others of a line go on."""
+    """Guard that removes the cookies ``names`` from the request that is forwarded, and keeps other cookies of the same
+    line."""
 
     __slots__ = ("_names",)
 
@@ -39,7 +41,7 @@ class HideCookies:
         self._names = frozenset(names)
 
     def __call__(self, call: GuardedCall) -> None:
-        """Withhold the lines with such a cookie, and send what else was in them."""
+        """Hide the lines with such a cookie, and forward their other cookies."""
         for field in call.fields:
             if field.name != b"cookie":
                 continue

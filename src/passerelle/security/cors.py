@@ -1,7 +1,7 @@
-"""Cross-origin resource sharing: what a browser is told about pages of other origins (Fetch standard, "CORS protocol").
+"""Cross-origin resource sharing: responses to requests from pages of other origins (Fetch standard, "CORS protocol").
 
-Nothing here keeps a request out: a browser that is not told that a page may read an answer keeps the answer from it.
-What a request does, it has done by then; only a preflight is asked before.
+CORS keeps no request out. It only determines whether the browser lets a page read the response; by then the request has
+had its effect. Only a preflight precedes the request.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from passerelle.errors import Kind
 from passerelle.http.messages import Fields, Response, list_members
 from passerelle.security.guard import RequestRefused
 
-# What a page may set without asking (Fetch, "CORS-safelisted request-header"), or with a value of its choice once its
-# origin is allowed: a body of JSON is what an API is for.
+# Fields that a page may set without a preflight (Fetch, "CORS-safelisted request-header"). For an allowed origin, their
+# values are unrestricted: APIs need request bodies in JSON.
 _ALWAYS = frozenset({b"accept", b"accept-language", b"content-language", b"content-type"})
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}").fullmatch
 
-# A shared cache that keeps answers to OPTIONS all the same must tell these apart.
+# For shared caches that store responses to OPTIONS although they should not.
 _PREFLIGHT_VARY = b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
 
 
 class AllowedOrigins:
-    """The allowed origins: exact ones, ``https://*.example.com`` for any sub-domain, or ``*`` alone for all."""
+    """Allowed origins: exact origins, ``https://*.example.com`` for any sub-domain, or ``*`` alone for all origins."""
 
     __slots__ = ("_exact", "_under", "all")
 
@@ -34,12 +34,13 @@ class AllowedOrigins:
         self._under = tuple(tuple(origin.split(b"*", 1)) for origin in origins if b"*" in origin and origin != b"*")
 
     def allow(self, origin: bytes) -> bool:
-        """Whether pages of ``origin`` (as a browser writes it) may."""
+        """Return whether pages of ``origin`` (as serialized by a browser) are allowed."""
         if self.all or origin in self._exact:
             return True
         for start, end in self._under:
             if origin.startswith(start) and origin.endswith(end):
-                # Labels alone, without a port, a user or a slash, so that what follows is the end of the host.
+                # Only host labels may match, without port, user information or slash, so that the suffix is the end of
+                # the host.
                 labels = origin[len(start) : len(origin) - len(end)]
                 if labels and _LABELS(labels):
                     return True
@@ -50,7 +51,8 @@ _LABELS = re.compile(rb"[0-9a-z_-]+(?:\.[0-9a-z_-]+)*").fullmatch
 
 
 class CorsPolicy:
-    """What one route says. ``methods`` is None where the route takes any; ``headers`` None where any may be set."""
+    """CORS policy of a route. ``methods``: None if the route accepts any method; ``headers``: None if pages may set
+    any."""
 
     __slots__ = ("_actual", "_headers", "_listed", "_methods", "_origins", "_preflight", "vary")
 
@@ -77,32 +79,34 @@ class CorsPolicy:
         if credentials:
             self._preflight.append((b"Access-Control-Allow-Credentials", b"true"))
         self.vary = not self._origins.all
-        """Whether answers differ by origin: then each says so, also to who has none."""
+        """Whether responses differ by origin: then each has ``Vary: Origin``, even if the request has no Origin."""
 
     def lines(self, origin: bytes | None, method: bytes) -> bytes:
-        """The field lines, CRLF after each, of an answer to a request of a page of ``origin``. But for ``Vary``."""
+        """Return the field lines, each with CRLF, for the response to a page of ``origin``; ``Vary`` is added
+        separately."""
         if self._origins.all:
-            # Said to everybody, so that an answer that is stored elsewhere is right for everybody.
+            # Sent in every response, so that a copy in another cache is valid for all origins.
             return b"Access-Control-Allow-Origin: *\r\n" + self._actual if self._takes(method) else b""
         if origin is None or not self._takes(method) or not self._origins.allow(origin):
             return b""
         return b"Access-Control-Allow-Origin: %b\r\n%b" % (origin, self._actual)
 
     def preflight(self, origin: bytes, method: bytes, headers: Iterable[bytes]) -> Response:
-        """The answer to a preflight for ``method`` with the fields named in ``headers`` (its lines' values).
+        """Respond to a preflight for ``method`` with the fields named in ``headers`` (the values of its lines).
 
-        :raises Refused: with 403, which a browser takes for a no; the log says which of the three was not allowed.
+        :raises RequestRefused: with 403, which makes the browser block the request; the log states what was not
+        allowed.
         """
-        asked = [name for value in headers for name in list_members(value)]
+        requested = [name for value in headers for name in list_members(value)]
         if not self._origins.allow(origin):
             raise _refused(f"CORS: origin {origin.decode('latin-1')}")
         if not self._takes(method):
             raise _refused(f"CORS: method {method.decode('latin-1')} of {origin.decode('latin-1')}")
-        for name in asked:
+        for name in requested:
             if not _TOKEN(name) or (self._headers is not None and name.lower() not in self._headers):
                 raise _refused(f"CORS: field {name.decode('latin-1')} of {origin.decode('latin-1')}")
-        # Never "*": it does not name Authorization, and with credentials it names nothing but itself.
-        allowed = b", ".join(dict.fromkeys([*self._listed, *asked]))
+        # Never "*": it does not include Authorization, and with credentials it is no wildcard.
+        allowed = b", ".join(dict.fromkeys([*self._listed, *requested]))
         fields: Fields = [
             (b"Access-Control-Allow-Origin", b"*" if self._origins.all else origin),
             (b"Access-Control-Allow-Methods", method if self._methods is None else b", ".join(sorted(self._methods))),

@@ -1,7 +1,8 @@
-"""The guard that asks a service whether a request may pass, and remembers the answer for a while.
+"""Guard that delegates authorization to a service, and caches its verdicts.
 
-What is asked and how is the business of ``ask``; here is who has to ask, who may share an answer, and what follows from
-it. Requests whose questions are the same wait for one answer together, where answers may be shared at all.
+The caller provides ``ask``, which sends the subrequest. This module decides when a subrequest is needed, which requests
+share a verdict, and how a verdict is applied. Concurrent requests with the same key wait for one subrequest if their
+verdicts may be shared.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ from passerelle.security.credentials.bounded_memo import BoundedMemo
 from passerelle.security.guard import GuardedCall
 from passerelle.security.identity import Identity
 
-# Answers that are remembered, for each route and worker, and the largest of them in bytes: 8 MB at most.
+# Maximum number of cached verdicts per route and worker, and the maximum size of each in bytes: 8 MB in total.
 REMEMBERED = 4096
 LARGEST = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the service said. ``refusal`` is for the client, None where it may pass; ``lines`` (CRLF after each) then
-    go upstream, ``identity`` is who it is, if the service says so. For others, and later, it holds for ``seconds``."""
+    """Verdict of the service.
+
+    ``refusal`` is the response for the client, or None if the request is allowed; ``lines`` (each with CRLF) are then
+    added to the forwarded request, and ``identity`` is the client's identity if the service named one. The verdict may
+    be used for other requests, and for ``seconds``.
+    """
 
     refusal: Response | None = None
     lines: bytes = b""
@@ -39,12 +44,12 @@ class Verdict:
         return len(self.refusal.body) + sum(len(name) + len(value) for name, value in self.refusal.fields)
 
 
-# Told of the end of a question, once: at once or later, within a bounded time.
+# Called once with the result of a subrequest: immediately or later, within a bounded time.
 VerdictCallback = Callable[[Verdict | Failure], None]
 
 
 class _PendingVerdict:
-    """One question under way; ``first_call`` is the request that it was asked for."""
+    """Subrequest in flight; ``first_call`` is the request that caused it."""
 
     __slots__ = ("_waiting", "first_call", "guard", "key", "verdict")
 
@@ -56,26 +61,27 @@ class _PendingVerdict:
         self._waiting: list[Callable[[], None]] = []
 
     def add_done_callback(self, callback: Callable[[], None]) -> None:
-        """Call when it is answered."""
+        """Call ``callback`` when the verdict is there."""
         self._waiting.append(callback)
 
     def complete(self, verdict: Verdict | Failure) -> None:
-        """It is answered, or never will be."""
+        """Complete with a verdict or a failure."""
         self.verdict = verdict
         self.guard.on_verdict(self)
         waiting, self._waiting = self._waiting, []
         for callback in waiting:
             callback()
-        self.first_call = None  # the request holds this as what it waits for: the two would be a cycle
+        self.first_call = None  # the request refers to this object as pending: drop the reference cycle
 
 
 class ForwardAuth:
-    """The guard. ``ask`` puts the question; ``key`` says which questions are the same, None where each is asked.
+    """Guard for forward auth. ``ask`` sends the subrequest; ``key`` returns the cache key, None for verdicts not
+    shared.
 
-    ``copied`` names the fields (lower case, ``-`` for ``_``) that the service speaks of: a client's own never go
-    upstream. ``open_on_failure`` lets requests pass while nobody answers; ``failed`` hears of each time. ``count``
-    hears what becomes of each request: ``allowed``, ``denied`` or ``failed``, and why. ``clock`` gives seconds and
-    never goes back.
+    ``copied`` names the fields (lower case, ``-`` for ``_``) that the service may set: the client's own fields of these
+    names are never forwarded. With ``open_on_failure``, requests pass while the service fails; ``failed`` is called for
+    each of them. ``count`` is called with the outcome of each request: ``allowed``, ``denied`` or ``failed``, and the
+    reason. ``clock`` gives seconds and is monotonic.
     """
 
     __slots__ = ("_clock", "_copied", "_count", "_failed", "_key", "_known", "_open", "_pending", "_send")
@@ -102,7 +108,7 @@ class ForwardAuth:
         self._known: BoundedMemo[tuple[float, Verdict]] = BoundedMemo()
 
     def __call__(self, call: GuardedCall) -> Response | _PendingVerdict | None:
-        """Let it pass, or answer with what the service said."""
+        """Let the request pass, or respond with what the service returned."""
         pending = call.pending
         if isinstance(pending, _PendingVerdict) and pending.guard is self:
             call.pending = None
@@ -110,7 +116,7 @@ class ForwardAuth:
             shared = isinstance(verdict, Failure) or (verdict is not None and verdict.seconds > 0.0)
             if verdict is not None and (shared or pending.first_call is call):
                 return self._apply_verdict(call, verdict)
-            key = None  # what was said to another client was for that one alone
+            key = None  # a verdict for another client applied to that client alone
         else:
             key = self._key(call) if self._key is not None else None
             known = self._known.get(key) if key is not None else None
@@ -119,7 +125,7 @@ class ForwardAuth:
         return self._request(call, key)
 
     def on_verdict(self, pending: _PendingVerdict) -> None:
-        """A question is answered: remember what may be remembered."""
+        """Store a verdict, if it may be stored."""
         key, verdict = pending.key, pending.verdict
         if key is None:
             return
@@ -158,7 +164,8 @@ class ForwardAuth:
             call.hidden_lines = [*call.hidden_lines, *own]
         if verdict.lines:
             call.upstream_fields += verdict.lines
-            # Services may answer by what they are told here, so answers are not stored for everybody.
+            # The service may vary its responses by these fields, so a stored response is not shared across their
+            # values.
             call.variant_identity = blake2b(verdict.lines, digest_size=16).digest()
         if verdict.identity is not None:
             call.identity = verdict.identity

@@ -1,9 +1,9 @@
-"""What a guard is asked, and what it may say.
+"""Interface of guards.
 
-A guard is a callable made when the plan is built. It looks at a request before anything of it is sent on, and either
-lets it pass (None), answers itself (a :class:`~passerelle.http.messages.Response`), refuses (raises a
-:class:`~passerelle.errors.Failure`), or must wait for something first (a :class:`PendingResult`): then it is asked once
-more.
+A guard is a callable that is created when a route's plan is built. It inspects a request before any part of the request
+is forwarded. It either admits the request (returns None), responds itself (returns a
+:class:`~passerelle.http.messages.Response`), refuses (raises a :class:`~passerelle.errors.Failure`), or has to wait
+(returns a :class:`PendingResult`), in which case it is called once more afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from passerelle.security.identity import Identity
 
 
 class FieldLike(Protocol):
-    """One field line: its name in lower case, its value, and the line as it came, without CRLF."""
+    """One field line: its name in lower case, its value, and the line as received, without CRLF."""
 
     @property
     def name(self) -> bytes:
@@ -25,7 +25,7 @@ class FieldLike(Protocol):
 
     @property
     def value(self) -> bytes:
-        """The value without surrounding blanks."""
+        """The value without surrounding whitespace."""
 
     @property
     def line(self) -> bytes:
@@ -33,23 +33,22 @@ class FieldLike(Protocol):
 
 
 class PendingResult(Protocol):
-    """Something that is under way."""
+    """Pending operation that a guard waits for."""
 
     def add_done_callback(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once, when it has ended, well or not; never at once. Its end is bounded in time."""
+        """Call ``callback`` once, on success or failure and within a bounded time; never before this method returns."""
 
 
 class GuardedCall:
-    """A request as guards see it, and what they leave on it for those who come after.
+    """Request as seen by guards, and the results that guards leave for later stages.
 
-    ``address`` is the client's, from the trusted end of the chain. ``response_fields`` collects field lines (with CRLF)
-    for whatever is answered, ``upstream_fields`` those that go to the service; ``hidden_lines`` are lines of the client
-    that do not, ``rewritten_lines`` those that go on in another form, each with that form.
-    ``certificate`` is the one that TLS has verified, as :meth:`ssl.SSLSocket.getpeercert` gives it.
-    ``pending`` is what the guard that said :class:`PendingResult` waits for, and nobody else's: it takes it away at its
-    end. ``peer`` and ``scheme`` are the connection's.
-    ``variant_identity`` stands for what services are told that may make their answers this client's own, beside
-    ``identity``.
+    ``address`` is the client's address, from the trusted part of the chain. ``response_fields`` collects field lines
+    (with CRLF) for the response, ``upstream_fields`` those for the service. ``hidden_lines`` are client lines that are
+    not forwarded; ``rewritten_lines`` maps client lines to the form in which they are forwarded. ``certificate`` is the
+    certificate verified by TLS, in the form of :meth:`ssl.SSLSocket.getpeercert`. ``pending`` belongs to the guard that
+    returned a :class:`PendingResult` until that guard clears it. ``peer`` and ``scheme`` are the connection's.
+    ``variant_identity`` stands for further information passed to services that may make their responses specific to
+    this client, in addition to ``identity``.
     """
 
     __slots__ = (
@@ -101,33 +100,35 @@ class GuardedCall:
         self.variant_identity = b""
 
     def get(self, name: bytes) -> bytes | None:
-        """The first value of the field called ``name`` (lower case), or None."""
+        """Return the first value of the field ``name`` (lower case), or None."""
         for field in self.fields:
             if field.name == name:
                 return field.value
         return None
 
     def lines(self, name: bytes) -> list[FieldLike]:
-        """Every line of the field called ``name`` (lower case)."""
+        """Return every line of the field ``name`` (lower case)."""
         return [field for field in self.fields if field.name == name]
 
     def upstream_section(self, section: bytes) -> bytes:
-        """The lines ``section`` (CRLF after each) as they go upstream: without those withheld, with the guards' own."""
+        """Return the lines of ``section`` (each with CRLF) as forwarded: without hidden lines, with the lines from
+        guards."""
         for line in self.hidden_lines:
             # Anchored at both ends: the same octets inside another field's value are not a line.
             lines = b"\r\n" + section
             section = lines.replace(b"\r\n%b\r\n" % line, b"\r\n", 1)[2:]
         for line, rest in self.rewritten_lines:
-            # In its place, and only if it goes on at all: the client's Connection may have named it.
+            # Rewritten in place, and only if the line is forwarded at all: the client's Connection may have named its
+            # field.
             lines = b"\r\n" + section
             section = lines.replace(b"\r\n%b\r\n" % line, b"\r\n%b\r\n" % rest, 1)[2:]
         return section + self.upstream_fields
 
 
 class RequestRefused(Failure):
-    """A guard's no, with the fields that the answer must have (``WWW-Authenticate``, ``Retry-After``).
+    """Refusal by a guard, with the fields that the response must have (``WWW-Authenticate``, ``Retry-After``).
 
-    ``detail`` says in the log why; the client learns no more than the kind.
+    ``detail`` is the reason for the log; the client only learns the kind.
     """
 
     __slots__ = ("fields",)

@@ -1,6 +1,6 @@
-"""Rules that change header fields on their way: set, add, remove; and the fields that make browsers careful.
+"""Rules that set, add and remove header fields of forwarded messages, and the security headers for browsers.
 
-They work on whole sections (lines with CRLF after each): all is relayed byte for byte but for what a rule names.
+The rules process whole sections (lines with CRLF after each): lines that no rule names are forwarded byte for byte.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ _PARAMETER = re.compile(rb"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def lines_of(names: Collection[bytes], *, aliases: bool = False) -> re.Pattern[bytes]:
-    """A pattern for the lines of the fields called ``names``, each with the CRLF before it.
+    """Compile a pattern for the lines of the fields ``names``, each with the CRLF before it.
 
-    With ``aliases`` also under the names that CGI and WSGI read as the same (RFC 3875 §4.1.18): ``X_A`` for ``X-A``.
+    With ``aliases``, the pattern also matches names that CGI and WSGI do not distinguish (RFC 3875 §4.1.18): ``X_A``
+    for ``X-A``.
     """
     forms = [re.escape(name.replace(b"_", b"-")) for name in names] if aliases else [re.escape(name) for name in names]
     if aliases:
@@ -25,14 +26,17 @@ def lines_of(names: Collection[bytes], *, aliases: bool = False) -> re.Pattern[b
 
 
 def without(section: bytes, pattern: re.Pattern[bytes]) -> bytes:
-    """``section``, which begins with a field line, without the lines of ``pattern``."""
-    # The CRLF in front is that of the line before: a first line has none, and at the end there is one too many.
+    """Return ``section``, which begins with a field line, without the lines that match ``pattern``."""
+    # The pattern includes the CRLF of the preceding line: the first line gets one, and the result has one too many.
     return pattern.sub(b"", b"\r\n" + section)[2:]
 
 
 class RequestHeaderRules:
-    """What a route changes in the fields that services get. Values may hold ``{parameter}`` of the path: its octets as
-    they stand there, percent-encoded, so that they cannot end the line."""
+    """Changes to the request fields that services receive.
+
+    Values may contain ``{parameter}`` of the path. A parameter is inserted as it occurs in the path, percent-encoded,
+    so it cannot end the line.
+    """
 
     __slots__ = ("_parts", "_strip")
 
@@ -44,7 +48,7 @@ class RequestHeaderRules:
         self._parts = _PARAMETER.split(text)
 
     def apply(self, section: bytes, params: Mapping[str, bytes]) -> bytes:
-        """The section (CRLF after each line) as the service gets it."""
+        """Return the section (CRLF after each line) as the service receives it."""
         if self._strip is not None:
             section = without(section, self._strip)
         parts = self._parts
@@ -55,7 +59,7 @@ class RequestHeaderRules:
 
 
 class SecurityHeaderFields:
-    """Fields for browsers, each added where there is none of its name. ``hsts`` is for answers over TLS alone."""
+    """Security fields for browsers, each added if the response lacks it. ``hsts`` is for responses over TLS only."""
 
     __slots__ = ("_lines", "_names", "_plain", "_secure")
 
@@ -71,11 +75,11 @@ class SecurityHeaderFields:
 
     @property
     def names(self) -> Collection[bytes]:
-        """What may be added, in lower case."""
+        """Return the names of the fields that may be added, in lower case."""
         return self._lines.keys()
 
     def lines(self, head: bytes, secure: bool) -> bytes:
-        """The lines that ``head`` (a status line and field lines) lacks."""
+        """Return the lines that ``head`` (a status line and field lines) lacks."""
         if self._names is None:
             return b""
         there = {name.lower() for name in self._names.findall(head)}

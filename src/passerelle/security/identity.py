@@ -1,4 +1,4 @@
-"""Who a guard found the client to be, and how that is told to a service."""
+"""Identity of a client as established by a guard, and the fields that pass it to a service."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-# The fields that tell it. ``http1/field_lines.py`` drops every field of a client that begins with this, or that a CGI
-# or WSGI environment would take for one, so that none of them can come from outside.
+# Fields with this prefix pass the identity. ``http1/field_lines.py`` drops every client field that begins with this
+# prefix, or that a CGI or WSGI environment would not distinguish from it, so that clients cannot forge them.
 PREFIX = b"x-consumer"
 CONSUMER, SCOPES, METHOD = b"X-Consumer", b"X-Consumer-Scopes", b"X-Consumer-Auth"
 
-# Longest name of a consumer and longest value of a claim, in characters as sent; beyond, the credential is refused.
+# Maximum length of a consumer name or claim value, in characters as sent; credentials with longer ones are refused.
 LONGEST = 1024
 
-# Visible ASCII but "%": what a field value may hold as it is (RFC 9110 §5.5), and what marks the rest as encoded.
+# Visible ASCII except "%": allowed unchanged in a field value (RFC 9110 §5.5); "%" marks encoded characters.
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
 
 def value_text(value: Any) -> str:
-    """A claim as a field value: text as it is, a list of plain texts joined with blanks, anything else as JSON.
+    """Format a claim as a field value: text unchanged, a list of simple strings joined with spaces, other values as
+    JSON.
 
-    Whatever is not visible ASCII or a blank inside is percent-encoded UTF-8, and so is ``%``: it cannot end the line.
+    Everything except visible ASCII and inner spaces is percent-encoded UTF-8, including ``%``, so it cannot end the
+    line.
     """
     if isinstance(value, str):
         text = value
@@ -36,9 +38,10 @@ def value_text(value: Any) -> str:
 
 
 class Identity:
-    """A consumer, established: ``method`` is ``jwt``, ``key`` or ``mtls``, ``key`` the API key's id (or empty).
+    """Established consumer: ``method`` is ``jwt``, ``key`` or ``mtls``; ``key`` is the API key's id (or empty).
 
-    ``lines`` are the field lines for a service, with CRLF, made once. ValueError for a name or claim that is too long.
+    ``lines`` are the field lines for a service, with CRLF, built once. Raises ValueError if a name or claim is too
+    long.
     """
 
     __slots__ = ("claims", "consumer", "key", "lines", "method", "scopes")

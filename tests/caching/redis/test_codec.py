@@ -1,4 +1,4 @@
-"""Stored items as bytes and back."""
+"""Serialization of stored items."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_what_was_altered_is_nothing(at: int, change: int, note: bool) -> None:
     ("born", "fresh_until"), [(inf, 1.0), (-inf, 1.0), (nan, 1.0), (1.0, nan), (1e308, 1.0), (1.0, 1e308), (1.0, inf)]
 )
 def test_times_that_are_none_are_nothing(born: float, fresh_until: float) -> None:
-    """An age is worked out from them with each hit."""
+    """Each hit computes the age from these times."""
     entry = Entry(b"gw /", 200, b"", b"", born=0.0, fresh_until=0.0)
     entry.born, entry.fresh_until = born, fresh_until
     assert decode(encode(entry), b"gw /") is None

@@ -1,4 +1,4 @@
-"""What a worker's memory may hold beside a Redis of which it has not heard everything."""
+"""Contents of a worker's memory store after missed invalidation messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_what_was_held_before_the_first_connection_is_let_go_of(server: RedisSer
             try:
                 await until(lambda: late.second.up, PATIENCE)
                 assert late.memory.peek(KEY) is None, "it has not heard that this changed"
-                assert not late.memory.put_since(entry(), epoch), "nor has what was on its way then"
+                assert not late.memory.put_since(entry(), epoch), "nor is a response stored that was in flight then"
                 assert late.memory.put(entry())
             finally:
                 await late.second.stop()

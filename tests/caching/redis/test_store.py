@@ -1,4 +1,4 @@
-"""The second level, over a real Redis: what workers share, and what happens when it is gone."""
+"""Second cache level, on a real Redis: what workers share, and what happens while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def own_server() -> Iterator[RedisServer]:
 
 
 class Worker:
-    """A worker's memory and its end of the second level."""
+    """Memory store of a worker with its second level."""
 
     def __init__(self, url: str, namespace: str, name: str, *, timeout: float = 0.5, grace: float = 60.0) -> None:
         self.memory = MemoryStore(10_000_000)
@@ -52,7 +52,7 @@ _spaces = iter(range(10_000))
 async def workers(
     url: str, count: int = 2, *, namespace: str | None = None, **options: float
 ) -> AsyncIterator[list[Worker]]:
-    """Workers of one gateway, connected; each test has a namespace of its own."""
+    """Start connected workers of one gateway; each test has its own namespace."""
     namespace = namespace or f"test{next(_spaces)}"
     all_workers = [Worker(url, namespace, f"w{n}", **options) for n in range(count)]  # type: ignore[arg-type]
     for worker in all_workers:
@@ -217,7 +217,7 @@ def test_a_purge_reaches_redis_and_every_worker_s_memory(
                 await first.second.clear()
             else:
                 path = {"path": b"/user/42", "prefix": b"/user/*", "glob": b"/u[s]er*"}[kind]
-                # A path that ends in * is a prefix; the literal one is asked for as its own prefix.
+                # A path that ends in * is a prefix; the literal one is purged as its own prefix.
                 first.memory.purge_path(path)
                 await first.second.purge_path(path)
             for worker in others:
@@ -254,7 +254,7 @@ def test_b22_a_response_that_was_on_its_way_is_not_stored_by_another_worker(serv
             assert not await two.second.put(entry(), NOW, 5.0)
             assert not await two.second.put(entry(KEY + b"\x00salt\x00gzip"), NOW, 5.0)
             assert await two.second.put(entry(b"gw /user/43"), NOW, 5.0)
-            # A request that goes upstream after the invalidation, by Redis's clock, which has milliseconds.
+            # Forwarded after the invalidation by Redis's clock, which has milliseconds.
             async with asyncio.timeout(5):
                 while not await two.second.put(entry(), NOW, 0.0):
                     await asyncio.sleep(0.001)
@@ -366,7 +366,7 @@ def test_a_purge_whose_connection_is_dead_is_begun_anew_soon(own_server: RedisSe
             async with workers(door.url, 1) as (one,):
                 assert await one.second.put(entry(), NOW, 0.0)
                 door.misbehave(never, lambda words: words[0] == b"SCAN")
-                async with asyncio.timeout(20.0):  # and not the half a minute that all of it may take
+                async with asyncio.timeout(20.0):  # well below the half minute of the whole scan
                     await one.second.purge_path(b"/user/*")
                 door.behave()
                 await until(lambda: one.second.up, 20.0)
@@ -381,7 +381,7 @@ def test_what_was_invalidated_without_redis_is_made_up_for_before_the_first_read
             for key in (KEY, b"gw /user/43"):
                 assert await one.second.put(entry(key), NOW, 0.0)
                 two.memory.put(entry(key))
-            # The connection of one worker breaks, Redis and the other worker go on.
+            # One worker's connection breaks; Redis and the other worker continue.
             one.second.bus.mark_unavailable()
             one.memory.delete(KEY)
             await one.second.delete(KEY)
@@ -418,7 +418,7 @@ def test_a_redis_that_lost_its_memory_empties_the_workers(own_server: RedisServe
             await until(lambda: not two.second.up)
             own_server.start()
             await until(lambda: two.second.up)
-            assert two.memory.peek(KEY) is None, "nobody knows what was said in between"
+            assert two.memory.peek(KEY) is None, "messages may have been missed"
 
     run(work())
 
@@ -448,7 +448,7 @@ def test_one_worker_fetches_and_the_others_wait_for_what_it_stores(server: Redis
             assert await one.second.put(entry(), NOW, 0.0)
             assert await asyncio.gather(*waiting) == [True, True]
             assert await two.second.get(KEY) is not None
-            assert await two.second.claim(KEY, 5.0), "the next flight is anybody's"
+            assert await two.second.claim(KEY, 5.0), "another worker may claim the next flight"
 
     run(work())
 
@@ -468,7 +468,7 @@ def test_a_released_claim_sends_the_others_upstream(server: RedisServer) -> None
 def test_waiting_ends(server: RedisServer) -> None:
     async def work() -> None:
         async with workers(server.url) as (one, two):
-            assert await two.second.wait(KEY, 5.0), "nobody fetches: look again"
+            assert await two.second.wait(KEY, 5.0), "no worker fetches: look it up again"
             assert await one.second.claim(KEY, 5.0)
             assert not await two.second.wait(KEY, 0.05)
             assert not two.second.bus._waiting
@@ -478,7 +478,7 @@ def test_waiting_ends(server: RedisServer) -> None:
             assert await waiting is False
             await until(lambda: two.second.up)
             assert await one.second.claim(b"gw /brief", 0.02)
-            # A claim whose worker died ends by itself.
+            # The claim of a worker that died expires.
             async with asyncio.timeout(5):
                 while not await two.second.claim(b"gw /brief", 1.0):
                     await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""API keys: their form, their store, who they let in and for how long."""
+"""API keys: their format, their store, and which keys are accepted until when."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_rotation_overlaps(store: KeyStore) -> None:
     assert (new.owner, new.scopes, new.replaces, new.expires) == ("app", ("a",), old.id, NOW + 1000)
     ended = store.get(old.id)
     assert ended is not None and ended.expires == NOW + 70
-    store.rotate(old.id, NOW + 20, 3600)  # a longer overlap does not prolong what ends already
+    store.rotate(old.id, NOW + 20, 3600)  # a longer overlap does not extend an earlier expiry
     again = store.get(old.id)
     assert again is not None and again.expires == NOW + 70
     for identity in (old.id, "aaaaaaaaaa"):
@@ -97,7 +97,7 @@ def test_rotation_overlaps(store: KeyStore) -> None:
     assert len(store.all()) == 3
 
 
-# ---- who they let in
+# ---- acceptance
 
 
 def test_a_key_establishes_its_owner(store: KeyStore) -> None:
@@ -122,7 +122,7 @@ def test_what_does_not_hold_is_rejected_without_showing_it(store: KeyStore) -> N
             method.identify(request)
         assert "xxx" not in str(why.value) and key not in str(why.value)
     assert method.identify(shown(key))
-    clock.now += 10  # also when it is remembered
+    clock.now += 10  # also if it is cached
     with pytest.raises(CredentialRejected, match="expired"):
         method.identify(shown(key))
 
@@ -147,7 +147,7 @@ def test_what_is_remembered_is_bounded(store: KeyStore, monkeypatch: pytest.Monk
         assert method.identify(shown(key))
         assert method.identify(shown(keys[0]))
     assert len(method._known) == 5
-    assert digest_of(keys[0].encode()) in method._known  # who comes often stays
+    assert digest_of(keys[0].encode()) in method._known  # frequently used keys stay
 
 
 def test_a_store_that_cannot_be_read_lets_nobody_in(store: KeyStore) -> None:

@@ -1,4 +1,4 @@
-"""API keys in a real Redis: their store, what gateways share, and for how long a known key outlives Redis."""
+"""API keys in a real Redis: their store, what gateways share, and how long a known key outlives Redis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.gateways import Rig
 from tests.support.wire import wait_until
 
 pytestmark = needs("redis-server")
-LONG = 20.0  # seconds, for what is waited for: the machine may be busy
+LONG = 20.0  # seconds, for waits on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +94,17 @@ def test_it_does_what_the_file_does(store: RedisKeyStore, tmp_path: Path) -> Non
 def test_redis_holds_no_key(store: RedisKeyStore, client: Redis) -> None:
     made, key = store.create("app", ["a"], 1, 2)
     assert key.startswith(f"psr_{made.id}_")
-    secret = key.split("_", 2)[2].encode()  # which may have a _ of its own
+    secret = key.split("_", 2)[2].encode()  # which may contain a _
     names = client.keys("*")
     assert all(name.startswith(b"passerelle:1:keys:") for name in names)
     assert all(secret not in name + (client.dump(name) or b"") for name in names)
 
 
-# ---- who they let in
+# ---- acceptance
 
 
 class Link:
-    """Runs scripts as a worker's link does; ``there`` says how Redis is."""
+    """Runs scripts like a worker's client; ``there`` controls whether Redis is available."""
 
     gateways = 1
 
@@ -123,7 +123,7 @@ class Link:
 
 
 class Worker:
-    """A worker's credential, with made-up seconds."""
+    """A worker's authentication method, with controlled time."""
 
     def __init__(self, client: Redis) -> None:
         self.link = Link(client)
@@ -131,7 +131,7 @@ class Worker:
         self.method = RedisKeyMethod(self.link, b"x-api-key", time.time, lambda: self.seconds)
 
     def who(self, key: str) -> str:
-        """The owner of ``key``, asked as a guard asks: once more after what it waited for has ended."""
+        """Return the owner of ``key`` as a guard finds it: called again once the pending result is complete."""
         request: GuardedCall = shown(key)
         guard = Authenticate([self.method])
         while guard(request) is not None:
@@ -167,7 +167,7 @@ def test_what_does_not_hold(store: RedisKeyStore, worker: Worker) -> None:
     for key, why in ((expired, "expired"), (new_key()[1], "unknown"), ("nonsense", "form")):
         with pytest.raises(Failure, match=why):
             worker.who(key)
-    assert store.get(made.id) == made  # nobody has used it
+    assert store.get(made.id) == made  # no use was recorded
 
 
 def test_what_was_let_in_outlives_redis_for_a_while(store: RedisKeyStore, worker: Worker) -> None:
@@ -223,7 +223,7 @@ def test_what_is_remembered_is_bounded(store: RedisKeyStore, worker: Worker, mon
         worker.who(key)
         worker.who(keys[0])
     assert len(worker.method._known) == 5
-    assert digest_of(keys[0].encode()) in worker.method._known  # who comes often stays
+    assert digest_of(keys[0].encode()) in worker.method._known  # frequently used keys stay
 
 
 def test_two_credentials_that_wait_are_both_looked_up_once(store: RedisKeyStore, worker: Worker) -> None:
@@ -279,7 +279,7 @@ def test_while_redis_is_gone_known_keys_go_on_and_unknown_ones_are_not_judged(
     assert shop.get("/open").status == 200
     server.start()
     wait_until(lambda: link(shop).up, "Redis is back", LONG)
-    # Without its data: nobody has these keys any more.
+    # Redis lost its data: these keys no longer exist.
     wait_until(lambda: shop.get("/any", known).status == 401, "Redis is asked again", LONG)
     again = shop.key()
     assert shop.get("/any", again).status == 200

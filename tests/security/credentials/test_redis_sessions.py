@@ -1,4 +1,4 @@
-"""Sessions and attempts at passwords in a real Redis: what gateways share, and what happens while it is gone."""
+"""Sessions and login attempts in a real Redis: what gateways share, and what happens while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.support.wire import wait_until
 
 pytestmark = needs("redis-server")
 START = 1_700_000_000_000_000
-LONG = 20.0  # seconds, for what is waited for: the machine may be busy
-# Redis's own clock runs on where time is made up: nothing expires by it.
+LONG = 20.0  # seconds, for waits on a busy machine
+# Redis's own clock continues while the test's time is controlled: nothing expires by it.
 AT_A_MADE_UP_TIME = "local now = {now}\nlocal function run()\n{script}\nend\nlocal out = run()\n{keep}return out\n"
 KEEP = "for _, key in ipairs(KEYS) do redis.call('PERSIST', key) end\n"
 
@@ -46,7 +46,7 @@ def server() -> Iterator[RedisServer]:
 
 
 class Ended:
-    """A call that has been answered."""
+    """Completed call."""
 
     def __init__(self, result: object) -> None:
         self.result = result
@@ -97,7 +97,7 @@ def test_attempts_are_counted_as_by_one_worker(
         return store.now * 1000
 
     shared, alone = RedisLoginThrottle(*kinds(), "a login", store, clock=clock), LoginThrottle(*kinds(), clock)
-    # What it has heard of Redis, it goes on with by itself.
+    # The local state reflects the store's decisions.
     heard = LoginThrottle(
         AttemptLimit(Rate(1, minute, by_name), shared._tables[1]),
         AttemptLimit(Rate(1, minute, by_address), shared._tables[0]),
@@ -121,7 +121,7 @@ def test_attempts_are_counted_as_by_one_worker(
 
 
 class Kept:
-    """One session, opened at the made-up time."""
+    """One session, opened at the controlled time."""
 
     def __init__(self, server: RedisServer, idle: float = 100.0, absolute: float = 1000.0) -> None:
         self.store = MadeUpTime(server)
@@ -206,7 +206,7 @@ def connected(shop: Shop, gateway: Running, up: bool = True) -> None:
 
 
 class Two:
-    """A shop whose sessions are in Redis, and another gateway for the same services."""
+    """A shop with sessions in Redis, and another gateway for the same services."""
 
     def __init__(self, rig: Rig, server: RedisServer, folder: Path, **sessions: Any) -> None:
         self.server = server
@@ -313,16 +313,16 @@ def test_while_redis_is_gone_nobody_is_let_in_and_nobody_is_told_that_a_session_
     assert answer.status == 503 and answer.get("retry-after") == b"1" and not answer.all("set-cookie")
     assert two.ask_other("GET", "/me", identity) == 503
     assert two.shop.ask("POST", "/logout", identity).status == 503
-    for password in ("right", "wrong"):  # no difference: nobody is asked
+    for password in ("right", "wrong"):  # no difference: the service is not called
         assert two.shop.login("ada", password).status == 503
     assert two.shop.ask("GET", "/either", identity).status == 503
     assert len(two.shop.upstream.requests) == asked
-    # What needs no session goes on.
+    # Requests without a session continue to work.
     assert two.shop.client.request("GET", "/open").status == 200
     assert two.shop.client.request("GET", "/me").status == 401
     assert two.shop.client.request("POST", "/logout").status == 204
     two.start_redis()
-    # It came back empty.
+    # Redis came back without data.
     assert two.shop.ask("GET", "/me", identity).status == 401
     assert two.ask_other("GET", "/me", session(two.shop.login("ada"))) == 200
 
@@ -368,7 +368,7 @@ def test_without_redis_a_worker_counts_its_part_of_the_attempts(rig: Rig, server
     assert shop.login("ada", "wrong").status == 401
     server.stop()
     connected(shop, shop.gateway, up=False)
-    # Three of five are its part, one of which was used up.
+    # The gateway's share is three of five, one of which was used.
     assert [shop.login("ada", "wrong").status for _ in range(3)] == [401, 401, 429]
     assert [shop.login("root").status for _ in range(5)] == [200] * 5
     server.start()

@@ -1,4 +1,4 @@
-"""Sessions without a gateway: the store, the cookie, what is refused as forged, attempts at passwords."""
+"""Sessions without a gateway: the store, the cookie, refusal of forged requests, login attempts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Clock:
 
 
 class Kept:
-    """A store with one session, another connection to it, and the credential of a worker."""
+    """Store with one session, another connection to it, and a worker's authentication method."""
 
     def __init__(self, path: Path) -> None:
         self.clock = Clock()
@@ -268,7 +268,7 @@ class TestAttempts:
         now = [SECOND]
         logins = self.make(now)
         assert [logins.take("ada", b"a") for _ in range(6)] == [0, 0, 0, 0, 0, 60]
-        assert logins.take("ADA ", b"b") == 60  # from everywhere, however it is written
+        assert logins.take("ADA ", b"b") == 60  # from all addresses, in every spelling
         assert logins.take("bob", b"a") == 0
         now[0] += 60 * SECOND
         assert [logins.take("ada", b"a") for _ in range(2)] == [0, 60]

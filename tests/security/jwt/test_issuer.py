@@ -1,4 +1,4 @@
-"""The signed token that tells services who asks: what it says, who can verify it, how long it is used."""
+"""Signed identity token for services: its claims, its verification, and how long it is reused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUBLIC = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicK
 
 
 class Told:
-    """A guard, and the claims of the last token that it sent."""
+    """Guard, and the claims of the last token that it added."""
 
     def __init__(self, signer: Signer, audience: tuple[str, ...] = ("orders",), lifetime: float = 60.0) -> None:
         self.now = 1_000_000.5
@@ -96,7 +96,7 @@ def test_a_token_is_used_for_half_of_its_life() -> None:
     told.now += 1.0
     second = told.claims(ann)
     assert (second["iat"], second["exp"]) == (1_000_030, 1_000_090)
-    told.now = 999_990.0  # a clock that was set back
+    told.now = 999_990.0  # the clock was set back
     assert told.claims(ann)["iat"] == 999_990
 
 

@@ -1,4 +1,4 @@
-"""Tokens and keys: examples of RFC 7515 and RFC 8037, and what must never verify."""
+"""Tokens and keys: examples of RFC 7515 and RFC 8037, and tokens that must never verify."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def b64(data: bytes) -> str:
 
 def sign(key: Any, header: dict[str, Any], payload: bytes = b'{"a":1}') -> str:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of EdDSA's old name
+        warnings.simplefilter("ignore")  # about EdDSA's old name
         return jws.serialize_compact(header, payload, key, algorithms=[header["alg"]])
 
 
 def sign_by_hand(secret: bytes, payload: bytes = b'{"sub":"root"}') -> str:
-    """HS256 under any octets: joserfc refuses to sign with the text of a public key."""
+    """Sign with HS256 under any octets: joserfc refuses to sign with the text of a public key."""
     head, body = b64(b'{"alg":"HS256"}'), b64(payload)
     return f"{head}.{body}.{b64(hmac.digest(secret, f'{head}.{body}'.encode(), hashlib.sha256))}"
 
@@ -114,7 +114,7 @@ def test_every_algorithm_verifies_with_its_key_and_with_no_other(algorithm: str)
 
 
 def test_a_public_key_is_never_taken_for_a_secret() -> None:
-    """The classic: signed with HS256 under the text of the public key (RFC 8725 §2.1)."""
+    """Classic attack: signed with HS256 under the text of the public key (RFC 8725 §2.1)."""
     pem = RSA.as_pem(private=False)
     forged = parse(sign(OctKey.import_key(b"x" * 32), {"alg": "HS256"}))
     assert not key_of_pem(pem).verifies(forged)
@@ -175,7 +175,7 @@ def test_no_text_breaks_the_reader(text: str) -> None:
 
 
 def test_a_token_brings_no_key_of_its_own() -> None:
-    """``jwk``, ``jku``, ``x5u`` and ``x5c`` in a header are an attacker's (RFC 8725 §3.10)."""
+    """``jwk``, ``jku``, ``x5u`` and ``x5c`` in a header come from an attacker (RFC 8725 §3.10)."""
     own = {"alg": "RS256", "jwk": RSA.as_dict(private=False)}
     head, body = b64(json.dumps(own).encode()), b64(b"{}")
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15

@@ -1,4 +1,4 @@
-"""B25: a key set that rotates, is fetched once for all, and is kept when its issuer fails."""
+"""Key set that rotates, is fetched once for all waiters, and is kept when its issuer fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOW = 1_800_000_000
 
 
 class Issuer:
-    """A set behind a fetch that the test ends by hand, and a clock."""
+    """Key set whose fetches the test completes, and a clock."""
 
     def __init__(self, **keys: ECKey) -> None:
         self.now = 1000.0
@@ -88,7 +88,7 @@ def test_unknown_kids_cost_one_fetch_a_cooldown() -> None:
         assert wait is issuer.set
         fetched += 1
         issuer.answer()
-    assert reasons == {"token of an unknown key"}
+    assert reasons == {"token signed with an unknown key"}
     assert fetched == 3  # after 30, 60 and 90 s, none of them in the first 10
     assert isinstance(issuer.ask(K1, "k1"), Identity)
 
@@ -98,9 +98,9 @@ def test_unknown_kids_cost_one_fetch_a_cooldown() -> None:
 )
 def test_the_last_good_set_is_kept(result: bytes | Exception) -> None:
     issuer = Issuer(k1=K1).load()
-    issuer.now += 10_000  # long past its time
+    issuer.now += 10_000  # long after its refresh time
     issuer.set.keep_fresh()
-    assert isinstance(issuer.ask(K1, "k1"), Identity)  # nobody waits for a set that is merely old
+    assert isinstance(issuer.ask(K1, "k1"), Identity)  # no request waits for a set that is merely old
     assert len(issuer.fetches) == 1
     issuer.answer(result)
     assert len(issuer.failures) == 1
@@ -130,7 +130,7 @@ def test_tokens_without_kid_try_every_key() -> None:
     assert isinstance(one.ask(K1, None), Identity)
     assert isinstance(two.ask(K1, None), Identity)
     assert isinstance(two.ask(K2, None), Identity)
-    with pytest.raises(CredentialRejected, match="does not hold"):
+    with pytest.raises(CredentialRejected, match="invalid signature"):
         one.ask(K2, None)
 
 
@@ -148,7 +148,7 @@ def test_the_same_kid_with_new_key_material() -> None:
     assert issuer.ask(K2, "k1") is issuer.set
     issuer.answer()
     assert isinstance(issuer.ask(K2, "k1"), Identity)
-    with pytest.raises(CredentialRejected):  # what the old key signed is not remembered any more
+    with pytest.raises(CredentialRejected):  # a token signed with the old key is no longer cached
         issuer.ask(K1, "k1")
 
 

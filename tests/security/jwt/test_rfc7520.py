@@ -1,4 +1,4 @@
-"""The signatures of RFC 7520 §4.1 to §4.4: one text under four algorithms, as its appendix prints them."""
+"""Signatures of RFC 7520 §4.1 to §4.4: one text under four algorithms, as printed in the RFC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAYLOAD = (
     "It\u2019s a dangerous business, Frodo, going out your door. You step onto the road, and if you don't keep "
     "your feet, there\u2019s no knowing where you might be swept off to."
 )
-# Figures 3, 1 and 5, without what is private.
+# Figures 3, 1 and 5, without the private members.
 RSA = {
     "kty": "RSA",
     "kid": "bilbo.baggins@hobbiton.example",
@@ -113,5 +113,5 @@ def test_it_holds_under_no_other_algorithm_and_key(
     assert not holds(key, token(other[0], key, signature))
     if other[1] is not key:
         assert not holds(other[1], token(algorithm, key, signature))
-    # What a key says that it is for counts, also where its kind would do.
+    # The declared use of a key applies, even if its type would be suitable.
     assert not holds({**key, "alg": other[0]}, token(algorithm, key, signature))

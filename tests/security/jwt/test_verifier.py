@@ -1,4 +1,4 @@
-"""Tokens as credentials: their claims, who they make of a client, how long that is remembered."""
+"""Tokens as credentials: their claims, the resulting identity, and how long it is cached."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_claims_that_hold(change: dict[str, Any]) -> None:
         ({"exp": True}, "malformed exp"),
         ({"exp": float("inf")}, "malformed exp"),
         ({"exp": float("nan")}, "malformed exp"),
-        ({"nbf": NOW + 11}, "in 11 s only"),
+        ({"nbf": NOW + 11}, "not valid for another 11 s"),
         ({"nbf": "0"}, "malformed nbf"),
         ({"iss": "https://issuer/"}, "another issuer"),
         ({"iss": None}, "another issuer"),

@@ -1,4 +1,4 @@
-"""Our verification as the public vectors ask for it: ``verify(jwk, token)``."""
+"""Interface of the verification for the public vectors: ``verify(jwk, token)``."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from passerelle.security.jwt.jose import parse, verification_key
 
 
 def verify(jwk: dict[str, Any], token: str) -> bool:
-    """Whether the signature of ``token`` holds under ``jwk``; ValueError where one of them is refused."""
+    """Return whether the signature of ``token`` is valid under ``jwk``; raise ValueError if one of them is refused."""
     return verification_key(jwk).verifies(parse(token))

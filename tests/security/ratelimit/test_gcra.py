@@ -70,7 +70,7 @@ def test_a_burst_then_the_rate() -> None:
 
 @given(RATES, st.lists(st.integers(0, 2 * SECOND), max_size=60), st.integers(1, 5))
 def test_no_window_ever_admits_more_than_the_burst_and_the_rate(rate: Rate, gaps: list[int], cost: int) -> None:
-    """In every stretch of time: at most burst + rate x time, exactly (whole numbers, no rounding)."""
+    """In every interval: at most burst + rate x time, exactly (integers, no rounding)."""
     cost = min(cost, rate.burst)
     now, full, admitted = START, 0, []
     for gap in gaps:
@@ -176,7 +176,7 @@ def test_the_table_keeps_what_was_put_last(steps: list[tuple[int, int]]) -> None
         assert len(table) <= 10
 
 
-# ---- whose bucket
+# ---- keys
 
 
 def test_keys() -> None:
@@ -227,7 +227,7 @@ def test_all_limits_must_admit_before_any_counts() -> None:
             limits(asked())
         assert refused.value.kind is Kind.RATE_LIMITED
         assert refused.value.fields == [(b"Retry-After", b"1")]
-    for _ in range(4):  # the refused ones cost nothing of the large one
+    for _ in range(4):  # the refused ones do not count against the large limit
         clock.now += SECOND
         limits(asked())
     clock.now += SECOND

@@ -1,4 +1,4 @@
-"""Limits in a real Redis: the arithmetic is that of ``decide``, gateways share them, nobody notices when it goes."""
+"""Limits in a real Redis: the arithmetic is that of ``decide``, gateways share them, and an outage fails no request."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.support.wire import wait_until
 
 pytestmark = needs("redis-server")
 START = 1_700_000_000_000_000
-# Redis forgets who has a full bucket by its own clock, which runs on where time is made up. In one script, because
-# a key may live for a millisecond; none expires while a script runs.
+# Redis expires full buckets by its own clock, which continues while the test's time is controlled. The steps are in one
+# script, because a key may live for a millisecond and none expires while a script runs.
 AT_A_MADE_UP_TIME = (
     "local now = {now}\nlocal function decide()\n"
     + DECIDE.replace("{", "{{").replace("}", "}}")
@@ -75,7 +75,7 @@ def test_the_script_decides_as_the_gateway_does(
         for step in steps:
             now += step
             answer = client.eval(AT_A_MADE_UP_TIME.format(now=now), len(keys), *keys, *arguments)
-            # The same in microseconds: `decide` takes any unit.
+            # The same in microseconds: `decide` accepts any unit.
             wanted = [
                 decide(Rate(rate.count, rate.period // 1000, rate.burst), state, now, cost)
                 for rate, state, cost in zip(given_rates, states, costs, strict=True)
@@ -135,7 +135,7 @@ def test_without_redis_each_admits_its_part_and_what_was_used_up_stays_so(rig: R
     server.stop()
     for gateway in running:
         wait_until(lambda gateway=gateway: not link(gateway).up)
-    # One of its four was used up; the other gateway has heard nothing of that.
+    # One of the four was used; the other gateway does not know of it.
     assert [one.request().status for _ in range(5)] == [200, 200, 200, 429, 429]
     assert [other.request().status for _ in range(6)] == [200] * 4 + [429] * 2
     server.start()
@@ -198,7 +198,7 @@ def test_under_ten_times_the_limit_nothing_fails_when_redis_is_killed(rig: Rig, 
         client = rig.connect(gateway)
         while time.monotonic() < end:
             statuses.append(client.request().status)
-            time.sleep(0.002)  # the pace of ten times the limit, not all that the machine can
+            time.sleep(0.002)  # ten times the limit, not the machine's maximum
 
     threads = [threading.Thread(target=ask, args=(gateway,)) for gateway in running]
     for thread in threads:

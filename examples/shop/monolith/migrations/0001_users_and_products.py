@@ -1,4 +1,4 @@
-"""The users and products tables, side by side."""
+"""Create the users and products tables."""
 
 from __future__ import annotations
 

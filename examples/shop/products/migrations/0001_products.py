@@ -1,4 +1,4 @@
-"""The products table."""
+"""Create the products table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The users table."""
+"""Create the users table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passwords (argon2id) and roles of users."""
+"""Add passwords (argon2id) and roles of users."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ class RedisStore:
         await self._run(self.bus.release(slot))
 
     async def wait(self, slot: bytes, seconds: float) -> bool | None:
-        """Wait for the worker that claimed ``slot``; return whether it stored its response, or None after ``seconds``."""
+        """Wait for the worker that claimed ``slot``; return whether it stored a response, None after ``seconds``."""
 
         async def is_claimed() -> bool | None:
             found = await self._run(self._client.exists(self._names.lock(slot)))

@@ -1,9 +1,9 @@
-"""API keys: made at random, stored as digests, looked up by digest.
+"""API keys: generated at random, stored as digests, looked up by digest.
 
-A key is ``psr_<id>_<secret>``: a prefix that scanners for leaked secrets can be taught, ten characters that tell keys
-apart in lists and logs, and 256 random bits. What is stored is the SHA-256 of the whole. A slow, salted hash protects
-what people choose, because it can be guessed; 2^256 equally likely keys cannot, at any speed, so a fast hash is right
-here, and it costs half a microsecond a request where argon2 would cost fifty milliseconds.
+A key is ``psr_<id>_<secret>``: a prefix that secret scanners can recognize, ten characters that identify the key in
+lists and logs, and 256 random bits. The store has the SHA-256 of the whole key. A slow, salted hash protects passwords,
+which can be guessed. A random key of 256 bits cannot be guessed at any speed, so a fast hash is sufficient: it takes
+half a microsecond per request, where argon2 would take fifty milliseconds.
 
 The store is one SQLite file. Times are whole seconds since the epoch.
 """
@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS keys (
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is known of a key; the key itself is not. Times in seconds since the epoch, None for never."""
+    """Stored properties of a key, without the key itself. Times are in seconds since the epoch, None for never."""
 
     id: str
     owner: str
@@ -55,7 +55,7 @@ class ApiKey:
     replaces: str | None
 
     def refusal(self, now: float) -> str:
-        """Why the key does not hold at ``now``; empty when it does."""
+        """Return why the key is not valid at ``now``, or an empty string if it is valid."""
         if self.revoked is not None:
             return "revoked"
         if self.expires is not None and self.expires <= now:
@@ -64,18 +64,18 @@ class ApiKey:
 
 
 def new_key() -> tuple[str, str]:
-    """A fresh id and the key that has it. The key is shown once and never stored."""
+    """Generate an id and the key that contains it. The key is displayed once and never stored."""
     identity = base64.b32encode(secrets.token_bytes(8)).decode("ascii").lower()[:_ID_LENGTH]
     return identity, f"{PREFIX}_{identity}_{secrets.token_urlsafe(32)}"
 
 
 def digest_of(key: bytes) -> bytes | None:
-    """What a key is stored and looked up as, or None for what does not have the form of a key."""
+    """Return the digest under which a key is stored, or None if ``key`` is not well-formed."""
     return hashlib.sha256(key).digest() if _FORM.fullmatch(key) else None
 
 
 def is_id(text: str) -> bool:
-    """Whether ``text`` has the form of a key's id."""
+    """Return whether ``text`` is a well-formed key id."""
     return _ID.fullmatch(text) is not None
 
 
@@ -84,7 +84,7 @@ class UnknownKey(LookupError):
 
 
 class KeyStore(SqliteFile):
-    """The keys in the file at ``path`` (see :class:`SqliteFile`)."""
+    """Store of API keys in the file at ``path`` (see :class:`SqliteFile`)."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path, _SCHEMA, "NORMAL")
@@ -92,7 +92,7 @@ class KeyStore(SqliteFile):
     def create(
         self, owner: str, scopes: Iterable[str], now: int, expires: int | None = None, replaces: str | None = None
     ) -> tuple[ApiKey, str]:
-        """A new key of ``owner``: what is stored of it, and the key itself, which cannot be had again."""
+        """Create a key for ``owner``; return its stored properties and the key itself, which is not stored."""
         identity, key = new_key()
         made = ApiKey(identity, owner, tuple(scopes), now, expires, None, None, replaces)
         digest = hashlib.sha256(key.encode("ascii")).digest()
@@ -103,9 +103,9 @@ class KeyStore(SqliteFile):
         return made, key
 
     def rotate(self, identity: str, now: int, overlap: int, expires: int | None = None) -> tuple[ApiKey, str]:
-        """A new key in the place of another, which goes on to hold for ``overlap`` seconds at most.
+        """Create a key that replaces another; the old key remains valid for at most ``overlap`` seconds.
 
-        :raises UnknownKey: when there is none with this id, or it holds no longer.
+        :raises UnknownKey: if no key has this id, or the key is no longer valid.
         """
         with self._transaction():
             old = self.get(identity)
@@ -116,35 +116,35 @@ class KeyStore(SqliteFile):
             return self.create(old.owner, old.scopes, now, expires, identity)
 
     def revoke(self, identity: str, now: int) -> None:
-        """End a key for good. Once more changes nothing. :raises UnknownKey: when there is none with this id."""
+        """Revoke a key permanently; revoking it again has no effect. :raises UnknownKey: if no key has this id."""
         done = self._db.execute("UPDATE keys SET revoked = coalesce(revoked, ?) WHERE id = ?", (now, identity))
         if done.rowcount == 0:
             raise UnknownKey(identity)
 
     def get(self, identity: str) -> ApiKey | None:
-        """The key with this id, or None."""
+        """Return the key with this id, or None."""
         if not is_id(identity):
             return None
         row = self._db.execute(f"SELECT {_COLUMNS} FROM keys WHERE id = ?", (identity,)).fetchone()  # noqa: S608
         return _key(row) if row else None
 
     def find(self, digest: bytes) -> ApiKey | None:
-        """The key with this digest, or None (30 us)."""
+        """Return the key with this digest, or None (30 us)."""
         row = self._db.execute(f"SELECT {_COLUMNS} FROM keys WHERE digest = ?", (digest,)).fetchone()  # noqa: S608
         return _key(row) if row else None
 
     def all(self) -> list[ApiKey]:
-        """Every key, the oldest first."""
+        """Return all keys, oldest first."""
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM keys ORDER BY created, id").fetchall()  # noqa: S608
         return [_key(row) for row in rows]
 
     def export(self) -> list[tuple[ApiKey, bytes]]:
-        """Every key with its digest, which is all that another store needs of it."""
+        """Return all keys with their digests, for import into another store."""
         rows = self._db.execute(f"SELECT {_COLUMNS}, digest FROM keys ORDER BY created, id").fetchall()  # noqa: S608
         return [(_key(row[:-1]), row[-1]) for row in rows]
 
     def put(self, key: ApiKey, digest: bytes) -> bool:
-        """Take over a key of another store. False where there is one with its id already, which stays as it is."""
+        """Import a key from another store; return False, changing nothing, if its id exists already."""
         row = (
             *(key.id, digest, key.owner, json.dumps(key.scopes), key.created),
             *(key.expires, key.revoked, key.last_used, key.replaces),
@@ -157,7 +157,7 @@ class KeyStore(SqliteFile):
         return done.rowcount == 1
 
     def touch(self, used: Mapping[str, int]) -> None:
-        """Note when keys (by id) were used last."""
+        """Record when keys (by id) were last used."""
         with self._transaction():
             self._db.executemany(
                 "UPDATE keys SET last_used = max(coalesce(last_used, 0), ?) WHERE id = ?",

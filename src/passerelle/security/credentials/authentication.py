@@ -1,4 +1,4 @@
-"""Who asks: the guard that tries each accepted kind of credential, and the one for API keys."""
+"""Authentication: the guard that tries each accepted method, and the method for API keys."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from passerelle.security.credentials.bounded_memo import BoundedMemo
 from passerelle.security.guard import GuardedCall, PendingResult, RequestRefused
 from passerelle.security.identity import Identity
 
-# Keys that a worker remembers, about 600 bytes each. Beyond, the one that was not used for the longest time is looked
-# up again when it comes.
+# Maximum number of keys cached per worker, about 600 bytes each. Beyond it, the least recently used is looked up again.
 REMEMBERED_KEYS = 10_000
 
 
 class CredentialRejected(Exception):
-    """A credential that does not hold; the text is for the log and never holds the credential."""
+    """Invalid credential; the message is for the log and never contains the credential."""
 
 
 class AuthenticationMethod(Protocol):
     """One kind of credential."""
 
     challenge: bytes
-    """Its WWW-Authenticate where it was not used (RFC 9110 §11.6.1)."""
+    """WWW-Authenticate if the request has no such credential (RFC 9110 §11.6.1)."""
     rejection: bytes
-    """The same where it was used and does not hold."""
+    """WWW-Authenticate if the request has an invalid credential."""
 
     def identify(self, call: GuardedCall) -> Identity | PendingResult | None:
-        """Who shows such a credential; None where there is none; :class:`CredentialRejected` where it does not hold.
+        """Return the client's identity, or None without such a credential; raise :class:`CredentialRejected` if it is
+        invalid.
 
-        :raises Failure: when that cannot be found out now.
+        :raises Failure: if the credential cannot be verified now.
         """
 
 
 class Authenticate:
-    """The guard: any of ``methods`` is enough, tried in their order. Without one that holds: 401 (RFC 9110 §15.5.2).
+    """Guard that requires a valid credential of any of ``methods``, tried in order; otherwise 401 (RFC 9110 §15.5.2).
 
-    ``hidden`` names the field (lower case) that holds the gateway's own credential: it never goes upstream.
+    ``hidden`` names the field (lower case) with the gateway's own credential, which is never forwarded.
     """
 
     __slots__ = ("_hidden", "_methods")
@@ -51,7 +51,7 @@ class Authenticate:
         self._hidden = hidden
 
     def __call__(self, call: GuardedCall) -> PendingResult | None:
-        """Establish ``asked.identity``."""
+        """Establish ``call.identity``."""
         reasons: list[str] = []
         challenges: list[tuple[bytes, bytes]] = []
         unverifiable: Failure | None = None
@@ -84,7 +84,7 @@ class Authenticate:
 
 
 class KeyMethod:
-    """API keys in the field ``header`` (lower case), wherever they are kept.
+    """Authentication by API keys in the field ``header`` (lower case), for any store.
 
     ``clock`` gives seconds since the epoch.
     """
@@ -99,7 +99,7 @@ class KeyMethod:
         self._clock = clock
 
     def identify(self, call: GuardedCall) -> Identity | PendingResult | None:
-        """The owner of the key."""
+        """Return the identity of the key's owner."""
         lines = call.lines(self._header)
         if not lines:
             return None
@@ -107,7 +107,7 @@ class KeyMethod:
             raise CredentialRejected("more than one API key")
         digest = digest_of(lines[0].value)
         if digest is None:
-            raise CredentialRejected("no API key by its form")
+            raise CredentialRejected("malformed API key")
         credential = self._look_up(call, digest)
         if not isinstance(credential, KnownKey):
             return credential
@@ -119,32 +119,34 @@ class KeyMethod:
         return credential.identity
 
     def _look_up(self, call: GuardedCall, digest: bytes) -> KnownKey | PendingResult:
-        """The key, whether it holds or not; :class:`CredentialRejected` where there is none, :class:`Failure` where
-        nobody knows."""
+        """Return the key, valid or not.
+
+        Raises :class:`CredentialRejected` if there is no such key, :class:`Failure` if the store cannot be read.
+        """
         raise NotImplementedError
 
     def _record_use(self, key: ApiKey, now: float) -> None:
-        """It was used."""
+        """Record a use of the key."""
 
 
 @dataclass(slots=True)
 class KnownKey:
-    """A key that was found, and who its owner is to services."""
+    """Stored key, with its owner's identity for services."""
 
     key: ApiKey
     identity: Identity
 
     @classmethod
     def of(cls, key: ApiKey) -> KnownKey:
-        """``key`` with its owner. ValueError where that is too long to be told to services."""
+        """Add the owner's identity to ``key``. Raises ValueError if the owner's name is too long for a field."""
         return cls(key, Identity(key.owner, key.scopes, "key", key=key.id))
 
 
 class FileKeyMethod(KeyMethod):
-    """API keys from the file of ``store``.
+    """Authentication by API keys in the file of ``store``.
 
-    What a lookup found is remembered until :meth:`refresh` sees that the file has changed. ``used`` collects when keys
-    were used last, until somebody takes it.
+    Lookups are cached until :meth:`refresh` notices a change of the file. ``used`` collects when keys were last used,
+    until the caller takes the collected times.
     """
 
     __slots__ = ("_known", "_store", "used")
@@ -156,7 +158,7 @@ class FileKeyMethod(KeyMethod):
         self.used: dict[str, int] = {}
 
     def refresh(self) -> None:
-        """Forget everything if the file has changed, or cannot be read any more. Call it twice a second."""
+        """Clear the cache if the file has changed or can no longer be read. Call this twice a second."""
         if self._store.changed():
             self._known.clear()
 

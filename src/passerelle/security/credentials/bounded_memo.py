@@ -1,4 +1,4 @@
-"""What was found out about credentials and clients, by what stands for them: bounded."""
+"""Bounded cache of results about credentials and clients."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ V = TypeVar("V")
 
 
 class BoundedMemo(OrderedDict[bytes, V]):
-    """By key. What was kept, or used, the longest time ago is the first to go."""
+    """Maps keys to values and evicts the least recently used key first."""
 
     def touch(self, key: bytes) -> V | None:
-        """What is remembered under ``key``, now the last to go."""
+        """Return the value of ``key`` and mark it as most recently used."""
         found = self.get(key)
         if found is not None:
             self.move_to_end(key)
         return found
 
     def keep(self, key: bytes, value: V, most: int) -> None:
-        """Remember ``value`` among ``most``, as the last to go."""
+        """Store ``value`` as the most recently used of at most ``most`` values."""
         if len(self) >= most and key not in self:
             self.popitem(last=False)
         self[key] = value

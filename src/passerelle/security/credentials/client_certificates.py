@@ -1,4 +1,4 @@
-"""Consumers by their certificates: mutual TLS has verified them, and the subject's common name is the consumer."""
+"""Client certificates as credentials: mutual TLS verifies them, and the subject's common name is the consumer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from passerelle.security.credentials.authentication import CredentialRejected
 from passerelle.security.guard import GuardedCall
 from passerelle.security.identity import Identity
 
-# Subjects that a worker remembers.
+# Maximum number of subjects cached per worker.
 REMEMBERED = 10_000
 
 
 class CertificateMethod:
-    """The certificate of the client's connection."""
+    """Authentication by the certificate of the client's connection."""
 
     challenge = b'Certificate realm="passerelle"'
     rejection = b'Certificate realm="passerelle", error="invalid_certificate"'
@@ -25,7 +25,7 @@ class CertificateMethod:
         self._known: dict[object, Identity] = {}
 
     def identify(self, call: GuardedCall) -> Identity | None:
-        """The subject of the certificate; None where the client showed none."""
+        """Return the identity of the certificate's subject, or None without a client certificate."""
         certificate = call.certificate
         if certificate is None:
             return None
@@ -40,10 +40,10 @@ class CertificateMethod:
 
 
 def identity_of(certificate: Mapping[str, Any]) -> Identity:
-    """Who ``certificate`` (as :meth:`ssl.SSLSocket.getpeercert` gives it) speaks of.
+    """Return the identity in ``certificate`` (in the form of :meth:`ssl.SSLSocket.getpeercert`).
 
     Its names can be required as claims, each a list: ``organization``, ``organizational_unit``, ``dns``, ``uri``,
-    ``email``. :class:`CredentialRejected` without exactly one common name that can stand in a field.
+    ``email``. Raises :class:`CredentialRejected` unless there is exactly one common name that fits into a field.
     """
     subject: dict[str, list[str]] = {}
     for part in certificate.get("subject", ()):
@@ -51,7 +51,7 @@ def identity_of(certificate: Mapping[str, Any]) -> Identity:
             subject.setdefault(name, []).append(value)
     names = subject.get("commonName", [])
     if len(names) != 1 or not names[0].strip():
-        raise CredentialRejected(f"a certificate with {len(names)} common names")
+        raise CredentialRejected(f"certificate with {len(names)} common names")
     claims: dict[str, Any] = {
         "organization": subject.get("organizationName", []),
         "organizational_unit": subject.get("organizationalUnitName", []),

@@ -1,8 +1,8 @@
-"""How often a password may be guessed: by user name and by address (GCRA, see
-:mod:`passerelle.security.ratelimit.gcra`).
+"""Limits on password guessing, by user name and by address (GCRA, see :mod:`passerelle.security.ratelimit.gcra`).
 
-An attempt is counted before the password is looked at, so that attempts at the same moment count too, and given back
-when it was right, or when nobody could tell. So a login that succeeds wipes out nothing of what others have guessed.
+An attempt is counted before its password is verified, so that concurrent attempts count too. It is given back if the
+password was correct or could not be verified. A successful login therefore does not reset the count of other clients'
+guesses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from passerelle.security.ratelimit.gcra import SECOND, BucketTable, Rate, decide
 
 
 class AttemptLimit:
-    """Attempts of one kind: ``rate`` says how many wrong ones, and how soon one of them is forgotten."""
+    """Attempts of one kind: ``rate`` limits wrong attempts and determines how soon one of them is forgotten."""
 
     __slots__ = ("rate", "table")
 
@@ -24,14 +24,14 @@ class AttemptLimit:
         self.table = table
 
     def take(self, key: bytes, now: int) -> int:
-        """Count one; nanoseconds until one may be made, 0 where it may (only then is it counted)."""
+        """Count an attempt; return 0, or the nanoseconds until an attempt is possible (it is not counted then)."""
         decision = decide(self.rate, self.table.get(key), now)
         if decision.admitted:
             self.table.put(key, decision.full, now * self.rate.count)
         return decision.retry
 
     def restore(self, key: bytes, now: int) -> None:
-        """It was not a wrong one."""
+        """Give back an attempt that was not wrong."""
         ticks = now * self.rate.count
         full = self.table.get(key) - self.rate.period
         if full > 0:
@@ -39,7 +39,7 @@ class AttemptLimit:
 
 
 class LoginThrottle:
-    """Attempts by user name (``by_name``) and by address. ``clock`` gives nanoseconds that never go back."""
+    """Attempts by user name (``by_name``) and by address. ``clock`` gives nanoseconds and is monotonic."""
 
     __slots__ = ("_by_address", "_by_name", "_clock")
 
@@ -51,11 +51,11 @@ class LoginThrottle:
         self._clock = clock
 
     def take_async(self, name: str, address: bytes, callback: Callable[[int], None]) -> None:
-        """As :meth:`take`, with what it gives told to ``callback``."""
+        """Count an attempt like :meth:`take`; pass the result to ``callback``."""
         callback(self.take(name, address))
 
     def take(self, name: str, address: bytes) -> int:
-        """Count an attempt; seconds to wait, rounded up, where there were too many, else 0."""
+        """Count an attempt; return 0, or the seconds to wait, rounded up, after too many attempts."""
         now = self._clock()
         wait = self._by_address.take(address, now)
         if not wait:
@@ -65,14 +65,14 @@ class LoginThrottle:
         return -(-wait // SECOND)
 
     def restore(self, name: str, address: bytes) -> None:
-        """The attempt was not a wrong one."""
+        """Give back an attempt that was not wrong."""
         now = self._clock()
         self._by_name.restore(key_of(name), now)
         self._by_address.restore(address, now)
 
 
 def key_of(name: str) -> bytes:
-    """The same for every spelling that a service may take for the same name; memory is bounded in bytes too."""
+    """Return one key for all spellings that a service may treat as the same name, bounded in length."""
     return (
         hashlib.blake2b(name.strip().casefold().encode("utf-8", "surrogatepass"), digest_size=16).hexdigest().encode()
     )

@@ -1,7 +1,7 @@
-"""API keys that all gateways share, in Redis: what :mod:`.api_keys` keeps in a file, under the same digests.
+"""API keys shared by all gateways, in Redis: the data that :mod:`.api_keys` stores in a file, under the same digests.
 
-A key is a hash under its id, with its times as whole seconds; another name leads from its digest to the id, and a set
-holds all ids. Nothing of it expires: ended keys are listed.
+A key is a hash under its id, with times in whole seconds. A second Redis key maps the digest to the id, and a set holds
+all ids. No entry expires, so that expired and revoked keys remain listed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from passerelle.security.ratelimit.redis import ScriptCall, ScriptRunner
 PREFIX: Final = b"passerelle:1:keys:"
 IDS: Final = PREFIX + b"ids"
 
-# How long a key that was looked up holds on while Redis is gone (seconds): as long as a restart or a failover takes.
+# How long a cached key remains valid while Redis is unavailable (seconds): long enough for a restart or a failover.
 HOLDS_ON: Final = 300.0
 
 _FIELDS: Final = ("owner", "scopes", "created", "expires", "revoked", "last_used", "replaces")
 
-# It begins with a line that sets ``now`` (us). KEYS: the name of the digest. ARGV: what the names of keys begin with.
-# Gives the id and the values of the fields, empty for none; nothing where there is no such key. One that holds is used.
+# The prologue sets ``now`` (us). KEYS: the Redis key of the digest. ARGV: the prefix of keys. Returns the id and the
+# values of the fields (empty for absent ones), or nothing if there is no such key. Records a use of a valid key.
 FIND: Final = f"""
 local id = redis.call('GET', KEYS[1])
 if not id then return {{}} end
@@ -52,15 +52,15 @@ table.insert(found, 1, id)
 return found
 """
 
-# The others are for the commands. KEYS: the key. ARGV: now. Gives whether there is such a key.
+# The remaining scripts are for the commands. KEYS: the key. ARGV: now. Returns whether the key exists.
 REVOKE: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 redis.call('HSETNX', KEYS[1], 'revoked', ARGV[1])
 return 1
 """
 
-# KEYS: the key, the name of its digest, the set of ids; to replace another: that one. ARGV: the id, how many of the
-# rest are fields and values, these, and to replace another: now, and until when it holds at most.
+# KEYS: the key, the Redis key of its digest, the set of ids; for a replacement also the old key. ARGV: the id, the
+# number of field arguments, the fields and values; for a replacement also now, and the latest expiry of the old key.
 ADD: Final = """
 local count = tonumber(ARGV[2])
 if KEYS[4] then
@@ -87,7 +87,7 @@ def _name_of(digest: bytes) -> bytes:
 
 def _digest(key: str) -> bytes:
     digest = digest_of(key.encode("ascii"))
-    assert digest is not None, "a key of our own"
+    assert digest is not None, "generated keys are well-formed"
     return digest
 
 
@@ -106,24 +106,26 @@ def _key(identity: str, found: Sequence[bytes]) -> ApiKey:
 
 
 class BlockingRedis(Protocol):
-    """A client of Redis whose calls block, as the package redis has it."""
+    """Client of Redis with blocking calls, as in the package redis."""
 
     def eval(self, script: str, numkeys: int, *keys_and_args: Any) -> Any:
         """Run a script."""
 
     def smembers(self, name: Any) -> Any:
-        """All of a set."""
+        """Return all members of a set."""
 
     def hmget(self, name: Any, keys: Any) -> Any:
-        """Values of fields."""
+        """Return the values of fields."""
 
     def close(self) -> None:
         """Disconnect."""
 
 
 class RedisKeyStore:
-    """The keys for who makes and ends them, as :class:`.api_keys.KeyStore`. Its methods block, and raise what
-    ``client`` raises where Redis is not there."""
+    """Store for creating and revoking keys, like :class:`.api_keys.KeyStore`.
+
+    Its methods block, and raise the exceptions of ``client`` if Redis is unavailable.
+    """
 
     def __init__(self, client: BlockingRedis) -> None:
         self._client = client
@@ -133,7 +135,7 @@ class RedisKeyStore:
         self._client.close()
 
     def create(self, owner: str, scopes: Iterable[str], now: int, expires: int | None = None) -> tuple[ApiKey, str]:
-        """A new key of ``owner``: what is stored of it, and the key itself, which cannot be had again."""
+        """Create a key for ``owner``; return its stored properties and the key itself, which is not stored."""
         identity, key = new_key()
         made = ApiKey(identity, owner, tuple(scopes), now, expires, None, None, None)
         if not self._add(made, _digest(key)):
@@ -141,9 +143,9 @@ class RedisKeyStore:
         return made, key
 
     def rotate(self, identity: str, now: int, overlap: int, expires: int | None = None) -> tuple[ApiKey, str]:
-        """A new key in the place of another, which goes on to hold for ``overlap`` seconds at most.
+        """Create a key that replaces another; the old key remains valid for at most ``overlap`` seconds.
 
-        :raises UnknownKey: when there is none with this id, or it holds no longer.
+        :raises UnknownKey: if no key has this id, or the key is no longer valid.
         """
         old = self.get(identity)
         if old is None:
@@ -155,12 +157,12 @@ class RedisKeyStore:
         return made, key
 
     def revoke(self, identity: str, now: int) -> None:
-        """End a key for good. Once more changes nothing. :raises UnknownKey: when there is none with this id."""
+        """Revoke a key permanently; revoking it again has no effect. :raises UnknownKey: if no key has this id."""
         if not is_id(identity) or not self._client.eval(REVOKE, 1, _name(identity), now):
             raise UnknownKey(identity)
 
     def get(self, identity: str) -> ApiKey | None:
-        """The key with this id, or None."""
+        """Return the key with this id, or None."""
         if not is_id(identity):
             return None
         found = self._client.hmget(_name(identity), _FIELDS)
@@ -172,12 +174,12 @@ class RedisKeyStore:
             raise ValueError(f"what is kept of key {identity}") from None
 
     def all(self) -> list[ApiKey]:
-        """Every key, the oldest first."""
+        """Return all keys, oldest first."""
         found = [self.get(identity.decode()) for identity in self._client.smembers(IDS)]
         return sorted((key for key in found if key is not None), key=lambda key: (key.created, key.id))
 
     def put(self, key: ApiKey, digest: bytes) -> bool:
-        """Take over a key of another store. False where there is one with its id already, which stays as it is."""
+        """Import a key from another store; return False, changing nothing, if its id exists already."""
         return self.get(key.id) is None and self._add(key, digest)
 
     def _add(self, key: ApiKey, digest: bytes, replaced: bytes | None = None, *times: int) -> bool:
@@ -193,10 +195,10 @@ class _CachedKey(KnownKey):
 
 
 class RedisKeyMethod(KeyMethod):
-    """API keys from ``store``.
+    """Authentication by API keys in ``store``.
 
-    What was found is believed for a second and then looked up again; while the store is gone, for :data:`HOLDS_ON`
-    seconds. ``elapsed`` gives seconds that never go back.
+    A lookup is cached for a second, or for :data:`HOLDS_ON` seconds while the store is unavailable. ``elapsed`` gives
+    seconds and is monotonic.
     """
 
     __slots__ = ("_elapsed", "_known", "_store")
@@ -239,7 +241,7 @@ class RedisKeyMethod(KeyMethod):
 
 
 def _grace_period(known: _CachedKey | None, now: float, why: Failure) -> _CachedKey:
-    """Redis says nothing of a key: what is known of it goes on for a while."""
+    """Keep a cached key valid for a while if Redis does not reply."""
     if known is not None and now < known.seen + HOLDS_ON:
         return known
     raise why

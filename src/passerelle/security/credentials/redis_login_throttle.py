@@ -1,5 +1,4 @@
-"""Attempts at passwords that all gateways count together: :mod:`.login_throttle`, by the script of the limits in
-Redis."""
+"""Login attempts counted by all gateways together: :mod:`.login_throttle`, with the rate limit script in Redis."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ from passerelle.security.ratelimit.redis import DECIDE, RedisRate, ScriptRunner,
 
 PREFIX: Final = b"passerelle:1:logins:"
 
-# It begins with a line that sets ``now`` (us). KEYS: what was counted. ARGV, two each: count, and the price that is
-# given back (in ticks).
+# The prologue sets ``now`` (us). KEYS: the counted keys. ARGV, two per key: count, and the cost to give back (in
+# ticks).
 GIVE_BACK: Final = """
 for i = 1, #KEYS do
   local count, price = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
@@ -37,12 +36,11 @@ return {}
 
 
 class RedisLoginThrottle:
-    """As :class:`.login_throttle.LoginThrottle`, in ``store``; when that is gone, each gateway allows its part of the
-    attempts.
+    """Like :class:`.login_throttle.LoginThrottle`, in ``store``; without the store, each gateway allows its share.
 
-    ``by_name`` and ``by_address`` are the whole rates, one attempt each period, and this worker's own tables, which
-    hear of what the store has counted. ``scope`` names the login among all; ``gateways`` is the number of parts, None
-    for as many as were seen lately.
+    ``by_name`` and ``by_address`` are the shared rates, one attempt per period, with this worker's own tables, in which
+    the store's decisions are recorded. ``scope`` names the login; ``gateways`` is the number of shares, or None for the
+    number of gateways present.
     """
 
     __slots__ = ("_clock", "_gateways", "_rates", "_shared", "_store", "_tables")
@@ -59,14 +57,14 @@ class RedisLoginThrottle:
         self._store = store
         self._gateways = gateways
         self._clock = clock
-        # The address first, as there.
+        # The address first, as in `LoginThrottle`.
         self._rates = [by_address.rate, by_name.rate]
         self._tables = [by_address.table, by_name.table]
         kinds = zip(self._rates, ("address", "user name"), strict=True)
         self._shared = [RedisRate(rate, f"{scope}\0{kind}", prefix=PREFIX) for rate, kind in kinds]
 
     def take_async(self, name: str, address: bytes, callback: Callable[[int], None]) -> None:
-        """Count an attempt and tell ``callback`` the seconds to wait where there were too many, else 0."""
+        """Count an attempt; pass 0 to ``callback``, or the seconds to wait after too many attempts."""
         arguments = [argument for each in self._shared for argument in each.arguments]
         call = self._store.run_or_queue(DECIDE, self._keys(name, address), arguments)
         if call is None:
@@ -82,7 +80,7 @@ class RedisLoginThrottle:
             now = self._clock()
             clients = address, key_of(name)
             for rate, table, key, decision in zip(self._rates, self._tables, clients, decided, strict=True):
-                # One that admits beside one that refuses has told what it would have counted.
+                # A limit that admits while another one refuses has not counted the attempt, although it reports so.
                 debt = decision.reset - (rate.period if refused and decision.admitted else 0)
                 table.put(key, now + debt, now)
             callback(-(-refused[0].retry // SECOND) if refused else 0)
@@ -90,7 +88,7 @@ class RedisLoginThrottle:
         call.add_done_callback(ended)
 
     def restore(self, name: str, address: bytes) -> None:
-        """The attempt was not a wrong one."""
+        """Give back an attempt that was not wrong."""
         arguments = [argument for each in self._shared for argument in (each.arguments[0], each.arguments[2])]
         call = self._store.run(GIVE_BACK, self._keys(name, address), arguments)
         (self._local_throttle() if call is None else self._part(1)).restore(name, address)

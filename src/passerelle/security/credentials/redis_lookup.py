@@ -1,4 +1,4 @@
-"""Credentials that are looked up in a store that answers later, and never waits long (Redis)."""
+"""Lookup of credentials in a store with asynchronous, time-limited replies (Redis)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from passerelle.errors import Failure, Kind
 from passerelle.security.guard import GuardedCall
 from passerelle.security.ratelimit.redis import ScriptCall
 
-# How long what was looked up is believed (seconds): what another gateway has ended is refused at most this much later.
+# How long a lookup is cached (seconds): the maximum delay until a revocation by another gateway takes effect.
 BELIEVED = 1.0
 
-# What an answer of another form may raise where it is read: whoever gave it, it says nothing of a credential.
+# Exceptions that parsing a malformed reply may raise. Such a reply proves nothing about a credential.
 UNREADABLE = (ValueError, TypeError, AttributeError, IndexError, RecursionError)
 
 
 def look_up_pending(
     call: GuardedCall, digest: bytes, run: Callable[[], ScriptCall | None]
 ) -> ScriptCall | list[bytes | int] | None:
-    """What ``run`` found: None where the store is gone. A call that is under way is kept on the request.
+    """Return the result of ``run``, or the pending call, which is kept on the request; None if the store is
+    unavailable.
 
-    Once it has ended, the request's guard is asked again, and so is this: then it has the answer. One request may look
-    several credentials up, one after another, and each once.
+    Once the call has ended, the guard is called again and gets the result from this function. One request may look up
+    several credentials one after another, each once.
     """
     calls = cast("dict[bytes, ScriptCall] | None", call.pending)
     if calls is None:
@@ -38,18 +39,19 @@ def look_up_pending(
 
 
 def store_unavailable(what: str) -> Failure:
-    """Nobody is let in unseen, and nobody is told that their credential is wrong."""
-    return Failure(Kind.UNVERIFIABLE, f"the store of {what}: Redis does not answer")
+    """Build the failure for an unavailable store: the client is not admitted, but its credential is not reported as
+    wrong."""
+    return Failure(Kind.UNVERIFIABLE, f"the store of {what}: Redis does not reply")
 
 
 def unreadable_reply(what: str) -> Failure:
-    """The same where there is an answer, and it says nothing."""
-    return Failure(Kind.UNVERIFIABLE, f"the store of {what}: Redis gives what cannot be read")
+    """Build the failure for a malformed reply of the store."""
+    return Failure(Kind.UNVERIFIABLE, f"the store of {what}: Redis sent a malformed reply")
 
 
 def parse_words(text: bytes | str) -> tuple[str, ...]:
-    """Roles or scopes as they are kept. ValueError where they are not."""
+    """Parse stored roles or scopes. Raises ValueError if they are malformed."""
     found = json.loads(text)
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise ValueError("no list of texts")
+        raise ValueError("not a list of strings")
     return tuple(found)

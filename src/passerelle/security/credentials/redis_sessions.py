@@ -1,7 +1,7 @@
-"""Sessions that all gateways share, in Redis and on Redis's clock: what :mod:`.session_store` keeps in a file.
+"""Sessions shared by all gateways, in Redis and on Redis's clock: the data that :mod:`.session_store` keeps in a file.
 
-A session is a hash under the SHA-256 of its id, and expires by itself. A worker believes what it has looked up for a
-second at most and then looks again; that counts as a use, so nothing else has to be written while a session lasts.
+A session is a hash under the SHA-256 of its id, with an expiry. A worker caches a lookup for at most a second; the next
+lookup counts as a use, so nothing else has to be written during a session.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from passerelle.security.ratelimit.redis import ScriptCall, ScriptRunner
 PREFIX: Final = b"passerelle:1:session:"
 _MICROSECONDS: Final = 1_000_000
 
-# Each begins with a line that sets ``now`` (us). What a session idles is known to the worker that has it in memory: it
-# tells that when it looks again, so Redis keeps a session for that much longer than ``idle``.
+# The prologue of each script sets ``now`` (us). The worker that caches a session knows its latest use and passes it
+# with the next lookup. Redis therefore keeps a session for the duration of the cache longer than ``idle``.
 
-# KEYS: the new session, and the one before it, if there was one. ARGV: user, roles (JSON), idle, absolute, and how much
-# longer it is kept (us).
+# KEYS: the new session, and the previous one, if any. ARGV: user, roles (JSON), idle, absolute, and how much longer the
+# session is kept (us).
 OPEN: Final = """
 if KEYS[2] then redis.call('DEL', KEYS[2]) end
 local at = string.format('%.0f', now)
@@ -50,9 +50,9 @@ redis.call('PEXPIRE', KEYS[1], string.format('%.0f', math.ceil(math.min(ARGV[3] 
 return {1}
 """
 
-# KEYS: the session. ARGV: idle, absolute, how much longer it is kept, and how long ago the asking worker has seen it
-# used, -1 for never (us). Gives user, roles, and how long it lasts at most (us); nothing where there is none or it is
-# over.
+# KEYS: the session. ARGV: idle, absolute, how much longer the session is kept, and how long ago the calling worker saw
+# it used, -1 for never (us). Returns user, roles and the remaining lifetime (us), or nothing if there is no valid
+# session.
 HOLD: Final = """
 local found = redis.call('HMGET', KEYS[1], 'user', 'roles', 'created', 'used')
 if not found[1] then return {} end
@@ -73,32 +73,32 @@ END: Final = "return {redis.call('DEL', KEYS[1])}"
 
 
 def key_of(digest: bytes) -> bytes:
-    """Where the session with this digest is."""
+    """Return the Redis key of the session with this digest."""
     return PREFIX + digest.hex().encode("ascii")
 
 
 class RedisSessions:
-    """The scripts, as calls. Each gives None when ``store`` is gone."""
+    """Calls of the scripts. Each returns None if ``store`` is unavailable."""
 
     __slots__ = ("_store", "_times", "believed")
 
     def __init__(self, store: ScriptRunner, lifetimes: Lifetimes) -> None:
         self._store = store
-        # Within it, a session that was just used cannot end by not being used.
+        # Short enough that a session that was just used cannot expire while it is cached.
         self.believed = min(BELIEVED, lifetimes.idle / 4)
         self._times = [_text(seconds) for seconds in (lifetimes.idle, lifetimes.absolute, self.believed)]
 
     def open(self, old: bytes | None, digest: bytes, user: str, roles: tuple[str, ...]) -> ScriptCall | None:
-        """Keep a new session, and end the one that the same client had before, both at once."""
+        """Store a new session and end the client's previous one, atomically."""
         keys = [key_of(digest), *([] if old is None else [key_of(old)])]
         return self._store.run_or_queue(OPEN, keys, [user.encode(), json.dumps(roles).encode(), *self._times])
 
     def touch(self, digest: bytes, ago: float | None) -> ScriptCall | None:
-        """Find a session, and note that it is used; it was seen used ``ago`` seconds before."""
+        """Find a session and record a use; the caller last saw it used ``ago`` seconds before."""
         return self._store.run_or_queue(HOLD, [key_of(digest)], [*self._times, b"-1" if ago is None else _text(ago)])
 
     def end(self, digest: bytes) -> ScriptCall | None:
-        """End a session. Once more changes nothing."""
+        """End a session; ending it again has no effect."""
         return self._store.run_or_queue(END, [key_of(digest)], [])
 
 
@@ -113,7 +113,7 @@ class _CachedSession(KnownSession):
 
 
 class RedisSessionMethod(SessionMethod):
-    """Sessions by their cookie, from ``sessions``. ``clock`` gives seconds that never go back."""
+    """Authentication by session cookies, with ``sessions`` as store. ``clock`` gives seconds and is monotonic."""
 
     __slots__ = ("_clock", "_known", "_sessions")
 
@@ -130,7 +130,7 @@ class RedisSessionMethod(SessionMethod):
         self._known: BoundedMemo[_CachedSession] = BoundedMemo()
 
     def forget(self, digest: bytes) -> None:
-        """The session is about to be ended: nobody is let in by memory."""
+        """Remove a session that is about to end from the cache, so that it is not accepted from memory."""
         self._known.pop(digest, None)
 
     def _find_session(self, call: GuardedCall, digest: bytes) -> KnownSession | ScriptCall:
@@ -146,7 +146,7 @@ class RedisSessionMethod(SessionMethod):
             return found
         if not found:
             self.forget(digest)
-            raise CredentialRejected("unknown session, or one that is over")
+            raise CredentialRejected("unknown or expired session")
         try:
             user, roles, left = cast("tuple[bytes, bytes, int]", found)
             session = Session(user.decode(), parse_words(roles), 0.0, 0.0)

@@ -1,7 +1,7 @@
-"""Where sessions are kept: in one SQLite file.
+"""Session store: one SQLite file.
 
-What a client holds is 256 random bits; the file has their SHA-256. As for API keys (:mod:`.api_keys`), a fast hash is
-right: nobody guesses 256 bits. Who reads the file learns who is logged in, and no cookie that would be let in.
+A client holds 256 random bits; the file has their SHA-256. As for API keys (:mod:`.api_keys`), a fast hash is
+sufficient, since 256 random bits cannot be guessed. A reader of the file learns who is logged in, but no valid cookie.
 Times are seconds since the epoch.
 """
 
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS sessions (
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who has logged in and when; ``used`` is the last use that the store knows of."""
+    """Session of a user, with the time of the login; ``used`` is the last use recorded by the store."""
 
     user: str
     roles: tuple[str, ...]
@@ -42,41 +42,41 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """Seconds from the last use, and from the login, after which a session holds no longer."""
+    """Seconds since the last use, and since the login, after which a session expires."""
 
     idle: float
     absolute: float
 
     def ended(self, created: float, used: float, now: float) -> bool:
-        """Whether a session is over at ``now``."""
+        """Return whether a session has expired at ``now``."""
         return now >= used + self.idle or now >= created + self.absolute
 
 
 def new_id() -> bytes:
-    """A fresh session id: 256 random bits as 43 characters that a cookie can hold."""
+    """Generate a session id: 256 random bits as 43 characters that are valid in a cookie."""
     return secrets.token_urlsafe(32).encode("ascii")
 
 
 def digest_of(identity: bytes) -> bytes | None:
-    """What an id is stored and looked up as, or None for what does not have the form of one."""
+    """Return the digest under which a session is stored, or None if ``identity`` is not well-formed."""
     return hashlib.sha256(identity).digest() if _FORM.fullmatch(identity) else None
 
 
 class SessionStore(SqliteFile):
-    """The sessions in the file at ``path`` (see :class:`SqliteFile`)."""
+    """Store of sessions in the file at ``path`` (see :class:`SqliteFile`)."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        # Each commit is on the disk: what was ended does not come back after a crash of the machine.
+        # Each commit is synced to disk: a revoked session does not reappear after a crash of the machine.
         super().__init__(path, _SCHEMA, "FULL")
 
     def find(self, digest: bytes) -> Session | None:
-        """The session with this digest, or None."""
+        """Return the session with this digest, or None."""
         found = self._db.execute("SELECT user, roles, created, used FROM sessions WHERE digest = ?", (digest,))
         row: tuple[str, str, float, float] | None = found.fetchone()
         return None if row is None else Session(row[0], tuple(json.loads(row[1])), row[2], row[3])
 
     def replace(self, old: bytes | None, digest: bytes, session: Session) -> None:
-        """Keep a new session, and end the one that the same client had before, at once or not at all."""
+        """Store a new session and end the client's previous one, in one transaction."""
         with self._transaction():
             if old is not None:
                 self._db.execute("DELETE FROM sessions WHERE digest = ?", (old,))
@@ -84,13 +84,13 @@ class SessionStore(SqliteFile):
             self._db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?)", row)
 
     def revoke(self, digest: bytes) -> None:
-        """End a session. Once more changes nothing."""
+        """End a session; ending it again has no effect."""
         self._db.execute("DELETE FROM sessions WHERE digest = ?", (digest,))
 
     def touch(self, used: Mapping[bytes, float], lifetimes: Lifetimes, now: float) -> None:
-        """Note when sessions (by digest) were used last, then forget those that are over at ``now``.
+        """Record when sessions (by digest) were last used, then delete those that have expired at ``now``.
 
-        What was revoked meanwhile does not come back.
+        Sessions revoked meanwhile do not reappear.
         """
         with self._transaction():
             self._db.executemany(

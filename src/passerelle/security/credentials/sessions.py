@@ -1,9 +1,9 @@
-"""Sessions as credentials: the cookie, who is behind it, and whether a page of ours has sent the request.
+"""Sessions as credentials: the cookie, its user, and protection against cross-site request forgery.
 
-A browser sends a cookie with every request to its host, whoever made it send that (cross-site request forgery). So
-a method that changes something needs more than the cookie: where the browser tells who asks (``Sec-Fetch-Site``,
-``Origin``), it must be a page of the same origin, and, unless that is switched off, the request must bring the token
-that only such a page can read.
+A browser sends a cookie with every request to its host, even if a page of another site caused the request. A method
+that changes something therefore needs more than the cookie. If the browser reports the origin of the request
+(``Sec-Fetch-Site``, ``Origin``), it must be the same origin. Unless disabled, the request must also have the CSRF
+token, which only pages of this origin can read.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from passerelle.security.credentials.session_store import Lifetimes, Session, Se
 from passerelle.security.guard import GuardedCall, PendingResult, RequestRefused
 from passerelle.security.identity import Identity
 
-# Sessions that a worker remembers, about 1 KB each. Beyond, the one that was not used for the longest time is looked
-# up again when it comes.
+# Maximum number of sessions cached per worker, about 1 KB each. Beyond it, the least recently used is looked up again.
 REMEMBERED_SESSIONS = 10_000
 
 TOKEN_FIELD = b"x-csrf-token"
@@ -35,7 +34,7 @@ ROLES = b"X-Consumer-Roles"
 
 
 def csrf_token(identity: bytes) -> bytes:
-    """The token of a session: derived from its id, so that it need not be kept, and does not give the id away."""
+    """Derive the CSRF token of a session from its id: it need not be stored, and it does not reveal the id."""
     mac = hmac.digest(identity, b"passerelle csrf token", "sha256")
     return base64.urlsafe_b64encode(mac).rstrip(b"=")
 
@@ -44,8 +43,8 @@ def csrf_token(identity: bytes) -> bytes:
 class SessionCookies:
     """The two cookies of a session: ``name`` holds its id, ``token`` its CSRF token, which scripts can read.
 
-    ``secure`` ones are sent over TLS only, and their prefix keeps any other host, or page of plain HTTP, from setting
-    them (RFC 6265bis §4.1.3.2).
+    With ``secure``, they are sent over TLS only, and their prefix prevents other hosts and pages over plain HTTP from
+    setting them (RFC 6265bis §4.1.3.2).
     """
 
     name: bytes
@@ -54,25 +53,25 @@ class SessionCookies:
 
     @classmethod
     def named(cls, name: str, *, secure: bool) -> SessionCookies:
-        """The cookies of sessions whose configured name is ``name``."""
+        """Create the cookies for the configured session name ``name``."""
         full = f"__Host-{name}" if secure else name
         return cls(full.encode("ascii"), f"{full}-csrf".encode("ascii"), secure)
 
     def set_lines(self, identity: bytes, seconds: int) -> bytes:
-        """The lines that give a client its session for ``seconds`` at most."""
+        """Return the lines that set the cookies for at most ``seconds``."""
         own = set_line(self.name, identity, secure=self.secure, scripts=False, seconds=seconds)
         return own + set_line(self.token, csrf_token(identity), secure=self.secure, scripts=True, seconds=seconds)
 
     def clear_lines(self) -> bytes:
-        """The lines that take it away."""
+        """Return the lines that delete the cookies."""
         own = set_line(self.name, b"", secure=self.secure, scripts=False, seconds=0)
         return own + set_line(self.token, b"", secure=self.secure, scripts=True, seconds=0)
 
 
 class OriginCheck:
-    """Whether a page of the gateway's own origin, or of one of ``origins``, has sent a request.
+    """Check that a request was sent by a page of the gateway's own origin, or of one of ``origins``.
 
-    ``token``: the session's token is needed too. ``secure``: pages come over TLS.
+    ``token``: the session's CSRF token is required too. ``secure``: pages are served over TLS.
     """
 
     __slots__ = ("_origins", "_schemes", "_token")
@@ -83,30 +82,33 @@ class OriginCheck:
         self._token = token
 
     def objection(self, call: GuardedCall, identity: bytes | None) -> str:
-        """Why the request may be forged, empty when it is not: ``identity`` is the session's id, None at a login."""
+        """Return why the request may be forged, or an empty string.
+
+        ``identity`` is the session's id, None at a login.
+        """
         safe = call.method in SAFE_METHODS
-        # A WebSocket begins with GET, and then carries what it likes (RFC 6455 §10.2).
+        # A WebSocket begins with GET, and may then carry any message (RFC 6455 §10.2).
         if safe and call.get(b"upgrade") is None:
             return ""
-        told = call.get(b"sec-fetch-site") is not None or call.get(b"origin") is not None
-        if told and not self._ours(call):
-            return "a page of another origin has sent it"
+        has_origin = call.get(b"sec-fetch-site") is not None or call.get(b"origin") is not None
+        if has_origin and not self._is_same_origin(call):
+            return "it was sent by a page of another origin"
         if safe or identity is None:
             return ""
         if not self._token:
-            return "" if told else "it has neither Origin nor Sec-Fetch-Site"
+            return "" if has_origin else "it has neither Origin nor Sec-Fetch-Site"
         tokens = call.lines(TOKEN_FIELD)
         if len(tokens) != 1:
             return "it has more than one CSRF token" if tokens else "it has no CSRF token"
         return "" if hmac.compare_digest(tokens[0].value, csrf_token(identity)) else "its CSRF token is wrong"
 
-    def _ours(self, call: GuardedCall) -> bool:
+    def _is_same_origin(self, call: GuardedCall) -> bool:
         origins = [field.value.lower() for field in call.lines(b"origin")]
         if len(origins) == 1 and origins[0] in self._origins:
             return True
         sites = [field.value for field in call.lines(b"sec-fetch-site")]
         if sites:
-            # No page can set this field; "none" is what the user alone has caused (W3C Fetch Metadata, §2.4).
+            # Pages cannot set this field; "none" means that the user initiated the request (W3C Fetch Metadata, §2.4).
             return sites in ([b"same-origin"], [b"none"])
         host = (call.get(b"host") or b"").lower()
         return len(origins) == 1 and bool(host) and origins[0] in [scheme + host for scheme in self._schemes]
@@ -114,14 +116,14 @@ class OriginCheck:
 
 @dataclass(slots=True)
 class KnownSession:
-    """A session that was found, and who its user is to services."""
+    """Session found in the store, with its user's identity for services."""
 
     session: Session
     identity: Identity
 
 
 class SessionMethod(ABC):
-    """Sessions by their cookie, wherever they are kept."""
+    """Authentication by session cookies, for any store."""
 
     challenge = b'Session realm="passerelle"'
     rejection = b'Session realm="passerelle", error="invalid_session"'
@@ -133,7 +135,7 @@ class SessionMethod(ABC):
         self._origin = origin
 
     def identify(self, call: GuardedCall) -> Identity | PendingResult | None:
-        """Whose session it is. :class:`RequestRefused` (403) where the request may be forged."""
+        """Return the session user's identity; raise :class:`RequestRefused` (403) if the request may be forged."""
         found = values(call, self._cookies.name)
         if not found:
             return None
@@ -141,7 +143,7 @@ class SessionMethod(ABC):
             raise CredentialRejected("more than one session cookie")
         digest = digest_of(found[0])
         if digest is None:
-            raise CredentialRejected("no session by its form")
+            raise CredentialRejected("malformed session cookie")
         credential = self._find_session(call, digest)
         if not isinstance(credential, KnownSession):
             return credential
@@ -152,9 +154,9 @@ class SessionMethod(ABC):
         return credential.identity
 
     def current_id(self, call: GuardedCall) -> bytes | PendingResult | None:
-        """The id of a session that holds and that the request shows, else None.
+        """Return the id of the valid session of the request, or None.
 
-        :class:`CredentialRejected` where it shows several.
+        Raises :class:`CredentialRejected` if the request has several session cookies.
         """
         found = values(call, self._cookies.name)
         if len(found) > 1:
@@ -170,15 +172,18 @@ class SessionMethod(ABC):
 
     @abstractmethod
     def forget(self, digest: bytes) -> None:
-        """The session is about to be ended: nobody is let in by memory."""
+        """Remove a session that is about to end from the cache, so that it is not accepted from memory."""
 
     @abstractmethod
     def _find_session(self, call: GuardedCall, digest: bytes) -> KnownSession | PendingResult:
-        """The session, where it holds; :class:`CredentialRejected` where not, :class:`Failure` where nobody knows."""
+        """Return the session if it is valid.
+
+        Raises :class:`CredentialRejected` if it is not valid, :class:`Failure` if the store cannot be read.
+        """
 
     @abstractmethod
     def _record_use(self, digest: bytes, credential: KnownSession) -> None:
-        """It was used now."""
+        """Record a use of the session."""
 
 
 @dataclass(slots=True)
@@ -187,10 +192,10 @@ class _UsedSession(KnownSession):
 
 
 class FileSessionMethod(SessionMethod):
-    """Sessions from the file of ``store``.
+    """Authentication by session cookies, with the file of ``store``.
 
-    What a look-up found is remembered until :meth:`refresh` sees that the file has changed. ``clock`` gives seconds
-    since the epoch. ``used`` collects when sessions were used last (by digest), until somebody takes it.
+    Lookups are cached until :meth:`refresh` notices a change of the file. ``clock`` gives seconds since the epoch.
+    ``used`` collects when sessions (by digest) were last used, until the caller takes the collected times.
     """
 
     __slots__ = ("_clock", "_known", "_lifetimes", "_store", "used")
@@ -211,19 +216,19 @@ class FileSessionMethod(SessionMethod):
         self.used: dict[bytes, float] = {}
 
     def forget(self, digest: bytes) -> None:
-        """The session is about to be revoked: nobody is let in by memory."""
+        """Remove a session that is about to be revoked from the cache, so that it is not accepted from memory."""
         self._known.pop(digest, None)
         self.used.pop(digest, None)
 
     def refresh(self) -> None:
-        """Forget everything if the file has changed, or cannot be read any more. Call it twice a second."""
+        """Clear the cache if the file has changed or can no longer be read. Call this twice a second."""
         if self._store.changed():
             self._known.clear()
 
     def _find_session(self, call: GuardedCall, digest: bytes) -> _UsedSession:
         known = self._known.touch(digest) or self._read_session(digest)
         if self._lifetimes.ended(known.session.created, known.used, self._clock()):
-            raise CredentialRejected(f"the session of {known.session.user!r} is over")
+            raise CredentialRejected(f"the session of {known.session.user!r} has expired")
         return known
 
     def _record_use(self, digest: bytes, credential: KnownSession) -> None:
@@ -236,7 +241,7 @@ class FileSessionMethod(SessionMethod):
             raise Failure(Kind.UNVERIFIABLE, f"the store of sessions: {error}") from error
         if session is None:
             raise CredentialRejected("unknown session")
-        # What is not written yet counts as well.
+        # Uses that are not written to the file yet count as well.
         used = max(session.used, self.used.get(digest, 0.0))
         known = _UsedSession(session, identity_of(session), used)
         self._known.keep(digest, known, REMEMBERED_SESSIONS)
@@ -244,6 +249,6 @@ class FileSessionMethod(SessionMethod):
 
 
 def identity_of(session: Session) -> Identity:
-    """Who a session's user is. ValueError when name or roles are too long to be told to services."""
+    """Return the identity of a session's user. Raises ValueError if name or roles are too long for fields."""
     roles = list(session.roles)
     return Identity(session.user, (), "session", claims={"roles": roles}, extra=[(ROLES, roles)])

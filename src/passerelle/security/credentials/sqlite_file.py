@@ -1,4 +1,4 @@
-"""One SQLite file in WAL mode, in which readers never wait for a writer: where credentials are kept without Redis."""
+"""SQLite file in WAL mode, in which readers never wait for a writer: the store of credentials without Redis."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# How long a writer waits for another one (seconds).
+# How long a writer waits for another writer (seconds).
 BUSY_SECONDS = 5.0
 
 
 class SqliteFile:
-    """The file at ``path``, made with mode 0600 if it is not there, with the table of ``schema`` in it.
+    """SQLite file at ``path``, created with mode 0600 and with the tables of ``schema`` if it does not exist.
 
-    ``synchronous`` is that of SQLite: FULL where no commit may be lost to a crash of the machine. sqlite3.Error when
-    the file cannot be used. One thread uses it; others open their own.
+    ``synchronous`` is SQLite's setting: FULL if no commit may be lost in a crash of the machine. Raises sqlite3.Error
+    if the file cannot be used. Each thread opens its own object.
     """
 
     def __init__(self, path: str | os.PathLike[str], schema: str, synchronous: str) -> None:
         self.path = Path(path)
         if not self.path.exists():
             try:
-                # Only the owner may read it: who can, learns no credential, but who has one.
+                # Only the owner may read the file: it contains no credentials, but it shows who has one.
                 os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))
             except OSError as error:
                 raise sqlite3.OperationalError(error.strerror) from error
@@ -39,7 +39,8 @@ class SqliteFile:
             raise
 
     def _use_wal(self) -> None:
-        """The change to WAL needs the file alone and does not wait for that (workers open it at the same moment)."""
+        """Switch to WAL, retrying: the switch needs exclusive access and fails at once while another worker opens the
+        file."""
         until = time.monotonic() + BUSY_SECONDS
         while True:
             try:
@@ -55,7 +56,8 @@ class SqliteFile:
         self._db.close()
 
     def changed(self) -> bool:
-        """Whether somebody else has changed the file since it was asked last, or it cannot be read any more (20 us)."""
+        """Return whether another connection has changed the file since the last call, or the file cannot be read (20
+        us)."""
         try:
             version = self._version()
         except sqlite3.Error:
@@ -69,7 +71,7 @@ class SqliteFile:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """What is written within is written at once, or not at all."""
+        """Run the enclosed statements in one transaction."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield

@@ -1,4 +1,5 @@
-"""Who asks, as a signed token for services (RFC 7519): one that was replayed elsewhere, or later, is worth nothing."""
+"""Issue signed identity tokens for services (RFC 7519). A token replayed to another service, or later, is invalid
+there."""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ from passerelle.security.guard import GuardedCall
 from passerelle.security.identity import Identity
 from passerelle.security.jwt.jose import silence_warnings
 
-# Tokens that are remembered, for each route and worker, about 1 KB each. Signing takes 50 us with EdDSA.
+# Maximum number of cached tokens per route and worker, about 1 KB each. Signing takes 50 us with EdDSA.
 REMEMBERED = 10_000
 
 
 class Signer:
-    """A key, and how tokens are signed with it; ``kid`` is its thumbprint (RFC 7638), None for a secret."""
+    """Key with its signature algorithm; ``kid`` is the key's thumbprint (RFC 7638), None for a secret."""
 
     __slots__ = ("_algorithm", "_header", "_key", "kid")
 
@@ -32,14 +33,14 @@ class Signer:
         self.kid = kid
 
     def sign(self, claims: dict[str, Any]) -> bytes:
-        """The token, in its compact form (RFC 7515 §7.1)."""
+        """Sign ``claims``; return the token in compact form (RFC 7515 §7.1)."""
         with silence_warnings():
             text = jws.serialize_compact(self._header, orjson.dumps(claims), self._key, algorithms=[self._algorithm])
         return text.encode("ascii")
 
 
 def signer_of_pem(pem: bytes) -> Signer:
-    """A private Ed25519 key in PEM. ValueError where it is none."""
+    """Load a private Ed25519 key in PEM. Raises ValueError for anything else."""
     try:
         with silence_warnings():
             key = OKPKey.import_key(pem)
@@ -51,16 +52,16 @@ def signer_of_pem(pem: bytes) -> Signer:
 
 
 def signer_of_secret(secret: bytes) -> Signer:
-    """A shared secret, of 32 octets at least."""
+    """Create a signer from a shared secret of at least 32 octets."""
     with silence_warnings():
         return Signer(OctKey.import_key(secret), "HS256", None)
 
 
 class SendIdentity:
-    """The guard that sends a token in the field ``header`` upstream, where the others have found who asks.
+    """Guard that adds a token in the field ``header`` to forwarded requests whose client was identified.
 
-    ``lifetime`` is in seconds. A token is used for half of it, so that services have time left. ``clock`` gives seconds
-    since the epoch.
+    ``lifetime`` is in seconds. A token is reused for half of its lifetime, so that services have time left. ``clock``
+    gives seconds since the epoch.
     """
 
     __slots__ = ("_audience", "_clock", "_header", "_issuer", "_known", "_lifetime", "_signer")
@@ -88,7 +89,7 @@ class SendIdentity:
         if identity is None:
             return
         now = self._clock()
-        # What services are told in fields is all that the token says, so those are its name.
+        # The identity's field lines contain everything that the token states, so they are the cache key.
         known = self._known.get(identity.lines)
         if known is None or not known[0] <= now < known[0] + self._lifetime / 2:
             known = self._sign(identity, now)

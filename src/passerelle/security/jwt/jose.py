@@ -1,7 +1,7 @@
-"""Signed tokens (RFC 7515, RFC 7519) and the keys that verify them (RFC 7517), on top of joserfc.
+"""Signed tokens (RFC 7515, RFC 7519) and the keys that verify them (RFC 7517), based on joserfc.
 
-What is decided here: which algorithm may go with which key, and what is a token at all. The signatures themselves are
-joserfc's and cryptography's work (docs/decisions/009-jwt-library.md). The rules are those of RFC 8725.
+This module decides which algorithm may be used with which key, and what counts as a token. joserfc and cryptography
+compute the signatures (docs/decisions/009-jwt-library.md). The rules are those of RFC 8725.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
 from joserfc.util import urlsafe_b64decode
 
 HMAC = ("HS256", "HS384", "HS512")
-# RFC 8725 §3.1, §3.2: an algorithm says what key it takes, so that no public key is ever taken for a secret.
+# RFC 8725 §3.1, §3.2: an algorithm determines the type of its key, so a public key is never used as a secret.
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _EC = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 ALGORITHMS = (*HMAC, *sorted(_RSA, reverse=True), *_EC.values(), "EdDSA")
@@ -28,22 +28,22 @@ ALGORITHMS = (*HMAC, *sorted(_RSA, reverse=True), *_EC.values(), "EdDSA")
 SECRET_OCTETS = {"HS256": 32, "HS384": 48, "HS512": 64}
 RSA_BITS = 2048
 
-# The longest token that is looked at; header sections are 32 KiB by default, and nobody's token is.
+# Maximum length of a token in octets: well below the 32 KiB allowed for a header section, and well above real tokens.
 LONGEST_TOKEN = 8192
 LONGEST_KID = 256
-# Keys of one set that are read: more is nobody's, and a token without kid tries every one.
+# Maximum number of keys read from one set: real sets are smaller, and a token without kid is tried with every key.
 MOST_KEYS = 64
 
-# Three parts of base64url, a header and a signature at least, no padding, nothing in between (RFC 7515 §2, §7.1).
+# Three parts in base64url, the header and the signature not empty, without padding or whitespace (RFC 7515 §2, §7.1).
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]+)")
 
 
 class InvalidToken(ValueError):
-    """Why this is no token that could be verified; the text never holds any of it."""
+    """Invalid token; the message states the reason and never contains any part of the token."""
 
 
 class Token(NamedTuple):
-    """A token in its compact form, its header read and nothing verified."""
+    """Token in compact form: its header is parsed, and nothing is verified yet."""
 
     text: str
     algorithm: str
@@ -51,20 +51,20 @@ class Token(NamedTuple):
 
 
 def parse(text: str) -> Token:
-    """Read the header of a token (RFC 7515 §4). ``jwk``, ``jku``, ``x5c`` and ``x5u`` in it mean nothing here."""
+    """Parse the header of a token (RFC 7515 §4). Its ``jwk``, ``jku``, ``x5c`` and ``x5u`` are ignored."""
     if len(text) > LONGEST_TOKEN:
         raise InvalidToken(f"token longer than {LONGEST_TOKEN} octets")
     match = _COMPACT.fullmatch(text)
     if match is None:
-        raise InvalidToken("no token by its form")
+        raise InvalidToken("malformed token")
     header = _json_object(match[1], "header")
     algorithm, kid = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str):
-        raise InvalidToken("no algorithm in the token")
+        raise InvalidToken("token without an algorithm")
     if kid is not None and (not isinstance(kid, str) or len(kid) > LONGEST_KID):
         raise InvalidToken("malformed kid")
     if "crit" in header or header.get("b64", True) is not True:
-        raise InvalidToken("a critical extension that is not known here")
+        raise InvalidToken("unsupported critical extension")
     return Token(text, algorithm, kid)
 
 
@@ -80,14 +80,15 @@ def _json_object(part: str, what: str) -> dict[str, Any]:
 
 @contextmanager
 def silence_warnings() -> Iterator[None]:
-    """joserfc warns of algorithms and keys that are weak or old (EdDSA, RFC 9864): this module has rules of its own."""
+    """Silence joserfc's warnings about weak or old algorithms and keys (EdDSA, RFC 9864): this module has its own
+    rules."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SecurityWarning)
         yield
 
 
 class VerificationKey:
-    """A key, and the algorithms that it may be used with."""
+    """Key with the algorithms that it may be used with."""
 
     __slots__ = ("_key", "algorithms", "kid", "thumbprint")
 
@@ -98,7 +99,7 @@ class VerificationKey:
         self.thumbprint = key.thumbprint()
 
     def verifies(self, token: Token) -> bool:
-        """Whether the token's signature holds under this key."""
+        """Return whether the token's signature is valid under this key."""
         if token.algorithm not in self.algorithms:
             return False
         try:
@@ -110,19 +111,19 @@ class VerificationKey:
 
 
 def claims_of(token: Token) -> dict[str, Any]:
-    """The claims of a token whose signature holds (RFC 7519 §4)."""
+    """Return the claims of a token with a verified signature (RFC 7519 §4)."""
     return _json_object(token.text.split(".")[1], "claims")
 
 
 def key_of_secret(secret: bytes, algorithms: frozenset[str]) -> VerificationKey:
-    """A shared secret for the HMAC algorithms that it is long enough for."""
+    """Create a key from a shared secret, for the HMAC algorithms for which the secret is long enough."""
     fitting = frozenset(name for name, least in SECRET_OCTETS.items() if len(secret) >= least)
     with silence_warnings():
         return VerificationKey(OctKey.import_key(secret), algorithms & fitting, None)
 
 
 def key_of_pem(pem: bytes) -> VerificationKey:
-    """A public key (SubjectPublicKeyInfo, or the one of a private key) in PEM. ValueError where it is none of ours."""
+    """Load a public key in PEM (SubjectPublicKeyInfo, or a private key). Raises ValueError for unsupported keys."""
     for kind in (RSAKey, ECKey, OKPKey):
         try:
             with silence_warnings():
@@ -134,9 +135,9 @@ def key_of_pem(pem: bytes) -> VerificationKey:
 
 
 def key_of_jwk(jwk: Mapping[str, Any]) -> VerificationKey:
-    """A public key of a set (RFC 7517 §4). ValueError where it is none that may verify signatures.
+    """Load a public key of a set (RFC 7517 §4). Raises ValueError if it must not or cannot verify signatures.
 
-    A symmetric key has no place in a set that others can read; :func:`key_of_secret` is for secrets.
+    Symmetric keys are rejected, since other parties can read the set; :func:`key_of_secret` is for secrets.
     """
     if jwk.get("kty") not in ("RSA", "EC", "OKP"):
         raise ValueError("no public key")
@@ -144,14 +145,14 @@ def key_of_jwk(jwk: Mapping[str, Any]) -> VerificationKey:
 
 
 def verification_key(jwk: Mapping[str, Any]) -> VerificationKey:
-    """Any JWK for signatures: its ``use``, ``key_ops`` and ``alg`` hold (RFC 7517 §4.2 to §4.4)."""
+    """Load any JWK for signatures; its ``use``, ``key_ops`` and ``alg`` are enforced (RFC 7517 §4.2 to §4.4)."""
     operations = jwk.get("key_ops", ["verify"])
     if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         raise ValueError("not a key for signatures")
     kid, algorithm = jwk.get("kid"), jwk.get("alg")
     if not isinstance(kid, str | None) or not isinstance(algorithm, str | None):
         raise ValueError("malformed kid or alg")
-    # Only what makes the public key: nothing private is kept, and no other member can change how it is read.
+    # Only the members of the public key are used: no private member is kept, and no other member affects parsing.
     members = {name: jwk[name] for name in ("kty", "n", "e", "crv", "x", "y", "k") if name in jwk}
     try:
         with silence_warnings():
@@ -162,7 +163,7 @@ def verification_key(jwk: Mapping[str, Any]) -> VerificationKey:
 
 
 def _fitting(key: Key, kid: str | None, algorithm: str | None) -> VerificationKey:
-    """The key with the algorithms that fit it."""
+    """Return the key with the algorithms that fit it."""
     if isinstance(key, RSAKey):
         if key.public_key.key_size < RSA_BITS:
             raise ValueError(f"RSA key of fewer than {RSA_BITS} bits")
@@ -182,9 +183,9 @@ def _fitting(key: Key, kid: str | None, algorithm: str | None) -> VerificationKe
 
 
 def keys_of_set(data: bytes) -> list[VerificationKey]:
-    """The keys of a JWK set (RFC 7517 §5) that can verify signatures; others in it mean nothing.
+    """Return the keys of a JWK set (RFC 7517 §5) that can verify signatures, and ignore other members.
 
-    ValueError where it is none, or holds no such key.
+    Raises ValueError if ``data`` is not a JWK set or has no such key.
     """
     document = orjson.loads(data)
     entries = document.get("keys") if isinstance(document, dict) else None

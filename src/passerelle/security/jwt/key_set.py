@@ -1,9 +1,9 @@
-"""Where verification keys come from: fixed ones, and a set that its issuer changes (RFC 7517 §5, B25).
+"""Sources of verification keys: fixed keys, and a JWK set that its issuer rotates (RFC 7517 §5).
 
-The set is fetched again when it is old, and when a token names a key that is not in it or fails under the one that it
-names: a rotation is seen at once. All who need that wait for one fetch, and there is none within ``cooldown`` of the
-last one's end, so nobody can make this gateway hammer the issuer. A fetch that fails changes nothing: the last good set
-stays.
+The set is fetched again when it is old, and when a token names a key that is not in the set or fails to verify under
+the key that it names, so a rotation takes effect at once. Concurrent requests wait for one fetch. No fetch starts
+within ``cooldown`` of the end of the previous one, so clients cannot make the gateway overload the issuer. A failed
+fetch changes nothing: the last valid set remains in use.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ FetchCallback = Callable[[bytes | Exception], None]
 
 
 class KeySource(Protocol):
-    """Something that has keys."""
+    """Source of verification keys."""
 
     loaded: bool
-    """Whether there was ever a set of keys."""
+    """Whether a set of keys was ever available."""
     version: int
-    """Grows when a key is gone or changed: what was verified before must be verified again."""
+    """Incremented when a key is removed or changed: tokens verified before must be verified again."""
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[VerificationKey]:
-        """The keys that a token may be signed with: those with its ``kid``, or, where it has none, all."""
+        """Return the keys that may have signed a token: those with its ``kid``, or all keys if the token has none."""
 
     def refetch(self, now: float) -> PendingResult | None:
-        """A fetch to wait for because no key fitted, or None where that cannot help (now)."""
+        """Return a pending fetch if no key fitted, or None if a fetch would not help now."""
 
 
 class FixedKeys:
-    """Keys of the configuration. A ``kid`` in a token is not looked at: there is nothing to choose."""
+    """Keys from the configuration. The ``kid`` of a token is ignored."""
 
     loaded = True
     version = 0
@@ -42,17 +42,20 @@ class FixedKeys:
         self._keys = keys
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[VerificationKey]:
-        """The keys for ``algorithm``."""
+        """Return the keys for ``algorithm``."""
         return [key for key in self._keys if algorithm in key.algorithms]
 
     def refetch(self, now: float) -> PendingResult | None:
-        """They stay what they are."""
+        """Return None: fixed keys are never fetched."""
         return None
 
 
 class KeySet:
-    """A set that is fetched. ``fetch`` starts to get its bytes and calls what it is given, later, exactly once, within
-    a bounded time. ``failed`` hears of why one did not work. Times in seconds; ``clock`` never goes back."""
+    """Key set that is fetched.
+
+    ``fetch`` starts a request and calls its callback later, exactly once, within a bounded time. ``failed`` is called
+    with the reason of a failed fetch. Times are in seconds; ``clock`` is monotonic.
+    """
 
     def __init__(
         self,
@@ -77,24 +80,24 @@ class KeySet:
         self.version = 0
 
     def start(self) -> None:
-        """Fetch now, unless that is under way."""
+        """Start a fetch, unless one is in progress."""
         if not self.fetching:
             self.fetching = True
             self._fetch(self._done)
 
     def keep_fresh(self) -> None:
-        """Fetch a set that is old, while nobody waits for it. Call it every second or so."""
+        """Refresh an old set in the background. Call this about once a second."""
         now = self._clock()
         if self.loaded and now - self._fetched >= self._refresh and self._may_fetch(now):
             self.start()
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[VerificationKey]:
-        """The keys that fit."""
+        """Return the keys that fit."""
         keys = [key for key in self._keys if algorithm in key.algorithms]
         return keys if kid is None else [key for key in keys if key.kid == kid]
 
     def refetch(self, now: float) -> PendingResult | None:
-        """This set, when it is being fetched or may be."""
+        """Return this set if a fetch is in progress or may start now."""
         if not self.fetching:
             if not self._may_fetch(now):
                 return None
@@ -102,7 +105,7 @@ class KeySet:
         return self
 
     def add_done_callback(self, callback: Callable[[], None]) -> None:
-        """Call when the fetch has ended."""
+        """Call ``callback`` when the fetch has ended."""
         self._waiting.append(callback)
 
     def _may_fetch(self, now: float) -> bool:

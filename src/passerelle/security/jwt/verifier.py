@@ -16,15 +16,16 @@ from passerelle.security.identity import Identity
 from passerelle.security.jwt.jose import InvalidToken, claims_of, parse
 from passerelle.security.jwt.key_set import KeySource
 
-# Verified tokens that a worker remembers, 1 to 3 KB each. Beyond, the oldest is verified again when it comes.
+# Maximum number of verified tokens cached per worker, 1 to 3 KB each. Beyond it, the oldest is verified again when
+# used.
 REMEMBERED_TOKENS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class JwtRules:
-    """What must be true of a token. ``leeway`` in seconds, for clocks that differ; None and empty mean anything.
+    """Requirements for a token. ``leeway`` in seconds allows for clock skew; None and empty accept any value.
 
-    ``consumer`` and ``scopes`` name the claims that become the identity, ``forward`` maps claims to the names of field
+    ``consumer`` and ``scopes`` name the claims that become the identity; ``forward`` maps claims to the names of field
     lines for services (which begin with ``X-Consumer-``).
     """
 
@@ -38,10 +39,10 @@ class JwtRules:
 
 
 def check_claims(claims: Mapping[str, Any], rules: JwtRules, now: float) -> float:
-    """Until when the claims hold (seconds since the epoch, leeway included); :class:`CredentialRejected` when they do
-    not.
+    """Return until when the claims are valid (seconds since the epoch, including leeway).
 
-    ``exp`` must be there: a token without an end could never be taken back.
+    Raises :class:`CredentialRejected` if they are not valid. ``exp`` is required: a token without expiry could never be
+    withdrawn.
     """
     expires = _date(claims, "exp")
     if expires is None:
@@ -51,9 +52,9 @@ def check_claims(claims: Mapping[str, Any], rules: JwtRules, now: float) -> floa
         raise CredentialRejected(f"token expired {now - expires:.0f} s ago")
     starts = _date(claims, "nbf")
     if starts is not None and starts > now + rules.leeway:
-        raise CredentialRejected(f"token holds in {starts - now:.0f} s only")
+        raise CredentialRejected(f"token not valid for another {starts - now:.0f} s")
     if rules.issuer is not None and claims.get("iss") != rules.issuer:
-        raise CredentialRejected("token of another issuer")
+        raise CredentialRejected("token from another issuer")
     if rules.audiences:
         audience = claims.get("aud")
         audiences = audience if isinstance(audience, list) else [audience]
@@ -72,13 +73,13 @@ def _date(claims: Mapping[str, Any], name: str) -> float | None:
 
 
 def identity_of(claims: Mapping[str, Any], rules: JwtRules) -> Identity:
-    """Who a verified token speaks of; :class:`CredentialRejected` when it does not say."""
+    """Return the identity in a verified token; raise :class:`CredentialRejected` if it has none."""
     consumer = claims.get(rules.consumer)
     if not isinstance(consumer, str) or not consumer:
         raise CredentialRejected(f"token without {rules.consumer}")
     scopes = claims.get(rules.scopes)
     if isinstance(scopes, str):
-        scopes = scopes.split(" ")  # RFC 8693 §4.2; some issuers write a list
+        scopes = scopes.split(" ")  # RFC 8693 §4.2; some issuers use a list
     if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
         scopes = []
     extra = [(name, claims[claim]) for claim, name in rules.forward.items() if claims.get(claim) is not None]
@@ -89,10 +90,10 @@ def identity_of(claims: Mapping[str, Any], rules: JwtRules) -> Identity:
 
 
 class JwtMethod:
-    """Tokens in ``Authorization: Bearer``, signed with a key of ``source``.
+    """Authentication by a token in ``Authorization: Bearer``, signed with a key of ``source``.
 
-    A verified token is remembered until it expires, or until a key of the source is gone. ``clock`` gives seconds since
-    the epoch, ``steady`` those that never go back.
+    A verified token is cached until it expires, or until a key of the source is removed. ``clock`` gives seconds since
+    the epoch, ``steady`` is monotonic.
     """
 
     challenge = b'Bearer realm="passerelle"'
@@ -115,7 +116,7 @@ class JwtMethod:
         self._version = source.version
 
     def identify(self, call: GuardedCall) -> Identity | PendingResult | None:
-        """The subject of the token."""
+        """Return the identity in the token."""
         value = call.get(b"authorization")
         if value is None:
             return None
@@ -125,7 +126,7 @@ class JwtMethod:
         if value[:7].lower() != b"bearer ":
             return None
         if len(call.lines(b"authorization")) > 1:
-            raise CredentialRejected("more than one Authorization")
+            raise CredentialRejected("more than one Authorization field")
         return self._verify(value)
 
     def _verify(self, value: bytes) -> Identity | PendingResult:
@@ -135,15 +136,15 @@ class JwtMethod:
         except InvalidToken as error:
             raise CredentialRejected(str(error)) from None
         if token.algorithm not in self._rules.algorithms:
-            raise CredentialRejected("algorithm that is not allowed")
+            raise CredentialRejected("algorithm not allowed")
         keys = source.candidates(token.kid, token.algorithm)
         if not any(key.verifies(token) for key in keys):
             wait = source.refetch(self._steady())
             if wait is not None:
                 return wait
             if not source.loaded:
-                raise Failure(Kind.UNVERIFIABLE, "no keys could be fetched yet")
-            raise CredentialRejected("signature that does not hold" if keys else "token of an unknown key")
+                raise Failure(Kind.UNVERIFIABLE, "no keys fetched yet")
+            raise CredentialRejected("invalid signature" if keys else "token signed with an unknown key")
         try:
             claims = claims_of(token)
         except InvalidToken as error:

@@ -1,9 +1,9 @@
 """Rate limits by the generic cell rate algorithm (GCRA, ITU-T I.371; a leaky bucket as a meter).
 
 A limit of ``count`` requests per ``period`` with a ``burst`` is a bucket of ``burst`` requests that refills at that
-rate, one by one. All that is kept of a client is one number: when its bucket will be full again. Time is counted in
-*ticks* of 1/count nanoseconds, in which one request costs exactly ``period`` and everything is a whole number: the
-arithmetic has no error, whatever the rate.
+rate, one request at a time. The state of a client is a single number: the time at which its bucket is full again. Times
+are in *ticks* of 1/count nanoseconds. One request costs exactly ``period`` ticks, and all quantities are integers, so
+the arithmetic is exact for every rate.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from passerelle.security.guard import GuardedCall, RequestRefused
 
 SECOND = 1_000_000_000
 
-# Clients that one limit of one route remembers: about 450 bytes each.
+# Number of clients remembered per limit of a route: about 450 bytes each.
 CAPACITY = 50_000
-# How many old entries are looked at to make room for a new one.
+# Number of old entries considered when room is made for a new one.
 CANDIDATES = 8
 
-# Longest value that is a key as it is; what a client sends is cut, so that memory is bounded in bytes too.
+# Maximum length of a key; longer client input is truncated, so that memory is bounded in bytes too.
 LONGEST_KEY = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """``count`` requests each ``period`` (nanoseconds), at most ``burst`` at once."""
+    """``count`` requests per ``period`` (nanoseconds), with bursts of at most ``burst`` requests."""
 
     count: int
     period: int
@@ -39,26 +39,29 @@ class Rate:
 
     @classmethod
     def of(cls, count: int, seconds: int, burst: int) -> Rate:
-        """``count`` each ``seconds``, in the lowest terms in which the period is whole microseconds, which is what
-        Redis's clock gives: small numbers make fast arithmetic."""
+        """Create a rate of ``count`` per ``seconds``, in lowest terms with a period of whole microseconds.
+
+        Redis's clock has microseconds, and small numbers make the arithmetic fast.
+        """
         common = math.gcd(count, seconds * 1_000_000)
         return cls(count // common, seconds * SECOND // common, burst)
 
     def share(self, workers: int, cost: int = 1) -> Rate:
-        """What one of ``workers`` that know nothing of each other may admit: a part each, at least one request."""
+        """Return the part of the rate that one of ``workers`` without shared state may admit: at least one request."""
         return Rate(self.count, self.period * workers, max(cost, -(-self.burst // workers)))
 
     @property
     def window(self) -> int:
-        """Seconds, rounded up, in which an empty bucket fills."""
+        """The time in seconds, rounded up, in which an empty bucket fills."""
         return max(1, -(-self.burst * self.period // (self.count * SECOND)))
 
 
 class RateDecision(NamedTuple):
-    """``full`` is the new state (ticks); ``left`` requests of cost 1; the rest is in nanoseconds.
+    """Decision about a request.
 
-    ``reset`` is how long until the bucket is full, ``retry`` how long until this request would be admitted (0 if it
-    is).
+    ``full`` is the new state (ticks); ``left`` is how many requests of cost 1 remain; the other fields are in
+    nanoseconds. ``reset`` is the time until the bucket is full, ``retry`` the time until this request would be admitted
+    (0 if it is admitted).
     """
 
     admitted: bool
@@ -69,8 +72,11 @@ class RateDecision(NamedTuple):
 
 
 def decide(rate: Rate, full: int, now: int, cost: int = 1) -> RateDecision:
-    """Whether a request of ``cost`` is admitted at ``now`` (nanoseconds) for whom the state is ``full`` (ticks, 0 for
-    unknown). A refused request changes nothing. ``cost`` must be at most the burst."""
+    """Decide whether a request of ``cost`` is admitted at ``now`` (nanoseconds).
+
+    ``full`` is the client's state (ticks; 0 for an unknown client). A refused request does not change the state.
+    ``cost`` must be at most the burst.
+    """
     count, period = rate.count, rate.period
     ticks = now * count
     debt = full - ticks if full > ticks else 0
@@ -86,10 +92,10 @@ def decide(rate: Rate, full: int, now: int, cost: int = 1) -> RateDecision:
 class BucketTable:
     """States by client, at most ``capacity``.
 
-    When it is full and a new client comes, the eight entries that were looked at longest ago are candidates: one whose
-    bucket is full again goes (forgetting it changes nothing), else the one that is nearest to full; the others are
-    spared and go to the end of the queue. So whoever is being refused is forgotten last: ten million clients that come
-    once cannot wash out one that comes too often. Each step is O(1): no pause, no timer.
+    To make room for a new client, the eight entries considered least recently are candidates: the first one whose
+    bucket is full again is removed (which changes nothing), otherwise the one nearest to full is evicted. The others
+    move to the end of the queue. Clients that are being refused are therefore evicted last: ten million clients with
+    one request each cannot displace one that sends too many. Each step is O(1), without pauses or timers.
     """
 
     __slots__ = ("_capacity", "_states")
@@ -102,11 +108,11 @@ class BucketTable:
         return len(self._states)
 
     def get(self, key: bytes) -> int:
-        """The state of ``key``; 0 when it is unknown."""
+        """Return the state of ``key``; 0 if it is unknown."""
         return self._states.get(key, 0)
 
     def put(self, key: bytes, full: int, ticks: int) -> None:
-        """Keep the state ``full`` of ``key``; ``ticks`` is now."""
+        """Store the state ``full`` of ``key``; ``ticks`` is the current time."""
         states = self._states
         if len(states) >= self._capacity and key not in states:
             self._make_room(ticks)
@@ -131,19 +137,19 @@ KeyOf = Callable[[GuardedCall], bytes]
 
 
 def by_consumer(call: GuardedCall) -> bytes:
-    """The consumer that authentication found."""
+    """Return the authenticated consumer."""
     identity = call.identity
     return identity.consumer.encode()[:LONGEST_KEY] if identity is not None else b""
 
 
 def by_key(call: GuardedCall) -> bytes:
-    """The API key itself, not its owner; the consumer where another credential was used."""
+    """Return the id of the API key; for other credentials, the consumer."""
     identity = call.identity
     return identity.key.encode() if identity is not None and identity.key else by_consumer(call)
 
 
 def by_header(name: bytes) -> KeyOf:
-    """The value of a field (``name`` in lower case), cut to 128 octets; all requests without it share one bucket."""
+    """Use the field ``name`` (lower case), cut to 128 octets; all requests without the field share one bucket."""
 
     def key_of(call: GuardedCall) -> bytes:
         return (call.get(name) or b"")[:LONGEST_KEY]
@@ -152,7 +158,8 @@ def by_header(name: bytes) -> KeyOf:
 
 
 class RouteRateLimit:
-    """One limit of a route. ``name`` is what the fields call it; ``dry_run`` counts and refuses nothing."""
+    """One limit of a route. ``name`` is used in the RateLimit fields; with ``dry_run`` it counts but never
+    refuses."""
 
     __slots__ = ("cost", "dry_run", "key_of", "label", "name", "policy", "rate", "table")
 
@@ -172,26 +179,28 @@ class RouteRateLimit:
         self.cost = cost
         self.dry_run = dry_run
         self.table = table if table is not None else BucketTable()
-        # A string of structured fields (RFC 9651 §3.3.3); names are visible ASCII without quotes (config).
+        # A String of structured fields (RFC 9651 §3.3.3); names are visible ASCII without quotes (checked by the
+        # configuration).
         self.label = b'"%b"' % name.encode("ascii")
         self.policy = b"%b;q=%d;w=%d" % (self.label, rate.burst, rate.window)
 
     def refusal(self, retry: int) -> RequestRefused:
-        """The answer to a request that would be admitted in ``retry`` nanoseconds."""
+        """Build the refusal of a request that would be admitted in ``retry`` nanoseconds."""
         after = b"%d" % -(-retry // SECOND)
-        return RequestRefused(Kind.RATE_LIMITED, f"over the limit {self.name}", [(b"Retry-After", after)])
+        return RequestRefused(Kind.RATE_LIMITED, f"exceeds the limit {self.name}", [(b"Retry-After", after)])
 
     def ratelimit_item(self, decision: RateDecision) -> bytes:
-        """The member of the RateLimit field for ``decision``."""
+        """Format the member of the RateLimit field for ``decision``."""
         return b"%b;r=%d;t=%d" % (self.label, decision.left, -(-decision.reset // SECOND))
 
 
 class RateLimits:
-    """The guard: all ``limits`` must admit a request, and only then does any of them count it.
+    """Guard for rate limits: a request is admitted, and counted, only if all ``limits`` admit it.
 
-    ``on_dry`` hears of each request that a dry limit would have refused. ``clock`` gives nanoseconds that never go
-    back. Fields as in draft-ietf-httpapi-ratelimit-headers-10: ``q`` is the burst and ``w`` the seconds in which it
-    refills, so that both are true of a bucket; ``r`` is what is left and ``t`` the seconds until all of it is.
+    ``on_dry`` is called for each request that a dry-run limit would have refused. ``clock`` gives nanoseconds and is
+    monotonic. Fields follow draft-ietf-httpapi-ratelimit-headers-10: ``q`` is the burst and ``w`` the seconds in which
+    it refills, so that both describe the bucket; ``r`` is the number of requests left, and ``t`` the seconds until the
+    bucket is full.
     """
 
     __slots__ = ("_clock", "_limits", "_on_dry", "_policies")
@@ -221,7 +230,8 @@ class RateLimits:
                 limit.table.put(key, decision.full, now * limit.rate.count)
 
     def settle(self, call: GuardedCall, decided: Iterable[tuple[RouteRateLimit, bytes, RateDecision]]) -> None:
-        """Tell the client what was ``decided``; raise :class:`RequestRefused` where a limit that is not dry refuses."""
+        """Add the RateLimit fields for ``decided``; raise :class:`RequestRefused` if a limit refuses that is not in dry
+        run."""
         items: list[bytes] = []
         refused: RouteRateLimit | None = None
         retry = 0
@@ -240,9 +250,9 @@ class RateLimits:
 
 
 class SingleRateLimit:
-    """:class:`RateLimits` for one limit that is not dry, as most routes have: 1.0 us a request instead of 1.9.
+    """:class:`RateLimits` for the common case of one limit without dry run: 1.0 us per request instead of 1.9.
 
-    The arithmetic is that of :func:`decide`, written out.
+    The arithmetic is that of :func:`decide`, inlined.
     """
 
     __slots__ = (
@@ -269,7 +279,7 @@ class SingleRateLimit:
         self._second = rate.count * SECOND
         self._size = rate.burst * rate.period
         self._wanted = limit.cost * rate.period
-        # What the client is told, but for the numbers.
+        # The RateLimit fields, up to the numbers.
         self._header_lines = b"RateLimit-Policy: %b\r\nRateLimit: %b;r=" % (limit.policy, limit.label)
 
     def __call__(self, call: GuardedCall) -> None:

@@ -1,9 +1,8 @@
-"""Rate limits that all gateways share: :func:`passerelle.security.ratelimit.gcra.decide` in one script, on Redis's
-clock.
+"""Rate limits shared by all gateways: :func:`passerelle.security.ratelimit.gcra.decide` as a script on Redis's clock.
 
-The script counts in microseconds, which is what Redis's clock gives, and in ticks of 1/count of them. Numbers there are
-doubles, so nothing may pass 2^53: the state is kept as two whole numbers, microseconds and ticks, and the rate in its
-lowest terms. That is exact up to ``burst * period / gcd(count, period)`` of 9e15 (a burst of a hundred thousand a day).
+The script counts microseconds, the unit of Redis's clock, and ticks of 1/count microseconds. Lua numbers are doubles,
+so no value may exceed 2^53: the state is stored as two integers, microseconds and ticks, and the rate in lowest terms.
+The arithmetic is exact up to ``burst * period / gcd(count, period)`` of 9e15 (a burst of a hundred thousand a day).
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from passerelle.security.ratelimit.gcra import Rate, RateDecision, RateLimits, R
 
 MICROSECOND: Final = 1000
 
-# What every script begins with.
+# Prologue of every script.
 NOW: Final = """
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 """
 
-# KEYS: one a limit. ARGV, four a limit: count, size of the bucket and
-# price of the request (both in ticks), whether it is dry. Gives four numbers a limit: whether it admits, the debt in
-# ticks, the same in us, and the wait in us.
+# KEYS: one per limit. ARGV, four per limit: count, size of the bucket and cost of the request (both in ticks), whether
+# it is a dry run. Returns four numbers per limit: whether the request is admitted, the debt in ticks, the debt in us,
+# and the wait in us.
 DECIDE: Final = """
 local out, puts, refused = {}, {}, false
 for i = 1, #KEYS do
@@ -65,7 +64,8 @@ end
 return out
 """
 
-# KEYS: the set of gateways. ARGV: who says that it is there, for how many us it is believed. Gives how many there are.
+# KEYS: the set of gateways. ARGV: the id of this gateway, how long its presence is valid (us). Returns the number of
+# gateways present.
 HELLO: Final = """
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
@@ -77,27 +77,27 @@ PREFIX: Final = b"passerelle:1:limits:"
 
 
 class ScriptCall(PendingResult, Protocol):
-    """A script that is under way. ``result`` is what it gave: a list, unless it failed or never answers."""
+    """Script call in flight. ``result`` is the reply: a list, unless the call failed or never completes."""
 
     @property
     def result(self) -> object:
-        """What came."""
+        """The reply."""
 
 
 class ScriptRunner(Protocol):
-    """Where the shared state is. ``gateways`` is how many share it, this one included."""
+    """Store of the shared state. ``gateways`` is the number of gateways that share it, including this one."""
 
     gateways: int
 
     def run(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> ScriptCall | None:
-        """Run a script; None when the store is gone."""
+        """Run a script; return None if the store is unavailable."""
 
     def run_or_queue(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> ScriptCall | None:
-        """The same for what cannot do without an answer: it may wait a little for a store that is just coming."""
+        """Run a script for a caller that needs the result; the call may wait briefly for the first connection."""
 
 
 class RedisRate:
-    """What the script is told of ``rate``, the whole one. ``scope`` names what is counted, ``prefix`` among what."""
+    """Arguments of the script for ``rate``, the shared rate. ``scope`` and ``prefix`` form the key."""
 
     __slots__ = ("_prefix", "arguments", "rate", "ticks")
 
@@ -105,32 +105,32 @@ class RedisRate:
         self.rate = rate
         period = rate.period // MICROSECOND
         common = gcd(rate.count, period)
-        # One request costs this many ticks.
+        # The cost of one request in ticks.
         self.ticks = period // common
         numbers = rate.count // common, rate.burst * self.ticks, cost * self.ticks, int(dry_run)
         self.arguments = [b"%d" % number for number in numbers]
         self._prefix = prefix + hashlib.blake2b(scope.encode(), digest_size=9).hexdigest().encode("ascii") + b":"
 
     def key(self, client: bytes) -> bytes:
-        """Where the state of ``client`` is."""
+        """Return the Redis key of the state of ``client``."""
         return self._prefix + client
 
     def decision(self, answer: Sequence[int]) -> RateDecision:
-        """What the four numbers of the script say. There is no ``full`` in it: that is on another clock."""
+        """Convert the four numbers of the script's reply. ``full`` is not set: it would be on another clock."""
         admitted, debt, reset, retry = answer
         left = (self.rate.burst * self.ticks - debt) // self.ticks
         return RateDecision(bool(admitted), 0, left, reset * MICROSECOND, retry * MICROSECOND)
 
 
 def decisions(rates: Sequence[RedisRate], answer: object) -> list[RateDecision] | None:
-    """What :data:`DECIDE` has said of each; None where there is no answer, or none that it gives."""
+    """Convert the reply of :data:`DECIDE` for all limits; return None if there is no reply or it is malformed."""
     if not isinstance(answer, list) or len(answer) != 4 * len(rates) or not all(type(each) is int for each in answer):
         return None
     return [each.decision(answer[4 * index : 4 * index + 4]) for index, each in enumerate(rates)]
 
 
 class RedisLimit(RedisRate):
-    """What the script is told of ``limit``."""
+    """Arguments of the script for ``limit``."""
 
     __slots__ = ("limit",)
 
@@ -140,11 +140,11 @@ class RedisLimit(RedisRate):
 
 
 class RedisRateLimits:
-    """The guard: as :class:`RateLimits`, but counted in ``store``; when that is gone, each gateway admits its part.
+    """Guard like :class:`RateLimits` that counts in ``store``; without the store, each gateway admits its share.
 
-    What the store has decided is noted in the own tables too: a part of the rate has a bucket of as much time, so who
-    has used up the shared limit has used up the local one when the store goes.
-    ``gateways`` is the number of parts, or None for as many as were seen lately.
+    Decisions of the store are recorded in the local tables too. A share of the rate has a bucket that covers the same
+    time, so a client that has used up the shared limit has also used up the local one if the store becomes unavailable.
+    ``gateways`` is the number of shares, or None for the number of gateways present.
     """
 
     __slots__ = ("_clock", "_gateways", "_local", "_on_dry", "_parts", "_redis_limits", "_store", "_whole")
@@ -167,7 +167,7 @@ class RedisRateLimits:
         self._local = self._whole
 
     def __call__(self, call: GuardedCall) -> PendingResult | None:
-        """Ask the store, then count the request or raise :class:`passerelle.security.guard.Refused` (429)."""
+        """Query the store, then count the request or raise :class:`passerelle.security.guard.RequestRefused` (429)."""
         waited_for = call.pending
         if waited_for is None:
             keys = [each.key(each.limit.key_of(call)) for each in self._redis_limits]
