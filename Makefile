@@ -12,21 +12,21 @@ SECONDS ?=
 .DELETE_ON_ERROR:
 .PHONY: help install up test check lint types layers docs tables format bench lock clean
 
-help: ## what there is
+help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 install: $(VENV)/.installed ## set up .venv from the lock file
 
-up: install ## run the shop behind the gateway: http://127.0.0.1:8080, Ctrl-C stops it all
+up: install ## run the shop behind the gateway: http://127.0.0.1:8080, Ctrl-C stops everything
 	@cd examples/shop && ../../$(BIN)/python -m shopkit.prepare
 	@exec $(BIN)/passerelle up examples/shop/gateway.yaml $(ARGS)
 
-# With CI=true nothing may be missing, the benchmarks' peers neither: some tests start them.
-test: install $(if $(filter true,$(CI)),$(VENV)/.bench) ## all tests, in parallel where they may be; ARGS='-k NAME', ARGS='-m "not slow"' narrow it
+# With CI=true no program may be missing, including the peers of the benchmarks: some tests start them.
+test: install $(if $(filter true,$(CI)),$(VENV)/.bench) ## run all tests, in parallel where possible; ARGS='-k NAME', ARGS='-m "not slow"' narrow it
 	@scripts/system-packages test $(if $(filter true,$(CI)),bench)
 	@scripts/test $(BIN)/python $(ARGS)
 
-check: lint types layers docs ## style, types, layers, documents
+check: lint types layers docs ## check style, types, layers and documents
 
 lint: install
 	$(BIN)/ruff check .
@@ -46,18 +46,18 @@ docs: install
 tables: install ## write the tables of the reference pages that are generated from the code
 	$(BIN)/python scripts/reference_tables.py --write
 
-format: install ## let ruff rewrite what it can
+format: install ## format the code and apply the fixes of ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench ## measure beside others; SCENARIO=forward PEERS=nginx SECONDS=3 ARGS=--json narrow it
+bench: $(VENV)/.bench ## compare with other programs; SCENARIO=forward PEERS=nginx SECONDS=3 ARGS=--json narrow it
 	@scripts/system-packages bench
 	@$(BIN)/python -m benchmarks $(SCENARIO) $(if $(PEERS),--peers $(PEERS)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
-lock: ## pin the dependencies again; ARGS=--upgrade takes the newest
+lock: ## pin the dependencies again; ARGS=--upgrade selects the newest
 	@scripts/lock $(ARGS)
 
-clean: ## remove .venv and all that tools left; the shop's databases stay
+clean: ## remove .venv and the caches of all tools; the databases of the shop stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests benchmarks examples scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from passerelle.config import Config, inspect_text
+from passerelle.config.models.balance import POLICIES
 from passerelle.config.models.cache import RouteCache
 from passerelle.config.models.config import Route, Service
 from passerelle.config.models.headers import SecurityHeaders
@@ -27,14 +28,15 @@ MODELS = {
     "security_headers": SecurityHeaders,
     "cache of a route": RouteCache,
 }
+POLICY_NAMES = ", ".join(POLICIES)
 _KEYS = re.compile(r"<keys of ([^>]+)>")
 _CASE = re.compile(r"^=== (.+)\n((?:.*\n)*?)--- errors\n((?:.+\n)+)", re.MULTILINE)
 CASES = _CASE.findall((Path(__file__).parent / "errors.txt").read_text("utf-8"))
 
 
 def with_keys(line: str) -> str:
-    """Replace ``<keys of …>`` by the keys of the model."""
-    return _KEYS.sub(lambda match: ", ".join(MODELS[match[1]].model_fields), line)
+    """Replace ``<keys of …>`` by the keys of the model, and ``<policies>`` by the balancing policies."""
+    return _KEYS.sub(lambda match: ", ".join(MODELS[match[1]].model_fields), line.replace("<policies>", POLICY_NAMES))
 
 
 @pytest.mark.parametrize(("text", "expected"), [pytest.param(text, lines, id=name) for name, text, lines in CASES])

@@ -354,7 +354,7 @@ routes:
 """
     assert [(w.key, w.message) for w in inspect_text(text).warnings] == [
         ("identity_token", "no route has identity_token: true"),
-        ("identity_token.header", "jwt forwards a claim in X-Consumer-Email too"),
+        ("identity_token.header", "jwt also forwards a claim in X-Consumer-Email"),
     ]
 
 

@@ -6,15 +6,28 @@ import re
 from typing import Any
 
 from passerelle.config.models import config as models
+from passerelle.config.models.base import Model
 from passerelle.config.models.config import Config
 from passerelle.config.problems import model_at
-from passerelle.config.schema import json_schema
+from passerelle.config.schema import default_text, json_schema
 
 SCHEMA = json_schema()
+MODELS = {
+    name: value
+    for name, value in vars(models).items()
+    if isinstance(value, type) and issubclass(value, Model) and value is not Model
+}
 
 
 def definition(name: str) -> dict[str, Any]:
     found: dict[str, Any] = SCHEMA if name == "Config" else SCHEMA["$defs"][name]
+    return found
+
+
+def properties(name: str) -> dict[str, Any]:
+    """Return the properties of a model; models with a short form have them in one of their alternatives."""
+    options = [definition(name), *definition(name).get("anyOf", ())]
+    (found,) = (option["properties"] for option in options if "properties" in option)
     return found
 
 
@@ -30,8 +43,12 @@ def test_the_schema_has_exactly_the_keys_of_the_models() -> None:
 
 
 def test_defaults_are_written_as_in_the_file() -> None:
-    limits = {key: field["default"] for key, field in definition("Limits")["properties"].items() if "default" in field}
-    assert limits == {
+    for name, model in MODELS.items():
+        for key, field in properties(name).items():
+            default = default_text(model.model_fields[key])
+            shown = model.model_fields[key].default if field.get("type") == "boolean" else default
+            assert field.get("default") == shown, f"{name}.{key}"
+    limits = {
         "head": "32KiB",
         "headers": 100,
         "body": "10MiB",
@@ -42,6 +59,8 @@ def test_defaults_are_written_as_in_the_file() -> None:
         "write_timeout": "1m",
         "connections": 10000,
     }
+    assert {key: properties("Limits")[key]["default"] for key in limits} == limits
+    assert "default" not in properties("Limits")["connections_per_address"]
     service = definition("Service")["properties"]
     policy = definition("Balance")["anyOf"][0]
     assert (service["connect_timeout"]["default"], policy["default"]) == ("2s", "p2c")

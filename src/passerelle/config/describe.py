@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import types
+import typing
+from typing import Any, Literal
+
+from pydantic.fields import FieldInfo
 
 from passerelle.config.checks import services_of
 from passerelle.config.checks.headers import security_of
@@ -20,12 +24,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
     """Describe ``route`` as JSON: numbers are seconds or bytes, None means no limit, the rest is text."""
     login = route.login
     return {
-        "timeout": route.timeout,
-        "attempts": route.attempts,
-        "attempt_timeout": route.attempt_timeout,
-        "stream_idle_timeout": _number(route.stream_idle_timeout),
-        "tunnel_idle_timeout": _number(route.tunnel_idle_timeout),
-        "tell_deadline": route.tell_deadline,
+        **{key: _number(getattr(route, key)) for key, field in Route.model_fields.items() if _is_number(field)},
         "body": config.body_limit(route),
         "guards": describe_guards(route),
         "headers": describe_headers(config, route),
@@ -71,7 +70,14 @@ def describe_service(config: Config, name: str) -> dict[str, Any]:
     }
 
 
-def _number(limit: float | str) -> float | None:
+def _is_number(field: FieldInfo) -> bool:
+    """Whether a key takes a number, a duration or a flag. Such keys are described by their value alone."""
+    options = set(typing.get_args(field.annotation)) or {field.annotation}
+    plain = {typing.get_args(option)[0] if hasattr(option, "__metadata__") else option for option in options}
+    return plain <= {bool, int, float, types.NoneType, Literal["off"]}
+
+
+def _number(limit: float | str | None) -> float | None:
     return None if isinstance(limit, str) else limit
 
 

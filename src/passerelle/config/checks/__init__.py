@@ -269,7 +269,7 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
                 yield Finding((*loc, "methods", index), f"found {method!r}; a composed route accepts GET and HEAD only")
     for index, method in enumerate(route.methods or ()):
         if method in (route.methods or ())[:index]:
-            yield Finding((*loc, "methods", index), f"found {method!r} twice; once is enough")
+            yield Finding((*loc, "methods", index), f"found {method!r} twice; list it once")
     yield from route_guards(loc, route, each.repaired, blocks)
     yield from route_headers(loc, route, each.repaired)
     for place, names in parameter_values(route) if pattern is not None else ():

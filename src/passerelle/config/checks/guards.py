@@ -30,14 +30,14 @@ def route_guards(loc: Loc, route: Route, repaired: frozenset[str], blocks: froze
     for index, method in enumerate(route.auth):
         place = (*loc, "auth", index)
         if method in route.auth[:index]:
-            yield Finding(place, f"found {method} twice; once is enough")
+            yield Finding(place, f"found {method} twice; list it once")
         elif _BLOCKS[method] not in blocks:
             needed = "tls: with client_ca" if method == "mtls" else f"{_BLOCKS[method]}:"
             yield Finding(place, f"found {method}; it needs {needed} at the top level of the file")
     if route.require is not None and not route.auth:
         yield Finding((*loc, "require"), "found without auth; no client could meet it", at_key=True)
     if route.require is not None and route.require.roles is not None and "roles" in route.require.claims:
-        yield Finding((*loc, "require", "roles"), "found together with the claim roles; it means the same", at_key=True)
+        yield Finding((*loc, "require", "roles"), "found together with claims.roles, which means the same", at_key=True)
     for kind in ("login", "logout"):
         if getattr(route, kind) is not None and "sessions" not in blocks:
             yield Finding((*loc, kind), f"found {kind}; it needs sessions: at the top level of the file", at_key=True)
@@ -88,7 +88,7 @@ def _limits(loc: Loc, route: Route) -> Iterator[Finding]:
             yield Finding((*place, "by"), "found key; allowed on routes with auth: [key] only")
         first = seen.setdefault(limit.label, index)
         if first != index:
-            yield Finding((*place, "rate"), f"found {limit.label} twice; once is enough")
+            yield Finding((*place, "rate"), f"found {limit.label} twice; list it once")
 
 
 def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
@@ -97,7 +97,7 @@ def jwt_errors(jwt: Jwt) -> Iterator[Finding]:
         place: Loc = ("jwt", "algorithms", index)
         least = SECRET_OCTETS.get(algorithm)
         if algorithm in jwt.algorithms[:index]:
-            yield Finding(place, f"found {algorithm} twice; once is enough")
+            yield Finding(place, f"found {algorithm} twice; list it once")
         elif least is None:
             if jwt.secret is not None:
                 yield Finding(place, f"found {algorithm} together with secret; it needs key or jwks")
@@ -166,7 +166,7 @@ def _token_warnings(config: Config) -> Iterator[Finding]:
         yield Finding(("identity_token",), "no route has identity_token: true", at_key=True)
     forwarded = config.jwt.forward if config.jwt is not None else {}
     if token.header.lower() in (name.lower() for name in forwarded.values()):
-        yield Finding(("identity_token", "header"), f"jwt forwards a claim in {token.header} too")
+        yield Finding(("identity_token", "header"), f"jwt also forwards a claim in {token.header}")
 
 
 def guard_warnings(config: Config) -> Iterator[Finding]:

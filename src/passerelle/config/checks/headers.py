@@ -43,7 +43,7 @@ def route_headers(loc: Loc, route: Route, repaired: frozenset[str]) -> Iterator[
 def _cors(loc: Loc, cors: Cors, route: Route) -> Iterator[Finding]:
     for index, origin in enumerate(cors.origins):
         if origin in cors.origins[:index]:
-            yield Finding((*loc, "origins", index), f"found {origin!r} twice; once is enough")
+            yield Finding((*loc, "origins", index), f"found {origin!r} twice; list it once")
         elif origin == "*" and len(cors.origins) > 1:
             yield Finding((*loc, "origins", index), "found '*' together with others; it includes them")
     if cors.credentials and "*" in cors.origins:
@@ -70,7 +70,7 @@ def _rules(loc: Loc, rules: RequestHeaders | ResponseHeaders, *, aliases: bool) 
     for name, place in places:
         plain = name.lower().replace("_", "-") if aliases else name.lower()
         if plain in seen:
-            message = f"found {name}, which {seen[plain]} has a rule for; a field has one rule"
+            message = f"found {name}, which also has a rule in {seen[plain]}; a field has at most one"
             yield Finding((*loc, *place), message, at_key=True)
         seen.setdefault(plain, str(place[0]))
 

@@ -35,7 +35,9 @@ def _origin(text: str) -> str:
     if star and ("." not in host or host.rpartition(".")[2].isdigit()):
         raise ValueError(f"found {text!r}; after *. comes a domain of at least two labels, such as shop.example")
     if port is not None and port == _DEFAULT_PORTS.get(scheme):
-        raise ValueError(f"found {text!r}; browsers leave the port of {scheme} out: write {lower.rpartition(':')[0]!r}")
+        raise ValueError(
+            f"found {text!r}; browsers omit the default port of {scheme}; write {lower.rpartition(':')[0]!r}"
+        )
     return lower
 
 

@@ -53,7 +53,7 @@ def parse_limit(found: object) -> int | Literal["unlimited"]:
     """Parse a size, or ``unlimited``. Returns bytes."""
     if found == "unlimited":
         return "unlimited"
-    number, unit = _quantity(found, BYTES, "10MiB, or is unlimited", "a size")
+    number, unit = _quantity(found, BYTES, "10MiB, or unlimited", "a size")
     return math.floor(number * BYTES[unit])
 
 
