@@ -199,15 +199,15 @@ class TestRequirements:
     ("head", "lines", "fault"),
     [
         ("", 400, ""),
-        ("", 401, "401 lines: state in its docstring why it is one thing, in a line 'Length: …'"),
+        ("", 401, "401 lines: state in its docstring why it is over 400 lines"),
         (
-            '"""Long.\n\nLength:\n"""\n',
+            '"""Long.\n"""\n',
             500,
-            "500 lines: state in its docstring why it is one thing, in a line 'Length: …'",
+            "500 lines: state in its docstring why it is over 400 lines",
         ),
-        ('"""Long.\n\nLength: one table.\n"""\n', 750, ""),
+        ('"""Long.\n\nOver 400\nlines: one table.\n"""\n', 750, ""),
         (
-            '"""Long.\n\nLength: one table.\n"""\n',
+            '"""Long.\n\nOver 400\nlines: one table.\n"""\n',
             751,
             "751 lines, 750 at most: split it into two files with two subjects",
         ),

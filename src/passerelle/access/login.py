@@ -260,7 +260,5 @@ def parse_verdict(status: int, body: bytes) -> tuple[str, list[str]]:
             raise ValueError
         identity_of(Session(user, tuple(roles), 0.0, 0.0))
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise Failure(
-            Kind.BAD_RESPONSE, "no user_id and roles in the response about a password"
-        ) from None
+        raise Failure(Kind.BAD_RESPONSE, "no user_id and roles in the response about a password") from None
     return user, roles

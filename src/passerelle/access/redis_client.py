@@ -162,8 +162,8 @@ class _Connection(asyncio.Protocol):
 class RedisClient:
     """A client of Redis that reconnects by itself.
 
-    ``at_least`` is the least number of gateways to assume (the workers of the configuration). An ``is_essential`` client
-    carries data that is nowhere else, so its replies may take longer.
+    ``at_least`` is the least number of gateways to assume (the workers of the configuration). An ``is_essential``
+    client carries data that is nowhere else, so its replies may take longer.
     """
 
     def __init__(self, url: str, loop: asyncio.AbstractEventLoop, at_least: int, *, is_essential: bool) -> None:
@@ -213,7 +213,7 @@ class RedisClient:
         return self._connection.send(_words(script, keys, arguments), PendingReply())
 
     def run_or_queue(self, script: str, keys: Sequence[bytes], arguments: Sequence[bytes]) -> PendingReply | None:
-        """Run a script whose reply is required: it is queued while the first connection is established (at most 2 s)."""
+        """Run a script whose reply is required: it is queued until the first connection is made (at most 2 s)."""
         if self._queued is None:
             return self.run(script, keys, arguments)
         pending = PendingReply()

@@ -4,6 +4,8 @@ A fetch does not belong to the client that caused it (the reader): the reader ma
 for the response. As long as the response may be stored, the fetch keeps all pieces of its body and sends them to the
 reader as fast as the reader takes them, so that a slow reader does not delay the waiters. A response that may not be
 stored is relayed piece by piece with backpressure, as without a cache.
+
+The file is longer than 400 lines because a fetch is one class with all its outcomes.
 """
 
 from __future__ import annotations

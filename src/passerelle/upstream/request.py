@@ -13,6 +13,8 @@ instance gets a request more often than ``attempts`` allows.
 
 The module has over 400 lines because a request is one object: what the attempts did, whether another one may follow,
 and the events of the connection depend on each other.
+
+The file is longer than 400 lines because one class decides how attempts follow one another.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The descriptions are those of the published schema (``passerelle schema``) and of the reference. Keys without an effect
 are errors, and so are unknown keys.
+
+The file is longer than 400 lines because the keys of services, routes and the file are checked against each other.
 """
 
 from __future__ import annotations
