@@ -359,6 +359,7 @@ class TestProcess:
     def test_the_command_is_this_python(self) -> None:
         assert appserver.command("users:app", "127.0.0.1", 5001, "wsgi") == [
             sys.executable,
+            "-P",
             "-m",
             "passerelle.appserver.main",
             "users:app",

@@ -38,7 +38,8 @@ class AppLoadError(Exception):
 
 def command(app: str, host: str, port: int, interface: str = "auto") -> list[str]:
     """Return the command line of an instance that serves ``app`` (``module:attribute``) on ``host:port``."""
-    module = [sys.executable, "-m", "passerelle.appserver.main"]
+    # -P: only the application may import from its folder.
+    module = [sys.executable, "-P", "-m", "passerelle.appserver.main"]
     return [*module, app, "--host", host, "--port", str(port), "--interface", interface]
 
 
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What the application prints is read line by line, by whoever started this process.
         sys.stdout.reconfigure(line_buffering=True)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    sys.path.insert(0, os.getcwd())
+    sys.path.append(os.getcwd())  # last, so that no file there takes the place of an installed module
     try:
         application = load(options.app)
     except AppLoadError as error:

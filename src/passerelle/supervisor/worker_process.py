@@ -69,7 +69,8 @@ class WorkerProcess(SupervisedProcess):
             with open(text, "wb", closefd=False) as file:
                 file.write(self._text.encode())
             fds = {"--control-fd": theirs.fileno(), "--listen-fd": self.listener.fileno(), "--config-fd": text}
-            argv = [sys.executable, "-m", self._program, self._file]
+            # -P: no module of the current folder in the place of one of Python's or ours.
+            argv = [sys.executable, "-P", "-m", self._program, self._file]
             argv += [word for option, fd in fds.items() for word in (option, str(fd))]
             process = Process.spawn(
                 self.name,
