@@ -62,6 +62,21 @@ async def broken_lifespan(scope, receive, send):
     await receive()
     await send({"type": "lifespan.startup.failed", "message": "no database"})
 
+async def waiting_lifespan(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        print("begun")
+        while not os.path.exists("go-on"):
+            await asyncio.sleep(0.01)
+        if os.path.exists("broken"):
+            await send({"type": "lifespan.startup.failed", "message": "no database"})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await asgi(scope, receive, send)
+
 class Container:
     inner = SimpleNamespace(app=wsgi)
 
@@ -176,6 +191,21 @@ class TestLoading:
         code, lines = failed(folder, "apps:broken_lifespan")
         assert code != 0
         assert any("no database" in line for line in lines)
+
+    def test_connections_are_refused_until_the_lifespan_has_started(self, folder: Path) -> None:
+        port = free_port()
+        process = spawn(folder, "apps:waiting_lifespan", port)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), 1)
+            (folder / "go-on").touch()
+            wait_for_port(process, port)
+            assert get(port) == b"asgi http"
+        finally:
+            process.kill()
+            process.communicate()
 
     @pytest.mark.parametrize(
         ("app", "body"),
@@ -374,5 +404,5 @@ class TestProcess:
     def test_it_listens_on_ipv6_too(self) -> None:
         if not os.path.exists("/proc/net/if_inet6"):
             pytest.skip("this machine has no IPv6")
-        with appserver.listen("::1", 0) as sock:
+        with appserver.bind("::1", 0) as sock:
             assert sock.getsockname()[0] == "::1"

@@ -88,10 +88,16 @@ def detect(application: Any) -> str:
     return "wsgi"
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket at ``host:port``; raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to ``host:port`` that does not listen yet, so it refuses connections; raises OSError."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def serve_wsgi(application: Any, sock: socket.socket, threads: int) -> int:
@@ -131,6 +137,7 @@ def serve_asgi(application: Any, sock: socket.socket) -> int:
         log_level="warning",
         access_log=False,
         server_header=False,
+        backlog=_BACKLOG,
         timeout_keep_alive=int(IDLE_TIMEOUT),
         timeout_graceful_shutdown=int(GRACE),
     )
@@ -173,9 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _fail(1, f"{options.app!r} cannot be imported: {error!r}")
     interface = detect(application) if options.interface == "auto" else options.interface
-    # Bound only now: a port that accepts connections is an instance that answers.
+    # Bound only now, and listening when the application has started up: a port that accepts connections is an instance
+    # that answers.
     try:
-        sock = listen(options.host, options.port)
+        sock = bind(options.host, options.port)
     except (OSError, OverflowError) as error:
         return _fail(1, f"cannot listen on {options.host}:{options.port}: {error}")
     if interface == "wsgi":
