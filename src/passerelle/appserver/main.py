@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from passerelle.system import linux
+from passerelle.system import linux, startup
 
 GRACE = 10.0  # seconds
 INTERFACES = ("auto", "wsgi", "asgi")
@@ -166,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads < 1:
         parser.error("argument --threads: must be at least 1")
 
+    startup.reset_signals()
     linux.die_with_parent(os.getppid(), signal.SIGTERM)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What the application prints is read line by line, by whoever started this process.

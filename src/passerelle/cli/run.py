@@ -34,6 +34,7 @@ from passerelle.supervisor.fleet import Setup
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.report import ConsoleReport, seconds, wants_colour
 from passerelle.supervisor.supervisor import Supervisor
+from passerelle.system import startup
 
 DEFAULT_ADMIN: Address = Config.model_fields["admin"].default
 ANSWER_LIMIT = 5.0  # seconds
@@ -162,6 +163,7 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
     from passerelle.supervisor import standalone
     from passerelle.supervisor import worker_main as worker
 
+    startup.reset_signals()
     worker.raise_descriptor_limit()
     sys.exit(worker.run(standalone.serve(_override(loaded, listen, admin, None), text, name, follow=watch)))
 
@@ -303,6 +305,7 @@ def _override(config: Config, listen: Address | None, admin: Address | str | Non
 
 
 def _supervise(setup: Setup) -> NoReturn:
+    startup.reset_signals()
     reaper.fork_reaper()
     output = Output(1)
     report = ConsoleReport(output, terminal=sys.stdout.isatty(), colour=wants_colour(sys.stdout), clock=time.monotonic)

@@ -27,6 +27,7 @@ from passerelle.errors import CannotGuard
 from passerelle.gateway.gateway import Gateway, InstanceSpec
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.control_channel import Message
+from passerelle.system import startup
 
 GRACE = 10.0  # seconds that requests in flight get when the worker is told to stop
 
@@ -218,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--listen-fd", type=int)
     parser.add_argument("--config-fd", type=int, help="read the configuration from here; CONFIG only names it")
     options = parser.parse_args(arguments)
+    startup.reset_signals()
     raise_descriptor_limit()
     if options.config_fd is None:
         config = load(options.config)
