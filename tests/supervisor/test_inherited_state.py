@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
+import subprocess
 from pathlib import Path
 
+import pytest
+
+from passerelle.appserver import main as appserver
+from passerelle.system import ports
+from tests.supervisor.helpers import until_now
 from tests.supervisor.up import command, up
 
 SERVED = """
@@ -50,3 +57,49 @@ def test_sigusr2_does_not_end_a_gateway_alone(tmp_path: Path) -> None:
         running.popen.send_signal(signal.SIGUSR2)
         assert running.get("/")[0] in (502, 503)
         assert running.stop() == 0
+
+
+def responds(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/")
+        connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("name", ["up", "gateway"])
+def test_closed_standard_descriptors(tmp_path: Path, name: str, closed: str) -> None:
+    config = "admin: off\nservices: {s: {targets: ['http://127.0.0.1:1']}}\nroutes: [{path: /, service: s}]\n"
+    (tmp_path / "gateway.yaml").write_text(config)
+    port = ports.free()
+    before = ["bash", "-c", f'exec "$@" {closed}', "-"]
+    with command(tmp_path, name, "gateway.yaml", "--listen", f"127.0.0.1:{port}", before=before) as running:
+        until_now(lambda: responds(port), what=lambda: running.text)
+        assert running.stop() == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors_of_an_application_server(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "apps.py").write_text(
+        "import sys\n"
+        "def app(environ, start):\n"
+        "    print('printed')\n"
+        "    print('printed', file=environ['wsgi.errors'])\n"
+        "    start('200 OK', [])\n"
+        "    return [b'served']\n"
+    )
+    port = ports.free()
+    argv = ["bash", "-c", f'exec "$@" {closed}', "-", *appserver.command("apps:app", "127.0.0.1", port)]
+    process = subprocess.Popen(argv, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    try:
+        until_now(lambda: responds(port))
+        process.terminate()
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()

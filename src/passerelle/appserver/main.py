@@ -156,6 +156,7 @@ def serve_asgi(application: Any, sock: socket.socket) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, or until the parent process is gone; return the exit code."""
+    startup.open_standard_descriptors()
     parser = argparse.ArgumentParser(prog="passerelle.appserver.main", description="Serve one application.")
     parser.add_argument("app", metavar="MODULE:ATTR", help="a WSGI or ASGI application, such as users:app")
     parser.add_argument("--host", default="127.0.0.1")
