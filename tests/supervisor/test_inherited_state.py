@@ -103,3 +103,35 @@ def test_closed_standard_descriptors_of_an_application_server(tmp_path: Path, cl
     finally:
         process.kill()
         process.wait()
+
+
+LIMITED = """
+import http.server, resource, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_a_low_soft_limit_of_descriptors_limits_services_only(tmp_path: Path) -> None:
+    (tmp_path / "limited.py").write_text(LIMITED)
+    config = """
+services: {s: {run: [python, -S, limited.py, "{port}"], instances: 12}}
+routes: [{path: /, service: s}]
+"""
+    with up(tmp_path, config, before=["bash", "-c", 'ulimit -Sn 32; exec "$@"', "-"]) as running:
+        running.listening()
+        assert len([i for i in running.instances("s") if i["state"] == "up"]) == 12
+        limits = {int(running.get("/")[1]) for _ in range(40)}
+        assert 32 in limits and max(limits) < 128
+        os.kill(running.status()["workers"][0]["pid"], signal.SIGKILL)
+        running.says(r"gateway is up \(pid \d+, start 2\)")
+        assert running.get("/")[0] == 200
+        assert running.stop() == 0

@@ -34,7 +34,7 @@ from passerelle.supervisor.fleet import Setup
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.report import ConsoleReport, seconds, wants_colour
 from passerelle.supervisor.supervisor import Supervisor
-from passerelle.system import startup
+from passerelle.system import descriptors, startup
 
 DEFAULT_ADMIN: Address = Config.model_fields["admin"].default
 ANSWER_LIMIT = 5.0  # seconds
@@ -164,7 +164,7 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
     from passerelle.supervisor import worker_main as worker
 
     startup.reset_signals()
-    worker.raise_descriptor_limit()
+    descriptors.raise_limit()
     sys.exit(worker.run(standalone.serve(_override(loaded, listen, admin, None), text, name, follow=watch)))
 
 
@@ -307,6 +307,7 @@ def _override(config: Config, listen: Address | None, admin: Address | str | Non
 def _supervise(setup: Setup) -> NoReturn:
     startup.reset_signals()
     reaper.fork_reaper()
+    descriptors.raise_limit()
     output = Output(1)
     report = ConsoleReport(output, terminal=sys.stdout.isatty(), colour=wants_colour(sys.stdout), clock=time.monotonic)
 

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import resource
 import signal
 import socket
 import sys
@@ -27,7 +26,7 @@ from passerelle.errors import CannotGuard
 from passerelle.gateway.gateway import Gateway, InstanceSpec
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.control_channel import Message
-from passerelle.system import startup
+from passerelle.system import descriptors, startup
 
 GRACE = 10.0  # seconds that requests in flight get when the worker is told to stop
 
@@ -171,13 +170,6 @@ def tune_memory() -> None:
     gc.freeze()
 
 
-def raise_descriptor_limit() -> None:
-    """Take as many descriptors as we may: every connection is one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def run(work: Coroutine[Any, Any, int]) -> int:
     """Run a coroutine on uvloop; gives the code to exit with, which is the coroutine's or 1 for what cannot start."""
     try:
@@ -220,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config-fd", type=int, help="read the configuration from here; CONFIG only names it")
     options = parser.parse_args(arguments)
     startup.reset_signals()
-    raise_descriptor_limit()
+    descriptors.raise_limit()
     if options.config_fd is None:
         config = load(options.config)
     else:
