@@ -361,6 +361,33 @@ class TestStopping:
             time.sleep(0.02)
 
 
+def test_a_body_that_cannot_be_stored_is_507_and_one_line(folder: Path) -> None:
+    (folder / "reading.py").write_text(
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return [b'%d' % len(environ['wsgi.input'].read())]\n"
+    )
+    port = free_port()
+    limited = ["bash", "-c", 'ulimit -f 400; exec "$@"', "-", *appserver.command("reading:app", "127.0.0.1", port)]
+    process = subprocess.Popen(limited, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for_port(process, port)
+        answers = []
+        for size in (1_000_000, 410_000, 300_000, 1000):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
+            connection.request("POST", "/", body=b"x" * size)
+            response = connection.getresponse()
+            answers.append((response.status, response.read()))
+            connection.close()
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=LIMIT)
+    refused = b'{"type":"about:blank","title":"Insufficient Storage","status":507}'
+    assert answers == [(507, refused), (507, refused), (200, b"300000"), (200, b"1000")]
+    line = "ERROR passerelle.appserver: the body of a request cannot be stored: File too large"
+    assert errors.splitlines() == [line] * 2
+
+
 class TestProcess:
     @pytest.mark.parametrize("app", ["apps:wsgi", "apps:asgi"])
     def test_it_has_no_children(self, folder: Path, app: str) -> None:

@@ -32,7 +32,12 @@ _SPOOL = 256 * 1024  # bytes of a body kept in memory; more goes to a temporary 
 _WINDOW = 256 * 1024  # bytes of an answer that may wait for the client
 _BACKLOG = 512
 
-_REFUSALS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+_REFUSALS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    507: "Insufficient Storage",
+}
 
 
 class WsgiServer:
@@ -133,6 +138,7 @@ class WsgiConnection(asyncio.Protocol):
         self._fields: list[tuple[bytes, bytes]] = []
         self._body: IO[bytes] | None = None
         self._body_size = 0
+        self._unstored = False  # the body could not be stored; the rest of it is read and dropped
         # The request being answered, and whole ones behind it:
         self._busy = False
         self._waiting: deque[tuple[wsgi.Environ, bool]] = deque()
@@ -184,8 +190,7 @@ class WsgiConnection(asyncio.Protocol):
         self._gone = True
         self.resume_writing()
         self._waiting.clear()
-        if self._body is not None:
-            self._body.close()
+        self._drop_body()
         server = self._server
         server.connections.discard(self)
         if server.stopping and not server.connections:
@@ -227,14 +232,28 @@ class WsgiConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
-        if self._body is None:
-            self._body = tempfile.SpooledTemporaryFile(_SPOOL)  # noqa: SIM115 - closed by wsgi.run or connection_lost
-        self._body.write(body)
+        if self._unstored:
+            return
+        try:
+            if self._body is None:
+                self._body = tempfile.SpooledTemporaryFile(_SPOOL)  # noqa: SIM115 - closed by wsgi.run or _drop_body
+            self._body.write(body)
+        except OSError as error:
+            self._on_storage_error(error)
         self._body_size += len(body)
 
     def on_message_complete(self) -> None:
         """Hand the request over, or keep it until those before it are answered."""
         parser = self._parser
+        if self._body is not None:
+            try:
+                self._body.seek(0)  # writes what is still in the file's buffer
+            except OSError as error:
+                self._on_storage_error(error)
+        if self._unstored:
+            if not self._last:
+                self._refuse(507)
+            return
         environ = wsgi.environ_of(
             self._server.base,
             parser.get_method(),
@@ -244,7 +263,6 @@ class WsgiConnection(asyncio.Protocol):
             self._peer,
         )
         if self._body is not None:
-            self._body.seek(0)
             wsgi.add_body(environ, self._body, self._body_size)
             self._body = None
             self._body_size = 0
@@ -259,6 +277,19 @@ class WsgiConnection(asyncio.Protocol):
                 self._transport.pause_reading()
         else:
             self._start(environ, keep)
+
+    def _on_storage_error(self, error: OSError) -> None:
+        """Report that the body cannot be stored. It is refused when the client has sent all of it: an answer before
+        that could be lost to the reset that follows a close with unread data."""
+        wsgi.log.error("the body of a request cannot be stored: %s", error.strerror or error)
+        self._unstored = True
+        self._drop_body()
+
+    def _drop_body(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            with contextlib.suppress(OSError):  # closing writes what is still in the file's buffer
+                body.close()
 
     # the answer: send and finish are called by a worker thread, all else by the loop
 
