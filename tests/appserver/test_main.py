@@ -361,6 +361,23 @@ class TestStopping:
             time.sleep(0.02)
 
 
+@pytest.mark.parametrize("app", ["apps:wsgi", "apps:asgi"])
+def test_a_method_that_the_parser_does_not_know_is_501(folder: Path, app: str) -> None:
+    def status(line: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), LIMIT) as client:
+            client.sendall(line + b"\r\nHost: a\r\n\r\n")
+            answer = b""
+            while piece := client.recv(65_536):
+                answer += piece
+            return answer.partition(b"\r\n")[0]
+
+    with instance(folder, app) as (_, port):
+        for method in (b"LIST", b"BAN", b"get"):
+            assert status(method + b" /ban HTTP/1.1") == b"HTTP/1.1 501 Not Implemented"
+        for junk in (b"\x16\x03\x01", b"LI(ST /", b"LIST", b"LIST  / HTTP/1.1"):
+            assert status(junk) == b"HTTP/1.1 400 Bad Request"
+
+
 def test_a_body_that_cannot_be_stored_is_507_and_one_line(folder: Path) -> None:
     (folder / "reading.py").write_text(
         "def app(environ, start_response):\n"

@@ -128,12 +128,13 @@ def serve_asgi(application: Any, sock: socket.socket) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
     import uvicorn
 
+    from passerelle.appserver.asgi import AsgiConnection
     from passerelle.appserver.server import IDLE_TIMEOUT
 
     config = uvicorn.Config(
         application,
         loop="uvloop",
-        http="httptools",
+        http=AsgiConnection,
         log_level="warning",
         access_log=False,
         server_header=False,

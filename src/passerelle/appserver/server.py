@@ -20,7 +20,7 @@ from typing import IO, cast
 
 import httptools
 
-from passerelle.appserver import wsgi
+from passerelle.appserver import refusal, wsgi
 
 THREADS = 4
 IDLE_TIMEOUT = 75.0  # seconds; far above the 4 s for which the gateway keeps an idle connection, so it closes first
@@ -31,13 +31,6 @@ _HEAD_LIMIT = 64 * 1024  # bytes; twice what the gateway lets through by default
 _SPOOL = 256 * 1024  # bytes of a body kept in memory; more goes to a temporary file
 _WINDOW = 256 * 1024  # bytes of an answer that may wait for the client
 _BACKLOG = 512
-
-_REFUSALS = {
-    400: "Bad Request",
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
-    507: "Insufficient Storage",
-}
 
 
 class WsgiServer:
@@ -175,7 +168,7 @@ class WsgiConnection(asyncio.Protocol):
             # No protocol is switched to: the request is answered as it stands, and what follows is not HTTP.
             self._last = True
         except httptools.HttpParserError:
-            self._refuse(400)
+            self._refuse(501 if refusal.has_unknown_method(data) else 400)
             return
         if self._in_head and self._head_size > _HEAD_LIMIT:
             self._refuse(431)
@@ -355,10 +348,7 @@ class WsgiConnection(asyncio.Protocol):
         self._last = True
         if self._busy:
             return
-        title = _REFUSALS[status]
-        body = f'{{"type":"about:blank","title":"{title}","status":{status}}}'
-        head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n"
-        self._transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        self._transport.write(refusal.response(status))
         self._transport.close()
 
     # what the server asks
