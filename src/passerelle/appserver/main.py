@@ -131,6 +131,8 @@ def serve_asgi(application: Any, sock: socket.socket) -> int:
     from passerelle.appserver.asgi import AsgiConnection
     from passerelle.appserver.server import IDLE_TIMEOUT
 
+    host = sock.getsockname()[0]
+    is_local = host.startswith("127.") or host == "::1"
     config = uvicorn.Config(
         application,
         loop="uvloop",
@@ -138,6 +140,8 @@ def serve_asgi(application: Any, sock: socket.socket) -> int:
         log_level="warning",
         access_log=False,
         server_header=False,
+        # To a loopback address only the gateway connects, and the first address that it writes is the client's.
+        forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", "*" if is_local else "127.0.0.1"),
         backlog=_BACKLOG,
         timeout_keep_alive=int(IDLE_TIMEOUT),
         timeout_graceful_shutdown=int(GRACE),

@@ -120,7 +120,7 @@ class WsgiConnection(asyncio.Protocol):
         self._loop = server.loop
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self._peer = ""
+        self._peer = ("", 0)
         self._gone = False
         self._touched = 0.0  # the loop's time of the last byte from the client or the last answer
         # The request being read:
@@ -149,7 +149,7 @@ class WsgiConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WINDOW)
         peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._peer = (peer[0], peer[1]) if isinstance(peer, tuple) else ("", 0)
         self._touched = self._loop.time()
         self._server.connections.add(self)
         if self._server.stopping:
@@ -253,7 +253,7 @@ class WsgiConnection(asyncio.Protocol):
             self._target,
             parser.get_http_version(),
             self._fields,
-            self._peer,
+            *self._peer,
         )
         if self._body is not None:
             wsgi.add_body(environ, self._body, self._body_size)
