@@ -25,7 +25,7 @@ from passerelle.system import linux
 LIMIT = 20.0  # seconds
 
 APPS = """
-import asyncio, os, sys, time
+import asyncio, functools, os, sys, time
 from types import SimpleNamespace
 
 def wsgi(environ, start_response):
@@ -76,6 +76,33 @@ async def waiting_lifespan(scope, receive, send):
         await send({"type": "lifespan.shutdown.complete"})
         return
     await asgi(scope, receive, send)
+
+def create_wsgi(config=None, other=None):
+    return wsgi
+
+def create_asgi():
+    return asgi
+
+async def create_later():
+    return asgi
+
+def with_name(name, *, length):
+    def named(environ, start_response):
+        start_response("200 OK", [])
+        return [name.encode() * length]
+    return named
+
+class Application:
+    def __call__(self):
+        return self
+
+nothing = Application()
+partial_asgi = functools.partial(asgi)
+
+async def with_state(state, scope, receive, send):
+    await asgi(scope, receive, send)
+
+partial_state = functools.partial(with_state, {})
 
 class Container:
     inner = SimpleNamespace(app=wsgi)
@@ -166,6 +193,13 @@ class TestLoading:
             ("apps:absent", "module 'apps' has no attribute 'absent'"),
             ("apps:Container.absent", "module 'apps' has no attribute 'Container.absent'"),
             ("apps:number", "'apps:number' is not an application: a int cannot be called"),
+            ("apps:create_wsgi", "'apps:create_wsgi' is not an application but makes one: write apps:create_wsgi()"),
+            ("apps:create_asgi", "'apps:create_asgi' is not an application but makes one: write apps:create_asgi()"),
+            ("apps:create_later", "'apps:create_later' is not an application but makes one: write apps:create_later()"),
+            ("apps:Application", "'apps:Application' is not an application but makes one: write apps:Application()"),
+            ("apps:nothing", "'apps:nothing' is not a WSGI or ASGI application: a Application takes no request"),
+            ("apps:with_name(x)", "'apps:with_name(x)' is not of the form module:factory(), with literals"),
+            ("apps:create_wsgi(", "'apps:create_wsgi(' is not of the form module:factory(), with literals"),
         ],
     )
     def test_what_is_missing_is_one_line_and_exit_2(self, folder: Path, app: str, why: str) -> None:
@@ -215,6 +249,11 @@ class TestLoading:
             ("apps:Container.inner.app", b"wsgi http"),
             ("apps:asgi", b"asgi http"),
             ("apps:no_lifespan", b"asgi http"),
+            ("apps:create_wsgi()", b"wsgi http"),
+            ("apps:create_asgi()", b"asgi http"),
+            ("apps:with_name('ab', length=2)", b"abab"),
+            ("apps:partial_asgi", b"asgi http"),
+            ("apps:partial_state", b"asgi http"),
         ],
     )
     def test_what_is_there_is_served(self, folder: Path, app: str, body: bytes) -> None:
@@ -270,7 +309,12 @@ class TestDetection:
         async def wrapped(*arguments: Any) -> None:
             pass
 
-        for application in (function, returns_awaitable, Framework(), Framework().method, Version2, wrapped):
+        async def of_four(state: Any, scope: Any, receive: Any, send: Any) -> None:
+            pass
+
+        partials: list[Any] = [functools.partial(function), functools.partial(of_four, 1)]
+        partials += [functools.partial(Framework()), functools.partial(partials[1])]
+        for application in (function, returns_awaitable, Framework(), Framework().method, Version2, wrapped, *partials):
             assert appserver.detect(application) == "asgi", application
 
     def test_the_interface_can_be_told(self, folder: Path) -> None:

@@ -11,7 +11,9 @@ docs/decisions/002-application-server.md says why.
 from __future__ import annotations
 
 import argparse
+import ast
 import asyncio
+import functools
 import importlib
 import inspect
 import io
@@ -44,15 +46,18 @@ def command(app: str, host: str, port: int, interface: str = "auto") -> list[str
 
 
 def load(app: str) -> Any:
-    """Return the application that ``app`` (``module:attribute``, the attribute may have dots) names.
+    """Return the application that ``app`` names: ``module:attribute``, where the attribute may have dots, or
+    ``module:factory()``, which is called, if need be with literals as arguments.
 
     Raises:
         AppLoadError: the text is not of that form, or the module, the attribute or something callable there is missing.
         Exception: whatever the module itself raises when it is imported.
     """
     module, _, attribute = app.partition(":")
+    attribute, called, arguments = attribute.partition("(")
     if not module or not attribute:
         raise AppLoadError(f"{app!r} is not of the form module:attribute")
+    given, named = _arguments(app, arguments) if called else ((), {})
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -65,9 +70,47 @@ def load(app: str) -> Any:
             found = getattr(found, name)
         except AttributeError:
             raise AppLoadError(f"module {module!r} has no attribute {attribute!r}") from None
+    if called and callable(found):
+        found = found(*given, **named)
     if not callable(found):
         raise AppLoadError(f"{app!r} is not an application: a {type(found).__name__} cannot be called")
+    if _takes_nothing(found):
+        if inspect.isroutine(found) or inspect.isclass(found) or isinstance(found, functools.partial):
+            raise AppLoadError(f"{app!r} is not an application but makes one: write {app.partition('(')[0]}()")
+        raise AppLoadError(f"{app!r} is not a WSGI or ASGI application: a {type(found).__name__} takes no request")
     return found
+
+
+def _arguments(app: str, text: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments in ``text``, which ends with the closing parenthesis of the call in ``app``."""
+    try:
+        call = ast.parse(f"f({text}", mode="eval").body
+        if isinstance(call, ast.Call):
+            named = {each.arg: ast.literal_eval(each.value) for each in call.keywords if each.arg is not None}
+            if len(named) == len(call.keywords):
+                return [ast.literal_eval(each) for each in call.args], named
+    except (SyntaxError, ValueError):
+        pass
+    raise AppLoadError(f"{app!r} is not of the form module:factory(), with literals as arguments if any")
+
+
+def _accepts(application: Any, number: int) -> bool | None:
+    """Whether ``application`` can be called with ``number`` arguments; None if it has no signature (written in C)."""
+    try:
+        inspect.signature(application).bind(*[None] * number)
+    except TypeError:
+        return False
+    except ValueError:
+        return None
+    return True
+
+
+def _takes_nothing(application: Any) -> bool:
+    """Whether ``application`` can be called without arguments, as factories can. An application whose signature says
+    nothing (``*arguments``) is not meant."""
+    if not _accepts(application, 0):
+        return False
+    return all(each.kind is not each.VAR_POSITIONAL for each in inspect.signature(application).parameters.values())
 
 
 def detect(application: Any) -> str:
@@ -76,16 +119,14 @@ def detect(application: Any) -> str:
     ASGI is a coroutine function, an object whose ``__call__`` is one (Starlette, FastAPI, Quart, Django), or a callable
     of three positional arguments or a class of one (ASGI 2); a WSGI application takes two.
     """
-    call = application if inspect.isroutine(application) or inspect.isclass(application) else application.__call__
+    call = application
+    while isinstance(call, functools.partial):
+        call = call.func
+    if not inspect.isroutine(call) and not inspect.isclass(call):
+        call = call.__call__
     if inspect.iscoroutinefunction(inspect.unwrap(call)):
         return "asgi"
-    try:
-        inspect.signature(call).bind(None, None)
-    except TypeError:
-        return "asgi"
-    except ValueError:
-        pass  # written in C, without a signature
-    return "wsgi"
+    return "asgi" if _accepts(application, 2) is False else "wsgi"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -135,6 +176,8 @@ def serve_asgi(application: Any, sock: socket.socket) -> int:
     is_local = host.startswith("127.") or host == "::1"
     config = uvicorn.Config(
         application,
+        # It does not see through functools.partial itself.
+        interface="asgi3" if _accepts(application, 3) else "asgi2",
         loop="uvloop",
         http=AsgiConnection,
         log_level="warning",

@@ -103,7 +103,9 @@ class Health(Model):
 class Service(Model):
     """A named upstream: instances that the runner starts (`app`, `run`) or that run already (`targets`, `zones`)."""
 
-    app: App | None = Field(default=None, description="A WSGI or ASGI application to run: `module:attribute`.")
+    app: App | None = Field(
+        default=None, description="A WSGI or ASGI application to run: `module:attribute`, or `module:factory()`."
+    )
     run: Command | None = Field(
         default=None,
         description="A command that serves HTTP on `{port}`: a list of words, or text split like a shell command.",

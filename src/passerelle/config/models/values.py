@@ -103,7 +103,7 @@ AccessLog = Annotated[
     WithJsonSchema({"type": "string", "examples": ["stdout", "off", "var/access.log"]}),
 ]
 
-_APP = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*").fullmatch
+_APP = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:\([^()]*\))?").fullmatch
 
 
 def parse_app(found: object) -> str:
