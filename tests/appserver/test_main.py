@@ -25,7 +25,7 @@ from passerelle.system import linux
 LIMIT = 20.0  # seconds
 
 APPS = """
-import asyncio, os, sys, time
+import asyncio, functools, os, sys, time
 from types import SimpleNamespace
 
 def wsgi(environ, start_response):
@@ -61,6 +61,48 @@ async def no_lifespan(scope, receive, send):
 async def broken_lifespan(scope, receive, send):
     await receive()
     await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+async def waiting_lifespan(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        print("begun")
+        while not os.path.exists("go-on"):
+            await asyncio.sleep(0.01)
+        if os.path.exists("broken"):
+            await send({"type": "lifespan.startup.failed", "message": "no database"})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await asgi(scope, receive, send)
+
+def create_wsgi(config=None, other=None):
+    return wsgi
+
+def create_asgi():
+    return asgi
+
+async def create_later():
+    return asgi
+
+def with_name(name, *, length):
+    def named(environ, start_response):
+        start_response("200 OK", [])
+        return [name.encode() * length]
+    return named
+
+class Application:
+    def __call__(self):
+        return self
+
+nothing = Application()
+partial_asgi = functools.partial(asgi)
+
+async def with_state(state, scope, receive, send):
+    await asgi(scope, receive, send)
+
+partial_state = functools.partial(with_state, {})
 
 class Container:
     inner = SimpleNamespace(app=wsgi)
@@ -151,6 +193,13 @@ class TestLoading:
             ("apps:absent", "module 'apps' has no attribute 'absent'"),
             ("apps:Container.absent", "module 'apps' has no attribute 'Container.absent'"),
             ("apps:number", "'apps:number' is not an application: a int cannot be called"),
+            ("apps:create_wsgi", "'apps:create_wsgi' is not an application but makes one: write apps:create_wsgi()"),
+            ("apps:create_asgi", "'apps:create_asgi' is not an application but makes one: write apps:create_asgi()"),
+            ("apps:create_later", "'apps:create_later' is not an application but makes one: write apps:create_later()"),
+            ("apps:Application", "'apps:Application' is not an application but makes one: write apps:Application()"),
+            ("apps:nothing", "'apps:nothing' is not a WSGI or ASGI application: a Application takes no request"),
+            ("apps:with_name(x)", "'apps:with_name(x)' is not of the form module:factory(), with literals"),
+            ("apps:create_wsgi(", "'apps:create_wsgi(' is not of the form module:factory(), with literals"),
         ],
     )
     def test_what_is_missing_is_one_line_and_exit_2(self, folder: Path, app: str, why: str) -> None:
@@ -177,6 +226,21 @@ class TestLoading:
         assert code != 0
         assert any("no database" in line for line in lines)
 
+    def test_connections_are_refused_until_the_lifespan_has_started(self, folder: Path) -> None:
+        port = free_port()
+        process = spawn(folder, "apps:waiting_lifespan", port)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), 1)
+            (folder / "go-on").touch()
+            wait_for_port(process, port)
+            assert get(port) == b"asgi http"
+        finally:
+            process.kill()
+            process.communicate()
+
     @pytest.mark.parametrize(
         ("app", "body"),
         [
@@ -185,6 +249,11 @@ class TestLoading:
             ("apps:Container.inner.app", b"wsgi http"),
             ("apps:asgi", b"asgi http"),
             ("apps:no_lifespan", b"asgi http"),
+            ("apps:create_wsgi()", b"wsgi http"),
+            ("apps:create_asgi()", b"asgi http"),
+            ("apps:with_name('ab', length=2)", b"abab"),
+            ("apps:partial_asgi", b"asgi http"),
+            ("apps:partial_state", b"asgi http"),
         ],
     )
     def test_what_is_there_is_served(self, folder: Path, app: str, body: bytes) -> None:
@@ -240,7 +309,12 @@ class TestDetection:
         async def wrapped(*arguments: Any) -> None:
             pass
 
-        for application in (function, returns_awaitable, Framework(), Framework().method, Version2, wrapped):
+        async def of_four(state: Any, scope: Any, receive: Any, send: Any) -> None:
+            pass
+
+        partials: list[Any] = [functools.partial(function), functools.partial(of_four, 1)]
+        partials += [functools.partial(Framework()), functools.partial(partials[1])]
+        for application in (function, returns_awaitable, Framework(), Framework().method, Version2, wrapped, *partials):
             assert appserver.detect(application) == "asgi", application
 
     def test_the_interface_can_be_told(self, folder: Path) -> None:
@@ -331,6 +405,50 @@ class TestStopping:
             time.sleep(0.02)
 
 
+@pytest.mark.parametrize("app", ["apps:wsgi", "apps:asgi"])
+def test_a_method_that_the_parser_does_not_know_is_501(folder: Path, app: str) -> None:
+    def status(line: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), LIMIT) as client:
+            client.sendall(line + b"\r\nHost: a\r\n\r\n")
+            answer = b""
+            while piece := client.recv(65_536):
+                answer += piece
+            return answer.partition(b"\r\n")[0]
+
+    with instance(folder, app) as (_, port):
+        for method in (b"LIST", b"BAN", b"get"):
+            assert status(method + b" /ban HTTP/1.1") == b"HTTP/1.1 501 Not Implemented"
+        for junk in (b"\x16\x03\x01", b"LI(ST /", b"LIST", b"LIST  / HTTP/1.1"):
+            assert status(junk) == b"HTTP/1.1 400 Bad Request"
+
+
+def test_a_body_that_cannot_be_stored_is_507_and_one_line(folder: Path) -> None:
+    (folder / "reading.py").write_text(
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return [b'%d' % len(environ['wsgi.input'].read())]\n"
+    )
+    port = free_port()
+    limited = ["bash", "-c", 'ulimit -f 400; exec "$@"', "-", *appserver.command("reading:app", "127.0.0.1", port)]
+    process = subprocess.Popen(limited, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for_port(process, port)
+        answers = []
+        for size in (1_000_000, 410_000, 300_000, 1000):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
+            connection.request("POST", "/", body=b"x" * size)
+            response = connection.getresponse()
+            answers.append((response.status, response.read()))
+            connection.close()
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=LIMIT)
+    refused = b'{"type":"about:blank","title":"Insufficient Storage","status":507}'
+    assert answers == [(507, refused), (507, refused), (200, b"300000"), (200, b"1000")]
+    line = "ERROR passerelle.appserver: the body of a request cannot be stored: File too large"
+    assert errors.splitlines() == [line] * 2
+
+
 class TestProcess:
     @pytest.mark.parametrize("app", ["apps:wsgi", "apps:asgi"])
     def test_it_has_no_children(self, folder: Path, app: str) -> None:
@@ -359,6 +477,7 @@ class TestProcess:
     def test_the_command_is_this_python(self) -> None:
         assert appserver.command("users:app", "127.0.0.1", 5001, "wsgi") == [
             sys.executable,
+            "-P",
             "-m",
             "passerelle.appserver.main",
             "users:app",
@@ -373,5 +492,5 @@ class TestProcess:
     def test_it_listens_on_ipv6_too(self) -> None:
         if not os.path.exists("/proc/net/if_inet6"):
             pytest.skip("this machine has no IPv6")
-        with appserver.listen("::1", 0) as sock:
+        with appserver.bind("::1", 0) as sock:
             assert sock.getsockname()[0] == "::1"

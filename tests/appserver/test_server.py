@@ -246,12 +246,18 @@ class TestEnviron:
         assert environ(running, head("GET", "/", ("X-Forwarded-Proto", "https")))["scheme"] == "https"
         assert environ(running, head("GET", "/", ("X-Forwarded-Proto", "javascript")))["scheme"] == "http"
 
+    @pytest.mark.parametrize("said", ["203.0.113.7", "203.0.113.7, 127.0.0.2", "203.0.113.7,127.0.0.2, 127.0.0.3"])
+    def test_the_client_that_the_gateway_found_is_the_application_s(self, running: Running, said: str) -> None:
+        seen = environ(running, head("GET", "/", ("X-Forwarded-For", said)))
+        assert (seen["REMOTE_ADDR"], seen["REMOTE_PORT"]) == ("203.0.113.7", "0")
+
     def test_the_rest(self, running: Running) -> None:
         seen = environ(running, head("PUT", "/", ("Content-Type", "text/x"), length=0))
         assert seen["REQUEST_METHOD"] == "PUT"
         assert seen["CONTENT_TYPE"] == "text/x"
         assert seen["SERVER_PROTOCOL"] == "HTTP/1.1"
         assert seen["REMOTE_ADDR"] == "127.0.0.1"
+        assert 0 < int(seen["REMOTE_PORT"]) < 65536
         assert seen["HTTP_HOST"] == "gw"
 
 

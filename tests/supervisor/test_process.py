@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
+import resource
 import socket
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from passerelle.supervisor.line_splitter import LIMIT
 from passerelle.supervisor.process import Process, StartFailed, describe_exit
+from passerelle.supervisor.restart_backoff import Backoff
+from passerelle.supervisor.worker_process import WorkerProcess
 from passerelle.system import ports
 from tests.supervisor.helpers import PYTHON, alive, run, until
 
@@ -245,5 +252,63 @@ def test_a_child_has_no_terminal_to_read_and_no_descriptor_of_ours() -> None:
             child = Child(*python(code))
             await child.process.closed()
             assert child.lines == [b"True", b"4"]
+
+    run(check())
+
+
+@contextlib.contextmanager
+def free_descriptors(number: int) -> Iterator[None]:
+    """Leave this process ``number`` descriptors."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    while taken[-1] <= highest:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1 + number, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("kind", ["instance", "worker"])
+def test_a_start_without_descriptors_fails_and_leaves_nothing(kind: str) -> None:
+    """Whatever the number of descriptors that are left, a start works or is a StartFailed."""
+
+    async def check() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def start() -> Process:
+            if kind == "instance":
+                return Process.spawn("child", ["sh", "-c", "exec sleep 60"], on_line=lambda line: None)
+            events: Any = None
+            backoff = Backoff(random.random)
+            nothing: Any = None
+            worker = WorkerProcess(
+                "w", "file", "text", listener, (), nothing, nothing, nothing, backoff, events, time.monotonic
+            )
+            try:
+                return worker._spawn()
+            finally:
+                if worker._socket is not None:
+                    worker._socket.close()
+
+        failed = 0
+        with listener:
+            for number in range(40):
+                open_before = len(os.listdir("/proc/self/fd"))
+                process = None
+                with free_descriptors(number), contextlib.suppress(StartFailed):
+                    process = start()
+                if process is None:
+                    failed += 1
+                else:
+                    await process.stop(0)
+                assert len(os.listdir("/proc/self/fd")) == open_before
+                if process is not None:
+                    break
+        assert failed > 4 and process is not None
 
     run(check())

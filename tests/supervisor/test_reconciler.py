@@ -162,6 +162,38 @@ def test_a_service_that_does_not_come_up_is_not_replaced(tmp_path: Path) -> None
         assert running.stop() == 0
 
 
+LIFESPAN = """
+import os
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        if os.path.exists("broken"):
+            await send({"type": "lifespan.startup.failed", "message": "no database"})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"served"})
+"""
+
+
+@pytest.mark.slow
+def test_an_application_whose_lifespan_fails_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "apps.py").write_text(LIFESPAN)
+    with up(tmp_path, "services: {s: {app: 'apps:app'}}\nroutes: [{path: /, service: s}]\n") as running:
+        running.listening()
+        before = pids(running)
+        (tmp_path / "broken").touch()
+        answer = change(running, "/restart?service=s")
+        assert list(answer) == ["problems"]
+        assert "the new instance s-2 did not come up: exited with code 3" in str(answer["problems"])
+        assert pids(running) == before and running.get("/") == (200, b"served")
+        assert running.stop() == 0
+
+
 @pytest.mark.slow
 def test_who_may_change_what(tmp_path: Path) -> None:
     with up(tmp_path, config(1, t="{targets: ['http://127.0.0.1:1']}")) as running:

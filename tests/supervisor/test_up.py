@@ -425,6 +425,34 @@ def test_status_as_table_and_as_json(tmp_path: Path, files: Up) -> None:
         assert "files-3" in found.text
 
 
+CLIENTS = """
+def wsgi(environ, start_response):
+    start_response("200 OK", [])
+    return [f"{environ['REMOTE_ADDR']} {environ['wsgi.url_scheme']}".encode()]
+
+async def asgi(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": f"{scope['client'][0]} {scope['scheme']}".encode()})
+"""
+
+
+def test_applications_see_the_client_that_the_gateway_found(tmp_path: Path) -> None:
+    (tmp_path / "apps.py").write_text(CLIENTS)
+    config = """
+trusted_proxies: [127.0.0.0/8]
+services: {w: {app: "apps:wsgi"}, a: {app: "apps:asgi"}}
+routes: [{path: /wsgi, service: w}, {path: /asgi, service: a}]
+"""
+    forwarded = {"X-Forwarded-For": "6.6.6.6, 203.0.113.7, 127.0.0.3", "X-Forwarded-Proto": "https"}
+    with up(tmp_path, config) as running:
+        running.listening()
+        for path in ("/wsgi", "/asgi"):
+            assert running.get(path, **forwarded) == (200, b"203.0.113.7 https")
+            assert running.get(path) == (200, b"127.0.0.1 http")
+        assert running.stop() == 0
+
+
 @pytest.mark.slow
 def test_requests_in_flight_finish_before_the_services_are_stopped(tmp_path: Path) -> None:
     server = tmp_path / "slow.py"

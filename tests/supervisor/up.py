@@ -17,7 +17,8 @@ from typing import Any
 
 from tests.supervisor.helpers import alive, until_now
 
-CLI = [sys.executable, "-c", "from passerelle.cli.main import main; main()"]
+# -P: as the installed command, which does not import from the current folder.
+CLI = [sys.executable, "-P", "-c", "from passerelle.cli.main import main; main()"]
 
 
 class Up:

@@ -12,7 +12,9 @@ reasons.
 from __future__ import annotations
 
 import argparse
+import ast
 import asyncio
+import functools
 import importlib
 import inspect
 import io
@@ -26,7 +28,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from passerelle.system import linux
+from passerelle.system import linux, startup
 
 GRACE = 10.0  # seconds
 INTERFACES = ("auto", "wsgi", "asgi")
@@ -39,20 +41,24 @@ class AppLoadError(Exception):
 
 def command(app: str, host: str, port: int, interface: str = "auto") -> list[str]:
     """Return the command line of an instance that serves ``app`` (``module:attribute``) on ``host:port``."""
-    module = [sys.executable, "-m", "passerelle.appserver.main"]
+    # -P: only the application may import from its folder.
+    module = [sys.executable, "-P", "-m", "passerelle.appserver.main"]
     return [*module, app, "--host", host, "--port", str(port), "--interface", interface]
 
 
 def load(app: str) -> Any:
-    """Return the application ``app``, of the form ``module:attribute``; the attribute may have dots.
+    """Return the application that ``app`` names: ``module:attribute``, where the attribute may have dots, or
+    ``module:factory()``, which is called, if need be with literals as arguments.
 
     Raises:
         AppLoadError: ``app`` has another form, does not exist, or is not callable.
         Exception: what the module raises when it is imported.
     """
     module, _, attribute = app.partition(":")
+    attribute, called, arguments = attribute.partition("(")
     if not module or not attribute:
         raise AppLoadError(f"{app!r} is not of the form module:attribute")
+    given, named = _arguments(app, arguments) if called else ((), {})
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -65,9 +71,47 @@ def load(app: str) -> Any:
             found = getattr(found, name)
         except AttributeError:
             raise AppLoadError(f"module {module!r} has no attribute {attribute!r}") from None
+    if called and callable(found):
+        found = found(*given, **named)
     if not callable(found):
         raise AppLoadError(f"{app!r} is not an application: a {type(found).__name__} cannot be called")
+    if _takes_nothing(found):
+        if inspect.isroutine(found) or inspect.isclass(found) or isinstance(found, functools.partial):
+            raise AppLoadError(f"{app!r} is not an application but makes one: write {app.partition('(')[0]}()")
+        raise AppLoadError(f"{app!r} is not a WSGI or ASGI application: a {type(found).__name__} takes no request")
     return found
+
+
+def _arguments(app: str, text: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments in ``text``, which ends with the closing parenthesis of the call in ``app``."""
+    try:
+        call = ast.parse(f"f({text}", mode="eval").body
+        if isinstance(call, ast.Call):
+            named = {each.arg: ast.literal_eval(each.value) for each in call.keywords if each.arg is not None}
+            if len(named) == len(call.keywords):
+                return [ast.literal_eval(each) for each in call.args], named
+    except (SyntaxError, ValueError):
+        pass
+    raise AppLoadError(f"{app!r} is not of the form module:factory(), with literals as arguments if any")
+
+
+def _accepts(application: Any, number: int) -> bool | None:
+    """Whether ``application`` can be called with ``number`` arguments; None if it has no signature (written in C)."""
+    try:
+        inspect.signature(application).bind(*[None] * number)
+    except TypeError:
+        return False
+    except ValueError:
+        return None
+    return True
+
+
+def _takes_nothing(application: Any) -> bool:
+    """Whether ``application`` can be called without arguments, as factories can. An application whose signature says
+    nothing (``*arguments``) is not meant."""
+    if not _accepts(application, 0):
+        return False
+    return all(each.kind is not each.VAR_POSITIONAL for each in inspect.signature(application).parameters.values())
 
 
 def detect(application: Any) -> str:
@@ -76,22 +120,26 @@ def detect(application: Any) -> str:
     An ASGI application is a coroutine function, an object whose ``__call__`` is one (Starlette, FastAPI, Quart,
     Django), a callable with three positional arguments, or a class with one (ASGI 2). A WSGI application has two.
     """
-    call = application if inspect.isroutine(application) or inspect.isclass(application) else application.__call__
+    call = application
+    while isinstance(call, functools.partial):
+        call = call.func
+    if not inspect.isroutine(call) and not inspect.isclass(call):
+        call = call.__call__
     if inspect.iscoroutinefunction(inspect.unwrap(call)):
         return "asgi"
+    return "asgi" if _accepts(application, 2) is False else "wsgi"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to ``host:port`` that does not listen yet, so it refuses connections; raises OSError."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        inspect.signature(call).bind(None, None)
-    except TypeError:
-        return "asgi"
-    except ValueError:
-        pass  # a callable in C without a signature
-    return "wsgi"
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket at ``host:port``; raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def serve_wsgi(application: Any, sock: socket.socket, threads: int) -> int:
@@ -122,15 +170,23 @@ def serve_asgi(application: Any, sock: socket.socket) -> int:
     """Serve until SIGTERM or SIGINT. Return the exit code."""
     import uvicorn
 
+    from passerelle.appserver.asgi import AsgiConnection
     from passerelle.appserver.server import IDLE_TIMEOUT
 
+    host = sock.getsockname()[0]
+    is_local = host.startswith("127.") or host == "::1"
     config = uvicorn.Config(
         application,
+        # It does not see through functools.partial itself.
+        interface="asgi3" if _accepts(application, 3) else "asgi2",
         loop="uvloop",
-        http="httptools",
+        http=AsgiConnection,
         log_level="warning",
         access_log=False,
         server_header=False,
+        # To a loopback address only the gateway connects, and the first address that it writes is the client's.
+        forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", "*" if is_local else "127.0.0.1"),
+        backlog=_BACKLOG,
         timeout_keep_alive=int(IDLE_TIMEOUT),
         timeout_graceful_shutdown=int(GRACE),
     )
@@ -148,7 +204,8 @@ def serve_asgi(application: Any, sock: socket.socket) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT, or until the parent process is gone. Return the exit code."""
+    """Serve until SIGTERM or SIGINT, or until the parent process is gone; return the exit code."""
+    startup.open_standard_descriptors()
     parser = argparse.ArgumentParser(prog="passerelle.appserver.main", description="Serve one application.")
     parser.add_argument("app", metavar="MODULE:ATTR", help="a WSGI or ASGI application, such as users:app")
     parser.add_argument("--host", default="127.0.0.1")
@@ -161,12 +218,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads < 1:
         parser.error("argument --threads: must be at least 1")
 
+    startup.reset_signals()
     linux.die_with_parent(os.getppid(), signal.SIGTERM)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The parent process reads the output line by line.
         sys.stdout.reconfigure(line_buffering=True)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    sys.path.insert(0, os.getcwd())
+    sys.path.append(os.getcwd())  # last, so that no file there takes the place of an installed module
     try:
         application = load(options.app)
     except AppLoadError as error:
@@ -175,9 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _fail(1, f"{options.app!r} cannot be imported: {error!r}")
     interface = detect(application) if options.interface == "auto" else options.interface
-    # Bound only now, so that the port accepts connections once the application is loaded.
+    # Bound only now, and listening when the application has started up: a port that accepts connections is an instance
+    # that answers.
     try:
-        sock = listen(options.host, options.port)
+        sock = bind(options.host, options.port)
     except (OSError, OverflowError) as error:
         return _fail(1, f"cannot listen on {options.host}:{options.port}: {error}")
     if interface == "wsgi":

@@ -20,7 +20,7 @@ from typing import IO, cast
 
 import httptools
 
-from passerelle.appserver import wsgi
+from passerelle.appserver import refusal, wsgi
 
 THREADS = 4
 # Seconds. The gateway keeps an idle connection for 4 s, so it closes connections first.
@@ -32,8 +32,6 @@ _HEAD_LIMIT = 64 * 1024  # bytes; twice the default limit of the gateway
 _SPOOL = 256 * 1024  # bytes of a body in memory; a longer body goes to a temporary file
 _WINDOW = 256 * 1024  # bytes of a response that may wait for the client
 _BACKLOG = 512
-
-_REFUSALS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
 class WsgiServer:
@@ -123,7 +121,7 @@ class WsgiConnection(asyncio.Protocol):
         self._loop = server.loop
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self._peer = ""
+        self._peer = ("", 0)
         self._gone = False
         self._touched = 0.0  # time of the loop of the last byte from the client or the last response
         # The request that is being read:
@@ -134,7 +132,8 @@ class WsgiConnection(asyncio.Protocol):
         self._fields: list[tuple[bytes, bytes]] = []
         self._body: IO[bytes] | None = None
         self._body_size = 0
-        # The request that is being handled, and complete ones behind it:
+        self._unstored = False  # the body could not be stored; the rest of it is read and dropped
+        # The request being answered, and whole ones behind it:
         self._busy = False
         self._waiting: deque[tuple[wsgi.Environ, bool]] = deque()
         self._held = False  # reading is paused until the responses are sent
@@ -151,7 +150,7 @@ class WsgiConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_WINDOW)
         peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._peer = (peer[0], peer[1]) if isinstance(peer, tuple) else ("", 0)
         self._touched = self._loop.time()
         self._server.connections.add(self)
         if self._server.stopping:
@@ -170,7 +169,7 @@ class WsgiConnection(asyncio.Protocol):
             # The protocol is not switched: the request is handled without the upgrade, and no more is read.
             self._last = True
         except httptools.HttpParserError:
-            self._refuse(400)
+            self._refuse(501 if refusal.has_unknown_method(data) else 400)
             return
         if self._in_head and self._head_size > _HEAD_LIMIT:
             self._refuse(431)
@@ -185,8 +184,7 @@ class WsgiConnection(asyncio.Protocol):
         self._gone = True
         self.resume_writing()
         self._waiting.clear()
-        if self._body is not None:
-            self._body.close()
+        self._drop_body()
         server = self._server
         server.connections.discard(self)
         if server.stopping and not server.connections:
@@ -227,25 +225,38 @@ class WsgiConnection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """Append to the body."""
-        if self._body is None:
-            self._body = tempfile.SpooledTemporaryFile(_SPOOL)  # noqa: SIM115 - closed by wsgi.run or connection_lost
-        self._body.write(body)
+        """Take a piece of the body."""
+        if self._unstored:
+            return
+        try:
+            if self._body is None:
+                self._body = tempfile.SpooledTemporaryFile(_SPOOL)  # noqa: SIM115 - closed by wsgi.run or _drop_body
+            self._body.write(body)
+        except OSError as error:
+            self._on_storage_error(error)
         self._body_size += len(body)
 
     def on_message_complete(self) -> None:
         """Start the request, or queue it behind earlier ones."""
         parser = self._parser
+        if self._body is not None:
+            try:
+                self._body.seek(0)  # writes what is still in the file's buffer
+            except OSError as error:
+                self._on_storage_error(error)
+        if self._unstored:
+            if not self._last:
+                self._refuse(507)
+            return
         environ = wsgi.environ_of(
             self._server.base,
             parser.get_method(),
             self._target,
             parser.get_http_version(),
             self._fields,
-            self._peer,
+            *self._peer,
         )
         if self._body is not None:
-            self._body.seek(0)
             wsgi.add_body(environ, self._body, self._body_size)
             self._body = None
             self._body_size = 0
@@ -261,7 +272,20 @@ class WsgiConnection(asyncio.Protocol):
         else:
             self._start(environ, keep)
 
-    # The response: a worker thread calls send and finish; the event loop calls everything else
+    def _on_storage_error(self, error: OSError) -> None:
+        """Report that the body cannot be stored. It is refused when the client has sent all of it: an answer before
+        that could be lost to the reset that follows a close with unread data."""
+        wsgi.log.error("the body of a request cannot be stored: %s", error.strerror or error)
+        self._unstored = True
+        self._drop_body()
+
+    def _drop_body(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            with contextlib.suppress(OSError):  # closing writes what is still in the file's buffer
+                body.close()
+
+    # the answer: send and finish are called by a worker thread, all else by the loop
 
     def send(self, data: bytes) -> bool:
         """Implement :class:`passerelle.appserver.wsgi.ResponseSink`."""
@@ -325,10 +349,7 @@ class WsgiConnection(asyncio.Protocol):
         self._last = True
         if self._busy:
             return
-        title = _REFUSALS[status]
-        body = f'{{"type":"about:blank","title":"{title}","status":{status}}}'
-        head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n"
-        self._transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        self._transport.write(refusal.response(status))
         self._transport.close()
 
     # Called by the server

@@ -64,7 +64,13 @@ def base_environ(host: str, port: int) -> Environ:
 
 
 def environ_of(
-    base: Environ, method: bytes, target: bytes, version: str, fields: Iterable[tuple[bytes, bytes]], peer: str
+    base: Environ,
+    method: bytes,
+    target: bytes,
+    version: str,
+    fields: Iterable[tuple[bytes, bytes]],
+    peer: str,
+    port: int,
 ) -> Environ:
     """Return the environ of a request without a body; ``version`` is ``1.0`` or ``1.1``.
 
@@ -77,6 +83,7 @@ def environ_of(
     environ["REQUEST_URI"] = uri
     environ["SERVER_PROTOCOL"] = "HTTP/1.1" if version == "1.1" else "HTTP/1.0"
     environ["REMOTE_ADDR"] = peer
+    environ["REMOTE_PORT"] = str(port)
     if not uri.startswith("/"):
         # absolute-form (RFC 9112, section 3.2.2); the asterisk-form of OPTIONS has an empty path.
         _, _, rest = uri.partition("://")
@@ -93,10 +100,16 @@ def environ_of(
         if key in environ:
             text = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
         environ[key] = text
-    scheme = environ.get("HTTP_X_FORWARDED_PROTO")
-    # Connections from this machine are those of the gateway, which does not forward this field from clients.
-    if scheme in ("http", "https") and (peer.startswith("127.") or peer == "::1"):
-        environ["wsgi.url_scheme"] = scheme
+    # From this machine only the gateway connects, and it lets no client write these fields. The first address is the
+    # client's; those of trusted proxies follow. Its port is not known.
+    if peer.startswith("127.") or peer == "::1":
+        scheme = environ.get("HTTP_X_FORWARDED_PROTO")
+        if scheme in ("http", "https"):
+            environ["wsgi.url_scheme"] = scheme
+        client = environ.get("HTTP_X_FORWARDED_FOR", "").partition(",")[0].strip(" ")
+        if client:
+            environ["REMOTE_ADDR"] = client
+            environ["REMOTE_PORT"] = "0"
     return environ
 
 

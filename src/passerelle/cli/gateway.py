@@ -10,6 +10,7 @@ import click
 from passerelle.cli.starting import admin_address_option, listen_option, override, read_for_start, watch_option
 from passerelle.cli.support import config_argument, exit_negative
 from passerelle.config.models.addresses import Address
+from passerelle.system import descriptors, startup
 
 
 @click.command(short_help="Run one gateway worker alone, for containers.")
@@ -33,5 +34,6 @@ def gateway(config: str | None, listen: Address | None, admin: Address | str | N
     from passerelle.supervisor import standalone
     from passerelle.supervisor import worker_main as worker
 
-    worker.raise_descriptor_limit()
+    startup.reset_signals()
+    descriptors.raise_limit()
     sys.exit(worker.run(standalone.serve(override(loaded, listen, admin, None), text, name, follow=watch)))

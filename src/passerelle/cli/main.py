@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from passerelle.cli.support import LazyGroup, use_colour
+from passerelle.system import startup
 
 # In the order of the help text. Each command is in the module of its name, under its name.
 COMMANDS = (
@@ -58,10 +59,8 @@ def passerelle(ctx: click.Context) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and end the process.
-
-    The exit code is 0 for success, 1 for a negative result, and 2 for wrong usage, which is reported on one line.
-    """
+    """Run the command line and end the process: 0 done, 1 the answer is no, 2 wrong usage (said on one line)."""
+    startup.open_standard_descriptors()
     try:
         code = passerelle.main(args, prog_name="passerelle", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

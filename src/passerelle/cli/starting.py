@@ -21,6 +21,7 @@ from passerelle.supervisor.fleet import Setup
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.report import ConsoleReport, wants_colour
 from passerelle.supervisor.supervisor import Supervisor
+from passerelle.system import descriptors, startup
 
 
 def parsed_by(parse: Callable[[object], object]) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -109,7 +110,9 @@ def override(config: Config, listen: Address | None, admin: Address | str | None
 
 def supervise(setup: Setup) -> NoReturn:
     """Run ``setup`` in a supervisor until it is stopped, and end the process."""
+    startup.reset_signals()
     reaper.fork_reaper()
+    descriptors.raise_limit()
     output = Output(1)
     report = ConsoleReport(output, terminal=sys.stdout.isatty(), colour=wants_colour(sys.stdout), clock=time.monotonic)
 

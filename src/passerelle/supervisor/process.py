@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -20,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from passerelle.supervisor.line_splitter import LineBuffer, LineSplitter
-from passerelle.system import linux
+from passerelle.system import descriptors, linux
 
 # An environment variable of every process that a command starts, including daemons that leave its session.
 MARKER = "PASSERELLE_PROCESS"
@@ -98,23 +99,31 @@ class Process:
         :raises StartFailed: if the command or directory does not exist, or may not be used.
         """
         token = secrets.token_hex(8)
-        outer, outer_child = os.pipe()
-        error, error_child = -1, outer_child
+        pipes: list[int] = []
+        try:
+            for _ in range(1 if on_raw is None else 2):
+                pipes += os.pipe()
+        except OSError as problem:
+            for fd in pipes:
+                os.close(fd)
+            raise StartFailed(_start_problem(argv, cwd, problem)) from problem
+        outer, outer_child, error, error_child = pipes if on_raw is not None else (*pipes, -1, pipes[1])
         if on_raw is not None:
-            error, error_child = os.pipe()
-            with contextlib.suppress(OSError):  # beyond the limit of pipe memory per user, the pipe stays small
+            with contextlib.suppress(OSError):  # one of a user's many pipes may be refused: then it stays small
                 fcntl.fcntl(outer, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
         try:
-            popen = subprocess.Popen(  # noqa: S603 - the configuration defines the command
-                list(argv),
-                env={**os.environ, **(env or {}), MARKER: token},
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=outer_child,
-                stderr=error_child,
-                pass_fds=pass_fds,
-                start_new_session=True,
-            )
+            with descriptors.original_limit():
+                popen = subprocess.Popen(  # noqa: S603 - to run what the configuration names is the purpose
+                    list(argv),
+                    env={**os.environ, **(env or {}), MARKER: token},
+                    cwd=cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=outer_child,
+                    stderr=error_child,
+                    pass_fds=pass_fds,
+                    start_new_session=True,
+                )
+            process = cls._of(name, popen, f"{MARKER}={token}".encode())
         except (OSError, ValueError) as problem:
             for fd in (outer, error):
                 if fd >= 0:
@@ -123,13 +132,23 @@ class Process:
         finally:
             for fd in {outer_child, error_child}:
                 os.close(fd)
-        process = cls(name, popen, f"{MARKER}={token}".encode())
         if on_raw is None:
             process._read_lines(outer, on_line)
         else:
             process._read_raw(outer, on_raw)
             process._read_lines(error, on_line)
         return process
+
+    @classmethod
+    def _of(cls, name: str, popen: subprocess.Popen[bytes], marker: bytes) -> Process:
+        """Return the process of ``popen``; without a descriptor to watch it with, it is ended and OSError is raised."""
+        try:
+            return cls(name, popen, marker)
+        except OSError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(popen.pid, signal.SIGKILL)
+            popen.wait()
+            raise
 
     # Output
 
@@ -231,7 +250,11 @@ class Process:
             os.killpg(self.pid, sig)
 
     def _members(self) -> set[int]:
-        return linux.members(self.pid, self._marker)
+        try:
+            return linux.members(self.pid, self._marker)
+        except OSError:
+            # No descriptor for /proc: at least the group is known, and the next look may succeed.
+            return {-self.pid}
 
     async def _close(self) -> None:
         """End the processes that the child has left behind, read the rest of the output, and reap the child."""
@@ -272,6 +295,8 @@ def _start_problem(argv: Sequence[str], cwd: Path | None, problem: Exception) ->
         return f"no such directory: {cwd}"
     if isinstance(problem, FileNotFoundError):
         return f"no such command: {argv[0]}"
+    if isinstance(problem, OSError) and problem.errno in (errno.EMFILE, errno.ENFILE):
+        return f"cannot run {argv[0]}: out of file descriptors"
     if isinstance(problem, PermissionError):
         return f"not allowed to run {argv[0]}"
     return f"cannot run {argv[0]}: {problem}"

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import resource
 import signal
 import socket
 import sys
@@ -27,6 +26,7 @@ from passerelle.errors import CannotStart
 from passerelle.gateway.gateway import Gateway, InstanceSpec
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.control_channel import Message
+from passerelle.system import descriptors, startup
 
 GRACE = 10.0  # seconds to wait for requests in flight when the worker stops
 
@@ -173,13 +173,6 @@ def tune_memory() -> None:
     gc.freeze()
 
 
-def raise_descriptor_limit() -> None:
-    """Raise the limit of file descriptors to the hard limit: each connection needs one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def run(work: Coroutine[Any, Any, int]) -> int:
     """Run ``work`` on uvloop. Returns its exit code, or 1 on :class:`CannotStart`."""
     try:
@@ -223,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--config-fd", type=int, help="file descriptor with the configuration; CONFIG is then only its name"
     )
     options = parser.parse_args(arguments)
-    raise_descriptor_limit()
+    startup.reset_signals()
+    descriptors.raise_limit()
     if options.config_fd is None:
         config = load(options.config)
     else:

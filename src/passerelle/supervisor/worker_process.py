@@ -12,7 +12,7 @@ from typing import Any
 
 from passerelle.observability.metrics import Snapshot, merge, retired
 from passerelle.supervisor import control_channel
-from passerelle.supervisor.process import Process
+from passerelle.supervisor.process import Process, StartFailed
 from passerelle.supervisor.restart_backoff import Backoff
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.supervised import ProcessEvents, SupervisedProcess
@@ -63,27 +63,32 @@ class WorkerProcess(SupervisedProcess):
         self._socket: socket.socket | None = None
 
     def _spawn(self) -> Process:
-        ours, theirs = socket.socketpair()
-        text = os.memfd_create("configuration")
         try:
-            with open(text, "wb", closefd=False) as file:
-                file.write(self._text.encode())
-            fds = {"--control-fd": theirs.fileno(), "--listen-fd": self.listener.fileno(), "--config-fd": text}
-            argv = [sys.executable, "-m", self._program, self._file]
-            argv += [word for option, fd in fds.items() for word in (option, str(fd))]
-            process = Process.spawn(
-                self.name,
-                argv,
-                on_line=lambda line: self._write(self.name, line),
-                on_raw=self._write_raw,
-                pass_fds=tuple(fds.values()),
-            )
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise StartFailed(f"cannot make a control channel: {error.strerror}") from error
+        try:
+            with theirs, open(os.memfd_create("configuration"), "wb") as text:
+                text.write(self._text.encode())
+                text.flush()
+                sources = (("--control-fd", theirs), ("--listen-fd", self.listener), ("--config-fd", text))
+                fds = {option: source.fileno() for option, source in sources}
+                # -P: no module of the current folder in the place of one of Python's or ours.
+                argv = [sys.executable, "-P", "-m", self._program, self._file]
+                argv += [word for option, fd in fds.items() for word in (option, str(fd))]
+                process = Process.spawn(
+                    self.name,
+                    argv,
+                    on_line=lambda line: self._write(self.name, line),
+                    on_raw=self._write_raw,
+                    pass_fds=tuple(fds.values()),
+                )
+        except OSError as error:
+            ours.close()
+            raise StartFailed(f"cannot pass the configuration on: {error.strerror}") from error
         except BaseException:
             ours.close()
             raise
-        finally:
-            theirs.close()
-            os.close(text)
         self._socket = ours
         return process
 

@@ -136,9 +136,13 @@ def free(avoid: Collection[int] = (), rng: random.Random | None = None) -> int:
         port = ports[(start + step) % len(ports)]
         if port in avoid:
             continue
-        with contextlib.suppress(OSError), _bind(LOOPBACK, port) as sock:
-            sock.listen(1)
-            return port
+        try:
+            with _bind(LOOPBACK, port) as sock:
+                sock.listen(1)
+                return port
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise PortTaken(f"no free port on {LOOPBACK} could be found: out of file descriptors") from error
     raise PortTaken(f"no free port between {ports[0]} and {ports[-1]} on {LOOPBACK}")
 
 

@@ -108,7 +108,9 @@ class Health(Model):
 class Service(Model):
     """An upstream service: instances that passerelle starts (`app`, `run`) or that already run (`targets`, `zones`)."""
 
-    app: App | None = Field(default=None, description="A WSGI or ASGI application to run: `module:attribute`.")
+    app: App | None = Field(
+        default=None, description="A WSGI or ASGI application to run: `module:attribute`, or `module:factory()`."
+    )
     run: Command | None = Field(
         default=None,
         description="A command that serves HTTP on `{port}`: a list of words, or text split like a shell command.",

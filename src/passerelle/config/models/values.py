@@ -106,7 +106,7 @@ AccessLog = Annotated[
     Takes("`stdout`, `off` or a path"),
 ]
 
-_APP = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*").fullmatch
+_APP = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:\([^()]*\))?").fullmatch
 
 
 def parse_app(found: object) -> str:
