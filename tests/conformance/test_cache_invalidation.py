@@ -333,13 +333,13 @@ def test_invalidation_reaches_another_workers_memory(rig: Rig) -> None:
     """The supervisor carries messages between workers; this test covers their content."""
     origin = Origin(rig, cache={"tags": ["t"]})
     other = Origin(rig, cache={"tags": ["t"]})
-    told: list[tuple[list[bytes], list[bytes]]] = []
+    published: list[tuple[list[bytes], list[bytes]]] = []
     cache = origin.gateway.gateway.context.cache
     assert cache is not None
     cache.on_invalidated = lambda keys, tags: published.append((list(keys), list(tags)))
     before = other.get()
     origin.change("PUT")
-    wait_until(lambda: told, "it is told", PATIENCE)
+    wait_until(lambda: published, "the invalidation was published", PATIENCE)
     theirs = other.gateway.gateway.context.cache
     assert theirs is not None
     rig.loop.call(lambda: theirs.invalidate_local(*published[0]))
