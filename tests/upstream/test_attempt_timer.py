@@ -27,9 +27,9 @@ def test_the_request_is_notified_once() -> None:
     timer = AttemptTimer(deadlines)
     timer.arm(attempt)
     deadlines.expire(perf_counter() + LIMIT - 1)
-    assert (attempt.expired, timer.armed) == (0, True)
+    assert (attempt.expired, timer.request) == (0, attempt)
     deadlines.expire(perf_counter() + LIMIT + 1)
-    assert (attempt.expired, timer.armed) == (1, False)
+    assert (attempt.expired, timer.request) == (1, None)
     deadlines.expire(perf_counter() + 10 * LIMIT)
     assert attempt.expired == 1
 
@@ -42,7 +42,19 @@ def test_a_disarmed_timer_does_not_expire() -> None:
     timer.disarm()
     timer.disarm()
     deadlines.expire(perf_counter() + LIMIT + 1)
-    assert (attempt.expired, timer.armed, len(deadlines)) == (0, False, 0)
+    assert (attempt.expired, timer.request, len(deadlines)) == (0, None, 0)
+
+
+def test_a_restarted_timer_has_all_of_its_time() -> None:
+    deadlines, attempt = DeadlineQueue(LIMIT), Attempt()
+    timer, other = AttemptTimer(deadlines), AttemptTimer(deadlines)
+    timer.arm(attempt)
+    other.arm(attempt)
+    deadlines.entries[timer] = perf_counter() - LIMIT  # as if the time had passed
+    timer.arm(attempt)
+    assert list(deadlines.entries) == [other, timer]
+    deadlines.expire(perf_counter() + LIMIT - 1)
+    assert attempt.expired == 0
 
 
 def test_the_notified_request_may_arm_the_timer_again() -> None:
@@ -59,7 +71,7 @@ def test_the_notified_request_may_arm_the_timer_again() -> None:
     for count in (1, 2):
         deadlines.entries[timer] = perf_counter() - LIMIT  # as if the time had passed
         deadlines.expire(perf_counter())
-        assert (attempt.expired, timer.armed) == (count, True)
+        assert (attempt.expired, timer.request) == (count, attempt)
 
 
 def test_the_request_itself_may_be_in_the_same_queue() -> None:

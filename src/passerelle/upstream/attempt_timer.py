@@ -23,16 +23,12 @@ class AttemptTimer:
     keep each other alive.
     """
 
-    __slots__ = ("_deadlines", "_request")
+    __slots__ = ("_deadlines", "request")
 
     def __init__(self, deadlines: DeadlineQueue) -> None:
         self._deadlines = deadlines
-        self._request: TimedAttempt | None = None
-
-    @property
-    def armed(self) -> bool:
-        """Whether the time of an attempt is running."""
-        return self._request is not None
+        self.request: TimedAttempt | None = None
+        """The request whose attempt has the time limit; None while the timer is stopped."""
 
     @property
     def limit(self) -> float:
@@ -40,18 +36,19 @@ class AttemptTimer:
         return self._deadlines.limit
 
     def arm(self, request: TimedAttempt) -> None:
-        """Start the time of an attempt of ``request`` now. The timer must not be armed."""
-        self._request = request
+        """Start the time of an attempt of ``request`` now, or start it again."""
+        self.request = request
+        self._deadlines.entries.pop(self, None)  # to the end of the queue
         self._deadlines.add(self, perf_counter())
 
     def disarm(self) -> None:
         """Stop the time of the attempt, if it is running."""
-        if self._request is not None:
-            self._request = None
+        if self.request is not None:
+            self.request = None
             self._deadlines.entries.pop(self, None)
 
     def on_deadline(self) -> None:
         """Notify the request that the time of its attempt has expired."""
-        request, self._request = self._request, None
+        request, self.request = self.request, None
         if request is not None:
             request.on_attempt_deadline()

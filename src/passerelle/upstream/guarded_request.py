@@ -132,7 +132,7 @@ class GuardedRequest(UpstreamRequest):
         if timer is not None:
             timer.disarm()
         super()._attempt()
-        if timer is not None and not timer.armed:
+        if timer is not None and timer.request is None:
             waiting = self._connection is None and self._retry_timer is None and not self._over
             if waiting:  # in the queue for a connection
                 timer.arm(self)
@@ -154,10 +154,14 @@ class GuardedRequest(UpstreamRequest):
         return True
 
     def _send(self, connection: UpstreamConnection) -> None:
-        self._restart_attempt_timer()
-        plain, self._message = self._message, self.current_message()
-        super()._send(connection)
-        self._message = plain
+        if self._attempt_timer is not None:
+            self._attempt_timer.arm(self)
+        if self._policy.sends_deadline:
+            plain, self._message = self._message, self.current_message()
+            super()._send(connection)
+            self._message = plain
+        else:
+            super()._send(connection)
 
     def current_message(self) -> bytes:
         """Return the head of the request as it is to be sent now: the header with the time left differs."""
@@ -166,12 +170,6 @@ class GuardedRequest(UpstreamRequest):
             return plain
         left = max(0, int((policy.deadlines.limit - (perf_counter() - self._since)) * 1000))
         return b"%b%b: %d\r\n\r\n" % (plain[:-2], TIMEOUT_FIELD, left)
-
-    def _restart_attempt_timer(self) -> None:
-        timer = self._attempt_timer
-        if timer is not None:
-            timer.disarm()
-            timer.arm(self)
 
     def on_attempt_deadline(self) -> None:
         """Abandon the attempt in progress for another one if that is possible: its time has expired."""
@@ -205,9 +203,6 @@ class GuardedRequest(UpstreamRequest):
             if not self._tried:
                 hedge.observe_latency(perf_counter())
             hedge.cancel("lost")
-        self._deliver_response(head, data, complete)
-
-    def _deliver_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         if self._attempt_timer is not None:
             self._attempt_timer.disarm()
         super().on_response(head, data, complete)
@@ -266,16 +261,13 @@ class GuardedRequest(UpstreamRequest):
         hedge = self._hedge
         assert hedge is not None
         attempt = hedge.finish("won")
-        now = perf_counter()
         self._drop_attempt()
-        self._service.node.release(self.instance, None, now - hedge.first_started)
-        if not self._tried:
-            hedge.observe_latency(now)
+        self._service.node.release(self.instance, None, perf_counter() - hedge.first_started)
         self._adopt_hedge(attempt)
         self._since = attempt.since  # durations from here on are those of the hedge
         if not complete and attempt.connection is not None:
             attempt.connection.set_receiver(self)
-        self._deliver_response(head, data, complete)
+        self.on_response(head, data, complete)
 
     def on_hedge_error(self, status: int) -> None:
         """End the hedge, which got the 5xx ``status``: the first attempt may still do better."""
@@ -315,7 +307,8 @@ class GuardedRequest(UpstreamRequest):
             attempt.connection.set_receiver(self)
         elif attempt.waiter is not None:
             attempt.waiter.owner = self
-        self._restart_attempt_timer()
+        if self._attempt_timer is not None:
+            self._attempt_timer.arm(self)
 
     def _adopt_hedge(self, attempt: HedgeAttempt) -> None:
         self.instance = attempt.instance

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 # Computes the balancing key of a request from its head, the parameters of its route and the address of the client.
+# The result is None for a request without a key.
 KeyFunction = Callable[[RequestHead, Mapping[str, bytes], bytes], bytes | None]
 
 
