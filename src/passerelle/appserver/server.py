@@ -123,7 +123,7 @@ class WsgiConnection(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._peer = ("", 0)
         self._gone = False
-        self._touched = 0.0  # time of the loop of the last byte from the client or the last response
+        self._last_activity = 0.0  # time of the loop of the last byte from the client or the last response
         # The request that is being read:
         self._reading = False
         self._in_head = True
@@ -133,13 +133,13 @@ class WsgiConnection(asyncio.Protocol):
         self._body: IO[bytes] | None = None
         self._body_size = 0
         self._unstored = False  # the body could not be stored; the rest of it is read and dropped
-        # The request being answered, and whole ones behind it:
+        # The request that is being handled, and complete ones behind it:
         self._busy = False
         self._waiting: deque[tuple[wsgi.Environ, bool]] = deque()
-        self._held = False  # reading is paused until the responses are sent
-        self._last = False  # no more requests are read
-        self._paused = False  # the transport has more than _WINDOW unsent bytes
-        self._ahead = 0  # bytes that the thread has sent since it last waited for the client
+        self._reading_paused = False  # reading is paused until the responses are sent
+        self._input_done = False  # no more requests are read
+        self._writing_paused = False  # the transport has more than _WINDOW unsent bytes
+        self._sent_ahead = 0  # bytes that the thread has sent since it last waited for the client
         self._writable: Callable[[], None] | None = None
         self._unsent = -1  # bytes in the transport at the last check
 
@@ -151,23 +151,23 @@ class WsgiConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=_WINDOW)
         peer = transport.get_extra_info("peername")
         self._peer = (peer[0], peer[1]) if isinstance(peer, tuple) else ("", 0)
-        self._touched = self._loop.time()
+        self._last_activity = self._loop.time()
         self._server.connections.add(self)
         if self._server.stopping:
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Parse ``data``. An invalid request is rejected and ends the connection."""
-        if self._last:
+        if self._input_done:
             return
-        self._touched = self._loop.time()
+        self._last_activity = self._loop.time()
         if self._in_head:
             self._head_size += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             # The protocol is not switched: the request is handled without the upgrade, and no more is read.
-            self._last = True
+            self._input_done = True
         except httptools.HttpParserError:
             self._refuse(501 if refusal.has_unknown_method(data) else 400)
             return
@@ -176,7 +176,7 @@ class WsgiConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Read no more requests. True keeps the connection open for a pending response."""
-        self._last = True
+        self._input_done = True
         return self._busy
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -192,11 +192,11 @@ class WsgiConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Record that more than ``_WINDOW`` bytes wait for the client."""
-        self._paused = True
+        self._writing_paused = True
 
     def resume_writing(self) -> None:
         """Release a thread that waits for the client."""
-        self._paused = False
+        self._writing_paused = False
         if self._writable is not None:
             self._writable()
             self._writable = None
@@ -225,7 +225,7 @@ class WsgiConnection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
+        """Append to the body."""
         if self._unstored:
             return
         try:
@@ -245,7 +245,7 @@ class WsgiConnection(asyncio.Protocol):
             except OSError as error:
                 self._on_storage_error(error)
         if self._unstored:
-            if not self._last:
+            if not self._input_done:
                 self._refuse(507)
             return
         environ = wsgi.environ_of(
@@ -266,8 +266,8 @@ class WsgiConnection(asyncio.Protocol):
         keep = parser.should_keep_alive()
         if self._busy:
             self._waiting.append((environ, keep))
-            if not self._held:
-                self._held = True
+            if not self._reading_paused:
+                self._reading_paused = True
                 self._transport.pause_reading()
         else:
             self._start(environ, keep)
@@ -285,16 +285,16 @@ class WsgiConnection(asyncio.Protocol):
             with contextlib.suppress(OSError):  # closing writes what is still in the file's buffer
                 body.close()
 
-    # the answer: send and finish are called by a worker thread, all else by the loop
+    # The response: a worker thread calls send and finish; the event loop calls everything else
 
     def send(self, data: bytes) -> bool:
         """Implement :class:`passerelle.appserver.wsgi.ResponseSink`."""
         if self._gone:
             return False
         self._post(self._write, data)
-        self._ahead += len(data)
-        if self._ahead >= _WINDOW:
-            self._ahead = 0
+        self._sent_ahead += len(data)
+        if self._sent_ahead >= _WINDOW:
+            self._sent_ahead = 0
             ready = threading.Event()
             self._post(self._when_writable, ready.set)
             ready.wait()
@@ -315,15 +315,15 @@ class WsgiConnection(asyncio.Protocol):
 
     def _start(self, environ: wsgi.Environ, keep: bool) -> None:
         self._busy = True
-        self._ahead = 0
-        self._server.call(environ, self, keep and not self._last and not self._server.stopping)
+        self._sent_ahead = 0
+        self._server.call(environ, self, keep and not self._input_done and not self._server.stopping)
 
     def _write(self, data: bytes) -> None:
         if not self._gone:
             self._transport.write(data)
 
     def _when_writable(self, callback: Callable[[], None]) -> None:
-        if self._gone or not self._paused:
+        if self._gone or not self._writing_paused:
             callback()
         else:
             self._writable = callback
@@ -335,18 +335,18 @@ class WsgiConnection(asyncio.Protocol):
         if data:
             self._transport.write(data)
         self._busy = False
-        self._touched = self._loop.time()
+        self._last_activity = self._loop.time()
         if keep and self._waiting:
             self._start(*self._waiting.popleft())
-        elif not keep or self._last or (self._server.stopping and not self._reading):
+        elif not keep or self._input_done or (self._server.stopping and not self._reading):
             self._transport.close()
-        elif self._held:
-            self._held = False
+        elif self._reading_paused:
+            self._reading_paused = False
             self._transport.resume_reading()
 
     def _refuse(self, status: int) -> None:
         """Reject an invalid request and read no more. A response in progress is finished instead."""
-        self._last = True
+        self._input_done = True
         if self._busy:
             return
         self._transport.write(refusal.response(status))
@@ -365,12 +365,12 @@ class WsgiConnection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Close the connection if it has timed out at ``now``, a time of the loop."""
-        waited = now - self._touched
+        waited = now - self._last_activity
         if self._writable is not None:
             unsent = self._transport.get_write_buffer_size()
             if unsent != self._unsent:
                 self._unsent = unsent
-                self._touched = now
+                self._last_activity = now
             elif waited > self._server.write_timeout:
                 self.abort()
         elif self._busy:

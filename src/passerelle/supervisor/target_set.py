@@ -59,19 +59,19 @@ class TargetSet:
         """Apply the discovered targets of the service ``name``: new ones are probed once before others leave."""
         async with self._fleet.lock:
             if name in self._fleet.services and self._fleet.state == "running":
-                await self._apply(name, "found")
+                await self._apply(name, log=True)
 
     async def apply(self, service: str) -> None:
         """Give the service the targets that the catalog lists."""
-        await self._apply(service, "")
+        await self._apply(service, log=False)
 
-    async def _apply(self, service: str, how: str) -> None:
+    async def _apply(self, service: str, *, log: bool) -> None:
         fleet = self._fleet
         leaving: list[Member] = []
         joining = self.reconcile(fleet.services[service], fleet.config, leaving)
         fleet.targets += joining
-        if how and (joining or leaving):
-            fleet.report.log(f"{service}: {len(joining)} targets {how}, {len(leaving)} gone")
+        if log and (joining or leaving):
+            fleet.report.log(f"{service}: {len(joining)} targets found, {len(leaving)} gone")
         await fleet.start(joining)
         for target in leaving:
             if isinstance(target, ProbedTarget):
