@@ -1,7 +1,7 @@
 """Check the prose of the project: documents, docstrings, comments and messages. Exit 1 if a refused phrase occurs.
 
 Each refused phrase has a plain replacement (see CONTRIBUTING.md, "Words"). Phrases are found across line ends. In
-Python files only comments and strings are checked, not names.
+Python files only comments and strings are checked, not names or single words.
 """
 
 from __future__ import annotations

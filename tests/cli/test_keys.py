@@ -135,7 +135,7 @@ def test_a_key_that_was_altered_is_named_and_can_be_revoked(run) -> None:
         key = run("create", "--owner", "app")[1].split("_")[1]
         client.hset(f"passerelle:1:keys:key:{key}", "created", "yesterday")
         code, out, error = run("list")
-        assert (code, out) == (1, "") and f"cannot be read: what is kept of key {key}" in error
+        assert (code, out) == (1, "") and f"cannot be read: data of key {key}" in error
         assert run("revoke", key)[:2] == (0, f"{key}: revoked\n")
 
 

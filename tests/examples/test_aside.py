@@ -277,7 +277,7 @@ class TestWithoutRedis:
         clock.now += aside.PAUSE * 0.2
         assert service.get("/user/1").data == planted, "it was not asked"
         told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("redis:")]
-        assert len(told) == 2 and "alone" in told[0] and told[1] == "redis: back"
+        assert len(told) == 2 and "only the database is used" in told[0] and told[1] == "redis: back"
 
     def test_one_request_a_pause_pays_for_a_redis_that_answers_nothing(
         self, make: Make, redis: RedisServer, clock: Clock, monkeypatch: pytest.MonkeyPatch

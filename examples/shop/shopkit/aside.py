@@ -154,7 +154,7 @@ class Aside:
             for key in list(self._owed)[: max(0, len(self._owed) - MOST_OWED)]:
                 del self._owed[key]
         if first:
-            log.warning("redis is not used, only the database: %s", error)
+            log.warning("redis: unavailable, only the database is used: %s", error)
 
 
 def _parsed(value: Any) -> Document | None:

@@ -95,7 +95,7 @@ class MemoryStore:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes held now."""
+        """Bytes held now, including the store's overhead."""
         return self._small_bytes + self._main_bytes + self._ghost_bytes
 
     def get(self, key: bytes) -> StoredItem | None:

@@ -111,9 +111,9 @@ def _consider(view: RequestView, entry: Entry | None, now: float, settings: Cach
         return _SHARED_MISS if b"no-cache" not in directives else _SHARED_MISS._replace(share=False)
     if view.needs & entry.needs_excluded & IDENTITY:
         return _REFUSE if only_if_cached else _NOT_YOURS
-    asked = _acceptable(entry, directives, now)
-    if asked is not None:
-        return asked
+    served = _acceptable(entry, directives, now)
+    if served is not None:
+        return served
     if only_if_cached:
         return _REFUSE
     reason = b"request" if now < entry.fresh_until else b"stale"

@@ -179,8 +179,8 @@ def make_draft(
     if reason is not None:
         return reason
     lifetime = terms.lifetime
-    own = settings.ttl is not None and status in settings.statuses
-    if not own and not (lifetime.explicit or status in HEURISTIC_STATUSES or b"public" in terms.directives):
+    has_ttl = settings.ttl is not None and status in settings.statuses
+    if not has_ttl and not (lifetime.explicit or status in HEURISTIC_STATUSES or b"public" in terms.directives):
         return "status"
     entry = build_entry(view, response, terms, settings, tags)
     stale = entry.stale_while_revalidate or entry.stale_if_error
@@ -229,7 +229,7 @@ def build_entry(
     )
     swr = 0 if forbidden else _window(directives, b"stale-while-revalidate", settings.stale_while_revalidate)
     sie = 0 if forbidden else _window(directives, b"stale-if-error", settings.stale_if_error)
-    named = response.tags()
+    response_tags = response.tags()
     lines = response.lines()
     skip = terms.omitted | TAG_FIELDS
     kept = [line for name, _, line in lines if name not in skip]
@@ -247,7 +247,7 @@ def build_entry(
         strict=forbidden or b"s-maxage" in directives,
         needs_excluded=excluded_needs(terms, view, settings),
         etag=entity_tag(response.get(b"etag")),
-        tags=tuple(dict.fromkeys(tags + named)) if named else tags,
+        tags=tuple(dict.fromkeys(tags + response_tags)) if response_tags else tags,
     )
     if not settings.obey_client_directives:
         entry.needs_excluded &= ~DIRECTIVES

@@ -73,23 +73,23 @@ class VariantStore:
         """
         store = self.store
         item = store.peek(key)
-        note = item if isinstance(item, Variants) else None
-        if not names and note is None:
+        record = item if isinstance(item, Variants) else None
+        if not names and record is None:
             entry.key = key
             return self._put_entry(entry, epoch, known)
-        if note is None or not set(names) <= set(note.names):
-            union = tuple(sorted({*names, *(note.names if note is not None else ())}))
+        if record is None or not set(names) <= set(record.names):
+            union = tuple(sorted({*names, *(record.names if record is not None else ())}))
             if len(union) > MAX_NAMES:
                 return False
-            note = Variants(key, union, self._salt(), entry.tags)
-            if not self._put(note, epoch):
+            record = Variants(key, union, self._salt(), entry.tags)
+            if not self._put(record, epoch):
                 return False
-        entry.key = variant_of(note, view.variant(note.names))
+        entry.key = variant_of(record, view.variant(record.names))
         if not self._put_entry(entry, epoch, known):
             return False
-        language = entry.get(b"content-language") if _LANGUAGE in note.names else None
+        language = entry.get(b"content-language") if _LANGUAGE in record.names else None
         if language is not None and b"," not in language:
-            self._note_language(note, _language_key(note, view, language.lower()), entry.key)
+            self._record_language(record, _language_key(record, view, language.lower()), entry.key)
         return True
 
     def _put_entry(self, entry: Entry, epoch: int | None, known: Entry | None) -> bool:
@@ -102,21 +102,21 @@ class VariantStore:
     def _put(self, item: Entry | Variants, epoch: int | None) -> bool:
         return self.store.put(item) if epoch is None else self.store.put_since(item, epoch)
 
-    def _note_language(self, note: Variants, language: bytes, variant: bytes) -> None:
-        if note.languages is None:
-            note.languages = {}
-        elif len(note.languages) >= _MAX_LANGUAGES and language not in note.languages:
+    def _record_language(self, record: Variants, language: bytes, variant: bytes) -> None:
+        if record.languages is None:
+            record.languages = {}
+        elif len(record.languages) >= _MAX_LANGUAGES and language not in record.languages:
             return
-        if note.languages.get(language) != variant:
-            note.languages[language] = variant
-            self.store.resized(note)
+        if record.languages.get(language) != variant:
+            record.languages[language] = variant
+            self.store.resized(record)
 
 
-def variant_of(note: Variants, values: bytes) -> bytes:
+def variant_of(record: Variants, values: bytes) -> bytes:
     """Return the key of the variant with these normalised values."""
-    return b"%b\x00%b\x00%b" % (note.key, note.salt, values)
+    return b"%b\x00%b\x00%b" % (record.key, record.salt, values)
 
 
-def _language_key(note: Variants, view: RequestView, language: bytes) -> bytes:
+def _language_key(record: Variants, view: RequestView, language: bytes) -> bytes:
     """Return a key of the other fields and the language: requests that agree in both get the same response."""
-    return view.variant(tuple(name for name in note.names if name != _LANGUAGE)) + b"\x1d" + language
+    return view.variant(tuple(name for name in record.names if name != _LANGUAGE)) + b"\x1d" + language

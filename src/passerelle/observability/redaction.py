@@ -15,7 +15,7 @@ REDACTED = b"[redacted]"
 _ANYWHERE = rb"token|secret|passw|signature|credential|session|jwt"
 # ... or as a separate word of it, delimited by separators and capitals ("key", "api-key", "userPin", not "monkey").
 _WORDS = ("key", "apikey", "auth", "authorization", "pass", "pwd", "pin", "otp", "sig", "code")
-_TELLING = re.compile(
+_SECRET_NAME = re.compile(
     rb"(?i:%b)|(?:^|[^A-Za-z0-9])(?i:%b)(?:$|[^A-Za-z0-9])|[a-z0-9](?:%b)(?:$|[^a-z])"
     % (_ANYWHERE, "|".join(_WORDS).encode(), "|".join(word.capitalize() for word in _WORDS).encode())
 )
@@ -65,10 +65,10 @@ def _redact_pairs(query: bytes) -> bytes:
     changed = False
     for index, pair in enumerate(pairs):
         name, equals, _ = pair.partition(b"=")
-        telling = _verdicts.get(name)
-        if telling is None:
-            telling = _is_secret_name(name)
-        if telling and equals:
+        is_secret = _verdicts.get(name)
+        if is_secret is None:
+            is_secret = _is_secret_name(name)
+        if is_secret and equals:
             pairs[index] = name + b"=" + REDACTED
             changed = True
     return b"&".join(pairs) if changed else query
@@ -78,5 +78,5 @@ def _is_secret_name(name: bytes) -> bool:
     if len(_verdicts) >= _MOST_VERDICTS:
         _verdicts.clear()
     plain = unquote_to_bytes(name) if b"%" in name else name
-    telling = _verdicts[name] = _TELLING.search(plain) is not None
-    return telling
+    is_secret = _verdicts[name] = _SECRET_NAME.search(plain) is not None
+    return is_secret

@@ -1,1 +1,1 @@
-"""Who may ask for what: keys, tokens, sessions, limits, addresses."""
+"""Security: authentication, authorization, rate limits, addresses, CORS and header rules; one guard per module."""

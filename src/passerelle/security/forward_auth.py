@@ -38,7 +38,7 @@ class Verdict:
 
     @property
     def size(self) -> int:
-        """Its octets."""
+        """Return the size in octets."""
         if self.refusal is None:
             return len(self.lines)
         return len(self.refusal.body) + sum(len(name) + len(value) for name, value in self.refusal.fields)

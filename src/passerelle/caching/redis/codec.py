@@ -14,7 +14,7 @@ from zlib import crc32
 from passerelle.caching.entry import Entry, StoredItem, Variants
 
 _ENTRY: Final = b"PE2\n"
-_NOTE: Final = b"PV2\n"
+_VARIANTS: Final = b"PV2\n"
 _SUM: Final = struct.Struct("<I")
 _BEGIN: Final = len(_ENTRY) + _SUM.size
 
@@ -24,7 +24,7 @@ _FIXED: Final = struct.Struct("<ddHBBIIIIIIH")
 # The year 5138, in seconds: later times, and NaN, are invalid.
 _LATEST: Final = 1e11
 _SHORT: Final = struct.Struct("<H")
-_NOTE_FIXED: Final = struct.Struct("<IHHH")
+_VARIANTS_FIXED: Final = struct.Struct("<IHHH")
 
 
 def encode(item: StoredItem) -> bytes:
@@ -47,8 +47,8 @@ def encode(item: StoredItem) -> bytes:
         )
         return _sealed(_ENTRY, [fixed, item.key, etag, item.head, item.body, *_packed(item.tags)])
     assert isinstance(item, Variants)
-    fixed = _NOTE_FIXED.pack(len(item.key), len(item.salt), len(item.names), len(item.tags))
-    return _sealed(_NOTE, [fixed, item.key, item.salt, *_packed(item.names), *_packed(item.tags)])
+    fixed = _VARIANTS_FIXED.pack(len(item.key), len(item.salt), len(item.names), len(item.tags))
+    return _sealed(_VARIANTS, [fixed, item.key, item.salt, *_packed(item.names), *_packed(item.tags)])
 
 
 def _sealed(name: bytes, pieces: list[bytes]) -> bytes:
@@ -66,8 +66,8 @@ def decode(data: bytes, key: bytes) -> StoredItem | None:
             return None
         if data.startswith(_ENTRY):
             return _entry(data, key)
-        if data.startswith(_NOTE):
-            return _note(data, key)
+        if data.startswith(_VARIANTS):
+            return _variants(data, key)
     except (struct.error, ValueError):
         return None
     return None
@@ -121,9 +121,9 @@ def _entry(data: bytes, key: bytes) -> Entry | None:
     )
 
 
-def _note(data: bytes, key: bytes) -> Variants | None:
-    key_length, salt_length, names, tags = _NOTE_FIXED.unpack_from(data, _BEGIN)
-    reader = _ByteReader(data, _BEGIN + _NOTE_FIXED.size)
+def _variants(data: bytes, key: bytes) -> Variants | None:
+    key_length, salt_length, names, tags = _VARIANTS_FIXED.unpack_from(data, _BEGIN)
+    reader = _ByteReader(data, _BEGIN + _VARIANTS_FIXED.size)
     if reader.take(key_length) != key:
         return None
     salt = reader.take(salt_length)

@@ -163,7 +163,7 @@ class InvalidationBus:
         self._task = asyncio.get_running_loop().create_task(self._reconnect_forever(), name="cache bus")
 
     async def stop(self) -> None:
-        """Disconnect for good."""
+        """Disconnect permanently."""
         self.ready = False
         if self._task is not None:
             self._task.cancel()
@@ -277,7 +277,7 @@ class InvalidationBus:
         # Connections that were idle when Redis went away would each fail once more.
         await self._client.connection_pool.disconnect(inuse_connections=False)
         subscription = self._client.pubsub()
-        standing: asyncio.TimerHandle | None = None
+        stable_timer: asyncio.TimerHandle | None = None
         try:
             async with asyncio.timeout(CONNECT):
                 await subscription.subscribe(self._names.invalid, self._names.flights)
@@ -286,11 +286,11 @@ class InvalidationBus:
                 await self._publish_and_unlink(*self._pending[0])
                 self._pending.popleft()
             self.ready = True
-            standing = asyncio.get_running_loop().call_later(USE, self._on_stable)
+            stable_timer = asyncio.get_running_loop().call_later(USE, self._on_stable)
             await self._listen(subscription)
         finally:
-            if standing is not None:
-                standing.cancel()
+            if stable_timer is not None:
+                stable_timer.cancel()
             await cast("Awaitable[None]", subscription.aclose())  # type: ignore[no-untyped-call]
 
     def _on_stable(self) -> None:

@@ -1,1 +1,1 @@
-"""API keys, sessions and client certificates, and where they are kept."""
+"""API keys, sessions and client certificates, and their stores."""

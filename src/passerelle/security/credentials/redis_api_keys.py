@@ -139,7 +139,7 @@ class RedisKeyStore:
         identity, key = new_key()
         made = ApiKey(identity, owner, tuple(scopes), now, expires, None, None, None)
         if not self._add(made, _digest(key)):
-            raise ValueError("whether the key is kept")
+            raise ValueError("result of storing a key")
         return made, key
 
     def rotate(self, identity: str, now: int, overlap: int, expires: int | None = None) -> tuple[ApiKey, str]:
@@ -171,7 +171,7 @@ class RedisKeyStore:
         try:
             return _key(identity, [value or b"" for value in found])
         except UNREADABLE:
-            raise ValueError(f"what is kept of key {identity}") from None
+            raise ValueError(f"data of key {identity}") from None
 
     def all(self) -> list[ApiKey]:
         """Return all keys, oldest first."""

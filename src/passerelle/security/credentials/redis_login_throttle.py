@@ -80,7 +80,7 @@ class RedisLoginThrottle:
             now = self._clock()
             clients = address, key_of(name)
             for rate, table, key, decision in zip(self._rates, self._tables, clients, decided, strict=True):
-                # A limit that admits while another one refuses has not counted the attempt, although it reports so.
+                # If another limit refuses, the attempt is not counted, but the reply of an admitting limit includes it.
                 debt = decision.reset - (rate.period if refused and decision.admitted else 0)
                 table.put(key, now + debt, now)
             callback(-(-refused[0].retry // SECOND) if refused else 0)

@@ -179,13 +179,13 @@ class RedisRateLimits:
                 call.pending = pending_call
             return pending_call
         call.pending = None
-        said = decisions(self._redis_limits, cast(ScriptCall, waited_for).result)
-        if said is None:
+        shared = decisions(self._redis_limits, cast(ScriptCall, waited_for).result)
+        if shared is None:
             self._limit_locally(call)
             return None
         decided = []
         now = self._clock()
-        for each, decision in zip(self._redis_limits, said, strict=True):
+        for each, decision in zip(self._redis_limits, shared, strict=True):
             limit = each.limit
             key = limit.key_of(call)
             decided.append((limit, key, decision))
