@@ -2,7 +2,7 @@ import pytest
 
 from passerelle.balancing.instance import Instance, acquire, release
 from passerelle.balancing.registry import REGISTRY, make
-from passerelle.cli.run import proxy
+from passerelle.cli.proxy import proxy
 from passerelle.config.models.balance import POLICIES
 
 
