@@ -83,7 +83,7 @@ class Sticky(Model):
         description="Name of the cookie."
     )
     secret: Annotated[Text, AfterValidator(_secret)] = Field(
-        description="Secret that its values are derived from, at least 16 bytes; the same in all replicas."
+        description="Secret that the cookie values are derived from, at least 16 bytes; the same in all replicas."
     )
 
 
@@ -133,7 +133,8 @@ class Eject(Model):
     """When an instance is ejected because requests to it fail, although it passes its health checks."""
 
     failures: Annotated[int, WholeNumber(1, 1000)] = Field(
-        default=5, description="Failed requests in a row: no connection, no or a malformed response, 5xx, timeout."
+        default=5,
+        description="Number of consecutive failed requests: no connection, no or a malformed response, 5xx, timeout.",
     )
     time: Duration = Field(
         default=30.0, description="Duration of the first ejection; each further one is twice as long."
@@ -149,15 +150,15 @@ class Breaker(Model):
 
     threshold: Percent = Field(default=0.5, description="Share of failed requests at which the breaker opens.")
     minimum: Annotated[int, WholeNumber(1, 1_000_000)] = Field(
-        default=20, description="Least number of completed requests before it may open."
+        default=20, description="Minimum number of completed requests before the breaker may open."
     )
     window: Duration = Field(default=10.0, description="Period over which `threshold` and `minimum` are measured.")
     open: Duration = Field(
-        default=5.0, description="How long it stays open the first time; each further time is twice as long."
+        default=5.0, description="How long the breaker stays open the first time; each further time is twice as long."
     )
-    max_open: Duration = Field(default=60.0, description="Longest time that it stays open.")
+    max_open: Duration = Field(default=60.0, description="Longest time that the breaker stays open.")
     probes: Annotated[int, WholeNumber(1, 1000)] = Field(
-        default=3, description="Number of requests admitted after that; the breaker closes if all of them succeed."
+        default=3, description="Number of trial requests after the breaker was open; it closes if all of them succeed."
     )
 
 
@@ -165,7 +166,8 @@ class Retries(Model):
     """Which requests are retried, and how many. `attempts` of the route limits the retries of one request."""
 
     budget: Percent = Field(
-        default=0.2, description="Most retries, as a share of the requests of the service in the last 5 s (per worker)."
+        default=0.2,
+        description="Maximum number of retries, as a share of the requests of the service in the last 5 s, per worker.",
     )
     floor: Annotated[int, WholeNumber(0, 100_000)] = Field(
         default=3, description="Retries per second that are always allowed."
@@ -173,7 +175,7 @@ class Retries(Model):
     backoff: Duration = Field(
         default=0.025, description="Upper bound of the random delay before a retry; it doubles for each further one."
     )
-    max_backoff: Duration = Field(default=1.0, description="Longest upper bound of the delay.")
+    max_backoff: Duration = Field(default=1.0, description="Largest upper bound of the delay before a retry.")
     methods: tuple[Annotated[Method, AfterValidator(_retried_method)], ...] | None = Field(
         default=None,
         min_length=1,

@@ -25,7 +25,7 @@ class Cache(Model):
         default=128 * 2**20, description="Memory for stored responses, per worker, everything counted."
     )
     refreshes: Annotated[int, WholeNumber(1, 100_000)] = Field(
-        default=4, description="Most background revalidations of stale responses at the same time, per worker."
+        default=4, description="Maximum number of concurrent background revalidations of stale responses, per worker."
     )
     namespace: Name = Field(
         default="default", description="Gateways with the same `redis` and namespace share responses."
@@ -71,7 +71,7 @@ class RouteCache(Model):
     )
     identity: Literal["rule", "consumer", "shared"] = Field(
         default="rule",
-        description="Responses to requests with an identity: by RFC 9111, separate for each consumer, or shared.",
+        description="How responses to requests with an identity are stored: by RFC 9111, for each consumer, or shared.",
     )
     ignore_client_directives: Flag = Field(
         default=False, description="Whether the `Cache-Control` of requests is ignored."

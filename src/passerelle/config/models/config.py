@@ -164,10 +164,12 @@ class Service(Model):
     )
     connect_timeout: Duration = Field(default=2.0, description="Time to connect to an instance.")
     max_connections: Annotated[int, WholeNumber(1, 100_000)] = Field(
-        default=256, description="Most connections, and so requests in flight, to an instance, per worker."
+        default=256,
+        description="Maximum number of connections, and so of requests in flight, to an instance, per worker.",
     )
     max_waiting: Annotated[int, WholeNumber(0, 100_000)] = Field(
-        default=256, description="Most requests that wait for a connection, per instance and worker. Beyond: 503."
+        default=256,
+        description="Maximum number of requests that wait for a connection, per instance and worker. Beyond: 503.",
     )
     concurrency: Annotated[Concurrency, Takes("`adaptive`, or [mapping](#concurrency)")] | None = Field(
         default=None,
@@ -261,7 +263,7 @@ class Route(Model):
         default=None, description="Largest request body, or `unlimited`; by default `limits.body`."
     )
     attempts: Annotated[int, WholeNumber(1, 10)] = Field(
-        default=2, description="Most attempts, including the first; `1` disables retries."
+        default=2, description="Maximum number of attempts, including the first; `1` disables retries."
     )
     attempt_timeout: Duration | None = Field(
         default=None, description="How long an instance may take to begin its response before another one is tried."
@@ -373,7 +375,7 @@ class Config(Model):
         default=None, description="Security fields on all responses: `true` for the defaults, or a mapping."
     )
     cache: Annotated[Cache, Takes("[mapping](#caching)")] = Field(
-        default=Cache(), description="Memory of the response cache."
+        default=Cache(), description="Settings of the response cache, shared by all routes."
     )
     redis: RedisUrl | None = Field(
         default=None,

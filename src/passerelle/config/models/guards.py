@@ -103,7 +103,7 @@ class RateLimit(Model):
 
     rate: RateText = Field(description="Requests per second, minute, hour or day: `100/s`, `3/m`, `10000/d`.")
     burst: Annotated[int, WholeNumber(1, 1_000_000_000)] | None = Field(
-        default=None, description="Most requests at once; by default the number in `rate`."
+        default=None, description="Maximum number of requests at once; by default the number in `rate`."
     )
     by: Annotated[Text, AfterValidator(_by)] = Field(
         default="address",

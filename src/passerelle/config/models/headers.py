@@ -62,7 +62,7 @@ class Cors(Model):
     """Which pages of other origins may use the route from a browser (Fetch standard)."""
 
     origins: Annotated[tuple[Origin, ...], OneOrMore] = Field(
-        min_length=1, description="Allowed origins: origins, `https://*.example.com` for sub-domains, or `*` for all."
+        min_length=1, description="Allowed origins: origins, `https://*.example.com` for subdomains, or `*` for all."
     )
     methods: tuple[Method, ...] | None = Field(
         default=None, min_length=1, description="Allowed methods; by default all that the route accepts."
@@ -163,7 +163,9 @@ class RequestHeaders(Model):
         description="Fields that replace all fields of the same name; `{name}` is a parameter of the path.",
     )
     add: Annotated[dict[RequestName, Value], _Values] = Field(
-        default={}, min_length=1, description="Fields to add to those of the same name; `{name}` as above."
+        default={},
+        min_length=1,
+        description="Fields to add to those of the same name; `{name}` is a parameter of the path.",
     )
     remove: Annotated[tuple[RequestName, ...], OneOrMore] = Field(
         default=(), min_length=1, description="Fields of the client that services do not receive."

@@ -81,7 +81,7 @@ class Jwt(Model):
     )
     refresh: Duration = Field(default=3600.0, description="How often the key set is fetched. With `jwks` only.")
     cooldown: Duration = Field(
-        default=30.0, description="Least time between fetches caused by an unknown key. With `jwks` only."
+        default=30.0, description="Minimum time between fetches caused by an unknown key. With `jwks` only."
     )
 
     @model_validator(mode="after")

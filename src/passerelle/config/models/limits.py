@@ -18,7 +18,7 @@ class Limits(Model):
         default=32 * 1024, description="Largest head: request line and header fields. Beyond: 431 (414 for the target)."
     )
     headers: Annotated[int, WholeNumber(1, 10_000)] = Field(
-        default=100, description="Most header fields of a request. Beyond: 431."
+        default=100, description="Maximum number of header fields of a request. Beyond: 431."
     )
     body: Limit = Field(
         default=10 * 2**20, description="Largest request body, or `unlimited`; a route may override it. Beyond: 413."
@@ -39,11 +39,11 @@ class Limits(Model):
         default=60.0, description="Longest time in which a client reads nothing of its response. Beyond: closed."
     )
     connections: Annotated[int, WholeNumber(1, 1_000_000)] = Field(
-        default=10_000, description="Most client connections of a worker."
+        default=10_000, description="Maximum number of client connections of a worker."
     )
     connections_per_address: Annotated[int, WholeNumber(1, 1_000_000)] | None = Field(
         default=None,
-        description="Most connections of one client address (IPv6: /64) to a worker. Beyond: 429.",
+        description="Maximum number of connections of one client address (IPv6: /64) to a worker. Beyond: 429.",
     )
     gateways: Annotated[int, WholeNumber(1, 10_000)] | None = Field(
         default=None,

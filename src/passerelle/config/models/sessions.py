@@ -74,6 +74,10 @@ class Login(Model):
         default=5, description="Wrong passwords for one user name before further ones are refused. Beyond: 429."
     )
     address_attempts: Annotated[int, WholeNumber(1, 100_000)] = Field(
-        default=20, description="The same from one client address (IPv6: /64)."
+        default=20,
+        description="Wrong passwords from one client address (IPv6: /64) before further ones are refused. Beyond: 429.",
     )
-    forgiven: Duration = Field(default=180.0, description="Time after which one of these attempts is allowed again.")
+    forgiven: Duration = Field(
+        default=180.0,
+        description="Time after which one wrong password is forgiven, so that one more attempt is allowed.",
+    )
