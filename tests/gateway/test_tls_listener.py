@@ -267,7 +267,7 @@ def test_a_new_certificate_is_taken_without_a_restart(rig: Rig, secured: Secured
     wait_until(lambda: serial() != first, "the new one is served", LONG)
     second = serial()
     secured.files[1].write_bytes(b"broken")
-    wait_until(lambda: any("the old ones are kept" in w for w in warnings), "it is said", LONG)
+    wait_until(lambda: any("the previous certificates are kept" in w for w in warnings), "it is said", LONG)
     assert serial() == second
     assert old_client.request().status == 200
     secured.authority.issue("gateway", "localhost")
