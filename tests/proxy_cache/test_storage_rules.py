@@ -90,7 +90,7 @@ def test_a_route_with_other_rules_does_not_inherit_what_is_stored(rig: Rig, step
     assert get(client, "/x", "Authorization: b").body == b'"b - 2"'
 
 
-def test_parts_and_what_is_made_of_them_go_by_new_rules_too(rig: Rig) -> None:
+def test_a_reload_evicts_parts_and_compositions_too(rig: Rig) -> None:
     upstream = saying(rig)
     services = {"u": {"targets": [upstream.url]}}
 
