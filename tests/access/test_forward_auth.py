@@ -1,4 +1,4 @@
-"""A service that is asked whether a request may pass, through a running gateway."""
+"""``forward_auth`` in a running gateway: requests to a service that authorizes, and the effects of its responses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refusing(status: bytes, *fields: bytes, body: bytes = b"") -> bytes:
 
 
 class Guarded:
-    """A gateway in front of a service, and one that is asked."""
+    """A gateway with a service and an authorization service."""
 
     def __init__(self, rig: Rig, judge: Script | bytes, auth: dict[str, Any] | None = None, **top: Any) -> None:
         self.rig = rig
@@ -168,7 +168,7 @@ def test_a_service_that_is_gone_or_slow(rig: Rig) -> None:
 
 
 def verdicts(guarded: Guarded) -> dict[str, Any]:
-    """What was counted, as it is in a scrape too."""
+    """The counters of the route, after checking that a scrape has the same."""
     snapshot = guarded.gateway.snapshot()
     counted: dict[str, Any] = snapshot["routes"]["/{rest*}"]["verdicts"]
     found = re.findall(

@@ -1,4 +1,4 @@
-"""Requests while a guard waits: nothing is asked for or answered out of turn, and whoever leaves is counted out."""
+"""Requests whose guard waits: nothing is sent or received out of order, and disconnected clients are counted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONG = 20.0
 
 
 class Waiting:
-    """A gateway whose guard waits until ``gate`` is open; where ``refused``, it then says no."""
+    """A gateway whose guard waits until ``gate`` is open, and then refuses the request where ``refused`` is set."""
 
     def __init__(self, rig: Rig, refused: bool = False) -> None:
         self.gate = threading.Event()
@@ -50,7 +50,7 @@ def test_a_body_is_not_asked_for_before_the_guard_has_let_the_request_in(
     client.send(b"POST /a HTTP/1.1\r\nHost: gw\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
     waiting.judge.wait_heads(1, LONG)
     for _ in range(3):
-        rig.loop.call(lambda: None)  # the loop has gone round, so a timer of no time at all has fired
+        rig.loop.call(lambda: None)  # after one iteration of the loop a timer of zero seconds has fired
     waiting.gate.set()
     first = client.read_response(within=LONG, stop_at_100=True)
     assert first.status == (401 if refused else 100)

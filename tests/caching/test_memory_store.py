@@ -49,6 +49,18 @@ def test_get_put_delete() -> None:
     assert store.get(b"gw /1") is None and store.held_bytes == empty
 
 
+def test_keys_are_those_held_now() -> None:
+    store = MemoryStore(1 << 20)
+    for key in (b"a", b"b"):
+        store.put(entry(key))
+    store.delete(b"a")
+    assert list(store.keys) == [b"b"]
+    store.clear()
+    assert b"b" not in store.keys
+    store.put(entry(b"c"))
+    assert list(store.keys) == [b"c"]
+
+
 @given(st.floats(min_value=0, max_value=4e9), st.floats(min_value=0, max_value=1e9))
 def test_entries_of_one_moment_share_its_number(born: float, lifetime: float) -> None:
     """Also, no entry is younger, or fresh for longer, than specified."""

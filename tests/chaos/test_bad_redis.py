@@ -162,9 +162,9 @@ def test_it_is_said_once_that_it_is_of_no_use_and_once_that_it_is_back(two: TwoG
             faults = two.door.faults
             wait_until(lambda: ask() and two.door.faults > faults + 8, "it is tried again", LONG)
             two.door.behave()
-            wait_until(lambda: ask() and said("redis: it is back"), "it is back", LONG)
+            wait_until(lambda: ask() and said("redis: it is available again"), "it is back", LONG)
         # Once; more often if the test itself was suspended for so long that no operation failed meanwhile.
-        assert said("redis at ") == said("redis: it is back") <= 3, logged
+        assert said("redis at ") == said("redis: it is available again") <= 3, logged
     finally:
         made.stop()
 

@@ -1,4 +1,4 @@
-"""Composed answers stored whole: when they are, for how long, for whom, and what lets go of them."""
+"""Compositions stored as a whole: when, for how long, for which clients, and what invalidates them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ HIT = "passerelle; hit"
 
 
 def said(message: Message, name: str) -> str | None:
-    """The field's value as text."""
+    """Return the value of a field as text."""
     value = message.get(name)
     return None if value is None else value.decode("latin-1")
 
 
 class Service:
-    """Answers GETs with what was last PUT (first ``first``), and with ``fields``; counts the GETs."""
+    """A service that returns what was last PUT (at first ``first``), with ``fields``, and counts the GETs."""
 
     def __init__(self, rig: Rig, first: bytes, *fields: bytes) -> None:
         self.value = first
@@ -50,7 +50,7 @@ class Service:
 
 
 class Shop:
-    """A user and a product behind a gateway with a route to each and one that joins both, by default cached whole."""
+    """A gateway with a user service, a product service, and a composition of both, by default stored as a whole."""
 
     def __init__(
         self,
@@ -87,17 +87,17 @@ class Shop:
 
     @property
     def asked(self) -> tuple[int, int]:
-        """How many requests each service has had."""
+        """The number of requests to each service."""
         return len(self.user.gets), len(self.product.gets)
 
     @property
     def asked_now(self) -> int:
-        """Requests that the gateway has under way at both services."""
+        """The number of requests in flight to both services."""
         return sum(service["in_flight"] for service in self.gateway.snapshot()["services"].values())
 
 
 def age(seconds: int, *more: str) -> bytes:
-    """A Cache-Control line with this lifetime."""
+    """Return a Cache-Control line with this lifetime."""
     return b"Cache-Control: " + ", ".join([f"max-age={seconds}", *more]).encode()
 
 

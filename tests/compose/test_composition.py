@@ -1,4 +1,4 @@
-"""Composition without a network: parts answer when the test says so."""
+"""Composition without a network: the test supplies the responses of the parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Call:
 
 
 class Whole:
-    """A gathering whose calls are only noted, and its outcomes."""
+    """A gather that records its calls, and its outcomes."""
 
     def __init__(self, *parts: CompositionPart) -> None:
         self.calls: list[Call] = []

@@ -1,4 +1,4 @@
-"""Routes that compress, from outside: what is coded for whom, what never is, and what the cache keeps of it."""
+"""Compression in a running gateway: which responses are encoded for which clients, and what the cache stores."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ALL = ("Accept-Encoding", "gzip, br, zstd")
 
 
 def said(message: Response, name: str) -> str | None:
-    """The field's value as text."""
+    """Return the value of a field as text."""
     value = message.get(name)
     return None if value is None else value.decode("latin-1")
 
 
 def decoded(answer: Response) -> bytes:
-    """The body without its coding."""
+    """Return the decoded body."""
     coding = said(answer, "content-encoding")
     if coding == "gzip":
         return gzip.decompress(answer.body)
@@ -43,7 +43,7 @@ def decoded(answer: Response) -> bytes:
 
 
 def compressing(rig: Rig, script: Script, compress: object = True, **route: object) -> tuple[Upstream, Running, Client]:
-    """A gateway whose one route compresses what the upstream answers."""
+    """A gateway with one route that compresses responses."""
     upstream = rig.upstream(script)
     gateway = rig.forward(upstream, route={"compress": compress, **route})
     return upstream, gateway, rig.connect(gateway)

@@ -1,4 +1,4 @@
-"""A defect of the gateway itself: the client gets a plain answer, the log the traceback, and the next request works."""
+"""An unexpected exception in the gateway: the client receives 500, the traceback is logged, the next request works."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ routes: [{{path: /user, service: user}}]
 
 
 class Broken:
-    """A router with a defect, once."""
+    """A router whose first call raises."""
 
     def __init__(self, router: object) -> None:
         self._router = router

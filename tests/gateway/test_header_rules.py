@@ -1,4 +1,4 @@
-"""Header rules and security headers through a running gateway, whoever answers."""
+"""Header rules and security headers in a running gateway, for responses of every origin."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_a_stored_answer_has_hsts_for_who_came_by_tls(rig: Rig) -> None:
     for proto, told in (("http", None), ("https", b"max-age=9"), ("http", None), ("https", b"max-age=9")):
         answer = client.request("GET", "/", ("X-Forwarded-Proto", proto))
         assert answer.get("strict-transport-security") == told
-    assert len(upstream.requests) == 2  # one for each scheme: the service is told which
+    assert len(upstream.requests) == 2  # one for each scheme, which the service receives
 
 
 def test_hsts_over_tls(rig: Rig, tmp_path: Path) -> None:

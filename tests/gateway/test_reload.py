@@ -1,4 +1,4 @@
-"""B29: a reload swaps the plan; connections, streams, tunnels, counters and health live on (policy)."""
+"""A reload swaps the plans and keeps connections, streams, tunnels, counters and health."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_an_answer_under_way_is_finished_by_the_plan_that_it_began_with(rig: Rig
     assert streaming.read_response().body == b"abcd"
     assert waiting.read_response().body == b"late"
     assert streaming.request("GET", "/u").body == b"other"
-    one.wait_all_closed()  # what is left of a removed service is closed
+    one.wait_all_closed()  # idle connections to a removed service are closed
     two.wait_all_closed()
 
 
@@ -86,7 +86,7 @@ def test_the_deadline_of_what_is_under_way_is_kept(rig: Rig) -> None:
     gateway = rig.forward(silent, route={"timeout": "700ms"})
     client = rig.connect(gateway)
     client.send(head())
-    wait_until(lambda: open_work(gateway) == 1, "it is under way")
+    wait_until(lambda: open_work(gateway) == 1, "the request is in flight")
     gateway.reload({"u": service(silent)}, [{**ROUTE, "timeout": "20s"}])
     assert client.read_response(within=5).status == 504
 
@@ -167,7 +167,7 @@ def test_what_is_wrong_changes_nothing(rig: Rig) -> None:
     gateway = rig.forward(one)
     client = rig.connect(gateway)
     with pytest.raises(ConfigError):
-        gateway.reload({"u": service(one)}, [{**ROUTE, "service": "nobody"}])
+        gateway.reload({"u": service(one)}, [{**ROUTE, "service": "missing"}])
     assert client.request().body == b"1"
 
 
@@ -198,7 +198,7 @@ def test_lower_limits_of_heads_hold_for_heads_that_are_known(rig: Rig, limits: d
 
 
 def test_a_cache_that_no_route_has_any_more_is_gone(rig: Rig) -> None:
-    """With what it held, and with what is stored in it afterwards by an answer that was under way."""
+    """Also what a response in flight has stored in it afterwards."""
     release = threading.Event()
 
     def slow(conn: Connection) -> None:

@@ -1,4 +1,4 @@
-"""TLS at the listener, with real sockets: what is negotiated, what is refused, how it ends, how it is renewed."""
+"""TLS at the listener, over real sockets: negotiation, refusals, closing, and reloading certificates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade
 
 
 class Secured:
-    """A gateway that speaks TLS, with an authority for it and one for clients."""
+    """A gateway with TLS, an authority for its certificate and one for clients."""
 
     def __init__(self, rig: Rig, folder: Path) -> None:
         self.rig = rig
@@ -58,7 +58,7 @@ def secured(rig: Rig, tmp_path: Path) -> Secured:
 
 @pytest.fixture
 def warnings() -> Iterator[list[str]]:
-    """What the gateway says in the log of the process."""
+    """The warnings in the log of the process."""
     said: list[str] = []
 
     class Keep(logging.Handler):
@@ -142,7 +142,7 @@ def test_bodies_stream_both_ways(rig: Rig, secured: Secured) -> None:
 
 
 def exchange(tls: ssl.SSLSocket, data: bytes, size: int) -> bytes:
-    """Send ``data`` while reading a response with a body of ``size``, on one thread: OpenSSL allows no two at once."""
+    """Send ``data`` while reading a response with a body of ``size``, in one thread: OpenSSL does not allow two."""
     left, got, whole = memoryview(data), bytearray(), None
     tls.setblocking(False)
     while whole is None or len(got) < whole:
@@ -200,7 +200,7 @@ def test_an_answer_that_ends_with_the_connection_ends_in_order(rig: Rig, secured
 
 
 def silent(conn: Connection) -> None:
-    """Never answer."""
+    """Send no response."""
     conn.read_request()
 
 
@@ -239,7 +239,7 @@ def test_tunnels(rig: Rig, secured: Secured) -> None:
     for word in (b"ping", b"end"):
         client.send(word)
         assert client.tls.recv(100) == word
-    assert client.tls.recv(100) == b""  # the service's end is the tunnel's, in order
+    assert client.tls.recv(100) == b""  # the service has closed the tunnel, with close_notify
     settle(gateway, LONG)
 
 
@@ -247,7 +247,7 @@ def test_idle_clients_do_not_hold_up_a_stop(rig: Rig, secured: Secured) -> None:
     gateway = secured.forward(rig.upstream(answering(ok())))
     client = secured.connect(gateway)
     assert client.request().status == 200
-    gateway.stop(grace=60.0)  # and it takes less than the 10 s that the rig waits
+    gateway.stop(grace=60.0)  # this takes less than the 10 s that the rig waits
     client.tls.settimeout(LONG)
     assert client.tls.recv(10) == b""
 
@@ -267,7 +267,7 @@ def test_a_new_certificate_is_taken_without_a_restart(rig: Rig, secured: Secured
     wait_until(lambda: serial() != first, "the new one is served", LONG)
     second = serial()
     secured.files[1].write_bytes(b"broken")
-    wait_until(lambda: any("the old ones are kept" in w for w in warnings), "it is said", LONG)
+    wait_until(lambda: any("the previous certificates are kept" in w for w in warnings), "it is said", LONG)
     assert serial() == second
     assert old_client.request().status == 200
     secured.authority.issue("gateway", "localhost")
@@ -283,7 +283,7 @@ def test_a_reload_turns_it_on_and_off(rig: Rig, secured: Secured) -> None:
     client = secured.connect(gateway)
     assert client.request().status == 200
     gateway.reload(services, routes)
-    assert client.request().status == 200  # as it began
+    assert client.request().status == 200  # the connection keeps its certificate
     assert rig.connect(gateway).request().status == 200
 
 
@@ -306,17 +306,17 @@ def test_the_subject_of_a_verified_certificate_is_the_consumer(rig: Rig, secured
     other = secured.clients.issue("other", "other.example", common_name="R\u00e9mi X")
     nameless = secured.clients.issue("nameless", "nameless.example")
     statuses = {}
-    for name, files in {"robot": robot, "other": other, "nameless": nameless, "nobody": None}.items():
+    for name, files in {"robot": robot, "other": other, "nameless": nameless, "anonymous": None}.items():
         client = secured.connect(gateway, secured.authority.client_context(files))
         asked = [client.request("GET", path, ("X-Consumer", "forged")) for path in ("/open", "/any", "/robot", "/dns")]
         statuses[name] = [response.status for response in asked]
-        if name == "nobody":
+        if name == "anonymous":
             assert asked[1].get("www-authenticate") == b'Certificate realm="passerelle"'
     assert statuses == {
         "robot": [200, 200, 200, 200],
         "other": [200, 200, 403, 403],
         "nameless": [200, 401, 401, 401],
-        "nobody": [200, 401, 401, 401],
+        "anonymous": [200, 401, 401, 401],
     }
     told = [(r.target, r.get("x-consumer"), r.get("x-consumer-auth")) for r in upstream.requests]
     assert (b"/robot", b"robot", b"mtls") in told
@@ -363,7 +363,7 @@ def test_many_handshakes_that_end_in_the_middle_leave_nothing(rig: Rig, secured:
 
 
 def hello_of(secured: Secured) -> bytes:
-    """The first message of a client."""
+    """Return the first message of a TLS client."""
     outgoing = ssl.MemoryBIO()
     client = secured.authority.client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):

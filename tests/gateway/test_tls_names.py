@@ -1,4 +1,4 @@
-"""Several certificates at the listener: the name that a client asks for (SNI) chooses one."""
+"""Several certificates at the listener, selected by the server name of the client (SNI)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONG = 30.0
 
 
 class Named:
-    """A gateway with a certificate of its own for each of some names."""
+    """A gateway with one certificate for each of several names."""
 
     def __init__(self, rig: Rig, folder: Path, **tls: Any) -> None:
         self.rig = rig
@@ -73,7 +73,7 @@ def shown(client: SecureClient) -> set[str]:
 )
 def test_each_name_has_its_certificate(rig: Rig, tmp_path: Path, name: str | None, names: set[str]) -> None:
     named = Named(rig, tmp_path)
-    client = named.connect(name)  # the client verifies that it is for the name, too
+    client = named.connect(name)  # the client verifies the name in the certificate
     assert shown(client) == names
     assert client.request(within=LONG).status == 200
     settle(named.gateway, LONG)
@@ -92,7 +92,7 @@ def test_other_names_get_the_first_one_whatever_they_look_like(rig: Rig, tmp_pat
 def test_a_name_that_is_none_fails_its_handshake_quietly(
     rig: Rig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Octets that are no ASCII: the greeting of a client, with its name written over."""
+    """Return a ClientHello whose server name is overwritten with octets outside ASCII."""
     named = Named(rig, tmp_path)
     into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
     greeting = named.authority.client_context().wrap_bio(into, out, server_hostname="shop.test")
@@ -113,7 +113,7 @@ def test_a_name_does_not_change_what_clients_must_show_nor_the_version(rig: Rig,
     clients = Authority(tmp_path, "clients")
     named = Named(rig, tmp_path, client_ca=str(clients.file), minimum="1.3")
     for name in ("shop.test", "localhost"):
-        with pytest.raises((OSError, Closed)):  # it is told with the first answer (RFC 8446 §4.4.2.4)
+        with pytest.raises((OSError, Closed)):  # the alert arrives with the first response (RFC 8446 §4.4.2.4)
             named.connect(name).request(within=LONG)
         older = named.authority.client_context(clients.issue("robot", common_name="robot"))
         older.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -135,7 +135,7 @@ def test_a_certificate_that_is_renewed_holds_from_the_next_connection_on(rig: Ri
     wait_until(renewed, "the new one", LONG)
     assert before.request(within=LONG).status == 200
     shutil.copy(tmp_path / "vip.key", tmp_path / "shop.key.new")
-    os.replace(tmp_path / "shop.key.new", tmp_path / "shop.key")  # it does not fit: the one in use stays
+    os.replace(tmp_path / "shop.key.new", tmp_path / "shop.key")  # no match: the old one remains
     logged = [record.getMessage() for record in rig.log.records]
     wait_until(lambda: len(rig.log.records) > len(logged), "it is said", LONG)
     assert renewed()

@@ -1,4 +1,4 @@
-"""The same rig as the conformance tests': scripted upstreams, gateways in this process, raw clients."""
+"""The rig of the conformance tests: scripted upstreams, gateways in this process, raw clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""B20: of many misses at once one goes upstream; nobody is held up or failed by another, and nobody gets another's."""
+"""Coalescing: one of many concurrent misses goes upstream, and none delays, fails or leaks to another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GET = b"GET /x HTTP/1.1\r\nHost: gw\r\n\r\n"
 
 
 def gated(go: threading.Event, answer: bytes) -> Script:
-    """Answers every request when the test says so."""
+    """An upstream that sends each response when the test releases it."""
 
     def script(conn: Connection) -> None:
         while True:
@@ -134,7 +134,7 @@ def test_a_body_too_long_to_store_is_relayed_with_backpressure(rig: Rig) -> None
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 4194304", b"Transfer-Encoding: chunked"])
 def test_a_body_that_the_store_can_never_take_is_not_gathered(rig: Rig, framing: bytes) -> None:
-    """A sixteenth of 1 MiB, so 64 KiB, is the most for one answer, whatever ``max_body`` allows."""
+    """The largest stored response is a sixteenth of 1 MiB, so 64 KiB, whatever ``max_body`` allows."""
     begun, go = b"y" * (4194304 - 10), threading.Event()
     chunked = framing.startswith(b"T")
 
@@ -175,7 +175,7 @@ def test_what_has_grown_too_long_to_be_stored_takes_the_place_of_what_was_stored
     gateway = rig.forward(upstream, route={"cache": {}}, cache={"memory": "1MiB"})
     client = rig.connect(gateway)
     assert client.request("GET", "/x").body == b"short"
-    assert client.request("GET", "/x").body == b"short"  # stale, and fetched anew in the background
+    assert client.request("GET", "/x").body == b"short"  # stale, and revalidated in the background
     wait_until(lambda: gateway.snapshot()["cache"]["entries"] == 0, "the old answer is gone")
     assert len(client.request("GET", "/x").body) == 1000_000
 
@@ -261,7 +261,7 @@ def test_who_waits_for_another_s_head_waits_no_longer_than_its_route_allows(rig:
 
 @pytest.mark.parametrize("field", [FRESH, b'Cache-Control: no-cache\r\nETag: "1"'])
 def test_who_waits_for_another_s_body_is_served_as_without_a_cache_when_its_time_is_up(rig: Rig, field: bytes) -> None:
-    """The route's time is for the head alone, and that came at once. Also where something stale is stored."""
+    """The timeout of a route holds for the head alone, which arrives at once. Also with a stale stored response."""
     go = threading.Event()
 
     def trickling(conn: Connection) -> None:
@@ -294,7 +294,7 @@ def test_who_waits_for_another_s_body_is_served_as_without_a_cache_when_its_time
 
 
 def test_who_has_waited_for_a_body_that_is_nobody_else_s_has_all_its_time_again(rig: Rig) -> None:
-    """What is too long to be stored, or breaks off, is known late."""
+    """That a body is too long, or incomplete, is known only after a while."""
     broken, go = threading.Event(), threading.Event()
 
     def script(conn: Connection) -> None:
@@ -353,7 +353,7 @@ def test_events_are_neither_stored_nor_shared(rig: Rig, field: bytes) -> None:
 
 
 def test_who_has_waited_in_vain_has_its_deadline_before_those_that_came_later(rig: Rig) -> None:
-    """It goes upstream behind them in every queue, but its time began before theirs."""
+    """The request enters every queue after the others, but its time started before theirs."""
     first, later = threading.Event(), threading.Event()
 
     def script(conn: Connection) -> None:
@@ -375,7 +375,7 @@ def test_who_has_waited_in_vain_has_its_deadline_before_those_that_came_later(ri
     first.set()
     assert leader.read_response().status == 200
     upstream.wait_requests(3)
-    # What the gateway's own look would find: both wait, the waiter's time is up first.
+    # As the gateway's own check of deadlines would: both wait, and the time of the waiter ends first.
     (deadlines,) = gateway.gateway._deadlines.values()
     began = sorted(deadlines.entries.values())
     assert len(began) == 2

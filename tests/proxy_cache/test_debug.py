@@ -1,4 +1,4 @@
-"""Who asks on this machine which instance answers is answered by an instance, whatever is stored."""
+"""A local client that requests the name of the instance receives the response of an instance, never a stored one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stored answers with long bodies: what a client that does not read holds, and that it gets all of it when it does."""
+"""Stored responses with long bodies: the memory held for a client that stops reading, and complete delivery."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.support.wire import wait_until
 LONG = 30.0
 BODY = bytes(range(256)) * 32768  # 8 MiB
 STORED = ok(BODY, b"Cache-Control: max-age=600", b'ETag: "1"')
-# Of TLS: what it has encrypted before it says that the client does not keep up, and what it gathers meanwhile.
+# For TLS: what is encrypted before the connection reports backpressure, and what is buffered meanwhile.
 MOST = 1 << 20
 
 
 class Long:
-    """A gateway that has the answer to /x stored, over TLS or not."""
+    """A gateway that has stored the response to /x, with or without TLS."""
 
     def __init__(self, rig: Rig, folder: Path | None, **top: Any) -> None:
         self.rig = rig
@@ -37,7 +37,7 @@ class Long:
         assert self.connect().request("GET", "/x", within=LONG).body == BODY
 
     def connect(self, receive_buffer: int | None = None) -> Client:
-        """A client, closed after the test."""
+        """Connect a client that is closed after the test."""
         if self.authority is None:
             return self.rig.connect(self.gateway, receive_buffer=receive_buffer)
         context = self.authority.client_context()
@@ -47,7 +47,7 @@ class Long:
         return client
 
     def unsent(self) -> int:
-        """Bytes that the gateway has written and the kernel has not taken, for all clients."""
+        """The bytes in the write buffers of all client connections."""
         connections = self.gateway.gateway._listener.connections
         return self.rig.loop.call(lambda: sum(connection._pending for connection in connections))
 
@@ -62,7 +62,7 @@ def open_clients(long: Long) -> int:
 
 
 def stalled(long: Long, *requests: bytes) -> Client:
-    """A client that has asked and read a little of the answer, and for which the gateway has more."""
+    """Return a client that has read the beginning of a response of which the gateway has more."""
     client = long.connect(4096)
     client.send(b"".join(requests) or head("GET", "/x"))
     client.until(b"\r\n\r\n", LONG)

@@ -1,4 +1,4 @@
-"""The gateway's cache from outside: what comes from the store, what goes upstream, what an update changes."""
+"""The cache in a running gateway: hits, misses, and invalidation."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ FRESH = b"Cache-Control: max-age=60"
 
 
 def said(message: Message, name: str) -> str | None:
-    """The field's value as text."""
+    """Return the value of a field as text."""
     value = message.get(name)
     return None if value is None else value.decode("latin-1")
 
 
 def status(response: Response) -> str:
-    """What the gateway's cache says of this answer."""
+    """Return the Cache-Status of a response."""
     return said(response, "cache-status") or ""
 
 
 def numbered(*fields: bytes) -> Script:
-    """Answers with how many requests the connection has had, so that a stored answer shows itself."""
+    """Respond with the number of the request on its connection, by which a stored response is recognized."""
 
     def script(conn: Connection) -> None:
         while True:
@@ -324,7 +324,7 @@ def test_after_a_reload_the_new_guards_are_asked(rig: Rig) -> None:
 def test_a_clock_that_is_set_back_does_not_keep_answers_fresh(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    """By the short way of a hit and by the long one."""
+    """Both for fast hits and for lookups after routing."""
     gateway = rig.forward(rig.upstream(numbered()), route={"cache": {"ttl": "60s"}})
     client = rig.connect(gateway)
     assert [client.request("GET", path).body for _ in range(2)] == [b"1", b"1"]

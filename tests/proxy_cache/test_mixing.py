@@ -1,4 +1,4 @@
-"""The cache gives nobody what was made for another, or for another route, whatever clients and services make of it."""
+"""The cache never serves a response that was meant for another client or another route."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def test_a_part_is_chosen_by_what_its_route_has_set(rig: Rig) -> None:
 
 
 def accounts(control: bytes, go: threading.Event) -> Script:
-    """An account's page, which depends on the cookie and says so to nobody."""
+    """Respond with the page of an account, which depends on the cookie without a Vary field."""
 
     def script(conn: Connection) -> None:
         while True:
             request = conn.read_request()
             conn.wait(go)
-            who = request.get("cookie") or b"nobody"
+            who = request.get("cookie") or b"anonymous"
             tag = b'"%b"' % who
             if request.get("if-none-match") == tag:
                 conn.send(b"HTTP/1.1 304 Not Modified\r\nETag: %b\r\n\r\n" % tag)
@@ -91,7 +91,7 @@ def accounts(control: bytes, go: threading.Event) -> Script:
 
 
 def together(rig: Rig, gateway: Running, upstream: Upstream, names: list[str], go: threading.Event) -> list[Response]:
-    """The answers to requests that all wait for the first one's."""
+    """Return the responses to requests that all wait for the response to the first."""
     go.clear()
     before = len(upstream.requests)
     clients = [rig.connect(gateway) for _ in names]
@@ -247,7 +247,7 @@ def test_a_parameter_under_another_spelling_is_not_left_out_of_the_key(rig: Rig,
 
 
 def counting(rig: Rig, name: bytes) -> Upstream:
-    """Answers with its name and how many requests it has had."""
+    """A service that responds with its name and the number of its requests."""
 
     def script(conn: Connection) -> None:
         while True:
@@ -307,11 +307,11 @@ def test_a_host_cannot_be_a_part_of_a_composition(rig: Rig) -> None:
     assert json.loads(get(client, "/a:b").body) == {"c": "gw"}
 
 
-# ---- answers about one request
+# ---- responses about a single request
 
 
 def odd(*fields: bytes) -> Script:
-    """Answers requests that name a status in X-Odd with it, and ``fields``; others with 200."""
+    """A service that responds with the status in X-Odd and ``fields``, and without X-Odd with 200."""
 
     def script(conn: Connection) -> None:
         while True:

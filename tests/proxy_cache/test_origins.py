@@ -1,4 +1,4 @@
-"""Answers may repeat what services are told of where a client has asked: nobody who asked elsewhere gets them."""
+"""Responses may repeat the requested origin, so they are not served to clients of another origin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONG = 20.0
 
 
 def repeating(conn: Connection) -> None:
-    """Says where it was asked, as services do in redirects and links, and who it was told asks by cookie."""
+    """A service that repeats the requested origin, as in redirects and links, and the client's cookie."""
     while True:
         request = conn.read_request()
         if request.start.startswith(b"POST /verify "):
@@ -89,7 +89,7 @@ def test_a_client_is_not_believed_what_a_proxy_is(rig: Rig, upstream: Upstream) 
 def test_a_change_may_name_what_it_changed_by_the_host_that_a_trusted_proxy_says(
     rig: Rig, trusted: bool, host: str, gone: bool, field: str
 ) -> None:
-    """Services write their links with it; of strangers it is not believed."""
+    """Services build links with it; it is ignored unless a trusted proxy sends it."""
     asked = 0
 
     def serve(conn: Connection) -> None:
@@ -132,7 +132,7 @@ def test_a_part_without_hosts_is_kept_once(rig: Rig, upstream: Upstream) -> None
 def test_a_cookie_that_connection_names_does_not_go_on_without_the_session(
     rig: Rig, upstream: Upstream, tmp_path: Path
 ) -> None:
-    """To the cache it is not there (RFC 9110 §7.6.1), so an answer that it has changed would be everybody's."""
+    """The cache does not see the field (RFC 9110 §7.6.1), so a response changed by it would be served to everyone."""
     gateway = rig.gateway(
         {"u": {"targets": [upstream.url]}},
         [

@@ -1,4 +1,4 @@
-"""Gateways that share one Redis: what one stores the others answer from, and what one lets go of all let go of."""
+"""Gateways that share one Redis: they serve what another has stored, and invalidate what another invalidates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def stored(gateway: Running) -> int:
 
 
 def gateways(rig: Rig, redis: RedisServer, upstream: Upstream, count: int = 2, **cache: object) -> list[Running]:
-    """Gateways of one configuration, all connected to Redis."""
+    """Start gateways with one configuration, all connected to Redis."""
     route = {"cache": {"tags": ["all"], **cache}}
     made = [rig.forward(upstream, route=route, redis=redis.url) for _ in range(count)]
     for gateway in made:
@@ -45,7 +45,7 @@ def gateways(rig: Rig, redis: RedisServer, upstream: Upstream, count: int = 2, *
 
 
 def get(rig: Rig, gateway: Running, *fields: tuple[str, str], target: str = "/x") -> tuple[bytes, bytes | None]:
-    """Body and Cache-Status of a GET."""
+    """Return body and Cache-Status of a GET."""
     with gateway.connect() as client:
         response = client.request("GET", target, *fields)
     assert response.status == 200
@@ -53,7 +53,7 @@ def get(rig: Rig, gateway: Running, *fields: tuple[str, str], target: str = "/x"
 
 
 def counting(conn: Connection) -> None:
-    """Answers with how many GETs there were."""
+    """A service that responds with the number of GETs."""
     while True:
         request = conn.read_request()
         gets = sum(r.method == b"GET" for r in conn.upstream.requests)
@@ -61,7 +61,7 @@ def counting(conn: Connection) -> None:
 
 
 def varying(conn: Connection) -> None:
-    """Answers in the language asked for."""
+    """A service that responds in the requested language."""
     while True:
         request = conn.read_request()
         conn.send(ok(request.get("accept-language") or b"-", FRESH, b"Vary: Accept-Language"))
@@ -100,9 +100,9 @@ def test_an_unsafe_method_through_one_invalidates_on_all(rig: Rig, redis: RedisS
     assert get(rig, two)[0] == b"1"
     with one.connect() as client:
         assert client.request("PUT", "/x", body=b"new").status == 200
-    # Who has changed it sees that at once, whatever Redis still has at that moment.
+    # The client that has changed it sees that at once, whatever Redis still has at that moment.
     assert get(rig, one)[0] != b"1"
-    wait_until(lambda: get(rig, two)[0] != b"1", "the other one's memory is told", PATIENCE)
+    wait_until(lambda: get(rig, two)[0] != b"1", "the other gateway invalidates its memory", PATIENCE)
 
 
 @pytest.mark.parametrize(("what", "value"), [("tag", "all"), ("path", "/x"), ("path", "/*"), ("all", "1")])
@@ -138,7 +138,7 @@ def test_an_answer_to_be_validated_at_each_use_is_not_the_answer_to_another_gate
 def test_many_misses_on_two_gateways_are_one_request_upstream(
     rig: Rig, redis: RedisServer, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A thousand requests at once keep both gateways, which share one thread here, from reading what Redis answers.
+    # A thousand concurrent requests delay the replies of Redis in both gateways, which share one thread here.
     monkeypatch.setattr(store, "TIMEOUT", PATIENCE)
     go = threading.Event()
     upstream = rig.upstream(gated(go, ok(b"one", FRESH)))

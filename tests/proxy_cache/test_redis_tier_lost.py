@@ -1,4 +1,4 @@
-"""A gateway that did not hear what others told each other over Redis does not go by what it holds from before that."""
+"""A gateway that has missed invalidations over Redis does not serve what it stored before them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def put(gateway: Running, target: str = "/x") -> None:
 
 
 def a_pair(rig: Rig, redis: RedisServer) -> tuple[Running, Running]:
-    """Two gateways that share a Redis, the second of which holds the first version."""
+    """Two gateways that share a Redis; the second has stored the first version."""
     upstream = rig.upstream(counting)
     one, two = (rig.forward(upstream, route={"cache": {}}, redis=redis.url) for _ in range(2))
     for gateway in one, two:
@@ -72,12 +72,12 @@ def test_after_a_reload_with_another_redis(rig: Rig, redis: RedisServer) -> None
 
 @pytest.mark.parametrize("before", [1, 20])
 def test_when_redis_counts_anew(rig: Rig, redis: RedisServer, before: int) -> None:
-    """Others go on telling each other things, by numbers that it has heard already."""
+    """Others publish further invalidations, with numbers that this gateway has received already."""
     one, two = a_pair(rig, redis)
     for _ in range(before):
         put(one, "/other")
     with Redis(port=redis.port) as client:
-        wait_until(lambda: int(client.get("passerelle:1:default:sequence") or 0) == before, "all is told", PATIENCE)
+        wait_until(lambda: int(client.get("passerelle:1:default:sequence") or 0) == before, "all published", PATIENCE)
         client.flushall()
     put(one)
     over = threading.Event()
@@ -87,10 +87,10 @@ def test_when_redis_counts_anew(rig: Rig, redis: RedisServer, before: int) -> No
             put(one, "/other")
 
     others = threading.Thread(target=steadily)
-    if before > 1:  # with one, the numbers agree from now on, and nothing more is said
+    if before > 1:  # with one, the numbers agree from now on, and nothing more is published
         others.start()
     try:
-        wait_until(lambda: get(rig, two)[0] != b"1", "it has not heard of the change, and looks anew", PATIENCE)
+        wait_until(lambda: get(rig, two)[0] != b"1", "the gateway looks again", PATIENCE)
     finally:
         over.set()
         if before > 1:
@@ -104,4 +104,4 @@ def test_a_message_that_is_none_is_not_the_last_that_is_heard(rig: Rig, redis: R
         for channel in "invalid", "flights":
             client.publish(f"passerelle:1:default:{channel}", junk.encode("latin-1"))
     put(one)
-    wait_until(lambda: get(rig, two)[0] != b"1", "it hears of the change", PATIENCE)
+    wait_until(lambda: get(rig, two)[0] != b"1", "the gateway receives the invalidation", PATIENCE)

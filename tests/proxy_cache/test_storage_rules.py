@@ -1,4 +1,4 @@
-"""A reload that changes the rules of who may have an answer: what was stored by the old ones is not used by the new."""
+"""A reload that changes the storage rules of a route evicts what was stored under the old ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.wire import wait_until
 
 
 def saying(rig: Rig) -> Upstream:
-    """Says who has asked, from where, and how often there was a request."""
+    """A service that responds with the client, the origin and the number of its requests."""
 
     def script(conn: Connection) -> None:
         while True:
@@ -90,7 +90,7 @@ def test_a_route_with_other_rules_does_not_inherit_what_is_stored(rig: Rig, step
     assert get(client, "/x", "Authorization: b").body == b'"b - 2"'
 
 
-def test_parts_and_what_is_made_of_them_go_by_new_rules_too(rig: Rig) -> None:
+def test_a_reload_evicts_parts_and_compositions_too(rig: Rig) -> None:
     upstream = saying(rig)
     services = {"u": {"targets": [upstream.url]}}
 

@@ -352,9 +352,18 @@ class Exchange:
         if plan.request_rules is not None:
             fields = plan.request_rules.apply(fields, match.params)
         cached = not (head.debug and self._wants_instances())
-        who = consumer, self._address, self._cache_origin
         composed = plan.composed
-        part_requests = PartRequests(composed.parts, match.params, head, fields, self._request_id, *who, cached)
+        part_requests = PartRequests(
+            composed.parts,
+            match.params,
+            head,
+            fields,
+            self._request_id,
+            consumer,
+            self._address,
+            self._cache_origin,
+            cached,
+        )
         if plan.cache is not None and cached:
             request = self._cache_request(
                 plan, plan.cache, match, ComposedOrigin(composed, part_requests), _NO_MESSAGE, part_requests.sources()
@@ -400,8 +409,7 @@ class Exchange:
             self._status = head.status
 
     def on_stored(self, view: RequestView, entry: Entry, status_line: bytes, added_lines: tuple[bytes, ...]) -> None:
-        """The cache answers: whole, with a range, or with 304. ``added_lines`` are field lines for this client
-        alone."""
+        """Send a stored response: whole, a range of it, or 304. ``added_lines`` are for this client alone."""
         status, head, body = serve(view, entry, time(), status_line=status_line, added_lines=added_lines)
         head = self._apply_response_rules(head)
         if self._call is not None:
@@ -626,7 +634,7 @@ class Exchange:
         return self._client.local and not self._head.forwarded
 
     def _wants_instances(self) -> bool:
-        """Return whether the client asks for the names of the instances: then no cache may respond."""
+        """Return whether the client asks for the names of the instances: then no cache may serve the request."""
         return self._head.debug and self._is_local_client() and self._method in SAFE_METHODS
 
     def _apply_response_rules(self, head: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The plans of routes: what the configuration says of each, compiled once. A reload builds and swaps all of them."""
+"""The plans of routes, compiled from the configuration. A reload builds all plans again and swaps them."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ from passerelle.upstream.request_body import RequestBody
 
 @dataclass(frozen=True, slots=True)
 class CacheRequest:
-    """A request on its way to a cache: what it asks of whom. ``started_at`` is when (of ``perf_counter``).
+    """A request to the cache. ``message`` is sent to ``origin`` on a miss; ``started_at`` is of ``perf_counter``.
 
-    ``host`` is the Host's normal form without a port, ``cache_origin`` what stands for it in keys, ``authority`` the
-    Host as sent, in lower case. ``owner`` is the route's plan where a hit may go the short way (see
-    :mod:`passerelle.gateway.fast_hit`). ``node_key`` is what the balancer picks by, where it does. ``sources`` are the
-    services and targets whose responses the response is made of, for its tags. ``revalidate``: no stale answer will do,
-    whatever the policy allows. ``route`` is the plan of the route, where the request is for a whole answer.
+    ``host`` is the Host in normal form without a port, ``cache_origin`` what stands for it in keys, ``authority`` the
+    Host as sent, in lower case. ``owner`` is the plan of the route where fast hits are possible (see
+    :mod:`passerelle.gateway.fast_hit`). ``node_key`` is the key that the balancer hashes, if any. ``sources`` are the
+    services and targets whose responses a composition is made of: they become tags. ``revalidate`` forbids stale
+    responses, whatever the policy allows. ``route`` is the plan of the route; a part of a composition has none.
     """
 
     origin: CacheOrigin

@@ -1,7 +1,8 @@
-"""By which rules answers were stored, and what a reload that changes them lets go of.
+"""Cache plans from the configuration, and the eviction of responses stored under rules that a reload has changed.
 
-What is stored was keyed, chosen and shared by the rules of its route. Under others it could reach somebody for whom it
-was not made: so it goes, found by the paths of the route. What only concerns lifetimes changes nothing about that.
+The rules of a route determine the keys of its stored responses, how variants are selected, and who shares them. Under
+other rules a stored response could be served to a client for whom it was not meant, so a reload evicts it by the path
+of its route. Settings that concern lifetimes alone are not among these rules.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from passerelle.config.models.cache import RouteCache
 from passerelle.config.models.config import Config
 from passerelle.proxy_cache.cache import OUTCOMES, Cache, CachePlan, StorageRules, Tag
 
-# A purge by path looks through everything that is stored; for more of them everything goes.
+# The most purges by path, each of which scans the whole store; beyond that everything is evicted.
 _MOST_PURGES: Final = 8
 
 
 def evict_changed_routes(cache: Cache, config: Config, era: object) -> None:
-    """Let ``cache`` go by ``config`` from now on; what was stored by other rules than its routes have now goes."""
+    """Apply ``config`` to ``cache``, and evict what was stored under rules that its routes do not have any more."""
     cache.era = era
     cache.store.resize(config.cache.memory)
     before, seen = cache.rules, cache.rules_seen
@@ -29,7 +30,8 @@ def evict_changed_routes(cache: Cache, config: Config, era: object) -> None:
     paths = set()
     for name, rules in (before | now).items():
         old, new = before.get(name), now.get(name)
-        # Where it comes, others may have had its URIs, in an earlier configuration too; where it goes, others get them.
+        # The URIs of a new route may have been those of others, also in an earlier configuration; the URIs of a removed
+        # route become those of others.
         others = seen if old is None else in_force if new is None else {old.identity}
         if any(by != rules.identity and by[0] == rules.identity[0] for by in others):
             paths.add(rules.path)
@@ -50,11 +52,13 @@ def _route_rules(config: Config) -> Iterator[tuple[tuple[str, ...], StorageRules
         )
         parts = (route.compose or {}).items()
         if route.cache is not None:
-            # What a whole may be shared by is for its parts to say.
-            made_of = frozenset(_selection(part.cache) for _, part in parts if part.cache is not None) - {default}
+            # The parts determine who may share the whole.
+            part_rules = frozenset(_selection(part.cache) for _, part in parts if part.cache is not None) - {default}
             yield (
                 (route.label,),
-                StorageRules(("route", identity_fields, _selection(route.cache), made_of), _purge_pattern(route.path)),
+                StorageRules(
+                    ("route", identity_fields, _selection(route.cache), part_rules), _purge_pattern(route.path)
+                ),
             )
         for name, part in parts:
             if part.cache is not None:
@@ -65,20 +69,20 @@ def _route_rules(config: Config) -> Iterator[tuple[tuple[str, ...], StorageRules
 
 
 def _selection(cache: RouteCache) -> tuple[Any, ...]:
-    """What says which request an answer is for."""
+    """Return the settings that determine to which requests a stored response may be served."""
     query = frozenset(cache.query) if cache.query is not None else None
     vary_on = frozenset(name.lower() for name in cache.vary_on)
     return cache.per_host, query, vary_on, cache.identity, cache.store_set_cookie
 
 
 def _purge_pattern(path: str) -> str:
-    """What finds all that a pattern or template may stand for, and perhaps more."""
+    """Return a purge pattern that covers every path of a route pattern or template."""
     literal, brace, _ = path.partition("?")[0].partition("{")
     return (literal.rstrip("/") or "/") + "*" if brace else literal
 
 
 def open_cache(config: Config, before: Cache | None = None) -> Cache | None:
-    """The memory of a worker whose routes are cached, ``before`` where there is one already; None without such."""
+    """Return the cache of a worker, ``before`` where there is one already; None if no route is cached."""
     if not any(route.is_cached for route in config.routes):
         return None
     if before is None:
@@ -95,8 +99,10 @@ def make_plan(
     identity_fields: frozenset[bytes] = frozenset(),
     host: str | None = None,
 ) -> CachePlan:
-    """The plan of a route for ``host``, or of a part, with these cache settings; ``identity_fields`` as in
-    :class:`CacheSettings`."""
+    """Build the cache plan of a route for ``host``, or of a part; ``route`` is None where nothing is stored.
+
+    For ``identity_fields`` see :class:`CacheSettings`.
+    """
     for outcome in OUTCOMES if route is not None else ():
         counts.setdefault(outcome, 0)
     settings = cache_settings(route, identity_fields, host) if route is not None else CacheSettings()
@@ -106,7 +112,7 @@ def make_plan(
 
 
 def cache_settings(route: RouteCache, identity_fields: frozenset[bytes], host: str | None) -> CacheSettings:
-    """What the configuration says, as the settings of :mod:`passerelle.caching`."""
+    """Convert the configuration of a cache to the settings of :mod:`passerelle.caching`."""
     query = None if route.query is None else parameters(route.query)
     given: dict[str, Any] = {}
     if route.statuses is not None:
@@ -129,5 +135,5 @@ def cache_settings(route: RouteCache, identity_fields: frozenset[bytes], host: s
 
 
 def _whole_seconds(seconds: float | None) -> int | None:
-    """Windows are whole seconds (RFC 5861 §3); a part of one counts as one."""
+    """Round a window up to whole seconds (RFC 5861 §3)."""
     return None if seconds is None else -int(-seconds // 1)

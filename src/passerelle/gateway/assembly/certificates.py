@@ -1,4 +1,4 @@
-"""The certificates that a running worker goes by: read when it starts, and again when their files have changed."""
+"""The certificates of a worker: loaded when it starts, and again when their files have changed."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Files = ServerFiles | ClientFiles
 
 
 class CannotSecure(CannotStart):
-    """Certificates that cannot be used; the text is one line for the user."""
+    """Certificates cannot be used. The text is one line for the user."""
 
 
 class _LoadedContext(NamedTuple):
-    """A context, what it was made of, and how those files were (also where they could not be used since)."""
+    """A TLS context, its files, and their stamps when they were last checked (also where they could not be used)."""
 
     files: Files
     stamp: tuple[object, ...]
@@ -46,7 +46,10 @@ def _make(files: Files) -> ssl.SSLContext:
 
 
 def _load_or_keep(place: str, files: Files, before: _LoadedContext | None) -> _LoadedContext:
-    """The context of ``files``: the one of ``before`` where nothing has changed. :class:`CannotSecure` without one."""
+    """Load the context of ``files``, or keep that of ``before`` where nothing has changed.
+
+    :raises CannotSecure: if the files cannot be used.
+    """
     now = file_stamps(files)
     if before is not None and before.files == files and before.stamp == now:
         return before
@@ -57,21 +60,21 @@ def _load_or_keep(place: str, files: Files, before: _LoadedContext | None) -> _L
 
 
 def _reload_if_changed(place: str, kept: _LoadedContext) -> _LoadedContext:
-    """``kept``, or what its files hold now. What cannot be used is said once, and the old one is kept."""
+    """Load the context again if its files have changed. Unusable files are logged once, and the old context is kept."""
     now = file_stamps(kept.files)
     if now == kept.stamp:
         return kept
     try:
         context = _make(kept.files)
     except OSError as error:
-        _log.warning("%s: the new files cannot be used, the old ones are kept: %s", place, reason(error))
+        _log.warning("%s: the new files cannot be used, the previous certificates are kept: %s", place, reason(error))
         return kept._replace(stamp=now)
-    _log.warning("%s: certificates are read anew", place)
+    _log.warning("%s: certificates reloaded", place)
     return _LoadedContext(kept.files, now, context)
 
 
 def service_tls(config: ServiceConfig) -> tuple[ClientFiles, str | None] | None:
-    """What a service's context is made of, and the server's name; None where it has no ``https://`` target."""
+    """Return the files of a service's TLS context and the server name; None without an ``https://`` target."""
     if not any(target.url is not None and target.url.secure for target in config.all_targets):
         return None
     tls = config.tls
@@ -81,14 +84,17 @@ def service_tls(config: ServiceConfig) -> tuple[ClientFiles, str | None] | None:
 
 
 class ServiceCertificates:
-    """Those that one service is probed with; read when they are first needed, and when they have changed."""
+    """The certificates for health probes of one service: loaded at first use, and when the files have changed."""
 
     def __init__(self, config: ServiceConfig) -> None:
         self._settings = service_tls(config)
         self._made: tuple[tuple[object, ...], UpstreamTls] | None = None
 
     def current(self) -> UpstreamTls | None:
-        """How it is asked over TLS; None where it is not. OSError when a file cannot be used."""
+        """Return the TLS settings of the service, or None where it uses no TLS.
+
+        :raises OSError: if a file cannot be used.
+        """
         if self._settings is None:
             return None
         files, name = self._settings
@@ -99,9 +105,11 @@ class ServiceCertificates:
 
 
 class Certificates:
-    """Those of the listener and of every service. :class:`CannotSecure` when they cannot be used.
+    """The certificates of the listener and of every service.
 
-    After a reload, contexts whose files are as they were go on, and so do the sessions that clients resume.
+    A reload keeps contexts whose files have not changed, and with them the TLS sessions that clients can resume.
+
+    :raises CannotSecure: if a certificate cannot be used.
     """
 
     def __init__(self, config: Config, before: Certificates | None = None) -> None:
@@ -122,16 +130,16 @@ class Certificates:
                 self._services[name] = kept, found[1]
 
     def accept(self, listener: Listener) -> asyncio.Protocol:
-        """What a new connection of a client is."""
+        """Create the protocol of a new client connection."""
         return self._accept(listener)
 
     def for_service(self, service: str) -> UpstreamTls | None:
-        """How the instances of ``service`` are asked over TLS."""
+        """Return the TLS settings for the instances of ``service``, or None."""
         found = self._services.get(service)
         return UpstreamTls(found[0].context, found[1]) if found is not None else None
 
     def reload_changed(self) -> Iterator[tuple[str, UpstreamTls]]:
-        """Read what has changed on disk; gives the services for which that is so."""
+        """Load changed files again; yield each service whose context has changed, with its new TLS settings."""
         if self._listener is not None:
             listener = _reload_if_changed("tls", self._listener)
             if listener.context is not self._listener.context:
@@ -146,8 +154,8 @@ class Certificates:
 
     @staticmethod
     def _handshaker(context: ssl.SSLContext) -> Callable[[Listener], asyncio.Protocol]:
-        # Imported for who needs it.
+        # Imported only where the listener uses TLS.
         from passerelle.http1.server.tls import HandshakeFailureLog, TlsHandshake
 
-        complaints = HandshakeFailureLog(_log.warning)
-        return lambda listener: TlsHandshake(listener, context, complaints)
+        failures = HandshakeFailureLog(_log.warning)
+        return lambda listener: TlsHandshake(listener, context, failures)

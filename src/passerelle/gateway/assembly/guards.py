@@ -1,4 +1,4 @@
-"""The guards of each route, made when its plan is built."""
+"""Builds the guards of routes, and the providers of credentials that they use."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _signer(config: Config) -> Signer | None:
     settings = config.identity_token
     if settings is None:
         return None
-    # Imported for who needs it, as for tokens.
+    # Imported only where a configuration has identity tokens: see _read_tokens.
     from passerelle.security.jwt.issuer import signer_of_pem, signer_of_secret
 
     if settings.key is None:
@@ -142,27 +142,27 @@ def _identity_guard(settings: IdentityToken, signer: Signer, route: Route) -> Gu
     from passerelle.security.jwt.issuer import SendIdentity
 
     parts = (route.compose or {}).values()
-    call = sorted({part.service for part in parts}) if route.service is None else [route.service]
-    audience = call if settings.audience is None else [settings.audience]
+    services = sorted({part.service for part in parts}) if route.service is None else [route.service]
+    audience = services if settings.audience is None else [settings.audience]
     return SendIdentity(signer, settings.header.encode("ascii"), settings.issuer, audience, settings.lifetime)
 
 
 def _redis_client(config: Config, loop: asyncio.AbstractEventLoop, before: RedisClient | None) -> RedisClient | None:
-    """The connection to Redis, where a guard uses it."""
-    counted = any(route.rate_limit or route.login for route in config.routes)
-    kept = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
-    if config.redis is None or not (counted or kept):
+    """Return the client of Redis, or None where no guard uses it."""
+    has_limits = any(route.rate_limit or route.login for route in config.routes)
+    has_credentials = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
+    if config.redis is None or not (has_limits or has_credentials):
         return None
-    if before is not None and (before.url, before.is_essential) == (config.redis.url, kept):
+    if before is not None and (before.url, before.is_essential) == (config.redis.url, has_credentials):
         return before
-    # An extra: imported where a configuration needs it, whose check has seen that it is there.
+    # Part of an optional dependency, whose presence the check of the configuration has established.
     from passerelle.access.redis_client import RedisClient
 
-    return RedisClient(config.redis.url, loop, config.workers, is_essential=kept)
+    return RedisClient(config.redis.url, loop, config.workers, is_essential=has_credentials)
 
 
 def _required_redis(redis: RedisClient | None) -> RedisClient:
-    assert redis is not None, "the configuration was checked: what is kept in Redis has a redis"
+    assert redis is not None, "a checked configuration with keys or sessions in Redis has a redis"
     return redis
 
 
@@ -176,9 +176,11 @@ class RouteScope:
 
 
 class GuardFactory:
-    """Makes the guards of every route of ``config``. :class:`CannotStart` when it cannot.
+    """Builds the guards of the routes of ``config``.
 
-    After a reload, what is configured as it was before goes on: key sets, keys, and what limits have counted.
+    After a reload, what is configured as ``before`` is kept: key sets, keys, sessions, and the state of rate limits.
+
+    :raises CannotStart: if a file or key that guards need cannot be used.
     """
 
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, before: GuardFactory | None = None) -> None:
@@ -203,19 +205,19 @@ class GuardFactory:
             self._methods["jwt"] = self._tokens.method
 
     def start(self, before: GuardFactory | None = None) -> None:
-        """Begin what goes on beside the requests, but for what ``before`` has begun."""
+        """Start the background work of the providers, except of those shared with ``before``."""
         for part in self._background(before):
             part.start()
 
     def stop(self, after: GuardFactory | None = None) -> None:
-        """End it, but for what ``after`` goes on with."""
+        """Stop the background work of the providers, except of those shared with ``after``."""
         for part in self._background(after):
             part.stop()
 
     def _background(
         self, other: GuardFactory | None
     ) -> list[KeyProvider | JwtProvider | RedisClient | SessionProvider]:
-        """What goes on beside the requests and is not that of ``other`` too."""
+        """Return the providers with background work that are not shared with ``other``."""
         shared = [] if other is None else other._background(None)
         parts = (self._keys, self._tokens, self._redis, self._sessions)
         return [part for part in parts if part is not None and not any(part is each for each in shared)]
@@ -293,15 +295,18 @@ class GuardFactory:
     """One builder for each entry of :data:`GUARDS`."""
 
     def for_preflight(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
-        """Those asked of a preflight for ``route``, which brings no credentials (Fetch standard, "CORS-preflight
-        fetch") and none of a page's own fields: those that go by the address. They count with the route's own."""
+        """Build the guards of preflights for ``route``: those that depend on the client's address alone.
+
+        A preflight has no credentials and no fields of the page (Fetch standard, "CORS-preflight fetch"). Its limits
+        share their state with those of the route.
+        """
         return (*self._lists(route), *self._limits(route, metrics, ("address",)))
 
     def _lists(self, route: Route) -> list[Guard]:
         return [AddressLists(route.clients.allow, route.clients.deny)] if route.clients is not None else []
 
     def handler(self, route: Route, policy: Subrequest | None) -> Callable[[HandlerExchange], None]:
-        """What answers a route for logins, where ``policy`` asks about passwords, or for logouts."""
+        """Build the handler of a login route, where ``policy`` verifies passwords, or of a logout route."""
         sessions, login = self._sessions, route.login
         if sessions is None:
             raise CannotStart(f"sessions: {route.label} needs them, and they are not configured")
@@ -339,7 +344,7 @@ class GuardFactory:
         whole = Rate.of(settings.rate.number, settings.rate.seconds, settings.size)
         rate = whole.share(parts, settings.cost)
         name = route.label, settings.label
-        if name not in self._tables:  # preflights count with the requests that they ask about
+        if name not in self._tables:  # preflights share the limits of the requests that they precede
             self._tables[name] = self._known_tables.get(name, BucketTable())
         key_of = self._key_of(settings.by)
         return RouteRateLimit(

@@ -1,4 +1,4 @@
-"""What of a request decides its instance: the key that the ``hash`` policy and sticky cookies go by."""
+"""Functions that return the key of a request for the ``hash`` policy or for sticky cookies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def key_of(balance: Balance) -> KeyFunction | None:
-    """How requests get their key, or None where they need none."""
+    """Return the function for the configured source of keys, or None where the policy uses no keys."""
     if balance.sticky is not None:
         return _cookie(balance.sticky.cookie.encode("ascii"))
     by = balance.by

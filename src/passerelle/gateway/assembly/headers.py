@@ -1,4 +1,4 @@
-"""From configuration to the rules for header fields and for compression."""
+"""Builds header rules and compression rules from the configuration."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from passerelle.security.header_rules import RequestHeaderRules, SecurityHeaderF
 
 
 def rule_of(config: Compress | None) -> CodingRule | None:
-    """What the configuration says of a route, or None.
+    """Build the compression rule of a route, or None.
 
-    :raises CannotStart: where it names a coding that is not installed.
+    :raises CannotStart: if the configuration names a coding that is not installed.
     """
     if config is None:
         return None
@@ -33,9 +33,9 @@ def rule_of(config: Compress | None) -> CodingRule | None:
 def response_header_rules(
     config: Config, route: Route | None, *, preflight: bool = False
 ) -> ResponseHeaderRules | None:
-    """What ``config`` says of the answers of ``route`` (None: of requests that no route takes); None for nothing.
+    """Build the response header rules of ``route`` (None: of requests that match no route), or None without any.
 
-    ``preflight``: of those to preflights, which tell of CORS themselves.
+    With ``preflight``, they are for responses to preflights, which have CORS fields already.
     """
     security_headers = _security_headers(security_of(config, route))
     rules = route.response_headers if route is not None else None
@@ -53,7 +53,7 @@ def response_header_rules(
 
 
 def request_rules(settings: RequestHeaders | None) -> RequestHeaderRules | None:
-    """What a route changes in the fields that services get, or None."""
+    """Build the rules for the header fields of requests to services, or None."""
     if settings is None:
         return None
     put = {name.encode("ascii"): value.encode("ascii") for name, value in settings.set.items()}
@@ -66,10 +66,10 @@ def _lines(rules: ResponseHeaders) -> bytes:
 
 
 def _security_headers(settings: SecurityHeaders | None) -> tuple[SecurityHeaderFields, bool] | None:
-    """The fields, and whether they take the place of the service's."""
+    """Build the security headers, and whether they override those of the service; None without any."""
     if settings is None:
         return None
-    said = (
+    configured = (
         ("X-Content-Type-Options", settings.content_type_options),
         ("X-Frame-Options", settings.frame_options),
         ("Referrer-Policy", settings.referrer_policy),
@@ -78,7 +78,7 @@ def _security_headers(settings: SecurityHeaders | None) -> tuple[SecurityHeaderF
         ("Content-Security-Policy", settings.content_security_policy),
         ("Permissions-Policy", settings.permissions_policy),
     )
-    fields = [(name.encode("ascii"), value.encode("ascii")) for name, value in said if value != "off"]
+    fields = [(name.encode("ascii"), value.encode("ascii")) for name, value in configured if value != "off"]
     hsts = None if settings.hsts == "off" else settings.hsts.encode("ascii")
     return SecurityHeaderFields(fields, hsts), settings.override
 

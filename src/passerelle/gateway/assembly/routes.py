@@ -1,4 +1,4 @@
-"""Routes compiled from configuration to plans."""
+"""Builds the plans of routes from the configuration."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from passerelle.access.login import MAX_BODY
 from passerelle.access.preflight import PreflightHandler
 from passerelle.compose.composition import Composition, CompositionPart
 from passerelle.compose.plans import TERMS, ComposedRoute, PartPlan
+from passerelle.config.models.cache import RouteCache
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.hedge import Percentile
@@ -22,7 +23,7 @@ from passerelle.gateway.assembly.headers import request_rules, response_header_r
 from passerelle.gateway.plans import ComposePlan, ForwardPlan, HandlerPlan, RoutePlan
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import UNMATCHED, Metrics, RouteMetrics
-from passerelle.proxy_cache.cache import Cache
+from passerelle.proxy_cache.cache import Cache, CachePlan
 from passerelle.resilience.hedge_delay import HedgeDelay
 from passerelle.routing.paths import Pattern, Template
 from passerelle.routing.router import Router, RouteRule
@@ -35,7 +36,10 @@ from passerelle.upstream.subrequest import Subrequest
 
 @dataclass(frozen=True, slots=True)
 class PlanResources:
-    """What plans are built from besides the configuration: each gives the same object for the same argument."""
+    """What plans are built from besides the configuration.
+
+    Each of the functions returns the same object for the same argument.
+    """
 
     services: Mapping[str, Service]
     deadlines: Callable[[float], DeadlineQueue]
@@ -46,109 +50,137 @@ class PlanResources:
     era: object
 
 
-def build_router(config: Config, environment: PlanResources) -> Router:
-    """The route table of ``config``, its values :class:`ForwardPlan` or :class:`ComposePlan`."""
+def build_router(config: Config, resources: PlanResources) -> Router:
+    """Build the route table of ``config``; its values are plans."""
     return Router(
         RouteRule(
             route.host.encode("ascii") if route.host else None,
             route.accepted,
             route.path,
-            _plan(config, route, environment),
+            _plan(config, route, resources),
         )
         for route in config.routes
     )
 
 
 def unmatched_plan(config: Config, metrics: Metrics, log: Callable[[str, str | None], RouteLog | None]) -> RoutePlan:
-    """What stands for a route where none takes a request."""
-    heads = response_header_rules(config, None)
-    return RoutePlan(metrics.route(UNMATCHED), log(UNMATCHED, None), 0, (), None, None, heads, None, None)
+    """Build the plan of requests that match no route."""
+    rules = response_header_rules(config, None)
+    return RoutePlan(metrics.route(UNMATCHED), log(UNMATCHED, None), 0, (), None, None, rules, None, None)
 
 
-def _plan(config: Config, route: Route, environment: PlanResources) -> RoutePlan:
+def _plan(config: Config, route: Route, resources: PlanResources) -> RoutePlan:
+    """Build the plan of ``route``."""
     limit = config.body_limit(route)
-    metrics = environment.metrics(route.label)
-    log = environment.log(route.label, route.login.service if route.login is not None else route.service)
     body_limit = sys.maxsize if limit is None else limit
-    guards = environment.guards.for_route(route, metrics, _forward_auth_policy(config, route, environment))
-    rest = _rest_names(route.path)
-    compress = rule_of(route.compress)
-    shared = environment.cache if route.service is not None or route.cache is not None else None
-    kept = environment.era, route.cache, metrics.cache, _identity_fields(route), route.host
-    invalidates = make_plan(shared, *kept) if shared is not None else None
-    whole = invalidates if route.cache is not None else None
-    rules, heads = request_rules(route.request_headers), response_header_rules(config, route)
+    metrics = resources.metrics(route.label)
+    log = resources.log(route.label, route.login.service if route.login is not None else route.service)
+    guards = resources.guards.for_route(route, metrics, _forward_auth_policy(config, route, resources))
+    response_rules = response_header_rules(config, route)
     preflight = None
-    if heads is not None and heads.cors is not None:
-        admit, edit = (
-            environment.guards.for_preflight(route, metrics),
+    if response_rules is not None and response_rules.cors is not None:
+        preflight = HandlerPlan(
+            metrics,
+            log,
+            min(body_limit, MAX_BODY),
+            resources.guards.for_preflight(route, metrics),
+            None,
+            None,
             response_header_rules(config, route, preflight=True),
+            None,
+            None,
+            PreflightHandler(response_rules.cors),
         )
-        most, say = min(body_limit, MAX_BODY), PreflightHandler(heads.cors)
-        preflight = HandlerPlan(metrics, log, most, admit, None, None, edit, None, None, say)
-    of_route = (metrics, log, body_limit, guards, compress, rules, heads, preflight, whole)
-    if route.service is not None:
-        rewrite = Template(route.rewrite, rest) if route.rewrite is not None else None
-        policy = _route_policy(config, route, environment, route.service, route.timeout)
-        feeds = any(_has_stored_parts_of(each, route.service) for each in config.routes)
-        return ForwardPlan(
-            *of_route,
-            policy,
-            rewrite,
-            feeds_compositions=feeds,
-            tunnel_idle=_seconds(route.tunnel_idle_timeout),
-            invalidates=invalidates,
-        )
-    if route.compose is None:
-        subrequest = None
-        if route.login is not None:
-            name = route.login.service
-            limits = environment.deadlines(route.timeout), route.attempts
-            subrequest = Subrequest(
-                CallPolicy(environment.services[name], *limits, _request_type(config.services[name], route))
-            )
-        most = min(body_limit, MAX_BODY)
-        own = environment.guards.handler(route, subrequest)
-        return HandlerPlan(metrics, log, most, guards, None, None, heads, preflight, None, own)
-    parts = []
-    plans = []
-    for name, part in route.compose.items():
+    if route.service is None and route.compose is None:
+        handler = resources.guards.handler(route, _login_subrequest(config, route, resources))
+        size = min(body_limit, MAX_BODY)
+        return HandlerPlan(metrics, log, size, guards, None, None, response_rules, preflight, None, handler)
+    cache = _cache_plan(route, route.cache, resources, metrics)
+    common = (
+        metrics,
+        log,
+        body_limit,
+        guards,
+        rule_of(route.compress),
+        request_rules(route.request_headers),
+        response_rules,
+        preflight,
+    )
+    if route.service is None:
+        if cache is not None:
+            # The lifetimes of the parts hold, which TERMS carries (see compose/composed_origin.py).
+            settings = replace(cache.settings, ttl=None, heuristic=False, stale_if_disconnected=0, targeted=(TERMS,))
+            cache = replace(cache, settings=settings)
+        return ComposePlan(*common, cache, _composed(config, route, resources, metrics))
+    return ForwardPlan(
+        *common,
+        cache,
+        _route_policy(config, route, resources, route.service, route.timeout),
+        Template(route.rewrite, _rest_names(route.path)) if route.rewrite is not None else None,
+        feeds_compositions=any(_has_stored_parts_of(each, route.service) for each in config.routes),
+        tunnel_idle=_seconds(route.tunnel_idle_timeout),
+        invalidates=cache or _invalidation_plan(route, resources, metrics),
+    )
+
+
+def _composed(config: Config, route: Route, resources: PlanResources, metrics: RouteMetrics) -> ComposedRoute:
+    """Build the composition of ``route`` and the plans of its parts."""
+    parts, plans = [], []
+    rest = _rest_names(route.path)
+    for name, part in (route.compose or {}).items():
         fallback = None if part.required else orjson.dumps(part.fallback)
         parts.append(CompositionPart(name, fallback, frozenset(part.pass_status)))
-        seconds = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
-        path = Template(part.path, rest)
-        key = f"part:{route.label}:{name}".replace(" ", "_").encode()  # no host with a port is like this
-        shared = environment.cache if part.cache is not None else None
-        kept = environment.era, part.cache, metrics.cache, _identity_fields(route), route.host
-        cache = make_plan(shared, *kept) if shared is not None else None
-        if environment.cache is not None and (cache is not None or whole is not None):
-            environment.cache.sources.add(part.service)
-        policy = _route_policy(config, route, environment, part.service, seconds)
-        plans.append(PartPlan(name, policy, path, cache, key))
-    if whole is not None:
-        # The parts' lifetimes count, and the answer says so in a field of the gateway's own (see
-        # compose/composed_origin.py).
-        settings = replace(whole.settings, ttl=None, heuristic=False, stale_if_disconnected=0, targeted=(TERMS,))
-        of_route = (*of_route[:-1], replace(whole, settings=settings))
+        timeout = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
+        prefix = f"part:{route.label}:{name}".replace(" ", "_").encode()  # no host with a port looks like this
+        cache = _cache_plan(route, part.cache, resources, metrics)
+        if resources.cache is not None and (cache is not None or route.cache is not None):
+            resources.cache.sources.add(part.service)
+        policy = _route_policy(config, route, resources, part.service, timeout)
+        plans.append(PartPlan(name, policy, Template(part.path, rest), cache, prefix))
     ttl = route.cache.ttl if route.cache is not None else None
-    composed = ComposedRoute(Composition(parts), tuple(plans), environment.deadlines(route.timeout), ttl)
-    return ComposePlan(*of_route, composed)
+    return ComposedRoute(Composition(parts), tuple(plans), resources.deadlines(route.timeout), ttl)
+
+
+def _cache_plan(
+    route: Route, settings: RouteCache | None, resources: PlanResources, metrics: RouteMetrics
+) -> CachePlan | None:
+    """Build the plan of a cache with these ``settings``, for ``route`` or for one of its parts; None without any."""
+    if settings is None or resources.cache is None:
+        return None
+    return make_plan(resources.cache, resources.era, settings, metrics.cache, _identity_fields(route), route.host)
+
+
+def _invalidation_plan(route: Route, resources: PlanResources, metrics: RouteMetrics) -> CachePlan | None:
+    """Build the plan of a route that stores nothing, whose unsafe requests invalidate; None where nothing is cached."""
+    if resources.cache is None:
+        return None
+    return make_plan(resources.cache, resources.era, None, metrics.cache, _identity_fields(route), route.host)
+
+
+def _login_subrequest(config: Config, route: Route, resources: PlanResources) -> Subrequest | None:
+    """Build what verifies the passwords of a login route; None for a logout route."""
+    if route.login is None:
+        return None
+    name = route.login.service
+    request_type = _request_type(config.services[name], route)
+    deadlines = resources.deadlines(route.timeout)
+    return Subrequest(CallPolicy(resources.services[name], deadlines, route.attempts, request_type))
 
 
 def _has_stored_parts_of(route: Route, service: str) -> bool:
-    """Whether answers of ``service`` are stored as parts on ``route``, or as the whole."""
+    """Return whether responses of ``service`` are stored as parts of compositions on ``route``, or within the whole."""
     parts = (route.compose or {}).values()
     return any(p.service == service and (p.cache is not None or route.cache is not None) for p in parts)
 
 
 def _identity_fields(route: Route) -> frozenset[bytes]:
-    """The fields that tell services what ``forward_auth`` has found out, lower case."""
+    """Return the fields that ``forward_auth`` adds to requests for services, in lower case."""
     names = route.forward_auth.copy_headers if route.forward_auth is not None else ()
     return frozenset(name.lower().encode("ascii") for name in names)
 
 
-def _forward_auth_policy(config: Config, route: Route, environment: PlanResources) -> Subrequest | None:
-    """Where ``forward_auth`` asks, within its own time and with one more attempt if that is safe."""
+def _forward_auth_policy(config: Config, route: Route, resources: PlanResources) -> Subrequest | None:
+    """Build what sends the requests of ``forward_auth``: with its own timeout, and with a retry where that is safe."""
     settings = route.forward_auth
     if settings is None:
         return None
@@ -156,8 +188,8 @@ def _forward_auth_policy(config: Config, route: Route, environment: PlanResource
     forward = GuardedRequest if service.breaker is not None else UpstreamRequest
     return Subrequest(
         CallPolicy(
-            environment.services[settings.service],
-            environment.deadlines(settings.timeout),
+            resources.services[settings.service],
+            resources.deadlines(settings.timeout),
             2,
             forward,
             limits_concurrency=False,
@@ -165,15 +197,15 @@ def _forward_auth_policy(config: Config, route: Route, environment: PlanResource
     )
 
 
-def _route_policy(config: Config, route: Route, environment: PlanResources, service: str, timeout: float) -> CallPolicy:
+def _route_policy(config: Config, route: Route, resources: PlanResources, service: str, timeout: float) -> CallPolicy:
     """The policy for requests of ``route`` to ``service`` that take at most ``timeout`` seconds."""
     limit = route.attempt_timeout
     return CallPolicy(
-        environment.services[service],
-        environment.deadlines(timeout),
+        resources.services[service],
+        resources.deadlines(timeout),
         route.attempts,
         _request_type(config.services[service], route),
-        attempt_deadlines=environment.deadlines(limit) if limit is not None else None,
+        attempt_deadlines=resources.deadlines(limit) if limit is not None else None,
         hedge=_hedge(route),
         stream_idle=_seconds(route.stream_idle_timeout),
         sends_deadline=route.tell_deadline,
@@ -181,7 +213,7 @@ def _route_policy(config: Config, route: Route, environment: PlanResources, serv
 
 
 def _request_type(service: ServiceConfig, route: Route) -> type[UpstreamRequest]:
-    """The plainest that does what the service and the route ask for: what is not asked for costs nothing."""
+    """Return the simplest request class with the features that the service and the route use."""
     guarded = (
         route.hedge is not None
         or service.concurrency is not None
@@ -193,7 +225,7 @@ def _request_type(service: ServiceConfig, route: Route) -> type[UpstreamRequest]
 
 
 def _hedge(route: Route) -> HedgeDelay | None:
-    """Its own for each service that a route asks: they are not equally fast."""
+    """Create the hedge delay for one service of ``route``: each has its own, since their latencies differ."""
     if route.hedge is None:
         return None
     after = route.hedge.after

@@ -1,4 +1,4 @@
-"""From a service's configuration to the parts that balance it."""
+"""Builds the balancing, limits and settings of services from the configuration."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from passerelle.upstream.concurrency_limiter import ConcurrencyLimiter
 from passerelle.upstream.members import InstanceSpec, Leaf, PoolSettings
 from passerelle.upstream.service import RetryRules, Service, StickyCookie
 
-# Before every priority that a configuration can give a zone.
+# Higher than every priority that a configuration can give a zone.
 NEAREST = -1
 
 
 def build_nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Leaf], PickerNode, StickyCookie | None]:
-    """The leaves by zone, the node above them, and the sticky cookie if there is one."""
+    """Build the leaves by zone, the node above them, and the sticky cookie or None."""
     policy = config.balance.policy
     leaves: dict[str, Leaf]
     node: PickerNode
@@ -48,7 +48,7 @@ def build_nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Leaf], Pick
     cookie = None
     sticky = config.balance.sticky
     if sticky is not None:
-        # Under another service's name the same secret must give other tokens.
+        # The same secret must yield different tokens for different services.
         secret = blake2b(b"%b\0%b" % (name.encode(), sticky.secret.encode()), digest_size=32).digest()
         node = Sticky(node, secret)
         cookie = StickyCookie(sticky.cookie.encode("ascii"), node)
@@ -56,7 +56,7 @@ def build_nodes(name: str, config: ServiceConfig) -> tuple[dict[str, Leaf], Pick
 
 
 def _leaf(policy: str, targets: Iterable[Target]) -> Leaf:
-    """A policy, or one for each priority where SRV records may tell several."""
+    """Build a policy, or one for each priority where SRV records may define several."""
     return PriorityTiers(partial(make, policy)) if _may_have_tiers(targets) else make(policy)
 
 
@@ -65,7 +65,7 @@ def _may_have_tiers(targets: Iterable[Target]) -> bool:
 
 
 def balancing_inputs(config: ServiceConfig) -> object:
-    """What :func:`build_nodes` looks at: while it is the same, so are the nodes."""
+    """Return the inputs of :func:`build_nodes`: a reload that does not change them keeps the nodes."""
     zones = config.zones
     if zones is None:
         return config.balance, _may_have_tiers(config.targets or ())
@@ -77,12 +77,12 @@ def balancing_inputs(config: ServiceConfig) -> object:
 
 
 def pool_settings(config: ServiceConfig, tls: UpstreamTls | None) -> PoolSettings:
-    """How connections to its instances are kept."""
+    """Build the settings of the connection pools of a service."""
     return PoolSettings(config.max_connections, config.max_waiting, config.connect_timeout, config.keepalive, tls)
 
 
 def health_settings(config: ServiceConfig, *, probed: bool) -> HealthSettings:
-    """What its health goes by; ``probed`` says whether somebody probes its instances."""
+    """Build the health settings of a service; ``probed`` is whether its instances are probed."""
     slow_start = 0.0 if config.slow_start == "off" else config.slow_start
     eject = config.eject
     if eject is None:
@@ -99,7 +99,7 @@ def health_settings(config: ServiceConfig, *, probed: bool) -> HealthSettings:
 
 
 def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfig | None) -> None:
-    """Give ``service`` what ``config`` says; what is as ``before`` keeps its state."""
+    """Apply ``config`` to ``service``; what is unchanged since ``before`` keeps its state."""
     service.key = key_of(config.balance)
     service.eject_after = config.eject.failures if config.eject is not None else 0
     retries = config.retries
@@ -107,11 +107,16 @@ def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfi
     service.retries = RetryRules(methods, frozenset(retries.on_status), retries.backoff, retries.max_backoff)
     if before is None or before.retries != retries:
         service.budget = RetryBudget(retries.budget, float(retries.floor))
-    found = config.concurrency
-    if before is None or (before.concurrency, before.max_waiting) != (found, config.max_waiting):
+    concurrency = config.concurrency
+    if before is None or (before.concurrency, before.max_waiting) != (concurrency, config.max_waiting):
         service.limiter = None
-        if found is not None:
-            limit = AdaptiveLimit(found.first, least=found.min, most=found.max, tolerance=1 + found.tolerance)
+        if concurrency is not None:
+            limit = AdaptiveLimit(
+                concurrency.first,
+                least=concurrency.min,
+                most=concurrency.max,
+                tolerance=1 + concurrency.tolerance,
+            )
             service.limiter = ConcurrencyLimiter(limit, config.max_waiting)
     if before is None or before.breaker != config.breaker:
         settings = config.breaker
@@ -130,7 +135,7 @@ def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfi
 
 
 def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec]:
-    """The instances that the configuration names itself: targets and zones; none that are started or found."""
+    """Return the instances that the configuration itself names, not those that are started or discovered."""
     zones = service.zones
     groups = [("", service.targets or ())] if zones is None else [(zone, z.targets) for zone, z in zones.items()]
     return [
@@ -149,12 +154,12 @@ def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec
 
 
 def listener_limits(config: Config) -> ListenerLimits:
-    """What clients may send, for the listener."""
+    """Build the limits of client connections and requests."""
     limits = config.limits
     proxies, subscribers = Proxies(config.trusted_proxies), Subscribers()
 
     def client_of(peer: bytes) -> bytes | None:
-        # Behind a trusted proxy are many clients.
+        # A trusted proxy forwards for many clients.
         return None if proxies.trusts(peer) else subscribers.of(peer)
 
     return ListenerLimits(
@@ -172,8 +177,7 @@ def listener_limits(config: Config) -> ListenerLimits:
 
 
 def sweep_seconds(config: Config, most: float) -> float:
-    """How often to look at connections: so that their time limits are kept to within a quarter, at least every ``most``
-    seconds."""
+    """Return how often connections are checked (seconds): a quarter of the shortest time limit, at most ``most``."""
     limits = config.limits
     times: list[float | str] = [limits.head_timeout, limits.idle_timeout, limits.body_timeout, limits.write_timeout]
     for route in config.routes:
