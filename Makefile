@@ -42,6 +42,7 @@ layers: install
 docs: install
 	$(BIN)/python scripts/check_docs.py
 	$(BIN)/python scripts/reference_tables.py
+	$(BIN)/python scripts/check_wording.py
 
 tables: install ## write the tables of the reference pages that are generated from the code
 	$(BIN)/python scripts/reference_tables.py --write

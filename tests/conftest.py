@@ -22,7 +22,7 @@ ALONE = (
     "chaos/test_streams.py",
 )
 
-# The same examples in every run: a failure that comes and goes says nothing about the change under test. No deadline:
+# The same examples in every run: a failure that comes and goes is no evidence about the change under test. No deadline:
 # it measures the machine. `make test ARGS=--hypothesis-profile=search` looks for new examples, and many more of them.
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("search", deadline=None, max_examples=5000, suppress_health_check=[HealthCheck.too_slow])

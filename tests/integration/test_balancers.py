@@ -1,4 +1,4 @@
-"""examples/balancers: five and five instances, round robin, as the file says it."""
+"""examples/balancers: two services with five instances each, round robin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CORS through a running gateway: what browsers are told, whoever answers and whatever was stored."""
+"""CORS through a running gateway: the fields of responses from services, the cache and the gateway itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.wire import Response
 SHOP, OTHER, EVIL = "https://shop.example", "https://a.other.example", "https://evil.example"
 CORS = {"origins": [SHOP, "https://*.other.example"], "headers": ["Authorization"], "expose": ["ETag"]}
 JSON = b"Content-Type: application/json"
-# What a service says of its own, which must not reach anybody.
+# CORS fields of the service, which must not reach a client.
 ITS_OWN = (b"Access-Control-Allow-Origin: *", b"access-control-allow-credentials: true", b'ETag: "1"')
 
 

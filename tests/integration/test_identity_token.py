@@ -1,4 +1,4 @@
-"""The signed token that tells services who asks, through a running gateway."""
+"""The signed identity token that services receive, through a running gateway."""
 
 from __future__ import annotations
 

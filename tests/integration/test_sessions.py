@@ -220,7 +220,7 @@ def test_five_wrong_passwords(shop: Shop) -> None:
     answer = shop.login("ada", "right")
     assert answer.status == 429
     assert 1 <= int(answer.get("retry-after") or b"0") <= 180
-    assert len(shop.upstream.requests) == 5  # nobody is asked
+    assert len(shop.upstream.requests) == 5  # no request reaches the service
     assert shop.login("root").status == 200
     shop.gateway.reload(shop.services, [*shop.routes, {"path": "/new", "service": "u"}], **shop.top)
     assert shop.login("ada", "right").status == 429

@@ -107,6 +107,9 @@ def test_added_weighed_drained_and_removed(tmp_path: Path, three: list[Server], 
             409,
             f"s already has {three_.address}: {name}, up",
         )
+        own = f"127.0.0.1:{running.port}"
+        problem = f"found {own}, where the gateway itself listens: it would call itself"
+        assert refused(running, "POST", "s/instances", url=f"http://{own}") == (409, problem)
         see_only(running, b"1", b"2", b"3")
         assert ask(running, "PATCH", f"s/instances/{name}", weight=98)[0] == 200
         until_now(lambda: seen(running)[b"3"] >= 50, BOUND)
@@ -277,6 +280,20 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
                 {"url": "dns+http://x:1"},
                 400,
                 "url: dns+http://x:1 is a name to look up, not an instance",
+            ),
+            (
+                "POST",
+                "s/instances",
+                {"url": f"http://127.0.0.1:{running.port}"},
+                409,
+                f"found 127.0.0.1:{running.port}, ",
+            ),
+            (
+                "POST",
+                "s/instances",
+                {"url": f"http://localhost:{running.port}"},
+                409,
+                f"found localhost:{running.port}, ",
             ),
             ("POST", "z/instances", {"url": url}, 400, "zone is required; allowed: a, b"),
             ("POST", "z/instances", {"url": url, "zone": "c"}, 400, "found zone 'c'; allowed: a, b"),

@@ -107,8 +107,10 @@ def _accepts(application: Any, number: int) -> bool | None:
 
 
 def _takes_nothing(application: Any) -> bool:
-    """Whether ``application`` can be called without arguments, as factories can. An application whose signature says
-    nothing (``*arguments``) is not meant."""
+    """Return whether ``application`` can be called without arguments, as factories can.
+
+    An application with an open signature (``*arguments``) is no factory.
+    """
     if not _accepts(application, 0):
         return False
     return all(each.kind is not each.VAR_POSITIONAL for each in inspect.signature(application).parameters.values())

@@ -210,7 +210,7 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
         if isinstance(address, Lookup):
             if importlib.util.find_spec("dns") is None:
                 yield Finding(place, "dns+http needs dnspython: pip install 'passerelle[discovery]'")
-        elif listen is not None and address is not None and _reaches(address, listen):
+        elif listen is not None and address is not None and calls_gateway(address, listen):
             yield Finding(place, f"found {address}, the gateway's own address; it would forward requests to itself")
 
 
@@ -228,7 +228,8 @@ def _ignored_weights(name: str, service: Service) -> Iterator[Finding]:
                 yield Finding((*place, index, "weight"), message)
 
 
-def _reaches(target: Address, listen: Address) -> bool:
+def calls_gateway(target: Address, listen: Address) -> bool:
+    """Return whether requests to ``target`` arrive at a gateway on this machine that listens on ``listen``."""
     if target.port != listen.port:
         return False
     return target.host == listen.host or (
