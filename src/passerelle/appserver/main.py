@@ -47,8 +47,9 @@ def command(app: str, host: str, port: int, interface: str = "auto") -> list[str
 
 
 def load(app: str) -> Any:
-    """Return the application that ``app`` names: ``module:attribute``, where the attribute may have dots, or
-    ``module:factory()``, which is called, if need be with literals as arguments.
+    """Return the application ``app``: ``module:attribute`` or ``module:factory()``.
+
+    The attribute may have dots. A factory is called, with the literals in parentheses as arguments.
 
     Raises:
         AppLoadError: ``app`` has another form, does not exist, or is not callable.
@@ -107,8 +108,10 @@ def _accepts(application: Any, number: int) -> bool | None:
 
 
 def _takes_nothing(application: Any) -> bool:
-    """Whether ``application`` can be called without arguments, as factories can. An application whose signature says
-    nothing (``*arguments``) is not meant."""
+    """Whether ``application`` can be called without arguments, as a factory can.
+
+    False for a signature with ``*arguments``, which may be that of an application.
+    """
     if not _accepts(application, 0):
         return False
     return all(each.kind is not each.VAR_POSITIONAL for each in inspect.signature(application).parameters.values())
