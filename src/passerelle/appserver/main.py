@@ -47,8 +47,9 @@ def command(app: str, host: str, port: int, interface: str = "auto") -> list[str
 
 
 def load(app: str) -> Any:
-    """Return the application that ``app`` names: ``module:attribute``, where the attribute may have dots, or
-    ``module:factory()``, which is called, if need be with literals as arguments.
+    """Return the application ``app``: ``module:attribute`` or ``module:factory()``.
+
+    The attribute may have dots. A factory is called, with the literals in parentheses as arguments.
 
     Raises:
         AppLoadError: ``app`` has another form, does not exist, or is not callable.
