@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.errors import Failure, Kind
-from passerelle.routing import paths
-from passerelle.routing.paths import MAX_SEGMENTS, Pattern, PatternError, Template, canonical_path, purged_path
+from passerelle.routing.paths import _CLEAN, MAX_SEGMENTS, Pattern, PatternError, Template, canonical_path, purged_path
 
 UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 
@@ -391,10 +390,10 @@ def test_no_parameter_can_change_the_shape_of_a_template(path: bytes, around: li
 
 @pytest.mark.parametrize("path", [b"/", b"/user/1", b"/a.b/c.d", b"/v1/files/report.tar.gz", b"/a/b/"])
 def test_an_ordinary_path_takes_the_fast_way(path: bytes) -> None:
-    assert paths._CLEAN(path) is not None
+    assert _CLEAN(path) is not None
     assert canonical_path(path) is path
 
 
 @pytest.mark.parametrize("path", [b"/.", b"/..", b"/a/.b", b"/%41", b"/a\\b", b"/a?b", b"a", b""])
 def test_a_path_that_needs_inspection_does_not(path: bytes) -> None:
-    assert paths._CLEAN(path) is None
+    assert _CLEAN(path) is None
