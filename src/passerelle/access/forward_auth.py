@@ -43,9 +43,10 @@ _log = logging.getLogger("passerelle")
 class ForwardAuthSettings:
     """How one route asks a service whether a request may pass.
 
-    ``service`` is its name, for the log. ``cache_seconds`` is how long a verdict is reused, None for not at all;
-    ``cache_by`` names what makes two requests the same (``address``, ``host``, ``method``, ``uri``, ``header:NAME``),
-    where empty is every field that the service receives. ``consumer`` is the field that names the consumer.
+    ``service`` is its name, for the log. ``cache_seconds`` is how long a verdict is reused, None for not at all.
+    ``cache_by`` lists what two requests must have in common to share a verdict: ``address``, ``host``, ``method``,
+    ``uri`` or ``header:NAME``. If it is empty, that is every field that the service receives. ``consumer`` is the field
+    that names the consumer.
     """
 
     service: str

@@ -32,7 +32,7 @@ class RedisSessionProvider(SessionProvider):
             raise store_unavailable("sessions")
 
     def open(self, user: str, roles: tuple[str, ...], old: bytes | None, done: Done) -> bytes:
-        """Open a session in place of that with the id ``old``; return its id, valid when ``done`` is called."""
+        """Open a session that replaces the session ``old``. Return its id, which is valid once ``done`` is called."""
         identity = new_id()
         ended = None if old is None else digest_of_valid(old)
         self._run(self._sessions.open(ended, digest_of_valid(identity), user, roles), self._forget_around(ended, done))

@@ -45,7 +45,7 @@ class LoadMetric(Protocol):
         """A request has ended, and is no longer counted; for the parameters see :func:`release`."""
 
     def reweighed(self, instance: Instance) -> None:
-        """The weight of the instance has changed, or the instance is new to the metric."""
+        """Take the weight of an instance that has changed or is new to the metric."""
 
 
 class Instance:

@@ -81,7 +81,7 @@ class ResponseEncoder:
 
     @property
     def cache_outcome(self) -> str | None:
-        """The cache outcome of the client."""
+        """What the cache did with the request, as the client's exchange records it."""
         return self._client.cache_outcome
 
     @cache_outcome.setter
@@ -145,7 +145,7 @@ class ResponseEncoder:
         self._client.on_stored(view, encoded_form(entry, self._rule, name, self._store), status_line, added_lines)
 
     def _still_coded(self, head: ResponseHead, fields: Fields) -> ResponseHead:
-        """Return a 304 with the entity tag of the encoded form, where the client holds that (RFC 9111 §4.3.4)."""
+        """Return a 304 with the entity tag of the encoded form, if the client holds that form (RFC 9111 §4.3.4)."""
         tag = get(fields, b"etag")
         held = b", ".join(line.value for line in self._head.lines if line.name == b"if-none-match")
         if tag is None or not tag.startswith(b'"') or b"W/" + tag not in held:

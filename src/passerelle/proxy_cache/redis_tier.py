@@ -161,7 +161,7 @@ class RedisTier:
             await store.release(claim)
 
     def release(self, claim: bytes | None) -> None:
-        """Release ``claim`` without a response, so that the workers waiting for it fetch themselves."""
+        """Release ``claim`` without a response, so that each worker waiting for it sends its own request upstream."""
         if claim is not None and self.up:
             self._run(self.store.release(claim))
 
