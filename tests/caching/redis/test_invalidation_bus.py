@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -37,5 +38,21 @@ def test_what_was_held_before_the_first_connection_is_let_go_of(server: RedisSer
                 assert late.memory.put(entry())
             finally:
                 await late.second.stop()
+
+    run(work())
+
+
+def test_a_bus_stops_when_its_session_ends_at_the_same_moment(server: RedisServer) -> None:
+    """The session was cancelled because an operation failed, and the bus task before it noticed."""
+
+    async def work() -> None:
+        async with workers(server.url, 1, namespace="same") as (one,):
+            bus = one.second.bus
+            session, task = bus._session, bus._task
+            assert session is not None and task is not None
+            session.add_done_callback(lambda _: task.cancel())
+            bus.mark_unavailable()
+            done, _ = await asyncio.wait([task], timeout=5)
+            assert done, "the bus goes on although it was cancelled"
 
     run(work())

@@ -9,7 +9,6 @@ back.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import os
@@ -166,9 +165,7 @@ class InvalidationBus:
         """Disconnect permanently."""
         self.ready = False
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await _cancel(self._task)
         self._wake_waiters()
 
     def mark_unavailable(self) -> None:
@@ -255,11 +252,10 @@ class InvalidationBus:
             try:
                 await asyncio.shield(self._session)
             except asyncio.CancelledError:
-                if not self._session.cancelled():
-                    # This task itself was cancelled: the bus stops.
-                    self._session.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, Exception):
-                        await self._session
+                task = asyncio.current_task()
+                if not self._session.cancelled() or (task is not None and task.cancelling()):
+                    # This task itself was cancelled, perhaps at the same time as the session: the bus stops.
+                    await _cancel(self._session)
                     raise
             except Exception as error:
                 # Redis is unavailable. Or it sends invalid data, on which its client may raise any exception.
@@ -395,3 +391,10 @@ class InvalidationBus:
             for future in futures:
                 if not future.done():
                     future.set_result(False)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancel ``task`` and wait for its end, again each half second: a cancellation may be lost in a library."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.5)
