@@ -102,6 +102,27 @@ def test_what_it_says_goes_upstream_and_cannot_come_from_outside(rig: Rig) -> No
     assert request.get("x-kept") == b"kept"
 
 
+def test_its_fields_cannot_come_from_outside_on_another_route_to_the_service(rig: Rig) -> None:
+    judge, service, other = (rig.upstream(answering(ok(b"{}", b"X-User: ann"))) for _ in range(3))
+    asks = {"service": "auth", "path": "/check", "copy_headers": ["X-User"]}
+    gateway = rig.gateway(
+        {name: {"targets": [each.url]} for name, each in (("auth", judge), ("u", service), ("o", other))},
+        [
+            {"path": "/guarded", "service": "u", "forward_auth": asks},
+            {"path": "/open", "service": "u"},
+            {"path": "/whole", "compose": {"a": {"service": "u", "path": "/part"}}},
+            {"path": "/other", "service": "o"},
+        ],
+    )
+    forged = [*(("X-User", "root"), ("x-user", "root"), ("X_User", "root"), ("x_USER", "root")), ("X-Users", "kept")]
+    for path in ("/open", "/whole", "/guarded", "/other"):
+        assert rig.connect(gateway).request("GET", path, *forged).status == 200
+    for request in service.requests:
+        assert b"root" not in request.raw and request.get("x-users") == b"kept"
+    assert [request.get("x-user") for request in service.requests] == [None, None, b"ann"]
+    assert other.requests[0].all("x-user") == [b"root", b"root"]
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [

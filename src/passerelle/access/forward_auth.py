@@ -16,6 +16,7 @@ from passerelle.http1.head import ResponseHead
 from passerelle.security.addresses import Proxies
 from passerelle.security.forward_auth import ForwardAuth, Verdict, VerdictCallback
 from passerelle.security.guard import GuardedCall
+from passerelle.security.header_rules import WithheldFields
 from passerelle.security.identity import Identity
 from passerelle.upstream.request_headers import VIA
 from passerelle.upstream.subrequest import Subrequest
@@ -64,12 +65,13 @@ def forward_auth(
     proxies: Proxies,
     label: str,
     count: Callable[[str, str], None],
+    withheld: WithheldFields | None = None,
 ) -> ForwardAuth:
     """Create the guard of the route called ``label``, which sends its requests with ``subrequest``.
 
-    ``count`` is called with the outcome of each request.
+    ``count`` is called with the outcome of each request. Authorization requests do not carry the ``withheld`` fields.
     """
-    requester = _AuthRequester(settings, subrequest, proxies)
+    requester = _AuthRequester(settings, subrequest, proxies, withheld)
     key: Callable[[GuardedCall], bytes] | None = None
     if settings.cache_seconds is not None:
         key = requester.key_of(settings.cache_by) if settings.cache_by else requester.full_key
@@ -88,7 +90,14 @@ def forward_auth(
 class _AuthRequester:
     """Sends the authorization requests of one route."""
 
-    def __init__(self, settings: ForwardAuthSettings, subrequest: Subrequest, proxies: Proxies) -> None:
+    def __init__(
+        self,
+        settings: ForwardAuthSettings,
+        subrequest: Subrequest,
+        proxies: Proxies,
+        withheld: WithheldFields | None,
+    ) -> None:
+        self._withheld = withheld
         self._subrequest = subrequest
         self._proxies = proxies
         self._path = settings.path.encode("ascii")
@@ -150,6 +159,8 @@ class _AuthRequester:
         """Return the field lines of the authorization request: those about the request, then copied ones."""
         values = self._forwarded_values(call)
         lines = b"".join(b"%b\r\n" % field.line for field in call.fields if field.name in self._sent)
+        if self._withheld is not None:
+            lines = self._withheld.apply(lines)
         return (
             b"Host: %b\r\n%bX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Method: %b\r\n"
             b"X-Forwarded-Proto: %b\r\nX-Forwarded-Uri: %b\r\nAccept-Encoding: identity\r\n%b"

@@ -326,6 +326,8 @@ class Exchange:
             fields = head.upstream = upstream_fields(
                 head, self._client.peer, self._context.proxies, self._client.scheme
             )
+        if plan.withheld is not None:
+            fields = plan.withheld.apply(fields)
         if self._call is not None:
             fields = self._call.upstream_section(fields)
         if plan.request_rules is not None:
@@ -345,6 +347,8 @@ class Exchange:
         fields = head.part_fields
         if fields is None:
             fields = head.part_fields = part_fields(head, self._client.peer, self._context.proxies, self._client.scheme)
+        if plan.withheld is not None:
+            fields = plan.withheld.apply(fields)
         consumer = b""
         if self._call is not None:
             fields = self._call.upstream_section(fields)
