@@ -102,7 +102,9 @@ class _AuthRequester:
         self._proxies = proxies
         self._path = settings.path.encode("ascii")
         self._sent = frozenset(name.lower().encode("ascii") for name in settings.send_headers)
-        self._copied = frozenset(name.lower().encode("ascii") for name in settings.copy_headers)
+        copied = frozenset(name.lower().encode("ascii") for name in settings.copy_headers)
+        self._copied = copied - {b"set-cookie"}
+        self._sets_cookies = b"set-cookie" in copied
         self._consumer = settings.consumer.lower().encode("ascii") if settings.consumer is not None else None
         self._seconds = settings.cache_seconds or 0.0
 
@@ -180,7 +182,10 @@ class _AuthRequester:
         status = head.status
         if 200 <= status < 300:
             lines = b"".join(b"%b\r\n" % field.line for field in head.lines if field.name in self._copied)
-            return Verdict(None, lines, self._identity(head), self._lifetime(head))
+            cookies = b""
+            if self._sets_cookies:
+                cookies = b"".join(b"%b\r\n" % field.line for field in head.lines if field.name == b"set-cookie")
+            return Verdict(None, lines, self._identity(head), self._lifetime(head), cookies)
         if status in (401, 403) or status in _REDIRECTS:
             fields: Fields = [(_RELAYED[f.name], f.value) for f in head.lines if f.name in _RELAYED]
             if head.get(b"cache-control") is None:
