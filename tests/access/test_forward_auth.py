@@ -102,6 +102,42 @@ def test_what_it_says_goes_upstream_and_cannot_come_from_outside(rig: Rig) -> No
     assert request.get("x-kept") == b"kept"
 
 
+@pytest.mark.parametrize("cache", [None, {"ttl": "1m"}])
+def test_its_cookies_reach_the_client_where_they_are_named(rig: Rig, cache: dict[str, Any] | None) -> None:
+    answer = ok(b"", b"X-User: ann", b"Set-Cookie: a=1; HttpOnly", b"set-cookie: b=2")
+    asks = {"copy_headers": ["X-User", "Set-Cookie"], "cache": "1m"}
+    route = {} if cache is None else {"cache": cache}
+    guarded = Guarded(rig, answer, asks, route=route, answer=ok(b"in", b"Set-Cookie: own=3"))
+    for number in (1, 2):
+        given = guarded.request("GET", "/a", ("Set-Cookie", "c=4"))
+        assert given.all("set-cookie")[-2:] == [b"a=1; HttpOnly", b"b=2"]
+        assert given.all("set-cookie")[:-2] == [b"own=3"]
+        assert len(guarded.judge.requests) == number  # what sets a cookie is for one request
+    assert all("set-cookie" not in request.names() for request in guarded.upstream.requests)
+    assert guarded.upstream.requests[0].get("x-user") == b"ann"
+
+
+def test_its_fields_cannot_come_from_outside_on_another_route_to_the_service(rig: Rig) -> None:
+    judge, service, other = (rig.upstream(answering(ok(b"{}", b"X-User: ann"))) for _ in range(3))
+    asks = {"service": "auth", "path": "/check", "copy_headers": ["X-User"]}
+    gateway = rig.gateway(
+        {name: {"targets": [each.url]} for name, each in (("auth", judge), ("u", service), ("o", other))},
+        [
+            {"path": "/guarded", "service": "u", "forward_auth": asks},
+            {"path": "/open", "service": "u"},
+            {"path": "/whole", "compose": {"a": {"service": "u", "path": "/part"}}},
+            {"path": "/other", "service": "o"},
+        ],
+    )
+    forged = [*(("X-User", "root"), ("x-user", "root"), ("X_User", "root"), ("x_USER", "root")), ("X-Users", "kept")]
+    for path in ("/open", "/whole", "/guarded", "/other"):
+        assert rig.connect(gateway).request("GET", path, *forged).status == 200
+    for request in service.requests:
+        assert b"root" not in request.raw and request.get("x-users") == b"kept"
+    assert [request.get("x-user") for request in service.requests] == [None, None, b"ann"]
+    assert other.requests[0].all("x-user") == [b"root", b"root"]
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [

@@ -18,6 +18,11 @@ def make(number: int, weights: tuple[float, ...] = (1.0,)) -> list[Instance]:
     return [Instance(f"i{n}", f"10.0.0.{n}:80", weights[n % len(weights)]) for n in range(number)]
 
 
+def address(instance: Instance | None) -> str:
+    assert instance is not None
+    return instance.address
+
+
 def where(node: BoundedHash) -> list[str]:
     return [chosen.name for key in KEYS if (chosen := node.pick(key=key)) is not None]
 
@@ -30,10 +35,61 @@ def test_a_key_has_the_same_instance_whatever_the_order_of_the_list() -> None:
     assert set(first) == {instance.name for instance in members}
 
 
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 100.0, 3.0)])
+def test_a_target_that_is_taken_out_moves_its_own_keys_only(weights: tuple[float, ...]) -> None:
+    members = [Instance(f"u-{n}", f"10.1.0.{n}:80", weights[n % len(weights)]) for n in range(1, 6)]
+    for lost in members:
+        node = BoundedHash(members)
+        before = {key: node.pick(key=key) for key in KEYS}
+        # The others have other numbers, and so other names, in the shorter list.
+        left = [Instance(f"u-{n}", each.address, each.weight) for n, each in enumerate(members, 1) if each is not lost]
+        node = BoundedHash(left)
+        moved = [key for key in KEYS if address(node.pick(key=key)) != address(before[key])]
+        assert moved == [key for key in KEYS if before[key] is lost]
+
+
+def test_another_order_of_the_file_changes_nothing() -> None:
+    addresses = [f"10.1.0.{n}:80" for n in range(5)]
+    first = BoundedHash([Instance(f"u-{n}", each) for n, each in enumerate(addresses)])
+    other = BoundedHash([Instance(f"u-{n}", each) for n, each in enumerate(reversed(addresses))])
+    assert [address(first.pick(key=key)) for key in KEYS] == [address(other.pick(key=key)) for key in KEYS]
+
+
+@pytest.mark.parametrize("network", range(8))
+def test_shares_of_five_are_within_ten_percent(network: int) -> None:
+    node = BoundedHash([Instance(f"u-{n}", f"10.{network}.0.{n}:80") for n in range(1, 6)])
+    counts = Counter(address(node.pick(key=b"user-%d" % number)) for number in range(10_000))
+    assert all(1_800 <= number <= 2_200 for number in counts.values())
+
+
+def test_an_instance_that_replaces_another_has_its_keys() -> None:
+    members = [Instance(f"u-{n}", f"127.0.0.1:{8000 + n}", place=f"u/{n}") for n in (1, 2, 3)]
+    node = BoundedHash(members)
+    before = [chosen.place for key in KEYS if (chosen := node.pick(key=key))]
+    new = Instance("u-4", "127.0.0.1:9000", place="u/1", status=Status.DOWN)
+    for change in (
+        lambda: node.replace([*members, new]),
+        lambda: (set_status(new, Status.UP), set_status(members[0], Status.DRAINING)),
+        lambda: node.replace([*members[1:], new]),
+    ):
+        change()
+        after = [chosen.place for key in KEYS if (chosen := node.pick(key=key))]
+        assert after == before
+
+
+@pytest.mark.parametrize("key", [None, b""])
+def test_an_empty_or_missing_key_is_spread_evenly(key: bytes | None) -> None:
+    node = BoundedHash(make(5), random=random.Random(3).random)
+    counts = Counter(chosen.name for _ in range(10_000) if (chosen := node.pick(key=key)))
+    assert len(counts) == 5 and all(1_800 <= number <= 2_200 for number in counts.values())
+
+
 def test_the_position_is_the_same_in_every_process() -> None:
     # a change of these values would move the requests of all clients at an upgrade
     assert ring_position(b"user-1") == 0x9AAC5A8621EAE188
     assert next_position(0) == 0xE220A8397B1DCDAF
+    node = BoundedHash([Instance("a", "10.0.0.1:80"), Instance("b", "10.0.0.2:80"), Instance("c", "10.0.0.3:80")])
+    assert "".join(node.pick(key=b"user-%d" % n).name for n in range(12)) == "abbaacababbb"
     assert ring_points(Instance("a", "b"), 3) == ring_points(Instance("a", "b"), 40)[:3]
 
 

@@ -19,6 +19,24 @@ def test_a_token_leads_to_the_same_instance() -> None:
         assert {node.pick(key=node.token(instance)) for _ in range(5)} == {instance}
 
 
+def test_an_instance_is_known_by_its_place_not_by_its_name_or_order() -> None:
+    node, members = make()
+    other = Sticky(
+        RoundRobin([Instance(f"x{n}", one.address) for n, one in enumerate(reversed(members))]), b"user|secret"
+    )
+    for instance in members:
+        chosen = other.pick(key=node.token(instance))
+        assert chosen is not None and chosen.address == instance.address
+
+
+def test_an_instance_that_replaces_another_gets_its_clients() -> None:
+    old = Instance("u-1", "127.0.0.1:8001", place="u/1", status=Status.DRAINING)
+    new = Instance("u-3", "127.0.0.1:8003", place="u/1")
+    for members in ([old, new], [new, old]):
+        node = Sticky(RoundRobin([*members, Instance("u-2", "127.0.0.1:8002", place="u/2")]), b"secret")
+        assert {node.pick(key=node.token(old)) for _ in range(4)} == {new}
+
+
 @pytest.mark.parametrize("status", [Status.DOWN, Status.EJECTED, Status.DRAINING])
 def test_another_instance_is_picked_when_it_is_not_up(status: Status) -> None:
     node, members = make()

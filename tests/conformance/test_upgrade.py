@@ -172,6 +172,49 @@ def test_an_unsolicited_101_is_a_502(rig: Rig) -> None:
     assert client.request("GET", "/").body == b"next"
 
 
+@pytest.mark.parametrize(
+    "switch",
+    [
+        SWITCH.replace(b"Upgrade: websocket", b"Upgrade: h2c"),
+        SWITCH.replace(b"Upgrade: websocket", b"Upgrade: websocket, h2c"),
+        SWITCH.replace(b"Upgrade: websocket", b"Upgrade: "),
+        SWITCH.replace(b"Connection: Upgrade\r\n", b""),
+        SWITCH.replace(b"Connection: Upgrade", b"Connection: keep-alive"),
+    ],
+)
+def test_a_101_for_another_protocol_or_without_its_connection_option_is_a_502(rig: Rig, switch: bytes) -> None:
+    upstream = rig.upstream([lambda c: (c.read_head(), c.send(switch))[1], answering(ok(b"next"))])
+    gateway = rig.forward(upstream, route={"attempts": 1})
+    client = rig.connect(gateway)
+    client.send(UPGRADE)
+    problem(client.read_response(), 502)
+    assert rig.connect(gateway).request("GET", "/").body == b"next"
+
+
+def test_a_101_names_one_of_the_requested_protocols_in_any_case(rig: Rig) -> None:
+    upstream = rig.upstream(lambda c: (c.read_head(), c.send(SWITCH.replace(b"websocket", b"WebSocket")))[1])
+    client = rig.connect(rig.forward(upstream))
+    client.send(UPGRADE.replace(b"Upgrade: websocket", b"Upgrade: chat/2, websocket"))
+    assert client.read_response().get("upgrade") == b"WebSocket"
+
+
+def test_an_upgrade_in_http_1_0_is_ignored(rig: Rig) -> None:
+    upstream = rig.upstream(answering(ok()))
+    client = rig.connect(rig.forward(upstream))
+    for version in (b"1.0", b"1.1", b"1.0"):
+        client.send(UPGRADE.replace(b"HTTP/1.1", b"HTTP/" + version))
+        assert client.read_response().status == 200
+    assert ["upgrade" in request.names() for request in upstream.requests] == [False, True, False]
+
+
+def test_an_expectation_in_http_1_0_is_ignored(rig: Rig) -> None:
+    upstream = rig.upstream(answering(ok()))
+    client = rig.connect(rig.forward(upstream))
+    client.send(b"POST / HTTP/1.0\r\nHost: gw\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")
+    assert client.read_response().status == 200
+    assert upstream.requests[0].body == b"hello" and "expect" not in upstream.requests[0].names()
+
+
 def test_an_upgrade_with_a_body_is_an_ordinary_request(rig: Rig) -> None:
     """A body and a tunnel would share one byte stream, which each hop might split differently."""
     upstream = rig.upstream(answering(ok()))

@@ -193,3 +193,21 @@ def test_the_log_names_the_consumer_and_nobody_where_there_is_none(shop: Shop) -
     shop.get("/read")
     lines = [json.loads(line) for line in shop.logged().splitlines()]
     assert [line.get("consumer") for line in lines] == ['O"Brien', None]
+
+
+@pytest.mark.parametrize("path", ["/open", "/any", "/whole"])
+def test_no_spelling_of_the_key_goes_upstream_on_any_route(rig: Rig, tmp_path: Path, path: str) -> None:
+    shop = Shop(rig, tmp_path)
+    key, second = shop.key(), shop.key()
+    lines = [("X-API-Key", key), ("X_API_Key", second), ("x-api_key", f"a, {second}"), ("X-API-Keys", "kept")]
+    shop.client.request("GET", path, *lines)
+    (request,) = shop.upstream.requests
+    assert b"psr_" not in request.raw and request.get("x-api-keys") == b"kept"
+    shop.store.close()
+
+
+def test_a_key_of_another_form_goes_upstream_on_an_open_route(rig: Rig, tmp_path: Path) -> None:
+    shop = Shop(rig, tmp_path)
+    assert shop.get("/open", "the-service-s-own").status == 200
+    assert shop.upstream.requests[0].get("x-api-key") == b"the-service-s-own"
+    shop.store.close()

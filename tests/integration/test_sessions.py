@@ -151,6 +151,15 @@ def test_the_service_sees_other_cookies_only(shop: Shop) -> None:
         assert identity.encode() not in request.raw
 
 
+def test_no_route_sends_the_session_upstream(shop: Shop) -> None:
+    identity = session(shop.login("ada"))
+    sent = [("Cookie", f"__Host-session={identity}; b=2"), ("cookie", f" __Host-session={identity}")]
+    assert shop.client.request("GET", "/open", *sent).status == 200
+    (request,) = shop.asked()
+    assert request.all("cookie") == [b"b=2"]
+    assert identity.encode() not in request.raw
+
+
 def test_roles(shop: Shop) -> None:
     customer, admin = session(shop.login("ada")), session(shop.login("root"))
     assert shop.ask("GET", "/admin", customer).status == 403

@@ -107,6 +107,20 @@ def test_an_instance_that_freezes_is_not_picked_until_it_answers_again(supervise
     run(check(), 60)
 
 
+def test_a_restart_keeps_the_places_of_the_instances(supervised: Callable[..., Any]) -> None:
+    async def check() -> None:
+        async with supervised(FILES) as running:
+            await running.started()
+            fleet = running.supervisor.fleet
+            before = {(one["name"], one["port"]): one["place"] for one in fleet.services["s"].listing()}
+            assert sorted(before.values()) == ["s/1", "s/2"]
+            await running.supervisor._reconciler.restart("s")
+            after = {(one["name"], one["port"]): one["place"] for one in fleet.services["s"].listing()}
+            assert sorted(after.values()) == ["s/1", "s/2"] and not after.keys() & before.keys()
+
+    run(check(), 60)
+
+
 def test_an_instance_that_dies_is_out_before_anything_else_happens(supervised: Callable[..., Any]) -> None:
     async def check() -> None:
         async with supervised(FILES) as running:

@@ -16,6 +16,7 @@ from passerelle.http1.head import ResponseHead
 from passerelle.security.addresses import Proxies
 from passerelle.security.forward_auth import ForwardAuth, Verdict, VerdictCallback
 from passerelle.security.guard import GuardedCall
+from passerelle.security.header_rules import WithheldFields
 from passerelle.security.identity import Identity
 from passerelle.upstream.request_headers import VIA
 from passerelle.upstream.subrequest import Subrequest
@@ -65,12 +66,13 @@ def forward_auth(
     proxies: Proxies,
     label: str,
     count: Callable[[str, str], None],
+    withheld: WithheldFields | None = None,
 ) -> ForwardAuth:
     """Create the guard of the route called ``label``, which sends its requests with ``subrequest``.
 
-    ``count`` is called with the outcome of each request.
+    ``count`` is called with the outcome of each request. Authorization requests do not carry the ``withheld`` fields.
     """
-    requester = _AuthRequester(settings, subrequest, proxies)
+    requester = _AuthRequester(settings, subrequest, proxies, withheld)
     key: Callable[[GuardedCall], bytes] | None = None
     if settings.cache_seconds is not None:
         key = requester.key_of(settings.cache_by) if settings.cache_by else requester.full_key
@@ -89,12 +91,21 @@ def forward_auth(
 class _AuthRequester:
     """Sends the authorization requests of one route."""
 
-    def __init__(self, settings: ForwardAuthSettings, subrequest: Subrequest, proxies: Proxies) -> None:
+    def __init__(
+        self,
+        settings: ForwardAuthSettings,
+        subrequest: Subrequest,
+        proxies: Proxies,
+        withheld: WithheldFields | None,
+    ) -> None:
+        self._withheld = withheld
         self._subrequest = subrequest
         self._proxies = proxies
         self._path = settings.path.encode("ascii")
         self._sent = frozenset(name.lower().encode("ascii") for name in settings.send_headers)
-        self._copied = frozenset(name.lower().encode("ascii") for name in settings.copy_headers)
+        copied = frozenset(name.lower().encode("ascii") for name in settings.copy_headers)
+        self._copied = copied - {b"set-cookie"}
+        self._sets_cookies = b"set-cookie" in copied
         self._consumer = settings.consumer.lower().encode("ascii") if settings.consumer is not None else None
         self._seconds = settings.cache_seconds or 0.0
 
@@ -151,6 +162,8 @@ class _AuthRequester:
         """Return the field lines of the authorization request: those about the request, then copied ones."""
         values = self._forwarded_values(call)
         lines = b"".join(b"%b\r\n" % field.line for field in call.fields if field.name in self._sent)
+        if self._withheld is not None:
+            lines = self._withheld.apply(lines)
         return (
             b"Host: %b\r\n%bX-Forwarded-For: %b\r\nX-Forwarded-Host: %b\r\nX-Forwarded-Method: %b\r\n"
             b"X-Forwarded-Proto: %b\r\nX-Forwarded-Uri: %b\r\nAccept-Encoding: identity\r\n%b"
@@ -170,7 +183,10 @@ class _AuthRequester:
         status = head.status
         if 200 <= status < 300:
             lines = b"".join(b"%b\r\n" % field.line for field in head.lines if field.name in self._copied)
-            return Verdict(None, lines, self._identity(head), self._lifetime(head))
+            cookies = b""
+            if self._sets_cookies:
+                cookies = b"".join(b"%b\r\n" % field.line for field in head.lines if field.name == b"set-cookie")
+            return Verdict(None, lines, self._identity(head), self._lifetime(head), cookies)
         if status in (401, 403) or status in _REDIRECTS:
             fields: Fields = [(_RELAYED[f.name], f.value) for f in head.lines if f.name in _RELAYED]
             if head.get(b"cache-control") is None:

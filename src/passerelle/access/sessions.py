@@ -192,6 +192,8 @@ class _SessionWriter:
         """
         if self._store is None:
             self._store = SessionStore(self._path)
+        else:
+            self._store.changed()  # opens the file again if another one has replaced it
         write(self._store)
 
     def record_uses(self, used: dict[bytes, float], lifetimes: Lifetimes, now: float) -> None:

@@ -70,6 +70,7 @@ class Instance:
         "metric",
         "name",
         "owner",
+        "place",
         "share",
         "status",
         "streak",
@@ -90,9 +91,12 @@ class Instance:
         zone: str = "",
         endpoint: Any = None,
         status: Status = Status.UP,
+        place: str = "",
     ) -> None:
         self.name = name
         self.address = address
+        # The key of the instance for hashing and sticky cookies, which does not depend on its number in a list.
+        self.place = place or address or name
         self.zone = zone
         self.tier = 0  # the lowest first, with :mod:`.priority_tiers`
         self.endpoint = endpoint
@@ -121,7 +125,7 @@ class Instance:
 
     @property
     def identity(self) -> str:
-        """The key of the instance in snapshots and on hash rings, unique in a service."""
+        """The key of the instance in snapshots, unique in a service."""
         return identity(self.name, self.address)
 
     def __repr__(self) -> str:
@@ -227,6 +231,7 @@ class InstanceConfig(NamedTuple):
     address: str
     weight: float = 1.0
     zone: str = ""
+    place: str = ""
 
 
 class Roster:
@@ -253,7 +258,14 @@ class Roster:
             if instance is None:
                 instance = self._leaving.pop(key, None)
                 if instance is None:
-                    instance = Instance(member.name, member.address, member.weight, member.zone, status=self._status)
+                    instance = Instance(
+                        member.name,
+                        member.address,
+                        member.weight,
+                        member.zone,
+                        status=self._status,
+                        place=member.place,
+                    )
                 else:
                     set_status(instance, self._status)
             set_weight(instance, weight=member.weight)

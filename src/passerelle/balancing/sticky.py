@@ -43,7 +43,9 @@ class Sticky:
         """See :meth:`.policies.PickerNode.pick`."""
         if key is not None:
             if not self._fresh:
-                self._by_token = {self.token(instance): instance for instance in self._inner.members}
+                # A process and the one that replaces it share a place: the one that is up has the token.
+                ordered = sorted(self._inner.members, key=lambda instance: instance.up)
+                self._by_token = {self.token(instance): instance for instance in ordered}
                 self._fresh = True
             chosen = self._by_token.get(key)
             if chosen is not None and chosen.up and chosen not in exclude:
@@ -52,7 +54,7 @@ class Sticky:
 
     def token(self, instance: Instance) -> bytes:
         """Return the value of the cookie for ``instance``, 22 hexadecimal digits."""
-        return blake2b(instance.identity.encode(), digest_size=11, key=self._secret).hexdigest().encode()
+        return blake2b(instance.place.encode(), digest_size=11, key=self._secret).hexdigest().encode()
 
     def changed(self) -> None:
         """Compute the tokens again at the next pick: a node below has changed."""

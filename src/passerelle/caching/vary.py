@@ -18,7 +18,6 @@ CONSUMER_FIELD: Final = b"x-consumer"
 MAX_NAMES: Final = 16
 _LONGEST: Final = 96
 
-_COMMA = re.compile(rb"[ \t]*,[ \t]*")
 _WEIGHT = re.compile(rb"[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 # A value never contains these bytes (RFC 9110 §5.5), so the joined parts are unambiguous.
@@ -71,7 +70,7 @@ def normalise(name: bytes, value: bytes) -> bytes:
     if name in (b"accept-language", b"accept-encoding"):
         return b",".join(b"%b;%d" % (member, weight) for weight, member in weighted(value))
     value = value.strip(b" \t")
-    return value if b'"' in value else _COMMA.sub(b",", value)
+    return value if b'"' in value else b",".join([member.strip(b" \t") for member in value.split(b",")])
 
 
 def weighted(value: bytes) -> list[tuple[int, bytes]]:

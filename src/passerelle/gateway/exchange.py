@@ -28,7 +28,7 @@ from passerelle.errors import Failure, Kind
 from passerelle.gateway.compression import ResponseEncoder, encode_composed, uncoded_request, uncoded_view
 from passerelle.gateway.context import Context
 from passerelle.gateway.plans import ComposePlan, ForwardPlan, HandlerPlan, RoutePlan
-from passerelle.http.messages import SAFE_METHODS, Response
+from passerelle.http.messages import SAFE_METHODS, Response, list_members
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.serialize import problem, serialize
@@ -326,6 +326,8 @@ class Exchange:
             fields = head.upstream = upstream_fields(
                 head, self._client.peer, self._context.proxies, self._client.scheme
             )
+        if plan.withheld is not None:
+            fields = plan.withheld.apply(fields)
         if self._call is not None:
             fields = self._call.upstream_section(fields)
         if plan.request_rules is not None:
@@ -345,6 +347,8 @@ class Exchange:
         fields = head.part_fields
         if fields is None:
             fields = head.part_fields = part_fields(head, self._client.peer, self._context.proxies, self._client.scheme)
+        if plan.withheld is not None:
+            fields = plan.withheld.apply(fields)
         consumer = b""
         if self._call is not None:
             fields = self._call.upstream_section(fields)
@@ -432,6 +436,10 @@ class Exchange:
         source = cast(UpstreamRequest | CacheLookup, self._source)
         if self._head.upgrade is None:
             source.refuse(Failure(Kind.BAD_RESPONSE, "101 without an Upgrade in the request"))
+            return
+        chosen = set(list_members((head.upgrade or b"").lower()))
+        if not chosen or not chosen.issubset(list_members(self._head.upgrade.lower())):
+            source.refuse(Failure(Kind.BAD_RESPONSE, "101 for a protocol that the request does not name"))
             return
         self._status = head.status
         upstream = source.tunnel(client)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from passerelle.access.interfaces import HandlerExchange
 from passerelle.compose.plans import ComposedRoute
@@ -14,7 +14,7 @@ from passerelle.observability.metrics import RouteMetrics
 from passerelle.proxy_cache.cache import CachePlan, path_tag
 from passerelle.routing.paths import Template
 from passerelle.security.guard import Guard
-from passerelle.security.header_rules import RequestHeaderRules
+from passerelle.security.header_rules import RequestHeaderRules, WithheldFields
 from passerelle.upstream.request import CallPolicy
 
 
@@ -25,7 +25,7 @@ class RoutePlan:
     ``body_limit`` is in bytes. ``log`` is None without an access log. ``guards`` run in this order. ``coding`` selects
     the responses to compress. ``request_rules`` and ``response_rules`` edit header fields. ``preflight`` handles CORS
     preflights for the route; where it is None they are ordinary requests. ``cache`` is None where the route stores
-    nothing.
+    nothing. ``withheld`` are the fields of clients that the services of the route never receive.
     """
 
     metrics: RouteMetrics
@@ -37,6 +37,7 @@ class RoutePlan:
     response_rules: ResponseHeaderRules | None
     preflight: HandlerPlan | None
     cache: CachePlan | None
+    withheld: WithheldFields | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

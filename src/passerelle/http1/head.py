@@ -344,6 +344,8 @@ class ResponseHead(HeaderSection):
                     self.chunked = field.data
                 elif role == UPGRADE:
                     self.upgrade = field.value
+        if b"upgrade" not in options:
+            self.upgrade = None
         old = match[1] == b"0"
         if coded and (self.content_length >= 0 or old):
             raise Failure(Kind.BAD_RESPONSE, "Transfer-Encoding beside Content-Length or in HTTP/1.0")

@@ -28,13 +28,15 @@ class Verdict:
 
     ``refusal`` is the response for the client, or None if the request is allowed; ``lines`` (each with CRLF) are then
     added to the forwarded request, and ``identity`` is the client's identity if the service named one. The verdict may
-    be used for other requests, and for ``seconds``.
+    be used for other requests, and for ``seconds``. ``response_lines`` (each with CRLF) are added to the response to
+    the client.
     """
 
     refusal: Response | None = None
     lines: bytes = b""
     identity: Identity | None = None
     seconds: float = 0.0
+    response_lines: bytes = b""
 
     @property
     def size(self) -> int:
@@ -167,6 +169,7 @@ class ForwardAuth:
             # The service may vary its responses by these fields, so a stored response is not shared across their
             # values.
             call.variant_identity = blake2b(verdict.lines, digest_size=16).digest()
+        call.response_fields += verdict.response_lines
         if verdict.identity is not None:
             call.identity = verdict.identity
             call.upstream_fields += verdict.identity.lines

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from passerelle.http.messages import Field
+from passerelle.security.credentials.api_keys import KEY_FORM
 
 _PARAMETER = re.compile(rb"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -29,6 +30,42 @@ def without(section: bytes, pattern: re.Pattern[bytes]) -> bytes:
     """Return ``section``, which begins with a field line, without the lines that match ``pattern``."""
     # The pattern includes the CRLF of the preceding line: the first line gets one, and the result has one too many.
     return pattern.sub(b"", b"\r\n" + section)[2:]
+
+
+class WithheldFields:
+    """Field lines of clients that no service of a route receives.
+
+    Fields ``names`` (lower case) are withheld with any value, ``key_header`` where it contains an API key of the
+    gateway; both also under names that CGI and WSGI do not distinguish. ``cookies`` are removed from ``Cookie``.
+    """
+
+    __slots__ = ("_cookies", "_lines")
+
+    def __init__(self, names: Collection[bytes], key_header: bytes | None, cookies: Collection[bytes]) -> None:
+        forms = [lines_of(names, aliases=True).pattern] if names else []
+        if key_header is not None:
+            name = re.escape(key_header.replace(b"_", b"-")).replace(rb"\-", b"[-_]")
+            forms.append(rb"\r\n%b:[^\r\n]*(?-i:%b)[^\r\n]*" % (name, KEY_FORM))
+        self._lines = re.compile(b"|".join(forms), re.IGNORECASE) if forms else None
+        self._cookies = frozenset(cookies)
+
+    def apply(self, section: bytes) -> bytes:
+        """Return ``section`` (CRLF after each line) without the withheld fields and cookies."""
+        if self._lines is not None:
+            section = without(section, self._lines)
+        if any(name in section for name in self._cookies):
+            lines = [self._without_cookies(line) for line in section.split(b"\r\n")]
+            section = b"\r\n".join([line for line in lines[:-1] if line] + [b""])
+        return section
+
+    def _without_cookies(self, line: bytes) -> bytes:
+        if line[:7].lower() != b"cookie:":
+            return line
+        pairs = [pair.strip(b" \t") for pair in line[7:].split(b";")]
+        kept = [pair for pair in pairs if pair.partition(b"=")[0].strip() not in self._cookies]
+        if len(kept) == len(pairs):
+            return line
+        return b"Cookie: %b" % b"; ".join(kept) if any(kept) else b""
 
 
 class RequestHeaderRules:

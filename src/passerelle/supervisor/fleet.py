@@ -111,8 +111,14 @@ class Fleet:
         self.services[name] = service
         return service
 
-    def make_instance(self, service: ServiceHealthMonitor) -> InstanceProcess:
-        """Create an instance of ``service`` under the lowest free number, without starting it."""
+    def make_instance(self, service: ServiceHealthMonitor, place: int | None = None) -> InstanceProcess:
+        """Create an instance of ``service`` under the lowest free number, without starting it.
+
+        ``place`` is the place of the instance that it replaces. With None, the instance takes the lowest free place.
+        """
+        if place is None:
+            taken = {instance.place for instance in self.instances if instance.service is service}
+            place = next(n for n in count(1) if n not in taken)
         names = {instance.name for instance in self.instances}
         name = next(name for n in count(1) if (name := f"{service.name}-{n}") not in names)
         instance = InstanceProcess(
@@ -124,6 +130,7 @@ class Fleet:
             Backoff(self._rng.random),
             self.report,
             self.clock,
+            place,
         )
         self.instances.append(instance)
         return instance

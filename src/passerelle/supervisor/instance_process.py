@@ -24,7 +24,8 @@ class InstanceProcess(SupervisedProcess):
     """The instance ``name`` of ``service``.
 
     ``ports_in_use`` has the ports of all instances. Each start takes a new port, so that processes which an earlier
-    start has left behind cannot block it.
+    start has left behind cannot block it. ``place`` is its number for hashing and sticky cookies. An instance that
+    replaces it has the same place.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class InstanceProcess(SupervisedProcess):
         backoff: Backoff,
         events: ProcessEvents,
         clock: Callable[[], float],
+        place: int,
     ) -> None:
         super().__init__(name, backoff, events, clock)
         self.service = service
         self.port = 0
+        self.place = place
         self._folder = folder
         self._ports_in_use = ports_in_use
         self._write = write
@@ -81,7 +84,7 @@ class InstanceProcess(SupervisedProcess):
         )
 
     async def _watch(self, process: Process) -> NoReturn:
-        spec = InstanceSpec(self.name, ports.LOOPBACK, self.port)
+        spec = InstanceSpec(self.name, ports.LOOPBACK, self.port, place=f"{self.service.name}/{self.place}")
         self.service.add(spec)
         await self.service.watch(spec, self._mark_up)
 

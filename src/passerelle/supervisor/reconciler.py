@@ -185,7 +185,7 @@ class Reconciler:
         fleet = self._fleet
         old = self._instances(service)
         for number, instance in enumerate(old):
-            new = fleet.make_instance(service)
+            new = fleet.make_instance(service, instance.place)
             await fleet.start([new])
             if not service.is_up(new.name):
                 problem = service.problems.get(new.name) or new.last_end or "no response"

@@ -31,6 +31,7 @@ class InstanceSpec(NamedTuple):
     share: float = 1.0
     secure: bool = False  # requests use TLS
     tier: int = 0  # the priority of an SRV record: the lowest tier with an instance up takes all requests
+    place: str = ""  # the key for hashing and sticky cookies; empty: the address
 
 
 class PoolSettings(NamedTuple):
@@ -70,7 +71,7 @@ class InstanceSet:
         specs = list(specs)
         before = {instance for instance in self._roster.instances if instance.up}
         instances = self._roster.replace(
-            InstanceConfig(spec.name, f"{spec.host}:{spec.port}", spec.weight, spec.zone) for spec in specs
+            InstanceConfig(spec.name, f"{spec.host}:{spec.port}", spec.weight, spec.zone, spec.place) for spec in specs
         )
         for spec, instance in zip(specs, instances, strict=True):
             instance.tier = spec.tier

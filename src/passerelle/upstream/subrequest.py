@@ -67,10 +67,9 @@ class _BufferedResponse:
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """Keep the head, and the body if it is complete."""
         self._head = head
-        if complete:
-            self._end(data)
-        else:
-            self.on_data(data)
+        self.on_data(data)
+        if complete and self.request is not None:
+            self.on_end()
 
     def on_data(self, data: bytes) -> None:
         """Keep a piece of the body."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
 import threading
@@ -137,6 +138,46 @@ def test_a_revoked_key_is_refused_after_the_next_refresh(store: KeyStore, tmp_pa
     method.refresh()
     with pytest.raises(CredentialRejected, match="revoked"):
         method.identify(shown(key))
+
+
+@pytest.mark.parametrize(("former", "later"), [(1, 300), (300, 2), (2, 2)])
+def test_a_file_that_replaces_the_store_is_seen(store: KeyStore, tmp_path: Path, former: int, later: int) -> None:
+    method = FileKeyMethod(store, b"x-api-key", Clock())
+    with contextlib.closing(KeyStore(tmp_path / "keys.db")) as command:
+        old = [command.create("old" * 20, [], NOW)[1] for _ in range(former)]
+    with contextlib.closing(KeyStore(tmp_path / "new.db")) as command:
+        new = [command.create("new" * 20, [], NOW) for _ in range(later)]
+    method.refresh()
+    assert method.identify(shown(old[0]))
+    (tmp_path / "new.db").rename(tmp_path / "keys.db")
+    with contextlib.closing(KeyStore(tmp_path / "keys.db")) as command:
+        assert len(command.all()) == later
+        command.revoke(new[-1][0].id, NOW)
+    method.refresh()
+    with pytest.raises(CredentialRejected, match="unknown"):
+        method.identify(shown(old[0]))
+    with pytest.raises(CredentialRejected, match="revoked"):
+        method.identify(shown(new[-1][1]))
+    assert method.identify(shown(new[0][1]))
+
+
+def test_a_missing_store_rejects_every_key_until_it_is_back(store: KeyStore, tmp_path: Path) -> None:
+    method = FileKeyMethod(store, b"x-api-key", Clock())
+    with contextlib.closing(KeyStore(store.path)) as command:
+        key = command.create("app", [], NOW)[1]
+    method.refresh()
+    assert method.identify(shown(key))
+    with contextlib.closing(KeyStore(tmp_path / "new.db")) as command:
+        again = command.create("app", [], NOW)[1]
+    store.path.unlink()
+    for _ in range(2):
+        method.refresh()
+        with pytest.raises(Failure) as failed:
+            method.identify(shown(key))
+        assert failed.value.kind is Kind.UNVERIFIABLE
+    (tmp_path / "new.db").rename(store.path)
+    method.refresh()
+    assert method.identify(shown(again))
 
 
 def test_what_is_remembered_is_bounded(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,14 @@ from passerelle.security.cookies import HideCookies, values
 from passerelle.security.credentials.authentication import CredentialRejected
 from passerelle.security.credentials.login_throttle import AttemptLimit, LoginThrottle
 from passerelle.security.credentials.session_store import Lifetimes, Session, SessionStore, digest_of, new_id
-from passerelle.security.credentials.sessions import FileSessionMethod, OriginCheck, SessionCookies, csrf_token
-from passerelle.security.guard import GuardedCall
+from passerelle.security.credentials.sessions import (
+    MOST_COOKIES,
+    FileSessionMethod,
+    OriginCheck,
+    SessionCookies,
+    csrf_token,
+)
+from passerelle.security.guard import GuardedCall, RequestRefused
 from passerelle.security.identity import Identity
 from passerelle.security.ratelimit.gcra import SECOND, BucketTable, Rate
 
@@ -127,8 +133,28 @@ class TestCredential:
         for identity in refused:
             with pytest.raises(CredentialRejected):
                 kept.method.identify(asked(cookie(identity)))
-        with pytest.raises(CredentialRejected, match="more than one"):
-            kept.method.identify(asked(cookie(), cookie()))
+
+    def test_the_first_valid_of_several_cookies_counts(self, kept: Kept) -> None:
+        old, name = new_id(), COOKIES.name
+        for first, second in [(old, ID), (ID, old), (b"", ID), (b"short", ID), (ID, ID)]:
+            pair = b"%b=%b; %b=%b" % (name, first, name, second)
+            for call in (asked(cookie(first), cookie(second)), asked((b"Cookie", pair))):
+                assert isinstance(kept.method.identify(call), Identity)
+                assert kept.method.current_id(call) == ID
+        with pytest.raises(CredentialRejected):
+            kept.method.identify(asked(cookie(old), cookie(new_id())))
+
+    def test_a_request_with_many_cookies_costs_few_look_ups(self, kept: Kept) -> None:
+        with pytest.raises(CredentialRejected):
+            kept.method.identify(asked(*[cookie(new_id()) for _ in range(MOST_COOKIES)], cookie()))
+
+    def test_the_token_of_the_valid_cookie_is_needed(self, kept: Kept) -> None:
+        page = (b"Origin", b"https://shop.example")
+        old = new_id()
+        good = asked(cookie(old), cookie(), page, (b"X-CSRF-Token", csrf_token(ID)), method=b"POST")
+        assert isinstance(kept.method.identify(good), Identity)
+        with pytest.raises(RequestRefused, match="CSRF"):
+            kept.method.identify(asked(cookie(old), cookie(), page, (b"X-CSRF-Token", csrf_token(old)), method=b"POST"))
 
     def test_uses_keep_it_until_its_absolute_end(self, kept: Kept) -> None:
         for _ in range(10):
@@ -156,6 +182,19 @@ class TestCredential:
         kept.other.revoke(DIGEST)
         kept.method.refresh()
         assert not kept.holds()
+
+    def test_a_file_that_replaces_the_store_is_seen(self, kept: Kept, tmp_path: Path) -> None:
+        new = new_id()
+        fresh = SessionStore(tmp_path / "new.db")
+        now = kept.clock.now
+        fresh.replace(None, digest_of(new) or b"", Session("8", (), now, now))
+        fresh.close()
+        assert kept.holds()
+        kept.other.close()
+        (tmp_path / "new.db").rename(tmp_path / "sessions.db")
+        kept.method.refresh()
+        assert not kept.holds()
+        assert isinstance(kept.method.identify(asked(cookie(new))), Identity)
 
     def test_a_store_that_cannot_be_read_lets_nobody_in(self, kept: Kept) -> None:
         kept.store.close()

@@ -157,6 +157,7 @@ def test_an_unknown_algorithm_verifies_nothing(name: str) -> None:
         *(f"{b64(h)}.e30.eA" for h in (b'{"alg":"HS256","kid":1}', b'{"alg":"HS256","crit":["exp"],"exp":1}')),
         *(f"{b64(h)}.e30.eA" for h in (b'{"alg":"HS256","crit":[]}', b'{"alg":"HS256","b64":false}')),
         f"{b64(b'[' * 5000)}.e30.eA",
+        *(f"{b64(h)}.e30.eA" for h in (b'{"alg":"none","alg":"HS256"}', b'{"alg":"HS256","x":[{"a":1,"a":2}]}')),
     ],
 )
 def test_what_is_no_token(text: str) -> None:

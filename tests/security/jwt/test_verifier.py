@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -160,6 +161,32 @@ def test_what_does_not_hold_is_rejected_without_being_shown(request_: Any) -> No
     with pytest.raises(CredentialRejected) as why:
         method().identify(request_)
     assert "ey" not in str(why.value).split()
+
+
+def test_two_authorization_lines_are_rejected_also_when_the_first_token_is_remembered() -> None:
+    remembering, line = method(), (b"authorization", bearer().fields[0].value)
+    for _ in range(2):
+        for second in (line, (b"authorization", b"Bearer e30.e30.eA"), (b"authorization", b"Basic YTpi")):
+            with pytest.raises(CredentialRejected, match="more than one"):
+                remembering.identify(asked(b"", line, second))
+        assert remembering.identify(asked(b"", line)) is not None
+
+
+@pytest.mark.parametrize(
+    "claims", [b'{"sub":"a","sub":"root","exp":9999999999}', b'{"sub":"a","exp":1e10,"o":{"a":1,"a":1}}']
+)
+def test_claims_with_a_name_twice_are_rejected(claims: bytes) -> None:
+    with pytest.raises(CredentialRejected, match="malformed claims"):
+        method().identify(bearer(claims))
+
+
+def test_an_integer_with_an_exponent_stays_an_integer() -> None:
+    rules = dataclasses.replace(RULES, forward={"level": b"X-Consumer-Level", "share": b"X-Consumer-Share"})
+    found = method(rules).identify(bearer({**GOOD, "level": 0, "share": 0.25}))
+    assert isinstance(found, Identity) and b"X-Consumer-Share: 0.25\r\n" in found.lines
+    text = json.dumps({**GOOD, "level": 12345}).replace("12345", "1e3").encode()
+    found = method(rules).identify(bearer(text))
+    assert isinstance(found, Identity) and b"X-Consumer-Level: 1000\r\n" in found.lines
 
 
 def test_a_token_is_remembered_until_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:

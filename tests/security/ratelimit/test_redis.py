@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from passerelle.config import inspect_text
 from passerelle.security.ratelimit.gcra import Rate, RouteRateLimit, by_consumer, decide
-from passerelle.security.ratelimit.redis import DECIDE, RedisLimit
+from passerelle.security.ratelimit.redis import DECIDE, HELLO, RedisLimit
 from tests.caching.redis_server import RedisServer
 from tests.requirements import needs
 from tests.support.gateways import Rig, Running
@@ -86,6 +86,33 @@ def test_the_script_decides_as_the_gateway_does(
                 assert (found.admitted, found.left, found.reset, found.retry) == expected
             if all(d.admitted or dry for d, dry in zip(wanted, dry, strict=True)):
                 states = [d.full if d.admitted else s for d, s in zip(wanted, states, strict=True)]
+
+
+def test_a_clock_that_is_set_back_costs_one_full_bucket_at_most(shared_server: RedisServer) -> None:
+    rate = Rate(1, 1_000_000_000, 20)
+    limit = RedisLimit(RouteRateLimit("x", rate, by_consumer), "back")
+    with redis.Redis(port=shared_server.port) as client:
+        client.flushall()
+
+        def decided(now: int):
+            return limit.decision(client.eval(AT_A_MADE_UP_TIME.format(now=now), 1, limit.key(b"k"), *limit.arguments))
+
+        for _ in range(20):
+            assert decided(START).admitted
+        back = START - 3_600_000_000
+        refused = decided(back)
+        assert not refused.admitted and refused.left == 0
+        assert (refused.retry, refused.reset) == (1_000_000_000, 20_000_000_000)
+        assert not decided(back + 999_999).admitted
+        assert decided(back + 1_000_000).admitted
+        assert decided(back + 21_000_000).left == 19
+
+
+def test_a_gateway_that_a_later_clock_has_seen_is_forgotten(shared_server: RedisServer) -> None:
+    with redis.Redis(port=shared_server.port) as client:
+        client.flushall()
+        for now, name, expected in [(START, "a", 1), (START, "b", 2), (START - 3_600_000_000, "a", 1)]:
+            assert client.eval(f"local now = {now}\n" + HELLO, 1, b"gateways", name, 10_000_000) == expected
 
 
 def gateways(rig: Rig, url: str, limit: object, count: int = 2, **top: object) -> list[Running]:

@@ -35,7 +35,8 @@ class ForwardAuth(Model):
     copy_headers: Annotated[tuple[RequestName, ...], OneOrMore] = Field(
         default=(),
         min_length=1,
-        description="Fields of the response that are forwarded to the service, in place of the client's own.",
+        description="Fields of the response that are forwarded to the service, in place of the client's own. "
+        "`Set-Cookie` is sent to the client instead.",
     )
     consumer: RequestName | None = Field(
         default=None, description="The field of the response that names the consumer. Not with `auth`."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,6 +29,7 @@ from passerelle.security.credentials.client_certificates import CertificateMetho
 from passerelle.security.credentials.login_throttle import AttemptLimit, LoginThrottle
 from passerelle.security.credentials.redis_login_throttle import RedisLoginThrottle
 from passerelle.security.guard import Guard, GuardedCall
+from passerelle.security.header_rules import WithheldFields
 from passerelle.security.ratelimit.gcra import (
     SECOND,
     BucketTable,
@@ -166,6 +167,18 @@ def _required_redis(redis: RedisClient | None) -> RedisClient:
     return redis
 
 
+def copied_fields(config: Config, services: Iterable[str]) -> set[bytes]:
+    """Return the fields (lower case) that a ``forward_auth`` of any route adds to requests for ``services``."""
+    wanted = set(services)
+    return {
+        name.lower().encode("ascii")
+        for route in config.routes
+        if route.forward_auth is not None
+        and not wanted.isdisjoint([route.service, *(part.service for part in (route.compose or {}).values())])
+        for name in route.forward_auth.copy_headers
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class RouteScope:
     """What a builder of guards receives: the route, its metrics, and the client of its ``forward_auth``."""
@@ -274,7 +287,8 @@ class GuardFactory:
             settings.cache,
             settings.cache_by,
         )
-        return [forward_auth(values, scope.policy, self._proxies, scope.route.label, scope.metrics.verdict)]
+        withheld = self.withheld([settings.service], scope.route)
+        return [forward_auth(values, scope.policy, self._proxies, scope.route.label, scope.metrics.verdict, withheld)]
 
     def _identity_token(self, scope: RouteScope) -> list[Guard]:
         settings = self._config.identity_token
@@ -293,6 +307,19 @@ class GuardFactory:
         "identity_token": _identity_token,
     }
     """One builder for each entry of :data:`GUARDS`."""
+
+    def withheld(self, services: Iterable[str], route: Route) -> WithheldFields | None:
+        """Return the fields of clients that ``services`` never receive on ``route``, or None.
+
+        These are the gateway's own credentials, and the fields that ``forward_auth`` of any route adds to requests for
+        one of the services.
+        """
+        names = copied_fields(self._config, services)
+        header = self._config.keys.header.lower().encode("ascii") if self._config.keys is not None else None
+        if header is not None and "key" in (route.auth or ()):
+            names.add(header)
+        cookies = () if self._sessions is None else (self._sessions.cookies.name, self._sessions.cookies.token)
+        return WithheldFields(names, header, cookies) if names or header is not None or cookies else None
 
     def for_preflight(self, route: Route, metrics: RouteMetrics) -> tuple[Guard, ...]:
         """Build the guards of preflights for ``route``: those that depend on the client's address alone.

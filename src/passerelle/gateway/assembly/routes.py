@@ -111,7 +111,8 @@ def _plan(config: Config, route: Route, resources: PlanResources) -> RoutePlan:
             # The lifetimes of the parts hold, which TERMS carries (see compose/composed_origin.py).
             settings = replace(cache.settings, ttl=None, heuristic=False, stale_if_disconnected=0, targeted=(TERMS,))
             cache = replace(cache, settings=settings)
-        return ComposePlan(*common, cache, _composed(config, route, resources, metrics))
+        withheld = resources.guards.withheld([part.service for part in (route.compose or {}).values()], route)
+        return ComposePlan(*common, cache, _composed(config, route, resources, metrics), withheld=withheld)
     return ForwardPlan(
         *common,
         cache,
@@ -120,6 +121,7 @@ def _plan(config: Config, route: Route, resources: PlanResources) -> RoutePlan:
         feeds_compositions=any(_has_stored_parts_of(each, route.service) for each in config.routes),
         tunnel_idle=_seconds(route.tunnel_idle_timeout),
         invalidates=cache or _invalidation_plan(route, resources, metrics),
+        withheld=resources.guards.withheld([route.service], route),
     )
 
 

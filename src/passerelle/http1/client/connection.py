@@ -253,7 +253,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._last_head = None
         if head.status == 101:
             if head.upgrade is None:
-                self._fail(receiver, Failure(Kind.BAD_RESPONSE, "101 without Upgrade"))
+                self._fail(receiver, Failure(Kind.BAD_RESPONSE, "101 without Upgrade or its Connection option"))
                 return
             self._response_done = True
             receiver.on_switch(head, data)

@@ -218,6 +218,9 @@ class ClientConnection(ClientTimeouts):
             if head.chunked:
                 raise Failure(Kind.BAD_REQUEST, "Transfer-Encoding in HTTP/1.0")
             self._keep_alive = head.keep_alive and not last
+            if head.expect or head.upgrade is not None:
+                # Ignore both (RFC 9110 §7.8, §10.1.1). Do not reuse the parsed head: it may come next in HTTP/1.1.
+                head.expect, head.upgrade, head.upstream, self._head = False, None, None, None
         if head.chunked:
             self._decoder = ChunkedDecoder(Kind.BAD_REQUEST)
         elif head.content_length > 0:

@@ -23,7 +23,8 @@ from passerelle.security.credentials.sqlite_file import SqliteFile
 
 PREFIX = "psr"
 _ID_LENGTH = 10
-_FORM = re.compile(rb"psr_([a-z2-7]{10})_[A-Za-z0-9_-]{43}")
+KEY_FORM = rb"psr_[a-z2-7]{10}_[A-Za-z0-9_-]{43}"
+_FORM = re.compile(KEY_FORM)
 _ID = re.compile(r"[a-z2-7]{10}")
 
 _SCHEMA = """

@@ -85,7 +85,8 @@ class SessionStore(SqliteFile):
 
     def revoke(self, digest: bytes) -> None:
         """End a session; ending it again has no effect."""
-        self._db.execute("DELETE FROM sessions WHERE digest = ?", (digest,))
+        with self._transaction():
+            self._db.execute("DELETE FROM sessions WHERE digest = ?", (digest,))
 
     def touch(self, used: Mapping[bytes, float], lifetimes: Lifetimes, now: float) -> None:
         """Record when sessions (by digest) were last used, then delete those that have expired at ``now``.

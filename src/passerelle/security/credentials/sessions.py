@@ -29,6 +29,9 @@ from passerelle.security.identity import Identity
 # Maximum number of sessions cached per worker, about 1 KB each. Beyond it, the least recently used is looked up again.
 REMEMBERED_SESSIONS = 10_000
 
+# Maximum number of session cookies of a request that are looked up; further ones are ignored.
+MOST_COOKIES = 8
+
 TOKEN_FIELD = b"x-csrf-token"
 ROLES = b"X-Consumer-Roles"
 
@@ -136,39 +139,44 @@ class SessionMethod(ABC):
 
     def identify(self, call: GuardedCall) -> Identity | PendingResult | None:
         """Return the session user's identity; raise :class:`RequestRefused` (403) if the request may be forged."""
-        found = values(call, self._cookies.name)
-        if not found:
-            return None
-        if len(found) > 1:
-            raise CredentialRejected("more than one session cookie")
-        digest = digest_of(found[0])
-        if digest is None:
-            raise CredentialRejected("malformed session cookie")
-        credential = self._find_session(call, digest)
-        if not isinstance(credential, KnownSession):
-            return credential
-        objection = self._origin.objection(call, found[0])
+        found = self._first_valid(call)
+        if not isinstance(found, tuple):
+            return found
+        identity, digest, credential = found
+        objection = self._origin.objection(call, identity)
         if objection:
             raise RequestRefused(Kind.FORBIDDEN, f"a session of {credential.session.user!r}, but {objection}", [])
         self._record_use(digest, credential)
         return credential.identity
 
     def current_id(self, call: GuardedCall) -> bytes | PendingResult | None:
-        """Return the id of the valid session of the request, or None.
-
-        Raises :class:`CredentialRejected` if the request has several session cookies.
-        """
-        found = values(call, self._cookies.name)
-        if len(found) > 1:
-            raise CredentialRejected("more than one session cookie")
-        digest = digest_of(found[0]) if found else None
-        if digest is None:
-            return None
+        """Return the id of the first valid session of the request, or None."""
         try:
-            credential = self._find_session(call, digest)
+            found = self._first_valid(call)
         except CredentialRejected:
             return None
-        return found[0] if isinstance(credential, KnownSession) else credential
+        return found[0] if isinstance(found, tuple) else found
+
+    def _first_valid(self, call: GuardedCall) -> tuple[bytes, bytes, KnownSession] | PendingResult | None:
+        """Return the first valid session with its id and digest, or None if the request has no session cookie.
+
+        A client may send an old cookie beside the valid one, in any order (RFC 6265 §5.4).
+
+        Raises :class:`CredentialRejected` if none of the cookies is a valid session.
+        """
+        found = values(call, self._cookies.name)
+        if not found:
+            return None
+        rejected = CredentialRejected("malformed session cookie")
+        known = [(identity, digest) for identity in dict.fromkeys(found) if (digest := digest_of(identity)) is not None]
+        for identity, digest in known[:MOST_COOKIES]:
+            try:
+                credential = self._find_session(call, digest)
+            except CredentialRejected as reason:
+                rejected = reason
+                continue
+            return (identity, digest, credential) if isinstance(credential, KnownSession) else credential
+        raise rejected
 
     @abstractmethod
     def forget(self, digest: bytes) -> None:

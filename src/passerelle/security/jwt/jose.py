@@ -6,6 +6,7 @@ compute the signatures (docs/decisions/009-jwt-library.md). The rules are those 
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,9 @@ MOST_KEYS = 64
 
 # Three parts in base64url, the header and the signature not empty, without padding or whitespace (RFC 7515 §2, §7.1).
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]+)")
+
+# Limit up to which a float represents every integer exactly.
+_EXACT = 2**53
 
 
 class InvalidToken(ValueError):
@@ -70,12 +74,28 @@ def parse(text: str) -> Token:
 
 def _json_object(part: str, what: str) -> dict[str, Any]:
     try:
-        value = orjson.loads(urlsafe_b64decode(part.encode("ascii")))
-    except ValueError:
+        data = urlsafe_b64decode(part.encode("ascii"))
+        orjson.loads(data)  # stricter than json: UTF-8, surrogates, NaN
+        value = json.loads(data, object_pairs_hook=_members, parse_float=_number)
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise InvalidToken(f"malformed {what}")
     return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's members; raise ValueError if a name occurs twice (RFC 7515 §4, RFC 7519 §4)."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("duplicate name")
+    return members
+
+
+def _number(text: str) -> int | float:
+    """Parse a number with a fraction or an exponent; return an integer if its value is one, as in ``1e3``."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
 
 
 @contextmanager

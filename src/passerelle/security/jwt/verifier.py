@@ -117,16 +117,18 @@ class JwtMethod:
 
     def identify(self, call: GuardedCall) -> Identity | PendingResult | None:
         """Return the identity in the token."""
-        value = call.get(b"authorization")
-        if value is None:
+        lines = call.lines(b"authorization")
+        if not lines:
             return None
+        # Before the cache lookup: a second line would be forwarded unchecked.
+        if len(lines) > 1:
+            raise CredentialRejected("more than one Authorization field")
+        value = lines[0].value
         known = self._known.get(value)
         if known is not None and known[0] > self._clock() and self._version == self._source.version:
             return known[1]
         if value[:7].lower() != b"bearer ":
             return None
-        if len(call.lines(b"authorization")) > 1:
-            raise CredentialRejected("more than one Authorization field")
         return self._verify(value)
 
     def _verify(self, value: bytes) -> Identity | PendingResult:

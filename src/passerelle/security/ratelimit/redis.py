@@ -38,6 +38,12 @@ for i = 1, #KEYS do
     local colon = string.find(state, ':', 1, true)
     debt = (tonumber(string.sub(state, 1, colon - 1)) - now) * count + tonumber(string.sub(state, colon + 1))
     if debt < 0 then debt = 0 end
+    if debt > size then  -- the clock was set back: at most one full bucket, stored also on refusal
+      debt = size
+      local whole = math.floor(size / count)
+      local full = string.format('%.0f:%.0f', now + whole, size - whole * count)
+      redis.call('SET', KEYS[i], full, 'PX', string.format('%.0f', math.ceil((whole + 1) / 1000)))
+    end
   end
   local wanted = debt + price
   if wanted > size then
@@ -69,6 +75,7 @@ return out
 HELLO: Final = """
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. string.format('%.0f', now), '+inf')
 redis.call('PEXPIRE', KEYS[1], 86400000)
 return redis.call('ZCARD', KEYS[1])
 """
