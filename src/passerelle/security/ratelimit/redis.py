@@ -37,6 +37,7 @@ for i = 1, #KEYS do
   if state then
     local colon = string.find(state, ':', 1, true)
     debt = (tonumber(string.sub(state, 1, colon - 1)) - now) * count + tonumber(string.sub(state, colon + 1))
+    if debt == math.huge then return redis.error_reply('ERR malformed state') end  -- each gateway counts alone
     if debt < 0 then debt = 0 end
     if debt > size then  -- the clock was set back: at most one full bucket, stored also on refusal
       debt = size
