@@ -57,6 +57,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_tunnel",
         "_used",
         "_write",
+        "address",
         "connected",
         "fresh",
         "idle_since",
@@ -85,6 +86,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.fresh = True
         self.connected = False  # whether it was ever connected; only then connection_lost() is called
         self.idle_since = 0.0
+        self.address = ""  # the address behind the name of the target, if it is a name
 
     # ---- the event loop's callbacks
 

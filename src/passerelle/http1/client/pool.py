@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1.client.connection import UpstreamConnection
+from passerelle.http1.client.names import NameLookup, is_name
 from passerelle.http1.clock import Clock
 from passerelle.http1.tls_contexts import UpstreamTls, reason
 
@@ -39,6 +40,7 @@ class ConnectionPool:
         "_keepalive",
         "_limit",
         "_loop",
+        "_names",
         "_options",
         "_port",
         "_tasks",
@@ -66,6 +68,7 @@ class ConnectionPool:
         self._clock = clock
         self._host = host
         self._port = port
+        self._names = NameLookup(loop, clock, host, port) if is_name(host) else None
         self._limit = limit
         self._waiting_limit = waiting_limit
         self._timeout = connect_timeout
@@ -157,7 +160,7 @@ class ConnectionPool:
         connection = self._type(self)
         try:
             async with asyncio.timeout(self._timeout):
-                await self._loop.create_connection(lambda: connection, self._host, self._port, **self._options)
+                await self._open(connection)
         except TimeoutError:
             failure = Failure(Kind.CONNECT_TIMEOUT, "connect timed out", retryable=True)
         except OSError as error:
@@ -169,6 +172,24 @@ class ConnectionPool:
             failure = Failure(Kind.CONNECT_FAILED, "connection closed while connecting", retryable=True)
         self._on_connect_failed(waiter, connection, failure)
 
+    async def _open(self, connection: UpstreamConnection) -> None:
+        """Connect to the first address of the target that accepts; OSError of the last one if none does."""
+        names = self._names
+        addresses = [self._host] if names is None else await names.known()
+        for number, address in enumerate(addresses, 1):
+            connection.address = address
+            try:
+                await self._loop.create_connection(lambda: connection, address, self._port, **self._options)
+                return
+            except OSError:
+                # A failed TLS handshake has used this connection: it cannot connect again.
+                if number == len(addresses) or connection.connected:
+                    raise
+
+    def _is_current(self, connection: UpstreamConnection) -> bool:
+        """Return whether the name of the target still has the address of ``connection``."""
+        return self._names is None or connection.address in self._names.addresses
+
     def _on_connect_failed(self, waiter: ConnectionWaiter, connection: UpstreamConnection, failure: Failure) -> None:
         if not connection.connected:
             self.open -= 1  # otherwise lost() counts it
@@ -177,7 +198,9 @@ class ConnectionPool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back ``connection``, which is ready for another request."""
-        if self._waiting:
+        if self._names is not None and not self._is_current(connection):
+            connection.close()
+        elif self._waiting:
             self._waiting.popleft().on_connection(connection)
         elif self._closed:
             connection.close()
@@ -205,6 +228,11 @@ class ConnectionPool:
         now = self._clock.now
         while idle and now - idle[0].idle_since > self._keepalive:
             idle.popleft().close()
+        if self._names is not None and self.open:
+            self._names.refresh()
+            for connection in [each for each in idle if not self._is_current(each)]:
+                idle.remove(connection)
+                connection.close()
 
     def close(self) -> None:
         """Close idle connections now, and each of the others when it is released."""
