@@ -236,8 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _fail(1, f"{options.app!r} cannot be imported: {error!r}")
     interface = detect(application) if options.interface == "auto" else options.interface
-    # Bound only now, and listening when the application has started up: a port that accepts connections is an instance
-    # that answers.
+    # Bound once the application is loaded, and listening once it has started up, so that a port that accepts
+    # connections belongs to an instance that can respond.
     try:
         sock = bind(options.host, options.port)
     except (OSError, OverflowError) as error:

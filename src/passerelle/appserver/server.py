@@ -273,8 +273,11 @@ class WsgiConnection(asyncio.Protocol):
             self._start(environ, keep)
 
     def _on_storage_error(self, error: OSError) -> None:
-        """Report that the body cannot be stored. It is refused when the client has sent all of it: a response before
-        that could be lost to the reset that follows a close with unread data."""
+        """Log that the body cannot be stored, and drop it.
+
+        The request is refused when the client has sent all of the body: the reset after a close with unread data could
+        destroy an earlier response.
+        """
         wsgi.log.error("the body of a request cannot be stored: %s", error.strerror or error)
         self._unstored = True
         self._drop_body()

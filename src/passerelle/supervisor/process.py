@@ -109,11 +109,11 @@ class Process:
             raise StartFailed(_start_problem(argv, cwd, problem)) from problem
         outer, outer_child, error, error_child = pipes if on_raw is not None else (*pipes, -1, pipes[1])
         if on_raw is not None:
-            with contextlib.suppress(OSError):  # one of a user's many pipes may be refused: then it stays small
+            with contextlib.suppress(OSError):  # beyond the limit of pipe memory per user, the pipe stays small
                 fcntl.fcntl(outer, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
         try:
             with descriptors.original_limit():
-                popen = subprocess.Popen(  # noqa: S603 - to run what the configuration names is the purpose
+                popen = subprocess.Popen(  # noqa: S603 - the configuration defines the command
                     list(argv),
                     env={**os.environ, **(env or {}), MARKER: token},
                     cwd=cwd,
@@ -253,7 +253,7 @@ class Process:
         try:
             return linux.members(self.pid, self._marker)
         except OSError:
-            # No descriptor for /proc: at least the group is known, and the next look may succeed.
+            # No descriptor is left to read /proc. The group is known, and the next attempt may succeed.
             return {-self.pid}
 
     async def _close(self) -> None:
