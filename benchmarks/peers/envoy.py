@@ -27,8 +27,22 @@ def _address(host: str, port: int) -> dict[str, Any]:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
+def _log(site: Site) -> dict[str, Any]:
+    """Configure Envoy's access log, in its default format, to a file."""
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": f"{_V3}.access_loggers.file.v3.FileAccessLog",
+            "path": str(site.folder / "access.log"),
+        },
+    }
+
+
 class Envoy:
     name = "envoy"
+
+    def __init__(self, *, access_log: bool = False) -> None:
+        self._access_log = access_log
 
     def missing(self) -> str | None:
         return lacks_modules(_PACKAGE)
@@ -39,7 +53,7 @@ class Envoy:
     def forward(self, site: Site, connections: int = 4096) -> Command:
         """Configure forwarding; Envoy allows as many ``connections`` as there are file descriptors without
         configuration."""
-        return self._command(site, [], {})
+        return self._command(site, [], {"access_log": [_log(site)]} if self._access_log else {})
 
     def policy(self, site: Site, secret: str) -> Command:
         """Configure token verification (the key set is in the file), a rate limit and a log file."""
@@ -59,18 +73,11 @@ class Envoy:
             "filter_enabled": everything,
             "filter_enforced": everything,
         }
-        log = {
-            "name": "envoy.access_loggers.file",
-            "typed_config": {
-                "@type": f"{_V3}.access_loggers.file.v3.FileAccessLog",
-                "path": str(site.folder / "access.log"),
-            },
-        }
         filters = [
             {"name": "envoy.filters.http.jwt_authn", "typed_config": verify},
             {"name": "envoy.filters.http.local_ratelimit", "typed_config": limit},
         ]
-        return self._command(site, filters, {"access_log": [log]})
+        return self._command(site, filters, {"access_log": [_log(site)]})
 
     def _command(self, site: Site, filters: list[dict[str, Any]], more: dict[str, Any]) -> Command:
         endpoints = []

@@ -1,4 +1,4 @@
-"""nginx, the reference: one worker, persistent upstream connections, no access log (as in published benchmarks)."""
+"""nginx, the reference: one worker, persistent upstream connections, with an access log or without."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ _LARGE_BUFFERS = "proxy_buffer_size 64k; proxy_buffers 16 64k; client_body_buffe
 _PAGE = '{"user":<!--# include virtual="/user/$u" -->,"product":<!--# include virtual="/product/$p" -->}'
 
 
-def command(site: Site, http: str, connections: int = 4096) -> Command:
-    """Configure nginx with one worker, all its files in the site's folder, and ``http`` as content of that block."""
+_BUFFERED = "buffer=64k flush=1s"  # passerelle buffers its access log too
+
+
+def command(site: Site, http: str, connections: int = 4096, *, access_log: bool = False) -> Command:
+    """Configure nginx with one worker, all its files in the site's folder, and ``http`` as content of that block.
+
+    The access log is a file in nginx's format ``combined``.
+    """
+    log = f"{site.folder}/access.log combined {_BUFFERED}" if access_log else "off"
     temporary = "\n".join(f"  {kind}_temp_path {site.folder}/{kind};" for kind in _TEMPORARY)
     file = site.write(
         "nginx.conf",
@@ -24,7 +31,7 @@ error_log stderr warn;
 {"user root;" if os.geteuid() == 0 else ""}
 events {{ worker_connections {connections}; }}
 http {{
-  access_log off;
+  access_log {log};
   keepalive_requests 100000000;
 {temporary}
 {http}
@@ -43,14 +50,20 @@ def upstream_block(site: Site) -> str:
 class Nginx:
     name = "nginx"
 
+    def __init__(self, *, access_log: bool = False) -> None:
+        self._access_log = access_log
+
     def missing(self) -> str | None:
         return lacks_program("nginx", "nginx")
 
     def version(self) -> str:
         return first_line("nginx", "-v")
 
+    def _command(self, site: Site, http: str, connections: int = 4096) -> Command:
+        return command(site, http, connections, access_log=self._access_log)
+
     def forward(self, site: Site, connections: int = 4096) -> Command:
-        return command(
+        return self._command(
             site,
             f"""{upstream_block(site)}
   server {{
@@ -62,7 +75,7 @@ class Nginx:
 
     def cached(self, site: Site, memory: int) -> Command:
         """Cache keys in a zone of a sixteenth of ``memory``, and bodies in files that the kernel keeps in memory."""
-        return command(
+        return self._command(
             site,
             f"""{upstream_block(site)}
   proxy_cache_path {site.folder}/cache keys_zone=all:{max(1, memory >> 24)}m max_size={memory >> 20}m inactive=1h;
@@ -77,7 +90,7 @@ class Nginx:
         pages = site.folder / "pages"
         pages.mkdir()
         (pages / "page.json").write_text(_PAGE)
-        return command(
+        return self._command(
             site,
             f"""{upstream_block(site)}
   server {{
@@ -96,7 +109,7 @@ class Nginx:
 
         ``buffers`` are directives for buffer sizes; the defaults, 4 KB or 8 KB, cause many system calls.
         """
-        return command(
+        return self._command(
             site,
             f"""{upstream_block(site)}
   client_max_body_size 0;

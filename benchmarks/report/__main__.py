@@ -1,4 +1,7 @@
-"""Command line ``python -m benchmarks.report``: insert the figures of ``latest.json`` into ``docs/benchmarks.md``."""
+"""Command line ``python -m benchmarks.report``: insert the figures of ``latest.json`` into the documentation.
+
+``docs/benchmarks.md`` gets all of them, ``README.md`` the rows that :mod:`benchmarks.report.readme` chooses.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.report import readme
 from benchmarks.report.write import RESULTS, publish
 
-PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+ROOT = Path(__file__).parents[2]
 
 
 def main() -> int:
@@ -16,7 +20,9 @@ def main() -> int:
     if not latest.exists():
         print(f"no figures yet: {latest}", file=sys.stderr)
         return 1
-    publish(json.loads(latest.read_text()), PAGE)
+    content = json.loads(latest.read_text())
+    publish(content, ROOT / "docs" / "benchmarks.md")
+    readme.update(content, ROOT / "README.md")
     return 0
 
 

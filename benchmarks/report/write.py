@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ def entry(bench: Bench, figures: Iterable[Figure], load: Mapping[str, Any], fail
     """Return one scenario's part of ``latest.json``: its figures, all runs, and the conditions of the measurement."""
     lines = [figure.line() for figure in figures]
     return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seconds": bench.seconds,
         "pairs": bench.pairs,
         **load,
@@ -51,25 +54,46 @@ def save(scenarios: Mapping[str, Any], folder: Path = RESULTS) -> Path:
 
 
 def publish(content: Mapping[str, Any], page: Path) -> None:
-    """Insert the figures between the two markers of ``page``. Raises ``ValueError`` if a marker is missing."""
-    text = page.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} must have both markers: {BEGIN} and {END}")
-    page.write_text(f"{before}{begin}\n\n{markdown(content, level=3)}\n{end}{after}")
+    """Insert the figures between the two markers of ``page``, one section for each scenario.
+
+    A scenario of ``page`` that is not in ``content`` keeps its section, which states its own day and machine. Raises
+    ``ValueError`` if a marker is missing.
+    """
+    _, _, marked = page.read_text().partition(BEGIN)
+    kept = sections(marked.partition(END)[0])
+    insert(page, BEGIN, END, "\n\n".join({**kept, **sections(markdown(content, level=3))}.values()))
+
+
+def sections(text: str, level: int = 3) -> dict[str, str]:
+    """Split ``text`` at the headings of ``level``; return each section, heading included, by the heading's words."""
+    _, *parts = re.split(rf"^(?={'#' * level} )", text, flags=re.MULTILINE)
+    return {part.partition("\n")[0].lstrip("# "): part.strip() for part in parts}
+
+
+def insert(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two markers of ``page``. Raises ``ValueError`` if a marker is missing."""
+    before, opened, rest = page.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed:
+        raise ValueError(f"{page} must have both markers: {begin} and {end}")
+    page.write_text(f"{before}{begin}\n\n{text.rstrip()}\n\n{end}{after}")
 
 
 def markdown(content: Mapping[str, Any], level: int = 2) -> str:
-    """Describe the machine, followed by one table per scenario, each under a heading of ``level``."""
-    here = content["machine"]
-    parts = [
-        f"{here['cpu']}, {here['cpus']} CPUs, {here['memory_gib']} GiB, Linux {here['kernel']}, "
-        f"Python {here['python']}.",
-    ]
+    """Return one section for each scenario under a heading of ``level``: the conditions, and the table."""
+    parts: list[str] = []
     for name, scenario in content["scenarios"].items():
-        parts += [f"{'#' * level} {name}", remarks(scenario), table(scenario["figures"])]
+        said = f"{remarks(scenario)} {measured(content['machine'], scenario)}"
+        parts += [f"{'#' * level} {name}", said, table(scenario["figures"])]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def measured(here: Mapping[str, Any], scenario: Mapping[str, Any]) -> str:
+    """Describe when and where a scenario was measured."""
+    return (
+        f"Measured on {scenario['date']}: {here['cpu']}, {here['cpus']} CPUs, {here['memory_gib']} GiB, "
+        f"Linux {here['kernel']}, Python {here['python']}."
+    )
 
 
 def remarks(scenario: Mapping[str, Any]) -> str:

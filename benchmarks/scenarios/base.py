@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from benchmarks.figures import Figure
@@ -16,6 +16,8 @@ from benchmarks.rig.pairs import Cell, Run, in_turn
 from benchmarks.rig.server import RigError, Server, fetch
 
 OURS = "ours"
+FIXED, VARYING = "10hdr", "varying"  # variants of the load: the same request repeatedly, and a new one each time
+BOTH_LOG = ", both log"
 AnyPeer = TypeVar("AnyPeer", bound=Peer)
 
 
@@ -62,7 +64,8 @@ class Bench:
         return gateway
 
     def site(self, name: str, upstreams: Sequence[str]) -> Site:
-        return Site(self.rig.subfolder(name), self.rig.port(), upstreams)
+        """Return a place for the server ``name``, in a folder whose name has no blank, which some files cannot hold."""
+        return Site(self.rig.subfolder(name.replace(",", "").replace(" ", "-")), self.rig.port(), upstreams)
 
     def start(
         self,
@@ -89,6 +92,20 @@ class Bench:
             if json.loads(body) != json.loads(answer):
                 raise RigError(f"{name} answered {ready} with {body!r} instead of {answer}")
         return server
+
+    def headline_first(self, cells: Iterable[Cell], prefix: str, suffix: str) -> list[Cell]:
+        """Order ``cells`` so that those of the headline, by their label, are adjacent and come first.
+
+        They last the whole ``seconds``, so that the pairs of a headline are pairs.
+        """
+        ordered: list[Cell] = []
+        others: list[Cell] = []
+        for cell in cells:
+            if cell.label.startswith(prefix) and cell.label.endswith(suffix):
+                ordered.append(replace(cell, seconds=self.seconds))
+            else:
+                others.append(cell)
+        return ordered + others
 
     def in_turn(self, cells: Sequence[Cell]) -> Mapping[str, list[Run]]:
         """Measure the cells ``pairs`` times in turn and keep every run."""

@@ -14,15 +14,19 @@ from benchmarks.peers.nginx import Nginx
 from benchmarks.peers.varnish import Varnish
 from benchmarks.rig.pairs import Cell
 from benchmarks.rig.wrk import Load
-from benchmarks.scenarios.base import OURS, Bench, peer_names
+from benchmarks.scenarios.base import BOTH_LOG, FIXED, OURS, VARYING, Bench, peer_names
 
-FIXED = Load("/user/42")
-VARYING = Load("/user/{}", varying=True)
-TARGETS: dict[str | None, Target] = {"nginx": Target(1.6), "envoy": Target(0.6)}
+LOADS = {FIXED: Load("/user/42"), VARYING: Load("/user/{}", varying=True)}
+TARGETS: dict[tuple[str, str | None], Target] = {
+    (FIXED, "nginx"): Target(1.6),
+    (FIXED, "envoy"): Target(0.6),
+    (VARYING, "nginx"): Target(1.5),
+    (VARYING, "envoy"): Target(0.5),
+}
 
 
 class Forward:
-    """Forwarding; passerelle counts every request (metrics), and only the variant ``log`` writes an access log."""
+    """Forwarding with metrics, with and without access logs; Caddy and Varnish take part without one only."""
 
     name = "forward"
     about = "forward to one of three upstreams"
@@ -30,25 +34,23 @@ class Forward:
 
     def run(self, bench: Bench) -> Iterable[Figure]:
         _, addresses = upstreams.start(bench.rig)
-        contestants: list[Forwarder] = bench.present([Nginx(), HAProxy(), Envoy(), Caddy(), Varnish()])
+        logging: list[Forwarder] = bench.present(
+            [Nginx(access_log=True), HAProxy(access_log=True), Envoy(access_log=True)]
+        )
+        silent: list[Forwarder] = bench.present([Nginx(), HAProxy(), Envoy(), Caddy(), Varnish()])
         cells = []
-        for server_name, gateway in [
-            (OURS, bench.ours(access_log=False)),
-            *((peer.name, peer) for peer in contestants),
-        ]:
-            site = bench.site(server_name, addresses)
-            server = bench.start(server_name, site, gateway.forward(site), FIXED.path, upstreams.USER)
-            cells.append(Cell(f"10hdr {server_name}", server, FIXED, bench.seconds))
-            cells.append(Cell(f"varying {server_name}", server, VARYING, bench.brief))
-        site = bench.site("ours-logging", addresses)
-        logging = bench.start("ours-logging", site, bench.ours().forward(site), FIXED.path, upstreams.USER)
-        cells.append(Cell("log ours", logging, FIXED, bench.brief))
-        # The headline's runs are adjacent, so that its pairs are pairs.
-        runs = bench.in_turn(sorted(cells, key=lambda cell: not cell.label.startswith("10hdr")))
+        for suffix, gateway, peers in ((BOTH_LOG, bench.ours(), logging), ("", bench.ours(access_log=False), silent)):
+            for server_name, peer in [(OURS, gateway), *((peer.name, peer) for peer in peers)]:
+                label = server_name + suffix
+                site = bench.site(label, addresses)
+                server = bench.start(label, site, peer.forward(site), LOADS[FIXED].path, upstreams.USER)
+                cells += [Cell(f"{variant} {label}", server, load, bench.brief) for variant, load in LOADS.items()]
+        runs = bench.in_turn(bench.headline_first(cells, VARYING + " ", BOTH_LOG))
 
-        for variant in ("10hdr", "varying", "log"):
-            measured = runs[f"{variant} {OURS}"]
-            beside = "10hdr" if variant == "log" else variant  # the peers do not log
-            for name in peer_names(contestants):
-                theirs = runs[f"{beside} {name}"] if name else ()
-                yield cpu_figure(self.name, variant, measured, name, theirs, TARGETS.get(name))
+        for variant in (VARYING, FIXED):
+            for suffix, peers in ((BOTH_LOG, logging), ("", silent)):
+                measured = runs[f"{variant} {OURS}{suffix}"]
+                for name in peer_names(peers):
+                    theirs = runs[f"{variant} {name}{suffix}"] if name else ()
+                    target = TARGETS.get((variant, name))
+                    yield cpu_figure(self.name, variant + suffix, measured, name, theirs, target)

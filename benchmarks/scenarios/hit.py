@@ -20,16 +20,19 @@ from benchmarks.rig import procfs, wrk
 from benchmarks.rig.pairs import Cell
 from benchmarks.rig.server import RigError, Server
 from benchmarks.rig.wrk import Load
-from benchmarks.scenarios.base import OURS, Bench, peer_names
+from benchmarks.scenarios.base import BOTH_LOG, FIXED, OURS, VARYING, Bench, peer_names
 
 HEADERS = {name: value for name, value in wrk.BROWSER.items() if name not in ("Authorization", "Cache-Control")} | {
     "X-Requested-With": "XMLHttpRequest",
     "Priority": "u=1, i",
 }
-FIXED = Load("/user/42", headers=HEADERS)
-VARYING = Load("/user/{}", varying=True, spread=10, headers=HEADERS)
+LOADS = {
+    FIXED: Load("/user/42", headers=HEADERS),
+    VARYING: Load("/user/{}", varying=True, spread=10, headers=HEADERS),
+}
 _ALIKE = {name: value for name, value in HEADERS.items() if name != "X-Trace"} | {"Sec-Fetch-Site": "same-origin"}
-PATHS = replace(VARYING, headers=_ALIKE)
+PATHS = replace(LOADS[VARYING], headers=_ALIKE)
+TEN = "10-entries"
 MEMORY = 4 << 30  # bytes: enough for a million entries
 MANY = 1_000_000
 TARGETS: dict[str | None, Target] = {"nginx": Target(0.75), "varnish": Target(0.6)}
@@ -44,7 +47,7 @@ class Cacher(Peer, Protocol):
 
 
 class Hit:
-    """Cache hits only, without logs."""
+    """Cache hits only, with and without access logs; Varnish, whose log is written by another process, without."""
 
     name = "hit"
     about = "answer out of the cache"
@@ -52,20 +55,23 @@ class Hit:
 
     def run(self, bench: Bench) -> Iterable[Figure]:
         _, addresses = upstreams.start(bench.rig, kept=True)
-        contestants: list[Cacher] = bench.present([Nginx(), Varnish()])
+        logging: list[Cacher] = bench.present([Nginx(access_log=True)])
+        silent: list[Cacher] = bench.present([Nginx(), Varnish()])
+        loads = {**LOADS, TEN: PATHS}
         cells = []
-        for peer in (bench.ours(access_log=False), *contestants):
-            site = bench.site(peer.name, addresses)
-            server = bench.start(peer.name, site, peer.cached(site, MEMORY), FIXED.path, upstreams.USER)
-            cells.append(Cell(f"10hdr {peer.name}", server, FIXED, bench.seconds))
-            cells.append(Cell(f"10-entries {peer.name}", server, PATHS, bench.seconds))
-            cells.append(Cell(f"varying {peer.name}", server, VARYING, bench.brief))
-        runs = bench.in_turn(sorted(cells, key=lambda cell: not cell.label.startswith("10hdr")))
-        for variant in ("10hdr", "10-entries", "varying"):
-            for name in peer_names(contestants):
-                theirs = runs[f"{variant} {name}"] if name else ()
-                target = TARGETS.get(name) if variant != "varying" else None
-                yield cpu_figure(self.name, variant, runs[f"{variant} {OURS}"], name, theirs, target)
+        for suffix, gateway, peers in ((BOTH_LOG, bench.ours(), logging), ("", bench.ours(access_log=False), silent)):
+            for peer in (gateway, *peers):
+                label = peer.name + suffix
+                site = bench.site(label, addresses)
+                server = bench.start(label, site, peer.cached(site, MEMORY), LOADS[FIXED].path, upstreams.USER)
+                cells += [Cell(f"{variant} {label}", server, load, bench.brief) for variant, load in loads.items()]
+        runs = bench.in_turn(bench.headline_first(cells, VARYING + " ", BOTH_LOG))
+        for variant in (VARYING, FIXED, TEN):
+            for suffix, peers in ((BOTH_LOG, logging), ("", silent)):
+                measured = runs[f"{variant} {OURS}{suffix}"]
+                for name in peer_names(peers):
+                    theirs = runs[f"{variant} {name}{suffix}"] if name else ()
+                    yield cpu_figure(self.name, variant + suffix, measured, name, theirs, TARGETS.get(name))
 
 
 class Entries:
@@ -85,11 +91,11 @@ class Entries:
         cells = []
         for peer in (bench.ours(access_log=False), *contestants):
             site = bench.site(peer.name, addresses)
-            server = bench.start(peer.name, site, peer.cached(site, MEMORY), FIXED.path, upstreams.USER)
+            server = bench.start(peer.name, site, peer.cached(site, MEMORY), LOADS[FIXED].path, upstreams.USER)
             cells.append(Cell(f"few {peer.name}", server, PATHS, bench.seconds))
         site = bench.site("ours-many", addresses)
         gateway = bench.ours(access_log=False)
-        server = bench.start("ours-many", site, gateway.cached(site, MEMORY), FIXED.path, upstreams.USER)
+        server = bench.start("ours-many", site, gateway.cached(site, MEMORY), LOADS[FIXED].path, upstreams.USER)
         many = replace(PATHS, spread=MANY)
         before = procfs.memory(server.pid).rss
         fill(bench, server, many)

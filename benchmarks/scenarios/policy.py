@@ -19,10 +19,15 @@ from benchmarks.rig import wrk
 from benchmarks.rig.pairs import Cell
 from benchmarks.rig.server import RigError, fetch
 from benchmarks.rig.wrk import Load
-from benchmarks.scenarios.base import OURS, Bench, peer_names
+from benchmarks.scenarios.base import FIXED, OURS, VARYING, Bench, peer_names
 
 SHARED = "known-to-all-who-take-part-in-this-benchmark"  # no quotes or commas: HAProxy's file cannot express them
-TARGETS: dict[str | None, Target] = {"haproxy": Target(1.4), "envoy": Target(0.6)}
+TARGETS: dict[tuple[str, str | None], Target] = {
+    (FIXED, "haproxy"): Target(1.4),
+    (FIXED, "envoy"): Target(0.6),
+    (VARYING, "haproxy"): Target(1.3),
+    (VARYING, "envoy"): Target(0.6),
+}
 
 
 class Guard(Peer, Protocol):
@@ -43,7 +48,7 @@ def _coded(octets: bytes) -> bytes:
 
 
 class Policy:
-    """The same token in every request, as a client sends it; all servers refuse a wrong token."""
+    """The same token in every request, as a client sends it; all servers log, and refuse a wrong token."""
 
     name = "policy"
     about = "JWT + rate limit + access log, then forward"
@@ -51,23 +56,26 @@ class Policy:
 
     def run(self, bench: Bench) -> Iterable[Figure]:
         _, addresses = upstreams.start(bench.rig)
-        load = Load("/user/42", headers=bearer(token(SHARED)))
+        headers = bearer(token(SHARED))
+        loads = {VARYING: Load("/user/{}", varying=True, headers=headers), FIXED: Load("/user/42", headers=headers)}
         contestants: list[Guard] = bench.present([HAProxy(), Envoy()])
         cells = []
         for peer in (bench.ours(), *contestants):
             site = bench.site(peer.name, addresses)
-            server = bench.start(peer.name, site, peer.policy(site, SHARED), load.path, headers=load.headers)
+            server = bench.start(peer.name, site, peer.policy(site, SHARED), loads[FIXED].path, headers=headers)
             wrong = (token("x" * 40), token(SHARED, -3600.0))
-            refused = [fetch(site.port, load.path, bearer(each))[0] for each in wrong]
+            refused = [fetch(site.port, loads[FIXED].path, bearer(each))[0] for each in wrong]
             if refused != [401, 401]:
                 raise RigError(
                     f"{peer.name} answered {refused} to a token signed by others and to one that has expired"
                 )
-            cells.append(Cell(f"10hdr {peer.name}", server, load, bench.seconds))
-        runs = bench.in_turn(cells)
-        for name in peer_names(contestants):
-            theirs = runs[f"10hdr {name}"] if name else ()
-            yield cpu_figure(self.name, "10hdr", runs[f"10hdr {OURS}"], name, theirs, TARGETS.get(name))
+            cells += [Cell(f"{variant} {peer.name}", server, load, bench.brief) for variant, load in loads.items()]
+        runs = bench.in_turn(bench.headline_first(cells, VARYING + " ", ""))
+        for variant in loads:
+            for name in peer_names(contestants):
+                theirs = runs[f"{variant} {name}"] if name else ()
+                target = TARGETS.get((variant, name))
+                yield cpu_figure(self.name, variant, runs[f"{variant} {OURS}"], name, theirs, target)
 
 
 def bearer(text: str) -> dict[str, str]:

@@ -65,6 +65,30 @@ def test_forwarders_forward(peer, rig, addresses):
 
 @TWO_CPUS
 @NEEDS
+@pytest.mark.parametrize(
+    ("peer", "log"),
+    [
+        (Nginx(access_log=True), "access.log"),
+        (HAProxy(access_log=True), "haproxy-log.log"),
+        (Envoy(access_log=True), "access.log"),
+    ],
+    ids=lambda each: getattr(each, "name", ""),
+)
+def test_peers_log_every_request_when_both_sides_log(peer, log, rig, addresses):
+    if peer.missing():
+        absent(f"{peer.name} is missing: {peer.missing()}")
+    site = Site(rig.subfolder(f"{peer.name}-log"), rig.port(), addresses)
+    command = peer.forward(site)
+    server = rig.start(f"{peer.name}-log", command.argv, site.port, site.folder, ready="/user/1", env=command.env)
+    for number in range(5):
+        fetch(site.port, f"/user/logged-{number}", {})
+    rig.stop(server)
+    text = (site.folder / log).read_text()
+    assert [f"/user/logged-{number}" in text for number in range(5)] == [True] * 5
+
+
+@TWO_CPUS
+@NEEDS
 @pytest.mark.parametrize("peer", [Nginx(), Aiohttp(), FastAPI()], ids=lambda peer: peer.name)
 def test_composers_compose(peer, rig, addresses):
     assert answer(rig, peer, "compose", addresses, "/api/7/8") == json.loads(upstreams.COMPOSED)

@@ -5,8 +5,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from benchmarks.__main__ import SCENARIOS
 from benchmarks.figures import Figure, Target
-from benchmarks.report import machine, plots, write
+from benchmarks.report import machine, plots, readme, write
 
 HERE = {"cpu": "Some CPU", "cpus": 2, "memory_gib": 4.0, "kernel": "6.1", "python": "3.11"}
 FIGURES = [
@@ -19,6 +20,7 @@ LINES = [figure.line() for figure in FIGURES]
 
 def scenario(**changes):
     return {
+        "date": "2026-11-30",
         "seconds": 3,
         "pairs": 3,
         "load_average": [0.1, 0.1, 0.1],
@@ -79,13 +81,66 @@ def test_publishing_changes_what_stands_between_the_marks_and_nothing_else(tmp_p
     content = {"machine": HERE, "scenarios": {"forward": scenario()}}
     write.publish(content, page)
     first = page.read_text()
-    assert first.startswith(f"# Title\n\n{write.BEGIN}\n\nSome CPU, 2 CPUs")
-    assert first.endswith(f"|\n\n{write.END}\n\nafter\n") and "old" not in first and "\n### forward\n" in first
+    assert first.startswith(f"# Title\n\n{write.BEGIN}\n\n### forward\n\n3 pairs, 3 s a run.")
+    assert first.endswith(f"|\n\n{write.END}\n\nafter\n") and "old" not in first
+    assert "Measured on 2026-11-30: Some CPU, 2 CPUs, 4.0 GiB, Linux 6.1, Python 3.11." in first
     write.publish(content, page)
     assert page.read_text() == first
     page.write_text(write.BEGIN)
     with pytest.raises(ValueError, match="both markers"):
         write.publish(content, page)
+
+
+def test_publishing_keeps_the_section_of_a_scenario_that_was_not_measured_again(tmp_path):
+    page = tmp_path / "page.md"
+    earlier = "### routes\n\nMeasured earlier.\n\n| a table |"
+    page.write_text(f"{write.BEGIN}\n\n{earlier}\n\n### forward\n\nold\n\n{write.END}\n")
+    write.publish({"machine": HERE, "scenarios": {"forward": scenario(), "hit": scenario()}}, page)
+    text = page.read_text()
+    assert earlier in text and "old" not in text
+    assert [line for line in text.splitlines() if line.startswith("### ")] == ["### routes", "### forward", "### hit"]
+
+
+def readme_content(**figures):
+    """Return the content of ``latest.json`` with these figures: by scenario, (variant, peer, ours, theirs) of each."""
+    return {
+        "machine": HERE,
+        "scenarios": {
+            name: scenario(
+                figures=[Figure(name, variant, "us", ours, peer, theirs, ours / theirs).line()],
+                date=date,
+            )
+            for name, (variant, peer, ours, theirs, date) in figures.items()
+        },
+    }
+
+
+def test_the_readme_has_a_row_for_each_figure_and_none_without(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    readme.update(readme_content(forward=("varying, both log", "nginx", 30.0, 20.0, "2026-11-30")), page)
+    text = page.read_text()
+    assert text.startswith(f"before\n{readme.BEGIN}\n\nCPU time") and text.endswith(f"|\n\n{readme.END}\nafter\n")
+    rows = [line for line in text.splitlines() if line.startswith("| **")]
+    assert rows == [
+        "| **forward**, each request new, access log on both sides | 30.0 µs | nginx 20.0 µs | 1.50 × | `forward` |"
+    ]
+    assert "2 CPUs (Some CPU), measured on 2026-11-30" in text
+
+
+def test_the_readme_states_that_its_figures_are_of_different_days():
+    shown = readme.markdown(
+        readme_content(
+            forward=("10hdr", "nginx", 30.0, 20.0, "2026-11-28"),
+            policy=("varying", "haproxy", 260.0, 20.0, "2026-11-30"),
+        )
+    )
+    assert "measured between 2026-11-28 and 2026-11-30" in shown
+    assert "| 260 µs | HAProxy 20.0 µs | 13 × |" in shown
+
+
+def test_every_row_of_the_readme_names_a_scenario_that_can_be_run():
+    assert {row.scenario for row in readme.ROWS} <= set(SCENARIOS)
 
 
 def test_each_bar_is_drawn_once_by_unit():
