@@ -14,10 +14,8 @@ from passerelle.http.messages import Response
 from passerelle.http1.head import RequestHead, ResponseHead
 
 
-class UpstreamReceiver(Protocol):
-    """Receiver of the response to a request that was sent on an upstream connection."""
-
-    method: bytes
+class ResponseEvents(Protocol):
+    """The events of the response to one request, each of which occurs at most once, except data and 1xx responses."""
 
     def on_interim(self, head: ResponseHead) -> None:
         """Handle a 1xx response other than 101 (RFC 9110 §15.2)."""
@@ -39,6 +37,12 @@ class UpstreamReceiver(Protocol):
 
         ``data`` holds the bytes of the new protocol that have already arrived.
         """
+
+
+class UpstreamReceiver(ResponseEvents, Protocol):
+    """Receiver of the response to a request that was sent on an upstream connection."""
+
+    method: bytes
 
     def on_upstream_paused(self) -> None:
         """Stop sending body data: the instance reads more slowly than data arrives."""

@@ -110,7 +110,7 @@ class ClientConnection(ClientTimeouts):
         """Handle a half-close: the client sends no more but may still read (RFC 9112 §9.6)."""
         self._eof = True
         if self._tunnel is not None:
-            self._half_open = True
+            self._tunnel_half_closed = True
             self._tunnel.write_eof()
             return True
         if self._decoder is not None:

@@ -41,7 +41,7 @@ class ResponseWriter(asyncio.Protocol, ABC):
         "_decoder",
         "_eof",
         "_exchange",
-        "_half_open",
+        "_tunnel_half_closed",
         "_head_only",
         "_keep_alive",
         "_listener",
@@ -74,7 +74,7 @@ class ResponseWriter(asyncio.Protocol, ABC):
         self._response_done = False
         self._chunking = False
         self._eof = False
-        self._half_open = False
+        self._tunnel_half_closed = False
         self._head_only = False
         self._keep_alive = True
         self._paused_by = 0
@@ -298,7 +298,7 @@ class ResponseWriter(asyncio.Protocol, ABC):
         if self._eof:
             transport.close()
         else:
-            self._half_open = True
+            self._tunnel_half_closed = True
             transport.write_eof()
 
     def close(self) -> None:
