@@ -148,7 +148,15 @@ def _value(text: str) -> str:
     return text
 
 
+def _probe_name(text: str) -> str:
+    if _field(text).lower() in _FRAMING:
+        use = "use host of health" if text.lower() == "host" else "it frames the message, or applies to one connection"
+        raise ValueError(f"found {text!r}; {use}")
+    return text
+
+
 Value = Annotated[Text, AfterValidator(_value)]
+ProbeField = Annotated[Text, AfterValidator(_probe_name), Takes("name of a field")]
 RequestName = Annotated[Text, AfterValidator(_request_name), Takes("name of a field")]
 ResponseName = Annotated[Text, AfterValidator(_response_name), Takes("name of a field")]
 _Values = Takes("mapping of fields to values")
