@@ -95,6 +95,31 @@ class RequestHeaderRules:
         return section + b"".join(filled)
 
 
+class StrippedPrefixRules(RequestHeaderRules):
+    """Rules of a route whose rewrite strips ``prefix`` from the path: the service receives it in X-Forwarded-Prefix.
+
+    It comes after the prefix that a trusted proxy has stripped. A rule for the field replaces both.
+    """
+
+    __slots__ = ("_prefix", "_rules")
+
+    _LINE = re.compile(rb"\r\nX-Forwarded-Prefix: ([^\r\n]*)")  # as upstream/request_headers.py writes it
+
+    def __init__(self, prefix: bytes, rules: RequestHeaderRules | None) -> None:
+        self._prefix = prefix
+        self._rules = rules
+
+    def apply(self, section: bytes, params: Mapping[str, bytes]) -> bytes:
+        """Return the section (CRLF after each line) as the service receives it."""
+        outer = self._LINE.search(section)
+        prefix = self._prefix
+        if outer is not None:
+            section = section[: outer.start()] + section[outer.end() :]
+            prefix = outer[1].rstrip(b"/") + prefix
+        section = b"%bX-Forwarded-Prefix: %b\r\n" % (section, prefix)
+        return section if self._rules is None else self._rules.apply(section, params)
+
+
 class SecurityHeaderFields:
     """Security fields for browsers, each added if the response lacks it. ``hsts`` is for responses over TLS only."""
 
