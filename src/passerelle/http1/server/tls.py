@@ -7,6 +7,8 @@ written before is still sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +18,7 @@ from passerelle.http1.server.listener import Listener
 from passerelle.http1.server.response_writer import BodyWriter
 from passerelle.http1.server.timeouts import LINGER_SECONDS
 from passerelle.http1.tls_contexts import reason
+from passerelle.http1.tls_handshake import alert_sender
 
 if TYPE_CHECKING:
     import ssl
@@ -65,6 +68,7 @@ class TlsHandshake(asyncio.Protocol):
             self._transport.abort()
             return
         listener.handshakes.add(self)
+        alert_sender.set(self._send_alert)  # for the callbacks of this handshake, which inherit this context
         self._handshake = asyncio.get_running_loop().start_tls(
             self._transport,
             self,
@@ -75,6 +79,13 @@ class TlsHandshake(asyncio.Protocol):
         )
         # The coroutine is driven here, not by a task: a task would start after the first bytes have arrived.
         self._step(None)
+
+    def _send_alert(self, alert: bytes) -> None:
+        """Send the alert of a failed handshake at once: the event loop discards what it has not yet written."""
+        transport = self._transport
+        if transport is not None and not transport.get_write_buffer_size():
+            with contextlib.suppress(OSError):
+                os.write(transport.get_extra_info("socket").fileno(), alert)
 
     def abort(self) -> None:
         """End the handshake and close its connection."""
