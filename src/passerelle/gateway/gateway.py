@@ -40,6 +40,7 @@ from passerelle.gateway.plans import cache_of, stored_part_tags
 from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
 from passerelle.http1.interfaces import ServerConnection
+from passerelle.http1.server.descriptor_limit import DescriptorLimit
 from passerelle.http1.server.listener import Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
@@ -48,6 +49,7 @@ from passerelle.proxy_cache.cache import Cache
 from passerelle.proxy_cache.invalidation import Invalidator
 from passerelle.routing.router import Router
 from passerelle.security.addresses import Proxies
+from passerelle.system import descriptors
 from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.members import InstanceSet, InstanceSpec
 from passerelle.upstream.passive_health import PassiveHealth
@@ -107,6 +109,7 @@ class Gateway:
         self.second_level = SecondLevel(self.loop)
         self._use_cache(cache, era, config)
         self._listener = Listener(self, listener_limits(config), self.clock)
+        self._listener.descriptors = DescriptorLimit(descriptors.limit(), logger.warning)
         self._sweep = sweep_seconds(config, SWEEP)
         self._stream_idle_monitor = StreamIdleMonitor()
         self._server: asyncio.Server | None = None
@@ -250,6 +253,8 @@ class Gateway:
         self.metrics.connections_open = len(listener.connections)
         self.metrics.connections_accepted = listener.accepted
         self.metrics.connections_refused = listener.refused
+        if listener.descriptors is not None:
+            self.metrics.connections_without_descriptor = listener.descriptors.refused
         return self.metrics.snapshot()
 
     def status(self) -> dict[str, Any]:

@@ -58,6 +58,11 @@ class ClientConnection(ClientTimeouts):
             self._refuse(Failure(kind, "too many connections" if kind is Kind.OVERLOADED else "draining"))
             self.close()
             return
+        if listener.descriptors is not None and listener.descriptors.refuses(transport):
+            listener.refused += 1
+            self._refuse(Failure(Kind.OVERLOADED, "out of file descriptors"))
+            self.close()
+            return
         if not listener.admits(self):
             listener.refused += 1
             self._refuse(Failure(Kind.RATE_LIMITED, "too many connections from this address"))

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from passerelle.http1.clock import Clock
 from passerelle.http1.interfaces import RequestHandler, ServerConnection
+from passerelle.http1.server.descriptor_limit import DescriptorLimit
 
 
 class Handshake(Protocol):
@@ -67,6 +68,7 @@ class Listener:
     """State that all client connections of one worker share.
 
     ``accepted`` and ``refused`` count connections since the start. ``handshakes`` holds the TLS handshakes in progress.
+    ``descriptors`` refuses connections where file descriptors run out; None for no such check.
     """
 
     __slots__ = (
@@ -75,6 +77,7 @@ class Listener:
         "accepted",
         "clock",
         "connections",
+        "descriptors",
         "draining",
         "handler",
         "handshakes",
@@ -91,6 +94,7 @@ class Listener:
         self.handshakes: set[Handshake] = set()
         self.accepted = 0
         self.refused = 0
+        self.descriptors: DescriptorLimit | None = None
         self.draining = False
         self._emptied: asyncio.Event | None = None
 
@@ -129,6 +133,8 @@ class Listener:
         now = self.clock.now
         for connection in list(self.connections):
             connection.check_time(now)
+        if self.descriptors is not None:
+            self.descriptors.check()
 
     def drain(self) -> None:
         """Close idle connections now, and each of the others after its current request."""

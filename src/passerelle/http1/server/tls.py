@@ -62,7 +62,9 @@ class TlsHandshake(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         listener = self._listener
         limits = listener.limits
-        if len(listener.connections) + len(listener.handshakes) >= limits.connections or listener.draining:
+        full = len(listener.connections) + len(listener.handshakes) >= limits.connections
+        scarce = listener.descriptors is not None and listener.descriptors.refuses(transport)
+        if full or scarce or listener.draining:
             listener.accepted += 1
             listener.refused += 1
             self._transport.abort()
