@@ -66,6 +66,8 @@ SET_BACK = 3.0
 # How often connections, pools and streams are checked (seconds), at the least.
 SWEEP = 1.0
 BACKLOG = 4096
+# How long clients have at a stop to close their event streams and WebSockets (seconds).
+STREAM_END_SECONDS = 1.0
 # How long writing the last log lines may take when the worker stops (seconds).
 LOG_SECONDS = 2.0
 
@@ -141,12 +143,21 @@ class Gateway:
         return host, port
 
     async def stop(self, grace: float) -> None:
-        """Stop accepting, wait up to ``grace`` seconds for requests in flight, then abort the others."""
+        """Stop accepting, wait up to ``grace`` seconds for requests in flight, then abort the others.
+
+        The last part of that time is for event streams and WebSockets, which are ended in order.
+        """
         if self._server is not None:
             self._server.close()
         self._listener.drain()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._listener.wait_until_empty(), grace)
+        ending = min(STREAM_END_SECONDS, grace / 4)
+        try:
+            await asyncio.wait_for(self._listener.wait_until_empty(), grace - ending)
+        except TimeoutError:
+            for connection in list(self._listener.connections):
+                connection.end_stream()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._listener.wait_until_empty(), ending)
         for connection in list(self._listener.connections):
             connection.abort()
         for members in [*self._members.values(), *(members for _, members in self._retiring.values())]:

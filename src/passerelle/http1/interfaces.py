@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from passerelle.errors import Failure
 from passerelle.http.messages import Response
 from passerelle.http1.head import RequestHead, ResponseHead
+from passerelle.http1.websocket import FrameTracker
 
 
 class ResponseEvents(Protocol):
@@ -172,8 +173,10 @@ class ServerConnection(Tunnel, Protocol):
     def send_switch(self, head: ResponseHead, added: bytes) -> None:
         """Send 101 (Switching Protocols) with the field lines ``added``."""
 
-    def begin_tunnel(self, tunnel: Tunnel, idle: float) -> bytes:
+    def begin_tunnel(self, tunnel: Tunnel, idle: float, frames: FrameTracker | None) -> bytes:
         """Stop framing and pass bytes to ``tunnel`` from now on. Return the bytes already read (RFC 9110 §7.8).
+
+        ``frames`` follows what is sent to the client, if the protocol is WebSocket.
 
         Both sides are closed when neither sends anything for ``idle`` seconds.
         """
@@ -183,6 +186,9 @@ class ServerConnection(Tunnel, Protocol):
 
     def abort(self) -> None:
         """Close the connection at once; what was written and not yet sent is lost."""
+
+    def end_stream(self) -> None:
+        """End an event stream or a WebSocket in order, because the gateway stops; leave anything else unchanged."""
 
     def drain(self) -> None:
         """Close the connection now if it is idle, else after the current request."""

@@ -240,7 +240,8 @@ def no_cache() -> Snapshot:
 class Metrics:
     """Metrics of one gateway worker.
 
-    The attributes ``connections_…`` count client connections and are updated by the server. At a scrape, ``access_log`` returns the lines written and dropped, ``cache`` the size of the cache.
+    The attributes ``connections_…`` count client connections and are updated by the server. At a scrape, ``access_log``
+    returns the lines written and dropped, ``cache`` the size of the cache.
     """
 
     def __init__(self) -> None:

@@ -75,7 +75,9 @@ def cache_origin(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes
         return authority
     # The proxy chooses the values, which need not be hosts, so the key contains a digest instead of their octets. No
     # Host begins with a slash, so a client that chooses its Host cannot choose a digest.
-    return b"/" + blake2b(b"%b\0%b\0%b\0%b" % (authority, host, proto, prefix), digest_size=16).hexdigest().encode("ascii")
+    return b"/" + blake2b(b"%b\0%b\0%b\0%b" % (authority, host, proto, prefix), digest_size=16).hexdigest().encode(
+        "ascii"
+    )
 
 
 # Forwarding lines by (peer, Host, scheme), which are the same for all requests of a client. Clients choose the key, so

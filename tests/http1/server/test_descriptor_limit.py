@@ -45,7 +45,9 @@ def test_each_refusal_is_counted_and_one_line_in_ten_seconds_is_logged() -> None
 def test_without_descriptors_clients_are_refused_until_some_are_free() -> None:
     upstream = Upstream(answering(ok()))
     settings: dict[str, Any] = {
-        **{"listen": "127.0.0.1:0", "admin": "off", "access_log": "off"},
+        "listen": "127.0.0.1:0",
+        "admin": "off",
+        "access_log": "off",
         "services": {"u": {"targets": [upstream.url]}},
         "routes": [{"path": "/{rest*}", "service": "u"}],
     }
@@ -90,4 +92,3 @@ def test_without_descriptors_clients_are_refused_until_some_are_free() -> None:
         lines = [line for line in errors.splitlines() if line]
         assert process.returncode == 0
         assert len(lines) == 1 and "out of file descriptors" in lines[0], errors
-

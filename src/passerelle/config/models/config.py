@@ -107,8 +107,8 @@ class Health(Model):
     timeout: Duration = Field(default=1.0, description="Time for one response.")
     host: Authority | None = Field(
         default=None,
-        description="`Host` of the probe; by default the `host` of the service if that is a name, otherwise the address "
-        "of the instance.",
+        description="`Host` of the probe; by default the `host` of the service if that is a name, otherwise the "
+        "address of the instance.",
     )
     headers: Annotated[dict[ProbeField, Value], Takes("mapping of fields to values")] = Field(
         default={}, min_length=1, description="Further header fields of the probe, such as `X-Forwarded-Proto: https`."

@@ -13,9 +13,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
+from passerelle.http1.server.body_writer import BodyWriter
 from passerelle.http1.server.connection import LINGER_BYTES, ClientConnection
 from passerelle.http1.server.listener import Listener
-from passerelle.http1.server.response_writer import BodyWriter
 from passerelle.http1.server.timeouts import LINGER_SECONDS
 from passerelle.http1.tls_contexts import reason
 from passerelle.http1.tls_handshake import alert_sender
