@@ -376,9 +376,12 @@ def hello_of(secured: Secured) -> bytes:
 
 def refusal(secured: Secured, gateway: Running, context: ssl.SSLContext) -> str:
     """Return the reason that a client gets for a failed handshake, which TLS 1.3 reports at its first read."""
+
+    def connect_and_read() -> None:
+        secured.connect(gateway, context).tls.recv(1)
+
     with pytest.raises(ssl.SSLError) as error:
-        client = secured.connect(gateway, context)
-        client.tls.recv(1)
+        connect_and_read()
     return str(error.value).upper().replace(" ", "_")
 
 

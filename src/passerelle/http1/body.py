@@ -1,8 +1,8 @@
 """Message bodies (RFC 9112 §6, §7): decoders, and the encoder of the chunked coding.
 
 A decoder takes bytes as they arrive and returns the payload in them. It holds back at most one incomplete line, so its
-memory is bounded by :data:`MAX_LINE`. Chunk extensions and trailer fields are validated, bounded and dropped (allowed by
-RFC 9112 §7.1.1, §7.1.2): a trailer field would bypass the checks that were made on the head.
+memory is bounded by :data:`MAX_LINE`. Chunk extensions and trailer fields are validated, bounded and dropped (RFC 9112
+§7.1.1, §7.1.2 allow it): a trailer field would bypass the checks that were made on the head.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from passerelle.errors import Failure, Kind
 MAX_LINE = 4096
 # Maximum size in bytes of all trailer lines of one message.
 MAX_TRAILER = 8192
-# Maximum size in bytes of the chunk-size lines of one message, beyond the free bytes of each chunk. A line is free up to
-# 16 bytes plus twice its payload: a signature in each chunk passes, and so do small chunks without extensions.
+# Maximum size in bytes of the chunk-size lines of one message, beyond what each chunk has free: 16 bytes plus twice its
+# payload. So a signature in each chunk passes, and so do small chunks without extensions.
 MAX_OVERHEAD = 16_384
 FREE_OVERHEAD = 16
 

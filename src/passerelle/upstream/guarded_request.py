@@ -165,7 +165,7 @@ class GuardedRequest(UpstreamRequest):
             super()._send(connection)
 
     def message_for(self, instance: Instance) -> bytes:
-        """Return the head of the request for ``instance`` as it is to be sent now: the header with the time left differs."""
+        """Return the head of the request for ``instance`` as of now: the header with the time left differs."""
         policy, plain = self._policy, self._message
         if not policy.sends_deadline:
             return plain
