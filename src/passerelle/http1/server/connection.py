@@ -16,7 +16,7 @@ from passerelle.http1.head import USUAL_LINE, RequestHead, parse_request_line
 from passerelle.http1.interfaces import ServerExchange
 from passerelle.http1.request_target import resolve_target
 from passerelle.http1.serialize import problem
-from passerelle.http1.server.listener import Listener
+from passerelle.http1.server.listener import Listener, peer_address
 from passerelle.http1.server.response_writer import BODY, PIPELINED, discard
 from passerelle.http1.server.timeouts import ClientTimeouts
 
@@ -48,8 +48,7 @@ class ClientConnection(ClientTimeouts):
         self._transport = cast(asyncio.Transport, transport)
         self._write = self._transport.write
         listener = self._listener
-        name = transport.get_extra_info("peername")
-        self.peer = name[0].encode("ascii") if isinstance(name, tuple) else b"local"
+        self.peer = peer_address(transport.get_extra_info("peername"))
         listener.accepted += 1
         self._since = listener.clock.now
         if len(listener.connections) >= listener.limits.connections or listener.draining:

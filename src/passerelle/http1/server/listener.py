@@ -18,6 +18,17 @@ class Handshake(Protocol):
         """End the handshake and close its connection."""
 
 
+def peer_address(name: object) -> bytes:
+    """Return the address of a client, whose socket has the peer ``name``.
+
+    An IPv4 client of a listener for both families has an IPv4-mapped address (RFC 4291 §2.5.5.2); it is the same client
+    as on an IPv4 listener, in all lists of addresses, limits and logs.
+    """
+    if not isinstance(name, tuple):
+        return b"local"
+    return str(name[0]).removeprefix("::ffff:").encode("ascii")
+
+
 class ListenerLimits:
     """Limits for client connections: sizes in bytes, times in seconds, ``body_rate`` in bytes per second.
 

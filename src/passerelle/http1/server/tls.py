@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from passerelle.http1.server.body_writer import BodyWriter
 from passerelle.http1.server.connection import LINGER_BYTES, ClientConnection
-from passerelle.http1.server.listener import Listener
+from passerelle.http1.server.listener import Listener, peer_address
 from passerelle.http1.server.timeouts import LINGER_SECONDS
 from passerelle.http1.tls_contexts import reason
 from passerelle.http1.tls_handshake import alert_sender
@@ -121,7 +121,7 @@ class TlsHandshake(asyncio.Protocol):
         self._listener.accepted += 1
         self._listener.refused += 1
         if not self._listener.draining:
-            self._failures.add(str(name[0]) if isinstance(name, tuple) else "a client", why)
+            self._failures.add(peer_address(name).decode() if isinstance(name, tuple) else "a client", why)
         self._listener.check_empty()
 
 
