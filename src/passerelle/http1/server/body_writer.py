@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from passerelle.errors import Failure
-
-if TYPE_CHECKING:
-    from passerelle.http1.server.response_writer import ResponseWriter
 
 # A stored body longer than this is written in slices of this size: written data stays in memory until the client reads
 # it, and TLS copies it. The size exceeds the 64 KiB at which a transport reports a slow client.
 SLICE = 256 * 1024
+
+
+class BodyClient(Protocol):
+    """The connection that a body is written to."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether no further data reaches the client."""
+
+    def send_slice(self, data: memoryview) -> None:
+        """Write a part of the body."""
+
+    def end_response(self) -> None:
+        """Complete the response."""
 
 
 class BodyWriter:
@@ -25,7 +36,7 @@ class BodyWriter:
 
     wants_body = False
 
-    def __init__(self, client: ResponseWriter, body: bytes | memoryview) -> None:
+    def __init__(self, client: BodyClient, body: bytes | memoryview) -> None:
         self._client = client
         self._body = memoryview(body)
         self._paused = False
