@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from passerelle.http.messages import Field
 from passerelle.security.credentials.api_keys import KEY_FORM
 
+_PREFIX_LINE = re.compile(rb"\r\nX-Forwarded-Prefix: ([^\r\n]*)")  # as upstream/request_headers.py writes it
 _PARAMETER = re.compile(rb"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -103,15 +104,13 @@ class StrippedPrefixRules(RequestHeaderRules):
 
     __slots__ = ("_prefix", "_rules")
 
-    _LINE = re.compile(rb"\r\nX-Forwarded-Prefix: ([^\r\n]*)")  # as upstream/request_headers.py writes it
-
     def __init__(self, prefix: bytes, rules: RequestHeaderRules | None) -> None:
         self._prefix = prefix
         self._rules = rules
 
     def apply(self, section: bytes, params: Mapping[str, bytes]) -> bytes:
         """Return the section (CRLF after each line) as the service receives it."""
-        outer = self._LINE.search(section)
+        outer = _PREFIX_LINE.search(section)
         prefix = self._prefix
         if outer is not None:
             section = section[: outer.start()] + section[outer.end() :]
