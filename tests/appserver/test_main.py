@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.client
+import json
 import os
 import signal
 import socket
@@ -206,6 +207,32 @@ class TestLoading:
         code, lines = failed(folder, app)
         assert code == 2
         assert len(lines) == 1 and lines[0].startswith(f"appserver: {why}")
+
+    @pytest.mark.parametrize(
+        ("file", "app"), [("json.py", "json:app"), ("json/__init__.py", "json:app"), ("json.py", "json.shop:app")]
+    )
+    def test_a_module_that_an_installed_one_hides_is_named(self, tmp_path: Path, file: str, app: str) -> None:
+        own = tmp_path / file
+        own.parent.mkdir(exist_ok=True)
+        own.write_text("def app(environ, start_response): ...\n")
+        code, lines = failed(tmp_path, app)
+        assert code == 2 and len(lines) == 1
+        assert f"'json' was loaded from {json.__file__}, and hides {own}" in lines[0]
+
+    def test_an_installed_application_that_hides_a_file_is_served_with_a_line(self, tmp_path: Path) -> None:
+        """wsgiref.simple_server:demo_app is an application of the standard library."""
+        (tmp_path / "wsgiref.py").write_text("")
+        port = free_port()
+        process = spawn(tmp_path, "wsgiref.simple_server:demo_app", port)
+        try:
+            wait_for_port(process, port)
+            assert get(port).startswith(b"Hello world!")
+        finally:
+            process.kill()
+        _, errors = process.communicate()
+        (line,) = errors.splitlines()
+        assert line.startswith("appserver: serving 'wsgiref.simple_server:demo_app'; 'wsgiref' was loaded from ")
+        assert str(tmp_path / "wsgiref.py") in line
 
     @pytest.mark.parametrize(("app", "error"), [("raising:app", "ValueError"), ("needing:app", "ModuleNotFoundError")])
     def test_a_module_s_own_error_keeps_its_traceback(self, folder: Path, app: str, error: str) -> None:

@@ -101,6 +101,29 @@ def test_endless_chunk_extensions_and_trailers_are_refused(rig: Rig) -> None:
     refused(rig.connect(gateway), start + b"0\r\n" + b"X: y\r\n" * 10_000, 400, 413, 431)
 
 
+def test_extensions_of_many_chunks_are_refused_together(rig: Rig) -> None:
+    gateway = rig.forward(rig.upstream(echo))
+    start = head("POST", "/", ("Transfer-Encoding", "chunked"))
+    refused(rig.connect(gateway), start + (b"1;" + b"x" * 1000 + b"\r\nx\r\n") * 20, 400)
+
+
+def test_extensions_of_many_chunks_truncate_a_response(rig: Rig) -> None:
+    first_read = threading.Event()
+
+    def script(conn: Connection) -> None:
+        conn.read_request()
+        conn.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        conn.wait(first_read)
+        conn.send((b"1;" + b"x" * 1000 + b"\r\nx\r\n") * 20 + b"0\r\n\r\n")
+        conn.wait_closed()
+
+    client = rig.connect(rig.forward(rig.upstream(script)))
+    client.send(head())
+    client.until(b"\r\n\r\n1\r\nx\r\n")
+    first_read.set()
+    assert not client.rest().endswith(b"0\r\n\r\n")
+
+
 def test_tiny_chunks_cost_no_more_than_their_bytes(rig: Rig) -> None:
     """One byte per chunk is legal; such a body must pass, with memory bounded by its payload."""
     body = b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n"

@@ -15,6 +15,7 @@ from passerelle.discovery import catalog
 from passerelle.discovery import file as target_file
 from passerelle.discovery.dns import Resolver
 from passerelle.discovery.types import DiscoveryFailed, FoundInstance
+from passerelle.system.ports import join
 from passerelle.upstream.members import InstanceSpec
 from tests.support.names import Names
 
@@ -198,6 +199,37 @@ def test_the_catalog_says_where_a_target_comes_from(tmp_path: Path, names: Names
         assert it.found_by("s", ("10.0.0.3", 1, "b")) == str(path)
         for place in (("10.0.0.1", 1, "a"), ("10.0.0.2", 1, "b"), ("10.0.0.2", 2, "a"), ("10.0.0.9", 1, "a")):
             assert it.found_by("s", place) == ""
+        it.stop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("listen", "own"),
+    [
+        ("127.0.0.1:8080", ["127.0.0.1:8080"]),
+        ("0.0.0.0:8080", ["127.0.0.1:8080", "127.0.0.2:8080"]),
+        ("[::]:8080", ["127.0.0.1:8080", "[::1]:8080"]),
+        ("127.0.0.1:9000", []),
+    ],
+)
+def test_found_targets_at_the_gateway_s_own_address_are_left_out(tmp_path: Path, listen: str, own: list[str]) -> None:
+    """192.0.2.1 is no address of any machine (RFC 5737)."""
+    found = {"127.0.0.1:8080", "127.0.0.2:8080", "[::1]:8080", "192.0.2.1:8080"}
+    (tmp_path / "t.txt").write_text("".join(f"http://{address}\n" for address in [*found, "127.0.0.1:1"]))
+    config = load_text("services: {s: {targets: [{file: t.txt}]}}\nroutes: [{path: /, service: s}]", folder=tmp_path)
+
+    async def run() -> None:
+        lines: list[str] = []
+        it = catalog.Catalog(lambda name: None, lines.append)
+        it.exclude(listen)
+        await it.prepare(config)
+        it.adopt(config)
+        for _ in range(2):
+            kept = {join(spec.host, spec.port) for spec in it.specs("s", config)}
+            assert not kept & set(own) and {"192.0.2.1:8080", "127.0.0.1:1"} <= kept
+        reported = {line for address in own for line in lines if f"found {address}, where the gateway" in line}
+        assert len(reported) == len(own) and len(set(lines)) == len(lines)
         it.stop()
 
     asyncio.run(run())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from passerelle.config.models.headers import OWN_REQUEST, OWN_REQUEST_PREFIXES
+from passerelle.security.credentials.api_keys import KeyStore
 from tests.support.client import Client
 from tests.support.gateways import Rig
 from tests.support.secure import Authority, SecureClient
@@ -54,6 +57,79 @@ def test_services_get_what_the_rules_say(rig: Rig) -> None:
     assert request.all("x-empty") == [b""]
     assert not {"cookie", "x-debug", "x_debug", "x_user", "x_flag"} & set(request.names())
     assert len(request.all("host")) == len(request.all("x-request-id")) == len(request.all("x-forwarded-for")) == 1
+
+
+def test_the_gateway_writes_each_field_that_only_it_may_set(rig: Rig, tmp_path: Path) -> None:
+    upstream = rig.upstream(answering(ok()))
+    key = KeyStore(tmp_path / "keys.db").create("acme", (), int(time.time()), None)[1]
+    route = {"auth": ["key"], "tell_deadline": True}
+    client = rig.connect(rig.forward(upstream, route=route, keys={"store": str(tmp_path / "keys.db")}))
+    assert client.request("GET", "/", ("X-API-Key", key)).status == 200
+    names = set(upstream.requests[0].names())
+    assert names >= OWN_REQUEST
+    for prefix in OWN_REQUEST_PREFIXES:
+        assert any(name.startswith(prefix) for name in names), prefix
+
+
+def test_rules_may_set_forwarding_fields_that_the_gateway_does_not_write(rig: Rig) -> None:
+    rules = {"X-Real-IP": "10.0.0.1", "X-Forwarded-Port": "443", "X-Forwarded-Prefix": "/shop"}
+    upstream, client = ruled(rig, request_headers={"set": rules})
+    forged = [(name, "forged") for name in (*rules, "X_Real_IP", "X-Forwarded-Server")]
+    assert client.request("GET", "/a/b", *forged).status == 200
+    (request,) = upstream.requests
+    assert {name: request.all(name) for name in rules} == {name: [value.encode()] for name, value in rules.items()}
+    assert not {"x_real_ip", "x-forwarded-server"} & set(request.names())
+
+
+# ---- the prefix that a rewrite strips
+
+
+@pytest.mark.parametrize(
+    ("path", "rewrite", "target", "prefix"),
+    [
+        ("/fl/{r*}", "/{r}", "/fl/a/b", b"/fl"),
+        ("/api/v1/{r*}", "/v1/{r}", "/api/v1/x", b"/api"),
+        ("/shop/user/{id}", "/user/{id}", "/shop/user/7", b"/shop"),
+        ("/fl/{r*}", "/app/{r}", "/fl/a", None),
+        ("/{tenant}/x/{r*}", "/x/{r}", "/t/x/a", None),
+        ("/fl/{r*}", "/fl/{r}", "/fl/a", None),
+        ("/fl/{r*}", None, "/fl/a", None),
+    ],
+)
+def test_a_service_receives_the_prefix_that_a_rewrite_strips(
+    rig: Rig, path: str, rewrite: str | None, target: str, prefix: bytes | None
+) -> None:
+    route = {"path": path, **({"rewrite": rewrite} if rewrite else {})}
+    upstream, client = ruled(rig, **route)
+    assert client.request("GET", target, ("X-Forwarded-Prefix", "/forged")).status == 200
+    assert upstream.requests[0].all("x-forwarded-prefix") == ([prefix] if prefix else [])
+
+
+@pytest.mark.parametrize(
+    ("sent", "rewrite", "received"),
+    [
+        ("/outer", "/{r}", b"/outer/fl"),
+        ("/outer/", "/{r}", b"/outer/fl"),
+        ("/outer", "/fl/{r}", b"/outer"),
+        ("//evil.example", "/{r}", b"/fl"),
+        ("/a, /b", "/fl/{r}", None),
+        ("https://evil.example/", "/fl/{r}", None),
+    ],
+)
+def test_the_prefix_of_a_trusted_proxy_comes_first(rig: Rig, sent: str, rewrite: str, received: bytes | None) -> None:
+    upstream = rig.upstream(answering(ok()))
+    route = {"path": "/fl/{r*}", "rewrite": rewrite}
+    client = rig.connect(rig.forward(upstream, route=route, trusted_proxies=["127.0.0.1"]))
+    assert client.request("GET", "/fl/a", ("X-Forwarded-Prefix", sent)).status == 200
+    assert upstream.requests[0].all("x-forwarded-prefix") == ([received] if received else [])
+
+
+def test_a_rule_for_the_prefix_replaces_it(rig: Rig) -> None:
+    upstream, client = ruled(
+        rig, path="/fl/{r*}", rewrite="/{r}", request_headers={"set": {"X-Forwarded-Prefix": "/own"}}
+    )
+    assert client.request("GET", "/fl/a").status == 200
+    assert upstream.requests[0].all("x-forwarded-prefix") == [b"/own"]
 
 
 def test_a_body_goes_on_as_it_is(rig: Rig) -> None:

@@ -183,6 +183,19 @@ def test_limits_and_trust_are_the_new_ones_on_open_connections(rig: Rig) -> None
     assert client.request("POST", "/", body=b"xx").status == 413
 
 
+def test_stored_responses_are_selected_by_the_new_trust_on_open_connections(rig: Rig) -> None:
+    one = rig.upstream(answering(ok(b"x", b"Cache-Control: max-age=600")))
+    cached = {**ROUTE, "cache": {}}
+    gateway = rig.gateway({"u": service(one)}, [cached])
+    client = rig.connect(gateway)
+    stated = ("X-Forwarded-Host", "shop.example")
+    for trusted, requests in (([], 1), (["127.0.0.0/8"], 2), ([], 2)):
+        gateway.reload({"u": service(one)}, [cached], trusted_proxies=trusted)
+        for _ in range(2):
+            assert client.request("GET", "/", stated).status == 200
+        assert len(one.requests) == requests
+
+
 @pytest.mark.parametrize("limits", [{"headers": 10}, {"head": "256B"}])
 def test_lower_limits_of_heads_hold_for_heads_that_are_known(rig: Rig, limits: dict[str, Any]) -> None:
     upstream = rig.upstream(answering(ok()))

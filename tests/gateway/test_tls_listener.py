@@ -369,3 +369,89 @@ def hello_of(secured: Secured) -> bytes:
     with contextlib.suppress(ssl.SSLWantReadError):
         client.do_handshake()
     return outgoing.read()
+
+
+# ---- the alert of a failed handshake
+
+
+def refusal(secured: Secured, gateway: Running, context: ssl.SSLContext) -> str:
+    """Return the reason that a client gets for a failed handshake, which TLS 1.3 reports at its first read."""
+
+    def connect_and_read() -> None:
+        secured.connect(gateway, context).tls.recv(1)
+
+    with pytest.raises(ssl.SSLError) as error:
+        connect_and_read()
+    return str(error.value).upper().replace(" ", "_")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_certificate_of_another_authority_gets_unknown_ca(
+    rig: Rig, secured: Secured, version: ssl.TLSVersion
+) -> None:
+    gateway = secured.forward(rig.upstream(answering(ok())), tls={"client_ca": str(secured.clients.file)})
+    context = secured.authority.client_context(secured.authority.issue("stranger", "stranger"))
+    context.maximum_version = version
+    assert "UNKNOWN_CA" in refusal(secured, gateway, context)
+
+
+def test_a_missing_client_certificate_gets_certificate_required(rig: Rig, secured: Secured) -> None:
+    gateway = secured.forward(rig.upstream(answering(ok())), tls={"client_ca": str(secured.clients.file)})
+    assert "CERTIFICATE_REQUIRED" in refusal(secured, gateway, secured.authority.client_context())
+
+
+def test_no_common_cipher_gets_handshake_failure(rig: Rig, secured: Secured) -> None:
+    context = secured.authority.client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AES128-SHA")
+    gateway = secured.forward(rig.upstream(answering(ok())))
+    assert "HANDSHAKE_FAILURE" in refusal(secured, gateway, context)
+
+
+def test_a_version_that_is_too_old_gets_protocol_version(rig: Rig, secured: Secured) -> None:
+    context = secured.authority.client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    gateway = secured.forward(rig.upstream(answering(ok())), tls={"minimum": "1.3"})
+    assert "PROTOCOL_VERSION" in refusal(secured, gateway, context)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_alpn_without_a_common_protocol_gets_no_application_protocol(
+    rig: Rig, secured: Secured, warnings: list[str], version: ssl.TLSVersion
+) -> None:
+    context = secured.authority.client_context()
+    context.maximum_version = version
+    context.set_alpn_protocols(["h2", "acme-tls/1"])
+    gateway = secured.forward(rig.upstream(answering(ok())))
+    assert "NO_APPLICATION_PROTOCOL" in refusal(secured, gateway, context)
+    wait_until(lambda: any("no application protocol" in line for line in warnings))
+    assert not rig.upstreams[0].connections
+    settle(gateway)
+
+
+def test_http_1_0_may_be_negotiated(rig: Rig, secured: Secured) -> None:
+    context = secured.authority.client_context()
+    context.set_alpn_protocols(["http/1.0"])
+    client = secured.connect(secured.forward(rig.upstream(answering(ok()))), context)
+    assert client.tls.selected_alpn_protocol() == "http/1.0"
+    client.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert client.read_response().status == 200
+
+
+def test_a_hello_that_arrives_byte_by_byte_is_understood(rig: Rig, secured: Secured) -> None:
+    gateway = secured.forward(rig.upstream(answering(ok())))
+    context = secured.authority.client_context()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with socket.create_connection(("127.0.0.1", gateway.port), LONG) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            try:
+                session.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                for byte in outgoing.read():
+                    sock.send(bytes([byte]))
+                incoming.write(sock.recv(65_536))
+        assert session.selected_alpn_protocol() == "http/1.1"

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.errors import Failure, Kind
-from passerelle.http1.body import LAST_CHUNK, MAX_LINE, MAX_TRAILER, ChunkedDecoder, CountedDecoder, encode_chunk
+from passerelle.http1.body import (
+    LAST_CHUNK,
+    MAX_LINE,
+    MAX_OVERHEAD,
+    MAX_TRAILER,
+    ChunkedDecoder,
+    CountedDecoder,
+    encode_chunk,
+)
 
 
 def decode(data: bytes) -> tuple[bytes, bool, bytes]:
@@ -56,6 +64,20 @@ def test_what_breaks_the_grammar_is_refused_whole_or_byte_by_byte(data: bytes) -
 def test_extensions_and_trailers_are_dropped() -> None:
     data = b'5;a=b ; c="d;\\"e"\r\nhello\r\n0;x\r\nX-Trailer: 1\r\n\r\nrest'
     assert decode(data) == (b"hello", True, b"rest")
+
+
+@pytest.mark.parametrize("kind", [Kind.BAD_REQUEST, Kind.BAD_RESPONSE])
+def test_the_sum_of_chunk_extensions_is_bounded(kind: Kind) -> None:
+    chunk = b"1;" + b"a" * 1000 + b"\r\nx\r\n"
+    with pytest.raises(Failure) as failure:
+        ChunkedDecoder(kind).feed(chunk * (MAX_OVERHEAD // 1000 + 2))
+    assert failure.value.kind is kind
+
+
+def test_a_signature_in_each_chunk_passes_whatever_the_length_of_the_body() -> None:
+    chunk = b"2000;chunk-signature=" + b"f" * 64 + b"\r\n" + b"x" * 0x2000 + b"\r\n"
+    decoder = ChunkedDecoder(Kind.BAD_REQUEST)
+    assert sum(len(decoder.feed(chunk)) for _ in range(1000)) == 0x2000 * 1000
 
 
 def test_trailers_are_bounded() -> None:

@@ -22,7 +22,7 @@ def repeating(conn: Connection) -> None:
         if request.start.startswith(b"POST /verify "):
             conn.send(ok(b'{"user_id": "1"}'))
             continue
-        names = ("host", "x-forwarded-host", "x-forwarded-proto", "cookie")
+        names = ("host", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-prefix", "cookie")
         said = {name: (request.get(name) or b"").decode() for name in names}
         fields = (b"Content-Type: application/json", b"Cache-Control: public, max-age=60", b"Vary: Cookie")
         conn.send(ok(json.dumps(said).encode(), *fields))
@@ -55,7 +55,9 @@ def test_a_client_cannot_put_a_port_of_its_choice_into_what_others_get(
     assert [json.loads(hit.body)["host"] for hit in hits] == ["gw", "gw", other]
 
 
-@pytest.mark.parametrize("field", ["X-Forwarded-Proto: https", "X-Forwarded-Host: shop.example"])
+@pytest.mark.parametrize(
+    "field", ["X-Forwarded-Proto: https", "X-Forwarded-Host: shop.example", "X-Forwarded-Prefix: /a"]
+)
 def test_what_a_trusted_proxy_says_of_the_origin_chooses_answers(rig: Rig, upstream: Upstream, field: str) -> None:
     client = rig.connect(rig.forward(upstream, route={"cache": {}}, trusted_proxies=["127.0.0.0/8"]))
     name, value = field.lower().split(": ")

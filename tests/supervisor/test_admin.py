@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
+import socket
+import struct
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -117,3 +121,66 @@ def test_a_name_that_was_bound_to_this_machine_is_refused(host: str) -> None:
 )
 def test_loopback_hosts(host: bytes, is_loopback: bool) -> None:
     assert _is_loopback(host) is is_loopback
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3,
+        b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n",
+        b"POST /reload HTTP/1.1\r\nHost: localhost\r\nPasserelle-Admin: 1\r\nContent-Length: 9\r\n\r\nbody",
+    ],
+)
+def test_a_client_that_resets_while_its_response_is_due_leaves_no_traceback(
+    request_head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Waiting(Subject):
+        def __init__(self, due: asyncio.Event) -> None:
+            super().__init__()
+            self.due = due
+            self.asked = asyncio.Event()
+
+        async def status(self) -> dict[str, Any]:
+            self.asked.set()
+            await self.due.wait()
+            return {"large": "x" * 1_000_000}
+
+        async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+            return await self.status()
+
+    async def check() -> None:
+        problems: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+        (sock,) = ports.reserve("127.0.0.1", 0)
+        for before in (True, False):  # reset before or after the response is written
+            subject = Waiting(asyncio.Event())
+            admin = Admin(sock.dup(), subject)
+            await admin.start()
+            _, writer = await asyncio.open_connection("127.0.0.1", sock.getsockname()[1])
+            writer.write(request_head)
+            await asyncio.wait_for(subject.asked.wait(), 5)
+            if before:
+                reset(writer)
+            subject.due.set()
+            if not before:
+                await asyncio.sleep(0)
+                reset(writer)
+            async with asyncio.timeout(5):
+                while admin._listener.connections:
+                    await asyncio.sleep(0.01)
+            await admin.stop()
+        sock.close()
+        assert not problems
+
+    run(check())
+    gc.collect()
+    assert not caplog.records
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close with a reset."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

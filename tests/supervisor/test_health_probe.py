@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from passerelle.supervisor.health_probe import probe
+from passerelle.supervisor.health_probe import ProbeRules, probe
 from passerelle.system import ports
 from tests.supervisor.helpers import run
 
@@ -55,6 +55,72 @@ def test_answers(answer: bytes, problem: str) -> None:
             assert requests[0].startswith(b"GET /up?x=1 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % port)
 
     run(check())
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000,
+    ],
+)
+def test_a_probe_ends_with_its_response_although_the_connection_stays_open(response: bytes) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            writer.write(response)
+            await reader.read()  # until the probe closes
+
+    async def check() -> None:
+        async with server(handler) as port:
+            assert await probe("127.0.0.1", port, "/", 5.0) == ""
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    ("response", "problem"),
+    [
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 70, "only interim responses to GET /"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "response to GET / is malformed: "),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", ""),  # the status decides
+    ],
+)
+def test_a_response_that_is_not_well_formed(response: bytes, problem: str) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(response)
+
+    async def check() -> None:
+        async with server(handler) as port:
+            found = await probe("127.0.0.1", port, "/", 5.0)
+            assert found.startswith(problem) and bool(found) == bool(problem)
+
+    run(check())
+
+
+def test_host_fields_and_statuses_of_a_probe_can_be_set() -> None:
+    requests: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 301 Moved Permanently\r\nContent-Length: 0\r\n\r\n")
+
+    async def check() -> None:
+        rules = ProbeRules("shop.example", (("X-Forwarded-Proto", "https"), ("User-Agent", "own")), frozenset({301}))
+        async with server(handler) as port:
+            assert await probe("127.0.0.1", port, "/", 5.0, rules=rules) == ""
+            rules = rules._replace(statuses=frozenset({200, 204}))
+            assert await probe("127.0.0.1", port, "/", 5.0, rules=rules) == "status 301 for GET /"
+
+    run(check())
+    assert requests[0] == (
+        b"GET / HTTP/1.1\r\nHost: shop.example\r\nX-Forwarded-Proto: https\r\nUser-Agent: own\r\n"
+        b"Connection: close\r\n\r\n"
+    )
 
 
 def test_silence_is_a_timeout() -> None:

@@ -68,7 +68,7 @@ class Request:
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    def current_message(self) -> bytes:
+    def message_for(self, instance: Instance) -> bytes:
         return b"head"
 
     def launch_hedge(self) -> None:

@@ -66,12 +66,13 @@ def load(app: str) -> Any:
         # A failed import inside the module is reported with its traceback.
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
-        raise AppLoadError(f"there is no module {error.name!r} in {os.getcwd()} or on the Python path") from None
+        missing = f"there is no module {error.name!r} in {os.getcwd()} or on the Python path"
+        raise AppLoadError(missing + hidden_file(module)) from None
     for name in attribute.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise AppLoadError(f"module {module!r} has no attribute {attribute!r}") from None
+            raise AppLoadError(f"module {module!r} has no attribute {attribute!r}{hidden_file(module)}") from None
     if called and callable(found):
         found = found(*given, **named)
     if not callable(found):
@@ -81,6 +82,20 @@ def load(app: str) -> Any:
             raise AppLoadError(f"{app!r} is not an application but makes one: write {app.partition('(')[0]}()")
         raise AppLoadError(f"{app!r} is not a WSGI or ASGI application: a {type(found).__name__} takes no request")
     return found
+
+
+def hidden_file(module: str) -> str:
+    """Return a remark for a message where ``module`` is not the one in the current folder; empty where it is.
+
+    The folder is last on the path, so an installed module of the same name hides it.
+    """
+    name = module.partition(".")[0]
+    here = next((path for path in (f"{name}.py", os.path.join(name, "__init__.py")) if os.path.exists(path)), None)
+    loaded = getattr(sys.modules.get(name), "__file__", None)
+    if here is None or name not in sys.modules or (loaded is not None and os.path.samefile(loaded, here)):
+        return ""
+    origin = loaded or "the interpreter"
+    return f"; {name!r} was loaded from {origin}, and hides {os.path.abspath(here)}: rename the latter"
 
 
 def _arguments(app: str, text: str) -> tuple[list[Any], dict[str, Any]]:
@@ -235,6 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         traceback.print_exc()
         return _fail(1, f"{options.app!r} cannot be imported: {error!r}")
+    remark = hidden_file(options.app.partition(":")[0])
+    if remark:
+        print(f"appserver: serving {options.app!r}{remark}", file=sys.stderr)
     interface = detect(application) if options.interface == "auto" else options.interface
     # Bound once the application is loaded, and listening once it has started up, so that a port that accepts
     # connections belongs to an instance that can respond.

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from passerelle.config.models.addresses import Lookup
+from passerelle.config.checks import calls_gateway
+from passerelle.config.models.addresses import Address, Lookup
 from passerelle.config.models.config import Config, Target
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.discovery import Dns
@@ -20,11 +21,14 @@ from passerelle.discovery.overrides import Overrides, TargetKey, target_key
 from passerelle.discovery.types import DiscoveryFailed, FoundInstance
 from passerelle.gateway.assembly.certificates import service_tls
 from passerelle.gateway.assembly.services import configured_instances
-from passerelle.system.ports import join
+from passerelle.system.ports import is_local, join, split
 from passerelle.upstream.members import InstanceSpec
 
 FIRST_RESULT_LIMIT = 5.0  # seconds that a start or a reload waits for the first result of new sources
 FILE_INTERVAL = 1.0  # seconds between two polls of a file
+
+# Hosts that stand for every address of this machine.
+EVERY_HOST = ("0.0.0.0", "::")
 
 _Key = tuple[Lookup, Dns] | Path
 
@@ -115,6 +119,20 @@ class Catalog:
         self._sources: dict[_Key, DiscoverySource] = {}
         self._config: Config | None = None
         self._overrides: dict[str, Overrides] = {}  # by service
+        self._listen: Address | None = None
+        self._own: set[tuple[str, str]] = set()  # services and their found targets that are the gateway's own address
+
+    def exclude(self, listen: str) -> None:
+        """Leave out found targets at ``listen`` (``host:port``), where the gateway would call itself."""
+        host, port = split(listen)
+        self._listen = Address(host=host, port=port)
+
+    def is_excluded(self, host: str, port: int) -> bool:
+        """Whether requests to ``host:port`` would arrive at the gateway itself."""
+        listen = self._listen
+        if listen is None or port != listen.port:
+            return False
+        return calls_gateway(Address(host=host, port=port), listen) or (listen.host in EVERY_HOST and is_local(host))
 
     async def prepare(self, config: Config) -> None:
         """Start the sources that ``config`` adds, and wait for their first results, for a limited time.
@@ -164,10 +182,18 @@ class Catalog:
             key = _key(target, config)
             source = self._sources.get(key) if key is not None else None
             for host, port, weight, tier in source.found if source is not None else ():
+                if self.is_excluded(host, port):
+                    self._report_own(name, join(host, port))
+                    continue
                 share = weight * target.weight
                 spec = InstanceSpec(name_after_address(name, host, port, zone), host, port, share, zone, tier=tier)
                 specs.setdefault((host, port, zone), spec)
         return list(specs.values())
+
+    def _report_own(self, name: str, address: str) -> None:
+        if (name, address) not in self._own:
+            self._own.add((name, address))
+            self._log(f"{name}: found {address}, where the gateway itself listens; it is left out")
 
     def add(self, name: str, spec: InstanceSpec) -> None:
         """Add the target ``spec`` to the service ``name``."""

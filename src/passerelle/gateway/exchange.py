@@ -32,6 +32,7 @@ from passerelle.http.messages import SAFE_METHODS, Response, list_members
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.serialize import problem, serialize
+from passerelle.http1.websocket import FrameTracker
 from passerelle.observability.access_log import RouteLog
 from passerelle.proxy_cache.cache import CachePlan, request_view
 from passerelle.proxy_cache.lookup import CacheLookup
@@ -444,7 +445,8 @@ class Exchange:
         self._status = head.status
         upstream = source.tunnel(client)
         client.send_switch(head, self._added_lines())
-        early = client.begin_tunnel(upstream, cast(ForwardPlan, self._plan).tunnel_idle)
+        frames = FrameTracker() if chosen == {b"websocket"} else None
+        early = client.begin_tunnel(upstream, cast(ForwardPlan, self._plan).tunnel_idle, frames)
         if data:
             client.write(data)
         if early:

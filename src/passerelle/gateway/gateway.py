@@ -40,6 +40,7 @@ from passerelle.gateway.plans import cache_of, stored_part_tags
 from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
 from passerelle.http1.interfaces import ServerConnection
+from passerelle.http1.server.descriptor_limit import DescriptorLimit
 from passerelle.http1.server.listener import Listener
 from passerelle.observability.access_log import AccessLog, RouteLog
 from passerelle.observability.log_sink import LogSink
@@ -48,6 +49,7 @@ from passerelle.proxy_cache.cache import Cache
 from passerelle.proxy_cache.invalidation import Invalidator
 from passerelle.routing.router import Router
 from passerelle.security.addresses import Proxies
+from passerelle.system import descriptors
 from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.members import InstanceSet, InstanceSpec
 from passerelle.upstream.passive_health import PassiveHealth
@@ -64,6 +66,8 @@ SET_BACK = 3.0
 # How often connections, pools and streams are checked (seconds), at the least.
 SWEEP = 1.0
 BACKLOG = 4096
+# How long clients have at a stop to close their event streams and WebSockets (seconds).
+STREAM_END_SECONDS = 1.0
 # How long writing the last log lines may take when the worker stops (seconds).
 LOG_SECONDS = 2.0
 
@@ -107,6 +111,7 @@ class Gateway:
         self.second_level = SecondLevel(self.loop)
         self._use_cache(cache, era, config)
         self._listener = Listener(self, listener_limits(config), self.clock)
+        self._listener.descriptors = DescriptorLimit(descriptors.limit(), logger.warning)
         self._sweep = sweep_seconds(config, SWEEP)
         self._stream_idle_monitor = StreamIdleMonitor()
         self._server: asyncio.Server | None = None
@@ -138,12 +143,21 @@ class Gateway:
         return host, port
 
     async def stop(self, grace: float) -> None:
-        """Stop accepting, wait up to ``grace`` seconds for requests in flight, then abort the others."""
+        """Stop accepting, wait up to ``grace`` seconds for requests in flight, then abort the others.
+
+        The last part of that time is for event streams and WebSockets, which are ended in order.
+        """
         if self._server is not None:
             self._server.close()
         self._listener.drain()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._listener.wait_until_empty(), grace)
+        ending = min(STREAM_END_SECONDS, grace / 4)
+        try:
+            await asyncio.wait_for(self._listener.wait_until_empty(), grace - ending)
+        except TimeoutError:
+            for connection in list(self._listener.connections):
+                connection.end_stream()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._listener.wait_until_empty(), ending)
         for connection in list(self._listener.connections):
             connection.abort()
         for members in [*self._members.values(), *(members for _, members in self._retiring.values())]:
@@ -250,6 +264,8 @@ class Gateway:
         self.metrics.connections_open = len(listener.connections)
         self.metrics.connections_accepted = listener.accepted
         self.metrics.connections_refused = listener.refused
+        if listener.descriptors is not None:
+            self.metrics.connections_without_descriptor = listener.descriptors.refused
         return self.metrics.snapshot()
 
     def status(self) -> dict[str, Any]:

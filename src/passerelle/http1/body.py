@@ -1,8 +1,8 @@
 """Message bodies (RFC 9112 §6, §7): decoders, and the encoder of the chunked coding.
 
 A decoder takes bytes as they arrive and returns the payload in them. It holds back at most one incomplete line, so its
-memory is bounded by :data:`MAX_LINE`. Chunk extensions are validated and dropped. Trailer fields are validated, bounded
-and dropped (allowed by RFC 9112 §7.1.2): a trailer field would bypass the checks that were made on the head.
+memory is bounded by :data:`MAX_LINE`. Chunk extensions and trailer fields are validated, bounded and dropped (RFC 9112
+§7.1.1, §7.1.2 allow it): a trailer field would bypass the checks that were made on the head.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from passerelle.errors import Failure, Kind
 MAX_LINE = 4096
 # Maximum size in bytes of all trailer lines of one message.
 MAX_TRAILER = 8192
+# Maximum size in bytes of the chunk-size lines of one message, beyond what each chunk has free: 16 bytes plus twice its
+# payload. So a signature in each chunk passes, and so do small chunks without extensions.
+MAX_OVERHEAD = 16_384
+FREE_OVERHEAD = 16
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
@@ -77,12 +81,13 @@ class CloseDecoder:
 class ChunkedDecoder:
     """Decoder of a chunked body (RFC 9112 §7.1). A malformed body is a Failure of ``kind``."""
 
-    __slots__ = ("_held", "_kind", "_left", "_state", "_trailer", "done", "rest")
+    __slots__ = ("_held", "_kind", "_left", "_overhead", "_state", "_trailer", "done", "rest")
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
         self._held = b""
         self._left = 0
+        self._overhead = 0  # bytes of chunk-size lines that are not free, less what later chunks had free
         self._state = self._size
         self._trailer = 0
         self.done = False
@@ -123,6 +128,10 @@ class ChunkedDecoder:
         if match is None:
             raise Failure(self._kind, "malformed chunk size")
         self._left = int(match[1], 16)
+        overhead = self._overhead + end - position - FREE_OVERHEAD - 2 * self._left
+        if overhead > MAX_OVERHEAD:
+            raise Failure(self._kind, "too many bytes of chunk extensions")
+        self._overhead = overhead if overhead > 0 else 0
         self._state = self._data if self._left else self._trailers
         return end + 2
 

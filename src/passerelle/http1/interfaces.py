@@ -12,12 +12,11 @@ from typing import Any, Protocol
 from passerelle.errors import Failure
 from passerelle.http.messages import Response
 from passerelle.http1.head import RequestHead, ResponseHead
+from passerelle.http1.websocket import FrameTracker
 
 
-class UpstreamReceiver(Protocol):
-    """Receiver of the response to a request that was sent on an upstream connection."""
-
-    method: bytes
+class ResponseEvents(Protocol):
+    """The events of the response to one request, each of which occurs at most once, except data and 1xx responses."""
 
     def on_interim(self, head: ResponseHead) -> None:
         """Handle a 1xx response other than 101 (RFC 9110 §15.2)."""
@@ -39,6 +38,12 @@ class UpstreamReceiver(Protocol):
 
         ``data`` holds the bytes of the new protocol that have already arrived.
         """
+
+
+class UpstreamReceiver(ResponseEvents, Protocol):
+    """Receiver of the response to a request that was sent on an upstream connection."""
+
+    method: bytes
 
     def on_upstream_paused(self) -> None:
         """Stop sending body data: the instance reads more slowly than data arrives."""
@@ -168,8 +173,10 @@ class ServerConnection(Tunnel, Protocol):
     def send_switch(self, head: ResponseHead, added: bytes) -> None:
         """Send 101 (Switching Protocols) with the field lines ``added``."""
 
-    def begin_tunnel(self, tunnel: Tunnel, idle: float) -> bytes:
+    def begin_tunnel(self, tunnel: Tunnel, idle: float, frames: FrameTracker | None) -> bytes:
         """Stop framing and pass bytes to ``tunnel`` from now on. Return the bytes already read (RFC 9110 §7.8).
+
+        ``frames`` follows what is sent to the client, if the protocol is WebSocket.
 
         Both sides are closed when neither sends anything for ``idle`` seconds.
         """
@@ -179,6 +186,9 @@ class ServerConnection(Tunnel, Protocol):
 
     def abort(self) -> None:
         """Close the connection at once; what was written and not yet sent is lost."""
+
+    def end_stream(self) -> None:
+        """End an event stream or a WebSocket in order, because the gateway stops; leave anything else unchanged."""
 
     def drain(self) -> None:
         """Close the connection now if it is idle, else after the current request."""

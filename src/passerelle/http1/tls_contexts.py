@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from passerelle.http1.tls_handshake import ListenerContext
+
 # TLS 1.2: only suites with forward secrecy and authenticated encryption (RFC 9325 §4.2); TLS 1.3 has no others.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
-# The ALPN protocols (RFC 7301): no client mistakes the gateway for an HTTP/2 server.
-PROTOCOLS = ["http/1.1"]
+# The ALPN protocols (RFC 7301) of the listener, and towards services: neither speaks HTTP/2.
+PROTOCOLS = ["http/1.1", "http/1.0"]
+SERVICE_PROTOCOLS = ["http/1.1"]
 # Seconds that an instance may take for an orderly TLS shutdown.
 SHUTDOWN = 5.0
 
@@ -70,8 +73,9 @@ def server_context(files: ServerFiles) -> ssl.SSLContext:
 
 
 def _context_with_certificate(files: ServerFiles, certificate: Path, key: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _harden(context, files.minimum)
+    context = ListenerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.protocols = frozenset(name.encode("ascii") for name in PROTOCOLS)
+    _harden(context, files.minimum, PROTOCOLS)
     context.load_cert_chain(certificate, key, _no_password)
     if files.client_ca is not None:
         context.load_verify_locations(files.client_ca)
@@ -124,7 +128,7 @@ def _silence_sni_errors() -> None:
 def client_context(files: ClientFiles) -> ssl.SSLContext:
     """Build a service's context. Raise OSError if a file cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _harden(context, "1.2")
+    _harden(context, "1.2", SERVICE_PROTOCOLS)
     if not files.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -137,10 +141,10 @@ def client_context(files: ClientFiles) -> ssl.SSLContext:
     return context
 
 
-def _harden(context: ssl.SSLContext, minimum: str) -> None:
+def _harden(context: ssl.SSLContext, minimum: str, protocols: list[str]) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if minimum == "1.3" else ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
-    context.set_alpn_protocols(PROTOCOLS)
+    context.set_alpn_protocols(protocols)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
 
 

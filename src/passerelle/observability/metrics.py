@@ -240,14 +240,15 @@ def no_cache() -> Snapshot:
 class Metrics:
     """Metrics of one gateway worker.
 
-    ``connections_open``, ``connections_accepted`` and ``connections_refused`` count client connections and are updated
-    by the server. At a scrape, ``access_log`` returns the lines written and dropped, ``cache`` the size of the cache.
+    The attributes ``connections_…`` count client connections and are updated by the server. At a scrape, ``access_log``
+    returns the lines written and dropped, ``cache`` the size of the cache.
     """
 
     def __init__(self) -> None:
         self.connections_open = 0
         self.connections_accepted = 0
         self.connections_refused = 0
+        self.connections_without_descriptor = 0
         self.access_log: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.cache: Callable[[], Snapshot] = no_cache
         self._malformed: dict[Kind, int] = {}
@@ -284,6 +285,7 @@ class Metrics:
                 "open": self.connections_open,
                 "accepted": self.connections_accepted,
                 "refused": self.connections_refused,
+                "without_descriptor": self.connections_without_descriptor,
             },
             "malformed": {kind.value: count for kind, count in self._malformed.items()},
             "access_log": {"lines": lines, "dropped": dropped},

@@ -381,6 +381,13 @@ METRICS = (
         _one("connections", "refused"),
     ),
     Metric(
+        "passerelle_connections_without_descriptor_total",
+        "counter",
+        (),
+        "client connections refused because the worker was short of file descriptors",
+        _one("connections", "without_descriptor"),
+    ),
+    Metric(
         "passerelle_access_log_lines_total",
         "counter",
         (),

@@ -10,7 +10,7 @@ from passerelle.caching.keys import TargetUri
 from passerelle.caching.policy import Miss, Stale
 from passerelle.caching.request import RequestView
 from passerelle.http.messages import Fields
-from passerelle.http1.server.response_writer import SLICE
+from passerelle.http1.server.body_writer import SLICE
 from passerelle.proxy_cache.cache import CachePlan, path_tag
 from passerelle.upstream.interfaces import CacheOrigin, ResponseReceiver, ResponseSource
 from passerelle.upstream.request_body import RequestBody

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from passerelle.http.messages import Field
 from passerelle.security.credentials.api_keys import KEY_FORM
 
+_PREFIX_LINE = re.compile(rb"\r\nX-Forwarded-Prefix: ([^\r\n]*)")  # as upstream/request_headers.py writes it
 _PARAMETER = re.compile(rb"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -93,6 +94,29 @@ class RequestHeaderRules:
             return section + parts[0]
         filled = [part if index % 2 == 0 else params[part.decode()] for index, part in enumerate(parts)]
         return section + b"".join(filled)
+
+
+class StrippedPrefixRules(RequestHeaderRules):
+    """Rules of a route whose rewrite strips ``prefix`` from the path: the service receives it in X-Forwarded-Prefix.
+
+    It comes after the prefix that a trusted proxy has stripped. A rule for the field replaces both.
+    """
+
+    __slots__ = ("_prefix", "_rules")
+
+    def __init__(self, prefix: bytes, rules: RequestHeaderRules | None) -> None:
+        self._prefix = prefix
+        self._rules = rules
+
+    def apply(self, section: bytes, params: Mapping[str, bytes]) -> bytes:
+        """Return the section (CRLF after each line) as the service receives it."""
+        outer = _PREFIX_LINE.search(section)
+        prefix = self._prefix
+        if outer is not None:
+            section = section[: outer.start()] + section[outer.end() :]
+            prefix = outer[1].rstrip(b"/") + prefix
+        section = b"%bX-Forwarded-Prefix: %b\r\n" % (section, prefix)
+        return section if self._rules is None else self._rules.apply(section, params)
 
 
 class SecurityHeaderFields:

@@ -4,28 +4,61 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import NamedTuple
 
+from passerelle.errors import Failure, Kind
+from passerelle.http1.body import ChunkedDecoder, CloseDecoder, CountedDecoder, Decoder
+from passerelle.http1.client.connection import MAX_INTERIM
+from passerelle.http1.head import ResponseHead
 from passerelle.http1.tls_contexts import UpstreamTls, reason
 from passerelle.system.ports import join
 
 INTERVAL = 3.0  # seconds between two probes of an instance that was up before
 TIMEOUT = 1.0  # seconds for one probe, unless the configuration says otherwise
 
-_RESPONSE_LIMIT = 64 * 1024  # bytes of a response that are read at most
+_RESPONSE_LIMIT = 64 * 1024  # bytes of a head, and of a body, that are read at most
 
 
-async def probe(host: str, port: int, path: str | None, within: float, tls: UpstreamTls | None = None) -> str:
+class ProbeRules(NamedTuple):
+    """How a probe differs from the usual one: its Host, additional fields, and the statuses of a healthy instance.
+
+    Without ``host``, it is the address of the instance. Without ``statuses``, any 2xx is accepted.
+    """
+
+    host: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    statuses: frozenset[int] | None = None
+
+    def accepts(self, status: int) -> bool:
+        """Whether an instance that responds with ``status`` is healthy."""
+        return 200 <= status < 300 if self.statuses is None else status in self.statuses
+
+
+USUAL = ProbeRules()
+
+
+async def probe(
+    host: str,
+    port: int,
+    path: str | None,
+    within: float,
+    tls: UpstreamTls | None = None,
+    rules: ProbeRules = USUAL,
+) -> str:
     """Probe an instance once, for at most ``within`` seconds, over TLS if ``tls`` is given.
 
     The probe is GET ``path``, or only a connection if ``path`` is None. Returns an empty string if the instance is
-    healthy (any 2xx status), otherwise the problem.
+    healthy, otherwise the problem.
     """
     try:
         async with asyncio.timeout(within):
             options = tls.options(host) if tls is not None else {}
             reader, writer = await asyncio.open_connection(host, port, limit=_RESPONSE_LIMIT, **options)
             try:
-                return "" if path is None else await _get(reader, writer, join(host, port), path)
+                if path is None:
+                    return ""
+                writer.write(_request(path, rules.host or join(host, port), rules))
+                status = await _status(reader, path)
             finally:
                 writer.close()
     except TimeoutError:
@@ -34,25 +67,56 @@ async def probe(host: str, port: int, path: str | None, within: float, tls: Upst
         return "connection refused"
     except OSError as error:
         return reason(error)
+    except _NoResponse as problem:
+        return str(problem)
+    return "" if rules.accepts(status) else f"status {status} for GET {path}"
 
 
-async def _get(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, path: str) -> str:
-    writer.write(
-        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: passerelle-health\r\nConnection: close\r\n\r\n".encode()
-    )
+class _NoResponse(Exception):
+    """The instance sent nothing that is a response. The text states the problem."""
+
+
+def _request(path: str, host: str, rules: ProbeRules) -> bytes:
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}"]
+    if not any(name.lower() == "user-agent" for name, _ in rules.headers):
+        lines.append("User-Agent: passerelle-health")
+    lines += [f"{name}: {value}" for name, value in rules.headers]
+    return "\r\n".join([*lines, "Connection: close", "", ""]).encode("ascii")
+
+
+async def _status(reader: asyncio.StreamReader, path: str) -> int:
+    """Return the status of the response, once its body has arrived or is longer than a probe reads."""
     try:
-        line = await reader.readuntil(b"\n")
-    except asyncio.IncompleteReadError:
-        return f"connection closed without a response to GET {path}"
+        for _ in range(MAX_INTERIM + 1):
+            head = ResponseHead(await reader.readuntil(b"\r\n\r\n"))
+            if head.status >= 200:
+                break
+        else:
+            raise _NoResponse(f"only interim responses to GET {path}")
+    except asyncio.IncompleteReadError as end:
+        if b"HTTP/1.".startswith(end.partial[:7]):
+            raise _NoResponse(f"connection closed without a response to GET {path}") from None
+        raise _NoResponse(f"response to GET {path} has no status line") from None
     except asyncio.LimitOverrunError:
-        return f"response to GET {path} has no status line"
-    version, _, rest = line.partition(b" ")
-    status = rest[:3]
-    if not version.startswith(b"HTTP/1.") or not status.isdigit():
-        return f"response to GET {path} has no status line"
-    # Read to the end if it is short, so that the instance does not log a client that disconnected.
-    with contextlib.suppress(OSError):
-        left = _RESPONSE_LIMIT
-        while left > 0 and (data := await reader.read(left)):
+        raise _NoResponse(f"response to GET {path} has no status line") from None
+    except Failure as failure:
+        raise _NoResponse(f"response to GET {path} is malformed: {failure.detail}") from None
+    await _read_body(reader, head)
+    return head.status
+
+
+async def _read_body(reader: asyncio.StreamReader, head: ResponseHead) -> None:
+    """Read the body to its end if it is short, so that the instance does not log a client that disconnected.
+
+    Its connection may stay open longer: not every server closes it, whatever the request states.
+    """
+    decoder: Decoder = CloseDecoder()
+    if head.bodied and head.chunked:
+        decoder = ChunkedDecoder(Kind.BAD_RESPONSE)
+    elif not head.bodied or head.content_length >= 0:
+        decoder = CountedDecoder(head.content_length if head.bodied else 0)
+    left = _RESPONSE_LIMIT
+    with contextlib.suppress(Failure, OSError):  # the status decides
+        while not decoder.done and left > 0 and (data := await reader.read(left)):
             left -= len(data)
-    return "" if status.startswith(b"2") else f"status {int(status)} for GET {path}"
+            decoder.feed(data)

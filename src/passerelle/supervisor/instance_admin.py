@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from pydantic import ValidationError
 
-from passerelle.config.checks import calls_gateway
-from passerelle.config.models.addresses import Address, Lookup
+from passerelle.config.models.addresses import Lookup
 from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.config import Target as TargetConfig
@@ -26,7 +25,7 @@ from passerelle.discovery.catalog import Catalog, name_after_address
 from passerelle.discovery.overrides import TargetKey
 from passerelle.gateway.assembly.certificates import service_tls
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
-from passerelle.system.ports import join, split
+from passerelle.system.ports import join
 from passerelle.upstream.members import InstanceSpec
 
 DRAIN_LIMIT = 30.0  # seconds to wait for the requests in flight of an instance before it is removed
@@ -54,10 +53,6 @@ class InstanceHost(Protocol):
     @property
     def config(self) -> Config:
         """The configuration in force."""
-
-    @property
-    def listen(self) -> str:
-        """The address on which the gateway listens: ``host:port``."""
 
     @property
     def catalog(self) -> Catalog:
@@ -122,8 +117,7 @@ class InstanceAdmin:
         _require_keys(options, ("url", "weight", "zone"))
         async with self._host.exclusive():
             spec = _spec(name, self._service(name), options)
-            host, port = split(self._host.listen)
-            if calls_gateway(Address(host=spec.host, port=spec.port), Address(host=host, port=port)):
+            if self._host.catalog.is_excluded(spec.host, spec.port):
                 address = join(spec.host, spec.port)
                 raise ChangeRefused(f"found {address}, where the gateway itself listens: it would call itself")
             key = (spec.host, spec.port, spec.zone)

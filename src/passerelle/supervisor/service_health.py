@@ -11,7 +11,7 @@ from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.gateway.assembly.certificates import ServiceCertificates
 from passerelle.gateway.assembly.services import health_settings
 from passerelle.http1.tls_contexts import reason
-from passerelle.supervisor.health_probe import INTERVAL, TIMEOUT, probe
+from passerelle.supervisor.health_probe import INTERVAL, TIMEOUT, ProbeRules, probe
 from passerelle.system.ports import join
 from passerelle.upstream.members import InstanceSpec
 
@@ -35,9 +35,7 @@ class ServiceHealthMonitor:
     ) -> None:
         self.name = name
         self.config = config
-        self.path = config.health.path if config.health is not None else None
-        self.probe_timeout = config.health.timeout if config.health is not None else TIMEOUT
-        self._certificates = ServiceCertificates(config)
+        self._use_probes_of(config)
         self.problems: dict[str, str] = {}
         self._changed = changed
         self._clock = clock
@@ -49,9 +47,7 @@ class ServiceHealthMonitor:
     def configure(self, config: ServiceConfig) -> None:
         """Apply another configuration; the health of the instances is kept."""
         before, self.config = self.config, config
-        self._certificates = ServiceCertificates(config)
-        self.path = config.health.path if config.health is not None else None
-        self.probe_timeout = config.health.timeout if config.health is not None else TIMEOUT
+        self._use_probes_of(config)
         settings = health_settings(config, probed=True)
         if settings != health_settings(before, probed=True):
             now = self._clock()
@@ -59,6 +55,13 @@ class ServiceHealthMonitor:
             self._health = ServiceHealth(settings)
             self._health.replace(map(_key, self._present.values()), now)
             self._health.restore(snapshot, now)
+
+    def _use_probes_of(self, config: ServiceConfig) -> None:
+        health = config.health
+        self._certificates = ServiceCertificates(config)
+        self.path = health.path if health is not None else None
+        self.probe_timeout = health.timeout if health is not None else TIMEOUT
+        self._rules = probe_rules(config)
 
     def add(self, spec: InstanceSpec) -> None:
         """Add or replace an instance. A new one is down until its first successful probe."""
@@ -99,7 +102,7 @@ class ServiceHealthMonitor:
         except OSError as error:
             problem = f"cannot use the certificates: {reason(error)}"
         else:
-            problem = await probe(spec.host, spec.port, self.path, self.probe_timeout, tls)
+            problem = await probe(spec.host, spec.port, self.path, self.probe_timeout, tls, self._rules)
         if problem:
             self.problems[spec.name] = problem
         else:
@@ -175,6 +178,15 @@ class ServiceHealthMonitor:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def probe_rules(config: ServiceConfig) -> ProbeRules:
+    """Build the rules for the probes of a service."""
+    health = config.health
+    if health is None:
+        return ProbeRules()
+    statuses = frozenset(health.statuses) if health.statuses is not None else None
+    return ProbeRules(health.host or config.host_name, tuple(health.headers.items()), statuses)
 
 
 def _key(spec: InstanceSpec) -> str:

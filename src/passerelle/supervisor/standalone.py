@@ -238,11 +238,12 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
         raise CannotStart(str(error)) from error
     gateway = build(config)
     standalone = StandaloneGateway(gateway, ActiveConfig(config, text, file, Path(file)))
+    standalone.listen = ports.join(*listener.getsockname()[:2])
+    standalone.catalog.exclude(standalone.listen)
     await standalone.discover()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
-    host, port = await gateway.start(listener)
+    await gateway.start(listener)
     tune_memory()
-    standalone.listen = ports.join(host, port)
     if not linux.hangup_is_ignored() and not linux.has_terminal():
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, standalone.on_hangup)
     admin = Admin(admin_socket, standalone) if admin_socket is not None else None

@@ -121,6 +121,7 @@ class Supervisor:
         self._listeners = ports.for_clients(config.listen.host, config.listen.port, config.workers)
         host, port = self._listeners[0].getsockname()[:2]
         self.fleet.listen = ports.join(host, port)
+        self.fleet.catalog.exclude(self.fleet.listen)
         if config.admin is not None:
             self._admin = Admin(ports.for_admin(config.admin.host, config.admin.port), self)
 

@@ -94,11 +94,6 @@ class TargetSet:
         return self._fleet.config
 
     @property
-    def listen(self) -> str:
-        """The address on which the gateway listens: ``host:port``."""
-        return self._fleet.listen
-
-    @property
     def catalog(self) -> Catalog:
         """The targets of each service, from all sources."""
         return self._fleet.catalog

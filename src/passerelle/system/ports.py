@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import random
 import socket
@@ -29,7 +30,8 @@ def _bind(host: str, port: int, *, share: bool = False) -> socket.socket:
         if share:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if sock.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # `[::]` is every interface, for IPv6 and IPv4, whatever the default of the machine.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
         sock.bind((host, port))
     except BaseException:
         sock.close()
@@ -149,6 +151,17 @@ def free(avoid: Collection[int] = (), rng: random.Random | None = None) -> int:
 def join(host: str, port: int) -> str:
     """Return ``host:port``, with brackets around an IPv6 address (RFC 3986 §3.2.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_local(host: str) -> bool:
+    """Whether ``host`` is an IP address of this machine."""
+    try:
+        ipaddress.ip_address(host)
+        with socket.socket(_family(host), socket.SOCK_DGRAM) as sock:
+            sock.bind((host, 0))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def split(address: str) -> tuple[str, int]:

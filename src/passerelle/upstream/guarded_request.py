@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
+from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure, Kind
 from passerelle.http1.client.connection import UpstreamConnection
 from passerelle.http1.client.pool import ConnectionPool
@@ -157,14 +158,14 @@ class GuardedRequest(UpstreamRequest):
         if self._attempt_timer is not None:
             self._attempt_timer.arm(self)
         if self._policy.sends_deadline:
-            plain, self._message = self._message, self.current_message()
+            plain, self._message = self._message, self.message_for(self.instance)
             super()._send(connection)
             self._message = plain
         else:
             super()._send(connection)
 
-    def current_message(self) -> bytes:
-        """Return the head of the request as it is to be sent now: the header with the time left differs."""
+    def message_for(self, instance: Instance) -> bytes:
+        """Return the head of the request for ``instance`` as of now: the header with the time left differs."""
         policy, plain = self._policy, self._message
         if not policy.sends_deadline:
             return plain

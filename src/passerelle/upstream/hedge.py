@@ -63,8 +63,8 @@ class HedgedRequest(Protocol):
 
     method: bytes
 
-    def current_message(self) -> bytes:
-        """The head of the request as it is to be sent now."""
+    def message_for(self, instance: Instance) -> bytes:
+        """The head of the request as it is to be sent to ``instance`` now."""
 
     def launch_hedge(self) -> None:
         """The delay of the hedge has passed."""
@@ -112,7 +112,7 @@ class HedgeAttempt:
 
     def _send(self, connection: UpstreamConnection) -> None:
         self.connection = connection
-        connection.send(self, self._request.current_message(), True)
+        connection.send(self, self._request.message_for(self.instance), True)
 
     def on_no_connection(self, failure: Failure) -> None:
         """Report that no connection to the instance could be made."""

@@ -8,35 +8,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure
 from passerelle.http1.head import ResponseHead
+from passerelle.http1.interfaces import ResponseEvents
 from passerelle.upstream.deadlines import DeadlineQueue
 
 if TYPE_CHECKING:
     from passerelle.upstream.request_body import RequestBody
 
 
-class ResponseReceiver(Protocol):
-    """Receives the response to a request: the calls of :class:`passerelle.http1.interfaces.Receiver`, once each."""
+class ResponseReceiver(ResponseEvents, Protocol):
+    """Receives the response to a request to a service, whatever the number of its attempts."""
 
     streams: bool
     """Whether the deadline ends with the head of the response; otherwise it applies to the whole response."""
-
-    def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx response was received."""
-
-    def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
-        """The head of the final response was received, and perhaps a part of its body or all of it."""
-
-    def on_data(self, data: bytes) -> None:
-        """A piece of the body was received."""
-
-    def on_end(self) -> None:
-        """The body is complete."""
-
-    def on_failure(self, failure: Failure) -> None:
-        """No attempt succeeded, or the response was truncated."""
-
-    def on_switch(self, head: ResponseHead, data: bytes) -> None:
-        """A 101 response was received: the protocol changes."""
 
 
 class _NullReceiver:

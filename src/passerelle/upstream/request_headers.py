@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 
 from passerelle.http1.head import RequestHead
@@ -9,6 +10,9 @@ from passerelle.security.addresses import Proxies
 
 # RFC 9110 §7.6.3: a gateway adds a Via field to each request that it forwards.
 VIA = b"Via: 1.1 passerelle\r\n"
+
+# The path before that of the request, as a trusted proxy states it in X-Forwarded-Prefix.
+_PREFIX = re.compile(rb"(?:/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+/?")
 
 # Fields that the request for a part of a composition must not inherit: conditions, ranges and codings apply to the
 # whole response (RFC 9110 §13, §14, §12.5.3), and there is no body.
@@ -66,11 +70,14 @@ def cache_origin(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes
         return authority
     host = (head.get(b"x-forwarded-host") or authority).lower()
     proto = head.get(b"x-forwarded-proto") or scheme
-    if (host, proto) == (authority, scheme):
+    prefix = head.get(b"x-forwarded-prefix") or b""
+    if (host, proto, prefix) == (authority, scheme, b""):
         return authority
     # The proxy chooses the values, which need not be hosts, so the key contains a digest instead of their octets. No
     # Host begins with a slash, so a client that chooses its Host cannot choose a digest.
-    return b"/" + blake2b(b"%b\0%b\0%b" % (authority, host, proto), digest_size=16).hexdigest().encode("ascii")
+    return b"/" + blake2b(b"%b\0%b\0%b\0%b" % (authority, host, proto, prefix), digest_size=16).hexdigest().encode(
+        "ascii"
+    )
 
 
 # Forwarding lines by (peer, Host, scheme), which are the same for all requests of a client. Clients choose the key, so
@@ -88,7 +95,12 @@ def forwarding_lines(head: RequestHead, peer: bytes, proxies: Proxies, scheme: b
     if head.forwarded and proxies.trusts(peer):
         client_address(head, peer, proxies)
         host = head.get(b"x-forwarded-host") or head.authority
-        return _lines(b", ".join(head.chain or [peer]), host, head.get(b"x-forwarded-proto") or scheme)
+        sent = _lines(b", ".join(head.chain or [peer]), host, head.get(b"x-forwarded-proto") or scheme)
+        prefix = head.get(b"x-forwarded-prefix") or b""
+        # A list, or a path that begins with two slashes and so is a link to another host, is not believed.
+        if not _PREFIX.fullmatch(prefix):
+            return sent
+        return b"%bX-Forwarded-Prefix: %b\r\n" % (sent, prefix)
     key = (peer, head.authority, scheme)
     lines = _known_lines.get(key)
     if lines is None:

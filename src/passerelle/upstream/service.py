@@ -58,6 +58,7 @@ class Service:
         "budget",
         "cookie",
         "eject_after",
+        "host",
         "key",
         "limiter",
         "metrics",
@@ -81,6 +82,7 @@ class Service:
         self.retries = RetryRules()
         self.key: KeyFunction | None = None
         self.cookie: StickyCookie | None = None
+        self.host: bytes | None = None  # the Host of AddressedRequest; None for the address of the instance
         self.eject_after = 0  # consecutive failures; 0 for never
         self.report: Callable[[str, str, str], None] = _report_to_none  # event, service, instance
         self.supervised = False  # a supervisor reports which instances are gone

@@ -11,9 +11,9 @@ import pytest
 from passerelle.errors import Failure
 from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
+from passerelle.http1.server.body_writer import SLICE
 from passerelle.http1.server.connection import ClientConnection
 from passerelle.http1.server.listener import Listener, ListenerLimits
-from passerelle.http1.server.response_writer import SLICE
 from passerelle.http1.server.tls import TlsClientConnection
 from tests.support.transport import LOW, Wire
 

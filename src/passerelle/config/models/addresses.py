@@ -149,6 +149,30 @@ def _lookup(address: Address, found: str) -> Lookup:
     return Lookup(host=host, port=0, srv=True)
 
 
+def parse_authority(found: object) -> str:
+    """Parse the value of a Host field: a name or an address, with an optional port."""
+    allowed = "allowed is a host with an optional port, such as shop.example.com"
+    if not isinstance(found, str):
+        raise ValueError(f"found {describe(found)}; {allowed}")
+    if "://" in found:
+        raise ValueError(f"found {found!r} with a scheme; {allowed}")
+    address = split_address(found, "shop.example.com", default_port=0, lowest_port=1)
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{host}:{address.port}" if address.port else host
+
+
+Authority = Annotated[
+    str,
+    BeforeValidator(parse_authority),
+    WithJsonSchema({"type": "string", "examples": ["shop.example.com"]}),
+    Takes("host, with an optional port"),
+]
+ServiceHost = Annotated[
+    str,
+    BeforeValidator(lambda found: found if found in ("client", "upstream") else parse_authority(found)),
+    WithJsonSchema({"type": "string", "examples": ["client", "upstream", "shop.example.com"]}),
+    Takes("`client`, `upstream`, or a host with an optional port"),
+]
 Listen = Annotated[
     Address,
     BeforeValidator(parse_listen),

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from passerelle.config.models.addresses import Address, Admin, Listen, Network
+from passerelle.config.models.addresses import Address, Admin, Authority, Listen, Network, ServiceHost
 from passerelle.config.models.balance import (
     Balance,
     Breaker,
@@ -31,9 +31,11 @@ from passerelle.config.models.guards import Clients, Keys, OneOrMore, RateLimit,
 from passerelle.config.models.headers import (
     Cors,
     OptionalSecurityHeaders,
+    ProbeField,
     RequestHeaders,
     ResponseHeaders,
     SecurityHeaders,
+    Value,
 )
 from passerelle.config.models.hedge import Hedge
 from passerelle.config.models.identity_token import IdentityToken
@@ -101,8 +103,19 @@ _HEADER_RULES = Takes("[mapping](#request_headers-and-response_headers)")
 class Health(Model):
     """The active health check of a service."""
 
-    path: PlainPath = Field(description="Path of the probe, a GET; a 2xx response means that the instance is up.")
+    path: PlainPath = Field(description="Path of the probe, a GET; the status of the response decides.")
     timeout: Duration = Field(default=1.0, description="Time for one response.")
+    host: Authority | None = Field(
+        default=None,
+        description="`Host` of the probe; by default the `host` of the service if that is a name, otherwise the "
+        "address of the instance.",
+    )
+    headers: Annotated[dict[ProbeField, Value], Takes("mapping of fields to values")] = Field(
+        default={}, min_length=1, description="Further header fields of the probe, such as `X-Forwarded-Proto: https`."
+    )
+    statuses: Annotated[tuple[Annotated[int, WholeNumber(200, 599)], ...], OneOrMore] | None = Field(
+        default=None, min_length=1, description="Statuses that mean that the instance is up; by default any 2xx."
+    )
 
 
 class Service(Model):
@@ -158,6 +171,11 @@ class Service(Model):
     )
     breaker: Breaker | None = Field(default=None, description="Circuit breaker of the service; none by default.")
     retries: Retries = Field(default=Retries(), description="Which requests are retried, and how many.")
+    host: ServiceHost = Field(
+        default="client",
+        description="`Host` that instances receive: that of the `client`, the address of the instance (`upstream`), or "
+        "a name.",
+    )
     tls: Annotated[ServiceTls, Takes("[mapping](#tls-of-a-service)")] | None = Field(
         default=None,
         description="TLS to `https://` targets; by default the authorities of the system are trusted.",
@@ -185,6 +203,11 @@ class Service(Model):
         if self.run is not None:
             return "run"
         return "targets" if self.targets is not None else "zones"
+
+    @property
+    def host_name(self) -> str | None:
+        """The fixed `Host` that instances receive, if there is one."""
+        return None if self.host in ("client", "upstream") else self.host
 
     @property
     def all_targets(self) -> tuple[Target, ...]:

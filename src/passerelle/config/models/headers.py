@@ -94,9 +94,9 @@ _FRAMING = frozenset(
         *("proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     }
 )
-# Fields that only the gateway sets; services rely on them.
-_OWN_REQUEST = frozenset({"forwarded", "proxy", "via", "x-real-ip", "x-request-id"})
-_OWN_REQUEST_PREFIXES = ("passerelle-", "x-consumer", "x-forwarded-")
+# Fields that the gateway sets; services rely on them.
+OWN_REQUEST = frozenset({"via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"})
+OWN_REQUEST_PREFIXES = ("passerelle-", "x-consumer")
 # Conditions and ranges (RFC 9110 §13, §14): the cache evaluates them, and sets its own.
 _CONDITIONS = frozenset({"if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "range"})
 # Response fields that the gateway sets, because they describe the body as sent or the path of the response.
@@ -111,10 +111,16 @@ _OWN_RESPONSE = frozenset(
 def forbidden_request(name: str) -> str | None:
     """Return why no rule may set, add or remove the request field ``name``, or None if a rule may."""
     plain = name.lower().replace("_", "-")
+    if plain == "host":
+        return "it routes the message; use host of the service"
     if plain in _FRAMING:
         return "it frames or routes the message, or applies to one connection"
-    if plain in _OWN_REQUEST or plain.startswith(_OWN_REQUEST_PREFIXES):
+    if plain in OWN_REQUEST or plain.startswith(OWN_REQUEST_PREFIXES):
         return "only the gateway sets it, and services rely on that"
+    if plain == "forwarded":
+        return "it states the address of each client, which no rule can; the gateway sends X-Forwarded-For"
+    if plain == "proxy":
+        return "CGI programs take it for the proxy of their own requests"
     if plain in _CONDITIONS:
         return "conditions and ranges are set by clients and the cache"
     return None
@@ -148,7 +154,15 @@ def _value(text: str) -> str:
     return text
 
 
+def _probe_name(text: str) -> str:
+    if _field(text).lower() in _FRAMING:
+        use = "use host of health" if text.lower() == "host" else "it frames the message, or applies to one connection"
+        raise ValueError(f"found {text!r}; {use}")
+    return text
+
+
 Value = Annotated[Text, AfterValidator(_value)]
+ProbeField = Annotated[Text, AfterValidator(_probe_name), Takes("name of a field")]
 RequestName = Annotated[Text, AfterValidator(_request_name), Takes("name of a field")]
 ResponseName = Annotated[Text, AfterValidator(_response_name), Takes("name of a field")]
 _Values = Takes("mapping of fields to values")

@@ -70,7 +70,9 @@ class ServiceTls(Model):
     )
     ca: File | None = Field(default=None, description="The trusted authorities in PEM; by default those of the system.")
     server_name: Annotated[Text, BeforeValidator(_server_name), Takes("name")] | None = Field(
-        default=None, description="The server name to send (SNI) and to verify; by default the host of the target."
+        default=None,
+        description="The server name to send (SNI) and to verify; by default the `host` of the "
+        "service if that is a name, otherwise the host of the target.",
     )
     certificate: File | None = Field(
         default=None, description="The gateway's own certificate in PEM, for instances that require one."

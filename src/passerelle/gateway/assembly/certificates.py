@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from passerelle.config.models.addresses import split_address
 from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.errors import CannotStart
@@ -77,10 +78,13 @@ def service_tls(config: ServiceConfig) -> tuple[ClientFiles, str | None] | None:
     """Return the files of a service's TLS context and the server name; None without an ``https://`` target."""
     if not any(target.url is not None and target.url.secure for target in config.all_targets):
         return None
+    name = config.host_name
+    if name is not None:
+        name = split_address(name, name, default_port=0).host
     tls = config.tls
     if tls is None:
-        return ClientFiles(), None
-    return ClientFiles(tls.verify, tls.ca, tls.certificate, tls.key), tls.server_name
+        return ClientFiles(), name
+    return ClientFiles(tls.verify, tls.ca, tls.certificate, tls.key), tls.server_name or name
 
 
 class ServiceCertificates:

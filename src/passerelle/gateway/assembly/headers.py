@@ -12,7 +12,7 @@ from passerelle.gateway.response_headers import _ACCESS_CONTROL, ResponseHeaderR
 from passerelle.http import content_coding
 from passerelle.http.content_coding import CodingRule
 from passerelle.security.cors import CorsPolicy
-from passerelle.security.header_rules import RequestHeaderRules, SecurityHeaderFields
+from passerelle.security.header_rules import RequestHeaderRules, SecurityHeaderFields, StrippedPrefixRules
 
 
 def rule_of(config: Compress | None) -> CodingRule | None:
@@ -52,8 +52,23 @@ def response_header_rules(
     return ResponseHeaderRules(strip, added, security_headers[0] if security_headers is not None else None, cors)
 
 
-def request_rules(settings: RequestHeaders | None) -> RequestHeaderRules | None:
+def request_rules(route: Route) -> RequestHeaderRules | None:
     """Build the rules for the header fields of requests to services, or None."""
+    rules = _request_rules(route.request_headers)
+    prefix = stripped_prefix(route)
+    return StrippedPrefixRules(prefix.encode("ascii"), rules) if prefix else rules
+
+
+def stripped_prefix(route: Route) -> str:
+    """Return the literal prefix of the path that the rewrite of ``route`` strips, or an empty string."""
+    path = route.path.replace("*}", "}")
+    if route.rewrite is None or not path.endswith(route.rewrite):
+        return ""
+    prefix = path.removesuffix(route.rewrite)
+    return "" if "{" in prefix else prefix
+
+
+def _request_rules(settings: RequestHeaders | None) -> RequestHeaderRules | None:
     if settings is None:
         return None
     put = {name.encode("ascii"): value.encode("ascii") for name, value in settings.set.items()}

@@ -27,6 +27,7 @@ from passerelle.proxy_cache.cache import Cache, CachePlan
 from passerelle.resilience.hedge_delay import HedgeDelay
 from passerelle.routing.paths import Pattern, Template
 from passerelle.routing.router import Router, RouteRule
+from passerelle.upstream.addressed_request import AddressedRequest
 from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.guarded_request import GuardedRequest
 from passerelle.upstream.request import CallPolicy, UpstreamRequest
@@ -102,7 +103,7 @@ def _plan(config: Config, route: Route, resources: PlanResources) -> RoutePlan:
         body_limit,
         guards,
         rule_of(route.compress),
-        request_rules(route.request_headers),
+        request_rules(route),
         response_rules,
         preflight,
     )
@@ -187,7 +188,9 @@ def _forward_auth_policy(config: Config, route: Route, resources: PlanResources)
     if settings is None:
         return None
     service = config.services[settings.service]
-    forward = GuardedRequest if service.breaker is not None else UpstreamRequest
+    forward: type[UpstreamRequest] = GuardedRequest if service.breaker is not None else UpstreamRequest
+    if service.host != "client":
+        forward = AddressedRequest
     return Subrequest(
         CallPolicy(
             resources.services[settings.service],
@@ -216,6 +219,8 @@ def _route_policy(config: Config, route: Route, resources: PlanResources, servic
 
 def _request_type(service: ServiceConfig, route: Route) -> type[UpstreamRequest]:
     """Return the simplest request class with the features that the service and the route use."""
+    if service.host != "client":
+        return AddressedRequest
     guarded = (
         route.hedge is not None
         or service.concurrency is not None

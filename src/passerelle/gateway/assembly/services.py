@@ -101,6 +101,7 @@ def health_settings(config: ServiceConfig, *, probed: bool) -> HealthSettings:
 def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfig | None) -> None:
     """Apply ``config`` to ``service``; what is unchanged since ``before`` keeps its state."""
     service.key = key_of(config.balance)
+    service.host = config.host_name.encode("ascii") if config.host_name is not None else None
     service.eject_after = config.eject.failures if config.eject is not None else 0
     retries = config.retries
     methods = IDEMPOTENT_METHODS if retries.methods is None else frozenset(m.encode() for m in retries.methods)

@@ -105,6 +105,13 @@ class ConnectionPool:
             self._idle.pop().close()
 
     @property
+    def authority(self) -> bytes:
+        """The address of the instance as a Host field has it: without the default port (RFC 9110 §7.2)."""
+        text = f"[{self._host}]" if ":" in self._host else self._host
+        default = 443 if self._tls is not None else 80
+        return (text if self._port == default else f"{text}:{self._port}").encode("ascii")
+
+    @property
     def secured(self) -> bool:
         """Whether new connections use TLS."""
         return self._tls is not None

@@ -16,7 +16,7 @@ from passerelle.http1.head import USUAL_LINE, RequestHead, parse_request_line
 from passerelle.http1.interfaces import ServerExchange
 from passerelle.http1.request_target import resolve_target
 from passerelle.http1.serialize import problem
-from passerelle.http1.server.listener import Listener
+from passerelle.http1.server.listener import Listener, peer_address
 from passerelle.http1.server.response_writer import BODY, PIPELINED, discard
 from passerelle.http1.server.timeouts import ClientTimeouts
 
@@ -48,14 +48,18 @@ class ClientConnection(ClientTimeouts):
         self._transport = cast(asyncio.Transport, transport)
         self._write = self._transport.write
         listener = self._listener
-        name = transport.get_extra_info("peername")
-        self.peer = name[0].encode("ascii") if isinstance(name, tuple) else b"local"
+        self.peer = peer_address(transport.get_extra_info("peername"))
         listener.accepted += 1
         self._since = listener.clock.now
         if len(listener.connections) >= listener.limits.connections or listener.draining:
             listener.refused += 1
             kind = Kind.STOPPING if listener.draining else Kind.OVERLOADED
             self._refuse(Failure(kind, "too many connections" if kind is Kind.OVERLOADED else "draining"))
+            self.close()
+            return
+        if listener.descriptors is not None and listener.descriptors.refuses(transport):
+            listener.refused += 1
+            self._refuse(Failure(Kind.OVERLOADED, "out of file descriptors"))
             self.close()
             return
         if not listener.admits(self):
@@ -110,7 +114,7 @@ class ClientConnection(ClientTimeouts):
         """Handle a half-close: the client sends no more but may still read (RFC 9112 §9.6)."""
         self._eof = True
         if self._tunnel is not None:
-            self._half_open = True
+            self._tunnel_half_closed = True
             self._tunnel.write_eof()
             return True
         if self._decoder is not None:

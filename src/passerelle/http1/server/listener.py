@@ -8,6 +8,7 @@ from typing import Protocol
 
 from passerelle.http1.clock import Clock
 from passerelle.http1.interfaces import RequestHandler, ServerConnection
+from passerelle.http1.server.descriptor_limit import DescriptorLimit
 
 
 class Handshake(Protocol):
@@ -15,6 +16,17 @@ class Handshake(Protocol):
 
     def abort(self) -> None:
         """End the handshake and close its connection."""
+
+
+def peer_address(name: object) -> bytes:
+    """Return the address of a client, whose socket has the peer ``name``.
+
+    An IPv4 client of a listener for both families has an IPv4-mapped address (RFC 4291 §2.5.5.2); it is the same client
+    as on an IPv4 listener, in all lists of addresses, limits and logs.
+    """
+    if not isinstance(name, tuple):
+        return b"local"
+    return str(name[0]).removeprefix("::ffff:").encode("ascii")
 
 
 class ListenerLimits:
@@ -67,6 +79,7 @@ class Listener:
     """State that all client connections of one worker share.
 
     ``accepted`` and ``refused`` count connections since the start. ``handshakes`` holds the TLS handshakes in progress.
+    ``descriptors`` refuses connections where file descriptors run out; None for no such check.
     """
 
     __slots__ = (
@@ -75,6 +88,7 @@ class Listener:
         "accepted",
         "clock",
         "connections",
+        "descriptors",
         "draining",
         "handler",
         "handshakes",
@@ -91,6 +105,7 @@ class Listener:
         self.handshakes: set[Handshake] = set()
         self.accepted = 0
         self.refused = 0
+        self.descriptors: DescriptorLimit | None = None
         self.draining = False
         self._emptied: asyncio.Event | None = None
 
@@ -129,6 +144,8 @@ class Listener:
         now = self.clock.now
         for connection in list(self.connections):
             connection.check_time(now)
+        if self.descriptors is not None:
+            self.descriptors.check()
 
     def drain(self) -> None:
         """Close idle connections now, and each of the others after its current request."""

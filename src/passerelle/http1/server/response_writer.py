@@ -10,19 +10,16 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
-from passerelle.errors import Failure
 from passerelle.http.messages import Response
 from passerelle.http1.body import LAST_CHUNK, Decoder, encode_chunk
 from passerelle.http1.head import ResponseHead
 from passerelle.http1.interfaces import ServerExchange, Tunnel
 from passerelle.http1.serialize import serialize
+from passerelle.http1.server.body_writer import SLICE, BodyWriter
 from passerelle.http1.server.listener import Listener
+from passerelle.http1.websocket import GOING_AWAY, FrameTracker
 
 RESET = struct.pack("ii", 1, 0)
-
-# A stored body longer than this is written in slices of this size: written data stays in memory until the client reads
-# it, and TLS copies it. The size exceeds the 64 KiB at which a transport reports a slow client.
-SLICE = 256 * 1024
 
 # Reasons why reading is paused (bits).
 PIPELINED = 1
@@ -41,7 +38,7 @@ class ResponseWriter(asyncio.Protocol, ABC):
         "_decoder",
         "_eof",
         "_exchange",
-        "_half_open",
+        "_frames",
         "_head_only",
         "_keep_alive",
         "_listener",
@@ -50,8 +47,10 @@ class ResponseWriter(asyncio.Protocol, ABC):
         "_response_done",
         "_since",
         "_started",
+        "_streamed",
         "_transport",
         "_tunnel",
+        "_tunnel_half_closed",
         "_tunnel_idle",
         "_write",
         "idled",
@@ -74,7 +73,9 @@ class ResponseWriter(asyncio.Protocol, ABC):
         self._response_done = False
         self._chunking = False
         self._eof = False
-        self._half_open = False
+        self._tunnel_half_closed = False
+        self._frames: FrameTracker | None = None
+        self._streamed: ResponseHead | None = None  # the head of the last response in chunks
         self._head_only = False
         self._keep_alive = True
         self._paused_by = 0
@@ -117,6 +118,7 @@ class ResponseWriter(asyncio.Protocol, ABC):
                 lines.append(b"Content-Length: %d\r\n" % len(data))
             elif self.version11:
                 self._chunking = True
+                self._streamed = head
                 lines.append(b"Transfer-Encoding: chunked\r\n")
             else:
                 self._keep_alive = False  # HTTP/1.0: the body ends with the connection
@@ -272,13 +274,14 @@ class ResponseWriter(asyncio.Protocol, ABC):
         else:
             self.close()
 
-    def begin_tunnel(self, tunnel: Tunnel, idle: float) -> bytes:
+    def begin_tunnel(self, tunnel: Tunnel, idle: float, frames: FrameTracker | None) -> bytes:
         """Stop framing and pass bytes to ``tunnel`` from now on. Return the bytes already read (RFC 9110 §7.8).
 
         Both sides are closed when neither sends anything for ``idle`` seconds.
         """
         self._tunnel = tunnel
         self._tunnel_idle = idle
+        self._frames = frames
         self._progress += 1  # the idle time starts now
         early, self._buffer = self._buffer, b""
         self._resume(PIPELINED | BODY)
@@ -288,7 +291,24 @@ class ResponseWriter(asyncio.Protocol, ABC):
         """Send raw bytes of a tunnel."""
         self._progress += 1
         self.sent += len(data)
+        if self._frames is not None:
+            self._frames.feed(data)
         self._write(data)
+
+    def end_stream(self) -> None:
+        """End an event stream or a WebSocket in order, because the gateway stops.
+
+        Neither has an end of its own, and a reader of either recognizes an incomplete event or message. Anything else
+        is unchanged: a message that is cut must not look complete.
+        """
+        if self._tunnel is not None:
+            if self._frames is not None and self._frames.may_close:
+                self._write(GOING_AWAY)
+                self._write = discard
+        elif self._chunking and self._exchange is not None and _is_event_stream(self._streamed):
+            self._write(LAST_CHUNK)
+            self._write = discard
+            self.close()
 
     def write_eof(self) -> None:
         """Close the sending direction of a tunnel; close the connection if the client has closed its side, too."""
@@ -298,7 +318,7 @@ class ResponseWriter(asyncio.Protocol, ABC):
         if self._eof:
             transport.close()
         else:
-            self._half_open = True
+            self._tunnel_half_closed = True
             transport.write_eof()
 
     def close(self) -> None:
@@ -331,63 +351,9 @@ class ResponseWriter(asyncio.Protocol, ABC):
         """Continue with the next request after a complete response, or close the connection."""
 
 
-class BodyWriter:
-    """Rest of a long stored body, written at the speed of its client.
-
-    It takes the place of the exchange until the body is sent; the next request waits. The body is not copied: its bytes
-    stay in memory while the client reads them, even if the store evicts the entry.
-    """
-
-    __slots__ = ("_body", "_client", "_paused")
-
-    wants_body = False
-
-    def __init__(self, client: ResponseWriter, body: bytes | memoryview) -> None:
-        self._client = client
-        self._body = memoryview(body)
-        self._paused = False
-
-    def send(self) -> None:
-        """Write slices until the client falls behind. After the last one, complete the response."""
-        client = self._client
-        while self._body and not self._paused:
-            if client.closing:
-                self._body = self._body[:0]
-                break
-            piece, self._body = self._body[:SLICE], self._body[SLICE:]
-            client.send_slice(piece)
-        if not self._body:
-            client.end_response()
-
-    def send_all(self) -> None:
-        """Write the whole rest at once: no event will report that the client catches up."""
-        body, self._body = self._body, self._body[:0]
-        self._client.send_slice(body)
-
-    def on_client_paused(self) -> None:
-        """Stop writing: the client reads too slowly."""
-        self._paused = True
-
-    def on_client_resumed(self) -> None:
-        """Resume writing."""
-        self._paused = False
-        self.send()
-
-    def on_client_lost(self) -> None:
-        """Discard the rest: the client has disconnected."""
-        self._body = self._body[:0]
-
-    def on_body(self, data: bytes) -> None:
-        """Do nothing: no request body is left to read."""
-
-    def on_body_end(self) -> None:
-        """Do nothing: no request body is left to read."""
-
-    def on_body_failure(self, failure: Failure) -> None:
-        """Do nothing: no request body is left to read."""
-
-    def on_body_discarded(self) -> None:
-        """Do nothing: no request body is left to read."""
+def _is_event_stream(head: ResponseHead | None) -> bool:
+    value = (head.get(b"content-type") or b"") if head is not None else b""
+    return value.partition(b";")[0].strip().lower() == b"text/event-stream"
 
 
 def discard(data: bytes | memoryview) -> None:

@@ -55,20 +55,20 @@ class ClientTimeouts(ResponseWriter):
             elif waited > FORGET_SECONDS:
                 self.invalidate_head()  # frees 2.5 KB per idle connection
         elif self._progress != self._progress_seen or not (
-            self._write_paused or self._tunnel is not None or self._decoder is not None or self._half_closed
+            self._write_paused or self._tunnel is not None or self._decoder is not None or self._client_half_closed
         ):
             self._progress_seen = self._progress
             self._since = now
         elif self._write_paused:
             self._check_flushed(now)
-        elif self._half_open:
+        elif self._tunnel_half_closed:
             if waited > limits.idle_timeout:
                 self.abort()  # one side of the tunnel is closed; the other is idle and stays open
         elif self._tunnel is not None:
             if waited > self._tunnel_idle:
                 self.idled = True
                 self.abort()
-        elif self._half_closed:
+        elif self._client_half_closed:
             if waited > HALF_CLOSED_SECONDS:
                 self.abort()
         elif waited > limits.body_timeout and not self._paused_by and self._decoder and self._exchange:
@@ -108,7 +108,7 @@ class ClientTimeouts(ResponseWriter):
         return False
 
     @property
-    def _half_closed(self) -> bool:
+    def _client_half_closed(self) -> bool:
         """Whether a response is being sent to a client that has closed its sending side, and so may be gone.
 
         While reading is paused, the kernel is polled: no event reports the half-close then.

@@ -7,15 +7,18 @@ written before is still sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
+from passerelle.http1.server.body_writer import BodyWriter
 from passerelle.http1.server.connection import LINGER_BYTES, ClientConnection
-from passerelle.http1.server.listener import Listener
-from passerelle.http1.server.response_writer import BodyWriter
+from passerelle.http1.server.listener import Listener, peer_address
 from passerelle.http1.server.timeouts import LINGER_SECONDS
 from passerelle.http1.tls_contexts import reason
+from passerelle.http1.tls_handshake import alert_sender
 
 if TYPE_CHECKING:
     import ssl
@@ -59,12 +62,15 @@ class TlsHandshake(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         listener = self._listener
         limits = listener.limits
-        if len(listener.connections) + len(listener.handshakes) >= limits.connections or listener.draining:
+        full = len(listener.connections) + len(listener.handshakes) >= limits.connections
+        scarce = listener.descriptors is not None and listener.descriptors.refuses(transport)
+        if full or scarce or listener.draining:
             listener.accepted += 1
             listener.refused += 1
             self._transport.abort()
             return
         listener.handshakes.add(self)
+        alert_sender.set(self._send_alert)  # for the callbacks of this handshake, which inherit this context
         self._handshake = asyncio.get_running_loop().start_tls(
             self._transport,
             self,
@@ -75,6 +81,13 @@ class TlsHandshake(asyncio.Protocol):
         )
         # The coroutine is driven here, not by a task: a task would start after the first bytes have arrived.
         self._step(None)
+
+    def _send_alert(self, alert: bytes) -> None:
+        """Send the alert of a failed handshake at once: the event loop discards what it has not yet written."""
+        transport = self._transport
+        if transport is not None and not transport.get_write_buffer_size():
+            with contextlib.suppress(OSError):
+                os.write(transport.get_extra_info("socket").fileno(), alert)
 
     def abort(self) -> None:
         """End the handshake and close its connection."""
@@ -108,7 +121,7 @@ class TlsHandshake(asyncio.Protocol):
         self._listener.accepted += 1
         self._listener.refused += 1
         if not self._listener.draining:
-            self._failures.add(str(name[0]) if isinstance(name, tuple) else "a client", why)
+            self._failures.add(peer_address(name).decode() if isinstance(name, tuple) else "a client", why)
         self._listener.check_empty()
 
 

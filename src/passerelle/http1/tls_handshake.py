@@ -1,0 +1,142 @@
+"""The server's side of a TLS handshake: refusals that the client can understand.
+
+The event loop closes the connection of a failed handshake without sending the alert that OpenSSL has made (RFC 8446
+§6.2), and :mod:`ssl` continues without ALPN where client and server have no protocol in common (RFC 7301 §3.2 requires
+an alert). :class:`ListenerContext` makes up for both. A handshake that fails costs one more write, any other the search
+for one extension.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+# Sends the alert of the handshake that is started in this context, before its connection is closed.
+alert_sender: ContextVar[Callable[[bytes], None] | None] = ContextVar("alert_sender", default=None)
+
+NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\x00\x02\x02\x78"  # a record with a fatal alert, 120 (RFC 7301 §3.2)
+# Bytes of a ClientHello that are kept until it is complete. A longer one is left to OpenSSL, without a look at ALPN.
+LONGEST_HELLO = 32_768
+_ALPN = 16  # the type of the extension
+
+
+class NoCommonProtocol(ssl.SSLError):
+    """The client offers ALPN protocols, none of which the listener speaks."""
+
+    reason = "NO_APPLICATION_PROTOCOL"
+
+
+class ListenerSession(ssl.SSLObject):
+    """One TLS connection of a client."""
+
+    _incoming: ssl.MemoryBIO
+    _outgoing: ssl.MemoryBIO
+    _send_alert: Callable[[bytes], None] | None
+    _protocols: frozenset[bytes] | None  # those of the server; None once the ClientHello was checked
+
+    def begin(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, protocols: frozenset[bytes]) -> None:
+        """Note the buffers of the connection, and who sends its alert."""
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._send_alert = alert_sender.get()
+        self._protocols = protocols
+
+    def do_handshake(self) -> None:
+        """Continue the handshake; if it fails, send the alert.
+
+        :raises ssl.SSLError: if the handshake fails, or needs more data (:class:`ssl.SSLWantReadError`).
+        """
+        if self._protocols is not None:
+            self._check_protocols(self._protocols)
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError:
+            self._refuse(self._outgoing.read())
+            raise
+
+    def _check_protocols(self, own: frozenset[bytes]) -> None:
+        data = self._incoming.read()
+        self._incoming.write(data)
+        offered = offered_protocols(data)
+        if offered is None and len(data) <= LONGEST_HELLO:
+            raise ssl.SSLWantReadError
+        self._protocols = None
+        if offered and own.isdisjoint(offered):
+            self._refuse(NO_APPLICATION_PROTOCOL)
+            raise NoCommonProtocol
+
+    def _refuse(self, alert: bytes) -> None:
+        if alert and self._send_alert is not None:
+            self._send_alert(alert)
+
+
+class ListenerContext(ssl.SSLContext):
+    """The TLS context of a listener that speaks the ALPN ``protocols``."""
+
+    sslobject_class = ListenerSession
+    protocols: frozenset[bytes] = frozenset()
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any) -> ssl.SSLObject:
+        """Create the object of one connection."""
+        session = super().wrap_bio(incoming, outgoing, *args, **options)
+        assert isinstance(session, ListenerSession)
+        session.begin(incoming, outgoing, self.protocols)
+        return session
+
+
+def offered_protocols(data: bytes) -> tuple[bytes, ...] | None:
+    """Return the ALPN protocols of the ClientHello that ``data`` begins with (RFC 8446 §4.1.2, RFC 7301 §3.1).
+
+    The result is empty without the extension, and for what is no ClientHello, which OpenSSL refuses by itself. It is
+    None while the ClientHello is incomplete.
+    """
+    hello = _hello(data)
+    if not hello:
+        return None if hello is None else ()
+    try:
+        position = 4 + 2 + 32  # type and length, version, random
+        position += 1 + hello[position]  # session id
+        position += 2 + int.from_bytes(hello[position : position + 2])  # cipher suites
+        position += 1 + hello[position]  # compression methods
+        end = position + 2 + int.from_bytes(hello[position : position + 2])
+        position += 2
+        while position < end:
+            kind, size = int.from_bytes(hello[position : position + 2]), hello[position + 2 : position + 4]
+            position += 4
+            if kind == _ALPN:
+                return tuple(_names(hello[position + 2 : position + int.from_bytes(size)]))
+            position += int.from_bytes(size)
+    except IndexError:
+        pass  # malformed
+    return ()
+
+
+def _hello(data: bytes) -> bytes | None:
+    """Return the ClientHello without the headers of its records; empty if ``data`` is none, None while incomplete."""
+    hello = b""
+    while True:
+        if not b"\x16\x03".startswith(data[:2]):
+            return b""
+        size = int.from_bytes(data[3:5])
+        if len(data) < 5 or len(data) < 5 + size:
+            return None
+        if not size:
+            return b""
+        hello += data[5 : 5 + size]
+        if hello[0] != 1:
+            return b""
+        if len(hello) >= 4 and len(hello) >= 4 + int.from_bytes(hello[1:4]):
+            return hello
+        data = data[5 + size :]
+
+
+def _names(data: bytes) -> list[bytes]:
+    names = []
+    while data:
+        names.append(data[1 : 1 + data[0]])
+        data = data[1 + data[0] :]
+    return names

@@ -1,0 +1,31 @@
+"""Requests to a service whose instances receive another Host than that of the client."""
+
+from __future__ import annotations
+
+import re
+
+from passerelle.balancing.instance import Instance
+from passerelle.http1.client.connection import UpstreamConnection
+from passerelle.upstream.guarded_request import GuardedRequest
+
+_HOST_LINE = re.compile(rb"\r\nHost:[^\r\n]*", re.IGNORECASE)
+
+
+class AddressedRequest(GuardedRequest):
+    """A request with the Host of its service, or with the address of the instance of each attempt."""
+
+    __slots__ = ()
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        plain, self._message = self._message, self._addressed(self._message, self.instance)
+        super()._send(connection)
+        self._message = plain
+
+    def message_for(self, instance: Instance) -> bytes:
+        """Return the head of the request as ``instance`` is to receive it now."""
+        return self._addressed(super().message_for(instance), instance)
+
+    def _addressed(self, message: bytes, instance: Instance) -> bytes:
+        host = self._service.host or instance.endpoint.authority
+        # The head of a request has exactly one Host (RFC 9112 §3.2), and no request line contains CRLF.
+        return _HOST_LINE.sub(lambda _: b"\r\nHost: " + host, message, count=1)
