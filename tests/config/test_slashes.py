@@ -75,6 +75,7 @@ def test_what_can_work_is_accepted(route: dict[str, Any]) -> None:
         ({"path": "/pub/{r*}", "rewrite": "/in/{r}"}, {"path": "/x/{id}", "rewrite": "/in/{id}/y", **KEY}),
         ({"path": "/{page}", "methods": ["GET"]}, {"path": "/admin/x", "methods": ["GET", "PUT"], **KEY}),
         ({"path": "/{page}", "auth": ["session"]}, {"path": "/admin/x", **KEY}),
+        ({"path": "/{page}"}, {"path": "/c/{id}", "compose": {"x": {"service": "u", "path": "/in/{id}"}}, **KEY}),
     ],
 )
 def test_a_route_that_would_open_a_guarded_one_is_warned_of(kept: dict[str, Any], guarded: dict[str, Any]) -> None:

@@ -37,35 +37,41 @@ def slash_warnings(config: Config) -> Iterator[Finding]:
     for index, route in enumerate(config.routes):
         if not route.keeps_slashes:
             continue
-        reached = _segments(route, decoded=True)
+        reached = _segments(route.rewrite or route.path, route, decoded=True)
         for other in config.routes:
-            if _leads_to(route, other) and _overlap(reached, _segments(other, decoded=False)):
+            paths = _paths(other, route.service) if _has_more_guards(other, route) else []
+            if any(_overlap(reached, _segments(path, other, decoded=False)) for path in paths):
                 what = "the passwords of" if other.login is not None else "what is guarded by"
                 message = f"a service that decodes %2F gives clients {what} the route {other.label} too"
                 yield Finding(("routes", index, "encoded_slashes"), message)
 
 
-def _leads_to(route: Route, other: Route) -> bool:
-    """Return whether ``other`` sends its requests to the service of ``route`` and has a guard that ``route`` lacks."""
+def _has_more_guards(other: Route, route: Route) -> bool:
+    """Return whether ``other`` has a guard that ``route`` lacks, for requests that both match by their method."""
     if other.login is not None:
-        return other.login.service == route.service
-    if other is route or other.service != route.service:
-        return False
+        return True
     if route.methods is not None and other.methods is not None and not {*route.methods} & {*other.methods}:
         return False
     return any(getattr(other, key) and getattr(other, key) != getattr(route, key) for key in _GUARDS)
 
 
-def _segments(route: Route, *, decoded: bool) -> Segments:
-    """Return the segments of the paths that the service of ``route`` receives.
+def _paths(route: Route, service: str | None) -> list[str]:
+    """Return the paths, with parameters, that ``service`` receives from ``route``."""
+    if route.login is not None:
+        return [route.login.path] if route.login.service == service else []
+    if route.compose is not None:
+        return [part.path for part in route.compose.values() if part.service == service]
+    return [route.rewrite or route.path] if route.service == service else []
+
+
+def _segments(path: str, route: Route, *, decoded: bool) -> Segments:
+    """Return the segments of ``path``, whose parameters are those of ``route``.
 
     ``decoded``: encoded slashes, which a parameter may contain, separate segments too.
     """
-    if route.login is not None:
-        return tuple(route.login.path[1:].split("/"))
     rest = {segment.text for segment in Pattern.parse(route.path).segments if segment.kind == REST}
     found: list[str] = []
-    for part in (route.rewrite or route.path)[1:].split("/"):
+    for part in path[1:].split("/"):
         names = _PARAMETER.findall(part)
         if not names:
             found += part.split("%2F") if decoded else [part]
