@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import http.client
 import json
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from passerelle.appserver import main as appserver
+from passerelle.appserver.asgi import WithEncodedSlashes
 from passerelle.appserver.server import IDLE_TIMEOUT
 from passerelle.system import linux
 
@@ -77,6 +79,21 @@ async def waiting_lifespan(scope, receive, send):
         await send({"type": "lifespan.shutdown.complete"})
         return
     await asgi(scope, receive, send)
+
+def paths_wsgi(environ, start_response):
+    start_response("200 OK", [])
+    return [environ["PATH_INFO"].encode("latin-1")]
+
+async def paths_asgi(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["path"].encode() + b" of " + scope["raw_path"]})
+
+class PathsAsgi2:
+    def __init__(self, scope):
+        self.scope = scope
+
+    async def __call__(self, receive, send):
+        await paths_asgi(self.scope, receive, send)
 
 def create_wsgi(config=None, other=None):
     return wsgi
@@ -286,6 +303,31 @@ class TestLoading:
     def test_what_is_there_is_served(self, folder: Path, app: str, body: bytes) -> None:
         with instance(folder, app) as (_, port):
             assert get(port) == body
+
+    @pytest.mark.parametrize("app", ["apps:paths_wsgi", "apps:paths_asgi", "apps:PathsAsgi2"])
+    def test_an_application_gets_the_segments_of_the_target(self, folder: Path, app: str) -> None:
+        with instance(folder, app) as (_, port):
+            for target, path in [
+                ("/a%2fb/c", "/a%2Fb/c"),
+                ("/%2F%2f/%20%2f", "/%2F%2F/ %2F"),
+                ("/caf%C3%A9%2F", "/café%2F"),
+                ("/a%20b", "/a b"),
+                ("/a?b=%2F\\c", "/a"),
+            ]:
+                body = get(port, target).decode()
+                assert body == (path if app == "apps:paths_wsgi" else f"{path} of {target.partition('?')[0]}")
+
+
+def test_a_websocket_has_the_segments_of_its_target_too() -> None:
+    seen: list[Any] = []
+
+    async def application(scope: Any, _receive: Any, _send: Any) -> None:
+        seen.append(scope["path"])
+
+    for raw, path in ((b"/a%2fb%20c", "/a%2Fb c"), (b"/a%20b", "/a b"), (None, "/a b")):
+        scope = {"type": "websocket", "path": "/a b", "raw_path": raw}
+        asyncio.run(WithEncodedSlashes(application)(scope, None, None))
+        assert seen.pop() == path
 
 
 class TestDetection:

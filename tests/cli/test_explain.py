@@ -186,6 +186,19 @@ def test_an_argument_that_is_no_utf_8_is_no_traceback(run: Run) -> None:
     assert run("explain", "GET", "/a", "-H", "Host: \udcff")[0] == 0
 
 
+def test_an_encoded_slash_is_kept_or_refused_as_by_the_gateway(run: Run) -> None:
+    routes = [{"path": "/a/{id}", "service": "u", "encoded_slashes": "keep"}, {"path": "/{rest*}", "service": "u"}]
+    config = {"services": {"u": {"targets": ["http://127.0.0.1:1"]}}, "routes": routes}
+    Path("slashes.yaml").write_text(json.dumps(config))
+    code, out, _ = run("explain", "slashes.yaml", "GET", "//a/x%2fy")
+    assert code == 0
+    assert "path      /a/x%2Fy (canonical form of //a/x%2fy)\n" in out
+    assert "upstream  GET /a/x%2Fy\nslashes   %2F in a path is kept\n" in out
+    code, out, _ = run("explain", "slashes.yaml", "GET", "/b%2fc")
+    assert code == 1
+    assert "400 the path is not allowed: an encoded slash (%2F) is not allowed in this path\n" in out
+
+
 def test_an_empty_rest_is_shown(run: Run) -> None:
     assert "params    rest = (empty)" in run("explain", "GET", "http://a")[1]
 
@@ -281,6 +294,7 @@ TOLD: dict[str, Any] = {
     "login": {"service": "u", "path": "/verify"},
     "logout": True,
     "rewrite": "/x",
+    "encoded_slashes": "keep",
     "timeout": "3s",
     "body": "1KiB",
     "attempts": 3,

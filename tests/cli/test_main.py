@@ -264,6 +264,7 @@ def test_routes_as_json(run: Run) -> None:
         "service": "user",
         "compose": None,
         "rewrite": "/internal/{user_id}",
+        "encoded_slashes": "refuse",
         "timeout": 0.5,
         "attempts": 1,
         "attempt_timeout": None,

@@ -9,11 +9,11 @@ from tests.support.gateways import Rig, Running
 from tests.support.upstream import Upstream, answering, ok
 
 
-def two_routes(rig: Rig) -> tuple[Running, Upstream, Upstream]:
+def two_routes(rig: Rig, **options: str) -> tuple[Running, Upstream, Upstream]:
     one, two = rig.upstream(answering(ok(b"one"))), rig.upstream(answering(ok(b"two")))
     gateway = rig.gateway(
         {"one": {"targets": [one.url]}, "two": {"targets": [two.url]}},
-        [{"path": "/q/{name}/get", "service": "one"}, {"path": "/q/{a}/{b}/get", "service": "two"}],
+        [{"path": "/q/{name}/get", "service": "one", **options}, {"path": "/q/{a}/{b}/get", "service": "two"}],
     )
     return gateway, one, two
 
@@ -32,7 +32,7 @@ def two_routes(rig: Rig) -> tuple[Running, Upstream, Upstream]:
     ],
 )
 def test_an_encoded_delimiter_is_no_delimiter(rig: Rig, target: str) -> None:
-    gateway, one, two = two_routes(rig)
+    gateway, one, two = two_routes(rig, encoded_slashes="keep")
     response = rig.connect(gateway).request("GET", target)
     assert not two.heads, "an encoded slash became a separator"
     if response.status == 200:
@@ -41,6 +41,52 @@ def test_an_encoded_delimiter_is_no_delimiter(rig: Rig, target: str) -> None:
     else:
         problem(response, 400)
         assert not one.heads
+
+
+@pytest.mark.parametrize("target", ["/q/%2F/get", "/q/te%2fst/get", "/q/x/y%2fz/get", "/q%2Fx/get", "/nowhere%2F"])
+def test_an_encoded_slash_is_refused_where_the_route_does_not_keep_it(rig: Rig, target: str) -> None:
+    for options in ({}, {"encoded_slashes": "keep"}):
+        gateway, one, two = two_routes(rig, **options)
+        response = rig.connect(gateway).request("GET", target)
+        if options and target.count("/") == 3:
+            assert response.body == b"one"  # the first route keeps it
+            continue
+        refused = problem(response, 400)
+        assert refused["detail"] == "an encoded slash (%2F) is not allowed in this path"
+        assert not one.heads
+        assert not two.heads
+
+
+def test_an_encoded_slash_is_part_of_the_cache_key_of_a_route_that_keeps_it(rig: Rig) -> None:
+    upstream = rig.upstream(answering(ok(b"a", b"Cache-Control: max-age=60")))
+    gateway = rig.gateway(
+        {"u": {"targets": [upstream.url]}},
+        [{"path": "/{rest*}", "service": "u", "encoded_slashes": "keep", "cache": {}}],
+    )
+    client = rig.connect(gateway)
+    for target in ("/a/b", "/a%2Fb", "/a%2fb", "/a//b"):
+        assert client.request("GET", target).status == 200
+    assert [request.target for request in upstream.requests] == [b"/a/b", b"/a%2Fb"]
+    settings = {"u": {"targets": [upstream.url]}}
+    gateway.reload(settings, [{"path": "/{rest*}", "service": "u", "cache": {}}])
+    problem(client.request("GET", "/a%2Fb"), 400)
+    assert client.request("GET", "/a/b").status == 200
+
+
+def test_a_preflight_uses_the_path_of_its_route(rig: Rig) -> None:
+    upstream = rig.upstream(answering(ok()))
+    gateway = rig.gateway(
+        {"u": {"targets": [upstream.url]}},
+        [
+            {"path": "/kept/{id}", "service": "u", "encoded_slashes": "keep", "cors": {"origins": "*"}},
+            {"path": "/{rest*}", "service": "u", "cors": {"origins": "*"}},
+        ],
+    )
+    fields = (("Origin", "https://a.example"), ("Access-Control-Request-Method", "GET"))
+    client = rig.connect(gateway)
+    assert client.request("OPTIONS", "/kept/a%2Fb", *fields).status == 204
+    assert client.request("OPTIONS", "//kept//a", *fields).status == 204
+    problem(client.request("OPTIONS", "/other/a%2Fb", *fields), 400)
 
 
 @pytest.mark.parametrize("target", ["/q/a%00b/get", "/q/%00/get"])
@@ -158,11 +204,78 @@ def test_a_backslash_is_refused(rig: Rig, raw: bytes) -> None:
     assert not upstream.heads
 
 
-@pytest.mark.parametrize("target", ["/a//b", "/a/", "/a", "//", "/a///", "/a/b//"])
-def test_empty_segments_are_kept(rig: Rig, target: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "forwarded"),
+    [
+        ("/a//b", "/a/b"),
+        ("/a/", "/a/"),
+        ("/a", "/a"),
+        ("//", "/"),
+        ("//a", "/a"),
+        ("/a///", "/a/"),
+        ("/a/b//?c=//", "/a/b/?c=//"),
+        ("http://gw//a", "/a"),
+    ],
+)
+def test_empty_segments_are_removed_but_for_a_final_slash(rig: Rig, target: str, forwarded: str) -> None:
     upstream = rig.upstream(answering(ok()))
     assert rig.connect(rig.forward(upstream)).request("GET", target).status == 200
-    assert upstream.requests[0].target == target.encode()
+    assert upstream.requests[0].target == forwarded.encode()
+
+
+GUARDED = [
+    "//admin",
+    "//admin/secret",
+    "/admin//secret",
+    "/admin%2fsecret",
+    "/%2Fadmin",
+    "/%2fadmin%2fsecret",
+    "/x/..//admin",
+    "/x//../admin",
+    "/./admin",
+    "/%2e/admin",
+    "/admin\\secret",
+    "/admin%5Csecret",
+    "/admin/./secret",
+    "/admin/x/../secret",
+    "/admin%2F",
+    "/internal%2Fverify",
+    "//internal//verify",
+]
+
+
+@pytest.mark.parametrize("target", GUARDED)
+def test_no_spelling_of_a_guarded_path_takes_the_open_route(rig: Rig, target: str) -> None:
+    upstream = rig.upstream(answering(ok()))
+    service = {"u": {"targets": [upstream.url]}}
+    gateway = rig.gateway(
+        service,
+        [
+            {"path": "/{rest*}", "service": "u"},
+            {"path": "/admin/{rest*}", "service": "u", "clients": {"deny": ["127.0.0.0/8"]}},
+            {"path": "/internal/verify", "service": "u", "clients": {"deny": ["127.0.0.0/8"]}},
+        ],
+    )
+    client = rig.connect(gateway)
+    client.send(f"GET {target} HTTP/1.1\r\nHost: gw\r\n\r\n".encode())
+    problem(client.read_response(), 400, 403)
+    assert not upstream.heads
+
+
+@pytest.mark.parametrize("value", ["1%2fdelete", "1%2F", "%2Fdelete", "1%5cdelete", "1%2f..%2fdelete"])
+def test_a_parameter_of_a_rewrite_or_a_part_has_no_slash(rig: Rig, value: str) -> None:
+    upstream = rig.upstream(answering(ok(b"{}", b"Content-Type: application/json")))
+    gateway = rig.gateway(
+        {"u": {"targets": [upstream.url]}},
+        [
+            {"path": "/user/{id}", "service": "u", "rewrite": "/internal/{id}"},
+            {"path": "/both/{id}", "compose": {"x": {"service": "u", "path": "/internal/{id}"}}},
+        ],
+    )
+    client = rig.connect(gateway)
+    for path in ("/user/", "/both/"):
+        problem(client.request("GET", path + value), 400)
+    assert not upstream.heads
 
 
 @pytest.mark.parametrize(

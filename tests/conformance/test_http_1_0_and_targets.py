@@ -100,6 +100,13 @@ def test_a_cut_close_delimited_answer_to_http_1_0_is_a_reset_or_cut(rig: Rig) ->
         (b"GET / HTTP/1.1\r\nHost: gw:99999\r\n\r\n", (400,)),
         (b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", (400,)),
         (b"GET / HTTP/1.1\r\nHost: caf\xe9\r\n\r\n", (400,)),
+        (b"GET / HTTP/1.1\r\nHost: [1.2.3.4]\r\n\r\n", (400,)),
+        (b"GET / HTTP/1.1\r\nHost: [::1::]\r\n\r\n", (400,)),
+        (b"GET / HTTP/1.1\r\nHost: [12345::]:80\r\n\r\n", (400,)),
+        (b"GET / HTTP/1.1\r\nHost: [abc]\r\n\r\n", (400,)),
+        (b"GET http://[1.2.3.4]/ HTTP/1.1\r\nHost: gw\r\n\r\n", (400,)),
+        (b"GET http://gw\\@other/ HTTP/1.1\r\nHost: gw\r\n\r\n", (400,)),
+        (b"GET http://gw\\a?\\ HTTP/1.1\r\nHost: gw\r\n\r\n", (400,)),
         (b"GET / HTTP/1.1\r\nHost: http://gw\r\n\r\n", (400,)),
         (b"GET / HTTP/1.1\r\nHost: gw\r\nno colon\r\n\r\n", (400,)),
         (b"GET / HTTP/1.1\r\nHost: gw\r\n: empty\r\n\r\n", (400,)),
@@ -209,6 +216,25 @@ def test_options_with_an_asterisk_is_answered_or_forwarded_as_such(rig: Rig) -> 
 
 
 @pytest.mark.parametrize(
+    ("target", "forwarded"),
+    [
+        (b"http://gw", b"*"),
+        (b"HTTP://gw:80", b"*"),
+        (b"http://gw/", b"/"),
+        (b"http://gw?x", b"/?x"),
+        (b"http://gw?", b"/?"),
+    ],
+)
+def test_options_with_an_empty_path_is_about_the_server(rig: Rig, target: bytes, forwarded: bytes) -> None:
+    """RFC 9112 §3.2.4: no path and no query are forwarded as ``*``."""
+    upstream = rig.upstream(answering(ok(b"", b"Allow: GET")))
+    client = rig.connect(rig.forward(upstream))
+    client.send(b"OPTIONS " + target + b" HTTP/1.1\r\nHost: gw\r\n\r\n")
+    assert client.read_response("OPTIONS").status == 200
+    assert [r.target for r in upstream.requests] == [forwarded]
+
+
+@pytest.mark.parametrize(
     "method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "M-SEARCH", "QUERY", "brew"]
 )
 def test_any_token_is_a_method(rig: Rig, method: str) -> None:
@@ -228,7 +254,16 @@ def test_a_get_with_a_body_is_forwarded_with_it(rig: Rig) -> None:
 def test_host_reaches_the_upstream_as_it_was(rig: Rig) -> None:
     upstream = rig.upstream(answering(ok()))
     client = rig.connect(rig.forward(upstream))
-    for host in (b"gw", b"Shop.Example", b"shop.example:8080", b"[::1]:80", b"127.0.0.1", b"a_b.example", b"gw."):
+    for host in (
+        b"gw",
+        b"Shop.Example",
+        b"shop.example:8080",
+        b"[::1]:80",
+        b"127.0.0.1",
+        b"a_b.example",
+        b"gw.",
+        b"[::ffff:1.2.3.4]",
+    ):
         client.send(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
         assert client.read_response().status == 200
         assert upstream.requests[-1].get("host") == host

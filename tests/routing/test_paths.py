@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from passerelle.appserver.paths import decode_path
 from passerelle.errors import Failure, Kind
-from passerelle.routing.paths import _CLEAN, MAX_SEGMENTS, Pattern, PatternError, Template, canonical_path, purged_path
+from passerelle.routing.paths import (
+    _CLEAN,
+    MAX_SEGMENTS,
+    EncodedSlashError,
+    Pattern,
+    PatternError,
+    Template,
+    canonical_path,
+    purged_path,
+)
 
 UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 
@@ -19,14 +30,12 @@ UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._
     [
         b"/",
         b"/user/42",
-        b"//",
-        b"/a//b/",
+        b"/a/b/",
         b"/a/b.json",
         b"/.well-known/x",
         b"/a/...",
-        b"/....//closed",
+        b"/..../closed",
         b"/a..b/c.",
-        b"/q/te%2Fst/get",
         b"/q/te%252Fst/get",
         b"/q/a%3Fb/get",
         b"/caf%C3%A9",
@@ -46,7 +55,7 @@ def test_a_canonical_path_is_itself(path: bytes) -> None:
     ("path", "canonical"),
     [
         (b"/%41%7a%30%2d%5F%7E", b"/Az0-_~"),
-        (b"/a%2fb", b"/a%2Fb"),
+        (b"/a%3fb", b"/a%3Fb"),
         (b"/%c3%a9", b"/%C3%A9"),
         (b"/%2e%2e/closed", b"/closed"),
         (b"/open/../closed/s", b"/closed/s"),
@@ -58,8 +67,14 @@ def test_a_canonical_path_is_itself(path: bytes) -> None:
         (b"/./a/./b", b"/a/b"),
         (b"/..", b"/"),
         (b"/.", b"/"),
-        (b"/a//../b", b"/a/b"),
-        (b"/a/..//b", b"//b"),
+        (b"//", b"/"),
+        (b"//a", b"/a"),
+        (b"/a//b///c//", b"/a/b/c/"),
+        (b"/....//closed", b"/..../closed"),
+        (b"/a//../b", b"/b"),
+        (b"/a/..//b", b"/b"),
+        (b"/a/.//b", b"/a/b"),
+        (b"/a/%2e%2e//b", b"/b"),
         (b"/a/%2E./b", b"/b"),
     ],
 )
@@ -125,19 +140,52 @@ pieces = st.sampled_from(
 paths = st.lists(pieces, max_size=12).map(lambda parts: b"/" + b"".join(parts))
 
 
-def canonical_or_none(path: bytes) -> bytes | None:
+def canonical_or_none(path: bytes, *, keep_slashes: bool = False) -> bytes | None:
     try:
-        return canonical_path(path)
+        return canonical_path(path, keep_slashes=keep_slashes)
     except Failure:
         return None
 
 
-@given(paths | st.binary(max_size=30).map(lambda tail: b"/" + tail))
-def test_the_canonical_form_is_stable_and_hides_nothing(path: bytes) -> None:
-    canonical = canonical_or_none(path)
+@pytest.mark.parametrize("path", [b"/a%2fb", b"/%2F", b"/q/te%2Fst/get", b"/a/%2f/b", b"/a%2fb/..", b"/x//%2fy"])
+def test_an_encoded_slash_is_refused_unless_it_is_kept(path: bytes) -> None:
+    with pytest.raises(EncodedSlashError) as failed:
+        canonical_path(path)
+    assert failed.value.kind is Kind.BAD_PATH
+    assert failed.value.public == "an encoded slash (%2F) is not allowed in this path"
+    canonical_path(path, keep_slashes=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "canonical"), [(b"/a%2fb", b"/a%2Fb"), (b"/%2F//x%2f", b"/%2F/x%2F"), (b"/a%252fb", b"/a%252fb")]
+)
+def test_a_kept_slash_separates_nothing(path: bytes, canonical: bytes) -> None:
+    assert canonical_path(path, keep_slashes=True) == canonical
+
+
+def test_a_refusal_names_its_reason_to_the_client() -> None:
+    with pytest.raises(Failure) as failed:
+        canonical_path(b"/a%5cb")
+    assert failed.value.public == "%5c is not allowed in a path"
+
+
+@given(paths)
+def test_a_path_without_encoded_slashes_is_the_same_in_both_ways(path: bytes) -> None:
+    canonical, kept = canonical_or_none(path), canonical_or_none(path, keep_slashes=True)
+    if canonical is not None:
+        assert kept == canonical
+    elif kept is not None:
+        assert b"%2f" in path.lower()
+
+
+@given(paths | st.binary(max_size=30).map(lambda tail: b"/" + tail), st.booleans())
+def test_the_canonical_form_is_stable_and_hides_nothing(path: bytes, keep: bool) -> None:
+    canonical = canonical_or_none(path, keep_slashes=keep)
     if canonical is None:
         return
-    assert canonical_path(canonical) == canonical
+    assert canonical_path(canonical, keep_slashes=keep) == canonical
+    assert b"//" not in canonical
+    assert keep or b"%2F" not in canonical
     assert canonical.startswith(b"/")
     assert re.fullmatch(rb"[!-~]*", canonical)
     assert not set(canonical) & set(b"\\?#")
@@ -149,6 +197,36 @@ def test_the_canonical_form_is_stable_and_hides_nothing(path: bytes) -> None:
         octet = int(escape, 16)
         assert escape == escape.upper()
         assert octet not in UNRESERVED and octet >= 0x20 and octet != 0x5C
+
+
+def segments_seen(decoded: bytes) -> list[bytes]:
+    """Return the segments that a server sees which merges slashes and resolves dot segments after decoding."""
+    found: list[bytes] = []
+    for segment in decoded.split(b"/"):
+        if segment == b"..":
+            del found[-1:]
+        elif segment not in (b"", b"."):
+            found.append(segment)
+    return found
+
+
+@given(paths | st.binary(max_size=30).map(lambda tail: b"/" + tail))
+def test_a_service_that_decodes_sees_the_segments_that_were_routed(path: bytes) -> None:
+    canonical = canonical_or_none(path)
+    if canonical is None:
+        return
+    routed = [unquote_to_bytes(segment) for segment in canonical.split(b"/") if segment]
+    assert segments_seen(unquote_to_bytes(canonical)) == routed
+
+
+@given(paths)
+def test_an_application_sees_the_segments_that_were_routed_also_where_slashes_are_kept(path: bytes) -> None:
+    canonical = canonical_or_none(path, keep_slashes=True)
+    if canonical is None:
+        return
+    text = canonical.decode("ascii")
+    routed = [decode_path(segment, "latin-1").encode("latin-1") for segment in text.split("/") if segment]
+    assert segments_seen(decode_path(text, "latin-1").encode("latin-1")) == routed
 
 
 @given(st.lists(st.text(alphabet=UNRESERVED.decode() + "!$&'()*+,=:@", min_size=1, max_size=8), max_size=6))
@@ -194,6 +272,9 @@ def test_the_spelling_of_escapes_does_not_matter(path: bytes, data: st.DataObjec
         ("/é*", "/%C3%A9*"),
         ("/a*b", "/a*b"),
         ("/a**", "/a**"),
+        ("//a", "/a"),
+        ("/a//*", "/a/*"),
+        ("/a%2fb/*", "/a%2Fb/*"),
     ],
 )
 def test_what_people_write_is_purged_by_in_canonical_form(text: str, canonical: str) -> None:
@@ -241,8 +322,8 @@ def test_every_path_that_is_asked_for_is_purged_by_itself_and_by_its_beginnings(
 @given(st.text(alphabet="ab./", max_size=20))
 def test_dot_segments_are_removed_as_rfc_3986_does_it(tail: str) -> None:
     path = "/" + tail
-    # Reference: the algorithm of §5.2.4, literally.
-    rest, output = path, ""
+    # Reference: the algorithm of §5.2.4, literally, after slashes are merged.
+    rest, output = re.sub("//+", "/", path), ""
     while rest:
         if rest.startswith("/./"):
             rest = rest[2:]
@@ -267,7 +348,7 @@ def test_dot_segments_are_removed_as_rfc_3986_does_it(tail: str) -> None:
         ("/{a}/x/{_b2}/", ("a", "_b2"), "/{}/x/{}/"),
         ("/{rest*}", ("rest",), "/{*}"),
         ("/files/{name*}", ("name",), "/files/{*}"),
-        ("/a:b/c;d=1//e", (), "/a:b/c;d=1//e"),
+        ("/a:b/c;d=1/e", (), "/a:b/c;d=1/e"),
         ("/caf%C3%A9/a%2Fb", (), "/caf%C3%A9/a%2Fb"),
     ],
 )
@@ -301,6 +382,8 @@ def test_patterns_are_parsed(text: str, names: tuple[str, ...], shape: str) -> N
         ("/a#x", "a path ends before '#'"),
         ("/a/../b", "write '/b'"),
         ("/./b", "write '/b'"),
+        ("//b", "write '/b'"),
+        ("//{b}//{c*}", "write '/{b}/{c*}'"),
         ("/%41", "write '/A'"),
         ("/a%2fb", "write '/a%2Fb'"),
         ("/a%00", "%00 is not allowed"),
@@ -362,6 +445,8 @@ def test_a_missing_parameter_is_an_error() -> None:
         ("/a/../{a}", "write '/x'"),
         ("/x{r}", "must be a whole segment"),
         ("/{r}.json", "must be a whole segment"),
+        ("/{r}/x", "must come last"),
+        ("/{r}/", "must come last"),
     ],
 )
 def test_bad_templates_say_why(text: str, said: str) -> None:
@@ -394,6 +479,6 @@ def test_an_ordinary_path_takes_the_fast_way(path: bytes) -> None:
     assert canonical_path(path) is path
 
 
-@pytest.mark.parametrize("path", [b"/.", b"/..", b"/a/.b", b"/%41", b"/a\\b", b"/a?b", b"a", b""])
+@pytest.mark.parametrize("path", [b"/.", b"/..", b"//", b"/a//b", b"/a/.b", b"/%41", b"/a\\b", b"/a?b", b"a", b""])
 def test_a_path_that_needs_inspection_does_not(path: bytes) -> None:
     assert _CLEAN(path) is None

@@ -355,7 +355,11 @@ def naive(
 segment_texts = st.sampled_from(["a", "b", "ab", "{p}", "{q}", ""])
 patterns = st.tuples(st.lists(segment_texts, min_size=1, max_size=4), st.booleans()).map(
     lambda drawn: (
-        "".join(f"/{{{part[1]}{index}}}" if part.startswith("{") else f"/{part}" for index, part in enumerate(drawn[0]))
+        "".join(
+            f"/{{{part[1]}{index}}}" if part.startswith("{") else f"/{part}"
+            for index, part in enumerate(drawn[0])
+            if part or (index == len(drawn[0]) - 1 and not drawn[1])  # only the last segment may be empty
+        )
         + ("/{rest*}" if drawn[1] else "")
     )
 )

@@ -337,6 +337,7 @@ def test_proxy_needs_no_file_and_balances(tmp_path: Path, files: Up) -> None:
     with command(tmp_path, "proxy", *urls, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0") as proxy:
         proxy.listening()
         assert [proxy.get("/hello.txt") for _ in range(9)] == [(200, b"hello")] * 9
+        assert proxy.get("/no%2Fsuch.txt")[0] == 404  # by the service: the proxy keeps encoded slashes
         listed = proxy.instances("upstream")
         assert [f"http://{i['address']}" for i in listed] == urls
         assert [i["state"] for i in listed] == ["up", "up", "up", "down"]

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from passerelle.appserver import refusal
+from passerelle.appserver.paths import decode_path
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class WithEncodedSlashes:
+    """An ASGI 3 application in whose paths encoded slashes stay encoded, also those of WebSockets."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        """Correct the path, which uvicorn has decoded."""
+        raw = scope.get("raw_path")
+        if raw and (b"%2F" in raw or b"%2f" in raw):
+            scope["path"] = decode_path(raw.decode("ascii"), "utf-8")
+        return self._application(scope, receive, send)
 
 
 class AsgiConnection(HttpToolsProtocol):

@@ -187,16 +187,17 @@ def serve_wsgi(application: Any, sock: socket.socket, threads: int) -> int:
 def serve_asgi(application: Any, sock: socket.socket) -> int:
     """Serve until SIGTERM or SIGINT. Return the exit code."""
     import uvicorn
+    from uvicorn.middleware.asgi2 import ASGI2Middleware
 
-    from passerelle.appserver.asgi import AsgiConnection
+    from passerelle.appserver.asgi import AsgiConnection, WithEncodedSlashes
     from passerelle.appserver.server import IDLE_TIMEOUT
 
     host = sock.getsockname()[0]
     is_local = host.startswith("127.") or host == "::1"
     config = uvicorn.Config(
-        application,
-        # It does not see through functools.partial itself.
-        interface="asgi3" if _accepts(application, 3) else "asgi2",
+        # uvicorn does not see through functools.partial itself.
+        WithEncodedSlashes(application if _accepts(application, 3) else ASGI2Middleware(application)),
+        interface="asgi3",
         loop="uvloop",
         http=AsgiConnection,
         log_level="warning",

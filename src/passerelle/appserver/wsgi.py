@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import IO, Any, Protocol
-from urllib.parse import unquote
+
+from passerelle.appserver.paths import decode_path
 
 log = logging.getLogger("passerelle.appserver")
 
@@ -89,7 +90,7 @@ def environ_of(
         _, _, rest = uri.partition("://")
         uri = rest[rest.find("/") :] if "/" in rest else ""
     path, _, query = uri.partition("?")
-    environ["PATH_INFO"] = unquote(path, "latin-1") if "%" in path else path
+    environ["PATH_INFO"] = decode_path(path, "latin-1") if "%" in path else path
     environ["QUERY_STRING"] = query
     environ["wsgi.input"] = io.BytesIO()
     for name, value in fields:

@@ -105,7 +105,7 @@ def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
     """Explain a request, as JSON-able values. ``status`` is None unless the gateway rejects the request."""
     from passerelle.config import rules
     from passerelle.errors import Failure, Kind
-    from passerelle.routing.router import Router, canonical_path, normal_host
+    from passerelle.routing.router import EncodedSlashError, Router, canonical_path, normal_host
 
     result: dict[str, Any] = {
         "method": request.method.decode(),
@@ -117,13 +117,17 @@ def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
         "route": None,
         "others": [],
     }
+    table = rules(config)
+    router = Router(table)
     try:
-        canonical = canonical_path(request.path)
+        try:
+            canonical = canonical_path(request.path)
+        except EncodedSlashError:
+            canonical = router.path_with_slashes(request.host, request.method, request.path)
     except Failure as failure:
         return result | {"status": failure.status, "reason": f"{failure.title.lower()}: {failure.detail}"}
     result["canonical_path"] = canonical.decode()
-    table = rules(config)
-    match = Router(table).match(request.host, request.method, canonical)
+    match = router.match(request.host, request.method, canonical)
     if match.value is None:
         refusal = Failure(Kind.METHOD_NOT_ALLOWED if match.allowed else Kind.NO_ROUTE)
         result |= {"status": refusal.status, "reason": refusal.title.lower()}
@@ -283,6 +287,8 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     if "service" in route:
         lines.append(("service", _service_text(route["service"])))
         lines.append(("upstream", f"{method} {route['upstream_path']}"))
+        if route["encoded_slashes"] == "keep":
+            lines.append(("slashes", "%2F in a path is kept"))
     if route["login"] is not None:
         request = route["services"][route["login"]["service"]]
         lines.append(("login", f"POST {route['upstream_path']} of {_service_text(request)}"))

@@ -46,7 +46,8 @@ def proxy(
     text = orjson.dumps(
         {
             "services": {"upstream": {"targets": [url.url for url in urls], "balance": balance}},
-            "routes": [{"path": "/{rest*}", "service": "upstream"}],
+            # There is no guard that an encoded slash could lead past.
+            "routes": [{"path": "/{rest*}", "service": "upstream", "encoded_slashes": "keep"}],
         }
     ).decode()
     name = "the command line"

@@ -31,6 +31,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
         "cache": describe_cache(route.cache),
         "compress": describe_compression(route.compress),
         "hedge": describe_hedge(route.hedge),
+        "encoded_slashes": route.encoded_slashes,
         "login": {"service": login.service, "path": login.path} if login is not None else None,
         "logout": bool(route.logout),
         "services": {name: describe_service(config, name) for name in dict.fromkeys(services_of(route))},

@@ -37,7 +37,7 @@ from passerelle.observability.access_log import RouteLog
 from passerelle.proxy_cache.cache import CachePlan, request_view
 from passerelle.proxy_cache.lookup import CacheLookup
 from passerelle.proxy_cache.request import CacheRequest
-from passerelle.routing.router import RouteMatch, canonical_path
+from passerelle.routing.router import EncodedSlashError, RouteMatch, canonical_path
 from passerelle.security.guard import GuardedCall, RequestRefused
 from passerelle.upstream.interfaces import CacheOrigin
 from passerelle.upstream.request import UpstreamRequest
@@ -135,7 +135,10 @@ class Exchange:
     def _match(self) -> RouteMatch:
         """Find the route of the request, and make its plan the one of this exchange."""
         path, mark, query = self._target.partition(b"?")
-        self._path = canonical_path(path) if path != b"*" else path
+        try:
+            self._path = canonical_path(path) if path != b"*" else path
+        except EncodedSlashError:
+            self._path = self._context.router.path_with_slashes(self._head.host or b"", self._method, path)
         self._query = mark + query
         # "*" stands for the server as a whole (RFC 9110 §9.3.7): the route of "/" handles it.
         routed = self._path if path != b"*" else b"/"
@@ -160,8 +163,12 @@ class Exchange:
         if method is None or self.origin is None or self._target == b"*":
             return None
         path, mark, query = self._target.partition(b"?")
-        path = canonical_path(path)
-        match = self._context.router.match(self._head.host or b"", method, path)
+        host, router = self._head.host or b"", self._context.router
+        try:
+            path = canonical_path(path)
+        except EncodedSlashError:
+            path = router.path_with_slashes(host, method, path)
+        match = router.match(host, method, path)
         route: RoutePlan | None = match.value
         if route is None or route.preflight is None:
             return None

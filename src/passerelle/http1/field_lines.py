@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address
 from typing import Any
 
 from passerelle.errors import Failure, Kind
@@ -186,6 +187,11 @@ def parse_host(value: bytes, kind: Kind) -> bytes:
     match = _HOST.fullmatch(value)
     if match is None or (match[2] and int(match[2]) > 65535):
         raise Failure(kind, "malformed Host")
+    if match[1].startswith(b"["):
+        try:
+            IPv6Address(match[1][1:-1].decode("ascii"))
+        except ValueError:
+            raise Failure(kind, "malformed Host") from None
     return match[1].lower().rstrip(b".")
 
 

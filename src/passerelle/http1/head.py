@@ -31,9 +31,11 @@ from passerelle.http1.field_lines import (
 )
 
 # RFC 9112 §3: method SP request-target SP HTTP-version. The target is visible ASCII without what a URI must not contain
-# and what parsers are known to disagree on (a fragment, angle brackets, a backslash). CONNECT and TRACE do not match.
+# and what parsers are known to disagree on (a fragment, angle brackets, a backslash). A query may contain a backslash,
+# because browsers send it, as they send | ^ ` { } [ ] (WHATWG URL §4.3). CONNECT and TRACE do not match.
 REQUEST_LINE = re.compile(
-    rb"(?!CONNECT |TRACE )([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21\x22\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]+) HTTP/(\d)\.(\d)"
+    rb"(?!CONNECT |TRACE )([!#$%&'*+.^_`|~0-9A-Za-z-]+) "
+    rb"([\x21\x22\x24-\x3b\x3d\x40-\x5b\x5d-\x7e]++(?:\?[\x21\x22\x24-\x3b\x3d\x3f-\x7e]*+)?) HTTP/(\d)\.(\d)"
 )
 # The most common form of request line, matched in half the time (0.17 us) of the pattern above with its four groups.
 USUAL_LINE = re.compile(rb"GET (/[\x21\x22\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]*) HTTP/1\.1")

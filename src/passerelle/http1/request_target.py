@@ -8,7 +8,7 @@ from passerelle.errors import Failure, Kind
 from passerelle.http1.head import RequestHead
 
 # RFC 9112 §3.2.2: scheme "://" authority path. Userinfo is refused (RFC 9110 §4.2.4).
-_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)((?:[/?].*)?)", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"https?://([^/?#@\\]+)((?:[/?].*)?)", re.IGNORECASE)
 
 
 def resolve_target(
@@ -29,6 +29,8 @@ def resolve_target(
         raise Failure(Kind.BAD_REQUEST, "malformed request target")
     authority, rest = absolute.groups()
     path = rest if rest[:1] == b"/" else b"/" + rest
+    if not rest and method == b"OPTIONS":
+        path = b"*"  # about the server as a whole (RFC 9112 §3.2.4)
     if head.get(b"host") == authority:
         return path, head
     # RFC 9112 §3.2.2: the authority of the target replaces the Host field, here and upstream.

@@ -48,7 +48,7 @@ class Invalidator:
         tags.update(dict.fromkeys(self._part_tags(request.route, own, request.params)))
         for target in targets:
             try:
-                path = canonical_path(target.path)
+                path = canonical_path(target.path, keep_slashes=True)
             except Failure:
                 continue
             match = self._match(host, b"GET", path)

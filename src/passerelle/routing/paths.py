@@ -38,58 +38,76 @@ def _escape_table() -> dict[bytes, bytes | None]:
 
 
 _ESCAPES = _escape_table()
-# Visible ASCII except for what needs closer inspection: escapes, backslashes, a dot after a slash; "?" and "#" end a
-# path. The inner quantifiers are possessive ("*+"), so a path that does not match is scanned only once; the outer one
-# is not, because a possessive group never matches here on CPython before 3.11.5. It is one expression, because a
-# separate `b"/." in path` would take 0.2 us, more than the whole match.
-_CLEAN = re.compile(rb"/[!\"$&-\-/->@-\[\]-~]*+(?:(?<!/)\.[!\"$&-\-/->@-\[\]-~]*+)*").fullmatch
+# Visible ASCII except for what needs closer inspection: escapes, backslashes, a dot or a slash after a slash; "?" and
+# "#" end a path. The inner quantifiers are possessive ("*+"), so a path that does not match is scanned only once more;
+# the outer one is not, because a possessive group never matches here on CPython before 3.11.5. It is one expression,
+# because a separate `b"/." in path` would take 0.2 us, more than the whole match.
+_CLEAN = re.compile(rb"(?!.*//)/[!\"$&-\-/->@-\[\]-~]*+(?:(?<!/)\.[!\"$&-\-/->@-\[\]-~]*+)*").fullmatch
 _FORBIDDEN = re.compile(rb"[^!-~]|[\\?#]").search
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
+_SLASHES = re.compile(rb"//+")
 # Overlong UTF-8: an ASCII character in two, three or four octets (RFC 3629 §3); "%C0%AE" was once decoded as ".".
 _OVERLONG = re.compile(rb"%C[01]%[89AB]|%E0%[89]|%F0%8").search
 # Dot segments that only some parsers recognize: with a parameter ("..;x"), or next to an encoded slash ("..%2f").
 _HIDDEN = re.compile(rb"(?:/|%2F)\.\.?(?:;|%3B)|/\.\.?%2F|%2F\.\.?(?=/|%2F|$)").search
 
 
-def canonical_path(path: bytes) -> bytes:
+class EncodedSlashError(Failure):
+    """A path contains an encoded slash (``%2F``) and is refused for no other reason."""
+
+    def __init__(self) -> None:
+        reason = "an encoded slash (%2F) is not allowed in this path"
+        super().__init__(Kind.BAD_PATH, reason, public=reason)
+
+
+def _refusal(reason: str) -> Failure:
+    return Failure(Kind.BAD_PATH, reason, public=reason)
+
+
+def canonical_path(path: bytes, *, keep_slashes: bool = False) -> bytes:
     """Return the canonical form of a request path without query; raise ``Failure(Kind.BAD_PATH)`` if it is refused.
 
-    Escapes of unreserved characters are decoded, and the others written in upper case (RFC 3986 §6.2.2.1-2). Then dot
-    segments are removed (§5.2.4). ``%2F``, ``%3F``, ``%25`` and empty segments are kept, because they differ in meaning
-    from their decoded forms. Paths that two parsers could interpret differently are refused: backslashes and control
-    octets, plain or encoded; invalid escapes; octets outside ASCII; overlong UTF-8; dot segments with parameters
-    (``..;x``) or next to an encoded slash (``..%2F``). The function is idempotent: ``canonical_path(canonical_path(p))
-    == canonical_path(p)``.
+    Escapes of unreserved characters are decoded, and the others written in upper case (RFC 3986 §6.2.2.1-2). Then
+    slashes are merged, and dot segments are removed (§5.2.4). ``%3F`` and ``%25`` are kept, because they differ in
+    meaning from their decoded forms. Paths that two parsers could interpret differently are refused: backslashes and
+    control octets, plain or encoded; invalid escapes; octets outside ASCII; overlong UTF-8; dot segments with
+    parameters (``..;x``) or next to an encoded slash (``..%2F``). ``%2F`` is kept with ``keep_slashes``; without, it
+    raises :class:`EncodedSlashError`. The function is idempotent: ``canonical_path(canonical_path(p)) ==
+    canonical_path(p)``.
     """
     if _CLEAN(path):
         return path
-    return _canonical(path)
+    return _canonical(path, keep_slashes)
 
 
-def _canonical(path: bytes) -> bytes:
+def _canonical(path: bytes, keep_slashes: bool) -> bytes:
     if path[:1] != b"/":
-        raise Failure(Kind.BAD_PATH, "it does not start with a slash")
+        raise _refusal("it does not start with a slash")
     found = _FORBIDDEN(path)
     if found:
-        raise Failure(Kind.BAD_PATH, f"octet 0x{found.group()[0]:02X} is not allowed in a path")
+        raise _refusal(f"octet 0x{found.group()[0]:02X} is not allowed in a path")
     if b"%" in path:
         path = _ESCAPE.sub(_unescape, path)
         if _OVERLONG(path):
-            raise Failure(Kind.BAD_PATH, "overlong UTF-8")
-    if b"/." not in path and b"%2F." not in path:
-        return path
-    if _HIDDEN(path):
-        raise Failure(Kind.BAD_PATH, "hidden dot segment")
-    return _remove_dot_segments(path)
+            raise _refusal("overlong UTF-8")
+    if b"//" in path:
+        path = _SLASHES.sub(b"/", path)
+    dotted = b"/." in path or b"%2F." in path
+    if dotted and _HIDDEN(path):
+        raise _refusal("hidden dot segment")
+    # Before dot segments are removed: in "/a%2Fb/..", they remove more from a decoded path.
+    if not keep_slashes and b"%2F" in path:
+        raise EncodedSlashError
+    return _remove_dot_segments(path) if dotted else path
 
 
 def _unescape(match: re.Match[bytes]) -> bytes:
     pair = match.group(1)
     if pair is None:
-        raise Failure(Kind.BAD_PATH, "invalid % escape")
+        raise _refusal("invalid % escape")
     spelling = _ESCAPES[pair]
     if spelling is None:
-        raise Failure(Kind.BAD_PATH, f"%{pair.decode()} is not allowed in a path")
+        raise _refusal(f"%{pair.decode()} is not allowed in a path")
     return spelling
 
 
@@ -131,7 +149,8 @@ def purged_path(text: str) -> str:
     # A prefix may end within a segment: "/.*" is not "/*".
     whole = text[:-1] + "x" if begins else text
     try:
-        path = canonical_path(quote(whole, _VISIBLE, errors="surrogateescape").encode("ascii")).decode("ascii")
+        escaped = quote(whole, _VISIBLE, errors="surrogateescape").encode("ascii")
+        path = canonical_path(escaped, keep_slashes=True).decode("ascii")
     except Failure as failure:
         more = re.search(r"[?#].*", text, re.DOTALL)
         why = f"a path is purged with every query: leave out {more.group()!r}" if more else failure.detail
@@ -236,10 +255,12 @@ def _require_pchars(text: str) -> None:
 def _require_canonical(text: str, sample: str) -> None:
     """Raise :class:`PatternError` unless ``sample`` is canonical: requests are matched in canonical form."""
     try:
-        canonical = canonical_path(sample.encode("ascii"))
+        canonical = canonical_path(sample.encode("ascii"), keep_slashes=True)
     except Failure as failure:
         raise PatternError(f"found {text!r}: {failure.detail}") from None
     if canonical != sample.encode("ascii"):
+        if canonical == _SLASHES.sub(b"/", sample.encode("ascii")):
+            raise PatternError(f"found {text!r} with an empty segment; write {re.sub('//+', '/', text)!r}")
         raise PatternError(f"found {text!r}, which is not in canonical form; write {canonical.decode()!r}")
 
 
@@ -252,7 +273,8 @@ class Template:
 
     A parameter cannot add a segment, a query or a dot segment: values are segments of a canonical path and stay
     percent-encoded, and the text next to a parameter in its segment must not consist of dots alone. ``rest`` names the
-    parameters that match several segments; each must be a whole segment of the template.
+    parameters that match any number of segments; each must be the whole last segment of the template, because it may
+    be empty.
     """
 
     __slots__ = ("_format", "_pick", "names", "text")
@@ -262,8 +284,13 @@ class Template:
         if not text.startswith("/"):
             raise PatternError(f"found {text!r} without a leading slash; write {'/' + text!r}")
         names: list[str] = []
-        for part in text[1:].split("/"):
+        *parts, last = text[1:].split("/")
+        for part in parts:
             _template_segment(part, rest, names)
+        for name in names:
+            if name in rest:
+                raise PatternError(f"found {{{name}}} before the end of {text!r}; it may be empty and must come last")
+        _template_segment(last, rest, names)
         sample = _PLACEHOLDER.sub("x", text)
         _require_canonical(text, sample)
         self.text = text

@@ -18,9 +18,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from passerelle.routing.paths import LITERAL, PARAMETER, Pattern, PatternError, Template, canonical_path
+from passerelle.routing.paths import (
+    LITERAL,
+    PARAMETER,
+    EncodedSlashError,
+    Pattern,
+    PatternError,
+    Template,
+    canonical_path,
+)
 
-__all__ = ["Pattern", "PatternError", "RouteMatch", "RouteRule", "Router", "Template", "canonical_path", "normal_host"]
+__all__ = [
+    "EncodedSlashError",
+    "Pattern",
+    "PatternError",
+    "RouteMatch",
+    "RouteRule",
+    "Router",
+    "Template",
+    "canonical_path",
+    "normal_host",
+]
 
 MAX_STEPS = 1000
 """Maximum number of trie nodes that one lookup may visit."""
@@ -36,13 +54,14 @@ class RouteRule:
 
     ``host`` is lower case: a name, ``*.suffix`` (with at least one label before the suffix), or None for any host.
     ``methods`` is None for any method; ``GET`` includes ``HEAD``. ``pattern`` is a path such as ``/user/{user_id}``
-    (see :class:`Pattern`).
+    (see :class:`Pattern`). ``keeps_slashes``: paths with encoded slashes are allowed.
     """
 
     host: bytes | None
     methods: frozenset[bytes] | None
     pattern: str
     value: object
+    keeps_slashes: bool = False
 
 
 class RouteMatch:
@@ -188,13 +207,16 @@ def normal_host(host: bytes) -> bytes:
 class Router:
     """The compiled route table. It is immutable: a reload compiles another one and replaces it."""
 
-    __slots__ = ("_by_host", "_cached_chains", "_chains", "_labels", "_open", "_suffixes")
+    __slots__ = ("_by_host", "_cached_chains", "_chains", "_keeping_slashes", "_labels", "_open", "_suffixes")
 
     def __init__(self, rules: Iterable[RouteRule]) -> None:
         """Compile ``rules``; raise ``ValueError`` for an invalid pattern, a duplicate or too ambiguous a table."""
         tables: dict[bytes | None, _Table] = {None: _Table()}
+        self._keeping_slashes: list[object] = []
         for rule in rules:
             tables.setdefault(rule.host, _Table()).add(rule)
+            if rule.keeps_slashes:
+                self._keeping_slashes.append(rule.value)
         for table in tables.values():
             table.seal()
         everywhere: tuple[_Table, ...] = (tables.pop(None),)
@@ -232,6 +254,18 @@ class Router:
             if found is not None:
                 return found
         return self._refusal(chain, path)
+
+    def path_with_slashes(self, host: bytes, method: bytes, path: bytes) -> bytes:
+        """Return the canonical form of a ``path`` with encoded slashes, if the route that it matches keeps them.
+
+        Otherwise raise :class:`EncodedSlashError`.
+        """
+        if self._keeping_slashes:
+            kept = canonical_path(path, keep_slashes=True)
+            value = self.match(host, method, kept).value
+            if any(value is each for each in self._keeping_slashes):
+                return kept
+        raise EncodedSlashError
 
     def _refusal(self, chain: tuple[_Table, ...], path: bytes) -> RouteMatch:
         """Return the result for 405, with every method allowed at this host and path (RFC 9110 §15.5.6), or for 404."""

@@ -25,6 +25,7 @@ from passerelle.config.checks.guards import (
 )
 from passerelle.config.checks.headers import header_warnings, parameter_values, route_headers
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
+from passerelle.config.checks.slashes import slash_errors, slash_warnings
 from passerelle.config.checks.tls import listener_errors, listener_warnings, service_errors, service_warnings
 from passerelle.config.models.addresses import Address, Lookup
 from passerelle.config.models.base import given
@@ -143,6 +144,7 @@ def warnings(config: Config) -> Iterator[Finding]:
     yield from guard_warnings(config)
     yield from header_warnings(config)
     yield from hedge_warnings(config, services_of)
+    yield from slash_warnings(config)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():
             if part.timeout is not None and part.timeout > route.timeout:
@@ -167,7 +169,9 @@ def rules(config: Config) -> list[RouteRule]:
 
 def rule_of(route: Route) -> RouteRule:
     """Convert a route to a rule of the router."""
-    return RouteRule(route.host.encode() if route.host is not None else None, route.accepted, route.path, route)
+    return RouteRule(
+        route.host.encode() if route.host is not None else None, route.accepted, route.path, route, route.keeps_slashes
+    )
 
 
 def table_finding(config: Config) -> Finding | None:
@@ -245,6 +249,8 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
         yield from _reference((*loc, "service"), route.service, services)
         if route.rewrite is not None:
             yield from _template((*loc, "rewrite"), route.rewrite, pattern)
+    if pattern is not None:
+        yield from slash_errors(loc, route, pattern)
     for key, block in (("login", route.login), ("forward_auth", route.forward_auth)):
         if block is not None:
             yield from _reference((*loc, key, "service"), block.service, services)

@@ -279,6 +279,10 @@ class Route(Model):
     rewrite: TemplateText | None = Field(
         default=None, description="The path that the service sees, filled with the parameters. With `service` only."
     )
+    encoded_slashes: Literal["refuse", "keep"] = Field(
+        default="refuse",
+        description="What happens to a path with `%2F`: 400, or it is forwarded as it is. With `service` only.",
+    )
     timeout: Duration = Field(
         default=30.0, description="Deadline of the request over all attempts, until the response begins. Beyond: 504."
     )
@@ -352,6 +356,11 @@ class Route(Model):
         if self.login is not None or self.logout:
             return frozenset({b"POST"})
         return frozenset({b"GET"}) if self.compose is not None else None
+
+    @property
+    def keeps_slashes(self) -> bool:
+        """Whether paths with encoded slashes are forwarded."""
+        return self.encoded_slashes == "keep"
 
     @property
     def is_cached(self) -> bool:

@@ -12,7 +12,17 @@ KINDS = ("service", "compose", "login", "logout")
 
 # Keys about forwarded requests and about access. They do not apply to logins and logouts, which the gateway handles.
 _UPSTREAM = (
-    *("methods", "rewrite", "cache", "compress", "auth", "require", "attempt_timeout", "tell_deadline"),
+    *(
+        "methods",
+        "rewrite",
+        "encoded_slashes",
+        "cache",
+        "compress",
+        "auth",
+        "require",
+        "attempt_timeout",
+        "tell_deadline",
+    ),
     *("hedge", "request_headers", "forward_auth", "identity_token"),
 )
 # Keys about streamed responses. The responses of parts and logins are buffered, within `timeout`.
@@ -58,6 +68,8 @@ def route_shape(keys: set[str]) -> Shape:
             findings.append(
                 ("rewrite", "found together with compose; allowed with service only (each part has its own path)")
             )
+        if "encoded_slashes" in keys:
+            findings.append(("encoded_slashes", "found together with compose; allowed with service only"))
         wrong = [key for key in _STREAMED if key in keys]
         findings += [(key, "found together with compose, whose parts are buffered within the timeout") for key in wrong]
     return findings

@@ -166,7 +166,7 @@ def _template(text: str) -> str:
 def _plain_path(text: str) -> str:
     """Check a fixed path: canonical, without parameters."""
     try:
-        canonical = canonical_path(text.encode("utf-8")).decode("ascii")
+        canonical = canonical_path(text.encode("utf-8"), keep_slashes=True).decode("ascii")
     except Failure as failure:
         raise ValueError(f"found {text!r}; {failure.detail}") from None
     if canonical != text:

@@ -59,6 +59,7 @@ def build_router(config: Config, resources: PlanResources) -> Router:
             route.accepted,
             route.path,
             _plan(config, route, resources),
+            route.keeps_slashes,
         )
         for route in config.routes
     )
