@@ -165,7 +165,7 @@ class PartRequest:
 
     def _too_large(self) -> None:
         self.source.cancel()
-        self._gather.on_part_failure(self._index, Failure(Kind.PART_FAILED, f"more than {MAX_PART} bytes"))
+        self._gather.on_part_failure(self._index, Failure(Kind.PART_TOO_LARGE, f"more than {MAX_PART} bytes"))
 
 
 def composed_response(
