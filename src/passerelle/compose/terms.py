@@ -68,7 +68,7 @@ def strictest(parts: Sequence[tuple[DeclaredTerms | None, float]]) -> Fields:
     lifetimes = [
         0.0 if terms is None or terms.lifetime is None else max(terms.lifetime - age, 0.0) for terms, age in parts
     ]
-    members = [name for name in _RESTRICTING if name in directives]
+    members: list[bytes] = [name for name in _RESTRICTING if name in directives]
     if b"no-store" not in directives and any(terms is not None and terms.lifetime is not None for terms, _ in parts):
         members.append(b"max-age=%d" % min(lifetimes))
     if not directives.isdisjoint(_REVALIDATING):
