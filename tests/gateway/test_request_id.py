@@ -1,4 +1,4 @@
-"""The id of a request: one for client, service, log and problem details; sent to clients where the file says so."""
+"""The id of a request: one for client, service, log and problem details; sent to clients where that is configured."""
 
 from __future__ import annotations
 
