@@ -57,6 +57,7 @@ class Kind(enum.Enum):
     TRUNCATED = "truncated"
     TIMEOUT = "timeout"
     PART_FAILED = "part_failed"
+    PART_TOO_LARGE = "part_too_large"
 
 
 # The only table of statuses: kind -> (status, side, title for the client).
@@ -94,6 +95,7 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.TRUNCATED: (502, Side.UPSTREAM, "The service's answer was cut short"),
     Kind.TIMEOUT: (504, Side.UPSTREAM, "The service did not answer in time"),
     Kind.PART_FAILED: (502, Side.UPSTREAM, "A part of the answer failed"),
+    Kind.PART_TOO_LARGE: (502, Side.UPSTREAM, "A part exceeds a limit"),
 }
 
 
@@ -129,6 +131,14 @@ class Failure(Exception):
     def title(self) -> str:
         """One sentence for the client (the ``title`` of RFC 9457 problem details)."""
         return TABLE[self.kind][2]
+
+    @property
+    def type(self) -> str:
+        """The problem type (RFC 9457 §3.1.1), a relative reference with its full path: the project has no domain.
+
+        ``docs/reference/errors.md`` describes each.
+        """
+        return "/passerelle/problems/" + self.kind.value.replace("_", "-")
 
     def __str__(self) -> str:
         return f"{self.kind.value}: {self.detail}" if self.detail else self.kind.value

@@ -197,6 +197,27 @@ def test_the_route_s_stale_windows_take_the_place_of_the_origin_s() -> None:
     assert (entry.stale_while_revalidate, entry.strict) == (9, True)
 
 
+@pytest.mark.parametrize("own", [None, 9], ids=["window of the response", "window of the route"])
+@pytest.mark.parametrize(
+    ("directive", "window"),
+    [
+        ("must-revalidate", 0),
+        ("proxy-revalidate", 0),
+        ("no-cache", 0),
+        ('no-cache="etag"', 0),
+        ("s-maxage=1", 9),
+        ("s-maxage=1, must-revalidate", 0),
+        ("public", 9),
+    ],
+)
+def test_a_prohibition_of_stale_use_is_the_same_for_both_windows(directive: str, window: int, own: int | None) -> None:
+    settings = CacheSettings(stale_while_revalidate=own, stale_if_error=own)
+    windows = "" if own else ", stale-while-revalidate=9, stale-if-error=9"
+    entry = stored(f"Cache-Control: max-age=1, {directive}{windows}", 'ETag: "a"', settings=settings)
+    assert (entry.stale_while_revalidate, entry.stale_if_error) == (window, window)
+    assert entry.strict is (directive != "public")
+
+
 # POST (RFC 9110 §9.3.3)
 
 

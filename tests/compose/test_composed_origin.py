@@ -61,6 +61,7 @@ class Shop:
         parts: dict[str, dict[str, Any]] | None = None,
         route: dict[str, Any] | None = None,
         user_route: dict[str, Any] | None = None,
+        stored: bool = True,
     ) -> None:
         self.user = Service(rig, b'"old"', *user)
         self.product = Service(rig, b'"p"', *product)
@@ -73,12 +74,14 @@ class Shop:
             "user": {"service": "user", "path": "/user/{id}", **parts.get("user", {})},
             "product": {"service": "product", "path": "/product/{other}", **parts.get("product", {})},
         }
-        self.routes = [
+        self.routes: list[dict[str, Any]] = [
             {"path": "/user/{id}", "service": "user", **(user_route or {})},
             {"path": "/users", "service": "user"},
             {"path": "/product/{id}", "service": "product"},
             {"path": "/api/{id}/{other}", "compose": compose, "cache": {} if cache is None else cache, **(route or {})},
         ]
+        if not stored:
+            del self.routes[-1]["cache"]
         self.gateway: Running = rig.gateway(self.services, self.routes)
         self.client: Client = rig.connect(self.gateway)
 
@@ -374,3 +377,60 @@ def test_only_if_cached_and_the_counts_of_the_route(rig: Rig) -> None:
     counts = shop.gateway.snapshot()["routes"]["/api/{id}/{other}"]["cache"]
     assert {key: n for key, n in counts.items() if n} == {"refused": 1, "miss": 1, "hit": 2}
     assert json.loads(shop.get().body) == {"user": "old", "product": "p"}
+
+
+VARIES = b"Vary: Authorization, Accept-Encoding"
+
+
+@pytest.mark.parametrize(
+    ("user", "product", "control", "vary"),
+    [
+        ((), (), None, None),
+        ((b"Cache-Control: private, no-store", VARIES), (), "no-store, private", "Authorization"),
+        ((b"Cache-Control: private",), (age(60), b"Vary: X-Own"), "private, max-age=0", "X-Own"),
+        ((VARIES,), (b"Vary: Accept-Language, authorization",), None, "Accept-Language, Authorization"),
+        ((b"Vary: *",), (VARIES,), None, "*"),
+        ((age(60),), (age(10),), "max-age=10", None),
+        ((age(60), b"Age: 55"), (age(10),), "max-age=5", None),
+        ((age(60), b"Age: 90"), (age(10),), "max-age=0", None),
+        ((age(60),), (), "max-age=0", None),
+        ((age(60, "s-maxage=5"),), (age(10, "public"),), "max-age=5, proxy-revalidate", None),
+        ((age(60, "must-revalidate"),), (age(10),), "max-age=10, proxy-revalidate", None),
+        ((age(60, "must-revalidate"),), (age(10, "public"),), "max-age=10, must-revalidate", None),
+        ((b'Cache-Control: no-cache="x", no-transform',), (age(9),), "no-cache, no-transform, max-age=0", None),
+        ((age(60), b"CDN-Cache-Control: no-store"), (age(9),), "no-store", None),
+        ((age(60), b"CDN-Cache-Control: max-age=3"), (age(9),), "max-age=3", None),
+        ((b"Expires: 0",), (age(9),), "max-age=0", None),
+        ((b"Cache-Control: max-age=x",), (age(9),), "max-age=0", None),
+    ],
+)
+def test_a_whole_that_is_not_stored_has_the_strictest_terms_of_its_parts(
+    rig: Rig, user: tuple[bytes, ...], product: tuple[bytes, ...], control: str | None, vary: str | None
+) -> None:
+    shop = Shop(rig, user, product, stored=False)
+    for method in ("GET", "HEAD", "GET"):
+        answer = shop.get(method=method)
+        assert (answer.status, said(answer, "cache-control"), said(answer, "vary")) == (200, control, vary)
+
+
+def test_a_stored_part_counts_with_its_age(rig: Rig) -> None:
+    parts = {"user": {"cache": {}}}
+    shop = Shop(rig, (age(60), b"Age: 50", VARIES), (age(60),), parts=parts, stored=False)
+    for _ in range(2):
+        answer = shop.get()
+        assert said(answer, "vary") == "Authorization"
+        assert said(answer, "cache-control") in ("max-age=10", "max-age=9")
+    assert shop.asked == (1, 2)
+
+
+def test_a_partial_whole_is_no_store_whatever_the_other_parts_declare(rig: Rig) -> None:
+    shop = Shop(rig, (age(60), VARIES), (), parts={"product": {"on_error": None}}, stored=False)
+    shop.product.raw = b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n"
+    assert shop.get().all("cache-control") == [b"no-store"]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_must_revalidate_of_one_part_does_not_open_the_others_to_shared_caches(rig: Rig, stored: bool) -> None:
+    """RFC 9111 §3.5: with must-revalidate a shared cache may store a response to a request with Authorization."""
+    shop = Shop(rig, (age(60, "must-revalidate"),), (age(60),), stored=stored)
+    assert said(shop.get(("Authorization", "Basic x")), "cache-control") == "max-age=60, proxy-revalidate"

@@ -15,9 +15,18 @@ from passerelle.compose.composition import (
     Gather,
     Outcome,
     PassedResponse,
-    json_value,
+    value_steps,
 )
 from passerelle.errors import Failure, Kind
+
+
+def json_value(status: int, media_type: bytes, coding: bytes, body: bytes) -> bytes:
+    steps = value_steps(status, media_type, coding, body)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return bytes(end.value)
 
 
 class Call:
@@ -111,7 +120,7 @@ def test_a_coded_part_is_decoded(coding: bytes, wbits: int) -> None:
 
 
 def test_a_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("passerelle.compose.composition.MAX_DECODED", 1000)
+    monkeypatch.setattr("passerelle.compose.json_steps.MAX_DECODED", 1000)
     with pytest.raises(Failure):
         json_value(200, b"application/json", b"gzip", zlib.compress(b'"' + b"a" * 100_000 + b'"', wbits=31))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import select
 import threading
 import time
 from typing import Any
@@ -39,6 +40,9 @@ VALID = {
     "utf-8": '{"é":"€😀"}'.encode(),
     "blanks around": b" \r\n[1]\n ",
     "deep": b"[" * 200 + b"]" * 200,
+    "integer of 5,000 digits": b'{"n":' + b"7" * 5000 + b"}",
+    "no float": b"[1E400, -1e9999]",
+    "lone surrogate": b'{"\\ud800":"\\udfff"}',
 }
 
 FAILED: dict[str, bytes | Script] = {
@@ -96,7 +100,9 @@ def strict(body: bytes) -> Any:
     def no(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    return json.loads(body.decode("utf-8"), parse_constant=no)
+    return json.loads(
+        body.decode("utf-8"), parse_constant=no, parse_int=lambda text: int(text) if len(text) < 4000 else text
+    )
 
 
 @pytest.mark.parametrize("name", VALID)
@@ -232,6 +238,34 @@ def test_a_gzip_bomb_is_a_failed_part_and_takes_no_memory(rig: Rig) -> None:
     bomb = gzip.compress(b'"' + b" " * (50 << 20) + b'"', 9)
     gateway, *_ = composed(rig, ok(bomb, JSON, b"Content-Encoding: gzip"))
     problem(rig.connect(gateway).request("GET", "/c", within=10), 502)
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_other_requests_are_served_while_a_costly_part_is_checked(rig: Rig, coding: str) -> None:
+    body = b"[" + b"[[[[1]]]]," * 100_000 + b"1]"
+    coded = body if coding == "identity" else gzip.compress(body, 9)
+    gateway, *_ = composed(rig, ok(coded, JSON, b"Content-Encoding: " + coding.encode()))
+    slow, quick = rig.connect(gateway), rig.connect(gateway)
+    slow.send(head("GET", "/c"))
+    served = 0
+    while not select.select([slow.sock], [], [], 0)[0]:
+        assert quick.request("GET", "/none").status == 404
+        served += 1
+    assert slow.read_response().body == b'{"a":' + A + b',"b":' + body + b"}"
+    assert served > 20
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" + b"[]," * 3_000_000 + b"1]", b"[" * 1025 + b"]" * 1025, b" " * (11 << 20) + b"1"],
+    ids=["values", "depth", "size"],
+)
+def test_a_part_over_a_limit_is_named_as_that(rig: Rig, body: bytes) -> None:
+    gateway, *_ = composed(rig, ok(gzip.compress(body, 9), JSON, b"Content-Encoding: gzip"))
+    document = problem(rig.connect(gateway).request("GET", "/c", within=10), 502)
+    assert (document["kind"], document["detail"]) == ("part_too_large", "part b")
+    gateway, *_ = composed(rig, ok(gzip.compress(body, 9), JSON, b"Content-Encoding: gzip"), on_error=None)
+    assert rig.connect(gateway).request("GET", "/c", within=10).body == b'{"a":{"x":1},"b":null}'
 
 
 def test_an_endless_part_is_a_failed_part(rig: Rig) -> None:

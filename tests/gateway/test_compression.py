@@ -210,7 +210,7 @@ def test_head_has_the_fields_of_the_coded_answer(rig: Rig) -> None:
     assert said(client.request("HEAD", "/y", ALL), "content-encoding") is None
 
 
-def test_a_304_has_the_tag_that_the_client_holds(rig: Rig) -> None:
+def test_a_304_has_the_tag_of_the_200_that_it_stands_for(rig: Rig) -> None:
     def script(conn: Connection) -> None:
         while True:
             request = conn.read_request()
@@ -221,6 +221,52 @@ def test_a_304_has_the_tag_that_the_client_holds(rig: Rig) -> None:
     held = client.request("GET", "/x", ALL, ("If-None-Match", '"a", W/"v"'))
     assert (held.status, said(held, "etag"), said(held, "vary")) == (304, 'W/"v"', "Accept-Encoding")
     assert said(client.request("GET", "/x", ("If-None-Match", '"v"')), "etag") == '"v"'
+
+
+PLACES = {
+    "304": (b"304 Not Modified", b""),
+    "304 with its type": (b"304 Not Modified", JSON + b"\r\n"),
+    "206": (b"206 Partial Content", JSON + b"\r\nContent-Range: bytes 0-1/5000\r\nContent-Length: 2\r\n"),
+    "206 of several ranges": (b"206 Partial Content", b"Content-Type: multipart/byteranges; boundary=a\r\n"),
+    "head": (b"200 OK", JSON + b"\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("tag", ['"v"', 'W/"v"'])
+def test_what_is_sent_in_place_of_a_coded_response_varies_as_it_does(rig: Rig, name: str, tag: str) -> None:
+    status, lines = PLACES[name]
+    body = b"ab" if name.startswith("206") else b""
+    raw = b"HTTP/1.1 %b\r\nETag: %b\r\nVary: Origin\r\n%b" % (status, tag.encode(), lines)
+    if name == "206 of several ranges":
+        raw += b"Content-Length: 2\r\n"
+    _, _, client = compressing(rig, answering(raw + b"\r\n" + body))
+    method = "HEAD" if name == "head" else "GET"
+    for accept in ("gzip", "identity"):
+        answer = client.request(method, "/x", ("Accept-Encoding", accept), ("If-None-Match", '"v"'))
+        assert answer.body == body
+        assert answer.all("vary") == [b"Origin", b"Accept-Encoding"]
+        assert said(answer, "content-encoding") is None
+        weak = accept == "gzip" and not name.startswith("206")
+        assert said(answer, "etag") == ('W/"v"' if weak else tag)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Content-Type: image/png",
+        b"Cache-Control: no-transform",
+        b"Content-Encoding: br",
+        b"Repr-Digest: sha-256=:AA==:",
+    ],
+)
+@pytest.mark.parametrize("status", [b"304 Not Modified", b"206 Partial Content"])
+def test_what_is_sent_in_place_of_an_uncoded_response_is_as_it_was(rig: Rig, status: bytes, line: bytes) -> None:
+    length = b"" if status[:3] == b"304" else b"Content-Range: bytes 0-0/5000\r\nContent-Length: 1\r\n"
+    raw = b'HTTP/1.1 %b\r\nETag: "v"\r\n%b\r\n%b\r\n' % (status, line, length)
+    _, _, client = compressing(rig, answering(raw + (b"a" if length else b"")))
+    answer = client.request("GET", "/x", ALL, ("If-None-Match", '"v"'))
+    assert (said(answer, "etag"), answer.all("vary")) == ('"v"', [])
 
 
 def test_an_upgrade_passes_untouched(rig: Rig) -> None:

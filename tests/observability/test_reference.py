@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from passerelle.errors import TABLE, Kind, Side
+from passerelle.errors import TABLE, Failure, Kind, Side
 from passerelle.observability.access_log import LINE_BYTES
 from passerelle.observability.metrics import BUCKETS, Metrics
 from passerelle.observability.prometheus import METRICS, render
@@ -88,3 +88,19 @@ def test_the_help_of_a_metric_is_its_row_without_markup() -> None:
         "Requests that a rate limit with dry_run would have refused."
     )
     assert not [line for line in help_lines.values() if "`" in line or "](" in line or not line.endswith(".")]
+
+
+def test_errors_page_describes_every_problem_type_with_its_status_and_title() -> None:
+    page = (DOCS / "errors.md").read_text()
+    sections = re.findall(r"^### (\S+)\n\nStatus (\d+): (.+)\.\n\n\S[^#]+\*\*What to do\.\*\* ", page, re.MULTILINE)
+    assert sections == [
+        (Failure(kind).type.rpartition("/")[2], str(status), title) for kind, (status, _, title) in TABLE.items()
+    ]
+
+
+def test_errors_page_has_each_type_under_the_side_that_causes_it() -> None:
+    page = (DOCS / "errors.md").read_text()
+    for side, name in ((Side.CLIENT, "the client"), (Side.GATEWAY, "the gateway"), (Side.UPSTREAM, "a service")):
+        section = page.partition(f"## Caused by {name}\n")[2].partition("\n## ")[0]
+        kinds = {heading.replace("-", "_") for heading in re.findall(r"^### (\S+)$", section, re.MULTILINE)}
+        assert kinds == {kind.value for kind in Kind if TABLE[kind][1] is side}

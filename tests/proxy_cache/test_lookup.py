@@ -348,3 +348,33 @@ def test_a_clock_that_is_corrected_a_little_changes_nothing(rig: Rig, monkeypatc
     wait_until(lambda: gateway.gateway.clock.offset < offset - 0.9, "it looks at the clock", 20.0)
     assert client.request("GET", "/x").body == b"1"
     assert rig.log.records == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown", "later"),
+    [
+        ([b"30"], [b"30"], 30),
+        ([b"0030, 5"], [b"30"], 30),
+        ([b"30", b"40"], [b"30"], 30),
+        ([b"30", b"x"], [b"30"], 30),
+        ([b"99999999999999999999"], [b"2147483648"], None),
+        ([b"2147483649"], [b"2147483648"], None),
+        ([b"-1"], [], 0),
+        ([b"1.5"], [], 0),
+        ([b"x, 30"], [], 0),
+        ([b'"30"'], [], 0),
+        ([b""], [], 0),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_malformed_age_is_neither_relayed_nor_counted(
+    rig: Rig, lines: list[bytes], shown: list[bytes], later: int | None, method: str
+) -> None:
+    """RFC 9111 §5.1: the first member counts, and a field that is no number is ignored."""
+    fields = [b"age: " + value for value in lines]
+    upstream = rig.upstream(answering(ok(b"x", b"Cache-Control: max-age=1000", *fields)))
+    client = rig.connect(rig.forward(upstream, route={"cache": {}}))
+    assert client.request(method, "/x", body=b"" if method == "POST" else None).all("age") == shown
+    if method == "GET" and later is not None:
+        assert int(client.request("GET", "/x").get("age") or b"") - later in (0, 1)
+        assert len(upstream.requests) == 1

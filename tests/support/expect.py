@@ -18,6 +18,8 @@ def problem(response: Response, *statuses: int) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(response.body)
     assert document["status"] == response.status
     assert isinstance(document["title"], str) and document["title"]
+    assert document["type"] == "/passerelle/problems/" + document["kind"].replace("_", "-")
+    assert response.all("cache-control") == [b"no-store"]
     request_id = response.get("x-request-id")
     assert request_id, "no X-Request-Id"
     assert request_id.decode() in map(str, document.values()), f"the request id is not in {document}"

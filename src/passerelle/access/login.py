@@ -34,7 +34,7 @@ LONGEST = 1024
 # The statuses by which a service rejects a password; any other status than 200 is a failure of the service.
 _WRONG = frozenset({401, 403, 404, 422})
 _NOT_STORED: Fields = [(b"Cache-Control", b"no-store")]
-_CHALLENGE: Fields = [(b"WWW-Authenticate", SessionMethod.challenge), *_NOT_STORED]
+_CHALLENGE: Fields = [(b"WWW-Authenticate", SessionMethod.challenge)]
 
 
 class LoginHandler:
@@ -84,7 +84,7 @@ class LoginHandler:
         self, exchange: HandlerExchange, call: GuardedCall, name: str, password: str, address: bytes, wait: int
     ) -> None:
         if wait:
-            fields: Fields = [(b"Retry-After", b"%d" % wait), *_NOT_STORED]
+            fields: Fields = [(b"Retry-After", b"%d" % wait)]
             raise RequestRefused(
                 Kind.RATE_LIMITED, f"too many wrong passwords for {name!r}, or from its address", fields
             )
@@ -196,7 +196,7 @@ def _with_current_session(
 
 def _refuse_forged(objection: str) -> None:
     if objection:
-        raise RequestRefused(Kind.FORBIDDEN, objection, list(_NOT_STORED))
+        raise RequestRefused(Kind.FORBIDDEN, objection, [])
 
 
 def _fail_exchange_on_error(exchange: HandlerExchange, step: Callable[[], None]) -> None:

@@ -22,7 +22,7 @@ def response(status: int) -> bytes:
     """Return a whole response with ``status``, after which the connection closes."""
     title = _TITLES[status]
     body = f'{{"type":"about:blank","title":"{title}","status":{status}}}'
-    head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n"
+    head = f"HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\n"
     return f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
 
 

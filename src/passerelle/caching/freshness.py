@@ -62,6 +62,15 @@ def freshness_lifetime(
     return FreshnessLifetime(0.0, False)
 
 
+def age_seconds(value: bytes) -> int | None:
+    """Return the first member of an Age field in seconds, at most MAX_SECONDS; None if it is malformed."""
+    match = _FIRST_NUMBER.match(value)
+    if match is None:
+        return None
+    digits = match[1].lstrip(b"0") or b"0"
+    return MAX_SECONDS if len(digits) > 10 else min(int(digits), MAX_SECONDS)
+
+
 def initial_age(response: OriginResponse) -> float:
     """Return corrected_initial_age in seconds (RFC 9111 §4.2.3).
 
@@ -72,7 +81,4 @@ def initial_age(response: OriginResponse) -> float:
     value = response.get(b"age")
     if value is None:
         return max(apparent, response.response_time - response.request_time)
-    match = _FIRST_NUMBER.match(value)
-    digits = match[1].lstrip(b"0") if match is not None else b""
-    age = float(MAX_SECONDS if len(digits) > 10 else min(int(digits or b"0"), MAX_SECONDS))
-    return max(apparent, age + max(0.0, response.response_time - response.request_time))
+    return max(apparent, float(age_seconds(value) or 0) + max(0.0, response.response_time - response.request_time))

@@ -23,6 +23,7 @@ from passerelle.compose.composition import ComposedResponse, Gather, Outcome
 from passerelle.compose.part import PartRequest, composed_response
 from passerelle.compose.part_requests import PartRequests
 from passerelle.compose.plans import TERMS, ComposedRoute
+from passerelle.compose.terms import FIXED, revalidation
 from passerelle.errors import Failure
 from passerelle.http.messages import Fields
 from passerelle.proxy_cache.cache import CachePlan
@@ -33,8 +34,6 @@ from passerelle.upstream.request_body import RequestBody
 
 # The settings of a part without a cache of its own: its responses have only the lifetime that they declare.
 _NO_CACHE_SETTINGS: Final = CacheSettings(heuristic=False)
-# The fields that are the same in all requests for parts, whatever the client sends.
-_FIXED: Final = frozenset({b"accept", b"accept-encoding"})
 
 
 class ComposedOrigin:
@@ -138,7 +137,7 @@ class ComposedSource:
         if isinstance(outcome, Failure):
             receiver.on_failure(outcome)
             return
-        _, head, body = composed_response(outcome, parts)
+        _, head, body = composed_response(outcome, parts, stored=True)
         added_lines = b""
         if isinstance(outcome, ComposedResponse) and outcome.partial:
             added_lines = b"Passerelle-Partial: %b\r\n" % ", ".join(outcome.partial).encode()
@@ -170,15 +169,18 @@ def _combined_fields(
 ) -> Fields:
     """Return the fields of the whole that is composed of ``parts`` (RFC 9111 §3, §4.2)."""
     terms = [_terms(each.cache, part, params, now) for each, part in zip(route.parts, parts, strict=True)]
-    vary = {name for each in terms for name in (each.vary if each.vary is not None else (b"*",))} - _FIXED
+    vary = {name for each in terms for name in (each.vary if each.vary is not None else (b"*",))} - FIXED
     fields: Fields = [(b"ETag", b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode("ascii"))]
     if vary:
         fields.append((b"Vary", b"*" if b"*" in vary else b", ".join(name.title() for name in sorted(vary))))
     control = frozenset[bytes]().union(*(each.control for each in terms))
     public = all(each.shared for each in terms)
-    shown = _cache_control(control, _least([each.shown for each in terms]), b"must-revalidate" in control, False)
+    lifetime = _least([each.shown for each in terms])
+    if lifetime is None and route.ttl is None and any(each.shown is not None for each in terms):
+        lifetime = 0.0  # see compose/terms.py
+    shown = _cache_control(control, lifetime, b"must-revalidate" in control, False)
     if shown:
-        fields.append((b"Cache-Control", shown))
+        fields.append((b"Cache-Control", shown.replace(b"must-revalidate", revalidation(control, public))))
     lifetimes = [route.ttl if each.stored is None else each.stored for each in terms]
     lifetime = _least(lifetimes if route.ttl is None else [*lifetimes, route.ttl])
     kept = _cache_control(control, lifetime, any(each.strict for each in terms), public)

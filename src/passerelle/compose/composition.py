@@ -21,12 +21,13 @@ that cannot be decoded, a broken connection. An optional part that failed is rep
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import orjson
 
+from passerelle.compose.json_steps import AT_ONCE, StepQueue, Steps, decode_steps, json_steps, prepare
 from passerelle.errors import Failure, Kind
 
 
@@ -63,19 +64,18 @@ class Cancellable(Protocol):
 
 Outcome = ComposedResponse | PassedResponse | Failure
 
-MAX_DECODED = 10 * 1024 * 1024
-"""The longest body of a part after decoding its content coding, in bytes."""
-
 
 class Composition:
-    """The parts of one route, and the bytes of the document between them."""
+    """The parts of one route, and the bytes of the document between them; ``steps`` runs the checks of long parts."""
 
-    __slots__ = ("_template", "parts")
+    __slots__ = ("_template", "parts", "steps")
 
-    def __init__(self, parts: Sequence[CompositionPart]) -> None:
+    def __init__(self, parts: Sequence[CompositionPart], steps: StepQueue | None = None) -> None:
         if not parts:
             raise ValueError("a composition needs a part")
         self.parts = tuple(parts)
+        prepare()
+        self.steps = StepQueue() if steps is None else steps
         members = [orjson.dumps(part.name).replace(b"%", b"%%") + b":%b" for part in parts]
         self._template = b"{" + b",".join(members) + b"}"
 
@@ -116,22 +116,34 @@ class Gather:
         if part.fallback is None and status in part.pass_status:
             self._finish(PassedResponse(part.name, status, media_type, body))
             return
-        try:
-            value = json_value(status, media_type, coding, body)
-        except Failure as failure:
-            self.on_part_failure(index, failure)
-            return
-        self._set_value(index, value)
+        if status == 200 and not coding and media_type == b"application/json" and 0 < len(body) <= AT_ONCE:
+            try:
+                orjson.loads(body)
+            except orjson.JSONDecodeError:
+                pass  # the steps decide
+            else:
+                self._set_value(index, body)
+                return
+        steps = value_steps(status, media_type, coding, body)
+        self._composition.steps.run(steps, partial(self._on_step, index))
+
+    def _on_step(self, index: int, outcome: bytes | Failure | None) -> bool:
+        """Take the value of a part, or its failure; return whether further steps are needed."""
+        if isinstance(outcome, Failure):
+            self.on_part_failure(index, outcome)
+        elif outcome is not None:
+            self._set_value(index, outcome)
+        return not self._done
 
     def on_part_failure(self, index: int, failure: Failure) -> None:
         """Take the failure of a part: use its fallback, or fail the whole."""
         part = self._composition.parts[index]
         if part.fallback is None:
             kind = Kind.TIMEOUT if failure.status == 504 else Kind.PART_FAILED
-            if failure.kind in (Kind.NO_INSTANCE, Kind.OVERLOADED):
+            if failure.kind in (Kind.NO_INSTANCE, Kind.OVERLOADED, Kind.PART_TOO_LARGE):
                 kind = failure.kind
             self._finish(Failure(kind, f"part {part.name}: {failure}", public=f"part {part.name}"))
-        else:
+        elif not self._done:
             self._partial.append(index)
             self._set_value(index, part.fallback)
 
@@ -160,45 +172,23 @@ class Gather:
         self._on_outcome(outcome)
 
 
-def json_value(status: int, media_type: bytes, coding: bytes, body: bytes) -> bytes:
-    """Return the JSON value in the response of a part, as received.
+def value_steps(status: int, media_type: bytes, coding: bytes, body: bytes) -> Steps:
+    """Return the JSON value in the response of a part, as received, after bounded steps.
 
-    :raises Failure: (``PART_FAILED``) if the response has no JSON value.
+    :raises Failure: (``PART_FAILED``) if the response has no JSON value; (``PART_TOO_LARGE``) if it exceeds a limit.
     """
     if not 200 <= status < 300:
         raise Failure(Kind.PART_FAILED, f"status {status}")
     if coding and coding.lower() != b"identity":
-        body = _decode(coding.lower(), body)
+        body = yield from decode_steps(coding.lower(), body)
     if not body:
         raise Failure(Kind.PART_FAILED, f"status {status} without a body")
     if media_type != b"application/json" and not _is_json_type(media_type):
         raise Failure(Kind.PART_FAILED, "the response is not declared as JSON")
-    try:
-        orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Failure(Kind.PART_FAILED, f"not JSON: {error}") from None
-    return body
+    return (yield from json_steps(body))
 
 
 def _is_json_type(media_type: bytes) -> bool:
     """Return whether this is ``application/json``, any ``+json`` (RFC 6839 §3.1), or no media type."""
     essence = media_type.partition(b";")[0].strip(b" \t").lower()
     return essence in (b"", b"application/json") or essence.endswith(b"+json")
-
-
-def _decode(coding: bytes, body: bytes) -> bytes:
-    """Decode gzip or deflate (RFC 9110 §8.4.1).
-
-    :raises Failure: if ``body`` has another coding, or cannot be decoded.
-    """
-    if coding not in (b"gzip", b"x-gzip", b"deflate"):
-        raise Failure(Kind.PART_FAILED, "a content coding that was not requested")
-    window = 15 if coding == b"deflate" else 31
-    decoder = zlib.decompressobj(window)
-    try:
-        decoded = decoder.decompress(body, MAX_DECODED)
-    except zlib.error as error:
-        raise Failure(Kind.PART_FAILED, f"broken content coding: {error}") from None
-    if not decoder.eof:
-        raise Failure(Kind.PART_FAILED, "content coding truncated, or too large")
-    return decoded

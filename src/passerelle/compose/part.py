@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from time import time
 from typing import NamedTuple
 
 from passerelle.caching.entry import Entry
+from passerelle.caching.freshness import initial_age
 from passerelle.caching.request import RequestView
+from passerelle.caching.response import OriginResponse
 from passerelle.compose.composition import ComposedResponse, Gather, PassedResponse
+from passerelle.compose.terms import DeclaredTerms, declared_terms, strictest
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import Fields, Response, get
 from passerelle.http1.head import ResponseHead
@@ -29,20 +33,31 @@ class PartMetadata(NamedTuple):
     media_type: bytes
     coding: bytes
     cookies: tuple[bytes, ...]
+    terms: DeclaredTerms | None = None
 
 
 # The metadata of stored parts, shared among equal ones: so an entry that refers to one holds no memory for it.
 _shared_metadata: dict[PartMetadata, PartMetadata] = {}
 _MOST_METADATA = 256
 _LONGEST_MEDIA_TYPE = 128
+_MOST_NAMES = 8
 
 
 def _entry_metadata(entry: Entry) -> PartMetadata:
     """Read the metadata in the head of ``entry``, and remember it with the entry where it is shared."""
     fields = entry.fields
     cookies = tuple(value for name, value in fields if name == b"set-cookie")
-    metadata = PartMetadata(get(fields, b"content-type") or b"", get(fields, b"content-encoding") or b"", cookies)
-    if len(_shared_metadata) < _MOST_METADATA and not cookies and len(metadata.media_type) <= _LONGEST_MEDIA_TYPE:
+    terms = declared_terms(entry.status, fields)
+    metadata = PartMetadata(
+        get(fields, b"content-type") or b"", get(fields, b"content-encoding") or b"", cookies, terms
+    )
+    if (
+        len(_shared_metadata) < _MOST_METADATA
+        and not cookies
+        and len(metadata.media_type) <= _LONGEST_MEDIA_TYPE
+        and (terms is None or len(terms.vary) <= _MOST_NAMES)
+        and get(fields, b"expires") is None  # as seldom the same as a cookie
+    ):
         _shared_metadata.setdefault(metadata, metadata)
     entry.owner = _shared_metadata.get(metadata)
     return metadata
@@ -50,14 +65,15 @@ def _entry_metadata(entry: Entry) -> PartMetadata:
 
 def _part_metadata(head: ResponseHead) -> PartMetadata:
     cookies = tuple(f.value for f in head.lines if f.name == b"set-cookie")
-    return PartMetadata(head.get(b"content-type") or b"", head.get(b"content-encoding") or b"", cookies)
+    terms = declared_terms(head.status, head.fields)
+    return PartMetadata(head.get(b"content-type") or b"", head.get(b"content-encoding") or b"", cookies, terms)
 
 
 class PartRequest:
     """Requests part ``index`` of ``gather``, through the cache where ``request`` is given.
 
     ``response`` is the head of a response from upstream, ``entry`` a response from the cache. ``cookies`` are the
-    values of its Set-Cookie fields.
+    values of its Set-Cookie fields, ``terms`` what it declares to caches.
     """
 
     streams = False
@@ -74,6 +90,7 @@ class PartRequest:
         "response",
         "source",
         "sticky",
+        "terms",
     )
 
     def __init__(
@@ -93,6 +110,7 @@ class PartRequest:
         self._size = 0
         self.cookies: tuple[bytes, ...] = ()
         self.sticky: StickyCookie | None = None
+        self.terms: DeclaredTerms | None = None
         self.cache_status = b""
         self.cache_outcome: str | None = None
         self.source: UpstreamRequest | CacheLookup = (
@@ -105,6 +123,15 @@ class PartRequest:
     def has_response(self) -> bool:
         """Whether the head of a response from upstream has arrived."""
         return self.response is not None
+
+    def age(self, now: float) -> float:
+        """Return the age of the response at ``now``, in seconds; 0 where none has arrived."""
+        if self.entry is not None:
+            return max(now - self.entry.born, 0.0)
+        head = self.response
+        if head is None:
+            return 0.0
+        return initial_age(OriginResponse(head.status, head.fields, request_time=now, response_time=now))
 
     def cancel(self) -> None:
         """Cancel the request."""
@@ -122,7 +149,7 @@ class PartRequest:
         """Take the stored response of the part."""
         self.entry = entry
         metadata = entry.owner if isinstance(entry.owner, PartMetadata) else _entry_metadata(entry)
-        media_type, coding, cookies = metadata
+        media_type, coding, cookies, self.terms = metadata
         if added_lines:
             cookies = (*cookies, *(line.partition(b":")[2].strip() for line in added_lines))
         self.cookies = cookies
@@ -160,31 +187,39 @@ class PartRequest:
             raise RuntimeError("the body of a response without a head")
         metadata: PartMetadata = head.part_metadata or _part_metadata(head)
         head.part_metadata = metadata
-        media_type, coding, self.cookies = metadata
+        media_type, coding, self.cookies, self.terms = metadata
         self._gather.on_part(self._index, head.status, media_type, coding, body)
 
     def _too_large(self) -> None:
         self.source.cancel()
-        self._gather.on_part_failure(self._index, Failure(Kind.PART_FAILED, f"more than {MAX_PART} bytes"))
+        self._gather.on_part_failure(self._index, Failure(Kind.PART_TOO_LARGE, f"more than {MAX_PART} bytes"))
 
 
 def composed_response(
-    outcome: ComposedResponse | PassedResponse, parts: Iterable[PartRequest]
+    outcome: ComposedResponse | PassedResponse, parts: Sequence[PartRequest], stored: bool = False
 ) -> tuple[int, bytes, bytes]:
-    """Return status, head (as :func:`passerelle.http1.serialize.serialize` returns it) and body of the whole."""
+    """Return status, head (as :func:`passerelle.http1.serialize.serialize` returns it) and body of the whole.
+
+    ``stored``: the caller adds the terms under which the whole may be stored.
+    """
     fields: Fields = []
     if isinstance(outcome, ComposedResponse):
         status, body = 200, outcome.body
         if outcome.partial:
             fields.append((b"Cache-Control", b"no-store"))
             fields.append((b"Passerelle-Partial", ", ".join(outcome.partial).encode()))
+            stored = True
     else:
         status, body = outcome.status, outcome.body
         fields.append((b"Content-Type", outcome.media_type or b"application/octet-stream"))
         fields.append((b"Cache-Control", b"no-store"))
+        stored = True
     for part in parts:
         if part.cookies:
             fields += [(b"Set-Cookie", value) for value in part.cookies]
+        if part.terms is not None and not stored:
+            now, stored = time(), True
+            fields += strictest([(each.terms, each.age(now)) for each in parts])
     if not fields:
         return status, COMPOSED, body
     if isinstance(outcome, ComposedResponse):

@@ -106,9 +106,10 @@ class ResponseEncoder:
         fields = head.fields
         is_head = self._method == b"HEAD"
         length = len(data) if complete and not is_head else head.content_length
-        if head.status == 304:
-            head = self._still_coded(head, fields)
-        elif content_coding.is_codable(head.status, fields, length, self._rule) and not (is_head and length < 0):
+        unknown = is_head and length < 0 and head.status not in (204, 205)
+        if head.status in (206, 304) or unknown:
+            head = self._in_place_of_whole(head, fields)
+        elif content_coding.is_codable(head.status, fields, length, self._rule):
             name = self._coding
             if name is None:
                 head = _with_fields(head, content_coding.varied_fields(fields))
@@ -144,14 +145,16 @@ class ResponseEncoder:
         name = self._coding if view.range is None else None
         self._client.on_stored(view, encoded_form(entry, self._rule, name, self._store), status_line, added_lines)
 
-    def _still_coded(self, head: ResponseHead, fields: Fields) -> ResponseHead:
-        """Return a 304 with the entity tag of the encoded form, if the client holds that form (RFC 9111 §4.3.4)."""
-        tag = get(fields, b"etag")
-        held = b", ".join(line.value for line in self._head.lines if line.name == b"if-none-match")
-        if tag is None or not tag.startswith(b'"') or b"W/" + tag not in held:
+    def _in_place_of_whole(self, head: ResponseHead, fields: Fields) -> ResponseHead:
+        """Return a 304, a 206, or the head for a HEAD without a length, with what the response to a GET would have.
+
+        That is Vary, and the weak tag of the encoded form. A 206 has the tag of the unencoded form, whose range it is.
+        """
+        length = -1 if head.status == 206 else head.content_length
+        if not content_coding.stands_for_codable(fields, length, self._rule):
             return head
-        kept = [(name, b"W/" + value if name == b"etag" else value) for name, value in fields]
-        return _with_fields(head, content_coding.varied_fields(kept))
+        weak = self._coding is not None and head.status != 206
+        return _with_fields(head, content_coding.weak_fields(fields) if weak else content_coding.varied_fields(fields))
 
 
 def encoded_form(entry: Entry, rule: CodingRule, name: bytes | None, store: MemoryStore | None) -> Entry:

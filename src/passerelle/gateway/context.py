@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+from collections.abc import Callable
 from itertools import count
+from typing import TYPE_CHECKING, Final
 
 from passerelle.gateway.plans import RoutePlan
 from passerelle.http1.clock import Clock
@@ -13,12 +16,19 @@ from passerelle.proxy_cache.invalidation import Invalidator
 from passerelle.routing.router import Router
 from passerelle.security.addresses import Proxies
 
+if TYPE_CHECKING:
+    from passerelle.http1.head import RequestHead
+
+# The ids that are taken from trusted proxies: they need no quoting in a header field, a log line or JSON.
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
+
 
 class Context:
     """The state that the requests of one worker share. The gateway replaces its attributes when it reloads.
 
     ``router`` holds the plans in force; ``unmatched`` is the plan of requests that match no route. ``cache`` is None
     where no route is cached; ``invalidator`` is None until a route has been cached. ``proxies`` are the trusted ones.
+    ``id_of(head, peer)`` returns the id of a request from ``peer``.
     """
 
     __slots__ = (
@@ -26,6 +36,7 @@ class Context:
         "_next_number",
         "cache",
         "clock",
+        "id_of",
         "invalidator",
         "loop",
         "proxies",
@@ -44,13 +55,29 @@ class Context:
     ) -> None:
         self.loop = loop
         self.clock = clock
-        self.proxies = proxies
+        self.trust(proxies)
         self.router = router
         self.unmatched = unmatched
         self.cache = cache
         self.invalidator: Invalidator | None = None
         self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
         self._next_number = count(1).__next__
+
+    def trust(self, proxies: Proxies) -> None:
+        """Trust ``proxies`` from now on: their addresses of clients, and their request ids."""
+        self.proxies = proxies
+        # Without proxies no request pays for a look at its fields.
+        self.id_of: Callable[[RequestHead, bytes], bytes] = self._forwarded_id if proxies else self._new_id
+
+    def _new_id(self, head: RequestHead, peer: bytes) -> bytes:
+        return self._id_prefix % self._next_number()
+
+    def _forwarded_id(self, head: RequestHead, peer: bytes) -> bytes:
+        """Return the valid X-Request-Id that a trusted proxy has sent, or a new id."""
+        given = [line.value for line in head.lines if line.name == b"x-request-id"]
+        if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) and self.proxies.trusts(peer):
+            return given[0]
+        return self.next_id()
 
     def next_id(self) -> bytes:
         """A request id that is unique among all workers."""

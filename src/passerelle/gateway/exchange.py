@@ -111,7 +111,7 @@ class Exchange:
         self._path = target
         self._plan: RoutePlan = context.unmatched
         self._query = b""
-        self._request_id = context.next_id()
+        self._request_id = context.id_of(head, client.peer)
         self._bytes_sent_before = client.sent
         self._started = perf_counter()
         self._status = 0

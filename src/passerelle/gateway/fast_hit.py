@@ -47,10 +47,12 @@ def serve_fresh_hit(context: Context, cache: Cache, client: ServerConnection, ta
         entry = encoded_form(entry, plan.coding, coding_of(head, plan.coding), cache.store)
     body = entry.body
     rules = plan.response_rules
+    request_id: bytes | None = None
     if rules is None:
         message = fresh_hit_bytes(entry, now)
     else:
-        edited = rules.apply(entry.head, _Request(context, client, head))
+        request_id = context.id_of(head, client.peer)
+        edited = rules.apply(entry.head, _Request(context, client, head, request_id))
         message = edited + fresh_hit_tail(entry, now) + body
     if not client.send_ready(message, len(body)):
         return False
@@ -58,7 +60,8 @@ def serve_fresh_hit(context: Context, cache: Cache, client: ServerConnection, ta
     plan.metrics.hit(entry.status, seconds)
     if plan.log is not None:
         peer = client_address(head, client.peer, context.proxies) if head.forwarded else client.peer
-        request = (context.next_id(), peer, b"GET", target, host, head.user_agent)
+        request_id = request_id or context.id_of(head, client.peer)
+        request = (request_id, peer, b"GET", target, host, head.user_agent)
         plan.log.add(*request, entry.status, 0, len(body), seconds, 0.0, 0, None, None, "hit")
     return True
 
@@ -66,14 +69,15 @@ def serve_fresh_hit(context: Context, cache: Cache, client: ServerConnection, ta
 class _Request:
     """A plain GET as response header rules see it."""
 
-    __slots__ = ("_client", "_context", "_head")
+    __slots__ = ("_client", "_context", "_head", "request_id")
 
     method = b"GET"
 
-    def __init__(self, context: Context, client: ServerConnection, head: RequestHead) -> None:
+    def __init__(self, context: Context, client: ServerConnection, head: RequestHead, request_id: bytes) -> None:
         self._context = context
         self._client = client
         self._head = head
+        self.request_id = request_id
 
     @property
     def origin(self) -> bytes | None:

@@ -222,7 +222,7 @@ class Gateway:
         self._listener.apply_limits(listener_limits(config))
         self._sweep = sweep_seconds(config, SWEEP)
         if before.trusted_proxies != config.trusted_proxies:
-            context.proxies = Proxies(config.trusted_proxies)
+            context.trust(Proxies(config.trusted_proxies))
         self._guards.stop(guards)
         guards.start(self._guards)
         self._guards = guards

@@ -39,15 +39,29 @@ class RequestContext(Protocol):
     def secure(self) -> bool:
         """Whether the client uses TLS."""
 
+    @property
+    def request_id(self) -> bytes:
+        """The id of the request."""
+
 
 class ResponseHeaderRules:
-    """Edits the heads of a route's responses. ``strip`` names fields to remove; ``added`` are field lines with CRLF."""
+    """Edits the heads of a route's responses.
 
-    __slots__ = ("_added", "_security_headers", "_strip", "cors")
+    ``strip`` names fields to remove; ``added`` are field lines with CRLF. ``request_id`` sets X-Request-Id.
+    """
+
+    __slots__ = ("_added", "_request_id", "_security_headers", "_strip", "cors")
 
     def __init__(
-        self, strip: list[bytes], added: bytes, security: SecurityHeaderFields | None, cors: CorsPolicy | None
+        self,
+        strip: list[bytes],
+        added: bytes,
+        security: SecurityHeaderFields | None,
+        cors: CorsPolicy | None,
+        request_id: bool = False,
     ) -> None:
+        strip = [*strip, b"x-request-id"] if request_id else strip
+        self._request_id = request_id
         self._strip = lines_of(strip) if strip else None
         self._added = added
         self._security_headers = security
@@ -58,6 +72,8 @@ class ResponseHeaderRules:
         if self._strip is not None:
             head = self._strip.sub(b"", head)
         head += self._added
+        if self._request_id:
+            head += b"X-Request-Id: %b\r\n" % request.request_id
         if self._security_headers is not None:
             head += self._security_headers.lines(head, request.secure)
         cors = self.cors

@@ -208,6 +208,8 @@ _FORBIDDING: Final = (
     b"digest",
     b"repr-digest",
 )
+# Those of them that the complete response would have, too.
+_FORBIDDING_WHOLE: Final = (b"content-encoding", b"repr-digest")
 
 
 def is_codable(status: int, fields: Fields, length: int, rule: CodingRule = DEFAULT_RULE) -> bool:
@@ -218,12 +220,29 @@ def is_codable(status: int, fields: Fields, length: int, rule: CodingRule = DEFA
     """
     if status < 200 or status in (204, 206, 304) or 0 <= length < rule.smallest:
         return False
-    if any(get(fields, name) is not None for name in _FORBIDDING):
+    return not _is_forbidden(fields, _FORBIDDING) and is_compressible(get(fields, b"content-type"), rule.types)
+
+
+def stands_for_codable(fields: Fields, length: int, rule: CodingRule = DEFAULT_RULE) -> bool:
+    """Whether the complete response to a GET, in whose place this one is sent, may be encoded.
+
+    For a 304, a 206 and a response to HEAD, which have the Vary of that response (RFC 9110 §15.4.5, §15.3.7, §9.3.2).
+    What it does not state is taken for what is encoded: its media type, and a ``length`` that is not positive.
+    """
+    if 0 < length < rule.smallest or _is_forbidden(fields, _FORBIDDING_WHOLE):
         return False
+    media_type = get(fields, b"content-type")
+    if media_type is None or media_type.lower().startswith(b"multipart/byteranges"):
+        return True
+    return is_compressible(media_type, rule.types)
+
+
+def _is_forbidden(fields: Fields, names: tuple[bytes, ...]) -> bool:
+    """Whether the response forbids encoding: by one of the fields ``names``, or by ``no-transform``."""
+    if any(get(fields, name) is not None for name in names):
+        return True
     control = combined(fields, b"cache-control")
-    if control is not None and _NO_TRANSFORM.search(control):
-        return False
-    return is_compressible(get(fields, b"content-type"), rule.types)
+    return control is not None and _NO_TRANSFORM.search(control) is not None
 
 
 # A match inside a quoted string is harmless: the response is then not encoded.
@@ -255,6 +274,13 @@ def coded_fields(fields: Fields, coding: bytes, length: int) -> Fields:
     if length >= 0:
         kept.append((b"content-length", b"%d" % length))
     return varied_fields(kept)
+
+
+def weak_fields(fields: Fields) -> Fields:
+    """Return ``fields`` of a response without a body, as :func:`coded_fields` has them: the tag and Vary."""
+    return varied_fields(
+        [(name, b"W/" + value if name == b"etag" and value[:1] == b'"' else value) for name, value in fields]
+    )
 
 
 def varied_fields(fields: Fields) -> Fields:

@@ -26,10 +26,12 @@ def serialize(response: Response) -> bytes:
 def problem(failure: Failure, request_id: bytes, fields: Fields | None = None) -> Response:
     """Return ``failure`` as problem details (RFC 9457).
 
-    The response states what happened and which side caused it, but nothing about instances or internals.
+    The response states what happened and which side caused it, but nothing about instances or internals. No cache may
+    store it: it depends on the state of the gateway and its services. Without a directive, a 404, 405, 414 or 501 may
+    be stored (RFC 9110 §15.1).
     """
     detail: dict[str, object] = {
-        "type": "about:blank",
+        "type": failure.type,
         "title": failure.title,
         "status": failure.status,
         "kind": failure.kind.value,
@@ -37,7 +39,11 @@ def problem(failure: Failure, request_id: bytes, fields: Fields | None = None) -
     }
     if failure.public:
         detail["detail"] = failure.public
-    all_fields: Fields = [(b"Content-Type", b"application/problem+json"), (b"X-Request-Id", request_id)]
+    all_fields: Fields = [
+        (b"Content-Type", b"application/problem+json"),
+        (b"Cache-Control", b"no-store"),
+        (b"X-Request-Id", request_id),
+    ]
     if failure.status == 503:
         all_fields.append((b"Retry-After", b"%d" % failure.retry_after))
     all_fields += fields or []

@@ -30,7 +30,7 @@ from passerelle.caching.single_flight import Flight
 from passerelle.caching.storing import EntryDraft
 from passerelle.errors import Failure, Kind
 from passerelle.http1.head import ResponseHead
-from passerelle.proxy_cache.heads import without_tags
+from passerelle.proxy_cache.heads import for_clients
 from passerelle.proxy_cache.interfaces import FetchClient
 from passerelle.proxy_cache.request import CacheRequest, conditional_request, make_upstream_request
 from passerelle.upstream.interfaces import ResponseSource
@@ -188,7 +188,7 @@ class Fetch:
             tags=request.tags(),
         )
         if isinstance(outcome, Store) and (complete or outcome.draft.length <= self._max_body):
-            self._store(outcome.draft, without_tags(head), data, complete)
+            self._store(outcome.draft, for_clients(head), data, complete)
         elif isinstance(outcome, Merge):
             self._merge(outcome, head)
         elif isinstance(outcome, UseStale):
@@ -326,7 +326,7 @@ class Fetch:
         if complete:
             self._client = None
             self._over = True
-        client.on_relayed(without_tags(head), data, complete, self._status_line(False))
+        client.on_relayed(for_clients(head), data, complete, self._status_line(False))
 
     def _merge(self, outcome: Merge, head: ResponseHead) -> None:
         request = self._request

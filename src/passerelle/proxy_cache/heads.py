@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from passerelle.caching.freshness import age_seconds
 from passerelle.caching.response import TAG_FIELDS, OriginResponse
 from passerelle.http1.head import ResponseHead
+
+_EDITED: Final = TAG_FIELDS | {b"age"}
 
 
 class AnnotatedHead(ResponseHead):
@@ -29,16 +34,35 @@ class HeadWithoutTags(ResponseHead):
 
 
 def tags_of(head: ResponseHead) -> tuple[bytes, ...]:
-    """Return the tags of a response, also after :func:`without_tags`."""
+    """Return the tags of a response, also after :func:`for_clients`."""
     if isinstance(head, HeadWithoutTags):
         return head.tags
     return OriginResponse(head.status, head.fields, request_time=0.0, response_time=0.0).tags()
 
 
-def without_tags(head: ResponseHead) -> ResponseHead:
-    """Return ``head`` without the fields that contain its tags, which are for the cache and not for clients."""
-    if not any(line.name in TAG_FIELDS for line in head.lines):
+def for_clients(head: ResponseHead) -> ResponseHead:
+    """Return ``head`` as clients receive it from a cache.
+
+    The fields that contain its tags, which are for the cache, are removed. Of an Age, the first member is kept if it is
+    valid: other members and a malformed Age are ignored (RFC 9111 §5.1), which clients must not have to do.
+    """
+    if not any(line.name in _EDITED for line in head.lines):
         return head
     first, *lines = head.raw[:-4].split(b"\r\n")
-    kept = [line for line in lines if line.partition(b":")[0].lower() not in TAG_FIELDS]
-    return HeadWithoutTags(b"\r\n".join([first, *kept, b"", b""]), tags_of(head))
+    kept: list[bytes] = []
+    edited = has_age = False
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        if name == b"age":
+            seconds = None if has_age else age_seconds(value)
+            has_age = True
+            shown = None if seconds is None else b"%b: %d" % (line[:3], seconds)
+            edited = edited or shown != line
+            if shown is not None:
+                kept.append(shown)
+        elif name in TAG_FIELDS:
+            edited = True
+        else:
+            kept.append(line)
+    return HeadWithoutTags(b"\r\n".join([first, *kept, b"", b""]), tags_of(head)) if edited else head

@@ -9,7 +9,7 @@ from passerelle.caching.policy import Invalidate, on_response
 from passerelle.caching.response import OriginResponse
 from passerelle.errors import Failure
 from passerelle.http.messages import SAFE_METHODS
-from passerelle.proxy_cache.heads import without_tags
+from passerelle.proxy_cache.heads import for_clients
 from passerelle.proxy_cache.request import CacheRequest
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Passthrough:
                 self._invalidator.invalidate(request, outcome.targets)
                 if outcome.draft is not None and complete and current and request.plan.stores:
                     self._invalidator.store(request, outcome.draft, data)
-        self._client.on_response(without_tags(head), data, complete)
+        self._client.on_response(for_clients(head), data, complete)
 
     def on_data(self, data: bytes) -> None:
         """Relay a piece of the body."""

@@ -52,6 +52,10 @@ class Proxies:
         self._networks = tuple(networks)
         self._known: dict[bytes, bool] = {}
 
+    def __bool__(self) -> bool:
+        """Return whether any address is trusted."""
+        return bool(self._networks)
+
     def trusts(self, peer: bytes) -> bool:
         """Return whether ``peer``, the text of an address, is a trusted proxy."""
         if not self._networks:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import time
 import warnings
 from typing import Any
 
@@ -233,6 +234,14 @@ def test_a_set_is_read_as_far_as_it_can_be() -> None:
     for bad in (b"", b"<html>", b"[]", b"{}", b'{"keys":[]}', b'{"keys":{}}', b'{"keys":[{"kty":"oct","k":"AAAA"}]}'):
         with pytest.raises(ValueError):
             keys_of_set(bad)
+
+
+def test_a_key_set_that_is_costly_to_parse_is_refused() -> None:
+    begun = time.thread_time()
+    for costly in (b'{"keys":[' + b"[]," * 300_000 + b"1]}", b'{"a":' * 30_000, b"1," * 500_000):
+        with pytest.raises(ValueError, match="more than 20000 values"):
+            keys_of_set(costly)
+    assert time.thread_time() - begun < 0.05
 
 
 @pytest.mark.parametrize("pem", [b"", b"x", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"])

@@ -400,7 +400,11 @@ class Config(Model):
         default="stdout", description="Destination of the access log: `stdout`, `off` or a path."
     )
     trusted_proxies: tuple[Network, ...] = Field(
-        default=(), description="Address ranges of proxies whose `X-Forwarded-*` fields are trusted."
+        default=(), description="Address ranges of proxies whose `X-Forwarded-*` fields and `X-Request-Id` are trusted."
+    )
+    request_id_in_responses: bool = Field(
+        default=False,
+        description="`true`: all responses, not only errors of the gateway, have the request id in `X-Request-Id`.",
     )
     limits: Limits = Field(default=Limits(), description="Limits on the requests and connections of clients.")
     security_headers: OptionalSecurityHeaders = Field(

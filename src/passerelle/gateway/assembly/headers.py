@@ -40,7 +40,8 @@ def response_header_rules(
     security_headers = _security_headers(security_of(config, route))
     rules = route.response_headers if route is not None else None
     cors = _cors(route) if route is not None and not preflight else None
-    if security_headers is None and rules is None and cors is None:
+    request_id = config.request_id_in_responses
+    if security_headers is None and rules is None and cors is None and not request_id:
         return None
     strip: list[bytes] = list(_ACCESS_CONTROL) if cors is not None else []
     added = b""
@@ -49,7 +50,8 @@ def response_header_rules(
         added = _lines(rules)
     if security_headers is not None and security_headers[1]:
         strip += security_headers[0].names
-    return ResponseHeaderRules(strip, added, security_headers[0] if security_headers is not None else None, cors)
+    fields = security_headers[0] if security_headers is not None else None
+    return ResponseHeaderRules(strip, added, fields, cors, request_id)
 
 
 def request_rules(route: Route) -> RequestHeaderRules | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import orjson
@@ -12,6 +12,7 @@ import orjson
 from passerelle.access.login import MAX_BODY
 from passerelle.access.preflight import PreflightHandler
 from passerelle.compose.composition import Composition, CompositionPart
+from passerelle.compose.json_steps import StepQueue
 from passerelle.compose.plans import TERMS, ComposedRoute, PartPlan
 from passerelle.config.models.cache import RouteCache
 from passerelle.config.models.config import Config, Route
@@ -39,7 +40,7 @@ from passerelle.upstream.subrequest import Subrequest
 class PlanResources:
     """What plans are built from besides the configuration.
 
-    Each of the functions returns the same object for the same argument.
+    Each of the functions returns the same object for the same argument. ``steps`` runs the checks of long parts.
     """
 
     services: Mapping[str, Service]
@@ -49,6 +50,7 @@ class PlanResources:
     guards: GuardFactory
     cache: Cache | None
     era: object
+    steps: StepQueue = field(default_factory=StepQueue)
 
 
 def build_router(config: Config, resources: PlanResources) -> Router:
@@ -142,7 +144,7 @@ def _composed(config: Config, route: Route, resources: PlanResources, metrics: R
         policy = _route_policy(config, route, resources, part.service, timeout)
         plans.append(PartPlan(name, policy, Template(part.path, rest), cache, prefix))
     ttl = route.cache.ttl if route.cache is not None else None
-    return ComposedRoute(Composition(parts), tuple(plans), resources.deadlines(route.timeout), ttl)
+    return ComposedRoute(Composition(parts, resources.steps), tuple(plans), resources.deadlines(route.timeout), ttl)
 
 
 def _cache_plan(
