@@ -16,7 +16,7 @@ from tests import requirements
 
 ROOT = Path(__file__).parent
 
-# These measure time and CPU of processes: beside other tests they would measure those too.
+# These measure time and CPU of processes, or judge long streams: beside other tests they would judge those too.
 ALONE = (
     "benchmarks/test_bodies.py",
     "benchmarks/test_clients.py",
@@ -26,6 +26,7 @@ ALONE = (
     "benchmarks/test_shared_cache.py",
     "benchmarks/test_slow.py",
     "benchmarks/test_wrk.py",
+    "chaos/test_streams.py",
 )
 
 # The same examples in every run: a failure that comes and goes is no evidence about the change under test. No deadline:
