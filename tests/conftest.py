@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,16 @@ from tests import requirements
 
 ROOT = Path(__file__).parent
 
-# These measure time, or judge what a constant load sees: beside other tests they would measure those too.
+# These measure time and CPU of processes, or judge long streams: beside other tests they would judge those too.
 ALONE = (
-    "benchmarks",
-    "chaos/test_bad_instances.py",
-    "chaos/test_no_client_notices.py",
+    "benchmarks/test_bodies.py",
+    "benchmarks/test_clients.py",
+    "benchmarks/test_peers.py",
+    "benchmarks/test_procfs.py",
+    "benchmarks/test_rig.py",
+    "benchmarks/test_shared_cache.py",
+    "benchmarks/test_slow.py",
+    "benchmarks/test_wrk.py",
     "chaos/test_streams.py",
 )
 
@@ -59,12 +66,23 @@ def pass_on_signals() -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    # One more than processors: tests wait a third of their time.
-    return len(os.sched_getaffinity(0)) + 1
+    # Two more than processors: many tests wait for processes, timers or programs.
+    return len(os.sched_getaffinity(0)) + 2
 
 
 def is_alone(path: Path) -> bool:
     return any(path.is_relative_to(ROOT / name) for name in ALONE)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    # Every process of xdist collects all tests. Looking for garbage among objects that all stay is a third of that.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

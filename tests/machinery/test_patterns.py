@@ -23,6 +23,7 @@ MANY = 1000  # a repetition up to fewer times than this is bounded
 SMALL = (12, 18, 24, 28)  # where exponential growth shows
 LARGE = 16_000
 FLOOR = 0.02  # seconds; a quadratic pattern needs more than 0.1 at the largest size
+LONG = 10 * FLOOR  # seconds of CPU that no disturbance explains: measured once
 GROWTH = 9  # linear growth is 4 from a quarter of the size, quadratic growth is 16
 
 
@@ -176,7 +177,7 @@ def seconds(pattern: "re.Pattern[Any]", method: str, given: Any) -> float:
             if method == "finditer":
                 list(result)
         best = min(best, time.process_time() - began)
-        if best < FLOOR:
+        if best < FLOOR or best > LONG:
             break
     return best
 

@@ -196,7 +196,7 @@ def test_many_instances_are_summed_up_in_the_report(supervised: Callable[..., An
     async def check() -> None:
         async with supervised(FILES.replace("instances: 2", "instances: 12")) as running:
             await running.started()
-            assert "s-1 … 12  up        12 instances" in running.text
+            await until(lambda: "s-1 … 12  up        12 instances" in running.text, what=lambda: running.text)
             assert len(await running.seen()) == 12
 
     run(check(), 60)

@@ -25,7 +25,6 @@ from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.server.connection import ClientConnection
 from passerelle.http1.server.listener import Listener, ListenerLimits
 from passerelle.observability.metrics import Snapshot
-from passerelle.observability.prometheus import render
 from passerelle.routing.paths import PatternError, purged_path
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.system import ports
@@ -185,6 +184,9 @@ class Admin:
 
     async def _metrics(self, head: RequestHead) -> Response:
         accept = (head.get(b"accept") or b"").decode("latin-1")
+        # Imported here: it is 5 % of the start of a process, and not every gateway is scraped.
+        from passerelle.observability.prometheus import render
+
         body, media_type = render(await self._subject.metrics(), accept)
         return Response(200, [(b"Content-Type", media_type.encode()), *_TEXT[1:]], body)
 
