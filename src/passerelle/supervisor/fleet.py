@@ -107,7 +107,7 @@ class Fleet:
 
     def make_service(self, name: str, config: ServiceConfig) -> ServiceHealthMonitor:
         """Create a service without instances."""
-        service = ServiceHealthMonitor(name, config, self._send_instances, self.clock, self._rng.random)
+        service = ServiceHealthMonitor(name, config, self._send_instances, self.clock, self._rng.random, self.report)
         self.services[name] = service
         return service
 
