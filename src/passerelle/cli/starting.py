@@ -47,6 +47,17 @@ def _parse_workers(found: object) -> object:
     return WholeNumber(1, 256).check(int(found) if isinstance(found, str) and found.isdecimal() else found)
 
 
+def parse_admin_word(found: object) -> object:
+    """Parse an admin address of the command line: also ``http://host:port``, and ``:port`` on this machine."""
+    if not isinstance(found, str):
+        return parse_admin(found)
+    if found.startswith("https://"):
+        raise ValueError(f"found {found!r}; the admin port speaks plain HTTP: write http://{found[8:]}")
+    text = found.removeprefix("http://").removesuffix("/")
+    local = text.startswith(":") or text.isdecimal()
+    return parse_admin(f"127.0.0.1:{text.removeprefix(':')}" if local else text)
+
+
 listen_option = click.option(
     "--listen",
     metavar="HOST:PORT",
@@ -56,7 +67,7 @@ listen_option = click.option(
 admin_address_option = click.option(
     "--admin",
     metavar="HOST:PORT|off",
-    callback=parsed_by(parse_admin),
+    callback=parsed_by(parse_admin_word),
     help="Address of the admin port, which serves metrics, health and status.",
 )
 workers_option = click.option(
