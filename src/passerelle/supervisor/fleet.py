@@ -45,6 +45,7 @@ class Setup:
     path: Path | None = None  # where the file is reloaded from; None if there is no file
     overrides: frozenset[str] = frozenset()  # keys of the file that the command line replaced
     follow: bool = False  # reload the file whenever it changes
+    reload_code: bool = False  # restart the instances of applications whenever their files change
 
 
 class Fleet:
@@ -79,7 +80,7 @@ class Fleet:
         self.instances: list[InstanceProcess] = []
         self.targets: list[ProbedTarget] = []
         self.workers: list[WorkerProcess] = []
-        self._folder = setup.folder
+        self.folder = setup.folder
         self._on_fault = on_fault
         self._rng = rng
         self._start_limit = start_limit
@@ -124,7 +125,7 @@ class Fleet:
         instance = InstanceProcess(
             name,
             service,
-            self._folder,
+            self.folder,
             self._ports_in_use,
             self.report.line,
             Backoff(self._rng.random),
