@@ -81,6 +81,15 @@ watch_option = click.option(
 )
 
 
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(("auto", "json", "text")),
+    default="auto",
+    show_default=True,
+    help="Form of the access log on standard output; auto is text on a terminal and JSON elsewhere.",
+)
+
+
 def read_for_start(given: str | None, watch: bool) -> tuple[str, str, Config]:
     """Return the path of the configuration, its text, and what it contains.
 
@@ -119,13 +128,23 @@ def override(config: Config, listen: Address | None, admin: Address | str | None
     return config.model_copy(update=changes)
 
 
-def supervise(setup: Setup) -> NoReturn:
-    """Run ``setup`` in a supervisor until it is stopped, and end the process."""
+def supervise(setup: Setup, log_format: str) -> NoReturn:
+    """Run ``setup`` in a supervisor until it is stopped, and end the process.
+
+    ``log_format`` is the form of the access log on standard output: ``auto``, ``json`` or ``text``.
+    """
     startup.reset_signals()
     reaper.fork_reaper()
     descriptors.raise_limit()
     output = Output(1)
-    report = ConsoleReport(output, terminal=sys.stdout.isatty(), colour=wants_colour(sys.stdout), clock=time.monotonic)
+    terminal = sys.stdout.isatty()
+    report = ConsoleReport(
+        output,
+        terminal=terminal,
+        colour=wants_colour(sys.stdout),
+        clock=time.monotonic,
+        readable_log=log_format == "text" or (log_format == "auto" and terminal),
+    )
 
     async def run() -> int:
         return await Supervisor(setup, report).run()

@@ -10,6 +10,7 @@ import click
 from passerelle.cli.starting import (
     admin_address_option,
     listen_option,
+    log_format_option,
     override,
     read_for_start,
     supervise,
@@ -27,6 +28,7 @@ from passerelle.supervisor.fleet import Setup
 @admin_address_option
 @workers_option
 @watch_option
+@log_format_option
 @click.option(
     "--reload-code",
     is_flag=True,
@@ -38,6 +40,7 @@ def up(
     admin: Address | str | None,
     workers: int | None,
     watch: bool,
+    log_format: str,
     reload_code: bool,
 ) -> NoReturn:
     """Run the instances of all services, and the gateway. Ctrl-C stops everything; a second Ctrl-C kills everything.
@@ -52,4 +55,5 @@ def up(
     folder = Path(name).resolve().parent
     # Symbolic links are not resolved: they may lead elsewhere when the file is reloaded.
     path = Path(name).absolute()
-    supervise(Setup(override(loaded, listen, admin, workers), text, name, folder, path, overrides, watch, reload_code))
+    config_in_force = override(loaded, listen, admin, workers)
+    supervise(Setup(config_in_force, text, name, folder, path, overrides, watch, reload_code), log_format)

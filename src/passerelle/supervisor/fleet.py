@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -139,15 +140,16 @@ class Fleet:
     def make_workers(self, listeners: Sequence[socket.socket], may_listen: asyncio.Event) -> None:
         """Create a gateway worker for each of ``listeners``; the workers listen once ``may_listen`` is set."""
         for number, listener in enumerate(listeners, 1):
+            name = "gateway" if len(listeners) == 1 else f"gateway-{number}"
             worker = WorkerProcess(
-                "gateway" if len(listeners) == 1 else f"gateway-{number}",
+                name,
                 self.active.file,
                 self.active.text,
                 listener,
                 self.services.values(),
                 may_listen,
                 self.report.line,
-                self.report.raw,
+                functools.partial(self.report.access_log, name),
                 Backoff(self._rng.random),
                 self.report,
                 self.clock,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from passerelle.balancing.health import HealthChange, HealthState
+from passerelle.observability.readable_log import ReadableLog
 from passerelle.supervisor.line_budget import Admitted, LineBudget
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.supervised import SupervisedProcess
@@ -49,13 +50,23 @@ def wants_colour(stream: IO[str], environ: dict[str, str] | os._Environ[str] = o
 class ConsoleReport:
     """Writes to ``output``.
 
-    With ``terminal``, progress is one line that is rewritten; with ``colour``, names have colours.
+    With ``terminal``, progress is one line that is rewritten; with ``colour``, names have colours. With
+    ``readable_log``, lines of the access log are converted from JSON to readable text.
     """
 
-    def __init__(self, output: Output, *, terminal: bool, colour: bool, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        output: Output,
+        *,
+        terminal: bool,
+        colour: bool,
+        clock: Callable[[], float],
+        readable_log: bool = False,
+    ) -> None:
         self._output = output
         self._terminal = terminal
         self._colour = colour
+        self._readable_log = readable_log
         self._clock = clock
         self._width = len(OWN)
         self._colours: dict[str, int] = {}
@@ -76,9 +87,14 @@ class ConsoleReport:
         """Write one line of the output of the process ``name``."""
         self._put(self._prefix(name) + text + (b"\x1b[0m\n" if self._colour and b"\x1b" in text else b"\n"))
 
-    def raw(self, data: bytes) -> None:
-        """Write whole lines unchanged."""
-        self._put(data)
+    def access_log(self, name: str, data: bytes) -> None:
+        """Write whole lines of the access log of the worker ``name``."""
+        if not self._readable_log:
+            self._put(data)
+            return
+        prefix = self._prefix(name)
+        log = ReadableLog(_terminal_width() - self._width - len(" | "), colour=self._colour)
+        self._put(b"".join(prefix + log.convert(line) + b"\n" for line in data.splitlines()))
 
     def log(self, text: str) -> None:
         """Write a line in the name of passerelle."""
