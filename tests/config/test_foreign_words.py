@@ -48,12 +48,12 @@ CASES = [
     (
         ROUTE,
         "path: '/user/{rest*}', service: user, strip_prefix: true",
-        'write path: "/user/{rest*}" and rewrite: "/{rest*}"',
+        'write path: "/user/{rest*}" and rewrite: "/{rest}"',
     ),
     (
         ROUTE,
         "path: /a, service: user, stripPath: /user",
-        'write path: "/user/{rest*}" and rewrite: "/{rest*}"',
+        'write path: "/user/{rest*}" and rewrite: "/{rest}"',
     ),
     (
         ROUTE,
@@ -94,6 +94,12 @@ def test_a_replacement_of_a_service_is_valid(line: str) -> None:
         text = f"services:\n  user: {{{rest}{written[1]}}}\nroutes: [{{path: /a, service: user}}]\n"
         report = inspect_text(text)
         assert [error for error in report.errors if "unknown" in error.message or "allowed" in error.message] == []
+
+
+def test_the_replacement_of_strip_prefix_is_valid() -> None:
+    problem = inspect_text(ROUTE.format("path: /user, service: user, strip_prefix: /user")).errors[0]
+    written = problem.message.removeprefix("unknown key; write ").replace(" and ", ", ")
+    assert inspect_text(ROUTE.format(f"{written}, service: user")).errors == ()
 
 
 def test_a_replacement_names_a_key_that_exists() -> None:

@@ -96,7 +96,7 @@ def _strip(value: Any, around: Mapping[str, Any]) -> str:
     if not isinstance(path, str) or not _PATH(path):
         path = "/user"
     base = path.removesuffix("{rest*}").rstrip("/") or "/user"
-    return f'write path: "{base}/{{rest*}}" and rewrite: "/{{rest*}}"'
+    return f'write path: "{base}/{{rest*}}" and rewrite: "/{{rest}}"'
 
 
 def _methods(value: Any, around: Mapping[str, Any]) -> str:
