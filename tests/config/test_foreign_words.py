@@ -72,7 +72,7 @@ CASES = [
     ),
     (FILE, "port: 8000", "write listen: 127.0.0.1:8000 (0.0.0.0 for all interfaces)"),
     (FILE, "ssl: {cert: a}", "write tls: {certificate: cert.pem, key: key.pem}"),
-    (FILE, "rate: 5/s", "a rate belongs to a route: rate_limit: {rate: 10/s}"),
+    (FILE, "rate: 5/s", "rate_limit is a key of a route: rate_limit: {rate: 10/s}"),
     (FILE, "logging: true", "write access_log: stdout, off or a path"),
 ]
 
@@ -114,6 +114,12 @@ def test_a_replacement_names_a_key_that_exists() -> None:
 def test_a_replacement_never_repeats_what_may_be_a_secret() -> None:
     text = ROUTE.format("path: /a, service: user, proxy_pass: 'http://user:pass@a:1/?key=hidden'")
     assert "pass@" not in str(inspect_text(text).errors) and "hidden" not in str(inspect_text(text).errors)
+
+
+def test_a_replacement_of_a_long_value_is_short() -> None:
+    for value in ("/" + "a" * 10_000, "[" + ", ".join(f"'a:{port}'" for port in range(5000)) + "]"):
+        (error,) = inspect_text(SERVICE.format(f"upstreams: {value}")).errors
+        assert len(error.message) < 200
 
 
 def test_the_content_of_a_secret_file_is_not_repeated(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}").fullmatch
 _HOST = re.compile(r"(?:\*\.)?[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*").fullmatch
 _RATE = re.compile(r"\d+/[smhd]").fullmatch
 
+_LONGEST = 100  # characters of a value that a replacement repeats
+_MOST = 4  # items of a list that a replacement repeats
+
 
 class Replacement(NamedTuple):
     """The key of passerelle, empty if there is none, and what to change."""
@@ -37,6 +40,11 @@ def replacement(model: str, word: str, value: object, around: Mapping[str, Any])
     if found is None or found[0] in around:
         return None
     key, text = found
+    # The message stays short.
+    if isinstance(value, str) and len(value) > _LONGEST:
+        value = None
+    elif isinstance(value, list):
+        value = value[:_MOST]
     return Replacement(key, text if isinstance(text, str) else text(value, around))
 
 
@@ -54,8 +62,8 @@ def _write(text: str) -> _Make:
     return lambda value, around: f"write {text}"
 
 
-def _of_route(key: str) -> str:
-    return f"a {key} belongs to a route"
+def _of_route(key: str, example: str) -> str:
+    return f"{key} is a key of a route: {key}: {example}"
 
 
 def _listen(value: Any, around: Mapping[str, Any]) -> str:
@@ -156,7 +164,7 @@ def _table(*rows: tuple[str, str, str | _Make]) -> dict[str, tuple[str, str | _M
 
 _SERVICES = _write('services: {user: {targets: ["http://127.0.0.1:5000"]}}')
 _TLS = _write("tls: {certificate: cert.pem, key: key.pem}")
-_ROUTES = _write("routes: [{path: /user/{user_id}, service: user}]".replace("/user/{user_id}", '"/user/{user_id}"'))
+_ROUTES = _write('routes: [{path: "/user/{user_id}", service: user}]')
 
 _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
     "Config": _table(
@@ -169,13 +177,13 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
         (
             "rate rate_limit rate_limits ratelimit limit_req throttle",
             "",
-            f"{_of_route('rate')}: rate_limit: {{rate: 10/s}}",
+            _of_route("rate_limit", "{rate: 10/s}"),
         ),
-        ("timeout timeouts", "", f"{_of_route('timeout')}: timeout: 3s"),
-        ("cors", "", f"{_of_route('cors')}"),
-        ("auth authentication", "", f"{_of_route('auth')}: auth: [key]"),
+        ("timeout timeouts", "", _of_route("timeout", "3s")),
+        ("cors", "", _of_route("cors", "{origins: ['https://www.example.com']}")),
+        ("auth authentication", "", _of_route("auth", "[key]")),
         ("plugins middleware middlewares filters", "", "guards are keys of a route: auth, rate_limit, cors, clients"),
-        ("gzip compression compress", "", f"{_of_route('compress')}: compress: true"),
+        ("gzip compression compress", "", _of_route("compress", "true")),
         ("version name", "", "remove it"),
     ),
     "Service": _table(
@@ -210,7 +218,7 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
         (
             "timeout read_timeout proxy_read_timeout",
             "",
-            f"{_of_route('timeout')}: timeout: 3s; to connect: connect_timeout",
+            _of_route("timeout", "3s; to connect: connect_timeout"),
         ),
         ("retry", "retries", "attempts of a route limits the retries of a request, retries of a service their share"),
         ("circuit_breaker circuitbreaker", "breaker", _write("breaker: {threshold: 50%}")),
@@ -218,7 +226,7 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
         ("max_conns maxconn connections", "max_connections", _write("max_connections: 256")),
         ("ssl https", "tls", "write https:// in the URL of the target; tls has the authorities and certificates"),
         ("path paths prefix route routes", "", "paths belong to routes: {path: /user/{user_id}, service: NAME}"),
-        ("cache", "", f"{_of_route('cache')}: cache: {{ttl: 30s}}"),
+        ("cache", "", _of_route("cache", "{ttl: 30s}")),
     ),
     "Route": _table(
         ("url uri location match pattern endpoint paths", "path", _path),
