@@ -256,7 +256,18 @@ class TestLoading:
         code, lines = failed(folder, app)
         assert code == 1
         assert lines[0].startswith("Traceback")
-        assert lines[-1].startswith(f"appserver: {app!r} cannot be imported: {error}(")
+        assert lines[-1].startswith(f"appserver: {app!r} cannot be imported: {error}: ")
+        # The frames of the server and of the import machinery are left out.
+        assert f'File "{folder}' in lines[1] and "importlib" not in "".join(lines)
+
+    def test_a_syntax_error_is_the_place_alone(self, folder: Path) -> None:
+        (folder / "broken.py").write_text("def app(:\n")
+        code, lines = failed(folder, "broken:app")
+        assert code == 1
+        assert lines[0] == f'  File "{folder}/broken.py", line 1'
+        assert (
+            lines[-1] == "appserver: 'broken:app' cannot be imported: SyntaxError: invalid syntax (broken.py, line 1)"
+        )
 
     def test_a_taken_port_is_one_line(self, folder: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -512,3 +512,17 @@ def test_python_can_run_the_package() -> None:
     done = subprocess.run([sys.executable, "-m", "passerelle", "--version"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("passerelle ")
+
+
+@pytest.mark.parametrize("word", ["http://127.0.0.1:1", "http://127.0.0.1:1/", "127.0.0.1:1", ":1", "1"])
+def test_the_admin_address_may_be_a_url_or_a_port(run: Run, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "no response from a gateway at the admin address 127.0.0.1:1: connection refused; "
+    assert run("status", "--admin", word)[2].startswith(text)
+    monkeypatch.setenv("PASSERELLE_ADMIN", word)
+    assert run("status")[2].startswith(text)
+
+
+def test_an_admin_address_with_https_is_refused_with_what_to_write(run: Run) -> None:
+    code, _, err = run("status", "--admin", "https://127.0.0.1:1")
+    assert code == 2
+    assert "the admin port speaks plain HTTP: write http://127.0.0.1:1" in err

@@ -104,7 +104,12 @@ def test_lists(tmp_path: Path, name: str, text: str) -> None:
     ("name", "content", "line"),
     [
         ("t.yaml", b"- http://a:1\n- ftp://b:2\n", ":2: url: found scheme 'ftp'"),
-        ("t.yaml", b"- http://a:1\n- {url: 'http://b:2', wait: 3}\n", ":2: wait: unknown key"),
+        (
+            "t.yaml",
+            b"- http://a:1\n- {url: 'http://b:2', wait: 3}\n",
+            ":2: wait: unknown key; did you mean weight? Allowed: url, file, weight",
+        ),
+        ("t.yaml", b"- {host: b, port: 2}\n", ':1: host: unknown key; write url: "http://b:2"'),
         ("t.yaml", b"- http://a:1\n- {url: 'http://b:2', url: x}\n", ":2: url: found twice"),
         ("t.yaml", b"- http://a:1\n- [\n", ":3: found the end where a value is expected"),
         ("t.yaml", b"a: 1\n", ":1: found no list"),

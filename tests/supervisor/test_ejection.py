@@ -43,9 +43,11 @@ def test_an_instance_that_fails_requests_is_ejected_for_all_workers_and_comes_ba
             return states()
 
         until_now(lambda: asked() == ["up", "ejected", "up"], 10)
+        running.says(r"s-2 is ejected: requests to it keep failing\n")
         # Connections are spread over both workers, and neither picks the instance.
         assert {running.get("/x")[0] for _ in range(12)} == {200}
         (tmp_path / "well").touch()
         until_now(lambda: states() == ["up"] * 3, 10)
         until_now(lambda: running.get("/x")[1] == b"s-2", 10)
+        running.says(r"s-2 is up again\n")
         assert running.stop() == 0

@@ -107,6 +107,52 @@ def test_an_instance_that_freezes_is_not_picked_until_it_answers_again(supervise
     run(check(), 60)
 
 
+def test_an_instance_that_goes_down_and_comes_back_is_reported(supervised: Callable[..., Any]) -> None:
+    async def check() -> None:
+        async with supervised(FILES) as running:
+            await running.started()
+            process = running.supervisor.fleet.instances[0].process
+            os.kill(process.pid, signal.SIGSTOP)
+            await until(lambda: "s-1 is down: no response within 0.2 s\n" in running.text)
+            os.kill(process.pid, signal.SIGCONT)
+            await until(lambda: "s-1 is up again\n" in running.text)
+            assert running.text.count("s-1 is ") == 2 and "s-2 is " not in running.text
+
+    run(check(), 60)
+
+
+def test_a_target_that_goes_down_and_comes_back_is_reported(supervised: Callable[..., Any]) -> None:
+    async def check() -> None:
+        async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        server = await asyncio.start_server(greet, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        config = f"services:\n  s: {{targets: ['http://127.0.0.1:{port}']}}\nroutes: [{{path: /, service: s}}]\n"
+        async with supervised(config) as running:
+            await running.started()
+            server.close()
+            await server.wait_closed()
+            await until(lambda: f"s-1 (127.0.0.1:{port}) is down: connection refused\n" in running.text)
+            server = await asyncio.start_server(greet, "127.0.0.1", port)
+            await until(lambda: f"s-1 (127.0.0.1:{port}) is up again\n" in running.text)
+            server.close()
+
+    run(check(), 60)
+
+
+def test_a_wrong_health_path_is_reported_while_the_start_waits(supervised: Callable[..., Any]) -> None:
+    async def check() -> None:
+        config = FILES.replace("path: /, timeout", "path: /helth, timeout")
+        async with supervised(config) as running:
+            await until(lambda: "is not up yet: status 404 for GET /helth\n" in running.text, 20)
+            assert not running.supervisor.is_ready
+            await until(lambda: "waiting for s-1, s-2" in running.text, 20)
+            assert running.text.count("is not up yet") == 1  # once for all instances of the service
+
+    run(check(), 60)
+
+
 def test_a_restart_keeps_the_places_of_the_instances(supervised: Callable[..., Any]) -> None:
     async def check() -> None:
         async with supervised(FILES) as running:

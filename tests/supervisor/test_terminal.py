@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import pty
 import re
@@ -32,7 +33,7 @@ routes: [{path: /, service: files}]
 class Terminal:
     """``passerelle up`` on its own terminal, as the foreground job of its session."""
 
-    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environ: dict[str, str], options: tuple[str, ...] = ()) -> None:
         (folder / "gateway.yaml").write_text(CONFIG)
         self.mark = f"PASSERELLE_TEST={uuid.uuid4()}"
         self.data = b""
@@ -41,7 +42,7 @@ class Terminal:
         base = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
         self.popen = subprocess.Popen(
             # As a shell does: a session with this controlling terminal.
-            ["setsid", "--ctty", "--wait", *CLI, "up"],
+            ["setsid", "--ctty", "--wait", *CLI, "up", *options],
             cwd=folder,
             env={**base, "TERM": "xterm", **environ, name: value},
             stdin=terminal,
@@ -65,6 +66,16 @@ class Terminal:
     def says(self, text: bytes) -> None:
         until_now(lambda: text in self.data, 15, what=lambda: self.data)
 
+    def get(self, path: str) -> None:
+        """Send one request to the gateway."""
+        self.says(b"listening on")
+        port = re.search(rb"listening on (?:\x1b\[1m)?http://127\.0\.0\.1:(\d+)", self.data)
+        assert port is not None
+        connection = http.client.HTTPConnection("127.0.0.1", int(port[1]), timeout=10)
+        connection.request("GET", path)
+        connection.getresponse().read()
+        connection.close()
+
     def hang_up(self) -> None:
         """Close the terminal."""
         if not self._hung_up.is_set():
@@ -81,8 +92,8 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(folder: Path, **environ: str) -> Iterator[Terminal]:
-    running = Terminal(folder, environ)
+def terminal(folder: Path, *options: str, **environ: str) -> Iterator[Terminal]:
+    running = Terminal(folder, environ, options)
     try:
         yield running
     finally:
@@ -107,6 +118,27 @@ def test_no_colour_when_asked_so(tmp_path: Path) -> None:
         assert not re.search(rb"\x1b\[\d+m", running.data)
         running.press(b"\x03")
         assert running.popen.wait(10) == 0
+
+
+def test_the_access_log_is_readable_on_a_terminal(tmp_path: Path) -> None:
+    with terminal(tmp_path, NO_COLOR="1") as running:
+        running.get("/")
+        running.get("/missing%1b")
+        until_now(lambda: re.search(rb"\ngateway    \| \d\d:\d\d:\d\d 200 GET    / ", running.data) is not None, 10)
+        until_now(lambda: re.search(rb" 400 GET    /missing%1b .* bad_path: ", running.data) is not None, 10)
+        assert b'"status":200' not in running.data
+
+
+def test_the_access_log_has_colours_on_a_terminal(tmp_path: Path) -> None:
+    with terminal(tmp_path) as running:
+        running.get("/")
+        running.says(b"\x1b[32m200\x1b[0m GET    / ")
+
+
+def test_the_access_log_is_json_on_a_terminal_if_that_is_chosen(tmp_path: Path) -> None:
+    with terminal(tmp_path, "--log-format", "json") as running:
+        running.get("/")
+        running.says(b'"target":"/","status":200')
 
 
 def test_two_ctrl_c_kill_at_once(tmp_path: Path) -> None:

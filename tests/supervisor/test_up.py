@@ -207,7 +207,7 @@ routes:
         assert last[1].startswith("passerelle |     reading ")
         assert last[2] == "passerelle |     no database"
         assert text.count("the last lines of bad-1") == 1
-        assert "passerelle | missing-1 no such command: no-such-command after" in text
+        assert "passerelle | missing-1 cannot start: no such command: no-such-command after" in text
         assert "bad: no instance is up; requests to it get 503 until one is" in text
         assert running.get("/good/")[0] == 200
         assert running.get("/bad")[0] == 503

@@ -26,6 +26,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 from passerelle.system import linux, startup
@@ -249,8 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AppLoadError as error:
         return _fail(2, str(error))
     except Exception as error:
-        traceback.print_exc()
-        return _fail(1, f"{options.app!r} cannot be imported: {error!r}")
+        traceback.print_exception(type(error), error, _own_frames(error.__traceback__))
+        return _fail(1, f"{options.app!r} cannot be imported: {type(error).__name__}: {error}")
     remark = hidden_file(options.app.partition(":")[0])
     if remark:
         print(f"appserver: serving {options.app!r}{remark}", file=sys.stderr)
@@ -264,6 +265,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if interface == "wsgi":
         return serve_wsgi(application, sock, options.threads)
     return serve_asgi(application, sock)
+
+
+def _own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """Return ``trace`` from the first frame of the application on; None if there is none, as for a syntax error."""
+    first = trace
+    while first is not None:
+        name = first.tb_frame.f_code.co_filename
+        if name not in (__file__, importlib.__file__) and not name.startswith("<frozen importlib"):
+            return first
+        first = first.tb_next
+    return None
 
 
 def _fail(code: int, text: str) -> int:

@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 import click
 import orjson
 
-from passerelle.cli.starting import parsed_by
+from passerelle.cli.starting import parse_admin_word, parsed_by
 from passerelle.cli.support import CONFIG_NAMES, exit_negative, print_json
 from passerelle.config.loader import inspect
-from passerelle.config.models.addresses import Address, parse_admin
+from passerelle.config.models.addresses import Address
 from passerelle.config.models.config import Config
 
 DEFAULT_ADMIN: Address = Config.model_fields["admin"].default
@@ -23,7 +23,7 @@ CHANGE_LIMIT = 600.0  # seconds: a change waits until new instances are up and o
 admin_option = click.option(
     "--admin",
     metavar="HOST:PORT",
-    callback=parsed_by(parse_admin),
+    callback=parsed_by(parse_admin_word),
     envvar="PASSERELLE_ADMIN",
     show_envvar=True,
     help="Admin address of the running gateway; by default that of the file in this folder, or 127.0.0.1:9900.",

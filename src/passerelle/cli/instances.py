@@ -60,7 +60,8 @@ def list_(service: str | None, admin: Address | str | None, as_json: bool) -> No
         print_json(found if service is None else found[service])
         return
     head = ("service", "name", "state", "address", "weight", "in flight", "from", "")
-    print_table(head, [_row(name, member) for name, status in found.items() for member in status["instances"]])
+    rows = [_row(name, member) for name, status in found.items() for member in status["instances"]]
+    print_table(head, rows, drop=("from", "weight"), wrap="")
     for name, status in found.items():
         if status["removed"]:
             click.echo(f"\nremoved from {name} at run time: {', '.join(status['removed'])}")

@@ -177,7 +177,8 @@ def list_keys(config: str | None, as_json: bool) -> None:
         )
         for key in found
     ]
-    print_table(("ID", "OWNER", "SCOPES", "STATE", "CREATED", "EXPIRES", "LAST USED"), rows)
+    head = ("ID", "OWNER", "SCOPES", "STATE", "CREATED", "EXPIRES", "LAST USED")
+    print_table(head, rows, wrap="SCOPES")
 
 
 @keys.command(short_help="Replace a key by a new one.")

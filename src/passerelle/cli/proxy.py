@@ -11,6 +11,7 @@ import orjson
 from passerelle.cli.starting import (
     admin_address_option,
     listen_option,
+    log_format_option,
     override,
     parsed_by,
     supervise,
@@ -27,6 +28,7 @@ from passerelle.supervisor.fleet import Setup
 @listen_option
 @admin_address_option
 @workers_option
+@log_format_option
 @click.option(
     "--balance",
     type=click.Choice(KEYLESS_POLICIES),
@@ -39,6 +41,7 @@ def proxy(
     listen: Address | None,
     admin: Address | str | None,
     workers: int | None,
+    log_format: str,
     balance: str,
 ) -> NoReturn:
     """Balance requests over running servers, without a file: `passerelle proxy http://127.0.0.1:5000`."""
@@ -54,4 +57,4 @@ def proxy(
     report = inspect_text(text, name)
     if report.config is None:
         raise click.UsageError("; ".join(problem.message for problem in report.errors))
-    supervise(Setup(override(report.config, listen, admin, workers), text, name, Path.cwd()))
+    supervise(Setup(override(report.config, listen, admin, workers), text, name, Path.cwd()), log_format)

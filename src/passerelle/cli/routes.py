@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from passerelle.config import Config, Route
 
 
+# Columns that a narrow terminal shows in any case, and the others, the least important first.
+_ALWAYS = ("METHODS", "PATH", "SERVICE", "REWRITE")
+_LEAST = ("KEY", "BODY", "ATTEMPTS", "TIMEOUT")
+
+
 @click.command(short_help="Print the route table.")
 @config_argument
 @json_option
@@ -50,7 +55,10 @@ def routes(config: str | None, as_json: bool) -> None:
                 f"routes[{index}]",
             )
         )
-    print_table(("HOST", "METHODS", "PATH", "SERVICE", "REWRITE", "TIMEOUT", "ATTEMPTS", "BODY", "KEY"), rows)
+    head = ("HOST", "METHODS", "PATH", "SERVICE", "REWRITE", "TIMEOUT", "ATTEMPTS", "BODY", "KEY")
+    # Columns in which all routes have the default come first.
+    same = [name for name, *cells in zip(head, *rows, strict=True) if len(set(cells)) == 1 and name not in _ALWAYS]
+    print_table(head, rows, drop=[*same, *(name for name in _LEAST if name not in same)], wrap="SERVICE")
 
 
 def _services_text(route: Route) -> str:

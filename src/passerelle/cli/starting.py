@@ -47,6 +47,17 @@ def _parse_workers(found: object) -> object:
     return WholeNumber(1, 256).check(int(found) if isinstance(found, str) and found.isdecimal() else found)
 
 
+def parse_admin_word(found: object) -> object:
+    """Parse an admin address of the command line: also ``http://host:port``, and ``:port`` on this machine."""
+    if not isinstance(found, str):
+        return parse_admin(found)
+    if found.startswith("https://"):
+        raise ValueError(f"found {found!r}; the admin port speaks plain HTTP: write http://{found[8:]}")
+    text = found.removeprefix("http://").removesuffix("/")
+    local = text.startswith(":") or text.isdecimal()
+    return parse_admin(f"127.0.0.1:{text.removeprefix(':')}" if local else text)
+
+
 listen_option = click.option(
     "--listen",
     metavar="HOST:PORT",
@@ -56,7 +67,7 @@ listen_option = click.option(
 admin_address_option = click.option(
     "--admin",
     metavar="HOST:PORT|off",
-    callback=parsed_by(parse_admin),
+    callback=parsed_by(parse_admin_word),
     help="Address of the admin port, which serves metrics, health and status.",
 )
 workers_option = click.option(
@@ -67,6 +78,15 @@ workers_option = click.option(
 )
 watch_option = click.option(
     "--watch", is_flag=True, help="Reload the configuration whenever the file changes, as `passerelle reload` does."
+)
+
+
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(("auto", "json", "text")),
+    default="auto",
+    show_default=True,
+    help="Form of the access log on standard output; auto is text on a terminal and JSON elsewhere.",
 )
 
 
@@ -108,13 +128,23 @@ def override(config: Config, listen: Address | None, admin: Address | str | None
     return config.model_copy(update=changes)
 
 
-def supervise(setup: Setup) -> NoReturn:
-    """Run ``setup`` in a supervisor until it is stopped, and end the process."""
+def supervise(setup: Setup, log_format: str) -> NoReturn:
+    """Run ``setup`` in a supervisor until it is stopped, and end the process.
+
+    ``log_format`` is the form of the access log on standard output: ``auto``, ``json`` or ``text``.
+    """
     startup.reset_signals()
     reaper.fork_reaper()
     descriptors.raise_limit()
     output = Output(1)
-    report = ConsoleReport(output, terminal=sys.stdout.isatty(), colour=wants_colour(sys.stdout), clock=time.monotonic)
+    terminal = sys.stdout.isatty()
+    report = ConsoleReport(
+        output,
+        terminal=terminal,
+        colour=wants_colour(sys.stdout),
+        clock=time.monotonic,
+        readable_log=log_format == "text" or (log_format == "auto" and terminal),
+    )
 
     async def run() -> int:
         return await Supervisor(setup, report).run()

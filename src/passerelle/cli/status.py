@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from passerelle.cli.admin_client import admin_option, request_admin
-from passerelle.cli.support import json_option, print_json, print_table
+from passerelle.cli.support import json_option, print_json, print_parts, print_table
 from passerelle.config.models.addresses import Address
 from passerelle.supervisor.report import elapsed_text
+
+_LEAST = ("pid", "uptime", "restarts")  # columns that a narrow terminal leaves out, in this order
 
 
 @click.command(short_help="Show the state of a running gateway.")
@@ -25,15 +27,16 @@ def status(admin: Address | str | None, as_json: bool) -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
-    where = f"http://{found['listen']} · pid {found['pid']} · up for {elapsed_text(found['uptime'])}"
-    click.echo(f"passerelle {found['version']} · {found['config']} · {found['state']} · {where}\n")
+    where = [f"http://{found['listen']}", f"pid {found['pid']}", f"up for {elapsed_text(found['uptime'])}"]
+    print_parts([f"passerelle {found['version']}", found["config"], found["state"], *where])
+    click.echo()
     if found["config_problems"]:
         problems = "".join(f"  {problem}\n" for problem in found["config_problems"])
         click.echo(f"the current contents of {found['config']} are not in force:\n{problems}")
     members = [instance for service in found["services"].values() for instance in service["instances"]]
     members += [{"address": found["listen"], **worker} for worker in found["workers"]]
     head = ("name", "state", "address", "pid", "restarts", "in flight", "uptime", "")
-    print_table(head, [_row(member) for member in members])
+    print_table(head, [_row(member) for member in members], drop=_LEAST, wrap="")
     for name, service in found["services"].items():
         if service["breaker"]:
             counts = ", ".join(f"{state} in {count}" for state, count in service["breaker"].items())

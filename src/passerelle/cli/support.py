@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from passerelle.config import Config, LoadReport, Problem
+
+_NARROWEST = 20  # columns of a wrapped cell
 
 CONFIG_NAMES = ("gateway.yaml", "passerelle.yaml")
 """The names under which the configuration is looked for if no file is given, in this order."""
@@ -122,14 +127,77 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in aligned columns; a column without any text is left out."""
+def terminal_width() -> int | None:
+    """Return the number of columns of the terminal that stdout is, or None if it is none: then nothing is shortened."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def print_parts(parts: Sequence[str]) -> None:
+    """Print ``parts`` with `` · `` between them, on several lines where one is too narrow."""
+    width, lines = terminal_width(), [parts[0]]
+    for part in parts[1:]:
+        joined = f"{lines[-1]} · {part}"
+        if width is None or len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(part)
+    click.echo("\n".join(lines))
+
+
+def print_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, drop: Sequence[str] = (), wrap: str | None = None
+) -> None:
+    """Print rows in aligned columns; a column without any text is left out.
+
+    If the terminal is too narrow, columns of ``drop`` are left out, in this order, and named below the table, and cells
+    of the column ``wrap`` continue on further lines.
+    """
     used = [any(row[column] for row in rows) for column in range(len(head))]
     head, *rows = [[cell for cell, keep in zip(row, used, strict=True) if keep] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for number, row in enumerate((head, *rows)):
+    width = terminal_width()
+    table = [list(row) for row in (head, *rows)]
+    dropped: list[str] = []
+    for name in drop:
+        if width is None or _fits(table, width, wrap):
+            break
+        if name in table[0]:
+            column = table[0].index(name)
+            table = [row[:column] + row[column + 1 :] for row in table]
+            dropped.append(name)
+    if width is not None and wrap in table[0]:
+        table = _wrapped(table, table[0].index(wrap), width)
+    widths = _widths(table)
+    for number, row in enumerate(table):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         click.echo(click.style(line, bold=True) if number == 0 else line)
+    if dropped:
+        click.echo(f"\nleft out (narrow terminal; --json has all): {', '.join(dropped)}")
+
+
+def _widths(table: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*table, strict=True)]
+
+
+def _fits(table: Sequence[Sequence[str]], width: int, wrap: str | None) -> bool:
+    widths = _widths(table)
+    if wrap in table[0]:
+        column = table[0].index(wrap)
+        widths[column] = min(widths[column], _NARROWEST)
+    return sum(widths) + 2 * (len(widths) - 1) <= width
+
+
+def _wrapped(table: Sequence[Sequence[str]], column: int, width: int) -> list[list[str]]:
+    """Continue the cells of ``column`` on further rows, so that the table has ``width`` columns if possible."""
+    widths = _widths(table)
+    room = max(width - sum(widths) - 2 * (len(widths) - 1) + widths[column], _NARROWEST)
+    rows: list[list[str]] = []
+    for row in table:
+        glued = row[column].replace(": ", ":\0")  # a name stays with what follows it
+        pieces = textwrap.wrap(glued, room, break_long_words=False, break_on_hyphens=False) or [""]
+        pieces = [piece.replace("\0", " ") for piece in pieces]
+        rows.append([*row[:column], pieces[0], *row[column + 1 :]])
+        rows += [[""] * column + [piece] + [""] * (len(row) - column - 1) for piece in pieces[1:]]
+    return rows
 
 
 def exit_negative() -> NoReturn:

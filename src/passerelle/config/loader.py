@@ -22,7 +22,17 @@ from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.shapes import KINDS, SOURCES, route_shape, service_shape
 from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.values import AccessLog
-from passerelle.config.problems import ConfigError, Finding, Loc, Problem, allowed_keys, from_pydantic, key_of, model_at
+from passerelle.config.problems import (
+    ConfigError,
+    Finding,
+    Loc,
+    Problem,
+    allowed_keys,
+    foreign,
+    from_pydantic,
+    key_of,
+    model_at,
+)
 from passerelle.config.reading import yaml_tree
 from passerelle.config.reading.wording import nearest
 from passerelle.config.source import ConfigSource
@@ -201,7 +211,8 @@ def _report_details(source: ConfigSource, details: list[Any]) -> None:
         if detail["type"] == "too_short" and _at(source.data, loc):
             continue
         around = _at(source.data, loc[:-1])
-        finding = from_pydantic(detail, list(around) if isinstance(around, dict) else [])
+        show = source.may_show(loc)
+        finding = from_pydantic(detail, around if isinstance(around, dict) else {}, show=show)
         if detail["type"] == "extra_forbidden" and (lacking := unmatched.pop(loc[:-1], [])):
             finding = Finding(loc, f"{finding.message}; missing: {', '.join(lacking)}", at_key=True)
             unmatched[loc[:-1]] = []
@@ -210,6 +221,9 @@ def _report_details(source: ConfigSource, details: list[Any]) -> None:
 
 def _intended_key(key: str, item: Mapping[str, Any], loc: Loc) -> str | None:
     """Guess which key, absent from ``item``, the unknown ``key`` was intended to be; None without a good guess."""
+    replacement = foreign((*loc, key), None, item)
+    if replacement is not None:
+        return replacement.key or None
     return nearest(key, [name for name in allowed_keys(loc) if name not in item])
 
 

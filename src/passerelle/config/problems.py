@@ -6,18 +6,38 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from passerelle.config import foreign_words
+from passerelle.config.foreign_words import Replacement
 from passerelle.config.models.base import Model
 from passerelle.config.models.config import Config
-from passerelle.config.reading.wording import describe, hint
+from passerelle.config.reading.wording import describe, hint, nearest
 
 Loc = tuple[str | int, ...]
 """A place in the configuration: keys and list indexes from the top level down."""
+
+
+_FEW = 8  # an error about an unknown key lists all keys if there are no more
+
+_EXAMPLES = {
+    "Service": "{targets: ['http://127.0.0.1:5000']}",
+    "Route": "{path: '/user/{user_id}', service: user}",
+    "Part": "{service: user, path: '/user/{user_id}'}",
+    "RouteCache": "{ttl: 30s}",
+    "RateLimit": "{rate: 10/s}",
+    "Health": "{path: /healthz}",
+    "Cors": "{origins: ['https://www.example.com']}",
+}
+_NAMED_EXAMPLES: dict[Loc, str] = {
+    ("services",): "user: {app: 'users:app'}",
+    ("compose",): "user: {service: user, path: '/user/{user_id}'}",
+    ("env",): "DEBUG: '1'",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +74,10 @@ class ConfigError(Exception):
         self.problems = tuple(problems)
 
 
+A_TARGET: Loc = ("services", "", "targets", 0)
+"""The place of a target, for targets that are validated alone."""
+
+
 def key_of(loc: Loc) -> str:
     """Format a place: ``("routes", 2, "path")`` becomes ``routes[2].path``."""
     text = ""
@@ -66,9 +90,12 @@ def key_of(loc: Loc) -> str:
     return text
 
 
-def from_pydantic(error: ErrorDetails, keys: Sequence[str]) -> Finding:
-    """Convert an error of pydantic. ``keys`` are the keys of the mapping in which it occurs."""
-    loc: Loc = error["loc"]
+def from_pydantic(error: ErrorDetails, around: Mapping[str, Any], *, show: bool = True, within: Loc = ()) -> Finding:
+    """Convert an error of pydantic that occurs in the mapping ``around``, which was validated as the part ``within``.
+
+    With ``show``, its value may be repeated.
+    """
+    loc: Loc = (*within, *error["loc"])
     found = error.get("input")
     context: dict[str, Any] = error.get("ctx") or {}
     kind = error["type"]
@@ -77,12 +104,12 @@ def from_pydantic(error: ErrorDetails, keys: Sequence[str]) -> Finding:
     if kind == "missing":
         return Finding(loc, f"missing; {_required(loc)}")
     if kind == "extra_forbidden":
-        allowed = [name for name in allowed_keys(loc[:-1]) if name not in keys]
-        near = hint(str(loc[-1]), allowed)
-        return Finding(loc, f"unknown key; allowed: {', '.join(allowed_keys(loc[:-1]))}{near}", at_key=True)
+        return Finding(loc, f"unknown key; {_instead(loc, found if show else None, around)}", at_key=True)
     if kind == "literal_error":
         allowed = str(context["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
         near = hint(found, allowed) if isinstance(found, str) else ""
+        if loc[-1:] == ("policy",) and isinstance(found, str) and (policy := foreign_words.policy_of(found)):
+            near = f"; write {policy}"
         return Finding(loc, f"found {describe(found)}; allowed: {', '.join(allowed)}{near}")
     if kind == "too_short":
         return Finding(
@@ -91,12 +118,40 @@ def from_pydantic(error: ErrorDetails, keys: Sequence[str]) -> Finding:
     if kind in ("tuple_type", "list_type"):
         return Finding(loc, f"found {describe(found)}; allowed is a list{_example(found)}")
     if kind in ("dict_type", "model_type", "model_attributes_type"):
-        names = allowed_keys(loc)
-        keys_text = f" with the keys {', '.join(names)}" if names else ""
-        return Finding(loc, f"found {describe(found)}; allowed is a mapping{keys_text}")
+        return Finding(loc, f"found {describe(found)}; {_mapping_text(loc, found if show else None)}")
     if kind in ("bool_parsing", "bool_type"):
         return Finding(loc, f"found {describe(found)}; allowed: true, false")
     return Finding(loc, _text(error))
+
+
+def _instead(loc: Loc, found: object, around: Mapping[str, Any]) -> str:
+    """Return what to write in place of an unknown key: the closest name first, and all keys if they are few."""
+    known = allowed_keys(loc[:-1])
+    replacement = foreign(loc, found, around)
+    if replacement is not None:
+        return replacement.text
+    listed = ", ".join(known)
+    near = nearest(str(loc[-1]), [name for name in known if name not in around])
+    if near is not None:
+        return f"did you mean {near}?" + (f" Allowed: {listed}" if 1 < len(known) <= _FEW else "")
+    if len(known) <= _FEW:
+        return f"allowed: {listed}"
+    return f"the keys of {_name_of(loc[:-1])} are listed in docs/reference/configuration.md"
+
+
+def foreign(loc: Loc, found: object, around: Mapping[str, Any]) -> Replacement | None:
+    """Return the replacement of the unknown key at ``loc``, if it is a key of another gateway."""
+    model = model_at(loc[:-1])
+    return foreign_words.replacement(model.__name__, str(loc[-1]), found, around) if model is not None else None
+
+
+def _name_of(loc: Loc) -> str:
+    """Return the name of the mapping at ``loc`` for a sentence."""
+    if not loc:
+        return "the file"
+    if len(loc) == 2 and loc[0] in ("services", "routes"):
+        return f"a {str(loc[0])[:-1]}"
+    return next((step for step in reversed(loc) if isinstance(step, str)), "the file")
 
 
 def _text(error: ErrorDetails) -> str:
@@ -109,6 +164,31 @@ def _example(found: object) -> str:
     if isinstance(found, dict):
         return ", each item after '- '"
     return f", such as [{found}]" if isinstance(found, str | int) and not isinstance(found, bool) else ""
+
+
+def _mapping_text(loc: Loc, found: object) -> str:
+    """Return what is allowed where ``found`` was found in place of a mapping."""
+    model, names = model_at(loc), allowed_keys(loc)
+    key, colon, rest = found.partition(":") if isinstance(found, str) else ("", "", "")
+    if colon and key in names and not rest.startswith((" ", "//")):
+        return f"a key is followed by a colon and a blank: {key}: {rest}"
+    if len(loc) == 2 and loc[0] == "services" and loc[1] in allowed_keys((*loc[:1], "")):
+        return f"{loc[1]} is a key of a service: indent it below the name of its service"
+    if model is not None and model.__name__ in _EXAMPLES:
+        return f"allowed is a mapping, such as {_example_of(model.__name__, found)}"
+    if loc[-1:] in _NAMED_EXAMPLES:
+        return f"allowed is a mapping, such as {_NAMED_EXAMPLES[loc[-1:]]}"
+    return "allowed is a mapping" + (f" with the keys {', '.join(names)}" if 0 < len(names) <= _FEW else "")
+
+
+def _example_of(model: str, found: object) -> str:
+    """Return an example of a mapping, with the value ``found`` where it is certainly meant."""
+    if model == "Service" and isinstance(found, str):
+        if re.fullmatch(r"https?://[\w.-]+(:\d+)?/?", found):
+            return f"{{targets: [{found!r}]}}"
+        if re.fullmatch(r"[\w.]+:\w+", found):
+            return f"{{app: {found!r}}}"
+    return _EXAMPLES[model]
 
 
 def _required(loc: Loc) -> str:

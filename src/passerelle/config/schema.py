@@ -37,6 +37,10 @@ def json_schema() -> dict[str, Any]:
     definitions["Target"]["type"] = ["object", "string"]
     limits = definitions["Route"]["properties"]["rate_limit"]
     limits["anyOf"] = [{name: limits.pop(name) for name in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
+    methods = definitions["Route"]["properties"]["methods"]
+    methods.pop("minLength")  # which pydantic writes in place of minItems
+    several = {name: methods.pop(name) for name in ("type", "items")} | {"minItems": 1}
+    methods["anyOf"] = [several, several["items"]]
     definitions["Jwt"]["oneOf"] = [{"required": [source]} for source in KEY_SOURCES]
     definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
     definitions["Concurrency"] = {"anyOf": [{"const": "adaptive"}, definitions["Concurrency"]]}

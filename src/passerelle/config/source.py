@@ -57,6 +57,11 @@ class ConfigSource:
         problems = self.elsewhere if finding.here and self._elsewhere else self.problems
         problems.append(self.problem(finding))
 
+    def may_show(self, loc: Loc) -> bool:
+        """Whether the value at ``loc`` may be repeated in a message: it does not contain a secret file."""
+        inside = any(secret[: len(loc)] == loc for secret in self._secret)
+        return not inside and self._secret.isdisjoint(loc[:length] for length in range(1, len(loc) + 1))
+
     def problem(self, finding: Finding) -> Problem:
         """Add the position in the file to a finding."""
         node: yaml_tree.YamlNode = self._root

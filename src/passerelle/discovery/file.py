@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from passerelle.config.models.addresses import Lookup
 from passerelle.config.models.config import Target
-from passerelle.config.problems import from_pydantic
+from passerelle.config.problems import A_TARGET, from_pydantic
 from passerelle.config.reading import yaml_tree
 
 MAX_BYTES = yaml_tree.MAX_BYTES
@@ -101,8 +101,9 @@ def _target(item: object, line: int, path: Path) -> Target:
         target = Target.model_validate(item)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
+        problem = from_pydantic(detail, item if isinstance(item, dict) else {}, within=A_TARGET)
         key = f"{detail['loc'][-1]}: " if detail["loc"] else ""
-        raise InvalidTargetFile(f"{path}:{line}: {key}{from_pydantic(detail, []).message}") from error
+        raise InvalidTargetFile(f"{path}:{line}: {key}{problem.message}") from error
     # Whether a service uses TLS depends on its targets in the configuration, and https:// must not become plain HTTP.
     if target.url is None or isinstance(target.url, Lookup) or target.url.secure:
         raise InvalidTargetFile(f"{path}:{line}: a target list allows http://host:port only")

@@ -189,7 +189,7 @@ class Pattern:
     def parse(cls, text: str) -> Pattern:
         """Parse a pattern such as ``/user/{user_id}`` or ``/files/{rest*}``; raise :class:`PatternError` if invalid."""
         if not text.startswith("/"):
-            raise PatternError(f"found {text!r} without a leading slash; write {'/' + text!r}")
+            raise PatternError(_without_slash(text))
         parts = text[1:].split("/")
         if len(parts) > MAX_SEGMENTS:
             raise PatternError(f"found {len(parts)} segments; allowed are {MAX_SEGMENTS}")
@@ -220,11 +220,24 @@ class Pattern:
         return "".join(f"/{segment}" for segment in self.segments)
 
 
+def _without_slash(text: str) -> str:
+    if text[:1] in ("^", "~"):
+        instead = "write {name} for one segment, {rest*} for the rest"
+        return f"found {text!r}; a path is not a regular expression: {instead}"
+    if text.startswith(tuple("“”‘’„")):
+        return f"found {text!r} with typographic quotes; write straight ones, or none"
+    return f"found {text!r} without a leading slash; write {'/' + text!r}"
+
+
 def _segment(part: str) -> Segment:
     if part.startswith("{") and part.endswith("}") and part.count("{") == 1:
         name = part[1:-1]
         kind = REST if name.endswith("*") else PARAMETER
         name = name.removesuffix("*")
+        bare, colon, _ = name.partition(":")
+        if colon and _NAME(bare):
+            what = f"the rest of a path is written {{{bare}*}}" if name == f"{bare}:path" else f"write {{{bare}}}"
+            raise PatternError(f"found {part!r}; a parameter has no type and no pattern: {what}")
         if not _NAME(name):
             raise PatternError(f"found {part!r}; a parameter's name is a letter or _, then letters, digits or _")
         return Segment(kind, name)
@@ -235,8 +248,11 @@ def _segment(part: str) -> Segment:
     if part in ("*", "**"):
         raise PatternError(f"found {part!r}; write {{name}} for any one segment or {{rest*}} for the rest")
     if part.startswith("<") and part.endswith(">"):
-        name = part[1:-1].rpartition(":")[2]
-        raise PatternError(f"found {part!r}; a parameter is written {{{name}}}")
+        kind_name, _, name = part[1:-1].rpartition(":")
+        raise PatternError(f"found {part!r}; a parameter is written {{{name}{'*' if kind_name == 'path' else ''}}}")
+    if part.startswith(":") and _NAME(part[1:].rstrip("?*+")):
+        name = part[1:].rstrip("?*+")
+        raise PatternError(f"found {part!r}; a parameter is written {{{name}{'*' if part[-1] in '*+' else ''}}}")
     _require_pchars(part)
     return Segment(LITERAL, part)
 

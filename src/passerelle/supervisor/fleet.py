@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -45,6 +46,7 @@ class Setup:
     path: Path | None = None  # where the file is reloaded from; None if there is no file
     overrides: frozenset[str] = frozenset()  # keys of the file that the command line replaced
     follow: bool = False  # reload the file whenever it changes
+    reload_code: bool = False  # restart the instances of applications whenever their files change
 
 
 class Fleet:
@@ -79,7 +81,7 @@ class Fleet:
         self.instances: list[InstanceProcess] = []
         self.targets: list[ProbedTarget] = []
         self.workers: list[WorkerProcess] = []
-        self._folder = setup.folder
+        self.folder = setup.folder
         self._on_fault = on_fault
         self._rng = rng
         self._start_limit = start_limit
@@ -107,7 +109,7 @@ class Fleet:
 
     def make_service(self, name: str, config: ServiceConfig) -> ServiceHealthMonitor:
         """Create a service without instances."""
-        service = ServiceHealthMonitor(name, config, self._send_instances, self.clock, self._rng.random)
+        service = ServiceHealthMonitor(name, config, self._send_instances, self.clock, self._rng.random, self.report)
         self.services[name] = service
         return service
 
@@ -124,7 +126,7 @@ class Fleet:
         instance = InstanceProcess(
             name,
             service,
-            self._folder,
+            self.folder,
             self._ports_in_use,
             self.report.line,
             Backoff(self._rng.random),
@@ -138,15 +140,16 @@ class Fleet:
     def make_workers(self, listeners: Sequence[socket.socket], may_listen: asyncio.Event) -> None:
         """Create a gateway worker for each of ``listeners``; the workers listen once ``may_listen`` is set."""
         for number, listener in enumerate(listeners, 1):
+            name = "gateway" if len(listeners) == 1 else f"gateway-{number}"
             worker = WorkerProcess(
-                "gateway" if len(listeners) == 1 else f"gateway-{number}",
+                name,
                 self.active.file,
                 self.active.text,
                 listener,
                 self.services.values(),
                 may_listen,
                 self.report.line,
-                self.report.raw,
+                functools.partial(self.report.access_log, name),
                 Backoff(self._rng.random),
                 self.report,
                 self.clock,

@@ -15,6 +15,7 @@ from passerelle.system.ports import join
 
 INTERVAL = 3.0  # seconds between two probes of an instance that was up before
 TIMEOUT = 1.0  # seconds for one probe, unless the configuration says otherwise
+REFUSED = "connection refused"  # the problem of an instance that does not listen
 
 _RESPONSE_LIMIT = 64 * 1024  # bytes of a head, and of a body, that are read at most
 
@@ -64,7 +65,7 @@ async def probe(
     except TimeoutError:
         return f"no response within {within:g} s"
     except ConnectionRefusedError:
-        return "connection refused"
+        return REFUSED
     except OSError as error:
         return reason(error)
     except _NoResponse as problem:

@@ -19,7 +19,7 @@ from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.config import Target as TargetConfig
 from passerelle.config.models.units import parse_duration
-from passerelle.config.problems import from_pydantic
+from passerelle.config.problems import A_TARGET, from_pydantic
 from passerelle.config.reading import yaml_tree
 from passerelle.discovery.catalog import Catalog, name_after_address
 from passerelle.discovery.overrides import TargetKey
@@ -264,7 +264,9 @@ def _target(**found: object) -> TargetConfig:
         return TargetConfig.model_validate(found)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        raise InvalidChange(*(f"{d['loc'][0]}: {from_pydantic(d, []).message}" for d in details)) from error
+        raise InvalidChange(
+            *(f"{d['loc'][0]}: {from_pydantic(d, {}, within=A_TARGET).message}" for d in details)
+        ) from error
 
 
 def _require_keys(options: Collection[str], allowed: Collection[str]) -> None:

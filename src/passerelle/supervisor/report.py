@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from passerelle.balancing.health import HealthChange, HealthState
+from passerelle.observability.readable_log import ReadableLog
+from passerelle.supervisor.line_budget import Admitted, LineBudget
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.supervised import SupervisedProcess
 
@@ -15,6 +18,9 @@ OWN = "passerelle"
 _PALETTE = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR colours (ECMA-48 §8.3.117)
 _PROGRESS_EVERY = 5.0  # seconds between two lines of progress if the output is not a terminal
 _PROGRESS_AFTER = 1.0  # seconds until progress is shown
+# Lines about health at once, and seconds until another one is allowed: a thousand targets may go down together.
+_HEALTH_LINES = 20
+_HEALTH_LINE_SECONDS = 1.0
 _MANY = 10  # more instances of a service that are up than this are shown in one row
 
 
@@ -44,13 +50,23 @@ def wants_colour(stream: IO[str], environ: dict[str, str] | os._Environ[str] = o
 class ConsoleReport:
     """Writes to ``output``.
 
-    With ``terminal``, progress is one line that is rewritten; with ``colour``, names have colours.
+    With ``terminal``, progress is one line that is rewritten; with ``colour``, names have colours. With
+    ``readable_log``, lines of the access log are converted from JSON to readable text.
     """
 
-    def __init__(self, output: Output, *, terminal: bool, colour: bool, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        output: Output,
+        *,
+        terminal: bool,
+        colour: bool,
+        clock: Callable[[], float],
+        readable_log: bool = False,
+    ) -> None:
         self._output = output
         self._terminal = terminal
         self._colour = colour
+        self._readable_log = readable_log
         self._clock = clock
         self._width = len(OWN)
         self._colours: dict[str, int] = {}
@@ -58,6 +74,7 @@ class ConsoleReport:
         self._progress_since: float | None = None
         self._progress_shown = 0.0
         self._shown: dict[str, str] = {}  # by process name, the reason of the end for which its last lines were shown
+        self._health_lines = LineBudget(_HEALTH_LINES, _HEALTH_LINE_SECONDS)
         self.started = False
 
     # Lines
@@ -70,9 +87,14 @@ class ConsoleReport:
         """Write one line of the output of the process ``name``."""
         self._put(self._prefix(name) + text + (b"\x1b[0m\n" if self._colour and b"\x1b" in text else b"\n"))
 
-    def raw(self, data: bytes) -> None:
-        """Write whole lines unchanged."""
-        self._put(data)
+    def access_log(self, name: str, data: bytes) -> None:
+        """Write whole lines of the access log of the worker ``name``."""
+        if not self._readable_log:
+            self._put(data)
+            return
+        prefix = self._prefix(name)
+        log = ReadableLog(_terminal_width() - self._width - len(" | "), colour=self._colour)
+        self._put(b"".join(prefix + log.convert(line) + b"\n" for line in data.splitlines()))
 
     def log(self, text: str) -> None:
         """Write a line in the name of passerelle."""
@@ -131,6 +153,32 @@ class ConsoleReport:
         if self.started:
             pid = member.process.pid if member.process is not None else 0
             self.log(f"{member.name} is up (pid {pid}, start {member.starts})")
+
+    def health(self, label: str, change: HealthChange, problem: str) -> None:
+        """Report that an instance is down, ejected, or up again.
+
+        The start report has the state before it. Drains are reported by the change that makes them.
+        """
+        if not self.started:
+            return
+        if change.after is HealthState.DOWN:
+            text = self._paint(f"{label} is down", 31) + (f": {problem}" if problem else "")
+        elif change.after is HealthState.EJECTED:
+            text = self._paint(f"{label} is ejected", 31) + ": requests to it keep failing"
+        elif change.after is HealthState.UP:
+            text = f"{label} is up" + ("" if change.before is HealthState.JOINING else " again")
+        else:
+            return
+        match self._health_lines.admit(self._clock()):
+            case Admitted.YES:
+                self.log(text)
+            case Admitted.LAST:
+                self.log(text)
+                self.log("further changes of health are left out for a while; see passerelle status")
+
+    def late(self, name: str, problem: str) -> None:
+        """Report why a process that accepts connections is not up yet."""
+        self.log(self._paint(f"{name} is not up yet", 33) + f": {problem}")
 
     def ended(
         self, member: SupervisedProcess, reason: str, after: float, again_in: float, tail: Sequence[bytes]

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from passerelle.balancing.health import HealthChange, HealthState, ServiceHealth
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.gateway.assembly.certificates import ServiceCertificates
 from passerelle.gateway.assembly.services import health_settings
 from passerelle.http1.tls_contexts import reason
-from passerelle.supervisor.health_probe import INTERVAL, TIMEOUT, ProbeRules, probe
+from passerelle.supervisor.health_probe import INTERVAL, REFUSED, TIMEOUT, ProbeRules, probe
 from passerelle.system.ports import join
 from passerelle.upstream.members import InstanceSpec
 
 COALESCE = 0.25  # seconds between two updates of the workers for changes that only depend on time
+LATE = 1.0  # seconds until the problem of a process that is not up yet is reported
+_MOST_LATE = 3  # different problems that a service reports before one of its instances is up
+
+
+class HealthEvents(Protocol):
+    """The receiver of changes of health for the console report."""
+
+    def health(self, label: str, change: HealthChange, problem: str) -> None:
+        """The health of the instance ``label`` has changed; ``problem`` is that of its last probe."""
+
+    def late(self, name: str, problem: str) -> None:
+        """The process ``name`` accepts connections but is not up, because of ``problem``."""
 
 
 class ServiceHealthMonitor:
     """Probes the instances of a service (running processes or targets) and keeps the state of their health.
 
     ``changed`` is called with this object when the workers need an update. ``problems`` has the result of the last
-    failed probe of each instance, by name.
+    failed probe of each instance, by name. ``events`` receives the changes for the console report.
     """
 
     def __init__(
@@ -32,6 +44,7 @@ class ServiceHealthMonitor:
         changed: Callable[[ServiceHealthMonitor], None],
         clock: Callable[[], float],
         rng: Callable[[], float],
+        events: HealthEvents,
     ) -> None:
         self.name = name
         self.config = config
@@ -40,6 +53,8 @@ class ServiceHealthMonitor:
         self._changed = changed
         self._clock = clock
         self._rng = rng
+        self._events = events
+        self._late_problems: set[str] = set()  # those reported since an instance was last up
         self._present: dict[str, InstanceSpec] = {}
         self._health = ServiceHealth(health_settings(config, probed=True))
         self._timer: asyncio.TimerHandle | None = None
@@ -82,9 +97,12 @@ class ServiceHealthMonitor:
         ``up`` is called once, after the first success; ``failed``, if given, after each failure before that.
         """
         pause = 0.02
+        begun = self._clock()
         while not await self._probe(spec):
             if failed is not None:
                 failed()
+            elif self._clock() - begun > LATE:
+                self._report_late(spec)
             await asyncio.sleep(pause)
             # An instance that takes T seconds to start is found up at most about T / 5 later.
             pause = min(pause * 1.2, INTERVAL)
@@ -95,6 +113,14 @@ class ServiceHealthMonitor:
             # After a first failure the next probe comes sooner, so that an instance that is down is found soon.
             undecided = not await self._probe(spec) and self.is_up(spec.name)
             await asyncio.sleep(INTERVAL / 12 if undecided else INTERVAL)
+
+    def _report_late(self, spec: InstanceSpec) -> None:
+        """Report why the process ``spec`` is not up yet, unless the service has reported this problem already."""
+        problem = self.problems.get(spec.name, REFUSED)
+        # A process that accepts no connections yet is still starting.
+        if problem != REFUSED and problem not in self._late_problems and len(self._late_problems) < _MOST_LATE:
+            self._late_problems.add(problem)
+            self._events.late(spec.name, problem)
 
     async def _probe(self, spec: InstanceSpec) -> bool:
         try:
@@ -149,12 +175,25 @@ class ServiceHealthMonitor:
         ]
 
     def _on_instances_changed(self) -> None:
-        self._health.replace(map(_key, self._present.values()), self._clock())
+        self._report(self._health.replace(map(_key, self._present.values()), self._clock()))
         self._notify()
 
     def _on_changes(self, changes: list[HealthChange]) -> None:
         if changes:
+            self._report(changes)
             self._notify()
+
+    def _report(self, changes: list[HealthChange]) -> None:
+        for change in changes:
+            name, _, address = change.key.rpartition("@")
+            spec = self._present.get(name)
+            if change.after is HealthState.UP:
+                self._late_problems.clear()
+            # The start of a process is reported by its supervision.
+            if spec is None or (spec.place and change.before is HealthState.JOINING):
+                continue
+            label = name if spec.place or name == address else f"{name} ({address})"
+            self._events.health(label, change, self.problems.get(name, ""))
 
     def _notify(self) -> None:
         """Update the workers now, and again when the passing of time changes the state of an instance."""
@@ -170,7 +209,7 @@ class ServiceHealthMonitor:
             self._timer = asyncio.get_running_loop().call_later(max(due - now + 0.01, COALESCE), self._tick)
 
     def _tick(self) -> None:
-        self._health.tick(self._clock())
+        self._report(self._health.tick(self._clock()))
         self._notify()
 
     def close(self) -> None:

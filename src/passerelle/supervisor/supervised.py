@@ -100,7 +100,7 @@ class SupervisedProcess(ABC):
             try:
                 process = self.process = self._spawn()
             except (StartFailed, PortTaken) as error:
-                reason = str(error)
+                reason = f"cannot start: {error}"
             else:
                 reason = await self._run_once(process)
                 tail = process.tail

@@ -16,6 +16,7 @@ from passerelle import __version__
 from passerelle.observability.metrics import Snapshot, merge
 from passerelle.supervisor import status
 from passerelle.supervisor.admin import Admin, PurgeResult
+from passerelle.supervisor.code_watch import CodeWatch
 from passerelle.supervisor.fleet import Fleet, Member, Setup
 from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.reconciler import Reconciler
@@ -74,6 +75,7 @@ class Supervisor:
         )
         self._targets = TargetSet(self.fleet)
         self._reconciler = Reconciler(self.fleet, self._targets)
+        self._code_watch = CodeWatch(self.fleet, self._reconciler) if setup.reload_code else None
 
     # Life
 
@@ -96,6 +98,8 @@ class Supervisor:
         fleet.make_workers(self._listeners, self._may_listen)
         fleet.set_report_names()
         try:
+            if self._code_watch is not None:
+                await self._code_watch.check()  # before the applications read their files
             if self._admin is not None:
                 await self._admin.start()
             for member in (*fleet.members, *fleet.workers):
@@ -105,6 +109,8 @@ class Supervisor:
                 fleet.state = "running"
                 if self._follow:
                     fleet.spawn(self._reconciler.follow())
+                if self._code_watch is not None:
+                    fleet.spawn(self._code_watch.follow())
                 for service in fleet.services.values():
                     self._on_found(service.name)  # targets may have been discovered during the start
                 await self._stop.wait()

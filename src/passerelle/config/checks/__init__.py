@@ -323,6 +323,10 @@ def _part(loc: Loc, part: Part, pattern: Pattern | None, services: dict[str, Ser
 def _reference(loc: Loc, name: str, services: dict[str, Service | None]) -> Iterator[Finding]:
     if services and name not in services:
         names = list(services)
+        if "://" in name:
+            text = "the URL of a server belongs to targets of a service; allowed here is the name of that service"
+            yield Finding(loc, f"found {name!r}; {text}: {', '.join(names[:_MOST_NAMES])}")
+            return
         more = f", … ({len(names)} services)" if len(names) > _MOST_NAMES else ""
         yield Finding(loc, f"found {name!r}; allowed: {', '.join(names[:_MOST_NAMES])}{more}{hint(name, names)}")
 

@@ -61,6 +61,9 @@ def split_address(text: str, example: str, default_port: int | None = None, lowe
         host, colon, port = text.rpartition(":")
         if not colon:
             host, port = text, ""
+        scheme, separator, rest = text.partition("://")
+        if separator and scheme.isalnum():
+            raise ValueError(f"found {text!r}; {allowed}, without {scheme}://: {rest.partition('/')[0]}")
         if ":" in host:
             raise ValueError(f"found {text!r}; write an IPv6 address in brackets: [{host}]:{port}")
         if host.replace(".", "").isdigit():

@@ -265,7 +265,7 @@ class Route(Model):
 
     path: PatternText = Field(description="Path pattern: `/literal/{one_segment}/{the_rest*}`.")
     host: RouteHost | None = Field(default=None, description="Matches this host only: a name, or `*.example.com`.")
-    methods: tuple[Method, ...] | None = Field(
+    methods: Annotated[tuple[Method, ...], OneOrMore, Takes("method, or list of methods")] | None = Field(
         default=None,
         min_length=1,
         description="Matches these methods only; `GET` includes `HEAD`. By default all (with `compose`: `GET`).",

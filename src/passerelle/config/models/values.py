@@ -112,6 +112,10 @@ _APP = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w
 def parse_app(found: object) -> str:
     """Parse ``module:attribute``."""
     if isinstance(found, str) and _APP(found):
+        module, _, attribute = found.partition(":")
+        if module.endswith(".py"):
+            near = f"{module.removesuffix('.py')}:{attribute}"
+            raise ValueError(f"found {describe(found)}; a module is named without .py: {near}")
         return found
     raise ValueError(f"found {describe(found)}; allowed is module:attribute, such as users.app:app")
 
@@ -221,7 +225,14 @@ RouteHost = Annotated[
 def _method(text: str) -> str:
     if text in METHODS:
         return text
-    raise ValueError(f"found {describe(text)}; allowed: {', '.join(METHODS)}{hint(text, METHODS)}")
+    if text.upper() in METHODS:
+        raise ValueError(f"found {describe(text)}; a method is written in capitals: {text.upper()}")
+    if text.lower() in ("*", "any", "all"):
+        raise ValueError(f"found {describe(text)}; omit the key to match all methods")
+    words = re.split(r"[\s,|]+", text.strip())
+    if len(words) > 1 and all(word.upper() in METHODS for word in words):
+        raise ValueError(f"found {describe(text)}; several methods are a list: [{', '.join(words).upper()}]")
+    raise ValueError(f"found {describe(text)}{hint(text, METHODS) or '; allowed: ' + ', '.join(METHODS)}")
 
 
 Method = Annotated[Text, AfterValidator(_method), WithJsonSchema({"enum": list(METHODS)}), Takes("method", "methods")]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import yaml
 
 _QUOTE = "put the value in quotes"
+_GLUED_DASH = re.compile(r" *-[A-Za-z_]+:( |$)").match
 
 
 def explain(text: str, error: yaml.MarkedYAMLError) -> tuple[int, int, str]:
@@ -17,6 +20,12 @@ def explain(text: str, error: yaml.MarkedYAMLError) -> tuple[int, int, str]:
     here = lines[line - 1] if line <= len(lines) else ""
     if "\t" in _blanks(here):
         return line, column, "found a tab in the indentation; YAML is indented with spaces"
+    dash = next(
+        (number for number in (line, line - 1) if 0 < number <= len(lines) and _GLUED_DASH(lines[number - 1])), None
+    )
+    if dash is not None:
+        width = len(_blanks(lines[dash - 1]))
+        return dash, width + 1, "found '-' without a blank after it; an item of a list begins with '- '"
     if "mapping values are not allowed" in problem:
         return line, column, "found a second ':'; the indentation is wrong, or a value with ': ' needs quotes"
     if opened is not None and "could not find expected ':'" in problem:
