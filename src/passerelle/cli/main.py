@@ -19,6 +19,8 @@ COMMANDS = (
     "gateway",
     "proxy",
     "status",
+    "events",
+    "events",
     "reload",
     "scale",
     "restart",

@@ -9,6 +9,7 @@ import click
 
 from passerelle.cli.starting import (
     admin_address_option,
+    admin_token,
     listen_option,
     override,
     read_for_start,
@@ -35,7 +36,7 @@ def up(
     The options override the file.
     """
     name, text, loaded = read_for_start(config, watch)
-    given = {"listen": listen, "admin": admin, "workers": workers}
+    given = {"listen": listen, "admin": admin or admin_token(), "workers": workers}
     overrides = frozenset(key for key, value in given.items() if value is not None)
     folder = Path(name).resolve().parent
     # Symbolic links are not resolved: they may lead elsewhere when the file is reloaded.

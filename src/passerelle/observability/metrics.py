@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from passerelle.errors import Kind
 
@@ -121,6 +121,25 @@ class RouteMetrics:
         key = verdict, reason
         self._verdicts[key] = self._verdicts.get(key, 0) + 1
 
+    @property
+    def mark(self) -> object:
+        """A value that changes with the counters of :meth:`live`."""
+        return self._sum, self.in_flight, self.would_refuse
+
+    def live(self) -> Snapshot:
+        """Return the few sums that a live view needs."""
+        hits = sum(self._hits.values())
+        known = sum(count for (_, status), count in self._counts.items() if isinstance(status, int) and status >= 500)
+        return {
+            "requests": sum(self._buckets),
+            "errors": known,
+            "limited": self._failures.get(Kind.RATE_LIMITED, 0),
+            "hits": hits + self.cache.get("hit", 0),
+            "lookups": hits + sum(self.cache.values()),
+            "in_flight": self.in_flight,
+            "buckets": list(self._buckets),
+        }
+
     def _count_rare(self, method: bytes, status: int) -> None:
         key = (method if method in METHODS else OTHER, _known(status))
         self._counts[key] = self._counts.get(key, 0) + 1
@@ -212,6 +231,25 @@ class ServiceMetrics:
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds
 
+    @property
+    def mark(self) -> object:
+        """A value that changes with the counters of :meth:`live`."""
+        return self._sum, self.in_flight(), self.retries, self.limited, self.breaker(), self.concurrency()
+
+    def live(self) -> Snapshot:
+        """Return the few sums that a live view needs."""
+        failed = sum(count for status, count in self._codes.items() if isinstance(status, int) and status >= 500)
+        return {
+            "requests": self.attempts,
+            "errors": failed + sum(self._failures.values()),
+            "retries": self.retries,
+            "limited": self.limited,
+            "in_flight": self.in_flight(),
+            "breaker": self.breaker(),
+            **(self.concurrency() or {}),
+            "buckets": list(self._buckets),
+        }
+
     def hedge(self, outcome: str) -> None:
         """Count a hedge by outcome. A hedge that lost or was cancelled is not counted as an attempt."""
         self.hedges[outcome] = self.hedges.get(outcome, 0) + 1
@@ -230,6 +268,9 @@ class ServiceMetrics:
             "hedges": dict(self.hedges),
             "limited": self.limited,
         }
+
+
+_Part = TypeVar("_Part", RouteMetrics, ServiceMetrics)
 
 
 def no_cache() -> Snapshot:
@@ -254,6 +295,7 @@ class Metrics:
         self._malformed: dict[Kind, int] = {}
         self._routes: dict[str, RouteMetrics] = {}
         self._services: dict[str, ServiceMetrics] = {}
+        self._marks: dict[RouteMetrics | ServiceMetrics, object] = {}
 
     def route(self, name: str) -> RouteMetrics:
         """Return the metrics of a route, by its configured pattern: the same object after a reload."""
@@ -292,7 +334,33 @@ class Metrics:
             "cache": self.cache(),
             "routes": {r.route: r.snapshot() for r in self._routes.values() if r.in_flight or any(r._buckets)},
             "services": {s.service: s.snapshot() for s in self._services.values()},
+            "events": {},
         }
+
+    def live(self, *, full: bool) -> Snapshot:
+        """Return the sums for a live view, of the routes and services whose sums have changed since the last call.
+
+        With ``full``, all are returned: the result of the last call was lost. An unchanged route costs 0.2 µs.
+        """
+        if full:
+            self._marks.clear()
+        return {
+            "routes": {route.route: route.live() for route in self._changed(self._routes.values())},
+            "services": {service.service: service.live() for service in self._changed(self._services.values())},
+            "process": {
+                "cpu": time.process_time(),
+                "memory": _resident_bytes(),
+                "connections": self.connections_open,
+            },
+        }
+
+    def _changed(self, group: Iterable[_Part]) -> Iterator[_Part]:
+        marks = self._marks
+        for part in group:
+            mark = part.mark
+            if marks.get(part) != mark:
+                marks[part] = mark
+                yield part
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:

@@ -37,6 +37,7 @@ class ServiceHealthMonitor:
         self.config = config
         self._use_probes_of(config)
         self.problems: dict[str, str] = {}
+        self.on_change: Callable[[str, HealthChange], None] | None = None  # called with the name and each change
         self._changed = changed
         self._clock = clock
         self._rng = rng
@@ -149,12 +150,18 @@ class ServiceHealthMonitor:
         ]
 
     def _on_instances_changed(self) -> None:
-        self._health.replace(map(_key, self._present.values()), self._clock())
+        self._record(self._health.replace(map(_key, self._present.values()), self._clock()))
         self._notify()
 
     def _on_changes(self, changes: list[HealthChange]) -> None:
         if changes:
+            self._record(changes)
             self._notify()
+
+    def _record(self, changes: list[HealthChange]) -> None:
+        if self.on_change is not None:
+            for change in changes:
+                self.on_change(self.name, change)
 
     def _notify(self) -> None:
         """Update the workers now, and again when the passing of time changes the state of an instance."""
@@ -170,7 +177,7 @@ class ServiceHealthMonitor:
             self._timer = asyncio.get_running_loop().call_later(max(due - now + 0.01, COALESCE), self._tick)
 
     def _tick(self) -> None:
-        self._health.tick(self._clock())
+        self._record(self._health.tick(self._clock()))
         self._notify()
 
     def close(self) -> None:
