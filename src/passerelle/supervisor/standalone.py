@@ -23,6 +23,7 @@ from passerelle.observability.metrics import Snapshot
 from passerelle.supervisor import status
 from passerelle.supervisor.active_config import ActiveConfig, Candidate
 from passerelle.supervisor.admin import Admin, PurgeResult
+from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
@@ -282,6 +283,7 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     standalone.listen = ports.join(*listener.getsockname()[:2])
     standalone.catalog.exclude(standalone.listen)
     await standalone.discover()
+    standalone.spawn(CertificateExpiry(lambda: standalone.config, standalone.events).run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     await gateway.start(listener)
     tune_memory()

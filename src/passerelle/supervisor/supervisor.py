@@ -17,6 +17,7 @@ from passerelle.observability.events import Event
 from passerelle.observability.metrics import Snapshot, merge
 from passerelle.supervisor import status
 from passerelle.supervisor.admin import Admin, PurgeResult
+from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.fleet import Fleet, Member, Setup
 from passerelle.supervisor.fleet_live import FleetLive
 from passerelle.supervisor.instance_process import InstanceProcess
@@ -110,6 +111,7 @@ class Supervisor:
             started = await self._unless_stopped(self._start())
             if started:
                 fleet.state = "running"
+                fleet.spawn(CertificateExpiry(lambda: fleet.config, self.events).run())
                 if self._follow:
                     fleet.spawn(self._reconciler.follow())
                 for service in fleet.services.values():

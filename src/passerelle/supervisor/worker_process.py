@@ -19,7 +19,7 @@ from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.supervised import ProcessEvents, SupervisedProcess
 
 _START_LIMIT = 30.0  # seconds for a worker to load the configuration and listen
-_LIVE_LIMIT = 0.8  # seconds for a reply that the live view waits for, once a second
+_LIVE_LIMIT = 0.5  # seconds for which a sample of the live view waits for a reply
 _REPLY_LIMIT = 2.0  # seconds for a reply that a request to the admin port waits for
 # Seconds between two snapshots of the counters. A worker that dies loses at most the counts since the last one.
 _SNAPSHOT_INTERVAL = 5.0
@@ -54,6 +54,7 @@ class WorkerProcess(SupervisedProcess):
         self.siblings: Sequence[WorkerProcess] = ()  # all workers, including this one
         # Called with what the worker reports: its name, a kind of event, a service or None, a text.
         self.on_report: Callable[[str, str, str | None, str], None] | None = None
+        self._live: asyncio.Task[Reading | None] | None = None  # the request for a reading in flight
         self._live_was_lost = True  # the last reading was lost, so that the next one must be complete
         self._snapshot: Snapshot | None = None  # the last snapshot of the current process
         self._retired: Snapshot | None = None  # the sum of the last snapshots of earlier processes
@@ -182,18 +183,31 @@ class WorkerProcess(SupervisedProcess):
             self._client.send("reopen")
 
     async def read_live(self) -> Reading | None:
-        """Return the counters for the live view; None if the worker does not run or does not reply in time."""
+        """Return the counters for the live view; None if the worker does not run or has not replied yet.
+
+        A late reply is the result of a later call, so that an overloaded worker is seen, if less often.
+        """
         client, process = self._client, self.process
         if client is None or process is None or self.up_since is None:
+            self._live = None
             self._live_was_lost = True
             return None
-        full, self._live_was_lost = self._live_was_lost, True
+        if self._live is None:
+            full, self._live_was_lost = self._live_was_lost, True
+            self._live = asyncio.create_task(self._request_live(client, process.pid, full))
+        done, _ = await asyncio.wait({self._live}, timeout=_LIVE_LIMIT)
+        if not done:
+            return None
+        reading, self._live = self._live.result(), None
+        return reading
+
+    async def _request_live(self, client: control_channel.ControlClient, pid: int, full: bool) -> Reading | None:
         try:
-            counters = await client.request("live", _LIVE_LIMIT, full=full)
+            counters = await client.request("live", _SILENCE_LIMIT, full=full)
         except control_channel.ControlError:
             return None
         self._live_was_lost = False
-        return Reading(self.name, process.pid, self._clock(), counters)
+        return Reading(self.name, pid, self._clock(), counters)
 
     async def read_snapshot(self) -> list[Snapshot]:
         """Update the counters of the current process, and return those of all processes of this worker."""
