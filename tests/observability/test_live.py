@@ -21,7 +21,7 @@ from passerelle.observability.live import (
     summary,
     total,
 )
-from passerelle.observability.metrics import BUCKETS, Metrics, no_cache
+from passerelle.observability.metrics import BUCKETS, MOST_LIVE, Metrics, no_cache
 
 NONE = [0] * (len(BUCKETS) + 1)
 
@@ -202,12 +202,28 @@ def test_routes_beyond_the_limit_are_summed_up() -> None:
     assert sample["total"]["requests"] == MOST_ROUTES + 50.0
 
 
+def test_a_reading_is_bounded_and_the_other_routes_follow_in_turn() -> None:
+    metrics, live, counted = Metrics(), LiveSample(), 0.0
+    for number in range(3 * MOST_LIVE + 7):
+        metrics.route(f"/{number}").observe(200, 0.1)
+    sizes = []
+    for second in range(1, 6):
+        found = reading(metrics)
+        sizes.append(len(found["routes"]))
+        live.add("gateway", 1, float(second), found)
+        counted += live.finish(float(second), {})["total"]["requests"]
+        metrics.route("/0").observe(200, 0.1)
+    assert sizes[:3] == [MOST_LIVE] * 3 and sizes[3] < 100
+    assert counted == pytest.approx(3 * MOST_LIVE + 7 + 4, abs=0.5)
+
+
 def test_a_reading_of_many_idle_routes_lists_none() -> None:
     metrics = Metrics()
     metrics.cache = no_cache
-    for number in range(10_000):
+    for number in range(2_000):
         metrics.route(f"/{number}")
-    metrics.live(full=True)
+    for _ in range(5):
+        metrics.live(full=False)
     assert metrics.live(full=False)["routes"] == {}
 
 

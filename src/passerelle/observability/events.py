@@ -7,6 +7,7 @@ events, so clients cannot fill the stream, and every text and detail has a bound
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -122,7 +123,8 @@ class LogEvents(logging.Handler):
             logging.lastResort.handle(record)
         kind = getattr(record, "event_kind", None)
         if kind in KINDS:
-            self._report(kind, _cut(record.getMessage()))
+            with contextlib.suppress(RuntimeError):  # a thread logs after the event loop was closed
+                self._report(kind, _cut(record.getMessage()))
 
 
 def _cut(text: str) -> str:

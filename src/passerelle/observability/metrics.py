@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any
 
 from passerelle.errors import Kind
 
@@ -55,6 +56,8 @@ GAUGES: frozenset[str] = frozenset(
     {"in_flight", "open", "workers", "resident_bytes", "bytes", "capacity_bytes", "connected", "entries"}
     | {"closed", "half_open", "limit", "running", "waiting"}
 )
+
+MOST_LIVE = 500  # routes in one result of Metrics.live()
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -270,9 +273,6 @@ class ServiceMetrics:
         }
 
 
-_Part = TypeVar("_Part", RouteMetrics, ServiceMetrics)
-
-
 def no_cache() -> Snapshot:
     """Return the snapshot of an absent cache."""
     return {"bytes": 0, "capacity_bytes": 0, "entries": 0, "evictions": 0}
@@ -295,6 +295,7 @@ class Metrics:
         self._malformed: dict[Kind, int] = {}
         self._routes: dict[str, RouteMetrics] = {}
         self._services: dict[str, ServiceMetrics] = {}
+        self._turn = 0  # the place of the route with which the next live() begins
         self._marks: dict[RouteMetrics | ServiceMetrics, object] = {}
 
     def route(self, name: str) -> RouteMetrics:
@@ -340,13 +341,20 @@ class Metrics:
     def live(self, *, full: bool) -> Snapshot:
         """Return the sums for a live view, of the routes and services whose sums have changed since the last call.
 
-        With ``full``, all are returned: the result of the last call was lost. An unchanged route costs 0.2 µs.
+        With ``full``, those that have not changed are returned as well: the result of the last call was lost. At most
+        :data:`MOST_LIVE` routes are returned, and others by the next calls in turn: a call takes a few milliseconds.
         """
         if full:
             self._marks.clear()
+        routes = list(self._routes.values())
+        self._turn %= len(routes) or 1
+        in_turn = enumerate([*routes[self._turn :], *routes[: self._turn]], self._turn)
+        found = list(islice(((place, route) for place, route in in_turn if self._has_changed(route)), MOST_LIVE))
+        if len(found) == MOST_LIVE:
+            self._turn = found[-1][0] + 1
         return {
-            "routes": {route.route: route.live() for route in self._changed(self._routes.values())},
-            "services": {service.service: service.live() for service in self._changed(self._services.values())},
+            "routes": {route.route: route.live() for _, route in found},
+            "services": {s.service: s.live() for s in self._services.values() if self._has_changed(s)},
             "process": {
                 "cpu": time.process_time(),
                 "memory": _resident_bytes(),
@@ -354,13 +362,12 @@ class Metrics:
             },
         }
 
-    def _changed(self, group: Iterable[_Part]) -> Iterator[_Part]:
-        marks = self._marks
-        for part in group:
-            mark = part.mark
-            if marks.get(part) != mark:
-                marks[part] = mark
-                yield part
+    def _has_changed(self, part: RouteMetrics | ServiceMetrics) -> bool:
+        mark = part.mark
+        if self._marks.get(part) == mark:
+            return False
+        self._marks[part] = mark
+        return True
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
