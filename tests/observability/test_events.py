@@ -52,6 +52,12 @@ def test_texts_and_details_are_bounded() -> None:
     assert len(event.detail["other"]) == MOST_TEXT
 
 
+def test_a_text_is_one_line_that_a_terminal_can_print() -> None:
+    event = EventLog().record("audit", "a\nb\x1b[31mc\x9b\u2028é✓", arguments={"x\n": "\r"})
+    assert event.text == "a\ufffdb\ufffd[31mc\ufffd\ufffdé✓"
+    assert event.detail == {"arguments": {"x\ufffd": "\ufffd"}}
+
+
 def test_a_kind_must_be_known() -> None:
     with pytest.raises(KeyError):
         EventLog().record("unknown", "x")

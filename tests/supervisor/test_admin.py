@@ -12,7 +12,7 @@ import pytest
 
 from passerelle.observability.events import EventLog
 from passerelle.observability.metrics import Metrics, Snapshot
-from passerelle.supervisor.admin import Admin
+from passerelle.supervisor.admin import Admin, limited_client
 from passerelle.supervisor.admin_access import is_loopback
 from passerelle.system import ports
 from tests.supervisor.helpers import run
@@ -102,6 +102,11 @@ def test_a_name_that_was_bound_to_this_machine_is_refused(host: str) -> None:
     status, _, body = ask("GET", "/status", host=host)
     assert status == 421
     assert b"running" not in body
+
+
+def test_the_connections_of_other_machines_are_limited_by_address() -> None:
+    assert limited_client(b"10.0.0.9") == b"10.0.0.9"
+    assert limited_client(b"127.0.0.1") is None and limited_client(b"::1") is None
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ def test_the_life_of_instances_workers_and_files(tmp_path: Path) -> None:
             assert asked.ended() == 0
         (scale,) = events(running, "?kind=scale")
         assert scale["detail"] == {"before": 3, "instances": 1}
+        stopped = [e["text"] for e in events(running, "?kind=end") if e["detail"]["reason"] == "stopped"]
+        assert sorted(stopped) == ["s-2 was stopped", "s-3 was stopped"]
         metrics = running.get("/metrics", running.admin)[1]
         assert b'passerelle_events_total{kind="scale"} 1.0' in metrics
         assert running.stop() == 0

@@ -96,6 +96,7 @@ def _print(event: dict[str, Any], as_json: bool) -> None:
             click.echo(orjson.dumps(event))
             return
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
-        click.echo(f"{when}  {event['kind']:<11}  {event['text']}")
+        worker = f" ({event['worker']})" if event["worker"] and event["service"] else ""
+        click.echo(f"{when}  {event['kind']:<11}  {event['text']}{worker}")
     except BrokenPipeError:
         exit_negative()

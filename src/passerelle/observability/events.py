@@ -22,7 +22,7 @@ MOST_ITEMS = 20  # entries of a detail, and items of a list in it
 KINDS: dict[str, str] = {
     "start": "an instance or a worker is up for the first time",
     "restart": "an instance or a worker is up again after it had ended",
-    "end": "a process has ended, or could not be started; the text has the reason and the time of the next start",
+    "end": "a process has ended or could not be started (the text has the reason), or was stopped by a change",
     "up": "an instance passes its probes (again)",
     "down": "an instance fails its probes",
     "ejection": "an instance was ejected because requests to it failed",
@@ -38,6 +38,8 @@ KINDS: dict[str, str] = {
     "alert": "the condition of an alert holds, or no longer holds",
 }
 """All kinds of events, with their meaning in Markdown."""
+
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029], "\N{REPLACEMENT CHARACTER}")
 
 # For the `extra` of a log record that is an event as well (see :class:`LogEvents`).
 CERTIFICATE = {"event_kind": "certificate"}
@@ -128,6 +130,8 @@ class LogEvents(logging.Handler):
 
 
 def _cut(text: str) -> str:
+    # One line without control characters: a text can have words of a request, and is printed on terminals.
+    text = text[: MOST_TEXT + 1].translate(_CONTROLS)
     return text if len(text) <= MOST_TEXT else text[: MOST_TEXT - 1] + "…"
 
 

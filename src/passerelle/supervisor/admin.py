@@ -36,6 +36,8 @@ from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.supervisor.live_sampler import LiveSampler
 from passerelle.system import ports
 
+# Beyond loopback, one address gets half of these: it cannot keep probes and programs of this machine out.
+_CONNECTIONS = 100
 _SWEEP = 1.0  # seconds between two checks of the timeouts of clients
 _CHANGES = {path: {b"POST": path[1:].decode()} for path in (b"/reload", b"/scale", b"/restart", b"/cache/purge")}
 _OF_ALL = {b"POST": "instances/add"}
@@ -111,7 +113,15 @@ class Admin:
         self._unaudited = 0
         self._clock = Clock()
         self._listener = Listener(
-            self, ListenerLimits(head_timeout=5.0, idle_timeout=30.0, connections=100), self._clock
+            self,
+            ListenerLimits(
+                head_timeout=5.0,
+                idle_timeout=30.0,
+                connections=_CONNECTIONS,
+                per_client=_CONNECTIONS // 2,
+                client_of=limited_client,
+            ),
+            self._clock,
         )
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -379,6 +389,11 @@ class _AdminExchange:
 
     def on_client_resumed(self) -> None:
         """Ignore backpressure: the response is small."""
+
+
+def limited_client(peer: bytes) -> bytes | None:
+    """Return the address whose connections are limited; None for this machine."""
+    return None if peer.startswith(b"127.") or peer == b"::1" else peer
 
 
 def _instance_path(path: bytes) -> tuple[str, str] | None:

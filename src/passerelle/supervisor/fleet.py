@@ -74,7 +74,7 @@ class Fleet:
         self.report = report
         self.events = EventLog()
         self._process_events = RecordedProcesses(report, self.events)
-        self._record_health = health_recorder(self.events, lambda service: self.services[service].config.is_local)
+        self._record_health = health_recorder(self.events, self._has_processes)
         self.clock = clock
         self.created = clock()
         self.state = "starting"
@@ -163,11 +163,11 @@ class Fleet:
             worker.on_report = self._record_report
             self.workers.append(worker)
 
-    def _record_report(self, worker: str, kind: str, service: str | None, text: str) -> None:
-        """Record an event that a worker has reported. Of a file or a store, all workers report the same: record once.
+    def _has_processes(self, service: str) -> bool:
+        return service in self.services and self.services[service].config.is_local
 
-        A worker is a process of this supervisor, but the event may be of a version with other kinds.
-        """
+    def _record_report(self, worker: str, kind: str, service: str | None, text: str) -> None:
+        """Record what a worker has reported. Of a file or a store, all workers report the same, which is one event."""
         if kind not in KINDS:
             return
         now = self.clock()
@@ -223,6 +223,8 @@ class Fleet:
         if isinstance(member, InstanceProcess):
             await member.stop(self._grace)
             self.instances.remove(member)
+            text = f"{member.name} was stopped"
+            self.events.record("end", text, service=member.service.name, instance=member.name, reason="stopped")
         else:
             member.service.remove(member.name)
             self.targets.remove(member)

@@ -29,8 +29,8 @@ class RecordedProcesses:
         """Record that ``member`` has ended or could not be started."""
         self._report.ended(member, reason, after, again_in, tail)
         text = f"{member.name} {reason} after {after:.1f} s; next start in {again_in:.1f} s"
-        lines = [line.decode("utf-8", "replace") for line in tail[-5:]]
-        self._events.record("end", text, **_place(member), reason=reason, again_in=round(again_in, 3), lines=lines)
+        # Without its last lines: the output of a service is not for all who may read events.
+        self._events.record("end", text, **_place(member), reason=reason, again_in=round(again_in, 3))
 
 
 def _place(member: SupervisedProcess) -> dict[str, str]:
