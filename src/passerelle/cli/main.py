@@ -20,7 +20,6 @@ COMMANDS = (
     "proxy",
     "status",
     "events",
-    "events",
     "reload",
     "scale",
     "restart",
