@@ -11,6 +11,7 @@ Without arguments: print the tables that differ from the code; exit 1 if any doe
 - ``policies``: the balancing policies
 - ``guards``: the guards of a route, in order
 - ``metrics``: all metrics
+- ``events``: the kinds of events
 - ``commands``: the commands of the command line
 """
 
@@ -34,6 +35,7 @@ from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.values import WholeNumber
 from passerelle.config.schema import default_text
+from passerelle.observability.events import KINDS
 from passerelle.observability.prometheus import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,6 +114,11 @@ def metrics() -> str:
     return rows(("name", "type", "labels", "meaning"), lines)
 
 
+def events() -> str:
+    """List the kinds of events."""
+    return rows(("kind", "meaning"), ((f"`{kind}`", meaning) for kind, meaning in KINDS.items()))
+
+
 def commands() -> str:
     """List the commands with their arguments."""
     context = click.Context(command_line)
@@ -131,6 +138,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "policies": policies,
     "guards": guards,
     "metrics": metrics,
+    "events": events,
     "commands": commands,
 }
 

@@ -85,7 +85,7 @@ routes:
 def test_a_minimal_file_has_every_default() -> None:
     config = load_text(SMALL)
     assert config.listen == Address(host="127.0.0.1", port=8080)
-    assert config.admin == Address(host="127.0.0.1", port=9900)
+    assert config.admin is not None and config.admin.listen == Address(host="127.0.0.1", port=9900)
     assert (config.workers, config.access_log, config.trusted_proxies) == (1, "stdout", ())
     limits = config.limits
     assert (limits.head, limits.headers, limits.body, limits.connections) == (32768, 100, 10485760, 10000)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from passerelle.observability.events import EventLog
 from passerelle.observability.metrics import Metrics, Snapshot
-from passerelle.supervisor.admin import Admin, _is_loopback
+from passerelle.supervisor.admin import Admin, limited_client
+from passerelle.supervisor.admin_access import is_loopback
 from passerelle.system import ports
 from tests.supervisor.helpers import run
 
@@ -20,6 +22,7 @@ class Subject:
     def __init__(self) -> None:
         self.is_ready = False
         self.fails = False
+        self.events = EventLog()
 
     async def metrics(self) -> Snapshot:
         if self.fails:
@@ -80,7 +83,7 @@ def test_pages() -> None:
 
 def test_other_pages_and_methods() -> None:
     status, _, body = ask("GET", "/")
-    assert (status, body) == (404, b"the pages are /healthz, /readyz, /metrics, /status\n")
+    assert (status, body) == (404, b"the pages are /healthz, /readyz, /metrics, /status, /events, /live, /history\n")
     status, fields, _ = ask("POST", "/status")
     assert status == 405
     assert fields["Allow"] == "GET, HEAD"
@@ -101,26 +104,31 @@ def test_a_name_that_was_bound_to_this_machine_is_refused(host: str) -> None:
     assert b"running" not in body
 
 
+def test_the_connections_of_other_machines_are_limited_by_address() -> None:
+    assert limited_client(b"10.0.0.9") == b"10.0.0.9"
+    assert limited_client(b"127.0.0.1") is None and limited_client(b"::1") is None
+
+
 @pytest.mark.parametrize(
-    ("host", "is_loopback"),
+    ("host", "expected"),
     [
-        (b"localhost", True),
-        (b"LOCALHOST:9900", True),
-        (b"localhost.", True),
-        (b"app.localhost:1", True),
-        (b"127.0.0.1:9900", True),
-        (b"127.8.9.1", True),
-        (b"[::1]:9900", True),
-        (b"[::1]", True),
-        (b"", False),
-        (b"192.168.1.1", False),
-        (b"[::2]:80", False),
-        (b"notlocalhost", False),
-        (b"0.0.0.0", False),
+        ("localhost", True),
+        ("LOCALHOST:9900", True),
+        ("localhost.", True),
+        ("app.localhost:1", True),
+        ("127.0.0.1:9900", True),
+        ("127.8.9.1", True),
+        ("[::1]:9900", True),
+        ("[::1]", True),
+        ("", False),
+        ("192.168.1.1", False),
+        ("[::2]:80", False),
+        ("notlocalhost", False),
+        ("0.0.0.0", False),
     ],
 )
-def test_loopback_hosts(host: bytes, is_loopback: bool) -> None:
-    assert _is_loopback(host) is is_loopback
+def test_loopback_hosts(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from passerelle.observability.events import STORE
 from passerelle.security.credentials.api_keys import KeyStore
 from passerelle.security.credentials.authentication import FileKeyMethod, KeyMethod
 from passerelle.security.credentials.redis_api_keys import RedisKeyMethod
@@ -97,4 +98,4 @@ def write_used(path: Path, used: dict[str, int]) -> None:
         finally:
             store.close()
     except sqlite3.Error as error:
-        _log.warning("keys: the last use of %d keys could not be written: %s", len(used), error)
+        _log.warning("keys: the last use of %d keys could not be written: %s", len(used), error, extra=STORE)

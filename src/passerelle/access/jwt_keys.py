@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from passerelle.observability.events import STORE
 from passerelle.security.jwt.jose import key_of_pem, key_of_secret
 from passerelle.security.jwt.key_set import FetchCallback, FixedKeys, KeySet
 from passerelle.security.jwt.verifier import JwtMethod, JwtRules
@@ -90,7 +91,7 @@ def _key_set(settings: JwtSettings, place: str | Path, loop: asyncio.AbstractEve
         loop.run_in_executor(None, read_key_set, place).add_done_callback(ended)
 
     def failed(reason: str) -> None:
-        _log.warning("jwt: the key set could not be fetched from %s: %s", place, reason)
+        _log.warning("jwt: the key set could not be fetched from %s: %s", place, reason, extra=STORE)
 
     return KeySet(fetch, time.monotonic, cooldown=settings.cooldown, refresh=settings.refresh, failed=failed)
 

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import hiredis
 
 from passerelle.caching.redis.reconnect import CONNECT, FIRST_PAUSE, LAST_PAUSE, USE
+from passerelle.observability.events import STORE
 from passerelle.security.credentials import redis_api_keys, redis_login_throttle, redis_sessions
 from passerelle.security.ratelimit.redis import DECIDE, HELLO, NOW, PREFIX
 
@@ -250,7 +251,7 @@ class RedisClient:
         except TimeoutError:
             if self._reported_down:
                 self._reported_down = False
-                _log.warning("redis: it is available again")
+                _log.warning("redis: it is available again", extra=STORE)
             await self._lost.wait()
             return True
         return False
@@ -258,7 +259,7 @@ class RedisClient:
     def _report_down(self, why: str) -> None:
         if not self._reported_down:
             self._reported_down = True
-            _log.warning("redis at %s: %s; %s", self._where, why, _GONE)
+            _log.warning("redis at %s: %s; %s", self._where, why, _GONE, extra=STORE)
 
     async def _connect(self) -> None:
         parts = urlsplit(self.url)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from passerelle.errors import Failure, Kind
+from passerelle.observability.events import STORE
 from passerelle.security.credentials.session_store import Lifetimes, Session, SessionStore, digest_of, new_id
 from passerelle.security.credentials.sessions import FileSessionMethod, OriginCheck, SessionCookies, SessionMethod
 
@@ -202,7 +203,9 @@ class _SessionWriter:
         try:
             self.run(lambda store: store.touch(used, lifetimes, now))
         except sqlite3.Error as error:
-            _log.warning("sessions: the last use of %d sessions could not be written: %s", len(used), error)
+            _log.warning(
+                "sessions: the last use of %d sessions could not be written: %s", len(used), error, extra=STORE
+            )
 
     def close(self) -> None:
         """Close the file."""

@@ -71,6 +71,7 @@ class Instance:
         "name",
         "owner",
         "place",
+        "seconds",
         "share",
         "status",
         "streak",
@@ -106,6 +107,7 @@ class Instance:
         self.in_flight = 0  # current requests and tunnels
         self.total = 0  # all acquired so far
         self.failures = 0  # all released with ok=False so far
+        self.seconds = 0.0  # the time of all released so far
         self.streak = 0  # failures since the last success, or since the instance came up
         # the share of the requests
         self.weight = _checked_weight(weight)
@@ -162,6 +164,7 @@ def release(instance: Instance, ok: bool | None, seconds: float) -> None:
     if in_flight < 0:
         raise RuntimeError(f"released more often than acquired: {instance!r}")
     instance.in_flight = in_flight
+    instance.seconds += seconds
     if ok is False:
         instance.failures += 1
         instance.streak += 1

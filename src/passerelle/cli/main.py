@@ -19,6 +19,7 @@ COMMANDS = (
     "gateway",
     "proxy",
     "status",
+    "events",
     "reload",
     "scale",
     "restart",

@@ -14,8 +14,10 @@ import click
 from passerelle.cli.support import config_path, exit_negative, print_problems
 from passerelle.config.loader import inspect, inspect_text
 from passerelle.config.models.addresses import Address, parse_admin, parse_listen
+from passerelle.config.models.admin import AdminPort, check_token
 from passerelle.config.models.config import Config
 from passerelle.config.models.values import WholeNumber
+from passerelle.config.reading.substitute import MAX_SECRET_BYTES
 from passerelle.supervisor import reaper
 from passerelle.supervisor.fleet import Setup
 from passerelle.supervisor.output import Output
@@ -64,12 +66,51 @@ listen_option = click.option(
     callback=parsed_by(parse_listen),
     help="Address for clients, such as 127.0.0.1:8080; with port 0 a free port is chosen.",
 )
-admin_address_option = click.option(
+_META_KEY = "passerelle.admin_token"
+
+
+def _read_token(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    """Keep the token of the option for :func:`admin_token`."""
+    if path is None:
+        return
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_SECRET_BYTES)
+        ctx.meta[_META_KEY] = check_token(text.removesuffix("\n").removesuffix("\r"))
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {path}: {(error.strerror or '').lower()}", ctx, param) from None
+    except ValueError as error:
+        why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise click.BadParameter(f"{path}: {why}", ctx, param) from None
+
+
+def admin_token() -> str | None:
+    """Return the token in the file that ``--admin-token-file`` names, or None."""
+    context = click.get_current_context(silent=True)
+    return context.meta.get(_META_KEY) if context is not None else None
+
+
+_address_option = click.option(
     "--admin",
     metavar="HOST:PORT|off",
     callback=parsed_by(parse_admin_word),
     help="Address of the admin port, which serves metrics, health and status.",
 )
+token_file_option = click.option(
+    "--admin-token-file",
+    metavar="FILE",
+    type=click.Path(),
+    callback=_read_token,
+    expose_value=False,
+    help="File with the token of the admin port.",
+)
+
+
+def admin_address_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--admin`` and ``--admin-token-file``, for a command that starts a gateway."""
+    return _address_option(token_file_option(function))
+
+
 workers_option = click.option(
     "--workers",
     metavar="N",
@@ -121,11 +162,18 @@ def override(config: Config, listen: Address | None, admin: Address | str | None
     changes: dict[str, Any] = {}
     if listen is not None:
         changes["listen"] = listen
+    port, token = config.admin, admin_token()
     if admin is not None:
-        changes["admin"] = admin if isinstance(admin, Address) else None
+        port = (port or AdminPort()).model_copy(update={"listen": admin}) if isinstance(admin, Address) else None
+    if port is not None and token is not None:
+        port = port.model_copy(update={"token": token})
+    if port is not None and port.is_exposed:
+        raise click.UsageError(
+            f"other machines can reach the admin port at {port}, and it has no token; give --admin-token-file"
+        )
     if workers is not None:
         changes["workers"] = workers
-    return config.model_copy(update=changes)
+    return config.model_copy(update={**changes, "admin": port})
 
 
 def supervise(setup: Setup, log_format: str) -> NoReturn:

@@ -9,6 +9,7 @@ import click
 
 from passerelle.cli.starting import (
     admin_address_option,
+    admin_token,
     listen_option,
     log_format_option,
     override,
@@ -50,7 +51,7 @@ def up(
     name, text, loaded = read_for_start(config, watch)
     if reload_code and not watch and all(service.app is None for service in loaded.services.values()):
         raise click.UsageError("--reload-code needs a service with app")
-    given = {"listen": listen, "admin": admin, "workers": workers}
+    given = {"listen": listen, "admin": admin or admin_token(), "workers": workers}
     overrides = frozenset(key for key, value in given.items() if value is not None)
     folder = Path(name).resolve().parent
     # Symbolic links are not resolved: they may lead elsewhere when the file is reloaded.

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from passerelle.config import checks
-from passerelle.config.models.addresses import Address, parse_admin, parse_listen
+from passerelle.config.models.addresses import Address, Listen
+from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.base import Model, Shape
 from passerelle.config.models.config import Config, Route, Service
 from passerelle.config.models.guards import Keys
@@ -42,22 +43,24 @@ _Block = TypeVar("_Block", bound=Model)
 _SERVICE = TypeAdapter(Service)
 _ROUTE = TypeAdapter(Route)
 _ACCESS_LOG: TypeAdapter[str | Path] = TypeAdapter(AccessLog)
+_LISTEN: TypeAdapter[Address] = TypeAdapter(Listen)
+_ADMIN: TypeAdapter[AdminPort | None] = TypeAdapter(Admin)
 
 
-_ADMIN: Address = Config.model_fields["admin"].default
+_DEFAULT_ADMIN = AdminPort()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
     """The result of loading a file: a configuration with warnings, or errors.
 
-    ``admin`` is the admin address of the file, also when the file has errors, so that status requests still reach it.
+    ``admin`` is the admin port of the file, also when the file has errors, so that status requests still reach it.
     """
 
     config: Config | None
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
-    admin: Address | None = _ADMIN
+    admin: AdminPort | None = _DEFAULT_ADMIN
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
@@ -146,13 +149,12 @@ def inspect_text(
     return LoadReport(config, (), tuple(warnings), config.admin)
 
 
-def _admin(source: ConfigSource) -> Address | None:
+def _admin(source: ConfigSource) -> AdminPort | None:
     found = source.data.get("admin") if isinstance(source.data, dict) else None
     try:
-        admin = parse_admin(found) if found is not None else _ADMIN
-    except ValueError:
-        return _ADMIN
-    return admin if isinstance(admin, Address) else None
+        return _ADMIN.validate_python(found, context=source.context) if found is not None else _DEFAULT_ADMIN
+    except ValidationError:
+        return _DEFAULT_ADMIN
 
 
 def _in_order(problems: list[Problem]) -> Iterator[Problem]:
@@ -299,7 +301,8 @@ def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfi
         route, repaired = _repair(_ROUTE, item, wrong, source.context)
         if route is not None:
             routes.append(checks.PartialRoute(int(loc[1]), route, repaired))
-    listen, admin = _address(data, "listen"), _address(data, "admin")
+    listen: Address | None = _optional(_LISTEN, data, "listen")
+    admin: AdminPort | None = _optional(_ADMIN, data, "admin")
     blocks = (
         _block(source, "jwt", Jwt),
         _block(source, "tls", ListenerTls),
@@ -325,15 +328,12 @@ def _log(source: ConfigSource) -> Path | None:
     return found if isinstance(found, Path) else None
 
 
-def _address(data: dict[str, Any], key: str) -> Address | None:
-    if key not in data:
-        default = Config.model_fields[key].default
-        return default if isinstance(default, Address) else None
+def _optional(adapter: TypeAdapter[Any], data: dict[str, Any], key: str) -> Any:
+    """Return the value of ``key`` or its default; None if it is invalid."""
     try:
-        found = parse_listen(data[key]) if key == "listen" else parse_admin(data[key])
-    except ValueError:
+        return adapter.validate_python(data[key]) if key in data else Config.model_fields[key].default
+    except ValidationError:
         return None
-    return found if isinstance(found, Address) else None
 
 
 def _repair(

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from passerelle.config.models import config as models
+from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.base import Model
 from passerelle.config.models.config import Config
 from passerelle.config.models.jwt import KEY_SOURCES
@@ -42,6 +43,9 @@ def json_schema() -> dict[str, Any]:
     several = {name: methods.pop(name) for name in ("type", "items")} | {"minItems": 1}
     methods["anyOf"] = [several, several["items"]]
     definitions["Jwt"]["oneOf"] = [{"required": [source]} for source in KEY_SOURCES]
+    definitions["AdminPort"] = {
+        "anyOf": [{"const": "off"}, definitions["AdminPort"]["properties"]["listen"], definitions["AdminPort"]]
+    }
     definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
     definitions["Concurrency"] = {"anyOf": [{"const": "adaptive"}, definitions["Concurrency"]]}
     codings = definitions["Compress"]["properties"]["codings"]
@@ -64,7 +68,7 @@ def default_text(field: FieldInfo) -> str | int | None:
         return "true" if default else "false"
     if isinstance(default, int):
         return default if any(isinstance(item, WholeNumber) for item in field.metadata) else size_text(default)
-    if field.is_required() or default is None or isinstance(default, tuple | dict | Model):
+    if field.is_required() or default is None or (isinstance(default, tuple | dict | Model) and default != AdminPort()):
         return None
     return str(default)
 

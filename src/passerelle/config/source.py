@@ -10,6 +10,8 @@ from passerelle.config.problems import Finding, Loc, Problem, key_of
 from passerelle.config.reading import yaml_tree
 from passerelle.config.reading.substitute import substitute
 
+_SECRETS = (("jwt", "secret"), ("identity_token", "secret"), ("admin", "token"))
+
 
 class ConfigSource:
     """A configuration file as nodes and as plain data, with the problems found so far."""
@@ -111,7 +113,7 @@ class ConfigSource:
         # The words of a command and the values of the environment are always text: 1.10 stays 1.10. So are secrets:
         # an error about a number would show them.
         in_service = len(loc) == 4 and loc[0] == "services" and loc[2] in ("run", "env")
-        if node.quoted or in_service or loc in (("jwt", "secret"), ("identity_token", "secret")):
+        if node.quoted or in_service or loc in _SECRETS:
             return text
         value = yaml_tree.resolve(text)
         if value is None and loc and not _may_be_null(loc) and loc not in self.broken:

@@ -11,9 +11,11 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
+from passerelle.balancing.health import HealthChange
 from passerelle.balancing.instance import Instance
 from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
@@ -71,6 +73,8 @@ STREAM_END_SECONDS = 1.0
 # How long writing the last log lines may take when the worker stops (seconds).
 LOG_SECONDS = 2.0
 
+_BREAKERS = {"closed": "closed", "open": "open", "half_open": "half-open"}
+
 logger = logging.getLogger("passerelle")
 
 
@@ -90,6 +94,9 @@ class Gateway:
         self.clock = Clock()
         self._health: PassiveHealth | None = PassiveHealth(self.loop.time)
         self._health_listener: Callable[[str, str, str], None] | None = None
+        self._event_listener: Callable[[str, str, str], object] | None = None
+        self._lag = 0.0  # the most by which a tick was late since the last live() (seconds)
+        self._next_tick = inf
         self._services: dict[str, Service] = {}
         self._members: dict[str, InstanceSet] = {}
         # Services that a reload has removed while requests to them are in flight.
@@ -248,6 +255,17 @@ class Gateway:
         for service in self._services.values():
             service.supervised = True
 
+    def report_events_to(
+        self, listener: Callable[[str, str, str], object], on_health: Callable[[str, HealthChange], None] | None = None
+    ) -> None:
+        """Report circuit breakers to ``listener(kind, service, text)``.
+
+        Without a supervisor, ``on_health(service, change)`` is called when the health of an instance changes.
+        """
+        self._event_listener = listener
+        if self._health is not None:
+            self._health.on_change = on_health
+
     def reopen_log(self) -> None:
         """Reopen the file of the access log after a rotation."""
         if self._sink is not None:
@@ -267,6 +285,15 @@ class Gateway:
         if listener.descriptors is not None:
             self.metrics.connections_without_descriptor = listener.descriptors.refused
         return self.metrics.snapshot()
+
+    def live(self, *, full: bool) -> dict[str, Any]:
+        """Return the sums for a live view (see :meth:`passerelle.observability.metrics.Metrics.live`)."""
+        self.metrics.connections_open = len(self._listener.connections)
+        lag, self._lag = self._lag, 0.0
+        live = self.metrics.live(full=full)
+        live["process"]["lag"] = lag
+        live["instances"] = {name: members.live() for name, members in self._members.items()}
+        return live
 
     def status(self) -> dict[str, Any]:
         """Return the services and their instances as this worker sees them, as JSON values."""
@@ -385,7 +412,10 @@ class Gateway:
                     waiting.on_instance_down()
 
     def _report(self, event: str, service: str, instance: str) -> None:
-        if self._health is not None:
+        if event == "breaker":
+            if self._event_listener is not None:
+                self._event_listener(event, service, f"the circuit breaker of {service} is {_BREAKERS[instance]}")
+        elif self._health is not None:
             self._health.report(event, service, instance)
         elif self._health_listener is not None:
             self._health_listener(event, service, instance)
@@ -397,6 +427,9 @@ class Gateway:
 
     def _tick(self) -> None:
         now = time.perf_counter()
+        if now - self._next_tick > self._lag:
+            self._lag = now - self._next_tick
+        self._next_tick = now + TICK
         for deadlines in self._deadlines.values():
             deadlines.expire(now)
         moved = self.clock.tick(now, time.time())

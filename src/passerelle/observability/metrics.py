@@ -2,7 +2,7 @@
 
 Counting a request takes one dict increment, one bisection and one addition: about 0.25 µs. Names, labels and text are
 produced at a scrape; see :mod:`passerelle.observability.prometheus`. There are no locks: one event loop writes and
-reads a registry.
+reads a registry. The file is longer than 400 lines because all that is counted is in it.
 
 Label values come from closed sets only: the configured pattern of a route, the name of a service, a registered HTTP
 method, a status code from 100 to 599, a failure's kind. A path, an address or a field value is never a label, so
@@ -15,6 +15,7 @@ import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from passerelle.errors import Kind
@@ -55,6 +56,8 @@ GAUGES: frozenset[str] = frozenset(
     {"in_flight", "open", "workers", "resident_bytes", "bytes", "capacity_bytes", "connected", "entries"}
     | {"closed", "half_open", "limit", "running", "waiting"}
 )
+
+MOST_LIVE = 500  # routes in one result of Metrics.live()
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -120,6 +123,25 @@ class RouteMetrics:
         response."""
         key = verdict, reason
         self._verdicts[key] = self._verdicts.get(key, 0) + 1
+
+    @property
+    def mark(self) -> object:
+        """A value that changes with the counters of :meth:`live`."""
+        return self._sum, self.in_flight, self.would_refuse
+
+    def live(self) -> Snapshot:
+        """Return the few sums that a live view needs."""
+        hits = sum(self._hits.values())
+        known = sum(count for (_, status), count in self._counts.items() if isinstance(status, int) and status >= 500)
+        return {
+            "requests": sum(self._buckets),
+            "errors": known,
+            "limited": self._failures.get(Kind.RATE_LIMITED, 0),
+            "hits": hits + self.cache.get("hit", 0),
+            "lookups": hits + sum(self.cache.values()),
+            "in_flight": self.in_flight,
+            "buckets": list(self._buckets),
+        }
 
     def _count_rare(self, method: bytes, status: int) -> None:
         key = (method if method in METHODS else OTHER, _known(status))
@@ -212,6 +234,25 @@ class ServiceMetrics:
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
         self._sum += seconds
 
+    @property
+    def mark(self) -> object:
+        """A value that changes with the counters of :meth:`live`."""
+        return self._sum, self.in_flight(), self.retries, self.limited, self.breaker(), self.concurrency()
+
+    def live(self) -> Snapshot:
+        """Return the few sums that a live view needs."""
+        failed = sum(count for status, count in self._codes.items() if isinstance(status, int) and status >= 500)
+        return {
+            "requests": self.attempts,
+            "errors": failed + sum(self._failures.values()),
+            "retries": self.retries,
+            "limited": self.limited,
+            "in_flight": self.in_flight(),
+            "breaker": self.breaker(),
+            **(self.concurrency() or {}),
+            "buckets": list(self._buckets),
+        }
+
     def hedge(self, outcome: str) -> None:
         """Count a hedge by outcome. A hedge that lost or was cancelled is not counted as an attempt."""
         self.hedges[outcome] = self.hedges.get(outcome, 0) + 1
@@ -254,6 +295,8 @@ class Metrics:
         self._malformed: dict[Kind, int] = {}
         self._routes: dict[str, RouteMetrics] = {}
         self._services: dict[str, ServiceMetrics] = {}
+        self._turn = 0  # the place of the route with which the next live() begins
+        self._marks: dict[RouteMetrics | ServiceMetrics, object] = {}
 
     def route(self, name: str) -> RouteMetrics:
         """Return the metrics of a route, by its configured pattern: the same object after a reload."""
@@ -292,7 +335,39 @@ class Metrics:
             "cache": self.cache(),
             "routes": {r.route: r.snapshot() for r in self._routes.values() if r.in_flight or any(r._buckets)},
             "services": {s.service: s.snapshot() for s in self._services.values()},
+            "events": {},
         }
+
+    def live(self, *, full: bool) -> Snapshot:
+        """Return the sums for a live view, of the routes and services whose sums have changed since the last call.
+
+        With ``full``, those that have not changed are returned as well: the result of the last call was lost. At most
+        :data:`MOST_LIVE` routes are returned, and others by the next calls in turn: a call takes a few milliseconds.
+        """
+        if full:
+            self._marks.clear()
+        routes = list(self._routes.values())
+        self._turn %= len(routes) or 1
+        in_turn = enumerate([*routes[self._turn :], *routes[: self._turn]], self._turn)
+        found = list(islice(((place, route) for place, route in in_turn if self._has_changed(route)), MOST_LIVE))
+        if len(found) == MOST_LIVE:
+            self._turn = found[-1][0] + 1
+        return {
+            "routes": {route.route: route.live() for _, route in found},
+            "services": {s.service: s.live() for s in self._services.values() if self._has_changed(s)},
+            "process": {
+                "cpu": time.process_time(),
+                "memory": _resident_bytes(),
+                "connections": self.connections_open,
+            },
+        }
+
+    def _has_changed(self, part: RouteMetrics | ServiceMetrics) -> bool:
+        mark = part.mark
+        if self._marks.get(part) == mark:
+            return False
+        self._marks[part] = mark
+        return True
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:

@@ -402,6 +402,13 @@ METRICS = (
         _one("access_log", "dropped"),
     ),
     Metric(
+        "passerelle_events_total",
+        "counter",
+        ("kind",),
+        "[events](admin.md#events) of the supervisor and its workers",
+        _by_key("events"),
+    ),
+    Metric(
         "passerelle_workers",
         "gauge",
         (),

@@ -18,6 +18,7 @@ from passerelle.caching.entry import Entry, Variants
 from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.redis.store import TIMEOUT, RedisStore
 from passerelle.caching.request import RequestView
+from passerelle.observability.events import STORE
 
 logger = logging.getLogger("passerelle")
 
@@ -79,9 +80,9 @@ class RedisTier:
 
     def _on_change(self, up: bool) -> None:
         if up:
-            logger.warning("redis: %s is available again", self._address)
+            logger.warning("redis: %s is available again", self._address, extra=STORE)
         else:
-            logger.warning("redis: cannot reach %s; each worker uses its own memory", self._address)
+            logger.warning("redis: cannot reach %s; each worker uses its own memory", self._address, extra=STORE)
 
     # ---- invalidation
 

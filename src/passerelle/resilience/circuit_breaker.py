@@ -23,6 +23,7 @@ breaker. A probe whose outcome does not depend on the service (the client left) 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from passerelle.resilience.sliding_window import SlidingWindow
@@ -62,7 +63,7 @@ class BreakerSettings:
 class CircuitBreaker:
     """A circuit breaker. A request needs a ticket from :meth:`acquire`, which it returns once with :meth:`release`."""
 
-    __slots__ = ("_opened", "_passed", "_period", "_running", "_settings", "_state", "_until", "_window")
+    __slots__ = ("_opened", "_passed", "_period", "_running", "_settings", "_state", "_until", "_window", "on_change")
 
     def __init__(self, settings: BreakerSettings | None = None) -> None:
         self._settings = settings or BreakerSettings()
@@ -73,6 +74,7 @@ class CircuitBreaker:
         self._opened = 0  # how often in a row
         self._running = 0  # half-open: probes in flight
         self._passed = 0  # half-open: probes that succeeded
+        self.on_change: Callable[[BreakerState], None] | None = None  # called after each change of the state
 
     def acquire(self, now: float) -> int | None:
         """Return a ticket if a request may be sent; None means 503 with the ``Retry-After`` of :meth:`retry_after`."""
@@ -130,3 +132,5 @@ class CircuitBreaker:
         self._period += 1
         self._running = self._passed = 0
         self._window.clear()
+        if self.on_change is not None:
+            self.on_change(state)

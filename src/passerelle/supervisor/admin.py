@@ -1,13 +1,13 @@
-"""The admin port: metrics, health, status and changes.
+"""The admin port: metrics, health, status, events, the live view, and changes.
 
-Changes are accepted from this machine only, and so are all requests unless the port is bound to another address.
-The gateway's own HTTP/1.1 listener serves it.
+The gateway's own HTTP/1.1 listener serves it. :mod:`passerelle.supervisor.admin_access` decides who may do what.
+
+The file is longer than 400 lines because all paths of the port are in it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote
 
 import orjson
 
+from passerelle.config.models.admin import AdminPort
 from passerelle.errors import Failure
 from passerelle.http.messages import Fields, Response
 from passerelle.http1.clock import Clock
@@ -24,17 +25,38 @@ from passerelle.http1.head import RequestHead
 from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.server.connection import ClientConnection
 from passerelle.http1.server.listener import Listener, ListenerLimits
+from passerelle.observability.events import KINDS, EventLog
+from passerelle.observability.live import HISTORY_SECONDS
 from passerelle.observability.metrics import Snapshot
 from passerelle.routing.paths import PatternError, purged_path
+from passerelle.supervisor.admin_access import AccessRefused, AdminAccess, AdminRequest, Client
+from passerelle.supervisor.admin_stream import EventFeed, EventStream, LiveFeed, StreamHub
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
+from passerelle.supervisor.live_sampler import LiveSampler
 from passerelle.system import ports
 
+# Beyond loopback, one address gets half of these: it cannot keep probes and programs of this machine out.
+_CONNECTIONS = 100
 _SWEEP = 1.0  # seconds between two checks of the timeouts of clients
 _CHANGES = {path: {b"POST": path[1:].decode()} for path in (b"/reload", b"/scale", b"/restart", b"/cache/purge")}
 _OF_ALL = {b"POST": "instances/add"}
 _OF_ONE = {b"PATCH": "instances/change", b"DELETE": "instances/remove"}
-_TEXT: Fields = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Cache-Control", b"no-store")]
-_JSON: Fields = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
+# No page of another origin may embed a response, whatever its type.
+_GUARDED: Fields = [
+    (b"Cache-Control", b"no-store"),
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Cross-Origin-Resource-Policy", b"same-origin"),
+    (b"Content-Security-Policy", b"frame-ancestors 'none'"),
+]
+_TEXT: Fields = [(b"Content-Type", b"text/plain; charset=utf-8"), *_GUARDED]
+_JSON: Fields = [(b"Content-Type", b"application/json"), *_GUARDED]
+_SESSION = b"/session"
+_SESSION_BODY = 4096  # bytes of a login
+# Refused changes are audited up to this many at once and one more each second, so that they do not displace events.
+_REFUSALS = 10.0
+
+Page = Callable[[RequestHead, bytes], Awaitable[Response]]
+"""Makes the response to a request with this head and target."""
 
 
 class PurgeResult(NamedTuple):
@@ -50,6 +72,14 @@ class AdminSubject(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether requests are served now."""
+
+    @property
+    def events(self) -> EventLog:
+        """The events."""
+
+    @property
+    def live(self) -> LiveSampler:
+        """The live view."""
 
     async def metrics(self) -> Snapshot:
         """Return the counters."""
@@ -68,31 +98,41 @@ class AdminSubject(Protocol):
 
 
 class Admin:
-    """Serves ``subject`` on ``sock``, which is already bound.
+    """Serves ``subject`` on ``sock``, which is already bound, with the access that ``settings`` give."""
 
-    By DNS rebinding, a page in a browser can send requests to the admin port under a name that resolves to this
-    machine, and then has the same origin as the admin port. So on a loopback address, requests for any other host are
-    rejected.
-    """
-
-    def __init__(self, sock: socket.socket, subject: AdminSubject) -> None:
+    def __init__(self, sock: socket.socket, subject: AdminSubject, settings: AdminPort | None = None) -> None:
         host, port = sock.getsockname()[:2]
         self.address = ports.join(host, port)
         self._sock = sock
         self._subject = subject
-        self._any_host = not ipaddress.ip_address(host).is_loopback
+        self.access = AdminAccess(settings or AdminPort(), host, port)
+        self.streams = StreamHub()
+        self._refusals = _REFUSALS
+        self._refused_since = 0.0
+        self._unaudited = 0
         self._clock = Clock()
         self._listener = Listener(
-            self, ListenerLimits(head_timeout=5.0, idle_timeout=30.0, connections=100), self._clock
+            self,
+            ListenerLimits(
+                head_timeout=5.0,
+                idle_timeout=30.0,
+                connections=_CONNECTIONS,
+                per_client=_CONNECTIONS // 2,
+                client_of=limited_client,
+            ),
+            self._clock,
         )
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
-        self._pages: dict[bytes, Callable[[RequestHead], Awaitable[Response]]] = {
+        self._pages: dict[bytes, Page] = {
             b"/healthz": self._healthz,
             b"/readyz": self._readyz,
             b"/metrics": self._metrics,
             b"/status": self._status,
+            b"/events": self._events,
+            b"/live": self._live,
+            b"/history": self._history,
         }
 
     async def start(self) -> None:
@@ -123,36 +163,54 @@ class Admin:
 
     def on_request(self, connection: ServerConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Respond to a request."""
-        connection.adopt(_AdminExchange())
         path = target.partition(b"?")[0]
         page, changes = self._pages.get(path), _CHANGES.get(path, {})
         member = _instance_path(path)
         if member is not None:
             page, changes = partial(self._instances, *member), _OF_ONE if member[1] else _OF_ALL
+        is_session = path == _SESSION and method in (b"POST", b"DELETE")
+        exchange = _Login(partial(self._begin_session, connection, head)) if is_session else _AdminExchange()
+        connection.adopt(exchange)
+        request = AdminRequest(connection.peer, connection.local, method, path, head, method in changes)
+        try:
+            if is_session:
+                self.access.check_origin(request)
+                if method == b"DELETE":
+                    cleared = [(b"Set-Cookie", self.access.clear_cookie())]
+                    connection.send(_text(200, b"the session has ended\n", cleared))
+                elif not connection.receiving:
+                    self._begin_session(connection, head, b"")
+                return
+            client = self.access.admit(request)
+        except AccessRefused as refused:
+            if method in changes:
+                self._audit_refused(connection, path, refused)
+            connection.send(_text(refused.status, refused.text.encode() + b"\n", refused.fields))
+            return
         problem = None
         if method in changes:
-            problem = _forbidden_reason(connection, head)
-            page = partial(self._change, changes[method], member, target)
-        elif not self._any_host and not _is_loopback(head.host or b""):
-            problem = _text(421, b"the admin port serves this machine only: use the host localhost\n")
-        elif page is None and not changes:
+            page = partial(self._change, changes[method], member, client)
+        elif page is None and not changes and path != _SESSION:
             problem = _text(404, b"the pages are %b\n" % b", ".join(self._pages))
         elif page is None or method not in (b"GET", b"HEAD"):
-            allowed = b", ".join([*((b"GET", b"HEAD") if page is not None else ()), *changes])
+            names = [b"POST", b"DELETE"] if path == _SESSION else changes
+            allowed = b", ".join([*((b"GET", b"HEAD") if page is not None else ()), *names])
             problem = _text(405, b"allowed: %b\n" % allowed, [(b"Allow", allowed)])
+        elif method == b"GET" and path in (b"/events", b"/live") and _wants_stream(head):
+            problem = self._stream(connection, path, target, head)
+            if problem is None:
+                return
         if problem is not None:
             connection.send(problem)
             return
         assert page is not None
-        task = asyncio.get_running_loop().create_task(self._answer(connection, page, head))
+        task = asyncio.get_running_loop().create_task(self._answer(connection, page, head, target))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _answer(
-        self, connection: ServerConnection, page: Callable[[RequestHead], Awaitable[Response]], head: RequestHead
-    ) -> None:
+    async def _answer(self, connection: ServerConnection, page: Page, head: RequestHead, target: bytes) -> None:
         try:
-            connection.send(await page(head))
+            connection.send(await page(head, target))
         except Exception:
             connection.send(_text(500, b"the admin page failed\n"))
             raise
@@ -161,28 +219,113 @@ class Admin:
         """Return the id of a rejected request, which the admin port does not log."""
         return b"admin"
 
+    # Sessions of browsers
+
+    def _begin_session(self, connection: ServerConnection, head: RequestHead, body: bytes | None) -> None:
+        """Respond to a login with ``body``; None for a body that is too long or incomplete."""
+        is_form = (head.get(b"content-type") or b"").partition(b";")[0].strip() == b"application/x-www-form-urlencoded"
+        given = _given_token(body, is_form) if body is not None else None
+        secure = (head.get(b"origin") or b"").startswith(b"https:")
+        cookie = self.access.set_cookie(given, secure=secure) if given is not None else None
+        if cookie is None:
+            if given is not None:
+                self._audit_refused(connection, _SESSION, AccessRefused(401, "wrong token"))
+            text = b"a session needs the token of the admin port: a form or a JSON object with the key token\n"
+            connection.send(_text(400 if given is None else 401, text if given is None else b"wrong token\n"))
+            return
+        peer = connection.peer.decode("ascii", "replace")
+        self._subject.events.record("audit", f"session begun by {peer}", client=peer, by="token", action="session")
+        fields: Fields = [(b"Set-Cookie", cookie)]
+        if is_form:
+            fields.append((b"Location", b"/"))
+        connection.send(_text(303 if is_form else 200, b"the session has begun\n", fields))
+
     # Changes
 
-    async def _change(self, name: str, member: tuple[str, str] | None, target: bytes, head: RequestHead) -> Response:
+    async def _change(
+        self, name: str, member: tuple[str, str] | None, client: Client, head: RequestHead, target: bytes
+    ) -> Response:
         arguments = dict(parse_qsl(target.decode("ascii").partition("?")[2], keep_blank_values=member is not None))
         if member is not None:
             arguments["service"], arguments["instance"] = member
+        outcome = "failed"
         try:
             if name == "cache/purge":
-                return _json(200, purge_response(await self._subject.purge(*parse_purge(arguments))))
-            return _json(200, await self._subject.change(name, arguments))
+                response = purge_response(await self._subject.purge(*parse_purge(arguments)))
+            else:
+                response = await self._subject.change(name, arguments)
+            outcome = "done"
+            return _json(200, response)
         except ChangeRefused as refused:
+            outcome = f"refused: {'; '.join(refused.problems)}"
             return _refusal(refused)
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._audit(name, arguments, client, outcome)
+
+    def _audit(self, action: str, arguments: Mapping[str, str], client: Client, outcome: str) -> None:
+        words = " ".join(f"{key}={value!r}" for key, value in list(arguments.items())[:10])
+        self._subject.events.record(
+            "audit",
+            f"{action}{' ' * bool(words)}{words[:200]} by {client.by} from {client.address}: {outcome[:200]}",
+            service=arguments.get("service") if len(arguments.get("service", "")) <= 63 else None,
+            action=action,
+            arguments=arguments,
+            by=client.by,
+            client=client.address,
+            outcome=outcome,
+        )
+
+    def _audit_refused(self, connection: ServerConnection, path: bytes, refused: AccessRefused) -> None:
+        """Audit a request that was refused for lack of access, unless there were many in the last seconds."""
+        now = self._clock.now
+        self._refusals = min(_REFUSALS, self._refusals + now - self._refused_since)
+        self._refused_since = now
+        if self._refusals < 1.0:
+            self._unaudited += 1
+            return
+        self._refusals -= 1.0
+        peer, unaudited = connection.peer.decode("ascii", "replace"), self._unaudited
+        self._unaudited = 0
+        action = path.decode("ascii", "replace")[1:64]
+        outcome = f"refused with {refused.status}: {refused.text}"
+        text = f"{action} from {peer}: {outcome}"
+        if unaudited:
+            text += f" ({unaudited} refused before are not listed)"
+        self._subject.events.record("audit", text, action=action, client=peer, by=None, outcome=outcome)
+
+    # Streams
+
+    def _stream(self, connection: ServerConnection, path: bytes, target: bytes, head: RequestHead) -> Response | None:
+        """Begin a stream. Returns the response to a request that is refused."""
+        query = _query(target)
+        try:
+            since, kinds = _since(query, head), _kinds(query)
+        except ValueError as error:
+            return _text(400, f"{error}\n".encode())
+        if self.streams.is_full:
+            return _text(503, b"too many streams are open\n", [(b"Retry-After", b"5")])
+        events, live = self._subject.events, self._subject.live
+
+        def feed(stream: EventStream) -> EventFeed | LiveFeed:
+            if path == b"/live":
+                return LiveFeed(stream, events, live, events.last if since is None else since)
+            return EventFeed(stream, events, events.last if since is None else since, kinds)
+
+        self.streams.open(connection, _field_lines(_GUARDED[1:]), feed)
+        return None
 
     # The pages
 
-    async def _healthz(self, head: RequestHead) -> Response:
+    async def _healthz(self, head: RequestHead, target: bytes) -> Response:
         return _text(200, b"ok\n")
 
-    async def _readyz(self, head: RequestHead) -> Response:
+    async def _readyz(self, head: RequestHead, target: bytes) -> Response:
         return _text(200, b"ready\n") if self._subject.is_ready else _text(503, b"not ready\n")
 
-    async def _metrics(self, head: RequestHead) -> Response:
+    async def _metrics(self, head: RequestHead, target: bytes) -> Response:
         accept = (head.get(b"accept") or b"").decode("latin-1")
         # Imported here: it is 5 % of the start of a process, and not every gateway is scraped.
         from passerelle.observability.prometheus import render
@@ -190,10 +333,27 @@ class Admin:
         body, media_type = render(await self._subject.metrics(), accept)
         return Response(200, [(b"Content-Type", media_type.encode()), *_TEXT[1:]], body)
 
-    async def _status(self, head: RequestHead) -> Response:
+    async def _status(self, head: RequestHead, target: bytes) -> Response:
         return _json(200, await self._subject.status())
 
-    async def _instances(self, service: str, instance: str, head: RequestHead) -> Response:
+    async def _events(self, head: RequestHead, target: bytes) -> Response:
+        query, events = _query(target), self._subject.events
+        try:
+            found = events.since(_since(query, head) or 0, _kinds(query))
+        except ValueError as error:
+            return _text(400, f"{error}\n".encode())
+        return _json(200, {"last": events.last, "events": [event._asdict() for event in found]})
+
+    async def _live(self, head: RequestHead, target: bytes) -> Response:
+        return _json(200, self._subject.live.latest)
+
+    async def _history(self, head: RequestHead, target: bytes) -> Response:
+        given = _query(target).get("seconds", str(HISTORY_SECONDS))
+        if not given.isdecimal() or not 1 <= int(given[:9]) <= HISTORY_SECONDS:
+            return _text(400, b"seconds: allowed is a number from 1 to %d\n" % HISTORY_SECONDS)
+        return _json(200, self._subject.live.history.last(int(given)))
+
+    async def _instances(self, service: str, instance: str, head: RequestHead, target: bytes) -> Response:
         services = (await self._subject.status())["services"]
         if service not in services:
             return _refusal(NotFound(f"there is no service {service!r}; the services are: {', '.join(services)}"))
@@ -233,6 +393,11 @@ class _AdminExchange:
         """Ignore backpressure: the response is small."""
 
 
+def limited_client(peer: bytes) -> bytes | None:
+    """Return the address whose connections are limited; None for this machine."""
+    return None if peer.startswith(b"127.") or peer == b"::1" else peer
+
+
 def _instance_path(path: bytes) -> tuple[str, str] | None:
     """Return SERVICE and INSTANCE of ``/services/SERVICE/instances[/INSTANCE]``; INSTANCE is empty if left out."""
     words = path.decode("ascii", "replace").split("/")
@@ -241,16 +406,67 @@ def _instance_path(path: bytes) -> tuple[str, str] | None:
     return unquote(words[2]), unquote(words[4]) if len(words) == 5 else ""
 
 
-def _forbidden_reason(connection: ServerConnection, head: RequestHead) -> Response | None:
-    """Return the response to a change that is forbidden: one from another machine, or from a page in a browser.
+class _Login(_AdminExchange):
+    """The exchange of a login: collects the body, of bounded length, and calls ``done(body)`` once."""
 
-    A page can send a POST to any address, but no header field of its own unless CORS allows it (Fetch §3.2.2).
-    """
-    if not connection.local or not _is_loopback(head.host or b""):
-        return _text(403, b"changes are accepted from this machine only, at 127.0.0.1\n")
-    if head.get(b"passerelle-admin") is None or head.get(b"origin") is not None:
-        return _text(403, b"changes need the header field Passerelle-Admin and no Origin\n")
-    return None
+    def __init__(self, done: Callable[[bytes | None], None]) -> None:
+        self._done = done
+        self._body = b""
+
+    def on_body(self, data: bytes) -> None:
+        """Collect the body."""
+        if len(self._body) <= _SESSION_BODY:
+            self._body += data
+
+    def on_body_end(self) -> None:
+        """Respond."""
+        self._done(self._body if len(self._body) <= _SESSION_BODY else None)
+
+    def on_body_failure(self, failure: Failure) -> None:
+        """Respond to an incomplete body."""
+        self._done(None)
+
+
+def _given_token(body: bytes, is_form: bool) -> bytes | None:
+    """Return the value of ``token`` in the body of a login: a form, or a JSON object; None without one."""
+    try:
+        found = dict(parse_qsl(body.decode("ascii"))) if is_form else orjson.loads(body)
+    except ValueError:
+        return None
+    token = found.get("token") if isinstance(found, dict) else None
+    return token.encode() if isinstance(token, str) else None
+
+
+def _wants_stream(head: RequestHead) -> bool:
+    return b"text/event-stream" in (head.get(b"accept") or b"")
+
+
+def _field_lines(fields: Fields) -> bytes:
+    return b"".join(b"%b: %b\r\n" % field for field in fields)
+
+
+def _query(target: bytes) -> dict[str, str]:
+    return dict(parse_qsl(target.decode("ascii", "replace").partition("?")[2]))
+
+
+def _since(query: Mapping[str, str], head: RequestHead) -> int | None:
+    """Return the sequence number in ``Last-Event-ID`` or in ``since``. :raises ValueError: if it is not a number."""
+    given = (head.get(b"last-event-id") or b"").decode("latin-1") or query.get("since")
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdigit() or len(given) > 18:
+        raise ValueError("since: allowed is the number of an event")
+    return int(given)
+
+
+def _kinds(query: Mapping[str, str]) -> frozenset[str] | None:
+    """Return the kinds in ``kind``, a list with commas; None without it. :raises ValueError: for an unknown kind."""
+    if "kind" not in query:
+        return None
+    kinds = frozenset(query["kind"].split(","))
+    if not kinds <= KINDS.keys():
+        raise ValueError(f"kind: allowed are {', '.join(KINDS)}, separated by commas")
+    return kinds
 
 
 def parse_purge(arguments: Mapping[str, str]) -> tuple[str, str]:
@@ -289,18 +505,3 @@ def _json(status: int, value: object) -> Response:
 
 def _text(status: int, text: bytes, fields: Fields | None = None) -> Response:
     return Response(status, _TEXT + (fields or []), text)
-
-
-def _is_loopback(host: bytes) -> bool:
-    """Whether the value of a Host header field is a loopback host: ``localhost``, 127.0.0.0/8 or ``[::1]``."""
-    text = host.decode("latin-1").lower()
-    name, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit():
-        name = text
-    name = name.removeprefix("[").removesuffix("]").removesuffix(".")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -17,15 +17,18 @@ from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.discovery.catalog import Catalog
 from passerelle.gateway.assembly.services import configured_instances
+from passerelle.observability.events import KINDS, EventLog
 from passerelle.supervisor.active_config import ActiveConfig
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import DRAIN_LIMIT
 from passerelle.supervisor.instance_process import InstanceProcess
+from passerelle.supervisor.recorded_events import RecordedProcesses, health_recorder
 from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.restart_backoff import Backoff
 from passerelle.supervisor.service_health import ProbedTarget, ServiceHealthMonitor
 from passerelle.supervisor.worker_process import WorkerProcess
 
+_SAME_REPORT = 10.0  # seconds in which the same report of several workers is one event
 _DRAIN_POLL = 0.05  # seconds between two counts of the requests in flight
 
 Member = InstanceProcess | ProbedTarget
@@ -71,6 +74,9 @@ class Fleet:
     ) -> None:
         self.active = ActiveConfig(setup.config, setup.text, setup.file, setup.path, setup.overrides)
         self.report = report
+        self.events = EventLog()
+        self._process_events = RecordedProcesses(report, self.events)
+        self._record_health = health_recorder(self.events, self._has_processes)
         self.clock = clock
         self.created = clock()
         self.state = "starting"
@@ -87,6 +93,7 @@ class Fleet:
         self._start_limit = start_limit
         self._grace = grace
         self._ports_in_use: set[int] = set()
+        self._reported: dict[tuple[str, str], float] = {}
         self._runs: dict[Member | WorkerProcess, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         for name, config in setup.config.services.items():
@@ -110,6 +117,7 @@ class Fleet:
     def make_service(self, name: str, config: ServiceConfig) -> ServiceHealthMonitor:
         """Create a service without instances."""
         service = ServiceHealthMonitor(name, config, self._send_instances, self.clock, self._rng.random, self.report)
+        service.on_change = self._record_health
         self.services[name] = service
         return service
 
@@ -130,7 +138,7 @@ class Fleet:
             self._ports_in_use,
             self.report.line,
             Backoff(self._rng.random),
-            self.report,
+            self._process_events,
             self.clock,
             place,
         )
@@ -151,11 +159,27 @@ class Fleet:
                 self.report.line,
                 functools.partial(self.report.access_log, name),
                 Backoff(self._rng.random),
-                self.report,
+                self._process_events,
                 self.clock,
             )
             worker.siblings = self.workers
+            worker.on_report = self._record_report
             self.workers.append(worker)
+
+    def _has_processes(self, service: str) -> bool:
+        return service in self.services and self.services[service].config.is_local
+
+    def _record_report(self, worker: str, kind: str, service: str | None, text: str) -> None:
+        """Record what a worker has reported. Of a file or a store, all workers report the same, which is one event."""
+        if kind not in KINDS:
+            return
+        now = self.clock()
+        self._reported = {known: at for known, at in self._reported.items() if now - at < _SAME_REPORT}
+        if kind != "breaker":
+            if (kind, text) in self._reported:
+                return
+            self._reported[kind, text] = now
+        self.events.record(kind, text, service=service, worker=worker)
 
     def _send_instances(self, service: ServiceHealthMonitor) -> None:
         for worker in self.workers:
@@ -202,6 +226,8 @@ class Fleet:
         if isinstance(member, InstanceProcess):
             await member.stop(self._grace)
             self.instances.remove(member)
+            text = f"{member.name} was stopped"
+            self.events.record("end", text, service=member.service.name, instance=member.name, reason="stopped")
         else:
             member.service.remove(member.name)
             self.targets.remove(member)

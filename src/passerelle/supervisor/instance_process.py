@@ -55,6 +55,11 @@ class InstanceProcess(SupervisedProcess):
         return _STATES.get(self.service.state(self.name), ProcessState.DOWN) if state is ProcessState.UP else state
 
     @property
+    def service_name(self) -> str:
+        """The name of its service."""
+        return self.service.name
+
+    @property
     def address(self) -> str:
         """``host:port``, or an empty string before the first start."""
         return ports.join(ports.LOOPBACK, self.port) if self.port else ""

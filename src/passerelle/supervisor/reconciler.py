@@ -63,11 +63,15 @@ class Reconciler:
             with fleet.active.reloading():
                 before = fleet.config
                 try:
-                    return await self._apply(fleet.active.read())
+                    response = await self._apply(fleet.active.read())
                 except ChangeRefused as refused:
                     if fleet.config is before:
                         fleet.report_refused(refused)
+                    text = f"{fleet.active.file} was refused: {refused.problems[0]}"
+                    fleet.events.record("reload", text, outcome="refused", problems=refused.problems)
                     raise
+                fleet.events.record("reload", response["message"], outcome="applied")
+                return response
 
     async def reload_and_report(self) -> None:
         """Reload the file; a refusal is only reported."""
@@ -166,6 +170,7 @@ class Reconciler:
             if late:
                 message += f"; not up yet: {', '.join(late)}"
             fleet.report.log(message)
+            fleet.events.record("scale", message, service=name, before=before, instances=number)
             return {"message": message, "before": before, "instances": number}
 
     async def restart(self, name: str) -> dict[str, Any]:

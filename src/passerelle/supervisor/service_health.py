@@ -50,6 +50,7 @@ class ServiceHealthMonitor:
         self.config = config
         self._use_probes_of(config)
         self.problems: dict[str, str] = {}
+        self.on_change: Callable[[str, HealthChange], None] | None = None  # called with the name and each change
         self._changed = changed
         self._clock = clock
         self._rng = rng
@@ -185,6 +186,8 @@ class ServiceHealthMonitor:
 
     def _report(self, changes: list[HealthChange]) -> None:
         for change in changes:
+            if self.on_change is not None:
+                self.on_change(self.name, change)
             name, _, address = change.key.rpartition("@")
             spec = self._present.get(name)
             if change.after is HealthState.UP:

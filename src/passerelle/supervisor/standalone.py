@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -17,12 +18,16 @@ from passerelle.discovery.catalog import Catalog
 from passerelle.discovery.overrides import TargetKey, target_key
 from passerelle.errors import CannotStart
 from passerelle.gateway.gateway import Gateway
+from passerelle.observability.events import Event, EventLog, LogEvents
 from passerelle.observability.metrics import Snapshot
 from passerelle.supervisor import status
 from passerelle.supervisor.active_config import ActiveConfig, Candidate
 from passerelle.supervisor.admin import Admin, PurgeResult
+from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
+from passerelle.supervisor.live_sampler import LiveSampler, Reading
+from passerelle.supervisor.recorded_events import health_recorder
 from passerelle.supervisor.worker_main import StopRequest, build, tune_memory
 from passerelle.system import linux, ports
 from passerelle.upstream.members import InstanceSpec
@@ -39,6 +44,14 @@ class StandaloneGateway:
         self._active = active
         self._created = time.monotonic()
         self._lock = asyncio.Lock()
+        self.events = EventLog()
+        self.events.listen(_log_audit)
+        self.live = LiveSampler(self)
+        self._live_was_lost = True
+        gateway.report_events_to(
+            lambda kind, service, text: self.events.record(kind, text, service=service),
+            health_recorder(self.events, lambda service: False),
+        )
         self._drained: set[tuple[str, TargetKey]] = set()  # with the name of the service
         self._instance_admin = InstanceAdmin(self, _log)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,7 +136,8 @@ class StandaloneGateway:
 
     async def metrics(self) -> Snapshot:
         """Return the counters."""
-        return self._gateway.snapshot()
+        counts = {kind: count for kind, count in self.events.counts.items() if count}
+        return self._gateway.snapshot() | {"events": counts}
 
     async def status(self) -> dict[str, Any]:
         """Return the status in the shape of a supervisor's; the gateway itself is its only worker."""
@@ -155,6 +169,20 @@ class StandaloneGateway:
         }
         return status.gateway_status(self.state, self._active, self.listen, uptime, [worker], services)
 
+    async def live_readings(self) -> list[Reading]:
+        """Read the counters for the live view."""
+        full, self._live_was_lost = self._live_was_lost, False
+        return [Reading("gateway", os.getpid(), time.monotonic(), self._gateway.live(full=full))]
+
+    def live_states(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, dict[str, Any]]]]:
+        """Return the state of the gateway as a worker, and those of the instances by service and name."""
+        worker = {"state": "up", "pid": os.getpid(), "restarts": 0}
+        states = {
+            name: {i["name"]: {"state": i["status"], "address": i["address"]} for i in instances}
+            for name, instances in self._gateway.status().items()
+        }
+        return {"gateway": worker}, states
+
     async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         """Make a change. :raises ChangeRefused: if it cannot be made, such as ``scale`` and ``restart``."""
         if name.startswith("instances/"):
@@ -176,7 +204,14 @@ class StandaloneGateway:
         """
         async with self._lock:
             with self._active.reloading():
-                return await self._apply(self._active.read())
+                try:
+                    response = await self._apply(self._active.read())
+                except ChangeRefused as refused:
+                    text = f"{self._active.file} was refused: {refused.problems[0]}"
+                    self.events.record("reload", text, outcome="refused", problems=refused.problems)
+                    raise
+                self.events.record("reload", response["message"], outcome="applied")
+                return response
 
     async def reload_and_report(self) -> None:
         """Reload the file, and report the result to stderr."""
@@ -217,6 +252,11 @@ class StandaloneGateway:
         task.add_done_callback(self._tasks.discard)
 
 
+def _log_audit(event: Event) -> None:
+    if event.kind == "audit":
+        _log(f"audit: {event.text}")
+
+
 def _log(text: str) -> None:
     # To stderr: stdout may be the access log, with one JSON object a line.
     print(text, file=sys.stderr, flush=True)
@@ -233,7 +273,9 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     stop.listen()
     try:
         (listener,) = ports.for_clients(config.listen.host, config.listen.port)
-        admin_socket = ports.for_admin(config.admin.host, config.admin.port) if config.admin is not None else None
+        admin_socket = None
+        if config.admin is not None:
+            admin_socket = ports.for_admin(config.admin.listen.host, config.admin.listen.port)
     except ports.PortTaken as error:
         raise CannotStart(str(error)) from error
     gateway = build(config)
@@ -241,15 +283,21 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     standalone.listen = ports.join(*listener.getsockname()[:2])
     standalone.catalog.exclude(standalone.listen)
     await standalone.discover()
+    standalone.spawn(CertificateExpiry(lambda: standalone.config, standalone.events).run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     await gateway.start(listener)
     tune_memory()
     if not linux.hangup_is_ignored() and not linux.has_terminal():
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, standalone.on_hangup)
-    admin = Admin(admin_socket, standalone) if admin_socket is not None else None
+    loop = asyncio.get_running_loop()
+    logging.getLogger("passerelle").addHandler(
+        LogEvents(lambda kind, text: loop.call_soon_threadsafe(standalone.events.record, kind, text))
+    )
+    admin = Admin(admin_socket, standalone, config.admin) if admin_socket is not None else None
     where = f"listening on {config.scheme}://{standalone.listen}"
     if admin is not None:
         await admin.start()
+        standalone.spawn(standalone.live.run())
         where += f" · admin http://{admin.address}"
     _log(where)
     if follow:

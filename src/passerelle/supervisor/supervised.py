@@ -60,6 +60,11 @@ class SupervisedProcess(ABC):
         self._events = events
         self._clock = clock
 
+    @property
+    def service_name(self) -> str | None:
+        """The name of the service that the process is an instance of; None for a worker."""
+        return None
+
     @abstractmethod
     def _spawn(self) -> Process:
         """Start the process. :raises StartFailed, PortTaken: with the reason."""

@@ -13,12 +13,16 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from passerelle import __version__
+from passerelle.observability.events import Event
 from passerelle.observability.metrics import Snapshot, merge
 from passerelle.supervisor import status
 from passerelle.supervisor.admin import Admin, PurgeResult
+from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.code_watch import CodeWatch
 from passerelle.supervisor.fleet import Fleet, Member, Setup
+from passerelle.supervisor.fleet_live import FleetLive
 from passerelle.supervisor.instance_process import InstanceProcess
+from passerelle.supervisor.live_sampler import LiveSampler
 from passerelle.supervisor.reconciler import Reconciler
 from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.supervised import ProcessState
@@ -73,6 +77,9 @@ class Supervisor:
             start_limit=start_limit,
             grace=grace,
         )
+        self.events = self.fleet.events
+        self.events.listen(self._log_audit)
+        self.live = LiveSampler(FleetLive(self.fleet))
         self._targets = TargetSet(self.fleet)
         self._reconciler = Reconciler(self.fleet, self._targets)
         self._code_watch = CodeWatch(self.fleet, self._reconciler) if setup.reload_code else None
@@ -102,11 +109,13 @@ class Supervisor:
                 await self._code_watch.check()  # before the applications read their files
             if self._admin is not None:
                 await self._admin.start()
+                fleet.spawn(self.live.run())
             for member in (*fleet.members, *fleet.workers):
                 fleet.supervise(member)
             started = await self._unless_stopped(self._start())
             if started:
                 fleet.state = "running"
+                fleet.spawn(CertificateExpiry(lambda: fleet.config, self.events).run())
                 if self._follow:
                     fleet.spawn(self._reconciler.follow())
                 if self._code_watch is not None:
@@ -129,7 +138,8 @@ class Supervisor:
         self.fleet.listen = ports.join(host, port)
         self.fleet.catalog.exclude(self.fleet.listen)
         if config.admin is not None:
-            self._admin = Admin(ports.for_admin(config.admin.host, config.admin.port), self)
+            address = config.admin.listen
+            self._admin = Admin(ports.for_admin(address.host, address.port), self, config.admin)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -170,6 +180,10 @@ class Supervisor:
         fleet = self.fleet
         if fleet.state == "running" and fleet.catalog.is_discovered(fleet.services[service].config):
             fleet.spawn(self._targets.on_found(service))
+
+    def _log_audit(self, event: Event) -> None:
+        if event.kind == "audit":
+            self._report.log(f"audit: {event.text}")
 
     def _on_fault(self, fault: BaseException) -> None:
         self._fault = fault
@@ -260,7 +274,8 @@ class Supervisor:
     async def metrics(self) -> Snapshot:
         """Return the counters of all workers, merged."""
         parts = await asyncio.gather(*(worker.read_snapshot() for worker in self.fleet.workers))
-        return merge(snapshot for part in parts for snapshot in part)
+        merged = merge(snapshot for part in parts for snapshot in part)
+        return merged | {"events": {kind: count for kind, count in self.events.counts.items() if count}}
 
     async def status(self) -> dict[str, Any]:
         """Return the status of everything that runs, as JSON-able values; times in seconds."""

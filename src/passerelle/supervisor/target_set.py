@@ -71,7 +71,9 @@ class TargetSet:
         joining = self.reconcile(fleet.services[service], fleet.config, leaving)
         fleet.targets += joining
         if log and (joining or leaving):
-            fleet.report.log(f"{service}: {len(joining)} targets found, {len(leaving)} gone")
+            text = f"{service}: {len(joining)} targets found, {len(leaving)} gone"
+            fleet.report.log(text)
+            fleet.events.record("discovery", text, service=service)
         await fleet.start(joining)
         for target in leaving:
             if isinstance(target, ProbedTarget):

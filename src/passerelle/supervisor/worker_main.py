@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from passerelle.config.loader import load, load_text
 from passerelle.config.models.config import Config
 from passerelle.errors import CannotStart
 from passerelle.gateway.gateway import Gateway, InstanceSpec
+from passerelle.observability.events import LogEvents
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.control_channel import Message
 from passerelle.system import descriptors, startup
@@ -83,6 +85,7 @@ class WorkerOperations:
             "reload": self.reload,
             "metrics": self.metrics,
             "status": self.status,
+            "live": self.live,
             "reopen": self.reopen,
             "purge": self.purge,
             "forget": self.forget,
@@ -123,6 +126,10 @@ class WorkerOperations:
     async def status(self, message: Message) -> dict[str, Any]:
         """Return the instances as this worker sees them, and the state of each service."""
         return {"pid": os.getpid(), "services": self._gateway.status(), "snapshots": self._gateway.service_snapshots()}
+
+    async def live(self, message: Message) -> dict[str, Any]:
+        """Return the sums for the live view, with ``full`` those that have not changed as well."""
+        return self._gateway.live(full=message["full"])
 
     async def reopen(self, message: Message) -> None:
         """Reopen the access log, after log rotation has moved it."""
@@ -198,6 +205,16 @@ async def serve(config: Config, file: str, control_fd: int, listen_fd: int | Non
     operations = WorkerOperations(gateway, listener, stop, file)
     server = operations.server = control_channel.ControlServer(*streams, operations.table)
     gateway.report_health_to(lambda event, service, key: server.send_event(event, service=service, instance=key))
+
+    def report(kind: str, service: str | None, text: str) -> None:
+        server.send_event("report", kind=kind, service=service, text=text)
+
+    gateway.report_events_to(report)
+    # Other threads log as well, such as that of the access log.
+    loop = asyncio.get_running_loop()
+    logging.getLogger("passerelle").addHandler(
+        LogEvents(lambda kind, text: loop.call_soon_threadsafe(report, kind, None, text))
+    )
     supervised = asyncio.create_task(server.run())
     supervised.add_done_callback(lambda task: stop.requested.set())
     await stop.requested.wait()

@@ -12,12 +12,14 @@ from typing import Any
 
 from passerelle.observability.metrics import Snapshot, merge, retired
 from passerelle.supervisor import control_channel
+from passerelle.supervisor.live_sampler import Reading
 from passerelle.supervisor.process import Process, StartFailed
 from passerelle.supervisor.restart_backoff import Backoff
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.supervised import ProcessEvents, SupervisedProcess
 
 _START_LIMIT = 30.0  # seconds for a worker to load the configuration and listen
+_LIVE_LIMIT = 0.5  # seconds for which a sample of the live view waits for a reply
 _REPLY_LIMIT = 2.0  # seconds for a reply that a request to the admin port waits for
 # Seconds between two snapshots of the counters. A worker that dies loses at most the counts since the last one.
 _SNAPSHOT_INTERVAL = 5.0
@@ -50,6 +52,10 @@ class WorkerProcess(SupervisedProcess):
         super().__init__(name, backoff, events, clock)
         self.listener = listener
         self.siblings: Sequence[WorkerProcess] = ()  # all workers, including this one
+        # Called with what the worker reports: its name, a kind of event, a service or None, a text.
+        self.on_report: Callable[[str, str, str | None, str], None] | None = None
+        self._live: asyncio.Task[Reading | None] | None = None  # the request for a reading in flight
+        self._live_was_lost = True  # the last reading was lost, so that the next one must be complete
         self._snapshot: Snapshot | None = None  # the last snapshot of the current process
         self._retired: Snapshot | None = None  # the sum of the last snapshots of earlier processes
         self._file = file
@@ -124,7 +130,11 @@ class WorkerProcess(SupervisedProcess):
         return "closed its control channel and was killed"
 
     def _on_event(self, event: control_channel.Message) -> None:
-        """Handle a report about an instance, or an invalidation for the caches of the other workers."""
+        """Handle a report about an instance, an event, or an invalidation for the caches of the other workers."""
+        if event["event"] == "report":
+            if self.on_report is not None:
+                self.on_report(self.name, str(event["kind"]), event["service"], str(event["text"]))
+            return
         if event["event"] == "forget":
             for sibling in self.siblings:
                 if sibling is not self:
@@ -171,6 +181,33 @@ class WorkerProcess(SupervisedProcess):
         """Have the worker reopen its access log, if it runs."""
         if self._client is not None:
             self._client.send("reopen")
+
+    async def read_live(self) -> Reading | None:
+        """Return the counters for the live view; None if the worker does not run or has not replied yet.
+
+        A late reply is the result of a later call, so that an overloaded worker is seen, if less often.
+        """
+        client, process = self._client, self.process
+        if client is None or process is None or self.up_since is None:
+            self._live = None
+            self._live_was_lost = True
+            return None
+        if self._live is None:
+            full, self._live_was_lost = self._live_was_lost, True
+            self._live = asyncio.create_task(self._request_live(client, process.pid, full))
+        done, _ = await asyncio.wait({self._live}, timeout=_LIVE_LIMIT)
+        if not done:
+            return None
+        reading, self._live = self._live.result(), None
+        return reading
+
+    async def _request_live(self, client: control_channel.ControlClient, pid: int, full: bool) -> Reading | None:
+        try:
+            counters = await client.request("live", _SILENCE_LIMIT, full=full)
+        except control_channel.ControlError:
+            return None
+        self._live_was_lost = False
+        return Reading(self.name, pid, self._clock(), counters)
 
     async def read_snapshot(self) -> list[Snapshot]:
         """Update the counters of the current process, and return those of all processes of this worker."""

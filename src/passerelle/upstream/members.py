@@ -133,6 +133,19 @@ class InstanceSet:
             for i in self._roster.instances
         ]
 
+    def live(self) -> dict[str, dict[str, float]]:
+        """Return the counters of the instances for a live view, by name."""
+        return {
+            i.name: {
+                "requests": i.total,
+                "errors": i.failures,
+                "in_flight": i.in_flight,
+                "ended": i.total - i.in_flight,
+                "seconds": i.seconds,
+            }
+            for i in self._roster.instances
+        }
+
     def close(self) -> None:
         """Close every pool."""
         for instance in [*self._roster.instances, *self._roster.leaving]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from passerelle.balancing.health import HealthSettings, HealthState, ServiceHealth, apply_snapshot
+from passerelle.balancing.health import HealthChange, HealthSettings, HealthState, ServiceHealth, apply_snapshot
 from passerelle.balancing.instance import Instance, Status
 
 
@@ -17,6 +17,7 @@ class PassiveHealth:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self.on_change: Callable[[str, HealthChange], None] | None = None  # service, change
         self._services: dict[str, ServiceHealth] = {}
         self._settings: dict[str, HealthSettings] = {}
         self._instances: dict[str, list[Instance]] = {}
@@ -32,9 +33,9 @@ class PassiveHealth:
         health, now = self._services[service], self._clock()
         for instance in instances:
             if instance.identity in draining:
-                health.drain(instance.identity, now)
+                self._report(service, health.drain(instance.identity, now))
             elif health.state(instance.identity) is HealthState.DRAINING:
-                health.resume(instance.identity, now)
+                self._report(service, health.resume(instance.identity, now))
         self._apply(service)
 
     def _set_instances(self, service: str, settings: HealthSettings, instances: list[Instance]) -> None:
@@ -65,6 +66,7 @@ class PassiveHealth:
         now = self._clock()
         changes = health.report_overload(now) if event == "crowded" else health.report_failing(instance, now)
         if changes:
+            self._report(service, changes)
             self._apply(service)
 
     def tick(self) -> None:
@@ -73,8 +75,13 @@ class PassiveHealth:
         for name, health in self._services.items():
             due = health.next_change(now)
             if due is not None and due <= now:
-                health.tick(now)
+                self._report(name, health.tick(now))
                 self._apply(name)
+
+    def _report(self, service: str, changes: Iterable[HealthChange]) -> None:
+        if self.on_change is not None:
+            for change in changes:
+                self.on_change(service, change)
 
     def _apply(self, service: str) -> None:
         apply_snapshot(self._services[service].snapshot(self._clock()), self._instances[service])

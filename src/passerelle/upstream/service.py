@@ -84,7 +84,9 @@ class Service:
         self.cookie: StickyCookie | None = None
         self.host: bytes | None = None  # the Host of AddressedRequest; None for the address of the instance
         self.eject_after = 0  # consecutive failures; 0 for never
-        self.report: Callable[[str, str, str], None] = _report_to_none  # event, service, instance
+        self.report: Callable[[str, str, str], None] = (
+            _report_to_none  # event, service, instance (of a breaker: its state)
+        )
         self.supervised = False  # a supervisor reports which instances are gone
         self.started = 0
         self._counted_requests = 0  # the part of `started` that the budget knows

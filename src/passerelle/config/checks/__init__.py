@@ -28,6 +28,7 @@ from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
 from passerelle.config.checks.tls import listener_errors, listener_warnings, service_errors, service_warnings
 from passerelle.config.models.addresses import Address, Lookup
+from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.base import given
 from passerelle.config.models.config import Config, Part, Route, RouteCache, Service
 from passerelle.config.models.guards import Keys
@@ -61,7 +62,7 @@ class PartialConfig:
     """The input of the checks. A service that could not be built is None; its name is still known."""
 
     listen: Address | None
-    admin: Address | None
+    admin: AdminPort | None
     services: dict[str, Service | None]
     routes: list[PartialRoute]
     blocks: frozenset[str]
@@ -191,8 +192,21 @@ def _same_socket(one: Address, other: Address) -> bool:
 
 
 def _addresses(partial: PartialConfig) -> Iterator[Finding]:
-    if partial.listen is not None and partial.admin is not None and _same_socket(partial.listen, partial.admin):
-        yield Finding(("admin",), f"found {partial.admin}, the address of listen; give it another port, or off")
+    admin = partial.admin
+    if admin is None:
+        return
+    if partial.listen is not None and _same_socket(partial.listen, admin.listen):
+        yield Finding(("admin",), f"found {admin}, the address of listen; give it another port, or off")
+    elif (exposed := exposed_admin(admin)) is not None:
+        yield Finding(("admin",), exposed)
+
+
+def exposed_admin(admin: AdminPort) -> str | None:
+    """Return what is wrong with an admin port that other machines can reach without a token; None if nothing is."""
+    if not admin.is_exposed:
+        return None
+    example = f"{{listen: '{admin.listen}', token: '${{file:admin-token}}'}}"
+    return f"found {admin.listen}, which other machines can reach, without a token; write {example}, or use 127.0.0.1"
 
 
 def _service(name: str, service: Service, listen: Address | None) -> Iterator[Finding]:

@@ -182,12 +182,6 @@ Listen = Annotated[
     WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080"]}),
     Takes("`host:port`"),
 ]
-Admin = Annotated[
-    Address | None,
-    BeforeValidator(parse_admin),
-    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9900", "off"]}),
-    Takes("`host:port` or `off`"),
-]
 Url = Annotated[
     Address,
     BeforeValidator(parse_url),

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from passerelle.config.models.addresses import Address, Admin, Authority, Listen, Network, ServiceHost
+from passerelle.config.models.addresses import Address, Authority, Listen, Network, ServiceHost
+from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.balance import (
     Balance,
     Breaker,
@@ -65,6 +66,7 @@ from passerelle.config.models.values import (
 )
 
 __all__ = [
+    "AdminPort",
     "Balance",
     "Breaker",
     "Cache",
@@ -390,8 +392,8 @@ class Config(Model):
         default=None, description="TLS for clients; without it, the listener speaks plain HTTP."
     )
     admin: Admin = Field(
-        default=Address(host="127.0.0.1", port=9900),
-        description="Address of the admin port, which serves metrics and health, or `off`.",
+        default=AdminPort(),
+        description="Address of the admin port, which serves metrics, status and changes, or a mapping, or `off`.",
     )
     workers: Annotated[int, WholeNumber(1, 256)] = Field(
         default=1, description="Number of gateway processes that share the listener."

@@ -24,6 +24,7 @@ from passerelle.http1.tls_contexts import (
     reason,
     server_context,
 )
+from passerelle.observability.events import CERTIFICATE
 
 _log = logging.getLogger("passerelle")
 
@@ -68,9 +69,10 @@ def _reload_if_changed(place: str, kept: _LoadedContext) -> _LoadedContext:
     try:
         context = _make(kept.files)
     except OSError as error:
-        _log.warning("%s: the new files cannot be used, the previous certificates are kept: %s", place, reason(error))
+        text = "%s: the new files cannot be used, the previous certificates are kept: %s"
+        _log.warning(text, place, reason(error), extra=CERTIFICATE)
         return kept._replace(stamp=now)
-    _log.warning("%s: certificates reloaded", place)
+    _log.warning("%s: certificates reloaded", place, extra=CERTIFICATE)
     return _LoadedContext(kept.files, now, context)
 
 

@@ -133,6 +133,7 @@ def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfi
                     settings.probes,
                 )
             )
+            service.breaker.on_change = lambda state: service.report("breaker", service.name, state.value)
 
 
 def configured_instances(name: str, service: ServiceConfig) -> list[InstanceSpec]:

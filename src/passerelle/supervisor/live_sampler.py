@@ -1,0 +1,139 @@
+"""The live view: once a second, the counters of all workers become a sample, which is kept and sent to streams.
+
+The workers count anyway; a reading has only the routes and services whose counters have changed. So the data path does
+nothing for it, and it runs whether or not a client watches: a dashboard that is opened has ten minutes of history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from passerelle.config.models.config import Config
+from passerelle.observability.live import History, LiveSample, Sample, merge_patch
+
+logger = logging.getLogger("passerelle")
+
+INTERVAL = 1.0  # seconds
+
+
+class Reading(NamedTuple):
+    """A reading of a worker: the pid of its process, and its counters (see :mod:`passerelle.observability.live`)."""
+
+    worker: str
+    pid: int
+    at: float
+    counters: Mapping[str, Any]
+
+
+class LiveSource(Protocol):
+    """Where samples come from: a supervisor, or a gateway without one."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+
+    async def live_readings(self) -> list[Reading]:
+        """Read the counters of the workers that reply in time."""
+
+    def live_states(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, dict[str, Any]]]]:
+        """Return the states of the workers by name, and those of the instances by service and name."""
+
+
+class LiveSampler:
+    """Takes samples from ``source``, keeps them in ``history``, and passes changes to listeners.
+
+    ``latest`` is the last sample; ``number`` counts the samples.
+    """
+
+    def __init__(
+        self,
+        source: LiveSource,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.history = History()
+        self.latest: Sample = {}
+        self.number = 0
+        self._source = source
+        self._clock = clock
+        self._sleep = sleep
+        self._sample = LiveSample()
+        self._listeners: list[Callable[[int, bytes], None]] = []
+        self._services_of_routes: dict[str, str] = {}
+        self._config: Config | None = None
+        self._watchers: list[Callable[[Sample], None]] = []
+
+    async def run(self) -> None:
+        """Take a sample every second, until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due = max(due + INTERVAL, loop.time())  # after a pause of the process, samples are not caught up
+            await self._sleep(max(0.0, due - loop.time()))
+            try:
+                await self.take()
+            except Exception as error:  # a defect of the live view must not end the gateway
+                logger.error("the live view failed", exc_info=error)
+
+    async def take(self) -> None:
+        """Take one sample."""
+        readings = await self._source.live_readings()
+        for reading in readings:
+            self._sample.add(reading.worker, reading.pid, reading.at, reading.counters)
+        config = self._source.config
+        if config is not self._config:
+            self._config = config
+            self._services_of_routes = {r.label: r.service for r in config.routes if r.service is not None}
+        sample = self._sample.finish(self._clock(), self._services_of_routes)
+        self._add_states(sample)
+        before, self.latest = self.latest, sample
+        self.number += 1
+        self.history.add(sample)
+        for watcher in self._watchers:
+            watcher(sample)
+        if self._listeners:
+            patch = orjson.dumps(merge_patch(before, sample))
+            for listener in tuple(self._listeners):
+                listener(self.number, patch)
+
+    def _add_states(self, sample: Sample) -> None:
+        """Add the states of workers and instances, and remove those that exist no longer."""
+        workers, instances = self._source.live_states()
+        for name in set(sample["workers"]) - set(workers):
+            del sample["workers"][name]
+        for name, state in workers.items():
+            sample["workers"][name] = {**sample["workers"].get(name, {}), **state}
+            if state["state"] != "up":
+                self._sample.forget(name)
+        for service in set(sample["services"]) - set(instances):
+            del sample["services"][service]
+        for service, states in instances.items():
+            values = sample["services"].setdefault(service, {"instances": {}})
+            found = values["instances"]
+            values["instances"] = {name: {**found.get(name, {}), **state} for name, state in states.items()}
+            values["up"] = sum(state["state"] == "up" for state in states.values())
+
+    def listen(self, listener: Callable[[int, bytes], None]) -> Callable[[], None]:
+        """Call ``listener(number, patch)`` with the merge patch of each sample. Returns a function that ends this."""
+        self._listeners.append(listener)
+
+        def end() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return end
+
+    def watch(self, watcher: Callable[[Sample], None]) -> None:
+        """Call ``watcher`` with each sample, for what decides by it: alerts and automatic scaling."""
+        self._watchers.append(watcher)
+
+    def snapshot(self) -> bytes:
+        """Return the last sample as JSON."""
+        return orjson.dumps(self.latest)
