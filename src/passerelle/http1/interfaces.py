@@ -45,6 +45,12 @@ class UpstreamReceiver(ResponseEvents, Protocol):
 
     method: bytes
 
+    def on_request_sent(self) -> None:
+        """Start the time of the instance: it has the whole body, or has responded without it.
+
+        Not called for a request that was sent at once.
+        """
+
     def on_upstream_paused(self) -> None:
         """Stop sending body data: the instance reads more slowly than data arrives."""
 

@@ -51,6 +51,14 @@ class ConcurrencyLimiter:
         self._queue.limit = self.adaptive.limit
         self._admit_next()
 
+    def suspend(self) -> None:
+        """Release the place of a request that takes one again with :meth:`resume`."""
+        self._admit_next()
+
+    def resume(self) -> None:
+        """Take a place for a request that has one suspended, even over the limit."""
+        self._queue.running += 1
+
     def _admit_next(self) -> None:
         queue = self._queue
         moved = queue.leave()

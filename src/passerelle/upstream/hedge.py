@@ -148,6 +148,9 @@ class HedgeAttempt:
     def on_end(self) -> None:
         """Not called."""
 
+    def on_request_sent(self) -> None:
+        """Not called: a hedged request is sent at once."""
+
     def on_upstream_paused(self) -> None:
         """Ignored: there is no request body to pause."""
 

@@ -228,6 +228,7 @@ class UpstreamRequest:
             if receiver.streams:
                 self._policy.deadlines.entries.pop(self, None)
             self._status = head.status
+            self.seconds = self._elapsed()
             self._service.streaming.add(self)
         receiver.on_response(head, data, complete)
 
@@ -241,7 +242,7 @@ class UpstreamRequest:
         self._policy.deadlines.entries.pop(self, None)
         self._service.streaming.discard(self)
         receiver = self._receiver
-        self._settle(self._status)
+        self._settle(self._status, self.seconds)
         receiver.on_end()
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
@@ -262,6 +263,8 @@ class UpstreamRequest:
             return
         self._connection = None
         if self._body is not None:
+            if failure.kind in _CONNECTION_FAILURES and self._body.client_is_slow:
+                failure.neutral = True
             self._body.detach()
         wait = None if self._responded else self._delay_before_retry(failure)
         if wait is None:
@@ -275,11 +278,11 @@ class UpstreamRequest:
             else:
                 self._fail(failure)
         else:
-            seconds = perf_counter() - self._since
+            seconds = self._elapsed()
             self._service.metrics.count_failure(failure.kind, seconds)
             if wait >= 0.0:
                 self._counted_attempts = (*self._counted_attempts, self.instance)
-            self._retry(None if failure.kind is Kind.OVERLOADED else False, seconds, wait)
+            self._retry(None if failure.neutral else False, seconds, wait)
 
     def on_instance_down(self) -> None:
         """Retry at another instance if possible, because this one fails its probes; otherwise keep waiting."""
@@ -297,7 +300,7 @@ class UpstreamRequest:
             self._body.detach()
         if connection is not None:
             connection.detach()
-        seconds = perf_counter() - self._since
+        seconds = self._elapsed()
         self._service.metrics.count_failure(failure.kind, seconds)
         self._counted_attempts = (*self._counted_attempts, self.instance)
         self._retry(False, seconds, wait)
@@ -305,11 +308,14 @@ class UpstreamRequest:
 
     def _await_health_report(self, failure: Failure) -> None:
         """Wait for the supervisor, which may be about to report that the instances of the attempts are gone."""
-        seconds = perf_counter() - self._since
+        seconds = self._elapsed()
         service = self._service
         service.metrics.count_failure(failure.kind, seconds)
-        service.node.release(self.instance, False, seconds)
-        service.report_failure(self.instance)
+        if failure.neutral:
+            service.node.release(self.instance, None, seconds)
+        else:
+            service.node.release(self.instance, False, seconds)
+            service.report_failure(self.instance)
         self._tried = (*self._tried, self.instance)
         self._counted_attempts = (*self._counted_attempts, self.instance)
         self._retry_timer = get_running_loop().call_later(HEALTH_REPORT_WAIT, self._on_health_report, failure)
@@ -360,7 +366,7 @@ class UpstreamRequest:
             body.detach()
         if connection is not None and not (complete and (body is None or body.complete)):
             connection.detach()  # the rest of the response, or of the request, is not worth waiting for
-        seconds = perf_counter() - self._since
+        seconds = self._elapsed()
         service.metrics.observe(head.status, seconds)
         self._counted_attempts = (*self._counted_attempts, self.instance)
         self._retry(False, seconds, wait)
@@ -414,16 +420,33 @@ class UpstreamRequest:
                 return None
         service = self._service
         now = perf_counter()
-        left = self._policy.deadlines.limit - (now - self._since)
+        left = self._policy.deadlines.limit - self._elapsed()
         rules = service.retries
         wait = backoff(tries, random, left=left, retry_after=retry_after, base=rules.base_delay, most=rules.max_delay)
         return wait if wait is not None and service.may_retry(now) else None
 
+    # ---- the time that the client takes to send the body
+
+    def _elapsed(self) -> float:
+        """Return the time that the service has taken so far, in seconds, without that of a client that still sends."""
+        body = self._body
+        return perf_counter() - (self._since if body is None else max(self._since, body.service_since))
+
+    def on_request_sent(self) -> None:
+        """Start the time of the service: the client has sent the whole body, or the service responds without it."""
+        if self._body is not None:
+            self._since = max(self._since, self._body.service_since)
+
     # ---- called from outside
 
     def on_deadline(self) -> None:
-        """Fail: the time limit of the route has expired."""
-        self.refuse(Failure(Kind.TIMEOUT, f"no response within {self._policy.deadlines.limit:g} s"))
+        """Fail: the time limit of the route has expired. The time in which only the client sends does not count."""
+        deadlines = self._policy.deadlines
+        since = self._body.limit_since(self._since, deadlines.limit) if self._body is not None else None
+        if since is None:
+            self.refuse(Failure(Kind.TIMEOUT, f"no response within {deadlines.limit:g} s"))
+        else:
+            deadlines.add(self, since)
 
     @property
     def idle_timeout(self) -> float:
@@ -432,6 +455,8 @@ class UpstreamRequest:
 
     def on_idle_timeout(self) -> None:
         """Fail if the instance has sent no byte of the body for too long."""
+        if self._body is not None and self._body.awaits_client:
+            return
         if self._connection is None or self._connection.reading:  # otherwise the client does not read
             self.refuse(Failure(Kind.TIMEOUT, "the body stalled"))
 
@@ -463,15 +488,18 @@ class UpstreamRequest:
 
     # ---- the end
 
-    def _settle(self, status: int) -> None:
-        """Record that the response is complete."""
+    def _settle(self, status: int, latency: float | None = None) -> None:
+        """Record that the response is complete.
+
+        ``latency`` is the time to its head where the body took longer (seconds): that may be the time of the client.
+        """
         self._over = True
         self._receiver = NULL_RECEIVER
         self.seconds = seconds = perf_counter() - self._since
         service = self._service
         service.metrics.observe(status, seconds)
         ok = status < 500
-        service.node.release(self.instance, ok, seconds)
+        service.node.release(self.instance, ok, seconds if latency is None else latency)
         if not ok:
             service.report_failure(self.instance)
 
@@ -481,7 +509,7 @@ class UpstreamRequest:
         self._policy.deadlines.entries.pop(self, None)
         service = self._service
         service.streaming.discard(self)
-        self.seconds = seconds = perf_counter() - self._since
+        self.seconds = seconds = self._elapsed()
         service.metrics.count_failure(failure.kind, seconds)
         instance = self.instance
         if failure.kind is Kind.OVERLOADED:
@@ -490,6 +518,8 @@ class UpstreamRequest:
             pool: ConnectionPool = instance.endpoint
             failure.retry_after = admission.retry_after(pool.waiting, pool.limit, service.metrics.mean)
             service.report_overload()
+        elif failure.neutral:
+            service.node.release(instance, None, seconds)
         else:
             service.node.release(instance, False, seconds)
             service.report_failure(instance)
@@ -510,7 +540,7 @@ class UpstreamRequest:
         self._policy.deadlines.entries.pop(self, None)
         service = self._service
         service.streaming.discard(self)
-        self.seconds = seconds = perf_counter() - self._since
+        self.seconds = seconds = self._elapsed()
         instance = self.instance
         connection, self._connection = self._connection, None
         if self._body is not None:

@@ -50,6 +50,8 @@ class RecordingReceiver:
 
     def on_upstream_resumed(self) -> None: ...
 
+    def on_request_sent(self) -> None: ...
+
 
 class Owner:
     """An owner that records the release and the loss of a connection."""

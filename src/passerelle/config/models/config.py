@@ -284,7 +284,9 @@ class Route(Model):
         description="What happens to a path with `%2F`: 400, or it is forwarded as it is. With `service` only.",
     )
     timeout: Duration = Field(
-        default=30.0, description="Deadline of the request over all attempts, until the response begins. Beyond: 504."
+        default=30.0,
+        description="Deadline of the request over all attempts, until the response begins; the time of an upload does not "
+        "count. Beyond: 504.",
     )
     body: Limit | None = Field(
         default=None, description="Largest request body, or `unlimited`; by default `limits.body`."

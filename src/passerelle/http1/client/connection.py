@@ -287,9 +287,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._decoder = None
         self._interims = 0
         self._response_done = True
-        if close:
-            self.abort() if self._request_done else self.close()
-        elif self._request_done:
+        if not self._request_done:
+            if close:
+                self.close()
+            if self._receiver is not None:
+                self._receiver.on_request_sent()  # an early response: the rest of the request changes nothing
+        elif close:
+            self.abort()
+        else:
             self._release()
 
     def _release(self) -> None:
@@ -347,6 +352,8 @@ class UpstreamConnection(asyncio.Protocol):
     def end_request(self) -> None:
         """Complete the request body."""
         self._request_done = True
+        if not self._response_done and self._receiver is not None:
+            self._receiver.on_request_sent()
         if self._response_done and self._receiver is not None and self._tunnel is None:
             if self.open:
                 self._release()
