@@ -18,6 +18,9 @@ from passerelle.http1.websocket import FrameTracker
 class ResponseEvents(Protocol):
     """The events of the response to one request, each of which occurs at most once, except data and 1xx responses."""
 
+    def client_key(self) -> bytes | None:
+        """Return the client that the request is counted for; None if it is of no single client."""
+
     def on_interim(self, head: ResponseHead) -> None:
         """Handle a 1xx response other than 101 (RFC 9110 §15.2)."""
 

@@ -45,7 +45,7 @@ class ConcurrencyPermit:
             self._limiter.suspend()
 
     def resume(self) -> None:
-        """Take a place again, even over the limit: the request cannot wait any more. Nothing if it has not suspended."""
+        """Take a place again if it was suspended, even over the limit: the request cannot wait any more."""
         if self._suspended:
             self._suspended = False
             self._limiter.resume()

@@ -2,7 +2,7 @@
 
 Requests without any of them use :class:`.request.UpstreamRequest`, at no extra cost. Each of the four is an object of
 its own, None where it is not configured. The order in which an event reaches them is written in one place, the method
-of :class:`GuardedRequest` for that event.
+of :class:`GuardedRequest` for that event. The file is longer than 400 lines because of that one class.
 """
 
 from __future__ import annotations
@@ -97,6 +97,12 @@ class GuardedRequest(UpstreamRequest):
         if self._permit is not None:
             self._permit.admit()
         self._enter_breaker()
+
+    def on_displaced(self) -> None:
+        """Refuse the request: its client has most of the full queue, and another client needs room in it."""
+        if self._permit is not None:
+            self._permit.queued = False
+        self._refuse_overload("the queue is full, and most of it is of the same client")
 
     def _enter_breaker(self) -> None:
         breaker = self._breaker
@@ -391,7 +397,7 @@ class GuardedRequest(UpstreamRequest):
         if self._attempt_timer is not None:
             self._attempt_timer.disarm()
         if self._breaker is not None:
-            self._breaker.leave(None if kind is None else False)
+            self._breaker.leave(None if kind is None or kind is Kind.OVERLOADED else False)
         super()._stop(kind)
         if permit is not None:
             permit.release(False if kind in _OVERLOAD_KINDS else None, self.attempts)

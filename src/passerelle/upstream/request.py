@@ -182,6 +182,10 @@ class UpstreamRequest:
         """Wait for a connection to the instance."""
         pool.request(self)
 
+    def client_key(self) -> bytes | None:
+        """Return the client that the request is counted for; None if it is of no single client."""
+        return self._receiver.client_key()
+
     def _withdraw_from_pool(self) -> bool:
         """Stop waiting for a connection. False if one is being made: :meth:`on_connection` is then still called."""
         return bool(self.instance.endpoint.withdraw(self))
@@ -249,7 +253,12 @@ class UpstreamRequest:
         """Handle a 101 response: the connection is a tunnel from here on, and in flight until :meth:`cancel`."""
         self._policy.deadlines.entries.pop(self, None)
         self._responded = True
-        self._receiver.on_switch(head, data)
+        try:
+            self._service.tunnels.add(self, self.client_key())
+        except Failure as failure:  # others were faster since the check of the exchange
+            self.refuse(failure)
+        else:
+            self._receiver.on_switch(head, data)
 
     def tunnel(self, other: Tunnel) -> UpstreamConnection:
         """Connect the tunnel to ``other``, after :meth:`on_switch`. Return the connection to the instance."""
@@ -540,6 +549,7 @@ class UpstreamRequest:
         self._policy.deadlines.entries.pop(self, None)
         service = self._service
         service.streaming.discard(self)
+        service.tunnels.discard(self)
         self.seconds = seconds = self._elapsed()
         instance = self.instance
         connection, self._connection = self._connection, None
@@ -554,6 +564,7 @@ class UpstreamRequest:
         else:
             self._withdraw_from_pool()
         service.metrics.count_failure(kind or Kind.CLIENT_GONE, seconds)
-        service.node.release(instance, None if kind is None else False, seconds)
-        if kind is not None:
+        neutral = kind is None or kind is Kind.OVERLOADED
+        service.node.release(instance, None if neutral else False, seconds)
+        if not neutral:
             service.report_failure(instance)
