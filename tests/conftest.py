@@ -26,6 +26,10 @@ ALONE = (
     "benchmarks/test_shared_cache.py",
     "benchmarks/test_slow.py",
     "benchmarks/test_wrk.py",
+    "attack/test_attack_scripts.py",
+    "benchmarks",
+    "chaos/test_bad_instances.py",
+    "chaos/test_no_client_notices.py",
     "chaos/test_streams.py",
 )
 

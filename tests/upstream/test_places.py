@@ -297,3 +297,19 @@ def test_a_lower_limit_applies_while_places_are_taken(rig: Rig) -> None:
     settle(gateway, LONG)
     wait_until(lambda: pools(gateway)[0].open <= 1, "the connections above the limit are closed", LONG)
     assert rig.connect(gateway).request("GET", "/", of(OTHER), within=LONG).status == 200
+
+
+def test_a_request_that_waits_too_long_for_a_place_is_no_failure_of_the_instance(rig: Rig) -> None:
+    """Slow uploads hold the places, and the requests behind them get no connection in time."""
+    gateway = rig.forward(
+        *(rig.upstream(serve) for _ in range(2)),
+        service={"max_connections": 1, "max_streams": 0, "eject": {"failures": 1}, "breaker": {"minimum": 1}},
+        route={"timeout": "300ms", "attempts": 1},
+    )
+    for _ in range(2):
+        upload(rig.connect(gateway), OTHER)
+    wait_until(lambda: in_flight(gateway) == 2, "the places are taken", LONG)
+    for _ in range(4):
+        problem(rig.connect(gateway).request(within=LONG), 504)
+    assert {i["status"] for i in rig.loop.call(gateway.gateway.status)["u"]} == {"up"}
+    assert gateway.snapshot()["services"]["u"]["breaker"] == {"closed": 1}

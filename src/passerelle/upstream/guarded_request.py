@@ -215,6 +215,7 @@ class GuardedRequest(UpstreamRequest):
         if unsent and not self._withdraw_from_pool():
             return  # a connection is being made, with a time limit of its own; sending restarts the timer
         failure = Failure(Kind.TIMEOUT, f"no response to the attempt within {timer.limit:g} s", retryable=unsent)
+        failure.neutral = unsent
         if not self._abandon_attempt(failure) and unsent:
             self._wait_for_connection(self.instance.endpoint)  # at the end of the queue: the place was given up
 
@@ -382,7 +383,7 @@ class GuardedRequest(UpstreamRequest):
         if self._permit is not None:
             self._permit.release(False if failure.kind in _OVERLOAD_KINDS else None, self.attempts)
 
-    def _stop(self, kind: Kind | None) -> None:
+    def _stop(self, failure: Failure | None) -> None:
         permit = self._permit
         if self._hedge is not None:
             self._hedge.cancel("cancelled")
@@ -397,10 +398,10 @@ class GuardedRequest(UpstreamRequest):
         if self._attempt_timer is not None:
             self._attempt_timer.disarm()
         if self._breaker is not None:
-            self._breaker.leave(None if kind is None or kind is Kind.OVERLOADED else False)
-        super()._stop(kind)
+            self._breaker.leave(None if failure is None or failure.neutral else False)
+        super()._stop(failure)
         if permit is not None:
-            permit.release(False if kind in _OVERLOAD_KINDS else None, self.attempts)
+            permit.release(False if failure is not None and failure.kind in _OVERLOAD_KINDS else None, self.attempts)
 
 
 def _load_verdict(status: int) -> bool | None:

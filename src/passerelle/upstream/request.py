@@ -312,7 +312,7 @@ class UpstreamRequest:
         seconds = self._elapsed()
         self._service.metrics.count_failure(failure.kind, seconds)
         self._counted_attempts = (*self._counted_attempts, self.instance)
-        self._retry(False, seconds, wait)
+        self._retry(None if failure.neutral else False, seconds, wait)
         return True
 
     def _await_health_report(self, failure: Failure) -> None:
@@ -452,10 +452,12 @@ class UpstreamRequest:
         """Fail: the time limit of the route has expired. The time in which only the client sends does not count."""
         deadlines = self._policy.deadlines
         since = self._body.limit_since(self._since, deadlines.limit) if self._body is not None else None
-        if since is None:
-            self.refuse(Failure(Kind.TIMEOUT, f"no response within {deadlines.limit:g} s"))
-        else:
+        if since is not None:
             deadlines.add(self, since)
+            return
+        failure = Failure(Kind.TIMEOUT, f"no response within {deadlines.limit:g} s")
+        failure.neutral = self._connection is None  # it has waited for a place: nothing was sent
+        self.refuse(failure)
 
     @property
     def idle_timeout(self) -> float:
@@ -472,7 +474,7 @@ class UpstreamRequest:
     def refuse(self, failure: Failure) -> None:
         """Abort the request and report ``failure`` to the receiver."""
         receiver = self._receiver
-        self._stop(failure.kind)
+        self._stop(failure)
         receiver.on_failure(failure)
 
     def on_upstream_paused(self) -> None:
@@ -542,8 +544,8 @@ class UpstreamRequest:
         receiver, self._receiver = self._receiver, NULL_RECEIVER
         receiver.on_failure(failure)
 
-    def _stop(self, kind: Kind | None) -> None:
-        """Abort the attempt in progress. ``kind`` is the failure of the instance; None if the client is gone."""
+    def _stop(self, failure: Failure | None) -> None:
+        """Abort the attempt in progress because of ``failure``; None if the client is gone."""
         self._over = True
         self._receiver = NULL_RECEIVER
         self._policy.deadlines.entries.pop(self, None)
@@ -563,8 +565,8 @@ class UpstreamRequest:
             connection.detach()
         else:
             self._withdraw_from_pool()
-        service.metrics.count_failure(kind or Kind.CLIENT_GONE, seconds)
-        neutral = kind is None or kind is Kind.OVERLOADED
+        service.metrics.count_failure(failure.kind if failure is not None else Kind.CLIENT_GONE, seconds)
+        neutral = failure is None or failure.neutral
         service.node.release(instance, None if neutral else False, seconds)
         if not neutral:
             service.report_failure(instance)
