@@ -232,6 +232,9 @@ class Client(threading.Thread):
         """Stop, and return the 99th percentile in seconds."""
         self._stopped.set()
         self.join(30)
+        if not self.seconds:
+            self.errors.append("no request has ended")
+            return 0.0
         return sorted(self.seconds)[int(len(self.seconds) * 0.99)]
 
 

@@ -313,3 +313,14 @@ def test_a_request_that_waits_too_long_for_a_place_is_no_failure_of_the_instance
         problem(rig.connect(gateway).request(within=LONG), 504)
     assert {i["status"] for i in rig.loop.call(gateway.gateway.status)["u"]} == {"up"}
     assert gateway.snapshot()["services"]["u"]["breaker"] == {"closed": 1}
+
+
+def test_requests_that_wait_for_a_connection_take_no_place_under_the_concurrency_limit(rig: Rig) -> None:
+    upstreams = rig.upstream(serve), rig.upstream(serve)
+    gateway = crowded(rig, *upstreams, max_streams=0, concurrency={"min": 1, "max": 2, "initial": 1})
+    slow = [rig.connect(gateway) for _ in range(5 * PLACES)]
+    for client in slow:
+        upload(client, ATTACKER)
+    wait_until(lambda: any(pool.waiting for pool in pools(gateway)), "some wait for a connection", LONG)
+    assert rig.connect(gateway).request("GET", "/", of(OTHER), within=LONG).status == 200
+    assert gateway.snapshot()["services"]["u"]["concurrency"]["running"] == 0

@@ -13,7 +13,7 @@ from time import perf_counter
 from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure, Kind
 from passerelle.http1.client.connection import UpstreamConnection
-from passerelle.http1.client.pool import ConnectionPool
+from passerelle.http1.client.pool import ConnectionPool, ConnectionWaiter
 from passerelle.http1.head import ResponseHead
 from passerelle.resilience.admission import Admission
 from passerelle.upstream.attempt_timer import AttemptTimer
@@ -146,11 +146,12 @@ class GuardedRequest(UpstreamRequest):
                 timer.arm(self)
 
     def _wait_for_connection(self, pool: ConnectionPool) -> None:
-        if self._hedge is None:
-            super()._wait_for_connection(pool)
-        else:
-            self._pool_waiter = PoolWaiter(self)
-            pool.request(self._pool_waiter)
+        waiter: ConnectionWaiter = self
+        if self._hedge is not None:
+            waiter = self._pool_waiter = PoolWaiter(self)
+        pool.request(waiter)
+        if self._permit is not None and pool.is_queued(waiter):
+            self._permit.suspend()  # the instance has nothing of the request yet; sending it resumes
 
     def _withdraw_from_pool(self) -> bool:
         if self._hedge is None:

@@ -273,6 +273,10 @@ class ConnectionPool:
         while len(self._spare) < above and self._idle:
             self._spare.append(self._idle.popleft())
 
+    def is_queued(self, waiter: ConnectionWaiter) -> bool:
+        """Whether ``waiter`` waits for a place."""
+        return any(waiter in waiters for waiters in self._waiting.by_client.values())
+
     def withdraw(self, waiter: ConnectionWaiter) -> bool:
         """Remove ``waiter`` from the queue.
 
