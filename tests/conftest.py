@@ -27,9 +27,6 @@ ALONE = (
     "benchmarks/test_slow.py",
     "benchmarks/test_wrk.py",
     "attack/test_attack_scripts.py",
-    "benchmarks",
-    "chaos/test_bad_instances.py",
-    "chaos/test_no_client_notices.py",
     "chaos/test_streams.py",
 )
 

@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 RATIO, NOISE = 1.5, 0.02  # p99 may be RATIO times as long as before, and NOISE seconds more
 ATTACKER, OTHER = "127.0.0.1", "127.0.0.9"
@@ -177,7 +178,7 @@ async def hold(attack: Attack, port: int, service: str, delay: float) -> None:
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
         reader, writer = await asyncio.open_connection(sock=sock, limit=1024)
         try:
-            writer.transport.pause_reading()
+            cast(asyncio.Transport, writer.transport).pause_reading()
             await attack(reader, writer, service)
             await asyncio.Event().wait()
         finally:

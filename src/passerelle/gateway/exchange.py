@@ -367,16 +367,9 @@ class Exchange:
             fields = plan.request_rules.apply(fields, match.params)
         cached = not (head.debug and self._wants_instances())
         composed = plan.composed
+        address, place = self._address, self._cache_origin
         part_requests = PartRequests(
-            composed.parts,
-            match.params,
-            head,
-            fields,
-            self._request_id,
-            consumer,
-            self._address,
-            self._cache_origin,
-            cached,
+            composed.parts, match.params, head, fields, self._request_id, consumer, address, place, cached
         )
         if plan.cache is not None and cached:
             request = self._cache_request(

@@ -63,8 +63,7 @@ class TlsHandshake(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         listener = self._listener
         limits = listener.limits
-        name = transport.get_extra_info("peername")
-        self.peer = name[0].encode("ascii") if isinstance(name, tuple) else b"local"
+        self.peer = peer_address(transport.get_extra_info("peername"))
         scarce = listener.descriptors is not None and listener.descriptors.refuses(transport)
         if listener.is_full or scarce or listener.draining or not listener.admits_handshake(self):
             listener.accepted += 1
