@@ -26,6 +26,7 @@ ALONE = (
     "benchmarks/test_shared_cache.py",
     "benchmarks/test_slow.py",
     "benchmarks/test_wrk.py",
+    "attack/test_attack_scripts.py",
     "chaos/test_streams.py",
 )
 

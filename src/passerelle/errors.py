@@ -104,10 +104,10 @@ class Failure(Exception):
 
     ``detail`` is for the log. ``public``, if not empty, may be shown to the client; it never names the address of an
     upstream. ``retryable`` is True only if another attempt cannot repeat an effect (RFC 9110 §9.2.2). ``retry_after``
-    is the Retry-After of a 503, in whole seconds.
+    is the Retry-After of a 503, in whole seconds. ``neutral``: the failure does not count against the instance.
     """
 
-    __slots__ = ("detail", "kind", "public", "retry_after", "retryable")
+    __slots__ = ("detail", "kind", "neutral", "public", "retry_after", "retryable")
 
     def __init__(self, kind: Kind, detail: str = "", *, public: str = "", retryable: bool = False) -> None:
         super().__init__(kind, detail)
@@ -116,6 +116,7 @@ class Failure(Exception):
         self.public = public
         self.retryable = retryable
         self.retry_after = 1
+        self.neutral = kind is Kind.OVERLOADED  # a full instance works
 
     @property
     def status(self) -> int:

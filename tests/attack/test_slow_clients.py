@@ -89,6 +89,21 @@ def test_a_client_that_takes_nothing_is_cut_off(rig: Rig, connection: str, limit
     wait_until(lambda: open_clients(gateway) == 0, "the client is cut off", LONG)
 
 
+def test_a_client_that_reads_slowly_and_steadily_is_served(rig: Rig) -> None:
+    """The kernel accepts more only when a third of its buffer is free, which takes longer than the time limit."""
+    gateway = rig.forward(rig.upstream(large(SIZE)), limits={"write_timeout": "1s"})
+    client = rig.connect(gateway, receive_buffer=65536)
+    client.send(head())
+    pace, read = threading.Event(), 0
+    for _ in range(40):
+        read += len(client.sock.recv(16384))
+        pace.wait(0.1)
+    while read < SIZE:
+        piece = client.sock.recv(1 << 20)
+        assert piece, f"closed after {read} bytes"
+        read += len(piece)
+
+
 def cached(rig: Rig, **limits: str) -> Running:
     """Start a gateway that sends a complete stored body at once."""
     upstream = rig.upstream(answering(ok(bytes(SIZE), b"Cache-Control: max-age=600")))

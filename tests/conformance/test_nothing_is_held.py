@@ -291,6 +291,8 @@ class Ends(RuleBasedStateMachine):
         for name, service in gateway._services.items():
             if service.streaming:
                 held.append(f"{name}: streaming")
+            if any(service.tunnels.counts()):
+                held.append(f"{name}: tunnels")
             if service.limiter is not None and any(service.limiter.snapshot()[key] for key in ("running", "waiting")):
                 held.append(f"{name}: places under the limit")
             for instance in gateway._members[name].instances:
@@ -299,9 +301,11 @@ class Ends(RuleBasedStateMachine):
                     held.append(f"{instance.name}: in flight")
                 if pool.waiting or pool._tasks:
                     held.append(f"{instance.name}: waiting for a connection")
-                if pool.open != len(pool._idle):
-                    held.append(f"{instance.name}: {pool.open} connections, {len(pool._idle)} idle")
-                for connection in pool._idle:
+                if pool.open != len(pool.idle):
+                    held.append(f"{instance.name}: {pool.open} connections, {len(pool.idle)} idle")
+                if pool.set_aside or pool._reserve.taken or pool._connections - set(pool.idle):
+                    held.append(f"{instance.name}: connections set aside, or places of the reserve")
+                for connection in pool.idle:
                     clean = connection.reading and connection._receiver is None and not connection._deferred
                     if not clean or connection._transport.get_write_buffer_size():
                         held.append(f"{instance.name}: an idle connection that is not as a new one")

@@ -133,6 +133,33 @@ def test_a_handshake_has_a_limit_in_time_and_number(rig: Rig, secured: Secured) 
     assert secured.connect(gateway).request().status == 200
 
 
+def test_handshakes_count_for_their_address(rig: Rig, secured: Secured) -> None:
+    limits = {"connections": 6, "connections_per_address": 2}
+    gateway = secured.forward(rig.upstream(answering(ok())), limits=limits)
+
+    def silent() -> socket.socket:
+        found = socket.create_connection(("127.0.0.1", gateway.port), source_address=("127.0.0.1", 0))
+        found.settimeout(LONG)
+        return found
+
+    clients = [silent() for _ in range(20)]
+    try:
+        wait_until(lambda: gateway.snapshot()["connections"]["refused"] == 18, "18 are refused", LONG)
+        assert len(gateway.gateway._listener.handshakes) == 2
+        other = socket.create_connection(("127.0.0.1", gateway.port), source_address=("127.0.0.9", 0))
+        with secured.authority.client_context().wrap_socket(other, server_hostname="localhost") as secure:
+            secure.sendall(head())
+            assert secure.recv(100).startswith(b"HTTP/1.1 200 ")
+            for client in clients:
+                client.close()
+            wait_until(lambda: not gateway.gateway._listener.handshakes, "the handshakes have ended", LONG)
+            assert list(gateway.gateway._listener._counts) == [b"127.0.0.9"]
+    finally:
+        for client in clients:
+            client.close()
+    wait_until(lambda: not gateway.gateway._listener._counts, "nothing is counted", LONG)
+
+
 def test_bodies_stream_both_ways(rig: Rig, secured: Secured) -> None:
     client = secured.connect(secured.forward(rig.upstream(echo), limits={"body": "unlimited"}))
     body = bytes(range(256)) * 20_000

@@ -34,6 +34,12 @@ class Request:
     def acquire(self) -> Admission:
         return self.permit.acquire(self)
 
+    def client_key(self) -> bytes | None:
+        return b"192.0.2.1"
+
+    def on_displaced(self) -> None:
+        raise AssertionError("all requests are of one client")
+
     def on_admitted(self) -> None:
         self.permit.admit()
         self._order.append(self)

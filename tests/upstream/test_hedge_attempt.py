@@ -279,6 +279,9 @@ class Owner:
     def __init__(self) -> None:
         self.connections = 0
 
+    def client_key(self) -> bytes | None:
+        return None
+
     def on_connection(self, connection: Any) -> None:
         self.connections += 1
 

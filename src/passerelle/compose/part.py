@@ -137,6 +137,10 @@ class PartRequest:
         """Cancel the request."""
         self.source.cancel()
 
+    def client_key(self) -> bytes | None:
+        """Return None: parts are received at the speed of the gateway, so no client can hold their places."""
+        return None
+
     def on_interim(self, head: ResponseHead) -> None:
         """Ignore a 1xx response."""
 

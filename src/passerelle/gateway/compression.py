@@ -88,6 +88,10 @@ class ResponseEncoder:
     def cache_outcome(self, outcome: str | None) -> None:
         self._client.cache_outcome = outcome
 
+    def client_key(self) -> bytes | None:
+        """Return the client that the request is counted for."""
+        return self._client.client_key()
+
     def on_interim(self, head: ResponseHead) -> None:
         """Relay a 1xx response."""
         self._client.on_interim(head)

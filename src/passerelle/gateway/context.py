@@ -14,7 +14,7 @@ from passerelle.http1.clock import Clock
 from passerelle.proxy_cache.cache import Cache
 from passerelle.proxy_cache.invalidation import Invalidator
 from passerelle.routing.router import Router
-from passerelle.security.addresses import Proxies
+from passerelle.security.addresses import Proxies, Subscribers
 
 if TYPE_CHECKING:
     from passerelle.http1.head import RequestHead
@@ -34,6 +34,7 @@ class Context:
     __slots__ = (
         "_id_prefix",
         "_next_number",
+        "_subscribers",
         "cache",
         "clock",
         "id_of",
@@ -62,6 +63,11 @@ class Context:
         self.invalidator: Invalidator | None = None
         self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
         self._next_number = count(1).__next__
+        self._subscribers = Subscribers()
+
+    def client_key(self, address: bytes) -> bytes | None:
+        """Return the client that ``address`` is counted as; None for a trusted proxy, which forwards for many."""
+        return None if self.proxies.trusts(address) else self._subscribers.of(address)
 
     def trust(self, proxies: Proxies) -> None:
         """Trust ``proxies`` from now on: their addresses of clients, and their request ids."""

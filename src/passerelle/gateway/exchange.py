@@ -189,6 +189,8 @@ class Exchange:
                 self._prepare_body(plan)
             if self._head.expect:
                 self._context.loop.call_later(CONTINUE_SECONDS, self._continue)
+            if self._head.upgrade is not None and isinstance(plan, ForwardPlan):
+                plan.policy.service.tunnels.check(self.client_key())
         # 5. Respond from the cache, from one service, from several, or from the gateway itself (logins, preflights).
         if isinstance(plan, ForwardPlan):
             if plan.cache is not None:
@@ -365,16 +367,9 @@ class Exchange:
             fields = plan.request_rules.apply(fields, match.params)
         cached = not (head.debug and self._wants_instances())
         composed = plan.composed
+        address, place = self._address, self._cache_origin
         part_requests = PartRequests(
-            composed.parts,
-            match.params,
-            head,
-            fields,
-            self._request_id,
-            consumer,
-            self._address,
-            self._cache_origin,
-            cached,
+            composed.parts, match.params, head, fields, self._request_id, consumer, address, place, cached
         )
         if plan.cache is not None and cached:
             request = self._cache_request(
@@ -398,6 +393,10 @@ class Exchange:
         self._gather.start(start_part)
 
     # ---- the response (the receiver of an upstream request or of a cache lookup)
+
+    def client_key(self) -> bytes | None:
+        """Return the client that the request is counted for; None for that of a trusted proxy that names no client."""
+        return self._context.client_key(self._address())
 
     def on_interim(self, head: ResponseHead) -> None:
         """Relay a 1xx response (RFC 9110 §15.2); a 100 at most once, and only to a client that expects it."""

@@ -348,6 +348,7 @@ class Gateway:
         service = Service(name, node, self.metrics.service(name, members.in_flight))
         service.metrics.breaker = service.breaker_state
         service.metrics.concurrency = service.concurrency
+        service.metrics.tunnels = service.tunnels.counts
         service.cookie = cookie
         service.report = self._report
         service.supervised = self._health is None

@@ -18,6 +18,9 @@ from passerelle.http1.websocket import FrameTracker
 class ResponseEvents(Protocol):
     """The events of the response to one request, each of which occurs at most once, except data and 1xx responses."""
 
+    def client_key(self) -> bytes | None:
+        """Return the client that the request is counted for; None if it is of no single client."""
+
     def on_interim(self, head: ResponseHead) -> None:
         """Handle a 1xx response other than 101 (RFC 9110 §15.2)."""
 
@@ -44,6 +47,12 @@ class UpstreamReceiver(ResponseEvents, Protocol):
     """Receiver of the response to a request that was sent on an upstream connection."""
 
     method: bytes
+
+    def on_request_sent(self) -> None:
+        """Start the time of the instance: it has the whole body, or has responded without it.
+
+        Not called for a request that was sent at once.
+        """
 
     def on_upstream_paused(self) -> None:
         """Stop sending body data: the instance reads more slowly than data arrives."""

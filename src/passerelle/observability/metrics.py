@@ -178,7 +178,8 @@ class ServiceMetrics:
 
     ``in_flight`` is read at a scrape from the balancer's own counters. So are ``breaker``, the state of the circuit
     breaker, and ``concurrency``, the adaptive limit with its running and waiting requests; both are None if not
-    configured. ``limited`` counts requests that the adaptive limit refused.
+    configured. ``limited`` counts requests that the adaptive limit refused. ``tunnels`` returns the number of tunnels,
+    and of requests refused because there were too many.
     """
 
     __slots__ = (
@@ -193,6 +194,7 @@ class ServiceMetrics:
         "limited",
         "retries",
         "service",
+        "tunnels",
     )
 
     def __init__(self, service: str, in_flight: Callable[[], int]) -> None:
@@ -201,6 +203,7 @@ class ServiceMetrics:
         self.breaker: Callable[[], str | None] = lambda: None
         self.concurrency: Callable[[], dict[str, int] | None] = lambda: None
         self.hedges: dict[str, int] = {}
+        self.tunnels: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.limited = 0
         self.retries = 0
         self._codes: dict[int | str, int] = {}
@@ -270,6 +273,7 @@ class ServiceMetrics:
             "concurrency": self.concurrency() or {},
             "hedges": dict(self.hedges),
             "limited": self.limited,
+            "tunnels": dict(zip(("open", "refused"), self.tunnels(), strict=True)),
         }
 
 

@@ -153,6 +153,10 @@ def _limited(values: dict[str, Any]) -> Samples:
     return [([], values["limited"])] if values["concurrency"] else ()
 
 
+def _tunnels(key: str) -> Callable[[dict[str, Any]], Samples]:
+    return lambda values: [([], values["tunnels"][key])]
+
+
 def _lookups(snapshot: Snapshot) -> Samples:
     redis = snapshot["cache"]["redis"]
     return [(["hit"], redis["hits"]), (["miss"], redis["misses"])]
@@ -289,6 +293,20 @@ METRICS = (
         ("service",),
         "requests that the limit refused",
         _of_services(_limited),
+    ),
+    Metric(
+        "passerelle_upstream_tunnels",
+        "gauge",
+        ("service",),
+        "open tunnels (WebSockets)",
+        _of_services(_tunnels("open")),
+    ),
+    Metric(
+        "passerelle_upstream_tunnels_refused_total",
+        "counter",
+        ("service",),
+        "requests refused with 503 because of `max_tunnels` or `client_share`",
+        _of_services(_tunnels("refused")),
     ),
     Metric(
         "passerelle_cache_requests_total",

@@ -162,6 +162,10 @@ class Fetch:
 
     # ---- the response (the receiver of an upstream request)
 
+    def client_key(self) -> bytes | None:
+        """Return the client that caused the fetch; None if it has left."""
+        return self._client.client_key() if self._client is not None else None
+
     def on_interim(self, head: ResponseHead) -> None:
         """Relay a 1xx response."""
         if self._client is not None:

@@ -21,6 +21,9 @@ class FetchClient(Protocol):
     def streams(self) -> bool:
         """Whether the body is relayed piece by piece; then the deadline holds for the head alone."""
 
+    def client_key(self) -> bytes | None:
+        """Return the client that the request is counted for; None if it is of no single client."""
+
     def on_interim(self, head: ResponseHead) -> None:
         """Receive a 1xx response."""
 

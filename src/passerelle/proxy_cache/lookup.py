@@ -195,6 +195,10 @@ class CacheLookup:
         """Whether the client takes a body piece by piece."""
         return self._client.streams
 
+    def client_key(self) -> bytes | None:
+        """Return the client that the request is counted for."""
+        return self._client.client_key()
+
     def on_interim(self, head: ResponseHead) -> None:
         """Relay a 1xx response."""
         self._client.on_interim(head)

@@ -34,6 +34,10 @@ class Passthrough:
         self._epoch = request.plan.cache.store.epoch
         self.streams = client.streams
 
+    def client_key(self) -> bytes | None:
+        """Return the client that the request is counted for."""
+        return self._client.client_key()
+
     def on_interim(self, head: ResponseHead) -> None:
         """Relay a 1xx response."""
         self._client.on_interim(head)

@@ -1,4 +1,4 @@
-"""Linux calls that prevent orphaned processes: prctl(2) and /proc.
+"""Linux calls: prctl(2) and /proc, which prevent orphaned processes, and what a socket has not sent yet.
 
 The supervisor requires Linux: it finds process trees in /proc and detects exits with pidfd_open(2).
 """
@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
+import struct
 from typing import NamedTuple
 
 # <linux/prctl.h>
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+# <linux/sockios.h>
+_SIOCOUTQ = 0x5411
 
 _MAX_SCANS = 10
 
@@ -38,6 +43,14 @@ def die_with_parent(parent: int, sig: signal.Signals) -> None:
 def become_subreaper() -> None:
     """Make this process, instead of init, the parent of its orphaned descendants, so that it can end them."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def unsent_bytes(descriptor: int) -> int:
+    """Return the bytes in the send queue of a TCP socket that its peer has not acknowledged; 0 for a closed socket."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(descriptor, _SIOCOUTQ, bytes(4)))[0])
+    except OSError:
+        return 0
 
 
 def hangup_is_ignored() -> bool:

@@ -23,23 +23,26 @@ class AttemptTimer:
     keep each other alive.
     """
 
-    __slots__ = ("_deadlines", "request")
+    __slots__ = ("_deadlines", "request", "since")
 
     def __init__(self, deadlines: DeadlineQueue) -> None:
         self._deadlines = deadlines
         self.request: TimedAttempt | None = None
         """The request whose attempt has the time limit; None while the timer is stopped."""
+        self.since = 0.0
+        """The start of the attempt's time, of ``perf_counter``."""
 
     @property
     def limit(self) -> float:
         """The time limit of one attempt, in seconds."""
         return self._deadlines.limit
 
-    def arm(self, request: TimedAttempt) -> None:
-        """Start the time of an attempt of ``request`` now, or start it again."""
+    def arm(self, request: TimedAttempt, since: float | None = None) -> None:
+        """Start the time of an attempt of ``request`` now or ``since`` a time (of ``perf_counter``), or again."""
         self.request = request
+        self.since = perf_counter() if since is None else since
         self._deadlines.entries.pop(self, None)  # to the end of the queue
-        self._deadlines.add(self, perf_counter())
+        self._deadlines.add(self, self.since)
 
     def disarm(self) -> None:
         """Stop the time of the attempt, if it is running."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 from time import perf_counter
 
-from passerelle.resilience.circuit_breaker import CircuitBreaker
+from passerelle.resilience.circuit_breaker import BreakerState, CircuitBreaker
 
 
 class BreakerPass:
@@ -21,6 +21,11 @@ class BreakerPass:
         """Ask the breaker for permission at ``now`` (seconds, of ``perf_counter``). False if the request is refused."""
         self._ticket = self._breaker.acquire(now)
         return self._ticket is not None
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the request holds one of the few places of a half-open breaker."""
+        return self._ticket is not None and self._breaker.state is BreakerState.HALF_OPEN
 
     def retry_after(self, now: float) -> int:
         """Return the Retry-After of a refusal at ``now``, in seconds."""

@@ -9,13 +9,17 @@ from passerelle.upstream.concurrency_limiter import ConcurrencyLimiter, LimitedR
 
 
 class ConcurrencyPermit:
-    """The place of one request under the concurrency limit of a service: requested, waited for, held, released."""
+    """The place of one request under the concurrency limit of a service: requested, waited for, held, released.
 
-    __slots__ = ("_admitted_at", "_limiter", "queued")
+    While the client sends the body, the place is suspended: another request may have it.
+    """
+
+    __slots__ = ("_admitted_at", "_limiter", "_suspended", "queued")
 
     def __init__(self, limiter: ConcurrencyLimiter) -> None:
         self._limiter = limiter
         self._admitted_at = -1.0  # negative unless the permit is held
+        self._suspended = False
         self.queued = False
 
     def acquire(self, request: LimitedRequest) -> Admission:
@@ -33,6 +37,20 @@ class ConcurrencyPermit:
         self.queued = False
         self._admitted_at = perf_counter()
 
+    def suspend(self) -> None:
+        """Give the place to another request until :meth:`resume`."""
+        if self._admitted_at >= 0.0:
+            self._admitted_at = -1.0
+            self._suspended = True
+            self._limiter.suspend()
+
+    def resume(self) -> None:
+        """Take a place again if it was suspended, even over the limit: the request cannot wait any more."""
+        if self._suspended:
+            self._suspended = False
+            self._limiter.resume()
+            self._admitted_at = perf_counter()
+
     def dequeue(self, request: LimitedRequest) -> None:
         """Remove ``request``, which is queued, from the queue."""
         self.queued = False
@@ -43,6 +61,7 @@ class ConcurrencyPermit:
 
         ``ok`` is False if the outcome is a sign of overload, and None if it does not depend on the load.
         """
+        self._suspended = False
         since, self._admitted_at = self._admitted_at, -1.0
         if since >= 0.0:
             now = perf_counter()

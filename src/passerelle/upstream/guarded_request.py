@@ -2,17 +2,18 @@
 
 Requests without any of them use :class:`.request.UpstreamRequest`, at no extra cost. Each of the four is an object of
 its own, None where it is not configured. The order in which an event reaches them is written in one place, the method
-of :class:`GuardedRequest` for that event.
+of :class:`GuardedRequest` for that event. The file is longer than 400 lines because of that one class.
 """
 
 from __future__ import annotations
 
+from asyncio import get_running_loop
 from time import perf_counter
 
 from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure, Kind
 from passerelle.http1.client.connection import UpstreamConnection
-from passerelle.http1.client.pool import ConnectionPool
+from passerelle.http1.client.pool import ConnectionPool, ConnectionWaiter
 from passerelle.http1.head import ResponseHead
 from passerelle.resilience.admission import Admission
 from passerelle.upstream.attempt_timer import AttemptTimer
@@ -21,13 +22,13 @@ from passerelle.upstream.concurrency_permit import ConcurrencyPermit
 from passerelle.upstream.hedge import Hedge, HedgeAttempt, PoolWaiter, detach_attempt, is_hedgeable
 from passerelle.upstream.interfaces import NULL_RECEIVER, ResponseReceiver
 from passerelle.upstream.request import CallPolicy, UpstreamRequest
-from passerelle.upstream.request_body import RequestBody
+from passerelle.upstream.request_body import PATIENCE, RequestBody
 
 TIMEOUT_FIELD = b"Passerelle-Timeout-Ms"
 """The header with the milliseconds left for the response. Clients cannot send it: the prefix is reserved."""
 
 # Failures that do not depend on the service.
-_NEUTRAL = frozenset({Kind.OVERLOADED, Kind.CLIENT_GONE, Kind.NO_INSTANCE})
+_NEUTRAL = frozenset({Kind.CLIENT_GONE, Kind.NO_INSTANCE})
 # Signs of overload: no response in time, no room, and responses that declare it.
 _OVERLOAD_KINDS = frozenset({Kind.TIMEOUT, Kind.CONNECT_TIMEOUT, Kind.OVERLOADED})
 _OVERLOAD_STATUSES = frozenset({503, 504})
@@ -40,9 +41,9 @@ class GuardedRequest(UpstreamRequest):
 
     The request has one pass of the circuit breaker, whatever its number of attempts.
 
-    The request has a place under the concurrency limit from its first attempt until the response begins. Bodies of
-    responses and tunnels do not count: their duration is no measure of how busy the service is, and
-    ``max_connections`` bounds them.
+    The request has a place under the concurrency limit from its first attempt until the response begins, except while
+    the client sends the body. Bodies and tunnels do not count: their duration is no measure of how busy the service is,
+    and ``max_connections`` bounds them.
 
     An attempt that takes too long is abandoned for another instance where a retry is safe and affordable. Elsewhere
     (a method that is not idempotent, the last attempt, an empty retry budget) the attempt continues until the deadline
@@ -97,6 +98,12 @@ class GuardedRequest(UpstreamRequest):
             self._permit.admit()
         self._enter_breaker()
 
+    def on_displaced(self) -> None:
+        """Refuse the request: its client has most of the full queue, and another client needs room in it."""
+        if self._permit is not None:
+            self._permit.queued = False
+        self._refuse_overload("the queue is full, and most of it is of the same client")
+
     def _enter_breaker(self) -> None:
         breaker = self._breaker
         if breaker is not None and not breaker.enter(self._since):
@@ -139,11 +146,12 @@ class GuardedRequest(UpstreamRequest):
                 timer.arm(self)
 
     def _wait_for_connection(self, pool: ConnectionPool) -> None:
-        if self._hedge is None:
-            super()._wait_for_connection(pool)
-        else:
-            self._pool_waiter = PoolWaiter(self)
-            pool.request(self._pool_waiter)
+        waiter: ConnectionWaiter = self
+        if self._hedge is not None:
+            waiter = self._pool_waiter = PoolWaiter(self)
+        pool.request(waiter)
+        if self._permit is not None and pool.is_queued(waiter):
+            self._permit.suspend()  # the instance has nothing of the request yet; sending it resumes
 
     def _withdraw_from_pool(self) -> bool:
         if self._hedge is None:
@@ -157,6 +165,10 @@ class GuardedRequest(UpstreamRequest):
     def _send(self, connection: UpstreamConnection) -> None:
         if self._attempt_timer is not None:
             self._attempt_timer.arm(self)
+        if self._body is not None and not self._body.complete:
+            self._expect_client(self._body)
+        elif self._permit is not None:
+            self._permit.resume()
         if self._policy.sends_deadline:
             plain, self._message = self._message, self.message_for(self.instance)
             super()._send(connection)
@@ -164,12 +176,30 @@ class GuardedRequest(UpstreamRequest):
         else:
             super()._send(connection)
 
+    def _expect_client(self, body: RequestBody) -> None:
+        """Give up what the request holds of the service while the client sends ``body``."""
+        if self._permit is not None:
+            self._permit.suspend()
+        if self._breaker is not None and self._breaker.is_probe:
+            get_running_loop().call_later(PATIENCE, self._free_probe, body)
+
+    def _free_probe(self, body: RequestBody) -> None:
+        """Let another request probe the service: the client takes too long to send this one."""
+        if self._breaker is not None and body.awaits_client:
+            self._breaker.leave(None)
+
+    def on_request_sent(self) -> None:
+        """See :meth:`.request.UpstreamRequest.on_request_sent`."""
+        super().on_request_sent()
+        if self._permit is not None and self._body is not None and self._body.complete:
+            self._permit.resume()
+
     def message_for(self, instance: Instance) -> bytes:
         """Return the head of the request for ``instance`` as of now: the header with the time left differs."""
         policy, plain = self._policy, self._message
         if not policy.sends_deadline:
             return plain
-        left = max(0, int((policy.deadlines.limit - (perf_counter() - self._since)) * 1000))
+        left = max(0, int((policy.deadlines.limit - self._elapsed()) * 1000))
         return b"%b%b: %d\r\n\r\n" % (plain[:-2], TIMEOUT_FIELD, left)
 
     def on_attempt_deadline(self) -> None:
@@ -177,13 +207,16 @@ class GuardedRequest(UpstreamRequest):
         timer = self._attempt_timer
         if timer is None or self._over or self._responded or self._retry_timer is not None:
             return
-        if self._connection is not None and self._body is not None and not self._body.complete:
-            timer.arm(self)  # the client is still sending: the delay is not the fault of the instance
-            return
+        if self._connection is not None and self._body is not None:
+            since = self._body.limit_since(timer.since, timer.limit)
+            if since is not None:
+                timer.arm(self, since)  # the client was still sending: the delay is not the fault of the instance
+                return
         unsent = self._connection is None
         if unsent and not self._withdraw_from_pool():
             return  # a connection is being made, with a time limit of its own; sending restarts the timer
         failure = Failure(Kind.TIMEOUT, f"no response to the attempt within {timer.limit:g} s", retryable=unsent)
+        failure.neutral = unsent
         if not self._abandon_attempt(failure) and unsent:
             self._wait_for_connection(self.instance.endpoint)  # at the end of the queue: the place was given up
 
@@ -197,7 +230,7 @@ class GuardedRequest(UpstreamRequest):
                 connection, self._connection = self._connection, None
                 if connection is not None and not complete:
                     connection.detach()
-                seconds = perf_counter() - self._since
+                seconds = self._elapsed()
                 self._service.metrics.observe(head.status, seconds)
                 self._promote_hedge(hedge, False, seconds)
                 return
@@ -207,6 +240,8 @@ class GuardedRequest(UpstreamRequest):
         if self._attempt_timer is not None:
             self._attempt_timer.disarm()
         super().on_response(head, data, complete)
+        if not complete and self._breaker is not None and self._responded and self._breaker.is_probe:
+            self._breaker.leave(head.status < 500)  # the body may last as long as the client wants
         if self._permit is not None and self._responded:
             self._permit.release(_load_verdict(head.status), self.attempts)
 
@@ -227,9 +262,9 @@ class GuardedRequest(UpstreamRequest):
         hedge = self._hedge
         if hedge is not None and hedge.attempt is not None and not self._over and not self._responded:
             self._connection = None
-            seconds = perf_counter() - self._since
+            seconds = self._elapsed()
             self._service.metrics.count_failure(failure.kind, seconds)
-            self._promote_hedge(hedge, None if failure.kind is Kind.OVERLOADED else False, seconds)
+            self._promote_hedge(hedge, None if failure.neutral else False, seconds)
             return
         if self._attempt_timer is not None:
             self._attempt_timer.disarm()
@@ -240,7 +275,7 @@ class GuardedRequest(UpstreamRequest):
         if hedge is None or hedge.attempt is None:
             return super()._abandon_attempt(failure)
         self._drop_attempt()
-        seconds = perf_counter() - self._since
+        seconds = self._elapsed()
         self._service.metrics.count_failure(failure.kind, seconds)
         self._promote_hedge(hedge, False, seconds)
         return True
@@ -281,7 +316,7 @@ class GuardedRequest(UpstreamRequest):
         """End the hedge, which failed: the first attempt continues alone."""
         attempt = self._finish_hedge()
         self._service.metrics.count_failure(failure.kind, perf_counter() - attempt.since)
-        self._settle_hedge(attempt, None if failure.kind is Kind.OVERLOADED else False)
+        self._settle_hedge(attempt, None if failure.neutral else False)
         if failure.kind not in _UNSENT:
             self._counted_attempts = (*self._counted_attempts, attempt.instance)
 
@@ -324,10 +359,10 @@ class GuardedRequest(UpstreamRequest):
 
     # ---- the end
 
-    def _settle(self, status: int) -> None:
+    def _settle(self, status: int, latency: float | None = None) -> None:
         if self._breaker is not None:
             self._breaker.leave(status < 500)
-        super()._settle(status)
+        super()._settle(status, latency)
         if self._permit is not None:
             self._permit.release(_load_verdict(status), self.attempts)
 
@@ -335,7 +370,7 @@ class GuardedRequest(UpstreamRequest):
         if self._hedge is not None:
             self._hedge.disarm()
         if self._breaker is not None:
-            self._breaker.leave(None if failure.kind in _NEUTRAL else False)
+            self._breaker.leave(None if failure.neutral or failure.kind in _NEUTRAL else False)
         super()._fail(failure)
         if self._permit is not None:  # last: the next request is admitted at once and asks the breaker
             self._permit.release(False if failure.kind in _OVERLOAD_KINDS else None, self.attempts)
@@ -344,12 +379,12 @@ class GuardedRequest(UpstreamRequest):
         if self._hedge is not None:
             self._hedge.disarm()
         if self._breaker is not None:
-            self._breaker.leave(None if failure.kind in _NEUTRAL else False)
+            self._breaker.leave(None if failure.neutral or failure.kind in _NEUTRAL else False)
         super()._give_up(failure)
         if self._permit is not None:
             self._permit.release(False if failure.kind in _OVERLOAD_KINDS else None, self.attempts)
 
-    def _stop(self, kind: Kind | None) -> None:
+    def _stop(self, failure: Failure | None) -> None:
         permit = self._permit
         if self._hedge is not None:
             self._hedge.cancel("cancelled")
@@ -364,10 +399,10 @@ class GuardedRequest(UpstreamRequest):
         if self._attempt_timer is not None:
             self._attempt_timer.disarm()
         if self._breaker is not None:
-            self._breaker.leave(None if kind is None else False)
-        super()._stop(kind)
+            self._breaker.leave(None if failure is None or failure.neutral else False)
+        super()._stop(failure)
         if permit is not None:
-            permit.release(False if kind in _OVERLOAD_KINDS else None, self.attempts)
+            permit.release(False if failure is not None and failure.kind in _OVERLOAD_KINDS else None, self.attempts)
 
 
 def _load_verdict(status: int) -> bool | None:

@@ -41,6 +41,10 @@ class PoolWaiter:
     def __init__(self, owner: ConnectionWaiter) -> None:
         self.owner: ConnectionWaiter | None = owner
 
+    def client_key(self) -> bytes | None:
+        """Return the client of the owner."""
+        return self.owner.client_key() if self.owner is not None else None
+
     def on_connection(self, connection: UpstreamConnection) -> None:
         """A connection is available."""
         owner, self.owner = self.owner, None  # the two would be a reference cycle
@@ -62,6 +66,9 @@ class HedgedRequest(Protocol):
     """The request that a hedge belongs to."""
 
     method: bytes
+
+    def client_key(self) -> bytes | None:
+        """The client of the request."""
 
     def message_for(self, instance: Instance) -> bytes:
         """The head of the request as it is to be sent to ``instance`` now."""
@@ -101,6 +108,10 @@ class HedgeAttempt:
             pool.request(self.waiter)
         else:
             self._send(connection)
+
+    def client_key(self) -> bytes | None:
+        """Return the client of the request."""
+        return self._request.client_key()
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         """Send the request over the connection that was waited for."""
@@ -147,6 +158,9 @@ class HedgeAttempt:
 
     def on_end(self) -> None:
         """Not called."""
+
+    def on_request_sent(self) -> None:
+        """Not called: a hedged request is sent at once."""
 
     def on_upstream_paused(self) -> None:
         """Ignored: there is no request body to pause."""

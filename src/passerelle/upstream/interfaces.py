@@ -21,11 +21,17 @@ class ResponseReceiver(ResponseEvents, Protocol):
     streams: bool
     """Whether the deadline ends with the head of the response; otherwise it applies to the whole response."""
 
+    def client_key(self) -> bytes | None:
+        """Return the client that the request is counted for; None if it is of no single client."""
+
 
 class _NullReceiver:
     """Ignores a response. It replaces the receiver of a request that is over: the two would be a reference cycle."""
 
     streams = False
+
+    def client_key(self) -> bytes | None:
+        return b""
 
     def on_interim(self, head: ResponseHead) -> None: ...
 

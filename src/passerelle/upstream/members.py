@@ -41,6 +41,8 @@ class PoolSettings(NamedTuple):
     waiting_limit: int
     connect_timeout: float
     keepalive: float
+    aside_limit: int
+    client_share: float
     tls: UpstreamTls | None = None
 
 
@@ -88,6 +90,8 @@ class InstanceSet:
                     waiting_limit=settings.waiting_limit,
                     connect_timeout=settings.connect_timeout,
                     keepalive=settings.keepalive,
+                    aside_limit=settings.aside_limit,
+                    client_share=settings.client_share,
                 )
             instance.endpoint.secure(self._settings.tls if spec.secure else None)
         for zone, leaf in self._leaves.items():
@@ -99,7 +103,7 @@ class InstanceSet:
         self._settings = settings
         instances = self._roster.instances
         for instance in instances:
-            instance.endpoint.configure(*settings[:4])
+            instance.endpoint.configure(*settings[:6])
         if leaves is not None:
             self._leaves = leaves
             for zone, leaf in leaves.items():

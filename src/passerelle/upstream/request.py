@@ -182,6 +182,10 @@ class UpstreamRequest:
         """Wait for a connection to the instance."""
         pool.request(self)
 
+    def client_key(self) -> bytes | None:
+        """Return the client that the request is counted for; None if it is of no single client."""
+        return self._receiver.client_key()
+
     def _withdraw_from_pool(self) -> bool:
         """Stop waiting for a connection. False if one is being made: :meth:`on_connection` is then still called."""
         return bool(self.instance.endpoint.withdraw(self))
@@ -228,6 +232,7 @@ class UpstreamRequest:
             if receiver.streams:
                 self._policy.deadlines.entries.pop(self, None)
             self._status = head.status
+            self.seconds = self._elapsed()
             self._service.streaming.add(self)
         receiver.on_response(head, data, complete)
 
@@ -241,14 +246,19 @@ class UpstreamRequest:
         self._policy.deadlines.entries.pop(self, None)
         self._service.streaming.discard(self)
         receiver = self._receiver
-        self._settle(self._status)
+        self._settle(self._status, self.seconds)
         receiver.on_end()
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """Handle a 101 response: the connection is a tunnel from here on, and in flight until :meth:`cancel`."""
         self._policy.deadlines.entries.pop(self, None)
         self._responded = True
-        self._receiver.on_switch(head, data)
+        try:
+            self._service.tunnels.add(self, self.client_key())
+        except Failure as failure:  # others were faster since the check of the exchange
+            self.refuse(failure)
+        else:
+            self._receiver.on_switch(head, data)
 
     def tunnel(self, other: Tunnel) -> UpstreamConnection:
         """Connect the tunnel to ``other``, after :meth:`on_switch`. Return the connection to the instance."""
@@ -262,6 +272,8 @@ class UpstreamRequest:
             return
         self._connection = None
         if self._body is not None:
+            if failure.kind in _CONNECTION_FAILURES and self._body.client_is_slow:
+                failure.neutral = True
             self._body.detach()
         wait = None if self._responded else self._delay_before_retry(failure)
         if wait is None:
@@ -275,11 +287,11 @@ class UpstreamRequest:
             else:
                 self._fail(failure)
         else:
-            seconds = perf_counter() - self._since
+            seconds = self._elapsed()
             self._service.metrics.count_failure(failure.kind, seconds)
             if wait >= 0.0:
                 self._counted_attempts = (*self._counted_attempts, self.instance)
-            self._retry(None if failure.kind is Kind.OVERLOADED else False, seconds, wait)
+            self._retry(None if failure.neutral else False, seconds, wait)
 
     def on_instance_down(self) -> None:
         """Retry at another instance if possible, because this one fails its probes; otherwise keep waiting."""
@@ -297,19 +309,22 @@ class UpstreamRequest:
             self._body.detach()
         if connection is not None:
             connection.detach()
-        seconds = perf_counter() - self._since
+        seconds = self._elapsed()
         self._service.metrics.count_failure(failure.kind, seconds)
         self._counted_attempts = (*self._counted_attempts, self.instance)
-        self._retry(False, seconds, wait)
+        self._retry(None if failure.neutral else False, seconds, wait)
         return True
 
     def _await_health_report(self, failure: Failure) -> None:
         """Wait for the supervisor, which may be about to report that the instances of the attempts are gone."""
-        seconds = perf_counter() - self._since
+        seconds = self._elapsed()
         service = self._service
         service.metrics.count_failure(failure.kind, seconds)
-        service.node.release(self.instance, False, seconds)
-        service.report_failure(self.instance)
+        if failure.neutral:
+            service.node.release(self.instance, None, seconds)
+        else:
+            service.node.release(self.instance, False, seconds)
+            service.report_failure(self.instance)
         self._tried = (*self._tried, self.instance)
         self._counted_attempts = (*self._counted_attempts, self.instance)
         self._retry_timer = get_running_loop().call_later(HEALTH_REPORT_WAIT, self._on_health_report, failure)
@@ -360,7 +375,7 @@ class UpstreamRequest:
             body.detach()
         if connection is not None and not (complete and (body is None or body.complete)):
             connection.detach()  # the rest of the response, or of the request, is not worth waiting for
-        seconds = perf_counter() - self._since
+        seconds = self._elapsed()
         service.metrics.observe(head.status, seconds)
         self._counted_attempts = (*self._counted_attempts, self.instance)
         self._retry(False, seconds, wait)
@@ -414,16 +429,35 @@ class UpstreamRequest:
                 return None
         service = self._service
         now = perf_counter()
-        left = self._policy.deadlines.limit - (now - self._since)
+        left = self._policy.deadlines.limit - self._elapsed()
         rules = service.retries
         wait = backoff(tries, random, left=left, retry_after=retry_after, base=rules.base_delay, most=rules.max_delay)
         return wait if wait is not None and service.may_retry(now) else None
 
+    # ---- the time that the client takes to send the body
+
+    def _elapsed(self) -> float:
+        """Return the time that the service has taken so far, in seconds, without that of a client that still sends."""
+        body = self._body
+        return perf_counter() - (self._since if body is None else max(self._since, body.service_since))
+
+    def on_request_sent(self) -> None:
+        """Start the time of the service: the client has sent the whole body, or the service responds without it."""
+        if self._body is not None:
+            self._since = max(self._since, self._body.service_since)
+
     # ---- called from outside
 
     def on_deadline(self) -> None:
-        """Fail: the time limit of the route has expired."""
-        self.refuse(Failure(Kind.TIMEOUT, f"no response within {self._policy.deadlines.limit:g} s"))
+        """Fail: the time limit of the route has expired. The time in which only the client sends does not count."""
+        deadlines = self._policy.deadlines
+        since = self._body.limit_since(self._since, deadlines.limit) if self._body is not None else None
+        if since is not None:
+            deadlines.add(self, since)
+            return
+        failure = Failure(Kind.TIMEOUT, f"no response within {deadlines.limit:g} s")
+        failure.neutral = self._connection is None  # it has waited for a place: nothing was sent
+        self.refuse(failure)
 
     @property
     def idle_timeout(self) -> float:
@@ -432,13 +466,15 @@ class UpstreamRequest:
 
     def on_idle_timeout(self) -> None:
         """Fail if the instance has sent no byte of the body for too long."""
+        if self._body is not None and self._body.awaits_client:
+            return
         if self._connection is None or self._connection.reading:  # otherwise the client does not read
             self.refuse(Failure(Kind.TIMEOUT, "the body stalled"))
 
     def refuse(self, failure: Failure) -> None:
         """Abort the request and report ``failure`` to the receiver."""
         receiver = self._receiver
-        self._stop(failure.kind)
+        self._stop(failure)
         receiver.on_failure(failure)
 
     def on_upstream_paused(self) -> None:
@@ -463,15 +499,18 @@ class UpstreamRequest:
 
     # ---- the end
 
-    def _settle(self, status: int) -> None:
-        """Record that the response is complete."""
+    def _settle(self, status: int, latency: float | None = None) -> None:
+        """Record that the response is complete.
+
+        ``latency`` is the time to its head where the body took longer (seconds): that may be the time of the client.
+        """
         self._over = True
         self._receiver = NULL_RECEIVER
         self.seconds = seconds = perf_counter() - self._since
         service = self._service
         service.metrics.observe(status, seconds)
         ok = status < 500
-        service.node.release(self.instance, ok, seconds)
+        service.node.release(self.instance, ok, seconds if latency is None else latency)
         if not ok:
             service.report_failure(self.instance)
 
@@ -481,7 +520,7 @@ class UpstreamRequest:
         self._policy.deadlines.entries.pop(self, None)
         service = self._service
         service.streaming.discard(self)
-        self.seconds = seconds = perf_counter() - self._since
+        self.seconds = seconds = self._elapsed()
         service.metrics.count_failure(failure.kind, seconds)
         instance = self.instance
         if failure.kind is Kind.OVERLOADED:
@@ -490,6 +529,8 @@ class UpstreamRequest:
             pool: ConnectionPool = instance.endpoint
             failure.retry_after = admission.retry_after(pool.waiting, pool.limit, service.metrics.mean)
             service.report_overload()
+        elif failure.neutral:
+            service.node.release(instance, None, seconds)
         else:
             service.node.release(instance, False, seconds)
             service.report_failure(instance)
@@ -503,14 +544,15 @@ class UpstreamRequest:
         receiver, self._receiver = self._receiver, NULL_RECEIVER
         receiver.on_failure(failure)
 
-    def _stop(self, kind: Kind | None) -> None:
-        """Abort the attempt in progress. ``kind`` is the failure of the instance; None if the client is gone."""
+    def _stop(self, failure: Failure | None) -> None:
+        """Abort the attempt in progress because of ``failure``; None if the client is gone."""
         self._over = True
         self._receiver = NULL_RECEIVER
         self._policy.deadlines.entries.pop(self, None)
         service = self._service
         service.streaming.discard(self)
-        self.seconds = seconds = perf_counter() - self._since
+        service.tunnels.discard(self)
+        self.seconds = seconds = self._elapsed()
         instance = self.instance
         connection, self._connection = self._connection, None
         if self._body is not None:
@@ -523,7 +565,8 @@ class UpstreamRequest:
             connection.detach()
         else:
             self._withdraw_from_pool()
-        service.metrics.count_failure(kind or Kind.CLIENT_GONE, seconds)
-        service.node.release(instance, None if kind is None else False, seconds)
-        if kind is not None:
+        service.metrics.count_failure(failure.kind if failure is not None else Kind.CLIENT_GONE, seconds)
+        neutral = failure is None or failure.neutral
+        service.node.release(instance, None if neutral else False, seconds)
+        if not neutral:
             service.report_failure(instance)

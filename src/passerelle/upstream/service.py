@@ -16,6 +16,7 @@ from passerelle.http1.head import RequestHead
 from passerelle.observability.metrics import ServiceMetrics
 from passerelle.resilience.circuit_breaker import CircuitBreaker
 from passerelle.resilience.retry_budget import RetryBudget
+from passerelle.upstream.tunnels import Tunnels
 
 if TYPE_CHECKING:
     from passerelle.upstream.concurrency_limiter import ConcurrencyLimiter
@@ -69,6 +70,7 @@ class Service:
         "started",
         "streaming",
         "supervised",
+        "tunnels",
     )
 
     def __init__(self, name: str, node: PickerNode, metrics: ServiceMetrics) -> None:
@@ -88,6 +90,7 @@ class Service:
             _report_to_none  # event, service, instance (of a breaker: its state)
         )
         self.supervised = False  # a supervisor reports which instances are gone
+        self.tunnels = Tunnels()
         self.started = 0
         self._counted_requests = 0  # the part of `started` that the budget knows
         self._overload_reported = -inf  # the time of the last report

@@ -57,6 +57,10 @@ class _BufferedResponse:
         self._head: ResponseHead | None = None
         self.request: UpstreamRequest | None = None
 
+    def client_key(self) -> bytes | None:
+        """Return None: the gateway itself makes the request."""
+        return None
+
     def on_interim(self, head: ResponseHead) -> None:
         """Ignore a 1xx response."""
 

@@ -50,6 +50,11 @@ class RecordingReceiver:
 
     def on_upstream_resumed(self) -> None: ...
 
+    def on_request_sent(self) -> None: ...
+
+    def client_key(self) -> bytes | None:
+        return None
+
 
 class Owner:
     """An owner that records the release and the loss of a connection."""
@@ -60,6 +65,10 @@ class Owner:
 
     def release(self, connection: UpstreamConnection) -> None:
         self.released += 1
+
+    def take_back(self, connection: UpstreamConnection) -> None: ...
+
+    def on_tunnel(self, connection: UpstreamConnection) -> None: ...
 
     def lost(self, connection: UpstreamConnection) -> None:
         self.gone.set()

@@ -20,6 +20,9 @@ class Waiter:
     def __init__(self) -> None:
         self.found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
+    def client_key(self) -> bytes | None:
+        return None
+
     def on_connection(self, connection: Any) -> None:
         self.found.set_result(connection)
 

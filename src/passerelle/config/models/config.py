@@ -185,11 +185,25 @@ class Service(Model):
     connect_timeout: Duration = Field(default=2.0, description="Time to connect to an instance.")
     max_connections: Annotated[int, WholeNumber(1, 100_000)] = Field(
         default=256,
-        description="Maximum number of connections, and so of requests in flight, to an instance, per worker.",
+        description="Maximum number of requests that wait for the response of an instance, per worker.",
+    )
+    max_streams: Annotated[int, WholeNumber(0, 100_000)] | None = Field(
+        default=None,
+        description="Maximum number of uploads and response bodies of an instance that do not count for "
+        "`max_connections` because they last, per worker; by default `max_connections`.",
+    )
+    max_tunnels: Annotated[int, WholeNumber(0, 100_000)] = Field(
+        default=1024,
+        description="Maximum number of tunnels (WebSockets) of the service, per worker. Beyond: 503.",
     )
     max_waiting: Annotated[int, WholeNumber(0, 100_000)] = Field(
         default=256,
         description="Maximum number of requests that wait for a connection, per instance and worker. Beyond: 503.",
+    )
+    client_share: Percent = Field(
+        default=0.5,
+        description="Largest share of `max_streams`, of `max_tunnels` and of the last quarter of `max_connections` "
+        "that one client address (IPv6: /64) may have.",
     )
     concurrency: Annotated[Concurrency, Takes("`adaptive`, or [mapping](#concurrency)")] | None = Field(
         default=None,
@@ -286,7 +300,9 @@ class Route(Model):
         description="What happens to a path with `%2F`: 400, or it is forwarded as it is. With `service` only.",
     )
     timeout: Duration = Field(
-        default=30.0, description="Deadline of the request over all attempts, until the response begins. Beyond: 504."
+        default=30.0,
+        description="Deadline of the request over all attempts, until the response begins; the time of an upload does "
+        "not count. Beyond: 504.",
     )
     body: Limit | None = Field(
         default=None, description="Largest request body, or `unlimited`; by default `limits.body`."

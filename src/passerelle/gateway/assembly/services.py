@@ -78,7 +78,15 @@ def balancing_inputs(config: ServiceConfig) -> object:
 
 def pool_settings(config: ServiceConfig, tls: UpstreamTls | None) -> PoolSettings:
     """Build the settings of the connection pools of a service."""
-    return PoolSettings(config.max_connections, config.max_waiting, config.connect_timeout, config.keepalive, tls)
+    return PoolSettings(
+        config.max_connections,
+        config.max_waiting,
+        config.connect_timeout,
+        config.keepalive,
+        config.max_connections if config.max_streams is None else config.max_streams,
+        config.client_share,
+        tls,
+    )
 
 
 def health_settings(config: ServiceConfig, *, probed: bool) -> HealthSettings:
@@ -102,6 +110,7 @@ def apply_settings(service: Service, config: ServiceConfig, before: ServiceConfi
     """Apply ``config`` to ``service``; what is unchanged since ``before`` keeps its state."""
     service.key = key_of(config.balance)
     service.host = config.host_name.encode("ascii") if config.host_name is not None else None
+    service.tunnels.configure(config.max_tunnels, config.client_share)
     service.eject_after = config.eject.failures if config.eject is not None else 0
     retries = config.retries
     methods = IDEMPOTENT_METHODS if retries.methods is None else frozenset(m.encode() for m in retries.methods)

@@ -6,6 +6,7 @@ Over 400 lines: framing in both directions and the end of the connection share a
 from __future__ import annotations
 
 import asyncio
+import enum
 import os
 import select
 from collections.abc import Callable
@@ -28,6 +29,16 @@ FLUSH_SECONDS = 2.0
 # What has happened since the connection was released, and must be undone before its next request (bits).
 READING_PAUSED = 1
 BODY_SENT = 2
+CLAIMED = 4
+
+
+class Claim(enum.Enum):
+    """What a connection takes from the pool besides an ordinary place, or in its stead."""
+
+    NONE = enum.auto()
+    RESERVE = enum.auto()  # a place of the reserve
+    ASIDE = enum.auto()  # set aside: no place
+    TUNNEL = enum.auto()  # a tunnel: no place
 
 
 class ConnectionOwner(Protocol):
@@ -38,6 +49,12 @@ class ConnectionOwner(Protocol):
 
     def lost(self, connection: UpstreamConnection) -> None:
         """Remove ``connection``, which is closed."""
+
+    def take_back(self, connection: UpstreamConnection) -> None:
+        """Count ``connection`` again, if it was set aside: its client is not the slow side any more."""
+
+    def on_tunnel(self, connection: UpstreamConnection) -> None:
+        """Count ``connection`` no more: it is a tunnel."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -53,11 +70,14 @@ class UpstreamConnection(asyncio.Protocol):
         "_receiver",
         "_request_done",
         "_response_done",
+        "_seen",
         "_transport",
         "_tunnel",
         "_used",
         "_write",
         "address",
+        "claimed",
+        "client",
         "connected",
         "fresh",
         "idle_since",
@@ -82,7 +102,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._request_done = True
         self._response_done = True
         self._tunnel: Tunnel | None = None
-        self._used = 0  # bits of READING_PAUSED and BODY_SENT; 0, the common case, costs one load at release
+        self._used = 0  # bits of READING_PAUSED and the others; 0, the common case, costs one load at release
+        self._seen = 0  # what the last sweep saw: the identity of the receiver
+        self.claimed = Claim.NONE
+        self.client: bytes | None = None  # that the claim is counted for
         self.fresh = True
         self.connected = False  # whether it was ever connected; only then connection_lost() is called
         self.idle_since = 0.0
@@ -287,9 +310,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._decoder = None
         self._interims = 0
         self._response_done = True
-        if close:
-            self.abort() if self._request_done else self.close()
-        elif self._request_done:
+        if not self._request_done:
+            if close:
+                self.close()
+            if self._receiver is not None:
+                self._receiver.on_request_sent()  # an early response: the rest of the request changes nothing
+        elif close:
+            self.abort()
+        else:
             self._release()
 
     def _release(self) -> None:
@@ -308,6 +336,8 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             if self._used & READING_PAUSED:
                 transport.resume_reading()
+            if self._used & CLAIMED:
+                self.pool.take_back(self)
             self._used = 0
         self.pool.release(self)
 
@@ -347,6 +377,10 @@ class UpstreamConnection(asyncio.Protocol):
     def end_request(self) -> None:
         """Complete the request body."""
         self._request_done = True
+        if self._used & CLAIMED:
+            self.pool.take_back(self)
+        if not self._response_done and self._receiver is not None:
+            self._receiver.on_request_sent()
         if self._response_done and self._receiver is not None and self._tunnel is None:
             if self.open:
                 self._release()
@@ -379,6 +413,23 @@ class UpstreamConnection(asyncio.Protocol):
         """Note that the next request has a body."""
         self._used |= BODY_SENT
 
+    def claim(self, claim: Claim, client: bytes | None) -> None:
+        """Note what the connection takes from the pool, on behalf of ``client``."""
+        self.claimed = claim
+        self.client = client
+        self._used |= CLAIMED
+
+    def has_lasted(self) -> bool:
+        """Whether the transfer of one body, in either direction, was in progress at the last call and still is."""
+        receiver, seen = self._receiver, self._seen
+        transfers = receiver is not None and (self._decoder is not None or not self._request_done)
+        self._seen = id(receiver) if transfers else 0
+        return transfers and seen == self._seen
+
+    def client_key(self) -> bytes | None:
+        """Return the client of the request in progress, as the pool counts it."""
+        return self._receiver.client_key() if self._receiver is not None else None
+
     def set_receiver(self, receiver: UpstreamReceiver) -> None:
         """Deliver the response to ``receiver`` from now on, in place of the receiver given to :meth:`send`."""
         self._receiver = receiver
@@ -392,6 +443,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Stop framing and pass bytes to ``tunnel`` from now on (RFC 9110 §7.8)."""
         self._tunnel = tunnel
         self._receiver = None
+        self.pool.on_tunnel(self)
 
     def write(self, data: bytes) -> None:
         """Send raw bytes of a tunnel."""

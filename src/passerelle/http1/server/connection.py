@@ -51,7 +51,7 @@ class ClientConnection(ClientTimeouts):
         self.peer = peer_address(transport.get_extra_info("peername"))
         listener.accepted += 1
         self._since = listener.clock.now
-        if len(listener.connections) >= listener.limits.connections or listener.draining:
+        if listener.is_full or listener.draining:
             listener.refused += 1
             kind = Kind.STOPPING if listener.draining else Kind.OVERLOADED
             self._refuse(Failure(kind, "too many connections" if kind is Kind.OVERLOADED else "draining"))

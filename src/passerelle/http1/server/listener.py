@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import Protocol
 
 from passerelle.http1.clock import Clock
@@ -13,6 +14,8 @@ from passerelle.http1.server.descriptor_limit import DescriptorLimit
 
 class Handshake(Protocol):
     """A TLS handshake in progress."""
+
+    peer: bytes
 
     def abort(self) -> None:
         """End the handshake and close its connection."""
@@ -119,25 +122,54 @@ class Listener:
         for connection in self.connections:
             connection.invalidate_head()
             if limits.per_client is not None:
-                self._count(connection, limits.per_client)
+                self._count(connection.peer, inf)
+        if limits.per_client is not None:
+            for handshake in self.handshakes:
+                self._count(handshake.peer, inf)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many connections as allowed, handshakes included."""
+        return len(self.connections) + len(self.handshakes) >= self.limits.connections
 
     def admits(self, connection: ServerConnection) -> bool:
         """Add ``connection`` unless its client has reached its limit; return whether it was added."""
         most = self.limits.per_client
-        if most is not None and not self._count(connection, most):
+        if most is not None and not self._count(connection.peer, most):
             return False
         self.connections.add(connection)
         return True
 
-    def _count(self, connection: ServerConnection, most: int) -> bool:
-        client = self.limits.client_of(connection.peer)
+    def admits_handshake(self, handshake: Handshake) -> bool:
+        """Add ``handshake``, whose connection counts from now on, as :meth:`admits` does."""
+        most = self.limits.per_client
+        if most is not None and not self._count(handshake.peer, most):
+            return False
+        self.handshakes.add(handshake)
+        return True
+
+    def end_handshake(self, handshake: Handshake) -> None:
+        """Remove ``handshake``, whose connection is lost or is admitted again as a connection."""
+        if handshake in self.handshakes:
+            self.handshakes.discard(handshake)
+            self._uncount(handshake.peer)
+
+    def _count(self, peer: bytes, most: float) -> bool:
+        client = self.limits.client_of(peer)
         if client is None:
             return True
         count = self._counts.get(client, 0)
-        if count >= most and connection not in self.connections:
+        if count >= most:
             return False
         self._counts[client] = count + 1
         return True
+
+    def _uncount(self, peer: bytes) -> None:
+        client = self.limits.client_of(peer) if self._counts else None
+        if client is not None:
+            self._counts[client] -= 1
+            if not self._counts[client]:
+                del self._counts[client]
 
     def sweep(self) -> None:
         """Enforce the time limits of all connections. O(connections); meant to run about once a second."""
@@ -163,13 +195,9 @@ class Listener:
 
     def on_connection_lost(self, connection: ServerConnection) -> None:
         """Remove ``connection``, which is closed."""
-        if self._counts and connection in self.connections:
-            client = self.limits.client_of(connection.peer)
-            if client is not None:
-                self._counts[client] -= 1
-                if not self._counts[client]:
-                    del self._counts[client]
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self._uncount(connection.peer)
         self.check_empty()
 
     def check_empty(self) -> None:

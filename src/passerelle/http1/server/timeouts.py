@@ -9,6 +9,7 @@ from passerelle.errors import Failure, Kind
 from passerelle.http1.interfaces import ServerExchange
 from passerelle.http1.server.listener import Listener
 from passerelle.http1.server.response_writer import ResponseWriter
+from passerelle.system.linux import unsent_bytes
 
 # Seconds for which a client may continue to send after the last response (RFC 9112 §9.6).
 LINGER_SECONDS = 2.0
@@ -95,11 +96,14 @@ class ClientTimeouts(ResponseWriter):
         """Return whether all output was sent; abort the connection after ``write_timeout`` without progress.
 
         A plain close would wait forever for a client that does not read. An immediate abort would truncate the response
-        of a client that reads slowly.
+        of a client that reads slowly: for a long time its progress is visible in the kernel alone, which holds
+        megabytes.
         """
         unsent = self._pending
-        if unsent == 0:
+        if unsent == 0 or self._transport is None:
             return True
+        sock = self._transport.get_extra_info("socket")
+        unsent += unsent_bytes(sock.fileno()) if sock is not None else 0
         if unsent != self._unsent:
             self._unsent = unsent
             self._since = now

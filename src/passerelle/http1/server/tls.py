@@ -56,20 +56,20 @@ class TlsHandshake(asyncio.Protocol):
         self._failures = failures
         self._handshake: Coroutine[Any, Any, asyncio.Transport | None] | None = None
         self._transport: asyncio.Transport | None = None
+        self.peer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the handshake, or refuse the connection beyond the limit, before a handshake costs CPU time."""
+        """Start the handshake, or refuse the connection beyond the limits, before a handshake costs CPU time."""
         self._transport = cast(asyncio.Transport, transport)
         listener = self._listener
         limits = listener.limits
-        full = len(listener.connections) + len(listener.handshakes) >= limits.connections
+        self.peer = peer_address(transport.get_extra_info("peername"))
         scarce = listener.descriptors is not None and listener.descriptors.refuses(transport)
-        if full or scarce or listener.draining:
+        if listener.is_full or scarce or listener.draining or not listener.admits_handshake(self):
             listener.accepted += 1
             listener.refused += 1
             self._transport.abort()
             return
-        listener.handshakes.add(self)
         alert_sender.set(self._send_alert)  # for the callbacks of this handshake, which inherit this context
         self._handshake = asyncio.get_running_loop().start_tls(
             self._transport,
@@ -100,10 +100,10 @@ class TlsHandshake(asyncio.Protocol):
         try:
             waiter: asyncio.Future[Any] = handshake.send(None)
         except StopIteration as end:
-            self._listener.handshakes.discard(self)
+            self._listener.end_handshake(self)
             self._on_done(end.value)
         except OSError as error:
-            self._listener.handshakes.discard(self)
+            self._listener.end_handshake(self)
             self._failed(reason(error))
         else:
             waiter.add_done_callback(self._step)

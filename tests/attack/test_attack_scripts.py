@@ -1,0 +1,29 @@
+"""The attack scripts run, briefly. How long other clients wait is measured on a machine that does nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.requirements import needs
+
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "attacks"
+
+
+@pytest.mark.slow
+@needs("openssl")
+def test_slow_clients_cause_no_error_of_another_client() -> None:
+    """Neither errors, nor ejections, nor an open breaker: 40 slow clients of a service that has 8 places."""
+    options = ["--clients", "160", "--places", "8", "--seconds", "1", "--no-timing"]
+    run = subprocess.run(
+        [sys.executable, SCRIPTS / "slow_clients.py", *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.count(": ok\n") == 10
