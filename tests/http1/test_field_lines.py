@@ -1,4 +1,4 @@
-"""Field lines: valid and malformed lines, and a cache that does not change any result."""
+"""Field lines: valid and malformed lines, and layouts that are remembered without changing any result."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from hypothesis import strategies as st
 
 from passerelle.errors import Failure, Kind
 from passerelle.http1 import field_lines
-from passerelle.http1.field_lines import REQUEST_FIELDS, RESPONSE_FIELDS, FieldTable
+from passerelle.http1.field_lines import LayoutTable
+from passerelle.http1.head import RequestHead, ResponseHead
 
 TOKEN = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-def learn(line: bytes) -> field_lines.FieldLine:
-    return FieldTable(Kind.BAD_REQUEST, REQUEST_FIELDS._roles).learn(line)
+def request(line: bytes) -> RequestHead:
+    return RequestHead(line + b"\r\n", 100)
+
+
+def response(line: bytes) -> ResponseHead:
+    return ResponseHead(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % line)
 
 
 @pytest.mark.parametrize(
@@ -39,20 +44,21 @@ def learn(line: bytes) -> field_lines.FieldLine:
     ],
 )
 def test_a_malformed_line_is_refused(line: bytes) -> None:
-    with pytest.raises(Failure) as failure:
-        learn(line)
-    assert failure.value.kind is Kind.BAD_REQUEST
+    for lines in ([line], [b"A: b", line], [line, b"A: b"]):
+        with pytest.raises(Failure) as failure:
+            request(b"\r\n".join(lines))
+        assert failure.value.kind is Kind.BAD_REQUEST
 
 
 @pytest.mark.parametrize("value", [b"+5", b"5_0", b"-0", b"0x5", b"\xa05", b"", b"5 5", b"5,5", b"9" * 5000, b"\xb2"])
 def test_a_length_is_digits_and_nothing_else(value: bytes) -> None:
     with pytest.raises(Failure):
-        learn(b"Content-Length: " + value)
+        request(b"Content-Length: " + value)
 
 
 @pytest.mark.parametrize(("value", "length"), [(b"0", 0), (b"5", 5), (b"007", 7), (b" 12\t", 12)])
 def test_a_length_is_read(value: bytes, length: int) -> None:
-    assert learn(b"content-length:" + value).data == length
+    assert request(b"content-length:" + value).content_length == length
 
 
 @pytest.mark.parametrize(
@@ -71,13 +77,13 @@ def test_a_length_is_read(value: bytes, length: int) -> None:
 )
 def test_a_transfer_coding_other_than_chunked_is_refused(value: bytes, kind: Kind) -> None:
     with pytest.raises(Failure) as failure:
-        learn(b"Transfer-Encoding: " + value)
+        request(b"Transfer-Encoding: " + value)
     assert failure.value.kind is kind
 
 
 @pytest.mark.parametrize("value", [b"chunked", b"Chunked", b" chunked ", b",chunked", b"chunked ,", b", ,chunked"])
 def test_chunked_is_read_with_empty_list_members(value: bytes) -> None:
-    assert learn(b"Transfer-Encoding: " + value).role == field_lines.TRANSFER_ENCODING
+    assert request(b"Transfer-Encoding: " + value).chunked
 
 
 @pytest.mark.parametrize(
@@ -85,7 +91,8 @@ def test_chunked_is_read_with_empty_list_members(value: bytes) -> None:
     [(b"chunked", True), (b"identity", False), (b"Identity,", False), (b"cow", False), (b"gzipped", False)],
 )
 def test_a_coding_of_a_response_that_means_nothing_is_none(value: bytes, chunked: bool) -> None:
-    assert FieldTable(Kind.BAD_RESPONSE, RESPONSE_FIELDS._roles).learn(b"Transfer-Encoding: " + value).data is chunked
+    head = response(b"Transfer-Encoding: " + value)
+    assert (head.chunked, head.close) == (chunked, not chunked)
 
 
 @pytest.mark.parametrize(
@@ -98,14 +105,14 @@ def test_a_coding_of_a_response_that_means_nothing_is_none(value: bytes, chunked
 )
 def test_a_coding_of_a_response_that_means_something_is_refused(value: bytes) -> None:
     with pytest.raises(Failure) as failure:
-        FieldTable(Kind.BAD_RESPONSE, RESPONSE_FIELDS._roles).learn(b"Transfer-Encoding: " + value)
+        response(b"Transfer-Encoding: " + value)
     assert failure.value.kind is Kind.BAD_RESPONSE
 
 
 @pytest.mark.parametrize("value", [b"a b", b"a/b", b"a@b", b"a:99999", b"a:b", b"[::1", b"a,b", b"a:1:2", b"<a>"])
 def test_a_host_that_is_none_is_refused(value: bytes) -> None:
     with pytest.raises(Failure):
-        learn(b"Host: " + value)
+        request(b"Host: " + value)
 
 
 @pytest.mark.parametrize(
@@ -113,52 +120,64 @@ def test_a_host_that_is_none_is_refused(value: bytes) -> None:
     [(b"Shop.Example", b"shop.example"), (b"a:8080", b"a"), (b"[::1]:80", b"[::1]"), (b"a.example.", b"a.example")],
 )
 def test_a_host_has_one_form(value: bytes, host: bytes) -> None:
-    assert learn(b"Host: " + value).data == host
+    assert request(b"Host: " + value).host == host
 
 
 def test_an_expectation_other_than_continue_is_refused() -> None:
     with pytest.raises(Failure) as failure:
-        learn(b"Expect: other")
+        request(b"Expect: other")
     assert failure.value.kind is Kind.EXPECTATION_FAILED
 
 
-@pytest.mark.parametrize("table", [REQUEST_FIELDS, RESPONSE_FIELDS])
-def test_fields_that_only_the_gateway_sets_are_dropped(table: FieldTable) -> None:
-    assert table.learn(b"Passerelle-Instance: user-1").role == field_lines.DROPPED
+def test_fields_that_only_the_gateway_sets_are_dropped() -> None:
+    assert request(b"Passerelle-Instance: user-1").relay == b""
+    assert response(b"Passerelle-Instance: user-1").relay == b"HTTP/1.1 200 OK\r\n"
 
 
-def test_remembered_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_layouts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(field_lines, "REMEMBERED", 10)
-    table = FieldTable(Kind.BAD_REQUEST, {})
+    table = LayoutTable(Kind.BAD_REQUEST, {})
     for number in range(100):
-        table.learn(b"X-Trace: %d" % number)
-        assert len(table.known) <= 10
-    table.learn(b"X: " + b"a" * field_lines.LONGEST_REMEMBERED)
-    assert all(len(line) <= field_lines.LONGEST_REMEMBERED for line in table.known)
+        lines, layout = table.split(b"X-%d: a\r\nX: b\r\n" % number, None)
+        assert (layout.names, lines) == ((b"x-%d" % number, b"x"), [b"X-%d: a" % number, b"X: b", b""])
+        assert 0 < len(table.known) <= 10
+        assert 0 < len(table._names) <= 10
+    table.known.clear()
+    for section in (b"X: a\r\n" * 51, b"X" * 1024 + b": a\r\n"):
+        table.split(section, None)
+        assert table.known == {}
+    assert max(map(len, table._names)) <= 1024
 
 
-def test_a_field_that_always_differs_pushes_out_none_but_itself() -> None:
-    table = FieldTable(Kind.BAD_REQUEST, {})
-    table.learn(b"Accept: */*")
-    for number in range(field_lines.VALUES_REMEMBERED):
-        table.learn(b"X-Trace: %d" % number)
-        assert table.known[b"X-Trace: %d" % number].value == b"%d" % number
-    kept = 0
-    for number in range(10 * field_lines.VALUES_REMEMBERED):
-        line = b"X-Trace: of %d" % number
-        assert table.learn(line).value == b"of %d" % number
-        kept += line in table.known
-        assert len(table.known) <= field_lines.VALUES_REMEMBERED + 1
-    assert b"Accept: */*" in table.known
-    # Few of so many values are cached, but some are: a line that a client repeats is cached sooner or later.
-    assert 0 < kept < 3 * field_lines.VALUES_REMEMBERED
+def test_values_that_always_differ_fill_no_memory() -> None:
+    table = LayoutTable(Kind.BAD_REQUEST, {})
+    layouts = {table.split(b"Accept: */*\r\nX-Trace: %d\r\n" % number, None)[1] for number in range(1000)}
+    assert len(layouts) == len(table.known) == 1
 
 
-def test_a_refused_line_is_not_remembered() -> None:
-    table = FieldTable(Kind.BAD_REQUEST, {})
-    with pytest.raises(Failure):
-        table.learn(b"X : a")
+def test_fields_that_a_client_chooses_to_remove_fill_no_memory() -> None:
+    head = None
+    for number in range(1000):
+        head = RequestHead(b"Host: a\r\nX: 1\r\nConnection: x, x-%d\r\n" % number, 100, head)
+        assert head.relay == b"Host: a\r\n"
+    assert head is not None and head.layout._kept_without == {}
+
+
+def test_a_refused_section_is_not_remembered() -> None:
+    table = LayoutTable(Kind.BAD_REQUEST, {b"host": field_lines.HOST})
+    for section in (b"X : a\r\n", b"Host: a\r\nHost: a\r\n"):
+        with pytest.raises(Failure):
+            table.split(section, None)
     assert table.known == {}
+
+
+def test_a_section_without_its_last_crlf_is_refused() -> None:
+    table = LayoutTable(Kind.BAD_REQUEST, {})
+    like = table.split(b"X: a\r\nY: b\r\n", None)[1]
+    for section in (b"X: a", b"X: a\r\nY: b", b"X: a\r\nY: b\r\nHost: c", b"X: a\r\nY: b\r"):
+        for layout in (None, like):
+            with pytest.raises(Failure):
+                table.split(section, layout)
 
 
 @given(st.text(TOKEN, min_size=1, max_size=40), st.binary(max_size=60))
@@ -166,10 +185,11 @@ def test_a_refused_line_is_not_remembered() -> None:
 def test_a_line_is_read_back_or_refused(name: str, value: bytes) -> None:
     line = name.encode() + b":" + value
     allowed = all(byte == 9 or 32 <= byte < 127 or byte >= 128 for byte in value)
-    table = FieldTable(Kind.BAD_RESPONSE, {})
+    table = LayoutTable(Kind.BAD_RESPONSE, {})
     if not allowed:
         with pytest.raises(Failure):
-            table.learn(line)
+            table.split(line + b"\r\n", None)
         return
-    field = table.learn(line)
-    assert (field.name, field.value, field.line) == (name.lower().encode(), value.strip(b" \t"), line)
+    lines, layout = table.split(line + b"\r\n", None)
+    assert (layout.names, lines) == ((name.lower().encode(),), [line, b""])
+    assert table.split(line + b"\r\n", layout) == (lines, layout)

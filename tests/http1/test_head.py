@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.errors import Failure, Kind
-from passerelle.http1 import head
-from passerelle.http1.field_lines import LONGEST_REMEMBERED
-from passerelle.http1.head import REQUEST_LINE, Framing, FramingLines, RequestHead, ResponseHead
+from passerelle.http1 import framing, head
+from passerelle.http1.framing import REQUEST_FRAMINGS
+from passerelle.http1.head import REQUEST_LINE, RequestHead, ResponseHead
 
 
 def request(*lines: bytes, limit: int = 100) -> RequestHead:
-    return RequestHead(b"\r\n".join(lines), limit)
+    return RequestHead(b"".join(line + b"\r\n" for line in lines), limit)
 
 
 def response(*lines: bytes) -> ResponseHead:
@@ -40,12 +40,21 @@ def test_ambiguous_framing_is_refused(lines: tuple[bytes, ...]) -> None:
 
 
 def test_ambiguous_framing_is_refused_each_time() -> None:
-    """The lines are also refused after valid heads that contain them separately, which caches them."""
+    """The lines are also refused after valid heads that contain them separately, whose meaning is remembered."""
     for _ in range(3):
         assert request(b"Host: a", b"Content-Length: 5").content_length == 5
         assert request(b"Host: a", b"Transfer-Encoding: chunked").chunked
         with pytest.raises(Failure):
             request(b"Host: a", b"Content-Length: 5", b"Transfer-Encoding: chunked")
+
+
+def test_an_upgrade_beside_a_body_is_ignored_each_time() -> None:
+    for _ in range(3):
+        lines = (b"Host: a", b"Connection: Upgrade", b"Upgrade: websocket")
+        assert request(*lines).upgrade == b"websocket"
+        assert request(*lines, b"Content-Length: 0").upgrade == b"websocket"
+        assert request(*lines, b"Content-Length: 5").upgrade is None
+        assert request(*lines, b"Transfer-Encoding: chunked").upgrade is None
 
 
 def test_heads_that_frame_alike_share_nothing_else() -> None:
@@ -56,25 +65,37 @@ def test_heads_that_frame_alike_share_nothing_else() -> None:
     assert (first.host, first.keep_alive, first.user_agent) == (second.host, second.keep_alive, second.user_agent)
     assert first.relay == b"Host: a\r\nUser-Agent: one\r\nX-A: 1\r\n"
     assert second.relay == b"Host: a\r\nX-A: 2\r\nUser-Agent: one\r\nAuthorization: x\r\nX-C: 3\r\n"
-    assert (first.selects, second.selects) == (False, True)
+    assert (first.selecting(), second.selecting()) == ([], [(b"authorization", b"x")])
     assert second.cache_view is second.chain is second.upstream is None
 
 
 def test_framings_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    framings: dict[FramingLines, Framing] = {}
-    monkeypatch.setattr(head, "_framings", framings)
-    monkeypatch.setattr(head, "_MOST_FRAMINGS", 8)
-    for number in range(100):
-        assert request(b"Host: h%d" % number).host == b"h%d" % number
-        assert len(framings) <= 8
-    options = [b"Connection: x-%d" % number for number in range(50)]
+    framings = REQUEST_FRAMINGS
     framings.clear()
+    monkeypatch.setattr(framing, "_MOST_FRAMINGS", 8)
+    for number in range(100):
+        assert request(b"Host: h%d" % number, b"Content-Length: %d" % number).host == b"h%d" % number
+        assert 0 < len(framings) <= 8
+    framings.clear()
+    for number in range(100):
+        assert request(b"Host: a", b"Content-Length: %d" % number).content_length == number
+    assert len(framings) == 1, "a length differs with each body"
+    framings.clear()
+    options = [b"Connection: x-%d" % number for number in range(50)]
     assert request(b"Host: a", *options).host == b"a"
-    assert framings == {}, "one of many lines, which a client can send again and again"
-    for number in range(50):
-        options = b"Connection: keep-alive, x-%d, %b" % (number, b"y" * LONGEST_REMEMBERED)
-        assert request(b"Host: a", options).keep_alive
-    assert framings == {}, "of lines that are too long to be remembered, so that it could not be found again"
+    assert request(b"Host: a", b"Connection: keep-alive, %b" % (b"y" * 512)).keep_alive
+    assert framings == {}, "lines that a client can make as long as it wants"
+
+
+def test_status_lines_are_remembered_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[bytes, tuple[int, bool, bytes]] = {}
+    monkeypatch.setattr(head, "_known_status_lines", known)
+    for number in range(1000):
+        assert response(b"HTTP/1.1 200 %d" % number).relay == b"HTTP/1.1 200 %d\r\n" % number
+        assert response(b"HTTP/1.0 404 %d" % number).close
+    assert 0 < len(known) <= 128
+    assert response(b"HTTP/1.1 200 " + b"x" * 100).status == 200
+    assert max(map(len, known)) <= 64
 
 
 @pytest.mark.parametrize("lines", [1, 5])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.errors import Kind
+from passerelle.http1.head import RequestHead
 from passerelle.security.addresses import REMEMBERED, AddressLists, Proxies, Subscribers, parse_address
 from passerelle.security.guard import GuardedCall, RequestRefused
 
@@ -139,7 +140,7 @@ def test_ipv6_is_counted_by_64(address: bytes, payer: bytes) -> None:
 )
 def test_lists_of_addresses(address: bytes, admitted: bool) -> None:
     guard = AddressLists([ip_network("10.0.0.0/8"), ip_network("fd00::/8")], [ip_network("10.9.0.0/16")])
-    request = GuardedCall(b"GET", b"/", address, ())
+    request = GuardedCall(b"GET", b"/", address, RequestHead(b"", 100))
     for _ in range(2):  # the second time it is cached
         if admitted:
             guard(request)
@@ -151,7 +152,7 @@ def test_lists_of_addresses(address: bytes, admitted: bool) -> None:
 
 def test_a_list_of_who_may_not_lets_everybody_else_in() -> None:
     guard = AddressLists([], [ip_network("10.0.0.0/8")])
-    guard(GuardedCall(b"GET", b"/", b"192.0.2.1", ()))
-    guard(GuardedCall(b"GET", b"/", b"local", ()))
+    guard(GuardedCall(b"GET", b"/", b"192.0.2.1", RequestHead(b"", 100)))
+    guard(GuardedCall(b"GET", b"/", b"local", RequestHead(b"", 100)))
     with pytest.raises(RequestRefused):
-        guard(GuardedCall(b"GET", b"/", b"10.0.0.1", ()))
+        guard(GuardedCall(b"GET", b"/", b"10.0.0.1", RequestHead(b"", 100)))

@@ -6,6 +6,7 @@ import pytest
 
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import Response
+from passerelle.http1.head import RequestHead
 from passerelle.security import forward_auth
 from passerelle.security.forward_auth import ForwardAuth, Verdict, VerdictCallback
 from passerelle.security.guard import GuardedCall
@@ -46,7 +47,7 @@ class Client:
 
     def __init__(self, guard: ForwardAuth, path: bytes) -> None:
         self.guard = guard
-        self.asked = GuardedCall(b"GET", path, b"10.0.0.1", [])
+        self.asked = GuardedCall(b"GET", path, b"10.0.0.1", RequestHead(b"", 100))
         self.result: object = "waits"
         self.go()
 

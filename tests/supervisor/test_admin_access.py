@@ -34,7 +34,7 @@ def decide(
 ) -> object:
     """Return how the client was admitted, or the status of the refusal."""
     lines = {"Host": "127.0.0.1:9900" if local else "10.1.2.3:9900", **(fields or {})}
-    section = "\r\n".join(f"{name}: {value}" for name, value in lines.items()).encode()
+    section = "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode()
     method, path = what
     peer = b"127.0.0.1" if local else b"10.9.9.9"
     head = RequestHead(section, 100)

@@ -21,11 +21,13 @@ class RequestView:
     and SPECIAL for everything else that the fast path of a hit does not handle. ``consumer`` is an identity established
     by the gateway (API key, token, session), for keys per consumer; it counts as Authorization, since RFC 9111 §3.5
     applies to both. ``origin_only`` is true for conditions that only an origin evaluates (If-Match,
-    If-Unmodified-Since).
+    If-Unmodified-Since). With ``read``, ``fields`` need only be those of ``SELECTING``: ``read`` returns all of them
+    when Vary names one.
     """
 
     __slots__ = (
         "_fields",
+        "_read",
         "_variants",
         "consumer",
         "directives",
@@ -46,9 +48,11 @@ class RequestView:
         *,
         has_body: bool = False,
         consumer: bytes = b"",
+        read: Callable[[], Fields] | None = None,
     ) -> None:
         self.method = method
         self._fields = fields
+        self._read = read
         self.has_body = has_body
         self.consumer = consumer
         self.directives: Directives = NONE
@@ -93,6 +97,8 @@ class RequestView:
     @property
     def fields(self) -> Fields:
         """The end-to-end fields of the request."""
+        if self._read is not None:
+            self._fields, self._read = self._read(), None
         return self._fields
 
     def variant(self, names: tuple[bytes, ...]) -> bytes:
@@ -113,7 +119,7 @@ class PlainRequestView(RequestView):
     than the rest of a hit's lookup. Their properties are therefore class attributes.
     """
 
-    __slots__ = ("_read",)
+    __slots__ = ()
 
     method = b"GET"
     needs = 0
@@ -124,12 +130,5 @@ class PlainRequestView(RequestView):
     if_none_match = if_modified_since = if_range = range = None
 
     def __init__(self, read: Callable[[], Fields]) -> None:
-        self._read: Callable[[], Fields] | None = read
+        self._read = read
         self._variants = None
-
-    @property
-    def fields(self) -> Fields:
-        """The end-to-end fields of the request."""
-        if self._read is not None:
-            self._fields, self._read = self._read(), None
-        return self._fields

@@ -64,7 +64,7 @@ def _entry_metadata(entry: Entry) -> PartMetadata:
 
 
 def _part_metadata(head: ResponseHead) -> PartMetadata:
-    cookies = tuple(f.value for f in head.lines if f.name == b"set-cookie")
+    cookies = tuple(field.value for field in head.named(b"set-cookie"))
     terms = declared_terms(head.status, head.fields)
     return PartMetadata(head.get(b"content-type") or b"", head.get(b"content-encoding") or b"", cookies, terms)
 

@@ -32,7 +32,7 @@ AT_ONCE: Final = 1024 * 1024
 
 def coding_of(head: RequestHead, rule: CodingRule) -> bytes | None:
     """Return the content coding of the response to this request, or None."""
-    return content_coding.select_coding(((line.name, line.value) for line in head.lines), rule)
+    return content_coding.select_coding(head.fields, rule)
 
 
 def uncoded_view(head: RequestHead, method: bytes, consumer: bytes) -> RequestView:

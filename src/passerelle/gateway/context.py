@@ -80,7 +80,7 @@ class Context:
 
     def _forwarded_id(self, head: RequestHead, peer: bytes) -> bytes:
         """Return the valid X-Request-Id that a trusted proxy has sent, or a new id."""
-        given = [line.value for line in head.lines if line.name == b"x-request-id"]
+        given = [line.value for line in head.named(b"x-request-id")]
         if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) and self.proxies.trusts(peer):
             return given[0]
         return self.next_id()

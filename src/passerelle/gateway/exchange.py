@@ -605,7 +605,7 @@ class Exchange:
                 self._method,
                 self._path,
                 self._address(),
-                self._head.lines,
+                self._head,
                 client.certificate,
                 self._query,
                 self._request_id,

@@ -1,33 +1,24 @@
 """Heads of HTTP/1.1 messages: parsing a header section into what the gateway needs.
 
 A head is validated here for everything on which two parsers could disagree; :mod:`passerelle.http1.body` frames bodies
-accordingly. A parsed head is immutable, so each connection keeps its last one: a client on a persistent connection
-mostly repeats its whole header section, and comparing 500 equal bytes takes 0.03 us. Where the section differs,
-:mod:`passerelle.http1.field_lines` still has its lines cached.
+accordingly. Names and values are read from the lines of the section when they are needed: a request that is forwarded
+or served from the cache needs few of them.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import compress
 from typing import Any
 
 from passerelle.errors import Failure, Kind, reason_phrase
-from passerelle.http.messages import NEVER_NOMINATED, Fields
-from passerelle.http1.field_lines import (
-    CONNECTION,
-    CONTENT_LENGTH,
-    DATE,
-    DEBUG,
-    EXPECT,
-    FORWARDED,
-    HOST,
-    MOST_OPTIONS,
-    REQUEST_FIELDS,
-    RESPONSE_FIELDS,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    USER_AGENT,
-    FieldLine,
+from passerelle.http.messages import Fields, end_to_end
+from passerelle.http1.field_lines import REQUEST_LAYOUTS, RESPONSE_LAYOUTS, FieldLine, Layout, parse_length
+from passerelle.http1.framing import (
+    REQUEST_FRAMINGS,
+    RESPONSE_FRAMINGS,
+    learn_request_framing,
+    learn_response_framing,
 )
 
 # RFC 9112 §3: method SP request-target SP HTTP-version. The target is visible ASCII without what a URI must not contain
@@ -37,17 +28,13 @@ REQUEST_LINE = re.compile(
     rb"(?!CONNECT |TRACE )([!#$%&'*+.^_`|~0-9A-Za-z-]+) "
     rb"([\x21\x22\x24-\x3b\x3d\x40-\x5b\x5d-\x7e]++(?:\?[\x21\x22\x24-\x3b\x3d\x3f-\x7e]*+)?) HTTP/(\d)\.(\d)"
 )
-# The most common form of request line, matched in half the time (0.17 us) of the pattern above with its four groups.
-USUAL_LINE = re.compile(rb"GET (/[\x21\x22\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]*) HTTP/1\.1")
+# The most common form of request line with its CRLF, matched in half the time (0.17 us) of the pattern above with its
+# four groups.
+USUAL_LINE = re.compile(rb"GET (/[\x21\x22\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]*) HTTP/1\.1\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
 
-# h2c, HTTP/2.0 and TLS/1.0 would carry requests past every check of the gateway: such an Upgrade is never forwarded.
-_HTTP_UPGRADES = re.compile(rb"h2|http|tls", re.IGNORECASE)
-
-_request_known = REQUEST_FIELDS.known
-_learn_request = REQUEST_FIELDS.learn
-_response_known = RESPONSE_FIELDS.known
-_learn_response = RESPONSE_FIELDS.learn
+_split_request = REQUEST_LAYOUTS.split
+_split_response = RESPONSE_LAYOUTS.split
 
 
 def parse_request_line(line: bytes) -> tuple[bytes, bytes, bool]:
@@ -55,9 +42,6 @@ def parse_request_line(line: bytes) -> tuple[bytes, bytes, bool]:
 
     Raise Failure for a line that is malformed or not supported.
     """
-    match = USUAL_LINE.fullmatch(line)
-    if match is not None:
-        return b"GET", match[1], True
     match = REQUEST_LINE.fullmatch(line)
     if match is None:
         raise _request_line_failure(line)
@@ -75,198 +59,110 @@ def _request_line_failure(line: bytes) -> Failure:
     return Failure(Kind.BAD_REQUEST, "malformed request line")
 
 
-def _relay(lines: list[FieldLine], nominated: frozenset[bytes]) -> bytes:
-    """Join the end-to-end lines, each with its CRLF (RFC 9110 §7.6.1)."""
-    kept = [f.line for f in lines if f.relayed]
-    if nominated:
-        kept = [f.line for f in lines if f.relayed and f.name not in nominated]
-    kept.append(b"")
-    return b"\r\n".join(kept)
-
-
 class HeaderSection:
-    """A header section; ``lines`` are in the order received."""
+    """A header section: its lines, in the order received, and the layout of their names."""
 
-    __slots__ = ("lines",)
+    __slots__ = ("_lines", "_nominated", "layout")
 
-    lines: list[FieldLine]
+    _lines: list[bytes]  # the last item is the empty string after the last CRLF
+    _nominated: frozenset[bytes]  # fields that are not forwarded, beside those of the layout
+    layout: Layout
 
     @property
     def fields(self) -> Fields:
         """All fields as pairs, names in lower case, in the order received."""
-        return [(f.name, f.value) for f in self.lines]
+        pairs = zip(self.layout.names, self._lines, strict=False)
+        return [(name, line[len(name) + 1 :].strip(b" \t")) for name, line in pairs]
+
+    @property
+    def lines(self) -> list[FieldLine]:
+        """All field lines, in the order received."""
+        names = zip(self.layout.names, self._lines, strict=False)
+        return [FieldLine(name, line[len(name) + 1 :].strip(b" \t"), line) for name, line in names]
 
     def get(self, name: bytes) -> bytes | None:
         """Return the first value of the field ``name`` (lower case), or None."""
-        for field in self.lines:
-            if field.name == name:
-                return field.value
-        return None
+        at = self.layout.at.get(name)
+        return self._lines[at[0]][len(name) + 1 :].strip(b" \t") if at is not None else None
+
+    def named(self, name: bytes) -> list[FieldLine]:
+        """Return the lines of the field ``name`` (lower case), in the order received."""
+        lines = [self._lines[number] for number in self.layout.at.get(name, ())]
+        return [FieldLine(name, line[len(name) + 1 :].strip(b" \t"), line) for line in lines]
+
+    def _end_to_end_lines(self, without: frozenset[bytes]) -> bytes:
+        """Return the end-to-end lines (RFC 9110 §7.6.1) but those of the fields ``without``, each with its CRLF."""
+        layout = self.layout
+        nominated = self._nominated
+        if nominated and not nominated.isdisjoint(layout.at):
+            kept = layout.kept_without(nominated | without)
+        else:
+            kept = layout.kept_without(without, remember=True) if without else layout.kept or ()
+        return b"\r\n".join(compress(self._lines, kept) if kept else self._lines)
 
 
-# The lines of a head that affect the gateway; None for a line that only selects a stored response.
-FramingLines = tuple[FieldLine | None, ...]
-
-
-class Framing:
-    """Combined meaning of the lines that frame or route a request. It is cached by these lines.
-
-    ``authority`` is the Host as sent, ``host`` its normalized form without the port. ``content_length`` is -1 if
-    absent. ``plain`` is True for a message without a body, an expectation, an upgrade, ``Connection: close`` or a debug
-    header: the common case in one test. ``selects`` is True if a field selects a stored response
-    (:data:`passerelle.http.messages.SELECTING`).
-    """
-
-    __slots__ = (
-        "authority",
-        "chunked",
-        "close",
-        "content_length",
-        "debug",
-        "dropped",
-        "expect",
-        "forwarded",
-        "host",
-        "keep_alive",
-        "nominated",
-        "plain",
-        "selects",
-        "upgrade",
-        "user_agent",
-    )
-
-    def __init__(self, lines: FramingLines) -> None:
-        """Combine ``lines``; raise Failure if two of them conflict."""
-        self.chunked = False
-        self.content_length = -1
-        self.debug = False
-        self.dropped = False
-        self.expect = False
-        self.forwarded = False
-        self.authority = b""
-        self.host: bytes | None = None
-        self.upgrade: bytes | None = None
-        self.user_agent = b""
-        options: frozenset[bytes] = frozenset()
-        for field in lines:
-            if field is None:
-                continue
-            role = field.role
-            if not field.relayed:
-                self.dropped = True
-            if role == HOST:
-                if self.host is not None:
-                    raise Failure(Kind.BAD_REQUEST, "more than one Host")
-                self.authority = field.value
-                self.host = field.data
-            elif role == CONTENT_LENGTH:
-                if self.content_length >= 0:
-                    raise Failure(Kind.BAD_REQUEST, "more than one Content-Length")
-                self.content_length = field.data
-            elif role == USER_AGENT:
-                self.user_agent = field.value
-            elif role == CONNECTION:
-                options |= field.data
-            elif role == TRANSFER_ENCODING:
-                if self.chunked:
-                    raise Failure(Kind.BAD_REQUEST, "more than one Transfer-Encoding")
-                self.chunked = True
-            elif role == EXPECT:
-                self.expect = True
-            elif role == UPGRADE:
-                self.upgrade = field.value if _HTTP_UPGRADES.search(field.value) is None else None
-            elif role == DEBUG:
-                self.debug = field.value == b"1"
-            elif role == FORWARDED:
-                self.forwarded = True
-        if self.chunked and self.content_length >= 0:
-            raise Failure(Kind.BAD_REQUEST, "both Content-Length and Transfer-Encoding")
-        if len(options) > MOST_OPTIONS:
-            raise Failure(Kind.BAD_REQUEST, f"more than {MOST_OPTIONS} Connection options")
-        self.selects = None in lines
-        bodied = self.chunked or self.content_length > 0
-        if self.upgrade is not None and (b"upgrade" not in options or bodied):
-            self.upgrade = None  # a body and a tunnel would share one byte stream
-        self.close = b"close" in options
-        self.keep_alive = b"keep-alive" in options
-        self.nominated = options - NEVER_NOMINATED if options else options
-        self.plain = not (bodied or self.expect or self.close or self.debug or self.upgrade is not None)
-
-
-# Framings by their lines: a lookup takes 0.3 us, against 1.2 us to combine the six lines of a browser request.
-_framings: dict[FramingLines, Framing] = {}
-_MOST_FRAMINGS = 1024
-
-
-def _framing(lines: FramingLines) -> Framing:
-    framing = Framing(lines)
-    if len(_framings) >= _MOST_FRAMINGS:
-        _framings.clear()
-    # Lines that are not cached are new objects each time: an entry with one would never be found, and long ones fill
-    # memory.
-    known = _request_known
-    if len(lines) <= 16 and all(field is None or known.get(field.line) is field for field in lines):
-        _framings[lines] = framing
-    return framing
+_NO_FIELDS: frozenset[bytes] = frozenset()
 
 
 class RequestHead(HeaderSection):
     """The parsed header section of a request, without its request line.
 
-    ``relay`` holds the end-to-end field lines for the upstream, byte for byte as received, without the forwarding
-    fields, which the gateway sets itself. The other attributes are those of :class:`Framing`.
+    ``content_length`` is -1 if absent. ``plain`` is True for a message without a body, an expectation, an upgrade,
+    ``Connection: close`` or a debug header: the common case in one test. ``forwarded`` is True if a field contains
+    forwarding information. ``user_agent`` is empty if absent. The other attributes are those of
+    :class:`passerelle.http1.framing.RequestFraming`.
     """
 
     __slots__ = (
-        "_nominated",
-        "_relay",
+        "_framing",
         "authority",
         "cache_origin",
         "cache_view",
         "chain",
         "chunked",
-        "close",
         "content_length",
         "debug",
         "expect",
         "forwarded",
         "host",
-        "keep_alive",
         "part_fields",
         "part_view",
         "plain",
         "section",
-        "selects",
         "upgrade",
         "upstream",
         "user_agent",
     )
 
-    def __init__(self, section: bytes, max_fields: int) -> None:
-        """Parse ``section``: the bytes after the request line's CRLF, without the final CRLF CRLF."""
-        known = _request_known
-        lines = [known.get(line) or _learn_request(line) for line in section.split(b"\r\n")] if section else []
-        if len(lines) > max_fields:
+    def __init__(self, section: bytes, max_fields: int, last: RequestHead | None = None) -> None:
+        """Parse ``section``: the field lines, each with its CRLF. ``last`` is the last head of the connection."""
+        lines, layout = _split_request(section, last.layout if last is not None else None)
+        if len(lines) > max_fields + 1:
             raise Failure(Kind.HEAD_TOO_LARGE, f"more than {max_fields} header fields")
+        framed = layout.framing(lines)
+        framing = REQUEST_FRAMINGS.get(framed) or learn_request_framing(framed, layout)
         self.section = section
-        self.lines = lines
-        framed = tuple([field if field.role > 0 else None for field in lines if field.role])
-        framing = _framings.get(framed) or _framing(framed)
+        self.layout = layout
+        self._lines = lines
+        self._framing = framing
+        self._nominated = framing.nominated
         self.authority = framing.authority
         self.chunked = framing.chunked
-        self.close = framing.close
-        self.content_length = framing.content_length
+        self.content_length = -1
         self.debug = framing.debug
         self.expect = framing.expect
-        self.forwarded = framing.forwarded
+        self.forwarded = layout.forwarded
         self.host = framing.host
-        self.keep_alive = framing.keep_alive
         self.plain = framing.plain
-        self.selects = framing.selects
         self.upgrade = framing.upgrade
-        self.user_agent = framing.user_agent
-        self._nominated = framing.nominated
-        self._relay: bytes | None = None if framing.dropped else section + b"\r\n" if lines else b""
+        number = layout.user_agent
+        self.user_agent = lines[number][11:].strip(b" \t") if number >= 0 else b""
+        if layout.content_length >= 0:
+            self.content_length = length = parse_length(self.get(b"content-length") or b"", Kind.BAD_REQUEST)
+            if framing.chunked:
+                raise Failure(Kind.BAD_REQUEST, "both Content-Length and Transfer-Encoding")
+            if length:
+                self.plain, self.upgrade = False, None  # a body and a tunnel would share one byte stream
         # Derived data that the gateway keeps with this head: the trusted chain of addresses and the field lines for an
         # upstream; the same lines for parts; the views of both for the cache; the prefix of its cache keys.
         self.cache_view: Any = None
@@ -277,12 +173,38 @@ class RequestHead(HeaderSection):
         self.part_fields: bytes | None = None
 
     @property
+    def close(self) -> bool:
+        """Whether this is the last request of the connection."""
+        return self._framing.close
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether an HTTP/1.0 client asks for a persistent connection."""
+        return self._framing.keep_alive
+
+    @property
     def relay(self) -> bytes:
-        """The end-to-end field lines, joined on first use: a request served from the cache never needs them."""
-        relay = self._relay
-        if relay is None:
-            relay = self._relay = _relay(self.lines, self._nominated)
-        return relay
+        """The end-to-end field lines for the upstream, byte for byte as received, each with its CRLF.
+
+        The forwarding fields, which the gateway sets itself, are not among them.
+        """
+        return self._end_to_end_lines(_NO_FIELDS)
+
+    def relay_without(self, names: frozenset[bytes]) -> bytes:
+        """Return the lines of ``relay`` but those of the fields ``names``, a constant set."""
+        return self._end_to_end_lines(names)
+
+    def end_to_end(self) -> Fields:
+        """Return the fields that may be forwarded: neither hop-by-hop nor named by Connection (RFC 9110 §7.6.1)."""
+        return end_to_end(self.fields)
+
+    def selecting(self) -> Fields:
+        """Return those of the end-to-end fields that select a stored response."""
+        names, lines = self.layout.names, self._lines
+        numbers = self.layout.selecting
+        if self._nominated:
+            numbers = tuple([number for number in numbers if names[number] not in self._nominated])
+        return [(name := names[number], lines[number][len(name) + 1 :].strip(b" \t")) for number in numbers]
 
 
 class ResponseHead(HeaderSection):
@@ -308,59 +230,52 @@ class ResponseHead(HeaderSection):
         "whole",
     )
 
-    def __init__(self, raw: bytes) -> None:
-        line, _, section = raw[:-4].partition(b"\r\n")
-        match = _STATUS_LINE.fullmatch(line)
-        if match is None:
-            raise Failure(Kind.BAD_RESPONSE, "malformed status line")
-        known = _response_known
-        lines = [known.get(field) or _learn_response(field) for field in section.split(b"\r\n")] if section else []
+    def __init__(self, raw: bytes, last: ResponseHead | None = None) -> None:
+        """Parse ``raw``. ``last`` is the last head of the connection."""
+        end = raw.find(b"\r\n")
+        first = raw[:end]
+        status, old, status_line = _known_status_lines.get(first) or _parse_status_line(first)
+        lines, layout = _split_response(raw[end + 2 : -2], last.layout if last is not None else None)
+        framed = layout.framing(lines)
+        framing = RESPONSE_FRAMINGS.get(framed) or learn_response_framing(framed, layout)
         self.raw = raw
-        self.lines = lines
-        self.status = status = int(match[2])
+        self.layout = layout
+        self._lines = lines
+        self._nominated = framing.nominated
+        self.status = status
         # A body may follow unless the request was HEAD (RFC 9112 §6.3 item 1).
         self.bodied = status >= 200 and status != 204 and status != 304
-        self.chunked = False
+        self.chunked = framing.chunked
+        self.close = framing.close or (old and not framing.keep_alive)
         self.content_length = -1
-        self.part_metadata: Any = None  # derived data that the gateway keeps with this head
-        self.has_date = False
-        self.upgrade: bytes | None = None
-        options: frozenset[bytes] = frozenset()
-        dropped = coded = False
-        for field in [field for field in lines if field.role]:
-            role = field.role
-            if role == DATE:
-                self.has_date = True
-            elif role == CONTENT_LENGTH:
-                if self.content_length >= 0:
-                    raise Failure(Kind.BAD_RESPONSE, "more than one Content-Length")
-                self.content_length = field.data
-            else:
-                dropped = True
-                if role == CONNECTION:
-                    options |= field.data
-                elif role == TRANSFER_ENCODING:
-                    if coded:
-                        raise Failure(Kind.BAD_RESPONSE, "more than one Transfer-Encoding")
-                    coded = True
-                    self.chunked = field.data
-                elif role == UPGRADE:
-                    self.upgrade = field.value
-        if b"upgrade" not in options:
-            self.upgrade = None
-        old = match[1] == b"0"
-        if coded and (self.content_length >= 0 or old):
+        if layout.content_length >= 0:
+            self.content_length = parse_length(self.get(b"content-length") or b"", Kind.BAD_RESPONSE)
+        if framing.coded and (self.content_length >= 0 or old):
             raise Failure(Kind.BAD_RESPONSE, "Transfer-Encoding beside Content-Length or in HTTP/1.0")
-        self.close = b"close" in options or (old and b"keep-alive" not in options) or (coded and not self.chunked)
-        if status < 200 or status == 204:
-            # RFC 9110 §8.6: these responses carry no Content-Length; an upstream's mistake is corrected here.
-            options |= {b"content-length"}
-            dropped = True
-            nominated = options - (NEVER_NOMINATED - {b"content-length"})
-        else:
-            nominated = options - NEVER_NOMINATED
-        phrase = match[3] if match[3] is not None else reason_phrase(status)
-        whole = section + b"\r\n" if lines else b""
-        fields = _relay(lines, nominated) if dropped else whole
-        self.relay = b"HTTP/1.1 %d %b\r\n%b" % (status, phrase, fields)
+        self.part_metadata: Any = None  # derived data that the gateway keeps with this head
+        self.has_date = layout.has_date
+        self.upgrade = framing.upgrade
+        # RFC 9110 §8.6: these responses carry no Content-Length; an upstream's mistake is corrected here.
+        without = _CONTENT_LENGTH if status < 200 or status == 204 else _NO_FIELDS
+        self.relay = status_line + self._end_to_end_lines(without)
         self.whole: bytes | None = self.relay + b"\r\n" if self.has_date else None
+
+
+_CONTENT_LENGTH = frozenset({b"content-length"})
+# Status lines as received, with their status, whether they are of HTTP/1.0, and the line for the client with its CRLF.
+_known_status_lines: dict[bytes, tuple[int, bool, bytes]] = {}
+_MOST_STATUS_LINES, _LONGEST_STATUS_LINE = 128, 64
+
+
+def _parse_status_line(line: bytes) -> tuple[int, bool, bytes]:
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise Failure(Kind.BAD_RESPONSE, "malformed status line")
+    status = int(match[2])
+    phrase = match[3] if match[3] is not None else reason_phrase(status)
+    parsed = status, match[1] == b"0", b"HTTP/1.1 %d %b\r\n" % (status, phrase)
+    if len(line) <= _LONGEST_STATUS_LINE:
+        if len(_known_status_lines) >= _MOST_STATUS_LINES:
+            _known_status_lines.clear()
+        _known_status_lines[line] = parsed
+    return parsed

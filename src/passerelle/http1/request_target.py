@@ -35,4 +35,4 @@ def resolve_target(
         return path, head
     # RFC 9112 §3.2.2: the authority of the target replaces the Host field, here and upstream.
     lines = [b"Host: " + authority] + [f.line for f in head.lines if f.name != b"host"]
-    return path, RequestHead(b"\r\n".join(lines), max_fields + 1)
+    return path, RequestHead(b"\r\n".join([*lines, b""]), max_fields + 1)

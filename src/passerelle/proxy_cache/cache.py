@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from passerelle.caching.entry import Entry
@@ -15,8 +14,6 @@ from passerelle.caching.settings import CacheSettings
 from passerelle.caching.single_flight import Flight, Flights
 from passerelle.caching.tags import stored_tag
 from passerelle.caching.variants import VariantStore
-from passerelle.http.messages import Fields, end_to_end
-from passerelle.http1.field_lines import FieldLine
 from passerelle.http1.head import RequestHead
 from passerelle.routing.paths import purged_path
 
@@ -207,18 +204,14 @@ def request_view(head: RequestHead, method: bytes, consumer: bytes = b"") -> Req
     """
     view = head.cache_view
     if view is None or view.method != method or view.consumer != consumer:
-        if head.plain and not head.selects and method == b"GET" and not consumer:
-            view = PlainRequestView(partial(_end_to_end, head.lines))
+        if head.plain and method == b"GET" and not consumer and not head.layout.selecting:
+            view = PlainRequestView(head.end_to_end)
         else:
             has_body = head.chunked or head.content_length > 0
-            view = RequestView(method, _end_to_end(head.lines), has_body=has_body, consumer=consumer)
+            view = RequestView(method, head.selecting(), has_body=has_body, consumer=consumer, read=head.end_to_end)
         head.cache_view = view
     known: RequestView = view
     return known
-
-
-def _end_to_end(lines: Sequence[FieldLine]) -> Fields:
-    return end_to_end([(line.name, line.value) for line in lines])
 
 
 def part_view(head: RequestHead, lines: bytes, consumer: bytes = b"") -> RequestView:

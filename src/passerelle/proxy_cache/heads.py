@@ -46,7 +46,7 @@ def for_clients(head: ResponseHead) -> ResponseHead:
     The fields that contain its tags, which are for the cache, are removed. Of an Age, the first member is kept if it is
     valid: other members and a malformed Age are ignored (RFC 9111 §5.1), which clients must not have to do.
     """
-    if not any(line.name in _EDITED for line in head.lines):
+    if not any(name in head.layout.at for name in _EDITED):
         return head
     first, *lines = head.raw[:-4].split(b"\r\n")
     kept: list[bytes] = []

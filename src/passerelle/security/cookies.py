@@ -10,7 +10,7 @@ from passerelle.security.guard import GuardedCall
 def values(call: GuardedCall, name: bytes) -> list[bytes]:
     """Return every value of the cookie ``name``, in order: a client may send several."""
     found = []
-    for pair in _pairs(field.value for field in call.fields if field.name == b"cookie"):
+    for pair in _pairs(field.value for field in call.lines(b"cookie")):
         key, mark, value = pair.partition(b"=")
         if mark and key.strip() == name:
             found.append(value.strip())
@@ -42,9 +42,7 @@ class HideCookies:
 
     def __call__(self, call: GuardedCall) -> None:
         """Hide the lines with such a cookie, and forward their other cookies."""
-        for field in call.fields:
-            if field.name != b"cookie":
-                continue
+        for field in call.lines(b"cookie"):
             pairs = list(_pairs([field.value]))
             kept = [pair for pair in pairs if pair.partition(b"=")[0].strip() not in self._names]
             if len(kept) == len(pairs):

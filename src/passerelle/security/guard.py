@@ -32,6 +32,20 @@ class FieldLike(Protocol):
         """The line as received."""
 
 
+class FieldSource(Protocol):
+    """The header fields of a request, in the order received."""
+
+    @property
+    def lines(self) -> Sequence[FieldLike]:
+        """All field lines."""
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the first value of the field ``name`` (lower case), or None."""
+
+    def named(self, name: bytes) -> Sequence[FieldLike]:
+        """Return the lines of the field ``name`` (lower case)."""
+
+
 class PendingResult(Protocol):
     """Pending operation that a guard waits for."""
 
@@ -54,7 +68,7 @@ class GuardedCall:
     __slots__ = (
         "address",
         "certificate",
-        "fields",
+        "head",
         "hidden_lines",
         "identity",
         "method",
@@ -75,7 +89,7 @@ class GuardedCall:
         method: bytes,
         path: bytes,
         address: bytes,
-        fields: Sequence[FieldLike],
+        head: FieldSource,
         certificate: Mapping[str, Any] | None = None,
         query: bytes = b"",
         request_id: bytes = b"",
@@ -85,7 +99,7 @@ class GuardedCall:
         self.method = method
         self.path = path
         self.address = address
-        self.fields = fields
+        self.head = head
         self.certificate = certificate
         self.query = query
         self.request_id = request_id
@@ -101,14 +115,16 @@ class GuardedCall:
 
     def get(self, name: bytes) -> bytes | None:
         """Return the first value of the field ``name`` (lower case), or None."""
-        for field in self.fields:
-            if field.name == name:
-                return field.value
-        return None
+        return self.head.get(name)
 
-    def lines(self, name: bytes) -> list[FieldLike]:
+    def lines(self, name: bytes) -> Sequence[FieldLike]:
         """Return every line of the field ``name`` (lower case)."""
-        return [field for field in self.fields if field.name == name]
+        return self.head.named(name)
+
+    @property
+    def fields(self) -> Sequence[FieldLike]:
+        """All field lines, in the order received."""
+        return self.head.lines
 
     def upstream_section(self, section: bytes) -> bytes:
         """Return the lines of ``section`` (each with CRLF) as forwarded: without hidden lines, with the lines from

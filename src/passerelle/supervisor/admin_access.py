@@ -170,7 +170,7 @@ class AdminAccess:
     def _session(self, head: RequestHead) -> bool:
         if self._token is None:
             return False
-        for line in (field.value for field in head.lines if field.name == b"cookie"):
+        for line in (field.value for field in head.named(b"cookie")):
             for pair in line.split(b";"):
                 name, _, value = pair.strip().partition(b"=")
                 if name == self.cookie and self._is_session(value):

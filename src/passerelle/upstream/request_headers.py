@@ -14,6 +14,7 @@ VIA = b"Via: 1.1 passerelle\r\n"
 # The path before that of the request, as a trusted proxy states it in X-Forwarded-Prefix.
 _PREFIX = re.compile(rb"(?:/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+/?")
 
+_ACCEPT_OF_PARTS = b"Accept: application/json\r\nAccept-Encoding: identity\r\n"
 # Fields that the request for a part of a composition must not inherit: conditions, ranges and codings apply to the
 # whole response (RFC 9110 §13, §14, §12.5.3), and there is no body.
 _NOT_FOR_PARTS = frozenset(
@@ -42,7 +43,7 @@ def client_address(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
     if not head.forwarded:
         return peer
     if head.chain is None:
-        values = [f.value for f in head.lines if f.name == b"x-forwarded-for"]
+        values = [field.value for field in head.named(b"x-forwarded-for")]
         head.chain = proxies.chain(peer, values) if values else [peer]
     return head.chain[0]
 
@@ -122,6 +123,8 @@ def upstream_fields(head: RequestHead, peer: bytes, proxies: Proxies, scheme: by
     fields = head.relay + forwarding_lines(head, peer, proxies, scheme)
     if head.host is None:
         fields = b"Host: \r\n" + fields  # RFC 9112 §3.2: a client need not send it with HTTP/1.0, the gateway must
+    if head.plain:
+        return fields
     if head.chunked:
         fields += b"Transfer-Encoding: chunked\r\n"
     if head.expect:
@@ -133,8 +136,6 @@ def upstream_fields(head: RequestHead, peer: bytes, proxies: Proxies, scheme: by
 
 def part_fields(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
     """Return all field lines for a part of a composition except the request ID."""
-    relayed = [line for line in head.relay.split(b"\r\n") if line]
-    kept = [line for line in relayed if line.partition(b":")[0].lower() not in _NOT_FOR_PARTS]
-    kept += [b"Accept: application/json", b"Accept-Encoding: identity", b""]
-    fields = b"\r\n".join(kept) + forwarding_lines(head, peer, proxies, scheme)
+    kept = head.relay_without(_NOT_FOR_PARTS)
+    fields = kept + _ACCEPT_OF_PARTS + forwarding_lines(head, peer, proxies, scheme)
     return fields if head.host is not None else b"Host: \r\n" + fields

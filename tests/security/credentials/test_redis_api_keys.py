@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 
 from passerelle.errors import Failure, Kind
+from passerelle.http1.head import RequestHead
 from passerelle.security.credentials import authentication
 from passerelle.security.credentials.api_keys import KeyStore, UnknownKey, digest_of, new_key
 from passerelle.security.credentials.authentication import Authenticate
@@ -230,7 +231,8 @@ def test_two_credentials_that_wait_are_both_looked_up_once(store: RedisKeyStore,
     _, key = store.create("app", [], 1)
     other = RedisKeyMethod(worker.link, b"x-other", time.time, lambda: worker.seconds)
     request = shown(key)
-    request.fields = [*shown(new_key()[1], b"x-other").fields, *request.fields]
+    fields = [*shown(new_key()[1], b"x-other").fields, *request.fields]
+    request.head = RequestHead(b"".join(field.line + b"\r\n" for field in fields), 100)
     guard = Authenticate([other, worker.method])
     rounds = 0
     while guard(request) is not None:

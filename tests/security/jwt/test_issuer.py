@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from passerelle.http1.head import RequestHead
 from passerelle.security.guard import GuardedCall
 from passerelle.security.identity import Identity
 from passerelle.security.jwt import issuer as identity_token
@@ -28,7 +29,7 @@ class Told:
         self.guard = SendIdentity(signer, b"X-Consumer-Token", "gw", audience, lifetime, lambda: self.now)
 
     def token(self, identity: Identity | None) -> str | None:
-        asked = GuardedCall(b"GET", b"/", b"10.0.0.1", [])
+        asked = GuardedCall(b"GET", b"/", b"10.0.0.1", RequestHead(b"", 100))
         asked.identity = identity
         assert self.guard(asked) is None
         if not asked.upstream_fields:

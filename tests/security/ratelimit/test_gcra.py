@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passerelle.errors import Kind
+from passerelle.http1.head import RequestHead
 from passerelle.security.guard import GuardedCall, RequestRefused
 from passerelle.security.identity import Identity
 from passerelle.security.ratelimit.gcra import (
@@ -30,13 +31,8 @@ RATES = st.builds(
 START = 10**18
 
 
-class Line:
-    def __init__(self, name: bytes, value: bytes) -> None:
-        self.name, self.value, self.line = name, value, name + b": " + value
-
-
 def asked(address: bytes = b"203.0.113.5", *fields: tuple[bytes, bytes]) -> GuardedCall:
-    return GuardedCall(b"GET", b"/", address, [Line(*field) for field in fields])
+    return GuardedCall(b"GET", b"/", address, RequestHead(b"".join(b"%b: %b\r\n" % field for field in fields), 100))
 
 
 class Clock:

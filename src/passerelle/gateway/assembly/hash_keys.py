@@ -38,7 +38,7 @@ def _header(name: bytes) -> KeyFunction:
 
 def _cookie(name: bytes) -> KeyFunction:
     def key(head: RequestHead, parameters: Mapping[str, bytes], peer: bytes) -> bytes | None:
-        return read_cookie((field.value for field in head.lines if field.name == b"cookie"), name)
+        return read_cookie((field.value for field in head.named(b"cookie")), name)
 
     return key
 

@@ -211,7 +211,7 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             start = end + 4
             try:
-                head = ResponseHead(data[:start])
+                head = ResponseHead(data[:start], last)
             except Failure as failure:
                 self._fail(receiver, failure)
                 return

@@ -80,7 +80,7 @@ class Authenticate:
         call.pending = None
         call.upstream_fields += identity.lines
         if self._hidden is not None:
-            call.hidden_lines = [field.line for field in call.fields if field.name == self._hidden]
+            call.hidden_lines = [field.line for field in call.lines(self._hidden)]
 
 
 class KeyMethod:
