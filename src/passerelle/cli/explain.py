@@ -314,7 +314,9 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _service_text(service: dict[str, Any]) -> str:
     count = service["instances"]
-    texts = [f"{count} instance{'' if count == 1 else 's'}", service["balance"]]
+    most = service["max_instances"]
+    number = f"{count} to {most}" if most is not None else f"{count}"
+    texts = [f"{number} instance{'' if number == '1' else 's'}", service["balance"]]
     if service["by"] is not None:
         texts[-1] += f" by {service['by']}"
     if service["sticky"] is not None:
