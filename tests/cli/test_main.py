@@ -210,7 +210,7 @@ def test_the_file_is_looked_for_under_two_names(run: Run) -> None:
         (["proxy"], "passerelle proxy: missing argument 'URL...'"),
         (["proxy", "127.0.0.1:1"], "did you mean http://127.0.0.1:1?"),
         (["proxy", "http://127.0.0.1:1", "--listen", "8080"], "allowed is host:port, such as 127.0.0.1:8080"),
-        (["scale", "a"], "found 'a'; allowed is SERVICE=N, such as user=8"),
+        (["scale", "a"], "found 'a'; allowed is SERVICE=N, such as user=8, or SERVICE=auto"),
         (["restart"], "passerelle restart: missing argument 'SERVICE'"),
         (["instances", "add", "a"], "passerelle instances add: missing argument 'URL'"),
         (["instances", "drain", "a", "b", "--limit", "5"], "found 5 without a unit"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from math import ceil, sin
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_a_load_that_falls_removes_at_most_half_of_the_instances_per_window() ->
         assert wanted >= before / 2
         before = wanted
     seconds = [second for second, _, _ in simulated.changes]
-    assert all(later - earlier >= 60 for earlier, later in zip(seconds, seconds[1:], strict=False))
+    assert all(later - earlier >= 60 for earlier, later in pairwise(seconds))
     assert {decision.reason for _, _, decision in simulated.changes} == {Reason.IDLE}
 
 
