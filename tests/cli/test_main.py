@@ -284,6 +284,7 @@ def test_routes_as_json(run: Run) -> None:
                 "name": "user",
                 "source": "targets",
                 "instances": 2,
+                "max_instances": None,
                 "balance": "p2c",
                 "by": None,
                 "sticky": None,

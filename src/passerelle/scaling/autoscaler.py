@@ -1,9 +1,10 @@
 """The wanted number of instances of a service, from samples of its load.
 
-The load is the number of requests in flight at the service, in all workers. Two windows of it decide, as in Knative: the
-stable window of 60 seconds, and the panic window of 6 seconds for bursts. A change must exceed a tolerance, instances
-are removed only after a full stable window without a change, and at most half of them at once. An increase is judged by
-its effect: if the service neither serves more requests nor serves them faster, instances are not what it lacks.
+The load is the number of requests in flight at the service, in all workers. Two windows of it decide, as in Knative:
+the stable window of 60 seconds, and the panic window of 6 seconds for bursts. A change must exceed a tolerance.
+Instances are removed only after a full stable window without a change, and at most half of them at once. An increase is
+judged by its effect: if the service neither serves more requests nor serves them faster, instances are not what it
+lacks.
 
 Nothing here reads a clock: samples carry their time, in seconds of any monotonic clock.
 """
@@ -135,7 +136,7 @@ class Autoscaler:
         panic = now < self._panic_until
         # In the short window, chance must not look like load: the counts of independent requests vary by their root.
         burst = panic and short - 2 * sqrt(short / len(loads)) > capacity * (1 + TOLERANCE)
-        # The stable window still has the backlog of a burst when that is gone, so the short one must exceed the target too.
+        # The stable window has the backlog of a burst even when that is gone, so both windows must exceed the target.
         grown = len(window) >= FEWEST_STABLE and min(stable, short) > capacity * (1 + TOLERANCE)
         if burst or grown:
             demand, reason = (max(short, stable), Reason.BURST) if burst else (stable, Reason.LOAD)

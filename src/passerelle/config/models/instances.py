@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from passerelle.config.models.base import Model
 from passerelle.config.models.values import WholeNumber
+from passerelle.config.reading.wording import describe
 
 MOST_INSTANCES = 1000
 
@@ -35,5 +36,8 @@ class Instances(Model):
     def _number(cls, found: Any) -> Any:
         if isinstance(found, dict | Instances):
             return found
+        if not isinstance(found, int) and not str(found).isdigit():
+            allowed = f"a whole number from 1 to {MOST_INSTANCES}, or a mapping with min and max"
+            raise ValueError(f"found {describe(found)}; allowed: {allowed}")
         number = WholeNumber(1, MOST_INSTANCES).check(found)
         return {"min": number, "max": number}
