@@ -101,6 +101,11 @@ def _shown(octets: bytes) -> str:
     return octets.decode("utf-8", "backslashreplace")
 
 
+def explained(config: Config, method: str, url: str, headers: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Explain the request ``method url`` with ``headers``, each as `Name: value` (see :func:`explanation`)."""
+    return explanation(config, _request(method, url, headers))
+
+
 def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
     """Explain a request, as JSON-able values. ``status`` is None unless the gateway rejects the request."""
     from passerelle.config import rules

@@ -12,7 +12,7 @@ from passerelle.config.models.addresses import Address
 
 
 @click.command(short_help="Set the number of instances of a running service.")
-@click.argument("wanted", metavar="SERVICE=N|auto")
+@click.argument("wanted", metavar="SERVICE=N")
 @admin_option
 @json_option
 def scale(wanted: str, admin: Address | str | None, as_json: bool) -> None:
