@@ -2,8 +2,8 @@
 
 The systems: the shop without its cache, a service that uses the CPU, and one whose requests take turns for a lock. Each
 is started behind ``passerelle up``, and measured with up to 48 clients. The law is fitted to the steps with at most
-half of the concurrency of the measured peak. The databases of the shop must be prepared (`make up`). Takes about four minutes on an idle machine: ``.venv/bin/python
-scripts/predict_capacity.py [--write]``.
+half of the concurrency of the measured peak. ``make up`` prepares the databases of the shop. Takes about four minutes
+on an idle machine: ``.venv/bin/python scripts/predict_capacity.py [--write]``.
 """
 
 from __future__ import annotations
