@@ -27,6 +27,7 @@ ALONE = (
     "benchmarks/test_slow.py",
     "benchmarks/test_wrk.py",
     "attack/test_attack_scripts.py",
+    "chaos/test_autoscaling.py",
     "chaos/test_streams.py",
 )
 

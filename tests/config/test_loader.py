@@ -92,7 +92,7 @@ def test_a_minimal_file_has_every_default() -> None:
     assert (limits.head_timeout, limits.idle_timeout, limits.body_timeout) == (10.0, 75.0, 30.0)
     service = config.services["user"]
     assert service.targets == (Target(url=Address(host="127.0.0.1", port=5001), weight=1),)
-    assert (service.source, service.is_local, service.instances, service.env) == ("targets", False, 1, {})
+    assert (service.source, service.is_local, service.instances.max, service.env) == ("targets", False, 1, {})
     assert (service.balance.policy, service.connect_timeout, service.keepalive) == ("p2c", 2.0, 4.0)
     assert (service.max_connections, service.max_waiting) == (256, 256)
     route = config.routes[0]
@@ -112,7 +112,7 @@ def test_a_full_file_has_every_value(tmp_path: Path) -> None:
     assert (limits.head_timeout, limits.idle_timeout, limits.body_timeout) == (5.0, 60.0, 1.5)
 
     user = config.services["user"]
-    assert (user.app, user.interface, user.instances, user.source, user.is_local) == (
+    assert (user.app, user.interface, user.instances.max, user.source, user.is_local) == (
         *("users.app:app", "asgi", 5, "app", True),
     )
     # The environment is text, exactly as written.

@@ -44,7 +44,9 @@ def test_metrics_page_lists_the_labels() -> None:
     service.concurrency = lambda: {"limit": 20, "running": 3, "waiting": 0}
     service.count_failure(Kind.TIMEOUT, 0.1)
     metrics.malformed(Kind.BAD_REQUEST)
-    text = render(metrics.snapshot() | {"events": {"start": 1}})[0].decode()
+    text = render(
+        metrics.snapshot() | {"events": {"start": 1}, "scaling": {"s": {"wanted": 2, "changes": {"load": 1}}}}
+    )[0].decode()
     page = (DOCS / "metrics.md").read_text()
     for name, labels in re.findall(r"^\| `(passerelle_\w+)` \| \w+ \| ([^|]*)\|", page, re.MULTILINE):
         match = re.search(rf"^{name}(?:_count)?(?:{{(.*)}})? ", text, re.MULTILINE)
@@ -81,7 +83,9 @@ def test_access_log_page_tells_the_bound_and_the_telling_names() -> None:
 def test_the_help_of_a_metric_is_its_row_without_markup() -> None:
     metrics = Metrics()
     metrics.cache = lambda: SHARED
-    text = render(metrics.snapshot() | {"events": {"start": 1}})[0].decode()
+    text = render(
+        metrics.snapshot() | {"events": {"start": 1}, "scaling": {"s": {"wanted": 2, "changes": {"load": 1}}}}
+    )[0].decode()
     assert len(METRICS) == len(re.findall(r"^# HELP ", text, re.MULTILINE))
     help_lines = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE))
     assert help_lines["passerelle_rate_limit_dry_run_total"] == (

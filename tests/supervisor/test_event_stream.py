@@ -72,7 +72,7 @@ def test_the_life_of_instances_workers_and_files(tmp_path: Path) -> None:
         with command(tmp_path, "scale", "s=1", "--admin", f"127.0.0.1:{running.admin}") as asked:
             assert asked.ended() == 0
         (scale,) = events(running, "?kind=scale")
-        assert scale["detail"] == {"before": 3, "instances": 1}
+        assert scale["detail"] == {"before": 3, "instances": 1, "reason": "manual"}
         stopped = [e["text"] for e in events(running, "?kind=end") if e["detail"]["reason"] == "stopped"]
         assert sorted(stopped) == ["s-2 was stopped", "s-3 was stopped"]
         metrics = running.get("/metrics", running.admin)[1]

@@ -101,6 +101,11 @@ def _shown(octets: bytes) -> str:
     return octets.decode("utf-8", "backslashreplace")
 
 
+def explained(config: Config, method: str, url: str, headers: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Explain the request ``method url`` with ``headers``, each as `Name: value` (see :func:`explanation`)."""
+    return explanation(config, _request(method, url, headers))
+
+
 def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
     """Explain a request, as JSON-able values. ``status`` is None unless the gateway rejects the request."""
     from passerelle.config import rules
@@ -314,7 +319,9 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _service_text(service: dict[str, Any]) -> str:
     count = service["instances"]
-    texts = [f"{count} instance{'' if count == 1 else 's'}", service["balance"]]
+    most = service["max_instances"]
+    number = f"{count} to {most}" if most is not None else f"{count}"
+    texts = [f"{number} instance{'' if number == '1' else 's'}", service["balance"]]
     if service["by"] is not None:
         texts[-1] += f" by {service['by']}"
     if service["sticky"] is not None:

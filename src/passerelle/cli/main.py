@@ -28,6 +28,7 @@ COMMANDS = (
     "check",
     "routes",
     "explain",
+    "capacity",
     "keys",
     "schema",
     "version",

@@ -18,9 +18,10 @@ from passerelle.config.models.addresses import Address
 def scale(wanted: str, admin: Address | str | None, as_json: bool) -> None:
     """Set the number of instances of a service of a running `passerelle up`.
 
-    The number applies until a reload finds another number in the file than before.
+    The number applies until a reload finds another number in the file than before. A service whose `instances` are a
+    range keeps the number; with SERVICE=auto it follows the load again.
     """
     service, equals, number = wanted.partition("=")
-    if not equals or not service or not number.isdecimal():
-        raise click.UsageError(f"found {wanted!r}; allowed is SERVICE=N, such as user=8")
+    if not equals or not service or not (number.isdecimal() or number == "auto"):
+        raise click.UsageError(f"found {wanted!r}; allowed is SERVICE=N, such as user=8, or SERVICE=auto")
     send_change(admin, f"/scale?{urlencode({'service': service, 'instances': number})}", as_json)

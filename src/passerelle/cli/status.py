@@ -45,6 +45,10 @@ def _print(found: dict[str, Any]) -> None:
             requests = service["concurrency"]
             counts = f"{requests['running']} of {requests['limit']} requests running, {requests['waiting']} waiting"
             click.echo(f"\nconcurrency limit of {name}: {counts}")
+        if scaling := service.get("scaling"):
+            number = f"{scaling['min']} to {scaling['max']} instances, {scaling['target_in_flight']} in flight each"
+            why = f": {scaling['text']} ({scaling['reason']})" if scaling["text"] else ""
+            click.echo(f"\nscaling of {name}: {number}{why}")
         if service["removed"]:
             click.echo(f"\nremoved from {name} at run time: {', '.join(service['removed'])}")
 

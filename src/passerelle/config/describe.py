@@ -55,7 +55,7 @@ def describe_service(config: Config, name: str) -> dict[str, Any]:
     """Describe a service of a route as JSON."""
     service = config.services[name]
     if service.is_local:
-        instances = service.instances
+        instances = service.instances.min
     else:
         zones = [zone.targets for zone in (service.zones or {}).values()]
         instances = len(service.targets or ()) + sum(map(len, zones))
@@ -64,6 +64,7 @@ def describe_service(config: Config, name: str) -> dict[str, Any]:
         "name": name,
         "source": service.source,
         "instances": instances,
+        "max_instances": service.instances.max if service.is_local and service.instances.scales else None,
         "balance": balance.policy,
         "by": str(balance.by) if balance.by is not None else None,
         "sticky": balance.sticky.cookie if balance.sticky is not None else None,

@@ -48,6 +48,8 @@ def json_schema() -> dict[str, Any]:
     }
     definitions["Balance"] = {"anyOf": [definitions["Balance"]["properties"]["policy"], definitions["Balance"]]}
     definitions["Concurrency"] = {"anyOf": [{"const": "adaptive"}, definitions["Concurrency"]]}
+    number = definitions["Instances"]["properties"]["max"]["anyOf"][0]
+    definitions["Instances"] = {"anyOf": [number, definitions["Instances"]]}
     codings = definitions["Compress"]["properties"]["codings"]
     definitions["Compress"] = {"anyOf": [{"const": True}, codings, definitions["Compress"]]}
     definitions["SecurityHeaders"] = {"anyOf": [{"enum": [True, "off"]}, definitions["SecurityHeaders"]]}

@@ -427,6 +427,28 @@ METRICS = (
         _by_key("events"),
     ),
     Metric(
+        "passerelle_service_instances_wanted",
+        "gauge",
+        ("service",),
+        "instances that the load calls for, within the range; only for services whose "
+        "[`instances`](configuration.md#instances) are a range",
+        lambda snapshot: (
+            ([name], values["wanted"]) for name, values in snapshot["scaling"].items() if "wanted" in values
+        ),
+    ),
+    Metric(
+        "passerelle_service_scalings_total",
+        "counter",
+        ("service", "reason"),
+        "changes of the number of instances by the load: `burst`, `load` (a lasting increase), `idle`, `bounds` "
+        "(another range in the file)",
+        lambda snapshot: (
+            ([name, reason], count)
+            for name, values in snapshot["scaling"].items()
+            for reason, count in values["changes"].items()
+        ),
+    ),
+    Metric(
         "passerelle_workers",
         "gauge",
         (),

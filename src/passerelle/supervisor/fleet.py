@@ -26,6 +26,7 @@ from passerelle.supervisor.recorded_events import RecordedProcesses, health_reco
 from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.restart_backoff import Backoff
 from passerelle.supervisor.service_health import ProbedTarget, ServiceHealthMonitor
+from passerelle.supervisor.service_scaling import ServiceScaling
 from passerelle.supervisor.worker_process import WorkerProcess
 
 _SAME_REPORT = 10.0  # seconds in which the same report of several workers is one event
@@ -84,6 +85,7 @@ class Fleet:
         self.lock = asyncio.Lock()
         self.catalog = Catalog(on_found, report.log)
         self.services: dict[str, ServiceHealthMonitor] = {}
+        self.scaling: dict[str, ServiceScaling] = {}  # of the services whose number of instances is a range
         self.instances: list[InstanceProcess] = []
         self.targets: list[ProbedTarget] = []
         self.workers: list[WorkerProcess] = []
@@ -98,7 +100,8 @@ class Fleet:
         self._background: set[asyncio.Task[None]] = set()
         for name, config in setup.config.services.items():
             service = self.make_service(name, config)
-            for _ in range(config.instances if config.is_local else 0):
+            self.configure_scaling(name, config)
+            for _ in range(config.instances.min if config.is_local else 0):
                 self.make_instance(service)
             self.targets += [ProbedTarget(spec, service) for spec in configured_instances(name, config)]
 
@@ -120,6 +123,14 @@ class Fleet:
         service.on_change = self._record_health
         self.services[name] = service
         return service
+
+    def configure_scaling(self, name: str, config: ServiceConfig | None) -> None:
+        """Scale the service automatically if its instances are a range. The state is kept if the range is the same."""
+        found = self.scaling.get(name)
+        if config is None or not config.is_local or not config.instances.scales:
+            self.scaling.pop(name, None)
+        elif found is None or found.instances != config.instances:
+            self.scaling[name] = ServiceScaling(config.instances)
 
     def make_instance(self, service: ServiceHealthMonitor, place: int | None = None) -> InstanceProcess:
         """Create an instance of ``service`` under the lowest free number, without starting it.

@@ -7,11 +7,12 @@ leaves first finishes its requests in flight.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from passerelle.config.models.config import Config
 from passerelle.config.models.config import Service as ServiceConfig
+from passerelle.config.models.instances import MOST_INSTANCES
 from passerelle.supervisor.active_config import Candidate
 from passerelle.supervisor.control_channel import ControlError
 from passerelle.supervisor.errors import ChangeRefused
@@ -21,8 +22,6 @@ from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.target_set import TargetSet
 from passerelle.supervisor.worker_process import WorkerProcess
-
-MOST_INSTANCES = 1000
 
 # The keys of a service that define its processes: when one changes, all its instances are replaced.
 _PROCESS = ("app", "run", "interface", "env", "cwd")
@@ -35,6 +34,7 @@ class Reconciler:
         self._fleet = fleet
         self._targets = targets
         self._instance_admin = InstanceAdmin(targets, fleet.report.log, fleet.clock)
+        self.on_applied: Callable[[], None] = lambda: None  # called when another configuration is in force
 
     async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
         """Make the change called ``name``, as the admin port names it. :raises ChangeRefused: if it cannot be made."""
@@ -46,6 +46,8 @@ class Reconciler:
         if name == "restart":
             return await self.restart(service)
         number = arguments.get("instances", "")
+        if number == "auto":
+            return await self.scale_automatically(service)
         if not number.isdecimal() or not 1 <= int(number[:6]) <= MOST_INSTANCES:
             raise ChangeRefused(f"found {number!r} instances; allowed is a number from 1 to {MOST_INSTANCES}")
         return await self.scale(service, int(number))
@@ -98,6 +100,9 @@ class Reconciler:
             raise ChangeRefused(f"a gateway worker cannot apply the configuration: {error}") from error
         response = fleet.active.apply(candidate)
         fleet.catalog.adopt(new)
+        for name in old.services.keys() | new.services.keys():
+            fleet.configure_scaling(name, new.services.get(name))
+        self.on_applied()
         removed = [name for name in old.services if name not in new.services]
         leaving += [member for member in fleet.members if member.service.name in removed]
         await fleet.drain_and_remove(leaving)
@@ -125,9 +130,11 @@ class Reconciler:
                 service = fleet.services[name]
                 service.configure(config)
             instances = self._instances(service)
-            wanted = config.instances if config.is_local else 0
+            wanted = config.instances.min if config.is_local else 0
             if before is not None and before.is_local and config.is_local and before.instances == config.instances:
                 wanted = len(instances)  # the file has the same number as before: keep the one that was set by scale
+            elif config.is_local and config.instances.scales:
+                wanted = min(max(len(instances), config.instances.min), config.instances.max)
             added += [fleet.make_instance(service) for _ in range(wanted - len(instances))]
             leaving += instances[wanted:]
             joining = self._targets.reconcile(service, new, leaving)
@@ -153,25 +160,68 @@ class Reconciler:
     # Instances
 
     async def scale(self, name: str, number: int) -> dict[str, Any]:
-        """Change the number of instances of the service ``name``.
+        """Change the number of instances of the service ``name``; a service with a range no longer follows the load.
 
         :raises ChangeRefused: if there is no such service, or its instances are not processes of the supervisor.
         """
+        async with self._fleet.exclusive():
+            response = await self._scale(self._local_service(name), number)
+            scaling = self._fleet.scaling.get(name)
+            if scaling is not None:
+                scaling.set_manually(number)
+                response["message"] += f"; it follows the load again after `passerelle scale {name}=auto`"
+            return response
+
+    async def scale_automatically(self, name: str) -> dict[str, Any]:
+        """Let the number of instances of the service ``name`` follow the load again.
+
+        :raises ChangeRefused: if its instances are not a range.
+        """
+        async with self._fleet.exclusive():
+            self._local_service(name)
+            scaling = self._fleet.scaling.get(name)
+            if scaling is None:
+                raise ChangeRefused(f"the instances of {name} are a fixed number: give them min and max in the file")
+            scaling.resume()
+            message = f"{name}: the number of instances follows the load"
+            self._fleet.report.log(message)
+            self._fleet.events.record("scale", message, service=name)
+            return {"message": message}
+
+    async def follow_load(self, name: str, before: int, number: int, reason: str, text: str) -> bool:
+        """Change the number of instances from ``before`` to ``number``, for ``reason``.
+
+        Returns False, and changes nothing, if the service or its number has changed meanwhile.
+
+        :raises ChangeRefused: while the supervisor stops.
+        """
         fleet = self._fleet
         async with fleet.exclusive():
-            service = self._local_service(name)
-            instances = self._instances(service)
-            before = len(instances)
-            added: list[Member] = [fleet.make_instance(service) for _ in range(number - before)]
-            await fleet.start(added)
-            late = [member.name for member in added if not service.is_up(member.name)]
-            await fleet.drain_and_remove(instances[number:])
-            message = f"{name}: scaled from {before} to {number} instances"
-            if late:
-                message += f"; not up yet: {', '.join(late)}"
-            fleet.report.log(message)
-            fleet.events.record("scale", message, service=name, before=before, instances=number)
-            return {"message": message, "before": before, "instances": number}
+            scaling, service = fleet.scaling.get(name), fleet.services.get(name)
+            if scaling is None or service is None or scaling.manual or len(self._instances(service)) != before:
+                return False
+            if not scaling.instances.min <= number <= scaling.instances.max:
+                return False
+            await self._scale(service, number, reason, text)
+            return True
+
+    async def _scale(
+        self, service: ServiceHealthMonitor, number: int, reason: str = "manual", text: str = ""
+    ) -> dict[str, Any]:
+        fleet, name = self._fleet, service.name
+        instances = self._instances(service)
+        before = len(instances)
+        added: list[Member] = [fleet.make_instance(service) for _ in range(number - before)]
+        await fleet.start(added)
+        late = [member.name for member in added if not service.is_up(member.name)]
+        await fleet.drain_and_remove(instances[number:])
+        message = f"{name}: scaled from {before} to {number} instances"
+        if late:
+            message += f"; not up yet: {', '.join(late)}"
+        reported = f"{message}: {text}" if text else message
+        fleet.report.log(reported)
+        fleet.events.record("scale", reported, service=name, before=before, instances=number, reason=reason)
+        return {"message": message, "before": before, "instances": number}
 
     async def restart(self, name: str) -> dict[str, Any]:
         """Replace the instances of the service ``name``, one at a time.

@@ -105,6 +105,8 @@ async def fleet_status(fleet: Fleet) -> dict[str, Any]:
             fleet.catalog.removed(name),
             instances,
         )
+        if (scaling := fleet.scaling.get(name)) is not None:
+            services[name]["scaling"] = scaling.status()
     workers = [
         {**_process_status(worker, now), "answers": report is not None}
         for worker, report in zip(fleet.workers, reports, strict=True)

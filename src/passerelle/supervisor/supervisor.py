@@ -17,6 +17,7 @@ from passerelle.observability.events import Event
 from passerelle.observability.metrics import Snapshot, merge
 from passerelle.supervisor import status
 from passerelle.supervisor.admin import Admin, PurgeResult
+from passerelle.supervisor.autoscaling import Autoscaling
 from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.code_watch import CodeWatch
 from passerelle.supervisor.fleet import Fleet, Member, Setup
@@ -82,6 +83,9 @@ class Supervisor:
         self.live = LiveSampler(FleetLive(self.fleet))
         self._targets = TargetSet(self.fleet)
         self._reconciler = Reconciler(self.fleet, self._targets)
+        self._reconciler.on_applied = self._sample_load
+        self.live.watch(Autoscaling(self.fleet, self._reconciler.follow_load).on_sample)
+        self._sampling: asyncio.Task[None] | None = None
         self._code_watch = CodeWatch(self.fleet, self._reconciler) if setup.reload_code else None
 
     # Life
@@ -109,7 +113,7 @@ class Supervisor:
                 await self._code_watch.check()  # before the applications read their files
             if self._admin is not None:
                 await self._admin.start()
-                fleet.spawn(self.live.run())
+            self._sample_load()
             for member in (*fleet.members, *fleet.workers):
                 fleet.supervise(member)
             started = await self._unless_stopped(self._start())
@@ -149,6 +153,11 @@ class Supervisor:
             loop.add_signal_handler(signal.SIGHUP, self.on_hangup)
         loop.add_signal_handler(signal.SIGQUIT, self.kill)
         loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
+
+    def _sample_load(self) -> None:
+        """Take samples of the load, if the admin port shows them or a service is scaled by them."""
+        if self._sampling is None and (self._admin is not None or self.fleet.scaling):
+            self._sampling = self.fleet.spawn(self.live.run())
 
     def reopen_logs(self) -> None:
         """Have the workers reopen the access log, after log rotation has moved it."""
@@ -275,7 +284,10 @@ class Supervisor:
         """Return the counters of all workers, merged."""
         parts = await asyncio.gather(*(worker.read_snapshot() for worker in self.fleet.workers))
         merged = merge(snapshot for part in parts for snapshot in part)
-        return merged | {"events": {kind: count for kind, count in self.events.counts.items() if count}}
+        return merged | {
+            "events": {kind: count for kind, count in self.events.counts.items() if count},
+            "scaling": {name: scaling.metrics() for name, scaling in self.fleet.scaling.items()},
+        }
 
     async def status(self) -> dict[str, Any]:
         """Return the status of everything that runs, as JSON-able values; times in seconds."""

@@ -39,6 +39,9 @@ def errors(name: str, service: Service, routes: Iterable[PlacedRoute]) -> Iterat
             )
             yield Finding((*loc, key, inner), message)
     yield from _concurrency(loc, service)
+    number = service.instances
+    if number.max < number.min:
+        yield Finding((*loc, "instances", "max"), f"it is {number.max}; it must be at least min, {number.min}")
     if service.breaker is not None and service.breaker.threshold == 0:
         yield Finding((*loc, "breaker", "threshold"), "found 0%; a breaker that opens without a failure never closes")
 

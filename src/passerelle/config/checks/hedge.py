@@ -50,7 +50,7 @@ def hedge_warnings(config: Config, services_of: Callable[[Route], Iterable[str]]
     for index, route in enumerate(config.routes):
         for name in services_of(route) if route.hedge is not None else ():
             service = config.services[name]
-            alone = service.instances == 1 if service.is_local else len(service.all_targets) == 1
+            alone = service.instances.max == 1 if service.is_local else len(service.all_targets) == 1
             if alone and not any(target.is_found for target in service.all_targets):
                 message = f"{name!r} has one instance; a hedge needs a second one"
                 yield Finding(("routes", index, "hedge"), message, at_key=True)

@@ -40,6 +40,7 @@ from passerelle.config.models.headers import (
 )
 from passerelle.config.models.hedge import Hedge
 from passerelle.config.models.identity_token import IdentityToken
+from passerelle.config.models.instances import Instances
 from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.limits import Limits
 from passerelle.config.models.redis import RedisUrl
@@ -81,6 +82,7 @@ __all__ = [
     "Health",
     "Hedge",
     "IdentityToken",
+    "Instances",
     "Limits",
     "Login",
     "Model",
@@ -143,8 +145,10 @@ class Service(Model):
     interface: Literal["wsgi", "asgi"] | None = Field(
         default=None, description="Interface of `app`; detected by default. With `app` only."
     )
-    instances: Annotated[int, WholeNumber(1, 1000)] = Field(
-        default=1, description="Number of processes to start. With `app` or `run` only."
+    instances: Annotated[Instances, Takes("number, 1 to 1000, or [mapping](#instances)")] = Field(
+        default=Instances(min=1, max=1),
+        description="Number of processes to start, `1` by default, or the range in which it follows the load. With "
+        "`app` or `run` only.",
     )
     env: Annotated[dict[EnvName, Text], Takes("mapping of names to text")] = Field(
         default={}, description="Environment variables to add. With `app` or `run` only."

@@ -1,0 +1,292 @@
+"""``passerelle capacity``: measure a route of a running gateway on this machine, and predict its peak throughput."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from passerelle.cli.support import config_path, exit_negative, json_option, print_json, print_table, read_config
+
+if TYPE_CHECKING:
+    from passerelle.cli.closed_loop import ClosedLoop, Measurement
+    from passerelle.config import Config
+    from passerelle.config.models.addresses import Address
+    from passerelle.scaling.usl import Capacity
+
+SAFE = ("GET", "HEAD")
+LEVELS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+MOST_ERRORS = 0.01  # share of the requests of a step; beyond, the measurement ends
+DECLINE = 0.85  # a step with less than this share of the best throughput ends the measurement
+FEWEST_STEPS = 5
+
+
+@click.command(options_metavar="[OPTIONS]", short_help="Measure a route and predict its peak throughput.")
+@click.argument("arguments", nargs=-1, required=True, metavar="[CONFIG] PATH")
+@click.option("--method", default="GET", show_default=True, help="GET or HEAD.")
+@click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header field to send.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Wanted requests per second.")
+@click.option(
+    "--instances", type=click.IntRange(1), metavar="N", help="Instances that run; by default the number in the file."
+)
+@click.option(
+    "--most",
+    type=click.IntRange(4, LEVELS[-1]),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Highest number of clients.",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0.2, 60), default=2.0, show_default=True, metavar="S", help="Time of each step."
+)
+@click.option("--listen", metavar="HOST:PORT", help="Address of the gateway, if it is not that of the file.")
+@click.option("--svg", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write a plot to FILE.")
+@json_option
+def capacity(
+    arguments: tuple[str, ...],
+    method: str,
+    headers: tuple[str, ...],
+    rate: float | None,
+    instances: int | None,
+    most: int,
+    seconds: float,
+    listen: str | None,
+    svg: str | None,
+    as_json: bool,
+) -> None:
+    """Measure how many requests per second PATH can carry, with more and more clients.
+
+    The gateway must run on this machine, at a loopback address. Clients send GET or HEAD requests, each one after the
+    other. The Universal Scalability Law is fitted to the steps. The exit code is 1 if they do not determine it.
+
+    \b
+    Examples:
+      passerelle capacity /user/1
+      passerelle capacity gateway.yaml /user/1 --rate 2000 --svg capacity.svg
+    """
+    if len(arguments) > 2:
+        raise click.UsageError(f"found {len(arguments)} arguments; allowed is [CONFIG] PATH")
+    if method not in SAFE:
+        raise click.UsageError(f"found the method {method!r}; allowed are GET and HEAD: others may change data")
+    config = read_config(config_path(arguments[0] if len(arguments) == 2 else None))
+    address = _address(config, listen)
+    route = _route(config, method, arguments[-1], headers)
+    steps = _measure(config, address, _request(method, arguments[-1], address, headers), most, seconds)
+    if not steps[0].statuses:
+        problem = steps[0].problem or f"no response within {seconds:g} s"
+        click.echo(f"no response from a gateway at {address}: {problem}; is it running?", err=True)
+        exit_negative()
+    _report(route, steps, rate, _instances(route, instances), f"{method} {arguments[-1]}", svg, as_json)
+
+
+def _address(config: Config, given: str | None) -> Address:
+    """Return the address of the gateway. :raises click.UsageError: unless it is a loopback address with a port."""
+    from passerelle.config.models.addresses import Address, parse_listen
+
+    try:
+        address = parse_listen(given) if given is not None else config.listen
+    except ValueError as error:
+        raise click.UsageError(f"--listen: {error}") from None
+    assert isinstance(address, Address)
+    loopback = address.host == "localhost"
+    with contextlib.suppress(ValueError):
+        loopback = ipaddress.ip_address(address.host).is_loopback
+    if not loopback:
+        raise click.UsageError(
+            f"the gateway listens at {address}; a measurement is a load test, which is allowed at a loopback address"
+            " only, such as 127.0.0.1"
+        )
+    if address.port == 0:
+        raise click.UsageError("the port in the file is 0; give the address of the running gateway with --listen")
+    return address
+
+
+def _route(config: Config, method: str, path: str, headers: tuple[str, ...]) -> dict[str, Any]:
+    """Return the route that the requests match, as `passerelle explain` describes it."""
+    from passerelle.cli.explain import explained
+
+    result = explained(config, method, path, headers)
+    if result["status"] is not None:
+        click.echo(f"{method} {path} is rejected with {result['status']}: {result['reason']}", err=True)
+        exit_negative()
+    route: dict[str, Any] = result["route"]
+    return route
+
+
+def _request(method: str, target: str, address: Address, headers: Sequence[str]) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1"]
+    if not any(line.lower().startswith("host:") for line in headers):
+        lines.append(f"Host: {address}")
+    lines += headers
+    if any(set(line) & set("\r\n") for line in lines):
+        raise click.UsageError("found a line break in a header or in PATH")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+
+
+def _instances(route: dict[str, Any], given: int | None) -> tuple[str, int] | None:
+    """Return the only service of the route and the number of its instances; None if it is not known."""
+    if len(route["services"]) != 1:
+        return None
+    (service,) = route["services"].values()
+    number = given or (service["instances"] if service["max_instances"] is None else None)
+    return (service["name"], number) if number else None
+
+
+def _measure(config: Config, address: Address, request: bytes, most: int, seconds: float) -> list[Measurement]:
+    from passerelle.cli.closed_loop import ClosedLoop, without_verification
+
+    levels = [level for level in LEVELS if level <= most]
+
+    async def run() -> list[Measurement]:
+        load = ClosedLoop(address.host, address.port, request, without_verification() if config.tls else None)
+        try:
+            with click.progressbar(length=len(levels), label="measuring", file=sys.stderr) as bar:
+                return await _steps(load, levels, seconds, lambda: bar.update(1))
+        finally:
+            load.close()
+
+    return asyncio.run(run())
+
+
+async def _steps(
+    load: ClosedLoop, levels: Sequence[int], seconds: float, progress: Callable[[], None]
+) -> list[Measurement]:
+    """Measure with each number of clients, until requests fail or the throughput clearly declines."""
+    steps: list[Measurement] = []
+    for level in levels:
+        found = await load.measure(level, seconds / 4, seconds)
+        steps.append(found)
+        progress()
+        best = max(step.throughput for step in steps)
+        if found.errors > MOST_ERRORS * (found.served + found.errors) or not found.served:
+            break
+        if len(steps) > FEWEST_STEPS and found.throughput < DECLINE * best:
+            break
+    return steps
+
+
+def _report(
+    route: dict[str, Any],
+    steps: Sequence[Measurement],
+    rate: float | None,
+    instances: tuple[str, int] | None,
+    title: str,
+    svg: str | None,
+    as_json: bool,
+) -> None:
+    from passerelle.cli.capacity_plot import svg_plot, text_plot
+    from passerelle.scaling.usl import Point, Undetermined
+    from passerelle.scaling.usl import capacity as fitted
+
+    last = steps[-1]
+    failing = not last.served or last.errors > MOST_ERRORS * (last.served + last.errors)
+    good = steps[:-1] if failing else steps
+    points = [Point(step.concurrency, step.throughput) for step in good if step.served]
+    found, problem = None, ""
+    try:
+        found = fitted(points)
+    except Undetermined as undetermined:
+        problem = str(undetermined)
+    if failing:
+        refused = {status: count for status, count in last.statuses.items() if status >= 400}
+        reason = f"status {max(refused, key=refused.__getitem__)}" if refused else last.problem
+        why = reason or "no response in the time of the step"
+        notes = [f"requests fail at {last.clients} clients ({why}): the measurement ended there"]
+    else:
+        notes = []
+    if route["cache"] is not None:
+        notes.append("the route is cached: stored responses are measured, not the service")
+    if svg is not None and points:
+        try:
+            Path(svg).write_text(svg_plot(points, found, title), "utf-8")
+        except OSError as error:
+            raise click.UsageError(f"cannot write {svg}: {(error.strerror or str(error)).lower()}") from None
+    if as_json:
+        print_json(_as_json(route, steps, found, problem, notes, rate, instances))
+    else:
+        _print_table(steps)
+        if points:
+            click.echo(f"\n{text_plot(points, found)}\n")
+        for line in [*_verdict(found, problem), *_needed(found, rate, instances), *notes]:
+            click.echo(line)
+    if found is None:
+        exit_negative()
+
+
+def _print_table(steps: Sequence[Measurement]) -> None:
+    head = ("clients", "in flight", "requests/s", "ms", "errors")
+    rows = []
+    for step in steps:
+        time = f"{step.concurrency / step.throughput * 1000:.1f}" if step.throughput else "-"
+        rows.append((f"{step.clients}", f"{step.concurrency:.1f}", f"{step.throughput:.0f}", time, f"{step.errors}"))
+    print_table(head, rows)
+
+
+def _verdict(found: Capacity | None, problem: str) -> list[str]:
+    if found is None:
+        return [f"no prediction: {problem}"]
+    law, peak, knee = found.law, found.peak, found.comfortable
+    at = law.peak_concurrency
+    where = f"at {at:.0f} in flight" if at < float("inf") else "a limit that it approaches"
+    return [
+        f"peak: {peak.value:.0f} requests/s ({peak.low:.0f} to {peak.high:.0f}), {where}",
+        f"knee: {knee.value:.0f} requests/s ({knee.low:.0f} to {knee.high:.0f}) at {law.knee:.0f} in flight; beyond,"
+        " requests mostly wait for each other",
+        f"law: λ = {law.rate:.4g}/s, σ = {law.contention:.3g}, κ = {law.coherency:.3g}; intervals of 90 %",
+    ]
+
+
+def _needed(found: Capacity | None, rate: float | None, instances: tuple[str, int] | None) -> list[str]:
+    if found is None or rate is None:
+        return []
+    if instances is None:
+        return [f"{rate:g} requests/s: the number of instances is not known; give it with --instances"]
+    name, number = instances
+    wanted = found.instances_for(rate, number)
+    return [
+        f"{rate:g} requests/s need {wanted.value:.0f} instances of {name} ({wanted.low:.0f} to {wanted.high:.0f}) at"
+        f" the knee, if capacity is proportional to their number ({number} were measured)"
+    ]
+
+
+def _as_json(
+    route: dict[str, Any],
+    steps: Sequence[Measurement],
+    found: Capacity | None,
+    problem: str,
+    notes: list[str],
+    rate: float | None,
+    instances: tuple[str, int] | None,
+) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "route": route["label"],
+        "steps": [
+            {
+                "clients": step.clients,
+                "in_flight": round(step.concurrency, 3),
+                "requests_per_second": round(step.throughput, 2),
+                "errors": step.errors,
+            }
+            for step in steps
+        ],
+        "problem": problem or None,
+        "notes": notes,
+    }
+    if found is not None:
+        at = found.law.peak_concurrency
+        result |= {
+            "law": {"rate": found.law.rate, "contention": found.law.contention, "coherency": found.law.coherency},
+            "peak": {**found.peak._asdict(), "in_flight": at if at < float("inf") else None},
+            "knee": {**found.comfortable._asdict(), "in_flight": found.law.knee},
+        }
+        if rate is not None and instances is not None:
+            name, number = instances
+            result["needed"] = {"service": name, "measured": number, **found.instances_for(rate, number)._asdict()}
+    return result
