@@ -49,7 +49,7 @@ def test_start_report(files: Up) -> None:
     assert "\x1b" not in files.text, "no colours where there is no terminal"
 
 
-def test_every_instance_is_asked(files: Up) -> None:
+def test_every_instance_serves_requests(files: Up) -> None:
     for _ in range(40):
         assert files.get("/hello.txt") == (200, b"hello")
     for n in (1, 2, 3):
@@ -276,7 +276,7 @@ def test_the_same_port_twice_by_two_of_us_is_refused_too(tmp_path: Path) -> None
         assert first.stop() == 0
 
 
-def test_a_wrong_file_says_where_and_starts_nothing(tmp_path: Path) -> None:
+def test_an_invalid_file_is_reported_with_its_place_and_starts_nothing(tmp_path: Path) -> None:
     with up(tmp_path, FILES.replace("instances: 3", "instances: none")) as running:
         assert running.ended() == 1
         assert running.text.startswith("gateway.yaml:7:16: services.files.instances: found 'none'")
