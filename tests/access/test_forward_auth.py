@@ -50,7 +50,7 @@ class Guarded:
         return self.rig.connect(self.gateway).request(method, path, *fields, body=body, within=LONG)
 
 
-def test_it_is_told_what_is_asked_and_who_asks(rig: Rig) -> None:
+def test_the_service_receives_target_method_and_client(rig: Rig) -> None:
     guarded = Guarded(rig, ok(), {"send_headers": ["Authorization", "X-Team"]})
     fields = [
         *(("Authorization", "Bearer t"), ("X-Team", "a"), ("x-team", "b"), ("Cookie", "c=1"), ("X-Other", "o")),
@@ -84,7 +84,7 @@ def test_a_trusted_proxy_is_believed(rig: Rig) -> None:
     assert told == [b"9.9.9.9", b"https", b"shop.example"]
 
 
-def test_what_it_says_goes_upstream_and_cannot_come_from_outside(rig: Rig) -> None:
+def test_its_response_headers_are_forwarded_and_cannot_be_forged(rig: Rig) -> None:
     answer = ok(b"", b"X-User: ann", b"x-role: a", b"X-Role: b", b"X-Private: p", b"Set-Cookie: a=1")
     guarded = Guarded(rig, answer, {"copy_headers": ["X-User", "X-Role", "X-Absent"]})
     forged = [
@@ -169,7 +169,9 @@ def test_a_refusal_is_answered_to_the_client(rig: Rig, said: bytes, expected: di
 
 @pytest.mark.parametrize("said", [refusing(b"500 Oops"), refusing(b"404 Not Found"), refusing(b"304 Not Modified")])
 @pytest.mark.parametrize("failure", ["closed", "open"])
-def test_no_answer_lets_nobody_in_unless_it_is_asked_for(rig: Rig, tmp_path: Path, said: bytes, failure: str) -> None:
+def test_without_a_verdict_requests_are_refused_unless_configured_otherwise(
+    rig: Rig, tmp_path: Path, said: bytes, failure: str
+) -> None:
     log = tmp_path / "access.log"
     auth = {"failure": failure, "copy_headers": ["X-User"]}
     if said.startswith(b"HTTP/1.1 304"):
@@ -258,7 +260,7 @@ def test_questions_without_an_answer_are_counted_by_what_happened(rig: Rig, fail
     assert verdicts(gone) == {"failed": {"connect_failed": 1}}
 
 
-def test_a_route_that_asks_nobody_counts_nothing(rig: Rig) -> None:
+def test_a_route_without_forward_auth_counts_nothing(rig: Rig) -> None:
     upstream = rig.upstream(answering(ok()))
     gateway = rig.forward(upstream)
     assert rig.connect(gateway).request().status == 200
@@ -284,7 +286,7 @@ def test_an_upload_waits_and_is_whole(rig: Rig) -> None:
     assert guarded.upstream.requests[0].body == body
 
 
-def test_answers_are_remembered_by_what_was_told(rig: Rig) -> None:
+def test_verdicts_are_stored_by_the_headers_that_were_sent(rig: Rig) -> None:
     guarded = Guarded(rig, ok(b"", b"X-User: ann"), {"cache": "1m", "copy_headers": "X-User"})
     bearer = ("Authorization", "Bearer a")
     for _ in range(3):
@@ -308,7 +310,7 @@ def test_answers_are_remembered_by_what_was_told(rig: Rig) -> None:
     assert len(guarded.judge.requests) == len(others) + 2
 
 
-def test_answers_are_remembered_by_what_is_configured(rig: Rig) -> None:
+def test_verdicts_are_stored_by_the_configured_key(rig: Rig) -> None:
     guarded = Guarded(rig, ok(), {"cache": "1m", "cache_by": ["header:Authorization", "method"]})
     for path in ("/a", "/b", "/c?d"):
         guarded.request("GET", path, ("Authorization", "Bearer a"), ("Cookie", path))
@@ -331,13 +333,13 @@ def test_answers_are_remembered_by_what_is_configured(rig: Rig) -> None:
         (refusing(b"500 Oops"), 2),
     ],
 )
-def test_what_is_remembered(rig: Rig, said: bytes, questions: int) -> None:
+def test_which_verdicts_are_stored(rig: Rig, said: bytes, questions: int) -> None:
     guarded = Guarded(rig, said, {"cache": "1m"})
     assert guarded.request().status == guarded.request().status
     assert len(guarded.judge.requests) == questions
 
 
-def test_many_at_once_ask_once(rig: Rig) -> None:
+def test_simultaneous_requests_share_one_verdict(rig: Rig) -> None:
     release = threading.Event()
 
     def judge(conn: Connection) -> None:
@@ -359,7 +361,7 @@ def in_flight(gateway: Running) -> int:
     return sum(route["in_flight"] for route in gateway.snapshot()["routes"].values())
 
 
-def test_who_leaves_takes_nobody_s_answer_along(rig: Rig) -> None:
+def test_a_client_that_leaves_ends_no_other_client_s_check(rig: Rig) -> None:
     release = threading.Event()
 
     def judge(conn: Connection) -> None:
@@ -404,7 +406,7 @@ def test_the_consumer_that_it_names(rig: Rig, tmp_path: Path) -> None:
     ]
 
 
-def test_stored_answers_are_not_shared_by_those_whom_it_tells_apart(rig: Rig) -> None:
+def test_stored_responses_are_not_shared_between_identities(rig: Rig) -> None:
     def judge(conn: Connection) -> None:
         while True:
             request = conn.read_request()
@@ -479,7 +481,7 @@ def test_pages_of_other_origins_can_read_a_refusal(rig: Rig) -> None:
     assert (answer.status, answer.get("access-control-allow-origin")) == (401, b"https://shop.example")
 
 
-def test_a_reload_asks_anew(rig: Rig) -> None:
+def test_a_reload_checks_again(rig: Rig) -> None:
     guarded = Guarded(rig, ok(), {"cache": "1m"})
     other: Upstream = rig.upstream(answering(refusing(b"403 Forbidden")))
     assert guarded.request().status == 200

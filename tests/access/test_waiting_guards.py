@@ -41,7 +41,7 @@ class Waiting:
 
 
 @pytest.mark.parametrize("refused", [True, False])
-def test_a_body_is_not_asked_for_before_the_guard_has_let_the_request_in(
+def test_no_100_continue_before_the_guard_has_admitted_the_request(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
     monkeypatch.setattr("passerelle.gateway.exchange.CONTINUE_SECONDS", 0.0)
@@ -66,7 +66,7 @@ def test_pipelined_requests_keep_their_order(rig: Rig) -> None:
     assert [client.read_response(within=LONG).body for _ in range(3)] == [b"/0", b"/1", b"/2"]
 
 
-def test_who_leaves_is_counted_out_and_not_forwarded(rig: Rig) -> None:
+def test_a_client_that_leaves_is_counted_out_and_not_forwarded(rig: Rig) -> None:
     waiting = Waiting(rig)
     client = rig.connect(waiting.gateway)
     client.send(b"GET /a HTTP/1.1\r\nHost: gw\r\n\r\n")
@@ -79,7 +79,7 @@ def test_who_leaves_is_counted_out_and_not_forwarded(rig: Rig) -> None:
     assert [request.target for request in waiting.upstream.heads] == [b"/b"]
 
 
-def test_a_reload_lets_those_who_wait_go_on(rig: Rig) -> None:
+def test_a_reload_keeps_waiting_requests(rig: Rig) -> None:
     waiting = Waiting(rig)
     client = rig.connect(waiting.gateway)
     client.send(b"POST /a HTTP/1.1\r\nHost: gw\r\nContent-Length: 4\r\n\r\nbody")
@@ -90,7 +90,7 @@ def test_a_reload_lets_those_who_wait_go_on(rig: Rig) -> None:
     settle(waiting.gateway, LONG)
 
 
-def test_every_kind_of_request_is_asked_about(rig: Rig) -> None:
+def test_every_kind_of_request_is_guarded(rig: Rig) -> None:
     waiting = Waiting(rig, refused=True)
     waiting.gate.set()
     for method, *fields in (

@@ -397,7 +397,7 @@ class TestDetection:
         for application in (function, returns_awaitable, Framework(), Framework().method, Version2, wrapped, *partials):
             assert appserver.detect(application) == "asgi", application
 
-    def test_the_interface_can_be_told(self, folder: Path) -> None:
+    def test_the_interface_can_be_configured(self, folder: Path) -> None:
         (folder / "odd.py").write_text(
             textwrap.dedent("""
                 from apps import wsgi

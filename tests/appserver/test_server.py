@@ -154,7 +154,7 @@ class TestRequests:
         assert seen["CONTENT_LENGTH"] == "5"
         assert "HTTP_TRANSFER_ENCODING" not in seen
 
-    def test_a_client_that_waits_to_be_asked_is_asked(self, running: Running) -> None:
+    def test_a_client_that_expects_100_continue_receives_it(self, running: Running) -> None:
         client = running.client(running.serve(echo))
         client.send(head("POST", "/", ("Expect", "100-continue"), length=3))
         assert client.read_response(stop_at_100=True).status == 100
@@ -168,7 +168,7 @@ class TestRequests:
         assert client.read_response().body == b"ok"
         client.assert_closed()
 
-    def test_an_upgrade_is_not_followed(self, running: Running) -> None:
+    def test_an_upgrade_is_ignored(self, running: Running) -> None:
         client = running.client(running.serve(answering()))
         client.send(head("GET", "/", ("Connection", "upgrade"), ("Upgrade", "websocket")) + b"\x81\x00")
         assert client.read_response().status == 200
@@ -290,7 +290,7 @@ class TestAnswers:
         assert client.request("HEAD").status == 200
         assert closed.wait(LIMIT)
 
-    def test_each_piece_is_sent_before_the_next_is_asked_for(self, running: Running) -> None:
+    def test_each_piece_is_sent_before_the_next_is_produced(self, running: Running) -> None:
         go_on = threading.Event()
 
         def application(environ: dict[str, Any], start_response: Start) -> Iterator[bytes]:

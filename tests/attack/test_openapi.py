@@ -22,7 +22,7 @@ COMMAND = [sys.executable, "-c", "from schemathesis.cli import schemathesis; sch
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_answers_are_as_documented_whatever_is_asked(tmp_path: Path) -> None:
+def test_responses_are_as_documented_whatever_the_request(tmp_path: Path) -> None:
     # 501 is the gateway's response to TRACE, which schemathesis tries on every path.
     (tmp_path / "schemathesis.toml").write_text(
         '[checks.not_a_server_error]\nexpected-statuses = ["2xx", "3xx", "4xx", 501]\n'

@@ -119,7 +119,7 @@ def unsent(rig: Rig, gateway: Running) -> int:
     return rig.loop.call(lambda: sum(c._transport.get_write_buffer_size() for c in connections))
 
 
-def test_a_client_that_asks_and_takes_no_answer_is_cut_off(rig: Rig) -> None:
+def test_a_client_that_sends_requests_and_reads_no_response_is_cut_off(rig: Rig) -> None:
     """The pending data is small, so the upstream is not paused. A plain close would wait for the client forever."""
     upstream = rig.upstream(answering(ok(bytes(8192))))
     gateway = rig.forward(upstream, limits={"write_timeout": "500ms", "idle_timeout": "500ms"})

@@ -107,7 +107,7 @@ def seen(requests: list[Request]) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("kind", ["wsgi", "asgi"])
-def test_an_application_that_gets_two_requests_says_so(kind: str, tmp_path: Path) -> None:
+def test_an_application_that_gets_two_requests_reports_it(kind: str, tmp_path: Path) -> None:
     with chain(kind, tmp_path) as (port, last):
         client = Client(port)
         client.send(post(b"Content-Length: 5", body=b"0\r\n\r\n" + SMUGGLED))

@@ -47,7 +47,7 @@ def serving() -> Iterator[Server]:
         server.check()
 
 
-def test_steady_clients_ask_without_end_and_in_turn() -> None:
+def test_steady_clients_send_requests_without_end_and_in_turn() -> None:
     with serving() as server:
         begun = time.monotonic()
         with Steady(server.port, ["/a", "/full", "/last", "/lost"], 4) as load:
@@ -61,7 +61,7 @@ def test_steady_clients_ask_without_end_and_in_turn() -> None:
         assert load.between(begun - 10, begun) == []
 
 
-def test_who_refuses_connections_is_counted() -> None:
+def test_refused_connections_are_counted() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with Steady(port, ["/"], 2) as load:

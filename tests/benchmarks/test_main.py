@@ -91,7 +91,7 @@ def test_errors_are_named_and_the_run_fails(monkeypatch, tmp_path, capsys):
 
 @TWO_CPUS
 @needs("wrk", "taskset")
-def test_a_failure_is_told_and_the_next_scenario_still_runs(monkeypatch, tmp_path, capsys):
+def test_a_failure_is_reported_and_the_next_scenario_still_runs(monkeypatch, tmp_path, capsys):
     failing = Told("a", [figure("a")], failure=RigError("nginx exited with 1"))
     assert main(monkeypatch, tmp_path, [failing, Told("b", [figure("b")])], "--json") == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -104,7 +104,7 @@ def test_streamers_pass_on(peer, rig, addresses):
 @TWO_CPUS
 @NEEDS
 @pytest.mark.parametrize("peer", [Nginx(), Varnish(), None], ids=["nginx", "varnish", "ours"])
-def test_caches_answer_alone_once_they_were_asked(peer, rig):
+def test_caches_respond_alone_after_the_first_request(peer, rig):
     bench = Bench(rig, 1, 1, frozenset(), print)
     peer = peer or bench.ours()
     if peer.missing():
@@ -155,7 +155,7 @@ def test_a_wrong_answer_is_not_measured(rig, addresses):
 
 @TWO_CPUS
 @NEEDS
-def test_peers_are_narrowed_by_name_and_the_missing_are_told_of(rig):
+def test_peers_are_narrowed_by_name_and_missing_ones_are_reported(rig):
     class Absent(Nginx):
         def missing(self) -> str | None:
             return "nginx (apt-get install nginx)"

@@ -63,7 +63,7 @@ def test_the_cpu_of_a_child_that_is_gone_still_counts():
         parent.communicate(b"\n")
 
 
-def test_memory_of_this_process_is_seen_to_grow_and_its_peak_to_start_anew():
+def test_memory_of_this_process_is_seen_to_grow_and_its_peak_to_be_reset():
     root = os.getpid()
     procfs.reset_peaks(root)
     before = procfs.memory(root)
@@ -83,7 +83,7 @@ def test_open_files_of_a_tree_are_counted():
         assert procfs.open_files(os.getpid()) == before + 2
 
 
-def test_kilobytes_are_told_in_bytes_and_a_missing_line_is_an_error():
+def test_kilobytes_become_bytes_and_a_missing_line_is_an_error():
     text = "Rss:     12 kB\nPss:      7 kB\n"
     assert procfs.parse_kilobytes(text, "Pss") == 7 * 1024
     with pytest.raises(KeyError):

@@ -55,7 +55,7 @@ def test_the_table_has_a_row_a_figure_and_every_row_all_columns():
     assert write.table([]) == ""
 
 
-def test_the_remarks_tell_what_spoils_the_figures():
+def test_the_remarks_name_what_spoils_the_figures():
     calm = write.remarks(scenario())
     assert "busy" not in calm and "failed" not in calm.lower()
     spoilt = write.remarks(

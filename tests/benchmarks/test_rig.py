@@ -119,12 +119,12 @@ with Rig.on_this_machine() as rig:
     subprocess.run(["rm", "-r", folder], check=True)
 
 
-def test_a_server_that_exits_is_told_of_with_its_last_words(rig):
+def test_a_server_that_exits_is_reported_with_its_last_lines(rig):
     with pytest.raises(RigError, match=r"server exited with 3\nlast words"):
         start(rig, code="print('last words'); raise SystemExit(3)")
 
 
-def test_a_server_that_is_not_ready_is_told_of(rig):
+def test_a_server_that_is_not_ready_is_reported(rig):
     server = start(rig)
     with pytest.raises(RigError, match="not ready in 0 s: status 503"):
         server.wait_ready("/not-ready", {}, 0.3)

@@ -10,7 +10,7 @@ from tests.requirements import needs
 
 @needs("redis-server")
 @pytest.mark.slow
-def test_what_one_lets_go_of_the_other_does_too_and_no_request_fails_without_redis():
+def test_both_gateways_invalidate_and_no_request_fails_without_redis():
     lines = asyncio.run(run(3.0))
     assert [line["what"] for line in lines] == [
         *("seen after tag", "seen after path", "seen after PUT", "Redis killed and started twice"),

@@ -120,7 +120,7 @@ def test_a_spread_comes_round(tmp_path):
 
 
 @needs("wrk", "taskset")
-def test_a_hot_part_is_asked_for_nine_times_of_ten(tmp_path):
+def test_a_hot_part_is_requested_nine_times_of_ten(tmp_path):
     answers, server = run(Load("/{}/{}", varying=True, spread=100, hot=10, wrap=7, connections=1), tmp_path)
     numbers = [tuple(map(int, head.split(b" ", 2)[1][1:].split(b"/"))) for head in server.heads]
     assert all(1 <= n <= 100 and other == n % 7 + 1 for n, other in numbers)

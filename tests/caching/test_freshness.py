@@ -112,7 +112,7 @@ def test_freshness_lifetime(lines: list[str], expected: tuple[float, bool]) -> N
     assert lifetime(*lines) == expected
 
 
-def test_heuristics_only_where_the_status_allows_them_or_the_origin_says_public() -> None:
+def test_heuristics_only_where_the_status_or_public_allows_them() -> None:
     modified = f"Last-Modified: {date(-1000).decode()}"
     for status in (200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501):
         assert lifetime(modified, status=status) == (100, False)

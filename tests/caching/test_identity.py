@@ -101,7 +101,7 @@ def test_a_route_s_lifetime_is_no_permission_to_share() -> None:
     assert cache.get(request("Cookie: sid=1")) is None
 
 
-def test_the_route_s_owner_may_vouch_that_all_see_the_same() -> None:
+def test_the_route_may_declare_that_all_identities_see_the_same() -> None:
     cache = Cache(CacheSettings(ttl=60.0, identity=IdentitySharing.SHARED))
     assert cache.get(ALICE) is None
     for asked in (BOB, ANONYMOUS, request("Cookie: sid=1"), request(consumer=b"alice")):

@@ -77,7 +77,7 @@ def test_the_query_and_neighbours_are_other_uris() -> None:
     assert WHOLE_URI.key(b"gw", b"/r", None) != WHOLE_URI.key(b"gx", b"/r", None)
 
 
-def test_a_body_that_was_on_its_way_is_not_stored_afterwards() -> None:
+def test_a_body_in_flight_is_not_stored_after_an_invalidation() -> None:
     store = MemoryStore(1_000_000)
     entry = stored("Cache-Control: max-age=60", key=b"gw /r")
     before = store.epoch
@@ -89,7 +89,7 @@ def test_a_body_that_was_on_its_way_is_not_stored_afterwards() -> None:
     assert not store.put_since(variant, before)
 
 
-def test_a_purge_stops_everything_that_was_on_its_way() -> None:
+def test_a_purge_stops_every_response_in_flight() -> None:
     store = MemoryStore(1_000_000)
     for purge in (lambda: store.purge_tag(b"t"), lambda: store.purge_path(b"/other"), store.clear):
         before = store.epoch

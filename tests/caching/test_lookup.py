@@ -55,7 +55,7 @@ def test_no_cache_is_validated_each_time() -> None:
     assert not usable_on_failure(request(), entry, NOW, DEFAULT)
 
 
-def test_a_miss_asks_for_the_whole_so_that_it_can_be_shared() -> None:
+def test_a_miss_requests_the_whole_body_so_that_it_can_be_shared() -> None:
     decision = lookup(request('If-None-Match: "a"', f"If-Modified-Since: {date().decode()}"), None, NOW, DEFAULT)
     assert decision == Miss(b"uri-miss", frozenset({b"if-none-match", b"if-modified-since"}), True)
 
@@ -187,7 +187,7 @@ def test_an_answer_that_may_not_be_stored_supersedes_what_is() -> None:
 
 @pytest.mark.parametrize("status", [206, 400, 401, 406, 407, 408, 412, 413, 415, 416, 421, 422, 426, 429, 431])
 @pytest.mark.parametrize("lines", [[], ["Cache-Control: no-store"], ["Cache-Control: public, max-age=60"]])
-def test_an_answer_about_one_request_leaves_what_others_get(status: int, lines: list[str]) -> None:
+def test_an_error_about_one_request_keeps_the_stored_response(status: int, lines: list[str]) -> None:
     answer = response(*lines, status=status, at=NOW + 1)
     assert on_response(request(), answer, stored(FRESH), DEFAULT) == RelayOnly("status")
 

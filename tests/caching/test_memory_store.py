@@ -79,7 +79,7 @@ def test_moments_are_remembered_in_a_bounded_number() -> None:
     assert len(_moments) <= _MOST_MOMENTS
 
 
-def test_what_is_held_is_out_of_the_collectors_sight() -> None:
+def test_stored_objects_are_not_tracked_by_the_garbage_collector() -> None:
     """With a million entries a full collection would pause the process for 0.4 s."""
     store = MemoryStore(1_000_000)
     items: list[StoredItem] = [entry(b"gw /1"), Variants(b"gw /2", (b"accept",), b"salt")]
@@ -88,7 +88,7 @@ def test_what_is_held_is_out_of_the_collectors_sight() -> None:
     assert not any(map(gc.is_tracked, items))
 
 
-def test_what_a_dropped_store_held_is_freed() -> None:
+def test_the_entries_of_a_dropped_store_are_freed() -> None:
     """Also if an item refers back to the store, like the plan that owns an entry."""
 
     class Owner:
@@ -241,7 +241,7 @@ def test_an_lru_of_that_size_would_lose_it() -> None:
     assert hits / 20_000 < 0.8
 
 
-def test_the_new_get_in_when_the_old_are_no_longer_asked_for() -> None:
+def test_new_entries_are_admitted_when_the_old_are_no_longer_requested() -> None:
     old = [b"gw /old/%d" % n for n in range(1000)]
     new = [b"gw /new/%d" % n for n in range(1000)]
     rng = random.Random(2)

@@ -140,7 +140,7 @@ def test_if_range_takes_a_strong_validator(lines: tuple[str, ...], if_range: str
     assert serve(request("Range: bytes=0-1", f"If-Range: {if_range}"), stored(*lines), NOW).status == status
 
 
-def test_without_a_date_the_arrival_tells_whether_a_last_modified_is_strong() -> None:
+def test_without_a_date_the_arrival_decides_whether_a_last_modified_is_strong() -> None:
     entry = stored(*TAGGED)
     entry.head = entry.head.replace(b"Date: " + date() + b"\r\n", b"")
     asked = request("Range: bytes=0-1", f"If-Range: {date(-3000).decode()}")
@@ -151,7 +151,7 @@ def test_a_condition_comes_before_a_range() -> None:
     assert serve(request("Range: bytes=0-1", 'If-None-Match: "a"'), stored(*TAGGED), NOW).status == 304
 
 
-def test_what_is_one_client_s_own_goes_to_that_client() -> None:
+def test_added_lines_go_to_one_client_only() -> None:
     entry = stored(FRESH)
     found = serve(request(), entry, NOW, added_lines=(b"Set-Cookie: a=b",))
     assert (b"set-cookie", b"a=b") in head_fields(found.head)

@@ -122,7 +122,7 @@ def test_a_thousand_misses_are_one_request() -> None:
     assert len(gate.flights) == 0
 
 
-def test_its_leader_s_leaving_fails_nobody() -> None:
+def test_a_leader_that_leaves_fails_no_waiter() -> None:
     gate = Gate()
     clients = [Client(gate) for _ in range(1000)]
     clients[0].leave()
@@ -150,7 +150,7 @@ def test_a_follower_that_leaves_is_not_called() -> None:
         ["X: nothing said"],
     ],
 )
-def test_what_may_not_be_shared_is_one_client_s_and_the_others_go_at_once(lines: list[str]) -> None:
+def test_a_response_that_may_not_be_shared_releases_all_waiters_at_once(lines: list[str]) -> None:
     gate = Gate()
     clients = [Client(gate) for _ in range(5)]
     first = gate.upstream.waiting.pop()
@@ -191,7 +191,7 @@ def test_long_keys_are_not_held_after_their_flight() -> None:
     assert held < 1_500_000
 
 
-def test_what_is_over_is_forgotten_when_more_comes() -> None:
+def test_expired_solo_keys_are_removed_when_new_ones_come() -> None:
     flights: Flights[int] = Flights()
     tracemalloc.start()
     try:
@@ -222,7 +222,7 @@ def test_a_response_that_varies_answers_only_those_it_fits() -> None:
     assert len({client.body for client in clients}) == 3
 
 
-def test_a_failure_lets_everybody_try() -> None:
+def test_after_a_failure_every_waiter_forwards_its_own_request() -> None:
     gate = Gate()
     clients = [Client(gate) for _ in range(5)]
     gate.upstream.waiting.pop()([], b"")

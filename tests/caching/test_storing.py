@@ -30,12 +30,12 @@ def test_parts_and_304_are_not_stored(status: int, why: str) -> None:
 
 
 @pytest.mark.parametrize("status", [406, 408, 411, 412, 413, 415, 417, 421, 422, 425, 426, 428, 429, 431])
-def test_what_is_wrong_with_one_request_is_no_answer_for_others(status: int) -> None:
+def test_errors_about_one_request_are_not_stored_for_others(status: int) -> None:
     """Otherwise any client could replace a URI's response by an error with one malformed request."""
     assert reason("Cache-Control: public, max-age=60", status=status) == "status"
 
 
-def test_statuses_that_are_not_cacheable_by_themselves_need_a_word() -> None:
+def test_statuses_that_are_not_cacheable_by_default_need_public() -> None:
     modified = f"Last-Modified: {date(-1000).decode()}"
     assert reason(modified, status=404) is None
     assert reason(modified, status=403) == "status"
@@ -84,7 +84,7 @@ def test_a_cookie_for_one_is_not_stored_for_all() -> None:
     assert reason('Cache-Control: max-age=60, no-cache="Set-Cookie"', "Set-Cookie: a=b") is None
 
 
-def test_events_are_for_who_listens() -> None:
+def test_events_are_made_only_with_a_listener() -> None:
     assert reason(FRESH, "Content-Type: text/event-stream") == "stream"
     assert (
         reason(FRESH, "Content-Type: Text/Event-Stream ; charset=utf-8", settings=CacheSettings(ttl=60.0)) == "stream"
@@ -280,7 +280,7 @@ def test_no_store_and_private_are_never_stored(lines: list[str], status: int) ->
 
 
 @given(_LINES, st.binary(max_size=50))
-def test_what_is_stored_says_its_length_once_and_keeps_no_cookie(lines: list[str], body: bytes) -> None:
+def test_a_stored_head_has_its_length_once_and_no_cookie(lines: list[str], body: bytes) -> None:
     outcome = on_response(request(), response(*lines), None, DEFAULT)
     if not isinstance(outcome, Store):
         return

@@ -230,7 +230,7 @@ _NAMES = st.sampled_from([b"accept", b"x-trace", b"accept-language", b"host", b"
 
 
 @given(st.lists(st.tuples(_NAMES, st.binary(max_size=12)), max_size=6), st.lists(_NAMES, max_size=3))
-def test_who_says_nothing_to_caches_is_told_so_without_reading_the_fields(said: Fields, varied: list[bytes]) -> None:
+def test_requests_without_cache_headers_are_recognised_without_parsing_them(said: Fields, varied: list[bytes]) -> None:
     """The result equals that of parsing the fields, for every property of the view."""
     reads: list[Fields] = []
 

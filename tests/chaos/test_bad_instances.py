@@ -156,7 +156,7 @@ def _restarted(running: Up, number: int) -> bool:
     return bool(running.status()["workers"][number]["restarts"] == 1)
 
 
-def test_a_worker_that_is_killed_costs_only_what_it_was_carrying_out(tmp_path: Path, five: list[Server]) -> None:
+def test_a_killed_worker_costs_only_its_requests_in_flight(tmp_path: Path, five: list[Server]) -> None:
     (tmp_path / "gateway.yaml").write_text(targets(five).replace("admin:", "workers: 2\nadmin:", 1))
     with command(tmp_path, "up") as running:
         running.listening()

@@ -40,7 +40,7 @@ ALTERED = {
 
 
 @pytest.mark.parametrize("how", [*ALTERED, "another type"])
-def test_stored_answers_that_were_altered_are_asked_for_anew(two: TwoGateways, how: str) -> None:
+def test_stored_responses_that_were_altered_are_fetched_again(two: TwoGateways, how: str) -> None:
     one, other = two.made
     targets = [f"/cached/altered-{next(two.numbers)}" for _ in range(5)]
     stores = one.snapshot()["cache"]["redis"]["stores"]
@@ -102,7 +102,7 @@ SESSIONS: dict[str, dict[str, bytes]] = {
 
 
 @pytest.mark.parametrize("how", [*SESSIONS, "another type"])
-def test_a_session_that_was_altered_lets_nobody_in(two: TwoGateways, how: str) -> None:
+def test_a_session_that_was_altered_is_refused(two: TwoGateways, how: str) -> None:
     one, other = two.made
     good, session = two.login(one), two.login(one)
     client, found = names(two, f"passerelle:1:session:{sha256(session)}")
@@ -120,7 +120,7 @@ def test_a_session_that_was_altered_lets_nobody_in(two: TwoGateways, how: str) -
     two.check()
 
 
-def test_a_session_with_lines_says_no_more_than_a_name(two: TwoGateways) -> None:
+def test_a_session_with_line_breaks_adds_no_header(two: TwoGateways) -> None:
     one, other = two.made
     session = two.login(one)
     client, found = names(two, f"passerelle:1:session:{sha256(session)}")
@@ -144,7 +144,7 @@ KEYS: dict[str, dict[str, bytes]] = {
 
 
 @pytest.mark.parametrize("how", [*KEYS, "another type"])
-def test_a_key_that_was_altered_lets_nobody_in(two: TwoGateways, how: str) -> None:
+def test_a_key_that_was_altered_is_refused(two: TwoGateways, how: str) -> None:
     other = two.made[1]
     good, key = two.new_key(), two.new_key()
     client, found = names(two, f"passerelle:1:keys:digest:{sha256(key)}")
@@ -164,7 +164,7 @@ def test_a_key_that_was_altered_lets_nobody_in(two: TwoGateways, how: str) -> No
 
 
 @pytest.mark.parametrize("what", ["sequence", "log", "generation", "purged", "publication"])
-def test_what_gateways_tell_each_other_was_altered(two: TwoGateways, what: str) -> None:
+def test_altered_messages_between_gateways(two: TwoGateways, what: str) -> None:
     """No request fails, and afterwards Redis is used again."""
     session, key = two.login(two.made[0]), two.new_key()
     client = redis.Redis(port=two.server.port)

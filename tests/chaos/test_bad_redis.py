@@ -83,7 +83,7 @@ def test_a_redis_that_misbehaves(two: TwoGateways, name: str, when: When) -> Non
 
 
 @pytest.mark.parametrize("name", ["any bytes", "nothing"])
-def test_a_key_that_was_let_in_holds_on(two: TwoGateways, name: str) -> None:
+def test_an_admitted_key_stays_valid_for_a_while(two: TwoGateways, name: str) -> None:
     key = two.new_key()
     with Client(two.made[0].port) as client:
         assert two.ask(client, "key", "", key).status == 200
@@ -142,7 +142,7 @@ def test_a_gateway_stops_beside_it(two: TwoGateways, name: str) -> None:
         made.stop()
 
 
-def test_it_is_said_once_that_it_is_of_no_use_and_once_that_it_is_back(two: TwoGateways) -> None:
+def test_its_failure_and_its_return_are_logged_once_each(two: TwoGateways) -> None:
     """Although connections succeed all the time."""
     made = two.start(two.limited())
     logged: list[str] = []

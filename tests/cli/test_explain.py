@@ -70,7 +70,7 @@ body      at most 10MiB
     )
 
 
-def test_what_is_cached_coded_and_asked_twice(run: Run) -> None:
+def test_caching_compression_and_hedging_are_listed(run: Run) -> None:
     Path("gateway.yaml").write_text(
         """\
 services:
@@ -167,7 +167,7 @@ def test_what_repeats() -> None:
     assert ask("PUT", "/x")["route"]["repeats"] is True
 
 
-def test_post_says_when_it_is_repeated(run: Run) -> None:
+def test_post_states_when_it_is_retried(run: Run) -> None:
     assert "attempts  2 (POST is retried only if nothing was sent)" in run("explain", "POST", "/x")[1]
 
 
@@ -232,7 +232,7 @@ def test_any_path_is_explained_as_the_gateway_answers_it(tail: str, named: str |
         assert result["canonical_path"] == canonical.decode()
 
 
-def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
+def test_guards_are_listed_in_the_order_in_which_they_run(run: Run) -> None:
     route = {
         "path": "/a",
         "service": "u",
@@ -262,7 +262,7 @@ def test_guards_are_told_in_the_order_in_which_they_are_asked(run: Run) -> None:
     assert json.loads(run("routes", "guarded.yaml", "--json")[1])[0]["guards"] == guards
 
 
-def test_other_origins_and_changes_in_fields_are_told(run: Run) -> None:
+def test_cors_and_header_rules_are_listed(run: Run) -> None:
     route = {
         "path": "/a",
         "service": "u",
@@ -338,7 +338,7 @@ def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any
 
 
 @pytest.mark.parametrize("key", list(Route.model_fields))
-def test_every_key_of_a_route_is_told_and_the_same_by_both(run: Run, key: str) -> None:
+def test_every_key_of_a_route_is_shown_and_alike_by_routes_and_explain(run: Run, key: str) -> None:
     plain = {"path": "/a", "service": "u", **BESIDE.get(key, {})}
     told = plain | {key: TOLD[key] if key in TOLD else PLAIN[Route.model_fields[key].annotation]}
     if key in ("compose", "login", "logout"):
@@ -350,7 +350,7 @@ def test_every_key_of_a_route_is_told_and_the_same_by_both(run: Run, key: str) -
     assert {name: listed[name] for name in common} == {name: explained[name] for name in common}
 
 
-def test_what_services_do_with_requests_is_told_by_both(run: Run) -> None:
+def test_settings_of_services_are_shown_by_routes_and_explain(run: Run) -> None:
     plain = {"path": "/a", "service": "u"}
     balance = {"sticky": {"cookie": "lb", "secret": "0123456789abcdef"}}
     listed, explained = both(run, plain, balance=balance, concurrency={"min": 1, "max": 9})
@@ -363,7 +363,7 @@ def test_what_services_do_with_requests_is_told_by_both(run: Run) -> None:
     assert "service   u (2 instances, hash by header:x-user)\n" in run("explain", "told.yaml", "GET", "/a")[1]
 
 
-def test_logins_and_deadlines_are_told(run: Run) -> None:
+def test_logins_and_deadlines_are_listed(run: Run) -> None:
     both(run, {"path": "/in", "login": TOLD["login"]})
     out = run("explain", "told.yaml", "POST", "/in")[1]
     assert "guard     login: 5 wrong passwords for a user name, 20 from an address, one forgiven every 3m\n" in out

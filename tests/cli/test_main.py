@@ -76,7 +76,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
-def test_check_says_ok_on_one_line(run: Run) -> None:
+def test_check_prints_ok_on_one_line(run: Run) -> None:
     assert run("check") == (0, "gateway.yaml: ok (3 services, 5 routes)\n", "")
 
 

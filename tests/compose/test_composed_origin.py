@@ -175,7 +175,7 @@ def test_a_lifetime_is_that_of_the_shortest_part(
     assert (said(answers[1], "cache-status") == HIT) == fresh
 
 
-def test_clients_are_told_what_the_parts_tell_clients(rig: Rig) -> None:
+def test_max_age_of_the_parts_is_sent_and_s_maxage_is_not(rig: Rig) -> None:
     shop = Shop(rig, (b"Cache-Control: max-age=5, s-maxage=60",), (age(20, "must-revalidate"),), {"ttl": "1m"})
     assert said(shop.get(), "cache-control") == "max-age=5, must-revalidate"
     silent = Shop(rig, (age(60),), (), {"ttl": "1m"})
@@ -218,7 +218,7 @@ def test_an_update_of_a_part_shows_in_the_next_whole(rig: Rig, parts: dict[str, 
     assert shop.get(path="/api/43/1").body == OLD
 
 
-def test_a_failed_update_lets_go_of_nothing(rig: Rig) -> None:
+def test_a_failed_update_evicts_nothing(rig: Rig) -> None:
     def refusing(conn: Connection) -> None:
         while True:
             conn.read_request()
@@ -244,7 +244,7 @@ def test_an_update_by_another_path_of_the_service_is_seen(rig: Rig) -> None:
     assert shop.get().body == NEW
 
 
-def test_what_location_names_is_let_go_of_as_well(rig: Rig) -> None:
+def test_the_uri_in_location_is_evicted_as_well(rig: Rig) -> None:
     shop = Shop(rig, (age(60),), (age(60),))
     assert shop.get(path="/api/1/1").body == OLD
     shop.client.request("POST", "/users", body=b'"new"')
@@ -274,7 +274,7 @@ def test_it_has_the_tags_of_the_route_the_parts_and_their_answers(rig: Rig, tag:
     assert said(shop.get(), "cache-status") == HIT
 
 
-def test_a_whole_on_its_way_when_a_part_changes_is_neither_stored_nor_joined(rig: Rig) -> None:
+def test_a_whole_in_flight_when_a_part_changes_is_neither_stored_nor_joined(rig: Rig) -> None:
     shop = Shop(rig, (age(60),), (age(60),))
     shop.product.held = threading.Event()
     early, late = rig.connect(shop.gateway), rig.connect(shop.gateway)
@@ -289,7 +289,7 @@ def test_a_whole_on_its_way_when_a_part_changes_is_neither_stored_nor_joined(rig
     assert shop.get().body == NEW
 
 
-def test_many_who_miss_at_once_share_one_whole(rig: Rig) -> None:
+def test_simultaneous_misses_share_one_whole(rig: Rig) -> None:
     shop = Shop(rig, (age(60),), (age(60),))
     shop.product.held = threading.Event()
     clients = [rig.connect(shop.gateway) for _ in range(5)]
@@ -330,7 +330,7 @@ def test_it_varies_as_its_parts_do(rig: Rig) -> None:
     assert shop.asked == (3, 3)
 
 
-def test_guards_come_first_and_debug_asks_the_instances(rig: Rig) -> None:
+def test_guards_come_first_and_debug_forwards_to_the_instances(rig: Rig) -> None:
     limit = {"rate_limit": {"rate": "1/h", "burst": 3}}
     shop = Shop(rig, (age(60),), (age(60),), route=limit)
     assert [shop.get().status for _ in range(2)] == [200, 200]

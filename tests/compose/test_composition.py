@@ -81,7 +81,7 @@ def test_any_json_value_is_a_part(value: bytes) -> None:
 @pytest.mark.parametrize(
     "media_type", [b"", b"application/json; charset=utf-8", b"application/problem+json", b"Text/X+JSON"]
 )
-def test_json_may_be_said_in_several_ways(media_type: bytes) -> None:
+def test_several_media_types_are_json(media_type: bytes) -> None:
     assert json_value(201, media_type, b"", b"1") == b"1"
 
 
@@ -147,7 +147,7 @@ def test_a_required_part_that_fails_ends_it_and_cancels_the_others() -> None:
         (Kind.TRUNCATED, 502),
     ],
 )
-def test_the_status_says_how_a_required_part_failed(kind: Kind, status: int) -> None:
+def test_the_status_shows_how_a_required_part_failed(kind: Kind, status: int) -> None:
     whole = Whole(CompositionPart("a"))
     whole.gathering.on_part_failure(0, Failure(kind))
     assert isinstance(whole.outcome, Failure)
@@ -195,7 +195,7 @@ def test_cancelled_means_silent() -> None:
     assert [call.cancelled for call in whole.calls] == [1, 1]
 
 
-def test_a_part_that_fails_at_once_stops_the_rest_from_being_asked() -> None:
+def test_a_part_that_fails_at_once_prevents_the_requests_of_the_rest() -> None:
     outcomes: list[Outcome] = []
     asked: list[int] = []
     calls: list[Call] = []

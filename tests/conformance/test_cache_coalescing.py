@@ -78,7 +78,7 @@ def bodies(clients: list[Client]) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_each_gets_an_answer_of_its_own_and_none_queues_for_another(rig: Rig, name: str) -> None:
+def test_clients_of_private_responses_are_forwarded_at_once_each(rig: Rig, name: str) -> None:
     gate = Gate(rig, *OWN[name])
     clients = gate.start(rig, cache={"max_body": "0B"} if name == "a body too long" else {})
     assert len(gate.upstream.heads) == 1, "they wait for one"
@@ -94,7 +94,7 @@ def test_each_gets_an_answer_of_its_own_and_none_queues_for_another(rig: Rig, na
 
 
 @pytest.mark.parametrize("shared", [{}, {"heuristic": False}])
-def test_what_all_may_have_all_get(rig: Rig, shared: dict[str, Any]) -> None:
+def test_a_shareable_response_goes_to_all_waiters(rig: Rig, shared: dict[str, Any]) -> None:
     gate = Gate(rig, FRESH)
     clients = gate.start(rig, cache=shared)
     gate.first.set()
@@ -191,7 +191,7 @@ def test_an_upstream_that_fails_one_fails_no_other(rig: Rig) -> None:
     assert [answer.status for answer in answers] == [502] + [200] * (COUNT - 1)
 
 
-def test_the_first_one_s_leaving_fails_none_of_the_others(rig: Rig) -> None:
+def test_a_first_client_that_leaves_fails_no_waiter(rig: Rig) -> None:
     gate = Gate(rig, FRESH)
     clients = gate.start(rig)
     clients[0].reset()
@@ -201,7 +201,7 @@ def test_the_first_one_s_leaving_fails_none_of_the_others(rig: Rig) -> None:
     assert len(gate.upstream.heads) == 1
 
 
-def test_the_first_one_s_leaving_within_the_body_fails_none_of_the_others(rig: Rig) -> None:
+def test_a_first_client_that_leaves_within_the_body_fails_no_waiter(rig: Rig) -> None:
     half, rest = threading.Event(), threading.Event()
 
     def script(conn: Connection) -> None:

@@ -247,7 +247,7 @@ class TestForEachConsumer:
     @pytest.mark.parametrize("path", ["/d", "/parts", "/whole"])
     @pytest.mark.parametrize("control", [*OWN, *SHARING])
     @pytest.mark.parametrize("kind", GUARDED)
-    def test_each_has_its_own_and_keeps_it(self, shop: Any, kind: str, control: str, path: str) -> None:
+    def test_each_consumer_has_its_own_entry(self, shop: Any, kind: str, control: str, path: str) -> None:
         made = shop([kind], {"identity": "consumer"}, f"Cache-Control: {control}".encode())
         who = [made.credential(kind, name) for name in ("ada", "bob", "eve")]
         first = [made.get(each, path=path) for each in who]
@@ -313,7 +313,7 @@ def test_a_key_that_was_revoked_gets_nothing_more_out_of_the_store(shop: Any) ->
         ({}, (b"Cache-Control: public, max-age=60", b"Vary: X-Consumer")),
     ],
 )
-def test_neither_do_gateways_that_share_a_redis_mix_them_up(
+def test_gateways_that_share_a_redis_keep_consumers_apart(
     rig: Rig, tmp_path: Path, cache: dict[str, Any], fields: tuple[bytes, ...]
 ) -> None:
     upstream = rig.upstream(telling(*fields))

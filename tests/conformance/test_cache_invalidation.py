@@ -201,7 +201,7 @@ def test_a_change_that_was_not_executed_invalidates_nothing(rig: Rig, how: str) 
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "UNHEARD"])
-def test_what_was_on_its_way_is_neither_stored_nor_joined(rig: Rig, method: str) -> None:
+def test_a_response_in_flight_is_neither_stored_nor_joined(rig: Rig, method: str) -> None:
     go = threading.Event()
 
     class Slow(Origin):
@@ -227,7 +227,7 @@ def test_what_was_on_its_way_is_neither_stored_nor_joined(rig: Rig, method: str)
 
 
 @pytest.mark.parametrize("changed", ["", "/r", "/s", "tag", "all"])
-def test_a_post_s_answer_is_kept_unless_its_uri_was_changed_since_it_was_asked(rig: Rig, changed: str) -> None:
+def test_a_response_to_post_is_stored_unless_its_uri_changed_meanwhile(rig: Rig, changed: str) -> None:
     go = threading.Event()
 
     class Slow(Origin):
@@ -253,7 +253,9 @@ def test_a_post_s_answer_is_kept_unless_its_uri_was_changed_since_it_was_asked(r
 
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("fields", [[("Connection", "upgrade"), ("Upgrade", "x")], [("Passerelle-Debug", "1")]])
-def test_whatever_else_a_change_asks_for(rig: Rig, fields: list[tuple[str, str]], apart: bool) -> None:
+def test_a_change_with_an_upgrade_or_a_debug_header_evicts_too(
+    rig: Rig, fields: list[tuple[str, str]], apart: bool
+) -> None:
     """On the cached route, or on one without a cache; a service may ignore an upgrade (RFC 9110 §7.8)."""
     origin = Origin(rig)
     routes: list[dict[str, Any]] = [{"path": "/r", "service": "u", "cache": {}}]

@@ -79,7 +79,7 @@ def test_surplus_a_moment_later_is_thrown_away_too(rig: Rig, name: str) -> None:
 @pytest.mark.parametrize(
     "raw", [b"junk on idle", SURPLUS, b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", b"\0"]
 )
-def test_unasked_bytes_that_race_with_the_next_request_never_answer_it(rig: Rig, raw: bytes) -> None:
+def test_unsolicited_bytes_that_race_with_the_next_request_never_answer_it(rig: Rig, raw: bytes) -> None:
     """The unsolicited bytes and the next request are written at the same moment, many times."""
     for _ in range(20):
         go = threading.Event()

@@ -258,7 +258,7 @@ def test_a_second_head_that_takes_too_long_is_bounded_too(rig: Rig) -> None:
     client.assert_closed(3)
 
 
-def test_an_idle_connection_is_closed_without_a_word(rig: Rig) -> None:
+def test_an_idle_connection_is_closed_without_a_response(rig: Rig) -> None:
     gateway = rig.forward(rig.upstream(answering(ok())), limits=QUICK)
     client = rig.connect(gateway)
     assert client.request().status == 200

@@ -124,7 +124,7 @@ def test_lists(tmp_path: Path, name: str, text: str) -> None:
         ("t.txt", b"#" * (2**20 + 1), ": larger than 1048576 bytes"),
     ],
 )
-def test_a_list_that_is_wrong_says_where(tmp_path: Path, name: str, content: bytes, line: str) -> None:
+def test_an_invalid_list_is_reported_with_its_place(tmp_path: Path, name: str, content: bytes, line: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(target_file.InvalidTargetFile) as refused:
@@ -182,7 +182,7 @@ def test_the_catalog_keeps_the_last_good_list(tmp_path: Path, monkeypatch: pytes
     asyncio.run(run())
 
 
-def test_the_catalog_says_where_a_target_comes_from(tmp_path: Path, names: Names) -> None:
+def test_the_catalog_states_where_a_target_comes_from(tmp_path: Path, names: Names) -> None:
     names.records = {("shop.test", "A"): ["10.0.0.2"]}
     path = tmp_path / "t.txt"
     path.write_text("http://10.0.0.3:1\n")

@@ -67,7 +67,7 @@ def test_it_is_kept_as_argon2id_and_never_shown(users: FlaskClient, engine: Engi
     assert verify(users, {"username": "ada", "password": "correct horse"}).status_code == 200
 
 
-def test_who_has_no_password_cannot_log_in(users: FlaskClient) -> None:
+def test_a_user_without_password_cannot_log_in(users: FlaskClient) -> None:
     users.post("/user", json=ADA)
     for password in ("", "None", "no user has this password"):
         assert verify(users, {"username": "ada", "password": password}).status_code == 401
@@ -81,7 +81,7 @@ def test_roles(users: FlaskClient, engine: Engine) -> None:
     assert not accounts.give(engine, "bob", "correct horse")
 
 
-def test_an_old_hash_is_made_anew(users: FlaskClient, engine: Engine) -> None:
+def test_an_old_hash_is_replaced(users: FlaskClient, engine: Engine) -> None:
     old = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("correct horse")
     with engine.connect() as connection:
         connection.execute(text("UPDATE users SET password = :old"), {"old": old})

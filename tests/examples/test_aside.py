@@ -102,7 +102,7 @@ def pass_by(clock: Clock, client: Redis) -> None:
 
 @both
 class TestReading:
-    def test_the_second_read_does_not_ask_the_database(self, make: Make, kind: str, client: Redis) -> None:
+    def test_the_second_read_does_not_query_the_database(self, make: Make, kind: str, client: Redis) -> None:
         service = make(kind)
         change_behind(service, INSERT[kind])
         first = service.get(f"/{kind}/1")
@@ -115,7 +115,7 @@ class TestReading:
         ttl = client.pttl(f"shop:{kind}:1")
         assert isinstance(ttl, int) and 0 < ttl <= aside.TTL * 1000
 
-    def test_after_its_time_the_database_is_asked_again(self, make: Make, kind: str, client: Redis) -> None:
+    def test_after_its_lifetime_the_database_is_queried_again(self, make: Make, kind: str, client: Redis) -> None:
         service = make(kind)
         change_behind(service, INSERT[kind])
         assert service.get(f"/{kind}/1").status_code == 200
@@ -124,7 +124,7 @@ class TestReading:
         wait_until(lambda: not client.exists(f"shop:{kind}:1"), "it expires", PATIENCE)
         assert service.get(f"/{kind}/1").status_code == 404
 
-    def test_that_there_is_none_is_kept_for_a_shorter_time(self, make: Make, kind: str, client: Redis) -> None:
+    def test_the_absence_of_a_row_is_stored_for_a_shorter_time(self, make: Make, kind: str, client: Redis) -> None:
         service = make(kind)
         assert service.get(f"/{kind}/1").status_code == 404
         change_behind(service, INSERT[kind])
@@ -194,7 +194,7 @@ class TestWriting:
         change_behind(service, f"DELETE FROM {TABLES[kind]}")
         assert service.get(path).data == body
 
-    def test_a_write_that_is_refused_lets_go_of_nothing(self, make: Make, kind: str, client: Redis) -> None:
+    def test_a_write_that_is_refused_invalidates_nothing(self, make: Make, kind: str, client: Redis) -> None:
         service = make(kind)
         change_behind(service, INSERT[kind])
         body = service.get(f"/{kind}/1").data
@@ -260,7 +260,7 @@ class TestWithoutRedis:
         assert service.delete(path).status_code == 204
         assert service.get(path).status_code == 404
 
-    def test_it_is_not_asked_again_before_the_pause_is_over(
+    def test_redis_is_not_tried_again_before_the_pause_is_over(
         self, make: Make, redis: RedisServer, client: Redis, clock: Clock, caplog: pytest.LogCaptureFixture
     ) -> None:
         service = make("user")
@@ -301,7 +301,7 @@ class TestWithoutRedis:
             redis.thaw()
 
     @both
-    def test_what_was_written_while_it_was_cut_off_is_made_up_for(
+    def test_writes_while_redis_was_cut_off_are_invalidated_later(
         self, make: Make, kind: str, redis: RedisServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(aside, "TIMEOUT", 0.2)
@@ -318,7 +318,7 @@ class TestWithoutRedis:
         monkeypatch.setattr(aside, "TIMEOUT", 5.0)
         assert service.get(f"/{kind}/1").data == changed.data
 
-    def test_what_is_owed_to_it_is_bounded(self, redis: RedisServer, clock: Clock, client: Redis) -> None:
+    def test_pending_invalidations_are_bounded(self, redis: RedisServer, clock: Clock, client: Redis) -> None:
         kept = Aside.at(redis.url)
         redis.stop()
         for number in range(aside.MOST_OWED + 500):
@@ -402,6 +402,6 @@ def test_an_empty_url_is_none() -> None:
     assert redis_url({"REDIS_URL": "redis://h"}) == "redis://h"
 
 
-def test_what_is_no_url_of_a_redis_is_told_at_the_start(sqlite: str) -> None:
+def test_an_invalid_redis_url_is_reported_at_the_start(sqlite: str) -> None:
     with pytest.raises(ValueError):
         create_app("users", sqlite, "localhost:6379")

@@ -157,7 +157,7 @@ class TestManyAtOnce:
 
 
 class TestCommand:
-    def test_it_says_what_it_did(
+    def test_the_command_reports_its_work(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setenv("USERS_DATABASE_URL", f"sqlite:///{tmp_path / 'users.db'}")

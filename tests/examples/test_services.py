@@ -102,7 +102,7 @@ class TestConditions:
         tag = users.get("/user/1").headers["ETag"]
         assert users.put("/user/1", json=ADA, headers={"If-None-Match": tag}).status_code == 200
 
-    def test_freshness_is_left_to_whoever_caches(self, users: FlaskClient) -> None:
+    def test_freshness_is_left_to_the_cache(self, users: FlaskClient) -> None:
         create(users, "/user", ADA)
         response = users.get("/user/1")
         assert not {"Cache-Control", "Expires", "Last-Modified"} & set(response.headers.keys())
@@ -245,7 +245,7 @@ class TestList:
         assert seen == ["1", "2", "4", "5", "6", "7"]
         assert lengths == [2, 2, 2]
 
-    def test_a_page_has_20_items_unless_told(self, products: FlaskClient) -> None:
+    def test_a_page_has_20_items_by_default(self, products: FlaskClient) -> None:
         for _ in range(21):
             create(products, "/product", TEA)
         document = json.loads(products.get("/product").data)
@@ -342,7 +342,7 @@ class TestFailures:
         problem(client.delete("/user/1"), 503)
         assert "database unavailable" in caplog.text
 
-    def test_an_unexpected_error_is_logged_and_not_told(
+    def test_an_unexpected_error_is_logged_and_not_sent(
         self, build: Any, sqlite: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         app = build("users", sqlite)

@@ -358,7 +358,7 @@ def test_b21_validation_by_304_keeps_the_body_and_renews_its_forms(rig: Rig) -> 
     assert len(upstream.requests) == 2
 
 
-def test_an_update_lets_go_of_every_form(rig: Rig) -> None:
+def test_an_update_evicts_every_coded_form(rig: Rig) -> None:
     def script(conn: Connection) -> None:
         while True:
             conn.read_request()
@@ -385,7 +385,7 @@ def test_a_long_stored_answer_is_coded_beside_the_requests(rig: Rig) -> None:
     assert len(upstream.requests) == 1
 
 
-def test_a_reload_with_other_codings_is_followed_at_once(rig: Rig) -> None:
+def test_a_reload_with_other_codings_applies_at_once(rig: Rig) -> None:
     upstream, gateway, client = compressing(rig, answering(ok(BODY, JSON, FRESH)), cache={})
     assert [said(client.request("GET", "/x", ALL), "content-encoding") for _ in range(2)] == ["zstd", "zstd"]
     route = {"path": "/{rest*}", "service": "u", "cache": {}}

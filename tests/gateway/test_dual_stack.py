@@ -65,7 +65,7 @@ def test_clients_of_both_families_are_served_with_their_own_addresses(rig: Rig) 
         assert (gateway.status("127.0.0.1", "/v4"), gateway.status("::1", "/v4")) == (200, 403)
 
 
-def test_it_is_so_over_tls_too(rig: Rig, tmp_path: Path) -> None:
+def test_clients_of_both_families_are_served_over_tls_too(rig: Rig, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("gateway", "localhost")
     with (

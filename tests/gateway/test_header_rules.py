@@ -35,7 +35,7 @@ def ruled(rig: Rig, *fields: bytes, **route: Any) -> tuple[Upstream, Client]:
 # ---- requests
 
 
-def test_services_get_what_the_rules_say(rig: Rig) -> None:
+def test_request_header_rules_apply_to_services(rig: Rig) -> None:
     rules = {
         "set": {"X-User": "u:{user}", "Accept-Language": "en", "X-Flag": "on"},
         "add": {"X-Trace": "{rest}"},
@@ -177,7 +177,7 @@ def follows_the_rules(answer: Response) -> bool:
     return b"</a>" in answer.all("link")
 
 
-def test_clients_get_what_the_rules_say(rig: Rig) -> None:
+def test_response_header_rules_apply_to_clients(rig: Rig) -> None:
     _, client = ruled(rig, *ITS_OWN, response_headers=RULES)
     answer = client.request("GET", "/a/b")
     assert follows_the_rules(answer)
@@ -266,7 +266,7 @@ def test_security_headers_are_on_every_answer(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(("override", "frame", "csp"), [(False, b"SAMEORIGIN", b"own"), (True, b"DENY", b"a 'none'")])
-def test_what_the_service_says_itself(rig: Rig, override: bool, frame: bytes, csp: bytes) -> None:
+def test_headers_that_the_service_sets_itself(rig: Rig, override: bool, frame: bytes, csp: bytes) -> None:
     settings = {"override": override, "content_security_policy": "a 'none'"}
     own = (b"x-frame-options: SAMEORIGIN", b"Content-Security-Policy: own")
     _, client = ruled(rig, *own, security_headers=settings)
@@ -287,7 +287,7 @@ def test_hsts_is_for_tls(rig: Rig, trusted: list[str], proto: str, told: bytes |
     assert answer.get("strict-transport-security") == told
 
 
-def test_a_stored_answer_has_hsts_for_who_came_by_tls(rig: Rig) -> None:
+def test_a_stored_response_has_hsts_for_tls_clients(rig: Rig) -> None:
     upstream = rig.upstream(answering(ok(b"{}", b"Cache-Control: max-age=60")))
     top = {"trusted_proxies": ["127.0.0.0/8"], "security_headers": {"hsts": "max-age=9"}}
     client = rig.connect(rig.forward(upstream, route={"cache": {}}, **top))

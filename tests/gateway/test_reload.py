@@ -26,7 +26,7 @@ def open_work(gateway: Running) -> int:
     return int(gateway.snapshot()["services"]["u"]["in_flight"])
 
 
-def test_a_kept_alive_client_goes_by_the_new_table_from_its_next_request(rig: Rig) -> None:
+def test_a_persistent_connection_uses_the_new_table_from_its_next_request(rig: Rig) -> None:
     one, two = rig.upstream(answering(ok(b"1"))), rig.upstream(answering(ok(b"2")))
     gateway = rig.forward(one)
     client = rig.connect(gateway)
@@ -48,7 +48,7 @@ def test_connections_to_instances_that_stay_are_used_on(rig: Rig) -> None:
     assert len(one.connections) == 1
 
 
-def test_an_answer_under_way_is_finished_by_the_plan_that_it_began_with(rig: Rig) -> None:
+def test_a_response_in_flight_is_finished_by_the_plan_that_it_began_with(rig: Rig) -> None:
     release = threading.Event()
 
     def slow(conn: Connection) -> None:
@@ -81,7 +81,7 @@ def test_an_answer_under_way_is_finished_by_the_plan_that_it_began_with(rig: Rig
     two.wait_all_closed()
 
 
-def test_the_deadline_of_what_is_under_way_is_kept(rig: Rig) -> None:
+def test_requests_in_flight_keep_their_deadline(rig: Rig) -> None:
     silent = rig.upstream(lambda conn: None)
     gateway = rig.forward(silent, route={"timeout": "700ms"})
     client = rig.connect(gateway)

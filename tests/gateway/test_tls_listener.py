@@ -112,7 +112,7 @@ def test_old_versions_and_weak_ciphers_are_refused(rig: Rig, secured: Secured) -
     assert secured.connect(strict).request().status == 200
 
 
-def test_what_is_no_tls_is_closed_and_said_once(rig: Rig, secured: Secured, warnings: list[str]) -> None:
+def test_a_connection_without_tls_is_closed_and_logged_once(rig: Rig, secured: Secured, warnings: list[str]) -> None:
     gateway = secured.forward(rig.upstream(answering(ok())))
     for _ in range(3):
         with rig.connect(gateway) as client, pytest.raises((Closed, OSError)):
@@ -231,7 +231,7 @@ def silent(conn: Connection) -> None:
     conn.read_request()
 
 
-def test_a_client_that_says_it_has_ended_frees_everything(rig: Rig, secured: Secured) -> None:
+def test_a_close_notify_of_the_client_frees_everything(rig: Rig, secured: Secured) -> None:
     upstream = rig.upstream(silent)
     gateway = secured.forward(upstream)
     client = secured.connect(gateway)
@@ -351,7 +351,7 @@ def test_the_subject_of_a_verified_certificate_is_the_consumer(rig: Rig, secured
     assert (b"/open", None, None) in told
 
 
-def test_strangers_are_refused_in_the_handshake(rig: Rig, secured: Secured, warnings: list[str]) -> None:
+def test_clients_without_valid_certificate_fail_the_handshake(rig: Rig, secured: Secured, warnings: list[str]) -> None:
     upstream = rig.upstream(answering(ok()))
     required = mutual(rig, secured, upstream, "required")
     optional = mutual(rig, secured, upstream, "optional")

@@ -89,10 +89,10 @@ def test_other_names_get_the_first_one_whatever_they_look_like(rig: Rig, tmp_pat
     assert shown(client) == {"localhost", "other.test"}
 
 
-def test_a_name_that_is_none_fails_its_handshake_quietly(
+def test_an_invalid_server_name_fails_its_handshake_without_a_log_line(
     rig: Rig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Return a ClientHello whose server name is overwritten with octets outside ASCII."""
+    """Send a ClientHello whose server name is overwritten with octets outside ASCII."""
     named = Named(rig, tmp_path)
     into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
     greeting = named.authority.client_context().wrap_bio(into, out, server_hostname="shop.test")

@@ -123,7 +123,7 @@ def test_media_types(media_type: bytes, worth: bool) -> None:
     assert is_compressible(media_type) is worth
 
 
-def test_the_fields_tell_of_the_coded_body() -> None:
+def test_the_fields_describe_the_coded_body() -> None:
     fields: Fields = [
         JSON,
         (b"content-length", b"1000"),

@@ -130,7 +130,7 @@ def test_scopes_and_consumers(shop: Shop) -> None:
     assert why == [None, "'app' lacks the scope read", None, "'other' is not an allowed consumer"]
 
 
-def test_a_composition_is_asked_for_by_its_consumer(shop: Shop) -> None:
+def test_parts_of_a_composition_are_requested_as_its_consumer(shop: Shop) -> None:
     assert shop.get("/whole").status == 401
     key = shop.key()
     shop.get("/whole", key, ("X-Consumer", "root"))
@@ -167,7 +167,7 @@ def test_consumers_have_their_own_limits_and_guessing_is_limited_by_address(shop
     assert shop.get("/limited").status == 429
 
 
-def test_an_unauthenticated_upload_is_not_asked_for(shop: Shop) -> None:
+def test_an_unauthenticated_upload_gets_no_100_continue(shop: Shop) -> None:
     shop.client.send(b"POST /any HTTP/1.1\r\nHost: gw\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
     assert shop.client.read_response("POST").status == 401
     assert not shop.upstream.heads
@@ -187,7 +187,7 @@ def test_a_reload_forgets_neither_keys_nor_what_limits_have_counted(shop: Shop, 
     wait_until(lambda: shop.get("/any", key).status == 401, "the key is refused", 5)
 
 
-def test_the_log_names_the_consumer_and_nobody_where_there_is_none(shop: Shop) -> None:
+def test_the_log_names_the_consumer_if_there_is_one(shop: Shop) -> None:
     key = shop.key('O"Brien', "read")
     shop.get("/read", key)
     shop.get("/read")

@@ -32,7 +32,7 @@ def test_a_trusted_proxy_is_not_one_client(rig: Rig) -> None:
     assert [client.request().status for client in clients] == [200] * 3
 
 
-def test_a_reload_counts_those_that_are_open(rig: Rig) -> None:
+def test_a_reload_counts_open_connections(rig: Rig) -> None:
     upstream = rig.upstream(answering(ok()))
     gateway = rig.forward(upstream, route={})
     client = rig.connect(gateway)

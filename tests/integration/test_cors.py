@@ -68,7 +68,7 @@ def test_a_service_that_varies_already_is_not_repeated(rig: Rig) -> None:
     assert get(client, "/a").all("vary") == [b"X-Origin", b"Origin"]
 
 
-def test_everybody_is_told_the_same_with_a_star(rig: Rig) -> None:
+def test_a_star_gives_all_origins_the_same_headers(rig: Rig) -> None:
     _, client = shared(rig, cors={"origins": "*"})
     for origin in (SHOP, "null", None):
         answer = get(client, "/a", origin)
@@ -159,7 +159,7 @@ def test_preflights_of_logins_and_compositions(rig: Rig, tmp_path: Path) -> None
     assert not upstream.requests
 
 
-def test_headers_of_a_preflight_are_said_once(rig: Rig) -> None:
+def test_headers_of_a_preflight_are_sent_once(rig: Rig) -> None:
     _, client = shared(rig, methods=["GET", "OPTIONS"], response_headers={"set": {"Server": "shop"}})
     answer = preflight(client, "/a", "GET")
     assert answer.status == 204
@@ -251,7 +251,7 @@ def test_errors_of_the_gateway_can_be_read_by_the_page(rig: Rig, tmp_path: Path)
     assert (refused.status, allowed(refused), varies(refused)) == (502, None, True)
 
 
-def test_what_is_stored_carries_nobody_s_origin(rig: Rig) -> None:
+def test_a_stored_response_has_no_origin_of_a_client(rig: Rig) -> None:
     upstream, client = shared(rig, b"Cache-Control: max-age=60", body=b'{"a": 1}', cache={})
     first = get(client, "/a", SHOP)
     assert (first.status, allowed(first)) == (200, SHOP.encode())

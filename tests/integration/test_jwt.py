@@ -181,7 +181,7 @@ def test_random_kids_do_not_hammer_the_issuer(rig: Rig) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{",
     ],
 )
-def test_an_issuer_that_fails_is_nobodys_500(rig: Rig, broken: bytes) -> None:
+def test_an_issuer_that_fails_causes_no_500(rig: Rig, broken: bytes) -> None:
     issuer = Issuer(rig, k1=K1)
     issuer.broken = broken
     gateway = by_issuer(rig, issuer, "250ms")

@@ -24,7 +24,7 @@ def test_a_client_cannot_get_a_fresh_bucket_by_forging_its_address(rig: Rig) -> 
     assert {request.get("x-forwarded-for") for request in upstream.requests} == {b"127.0.0.1"}
 
 
-def test_a_refusal_is_a_problem_that_says_when_to_come_back(rig: Rig) -> None:
+def test_a_refusal_is_a_problem_with_retry_after(rig: Rig) -> None:
     gateway, upstream = limited(rig)
     client = rig.connect(gateway)
     admitted = client.request()
@@ -104,7 +104,7 @@ def test_a_composition_is_limited_as_a_whole(rig: Rig) -> None:
     assert len(upstream.requests) == 2
 
 
-def test_a_refused_upload_is_not_read_and_not_asked_for(rig: Rig) -> None:
+def test_a_refused_upload_is_not_read_and_gets_no_100_continue(rig: Rig) -> None:
     gateway, upstream = limited(rig, {"rate": "1/h", "cost": 1})
     client = rig.connect(gateway)
     client.request()

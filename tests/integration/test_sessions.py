@@ -368,6 +368,6 @@ def test_a_client_that_leaves(shop: Shop) -> None:
         json.dumps({"user_id": "x" * 2000}).encode(),
     ],
 )
-def test_answers_that_say_nobody(body: bytes) -> None:
+def test_verdicts_without_an_identity_are_failures(body: bytes) -> None:
     with pytest.raises(Failure):
         parse_verdict(200, body)

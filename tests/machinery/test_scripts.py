@@ -73,7 +73,7 @@ class TestMakeVenv:
         assert "/nowhere/python3" in result.stderr
         assert not (tmp_path / "venv").exists()
 
-    def test_says_which_package_lacks(self, tools: Path, tmp_path: Path) -> None:
+    def test_names_the_missing_package(self, tools: Path, tmp_path: Path) -> None:
         executable(
             tools / "old",
             f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n',
@@ -90,7 +90,7 @@ class TestSystemPackages:
         assert (result.returncode, result.stdout) == (0, "")
         assert "Missing system packages: one two" in result.stderr
 
-    def test_says_nothing_when_all_is_there(self, tools: Path) -> None:
+    def test_prints_nothing_if_no_package_is_missing(self, tools: Path) -> None:
         for program in ("nginx", "postgres", "redis-server", "wrk"):
             executable(tools / program, "#!/bin/sh\n")
         result = run(SCRIPTS / "system-packages", "test", path=tools, PASSERELLE_APT="no")
@@ -170,7 +170,7 @@ class TestRequirements:
         with pytest.raises(pytest.skip.Exception, match=r"nginx is missing .*apt-get install nginx"):
             requirements.program("nginx")
 
-    def test_and_fails_where_everything_has_to_be_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_program_fails_with_ci(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CI", "true")
         monkeypatch.setattr(requirements, "find", lambda name: None)
         with pytest.raises(pytest.fail.Exception, match="nginx is missing"):

@@ -66,7 +66,7 @@ class Bench:
         return entry
 
 
-def test_a_line_says_it_all() -> None:
+def test_a_line_has_all_fields() -> None:
     entry = Bench().entry()
     assert list(entry) == FIELDS
     assert entry == {
@@ -95,12 +95,12 @@ def test_without_service_and_instance_there_is_null() -> None:
     assert (entry["service"], entry["instance"]) == (None, None)
 
 
-def test_what_the_cache_did_is_told() -> None:
+def test_the_result_of_the_cache_is_logged() -> None:
     assert Bench().entry(cache="hit")["cache"] == "hit"
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_a_failure_says_which_side_and_why(kind: Kind) -> None:
+def test_a_failure_has_its_side_and_reason(kind: Kind) -> None:
     entry = Bench().entry(failure=Failure(kind, 'Connect call failed "x"'), status=TABLE[kind][0])
     assert list(entry) == [*FIELDS, "failure", "side", "why"]
     assert (entry["failure"], entry["side"], entry["why"]) == (
@@ -157,7 +157,7 @@ def test_configured_names_may_hold_anything(route: str, service: str | None, ins
     assert entry["instance"] == instance
 
 
-def test_a_long_value_is_cut_and_says_so() -> None:
+def test_a_long_value_is_cut_and_marked() -> None:
     entry = Bench().entry(b"/" + b"a" * 30_000, user_agent=b"\xff" * 30_000)
     assert entry["target"] == "/" + "a" * 1535 + "\u2026"
     assert entry["user_agent"] == "\xff" * 64 + "\u2026"
@@ -214,7 +214,7 @@ names = st.sampled_from(["token", "key", "password", "client_secret", "page", "q
 
 
 @given(st.lists(st.tuples(names, st.sampled_from("&;"), st.booleans()), max_size=12))
-def test_no_value_of_a_telling_name_is_logged_wherever_it_stands(parts: list[tuple[str, str, bool]]) -> None:
+def test_no_value_of_a_secret_name_is_logged_wherever_it_stands(parts: list[tuple[str, str, bool]]) -> None:
     query = ""
     for name, separator, valued in parts:
         telling = name not in ("page", "q", "")

@@ -45,18 +45,18 @@ def test_lines_are_appended_in_order(tmp_path: Path) -> None:
     assert sink.counts() == (3, 0)
 
 
-def test_a_new_file_is_not_for_everybody(tmp_path: Path) -> None:
+def test_a_new_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     with sink_to(path):
         assert path.stat().st_mode & 0o007 == 0
 
 
-def test_a_path_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_opened_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         LogSink(tmp_path / "missing" / "access.log")
 
 
-def test_a_named_pipe_without_reader_is_told_at_once(tmp_path: Path) -> None:
+def test_a_named_pipe_without_reader_is_reported_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError):
         LogSink(tmp_path / "pipe")
@@ -87,7 +87,7 @@ def test_reopening_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     assert "opened again" in warnings[0]
 
 
-def test_a_full_disk_loses_nothing_within_the_bound_and_is_told_once(tmp_path: Path) -> None:
+def test_a_full_disk_loses_nothing_within_the_bound_and_is_reported_once(tmp_path: Path) -> None:
     path, target, warnings = tmp_path / "access.log", tmp_path / "real", list[str]()
     path.symlink_to("/dev/full")
     with sink_to(path, warnings) as sink:
@@ -114,7 +114,7 @@ def test_over_the_bound_lines_are_dropped_and_counted_and_put_never_waits(tmp_pa
     assert sink.counts() == (0, 50)
 
 
-def test_a_pipe_whose_reader_stops_blocks_nobody_and_goes_on_when_it_reads(tmp_path: Path) -> None:
+def test_a_pipe_whose_reader_stops_blocks_no_request_and_continues_when_it_reads(tmp_path: Path) -> None:
     path, warnings = tmp_path / "pipe", list[str]()
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

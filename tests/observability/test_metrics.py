@@ -102,7 +102,7 @@ def test_connections_malformed_and_log_lines() -> None:
     assert value(snapshot, "passerelle_access_log_lines_dropped_total") == 4
 
 
-def test_a_worker_tells_its_cpu_time_and_memory() -> None:
+def test_a_worker_reports_its_cpu_time_and_memory() -> None:
     snapshot = Metrics().snapshot()
     assert (value(snapshot, "passerelle_worker_cpu_seconds_total") or 0) > 0
     assert (value(snapshot, "passerelle_worker_resident_memory_bytes") or 0) > 1_000_000
@@ -150,7 +150,7 @@ def test_one_object_per_name_so_that_a_reload_keeps_the_counts() -> None:
     assert (service.attempts, service.in_flight()) == (2, 1)
 
 
-def test_routes_never_asked_for_make_no_series() -> None:
+def test_routes_without_requests_make_no_series() -> None:
     metrics = Metrics()
     for number in range(1000):
         metrics.route(f"/r{number}")
@@ -226,7 +226,7 @@ def test_the_empty_sum_renders() -> None:
     assert value(merge([]), "passerelle_workers") == 0
 
 
-def test_openmetrics_where_the_client_asks_for_it() -> None:
+def test_openmetrics_where_the_client_accepts_it() -> None:
     snapshot = a_registry().snapshot()
     text, media_type = render(snapshot, "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5")
     assert media_type.startswith("application/openmetrics-text")

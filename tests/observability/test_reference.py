@@ -54,7 +54,7 @@ def test_metrics_page_lists_the_labels() -> None:
         assert set(re.findall(r"(\w+)=", match[1] or "")) == set(re.findall(r"`(\w+)`", labels)), name
 
 
-def test_metrics_page_tells_the_bounds() -> None:
+def test_metrics_page_states_the_bounds() -> None:
     page = " ".join((DOCS / "metrics.md").read_text().split())
     match = re.search(r"bounds at ([\d., and]+) milliseconds and at ([\d., and]+) seconds", page)
     assert match
@@ -70,7 +70,7 @@ def test_access_log_page_lists_every_failure_under_its_side(side: Side) -> None:
     assert re.findall(r"`(\w+)`", match[1]) == [kind.value for kind in Kind if TABLE[kind][1] is side]
 
 
-def test_access_log_page_tells_the_bound_and_the_telling_names() -> None:
+def test_access_log_page_states_the_bound_and_the_secret_names() -> None:
     page = (DOCS / "access-log.md").read_text()
     assert f"at most {LINE_BYTES} bytes" in page
     section = page.split("## Secrets")[1].split("## Delivery")[0]

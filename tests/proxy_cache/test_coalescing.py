@@ -45,7 +45,7 @@ def test_many_misses_are_one_request_upstream(rig: Rig, count: int) -> None:
     settle(gateway)
 
 
-def test_a_leader_that_leaves_fails_nobody(rig: Rig) -> None:
+def test_a_leader_that_leaves_fails_no_waiter(rig: Rig) -> None:
     go = threading.Event()
     upstream = rig.upstream(gated(go, ok(b"one", FRESH)))
     gateway = rig.forward(upstream, route={"cache": {}})
@@ -64,7 +64,7 @@ def test_a_leader_that_leaves_fails_nobody(rig: Rig) -> None:
     assert len(upstream.requests) == 1
 
 
-def test_a_request_that_nobody_waits_for_any_more_ends_upstream(rig: Rig) -> None:
+def test_a_request_without_waiters_ends_upstream(rig: Rig) -> None:
     def silent(conn: Connection) -> None:
         conn.read_request()
 
@@ -100,7 +100,7 @@ def test_an_answer_that_may_be_stored_is_fetched_to_its_end_without_its_client(r
     assert len(upstream.requests) == 1
 
 
-def test_a_leader_that_reads_slowly_holds_up_nobody(rig: Rig) -> None:
+def test_a_leader_that_reads_slowly_delays_no_waiter(rig: Rig) -> None:
     body = b"x" * (6 << 20)
     upstream = rig.upstream(answering(ok(body, FRESH)))
     gateway = rig.forward(upstream, route={"cache": {}})
@@ -246,7 +246,7 @@ def test_a_leader_whose_upstream_breaks_off_does_not_fail_the_others(rig: Rig) -
         leader.read_response()
 
 
-def test_who_waits_for_another_s_head_waits_no_longer_than_its_route_allows(rig: Rig) -> None:
+def test_a_waiter_for_another_request_s_head_waits_no_longer_than_its_route_allows(rig: Rig) -> None:
     go = threading.Event()
     upstream = rig.upstream(gated(go, ok(b"one", FRESH)))
     gateway = rig.forward(upstream, route={"cache": {}, "timeout": "300ms"})
@@ -260,7 +260,7 @@ def test_who_waits_for_another_s_head_waits_no_longer_than_its_route_allows(rig:
 
 
 @pytest.mark.parametrize("field", [FRESH, b'Cache-Control: no-cache\r\nETag: "1"'])
-def test_who_waits_for_another_s_body_is_served_as_without_a_cache_when_its_time_is_up(rig: Rig, field: bytes) -> None:
+def test_a_waiter_for_another_request_s_body_bypasses_the_cache_when_its_time_is_up(rig: Rig, field: bytes) -> None:
     """The timeout of a route holds for the head alone, which arrives at once. Also with a stale stored response."""
     go = threading.Event()
 
@@ -293,7 +293,7 @@ def test_who_waits_for_another_s_body_is_served_as_without_a_cache_when_its_time
     assert len(upstream.requests) == before + 1
 
 
-def test_who_has_waited_for_a_body_that_is_nobody_else_s_has_all_its_time_again(rig: Rig) -> None:
+def test_a_waiter_for_a_body_that_cannot_be_shared_gets_its_full_timeout_again(rig: Rig) -> None:
     """That a body is too long, or incomplete, is known only after a while."""
     broken, go = threading.Event(), threading.Event()
 
@@ -352,7 +352,7 @@ def test_events_are_neither_stored_nor_shared(rig: Rig, field: bytes) -> None:
     assert gateway.snapshot()["cache"]["entries"] == 0
 
 
-def test_who_has_waited_in_vain_has_its_deadline_before_those_that_came_later(rig: Rig) -> None:
+def test_a_waiter_in_vain_has_its_deadline_before_later_requests(rig: Rig) -> None:
     """The request enters every queue after the others, but its time started before theirs."""
     first, later = threading.Event(), threading.Event()
 

@@ -12,7 +12,7 @@ COMPOSED = {
 }
 
 
-def test_debug_asks_an_instance_past_the_cache(rig: Rig) -> None:
+def test_debug_bypasses_the_cache(rig: Rig) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
     upstream = rig.upstream(answering(answer))
     routes = [{"path": "/{a}", "service": "up", "cache": {"ttl": "30s"}}, COMPOSED]

@@ -115,7 +115,7 @@ def test_a_client_that_has_ended_its_side_gets_the_whole_answer(rig: Rig) -> Non
     client.assert_closed(LONG)
 
 
-def test_a_gateway_that_stops_ends_the_answers_under_way_first(long: Long) -> None:
+def test_a_gateway_that_stops_finishes_responses_in_flight_first(long: Long) -> None:
     client = stalled(long)
     stopping = threading.Thread(target=long.gateway.stop, args=(LONG,))
     stopping.start()

@@ -108,7 +108,7 @@ def test_stale_while_revalidate_answers_at_once_and_refreshes_behind_it(rig: Rig
     wait_until(lambda: client.request("GET", "/x").body != b"1", "the refreshed answer")
 
 
-def test_only_so_many_stale_answers_are_fetched_anew_at_once(rig: Rig) -> None:
+def test_revalidations_in_the_background_are_bounded(rig: Rig) -> None:
     go = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -154,7 +154,9 @@ def test_b06_a_cut_answer_is_never_stored(rig: Rig, raw: bytes) -> None:
     ("field", "shared"),
     [(b"Cache-Control: max-age=60", False), (b"Cache-Control: max-age=60, public", True)],
 )
-def test_b19_what_a_credential_changes_reaches_nobody_else(rig: Rig, field: bytes, shared: bool) -> None:
+def test_b19_a_response_that_depends_on_a_credential_reaches_no_other_client(
+    rig: Rig, field: bytes, shared: bool
+) -> None:
     upstream = rig.upstream(numbered(field))
     client = rig.connect(rig.forward(upstream, route={"cache": {}}))
     assert client.request("GET", "/me", ("Authorization", "Bearer a")).body == b"1"
@@ -171,7 +173,7 @@ def test_b19_set_cookie_is_not_stored(rig: Rig) -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "PATCH", "UNHEARD"])
 @pytest.mark.parametrize("code", [200, 404])
-def test_b22_an_update_lets_go_of_its_uri(rig: Rig, method: str, code: int) -> None:
+def test_b22_an_update_evicts_its_uri(rig: Rig, method: str, code: int) -> None:
     def script(conn: Connection) -> None:
         while True:
             request = conn.read_request()
@@ -226,7 +228,7 @@ def test_b22_an_update_purges_its_tags_on_every_route_and_in_every_part(rig: Rig
     assert len(product.requests) == 1
 
 
-def test_b22_an_answer_on_its_way_when_its_uri_changes_is_neither_stored_nor_joined(rig: Rig) -> None:
+def test_b22_a_response_in_flight_when_its_uri_changes_is_neither_stored_nor_joined(rig: Rig) -> None:
     go = threading.Event()
 
     def slow(conn: Connection) -> None:
@@ -247,7 +249,7 @@ def test_b22_an_answer_on_its_way_when_its_uri_changes_is_neither_stored_nor_joi
     assert late.request("GET", "/x").body == after
 
 
-def test_tags_of_answers_are_for_the_cache_and_purging_lets_go(rig: Rig) -> None:
+def test_tags_of_responses_stay_in_the_cache_and_a_purge_evicts_by_them(rig: Rig) -> None:
     upstream = rig.upstream(numbered(FRESH, b"Cache-Tag: a, b"))
     gateway = rig.forward(upstream, route={"cache": {}})
     client = rig.connect(gateway)
@@ -294,7 +296,7 @@ def test_counts_of_a_cached_route(rig: Rig) -> None:
     assert gateway.snapshot()["cache"]["entries"] == 1
 
 
-def test_guards_are_asked_before_every_hit(rig: Rig) -> None:
+def test_guards_run_before_every_hit(rig: Rig) -> None:
     upstream = rig.upstream(numbered(b"Cache-Control: max-age=60, public"))
     route = {"cache": {}, "rate_limit": {"rate": "1/h", "burst": 2}}
     client = rig.connect(rig.forward(upstream, route=route))
@@ -302,7 +304,7 @@ def test_guards_are_asked_before_every_hit(rig: Rig) -> None:
     assert len(upstream.requests) == 1
 
 
-def test_after_a_reload_the_new_guards_are_asked(rig: Rig) -> None:
+def test_after_a_reload_the_new_guards_run(rig: Rig) -> None:
     upstream = rig.upstream(numbered(FRESH))
     gateway = rig.forward(upstream, route={"cache": {}})
     client = rig.connect(gateway)

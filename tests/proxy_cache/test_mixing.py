@@ -43,7 +43,7 @@ def telling(rig: Rig) -> Upstream:
     return rig.upstream(script)
 
 
-def test_a_part_is_told_apart_by_the_lines_that_its_own_route_makes(rig: Rig) -> None:
+def test_variants_of_a_part_depend_on_the_headers_of_its_own_route(rig: Rig) -> None:
     upstream = telling(rig)
     part = {"me": {"service": "u", "path": "/me", "cache": {}}}
     routes = [
@@ -127,7 +127,7 @@ def test_an_answer_that_one_request_has_validated_is_not_valid_for_another(rig: 
 
 
 @pytest.mark.parametrize("control", [b"max-age=60", b"max-age=0, stale-while-revalidate=60"])
-def test_an_answer_that_needs_no_validation_is_for_all_who_wait(rig: Rig, control: bytes) -> None:
+def test_a_response_that_needs_no_validation_is_for_all_waiters(rig: Rig, control: bytes) -> None:
     go = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -142,7 +142,7 @@ def test_an_answer_that_needs_no_validation_is_for_all_who_wait(rig: Rig, contro
     assert len(upstream.requests) == 1
 
 
-def test_a_stale_answer_in_place_of_an_error_is_for_all_who_wait(rig: Rig) -> None:
+def test_a_stale_response_in_place_of_an_error_is_for_all_waiters(rig: Rig) -> None:
     go = threading.Event()
     go.set()
     first = ok(b"one", b"Cache-Control: max-age=1, stale-if-error=60")
@@ -163,7 +163,7 @@ def test_a_stale_answer_in_place_of_an_error_is_for_all_who_wait(rig: Rig) -> No
     assert len(upstream.requests) == 2
 
 
-def test_who_wants_no_cache_does_not_wait_for_an_answer_to_an_earlier_request(rig: Rig) -> None:
+def test_a_no_cache_request_does_not_join_an_earlier_request(rig: Rig) -> None:
     go = threading.Event()
 
     def script(conn: Connection) -> None:
@@ -275,7 +275,7 @@ def test_an_answer_for_all_hosts_of_a_route_is_not_another_route_s(rig: Rig) -> 
 
 
 @pytest.mark.parametrize("host", [None, "*.example"])
-def test_what_all_hosts_share_is_let_go_of_by_any_of_them(rig: Rig, host: str | None) -> None:
+def test_an_entry_that_all_hosts_share_is_evicted_by_any_of_them(rig: Rig, host: str | None) -> None:
     upstream = counting(rig, b"u")
     route = {"cache": {"per_host": False}, **({"host": host} if host is not None else {})}
     gateway = rig.forward(upstream, route=route)
@@ -326,7 +326,7 @@ def odd(*fields: bytes) -> Script:
 
 
 @pytest.mark.parametrize("status", [400, 401, 417, 429, 431])
-def test_an_answer_to_an_odd_request_does_not_take_away_what_others_get(rig: Rig, status: int) -> None:
+def test_an_error_for_a_malformed_request_keeps_the_stored_response(rig: Rig, status: int) -> None:
     client = rig.connect(rig.forward(rig.upstream(odd()), route={"cache": {}}))
     get(client)
     assert get(client, "/x", "Cache-Control: no-cache", f"X-Odd: {status}").status == status
@@ -360,7 +360,7 @@ def test_an_answer_to_an_odd_request_is_not_stored_for_others(rig: Rig, status: 
     assert get(client).body == b"fine" and is_hit(get(client))
 
 
-def test_a_bad_request_does_not_take_the_place_of_what_others_get(rig: Rig) -> None:
+def test_a_400_does_not_replace_the_stored_response(rig: Rig) -> None:
     client = rig.connect(rig.forward(rig.upstream(odd(b"Cache-Control: public, max-age=60")), route={"cache": {}}))
     get(client)
     assert get(client, "/x", "Cache-Control: no-cache", "X-Odd: 400").status == 400

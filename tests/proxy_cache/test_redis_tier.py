@@ -67,7 +67,7 @@ def varying(conn: Connection) -> None:
         conn.send(ok(request.get("accept-language") or b"-", FRESH, b"Vary: Accept-Language"))
 
 
-def test_what_one_gateway_stores_another_answers_from(rig: Rig, redis: RedisServer) -> None:
+def test_a_response_that_one_gateway_stores_is_served_by_another(rig: Rig, redis: RedisServer) -> None:
     upstream = rig.upstream(counting)
     one, two = gateways(rig, redis, upstream)
     assert get(rig, one)[0] == b"1"
@@ -155,7 +155,7 @@ def test_many_misses_on_two_gateways_are_one_request_upstream(
         settle(gateway)
 
 
-def test_what_may_not_be_shared_holds_up_nobody_on_another_gateway(rig: Rig, redis: RedisServer) -> None:
+def test_a_response_that_may_not_be_shared_delays_no_other_gateway(rig: Rig, redis: RedisServer) -> None:
     go = threading.Event()
     upstream = rig.upstream(gated(go, ok(b"mine", b"Cache-Control: private")))
     one, two = gateways(rig, redis, upstream)
@@ -169,7 +169,7 @@ def test_what_may_not_be_shared_holds_up_nobody_on_another_gateway(rig: Rig, red
     assert len(upstream.requests) == 2
 
 
-def test_who_waits_for_another_gateway_waits_no_longer_than_its_deadline(rig: Rig, redis: RedisServer) -> None:
+def test_a_request_waits_for_another_gateway_no_longer_than_its_deadline(rig: Rig, redis: RedisServer) -> None:
     go = threading.Event()
     upstream = rig.upstream(gated(go, ok(b"late", FRESH)))
     (one,) = gateways(rig, redis, upstream, 1)
@@ -229,7 +229,7 @@ def test_no_request_fails_while_redis_goes_and_comes_back(rig: Rig, redis: Redis
     assert set(statuses) == {200} and len(statuses) >= 1000
 
 
-def test_a_redis_that_is_not_there_is_said_once_and_changes_nothing(rig: Rig, redis: RedisServer) -> None:
+def test_an_absent_redis_is_logged_once_and_changes_nothing(rig: Rig, redis: RedisServer) -> None:
     redis.stop()
     upstream = rig.upstream(counting)
     gateway = rig.forward(upstream, route={"cache": {}}, redis=redis.url.replace("//", "//:secret@"))

@@ -71,7 +71,7 @@ def test_after_a_reload_with_another_redis(rig: Rig, redis: RedisServer) -> None
 
 
 @pytest.mark.parametrize("before", [1, 20])
-def test_when_redis_counts_anew(rig: Rig, redis: RedisServer, before: int) -> None:
+def test_when_redis_starts_its_counters_again(rig: Rig, redis: RedisServer, before: int) -> None:
     """Others publish further invalidations, with numbers that this gateway has received already."""
     one, two = a_pair(rig, redis)
     for _ in range(before):
@@ -98,7 +98,7 @@ def test_when_redis_counts_anew(rig: Rig, redis: RedisServer, before: int) -> No
 
 
 @pytest.mark.parametrize("junk", ["", "junk", "7", "1 a D", "x y z \xff", "99999999 a D b", "-1 a D b", "0 a D b"])
-def test_a_message_that_is_none_is_not_the_last_that_is_heard(rig: Rig, redis: RedisServer, junk: str) -> None:
+def test_an_invalid_message_does_not_end_the_subscription(rig: Rig, redis: RedisServer, junk: str) -> None:
     one, two = a_pair(rig, redis)
     with Redis(port=redis.port) as client:
         for channel in "invalid", "flights":

@@ -44,7 +44,7 @@ Routes = list[dict[str, Any]]
         ({"identity": "shared"}, {"identity": "shared", "ttl": "1h", "tags": ["t"], "heuristic": False}, True),
     ],
 )
-def test_what_was_stored_by_other_rules_is_not_answered_by_new_ones(
+def test_responses_stored_under_other_rules_are_not_served_under_new_ones(
     rig: Rig, before: dict[str, Any], after: dict[str, Any], kept: bool
 ) -> None:
     upstream = saying(rig)
@@ -133,7 +133,7 @@ def test_more_changes_than_are_worth_a_search_empty_the_memory(rig: Rig) -> None
     assert gateway.snapshot()["cache"]["entries"] == 0
 
 
-def test_what_was_asked_for_by_old_rules_is_neither_stored_nor_waited_for(rig: Rig) -> None:
+def test_a_request_under_old_rules_is_neither_stored_nor_joined(rig: Rig) -> None:
     go = threading.Event()
 
     def script(conn: Connection) -> None:

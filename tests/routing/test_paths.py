@@ -308,7 +308,7 @@ def test_what_is_no_path_is_not_purged_by(text: str, said: str | None) -> None:
 
 
 @given(paths)
-def test_every_path_that_is_asked_for_is_purged_by_itself_and_by_its_beginnings(path: bytes) -> None:
+def test_every_requested_path_is_purged_by_itself_and_by_its_prefixes(path: bytes) -> None:
     try:
         canonical = canonical_path(path).decode("ascii")
     except Failure:

@@ -52,7 +52,7 @@ def test_no_octets_break_the_reader(text: bytes) -> None:
     assert found is None or parse_address(str(found).encode()) == found
 
 
-def test_who_is_no_trusted_proxy_vouches_for_nobody() -> None:
+def test_an_untrusted_peer_cannot_name_another_client() -> None:
     assert LOOPBACK.chain(b"203.0.113.9", [b"198.51.100.9"]) == [b"203.0.113.9"]
     assert Proxies([]).chain(PEER, [b"198.51.100.9"]) == [PEER]
     assert not Proxies([]).trusts(PEER)
@@ -150,7 +150,7 @@ def test_lists_of_addresses(address: bytes, admitted: bool) -> None:
             assert refused.value.kind is Kind.FORBIDDEN
 
 
-def test_a_list_of_who_may_not_lets_everybody_else_in() -> None:
+def test_a_deny_list_admits_all_other_addresses() -> None:
     guard = AddressLists([], [ip_network("10.0.0.0/8")])
     guard(GuardedCall(b"GET", b"/", b"192.0.2.1", RequestHead(b"", 100)))
     guard(GuardedCall(b"GET", b"/", b"local", RequestHead(b"", 100)))

@@ -79,7 +79,7 @@ def test_everything_that_is_required_must_be_there(
     assert may(Require(scopes, consumers, claims), ALICE) is allowed
 
 
-def test_nobody_may_nothing_at_all() -> None:
+def test_an_empty_rule_refuses_requests_without_identity() -> None:
     assert not may(Require([], None, {}), None)
 
 

@@ -65,7 +65,7 @@ def test_only_labels_stand_for_the_star(text: bytes) -> None:
     assert allowed is all(label and set(label) <= set(b"abcdefghijklmnopqrstuvwxyz0123456789-_") for label in labels)
 
 
-def test_a_preflight_says_what_is_allowed() -> None:
+def test_a_preflight_response_lists_what_is_allowed() -> None:
     answer = cors(headers=(b"Authorization", b"X-Trace")).preflight(SHOP, b"PUT", [b"authorization,content-type"])
     assert answer.status == 204
     assert dict(answer.fields) == {
@@ -86,7 +86,7 @@ def test_a_preflight_of_a_route_that_takes_everything() -> None:
     assert b"Access-Control-Allow-Credentials" not in fields
 
 
-def test_credentials_are_told_with_the_origin_alone() -> None:
+def test_allow_credentials_is_sent_with_one_origin_only() -> None:
     rules = cors(credentials=True, expose=(b"ETag",))
     assert dict(rules.preflight(SHOP, b"PUT", []).fields)[b"Access-Control-Allow-Credentials"] == b"true"
     assert rules.lines(SHOP, b"GET") == (
@@ -118,7 +118,7 @@ def test_any_field_is_a_field_all_the_same() -> None:
         cors(headers=None).preflight(SHOP, b"PUT", [b"x-good, bad name"])
 
 
-def test_what_a_page_may_not_ask_for_it_may_not_read() -> None:
+def test_a_page_may_not_read_what_it_may_not_request() -> None:
     assert cors(b"*").lines(SHOP, b"GET") == b"Access-Control-Allow-Origin: *\r\n"
     assert cors(b"*").lines(None, b"HEAD") == b"Access-Control-Allow-Origin: *\r\n"
     assert cors(b"*").lines(SHOP, b"POST") == b""

@@ -93,7 +93,7 @@ def test_a_refusal_is_remembered_like_an_admission() -> None:
     assert len(rig.asked) == 1
 
 
-def test_what_was_said_to_one_is_not_said_to_those_who_waited() -> None:
+def test_a_refusal_of_one_client_is_not_sent_to_the_waiters() -> None:
     rig = Rig()
     clients = [rig.request() for _ in range(3)]
     assert len(rig.asked) == 1
@@ -106,7 +106,7 @@ def test_what_was_said_to_one_is_not_said_to_those_who_waited() -> None:
     assert rig.request().result == "waits"
 
 
-def test_without_a_time_each_request_asks() -> None:
+def test_without_a_lifetime_each_request_is_checked() -> None:
     rig = Rig(shares=False)
     clients = [rig.request() for _ in range(2)]
     assert len(rig.asked) == 2
@@ -119,7 +119,7 @@ def test_without_a_time_each_request_asks() -> None:
 
 @pytest.mark.parametrize(("is_open", "result"), [(False, Kind.UNVERIFIABLE), (True, None)])
 @pytest.mark.parametrize("at_once", [False, True])
-def test_a_failure_is_nobody_s_answer_for_long(is_open: bool, result: object, at_once: bool) -> None:
+def test_a_failure_is_not_stored_for_long(is_open: bool, result: object, at_once: bool) -> None:
     failure = Failure(Kind.TIMEOUT, "slow")
     rig = Rig(failure if at_once else None, is_open=is_open)
     clients = [rig.request() for _ in range(2)]
@@ -149,7 +149,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(large.asked) == 2
 
 
-def test_answers_of_the_service_are_this_client_s_where_it_was_told_something() -> None:
+def test_responses_depend_on_the_identity_that_the_service_received() -> None:
     rig = Rig(KEPT)
     told, other = rig.request().asked, Rig(Verdict(seconds=1.0)).request().asked
     assert len(told.variant_identity) == 16

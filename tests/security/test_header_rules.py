@@ -51,7 +51,7 @@ def test_parameters_of_the_path() -> None:
     )
 
 
-def test_what_is_there_is_not_said_twice() -> None:
+def test_a_default_is_not_added_to_a_header_that_is_present() -> None:
     fields = SecurityHeaderFields([(b"X-Frame-Options", b"DENY"), (b"Referrer-Policy", b"no-referrer")], b"max-age=9")
     head = b"HTTP/1.1 200 OK\r\nx-frame-options: SAMEORIGIN\r\nY: Referrer-Policy: x\r\n"
     assert fields.lines(head, False) == b"Referrer-Policy: no-referrer\r\n"

@@ -13,7 +13,7 @@ import pytest
 
 from tests.supervisor.helpers import until_now
 from tests.supervisor.test_reconciler import HEAD, SERVE, config
-from tests.supervisor.up import Up, command
+from tests.supervisor.up import Up, command, invoke
 from tests.support.secure import Authority
 
 TOKEN = "a-token-of-32-visible-characters"
@@ -58,19 +58,16 @@ def test_the_life_of_instances_workers_and_files(tmp_path: Path) -> None:
         until_now(lambda: [e["worker"] for e in events(running, f"?since={restart['seq']}")] == ["gateway"] * 2)
 
         (tmp_path / "gateway.yaml").write_text(config(2).replace("balance:", "balanc:"))
-        with command(tmp_path, "reload", "--admin", f"127.0.0.1:{running.admin}") as asked:
-            assert asked.ended() == 1
+        assert invoke(tmp_path, "reload", "--admin", f"127.0.0.1:{running.admin}")[0] == 1
         (tmp_path / "gateway.yaml").write_text(config(3))
-        with command(tmp_path, "reload", "--admin", f"127.0.0.1:{running.admin}") as asked:
-            assert asked.ended() == 0
+        assert invoke(tmp_path, "reload", "--admin", f"127.0.0.1:{running.admin}")[0] == 0
         refused, applied = events(running, "?kind=reload")
         assert refused["detail"]["outcome"] == "refused" and "balanc" in refused["detail"]["problems"][0]
         assert applied["detail"]["outcome"] == "applied"
         assert [event["detail"]["outcome"][:7] for event in events(running, "?kind=audit")] == ["refused", "done"]
         assert "passerelle | audit: reload by local from 127.0.0.1: done\n" in running.text
 
-        with command(tmp_path, "scale", "s=1", "--admin", f"127.0.0.1:{running.admin}") as asked:
-            assert asked.ended() == 0
+        assert invoke(tmp_path, "scale", "s=1", "--admin", f"127.0.0.1:{running.admin}")[0] == 0
         (scale,) = events(running, "?kind=scale")
         assert scale["detail"] == {"before": 3, "instances": 1, "reason": "manual"}
         stopped = [e["text"] for e in events(running, "?kind=end") if e["detail"]["reason"] == "stopped"]
@@ -115,20 +112,17 @@ def test_events_on_the_command_line(tmp_path: Path) -> None:
         where = ("--admin", f"127.0.0.1:{running.admin}")
         with command(tmp_path, "events", "--json", "--follow", *where) as following:
             following.says("gateway is up")
-            with command(tmp_path, "cache", "purge", "--all", *where) as asked:
-                assert asked.ended() == 0
+            assert invoke(tmp_path, "cache", "purge", "--all", *where)[0] == 0
             following.says("cache/purge")
             lines = [json.loads(line) for line in following.text.splitlines()]
             assert [line["kind"] for line in lines if line["kind"] in ("start", "audit")] == ["start", "audit"]
             # The stream is requested again when the gateway is back.
-        with command(tmp_path, "events", "--kind", "audit", *where) as printed:
-            assert printed.ended() == 0
-            assert printed.text.endswith("audit        cache/purge all='1' by local from 127.0.0.1: done\n")
-            assert printed.text.count("\n") == 1
-        with command(tmp_path, "events", "--since", str(lines[-1]["seq"]), *where) as printed:
-            assert (printed.ended(), printed.text) == (0, "")
-        with command(tmp_path, "events", "--kind", "audits", *where) as printed:
-            assert printed.ended() == 2
+        code, text = invoke(tmp_path, "events", "--kind", "audit", *where)
+        assert code == 0
+        assert text.endswith("audit        cache/purge all='1' by local from 127.0.0.1: done\n")
+        assert text.count("\n") == 1
+        assert invoke(tmp_path, "events", "--since", str(lines[-1]["seq"]), *where) == (0, "")
+        assert invoke(tmp_path, "events", "--kind", "audits", *where)[0] == 2
         assert running.stop() == 0
 
 
@@ -148,26 +142,25 @@ def test_the_token_is_needed_beyond_loopback_and_commands_send_it(tmp_path: Path
         assert running.get("/status", running.admin)[0] == 401
         assert running.get("/metrics", running.admin)[0] == 401
         assert running.get("/status", running.admin, Authorization=f"Bearer {TOKEN}")[0] == 200
-        with command(elsewhere, "status", *where) as asked:
-            assert asked.ended() == 1
-            assert asked.text == (
-                f"the admin port at 127.0.0.1:{running.admin}: it needs a token; "
-                "give --admin-token-file or PASSERELLE_ADMIN_TOKEN\n"
-            )
-        with command(elsewhere, "status", *where, env={"PASSERELLE_ADMIN_TOKEN": "x" * 20}) as asked:
-            assert asked.ended() == 1
-            assert "it refused the token" in asked.text
-        with command(elsewhere, "status", *where, env={"PASSERELLE_ADMIN_TOKEN": "x y"}) as asked:
-            assert asked.ended() == 2
-            assert "PASSERELLE_ADMIN_TOKEN: a token has 16 to 512 visible ASCII characters" in asked.text
-        with command(elsewhere, "events", "--follow", *where) as asked:
-            assert asked.ended() == 1
+        code, output = invoke(elsewhere, "status", *where)
+        assert code == 1
+        assert output == (
+            f"the admin port at 127.0.0.1:{running.admin}: it needs a token; "
+            "give --admin-token-file or PASSERELLE_ADMIN_TOKEN\n"
+        )
+        code, output = invoke(elsewhere, "status", *where, env={"PASSERELLE_ADMIN_TOKEN": "x" * 20})
+        assert code == 1
+        assert "it refused the token" in output
+        code, output = invoke(elsewhere, "status", *where, env={"PASSERELLE_ADMIN_TOKEN": "x y"})
+        assert code == 2
+        assert "PASSERELLE_ADMIN_TOKEN: a token has 16 to 512 visible ASCII characters" in output
+        assert invoke(elsewhere, "events", "--follow", *where)[0] == 1
         for options, env in (
             (("--admin-token-file", str(tmp_path / "token")), {}),
             ((), {"PASSERELLE_ADMIN_TOKEN": TOKEN}),
         ):
-            with command(elsewhere, "reload", *where, *options, env=env) as asked:
-                assert asked.ended() == 0, asked.text
+            code, output = invoke(elsewhere, "reload", *where, *options, env=env)
+            assert code == 0, output
         audits = running.get("/events?kind=audit", running.admin, Authorization=f"Bearer {TOKEN}")[1]
         assert audits.count(b'"by":"token"') == 2
         assert TOKEN.encode() not in audits and TOKEN not in running.text
@@ -177,9 +170,9 @@ def test_the_token_is_needed_beyond_loopback_and_commands_send_it(tmp_path: Path
 def test_an_admin_port_that_others_can_reach_is_not_started_without_a_token(tmp_path: Path) -> None:
     text = "services: {s: {targets: ['http://127.0.0.1:1']}}\nroutes: [{path: /, service: s}]\n"
     (tmp_path / "gateway.yaml").write_text(f"admin: 0.0.0.0:0\n{text}")
-    with command(tmp_path, "check") as checked:
-        assert checked.ended() == 1
-        assert "which other machines can reach, without a token" in checked.text
+    code, output = invoke(tmp_path, "check")
+    assert code == 1
+    assert "which other machines can reach, without a token" in output
     (tmp_path / "gateway.yaml").write_text(f"listen: 127.0.0.1:0\n{text}")
     for name in ("up", "gateway"):
         with command(tmp_path, name, "--admin", "0.0.0.0:0") as refused:

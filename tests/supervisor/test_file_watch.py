@@ -12,7 +12,7 @@ import pytest
 
 from passerelle.supervisor.file_watch import watch
 from tests.supervisor.helpers import run, until, until_now
-from tests.supervisor.up import command
+from tests.supervisor.up import command, invoke
 from tests.support.upstream import Upstream, answering, ok
 
 BOUND = 30.0
@@ -100,7 +100,7 @@ def config(upstream: Upstream, more: str = "") -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["up", "gateway"])
-def test_the_file_is_followed_and_what_is_wrong_with_it_changes_nothing(
+def test_the_file_is_watched_and_its_errors_change_nothing(
     tmp_path: Path, upstreams: list[Upstream], what: str
 ) -> None:
     one, two = upstreams
@@ -117,9 +117,9 @@ def test_the_file_is_followed_and_what_is_wrong_with_it_changes_nothing(
         running.says(r"gateway\.yaml:5:\d+: routes\[0\]\.path: [^\n]+\n[^\n]*nothing was changed", BOUND)
         (problem,) = running.status()["config_problems"]
         assert problem.startswith("gateway.yaml:5:")
-        with command(tmp_path, "status", "--admin", f"127.0.0.1:{running.admin}") as asked:
-            assert asked.ended() == 0
-            assert "the current contents of gateway.yaml are not in force:\n  gateway.yaml:5:" in asked.text
+        code, output = invoke(tmp_path, "status", "--admin", f"127.0.0.1:{running.admin}")
+        assert code == 0
+        assert "the current contents of gateway.yaml are not in force:\n  gateway.yaml:5:" in output
         file.unlink()
         running.says("cannot read gateway.yaml: No such file or directory", BOUND)
         assert running.get("/") == (200, b"2")
@@ -133,7 +133,7 @@ def test_the_file_is_followed_and_what_is_wrong_with_it_changes_nothing(
 
 
 @pytest.mark.slow
-def test_without_watch_nothing_is_followed_and_a_touch_alone_is_no_change(
+def test_without_watch_nothing_is_reloaded_and_a_touch_alone_is_no_change(
     tmp_path: Path, upstreams: list[Upstream]
 ) -> None:
     one, two = upstreams
@@ -179,7 +179,7 @@ def test_what_a_worker_cannot_use_is_taken_back_in_all_of_them(tmp_path: Path, u
         assert running.stop() == 0
 
 
-def test_only_a_file_can_be_followed(tmp_path: Path) -> None:
+def test_only_a_file_can_be_watched(tmp_path: Path) -> None:
     with command(tmp_path, "up", "--watch", "/dev/null") as running:
         assert running.ended() == 2
         assert "--watch needs a regular file, and /dev/null is not one" in running.text

@@ -148,7 +148,7 @@ def test_without_a_path_a_connection_is_enough_and_nothing_is_sent() -> None:
     run(check())
 
 
-def test_nobody_there() -> None:
+def test_no_listener_at_the_address() -> None:
     async def check() -> None:
         assert await probe("127.0.0.1", ports.free(), None, 2.0) == "connection refused"
         assert await probe("no-such-host.invalid", 80, None, 2.0) != ""

@@ -106,17 +106,17 @@ def test_closed_standard_descriptors_of_an_application_server(tmp_path: Path, cl
 
 
 LIMITED = """
-import http.server, resource, sys
+import resource, socket, sys
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+# Not http.server: twelve processes import it.
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+body = b"%d" % resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+head = b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n" % len(body)
+while True:
+    connection, _ = listener.accept()
+    if connection.recv(65536):  # a probe sends nothing
+        connection.sendall(head + body)
+    connection.close()
 """
 
 

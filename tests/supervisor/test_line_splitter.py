@@ -20,7 +20,7 @@ def test_lines_are_those_of_the_whole_stream_however_it_is_cut(data: list[bytes]
 
 
 @given(pieces)
-def test_memory_and_lines_are_bounded_and_nothing_is_lost_unsaid(data: list[bytes]) -> None:
+def test_memory_and_lines_are_bounded_and_losses_are_reported(data: list[bytes]) -> None:
     lines = LineSplitter(limit=8)
     out = []
     for piece in data:

@@ -224,7 +224,7 @@ def test_raw_output_goes_through_in_whole_lines_and_errors_are_named() -> None:
     run(check())
 
 
-def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
+def test_a_failed_start_has_its_reason(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("no program")
 

@@ -27,14 +27,14 @@ def test_a_path_is_taken_in_its_canonical_form() -> None:
 
 
 @pytest.mark.parametrize("path", ["user/42", "/a?x=1", "/a%zz", "https://shop.example/a"])
-def test_what_is_no_path_is_said_to_be_none(path: str) -> None:
+def test_an_invalid_path_is_refused(path: str) -> None:
     with pytest.raises(InvalidChange, match="found"):
         parse_purge({"path": path})
     done = CliRunner().invoke(passerelle, ["cache", "purge", "--path", path])
     assert done.exit_code == 2 and "found" in done.output
 
 
-def test_a_purge_that_a_worker_did_not_hear_of_is_no_success() -> None:
+def test_a_purge_that_a_worker_did_not_receive_is_no_success() -> None:
     assert purge_response(PurgeResult(1, [])) == {"message": "purged 1 stored response", "purged": 1}
     with pytest.raises(ChangeRefused, match="gateway-2"):
         purge_response(PurgeResult(1, ["gateway-2"]))

@@ -100,7 +100,7 @@ def test_scale_restart_and_reload(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_file_that_cannot_be_used_changes_nothing_and_says_why(tmp_path: Path) -> None:
+def test_an_unusable_file_changes_nothing_and_has_its_reason(tmp_path: Path) -> None:
     with up(tmp_path, config(1)) as running:
         running.listening()
         before = pids(running)
@@ -195,7 +195,7 @@ def test_an_application_whose_lifespan_fails_is_not_replaced(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_who_may_change_what(tmp_path: Path) -> None:
+def test_which_clients_may_change_what(tmp_path: Path) -> None:
     with up(tmp_path, config(1, t="{targets: ['http://127.0.0.1:1']}")) as running:
         running.listening()
         assert ask(running, "GET", "/reload")[0] == 405

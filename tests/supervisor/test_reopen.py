@@ -43,7 +43,7 @@ def test_alone(tmp_path: Path) -> None:
         rotate(running, tmp_path)
 
 
-def test_every_worker_lets_go_of_the_old_file(tmp_path: Path) -> None:
+def test_every_worker_closes_the_old_file(tmp_path: Path) -> None:
     log, old = tmp_path / "access.log", tmp_path / "access.log.1"
     with up(tmp_path, "workers: 2\naccess_log: access.log\n" + SERVICES) as running:
         running.listening()

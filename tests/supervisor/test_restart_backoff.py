@@ -13,7 +13,7 @@ def test_the_cap_doubles_up_to_the_ceiling_and_stays() -> None:
     assert [round(d, 2) for d in delays] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 30]
 
 
-def test_a_run_that_was_healthy_long_enough_starts_anew() -> None:
+def test_a_healthy_run_resets_the_backoff() -> None:
     backoff = Backoff(lambda: 0.5)
     for _ in range(6):
         backoff.delay_after(9.9)

@@ -221,7 +221,7 @@ def test_a_worker_that_hangs_is_replaced(supervised: Callable[..., Any], monkeyp
     run(check(), 60)
 
 
-def test_a_fault_of_ours_is_told_and_leaves_nothing(
+def test_an_internal_error_is_reported_and_leaves_no_process(
     supervised: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(self: ServiceHealthMonitor, spec: InstanceSpec, *callbacks: Any) -> None:

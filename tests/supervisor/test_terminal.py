@@ -112,7 +112,7 @@ def test_colours_progress_in_place_and_one_ctrl_c(tmp_path: Path) -> None:
         assert running.data.endswith(b"stopped\r\n")
 
 
-def test_no_colour_when_asked_so(tmp_path: Path) -> None:
+def test_no_colour_with_no_color(tmp_path: Path) -> None:
     with terminal(tmp_path, NO_COLOR="1") as running:
         running.says(b"listening on")
         assert not re.search(rb"\x1b\[\d+m", running.data)

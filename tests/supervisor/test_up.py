@@ -18,7 +18,7 @@ import pytest
 
 from passerelle.system import ports
 from tests.supervisor.helpers import until_now
-from tests.supervisor.up import CLI, Up, command, up
+from tests.supervisor.up import CLI, Up, command, invoke, up
 
 FILES = """
 services:
@@ -42,6 +42,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         assert running.stop() == 0
 
 
+def behind(files: Up) -> str:
+    """Return a configuration with the instances of ``files`` as targets, for tests in which the workers matter."""
+    urls = ", ".join(f"'http://{instance['address']}'" for instance in files.instances("files"))
+    return f"services: {{files: {{targets: [{urls}]}}}}\nroutes: [{{path: '/{{rest*}}', service: files}}]\n"
+
+
 def test_start_report(files: Up) -> None:
     for n in (1, 2, 3):
         assert re.search(rf"files-{n} +up +127\.0\.0\.1:\d+ +pid \d+ +\d+\.\d+ s\n", files.text)
@@ -49,7 +55,7 @@ def test_start_report(files: Up) -> None:
     assert "\x1b" not in files.text, "no colours where there is no terminal"
 
 
-def test_every_instance_is_asked(files: Up) -> None:
+def test_every_instance_serves_requests(files: Up) -> None:
     for _ in range(40):
         assert files.get("/hello.txt") == (200, b"hello")
     for n in (1, 2, 3):
@@ -87,9 +93,8 @@ def test_an_instance_that_is_killed_leaves_at_once_and_is_replaced(tmp_path: Pat
         assert running.stop() == 0
 
 
-def test_a_worker_that_is_killed_is_replaced_and_connections_wait_meanwhile(tmp_path: Path) -> None:
-    (tmp_path / "hello.txt").write_text("hello")
-    with up(tmp_path, FILES) as running:
+def test_a_worker_that_is_killed_is_replaced_and_connections_wait_meanwhile(tmp_path: Path, files: Up) -> None:
+    with up(tmp_path, behind(files)) as running:
         running.listening()
         before = running.get("/hello.txt")
         os.kill(running.status()["workers"][0]["pid"], signal.SIGKILL)
@@ -120,14 +125,12 @@ def test_a_worker_is_replaced_although_a_folder_of_a_service_is_gone(tmp_path: P
 
 
 @pytest.mark.slow
-def test_counters_do_not_go_down_when_a_worker_dies(tmp_path: Path) -> None:
-    (tmp_path / "hello.txt").write_text("hello")
-
+def test_counters_do_not_go_down_when_a_worker_dies(tmp_path: Path, files: Up) -> None:
     def total() -> float:
         text = running.get("/metrics", running.admin)[1].decode()
         return sum(float(v) for v in re.findall(r'^passerelle_requests_total\{.*code="200".*\} (\S+)$', text, re.M))
 
-    with up(tmp_path, FILES) as running:
+    with up(tmp_path, behind(files)) as running:
         running.listening()
         for _ in range(5):
             running.get("/hello.txt")
@@ -138,9 +141,8 @@ def test_counters_do_not_go_down_when_a_worker_dies(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
-def test_two_workers_share_the_port_and_their_counters_are_summed(tmp_path: Path) -> None:
-    (tmp_path / "hello.txt").write_text("hello")
-    with up(tmp_path, FILES, "--workers", "2") as running:
+def test_two_workers_share_the_port_and_their_counters_are_summed(tmp_path: Path, files: Up) -> None:
+    with up(tmp_path, behind(files), "--workers", "2") as running:
         running.listening()
         for _ in range(40):
             assert running.get("/hello.txt") == (200, b"hello")
@@ -267,16 +269,16 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_same_port_twice_by_two_of_us_is_refused_too(tmp_path: Path) -> None:
-    with up(tmp_path, FILES, "--workers", "2") as first:
+def test_the_same_port_twice_by_two_of_us_is_refused_too(tmp_path: Path, files: Up) -> None:
+    with up(tmp_path, behind(files), "--workers", "2") as first:
         port, _ = first.listening()
-        with up(tmp_path, FILES, "--workers", "2", "--listen", f"127.0.0.1:{port}") as second:
+        with up(tmp_path, behind(files), "--workers", "2", "--listen", f"127.0.0.1:{port}") as second:
             assert second.ended() == 1
             assert f"port {port} is taken by" in second.text
         assert first.stop() == 0
 
 
-def test_a_wrong_file_says_where_and_starts_nothing(tmp_path: Path) -> None:
+def test_an_invalid_file_is_reported_with_its_place_and_starts_nothing(tmp_path: Path) -> None:
     with up(tmp_path, FILES.replace("instances: 3", "instances: none")) as running:
         assert running.ended() == 1
         assert running.text.startswith("gateway.yaml:7:16: services.files.instances: found 'none'")
@@ -413,17 +415,17 @@ def test_status_without_a_gateway(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_status_as_table_and_as_json(tmp_path: Path, files: Up) -> None:
     where = f"127.0.0.1:{files.admin}"
-    with command(tmp_path, "status", "--admin", where) as table:
-        assert table.ended() == 0
-        for n in (1, 2, 3):
-            assert re.search(rf"(?m)^files-{n} +up +127\.0\.0\.1:\d+ +\d+ +0 +0 +(\d+ min )?[\d.]+ s$", table.text)
-    with command(tmp_path, "status", "--json", env={"PASSERELLE_ADMIN": where}) as printed:
-        assert printed.ended() == 0
-        assert json.loads(printed.text)["services"]["files"]["up"] == 3
+    code, text = invoke(tmp_path, "status", "--admin", where)
+    assert code == 0
+    for n in (1, 2, 3):
+        assert re.search(rf"(?m)^files-{n} +up +127\.0\.0\.1:\d+ +\d+ +0 +0 +(\d+ min )?[\d.]+ s$", text)
+    code, text = invoke(tmp_path, "status", "--json", env={"PASSERELLE_ADMIN": where})
+    assert code == 0
+    assert json.loads(text)["services"]["files"]["up"] == 3
     (tmp_path / "gateway.yaml").write_text(f"admin: {where}\n" + FILES)
-    with command(tmp_path, "status") as found:
-        assert found.ended() == 0
-        assert "files-3" in found.text
+    code, text = invoke(tmp_path, "status")
+    assert code == 0
+    assert "files-3" in text
 
 
 CLIENTS = """

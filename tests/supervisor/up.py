@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import re
@@ -15,6 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from passerelle.cli.main import main
 from tests.supervisor.helpers import alive, until_now
 
 # -P: as the installed command, which does not import from the current folder.
@@ -147,3 +151,22 @@ def command(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         running.popen.wait(10)
+
+
+def invoke(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run a client command to its end, in this process because a new one imports for half a second.
+
+    Returns its exit code and its output.
+    """
+    output = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.chdir(folder)
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        stack.enter_context(contextlib.redirect_stdout(output))
+        stack.enter_context(contextlib.redirect_stderr(output))
+        end = stack.enter_context(pytest.raises(SystemExit))
+        main(arguments)
+    assert isinstance(end.value.code, int)
+    return end.value.code, output.getvalue()

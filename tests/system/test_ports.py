@@ -21,7 +21,7 @@ def listener(share: bool = False) -> socket.socket:
 
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_strangers_port_is_refused_in_one_line_even_when_it_would_share(share: bool, count: int) -> None:
+def test_a_port_of_another_program_is_refused_in_one_line_even_with_reuseport(share: bool, count: int) -> None:
     with listener(share) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PortTaken) as caught:
@@ -85,7 +85,7 @@ def test_free_ports_can_be_bound_avoid_what_is_promised_and_stay_out_of_the_kern
             sock.bind(("127.0.0.1", port))
 
 
-def test_no_free_port_is_said() -> None:
+def test_the_lack_of_a_free_port_is_reported() -> None:
     with pytest.raises(PortTaken, match="no free port between"):
         ports.free(range(65536))
 

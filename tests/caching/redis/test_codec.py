@@ -67,7 +67,7 @@ def test_an_entry_survives(
 
 
 @given(st.integers(0, 10**6), st.integers(1, 255), st.booleans())
-def test_what_was_altered_is_nothing(at: int, change: int, note: bool) -> None:
+def test_an_altered_entry_is_none(at: int, change: int, note: bool) -> None:
     item = (
         Variants(b"gw /", (b"accept",), b"salt", (b"t",))
         if note
@@ -82,7 +82,7 @@ def test_what_was_altered_is_nothing(at: int, change: int, note: bool) -> None:
 @pytest.mark.parametrize(
     ("born", "fresh_until"), [(inf, 1.0), (-inf, 1.0), (nan, 1.0), (1.0, nan), (1e308, 1.0), (1.0, 1e308), (1.0, inf)]
 )
-def test_times_that_are_none_are_nothing(born: float, fresh_until: float) -> None:
+def test_an_entry_with_invalid_times_is_none(born: float, fresh_until: float) -> None:
     """Each hit computes the age from these times."""
     entry = Entry(b"gw /", 200, b"", b"", born=0.0, fresh_until=0.0)
     entry.born, entry.fresh_until = born, fresh_until
@@ -98,7 +98,7 @@ def test_a_note_survives(names: tuple[bytes, ...], salt: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"PE2\n", b"PV2\n\0\0", b"PE1\n" + bytes(100), b"\x80\x04pickle", bytes(500)])
-def test_what_is_not_ours_is_nothing(data: bytes) -> None:
+def test_foreign_bytes_are_no_entry(data: bytes) -> None:
     assert decode(data, b"") is None
 
 

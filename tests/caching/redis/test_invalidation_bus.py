@@ -23,7 +23,7 @@ def server() -> Iterator[RedisServer]:
         yield running
 
 
-def test_what_was_held_before_the_first_connection_is_let_go_of(server: RedisServer) -> None:
+def test_entries_from_before_the_first_connection_are_evicted(server: RedisServer) -> None:
     async def work() -> None:
         async with workers(server.url, 1, namespace="late") as (one,):
             late = Worker(server.url, "late", "late")

@@ -71,7 +71,7 @@ def entry(key: bytes = KEY, tags: tuple[bytes, ...] = (), body: bytes = b"012345
     return found
 
 
-def test_what_one_stores_another_finds(server: RedisServer) -> None:
+def test_an_entry_that_one_worker_stores_is_found_by_another(server: RedisServer) -> None:
     async def work() -> None:
         async with workers(server.url) as (one, two):
             assert await two.second.get(KEY) is None
@@ -133,7 +133,7 @@ def test_items_expire_when_they_are_of_no_more_use(server: RedisServer) -> None:
     run(work())
 
 
-def test_long_keys_are_shortened_and_still_told_apart(server: RedisServer) -> None:
+def test_long_keys_are_shortened_and_stay_distinct(server: RedisServer) -> None:
     async def work() -> None:
         async with workers(server.url, 1) as (one,):
             keys = [b"gw /" + b"x" * 3000 + end for end in (b"1", b"2")]
@@ -247,7 +247,7 @@ def test_a_worker_does_not_undo_what_it_stored_after_its_own_purge(server: Redis
     run(work())
 
 
-def test_b22_a_response_that_was_on_its_way_is_not_stored_by_another_worker(server: RedisServer) -> None:
+def test_b22_a_response_in_flight_is_not_stored_by_another_worker(server: RedisServer) -> None:
     async def work() -> None:
         async with workers(server.url) as (one, two):
             await one.second.delete(KEY)
@@ -341,7 +341,7 @@ def test_redis_stopped_and_started_under_load(own_server: RedisServer) -> None:
     run(work(), limit=30.0)
 
 
-def test_a_redis_that_hangs_is_left_alone(own_server: RedisServer) -> None:
+def test_a_redis_that_hangs_is_not_tried_for_a_while(own_server: RedisServer) -> None:
     async def work() -> None:
         async with workers(own_server.url, 1, timeout=0.1) as (one,):
             own_server.freeze()
@@ -360,7 +360,7 @@ def test_a_redis_that_hangs_is_left_alone(own_server: RedisServer) -> None:
     run(work())
 
 
-def test_a_purge_whose_connection_is_dead_is_begun_anew_soon(own_server: RedisServer) -> None:
+def test_a_purge_whose_connection_is_dead_is_repeated_soon(own_server: RedisServer) -> None:
     async def work() -> None:
         with BadRedis(own_server.port) as door:
             async with workers(door.url, 1) as (one,):
@@ -375,7 +375,7 @@ def test_a_purge_whose_connection_is_dead_is_begun_anew_soon(own_server: RedisSe
     run(work())
 
 
-def test_what_was_invalidated_without_redis_is_made_up_for_before_the_first_read(own_server: RedisServer) -> None:
+def test_invalidations_without_redis_are_sent_before_the_first_read(own_server: RedisServer) -> None:
     async def work() -> None:
         async with workers(own_server.url) as (one, two):
             for key in (KEY, b"gw /user/43"):
@@ -394,7 +394,7 @@ def test_what_was_invalidated_without_redis_is_made_up_for_before_the_first_read
     run(work())
 
 
-def test_what_was_said_while_a_worker_did_not_listen_is_heard_afterwards(own_server: RedisServer) -> None:
+def test_invalidations_missed_by_a_disconnected_worker_are_applied_later(own_server: RedisServer) -> None:
     async def work() -> None:
         async with workers(own_server.url) as (one, two):
             for number in range(5):
@@ -423,7 +423,7 @@ def test_a_redis_that_lost_its_memory_empties_the_workers(own_server: RedisServe
     run(work())
 
 
-def test_more_purges_than_are_remembered_are_one_of_everything(own_server: RedisServer) -> None:
+def test_more_purges_than_are_remembered_purge_everything(own_server: RedisServer) -> None:
     async def work() -> None:
         async with workers(own_server.url) as (one, two):
             two.memory.put(entry())

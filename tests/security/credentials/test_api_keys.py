@@ -191,7 +191,7 @@ def test_what_is_remembered_is_bounded(store: KeyStore, monkeypatch: pytest.Monk
     assert digest_of(keys[0].encode()) in method._known  # frequently used keys stay
 
 
-def test_a_store_that_cannot_be_read_lets_nobody_in(store: KeyStore) -> None:
+def test_a_store_that_cannot_be_read_admits_no_request(store: KeyStore) -> None:
     _, key = store.create("app", [], NOW)
     method = FileKeyMethod(store, b"x-api-key", Clock())
     assert method.identify(shown(key))

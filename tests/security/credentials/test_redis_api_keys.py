@@ -171,7 +171,7 @@ def test_what_does_not_hold(store: RedisKeyStore, worker: Worker) -> None:
     assert store.get(made.id) == made  # no use was recorded
 
 
-def test_what_was_let_in_outlives_redis_for_a_while(store: RedisKeyStore, worker: Worker) -> None:
+def test_admitted_keys_stay_valid_without_redis_for_a_while(store: RedisKeyStore, worker: Worker) -> None:
     _, key = store.create("app", [], int(time.time()))
     _, other = store.create("other", [], int(time.time()))
     assert worker.who(key) == "app"
@@ -190,7 +190,7 @@ def test_what_was_let_in_outlives_redis_for_a_while(store: RedisKeyStore, worker
     assert [worker.who(key), worker.who(other)] == ["app", "other"]
 
 
-def test_an_end_that_was_known_counts_without_redis(store: RedisKeyStore, worker: Worker) -> None:
+def test_a_known_expiry_holds_without_redis(store: RedisKeyStore, worker: Worker) -> None:
     _, key = store.create("app", [], int(time.time()), int(time.time()) + 1)
     assert worker.who(key) == "app"
     worker.link.there = "gone"

@@ -303,7 +303,7 @@ def test_a_session_ends_a_time_after_its_login(two: Two) -> None:
 # ---- without Redis
 
 
-def test_while_redis_is_gone_nobody_is_let_in_and_nobody_is_told_that_a_session_is_wrong(two: Two) -> None:
+def test_without_redis_requests_are_refused_but_sessions_are_not_called_invalid(two: Two) -> None:
     identity = session(two.shop.login("ada"))
     assert two.shop.ask("GET", "/me", identity).status == 200
     two.stop_redis()

@@ -119,7 +119,7 @@ class TestStore:
 
 
 class TestCredential:
-    def test_who_it_is(self, kept: Kept) -> None:
+    def test_the_identity_of_a_session(self, kept: Kept) -> None:
         found = kept.method.identify(asked(cookie()))
         assert isinstance(found, Identity)
         assert found.lines == (
@@ -196,7 +196,7 @@ class TestCredential:
         assert not kept.holds()
         assert isinstance(kept.method.identify(asked(cookie(new))), Identity)
 
-    def test_a_store_that_cannot_be_read_lets_nobody_in(self, kept: Kept) -> None:
+    def test_a_store_that_cannot_be_read_admits_no_request(self, kept: Kept) -> None:
         kept.store.close()
         kept.method.refresh()
         with pytest.raises(Failure) as caught:

@@ -101,7 +101,7 @@ def test_a_token_is_used_for_half_of_its_life() -> None:
     assert told.claims(ann)["iat"] == 999_990
 
 
-def test_nobody_has_none() -> None:
+def test_without_an_identity_there_is_no_token() -> None:
     assert Told(signer_of_secret(SECRET)).token(None) is None
 
 

@@ -112,7 +112,7 @@ def test_the_last_good_set_is_kept(result: bytes | Exception) -> None:
         issuer.ask(K2, "k2")
 
 
-def test_without_any_set_nobody_is_let_in_and_nobody_is_blamed() -> None:
+def test_without_any_set_tokens_are_refused_but_not_called_invalid() -> None:
     issuer = Issuer(k1=K1)
     assert issuer.ask(K1, "k1") is issuer.set
     issuer.answer(OSError("down"))

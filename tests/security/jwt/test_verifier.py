@@ -128,7 +128,7 @@ def test_scopes(scope: Any, scopes: set[str]) -> None:
 
 
 @pytest.mark.parametrize("subject", [None, "", 5, ["alice"], "x" * 2000])
-def test_who_is_nobody_is_rejected(subject: Any) -> None:
+def test_a_token_without_a_subject_is_rejected(subject: Any) -> None:
     with pytest.raises(CredentialRejected):
         method().identify(bearer({**GOOD, "sub": subject}))
 

@@ -82,7 +82,7 @@ def test_no_window_ever_admits_more_than_the_burst_and_the_rate(rate: Rate, gaps
 
 
 @given(RATES, st.integers(0, 10**6), st.integers(1, 5))
-def test_who_waits_as_told_is_admitted_and_not_a_nanosecond_sooner(rate: Rate, extra: int, cost: int) -> None:
+def test_a_client_is_admitted_after_retry_after_and_not_a_nanosecond_sooner(rate: Rate, extra: int, cost: int) -> None:
     cost = min(cost, rate.burst)
     full = 0
     while (decision := decide(rate, full, START, cost)).admitted:
@@ -93,7 +93,7 @@ def test_who_waits_as_told_is_admitted_and_not_a_nanosecond_sooner(rate: Rate, e
 
 
 @given(RATES, st.lists(st.integers(0, SECOND), max_size=40))
-def test_what_is_told_is_true(rate: Rate, gaps: list[int]) -> None:
+def test_remaining_requests_and_reset_are_exact(rate: Rate, gaps: list[int]) -> None:
     """``left`` more requests are admitted at once and no more, and after ``reset`` the bucket is full."""
     now, full = START, 0
     for gap in gaps:
@@ -232,7 +232,7 @@ def test_all_limits_must_admit_before_any_counts() -> None:
     assert int(refused.value.fields[0][1]) == 86400 // 5 - 5
 
 
-def test_a_dry_limit_counts_and_says_nothing() -> None:
+def test_a_dry_run_limit_counts_and_sends_no_headers() -> None:
     limits, counted, _ = guard(RouteRateLimit("dry", Rate(1, SECOND, 1), by_address, dry_run=True))
     for _ in range(5):
         request = asked()
@@ -254,7 +254,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2 * SECOND)), max_s
 
 
 @given(RATES, st.integers(1, 50), STEPS)
-def test_one_limit_alone_decides_and_tells_as_several_do(rate: Rate, cost: int, steps: list[tuple[int, int]]) -> None:
+def test_one_limit_alone_decides_and_reports_as_several_do(rate: Rate, cost: int, steps: list[tuple[int, int]]) -> None:
     clock, cost = Clock(), min(cost, rate.burst)
     several = RateLimits([RouteRateLimit("l", rate, by_address, cost=cost)], lambda: None, clock)
     alone = SingleRateLimit(RouteRateLimit("l", rate, by_address, cost=cost), clock)

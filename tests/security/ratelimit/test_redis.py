@@ -127,7 +127,7 @@ def link(gateway: Running):
     return gateway.gateway._guards._redis
 
 
-def test_gateways_share_a_limit_and_say_the_same_of_it(rig: Rig, server: RedisServer) -> None:
+def test_gateways_share_a_limit_and_report_the_same_state(rig: Rig, server: RedisServer) -> None:
     one, other = (rig.connect(g) for g in gateways(rig, server.url, {"rate": "4/h"}))
     first = one.request()
     assert first.get("ratelimit-policy") == b'"4/h by address";q=4;w=3600'
@@ -171,7 +171,7 @@ def test_without_redis_each_admits_its_part_and_what_was_used_up_stays_so(rig: R
     assert one.request().status == 200
 
 
-def test_a_redis_that_never_was_there_is_one_that_is_gone(rig: Rig, server: RedisServer) -> None:
+def test_a_redis_that_was_never_reached_counts_as_lost(rig: Rig, server: RedisServer) -> None:
     server.stop()
     upstream = rig.upstream(answering(ok()))
     running = rig.forward(upstream, route={"rate_limit": {"rate": "4/h"}}, redis=server.url, limits={"gateways": 2})
@@ -179,7 +179,7 @@ def test_a_redis_that_never_was_there_is_one_that_is_gone(rig: Rig, server: Redi
     assert [client.request().status for _ in range(3)] == [200, 200, 429]
 
 
-def test_a_redis_that_hangs_delays_nobody_for_long(rig: Rig, server: RedisServer) -> None:
+def test_a_redis_that_hangs_delays_no_request_for_long(rig: Rig, server: RedisServer) -> None:
     (running,) = gateways(rig, server.url, {"rate": "100/h"}, count=1)
     client = rig.connect(running)
     server.freeze()
@@ -239,7 +239,7 @@ def test_under_ten_times_the_limit_nothing_fails_when_redis_is_killed(rig: Rig, 
     assert statuses.count(200) <= 1.5 * (100 + 100 * seconds)
 
 
-def test_a_redis_that_nothing_uses_is_told() -> None:
+def test_a_redis_that_nothing_uses_is_reported() -> None:
     text = (
         "redis: redis://127.0.0.1:6379/0\nlimits: {gateways: 2}\n"
         "services: {u: {targets: ['http://127.0.0.1:1']}}\nroutes: [{path: /, service: u}]\n"

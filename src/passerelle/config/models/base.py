@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 class Model(BaseModel):
     """A mapping of the file: immutable, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, defer_build=True)
 
 
 @dataclass(frozen=True, slots=True)
