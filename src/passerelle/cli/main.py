@@ -29,6 +29,7 @@ COMMANDS = (
     "routes",
     "explain",
     "keys",
+    "export",
     "schema",
     "version",
 )
