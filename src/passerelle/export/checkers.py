@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -56,4 +57,9 @@ NGINX = Checker(
     lambda text, folder: text.replace(CACHE_FOLDER, f"{folder}/cache"),
 )
 PROMTOOL = Checker("promtool", lambda file, folder: ["check", "rules", str(file)])
-SYSTEMD_ANALYZE = Checker("systemd-analyze", lambda file, folder: ["verify", "--recursive-errors=no", str(file)])
+SYSTEMD_ANALYZE = Checker(
+    "systemd-analyze",
+    lambda file, folder: ["verify", "--recursive-errors=no", str(file)],
+    # The unit may be for another machine, so the command need not exist on this one.
+    lambda text, folder: re.sub(r'^(Exec\w+=)(?:"[^"]*"|\S+)', r"\1/bin/true", text, flags=re.MULTILINE),
+)

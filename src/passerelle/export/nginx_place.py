@@ -81,17 +81,19 @@ class _Export:
         write_main(out, self.deployment, str(self.config.workers))
         with out.block("http"):
             write_limits(out, self.deployment)
-            log = self.config.access_log
-            out.add(
-                "access_log",
-                {"stdout": "/dev/stdout"}.get(log, log) if isinstance(log, str) else word(self.deployment.path(log)),
-            )
+            out.add("access_log", self._log())
             self._write_shared(out)
             for service in self.deployment.services:
                 out.gap()
                 write_upstream(out, service, self.upstreams[service.name], self.loser(service))
             out.append(servers_out)
         return out.text
+
+    def _log(self) -> str:
+        log = self.config.access_log
+        if isinstance(log, str):
+            return "/dev/stdout" if log == "stdout" else log
+        return word(self.deployment.path(log))
 
     def _write_shared(self, out: Writer) -> None:
         """Write what all servers share: variables, zones, the cache."""

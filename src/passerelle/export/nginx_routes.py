@@ -62,7 +62,10 @@ def _server(host: str | None, routes: tuple[RouteExport, ...]) -> Server:
     groups: dict[str, list[RouteExport]] = {}
     for item in routes:
         if _applies(item.route.host, host):
-            groups.setdefault(Pattern.parse(item.route.path).shape, []).append(item)
+            group = groups.setdefault(Pattern.parse(item.route.path).shape, [])
+            # After a route for all methods, no other of its path is reached.
+            if not group or accepted_methods(group[-1]) is not None:
+                group.append(item)
     locations: list[Location] = []
     for items in groups.values():
         pattern = Pattern.parse(items[0].route.path)
