@@ -192,7 +192,10 @@ PAIRS: dict[str, tuple[Parts, Parts]] = {
     "ServiceTls.server_name": (of_service(), of_service(server_name="a.example")),
     "ServiceTls.verify": (of_service(), of_service(verify=False)),
     "Target.url": (service(), service(targets=["http://127.0.0.1:5002"])),
-    "Target.weight": (service(), service(targets=[{"url": "http://127.0.0.1:5000", "weight": 2}, SERVICE["targets"][1]])),
+    "Target.weight": (
+        service(),
+        service(targets=[{"url": "http://127.0.0.1:5000", "weight": 2}, SERVICE["targets"][1]]),
+    ),
     "Zone.priority": (
         service(zones={"y": ZONE, "z": ZONE}),
         service(zones={"y": ZONE, "z": {**ZONE, "priority": 1}}),
@@ -209,7 +212,9 @@ def exported(parts: Parts, export: Any = in_place) -> str:
     file, u, r = parts
     source = {} if {"app", "run", "targets", "zones"} & u.keys() else SERVICE
     kind = {"path": "/x", "service": "u", **r}
-    text = json.dumps({**file, "services": {"u": {**source, **u}, "v": SERVICE}, "routes": [kind, {"path": "/v", "service": "v"}]})
+    text = json.dumps(
+        {**file, "services": {"u": {**source, **u}, "v": SERVICE}, "routes": [kind, {"path": "/v", "service": "v"}]}
+    )
     result: str = export(deployed(text))[0]
     return result.partition("\n")[2]
 

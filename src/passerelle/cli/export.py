@@ -110,6 +110,9 @@ def systemd(program: str, user: str, **common: Any) -> None:
     if not user.replace("-", "").replace("_", "").isalnum() or not user.isascii():
         raise click.UsageError(f"--user: found {user!r}; allowed is the name of a user")
     deployment = _read(common["config"], common["folder"])
+    for path in (program, os.fspath(deployment.folder), deployment.file):
+        if not target.is_allowed(path):
+            raise click.UsageError(f"found the path {path!r}; a unit of systemd has no quotes or backslashes in paths")
     text, losses = target.export(deployment, program, user)
     _finish(deployment, "passerelle.service", text, losses, SYSTEMD_ANALYZE, common)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from passerelle.config.problems import Finding
+from passerelle.config.problems import Finding, Loc
 from passerelle.export.coverage import Coverage, Exported, NotApplicable
 from passerelle.export.deployment import Deployment
 
@@ -53,9 +53,17 @@ UMask=0027
 """
 
 
+def is_allowed(path: str) -> bool:
+    """Whether a unit can have the path: directives differ in how they read quotes and backslashes."""
+    return path.isprintable() and not set(path) & set("\"'\\")
+
+
 def export(deployment: Deployment, program: str, user: str) -> tuple[str, Sequence[Finding]]:
     """Return the unit, and what is lost. ``program`` is the absolute path of passerelle, ``user`` runs it."""
-    return "\n".join(_lines(deployment, program, user)) + "\n", list(COVERAGE.losses(deployment.config))
+    losses = list(COVERAGE.losses(deployment.config))
+    why = "a unit of systemd has no paths with quotes or backslashes; the folder is not writable"
+    losses += [Finding(loc, why) for loc, folder in _written(deployment) if not is_allowed(folder)]
+    return "\n".join(_lines(deployment, program, user)) + "\n", losses
 
 
 def _lines(deployment: Deployment, program: str, user: str) -> Iterator[str]:
@@ -92,22 +100,24 @@ def _lines(deployment: Deployment, program: str, user: str) -> Iterator[str]:
         yield "CapabilityBoundingSet="
     yield from _HARDENING.strip().splitlines()
     yield "# The folders of the access log and of stores. Add those that services write to."
-    for folder in _written(deployment):
-        yield f"ReadWritePaths={_path(folder)}"
+    for folder in sorted({folder for _, folder in _written(deployment) if is_allowed(folder)}):
+        yield f"ReadWritePaths={_word(folder)}"
     yield ""
     yield "[Install]"
     yield "WantedBy=multi-user.target"
 
 
-def _written(deployment: Deployment) -> list[str]:
-    """Return the folders that passerelle itself writes to, sorted."""
+def _written(deployment: Deployment) -> Iterator[tuple[Loc, str]]:
+    """Yield the folders that passerelle itself writes to, with the keys that name them."""
     config = deployment.config
-    files = [
-        config.access_log,
-        config.keys.store if config.keys is not None else None,
-        config.sessions.store if config.sessions is not None else None,
-    ]
-    return sorted({os.path.dirname(deployment.path(file)) for file in files if isinstance(file, Path)})
+    files: dict[Loc, object] = {("access_log",): config.access_log}
+    if config.keys is not None:
+        files["keys", "store"] = config.keys.store
+    if config.sessions is not None:
+        files["sessions", "store"] = config.sessions.store
+    for loc, file in files.items():
+        if isinstance(file, Path):
+            yield loc, os.path.dirname(deployment.path(file))
 
 
 def _words(*words: str) -> str:
@@ -116,12 +126,11 @@ def _words(*words: str) -> str:
 
 
 def _path(text: str) -> str:
-    """Write a path, in which systemd replaces `%`."""
-    return _word(text) if " " in text else text.replace("%", "%%")
+    """Write the only path of a directive: the whole line is the path, and systemd replaces `%` in it."""
+    return text.replace("%", "%%")
 
 
 def _word(text: str) -> str:
     if _PLAIN(text):
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("%", "%%")
-    return f'"{escaped}"'
+    return '"' + text.replace("%", "%%") + '"'
