@@ -201,6 +201,22 @@ def test_fields_that_only_a_gateway_sets_are_removed(rig: Rig) -> None:
     assert [received.all(name) for name in prefixes] == [[b"127.0.0.1"], [b"gw"], [b"http"], []]
 
 
+def test_fields_that_guards_set_on_other_routes_are_removed(rig: Rig) -> None:
+    upstream = rig.upstream(answering(ok()))
+    forward_auth = {"service": "u", "path": "/check", "copy_headers": ["X-User"]}
+    jwt = {"secret": "s" * 32, "algorithms": ["HS256"], "forward": {"email": "X-Consumer-Email"}}
+    routes = [
+        {"path": "/open", "service": "u"},
+        {"path": "/checked", "service": "u", "forward_auth": forward_auth},
+        {"path": "/token", "service": "u", "auth": ["jwt"], "identity_token": True},
+    ]
+    top = {"jwt": {**jwt, "issuer": "i", "audience": "a"}, "identity_token": {"secret": "s" * 32}}
+    names = ("X-User", "X-Consumer-Email", "X-Consumer-Token")
+    with serving(deployment_of({"u": targets(upstream)}, routes, **top)) as nginx:
+        assert nginx.request("GET", "/open", *((name, "forged") for name in names)).status == 200
+    assert b"forged" not in upstream.requests[0].raw
+
+
 def test_services_whose_names_differ_in_case_only_are_kept_apart(rig: Rig) -> None:
     services = {name: named(rig, name) for name in ("user", "User", "cart_api", "u" * 63)}
     routes = [{"path": f"/{name}", "service": name} for name in services]

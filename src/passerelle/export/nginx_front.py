@@ -8,7 +8,7 @@ from passerelle.config.models.addresses import Address
 from passerelle.config.problems import Finding
 from passerelle.export.deployment import Deployment
 from passerelle.export.nginx_coverage import IN_FRONT
-from passerelle.export.nginx_text import duration, size
+from passerelle.export.nginx_text import body_limit, duration
 from passerelle.export.nginx_writer import Writer, write_limits, write_listener, write_main, write_upgrade
 
 _MARGIN = 5.0  # seconds that nginx waits longer than a gateway, so that the gateway responds with its own error
@@ -68,7 +68,7 @@ def export(
 def _largest_body(deployment: Deployment) -> str:
     limits = [deployment.config.body_limit(item.route) for item in deployment.routes]
     known = [limit for limit in limits if limit is not None]
-    return "0" if len(known) < len(limits) else size(max(known))
+    return body_limit(max(known) if len(known) == len(limits) else None)
 
 
 def _longest_wait(deployment: Deployment) -> float:

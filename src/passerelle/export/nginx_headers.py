@@ -9,6 +9,7 @@ from passerelle.config.models.config import Config, Route
 from passerelle.config.models.headers import SecurityHeaders
 from passerelle.export.nginx_text import literal
 from passerelle.export.nginx_writer import Writer
+from passerelle.gateway.assembly.guards import copied_fields
 from passerelle.gateway.assembly.headers import stripped_prefix
 
 # Only a gateway sets them, and services rely on that: a client's own are removed.
@@ -60,6 +61,9 @@ def usual_fields(config: Config) -> dict[str, str]:
 def request_fields(config: Config, route: Route, host: str) -> dict[str, str]:
     """Return the header fields for the service, with values as nginx reads them. An empty value removes a field."""
     fields = dict(_usual_fields(config, host, stripped_prefix(route)))
+    # The service believes them, because forward_auth sets them on another route.
+    for copied in sorted(copied_fields(config, [route.service or ""])):
+        fields.setdefault(copied.decode(), '""')
     rules = route.request_headers
     if rules is not None:
         fields |= dict.fromkeys(rules.remove, '""')
@@ -77,7 +81,9 @@ def _usual_fields(config: Config, host: str, prefix: str) -> Iterator[tuple[str,
     yield "X-Forwarded-Proto", proto
     yield "X-Forwarded-Prefix", literal(prefix)
     yield "X-Request-Id", "$request_id"
-    for name in _REMOVED:
+    claims = config.jwt.forward.values() if config.jwt is not None else ()
+    token = [config.identity_token.header] if config.identity_token is not None else []
+    for name in dict.fromkeys((*_REMOVED, *claims, *token)):
         yield name, '""'
 
 

@@ -12,7 +12,7 @@ from passerelle.config.models.guards import RateLimit
 from passerelle.export.deployment import Deployment, RouteExport, ServiceExport
 from passerelle.export.nginx_headers import ResponseMaps, request_fields, usual_fields, write_response_fields
 from passerelle.export.nginx_routes import accepted_methods
-from passerelle.export.nginx_text import duration, path_regex, regex, replacement, variable
+from passerelle.export.nginx_text import path_regex, regex, replacement, variable, whole_seconds
 from passerelle.export.nginx_upstream import host_of, write_sending
 from passerelle.export.nginx_writer import Writer
 from passerelle.routing.paths import Pattern
@@ -173,7 +173,9 @@ def _write_cache(out: Writer, route: Route, cache: RouteCache, lose: Lose) -> No
     refused = []
     if cache.ttl is not None:
         statuses = cache.statuses or _CACHED_STATUSES
-        out.add("proxy_cache_valid", *map(str, sorted(set(statuses))), duration(cache.ttl))
+        out.add("proxy_cache_valid", *map(str, sorted(set(statuses))), whole_seconds(cache.ttl))
+        if cache.ttl != int(cache.ttl):
+            lose("cache", "ttl", why="nginx has whole seconds; the export rounds down")
         # The lifetime of the response is ignored, but not that it must not be shared.
         ignored += ["Cache-Control", "Expires", "X-Accel-Expires"]
         refused.append("$unshared")

@@ -22,7 +22,7 @@ from passerelle.export.nginx_location import (
     limit_zone,
 )
 from passerelle.export.nginx_routes import Location, Server, accepted_methods, hidden, servers
-from passerelle.export.nginx_text import literal_path, path_regex, regex, size, unique, word
+from passerelle.export.nginx_text import body_limit, literal_path, path_regex, regex, size, unique, word
 from passerelle.export.nginx_upstream import write_upstream
 from passerelle.export.nginx_writer import (
     CACHE_FOLDER,
@@ -228,7 +228,9 @@ class _Export:
             if limit != largest and not is_closed(item.route):
                 why = "nginx has one limit for all methods of a path; the export has the largest"
                 self.loser(item)("body", why=why)
-        out.add("client_max_body_size", "0" if largest is None else size(largest))
+        if largest == 0:
+            self.loser(location.routes[0])("body", why="nginx has no limit of 0; the export has 1")
+        out.add("client_max_body_size", body_limit(largest))
 
 
 def _methods(item: RouteExport) -> str:

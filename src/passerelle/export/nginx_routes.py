@@ -84,10 +84,12 @@ def _applies(rule: str | None, host: str | None) -> bool:
 
 def hidden(server: Server) -> Iterator[Finding]:
     """Yield the routes that requests do not reach, because nginx chooses by the path before it looks at the method."""
-    for index, later in enumerate(server.locations):
-        for earlier in server.locations[:index]:
-            taken = earlier.methods
-            if taken is None or not may_overlap(earlier.pattern, later.pattern):
+    for index, earlier in enumerate(server.locations):
+        taken = earlier.methods
+        if taken is None:
+            continue
+        for later in server.locations[index + 1 :]:
+            if not may_overlap(earlier.pattern, later.pattern):
                 continue
             for item in later.routes:
                 accepted = accepted_methods(item)

@@ -57,6 +57,16 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f}s" if seconds >= 1 and seconds == int(seconds) else f"{max(round(seconds * 1000), 1)}ms"
 
 
+def whole_seconds(found: float) -> str:
+    """Write a duration where nginx has whole seconds only, rounded down."""
+    return f"{int(found)}s"
+
+
+def body_limit(limit: int | None) -> str:
+    """Write the largest size of a body; None is unlimited. To nginx 0 is unlimited, so the smallest limit is 1."""
+    return "0" if limit is None else size(max(limit, 1))
+
+
 def size(octets: int) -> str:
     """Write a size with the largest unit that divides it."""
     for unit, factor in (("m", 1 << 20), ("k", 1 << 10)):

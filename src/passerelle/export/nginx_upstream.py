@@ -9,7 +9,7 @@ from pathlib import Path
 from passerelle.config.models.config import Route, Service
 from passerelle.export.deployment import ServiceExport
 from passerelle.export.nginx_headers import CLIENT_HOST
-from passerelle.export.nginx_text import duration, literal, variable, word
+from passerelle.export.nginx_text import duration, literal, variable, whole_seconds, word
 from passerelle.export.nginx_writer import Writer
 
 _SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
@@ -34,6 +34,8 @@ def write_upstream(out: Writer, item: ServiceExport, name: str, lose: Lose) -> N
                 lose("zones", zone_name, "targets", index, "url", why="nginx resolves names once, when it starts")
     if len({instance.address.secure for instance in item.instances}) > 1:
         lose(service.source, why="nginx sends requests to all instances of a service over TLS, or to none")
+    if service.eject is not None and service.eject.time != max(int(service.eject.time), 1):
+        lose("eject", "time", why="nginx has whole seconds; the export rounds")
     if service.is_local:
         out.comment(f"Instances of {service.app or ' '.join(service.run or ())}, which nginx does not start.")
     with out.block("upstream", name):
@@ -84,7 +86,8 @@ def _server_options(service: Service, weight: int, backup: bool) -> list[str]:
     if service.eject is None:
         options.append("max_fails=0")
     else:
-        options += [f"max_fails={service.eject.failures}", f"fail_timeout={duration(service.eject.time)}"]
+        time = whole_seconds(max(service.eject.time, 1.0))
+        options += [f"max_fails={service.eject.failures}", f"fail_timeout={time}"]
     return options + (["backup"] if backup else [])
 
 

@@ -12,6 +12,8 @@ from passerelle.export.nginx_text import duration, size, word
 CACHE_FOLDER = "/var/cache/passerelle-nginx"
 """Where nginx stores responses."""
 
+_OTHER_FILES = 1024  # stored responses, logs, listeners
+
 
 class Writer:
     """Text of directives and blocks, indented by four spaces."""
@@ -54,11 +56,13 @@ class Writer:
 def write_main(out: Writer, deployment: Deployment, workers: str) -> None:
     """Write the part of the file outside `http`."""
     out.comment(deployment.header)
+    # nginx counts connections to instances as well.
+    connections = 2 * deployment.config.limits.connections
     out.add("worker_processes", workers)
+    out.add("worker_rlimit_nofile", str(connections + _OTHER_FILES))
     out.gap()
     with out.block("events"):
-        # nginx counts connections to instances as well.
-        out.add("worker_connections", str(2 * deployment.config.limits.connections))
+        out.add("worker_connections", str(connections))
     out.gap()
 
 
