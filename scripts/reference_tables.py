@@ -13,6 +13,7 @@ Without arguments: print the tables that differ from the code; exit 1 if any doe
 - ``metrics``: all metrics
 - ``events``: the kinds of events
 - ``commands``: the commands of the command line
+- ``losses of nginx``: what nginx in place of the gateway cannot express
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.values import WholeNumber
 from passerelle.config.schema import default_text
+from passerelle.export.coverage import Exported, Lost
+from passerelle.export.nginx_coverage import IN_PLACE
 from passerelle.observability.events import KINDS
 from passerelle.observability.prometheus import METRICS
 
@@ -134,12 +137,44 @@ def commands() -> str:
     return rows(("command", "what it does"), lines)
 
 
+def losses_of_nginx() -> str:
+    """List the keys that the export to nginx in place of the gateway loses, and those that it loses for some values."""
+    lines = []
+    for name, support in IN_PLACE.keys.items():
+        why = support.why if isinstance(support, Lost) else support.condition if isinstance(support, Exported) else ""
+        if why:
+            model, _, key = name.partition(".")
+            lines.append((f"`{'.'.join((*_places()[model], key))}`", why))
+    return rows(("key", "in nginx"), lines)
+
+
+def _places() -> dict[str, tuple[str, ...]]:
+    """Return the keys that lead to each model, the fewest of them."""
+    found: dict[str, tuple[str, ...]] = {"Config": ()}
+    queue: list[type[Model]] = [models.Config]
+    for model in queue:
+        for key, field in model.model_fields.items():
+            for kind in _models_in(field.annotation):
+                if kind.__name__ not in found:
+                    found[kind.__name__] = (*found[model.__name__], key)
+                    queue.append(kind)
+    return found
+
+
+def _models_in(kind: Any) -> Iterator[type[Model]]:
+    if isinstance(kind, type) and issubclass(kind, Model):
+        yield kind
+    for inner in typing.get_args(kind):
+        yield from _models_in(inner)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "policies": policies,
     "guards": guards,
     "metrics": metrics,
     "events": events,
     "commands": commands,
+    "losses of nginx": losses_of_nginx,
 }
 
 

@@ -30,6 +30,7 @@ COMMANDS = (
     "explain",
     "capacity",
     "keys",
+    "export",
     "schema",
     "version",
 )

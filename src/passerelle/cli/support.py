@@ -9,6 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -106,6 +107,30 @@ def read_config(given: str | None) -> Config:
     If it has errors, they are printed to stderr and the command ends with 1.
     """
     _, report = read_report(given, elsewhere=True)
+    return _usable(report)
+
+
+def read_text(given: str | None) -> tuple[str, str, Config]:
+    """Return the path of the configuration, its text and what it contains, for a command that starts nothing.
+
+    If it has errors, they are printed to stderr and the command ends with 1.
+
+    :raises click.UsageError: if the file cannot be read.
+    """
+    from passerelle.config import inspect_bytes
+    from passerelle.config.reading import yaml_tree
+
+    path = config_path(given)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(yaml_tree.MAX_BYTES + 1)
+        report = inspect_bytes(data, path, folder=Path(path).parent, elsewhere=True)
+    except OSError as error:
+        raise click.UsageError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    return path, data.decode("utf-8-sig", "replace"), _usable(report)
+
+
+def _usable(report: LoadReport) -> Config:
     print_problems(report.warnings, "warning: ", err=True)
     if report.config is None:
         print_problems(report.errors, err=True)

@@ -66,29 +66,7 @@ class ConfigSource:
 
     def problem(self, finding: Finding) -> Problem:
         """Add the position in the file to a finding."""
-        node: yaml_tree.YamlNode = self._root
-        key: yaml_tree.YamlNode | None = None
-        known = 0
-        loc = finding.loc
-        for step in finding.loc:
-            if step == 0 and isinstance(node, yaml_tree.YamlMapping) and "0" not in node.items:
-                loc = (*loc[:known], *loc[known + 1 :])  # a single value in place of a list of one item
-                continue
-            if isinstance(node, yaml_tree.YamlMapping) and step in node.items:
-                key, node = node.items[str(step)]
-            elif isinstance(node, yaml_tree.YamlSequence) and isinstance(step, int) and step < len(node.items):
-                key, node = None, node.items[step]
-            else:
-                break
-            known += 1
-        if known < len(loc):
-            # The place does not exist: a key is missing, or the value is in its short form.
-            if isinstance(node, yaml_tree.YamlScalar):
-                loc = loc[:known]
-            place = node if isinstance(node, yaml_tree.YamlScalar) or key is None else key
-        else:
-            place = key if finding.at_key and key is not None else node
-        return Problem(self.file, place.line, place.column, key_of(loc), finding.message)
+        return locate(self._root, self.file, finding)
 
     def _convert(self, node: yaml_tree.YamlNode, loc: Loc) -> Any:
         if isinstance(node, yaml_tree.YamlMapping):
@@ -134,6 +112,33 @@ class ConfigSource:
             else:
                 return line + 1, found + 1
         return node.line, node.column
+
+
+def locate(root: yaml_tree.YamlNode, file: str, finding: Finding) -> Problem:
+    """Add the position in the file to a finding. ``root`` is the parsed text of ``file``."""
+    node = root
+    key: yaml_tree.YamlNode | None = None
+    known = 0
+    loc = finding.loc
+    for step in finding.loc:
+        if step == 0 and isinstance(node, yaml_tree.YamlMapping) and "0" not in node.items:
+            loc = (*loc[:known], *loc[known + 1 :])  # a single value in place of a list of one item
+            continue
+        if isinstance(node, yaml_tree.YamlMapping) and step in node.items:
+            key, node = node.items[str(step)]
+        elif isinstance(node, yaml_tree.YamlSequence) and isinstance(step, int) and step < len(node.items):
+            key, node = None, node.items[step]
+        else:
+            break
+        known += 1
+    if known < len(loc):
+        # The place does not exist: a key is missing, or the value is in its short form.
+        if isinstance(node, yaml_tree.YamlScalar):
+            loc = loc[:known]
+        place = node if isinstance(node, yaml_tree.YamlScalar) or key is None else key
+    else:
+        place = key if finding.at_key and key is not None else node
+    return Problem(file, place.line, place.column, key_of(loc), finding.message)
 
 
 def _may_be_null(loc: Loc) -> bool:

@@ -45,6 +45,11 @@ def substitute(text: str, environ: Mapping[str, str], folder: Path) -> Substitut
     return result
 
 
+def references(text: str) -> list[str]:
+    """Return what ``text`` refers to, without braces: ``VAR``, ``VAR:-default`` or ``file:path``."""
+    return [match.group(2) for match in _DOLLAR.finditer(text) if match.group(3)]
+
+
 def _value(inside: str, nth: int, environ: Mapping[str, str], folder: Path, result: Substituted) -> str:
     if inside.startswith("file:"):
         result.secret = True

@@ -1,0 +1,1 @@
+"""Exports: configurations for other programs, made from the configuration of the gateway."""

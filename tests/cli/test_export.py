@@ -1,0 +1,152 @@
+"""``passerelle export``: losses with their places, files that are not overwritten, validation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from passerelle.cli.main import main
+from passerelle.export.checkers import Checker
+
+Run = Callable[..., tuple[int, str, str]]
+
+CONFIG = """\
+services:
+  user: {targets: ["http://127.0.0.1:5001"]}
+routes:
+  - {path: "/user/{user_id}", service: user}
+"""
+LOSSY = (
+    CONFIG
+    + """\
+  - path: /api/{user_id}
+    compose:
+      user: {service: user, path: "/user/{user_id}"}
+"""
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in a folder with ``gateway.yaml``: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    Path("gateway.yaml").write_text(CONFIG)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["export", *args])
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_loss_is_listed_with_its_place_and_nothing_is_exported(run: Run) -> None:
+    Path("gateway.yaml").write_text(LOSSY)
+    code, out, err = run("nginx", "--instead")
+    assert (code, out) == (1, "")
+    assert err.splitlines() == [
+        "gateway.yaml:6:5: routes[1].compose: lost: nginx joins no responses; the export responds 501",
+        "nothing was exported; --accept-losses exports the rest",
+    ]
+
+
+def test_accepted_losses_are_listed_and_the_rest_is_exported(run: Run) -> None:
+    Path("gateway.yaml").write_text(LOSSY)
+    code, out, err = run("nginx", "--instead", "--accept-losses")
+    assert code == 0
+    assert "return 501;" in out
+    assert "gateway.yaml:6:5: routes[1].compose: lost:" in err
+
+
+def test_gateways_are_the_servers_of_one_upstream(run: Run) -> None:
+    code, out, _ = run("nginx", "--gateways", "10.0.0.1:8080, [::1]:8080", "--listen", "0.0.0.0:8000")
+    assert code == 0
+    assert [line.strip() for line in out.splitlines() if "server " in line or "listen" in line] == [
+        "server 10.0.0.1:8080;",
+        "server [::1]:8080;",
+        "server {",
+        "listen 0.0.0.0:8000 default_server;",
+    ]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("nginx", "--gateways", "10.0.0.1"),
+        ("nginx", "--gateways", "10.0.0.1:1", "--instead"),
+        ("nginx", "--folder", "here"),
+        ("systemd", "--program", "passerelle"),
+        ("systemd", "--user", "a\nb"),
+        ("systemd", "--folder", "/srv/a\nb"),
+        ("compose",),
+        ("nginx", "missing.yaml"),
+    ],
+)
+def test_wrong_usage_is_one_line(run: Run, args: tuple[str, ...]) -> None:
+    code, out, err = run(*args)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+
+
+def test_a_file_with_errors_is_not_exported(run: Run) -> None:
+    Path("gateway.yaml").write_text(CONFIG.replace("service: user", "service: usr"))
+    code, out, err = run("nginx")
+    assert (code, out) == (1, "")
+    assert err.startswith("gateway.yaml:4:")
+
+
+def test_files_are_written_and_written_again(run: Run) -> None:
+    for target, name in (
+        ("nginx", "nginx.conf"),
+        ("systemd", "passerelle.service"),
+        ("prometheus-rules", "passerelle.rules.yml"),
+    ):
+        expected = run(target)[1]
+        for _ in range(2):
+            assert run(target, "-o", "out") == (0, "", f"wrote out/{name}\n")
+        assert Path("out", name).read_text() == expected
+    assert len(os.listdir("out")) == 3
+
+
+def test_a_foreign_file_is_replaced_with_force_only(run: Run) -> None:
+    Path("nginx.conf").write_text("user me;\n")
+    code, _, err = run("nginx", "-o", ".")
+    assert (code, err) == (1, "nginx.conf exists and was not exported by passerelle; --force replaces it\n")
+    assert Path("nginx.conf").read_text() == "user me;\n"
+    assert run("nginx", "-o", ".", "--force")[0] == 0
+    assert "passerelle" in Path("nginx.conf").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_reported_on_one_line(run: Run) -> None:
+    Path("out").write_text("")
+    code, _, err = run("nginx", "-o", "out")
+    assert code == 1
+    assert err == "passerelle: cannot write out/nginx.conf: file exists\n"
+
+
+@pytest.mark.needs("nginx")
+def test_the_export_is_validated(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("nginx", "--check")
+    assert (code, err) == (0, "nginx accepts nginx.conf\n")
+    assert out.startswith("# Exported by passerelle from gateway.yaml")
+
+
+@pytest.mark.needs("nginx")
+def test_an_export_that_is_refused_is_not_written(run: Run, tmp_path: Path) -> None:
+    Path("gateway.yaml").write_text("tls: {certificate: c.pem, key: k.pem}\n" + CONFIG)
+    code, out, err = run("nginx", "--instead", "--check", "-o", "out")
+    assert (code, out) == (1, "")
+    assert "c.pem" in err
+    assert err.endswith("nothing was exported: nginx refuses nginx.conf\n")
+    assert not Path("out").exists()
+
+
+def test_a_missing_program_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checker, "find", lambda self: None)
+    code, out, err = run("prometheus-rules", "--check")
+    assert (code, err) == (0, "not validated: promtool is not installed\n")
+    assert out

@@ -1,0 +1,75 @@
+"""The exports of all examples, byte for byte.
+
+With ``GOLDEN=write`` in the environment, the files are written instead of compared: read the difference.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from passerelle.export import prometheus_rules, systemd
+from passerelle.export.checkers import NGINX, PROMTOOL, SYSTEMD_ANALYZE, Checker
+from passerelle.export.deployment import Deployment
+from tests.export.serving import EXAMPLES, deployed, in_front, in_place
+from tests.requirements import program
+
+FOLDER = Path(__file__).parent / "golden"
+FILES = {
+    "shop": EXAMPLES / "shop" / "gateway.yaml",
+    "shop-secure": EXAMPLES / "shop" / "gateway-secure.yaml",
+    "balancers": EXAMPLES / "balancers" / "gateway.yaml",
+}
+NAMES = {
+    "front.conf": lambda deployment: in_front(deployment)[0],
+    "place.conf": lambda deployment: in_place(deployment)[0],
+    "service": lambda deployment: systemd.export(deployment, "/usr/local/bin/passerelle", "passerelle")[0],
+    "rules.yml": lambda deployment: prometheus_rules.export(deployment)[0],
+}
+CHECKERS: dict[str, Checker] = {
+    "front.conf": NGINX,
+    "place.conf": NGINX,
+    "service": SYSTEMD_ANALYZE,
+    "rules.yml": PROMTOOL,
+}
+
+
+def model(example: str) -> Deployment:
+    return deployed(FILES[example].read_text(), os.fspath(FILES[example]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("example", FILES)
+def test_the_export_of_an_example_is_the_golden_file(example: str, name: str) -> None:
+    text = NAMES[name](model(example))
+    file = FOLDER / f"{example}.{name}"
+    if os.environ.get("GOLDEN") == "write":
+        file.write_text(text)
+    assert text == file.read_text()
+    assert text == NAMES[name](model(example))
+
+
+def test_no_golden_file_is_left_over() -> None:
+    assert {file.name for file in FOLDER.iterdir()} == {f"{e}.{n}" for e in FILES for n in NAMES}
+
+
+@pytest.mark.needs("nginx")
+@pytest.mark.parametrize("name", ["front.conf", "place.conf"])
+@pytest.mark.parametrize("example", FILES)
+def test_nginx_accepts_the_export(example: str, name: str) -> None:
+    assert NGINX.run(program("nginx"), "nginx.conf", (FOLDER / f"{example}.{name}").read_text()) is None
+
+
+@pytest.mark.parametrize("name", ["service", "rules.yml"])
+@pytest.mark.parametrize("example", FILES)
+def test_the_program_of_the_target_accepts_the_export_if_it_is_installed(example: str, name: str) -> None:
+    checker = CHECKERS[name]
+    found = checker.find()
+    text = (FOLDER / f"{example}.{name}").read_text()
+    assert yaml.safe_load(text) if name == "rules.yml" else text.startswith("# Exported by passerelle")
+    if found is not None:
+        names = {"service": "passerelle.service", "rules.yml": "passerelle.rules.yml"}
+        assert checker.run(found, names[name], text) is None
