@@ -78,10 +78,10 @@ def _gateway(evidence: Evidence) -> Iterator[Verdict]:
         else "there is a worker for each CPU: cache more, or run the gateway on a larger machine"
     )
     numbers = {"workers": len(busy), "cpu": cpu, "wait": wait, "rate": evidence.rate}
-    each = (cpu + wait) / evidence.rate * len(busy) if evidence.rate > 0 else 0.0
-    estimate = (
-        f"a worker can take about {1 / (cpu / evidence.rate * len(busy)):.0f} requests a second" if each else None
-    )
+    estimate = None
+    if evidence.rate > 0 and cpu > 0:
+        most = evidence.rate / (cpu * len(busy))
+        estimate = f"a worker with a whole CPU takes about {most:.0f} requests a second of this kind"
     yield Verdict("gateway", "cpu", text, numbers, 0.95, step, 1.0, estimate=estimate)
 
 
