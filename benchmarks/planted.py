@@ -109,7 +109,7 @@ KINDS = {
         "  - {path: /fast, service: fast, cache: {ttl: 1m}}\n",
         ["/fast"],
         ("gateway", "cpu"),
-        4,
+        16,
         pipelined=200,  # so many that the gateway never waits for the clients, also on a busy machine
     ),
     "one-connection": Plant("a client that waits", ["user"], _USER, ["/user"], ("client", "concurrency"), 1),

@@ -121,7 +121,7 @@ def _threads_exhausted(service: ServiceEvidence, part_is_slow: bool) -> Verdict 
     then = queueing.time_with(int(each * (len(up) + more)), in_flight, load, time)
     bring = "brings" if more == 1 else "bring"
     text += f"; {plural(more, 'more instance')} {bring} it to about {ms(then)}"
-    step = f"passerelle scale {service.name} {len(up) + more}"
+    step = f"passerelle scale {service.name}={len(up) + more}"
     estimate = f"about {ms(then)} with {plural(len(up) + more, 'instance')} (from {in_flight:.1f} requests in flight)"
     return Verdict(service.name, "threads", text, numbers, 0.9, step, weight, estimate=estimate)
 

@@ -9,7 +9,8 @@ OTHER = "other"
 _MOST_BYTES = 2048
 _MOST_METRICS = 16
 _METRIC = re.compile(rb"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32})\s*((?:;(?:[^,\"]|\"(?:[^\"\\]|\\.)*\")*)?)(?:,|$)")
-_DURATION = re.compile(rb";\s*dur\s*=\s*\"?([0-9]{1,9}(?:\.[0-9]{1,9})?)\"?\s*(?:;|$)", re.IGNORECASE)
+_PARAMETER = re.compile(rb";\s*([^;=\s\"]*)\s*(?:=\s*(\"(?:[^\"\\]|\\.)*\"|[^;\"]*))?")
+_DURATION = re.compile(rb"[0-9]{1,7}(?:\.[0-9]{1,9})?")  # milliseconds
 
 
 def parse(value: bytes) -> list[tuple[str, float]]:
@@ -24,10 +25,18 @@ def parse(value: bytes) -> list[tuple[str, float]]:
         if metric is None:
             break
         place = metric.end()
-        duration = _DURATION.search(metric[2])
-        if duration is not None:
-            found.append((metric[1].decode("ascii").lower(), float(duration[1]) / 1000.0))
+        if (seconds := _duration(metric[2])) is not None:
+            found.append((metric[1].decode("ascii").lower(), seconds))
     return found
+
+
+def _duration(parameters: bytes) -> float | None:
+    """Return the first ``dur`` in seconds; None without a valid one."""
+    for name, value in _PARAMETER.findall(parameters):
+        if name.lower() == b"dur":
+            number = value.strip(b' \t"')
+            return float(number) / 1000.0 if _DURATION.fullmatch(number) else None
+    return None
 
 
 class ServerTimings:
