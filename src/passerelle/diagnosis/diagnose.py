@@ -15,7 +15,7 @@ from passerelle.diagnosis.verdict import Verdict, ms, percent, plural
 _FEW_HITS = 0.05
 _LOOKUPS = 20
 _TOLERANCE = 0.1  # of Little's law
-_ALWAYS = 0.7  # the share of the time that a connection of a client who waits has a request in flight
+_ALWAYS = 0.7  # the share of the time that a connection of a waiting client has a request in flight
 _LIMITING = 0.6  # the weight from which on a cause explains why the system gives no more
 
 _REASONS = {
@@ -178,5 +178,5 @@ def _disagreements(evidence: Evidence) -> Iterator[Verdict]:
                 f"{summed:.1f}"
             )
             numbers = {"sampled": sampled, "rate_times_time": summed}
-            step = "measure again under steady load; the load changed, or requests were cancelled"
+            step = "measure again under steady load: it changed, requests were cancelled, or clients sent slowly"
             yield Verdict(service.name, "measurement", text, numbers, 0.5, step, 0.2, False)

@@ -225,7 +225,7 @@ class UpstreamRequest:
             return
         self._responded = True
         if self._service.samples_timing:
-            self._service.sample_timing(head, perf_counter() - self._since)
+            self._service.sample_timing(head, self._elapsed())
         receiver = self._receiver
         if complete:
             self._policy.deadlines.entries.pop(self, None)
