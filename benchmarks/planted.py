@@ -42,6 +42,11 @@ def user(environ, start):
     return response(start)
 
 
+def steady(environ, start):
+    time.sleep(0.03)
+    return response(start)
+
+
 def product(environ, start):
     if not hasattr(local, "db"):
         local.db = sqlite3.connect(":memory:")
@@ -112,7 +117,14 @@ KINDS = {
         16,
         pipelined=200,  # so many that the gateway never waits for the clients, also on a busy machine
     ),
-    "one-connection": Plant("a client that waits", ["user"], _USER, ["/user"], ("client", "concurrency"), 1),
+    "one-connection": Plant(
+        "a client that waits",
+        ["steady"],
+        "  - {path: /steady, service: steady}\n",
+        ["/steady"],
+        ("client", "concurrency"),
+        1,
+    ),
     "healthy-service": Plant("a service with room", ["user"], _USER, ["/user"], None, 4, 0.1),
     "healthy-cache": Plant(
         "a cache that hits",

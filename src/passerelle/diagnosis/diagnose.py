@@ -15,7 +15,7 @@ from passerelle.diagnosis.verdict import Verdict, ms, percent, plural
 _FEW_HITS = 0.05
 _LOOKUPS = 20
 _TOLERANCE = 0.1  # of Little's law
-_ALWAYS = 0.7  # the share of the time that a connection of a waiting client has a request in flight
+_ALWAYS = 0.5  # the share of the time that a connection of a waiting client has a request in flight
 _LIMITING = 0.6  # the weight from which on a cause explains why the system gives no more
 
 _REASONS = {
