@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 from wsgiref.validate import validator
@@ -15,6 +16,7 @@ import pytest
 import uvloop
 
 from passerelle.appserver.server import WsgiConnection, WsgiServer
+from passerelle.appserver.thread_stats import SIZE, ThreadStats, ThreadUse, decode
 from tests.support.client import Client, chunks, head
 from tests.support.wire import Closed, wait_until
 
@@ -650,3 +652,33 @@ def test_nothing_is_logged_when_all_is_well(running: Running, caplog: pytest.Log
         client = running.client(running.serve(validator(answering())))
         assert client.request().status == 200
     assert caplog.records == []
+
+
+def test_busy_threads_and_the_queue_are_counted(running: Running) -> None:
+    release = threading.Event()
+
+    def application(environ: dict[str, Any], start: Start) -> list[bytes]:
+        assert release.wait(LIMIT)
+        start("200 OK", [])
+        return [b"x"]
+
+    stats = ThreadStats(2)
+    server = running.serve(application, threads=2, stats=stats)
+
+    def use() -> ThreadUse:
+        found = decode(bytes(stats.values).ljust(SIZE, b"\0"), time.monotonic())
+        assert found is not None
+        return found
+
+    clients = [running.client(server) for _ in range(3)]
+    for client in clients:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: use().queued == 1, "one request in the queue")
+    wait_until(lambda: use().longest > 0.02, "a call in progress")
+    assert use().calls == 0
+    release.set()
+    wait_until(lambda: use().calls == 3, "the end of all calls")
+    assert use().queued == 0
+    assert use().longest == 0
+    assert use().busy_seconds >= 0.04
+    assert use().queued_seconds >= 0.02

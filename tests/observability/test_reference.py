@@ -36,6 +36,7 @@ def test_metrics_page_lists_the_labels() -> None:
     metrics.route("/").observe(200, 0.1)
     metrics.route("/").count_failure(Kind.TIMEOUT)
     metrics.route("/").cache["hit"] = 1
+    metrics.route("/").not_stored["vary"] = 1
     metrics.route("/").verdict("allowed", "2xx")
     service = metrics.service("s", lambda: 0)
     service.observe(200, 0.1)

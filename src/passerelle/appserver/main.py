@@ -40,11 +40,15 @@ class AppLoadError(Exception):
     """The application does not exist. The text names what is missing."""
 
 
-def command(app: str, host: str, port: int, interface: str = "auto") -> list[str]:
-    """Return the command line of an instance that serves ``app`` (``module:attribute``) on ``host:port``."""
+def command(app: str, host: str, port: int, interface: str = "auto", stats_fd: int | None = None) -> list[str]:
+    """Return the command line of an instance that serves ``app`` (``module:attribute``) on ``host:port``.
+
+    ``stats_fd`` is the descriptor of a memory file (see :mod:`.thread_stats`).
+    """
     # -P: only the application may import from its folder.
     module = [sys.executable, "-P", "-m", "passerelle.appserver.main"]
-    return [*module, app, "--host", host, "--port", str(port), "--interface", interface]
+    stats = [] if stats_fd is None else ["--stats-fd", str(stats_fd)]
+    return [*module, app, "--host", host, "--port", str(port), "--interface", interface, *stats]
 
 
 def load(app: str) -> Any:
@@ -161,16 +165,19 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def serve_wsgi(application: Any, sock: socket.socket, threads: int) -> int:
+def serve_wsgi(application: Any, sock: socket.socket, threads: int, stats_fd: int | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Return the exit code."""
     import uvloop
 
     from passerelle.appserver.server import WsgiServer
+    from passerelle.appserver.thread_stats import ThreadStats
+
+    stats = ThreadStats(threads, stats_fd)
 
     async def serve() -> tuple[WsgiServer, bool, float]:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
-        server = WsgiServer(application, sock, threads=threads)
+        server = WsgiServer(application, sock, threads=threads, stats=stats)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
         await server.start()
@@ -234,7 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, default=4, help="number of requests that run at the same time (WSGI only)"
     )
+    parser.add_argument("--stats-fd", type=int, help="descriptor of a memory file for the numbers of the threads")
     options = parser.parse_args(arguments)
+    if options.stats_fd is not None:
+        os.set_inheritable(options.stats_fd, False)
     if options.threads < 1:
         parser.error("argument --threads: must be at least 1")
 
@@ -263,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, OverflowError) as error:
         return _fail(1, f"cannot listen on {options.host}:{options.port}: {error}")
     if interface == "wsgi":
-        return serve_wsgi(application, sock, options.threads)
+        return serve_wsgi(application, sock, options.threads, options.stats_fd)
     return serve_asgi(application, sock)
 
 

@@ -21,6 +21,7 @@ from typing import IO, cast
 import httptools
 
 from passerelle.appserver import refusal, wsgi
+from passerelle.appserver.thread_stats import ThreadStats
 
 THREADS = 4
 # Seconds. The gateway keeps an idle connection for 4 s, so it closes connections first.
@@ -46,6 +47,7 @@ class WsgiServer:
         idle_timeout: float = IDLE_TIMEOUT,
         read_timeout: float = READ_TIMEOUT,
         write_timeout: float = WRITE_TIMEOUT,
+        stats: ThreadStats | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         host, port = sock.getsockname()[:2]
@@ -58,8 +60,11 @@ class WsgiServer:
         self.emptied = asyncio.Event()  # the last connection has ended during the stop
         self._application = application
         self._sock = sock
-        self._jobs: queue.SimpleQueue[tuple[wsgi.Environ, WsgiConnection, bool] | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._work, name=f"wsgi-{n}", daemon=True) for n in range(threads)]
+        self._stats = stats or ThreadStats(threads)
+        self._jobs: queue.SimpleQueue[tuple[wsgi.Environ, WsgiConnection, bool, float] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, args=(n,), name=f"wsgi-{n}", daemon=True) for n in range(threads)
+        ]
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -96,13 +101,17 @@ class WsgiServer:
 
     def call(self, environ: wsgi.Environ, connection: WsgiConnection, keep: bool) -> None:
         """Queue a request for the threads."""
-        self._jobs.put((environ, connection, keep))
+        self._jobs.put((environ, connection, keep, time.monotonic()))
+        self._stats.set_queued(self._jobs.qsize())
 
-    def _work(self) -> None:
-        jobs, application = self._jobs, self._application
+    def _work(self, number: int) -> None:
+        jobs, application, stats = self._jobs, self._application, self._stats
         while (job := jobs.get()) is not None:
-            environ, connection, keep = job
+            environ, connection, keep, queued_at = job
+            stats.begin(number, queued_at, time.monotonic())
+            stats.set_queued(jobs.qsize())
             wsgi.run(application, environ, connection, keep)
+            stats.end(number, time.monotonic())
             # Free the objects of this job before the wait for the next one.
             del job, environ, connection
 

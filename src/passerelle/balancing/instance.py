@@ -58,6 +58,7 @@ class Instance:
 
     __slots__ = (
         "address",
+        "connecting_seconds",
         "cost",
         "cost_at",
         "counted",
@@ -71,6 +72,8 @@ class Instance:
         "name",
         "owner",
         "place",
+        "queued_seconds",
+        "request_seconds",
         "seconds",
         "share",
         "status",
@@ -108,6 +111,10 @@ class Instance:
         self.total = 0  # all acquired so far
         self.failures = 0  # all released with ok=False so far
         self.seconds = 0.0  # the time of all released so far
+        # the integrals of three numbers over time, from samples: see `InstanceSet.sample`
+        self.request_seconds = 0.0  # requests in flight
+        self.queued_seconds = 0.0  # of these, those that wait for a connection to be free
+        self.connecting_seconds = 0.0  # of these, those whose connection is being opened
         self.streak = 0  # failures since the last success, or since the instance came up
         # the share of the requests
         self.weight = _checked_weight(weight)

@@ -20,6 +20,7 @@ COMMANDS = (
     "proxy",
     "status",
     "events",
+    "diagnose",
     "reload",
     "scale",
     "restart",

@@ -97,6 +97,7 @@ class Gateway:
         self._event_listener: Callable[[str, str, str], object] | None = None
         self._lag = 0.0  # the most by which a tick was late since the last live() (seconds)
         self._next_tick = inf
+        self._paused = 0.0  # the integral of the number of clients that read too slowly over time
         self._services: dict[str, Service] = {}
         self._members: dict[str, InstanceSet] = {}
         # Services that a reload has removed while requests to them are in flight.
@@ -291,7 +292,7 @@ class Gateway:
         self.metrics.connections_open = len(self._listener.connections)
         lag, self._lag = self._lag, 0.0
         live = self.metrics.live(full=full)
-        live["process"]["lag"] = lag
+        live["process"].update(lag=lag, paused=self._paused)
         live["instances"] = {name: members.live() for name, members in self._members.items()}
         return live
 
@@ -430,6 +431,7 @@ class Gateway:
         now = time.perf_counter()
         if now - self._next_tick > self._lag:
             self._lag = now - self._next_tick
+        self._sample_occupancy(now + TICK - self._next_tick)
         self._next_tick = now + TICK
         for deadlines in self._deadlines.values():
             deadlines.expire(now)
@@ -438,6 +440,16 @@ class Gateway:
             logger.warning("the clock was set back by %.0f s: the cache is emptied", -moved)
             self.purge("all", "")
         self._timers["tick"] = self.loop.call_later(TICK, self._tick)
+
+    def _sample_occupancy(self, seconds: float) -> None:
+        """Count what requests wait for now as the state of the last ``seconds``, for the live view."""
+        if not 0.0 < seconds < inf:
+            return  # the first tick
+        self._paused += seconds * self._listener.paused
+        for name, service in self._services.items():
+            self._members[name].sample(seconds)
+            service.metrics.streaming += seconds * len(service.streaming)
+            service.samples_timing = True
 
     def _sweep_all(self) -> None:
         self._listener.sweep()

@@ -25,6 +25,7 @@ PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 # Keys of counters that describe the current state; all other numbers increase and are converted to rates.
 GAUGES = frozenset({"in_flight", "limit", "running", "waiting"})
+_PROCESS_COUNTERS = ("cpu", "paused")
 _BREAKERS = ("closed", "half_open", "open")  # the worst last
 
 HISTORY_SECONDS = 600
@@ -32,8 +33,11 @@ MOST_COLUMNS = 5000
 # The values of a sample that the history keeps.
 HISTORY = frozenset(
     {"requests", "errors", "limited", "hits", "lookups", "retries", "in_flight", "latency", "connections"}
-    | {*PERCENTILES, "cpu", "lag", "memory", "limit", "running", "waiting"}
+    | {*PERCENTILES, "cpu", "lag", "memory", "limit", "running", "waiting", "wait", "busy", "queued"}
 )
+
+# Mappings of routes and services that the history does not keep: services and failures choose their keys.
+_WITHOUT_HISTORY = frozenset({"failures", "timings", "not_stored"})
 
 
 def quantile(buckets: Sequence[float], q: float, bounds: Sequence[float] = BUCKETS) -> float | None:
@@ -68,7 +72,9 @@ def difference(after: Counters, before: Counters | None, seconds: float) -> Coun
     result: Counters = {}
     for key, value in after.items():
         known = before.get(key)
-        if isinstance(value, list):
+        if isinstance(value, dict):
+            result[key] = difference(value, known, seconds)
+        elif isinstance(value, list):
             result[key] = value if known is None else [now - then for now, then in zip(value, known, strict=True)]
         elif key in GAUGES or not isinstance(value, int | float):
             result[key] = value
@@ -80,6 +86,8 @@ def difference(after: Counters, before: Counters | None, seconds: float) -> Coun
 def _decreased(value: Any, known: Any) -> bool:
     if known is None:
         return False
+    if isinstance(value, dict):
+        return any(_decreased(part, known.get(key)) for key, part in value.items())
     if isinstance(value, list):
         return any(now < then for now, then in zip(value, known, strict=True))
     return isinstance(value, int | float) and value < known
@@ -93,6 +101,8 @@ def total(parts: Iterable[Counters]) -> Counters:
             known = result.get(key)
             if known is None:
                 result[key] = value
+            elif isinstance(value, dict):
+                result[key] = total([known, value])
             elif isinstance(value, list):
                 result[key] = [a + b for a, b in zip(known, value, strict=True)]
             elif isinstance(value, str):
@@ -104,11 +114,23 @@ def total(parts: Iterable[Counters]) -> Counters:
 
 def summary(counters: Counters) -> Sample:
     """Return rates with the percentiles of their histogram in place of its buckets."""
-    result = {key: rounded(value) for key, value in counters.items() if key != "buckets" and value is not None}
+    result = _rounded_counters({key: value for key, value in counters.items() if key != "buckets"})
     for name, q in PERCENTILES.items():
         value = quantile(counters.get("buckets", ()), q)
         if value is not None:
             result[name] = rounded(value)
+    return result
+
+
+def _rounded_counters(counters: Counters) -> Sample:
+    """Round all numbers. What is absent or zero within a mapping is left out, and so is an empty mapping."""
+    result: Sample = {}
+    for key, value in counters.items():
+        if isinstance(value, dict):
+            if inner := _rounded_counters({name: part for name, part in value.items() if part}):
+                result[key] = inner
+        elif value is not None:
+            result[key] = rounded(value)
     return result
 
 
@@ -126,7 +148,7 @@ class _WorkerHistory:
         self.routes: dict[str, Counters] = {}
         self.services: dict[str, Counters] = {}
         self.instances: dict[tuple[str, str], Counters] = {}
-        self.cpu: float | None = None
+        self.rates: dict[str, float] = {}  # the counters of the process
 
 
 class LiveSample:
@@ -166,10 +188,12 @@ class LiveSample:
         last.instances = current
         process = reading["process"]
         self._connections += process["connections"]
-        self._processes[worker] = values = {key: value for key, value in process.items() if key != "cpu"}
-        if last.cpu is not None:
-            values["cpu"] = (process["cpu"] - last.cpu) / seconds
-        last.cpu = process["cpu"]
+        values = {key: value for key, value in process.items() if key not in _PROCESS_COUNTERS}
+        self._processes[worker] = values
+        counted = {key: process[key] for key in _PROCESS_COUNTERS if key in process}
+        if last.rates:
+            values.update(difference(counted, last.rates, seconds))
+        last.rates = counted
 
     def forget(self, worker: str) -> None:
         """Remove a worker whose process has ended: its requests in flight have ended with it."""
@@ -333,6 +357,8 @@ class History:
 
 def _numbers(node: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
     for key, value in node.items():
+        if key in _WITHOUT_HISTORY and len(path) == 2:
+            continue
         if isinstance(value, Mapping):
             yield from _numbers(value, (*path, key))
         elif key in HISTORY and path and isinstance(value, int | float):

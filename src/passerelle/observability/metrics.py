@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Any
 
 from passerelle.errors import Kind
+from passerelle.observability.server_timing import ServerTimings
 
 Snapshot = dict[str, Any]
 
@@ -65,7 +66,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class RouteMetrics:
     """Metrics of one route, from the clients' perspective. ``in_flight`` is updated by the exchange.
 
-    ``cache`` counts requests (and parts) on a cached route by outcome; the cache updates it.
+    ``cache`` counts requests (and parts) on a cached route by outcome, ``not_stored`` the responses that the cache did
+    not store by reason; the cache updates both.
     """
 
     __slots__ = (
@@ -77,6 +79,7 @@ class RouteMetrics:
         "_verdicts",
         "cache",
         "in_flight",
+        "not_stored",
         "route",
         "would_refuse",
     )
@@ -85,6 +88,7 @@ class RouteMetrics:
         self.route = route
         self.cache: dict[str, int] = {}
         self.in_flight = 0
+        self.not_stored: dict[str, int] = {}
         self.would_refuse = 0  # refused by limits with dry_run
         self._counts: dict[tuple[bytes | str, int | str], int] = {}
         self._failures: dict[Kind, int] = {}
@@ -140,6 +144,8 @@ class RouteMetrics:
             "hits": hits + self.cache.get("hit", 0),
             "lookups": hits + sum(self.cache.values()),
             "in_flight": self.in_flight,
+            "seconds": self._sum,
+            "not_stored": dict(self.not_stored),
             "buckets": list(self._buckets),
         }
 
@@ -168,6 +174,7 @@ class RouteMetrics:
             "sum": self._sum,
             "in_flight": self.in_flight,
             "cache": cache,
+            "not_stored": dict(self.not_stored),
             "would_refuse": self.would_refuse,
             "verdicts": verdicts,
         }
@@ -179,7 +186,8 @@ class ServiceMetrics:
     ``in_flight`` is read at a scrape from the balancer's own counters. So are ``breaker``, the state of the circuit
     breaker, and ``concurrency``, the adaptive limit with its running and waiting requests; both are None if not
     configured. ``limited`` counts requests that the adaptive limit refused. ``tunnels`` returns the number of tunnels,
-    and of requests refused because there were too many.
+    and of requests refused because there were too many. ``streaming`` is the integral of the number of responses whose
+    body is in flight over time, and ``timings`` what the service reports about itself, both from samples.
     """
 
     __slots__ = (
@@ -194,6 +202,8 @@ class ServiceMetrics:
         "limited",
         "retries",
         "service",
+        "streaming",
+        "timings",
         "tunnels",
     )
 
@@ -206,6 +216,8 @@ class ServiceMetrics:
         self.tunnels: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.limited = 0
         self.retries = 0
+        self.streaming = 0.0
+        self.timings = ServerTimings()
         self._codes: dict[int | str, int] = {}
         self._failures: dict[Kind, int] = {}
         self._buckets = [0] * (len(BUCKETS) + 1)
@@ -251,6 +263,10 @@ class ServiceMetrics:
             "retries": self.retries,
             "limited": self.limited,
             "in_flight": self.in_flight(),
+            "seconds": self._sum,
+            "streaming": self.streaming,
+            "failures": {kind.value: count for kind, count in self._failures.items()},
+            "timings": self.timings.live(),
             "breaker": self.breaker(),
             **(self.concurrency() or {}),
             "buckets": list(self._buckets),

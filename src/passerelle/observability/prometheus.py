@@ -317,6 +317,15 @@ METRICS = (
         _of_routes(_by_key("cache")),
     ),
     Metric(
+        "passerelle_cache_not_stored_total",
+        "counter",
+        ("route", "reason"),
+        "responses on cached routes that were not stored: `vary` (`Vary: *`), `set-cookie`, `no-store`, `private`, "
+        "`identity` (personal requests whose responses do not allow sharing), `request-no-store`, `no-lifetime`, "
+        "`status`, `too-large`, `partial`, `stream`, `method`, `conditional`, `not-understood`",
+        _of_routes(_by_key("not_stored")),
+    ),
+    Metric(
         "passerelle_cache_memory_bytes",
         "gauge",
         (),

@@ -180,14 +180,16 @@ class CachePlan:
     """How a route uses the cache.
 
     ``stores`` is false for a route without a cache of its own: its unsafe requests invalidate, and nothing is stored.
-    ``whole_uri`` is true where the key is host, path and query as received. ``counts`` has a counter for each outcome.
-    ``era`` is the same object for all plans of one configuration.
+    ``whole_uri`` is true where the key is host, path and query as received. ``counts`` has a counter for each outcome,
+    ``not_stored`` one for each reason why a response was not stored. ``era`` is the same object
+    for all plans of one configuration.
     """
 
     cache: Cache
     settings: CacheSettings
     tags: tuple[Tag, ...]
     counts: dict[str, int]
+    not_stored: dict[str, int]
     stores: bool
     whole_uri: bool
     era: object

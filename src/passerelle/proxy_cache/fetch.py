@@ -207,6 +207,8 @@ class Fetch:
             self.start()
         else:
             assert isinstance(outcome, RelayOnly | Store)
+            reason = "too-large" if isinstance(outcome, Store) else outcome.reason
+            plan.not_stored[reason] = plan.not_stored.get(reason, 0) + 1
             if isinstance(outcome, Store) or outcome.forget:
                 self._delete_stale()
             self._relay(head, data, complete)

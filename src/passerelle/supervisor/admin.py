@@ -18,6 +18,8 @@ from urllib.parse import parse_qsl, unquote
 import orjson
 
 from passerelle.config.models.admin import AdminPort
+from passerelle.diagnosis.diagnose import diagnose
+from passerelle.diagnosis.evidence import gather
 from passerelle.errors import Failure
 from passerelle.http.messages import Fields, Response
 from passerelle.http1.clock import Clock
@@ -32,7 +34,7 @@ from passerelle.routing.paths import PatternError, purged_path
 from passerelle.supervisor.admin_access import AccessRefused, AdminAccess, AdminRequest, Client
 from passerelle.supervisor.admin_stream import EventFeed, EventStream, LiveFeed, StreamHub
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
-from passerelle.supervisor.live_sampler import LiveSampler
+from passerelle.supervisor.live_sampler import RECENT, LiveSampler
 from passerelle.system import ports
 
 # Beyond loopback, one address gets half of these: it cannot keep probes and programs of this machine out.
@@ -133,6 +135,7 @@ class Admin:
             b"/events": self._events,
             b"/live": self._live,
             b"/history": self._history,
+            b"/diagnose": self._diagnose,
         }
 
     async def start(self) -> None:
@@ -352,6 +355,14 @@ class Admin:
         if not given.isdecimal() or not 1 <= int(given[:9]) <= HISTORY_SECONDS:
             return _text(400, b"seconds: allowed is a number from 1 to %d\n" % HISTORY_SECONDS)
         return _json(200, self._subject.live.history.last(int(given)))
+
+    async def _diagnose(self, head: RequestHead, target: bytes) -> Response:
+        given = _query(target).get("seconds", "10")
+        if not given.isdecimal() or not 1 <= int(given[:9]) <= RECENT:
+            return _text(400, b"seconds: allowed is a number from 1 to %d\n" % RECENT)
+        samples = list(self._subject.live.recent)[-int(given) :]
+        verdicts = diagnose(gather(samples))
+        return _json(200, {"seconds": len(samples), "verdicts": [verdict.as_dict() for verdict in verdicts]})
 
     async def _instances(self, service: str, instance: str, head: RequestHead, target: bytes) -> Response:
         services = (await self._subject.status())["services"]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
+from passerelle.appserver.thread_stats import ThreadUse
 from passerelle.config.models.config import Config
+from passerelle.observability.live import rounded
 from passerelle.supervisor.fleet import Fleet
+from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.live_sampler import Reading
 
 
@@ -15,6 +19,7 @@ class FleetLive:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
+        self._threads: dict[int, tuple[float, ThreadUse]] = {}  # the last reading of each process
 
     @property
     def config(self) -> Config:
@@ -34,12 +39,15 @@ class FleetLive:
             pid = worker.process.pid if worker.process is not None and worker.process.returncode is None else None
             workers[worker.name] = _present(state=worker.state.value, pid=pid, restarts=worker.restarts)
         services: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in fleet.services}
+        threads, self._threads = self._threads, {}
         for instance in fleet.instances:
             process = instance.process
+            pid = process.pid if process is not None and process.returncode is None else None
             services.setdefault(instance.service.name, {})[instance.name] = _present(
+                **self._read_threads(instance, pid, threads),
                 state=instance.state.value,
                 address=instance.address,
-                pid=process.pid if process is not None and process.returncode is None else None,
+                pid=pid,
                 restarts=instance.restarts,
                 problem=instance.service.problems.get(instance.name)
                 or (instance.waiting and instance.last_end)
@@ -53,6 +61,32 @@ class FleetLive:
                 problem=target.service.problems.get(target.name),
             )
         return workers, services
+
+    def _read_threads(
+        self, instance: InstanceProcess, pid: int | None, last: dict[int, tuple[float, ThreadUse]]
+    ) -> dict[str, Any]:
+        """Return what the threads of an application have done since the ``last`` reading."""
+        use = instance.thread_use()
+        if use is None or pid is None:
+            return {}
+        now = time.monotonic()
+        self._threads[pid] = now, use
+        if pid not in last:
+            return {}
+        at, before = last[pid]
+        seconds = max(now - at, 0.001)
+        calls = max(0.0, use.calls - before.calls)
+        # The time that requests were queued is counted when a thread takes them: without calls, none has been.
+        queued = (use.queued_seconds - before.queued_seconds) / seconds if calls else use.queued
+        return {
+            "app": {
+                "threads": use.threads,
+                "busy": rounded(min(1.0, max(0.0, use.busy_seconds - before.busy_seconds) / seconds / use.threads)),
+                "calls": rounded(calls / seconds),
+                "queued": rounded(max(0.0, queued)),
+                "longest": rounded(use.longest),
+            }
+        }
 
 
 def _present(**values: Any) -> dict[str, Any]:

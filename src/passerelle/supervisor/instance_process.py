@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from passerelle.appserver import main as appserver
+from passerelle.appserver import thread_stats
 from passerelle.config.models.config import Service as ServiceConfig
-from passerelle.supervisor.process import Process
+from passerelle.supervisor.process import Process, StartFailed
 from passerelle.supervisor.restart_backoff import Backoff
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.supervised import ProcessEvents, ProcessState, SupervisedProcess
@@ -47,6 +50,7 @@ class InstanceProcess(SupervisedProcess):
         self._folder = folder
         self._ports_in_use = ports_in_use
         self._write = write
+        self._stats_fd: int | None = None  # of an application: where its threads write what they do
 
     @property
     def state(self) -> ProcessState:
@@ -69,24 +73,43 @@ class InstanceProcess(SupervisedProcess):
         self.port = ports.free(self._ports_in_use)
         self._ports_in_use.add(self.port)
         config = self.service.config
-        return Process.spawn(
-            self.name,
-            command(config, self.port),
-            on_line=lambda line: self._write(self.name, line),
-            env={
-                "HOST": ports.LOOPBACK,
-                "PORT": str(self.port),
-                "PASSERELLE_SERVICE": self.service.name,
-                "PASSERELLE_INSTANCE": self.name,
-                # Otherwise Python buffers its output, because stdout is a pipe.
-                "PYTHONUNBUFFERED": "1",
-                # Makes `python` available where the virtual environment is not activated; last, so that commands
-                # that PATH already finds stay the same.
-                "PATH": os.pathsep.join(filter(None, (os.environ.get("PATH"), str(Path(sys.executable).parent)))),
-                **config.env,
-            },
-            cwd=config.cwd or self._folder,
-        )
+        self._close_stats()
+        if config.app is not None:
+            with contextlib.suppress(OSError):  # without a descriptor, the instance runs without these numbers
+                self._stats_fd = thread_stats.make_file()
+        stats_fd = self._stats_fd
+        try:
+            return Process.spawn(
+                self.name,
+                command(config, self.port, stats_fd),
+                on_line=lambda line: self._write(self.name, line),
+                env={
+                    "HOST": ports.LOOPBACK,
+                    "PORT": str(self.port),
+                    "PASSERELLE_SERVICE": self.service.name,
+                    "PASSERELLE_INSTANCE": self.name,
+                    # Otherwise Python buffers its output, because stdout is a pipe.
+                    "PYTHONUNBUFFERED": "1",
+                    # Makes `python` available where the virtual environment is not activated; last, so that commands
+                    # that PATH already finds stay the same.
+                    "PATH": os.pathsep.join(filter(None, (os.environ.get("PATH"), str(Path(sys.executable).parent)))),
+                    **config.env,
+                },
+                cwd=config.cwd or self._folder,
+                pass_fds=() if stats_fd is None else (stats_fd,),
+            )
+        except StartFailed:
+            self._close_stats()
+            raise
+
+    def thread_use(self) -> thread_stats.ThreadUse | None:
+        """Return what the threads of the application server do; None for other servers."""
+        return None if self._stats_fd is None else thread_stats.read(self._stats_fd, time.monotonic())
+
+    def _close_stats(self) -> None:
+        fd, self._stats_fd = self._stats_fd, None
+        if fd is not None:
+            os.close(fd)
 
     async def _watch(self, process: Process) -> NoReturn:
         spec = InstanceSpec(self.name, ports.LOOPBACK, self.port, place=f"{self.service.name}/{self.place}")
@@ -94,11 +117,12 @@ class InstanceProcess(SupervisedProcess):
         await self.service.watch(spec, self._mark_up)
 
     def _on_end(self) -> None:
+        self._close_stats()
         self.service.remove(self.name)
 
 
-def command(config: ServiceConfig, port: int) -> list[str]:
+def command(config: ServiceConfig, port: int, stats_fd: int | None = None) -> list[str]:
     """Return the command line of an instance on ``port``: the application server, or ``run``."""
     if config.app is not None:
-        return appserver.command(config.app, ports.LOOPBACK, port, config.interface or "auto")
+        return appserver.command(config.app, ports.LOOPBACK, port, config.interface or "auto", stats_fd)
     return [word.replace("{port}", str(port)) for word in config.run or ()]

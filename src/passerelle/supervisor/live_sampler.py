@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -17,10 +18,12 @@ import orjson
 
 from passerelle.config.models.config import Config
 from passerelle.observability.live import History, LiveSample, Sample, merge_patch
+from passerelle.supervisor.process_sampler import ProcessSampler
 
 logger = logging.getLogger("passerelle")
 
 INTERVAL = 1.0  # seconds
+RECENT = 60  # samples that are kept whole, for the diagnosis
 
 
 class Reading(NamedTuple):
@@ -49,7 +52,7 @@ class LiveSource(Protocol):
 class LiveSampler:
     """Takes samples from ``source``, keeps them in ``history``, and passes changes to listeners.
 
-    ``latest`` is the last sample; ``number`` counts the samples.
+    ``latest`` is the last sample, ``recent`` has the last minute of them; ``number`` counts the samples.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class LiveSampler:
     ) -> None:
         self.history = History()
         self.latest: Sample = {}
+        self.recent: deque[Sample] = deque(maxlen=RECENT)
         self.number = 0
         self._source = source
         self._clock = clock
@@ -69,6 +73,7 @@ class LiveSampler:
         self._services_of_routes: dict[str, str] = {}
         self._config: Config | None = None
         self._watchers: list[Callable[[Sample], None]] = []
+        self._processes = ProcessSampler()
 
     async def run(self) -> None:
         """Take a sample every second, until cancelled."""
@@ -93,9 +98,11 @@ class LiveSampler:
             self._services_of_routes = {r.label: r.service for r in config.routes if r.service is not None}
         sample = self._sample.finish(self._clock(), self._services_of_routes)
         self._add_states(sample)
+        self._processes.add(sample)
         before, self.latest = self.latest, sample
         self.number += 1
         self.history.add(sample)
+        self.recent.append(sample)
         for watcher in self._watchers:
             watcher(sample)
         if self._listeners:

@@ -137,10 +137,20 @@ def descendants(pid: int) -> set[int]:
     return _below({pid}, _table()[0]) - {pid}
 
 
-def _below(roots: set[int], live: list[ProcessEntry]) -> set[int]:
+def children() -> dict[int, list[int]]:
+    """Return the pids of the live children of each process."""
+    return _children(_table()[0])
+
+
+def _children(live: list[ProcessEntry]) -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
     for proc in live:
         children.setdefault(proc.parent, []).append(proc.pid)
+    return children
+
+
+def _below(roots: set[int], live: list[ProcessEntry]) -> set[int]:
+    children = _children(live)
     found: set[int] = set()
     todo = list(roots)
     while todo:

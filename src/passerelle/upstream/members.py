@@ -123,6 +123,18 @@ class InstanceSet:
         for instance in self._roster.forget_idle():
             instance.endpoint.close()
 
+    def sample(self, seconds: float) -> None:
+        """Count what the requests in flight wait for now as the state of the last ``seconds``.
+
+        Samples cost requests nothing, and their sums divided by the number of requests are mean times (Little's law).
+        """
+        for instance in self._roster.instances:
+            if instance.in_flight:
+                pool: ConnectionPool = instance.endpoint
+                instance.request_seconds += seconds * instance.in_flight
+                instance.queued_seconds += seconds * pool.waiting
+                instance.connecting_seconds += seconds * pool.connecting
+
     def status(self) -> list[dict[str, Any]]:
         """Return the state of the instances as JSON-serializable values."""
         return [
@@ -146,6 +158,9 @@ class InstanceSet:
                 "in_flight": i.in_flight,
                 "ended": i.total - i.in_flight,
                 "seconds": i.seconds,
+                "occupied": i.request_seconds,
+                "queued": i.queued_seconds,
+                "connecting": i.connecting_seconds,
             }
             for i in self._roster.instances
         }

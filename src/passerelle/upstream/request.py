@@ -224,6 +224,8 @@ class UpstreamRequest:
         if head.status >= 500 and self._retry_response(head, complete):
             return
         self._responded = True
+        if self._service.samples_timing:
+            self._service.sample_timing(head, self._elapsed())
         receiver = self._receiver
         if complete:
             self._policy.deadlines.entries.pop(self, None)

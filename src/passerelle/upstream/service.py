@@ -12,7 +12,7 @@ from passerelle.balancing.instance import Instance
 from passerelle.balancing.policies import PickerNode
 from passerelle.balancing.sticky import Sticky
 from passerelle.http.messages import IDEMPOTENT_METHODS
-from passerelle.http1.head import RequestHead
+from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.observability.metrics import ServiceMetrics
 from passerelle.resilience.circuit_breaker import CircuitBreaker
 from passerelle.resilience.retry_budget import RetryBudget
@@ -67,6 +67,7 @@ class Service:
         "node",
         "report",
         "retries",
+        "samples_timing",
         "started",
         "streaming",
         "supervised",
@@ -91,6 +92,7 @@ class Service:
         )
         self.supervised = False  # a supervisor reports which instances are gone
         self.tunnels = Tunnels()
+        self.samples_timing = False  # whether the Server-Timing of the next response is evaluated
         self.started = 0
         self._counted_requests = 0  # the part of `started` that the budget knows
         self._overload_reported = -inf  # the time of the last report
@@ -118,6 +120,13 @@ class Service:
         if now - self._overload_reported >= 1.0:
             self._overload_reported = now
             self.report("crowded", self.name, "")
+
+    def sample_timing(self, head: ResponseHead, seconds: float) -> None:
+        """Evaluate the Server-Timing of a response that began after ``seconds``, and of no further one for now."""
+        self.samples_timing = False
+        value = head.get(b"server-timing")
+        if value is not None:
+            self.metrics.timings.add(value, seconds)
 
     def record_requests(self, now: float) -> None:
         """Add the requests since the last call to the retry budget (``now`` in seconds)."""

@@ -96,6 +96,7 @@ def make_plan(
     era: object,
     route: RouteCache | None,
     counts: dict[str, int],
+    not_stored: dict[str, int],
     identity_fields: frozenset[bytes] = frozenset(),
     host: str | None = None,
 ) -> CachePlan:
@@ -108,7 +109,7 @@ def make_plan(
     settings = cache_settings(route, identity_fields, host) if route is not None else CacheSettings()
     tags = tuple(Tag(text) for text in route.tags) if route is not None else ()
     whole = settings.key == KeyRule()
-    return CachePlan(cache, settings, tags, counts, route is not None, whole, era)
+    return CachePlan(cache, settings, tags, counts, not_stored, route is not None, whole, era)
 
 
 def cache_settings(route: RouteCache, identity_fields: frozenset[bytes], host: str | None) -> CacheSettings:

@@ -153,14 +153,16 @@ def _cache_plan(
     """Build the plan of a cache with these ``settings``, for ``route`` or for one of its parts; None without any."""
     if settings is None or resources.cache is None:
         return None
-    return make_plan(resources.cache, resources.era, settings, metrics.cache, _identity_fields(route), route.host)
+    counts = metrics.cache, metrics.not_stored
+    return make_plan(resources.cache, resources.era, settings, *counts, _identity_fields(route), route.host)
 
 
 def _invalidation_plan(route: Route, resources: PlanResources, metrics: RouteMetrics) -> CachePlan | None:
     """Build the plan of a route that stores nothing, whose unsafe requests invalidate; None where nothing is cached."""
     if resources.cache is None:
         return None
-    return make_plan(resources.cache, resources.era, None, metrics.cache, _identity_fields(route), route.host)
+    counts = metrics.cache, metrics.not_stored
+    return make_plan(resources.cache, resources.era, None, *counts, _identity_fields(route), route.host)
 
 
 def _login_subrequest(config: Config, route: Route, resources: PlanResources) -> Subrequest | None:

@@ -183,6 +183,11 @@ class ConnectionPool:
     def _in_use(self) -> int:
         return self.open - len(self._idle) - len(self._spare)
 
+    @property
+    def connecting(self) -> int:
+        """Number of connections that are being opened."""
+        return len(self._tasks)
+
     def checkout(self) -> UpstreamConnection | None:
         """Return the most recently used idle connection that is fit for a request, or None."""
         idle = self._idle

@@ -69,6 +69,8 @@ class ClientConnection(ClientTimeouts):
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything: the connection is closed, by either side."""
         self._listener.on_connection_lost(self)
+        if self._write_paused:
+            self._listener.paused -= 1
         self._write = discard
         exchange, self._exchange = self._exchange, None
         self._decoder = None
@@ -121,6 +123,7 @@ class ClientConnection(ClientTimeouts):
     def pause_writing(self) -> None:
         """Pause the source of the data: the client reads too slowly."""
         self._write_paused = True
+        self._listener.paused += 1
         if self._tunnel is not None:
             self._tunnel.pause_reading()
         elif self._exchange is not None:
@@ -129,6 +132,7 @@ class ClientConnection(ClientTimeouts):
     def resume_writing(self) -> None:
         """Resume the source of the data."""
         self._write_paused = False
+        self._listener.paused -= 1
         self._progress += 1
         if self._tunnel is not None:
             self._tunnel.resume_reading()

@@ -81,7 +81,8 @@ class ListenerLimits:
 class Listener:
     """State that all client connections of one worker share.
 
-    ``accepted`` and ``refused`` count connections since the start. ``handshakes`` holds the TLS handshakes in progress.
+    ``accepted`` and ``refused`` count connections since the start. ``paused`` is the number of connections whose client
+    reads too slowly now. ``handshakes`` holds the TLS handshakes in progress.
     ``descriptors`` refuses connections where file descriptors run out; None for no such check.
     """
 
@@ -96,6 +97,7 @@ class Listener:
         "handler",
         "handshakes",
         "limits",
+        "paused",
         "refused",
     )
 
@@ -107,6 +109,7 @@ class Listener:
         self.connections: set[ServerConnection] = set()
         self.handshakes: set[Handshake] = set()
         self.accepted = 0
+        self.paused = 0
         self.refused = 0
         self.descriptors: DescriptorLimit | None = None
         self.draining = False
