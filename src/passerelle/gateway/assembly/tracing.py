@@ -23,7 +23,8 @@ class Tracing:
     def __init__(self, gateway: RequestHandler) -> None:
         self._gateway = gateway
         self._exporter: Exporter | None = None
-        self._exported_before = self._dropped_before = 0
+        self._stopping: list[Exporter] = []  # they may still send their last batch
+        self._exported = self._dropped = 0  # by exporters that have ended
 
     def handler(self, config: Config, context: Context) -> RequestHandler:
         """Return the handler for ``config``: the gateway itself where nothing is recorded.
@@ -42,17 +43,22 @@ class Tracing:
 
     def counts(self) -> tuple[int, int]:
         """Return the number of exported and of dropped spans."""
-        exporter = self._exporter
-        exported, dropped = (exporter.exported, exporter.dropped) if exporter is not None else (0, 0)
-        return self._exported_before + exported, self._dropped_before + dropped
+        for exporter in [each for each in self._stopping if each.has_ended]:
+            self._stopping.remove(exporter)
+            self._exported += exporter.exported
+            self._dropped += exporter.dropped
+        exporters = self._stopping if self._exporter is None else [*self._stopping, self._exporter]
+        exported = self._exported + sum(exporter.exported for exporter in exporters)
+        return exported, self._dropped + sum(exporter.dropped for exporter in exporters)
 
     def stop(self, seconds: float) -> None:
         """Send what is queued, and wait up to ``seconds`` for it."""
         exporter = self._exporter
         if exporter is not None:
             exporter.close(seconds)
-            self._exported_before, self._dropped_before = self.counts()
+            self._stopping.append(exporter)
             self._exporter = None
+            self.counts()
 
 
 def _settings(config: Config) -> ExporterSettings | None:

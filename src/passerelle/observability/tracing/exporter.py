@@ -89,6 +89,11 @@ class Exporter:
         """The number of spans that were dropped: the queue was full, or the collector did not take them."""
         return self._overflowed + self._lost
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is sent any more."""
+        return self._stopping.is_set() and (self._thread is None or not self._thread.is_alive())
+
     def put(self, finished: FinishedSpans) -> None:
         """Queue spans for the export, or drop them if the queue is full. Does not block."""
         size = len(finished.spans)
