@@ -62,6 +62,8 @@ class TracedHandler:
         self._context = context
         self._ratio = ratio
         self._follow_clients = follow_clients
+        # Traces that are not recorded: the first half of their ids is that of the worker, the second half is random.
+        self._new_lines = b"traceparent: 00-%016x%%016x-%%016x-00\r\n" % getrandbits(64)
 
     def on_request(self, connection: ServerConnection, method: bytes, target: bytes, head: RequestHead) -> None:
         """Handle a request."""
@@ -87,8 +89,14 @@ class TracedHandler:
                     context, cache, connection, target, head
                 ):
                     return
-            exchange = UnsampledExchange(context, connection, method, target, head)
-            exchange.continue_trace(self.exporter, remote)
+            exchange = unsampled = UnsampledExchange(context, connection, method, target, head)
+            unsampled.exporter, unsampled.remote = self.exporter, remote
+            if remote is None:
+                number = getrandbits(64) or 1  # the two kinds of ids need not differ
+                unsampled.trace_lines = self._new_lines % (number, number)
+            else:
+                span_id, flags = new_span_id(), remote.flags & ~SAMPLED
+                unsampled.trace_lines = field_lines(remote.trace_id, span_id, flags, remote.state)
         try:
             exchange.start()
         except Exception as error:
@@ -153,19 +161,16 @@ class _TracedExchange(Exchange):
 
 
 class UnsampledExchange(_TracedExchange):
-    """A request that continues the trace and is not recorded unless it fails."""
+    """A request that continues the trace and is not recorded unless it fails.
 
-    __slots__ = ("_exporter", "_remote", "trace_id", "trace_lines")
+    Most requests are of this class: methods of the base class are called by its name, because ``super()`` takes three
+    times as long (0.26 instead of 0.07 us in CPython 3.11).
+    """
 
-    def continue_trace(self, exporter: Exporter, remote: RemoteContext | None) -> None:
-        """Continue the trace of ``remote``, or begin one."""
-        self._exporter = exporter
-        self._remote = remote
-        if remote is None:
-            self.trace_lines = b"traceparent: 00-%032x-%016x-00\r\n" % (getrandbits(128) or 1, getrandbits(64) or 1)
-        else:
-            self.trace_lines = field_lines(remote.trace_id, new_span_id(), remote.flags & ~SAMPLED, remote.state)
-        self.trace_id = self.trace_lines[16:48]
+    __slots__ = ("exporter", "remote", "trace_id", "trace_lines")
+
+    exporter: Exporter
+    remote: RemoteContext | None
 
     def guarded_call(self) -> GuardedCall:
         """See :meth:`.exchange.Exchange.guarded_call`."""
@@ -175,22 +180,28 @@ class UnsampledExchange(_TracedExchange):
         return call
 
     def _message(self, plan: ForwardPlan, match: RouteMatch) -> bytes:
-        return b"%b%b\r\n" % (super()._message(plan, match)[:-2], self.trace_lines)
+        return b"%b%b\r\n" % (Exchange._message(self, plan, match)[:-2], self.trace_lines)
 
     def _write_log(
         self, log: RouteLog, status: int, seconds: float, failure: Failure | None, extra: bytes = b""
     ) -> None:
-        super()._write_log(log, status, seconds, failure, b',"trace_id":"%b"' % self.trace_id)
+        trace_id = self.trace_lines[16:48]
+        Exchange._write_log(self, log, status, seconds, failure, b',"trace_id":"%b"' % trace_id)
+
+    def on_failure(self, failure: Failure) -> None:
+        """See :meth:`.exchange.Exchange.on_failure`."""
+        self.trace_id = self.trace_lines[16:48]
+        super().on_failure(failure)
 
     def finish(self, status: int, failure: Failure | None = None) -> None:
         """See :meth:`.exchange.Exchange.finish`. A failed request is recorded unless the queue is half full."""
         if (failure is not None or status >= 500) and not self._finished and _error(status, failure):
-            exporter = self._exporter
+            exporter = self.exporter
             if exporter.waiting < CAPACITY // 2:
-                trace = Trace(self.trace_id, self._remote, exporter.put, self._context.clock.offset)
+                trace = Trace(self.trace_lines[16:48], self.remote, exporter.put, self._context.clock.offset)
                 trace.span_id = self.trace_lines[49:65]
                 self._finish_trace(trace, status, failure)
-        super().finish(status, failure)
+        Exchange.finish(self, status, failure)
 
 
 class SampledExchange(_TracedExchange):
