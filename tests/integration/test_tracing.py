@@ -187,7 +187,7 @@ def test_the_flag_of_trusted_proxies_decides_and_that_of_clients_where_configure
 
 
 def test_the_share_of_sampled_requests_is_that_of_the_configuration(rig, collector):
-    upstream, gateway, client = site(rig, collector, **tracing(collector, "20%"))
+    upstream, _, client = site(rig, collector, **tracing(collector, "20%"))
     for _ in range(300):
         client.request()
     sampled = sum(context(request)[2] == "01" for request in upstream.wait_requests(300))
@@ -196,7 +196,7 @@ def test_the_share_of_sampled_requests_is_that_of_the_configuration(rig, collect
 
 
 def test_a_failure_is_always_recorded(rig, collector):
-    upstream, gateway, client = site(rig, collector, **tracing(collector, "0%"))
+    upstream, _, client = site(rig, collector, **tracing(collector, "0%"))
     upstream.refuse()
     response = client.request("GET", "/x", ("traceparent", SAMPLED))
     assert response.status == 502 and json.loads(response.body)["trace_id"] == TRACE
@@ -255,14 +255,15 @@ def test_a_hedge_is_a_span(rig, collector):
     gateway = rig.forward(
         first,
         second,
+        service={"balance": "round_robin"},
         route={"hedge": {"after": "20ms"}, "tell_deadline": True},
         **tracing(collector),
     )
     client = rig.connect(gateway)
-    responses = [client.request().body for _ in range(2)]
+    responses = [client.request().body for _ in range(4)]
     release.set()
-    assert responses == [b"fast", b"fast"]
-    spans = collector.trace(2)
+    assert responses == [b"fast"] * 4
+    spans = collector.trace(4)
     received = {context(request)[1] for each in (first, second) for request in each.requests}
     attempts = of_kind(spans, "client")
     assert received == {span.span_id for span in attempts}
@@ -392,7 +393,7 @@ def test_a_request_without_a_route_is_recorded(rig, collector):
 
 
 def test_a_client_that_disconnects_ends_its_spans(rig, collector):
-    _, gateway, client = site(rig, collector, lambda conn: conn.read_request())
+    _, _, client = site(rig, collector, lambda conn: conn.read_request())
     client.send(b"GET / HTTP/1.1\r\nHost: gw\r\n\r\n")
     rig.upstreams[0].wait_requests(1)
     client.reset()
@@ -406,7 +407,7 @@ def test_a_client_that_disconnects_ends_its_spans(rig, collector):
 
 def test_log_and_problem_details_have_the_trace_id(rig, collector, tmp_path: Path):
     log = tmp_path / "access.log"
-    upstream, gateway, client = site(rig, collector, **tracing(collector, "0%"), access_log=str(log))
+    upstream, _, client = site(rig, collector, **tracing(collector, "0%"), access_log=str(log))
     client.request("GET", "/", ("traceparent", SAMPLED))
     client.request()
     other = rig.forward(upstream, **tracing(collector), access_log=str(log))

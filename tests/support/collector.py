@@ -42,7 +42,7 @@ def values(attributes: Any) -> dict[str, Any]:
 
 
 class Collector:
-    """Receives spans on a free port. ``answer`` decides about each request; ``spans`` are those of accepted requests."""
+    """Receives spans on a free port. ``answer`` decides about each request; accepted spans are in ``spans``."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
