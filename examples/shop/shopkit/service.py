@@ -21,8 +21,8 @@ def create_app(service: str, url: str | None = None, redis: str | None = None, p
 
     ``url`` is the database's URL, by default that of :func:`shopkit.settings.database_url`. ``redis`` is the URL of the
     Redis for the cache-aside, if any. ``provider`` is an OpenTelemetry tracer provider, by default one for the
-    collector of the environment, if there is one. No connection is opened before the first request, so importing an application
-    never fails for lack of a database.
+    collector of the environment, if there is one. No connection is opened before the first request, so importing an
+    application never fails for lack of a database.
     """
     app = Flask(service, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
