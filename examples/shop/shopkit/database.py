@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import Engine, Select, create_engine, event
 from sqlalchemy.engine import make_url
 
+from shopkit import tracing
+
 # How long a statement waits for SQLite's single writer, and a request for a pooled connection.
 BUSY_TIMEOUT = 5.0  # seconds
 POOL_TIMEOUT = 5.0  # seconds
@@ -70,4 +72,5 @@ def lookup(engine: Engine, statement: Select[Any]) -> Callable[[dict[str, Any]],
         finally:
             connection.close()
 
-    return first
+    provider = engine.get_execution_options().get("tracing")
+    return first if provider is None else tracing.traced_lookup(first, engine, sql, provider)

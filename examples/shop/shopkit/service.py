@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 from flask import Flask, Response
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from shopkit import database, problems, settings
+from shopkit import database, problems, settings, tracing
 from shopkit.catalogue import RESOURCES
 from shopkit.routes import JSON, mount
 
 BODY_LIMIT = 64 * 1024  # bytes; the largest valid body is under 2 KiB
 
 
-def create_app(service: str, url: str | None = None, redis: str | None = None) -> Flask:
+def create_app(service: str, url: str | None = None, redis: str | None = None, provider: Any = None) -> Flask:
     """Return the application of ``service`` (``users``, ``products``, ``monolith``) with the routes of its resources.
 
     ``url`` is the database's URL, by default that of :func:`shopkit.settings.database_url`. ``redis`` is the URL of the
-    Redis for the cache-aside, if any. No connection is opened before the first request, so importing an application
-    never fails for lack of a database.
+    Redis for the cache-aside, if any. ``provider`` is an OpenTelemetry tracer provider, by default one for the
+    collector of the environment, if there is one. No connection is opened before the first request, so importing an
+    application never fails for lack of a database.
     """
     app = Flask(service, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     # A resource has a single URL: no redirect from //user//1.
     app.url_map.merge_slashes = False
     app.extensions["engine"] = engine = database.connect(url or settings.database_url(service))
+    if provider is None and tracing.wanted():
+        provider = tracing.provider_of(service)
+    if provider is not None:
+        tracing.install(app, engine, provider)
     problems.install(app, engine)
     aside = None
     if redis:

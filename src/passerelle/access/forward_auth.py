@@ -119,10 +119,11 @@ class _AuthRequester:
                 verdict = failure
             done(verdict)
 
-        message = b"GET %b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
+        message = b"GET %b HTTP/1.1\r\n%bX-Request-Id: %b\r\n%b\r\n" % (
             self._path,
             self._header_lines(call),
             call.request_id,
+            call.trace_lines,
         )
         self._subrequest.request(message, perf_counter(), on_success, done, b"GET").start()
 

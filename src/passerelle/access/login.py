@@ -111,8 +111,8 @@ class LoginHandler:
     def _fields(self, exchange: HandlerExchange, call: GuardedCall, length: int) -> bytes:
         return (
             b"Host: %b\r\n%bX-Forwarded-For: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"Accept: application/json\r\nAccept-Encoding: identity\r\nX-Request-Id: %b\r\n"
-        ) % (call.get(b"host") or b"", VIA, call.address, length, exchange.request_id)
+            b"Accept: application/json\r\nAccept-Encoding: identity\r\nX-Request-Id: %b\r\n%b"
+        ) % (call.get(b"host") or b"", VIA, call.address, length, exchange.request_id, call.trace_lines)
 
     def _on_verdict(
         self, exchange: HandlerExchange, call: GuardedCall, name: str, address: bytes, status: int, body: bytes

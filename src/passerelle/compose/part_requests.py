@@ -19,6 +19,7 @@ class PartRequests:
 
     ``fields`` are the field lines that every request has. ``address`` returns the address of the client,
     ``cache_origin`` the requested origin as cache keys have it. Without ``cached`` the caches are bypassed.
+    ``trace_lines`` continue the trace of the client; no stored response depends on them.
     """
 
     __slots__ = (
@@ -46,12 +47,13 @@ class PartRequests:
         address: Callable[[], bytes],
         cache_origin: Callable[[], bytes],
         cached: bool,
+        trace_lines: bytes = b"",
     ) -> None:
         self.parts = parts
         self.params = params
         self._head = head
         self._fields = fields
-        self._rest = b" HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (fields, request_id)
+        self._rest = b" HTTP/1.1\r\n%bX-Request-Id: %b\r\n%b\r\n" % (fields, request_id, trace_lines)
         self._consumer = consumer
         self._address = address
         self._cache_origin = cache_origin
@@ -91,7 +93,7 @@ class PartRequests:
             request = CacheRequest(
                 *arguments, node_key=node_key, sources=((service.name, path),), revalidate=self._revalidate
             )
-        part_request = PartRequest(gather, index, policy, message, started, request)
+        part_request = part.make_part(gather, index, policy, message, started, request)
         if key is not None and isinstance(part_request.source, UpstreamRequest):
             part_request.source.key = node_key
             part_request.sticky = service.cookie

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from passerelle.compose.composition import Composition
+from passerelle.compose.part import PartRequest
 from passerelle.proxy_cache.cache import CachePlan
 from passerelle.routing.paths import Template
 from passerelle.upstream.deadlines import DeadlineQueue
@@ -17,13 +18,17 @@ TERMS: Final = b"passerelle-cache-control"
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """How one part of a composition is requested; ``key`` is the prefix of its cache keys."""
+    """How one part of a composition is requested.
+
+    ``key`` is the prefix of its cache keys. ``make_part`` is the class of the requests.
+    """
 
     name: str
     policy: CallPolicy
     path: Template
     cache: CachePlan | None
     key: bytes
+    make_part: type[PartRequest] = PartRequest
 
 
 @dataclass(frozen=True, slots=True)

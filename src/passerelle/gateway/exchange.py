@@ -63,6 +63,8 @@ logger = logging.getLogger("passerelle")
 class Exchange:
     """One request and its response."""
 
+    trace_id = trace_lines = b""  # see traced_exchange.py
+    make_call = GuardedCall
     streams = True  # bodies are relayed piece by piece: the deadline holds for the head of the response alone
 
     __slots__ = (
@@ -369,7 +371,16 @@ class Exchange:
         composed = plan.composed
         address, place = self._address, self._cache_origin
         part_requests = PartRequests(
-            composed.parts, match.params, head, fields, self._request_id, consumer, address, place, cached
+            composed.parts,
+            match.params,
+            head,
+            fields,
+            self._request_id,
+            consumer,
+            address,
+            place,
+            cached,
+            self.trace_lines,
         )
         if plan.cache is not None and cached:
             request = self._cache_request(
@@ -488,7 +499,7 @@ class Exchange:
         fields = list(failure.fields) if isinstance(failure, RequestRefused) else []
         if self.cache_status:
             fields.append((b"Cache-Status", self.cache_status[14:-2]))
-        response = problem(failure, self._request_id, fields)
+        response = problem(failure, self._request_id, fields, self.trace_id)
         head = self._apply_response_rules(serialize(response))
         client.send_made(head if self._call is None else head + self._call.response_fields, response.body)
         self.finish(failure.status, failure)
@@ -601,7 +612,7 @@ class Exchange:
         call = self._call
         if call is None:
             client = self._client
-            call = self._call = GuardedCall(
+            call = self._call = self.make_call(
                 self._method,
                 self._path,
                 self._address(),
@@ -709,7 +720,9 @@ class Exchange:
         # These refer to this object: kept, they would be cycles that wait for the garbage collector.
         self._source, self._gather, self._parts = None, None, ()
 
-    def _write_log(self, log: RouteLog, status: int, seconds: float, failure: Failure | None) -> None:
+    def _write_log(
+        self, log: RouteLog, status: int, seconds: float, failure: Failure | None, extra: bytes = b""
+    ) -> None:
         if (forward := self._source) is not None:
             instance = forward.instance.name or None
             upstream_seconds, attempts = forward.seconds, forward.attempts
@@ -720,7 +733,8 @@ class Exchange:
                 source = part.source
                 upstream_seconds = max(upstream_seconds, source.seconds)
                 attempts += source.attempts
-        hedge = forward.hedged if attempts > 1 and forward is not None else None
+        if attempts > 1 and forward is not None and forward.hedged is not None:
+            extra += b',"hedge":"%b"' % forward.hedged.encode("ascii")
         identity = self._call.identity if self._call is not None else None
         body, client, head = self._body, self._client, self._head
         log.add(
@@ -740,5 +754,5 @@ class Exchange:
             failure,
             self.cache_outcome,
             identity.consumer if identity is not None else None,
-            hedge,
+            extra,
         )

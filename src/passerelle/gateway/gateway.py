@@ -35,6 +35,7 @@ from passerelle.gateway.assembly.services import (
     pool_settings,
     sweep_seconds,
 )
+from passerelle.gateway.assembly.tracing import Tracing
 from passerelle.gateway.context import Context
 from passerelle.gateway.exchange import Exchange
 from passerelle.gateway.fast_hit import serve_fresh_hit
@@ -72,6 +73,8 @@ BACKLOG = 4096
 STREAM_END_SECONDS = 1.0
 # How long writing the last log lines may take when the worker stops (seconds).
 LOG_SECONDS = 2.0
+# How long sending the last spans may take when the worker stops (seconds).
+TRACE_SECONDS = 1.0
 
 _BREAKERS = {"closed": "closed", "open": "open", "half_open": "half-open"}
 
@@ -119,6 +122,9 @@ class Gateway:
         self.second_level = SecondLevel(self.loop)
         self._use_cache(cache, era, config)
         self._listener = Listener(self, listener_limits(config), self.clock)
+        self._tracing = Tracing(self)
+        self._listener.handler = self._tracing.handler(config, self.context)
+        self.metrics.traces = self._tracing.counts
         self._listener.descriptors = DescriptorLimit(descriptors.limit(), logger.warning)
         self._sweep = sweep_seconds(config, SWEEP)
         self._stream_idle_monitor = StreamIdleMonitor()
@@ -177,6 +183,7 @@ class Gateway:
         await self.second_level.stop()
         if self.context.cache is not None:
             self.context.cache.store.close()
+        self._tracing.stop(TRACE_SECONDS)
         if self._log is not None:
             self._log.flush()
         if self._sink is not None:
@@ -236,6 +243,7 @@ class Gateway:
         self._guards = guards
         context.router, context.unmatched = router, unmatched_plan(config, self.metrics, self._route_log)
         self._use_cache(cache, era, config)
+        self._listener.handler = self._tracing.handler(config, context)
 
     def _retire_service(self, name: str) -> None:
         """Retire a service that the configuration has no longer: requests in flight end, and no others are sent."""

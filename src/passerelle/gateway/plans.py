@@ -25,7 +25,8 @@ class RoutePlan:
     ``body_limit`` is in bytes. ``log`` is None without an access log. ``guards`` run in this order. ``coding`` selects
     the responses to compress. ``request_rules`` and ``response_rules`` edit header fields. ``preflight`` handles CORS
     preflights for the route; where it is None they are ordinary requests. ``cache`` is None where the route stores
-    nothing. ``withheld`` are the fields of clients that the services of the route never receive.
+    nothing. ``withheld`` are the fields of clients that the services of the route never receive. ``guard_names`` are
+    the names of ``guards`` in traces.
     """
 
     metrics: RouteMetrics
@@ -38,6 +39,7 @@ class RoutePlan:
     preflight: HandlerPlan | None
     cache: CachePlan | None
     withheld: WithheldFields | None = field(default=None, kw_only=True)
+    guard_names: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

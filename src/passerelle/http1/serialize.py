@@ -23,8 +23,8 @@ def serialize(response: Response) -> bytes:
     return b"".join(lines)
 
 
-def problem(failure: Failure, request_id: bytes, fields: Fields | None = None) -> Response:
-    """Return ``failure`` as problem details (RFC 9457).
+def problem(failure: Failure, request_id: bytes, fields: Fields | None = None, trace_id: bytes = b"") -> Response:
+    """Return ``failure`` as problem details (RFC 9457), with ``trace_id`` if the request has one.
 
     The response states what happened and which side caused it, but nothing about instances or internals. No cache may
     store it: it depends on the state of the gateway and its services. Without a directive, a 404, 405, 414 or 501 may
@@ -37,6 +37,8 @@ def problem(failure: Failure, request_id: bytes, fields: Fields | None = None) -
         "kind": failure.kind.value,
         "request_id": request_id.decode("latin-1"),
     }
+    if trace_id:
+        detail["trace_id"] = trace_id.decode("ascii")
     if failure.public:
         detail["detail"] = failure.public
     all_fields: Fields = [

@@ -139,15 +139,15 @@ class RouteLog:
         failure: Failure | None = None,
         cache: str | None = None,
         consumer: str | None = None,
-        hedge: str | None = None,
+        extra: bytes = b"",
     ) -> None:
         """Log a finished request.
 
         The first six arguments are as received (any bytes; empty if absent). ``bytes_in`` and ``bytes_out`` are the
         octets of the two bodies. ``seconds`` is the duration of the whole request, ``upstream_seconds`` of its attempts
         alone (0 without attempts). ``instance`` is the one that responded, or the last one tried. ``cache`` is the
-        result of the cache, if it was involved. ``consumer`` is the authenticated consumer. ``hedge`` is the result of
-        the hedge, if there was one.
+        result of the cache, if it was involved. ``consumer`` is the authenticated consumer. ``extra`` has
+        further members as JSON, each after a comma.
         """
         log = self._log
         now = log._clock()
@@ -174,8 +174,8 @@ class RouteLog:
         )
         if consumer is not None:
             line += log._consumers.get(consumer) or log._consumer_part(consumer)
-        if hedge is not None:
-            line += b',"hedge":"%b"' % hedge.encode("ascii")
+        if extra:
+            line += extra
         log._lines.append(line + b"}\n" if failure is None else line + _FAILURE % _failure_text(failure) + b"}\n")
         if not log._armed:
             log._armed = True

@@ -78,6 +78,7 @@ class RouteMetrics:
         "_sum",
         "_verdicts",
         "cache",
+        "exemplars",
         "in_flight",
         "not_stored",
         "route",
@@ -87,6 +88,7 @@ class RouteMetrics:
     def __init__(self, route: str) -> None:
         self.route = route
         self.cache: dict[str, int] = {}
+        self.exemplars: dict[str, str] = {}
         self.in_flight = 0
         self.not_stored: dict[str, int] = {}
         self.would_refuse = 0  # refused by limits with dry_run
@@ -121,6 +123,10 @@ class RouteMetrics:
     def count_failure(self, kind: Kind) -> None:
         """Count a failure that ended a request early, in addition to :meth:`observe`."""
         self._failures[kind] = self._failures.get(kind, 0) + 1
+
+    def remember_exemplar(self, trace_id: bytes, seconds: float) -> None:
+        """Remember the recorded trace of a request with this duration, the last one for each bucket."""
+        _remember(self.exemplars, trace_id, seconds)
 
     def verdict(self, verdict: str, reason: str) -> None:
         """Count a verdict of ``forward_auth``: ``allowed`` or ``denied`` with the status class of the service's
@@ -177,6 +183,7 @@ class RouteMetrics:
             "not_stored": dict(self.not_stored),
             "would_refuse": self.would_refuse,
             "verdicts": verdicts,
+            "exemplars": dict(self.exemplars),
         }
 
 
@@ -197,6 +204,7 @@ class ServiceMetrics:
         "_sum",
         "breaker",
         "concurrency",
+        "exemplars",
         "hedges",
         "in_flight",
         "limited",
@@ -212,6 +220,7 @@ class ServiceMetrics:
         self.in_flight = in_flight
         self.breaker: Callable[[], str | None] = lambda: None
         self.concurrency: Callable[[], dict[str, int] | None] = lambda: None
+        self.exemplars: dict[str, str] = {}
         self.hedges: dict[str, int] = {}
         self.tunnels: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.limited = 0
@@ -272,6 +281,10 @@ class ServiceMetrics:
             "buckets": list(self._buckets),
         }
 
+    def remember_exemplar(self, trace_id: bytes, seconds: float) -> None:
+        """Remember the recorded trace of an attempt with this duration, the last one for each bucket."""
+        _remember(self.exemplars, trace_id, seconds)
+
     def hedge(self, outcome: str) -> None:
         """Count a hedge by outcome. A hedge that lost or was cancelled is not counted as an attempt."""
         self.hedges[outcome] = self.hedges.get(outcome, 0) + 1
@@ -290,6 +303,7 @@ class ServiceMetrics:
             "hedges": dict(self.hedges),
             "limited": self.limited,
             "tunnels": dict(zip(("open", "refused"), self.tunnels(), strict=True)),
+            "exemplars": dict(self.exemplars),
         }
 
 
@@ -302,7 +316,7 @@ class Metrics:
     """Metrics of one gateway worker.
 
     The attributes ``connections_…`` count client connections and are updated by the server. At a scrape, ``access_log``
-    returns the lines written and dropped, ``cache`` the size of the cache.
+    returns the lines written and dropped, ``traces`` the spans exported and dropped, ``cache`` the size of the cache.
     """
 
     def __init__(self) -> None:
@@ -311,6 +325,7 @@ class Metrics:
         self.connections_refused = 0
         self.connections_without_descriptor = 0
         self.access_log: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.traces: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.cache: Callable[[], Snapshot] = no_cache
         self._malformed: dict[Kind, int] = {}
         self._routes: dict[str, RouteMetrics] = {}
@@ -340,6 +355,7 @@ class Metrics:
     def snapshot(self) -> Snapshot:
         """Return every counter as JSON-able values; routes without requests are left out."""
         lines, dropped = self.access_log()
+        exported, lost = self.traces()
         return {
             "workers": 1,
             "cpu_seconds": time.process_time(),
@@ -352,6 +368,7 @@ class Metrics:
             },
             "malformed": {kind.value: count for kind, count in self._malformed.items()},
             "access_log": {"lines": lines, "dropped": dropped},
+            "traces": {"exported": exported, "dropped": lost},
             "cache": self.cache(),
             "routes": {r.route: r.snapshot() for r in self._routes.values() if r.in_flight or any(r._buckets)},
             "services": {s.service: s.snapshot() for s in self._services.values()},
@@ -421,7 +438,14 @@ def _add(a: Any, b: Any) -> Any:
         return [_add(x, y) for x, y in zip(a, b, strict=True)]
     if isinstance(a, int | float) and isinstance(b, int | float):
         return a + b
+    if isinstance(a, str) and isinstance(b, str):
+        return max(a, b)  # exemplars begin with their time: the newer one
     raise ValueError(f"snapshots of different forms: {a!r} and {b!r}")
+
+
+def _remember(exemplars: dict[str, str], trace_id: bytes, seconds: float) -> None:
+    key = str(bisect_left(BUCKETS, seconds))
+    exemplars[key] = f"{time.time():.3f} {trace_id.decode('ascii')} {seconds:.6f}"
 
 
 def _known(status: int) -> int | str:

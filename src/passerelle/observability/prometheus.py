@@ -19,6 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from passerelle.errors import TABLE
 from passerelle.observability.metrics import BUCKETS, Snapshot
@@ -137,7 +138,16 @@ def _failures(values: dict[str, Any]) -> Samples:
 
 
 def _histogram(values: dict[str, Any]) -> Samples:
-    return [([], (list(zip(_BOUNDS, accumulate(values["buckets"]), strict=True)), values["sum"]))]
+    exemplars = [_exemplar(values["exemplars"].get(str(number))) for number in range(len(_BOUNDS))]
+    return [([], (list(zip(_BOUNDS, accumulate(values["buckets"]), exemplars, strict=True)), values["sum"]))]
+
+
+def _exemplar(found: str | None) -> Exemplar | None:
+    """Return the trace of a request in a bucket, for OpenMetrics; the text format has no exemplars."""
+    if found is None:
+        return None
+    timestamp, trace_id, seconds = found.split(" ")
+    return Exemplar({"trace_id": trace_id}, float(seconds), float(timestamp))
 
 
 def _breakers(values: dict[str, Any]) -> Samples:
@@ -456,6 +466,20 @@ METRICS = (
             for name, values in snapshot["scaling"].items()
             for reason, count in values["changes"].items()
         ),
+    ),
+    Metric(
+        "passerelle_trace_spans_exported_total",
+        "counter",
+        (),
+        "with [`tracing`](configuration.md#tracing): spans that the collector has accepted",
+        _one("traces", "exported"),
+    ),
+    Metric(
+        "passerelle_trace_spans_dropped_total",
+        "counter",
+        (),
+        "spans that were dropped: the queue was full, or the collector did not accept them",
+        _one("traces", "dropped"),
     ),
     Metric(
         "passerelle_workers",

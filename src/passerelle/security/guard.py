@@ -84,6 +84,9 @@ class GuardedCall:
         "variant_identity",
     )
 
+    trace_lines = b""
+    """Field lines that continue the trace in requests of guards to services."""
+
     def __init__(
         self,
         method: bytes,
@@ -139,6 +142,12 @@ class GuardedCall:
             lines = b"\r\n" + section
             section = lines.replace(b"\r\n%b\r\n" % line, b"\r\n%b\r\n" % rest, 1)[2:]
         return section + self.upstream_fields
+
+
+class TracedCall(GuardedCall):
+    """A request whose guards continue its trace."""
+
+    __slots__ = ("trace_lines",)
 
 
 class RequestRefused(Failure):

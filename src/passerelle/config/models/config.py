@@ -48,6 +48,7 @@ from passerelle.config.models.sessions import Login, Sessions, Yes
 from passerelle.config.models.shapes import route_shape, service_shape
 from passerelle.config.models.target import Target, Zone
 from passerelle.config.models.tls import Certificate, ListenerTls, ServiceTls
+from passerelle.config.models.tracing import Tracing
 from passerelle.config.models.units import Duration, DurationOrOff, Limit, Percent
 from passerelle.config.models.values import (
     AccessLog,
@@ -427,6 +428,9 @@ class Config(Model):
     request_id_in_responses: bool = Field(
         default=False,
         description="`true`: all responses, not only errors of the gateway, have the request id in `X-Request-Id`.",
+    )
+    tracing: Annotated[Tracing, Takes("[mapping](#tracing)")] | None = Field(
+        default=None, description="Traces: which requests are recorded, and where their spans are sent."
     )
     limits: Limits = Field(default=Limits(), description="Limits on the requests and connections of clients.")
     security_headers: OptionalSecurityHeaders = Field(

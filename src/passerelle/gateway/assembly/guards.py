@@ -21,6 +21,7 @@ from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.values import SHARED
 from passerelle.errors import CannotStart
 from passerelle.observability.metrics import RouteMetrics
+from passerelle.observability.tracing.context import TRACEPARENT, TRACESTATE
 from passerelle.security.addresses import AddressLists, Proxies, Subscribers
 from passerelle.security.authorization import Require
 from passerelle.security.cookies import HideCookies
@@ -199,6 +200,7 @@ class GuardFactory:
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, before: GuardFactory | None = None) -> None:
         self._config = config
         self._proxies = Proxies(config.trusted_proxies)
+        self._trace_fields = (TRACEPARENT, TRACESTATE) if config.tracing is not None else ()
         self._subscribers = Subscribers()
         self._tables: dict[tuple[str, str], BucketTable] = {}
         self._known_tables = before._tables if before is not None else {}
@@ -235,12 +237,16 @@ class GuardFactory:
         parts = (self._keys, self._tokens, self._redis, self._sessions)
         return [part for part in parts if part is not None and not any(part is each for each in shared)]
 
-    def for_route(self, route: Route, metrics: RouteMetrics, policy: Subrequest | None) -> tuple[Guard, ...]:
-        """Make the guards of ``route`` in the order of :data:`GUARDS`; ``policy`` sends the requests of its
-        ``forward_auth``."""
-        return tuple(
-            guard for entry in GUARDS for guard in self.BUILDERS[entry.name](self, RouteScope(route, metrics, policy))
-        )
+    def for_route(
+        self, route: Route, metrics: RouteMetrics, policy: Subrequest | None
+    ) -> tuple[tuple[Guard, ...], tuple[str, ...]]:
+        """Make the guards of ``route`` in the order of :data:`GUARDS`, and return them with their names.
+
+        ``policy`` sends the requests of its ``forward_auth``.
+        """
+        scope = RouteScope(route, metrics, policy)
+        named = [(guard, entry.name) for entry in GUARDS for guard in self.BUILDERS[entry.name](self, scope)]
+        return tuple(guard for guard, _ in named), tuple(name for _, name in named)
 
     def _address_lists(self, scope: RouteScope) -> list[Guard]:
         return self._lists(scope.route)
@@ -287,7 +293,7 @@ class GuardFactory:
             settings.cache,
             settings.cache_by,
         )
-        withheld = self.withheld([settings.service], scope.route)
+        withheld = self.withheld([settings.service], scope.route, self._trace_fields)
         return [forward_auth(values, scope.policy, self._proxies, scope.route.label, scope.metrics.verdict, withheld)]
 
     def _identity_token(self, scope: RouteScope) -> list[Guard]:
@@ -308,13 +314,13 @@ class GuardFactory:
     }
     """One builder for each entry of :data:`GUARDS`."""
 
-    def withheld(self, services: Iterable[str], route: Route) -> WithheldFields | None:
-        """Return the fields of clients that ``services`` never receive on ``route``, or None.
+    def withheld(self, services: Iterable[str], route: Route, others: Iterable[bytes] = ()) -> WithheldFields | None:
+        """Return the fields of clients that ``services`` never receive on ``route``, with ``others``; or None.
 
         These are the gateway's own credentials, and the fields that ``forward_auth`` of any route adds to requests for
         one of the services.
         """
-        names = copied_fields(self._config, services)
+        names = copied_fields(self._config, services).union(others)
         header = self._config.keys.header.lower().encode("ascii") if self._config.keys is not None else None
         if header is not None and "key" in (route.auth or ()):
             names.add(header)

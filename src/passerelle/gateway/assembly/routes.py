@@ -79,26 +79,29 @@ def _plan(config: Config, route: Route, resources: PlanResources) -> RoutePlan:
     body_limit = sys.maxsize if limit is None else limit
     metrics = resources.metrics(route.label)
     log = resources.log(route.label, route.login.service if route.login is not None else route.service)
-    guards = resources.guards.for_route(route, metrics, _forward_auth_policy(config, route, resources))
+    guards, names = resources.guards.for_route(route, metrics, _forward_auth_policy(config, route, resources))
     response_rules = response_header_rules(config, route)
     preflight = None
     if response_rules is not None and response_rules.cors is not None:
+        preflight_guards = resources.guards.for_preflight(route, metrics)
         preflight = HandlerPlan(
             metrics,
             log,
             min(body_limit, MAX_BODY),
-            resources.guards.for_preflight(route, metrics),
+            preflight_guards,
             None,
             None,
             response_header_rules(config, route, preflight=True),
             None,
             None,
             PreflightHandler(response_rules.cors),
+            guard_names=("preflight",) * len(preflight_guards),
         )
     if route.service is None and route.compose is None:
         handler = resources.guards.handler(route, _login_subrequest(config, route, resources))
         size = min(body_limit, MAX_BODY)
-        return HandlerPlan(metrics, log, size, guards, None, None, response_rules, preflight, None, handler)
+        fixed = (metrics, log, size, guards, None, None, response_rules, preflight)
+        return HandlerPlan(*fixed, None, handler, guard_names=names)
     cache = _cache_plan(route, route.cache, resources, metrics)
     common = (
         metrics,
@@ -116,7 +119,8 @@ def _plan(config: Config, route: Route, resources: PlanResources) -> RoutePlan:
             settings = replace(cache.settings, ttl=None, heuristic=False, stale_if_disconnected=0, targeted=(TERMS,))
             cache = replace(cache, settings=settings)
         withheld = resources.guards.withheld([part.service for part in (route.compose or {}).values()], route)
-        return ComposePlan(*common, cache, _composed(config, route, resources, metrics), withheld=withheld)
+        composed = _composed(config, route, resources, metrics)
+        return ComposePlan(*common, cache, composed, withheld=withheld, guard_names=names)
     return ForwardPlan(
         *common,
         cache,
@@ -126,6 +130,7 @@ def _plan(config: Config, route: Route, resources: PlanResources) -> RoutePlan:
         tunnel_idle=_seconds(route.tunnel_idle_timeout),
         invalidates=cache or _invalidation_plan(route, resources, metrics),
         withheld=resources.guards.withheld([route.service], route),
+        guard_names=names,
     )
 
 

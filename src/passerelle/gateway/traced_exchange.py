@@ -1,0 +1,328 @@
+"""Requests while tracing is configured: the ones that are sampled, and the others, which only continue the trace.
+
+Without ``tracing`` in the configuration, nothing of this module is in use: the listener hands requests to the gateway
+itself. A request that was not sampled continues the trace with the sampled flag cleared, and is recorded only if it
+fails. A sampled one has a span for itself, for each guard, for the cache, for each part of a composition and for each
+attempt (OpenTelemetry semantic conventions for HTTP).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import getrandbits, random
+from time import perf_counter
+from typing import Any
+
+from passerelle.compose.traced_part import traced_composition
+from passerelle.errors import Failure, Side
+from passerelle.gateway.context import Context
+from passerelle.gateway.exchange import Exchange
+from passerelle.gateway.fast_hit import serve_fresh_hit
+from passerelle.gateway.plans import ComposePlan, ForwardPlan, RoutePlan
+from passerelle.http.messages import Response
+from passerelle.http1.head import RequestHead
+from passerelle.http1.interfaces import RequestHandler, ServerConnection
+from passerelle.observability.access_log import RouteLog
+from passerelle.observability.metrics import METHODS, UNMATCHED
+from passerelle.observability.redaction import redact
+from passerelle.observability.tracing.context import (
+    SAMPLED,
+    TRACEPARENT,
+    TRACESTATE,
+    RemoteContext,
+    field_lines,
+    parse,
+)
+from passerelle.observability.tracing.exporter import CAPACITY, Exporter
+from passerelle.observability.tracing.otlp import MOST_TEXT
+from passerelle.observability.tracing.trace import CLIENT, INTERNAL, SERVER, Attributes, Span, Trace, new_span_id
+from passerelle.proxy_cache.request import CacheRequest
+from passerelle.routing.router import RouteMatch
+from passerelle.security.guard import Guard, GuardedCall, PendingResult, TracedCall
+from passerelle.security.header_rules import lines_of, without
+from passerelle.upstream.request_headers import part_fields, upstream_fields
+from passerelle.upstream.traced_request import split_authority, traced
+
+# The fields of a client are replaced by those of the gateway.
+_TRACE_LINES = lines_of((TRACEPARENT, TRACESTATE))
+
+
+class TracedHandler:
+    """Handles the requests of the listener while tracing is configured.
+
+    ``ratio`` is the part of requests that are sampled, from 0 to 1. The sampled flag of trusted proxies decides instead
+    where they send one; with ``follow_clients``, that of any client.
+    """
+
+    def __init__(
+        self, gateway: RequestHandler, context: Context, exporter: Exporter, ratio: float, follow_clients: bool
+    ) -> None:
+        self.exporter = exporter
+        self._gateway = gateway
+        self._context = context
+        self._ratio = ratio
+        self._follow_clients = follow_clients
+        # Traces that are not recorded: the first half of their ids is that of the worker, the second half is random.
+        self._new_lines = b"traceparent: 00-%016x%%016x-%%016x-00\r\n" % getrandbits(64)
+
+    def on_request(self, connection: ServerConnection, method: bytes, target: bytes, head: RequestHead) -> None:
+        """Handle a request."""
+        context = self._context
+        remote = None
+        if head.get(TRACEPARENT) is not None or head.get(TRACESTATE) is not None:
+            remote = parse(head.fields)
+            _withhold(head, context, connection)
+        if remote is not None and (self._follow_clients or context.proxies.trusts(connection.peer)):
+            sampled = remote.sampled
+        else:
+            sampled = random() < self._ratio
+        exchange: Exchange
+        if sampled:
+            trace_id = remote.trace_id if remote is not None else b"%032x" % (getrandbits(128) or 1)
+            trace = Trace(trace_id, remote, self.exporter.put, context.clock.offset)
+            exchange = SampledExchange(context, connection, method, target, head, trace)
+        else:
+            cache = context.cache
+            if cache is not None and method == b"GET" and head.plain:  # as Gateway.on_request
+                origin = head.cache_origin
+                if (origin is None or origin + target in cache.store.keys) and serve_fresh_hit(
+                    context, cache, connection, target, head
+                ):
+                    return
+            exchange = unsampled = UnsampledExchange(context, connection, method, target, head)
+            unsampled.exporter, unsampled.remote = self.exporter, remote
+            if remote is None:
+                number = getrandbits(64) or 1  # the two kinds of ids need not differ
+                unsampled.trace_lines = self._new_lines % (number, number)
+            else:
+                span_id, flags = new_span_id(), remote.flags & ~SAMPLED
+                unsampled.trace_lines = field_lines(remote.trace_id, span_id, flags, remote.state)
+        try:
+            exchange.start()
+        except Exception as error:
+            exchange.on_defect(error)
+
+    def on_refused(self, connection: ServerConnection, failure: Failure) -> bytes:
+        """Count and log a message that is not a valid request; return the id given to it."""
+        return self._gateway.on_refused(connection, failure)
+
+
+def _withhold(head: RequestHead, context: Context, client: ServerConnection) -> None:
+    """Remove the trace context of the client from the lines that services receive."""
+    if head.upstream is None:
+        head.upstream = without(upstream_fields(head, client.peer, context.proxies, client.scheme), _TRACE_LINES)
+    if head.part_fields is None:
+        head.part_fields = without(part_fields(head, client.peer, context.proxies, client.scheme), _TRACE_LINES)
+
+
+class _TracedExchange(Exchange):
+    """What both have."""
+
+    __slots__ = ()
+
+    make_call = TracedCall
+
+    def _finish_trace(self, trace: Trace, status: int, failure: Failure | None) -> None:
+        """Record the span of the request, and put the trace into the queue."""
+        head, method = self._head, self._method.decode("latin-1")
+        path, _, query = redact(self._target, MOST_TEXT).decode("latin-1").partition("?")
+        host, port = split_authority(head.authority.decode("latin-1"), self._client.scheme == b"https")
+        attributes: Attributes = {
+            "http.request.method": method,
+            "url.path": path,
+            "url.scheme": "https" if self.secure else "http",
+            "client.address": self._address().decode("latin-1"),
+            "server.address": host,
+            "server.port": port,
+            "passerelle.request_id": self._request_id.decode("latin-1"),
+        }
+        if self._method not in METHODS:
+            attributes["http.request.method"], attributes["http.request.method_original"] = "_OTHER", method
+            method = "HTTP"
+        if query:
+            attributes["url.query"] = query
+        if head.user_agent:
+            attributes["user_agent.original"] = head.user_agent.decode("latin-1")
+        if status:
+            attributes["http.response.status_code"] = status
+        if self._source is not None and self._source.attempts:
+            attributes["passerelle.attempts"] = self._source.attempts
+        error = _error(status, failure)
+        if failure is not None:
+            attributes["passerelle.failure"] = failure.kind.value
+        if error:
+            attributes["error.type"] = error
+        name = method
+        if route := _route_pattern(self._plan.metrics.route):
+            attributes["http.route"] = route
+            name = f"{method} {route}"
+        now = perf_counter()
+        trace.finish(Span(SERVER, name, trace.span_id, trace.parent_id, self._started, now, error, attributes))
+
+
+class UnsampledExchange(_TracedExchange):
+    """A request that continues the trace and is not recorded unless it fails.
+
+    Most requests are of this class: methods of the base class are called by its name, because ``super()`` takes three
+    times as long (0.26 instead of 0.07 us in CPython 3.11).
+    """
+
+    __slots__ = ("exporter", "remote", "trace_id", "trace_lines")
+
+    exporter: Exporter
+    remote: RemoteContext | None
+
+    def guarded_call(self) -> GuardedCall:
+        """See :meth:`.exchange.Exchange.guarded_call`."""
+        call = super().guarded_call()
+        if isinstance(call, TracedCall):
+            call.trace_lines = self.trace_lines
+        return call
+
+    def _message(self, plan: ForwardPlan, match: RouteMatch) -> bytes:
+        return b"%b%b\r\n" % (Exchange._message(self, plan, match)[:-2], self.trace_lines)
+
+    def _write_log(
+        self, log: RouteLog, status: int, seconds: float, failure: Failure | None, extra: bytes = b""
+    ) -> None:
+        trace_id = self.trace_lines[16:48]
+        Exchange._write_log(self, log, status, seconds, failure, b',"trace_id":"%b"' % trace_id)
+
+    def on_failure(self, failure: Failure) -> None:
+        """See :meth:`.exchange.Exchange.on_failure`."""
+        self.trace_id = self.trace_lines[16:48]
+        super().on_failure(failure)
+
+    def finish(self, status: int, failure: Failure | None = None) -> None:
+        """See :meth:`.exchange.Exchange.finish`. A failed request is recorded unless the queue is half full."""
+        if (failure is not None or status >= 500) and not self._finished and _error(status, failure):
+            exporter = self.exporter
+            if exporter.waiting < CAPACITY // 2:
+                trace = Trace(self.trace_lines[16:48], self.remote, exporter.put, self._context.clock.offset)
+                trace.span_id = self.trace_lines[49:65]
+                self._finish_trace(trace, status, failure)
+        Exchange.finish(self, status, failure)
+
+
+class SampledExchange(_TracedExchange):
+    """A request that is recorded."""
+
+    __slots__ = ("_looked_up_at", "_trace", "_traced_plan", "trace_id")
+
+    def __init__(
+        self,
+        context: Context,
+        client: ServerConnection,
+        method: bytes,
+        target: bytes,
+        head: RequestHead,
+        trace: Trace,
+    ) -> None:
+        super().__init__(context, client, method, target, head)
+        self._trace = trace
+        self.trace_id = trace.trace_id
+        self._traced_plan: RoutePlan | None = None
+        self._looked_up_at = 0.0
+
+    def guarded_call(self) -> GuardedCall:
+        """See :meth:`.exchange.Exchange.guarded_call`."""
+        is_new = self._call is None
+        call = super().guarded_call()
+        if is_new and isinstance(call, TracedCall):
+            call.trace_lines = self._trace.lines(self._trace.span_id)
+        return call
+
+    def _run_from(self, plan: RoutePlan, match: RouteMatch, first: int) -> None:
+        traced_plan = self._traced_plan
+        if traced_plan is None:
+            traced_plan = self._traced_plan = _traced(plan, self._trace)
+        super()._run_from(traced_plan, match, first)
+
+    def _cache_request(self, plan: RoutePlan, *arguments: Any) -> CacheRequest:
+        self._looked_up_at = perf_counter()
+        # What is stored may refer to the plan of the route, but not to that of one request.
+        return super()._cache_request(self._plan, *arguments)
+
+    def _write_log(
+        self, log: RouteLog, status: int, seconds: float, failure: Failure | None, extra: bytes = b""
+    ) -> None:
+        super()._write_log(log, status, seconds, failure, b',"trace_id":"%b"' % self.trace_id)
+
+    def finish(self, status: int, failure: Failure | None = None) -> None:
+        """See :meth:`.exchange.Exchange.finish`."""
+        if not self._finished:
+            if self._looked_up_at and self.cache_outcome is not None:
+                self._record_lookup(self.cache_outcome)
+            self._plan.metrics.remember_exemplar(self._trace.trace_id, perf_counter() - self._started)
+            self._finish_trace(self._trace, status, failure)
+        super().finish(status, failure)
+        self._traced_plan = None
+
+    def _record_lookup(self, outcome: str) -> None:
+        """Record the lookup: until the first attempt, or until the response where there was none."""
+        since = self._looked_up_at
+        starts = [span.start for span in self._trace.spans if span.kind == CLIENT and span.start >= since]
+        attributes: Attributes = {"passerelle.cache.outcome": outcome}
+        end = min(starts, default=perf_counter())
+        trace = self._trace
+        trace.add(Span(INTERNAL, "cache lookup", new_span_id(), trace.span_id, since, end, "", attributes))
+
+
+def _traced(plan: RoutePlan, trace: Trace) -> RoutePlan:
+    """Return ``plan`` for one sampled request."""
+    changes: dict[str, Any] = {}
+    if plan.guards:
+        named = zip(plan.guard_names, plan.guards, strict=True)
+        changes["guards"] = tuple(_GuardSpan(name, guard, trace) for name, guard in named)
+    if isinstance(plan, ForwardPlan):
+        changes["policy"] = traced(plan.policy, trace, trace.span_id)
+    elif isinstance(plan, ComposePlan):
+        changes["composed"] = traced_composition(plan.composed, trace)
+    return replace(plan, **changes)
+
+
+class _GuardSpan:
+    """A guard that is recorded, with the time that it waits. Its requests to services are children of its span."""
+
+    __slots__ = ("_guard", "_name", "_span_id", "_started_at", "_trace")
+
+    def __init__(self, name: str, guard: Guard, trace: Trace) -> None:
+        self._name = name
+        self._guard = guard
+        self._trace = trace
+        self._span_id = new_span_id()
+        self._started_at = 0.0
+
+    def __call__(self, call: GuardedCall) -> Response | PendingResult | None:
+        if not self._started_at:
+            self._started_at = perf_counter()
+        if isinstance(call, TracedCall):
+            call.trace_lines = self._trace.lines(self._span_id)
+        try:
+            result = self._guard(call)
+        except Failure as failure:
+            self._record(failure.kind.value)
+            raise
+        if result is None or isinstance(result, Response):
+            self._record("")
+        return result
+
+    def _record(self, error: str) -> None:
+        trace = self._trace
+        attributes: Attributes = {"passerelle.guard": self._name}
+        if error:
+            attributes["passerelle.refused"] = error  # a refusal is a result of the guard, not its failure
+        name = f"guard {self._name}"
+        trace.add(Span(INTERNAL, name, self._span_id, trace.span_id, self._started_at, perf_counter(), "", attributes))
+
+
+def _route_pattern(label: str) -> str:
+    """Return the path pattern of a route by its label (see ``Route.label``); empty for no route."""
+    return label[label.index("/") :] if label != UNMATCHED else ""
+
+
+def _error(status: int, failure: Failure | None) -> str:
+    """Return the ``error.type`` of a request; empty where the server side has not failed."""
+    if failure is not None and (failure.side is not Side.CLIENT or status >= 500):
+        return failure.kind.value
+    return str(status) if status >= 500 else ""

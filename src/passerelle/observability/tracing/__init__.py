@@ -1,0 +1,1 @@
+"""Traces: W3C Trace Context, the spans of requests, and their export over OTLP."""
