@@ -127,7 +127,7 @@ def _services(config: Config) -> tuple[ServiceExport, ...]:
     found = []
     for name, service in config.services.items():
         if service.is_local:
-            instances = [Instance(Address(host="127.0.0.1", port=next(ports))) for _ in range(service.instances)]
+            instances = [Instance(Address(host="127.0.0.1", port=next(ports))) for _ in range(service.instances.min)]
         else:
             instances = list(_running(service))
         found.append(ServiceExport(name, service, tuple(instances)))
