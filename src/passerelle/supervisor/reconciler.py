@@ -25,7 +25,7 @@ from passerelle.supervisor.worker_process import WorkerProcess
 MOST_INSTANCES = 1000
 
 # The keys of a service that define its processes: when one changes, all its instances are replaced.
-_PROCESS = ("app", "run", "interface", "env", "cwd")
+_PROCESS = ("app", "run", "interface", "threads", "env", "cwd")
 
 
 class Reconciler:

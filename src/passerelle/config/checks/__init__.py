@@ -216,6 +216,8 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
         yield Finding(
             (*loc, "run"), f"found no {{port}} in {found!r}; pass the port to the command, such as --port {{port}}"
         )
+    if service.threads is not None and service.interface == "asgi":
+        yield Finding((*loc, "threads"), "found together with interface: asgi; allowed with wsgi only")
     if service.near is not None and service.zones is not None and service.near not in service.zones:
         zones = list(service.zones)
         yield Finding((*loc, "near"), f"found {service.near!r}; allowed: {', '.join(zones)}{hint(service.near, zones)}")

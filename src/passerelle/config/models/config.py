@@ -143,6 +143,11 @@ class Service(Model):
     interface: Literal["wsgi", "asgi"] | None = Field(
         default=None, description="Interface of `app`; detected by default. With `app` only."
     )
+    threads: Annotated[int, WholeNumber(1, 256)] | None = Field(
+        default=None,
+        description="Number of requests that each instance of a WSGI `app` handles at once, besides "
+        "[streams](running.md#streams-of-wsgi-applications); by default 4. With `app` only.",
+    )
     instances: Annotated[int, WholeNumber(1, 1000)] = Field(
         default=1, description="Number of processes to start. With `app` or `run` only."
     )
