@@ -340,6 +340,7 @@ class Metrics:
             "routes": {r.route: r.snapshot() for r in self._routes.values() if r.in_flight or any(r._buckets)},
             "services": {s.service: s.snapshot() for s in self._services.values()},
             "events": {},
+            "alerts": {"firing": {}, "deliveries": {}},
         }
 
     def live(self, *, full: bool) -> Snapshot:

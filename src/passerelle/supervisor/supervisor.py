@@ -17,6 +17,7 @@ from passerelle.observability.events import Event
 from passerelle.observability.metrics import Snapshot, merge
 from passerelle.supervisor import status
 from passerelle.supervisor.admin import Admin, PurgeResult
+from passerelle.supervisor.alerting import Alerting
 from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.code_watch import CodeWatch
 from passerelle.supervisor.fleet import Fleet, Member, Setup
@@ -27,6 +28,7 @@ from passerelle.supervisor.reconciler import Reconciler
 from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.supervised import ProcessState
 from passerelle.supervisor.target_set import TargetSet
+from passerelle.supervisor.webhook import WebhookSender
 from passerelle.supervisor.worker_process import WorkerProcess
 from passerelle.system import linux, ports
 
@@ -78,8 +80,12 @@ class Supervisor:
             grace=grace,
         )
         self.events = self.fleet.events
-        self.events.listen(self._log_audit)
+        self.events.listen(self._log_event)
         self.live = LiveSampler(FleetLive(self.fleet))
+        self._expiry = CertificateExpiry(lambda: self.fleet.config, self.events)
+        self._webhook = WebhookSender(random.random)
+        self._alerting = Alerting(lambda: self.fleet.config, lambda: self._expiry.ends, self.events, self._webhook)
+        self.live.watch(self._alerting.watch)
         self._targets = TargetSet(self.fleet)
         self._reconciler = Reconciler(self.fleet, self._targets)
         self._code_watch = CodeWatch(self.fleet, self._reconciler) if setup.reload_code else None
@@ -109,13 +115,15 @@ class Supervisor:
                 await self._code_watch.check()  # before the applications read their files
             if self._admin is not None:
                 await self._admin.start()
+            if self._admin is not None or fleet.config.alerts is not None:
                 fleet.spawn(self.live.run())
+                fleet.spawn(self._webhook.run())
             for member in (*fleet.members, *fleet.workers):
                 fleet.supervise(member)
             started = await self._unless_stopped(self._start())
             if started:
                 fleet.state = "running"
-                fleet.spawn(CertificateExpiry(lambda: fleet.config, self.events).run())
+                fleet.spawn(self._expiry.run())
                 if self._follow:
                     fleet.spawn(self._reconciler.follow())
                 if self._code_watch is not None:
@@ -181,9 +189,9 @@ class Supervisor:
         if fleet.state == "running" and fleet.catalog.is_discovered(fleet.services[service].config):
             fleet.spawn(self._targets.on_found(service))
 
-    def _log_audit(self, event: Event) -> None:
-        if event.kind == "audit":
-            self._report.log(f"audit: {event.text}")
+    def _log_event(self, event: Event) -> None:
+        if event.kind in ("alert", "audit"):
+            self._report.log(f"{event.kind}: {event.text}")
 
     def _on_fault(self, fault: BaseException) -> None:
         self._fault = fault
@@ -275,7 +283,8 @@ class Supervisor:
         """Return the counters of all workers, merged."""
         parts = await asyncio.gather(*(worker.read_snapshot() for worker in self.fleet.workers))
         merged = merge(snapshot for part in parts for snapshot in part)
-        return merged | {"events": {kind: count for kind, count in self.events.counts.items() if count}}
+        counts = {kind: count for kind, count in self.events.counts.items() if count}
+        return merged | {"events": counts, "alerts": self._alerting.counts()}
 
     async def status(self) -> dict[str, Any]:
         """Return the status of everything that runs, as JSON-able values; times in seconds."""

@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from passerelle.config.models.addresses import Address, Authority, Listen, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
+from passerelle.config.models.alerts import Alert, AlertSettings, Webhook
 from passerelle.config.models.balance import (
     Balance,
     Breaker,
@@ -67,6 +68,8 @@ from passerelle.config.models.values import (
 
 __all__ = [
     "AdminPort",
+    "Alert",
+    "AlertSettings",
     "Balance",
     "Breaker",
     "Cache",
@@ -96,6 +99,7 @@ __all__ = [
     "Sessions",
     "Sticky",
     "Target",
+    "Webhook",
     "Zone",
 ]
 
@@ -447,6 +451,9 @@ class Config(Model):
     keys: Keys | None = Field(default=None, description="Where API keys are stored, for routes with `auth: [key]`.")
     sessions: Sessions | None = Field(
         default=None, description="Logins and session cookies, for routes with `auth: [session]`."
+    )
+    alerts: Annotated[AlertSettings, Takes("[mapping](#alerts)")] | None = Field(
+        default=None, description="Conditions on rates, latency, certificates and restarts, and a webhook for them."
     )
     identity_token: IdentityToken | None = Field(
         default=None, description="A signed token that identifies the client to services."
