@@ -34,7 +34,7 @@ from passerelle.appserver.thread_pool import STUCK_AFTER, THREADS
 from passerelle.system import linux, startup
 
 GRACE = 10.0  # seconds
-STUCK = 3
+STUCK = 75  # EX_TEMPFAIL of sysexits.h; uvicorn uses 3 for a start-up that failed
 INTERFACES = ("auto", "wsgi", "asgi")
 _BACKLOG = 512
 

@@ -111,8 +111,7 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
         if kept is not None:
             yield from store_errors(block, kept.store, "store" in given(kept), partial.blocks)
     yield from redis_errors(partial.blocks)
-    if partial.alerts is not None:
-        yield from alert_errors(partial.alerts, [each.route.label for each in partial.routes], partial.services)
+    yield from alert_errors(partial.alerts, [each.route.label for each in partial.routes], partial.services)
     yield from _files(partial)
 
 

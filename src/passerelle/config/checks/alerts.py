@@ -11,10 +11,12 @@ from passerelle.config.reading.wording import hint
 _MOST_NAMES = 12
 
 
-def alert_errors(settings: AlertSettings, routes: Collection[str], services: Collection[str]) -> Iterator[Finding]:
+def alert_errors(
+    settings: AlertSettings | None, routes: Collection[str], services: Collection[str]
+) -> Iterator[Finding]:
     """Find rules with the same name, and those about a route or service that does not exist."""
     seen: dict[str, int] = {}
-    for index, rule in enumerate(settings.rules):
+    for index, rule in enumerate(settings.rules if settings is not None else ()):
         loc: Loc = ("alerts", "rules", index)
         first = seen.setdefault(rule.label, index)
         if first != index:
