@@ -662,7 +662,7 @@ def test_busy_threads_and_the_queue_are_counted(running: Running) -> None:
         start("200 OK", [])
         return [b"x"]
 
-    stats = ThreadStats(2)
+    stats = ThreadStats(8)
     server = running.serve(application, threads=2, stats=stats)
 
     def use() -> ThreadUse:

@@ -45,9 +45,12 @@ def test_metrics_page_lists_the_labels() -> None:
     service.concurrency = lambda: {"limit": 20, "running": 3, "waiting": 0}
     service.count_failure(Kind.TIMEOUT, 0.1)
     metrics.malformed(Kind.BAD_REQUEST)
-    text = render(
-        metrics.snapshot() | {"events": {"start": 1}, "scaling": {"s": {"wanted": 2, "changes": {"load": 1}}}}
-    )[0].decode()
+    supervised = {
+        "events": {"start": 1},
+        "scaling": {"s": {"wanted": 2, "changes": {"load": 1}}},
+        "alerts": {"firing": {"p99": 0}, "deliveries": {"delivered": 1}},
+    }
+    text = render(metrics.snapshot() | supervised)[0].decode()
     page = (DOCS / "metrics.md").read_text()
     for name, labels in re.findall(r"^\| `(passerelle_\w+)` \| \w+ \| ([^|]*)\|", page, re.MULTILINE):
         match = re.search(rf"^{name}(?:_count)?(?:{{(.*)}})? ", text, re.MULTILINE)

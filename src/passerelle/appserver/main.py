@@ -4,9 +4,9 @@
 
 The instance is this one process, so its signals and exit code are those of the instance. On SIGTERM or SIGINT, running
 requests have ``GRACE`` seconds to finish. The exit code is then 0, or 1 if requests of a WSGI application were aborted.
-Exit code 2 means that the application does not exist. WSGI applications are served by
-:mod:`passerelle.appserver.server`, ASGI applications by uvicorn; docs/decisions/002-application-server.md has the
-reasons.
+Exit code 2 means that the application does not exist, :data:`STUCK` that no thread will be free again. WSGI
+applications are served by :mod:`passerelle.appserver.server`, ASGI applications by uvicorn;
+docs/decisions/002-application-server.md has the reasons.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio
+import contextlib
 import functools
 import importlib
 import inspect
@@ -29,9 +30,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from passerelle.appserver.thread_pool import EXTRA, STUCK_AFTER, THREADS
 from passerelle.system import linux, startup
 
 GRACE = 10.0  # seconds
+STUCK = 75  # EX_TEMPFAIL of sysexits.h; uvicorn uses 3 for a start-up that failed
 INTERFACES = ("auto", "wsgi", "asgi")
 _BACKLOG = 512
 
@@ -40,15 +43,24 @@ class AppLoadError(Exception):
     """The application does not exist. The text names what is missing."""
 
 
-def command(app: str, host: str, port: int, interface: str = "auto", stats_fd: int | None = None) -> list[str]:
+def command(
+    app: str,
+    host: str,
+    port: int,
+    interface: str = "auto",
+    threads: int | None = None,
+    stats_fd: int | None = None,
+) -> list[str]:
     """Return the command line of an instance that serves ``app`` (``module:attribute``) on ``host:port``.
 
     ``stats_fd`` is the descriptor of a memory file (see :mod:`.thread_stats`).
     """
+    more = [] if threads is None else ["--threads", str(threads)]
+    if stats_fd is not None:
+        more += ["--stats-fd", str(stats_fd)]
     # -P: only the application may import from its folder.
     module = [sys.executable, "-P", "-m", "passerelle.appserver.main"]
-    stats = [] if stats_fd is None else ["--stats-fd", str(stats_fd)]
-    return [*module, app, "--host", host, "--port", str(port), "--interface", interface, *stats]
+    return [*module, app, "--host", host, "--port", str(port), "--interface", interface, *more]
 
 
 def load(app: str) -> Any:
@@ -166,13 +178,16 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve_wsgi(application: Any, sock: socket.socket, threads: int, stats_fd: int | None = None) -> int:
-    """Serve until SIGTERM or SIGINT. Return the exit code."""
+    """Serve until SIGTERM or SIGINT. Return the exit code.
+
+    A stuck instance ends this process at once: it has no request that could finish.
+    """
     import uvloop
 
     from passerelle.appserver.server import WsgiServer
     from passerelle.appserver.thread_stats import ThreadStats
 
-    stats = ThreadStats(threads, stats_fd)
+    stats = ThreadStats(threads * EXTRA, stats_fd)
 
     async def serve() -> tuple[WsgiServer, bool, float]:
         loop = asyncio.get_running_loop()
@@ -181,7 +196,12 @@ def serve_wsgi(application: Any, sock: socket.socket, threads: int, stats_fd: in
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
         await server.start()
+        stuck = loop.create_task(server.stuck.wait())
+        stuck.add_done_callback(lambda _: stopped.set())
         await stopped.wait()
+        if server.stuck.is_set():
+            _end_stuck()
+        stuck.cancel()
         deadline = time.monotonic() + GRACE
         return server, await server.stop(GRACE), deadline
 
@@ -190,6 +210,19 @@ def serve_wsgi(application: Any, sock: socket.socket, threads: int, stats_fd: in
     if whole:
         server.join(deadline - time.monotonic())
     return 0 if whole else 1
+
+
+def _end_stuck() -> None:
+    """End the process, without a wait for its threads."""
+    print(
+        f"appserver: each thread has worked for over {STUCK_AFTER:.0f} s for a client that is gone, and requests wait:"
+        " this instance ends",
+        file=sys.stderr,
+        flush=True,
+    )
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(STUCK)
 
 
 def serve_asgi(application: Any, sock: socket.socket) -> int:
@@ -239,13 +272,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--interface", choices=INTERFACES, default="auto")
     parser.add_argument(
-        "--threads", type=int, default=4, help="number of requests that run at the same time (WSGI only)"
+        "--threads", type=int, help="number of requests that run at the same time (WSGI only; default: 4)"
     )
     parser.add_argument("--stats-fd", type=int, help="descriptor of a memory file for the numbers of the threads")
     options = parser.parse_args(arguments)
     if options.stats_fd is not None:
         os.set_inheritable(options.stats_fd, False)
-    if options.threads < 1:
+    if options.threads is not None and options.threads < 1:
         parser.error("argument --threads: must be at least 1")
 
     startup.reset_signals()
@@ -273,7 +306,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, OverflowError) as error:
         return _fail(1, f"cannot listen on {options.host}:{options.port}: {error}")
     if interface == "wsgi":
-        return serve_wsgi(application, sock, options.threads, options.stats_fd)
+        return serve_wsgi(application, sock, options.threads or THREADS, options.stats_fd)
+    if options.threads is not None:
+        print("appserver: threads have no effect: this is an ASGI application", file=sys.stderr)
     return serve_asgi(application, sock)
 
 

@@ -3,13 +3,14 @@
 docs/decisions/002-application-server.md has the reasons for this server. Threads get complete requests only, so
 a slow upload does not occupy a thread. A response of up to ``_WINDOW`` bytes leaves its thread at once, so a slow
 download does not occupy it either. httptools (llhttp in strict mode) parses requests.
+
+The file is longer than 400 lines because a connection parses requests and sends their responses.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import socket
 import tempfile
 import threading
@@ -21,9 +22,9 @@ from typing import IO, cast
 import httptools
 
 from passerelle.appserver import refusal, wsgi
+from passerelle.appserver.thread_pool import THREADS, ThreadPool
 from passerelle.appserver.thread_stats import ThreadStats
 
-THREADS = 4
 # Seconds. The gateway keeps an idle connection for 4 s, so it closes connections first.
 IDLE_TIMEOUT = 75.0
 READ_TIMEOUT = 30.0  # seconds without a byte in the middle of a request
@@ -33,6 +34,7 @@ _HEAD_LIMIT = 64 * 1024  # bytes; twice the default limit of the gateway
 _SPOOL = 256 * 1024  # bytes of a body in memory; a longer body goes to a temporary file
 _WINDOW = 256 * 1024  # bytes of a response that may wait for the client
 _BACKLOG = 512
+_WEBSOCKET_REPORTS = 60.0  # seconds between two reports of refused WebSockets
 
 
 class WsgiServer:
@@ -58,20 +60,17 @@ class WsgiServer:
         self.write_timeout = write_timeout
         self.connections: set[WsgiConnection] = set()
         self.emptied = asyncio.Event()  # the last connection has ended during the stop
-        self._application = application
+        self.stuck = asyncio.Event()  # no thread will ever be free again (see ThreadPool.check)
         self._sock = sock
-        self._stats = stats or ThreadStats(threads)
-        self._jobs: queue.SimpleQueue[tuple[wsgi.Environ, WsgiConnection, bool, float] | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, args=(n,), name=f"wsgi-{n}", daemon=True) for n in range(threads)
-        ]
+        self._pool = ThreadPool(application, threads, stats=stats)
+        self.call = self._pool.call
+        self._websocket_reported: float | None = None
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Start to accept connections."""
-        for thread in self._threads:
-            thread.start()
+        self._pool.start()
         self._listener = await self.loop.create_server(lambda: WsgiConnection(self), sock=self._sock, backlog=_BACKLOG)
         self._sweep()
 
@@ -89,36 +88,26 @@ class WsgiServer:
         finished = not self.connections
         for connection in list(self.connections):
             connection.abort()
-        for _ in self._threads:
-            self._jobs.put(None)
+        self._pool.stop()
         return finished
 
     def join(self, timeout: float) -> None:
         """Wait for the work of the application after its last responses, for at most ``timeout`` seconds."""
-        deadline = time.monotonic() + timeout
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self._pool.join(timeout)
 
-    def call(self, environ: wsgi.Environ, connection: WsgiConnection, keep: bool) -> None:
-        """Queue a request for the threads."""
-        self._jobs.put((environ, connection, keep, time.monotonic()))
-        self._stats.set_queued(self._jobs.qsize())
-
-    def _work(self, number: int) -> None:
-        jobs, application, stats = self._jobs, self._application, self._stats
-        while (job := jobs.get()) is not None:
-            environ, connection, keep, queued_at = job
-            stats.begin(number, queued_at, time.monotonic())
-            stats.set_queued(jobs.qsize())
-            wsgi.run(application, environ, connection, keep)
-            stats.end(number, time.monotonic())
-            # Free the objects of this job before the wait for the next one.
-            del job, environ, connection
+    def report_websocket(self) -> None:
+        """Log that a WebSocket was refused, unless that was logged in the last minute."""
+        now = self.loop.time()
+        if self._websocket_reported is None or now - self._websocket_reported >= _WEBSOCKET_REPORTS:
+            self._websocket_reported = now
+            wsgi.log.warning("a WebSocket was refused with 501: WSGI has none, serve them with an ASGI application")
 
     def _sweep(self) -> None:
         now = self.loop.time()
         for connection in list(self.connections):
             connection.check(now)
+        if self._pool.check():
+            self.stuck.set()
         self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
 
 
@@ -132,6 +121,8 @@ class WsgiConnection(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._peer = ("", 0)
         self._gone = False
+        self.gone_since = 0.0  # of time.monotonic, as the next one (see thread_pool.Caller)
+        self.streaming_since = 0.0
         self._last_activity = 0.0  # time of the loop of the last byte from the client or the last response
         # The request that is being read:
         self._reading = False
@@ -184,13 +175,18 @@ class WsgiConnection(asyncio.Protocol):
             self._refuse(431)
 
     def eof_received(self) -> bool:
-        """Read no more requests. True keeps the connection open for a pending response."""
+        """Read no more requests. True keeps the connection open for a pending response, unless it is streamed.
+
+        The gateway never closes only its side of a connection, so its client is gone.
+        """
         self._input_done = True
-        return self._busy
+        self.gone_since = time.monotonic()
+        return self._busy and not self.streaming_since
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Free the resources of the connection, and release a thread that waits for the client."""
         self._gone = True
+        self.gone_since = self.gone_since or time.monotonic()
         self.resume_writing()
         self._waiting.clear()
         self._drop_body()
@@ -272,6 +268,11 @@ class WsgiConnection(asyncio.Protocol):
         self._reading = False
         self._in_head = True
         self._head_size = 0
+        if "HTTP_SEC_WEBSOCKET_KEY" in environ and parser.should_upgrade():
+            environ["wsgi.input"].close()
+            self._server.report_websocket()
+            self._refuse(501)
+            return
         keep = parser.should_keep_alive()
         if self._busy:
             self._waiting.append((environ, keep))
@@ -304,12 +305,18 @@ class WsgiConnection(asyncio.Protocol):
         if self._gone:
             return False
         self._post(self._write, data)
+        if not self.streaming_since:
+            self.streaming_since = time.monotonic()
         self._sent_ahead += len(data)
         if self._sent_ahead >= _WINDOW:
             self._sent_ahead = 0
             ready = threading.Event()
             self._post(self._when_writable, ready.set)
             ready.wait()
+        return not self._gone
+
+    def is_open(self) -> bool:
+        """Implement :class:`passerelle.appserver.wsgi.ResponseSink`."""
         return not self._gone
 
     def finish(self, data: bytes, keep: bool) -> None:
@@ -328,6 +335,7 @@ class WsgiConnection(asyncio.Protocol):
     def _start(self, environ: wsgi.Environ, keep: bool) -> None:
         self._busy = True
         self._sent_ahead = 0
+        self.streaming_since = 0.0
         self._server.call(environ, self, keep and not self._input_done and not self._server.stopping)
 
     def _write(self, data: bytes) -> None:

@@ -3,7 +3,8 @@
 The supervisor passes a memory file (memfd_create(2)); without one, the numbers stay in this process. Each thread writes
 only its own numbers, so there is no lock and no system call: 0.3 µs a request. All numbers are doubles:
 
-- the number of threads, and the number of requests in the queue when the last one was queued or taken,
+- the number of places for threads, the number of requests in the queue when the last one was queued or taken, and the
+  number of threads that run,
 - for each thread: calls that have ended, their seconds, the seconds that they were queued, and the time
   (CLOCK_MONOTONIC) at which the call in progress began, or 0.
 """
@@ -17,15 +18,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _DOUBLE = 8
-_HEADER = 2
+_HEADER = 3
 _PER_THREAD = 4
-MOST_THREADS = 1000
+MOST_THREADS = 1024
 SIZE = _DOUBLE * (_HEADER + _PER_THREAD * MOST_THREADS)
 """The size of the memory file in bytes."""
 
 
 class ThreadStats:
-    """The numbers of ``threads`` threads, in the memory file ``fd``, which is closed, or in memory of this process."""
+    """The numbers of at most ``threads`` threads, in the memory file ``fd`` (which is closed) or in this process."""
 
     def __init__(self, threads: int, fd: int | None = None) -> None:
         memory: mmap.mmap | bytearray = bytearray(_DOUBLE * (_HEADER + _PER_THREAD * threads))
@@ -33,7 +34,11 @@ class ThreadStats:
             memory = mmap.mmap(fd, SIZE)
             os.close(fd)
         self.values = memoryview(memory).cast("d")
-        self.values[0] = threads
+        self.values[0] = self.values[2] = threads
+
+    def set_threads(self, count: int) -> None:
+        """Set the number of threads that run, at most that of the places."""
+        self.values[2] = count
 
     def set_queued(self, count: int) -> None:
         """Set the number of queued requests."""
@@ -69,16 +74,16 @@ def decode(data: bytes, now: float) -> ThreadUse | None:
     if len(data) < SIZE:
         return None
     values: Sequence[float] = memoryview(data[: len(data) // _DOUBLE * _DOUBLE]).cast("d")
-    threads = values[0]
-    if not 1 <= threads <= MOST_THREADS:
+    places, threads = values[0], values[2]
+    if not 1 <= places <= MOST_THREADS or not 0 <= threads <= places:
         return None
-    number = int(threads)
+    number = int(places)
     used = values[: _HEADER + _PER_THREAD * number]
     if not all(math.isfinite(value) and value >= 0 for value in used):
         return None
     running = [max(0.0, now - began) for began in used[_HEADER + 3 :: _PER_THREAD] if began]
     return ThreadUse(
-        number,
+        int(threads),
         used[1],
         sum(used[_HEADER::_PER_THREAD]),
         sum(used[_HEADER + 1 :: _PER_THREAD]) + sum(running),

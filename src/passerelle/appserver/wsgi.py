@@ -35,10 +35,14 @@ _date = (0, "")
 
 
 class ResponseSink(Protocol):
-    """The destination of a response. Both methods are called from the worker thread."""
+    """The destination of a response. All methods are called from the worker thread."""
 
     def send(self, data: bytes) -> bool:
         """Send the next bytes of a response; may block for a slow client. Returns False if the client is gone."""
+        ...
+
+    def is_open(self) -> bool:
+        """Whether the client is still there."""
         ...
 
     def finish(self, data: bytes, keep: bool) -> None:
@@ -216,7 +220,7 @@ class WsgiResponse:
         if not isinstance(chunk, bytes):
             raise TypeError(f"a body consists of bytes, not {type(chunk).__name__}")
         if not chunk:
-            return True
+            return self._sink.is_open()
         if self._done:
             # The response is complete, but the application may still have work to do in its iterator.
             return not self._bodiless

@@ -195,7 +195,6 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
         ),
         ("port ports", "", "remove it: an instance gets a free port, and a target has its port in its URL"),
         ("replicas count scale processes workers num_instances nb_instances instance", "instances", _count),
-        ("threads", "instances", "an application has four threads in each instance; write instances: 2 for more"),
         (
             "command cmd exec start script entrypoint program",
             "run",

@@ -14,6 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from passerelle.config import checks
 from passerelle.config.models.addresses import Address, Listen
 from passerelle.config.models.admin import Admin, AdminPort
+from passerelle.config.models.alerts import AlertSettings
+from passerelle.config.models.alerts import shapes as alert_shapes
 from passerelle.config.models.base import Model, Shape
 from passerelle.config.models.config import Config, Route, Service
 from passerelle.config.models.guards import Keys
@@ -277,6 +279,9 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
         shape: Shape = service_shape(set(item)) if loc[0] == "services" else route_shape(set(item))
         for key, message in shape:
             yield Finding((*loc, key) if key else loc, message, at_key=True)
+    for index, unfit, message in alert_shapes(data.get("alerts")):
+        place = ("alerts", "rules", index)
+        yield Finding((*place, unfit) if unfit else place, message, at_key=True)
     jwt = data.get("jwt")
     if isinstance(jwt, dict) and not any(nearest(key, KEY_SOURCES) for key in set(jwt) - set(Jwt.model_fields)):
         for key, message in jwt_shape(set(jwt)):
@@ -309,6 +314,7 @@ def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfi
         _block(source, "sessions", Sessions),
         _block(source, "keys", Keys),
         _block(source, "identity_token", IdentityToken),
+        _block(source, "alerts", AlertSettings),
     )
     return checks.PartialConfig(listen, admin, services, routes, frozenset(data), *blocks, _log(source))
 

@@ -10,7 +10,7 @@ from passerelle.config.problems import Finding, Loc, Problem, key_of
 from passerelle.config.reading import yaml_tree
 from passerelle.config.reading.substitute import substitute
 
-_SECRETS = (("jwt", "secret"), ("identity_token", "secret"), ("admin", "token"))
+_SECRETS = (("jwt", "secret"), ("identity_token", "secret"), ("admin", "token"), ("alerts", "webhook", "secret"))
 
 
 class ConfigSource:

@@ -374,6 +374,7 @@ class Metrics:
             "services": {s.service: s.snapshot() for s in self._services.values()},
             "events": {},
             "scaling": {},
+            "alerts": {"firing": {}, "deliveries": {}},
         }
 
     def live(self, *, full: bool) -> Snapshot:

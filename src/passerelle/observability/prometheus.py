@@ -167,6 +167,10 @@ def _tunnels(key: str) -> Callable[[dict[str, Any]], Samples]:
     return lambda values: [([], values["tunnels"][key])]
 
 
+def _alerts(key: str) -> Callable[[Snapshot], Samples]:
+    return lambda snapshot: (([name], value) for name, value in snapshot["alerts"][key].items())
+
+
 def _lookups(snapshot: Snapshot) -> Samples:
     redis = snapshot["cache"]["redis"]
     return [(["hit"], redis["hits"]), (["miss"], redis["misses"])]
@@ -480,6 +484,21 @@ METRICS = (
         (),
         "spans that were dropped: the queue was full, or the collector did not accept them",
         _one("traces", "dropped"),
+    ),
+    Metric(
+        "passerelle_alerts_firing",
+        "gauge",
+        ("alert",),
+        "1 while an [alert](../how-to/alerts.md) fires, otherwise 0",
+        _alerts("firing"),
+    ),
+    Metric(
+        "passerelle_alert_deliveries_total",
+        "counter",
+        ("outcome",),
+        "alerts for the webhook: `delivered`, `rejected` (a status that is not retried), `failed` (all attempts), "
+        "`dropped` (too many waited)",
+        _alerts("deliveries"),
     ),
     Metric(
         "passerelle_workers",

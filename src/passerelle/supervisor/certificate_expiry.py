@@ -41,6 +41,7 @@ class CertificateExpiry:
         self._events = events
         self._clock = clock
         self._ends: dict[Path, tuple[float, float | None]] = {}  # time of modification, and end of the validity
+        self.ends: dict[str, float] = {}  # by place: the end of the validity, in seconds since 1970
         self._reported: dict[str, tuple[float, int]] = {}  # by place: the end of the validity, and the threshold
 
     async def run(self) -> None:
@@ -52,8 +53,11 @@ class CertificateExpiry:
     def check(self) -> None:
         """Record the thresholds that were reached since the last call."""
         now = self._clock()
+        ends: dict[str, float] = {}
         for place, path in certificate_files(self._config()):
             end = self._end(path)
+            if end is not None:
+                ends[place] = end
             days = reached(end, now) if end is not None else None
             if end is None or days is None or self._reported.get(place) == (end, days):
                 continue
@@ -62,6 +66,7 @@ class CertificateExpiry:
             what = "has expired" if days == 0 else f"expires in less than {days} day{'s' * (days > 1)}"
             text = f"{place}: {path} {what}: it is valid until {until}"
             self._events.record("certificate", text, place=place, valid_until=end, days=days)
+        self.ends = ends
 
     def _end(self, path: Path) -> float | None:
         """Return the end of the validity of a certificate; None if the file cannot be used."""

@@ -120,9 +120,15 @@ class InstanceProcess(SupervisedProcess):
         self._close_stats()
         self.service.remove(self.name)
 
+    def _exit_reason(self, code: int) -> str:
+        if self.service.config.app is not None and code == appserver.STUCK:
+            return "has ended itself because all its threads were stuck"
+        return super()._exit_reason(code)
+
 
 def command(config: ServiceConfig, port: int, stats_fd: int | None = None) -> list[str]:
     """Return the command line of an instance on ``port``: the application server, or ``run``."""
     if config.app is not None:
-        return appserver.command(config.app, ports.LOOPBACK, port, config.interface or "auto", stats_fd)
+        interface = config.interface or "auto"
+        return appserver.command(config.app, ports.LOOPBACK, port, interface, config.threads, stats_fd)
     return [word.replace("{port}", str(port)) for word in config.run or ()]

@@ -24,7 +24,7 @@ from passerelle.supervisor.target_set import TargetSet
 from passerelle.supervisor.worker_process import WorkerProcess
 
 # The keys of a service that define its processes: when one changes, all its instances are replaced.
-_PROCESS = ("app", "run", "interface", "env", "cwd")
+_PROCESS = ("app", "run", "interface", "threads", "env", "cwd")
 
 
 class Reconciler:

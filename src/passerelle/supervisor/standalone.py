@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import signal
 import sys
 import time
@@ -23,11 +24,13 @@ from passerelle.observability.metrics import Snapshot
 from passerelle.supervisor import status
 from passerelle.supervisor.active_config import ActiveConfig, Candidate
 from passerelle.supervisor.admin import Admin, PurgeResult
+from passerelle.supervisor.alerting import Alerting
 from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
 from passerelle.supervisor.recorded_events import health_recorder
+from passerelle.supervisor.webhook import WebhookSender
 from passerelle.supervisor.worker_main import StopRequest, build, tune_memory
 from passerelle.system import linux, ports
 from passerelle.upstream.members import InstanceSpec
@@ -45,9 +48,13 @@ class StandaloneGateway:
         self._created = time.monotonic()
         self._lock = asyncio.Lock()
         self.events = EventLog()
-        self.events.listen(_log_audit)
+        self.events.listen(_log_event)
         self.live = LiveSampler(self)
         self._live_was_lost = True
+        self.expiry = CertificateExpiry(lambda: self.config, self.events)
+        self.webhook = WebhookSender(random.random)
+        self.alerting = Alerting(lambda: self.config, lambda: self.expiry.ends, self.events, self.webhook)
+        self.live.watch(self.alerting.watch)
         gateway.report_events_to(
             lambda kind, service, text: self.events.record(kind, text, service=service),
             health_recorder(self.events, lambda service: False),
@@ -137,7 +144,7 @@ class StandaloneGateway:
     async def metrics(self) -> Snapshot:
         """Return the counters."""
         counts = {kind: count for kind, count in self.events.counts.items() if count}
-        return self._gateway.snapshot() | {"events": counts}
+        return self._gateway.snapshot() | {"events": counts, "alerts": self.alerting.counts()}
 
     async def status(self) -> dict[str, Any]:
         """Return the status in the shape of a supervisor's; the gateway itself is its only worker."""
@@ -252,9 +259,9 @@ class StandaloneGateway:
         task.add_done_callback(self._tasks.discard)
 
 
-def _log_audit(event: Event) -> None:
-    if event.kind == "audit":
-        _log(f"audit: {event.text}")
+def _log_event(event: Event) -> None:
+    if event.kind in ("alert", "audit"):
+        _log(f"{event.kind}: {event.text}")
 
 
 def _log(text: str) -> None:
@@ -283,7 +290,7 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     standalone.listen = ports.join(*listener.getsockname()[:2])
     standalone.catalog.exclude(standalone.listen)
     await standalone.discover()
-    standalone.spawn(CertificateExpiry(lambda: standalone.config, standalone.events).run())
+    standalone.spawn(standalone.expiry.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     await gateway.start(listener)
     tune_memory()
@@ -297,9 +304,11 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     where = f"listening on {config.scheme}://{standalone.listen}"
     if admin is not None:
         await admin.start()
-        standalone.spawn(standalone.live.run())
         where += f" · admin http://{admin.address}"
     _log(where)
+    if admin is not None or config.alerts is not None:
+        standalone.spawn(standalone.live.run())
+        standalone.spawn(standalone.webhook.run())
     if follow:
         standalone.spawn(standalone.follow())
     await stop.requested.wait()

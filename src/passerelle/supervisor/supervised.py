@@ -135,7 +135,11 @@ class SupervisedProcess(ABC):
             await process.stop(0.0)
             return reason
         # Processes that it has left behind may hold resources that the next process needs.
-        return describe_exit(await process.closed())
+        return self._exit_reason(await process.closed())
+
+    def _exit_reason(self, code: int) -> str:
+        """Describe why the process has ended with ``code``."""
+        return describe_exit(code)
 
     async def stop(self, grace: float) -> None:
         """Stop the process and everything it started, within about ``grace`` + 6 s; :meth:`run` must be cancelled."""

@@ -17,6 +17,7 @@ from passerelle.observability.events import Event
 from passerelle.observability.metrics import Snapshot, merge
 from passerelle.supervisor import status
 from passerelle.supervisor.admin import Admin, PurgeResult
+from passerelle.supervisor.alerting import Alerting
 from passerelle.supervisor.autoscaling import Autoscaling
 from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.code_watch import CodeWatch
@@ -28,6 +29,7 @@ from passerelle.supervisor.reconciler import Reconciler
 from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.supervised import ProcessState
 from passerelle.supervisor.target_set import TargetSet
+from passerelle.supervisor.webhook import WebhookSender
 from passerelle.supervisor.worker_process import WorkerProcess
 from passerelle.system import linux, ports
 
@@ -79,8 +81,12 @@ class Supervisor:
             grace=grace,
         )
         self.events = self.fleet.events
-        self.events.listen(self._log_audit)
+        self.events.listen(self._log_event)
         self.live = LiveSampler(FleetLive(self.fleet))
+        self._expiry = CertificateExpiry(lambda: self.fleet.config, self.events)
+        self._webhook = WebhookSender(random.random)
+        self._alerting = Alerting(lambda: self.fleet.config, lambda: self._expiry.ends, self.events, self._webhook)
+        self.live.watch(self._alerting.watch)
         self._targets = TargetSet(self.fleet)
         self._reconciler = Reconciler(self.fleet, self._targets)
         self._reconciler.on_applied = self._sample_load
@@ -114,12 +120,14 @@ class Supervisor:
             if self._admin is not None:
                 await self._admin.start()
             self._sample_load()
+            if self._sampling is not None:
+                fleet.spawn(self._webhook.run())
             for member in (*fleet.members, *fleet.workers):
                 fleet.supervise(member)
             started = await self._unless_stopped(self._start())
             if started:
                 fleet.state = "running"
-                fleet.spawn(CertificateExpiry(lambda: fleet.config, self.events).run())
+                fleet.spawn(self._expiry.run())
                 if self._follow:
                     fleet.spawn(self._reconciler.follow())
                 if self._code_watch is not None:
@@ -155,8 +163,9 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
 
     def _sample_load(self) -> None:
-        """Take samples of the load, if the admin port shows them or a service is scaled by them."""
-        if self._sampling is None and (self._admin is not None or self.fleet.scaling):
+        """Take samples of the load, if the admin port, automatic scaling or alerts need them."""
+        watched = self._admin is not None or self.fleet.scaling or self.fleet.config.alerts is not None
+        if self._sampling is None and watched:
             self._sampling = self.fleet.spawn(self.live.run())
 
     def reopen_logs(self) -> None:
@@ -190,9 +199,9 @@ class Supervisor:
         if fleet.state == "running" and fleet.catalog.is_discovered(fleet.services[service].config):
             fleet.spawn(self._targets.on_found(service))
 
-    def _log_audit(self, event: Event) -> None:
-        if event.kind == "audit":
-            self._report.log(f"audit: {event.text}")
+    def _log_event(self, event: Event) -> None:
+        if event.kind in ("alert", "audit"):
+            self._report.log(f"{event.kind}: {event.text}")
 
     def _on_fault(self, fault: BaseException) -> None:
         self._fault = fault
@@ -287,6 +296,7 @@ class Supervisor:
         return merged | {
             "events": {kind: count for kind, count in self.events.counts.items() if count},
             "scaling": {name: scaling.metrics() for name, scaling in self.fleet.scaling.items()},
+            "alerts": self._alerting.counts(),
         }
 
     async def status(self) -> dict[str, Any]:

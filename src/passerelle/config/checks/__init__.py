@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from passerelle.config.checks import balance
+from passerelle.config.checks.alerts import alert_errors
 from passerelle.config.checks.files import folder_errors, list_warnings, log_errors, store_file_errors, unreadable
 from passerelle.config.checks.guards import (
     guard_warnings,
@@ -29,6 +30,7 @@ from passerelle.config.checks.slashes import slash_errors, slash_warnings
 from passerelle.config.checks.tls import listener_errors, listener_warnings, service_errors, service_warnings
 from passerelle.config.models.addresses import Address, Lookup
 from passerelle.config.models.admin import AdminPort
+from passerelle.config.models.alerts import AlertSettings
 from passerelle.config.models.base import given
 from passerelle.config.models.config import Config, Part, Route, RouteCache, Service
 from passerelle.config.models.guards import Keys
@@ -71,6 +73,7 @@ class PartialConfig:
     sessions: Sessions | None
     keys: Keys | None
     identity_token: IdentityToken | None
+    alerts: AlertSettings | None
     log: Path | None
 
     @classmethod
@@ -79,7 +82,7 @@ class PartialConfig:
         routes = [PartialRoute(index, route, frozenset()) for index, route in enumerate(config.routes)]
         blocks = frozenset(given(config))
         log = config.access_log if isinstance(config.access_log, Path) else None
-        of_file = (config.jwt, config.tls, config.sessions, config.keys, config.identity_token, log)
+        of_file = (config.jwt, config.tls, config.sessions, config.keys, config.identity_token, config.alerts, log)
         return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
 
 
@@ -108,6 +111,7 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
         if kept is not None:
             yield from store_errors(block, kept.store, "store" in given(kept), partial.blocks)
     yield from redis_errors(partial.blocks)
+    yield from alert_errors(partial.alerts, [each.route.label for each in partial.routes], partial.services)
     yield from _files(partial)
 
 
@@ -216,6 +220,8 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
         yield Finding(
             (*loc, "run"), f"found no {{port}} in {found!r}; pass the port to the command, such as --port {{port}}"
         )
+    if service.threads is not None and service.interface == "asgi":
+        yield Finding((*loc, "threads"), "found together with interface: asgi; allowed with wsgi only")
     if service.near is not None and service.zones is not None and service.near not in service.zones:
         zones = list(service.zones)
         yield Finding((*loc, "near"), f"found {service.near!r}; allowed: {', '.join(zones)}{hint(service.near, zones)}")

@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from passerelle.config.models.addresses import Address, Authority, Listen, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
+from passerelle.config.models.alerts import Alert, AlertSettings, Webhook
 from passerelle.config.models.balance import (
     Balance,
     Breaker,
@@ -69,6 +70,8 @@ from passerelle.config.models.values import (
 
 __all__ = [
     "AdminPort",
+    "Alert",
+    "AlertSettings",
     "Balance",
     "Breaker",
     "Cache",
@@ -99,6 +102,7 @@ __all__ = [
     "Sessions",
     "Sticky",
     "Target",
+    "Webhook",
     "Zone",
 ]
 
@@ -145,6 +149,11 @@ class Service(Model):
     )
     interface: Literal["wsgi", "asgi"] | None = Field(
         default=None, description="Interface of `app`; detected by default. With `app` only."
+    )
+    threads: Annotated[int, WholeNumber(1, 256)] | None = Field(
+        default=None,
+        description="Number of requests that each instance of a WSGI `app` handles at once, besides "
+        "[streams](running.md#streams-of-wsgi-applications); by default 4. With `app` only.",
     )
     instances: Annotated[Instances, Takes("number, 1 to 1000, or [mapping](#instances)")] = Field(
         default=Instances(min=1, max=1),
@@ -450,6 +459,9 @@ class Config(Model):
     keys: Keys | None = Field(default=None, description="Where API keys are stored, for routes with `auth: [key]`.")
     sessions: Sessions | None = Field(
         default=None, description="Logins and session cookies, for routes with `auth: [session]`."
+    )
+    alerts: Annotated[AlertSettings, Takes("[mapping](#alerts)")] | None = Field(
+        default=None, description="Conditions on rates, latency, certificates and restarts, and a webhook for them."
     )
     identity_token: IdentityToken | None = Field(
         default=None, description="A signed token that identifies the client to services."

@@ -45,8 +45,10 @@ def service_shape(keys: set[str]) -> Shape:
         findings += [(key, f"found together with {source}; allowed with app or run only") for key in wrong]
     if source != "zones" and "near" in keys:
         findings.append(("near", f"found together with {source}; allowed with zones only"))
-    if source != "app" and "interface" in keys:
-        findings.append(("interface", f"found together with {source}; allowed with app only"))
+    if source != "app":
+        for key in ("interface", "threads"):
+            if key in keys:
+                findings.append((key, f"found together with {source}; allowed with app only"))
     return findings
 
 

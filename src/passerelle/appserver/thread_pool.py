@@ -1,0 +1,198 @@
+"""The threads of the WSGI server: ``size`` for requests, and more while responses are streamed.
+
+A response that has been streamed for ``STREAM_AFTER`` seconds, such as an event stream or a long download, no longer
+counts for ``size``: another thread takes its place, up to ``EXTRA`` times ``size`` threads in all. So a few streams do
+not hold up other requests. A call of an application cannot be interrupted; docs/decisions/018-threads-of-streams.md
+has the reasons for what is done about calls that never end.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from passerelle.appserver import wsgi
+from passerelle.appserver.thread_stats import ThreadStats
+
+log = logging.getLogger("passerelle.appserver")
+
+THREADS = 4
+EXTRA = 4
+STREAM_AFTER = 1.0  # seconds
+STUCK_AFTER = 60.0  # seconds that each thread has worked for a client that is gone
+_REPORT_AGAIN = 30.0  # seconds between two reports that requests wait
+
+
+class Caller(wsgi.ResponseSink, Protocol):
+    """The connection of a request. All times are those of ``time.monotonic``; 0 is never."""
+
+    @property
+    def streaming_since(self) -> float:
+        """When the first piece of the current response was sent that is not its last."""
+
+    @property
+    def gone_since(self) -> float:
+        """When the client closed the connection, or its side of it: the gateway never closes only its side."""
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+
+
+class _Worker:
+    """A thread, and the connection of the request that it handles."""
+
+    __slots__ = ("caller", "is_apart", "place", "thread")
+
+    def __init__(self, place: int) -> None:
+        self.thread: threading.Thread
+        self.place = place  # of its numbers in the statistics
+        self.caller: Caller | None = None
+        self.is_apart = False  # it streams, and does not count for the size of the pool
+
+
+class ThreadPool:
+    """Calls ``application`` in threads. All methods are called in one thread, that of the event loop.
+
+    ``clock`` is a monotonic clock, in seconds. ``stats`` has places for ``EXTRA`` times ``size`` threads.
+    """
+
+    def __init__(
+        self,
+        application: wsgi.Application,
+        size: int,
+        clock: Callable[[], float] = time.monotonic,
+        stats: ThreadStats | None = None,
+    ) -> None:
+        self._application = application
+        self._size = size
+        self._most = size * EXTRA
+        self._clock = clock
+        self._stats = stats or ThreadStats(self._most)
+        self._stats.set_threads(0)
+        self._jobs: queue.SimpleQueue[tuple[wsgi.Environ, Caller, bool, float] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._workers: list[_Worker] = []
+        self._were_waiting = False
+        self._reported: float | None = None
+
+    @property
+    def threads(self) -> int:
+        """The number of threads."""
+        return len(self._workers)
+
+    def start(self) -> None:
+        """Start the threads. :raises RuntimeError: if the system allows no more threads."""
+        for _ in range(self._size):
+            self._start_one()
+
+    def _start_one(self) -> None:
+        with self._lock:
+            taken = {worker.place for worker in self._workers}
+        worker = _Worker(next(place for place in range(self._most) if place not in taken))
+        worker.thread = threading.Thread(target=self._work, args=[worker], name="wsgi", daemon=True)
+        worker.thread.start()
+        with self._lock:
+            self._workers.append(worker)
+            self._stats.set_threads(len(self._workers))
+
+    def call(self, environ: wsgi.Environ, caller: Caller, keep: bool) -> None:
+        """Queue a request."""
+        self._jobs.put((environ, caller, keep, time.monotonic()))
+        self._stats.set_queued(self._jobs.qsize())
+
+    def _work(self, worker: _Worker) -> None:
+        jobs, application, stats, place = self._jobs, self._application, self._stats, worker.place
+        while (job := jobs.get()) is not None:
+            environ, worker.caller, keep, queued_at = job
+            stats.begin(place, queued_at, time.monotonic())
+            stats.set_queued(jobs.qsize())
+            wsgi.run(application, environ, worker.caller, keep)
+            stats.end(place, time.monotonic())
+            worker.caller = None
+            # Free the objects of this job before the wait for the next one.
+            del job, environ
+            if worker.is_apart and not self._may_return(worker):
+                return
+
+    def _may_return(self, worker: _Worker) -> bool:
+        """Whether ``worker``, which has streamed, is needed again; otherwise it must end."""
+        with self._lock:
+            if sum(not other.is_apart for other in self._workers) < self._size:
+                worker.is_apart = False
+                return True
+            self._workers.remove(worker)
+            self._stats.set_threads(len(self._workers))
+            return False
+
+    def check(self) -> bool:
+        """Replace threads that stream, drop requests of clients that are gone, and report waiting requests.
+
+        To be called once a second. Returns whether the pool is stuck: requests wait, and each thread has worked for a
+        client that is gone for :data:`STUCK_AFTER` seconds.
+        """
+        now = self._clock()
+        self._replace_streaming(now)
+        waiting = 0
+        if self._jobs.qsize():
+            self._drop_abandoned()
+            waiting = self._jobs.qsize()
+        if not waiting:
+            self._were_waiting = False
+            return False
+        with self._lock:
+            callers = [worker.caller for worker in self._workers]
+            streams = sum(worker.is_apart for worker in self._workers)
+        busy = [caller for caller in callers if caller is not None]
+        if len(busy) < len(callers):
+            return False
+        if all(caller.gone_since and now - caller.gone_since > STUCK_AFTER for caller in busy):
+            return True
+        # Requests that wait for a moment are no reason for a report.
+        if self._were_waiting and (self._reported is None or now - self._reported >= _REPORT_AGAIN):
+            self._reported = now
+            log.warning("all %d threads are busy (%d with streams), requests wait: %d", len(busy), streams, waiting)
+        self._were_waiting = True
+        return False
+
+    def _replace_streaming(self, now: float) -> None:
+        for worker in tuple(self._workers):
+            caller = worker.caller
+            since = caller.streaming_since if caller is not None and not worker.is_apart else 0.0
+            if not since or now - since < STREAM_AFTER:
+                continue
+            if len(self._workers) < self._most:
+                try:
+                    self._start_one()
+                except RuntimeError as error:
+                    log.warning("no thread in place of one that streams: %s", error)
+                    return
+            with self._lock:
+                worker.is_apart = True
+
+    def _drop_abandoned(self) -> None:
+        """Remove the requests from the queue whose clients are gone: nothing else bounds their number."""
+        for _ in range(self._jobs.qsize()):
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            if job is not None and job[1].gone_since:
+                job[0]["wsgi.input"].close()
+                job[1].abort()
+            else:
+                self._jobs.put(job)
+
+    def stop(self) -> None:
+        """Let each thread end after the request that it handles."""
+        for _ in range(len(self._workers)):
+            self._jobs.put(None)
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end of the threads, for at most ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        for worker in tuple(self._workers):
+            worker.thread.join(max(0.0, deadline - time.monotonic()))
