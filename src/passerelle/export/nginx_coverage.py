@@ -101,6 +101,8 @@ IN_PLACE = Coverage(
         "Service.tls": _YES,
         **_all(_YES, *(f"ServiceTls.{key}" for key in ("verify", "ca", "server_name", "certificate", "key"))),
         **_all(_YES, "Service.connect_timeout", "Service.max_connections", "Service.keepalive"),
+        "Service.max_streams": Lost("nginx does not count streams apart from other responses"),
+        "Service.max_tunnels": Lost("nginx does not count tunnels apart from other connections"),
         "Service.client_share": Lost("nginx gives all places of a service to any client"),
         "Service.max_waiting": Lost("nginx has no queue: beyond `max_connections` it responds 502"),
         "Service.concurrency": Lost("nginx has no adaptive limit"),
