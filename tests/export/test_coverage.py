@@ -110,6 +110,7 @@ PAIRS: dict[str, tuple[Parts, Parts]] = {
     "Compress.types": (route(compress=True), route(compress={"types": ["text/css"]})),
     "Eject.failures": (service(), service(eject={"failures": 2})),
     "Eject.time": (service(), service(eject={"time": "2s"})),
+    "Instances.min": (service(app="a:b"), service(app="a:b", instances={"min": 2, "max": 2})),
     "Limits.body": (top(), limits(body="unlimited")),
     "Limits.body_timeout": (top(), limits(body_timeout="7s")),
     "Limits.connections": (top(), limits(connections=7)),
@@ -203,8 +204,8 @@ PAIRS: dict[str, tuple[Parts, Parts]] = {
     "Zone.targets": (service(zones={"z": ZONE}), service(zones={"z": {"targets": ["http://127.0.0.1:5001"]}})),
     "Zone.weight": (service(zones={"y": ZONE, "z": ZONE}), service(zones={"y": ZONE, "z": {**ZONE, "weight": 2}})),
 }
-# Keys that --listen replaces here, or whose only exported value is their default.
-NO_PAIR = {"Config.listen", "Route.encoded_slashes"}
+# Keys that --listen replaces here, or that have no other value without a loss.
+NO_PAIR = {"Config.listen", "Instances.max", "Route.encoded_slashes"}
 
 
 def exported(parts: Parts, export: Any = in_place) -> str:
@@ -259,6 +260,7 @@ LOST = {
     "routes[0].cache": route(cache={}),
     "routes[0].cache.ttl": route(methods=["GET"], cache={"ttl": "1500ms"}),
     "routes[0].body": route(body="0B"),
+    "services.u.instances.max": service(app="a:b", instances={"min": 1, "max": 2}),
     "services.u.eject.time": service(eject={"time": "1500ms"}),
     "limits.headers": limits(headers=3),
     "redis": top(redis="redis://127.0.0.1"),
@@ -269,7 +271,7 @@ LOST = {
 @pytest.mark.parametrize("key", LOST)
 def test_what_nginx_cannot_do_is_listed_once_under_its_key(key: str) -> None:
     file, u, r = LOST[key]
-    source = {} if {"targets", "zones"} & u.keys() else SERVICE
+    source = {} if {"app", "targets", "zones"} & u.keys() else SERVICE
     found = {"services": {"u": {**source, **u}}, "routes": [{"path": "/x", "service": "u", **r}]}
     assert in_place(deployed(json.dumps({**file, **found})))[1] == [key]
 

@@ -56,6 +56,9 @@ IN_PLACE = Coverage(
         **_all(_LATER, "Sessions.insecure"),
         **_all(_LATER, *(f"IdentityToken.{key}" for key in ("key", "secret", "header", "issuer", "audience"))),
         **_all(_LATER, "IdentityToken.lifetime"),
+        "Config.tracing": Lost("nginx sends no traces"),
+        **_all(_LATER, *(f"Tracing.{key}" for key in ("attributes", "endpoint", "follow_clients", "headers"))),
+        **_all(_LATER, "Tracing.sample", "Tracing.service"),
         # TLS and limits.
         **_all(_YES, "ListenerTls.certificate", "ListenerTls.key", "ListenerTls.client_ca", "ListenerTls.client"),
         **_all(_YES, "ListenerTls.minimum"),
@@ -101,6 +104,8 @@ IN_PLACE = Coverage(
         "Service.tls": _YES,
         **_all(_YES, *(f"ServiceTls.{key}" for key in ("verify", "ca", "server_name", "certificate", "key"))),
         **_all(_YES, "Service.connect_timeout", "Service.max_connections", "Service.keepalive"),
+        "Service.max_streams": Lost("nginx does not count streams apart from other responses"),
+        "Service.max_tunnels": Lost("nginx does not count tunnels apart from other connections"),
         "Service.client_share": Lost("nginx gives all places of a service to any client"),
         "Service.max_waiting": Lost("nginx has no queue: beyond `max_connections` it responds 502"),
         "Service.concurrency": Lost("nginx has no adaptive limit"),
@@ -115,6 +120,9 @@ IN_PLACE = Coverage(
         "Zone.targets": _YES,
         "Zone.weight": _YES,
         "Zone.priority": Exported("a loss unless 0: nginx uses the zone only while all others are down"),
+        "Instances.min": _YES,
+        "Instances.max": Exported("a loss unless equal to `min`: nginx has a fixed number of instances"),
+        "Instances.target_in_flight": Lost("nginx has a fixed number of instances; the export has the smallest"),
         # Routes.
         **_all(_YES, "Route.path", "Route.host", "Route.service", "Route.rewrite", "Route.timeout"),
         "Route.methods": Exported("a loss where a less specific route has the other methods"),

@@ -36,6 +36,8 @@ def write_upstream(out: Writer, item: ServiceExport, name: str, lose: Lose) -> N
         lose(service.source, why="nginx sends requests to all instances of a service over TLS, or to none")
     if service.eject is not None and service.eject.time != max(int(service.eject.time), 1):
         lose("eject", "time", why="nginx has whole seconds; the export rounds")
+    if service.is_local and service.instances.scales:
+        lose("instances", "max", why="nginx has a fixed number of instances; the export has the smallest")
     if service.is_local:
         out.comment(f"Instances of {service.app or ' '.join(service.run or ())}, which nginx does not start.")
     with out.block("upstream", name):
