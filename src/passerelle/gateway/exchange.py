@@ -369,18 +369,9 @@ class Exchange:
             fields = plan.request_rules.apply(fields, match.params)
         cached = not (head.debug and self._wants_instances())
         composed = plan.composed
-        address, place = self._address, self._cache_origin
+        address, place, trace = self._address, self._cache_origin, self.trace_lines
         part_requests = PartRequests(
-            composed.parts,
-            match.params,
-            head,
-            fields,
-            self._request_id,
-            consumer,
-            address,
-            place,
-            cached,
-            self.trace_lines,
+            composed.parts, match.params, head, fields, self._request_id, consumer, address, place, cached, trace
         )
         if plan.cache is not None and cached:
             request = self._cache_request(
