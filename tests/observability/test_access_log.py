@@ -225,6 +225,29 @@ def test_no_value_of_a_secret_name_is_logged_wherever_it_stands(parts: list[tupl
     assert logged.count("open") == query.count("open")
 
 
+@given(octets, octets, octets, octets, octets, st.integers(0, 2**40), st.floats(0, 1000))
+@example(b"1", b"192.0.2.7", b"/x?token=a", b"api.example.com", b"curl", 120, 0.0)
+def test_the_line_of_a_hit_is_the_line_of_a_request_with_the_same_values(
+    request_id: bytes, client: bytes, target: bytes, host: bytes, user_agent: bytes, size: int, seconds: float
+) -> None:
+    bench = Bench()
+    bench.route.add_hit(request_id, client, target, host, user_agent, 404, size, seconds)
+    values = {"request_id": request_id, "client": client, "host": host, "user_agent": user_agent, "status": 404}
+    parts = {"bytes_in": 0, "bytes_out": size, "seconds": seconds, "upstream_seconds": 0.0}
+    bench.add(target, attempts=0, instance=None, cache="hit", **values, **parts)
+    bench.log.flush()
+    ((hit, line),) = bench.batches
+    assert hit == line
+
+
+def test_large_batch_of_hits_leaves_at_once() -> None:
+    bench = Bench()
+    while not bench.batches:
+        bench.route.add_hit(b"1", b"192.0.2.7", b"/user/1", b"api.example.com", b"curl", 200, 120, 0.0)
+    assert len(bench.batches[0]) == BATCH_LINES
+    assert len(bench.timers) == 1
+
+
 def test_time_is_of_the_millisecond_even_when_the_clock_is_set_back() -> None:
     bench = Bench()
     bench.now = 1764036543.2509

@@ -61,8 +61,7 @@ def serve_fresh_hit(context: Context, cache: Cache, client: ServerConnection, ta
     if plan.log is not None:
         peer = client_address(head, client.peer, context.proxies) if head.forwarded else client.peer
         request_id = request_id or context.id_of(head, client.peer)
-        request = (request_id, peer, b"GET", target, host, head.user_agent)
-        plan.log.add(*request, entry.status, 0, len(body), seconds, 0.0, 0, None, None, "hit")
+        plan.log.add_hit(request_id, peer, target, host, head.user_agent, entry.status, len(body), seconds)
     return True
 
 
