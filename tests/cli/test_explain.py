@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.cli.explain import ExplainedRequest, explanation, why_not
+from passerelle.supervisor.explanation import ExplainedRequest, explanation, why_not
 from passerelle.config import Route, load_text
 from passerelle.errors import Failure
 from passerelle.routing.router import Router, RouteRule, canonical_path

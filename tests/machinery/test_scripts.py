@@ -91,7 +91,7 @@ class TestSystemPackages:
         assert "Missing system packages: one two" in result.stderr
 
     def test_says_nothing_when_all_is_there(self, tools: Path) -> None:
-        for program in ("nginx", "postgres", "redis-server", "wrk"):
+        for program in ("chromium", "nginx", "postgres", "redis-server", "wrk"):
             executable(tools / program, "#!/bin/sh\n")
         result = run(SCRIPTS / "system-packages", "test", path=tools, PASSERELLE_APT="no")
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -34,6 +34,7 @@ from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.serialize import problem, serialize
 from passerelle.http1.websocket import FrameTracker
 from passerelle.observability.access_log import RouteLog
+from passerelle.observability.recent_failures import has_failed
 from passerelle.proxy_cache.cache import CachePlan, request_view
 from passerelle.proxy_cache.lookup import CacheLookup
 from passerelle.proxy_cache.request import CacheRequest
@@ -706,6 +707,8 @@ class Exchange:
             plan.metrics.count_failure(failure.kind)
         if plan.log is not None:
             self._write_log(plan.log, status, seconds, failure)
+        if (failure is not None or status >= 500) and has_failed(status, failure):
+            self._write_log(self._context.failure_log(plan), status, seconds, failure)
         # These refer to this object: kept, they would be cycles that wait for the garbage collector.
         self._source, self._gather, self._parts = None, None, ()
 

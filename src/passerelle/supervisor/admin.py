@@ -1,4 +1,4 @@
-"""The admin port: metrics, health, status, events, the live view, and changes.
+"""The admin port: metrics, health, status, events, the live view, the dashboard, and changes.
 
 The gateway's own HTTP/1.1 listener serves it. :mod:`passerelle.supervisor.admin_access` decides who may do what.
 
@@ -17,7 +17,9 @@ from urllib.parse import parse_qsl, unquote
 
 import orjson
 
+from passerelle import __version__
 from passerelle.config.models.admin import AdminPort
+from passerelle.config.models.config import Config
 from passerelle.errors import Failure
 from passerelle.http.messages import Fields, Response
 from passerelle.http1.clock import Clock
@@ -31,7 +33,9 @@ from passerelle.observability.metrics import Snapshot
 from passerelle.routing.paths import PatternError, purged_path
 from passerelle.supervisor.admin_access import AccessRefused, AdminAccess, AdminRequest, Client
 from passerelle.supervisor.admin_stream import EventFeed, EventStream, LiveFeed, StreamHub
+from passerelle.supervisor.dashboard import files
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
+from passerelle.supervisor.explanation import explanation, parse_request
 from passerelle.supervisor.live_sampler import LiveSampler
 from passerelle.system import ports
 
@@ -51,6 +55,7 @@ _GUARDED: Fields = [
 _TEXT: Fields = [(b"Content-Type", b"text/plain; charset=utf-8"), *_GUARDED]
 _JSON: Fields = [(b"Content-Type", b"application/json"), *_GUARDED]
 _SESSION = b"/session"
+_SETTINGS = b"/dashboard/settings"
 _SESSION_BODY = 4096  # bytes of a login
 # Refused changes are audited up to this many at once and one more each second, so that they do not displace events.
 _REFUSALS = 10.0
@@ -72,6 +77,10 @@ class AdminSubject(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether requests are served now."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
 
     @property
     def events(self) -> EventLog:
@@ -105,7 +114,9 @@ class Admin:
         self.address = ports.join(host, port)
         self._sock = sock
         self._subject = subject
-        self.access = AdminAccess(settings or AdminPort(), host, port)
+        self._settings = settings or AdminPort()
+        self.access = AdminAccess(self._settings, host, port)
+        self._explaining = asyncio.Lock()
         self.streams = StreamHub()
         self._refusals = _REFUSALS
         self._refused_since = 0.0
@@ -133,6 +144,8 @@ class Admin:
             b"/events": self._events,
             b"/live": self._live,
             b"/history": self._history,
+            b"/failures": self._failures,
+            b"/explain": self._explain,
         }
 
     async def start(self) -> None:
@@ -169,6 +182,7 @@ class Admin:
         if member is not None:
             page, changes = partial(self._instances, *member), _OF_ONE if member[1] else _OF_ALL
         is_session = path == _SESSION and method in (b"POST", b"DELETE")
+        is_file = files.is_file(path)
         exchange = _Login(partial(self._begin_session, connection, head)) if is_session else _AdminExchange()
         connection.adopt(exchange)
         request = AdminRequest(connection.peer, connection.local, method, path, head, method in changes)
@@ -181,13 +195,21 @@ class Admin:
                 elif not connection.receiving:
                     self._begin_session(connection, head, b"")
                 return
-            client = self.access.admit(request)
+            if is_file:
+                self.access.check_origin(request)
+                client = Client("open", "")
+            else:
+                client = self.access.admit(request)
         except AccessRefused as refused:
             if method in changes:
                 self._audit_refused(connection, path, refused)
             connection.send(_text(refused.status, refused.text.encode() + b"\n", refused.fields))
             return
         problem = None
+        if is_file:
+            page = self._file
+        elif path == _SETTINGS:
+            page = partial(self._dashboard_settings, request, client)
         if method in changes:
             page = partial(self._change, changes[method], member, client)
         elif page is None and not changes and path != _SESSION:
@@ -352,6 +374,41 @@ class Admin:
         if not given.isdecimal() or not 1 <= int(given[:9]) <= HISTORY_SECONDS:
             return _text(400, b"seconds: allowed is a number from 1 to %d\n" % HISTORY_SECONDS)
         return _json(200, self._subject.live.history.last(int(given)))
+
+    async def _failures(self, head: RequestHead, target: bytes) -> Response:
+        return _json(200, {"failures": self._subject.live.failures_since(0)})
+
+    async def _explain(self, head: RequestHead, target: bytes) -> Response:
+        query = _query(target)
+        try:
+            request = parse_request(query.get("method", "GET"), query.get("url", ""), query.get("host", ""))
+        except ValueError as error:
+            return _text(400, f"{error}\n".encode("utf-8", "backslashreplace"))
+        # In a thread, and one at a time: with thousands of routes it takes a while.
+        async with self._explaining:
+            return _json(200, await asyncio.to_thread(explanation, self._subject.config, request))
+
+    # The dashboard
+
+    async def _file(self, head: RequestHead, target: bytes) -> Response:
+        return files.response(target.partition(b"?")[0])
+
+    async def _dashboard_settings(
+        self, request: AdminRequest, client: Client, head: RequestHead, target: bytes
+    ) -> Response:
+        """Return what the dashboard needs to know about its client and the gateway."""
+        prometheus = self._settings.prometheus
+        return _json(
+            200,
+            {
+                "version": __version__,
+                "by": client.by,
+                "may_change": self.access.may_change(request, client),
+                "has_token": self._settings.token is not None,
+                "prometheus": prometheus,
+                "diagnose": b"/diagnose" in self._pages,
+            },
+        )
 
     async def _instances(self, service: str, instance: str, head: RequestHead, target: bytes) -> Response:
         services = (await self._subject.status())["services"]
