@@ -20,6 +20,7 @@ COMMANDS = (
     "proxy",
     "status",
     "events",
+    "top",
     "reload",
     "scale",
     "restart",

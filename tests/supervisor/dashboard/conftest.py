@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from passerelle.config.models.admin import AdminPort
 from tests import requirements
 from tests.supervisor.dashboard.system import Served, System
 
 PICTURES = Path(__file__).parents[3] / "build" / "dashboard"
+
+expect.set_options(timeout=15_000)
 
 Opened = Callable[..., Page]
 
@@ -26,6 +28,11 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+def is_violation(text: str) -> bool:
+    """Whether a line of the console reports that the page violates its own policy; another page may try to frame it."""
+    return "Content Security Policy" in text and "frame-ancestors" not in text
+
+
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Opened]:
     """Open pages whose scripts must not fail and whose policy must not be violated."""
@@ -36,9 +43,9 @@ def open_page(browser: Browser) -> Iterator[Opened]:
         context = browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda line: problems.append(line.text) if "Content Security Policy" in line.text else None)
+        page.on("console", lambda line: problems.append(line.text) if is_violation(line.text) else None)
         page.goto(url)
         return page
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -258,13 +259,13 @@ def test_names_with_markup_are_text(open_page: Opened, serve: Serve) -> None:
     system = System()
     system.states["user"][HOSTILE] = {"state": HOSTILE, "address": HOSTILE, "problem": HOSTILE, "weight": 1.0}
     system.states["user"]["__proto__"] = {"state": "up", "address": "127.0.0.1:1", "weight": 1.0}
+    for name in (HOSTILE, "__proto__"):
+        system.counters["user"][name] = dict(system.counters["user"]["user-1"])
     system.failing = {"user": 1.0}
     served = serve(system)
     served.seconds(3)
-    system.failures = [
-        *system.failures,
-        (10_000, '{"status": 502, "target": "%s", "time": "x", "why": "%s"}' % (HOSTILE, HOSTILE)),
-    ]
+    line = json.dumps({"status": 502, "target": HOSTILE, "time": "x", "why": HOSTILE})
+    system.failures = [*system.failures, (10_000, line)]
     served.seconds()
     served.record("end", HOSTILE, service="user", instance=HOSTILE)
     page = open_page(served.url)
@@ -363,7 +364,7 @@ def test_an_hour_of_samples_grows_neither_the_page_nor_the_gateway(open_page: Op
         wanted = sizes()["messages"] + seconds
         for _ in range(0, seconds, 50):
             served.seconds(50)
-            for number in range(4):
+            for number in range(10):
                 served.record("restart", f"user-{number} is up again", service="user", instance=f"user-{number}")
             page.wait_for_function("wanted => window.passerelle.sizes().messages >= wanted", arg=wanted - seconds + 50)
             wanted += 50
