@@ -70,11 +70,13 @@ def serve() -> Iterator[Callable[..., Served]]:
 
 @pytest.fixture
 def picture() -> Callable[[Page, str], None]:
-    """Write a picture of the whole page into the folder ``build``."""
+    """Write pictures of the whole page, and of its first screen, into the folder ``build``."""
 
     def take(page: Page, name: str) -> None:
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.evaluate("window.scrollTo({top: 0, behavior: 'instant'})")
         page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+        if page.viewport_size == {"width": 1360, "height": 900}:
+            page.screenshot(path=PICTURES / f"{name}-top.png")
 
     return take

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import threading
 from collections.abc import Coroutine, Mapping
@@ -81,7 +82,7 @@ class System:
         self.now += 1.0
         if self.is_idle:
             return
-        rng, wave = self._rng, 1.0 + 0.25 * ((self.now / 60) % 2)
+        rng, wave = self._rng, 1.0 + 0.3 * math.sin(self.now / 90)
         for route in self.config.routes:
             found: RouteMetrics = self.metrics_of_worker.route(route.label)
             services = [route.service] if route.service else [part.service for part in (route.compose or {}).values()]
