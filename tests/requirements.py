@@ -21,6 +21,7 @@ import pytest
 # program -> package of Debian and Ubuntu
 PACKAGES = {
     "caddy": "caddy",
+    "chromium": "chromium",
     "curl": "curl",
     "haproxy": "haproxy",
     "initdb": "postgresql",

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.cli.explain import ExplainedRequest, explanation, why_not
 from passerelle.config import Route, load_text
 from passerelle.errors import Failure
 from passerelle.routing.router import Router, RouteRule, canonical_path
+from passerelle.supervisor.explanation import ExplainedRequest, explanation, why_not
 from tests.cli.test_main import GOOD, Run, run
 from tests.routing.test_router import methods, requests, tables
 

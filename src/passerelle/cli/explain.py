@@ -1,38 +1,16 @@
-"""``passerelle explain``: show which route a request matches, and why the others do not.
-
-The router of the gateway finds the route. The reasons are found by comparing the request with each route alone.
-"""
+"""``passerelle explain``: show which route a request matches, and why the others do not."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from passerelle.cli.support import config_path, exit_negative, json_option, print_json, read_config
-
-if TYPE_CHECKING:
-    from passerelle.config import Config
-    from passerelle.routing.router import RouteMatch, RouteRule
+from passerelle.config.models.config import Config
+from passerelle.supervisor.explanation import ExplainedRequest, explanation, parse_request
 
 _MOST_OTHERS = 15
-_METHOD = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]+").fullmatch
-_URL = re.compile(
-    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*))?(?P<path>[^?#]*)(?P<query>\?[^#]*)?"
-).match
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainedRequest:
-    """The properties of a request that routing uses."""
-
-    host: bytes
-    method: bytes
-    path: bytes
-    query: bytes
-    length: int | None
 
 
 @click.command(options_metavar="[OPTIONS]", short_help="Show which route a request matches.")
@@ -67,16 +45,7 @@ def explain(arguments: tuple[str, ...], headers: tuple[str, ...], as_json: bool)
 
 
 def _request(method: str, url: str, headers: tuple[str, ...]) -> ExplainedRequest:
-    if not _METHOD(method):
-        upper = f"; did you mean {method.upper()}?" if _METHOD(method.upper()) else ""
-        raise click.UsageError(f"found the method {method!r}; allowed is a method in upper case{upper}")
-    parts = _URL(url)
-    assert parts is not None
-    if parts["scheme"] is not None and parts["scheme"].lower() not in ("http", "https"):
-        raise click.UsageError(f"found the scheme {parts['scheme']!r}; allowed are http and https")
-    if parts["path"] and not parts["path"].startswith("/"):
-        raise click.UsageError(f"found {url!r}; allowed is a path such as /{url}, or http://host/path")
-    host, length = parts["authority"] or "", None
+    host, length = "", None
     for line in headers:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
@@ -87,170 +56,15 @@ def _request(method: str, url: str, headers: tuple[str, ...]) -> ExplainedReques
             if not value.strip().isdigit():
                 raise click.UsageError(f"found the Content-Length {value.strip()!r}; allowed is a number")
             length = int(value)
-    return ExplainedRequest(
-        _octets(host), method.encode(), _octets(parts["path"] or "/"), _octets(parts["query"] or ""), length
-    )
-
-
-def _octets(text: str) -> bytes:
-    """Return the octets of an argument as given on the command line, which may not be UTF-8."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _shown(octets: bytes) -> str:
-    return octets.decode("utf-8", "backslashreplace")
+    try:
+        return parse_request(method, url, host, length)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def explained(config: Config, method: str, url: str, headers: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Explain the request ``method url`` with ``headers``, each as `Name: value` (see :func:`explanation`)."""
+    """Explain the request ``method url`` with ``headers``, each as `Name: value` (see :func:`.explanation`)."""
     return explanation(config, _request(method, url, headers))
-
-
-def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
-    """Explain a request, as JSON-able values. ``status`` is None unless the gateway rejects the request."""
-    from passerelle.config import rules
-    from passerelle.errors import Failure, Kind
-    from passerelle.routing.router import EncodedSlashError, Router, canonical_path, normal_host
-
-    result: dict[str, Any] = {
-        "method": request.method.decode(),
-        "host": _shown(normal_host(request.host)),
-        "path": _shown(request.path),
-        "canonical_path": None,
-        "status": None,
-        "reason": None,
-        "route": None,
-        "others": [],
-    }
-    table = rules(config)
-    router = Router(table)
-    try:
-        try:
-            canonical = canonical_path(request.path)
-        except EncodedSlashError:
-            canonical = router.path_with_slashes(request.host, request.method, request.path)
-    except Failure as failure:
-        return result | {"status": failure.status, "reason": f"{failure.title.lower()}: {failure.detail}"}
-    result["canonical_path"] = canonical.decode()
-    match = router.match(request.host, request.method, canonical)
-    if match.value is None:
-        refusal = Failure(Kind.METHOD_NOT_ALLOWED if match.allowed else Kind.NO_ROUTE)
-        result |= {"status": refusal.status, "reason": refusal.title.lower()}
-        if match.allowed:
-            result["reason"] += f" (Allow: {', '.join(method.decode() for method in match.allowed)})"
-            result["allow"] = [method.decode() for method in match.allowed]
-    else:
-        index = next(index for index, route in enumerate(config.routes) if route is match.value)
-        result["route"] = _route(config, index, request, canonical, match)
-        limit = config.body_limit(config.routes[index])
-        if limit is not None and request.length is not None and request.length > limit:
-            refusal = Failure(Kind.BODY_TOO_LARGE)
-            reason = f"{refusal.title.lower()}: {request.length} bytes, {limit} allowed"
-            result |= {"status": refusal.status, "reason": reason}
-    result["others"] = _others(config, table, match, request, canonical)
-    return result
-
-
-def _route(
-    config: Config, index: int, request: ExplainedRequest, canonical: bytes, match: RouteMatch
-) -> dict[str, Any]:
-    from passerelle.config import describe
-    from passerelle.http.messages import IDEMPOTENT_METHODS
-    from passerelle.routing.paths import REST, Pattern, Template
-
-    route = config.routes[index]
-    rest = frozenset(s.text for s in Pattern.parse(route.path).segments if s.kind == REST)
-    described: dict[str, Any] = {
-        "key": f"routes[{index}]",
-        "label": route.label,
-        "params": {name: value.decode() for name, value in match.params.items()},
-        "repeats": route.compose is not None or request.method in IDEMPOTENT_METHODS,
-        "idle": describe.describe_idle_timeouts(route),
-        **describe.describe_route(config, route),
-    }
-    services = described["services"]
-    if route.service is not None:
-        upstream = canonical if route.rewrite is None else Template(route.rewrite, rest).fill(match.params)
-        described |= {"service": services[route.service], "upstream_path": _shown(upstream + request.query)}
-        return described
-    if route.login is not None:
-        return described | {"upstream_path": route.login.path}
-    described["parts"] = [
-        {
-            "key": key,
-            "upstream_path": Template(part.path, rest).fill(match.params).decode(),
-            **describe.describe_part(route, part),
-            "service": services[part.service],
-        }
-        for key, part in (route.compose or {}).items()
-    ]
-    return described
-
-
-def _others(
-    config: Config, table: list[RouteRule], match: RouteMatch, request: ExplainedRequest, canonical: bytes
-) -> list[dict[str, str]]:
-    """Return the other routes, each with the reason why it does not match, the closest to matching first."""
-    winner = next((rule for rule in table if rule.value is match.value), None)
-    found: list[tuple[tuple[int, int], int, str]] = []
-    for index, rule in enumerate(table):
-        if rule is not winner:
-            distance, reason = why_not(rule, winner, request, canonical)
-            found.append((distance, index, reason))
-    return [
-        {"key": f"routes[{index}]", "label": config.routes[index].label, "reason": reason}
-        for _, index, reason in sorted(found)
-    ]
-
-
-def why_not(
-    rule: RouteRule, winner: RouteRule | None, request: ExplainedRequest, path: bytes
-) -> tuple[tuple[int, int], str]:
-    """Return how far ``rule`` is from matching (a sort key), and why it does not; ``winner`` is the rule that does."""
-    from passerelle.routing.router import normal_host, specificity
-
-    host = normal_host(request.host)
-    if rule.host is not None and rule.host != host:
-        covered = rule.host.startswith(b"*.") and host.endswith(rule.host[1:])
-        if not covered:
-            return (
-                2,
-                0,
-            ), f"host: the route is for {rule.host.decode()}, not {_shown(host) or 'a request without host'}"
-    fitting, reason = _path_reason(rule.pattern, path)
-    if reason:
-        return (3, -fitting), f"path: {reason}"
-    if rule.methods is not None and not _allows(rule.methods, request.method):
-        return (1, 0), f"method: the route allows {', '.join(sorted(method.decode() for method in rule.methods))}"
-    assert winner is not None
-    keys = zip(("host", "path", "method"), specificity(rule), specificity(winner), strict=False)
-    decided = next((what for what, own, other in keys if own != other), "method")
-    return (0, 0), f"{decided}: the route matches too, but is less specific"
-
-
-def _allows(methods: frozenset[bytes], method: bytes) -> bool:
-    return method in methods or (method == b"HEAD" and b"GET" in methods)
-
-
-def _path_reason(pattern: str, path: bytes) -> tuple[int, str | None]:
-    """Return how many segments of ``path`` match ``pattern``, and the reason if not all do."""
-    from passerelle.routing.paths import LITERAL, PARAMETER, Pattern
-
-    segments = path.decode().split("/")[1:]
-    wanted = Pattern.parse(pattern).segments
-    for index, segment in enumerate(wanted):
-        if segment.kind > PARAMETER:
-            return index, None
-        if index >= len(segments):
-            return index, f"the path ends before {segment}"
-        found = segments[index]
-        if segment.kind == LITERAL and found != segment.text:
-            return index, f"segment {index + 1} is {found!r}, not {segment.text!r}"
-        if segment.kind == PARAMETER and not found:
-            return index, f"segment {index + 1} is empty, but {segment} must not be"
-    if len(segments) > len(wanted):
-        return len(wanted), f"the path continues with {'/' + '/'.join(segments[len(wanted) :])!r}"
-    return len(wanted), None
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ COMMANDS = (
     "status",
     "events",
     "diagnose",
+    "top",
     "reload",
     "scale",
     "restart",

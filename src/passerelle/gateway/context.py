@@ -9,8 +9,10 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from passerelle.gateway.plans import RoutePlan
+from passerelle.gateway.plans import ForwardPlan, RoutePlan
 from passerelle.http1.clock import Clock
+from passerelle.observability.access_log import RouteLog
+from passerelle.observability.recent_failures import RecentFailures
 from passerelle.proxy_cache.cache import Cache
 from passerelle.proxy_cache.invalidation import Invalidator
 from passerelle.routing.router import Router
@@ -28,7 +30,7 @@ class Context:
 
     ``router`` holds the plans in force; ``unmatched`` is the plan of requests that match no route. ``cache`` is None
     where no route is cached; ``invalidator`` is None until a route has been cached. ``proxies`` are the trusted ones.
-    ``id_of(head, peer)`` returns the id of a request from ``peer``.
+    ``failures`` keeps the last failed requests. ``id_of(head, peer)`` returns the id of a request from ``peer``.
     """
 
     __slots__ = (
@@ -37,6 +39,7 @@ class Context:
         "_subscribers",
         "cache",
         "clock",
+        "failures",
         "id_of",
         "invalidator",
         "loop",
@@ -61,6 +64,7 @@ class Context:
         self.unmatched = unmatched
         self.cache = cache
         self.invalidator: Invalidator | None = None
+        self.failures = RecentFailures()
         self._id_prefix = os.urandom(6).hex().encode("ascii") + b"-%x"
         self._next_number = count(1).__next__
         self._subscribers = Subscribers()
@@ -68,6 +72,11 @@ class Context:
     def client_key(self, address: bytes) -> bytes | None:
         """Return the client that ``address`` is counted as; None for a trusted proxy, which forwards for many."""
         return None if self.proxies.trusts(address) else self._subscribers.of(address)
+
+    def failure_log(self, plan: RoutePlan) -> RouteLog:
+        """Return the writer of :attr:`failures` for a request of ``plan``."""
+        service = plan.policy.service.name if isinstance(plan, ForwardPlan) else None
+        return self.failures.log(plan.metrics.route, service)
 
     def trust(self, proxies: Proxies) -> None:
         """Trust ``proxies`` from now on: their addresses of clients, and their request ids."""

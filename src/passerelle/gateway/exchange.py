@@ -34,6 +34,7 @@ from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.serialize import problem, serialize
 from passerelle.http1.websocket import FrameTracker
 from passerelle.observability.access_log import RouteLog
+from passerelle.observability.recent_failures import has_failed
 from passerelle.proxy_cache.cache import CachePlan, request_view
 from passerelle.proxy_cache.lookup import CacheLookup
 from passerelle.proxy_cache.request import CacheRequest
@@ -708,6 +709,8 @@ class Exchange:
             plan.metrics.count_failure(failure.kind)
         if plan.log is not None:
             self._write_log(plan.log, status, seconds, failure)
+        if (failure is not None or status >= 500) and has_failed(status, failure):
+            self._write_log(self._context.failure_log(plan), status, seconds, failure)
         # These refer to this object: kept, they would be cycles that wait for the garbage collector.
         self._source, self._gather, self._parts = None, None, ()
 
@@ -718,10 +721,8 @@ class Exchange:
             instance = forward.instance.name or None
             upstream_seconds, attempts = forward.seconds, forward.attempts
         else:
-            instance = None
-            upstream_seconds, attempts = 0.0, 0
-            for part in self._parts:
-                source = part.source
+            instance, upstream_seconds, attempts = None, 0.0, 0
+            for source in [part.source for part in self._parts]:
                 upstream_seconds = max(upstream_seconds, source.seconds)
                 attempts += source.attempts
         if attempts > 1 and forward is not None and forward.hedged is not None:

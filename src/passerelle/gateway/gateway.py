@@ -301,6 +301,7 @@ class Gateway:
         lag, self._lag = self._lag, 0.0
         live = self.metrics.live(full=full)
         live["process"].update(lag=lag, paused=self._paused)
+        live["failures"] = self.context.failures.take(full=full)
         live["instances"] = {name: members.live() for name, members in self._members.items()}
         return live
 

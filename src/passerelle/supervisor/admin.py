@@ -1,4 +1,4 @@
-"""The admin port: metrics, health, status, events, the live view, and changes.
+"""The admin port: metrics, health, status, events, the live view, the dashboard, and changes.
 
 The gateway's own HTTP/1.1 listener serves it. :mod:`passerelle.supervisor.admin_access` decides who may do what.
 
@@ -17,7 +17,9 @@ from urllib.parse import parse_qsl, unquote
 
 import orjson
 
+from passerelle import __version__
 from passerelle.config.models.admin import AdminPort
+from passerelle.config.models.config import Config
 from passerelle.diagnosis.diagnose import diagnose
 from passerelle.diagnosis.evidence import gather
 from passerelle.errors import Failure
@@ -33,7 +35,9 @@ from passerelle.observability.metrics import Snapshot
 from passerelle.routing.paths import PatternError, purged_path
 from passerelle.supervisor.admin_access import AccessRefused, AdminAccess, AdminRequest, Client
 from passerelle.supervisor.admin_stream import EventFeed, EventStream, LiveFeed, StreamHub
+from passerelle.supervisor.dashboard import files
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
+from passerelle.supervisor.explanation import explanation, parse_request
 from passerelle.supervisor.live_sampler import RECENT, LiveSampler
 from passerelle.system import ports
 
@@ -53,6 +57,7 @@ _GUARDED: Fields = [
 _TEXT: Fields = [(b"Content-Type", b"text/plain; charset=utf-8"), *_GUARDED]
 _JSON: Fields = [(b"Content-Type", b"application/json"), *_GUARDED]
 _SESSION = b"/session"
+_SETTINGS = b"/dashboard/settings"
 _SESSION_BODY = 4096  # bytes of a login
 # Refused changes are audited up to this many at once and one more each second, so that they do not displace events.
 _REFUSALS = 10.0
@@ -74,6 +79,10 @@ class AdminSubject(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether requests are served now."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
 
     @property
     def events(self) -> EventLog:
@@ -107,7 +116,9 @@ class Admin:
         self.address = ports.join(host, port)
         self._sock = sock
         self._subject = subject
-        self.access = AdminAccess(settings or AdminPort(), host, port)
+        self._settings = settings or AdminPort()
+        self.access = AdminAccess(self._settings, host, port)
+        self._explaining = asyncio.Lock()
         self.streams = StreamHub()
         self._refusals = _REFUSALS
         self._refused_since = 0.0
@@ -136,6 +147,8 @@ class Admin:
             b"/live": self._live,
             b"/history": self._history,
             b"/diagnose": self._diagnose,
+            b"/failures": self._failures,
+            b"/explain": self._explain,
         }
 
     async def start(self) -> None:
@@ -172,6 +185,7 @@ class Admin:
         if member is not None:
             page, changes = partial(self._instances, *member), _OF_ONE if member[1] else _OF_ALL
         is_session = path == _SESSION and method in (b"POST", b"DELETE")
+        is_file = files.is_file(path)
         exchange = _Login(partial(self._begin_session, connection, head)) if is_session else _AdminExchange()
         connection.adopt(exchange)
         request = AdminRequest(connection.peer, connection.local, method, path, head, method in changes)
@@ -184,13 +198,21 @@ class Admin:
                 elif not connection.receiving:
                     self._begin_session(connection, head, b"")
                 return
-            client = self.access.admit(request)
+            if is_file:
+                self.access.check_origin(request)
+                client = Client("open", "")
+            else:
+                client = self.access.admit(request)
         except AccessRefused as refused:
             if method in changes:
                 self._audit_refused(connection, path, refused)
             connection.send(_text(refused.status, refused.text.encode() + b"\n", refused.fields))
             return
         problem = None
+        if is_file:
+            page = self._file
+        elif path == _SETTINGS:
+            page = partial(self._dashboard_settings, request, client)
         if method in changes:
             page = partial(self._change, changes[method], member, client)
         elif page is None and not changes and path != _SESSION:
@@ -363,6 +385,41 @@ class Admin:
         samples = list(self._subject.live.recent)[-int(given) :]
         verdicts = diagnose(gather(samples))
         return _json(200, {"seconds": len(samples), "verdicts": [verdict.as_dict() for verdict in verdicts]})
+
+    async def _failures(self, head: RequestHead, target: bytes) -> Response:
+        return _json(200, {"failures": self._subject.live.failures_since(0)})
+
+    async def _explain(self, head: RequestHead, target: bytes) -> Response:
+        query = _query(target)
+        try:
+            request = parse_request(query.get("method", "GET"), query.get("url", ""), query.get("host", ""))
+        except ValueError as error:
+            return _text(400, f"{error}\n".encode("utf-8", "backslashreplace"))
+        # In a thread, and one at a time: with thousands of routes it takes a while.
+        async with self._explaining:
+            return _json(200, await asyncio.to_thread(explanation, self._subject.config, request))
+
+    # The dashboard
+
+    async def _file(self, head: RequestHead, target: bytes) -> Response:
+        return files.response(target.partition(b"?")[0])
+
+    async def _dashboard_settings(
+        self, request: AdminRequest, client: Client, head: RequestHead, target: bytes
+    ) -> Response:
+        """Return what the dashboard needs to know about its client and the gateway."""
+        prometheus = self._settings.prometheus
+        return _json(
+            200,
+            {
+                "version": __version__,
+                "by": client.by,
+                "may_change": self.access.may_change(request, client),
+                "has_token": self._settings.token is not None,
+                "prometheus": prometheus,
+                "diagnose": b"/diagnose" in self._pages,
+            },
+        )
 
     async def _instances(self, service: str, instance: str, head: RequestHead, target: bytes) -> Response:
         services = (await self._subject.status())["services"]

@@ -90,6 +90,10 @@ class AdminAccess:
             raise AccessRefused(403, "changes need the header field Passerelle-Admin and no foreign Origin")
         return Client("local", address)
 
+    def may_change(self, request: AdminRequest, client: Client) -> bool:
+        """Whether ``client``, which ``request`` was admitted for, may make changes with ``Passerelle-Admin``."""
+        return client.by in ("token", "session") or (self._token is None and client.by == "local" and request.local)
+
     def _unauthorized(self) -> AccessRefused:
         if self._token is None:
             text = "other machines can reach this admin port, and it has no token: set admin.token in the configuration"

@@ -169,12 +169,16 @@ class EventFeed:
 
 
 class LiveFeed:
-    """Sends the last sample to ``stream``, then the changes of each second, and all events after ``since``."""
+    """Sends the last sample to ``stream``, then the changes of each second.
+
+    It also sends the failed requests that are kept, further ones, and all events after ``since``.
+    """
 
     def __init__(self, stream: EventStream, events: EventLog, live: LiveSampler, since: int) -> None:
         self._stream = stream
         self._live = live
         self._events = EventFeed(stream, events, since)
+        self._failed = 0  # the number of the last failed request that was sent
         self._is_behind = True  # the client has missed samples and needs a whole one
 
     def begin(self) -> Callable[[], None]:
@@ -196,9 +200,17 @@ class LiveFeed:
             self._pump()
         else:
             self._stream.send(message("change", patch))
+            self._send_failures()
+
+    def _send_failures(self) -> None:
+        if self._live.failures and self._live.failures[-1].number > self._failed:
+            found = self._live.failures_since(self._failed)
+            self._failed = found[-1]["number"]
+            self._stream.send(message("failures", orjson.dumps(found)))
 
     def _pump(self) -> None:
         if self._is_behind and self._stream.is_ready:
             self._is_behind = False
             self._stream.send(message("snapshot", self._live.snapshot()))
+            self._send_failures()
         self._events.pump()

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from passerelle.config.models.config import Config
+from passerelle.config.models.config import Config, Route
 from passerelle.observability.live import History, LiveSample, Sample, merge_patch
+from passerelle.observability.recent_failures import MOST_FAILURES
 from passerelle.supervisor.process_sampler import ProcessSampler
 
 logger = logging.getLogger("passerelle")
@@ -35,6 +36,14 @@ class Reading(NamedTuple):
     counters: Mapping[str, Any]
 
 
+class FailedRequest(NamedTuple):
+    """A failed request: its number, the worker that served it, and its line of the access log."""
+
+    number: int
+    worker: str
+    line: str
+
+
 class LiveSource(Protocol):
     """Where samples come from: a supervisor, or a gateway without one."""
 
@@ -49,10 +58,21 @@ class LiveSource(Protocol):
         """Return the states of the workers by name, and those of the instances by service and name."""
 
 
+def _services(route: Route) -> list[str]:
+    """Return the names of the services that requests of ``route`` are forwarded to."""
+    if route.service is not None:
+        return [route.service]
+    if route.login is not None:
+        return [route.login.service]
+    return list(dict.fromkeys(part.service for part in (route.compose or {}).values()))
+
+
 class LiveSampler:
     """Takes samples from ``source``, keeps them in ``history``, and passes changes to listeners.
 
     ``latest`` is the last sample, ``recent`` has the last minute of them; ``number`` counts the samples.
+    ``latest`` is the last sample; ``number`` counts the samples. ``failures`` are the last failed requests of all
+    workers.
     """
 
     def __init__(
@@ -65,12 +85,16 @@ class LiveSampler:
         self.latest: Sample = {}
         self.recent: deque[Sample] = deque(maxlen=RECENT)
         self.number = 0
+        self.failures: deque[FailedRequest] = deque(maxlen=MOST_FAILURES)
+        self._failed = 0
+        self._taken: dict[str, tuple[int, int]] = {}  # by worker, the pid and the number of its last failure
         self._source = source
         self._clock = clock
         self._sleep = sleep
         self._sample = LiveSample()
         self._listeners: list[Callable[[int, bytes], None]] = []
         self._services_of_routes: dict[str, str] = {}
+        self._destinations: dict[str, list[str]] = {}  # all services of each route
         self._config: Config | None = None
         self._watchers: list[Callable[[Sample], None]] = []
         self._processes = ProcessSampler()
@@ -92,11 +116,15 @@ class LiveSampler:
         readings = await self._source.live_readings()
         for reading in readings:
             self._sample.add(reading.worker, reading.pid, reading.at, reading.counters)
+            self._add_failures(reading)
         config = self._source.config
         if config is not self._config:
             self._config = config
             self._services_of_routes = {r.label: r.service for r in config.routes if r.service is not None}
+            self._destinations = {route.label: _services(route) for route in config.routes}
         sample = self._sample.finish(self._clock(), self._services_of_routes)
+        for name, values in sample["routes"].items():
+            values["services"] = self._destinations.get(name, [])
         self._add_states(sample)
         self._processes.add(sample)
         before, self.latest = self.latest, sample
@@ -109,6 +137,22 @@ class LiveSampler:
             patch = orjson.dumps(merge_patch(before, sample))
             for listener in tuple(self._listeners):
                 listener(self.number, patch)
+
+    def _add_failures(self, reading: Reading) -> None:
+        """Add the failed requests of a reading, except those that are known from an earlier one."""
+        pid, last = self._taken.get(reading.worker, (0, 0))
+        if pid != reading.pid:
+            last = 0
+        for number, line in reading.counters.get("failures", ()):
+            if number > last:
+                last = number
+                self._failed += 1
+                self.failures.append(FailedRequest(self._failed, reading.worker, line))
+        self._taken[reading.worker] = reading.pid, last
+
+    def failures_since(self, number: int) -> list[dict[str, Any]]:
+        """Return the failed requests that are kept with a greater number, the oldest first, as JSON-able values."""
+        return [failed._asdict() for failed in self.failures if failed.number > number]
 
     def _add_states(self, sample: Sample) -> None:
         """Add the states of workers and instances, and remove those that exist no longer."""

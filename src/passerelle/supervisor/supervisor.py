@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from passerelle import __version__
+from passerelle.config.models.config import Config
 from passerelle.observability.events import Event
 from passerelle.observability.metrics import Snapshot, merge
 from passerelle.supervisor import status
@@ -283,6 +284,11 @@ class Supervisor:
         self._report.progress("")
 
     # The subject of the admin port
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.fleet.config
 
     @property
     def is_ready(self) -> bool:

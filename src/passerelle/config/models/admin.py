@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.json_schema import WithJsonSchema
@@ -42,6 +43,15 @@ def _host(text: str) -> str:
     raise ValueError(f"found {text!r}; allowed is a host name without a port, such as gateway.internal")
 
 
+def _web_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not text.isascii() or not text.isprintable():
+        raise ValueError(f"found {text!r}; allowed is an address such as http://127.0.0.1:9090")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("found a user name or password in the address; it would be shown on the dashboard")
+    return text
+
+
 class AdminPort(Model):
     """The admin port. The short form is its address."""
 
@@ -69,6 +79,10 @@ class AdminPort(Model):
         tuple[Annotated[Text, AfterValidator(_host), Takes("name of a host", "host names")], ...], OneOrMore
     ] = Field(
         default=(), description="Further host names under which requests without the token in `Authorization` arrive."
+    )
+
+    prometheus: Annotated[Text, AfterValidator(_web_address), Takes("URL")] | None = Field(
+        default=None, description="Address of a Prometheus server, to which the dashboard links."
     )
 
     def __str__(self) -> str:
