@@ -82,8 +82,8 @@ def test_pages() -> None:
 
 
 def test_other_pages_and_methods() -> None:
-    status, _, body = ask("GET", "/")
-    pages = b"/healthz, /readyz, /metrics, /status, /events, /live, /history, /diagnose"
+    status, _, body = ask("GET", "/nowhere")
+    pages = b"/, /healthz, /readyz, /metrics, /status, /events, /live, /history, /diagnose, /failures, /explain"
     assert (status, body) == (404, b"the pages are %b\n" % pages)
     status, fields, _ = ask("POST", "/status")
     assert status == 405

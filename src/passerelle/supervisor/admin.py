@@ -216,7 +216,7 @@ class Admin:
         if method in changes:
             page = partial(self._change, changes[method], member, client)
         elif page is None and not changes and path != _SESSION:
-            problem = _text(404, b"the pages are %b\n" % b", ".join(self._pages))
+            problem = _text(404, b"the pages are /, %b\n" % b", ".join(self._pages))
         elif page is None or method not in (b"GET", b"HEAD"):
             names = [b"POST", b"DELETE"] if path == _SESSION else changes
             allowed = b", ".join([*((b"GET", b"HEAD") if page is not None else ()), *names])
