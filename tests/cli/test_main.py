@@ -479,7 +479,7 @@ def test_completion_offers_commands(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.stdout == "plain,cache\nplain,capacity\nplain,check\n"
+    assert done.stdout == "plain,cache\nplain,check\nplain,capacity\n"
 
 
 def test_every_lazy_command_is_there() -> None:
