@@ -29,11 +29,9 @@ MAX_VALUES: Final = 1_000_000
 AT_ONCE: Final = 32 * 1024
 """The longest body that is parsed in one step, in bytes: 1 ms at most."""
 
-# Bytes per step of a search, and of one match of the grammar; what one turn of the state machine costs, in bytes of
-# such a match.
-_PIECE: Final = 32 * 1024
-_WINDOW: Final = 16 * 1024
-_TURN: Final = 64
+_PIECE: Final = 32 * 1024  # bytes that one step searches or decodes
+_WINDOW: Final = 16 * 1024  # bytes that one match of a pattern covers at most
+_TURN: Final = 64  # one turn of the state machine takes as long as matching this number of bytes
 
 Steps = Generator[None, None, bytes]
 

@@ -61,8 +61,8 @@ def declared_terms(status: int, fields: Fields) -> DeclaredTerms | None:
 def strictest(parts: Sequence[tuple[DeclaredTerms | None, float]]) -> Fields:
     """Return the fields of a whole that is made of ``parts``: the terms and the age of each.
 
-    Its terms are the strictest of theirs. Where only some state a lifetime, that of the whole is 0: a cache in front
-    could otherwise give it one that is longer.
+    The terms of the whole are the strictest of its parts. If only some parts state a lifetime, the lifetime of the
+    whole is 0: otherwise a cache in front could choose a longer one.
     """
     directives = frozenset[bytes]().union(*(terms.directives for terms, _ in parts if terms is not None))
     lifetimes = [

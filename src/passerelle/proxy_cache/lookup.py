@@ -242,7 +242,7 @@ class CacheLookup:
             )
 
     def _restart_clock(self) -> bool:
-        """Restart the time of a request that waited for a body; return whether it did."""
+        """Restart the clock of the request if it has waited for the body of another; return whether it has."""
         if self._awaited_fetch is None or not self._awaited_fetch.has_head or not self._client.streams:
             return False
         self._request = replace(self._request, started_at=perf_counter())

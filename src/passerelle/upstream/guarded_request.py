@@ -29,7 +29,7 @@ TIMEOUT_FIELD = b"Passerelle-Timeout-Ms"
 
 # Failures that do not depend on the service.
 _NEUTRAL = frozenset({Kind.CLIENT_GONE, Kind.NO_INSTANCE})
-# Signs of overload: no response in time, no room, and responses that declare it.
+# Signs of overload: no response in time, no free connection, and 503 and 504 responses.
 _OVERLOAD_KINDS = frozenset({Kind.TIMEOUT, Kind.CONNECT_TIMEOUT, Kind.OVERLOADED})
 _OVERLOAD_STATUSES = frozenset({503, 504})
 # Failures of a hedge before anything was sent: they do not count as attempts.
