@@ -9,10 +9,11 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
+from passerelle.errors import Failure
 from passerelle.gateway.plans import ForwardPlan, RoutePlan
 from passerelle.http1.clock import Clock
 from passerelle.observability.access_log import RouteLog
-from passerelle.observability.recent_failures import RecentFailures
+from passerelle.observability.recent_failures import RecentFailures, has_failed
 from passerelle.proxy_cache.cache import Cache
 from passerelle.proxy_cache.invalidation import Invalidator
 from passerelle.routing.router import Router
@@ -73,10 +74,20 @@ class Context:
         """Return the client that ``address`` is counted as; None for a trusted proxy, which forwards for many."""
         return None if self.proxies.trusts(address) else self._subscribers.of(address)
 
-    def failure_log(self, plan: RoutePlan) -> RouteLog:
-        """Return the writer of :attr:`failures` for a request of ``plan``."""
-        service = plan.policy.service.name if isinstance(plan, ForwardPlan) else None
-        return self.failures.log(plan.metrics.route, service)
+    def count_failure(
+        self,
+        plan: RoutePlan,
+        status: int,
+        seconds: float,
+        failure: Failure | None,
+        write: Callable[[RouteLog, int, float, Failure | None], None],
+    ) -> None:
+        """Count a failed request of ``plan``, and keep its line, which ``write`` makes, unless its client caused it."""
+        if failure is not None:
+            plan.metrics.count_failure(failure.kind)
+        if has_failed(status, failure):
+            service = plan.policy.service.name if isinstance(plan, ForwardPlan) else None
+            write(self.failures.log(plan.metrics.route, service), status, seconds, failure)
 
     def trust(self, proxies: Proxies) -> None:
         """Trust ``proxies`` from now on: their addresses of clients, and their request ids."""

@@ -34,7 +34,6 @@ from passerelle.http1.interfaces import ServerConnection
 from passerelle.http1.serialize import problem, serialize
 from passerelle.http1.websocket import FrameTracker
 from passerelle.observability.access_log import RouteLog
-from passerelle.observability.recent_failures import has_failed
 from passerelle.proxy_cache.cache import CachePlan, request_view
 from passerelle.proxy_cache.lookup import CacheLookup
 from passerelle.proxy_cache.request import CacheRequest
@@ -705,12 +704,10 @@ class Exchange:
         if self._in_flight_counted:
             plan.metrics.in_flight -= 1
         plan.metrics.observe(status, seconds, self._method)
-        if failure is not None:
-            plan.metrics.count_failure(failure.kind)
+        if failure is not None or status >= 500:
+            self._context.count_failure(plan, status, seconds, failure, self._write_log)
         if plan.log is not None:
             self._write_log(plan.log, status, seconds, failure)
-        if (failure is not None or status >= 500) and has_failed(status, failure):
-            self._write_log(self._context.failure_log(plan), status, seconds, failure)
         # These refer to this object: kept, they would be cycles that wait for the garbage collector.
         self._source, self._gather, self._parts = None, None, ()
 

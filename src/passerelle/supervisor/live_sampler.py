@@ -71,8 +71,7 @@ class LiveSampler:
     """Takes samples from ``source``, keeps them in ``history``, and passes changes to listeners.
 
     ``latest`` is the last sample, ``recent`` has the last minute of them; ``number`` counts the samples.
-    ``latest`` is the last sample; ``number`` counts the samples. ``failures`` are the last failed requests of all
-    workers.
+    ``failures`` are the last failed requests of all workers.
     """
 
     def __init__(

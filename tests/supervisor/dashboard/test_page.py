@@ -255,6 +255,16 @@ def test_a_name_that_resolves_to_the_admin_port_reads_and_changes_nothing(open_p
 HOSTILE = "<img src=x onerror=window.hacked=1>"
 
 
+def test_the_verdict_is_at_the_top(open_page: Opened, serve: Serve) -> None:
+    served = serve()
+    served.seconds(15)
+    page = open_page(served.url)
+    live(page)
+    verdict = page.request.get(f"{served.url}diagnose").json()["verdicts"][0]
+    expect(page.locator("#verdict")).to_contain_text(verdict["text"])
+    expect(page.locator("#verdict")).to_contain_text(verdict["next_step"])
+
+
 def test_names_with_markup_are_text(open_page: Opened, serve: Serve) -> None:
     system = System()
     system.states["user"][HOSTILE] = {"state": HOSTILE, "address": HOSTILE, "problem": HOSTILE, "weight": 1.0}

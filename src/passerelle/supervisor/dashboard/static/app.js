@@ -3,6 +3,7 @@
 import {Actions, request, Unauthorized} from "./actions.js";
 import {Charts} from "./charts.js";
 import {$, attribute, el, text} from "./dom.js";
+import {percent} from "./format.js";
 import {health, SystemMap} from "./map.js";
 import {merge, Model} from "./model.js";
 import {Panels} from "./panels.js";
@@ -126,8 +127,10 @@ const showVerdict = async () => {
     const found = await request("/diagnose");
     const verdicts = found.verdicts ?? [];
     $("verdict").hidden = verdicts.length === 0;
-    $("verdict-body").replaceChildren(...verdicts.slice(0, 3).map((each) =>
-      el("p", {}, el("strong", {}, String(each.text ?? each.component ?? "")), ` ${each.next ?? ""}`)));
+    const list = verdicts.slice(0, 3).map((each) => el("li", {},
+      el("strong", {}, String(each.text)), ` ${each.next_step ?? ""} `,
+      el("span", {class: "muted"}, `confidence ${percent(each.confidence)}`)));
+    $("verdict-body").replaceChildren(el("ol", {}, ...list));
   } catch { $("verdict").hidden = true; }
 };
 
