@@ -26,6 +26,7 @@ PACKAGES = {
     "haproxy": "haproxy",
     "initdb": "postgresql",
     "nginx": "nginx",
+    "openssl": "openssl",
     "pg_ctl": "postgresql",
     "postgres": "postgresql",
     "redis-server": "redis-server",

@@ -162,9 +162,12 @@ class TestFoundingDesign:
 class TestGatewayFile:
     def test_it_runs_five_instances_of_each_service(self) -> None:
         config = load(SHOP / "gateway.yaml")
-        assert {name: (service.app, service.instances) for name, service in config.services.items()} == {
-            "user": ("users:app", 5),
-            "product": ("products:app", 5),
+        assert {
+            name: (service.app, service.instances.min, service.instances.max)
+            for name, service in config.services.items()
+        } == {
+            "user": ("users:app", 5, 5),
+            "product": ("products:app", 5, 5),
         }
 
     def test_it_routes_the_resources_and_the_composed_answer(self) -> None:

@@ -228,6 +228,5 @@ def test_the_live_view_follows_the_traffic_of_all_workers(tmp_path: Path) -> Non
             "s-2": "up",
         }
         os.kill(now["services"]["s"]["instances"]["s-1"]["pid"], signal.SIGKILL)
-        until_now(lambda: live(running)["services"]["s"]["instances"]["s-1"]["state"] != "up", 3)
         until_now(lambda: live(running)["services"]["s"]["instances"]["s-1"].get("restarts") == 1)
         assert running.stop() == 0

@@ -48,6 +48,7 @@ IN_PLACE = Coverage(
         "Config.sessions": Lost("nginx has no sessions"),
         "Config.identity_token": Lost("nginx signs no tokens"),
         **_all(_LATER, "AdminPort.listen", "AdminPort.token", "AdminPort.open", "AdminPort.hosts"),
+        **_all(_LATER, "AdminPort.prometheus"),
         **_all(_LATER, "Dns.server", "Dns.timeout", "Dns.min_ttl", "Dns.max_ttl"),
         **_all(_LATER, *(f"Jwt.{key}" for key in ("algorithms", "secret", "key", "jwks", "issuer", "audience"))),
         **_all(_LATER, *(f"Jwt.{key}" for key in ("leeway", "consumer_claim", "scope_claim", "forward"))),
@@ -57,6 +58,10 @@ IN_PLACE = Coverage(
         **_all(_LATER, *(f"IdentityToken.{key}" for key in ("key", "secret", "header", "issuer", "audience"))),
         **_all(_LATER, "IdentityToken.lifetime"),
         "Config.tracing": Lost("nginx sends no traces"),
+        "Config.alerts": Lost("nginx judges no alerts: see the export for Prometheus"),
+        **_all(_LATER, "AlertSettings.rules", "AlertSettings.webhook", "Webhook.url", "Webhook.secret"),
+        **_all(_LATER, "Webhook.timeout", *(f"Alert.{key}" for key in ("name", "error_rate", "p99", "restarts"))),
+        **_all(_LATER, *(f"Alert.{key}" for key in ("certificate_days", "window", "requests", "route", "service"))),
         **_all(_LATER, *(f"Tracing.{key}" for key in ("attributes", "endpoint", "follow_clients", "headers"))),
         **_all(_LATER, "Tracing.sample", "Tracing.service"),
         # TLS and limits.
@@ -80,7 +85,7 @@ IN_PLACE = Coverage(
         # Services.
         **_all(_YES, "Service.app", "Service.run", "Service.instances", "Service.zones", "Service.balance"),
         "Service.targets": Exported("a loss with both `http` and `https`"),
-        **_all(_ELSEWHERE, "Service.interface", "Service.env", "Service.cwd"),
+        **_all(_ELSEWHERE, "Service.interface", "Service.env", "Service.cwd", "Service.threads"),
         "Service.near": Lost("nginx prefers no zone"),
         "Service.health": Lost("nginx has no active health checks; requests discover a failed instance"),
         **_all(_LATER, *(f"Health.{key}" for key in ("path", "timeout", "host", "headers", "statuses"))),
