@@ -29,7 +29,6 @@ ALONE = (
     "attack/test_attack_scripts.py",
     "chaos/test_autoscaling.py",
     "chaos/test_streams.py",
-    "upstream/test_places.py",
 )
 
 # The same examples in every run: a failure that comes and goes is no evidence about the change under test. No deadline:

@@ -318,9 +318,10 @@ def test_a_request_that_waits_too_long_for_a_place_is_no_failure_of_the_instance
 def test_requests_that_wait_for_a_connection_take_no_place_under_the_concurrency_limit(rig: Rig) -> None:
     upstreams = rig.upstream(serve), rig.upstream(serve)
     gateway = crowded(rig, *upstreams, max_streams=0, concurrency={"min": 1, "max": 2, "initial": 1})
-    slow = [rig.connect(gateway) for _ in range(5 * PLACES)]
-    for client in slow:
-        upload(client, ATTACKER)
-    wait_until(lambda: any(pool.waiting for pool in pools(gateway)), "some wait for a connection", LONG)
+    # One after the other: of a burst, the queue for the limit would refuse more than it holds.
+    for number in range(1, 2 * PLACES + 1):
+        upload(rig.connect(gateway), ATTACKER)
+        wait_until(lambda number=number: in_flight(gateway) == number, f"upload {number} is in flight", LONG)
+    assert any(pool.waiting for pool in pools(gateway))
     assert rig.connect(gateway).request("GET", "/", of(OTHER), within=LONG).status == 200
     assert gateway.snapshot()["services"]["u"]["concurrency"]["running"] == 0
