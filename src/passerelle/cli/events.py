@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import time
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,17 +15,15 @@ from passerelle.cli.admin_client import (
     Destination,
     TokenRefused,
     admin_option,
-    connect,
     exit_unreachable,
     find_admin,
     request_admin,
 )
+from passerelle.cli.admin_messages import PAUSE, messages
 from passerelle.cli.support import exit_negative
 from passerelle.config.models.addresses import Address
 from passerelle.observability.events import KINDS
 
-_SILENCE = 40.0  # seconds without a byte after which the stream counts as lost; it has a comment every 15 s
-_PAUSE = 1.0  # seconds until the stream is requested again
 _TRIES = 60  # times in a row that the stream is requested without success
 
 
@@ -61,7 +58,7 @@ def _follow(destination: Destination, query: dict[str, str], last: int, as_json:
     failures = 0
     while True:
         try:
-            for event in _stream(destination, query, last):
+            for _, event in messages(destination, f"/events?{urlencode({**query, 'since': last})}"):
                 failures, last = 0, event["seq"]
                 _print(event, as_json)
         except TokenRefused as error:
@@ -70,24 +67,7 @@ def _follow(destination: Destination, query: dict[str, str], last: int, as_json:
             failures += 1
             if failures > _TRIES:
                 exit_unreachable(destination, error)
-        time.sleep(_PAUSE)
-
-
-def _stream(destination: Destination, query: dict[str, str], last: int) -> Iterator[dict[str, Any]]:
-    """Yield the events after ``last`` until the connection is lost."""
-    path = f"/events?{urlencode({**query, 'since': last})}"
-    connection = connect(destination, "GET", path, _SILENCE, Accept="text/event-stream")
-    try:
-        response = connection.getresponse()
-        if response.status == 401:
-            raise TokenRefused
-        if response.headers.get_content_type() != "text/event-stream":
-            raise ValueError(f"found status {response.status} {response.reason}")
-        for line in iter(response.readline, b""):
-            if line.startswith(b"data:"):
-                yield orjson.loads(line[5:])
-    finally:
-        connection.close()
+        time.sleep(PAUSE)
 
 
 def _print(event: dict[str, Any], as_json: bool) -> None:

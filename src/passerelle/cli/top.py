@@ -16,24 +16,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-import orjson
 
 from passerelle.cli.admin_client import (
     Destination,
     TokenRefused,
     admin_option,
-    connect,
     exit_unreachable,
     find_admin,
     request_admin,
 )
+from passerelle.cli.admin_messages import PAUSE, messages
 from passerelle.cli.support import exit_negative
 from passerelle.cli.top_screen import SORTS, View, screen
 from passerelle.config.models.addresses import Address
 from passerelle.supervisor.report import wants_colour
 
-_SILENCE = 40.0  # seconds without a byte after which the stream counts as lost; it has a comment every 15 s
-_PAUSE = 1.0  # seconds until the stream is requested again
 _POLL = 0.2  # seconds between two looks at the size of the terminal
 _WIDTH = 80  # columns if the output is not a terminal
 
@@ -113,7 +110,7 @@ class Feed:
         """Follow the stream; open it again when it is lost."""
         while not self._stopped.is_set():
             try:
-                for name, data in _messages(self._destination):
+                for name, data in messages(self._destination, "/live"):
                     if name in ("snapshot", "change"):
                         self.sample = data if name == "snapshot" else merge(self.sample, data)
                         self._notify("live")
@@ -125,31 +122,12 @@ class Feed:
             except (OSError, http.client.HTTPException, ValueError) as error:
                 why = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
                 self._notify(f"{why.lower()[:40]}, retrying")
-            self._stopped.wait(_PAUSE)
+            self._stopped.wait(PAUSE)
 
     def _notify(self, state: str) -> None:
         self.state = state
         with contextlib.suppress(BlockingIOError):  # the pipe is full, so the reader wakes up anyway
             os.write(self._written, b"\0")
-
-
-def _messages(destination: Destination) -> Iterator[tuple[str, Any]]:
-    """Yield the name and the data of each message of the live view until the connection is lost."""
-    connection = connect(destination, "GET", "/live", _SILENCE, Accept="text/event-stream")
-    try:
-        response = connection.getresponse()
-        if response.status == 401:
-            raise TokenRefused
-        if response.headers.get_content_type() != "text/event-stream":
-            raise ValueError(f"found status {response.status} {response.reason}")
-        name = ""
-        for line in iter(response.readline, b""):
-            if line.startswith(b"event:"):
-                name = line[6:].strip().decode("ascii", "replace")
-            elif line.startswith(b"data:"):
-                yield name, orjson.loads(line[5:])
-    finally:
-        connection.close()
 
 
 @contextlib.contextmanager
