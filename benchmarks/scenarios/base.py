@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, Target, cpu_figure
 from benchmarks.peers.base import Command, Peer, Site
 from benchmarks.peers.passerelle import Passerelle
 from benchmarks.rig import wrk
 from benchmarks.rig.core import Rig
 from benchmarks.rig.pairs import Cell, Run, in_turn
 from benchmarks.rig.server import RigError, Server, fetch
+from benchmarks.rig.wrk import Load
 
 OURS = "ours"
 FIXED, VARYING = "10hdr", "varying"  # variants of the load: the same request repeatedly, and a new one each time
@@ -92,6 +93,39 @@ class Bench:
             if json.loads(body) != json.loads(answer):
                 raise RigError(f"{name} answered {ready} with {body!r} instead of {answer}")
         return server
+
+    def with_and_without_logs(
+        self,
+        name: str,
+        addresses: Sequence[str],
+        loads: Mapping[str, Load],
+        answer: str,
+        peers: Mapping[str, Sequence[Peer]],
+        configure: Callable[[Any, Site], Command],
+        target: Callable[[str, str | None], Target | None],
+    ) -> Iterable[Figure]:
+        """Measure every load, with access logs on both sides and without, and yield the figures of scenario ``name``.
+
+        The variants of ``loads`` are :data:`VARYING` (the headline, with logs), :data:`FIXED` and perhaps others.
+        ``peers`` are those of each suffix, :data:`BOTH_LOG` or empty. ``configure`` returns the command of a peer, or
+        of passerelle; ``target`` the bound for a variant beside a peer.
+        """
+        cells = []
+        for suffix, contestants in peers.items():
+            tested: list[Peer] = [self.ours(access_log=suffix == BOTH_LOG), *contestants]
+            for peer in tested:
+                label = peer.name + suffix
+                site = self.site(label, addresses)
+                server = self.start(label, site, configure(peer, site), loads[FIXED].sample(), answer)
+                cells += [Cell(f"{variant} {label}", server, load, self.brief) for variant, load in loads.items()]
+        runs = self.in_turn(self.headline_first(cells, VARYING + " ", BOTH_LOG))
+        for variant in (VARYING, *(each for each in loads if each != VARYING)):
+            for suffix, contestants in peers.items():
+                ours = runs[f"{variant} {OURS}{suffix}"]
+                for peer_name in peer_names(contestants):
+                    theirs = runs[f"{variant} {peer_name}{suffix}"] if peer_name else ()
+                    bound = target(variant, peer_name)
+                    yield cpu_figure(name, variant + suffix, ours, peer_name, theirs, bound)
 
     def headline_first(self, cells: Iterable[Cell], prefix: str, suffix: str) -> list[Cell]:
         """Order ``cells`` so that those of the headline, by their label, are adjacent and come first.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmarks.figures import Figure, Target, cpu_figure
+from benchmarks.figures import Figure, Target
 from benchmarks.peers import upstreams
 from benchmarks.peers.base import Composer
 from benchmarks.peers.by_hand import Aiohttp, FastAPI
 from benchmarks.peers.nginx import Nginx
-from benchmarks.rig.pairs import Cell
 from benchmarks.rig.wrk import Load
-from benchmarks.scenarios.base import BOTH_LOG, FIXED, OURS, VARYING, Bench, peer_names
+from benchmarks.scenarios.base import BOTH_LOG, FIXED, VARYING, Bench
 
 LOADS = {FIXED: Load("/api/42/7"), VARYING: Load("/api/{}/{}", varying=True)}
 TARGETS: dict[str | None, Target] = {"nginx": Target(1.25), "aiohttp": Target(0.25)}
@@ -31,17 +30,12 @@ class Compose:
         _, addresses = upstreams.start(bench.rig)
         logging: list[Composer] = bench.present([Nginx(access_log=True)])
         silent: list[Composer] = bench.present([Nginx(), Aiohttp(), FastAPI()])
-        cells = []
-        for suffix, gateway, peers in ((BOTH_LOG, bench.ours(), logging), ("", bench.ours(access_log=False), silent)):
-            for server_name, peer in [(OURS, gateway), *((peer.name, peer) for peer in peers)]:
-                label = server_name + suffix
-                site = bench.site(label, addresses)
-                server = bench.start(label, site, peer.compose(site), LOADS[FIXED].path, upstreams.COMPOSED)
-                cells += [Cell(f"{variant} {label}", server, load, bench.brief) for variant, load in LOADS.items()]
-        runs = bench.in_turn(bench.headline_first(cells, VARYING + " ", BOTH_LOG))
-        for variant in (VARYING, FIXED):
-            for suffix, peers in ((BOTH_LOG, logging), ("", silent)):
-                measured = runs[f"{variant} {OURS}{suffix}"]
-                for name in peer_names(peers):
-                    theirs = runs[f"{variant} {name}{suffix}"] if name else ()
-                    yield cpu_figure(self.name, variant + suffix, measured, name, theirs, TARGETS.get(name))
+        yield from bench.with_and_without_logs(
+            self.name,
+            addresses,
+            LOADS,
+            upstreams.COMPOSED,
+            {BOTH_LOG: logging, "": silent},
+            lambda peer, site: peer.compose(site),
+            lambda _, name: TARGETS.get(name),
+        )

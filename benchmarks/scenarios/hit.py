@@ -20,7 +20,7 @@ from benchmarks.rig import procfs, wrk
 from benchmarks.rig.pairs import Cell
 from benchmarks.rig.server import RigError, Server
 from benchmarks.rig.wrk import Load
-from benchmarks.scenarios.base import BOTH_LOG, FIXED, OURS, VARYING, Bench, peer_names
+from benchmarks.scenarios.base import BOTH_LOG, FIXED, OURS, VARYING, Bench
 
 HEADERS = {name: value for name, value in wrk.BROWSER.items() if name not in ("Authorization", "Cache-Control")} | {
     "X-Requested-With": "XMLHttpRequest",
@@ -57,21 +57,15 @@ class Hit:
         _, addresses = upstreams.start(bench.rig, kept=True)
         logging: list[Cacher] = bench.present([Nginx(access_log=True)])
         silent: list[Cacher] = bench.present([Nginx(), Varnish()])
-        loads = {**LOADS, TEN: PATHS}
-        cells = []
-        for suffix, gateway, peers in ((BOTH_LOG, bench.ours(), logging), ("", bench.ours(access_log=False), silent)):
-            for peer in (gateway, *peers):
-                label = peer.name + suffix
-                site = bench.site(label, addresses)
-                server = bench.start(label, site, peer.cached(site, MEMORY), LOADS[FIXED].path, upstreams.USER)
-                cells += [Cell(f"{variant} {label}", server, load, bench.brief) for variant, load in loads.items()]
-        runs = bench.in_turn(bench.headline_first(cells, VARYING + " ", BOTH_LOG))
-        for variant in (VARYING, FIXED, TEN):
-            for suffix, peers in ((BOTH_LOG, logging), ("", silent)):
-                measured = runs[f"{variant} {OURS}{suffix}"]
-                for name in peer_names(peers):
-                    theirs = runs[f"{variant} {name}{suffix}"] if name else ()
-                    yield cpu_figure(self.name, variant + suffix, measured, name, theirs, TARGETS.get(name))
+        yield from bench.with_and_without_logs(
+            self.name,
+            addresses,
+            {**LOADS, TEN: PATHS},
+            upstreams.USER,
+            {BOTH_LOG: logging, "": silent},
+            lambda peer, site: peer.cached(site, MEMORY),
+            lambda _, name: TARGETS.get(name),
+        )
 
 
 class Entries:
