@@ -21,7 +21,6 @@ from passerelle.supervisor.fleet import Setup
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.supervisor import Supervisor
-from passerelle.system.cpu import MachineTime
 from tests.supervisor.helpers import alive, run, until
 
 pytestmark = pytest.mark.slow
@@ -53,7 +52,7 @@ class Running:
         self.supervisor = supervisor
         self.fleet = supervisor.fleet
         self.reconciler = supervisor._reconciler
-        self.scaling = Autoscaling(self.fleet, self.reconciler.follow_load, lambda: MachineTime(0.0, passed[0]))
+        self.scaling = Autoscaling(self.fleet, self.reconciler.follow_load)
         self.file = file
         self._output = output
         self._passed = passed
@@ -72,7 +71,7 @@ class Running:
             self._passed[0] += 1.0
             workers = {w.name: {"state": "up"} | ({} if silent else {"memory": 1}) for w in self.fleet.workers}
             services = {"s": {"requests": 20.0 * in_flight, "errors": 0.0, "in_flight": in_flight}}
-            self.scaling.on_sample({"workers": workers, "services": services})
+            self.scaling.on_sample({"workers": workers, "services": services, "machine": {"cpus": 2, "cpu": 0.0}})
 
     async def settled(self) -> None:
         """Wait until no change is being made."""

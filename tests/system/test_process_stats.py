@@ -45,6 +45,34 @@ def test_a_tree_includes_descendants() -> None:
     assert process_stats.read_trees([process.pid]) == {}
 
 
+def test_the_cpu_time_of_a_tree_includes_that_of_descendants() -> None:
+    # A child that uses the CPU until it is ended; its parent waits for it.
+    burn = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
+    process = subprocess.Popen([sys.executable, "-c", burn], start_new_session=True)
+
+    def used() -> float:
+        tree = process_stats.read_trees([process.pid]).get(process.pid)
+        return tree.cpu if tree is not None else 0.0
+
+    try:
+        wait_until(lambda: used() > 0.3, "0.3 s of CPU time", 30)
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+    assert used() == 0.0
+
+
+def test_the_time_of_the_machine_increases() -> None:
+    before = process_stats.read_machine()
+    assert before is not None
+
+    def has_increased() -> bool:
+        now = process_stats.read_machine()
+        return now is not None and now.total > before.total
+
+    wait_until(has_increased, "a later time")
+
+
 def test_rates_of_processes() -> None:
     rates = UseRates()
     first = ProcessUse(cpu=1.0, waited=0.5, switches=10, memory=100, threads=2, files=3)

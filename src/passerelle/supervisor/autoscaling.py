@@ -6,6 +6,7 @@ which an operator should know, such as a bottleneck elsewhere, is reported once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,6 @@ from passerelle.supervisor.fleet import Fleet
 from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.service_scaling import ServiceScaling
 from passerelle.supervisor.supervised import ProcessState
-from passerelle.system import cpu
 
 _REPORTED = frozenset({Reason.MAXIMUM, Reason.NOT_UP, Reason.CPU, Reason.NO_GAIN})
 
@@ -24,50 +24,27 @@ Scale = Callable[[str, int, int, str, str], Awaitable[bool]]
 
 
 class Autoscaling:
-    """Scales the services of ``fleet`` with ``scale``; :meth:`on_sample` receives the samples of the live view.
+    """Scales the services of ``fleet`` with ``scale``; :meth:`on_sample` receives the samples of the live view."""
 
-    ``machine_time`` and ``tree_seconds`` read CPU times (see :mod:`passerelle.system.cpu`).
-    """
-
-    def __init__(
-        self,
-        fleet: Fleet,
-        scale: Scale,
-        machine_time: Callable[[], cpu.MachineTime | None] = cpu.machine_time,
-        tree_seconds: Callable[[list[int]], float] = cpu.tree_seconds,
-    ) -> None:
+    def __init__(self, fleet: Fleet, scale: Scale) -> None:
         self._fleet = fleet
         self._scale = scale
-        self._machine_time = machine_time
-        self._tree_seconds = tree_seconds
-        self._machine: cpu.MachineTime | None = None
 
     def on_sample(self, sample: Mapping[str, Any]) -> None:
         """Take a sample of the live view, and begin the changes that it calls for."""
         fleet = self._fleet
         if fleet.state != "running" or not fleet.scaling:
             return
-        before, self._machine = self._machine, self._machine_time()
-        total = busy = None
-        if before is not None and self._machine is not None and self._machine.total > before.total:
-            total = self._machine.total - before.total
-            busy = (self._machine.busy - before.busy) / total
+        busy = sample["machine"].get("cpu")
         # A worker without a reply has only its state in the sample.
         complete = bool(fleet.workers) and all("memory" in sample["workers"].get(w.name, {}) for w in fleet.workers)
         for name, scaling in fleet.scaling.items():
             instances = [instance for instance in fleet.instances if instance.service is fleet.services[name]]
             values = sample["services"].get(name, {})
-            own = self._own_cpu(scaling, instances, total)
+            own = None if busy is None else _own_cpu(values)
             scaling.autoscaler.add(_load(fleet.clock(), values, complete, instances, busy, own))
             if not scaling.manual and not scaling.changing:
                 self._follow(name, scaling, len(instances))
-
-    def _own_cpu(self, scaling: ServiceScaling, instances: list[InstanceProcess], total: float | None) -> float | None:
-        pids = [i.process.pid for i in instances if i.process is not None and i.process.returncode is None]
-        before, scaling.own_cpu = scaling.own_cpu, self._tree_seconds(pids)
-        if total is None or before is None:
-            return None
-        return max(0.0, scaling.own_cpu - before) / total
 
     def _follow(self, name: str, scaling: ServiceScaling, number: int) -> None:
         fleet = self._fleet
@@ -90,6 +67,12 @@ class Autoscaling:
             pass  # the supervisor stops, and has reported it
         finally:
             scaling.changing = False
+
+
+def _own_cpu(values: Mapping[str, Any]) -> float:
+    """Return the share of all CPUs of the machine that the instances of a service use, with their descendants."""
+    used: float = sum(each.get("cpu", 0.0) for each in values.get("instances", {}).values())
+    return used / (os.cpu_count() or 1)
 
 
 def _load(

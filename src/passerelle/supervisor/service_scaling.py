@@ -15,7 +15,6 @@ class ServiceScaling:
     """Automatic scaling of a service with the range ``instances``.
 
     While ``manual``, the number that `passerelle scale` has set stays. ``changing`` is whether a change is being made.
-    ``own_cpu`` is the last CPU time of the instances, in seconds.
     """
 
     instances: Instances
@@ -24,7 +23,6 @@ class ServiceScaling:
     autoscaler: Autoscaler = field(default_factory=Autoscaler)
     decision: Decision | None = None
     counts: Counter[str] = field(default_factory=Counter)
-    own_cpu: float | None = None
 
     @property
     def limits(self) -> Limits:
