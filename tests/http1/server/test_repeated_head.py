@@ -19,6 +19,7 @@ from tests.support.transport import Wire
 
 SECTION = b"Host: shop.example\r\nAccept: */*\r\nUser-Agent: a client with a name of some length"
 FIRST = b"GET /first HTTP/1.1"
+NOW, EPOCH = 1_000.0, 1_750_000_000.0
 
 
 class Handler:
@@ -43,6 +44,7 @@ class Client:
     def __init__(self, limits: ListenerLimits | None = None) -> None:
         self.handler = Handler()
         self.clock = Clock()
+        self.clock.tick(NOW, EPOCH)  # the same in all clients of a test: a response has its date
         self.listener = Listener(self.handler, limits or ListenerLimits(), self.clock)
         self.connection = ClientConnection(self.listener)
         self.wire = Wire(1 << 30)  # its peer reads everything
