@@ -24,7 +24,7 @@ from passerelle.config.checks.guards import (
     session_errors,
     store_errors,
 )
-from passerelle.config.checks.headers import header_warnings, parameter_values, route_headers
+from passerelle.config.checks.headers import header_warnings, parameter_values, route_headers, trace_headers
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
 from passerelle.config.checks.tls import listener_errors, listener_warnings, service_errors, service_warnings
@@ -299,6 +299,8 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
             yield Finding((*loc, "methods", index), f"found {method!r} twice; list it once")
     yield from route_guards(loc, route, each.repaired, blocks)
     yield from route_headers(loc, route, each.repaired)
+    if "tracing" in blocks:
+        yield from trace_headers(loc, route)
     for place, names in parameter_values(route) if pattern is not None else ():
         yield from _parameters((*loc, "request_headers", *place), names, pattern)
 

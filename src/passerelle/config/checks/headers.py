@@ -10,6 +10,7 @@ from passerelle.config.models.headers import Cors, RequestHeaders, ResponseHeade
 from passerelle.config.problems import Finding, Loc
 
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_TRACE_CONTEXT = ("traceparent", "tracestate")  # W3C Trace Context
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -38,6 +39,21 @@ def route_headers(loc: Loc, route: Route, repaired: frozenset[str]) -> Iterator[
         yield from _rules((*loc, "request_headers"), route.request_headers, aliases=True)
     if route.response_headers is not None and "response_headers" not in repaired:
         yield from _rules((*loc, "response_headers"), route.response_headers, aliases=False)
+
+
+def trace_headers(loc: Loc, route: Route) -> Iterator[Finding]:
+    """Find rules for the fields of the trace context, which the gateway sets while ``tracing`` is on."""
+    places: list[tuple[str, Loc]] = []
+    if (rules := route.request_headers) is not None:
+        places += [(name, ("request_headers", "set", name)) for name in rules.set]
+        places += [(name, ("request_headers", "add", name)) for name in rules.add]
+        places += [(name, ("request_headers", "remove", index)) for index, name in enumerate(rules.remove)]
+    if (block := route.forward_auth) is not None:
+        places += [(name, ("forward_auth", "copy_headers", index)) for index, name in enumerate(block.copy_headers)]
+    for name, place in places:
+        if name.lower() in _TRACE_CONTEXT:
+            message = f"found {name}, which the gateway sets, as tracing is on; remove the rule, or tracing"
+            yield Finding((*loc, *place), message, at_key="set" in place or "add" in place)
 
 
 def _cors(loc: Loc, cors: Cors, route: Route) -> Iterator[Finding]:
