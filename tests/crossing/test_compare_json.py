@@ -27,9 +27,9 @@ PERCENT = Tolerance(relative=0.01)
 
 def rules(**texts: Any) -> JsonRules:
     """Make rules of patterns as text."""
-    lists = {name: tuple(map(parse_pattern, texts.pop(name))) for name in ("ignore", "unordered") if name in texts}
+    ignore, unordered = (tuple(map(parse_pattern, texts.pop(name, ()))) for name in ("ignore", "unordered"))
     tolerances = tuple((parse_pattern(text), value) for text, value in texts.pop("tolerances", {}).items())
-    return JsonRules(**lists, tolerances=tolerances, **texts)
+    return JsonRules(ignore, unordered, tolerances, **texts)
 
 
 def found(old: str, new: str, by: JsonRules) -> list[str]:

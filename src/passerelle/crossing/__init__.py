@@ -1,1 +1,1 @@
-"""The crossing from an old service to a new one: comparisons of their responses, and verdicts, without I/O and clock."""
+"""The crossing from an old service to a new one: comparisons of responses, verdicts, rollouts. No I/O, no clock."""

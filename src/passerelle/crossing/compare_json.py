@@ -59,6 +59,7 @@ class Tolerance:
     relative: float = 0.0
 
     def accepts(self, old: float, new: float) -> bool:
+        """Return whether the two numbers count as equal."""
         rounding = 1e-12 * max(abs(old), abs(new))  # 1.01 - 1.00 is more than 0.01 in doubles
         return abs(old - new) <= max(self.absolute, self.relative * abs(old)) + rounding
 
@@ -198,7 +199,7 @@ class _Walk:
         return sorted(ones) == sorted(others)
 
     def _without_equal(self, at: _At, old: list[Json], new: list[Json], depth: int) -> tuple[list[Json], list[Json]]:
-        """Return the elements of each array that have no equal one in the other, in an order that pairs similar ones."""
+        """Return the elements of each array without an equal one in the other, in an order that pairs similar ones."""
         below = self._step(at, ANY, ANY)
         waiting: dict[bytes, list[Json]] = {}
         for value in old:
