@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import orjson
@@ -18,7 +19,7 @@ DEFAULT_FIELDS: Final = (b"content-type", b"location")
 
 @dataclass(frozen=True, slots=True)
 class CapturedResponse:
-    """What is compared of a response. Names in ``fields`` are in lower case; ``body`` has no content coding."""
+    """What is compared of a response. Names in ``fields`` are in lower case; ``body`` may have a content coding."""
 
     status: int
     fields: Mapping[bytes, bytes]
@@ -54,6 +55,9 @@ class ResponseComparer:
             return found
         if not (old.complete and new.complete):
             raise Incomparable("the body is too long or was cut")
+        old, new = _decoded(old), _decoded(new)
+        if old.body == new.body:
+            return found
         if _is_json(old) and _is_json(new):
             try:
                 documents = orjson.loads(old.body), orjson.loads(new.body)
@@ -62,6 +66,26 @@ class ResponseComparer:
             else:
                 return found + self._json.compare(*documents)
         return [*found, Difference((), Kind.BODY, _text(old.body), _text(new.body))]
+
+
+def _decoded(response: CapturedResponse) -> CapturedResponse:
+    """Return ``response`` without its content coding (RFC 9110 §8.4.1).
+
+    :raises Incomparable: if the coding is not gzip or deflate, or the body is longer than MAX_BODY when decoded.
+    """
+    coding = response.fields.get(b"content-encoding", b"identity").strip().lower()
+    if coding == b"identity":
+        return response
+    if coding not in (b"gzip", b"x-gzip", b"deflate"):
+        raise Incomparable("the content coding is not supported")
+    decoder = zlib.decompressobj(15 if coding == b"deflate" else 31)
+    try:
+        body = decoder.decompress(response.body, MAX_BODY)
+    except zlib.error:
+        raise Incomparable("the content coding is broken") from None
+    if not decoder.eof:
+        raise Incomparable("the body is too long or was cut")
+    return replace(response, body=body)
 
 
 def _is_json(response: CapturedResponse) -> bool:

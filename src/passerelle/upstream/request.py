@@ -20,6 +20,7 @@ The file is longer than 400 lines because one class decides how attempts follow 
 from __future__ import annotations
 
 from asyncio import TimerHandle, get_running_loop
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import random
 from time import perf_counter, time
@@ -49,6 +50,9 @@ MAX_TRIED = 8
 _CONNECTION_FAILURES = frozenset({Kind.UPSTREAM_CLOSED, Kind.UPSTREAM_RESET})
 
 
+RequestMaker = Callable[["CallPolicy", ResponseReceiver, bytes, bytes, "RequestBody | None", float], "UpstreamRequest"]
+
+
 @dataclass(frozen=True, slots=True)
 class CallPolicy:
     """How a request to one service is made: the service, the time limits, and the attempts.
@@ -61,8 +65,8 @@ class CallPolicy:
     """The time limit of the request, over all attempts."""
     attempts: int
     """The most attempts, the first one included."""
-    make_request: type[UpstreamRequest]
-    """The class of the requests: the simplest one that applies this policy."""
+    make_request: RequestMaker
+    """Makes a request: the simplest class of requests that applies this policy, or a shadow around it."""
     attempt_deadlines: DeadlineQueue | None = None
     """The time limit of one attempt as long as another one may follow; None for no limit."""
     hedge: HedgeDelay | None = None

@@ -124,6 +124,12 @@ class RequestBody:
         self._client.resume_reading()
         return first
 
+    def whole(self) -> bytes | None:
+        """Return the whole body, framed as for upstream; None if it is incomplete or was too long to be kept."""
+        if not self.complete or not self.replayable:
+            return None
+        return b"".join(self._kept) + (LAST_CHUNK if self._chunked else b"")
+
     def pause(self) -> None:
         """Stop reading from the client: the upstream does not keep up."""
         if not self._blocked and not self.complete:

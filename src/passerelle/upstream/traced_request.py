@@ -7,7 +7,9 @@ spans of an instance are children of the attempt that it has received (OpenTelem
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from time import perf_counter
+from typing import cast
 
 from passerelle.balancing.instance import Instance
 from passerelle.errors import Failure
@@ -20,8 +22,9 @@ from passerelle.upstream.addressed_request import AddressedRequest
 from passerelle.upstream.guarded_request import GuardedRequest
 from passerelle.upstream.hedge import Hedge
 from passerelle.upstream.interfaces import ResponseReceiver
-from passerelle.upstream.request import CallPolicy, UpstreamRequest
+from passerelle.upstream.request import CallPolicy, RequestMaker, UpstreamRequest
 from passerelle.upstream.request_body import RequestBody
+from passerelle.upstream.shadow import Shadow
 
 # The error of an attempt that was abandoned because its response was not needed any more.
 CANCELLED = "cancelled"
@@ -42,8 +45,15 @@ class TracedPolicy(CallPolicy):
 def traced(policy: CallPolicy, trace: Trace, parent_id: bytes, name: str = "") -> TracedPolicy:
     """Return ``policy`` for one sampled request."""
     values = {name: getattr(policy, name) for name in _POLICY_FIELDS}
-    values["make_request"] = _TRACED[policy.make_request]
+    values["make_request"] = _traced_maker(policy.make_request)
     return TracedPolicy(**values, trace=trace, parent_id=parent_id, name=name)
+
+
+def _traced_maker(make: RequestMaker) -> RequestMaker:
+    """Return what makes the requests that ``make`` makes, with spans. Shadow requests have none."""
+    if isinstance(make, Shadow):
+        return partial(make.make_with, _traced_maker(make.make))
+    return _TRACED[cast(type[UpstreamRequest], make)]
 
 
 def split_authority(authority: str, secure: bool) -> tuple[str, int]:
