@@ -47,7 +47,7 @@ class ShadowSettings:
     """Which requests are copied, and within which bounds.
 
     ``sample`` and ``control`` are shares from 0 to 1; ``control`` is that of the sampled requests. ``max_body`` is the
-    longest response body that is compared, in bytes. ``concurrency`` is how many shadow requests a worker has in flight.
+    longest response body that is compared, in bytes. ``concurrency`` is the most shadow requests of one worker.
     ``removed`` are the names of the fields that the shadow does not receive, in lower case.
     """
 
