@@ -300,6 +300,7 @@ TOLD: dict[str, Any] = {
     "attempts": 3,
     "attempt_timeout": "1s",
     "hedge": {"after": "p95"},
+    "shadow": {"service": "other", "sample": "10%"},
     "stream_idle_timeout": "off",
     "tunnel_idle_timeout": "7s",
     "tell_deadline": True,

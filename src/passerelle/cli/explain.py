@@ -121,7 +121,7 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("part", f"{text}, timeout {duration_text(part['timeout'])}, {failure}"))
         if part["cache"] is not None:
             lines.append(("cache", f"{part['key']}: {part['cache']}"))
-    lines += [(key, route[key]) for key in ("cache", "compress", "hedge", "idle") if route[key] is not None]
+    lines += [(key, route[key]) for key in ("cache", "compress", "hedge", "shadow", "idle") if route[key] is not None]
     each = f", {duration_text(route['attempt_timeout'])} an attempt" if route["attempt_timeout"] is not None else ""
     known = ", services receive the remaining time" if route["tell_deadline"] else ""
     lines.append(("timeout", duration_text(route["timeout"]) + each + known))

@@ -30,6 +30,7 @@ COMMANDS = (
     "check",
     "routes",
     "explain",
+    "shadow",
     "capacity",
     "keys",
     "export",

@@ -17,7 +17,8 @@ from passerelle.config.models.compress import Compress
 from passerelle.config.models.config import Config, Part, Route
 from passerelle.config.models.headers import RequestHeaders, ResponseHeaders
 from passerelle.config.models.hedge import Hedge
-from passerelle.config.models.units import duration_text, size_text
+from passerelle.config.models.shadow import Shadow
+from passerelle.config.models.units import duration_text, percent_text, size_text
 
 
 def describe_route(config: Config, route: Route) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
         "cache": describe_cache(route.cache),
         "compress": describe_compression(route.compress),
         "hedge": describe_hedge(route.hedge),
+        "shadow": describe_shadow(route.shadow),
         "encoded_slashes": route.encoded_slashes,
         "login": {"service": login.service, "path": login.path} if login is not None else None,
         "logout": bool(route.logout),
@@ -131,6 +133,13 @@ def describe_hedge(hedge: Hedge | None) -> str | None:
     if hedge is None:
         return None
     return f"a second instance after {duration_text(hedge.after) if isinstance(hedge.after, float) else hedge.after}"
+
+
+def describe_shadow(shadow: Shadow | None) -> str | None:
+    """Describe which requests a second service receives too; None without a shadow."""
+    if shadow is None:
+        return None
+    return f"{shadow.service} receives {percent_text(shadow.sample)} of {', '.join(shadow.methods)}"
 
 
 def describe_idle_timeouts(route: Route) -> str | None:

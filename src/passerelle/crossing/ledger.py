@@ -82,30 +82,33 @@ class Ledger:
         self.comparisons += 1
         places = set()
         for difference in differences:
-            place = self._place(difference, self._places)
+            place = self._bounded((difference.path, difference.kind), self._places)
             places.add(place)
             examples = self._examples.setdefault(place, [])
             if len(examples) < MOST_EXAMPLES:
                 examples.append(Example(self.describe(difference.old), self.describe(difference.new)))
         self._places.update(places)
         if places:
-            together = frozenset(places)
-            if together not in self._sets and len(self._sets) >= MOST_SETS:
-                together = frozenset((_FURTHER,))
-            self._sets[together] += 1
+            self._add_set(frozenset(places), 1)
 
     def add_control(self, differences: Sequence[Difference]) -> None:
         """Count a comparison of two responses of the old side to the same request."""
         self.controls += 1
-        self._controls.update({self._place(difference, self._controls) for difference in differences})
+        self._controls.update(
+            {self._bounded((difference.path, difference.kind), self._controls) for difference in differences}
+        )
 
     def add_incomparable(self, reason: str) -> None:
         """Count two responses that could not be compared. ``reason`` is one of a few fixed texts."""
         self.incomparable[reason] += 1
 
+    def _add_set(self, together: frozenset[Place], times: int) -> None:
+        if together not in self._sets and len(self._sets) >= MOST_SETS:
+            together = frozenset((_FURTHER,))
+        self._sets[together] += times
+
     @staticmethod
-    def _place(difference: Difference, known: Counter[Place]) -> Place:
-        place = (difference.path, difference.kind)
+    def _bounded(place: Place, known: Counter[Place]) -> Place:
         return place if place in known or len(known) < MOST_PLACES else _FURTHER
 
     def is_noise(self, place: Place) -> bool:
@@ -142,6 +145,46 @@ class Ledger:
             for place, times in self._places.items()
         ]
         return sorted(found, key=lambda each: (each.is_noise, -each.times, each.path, each.kind.value))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all counts as a JSON object, which :meth:`merge` reads."""
+        places = list({*self._places, *self._controls, *(place for places in self._sets for place in places)})
+        number = {place: index for index, place in enumerate(places)}
+        return {
+            "comparisons": self.comparisons,
+            "controls": self.controls,
+            "incomparable": dict(self.incomparable),
+            "places": [
+                {
+                    "path": list(place[0]),
+                    "kind": place[1].value,
+                    "times": self._places[place],
+                    "control_times": self._controls[place],
+                    "examples": [[example.old, example.new] for example in self._examples.get(place, ())],
+                }
+                for place in places
+            ],
+            "sets": [[sorted(number[place] for place in together), times] for together, times in self._sets.items()],
+        }
+
+    def merge(self, counts: dict[str, Any]) -> None:
+        """Add the counts of another ledger, as its :meth:`to_json` returned them. The bounds hold for the sum."""
+        self.comparisons += counts["comparisons"]
+        self.controls += counts["controls"]
+        self.incomparable.update(counts["incomparable"])
+        places: list[Place] = []
+        for each in counts["places"]:
+            path, kind = tuple(each["path"]), Kind(each["kind"])
+            place = self._bounded((path, kind), self._places)
+            places.append(place)
+            if each["times"]:
+                self._places[place] += each["times"]
+            if each["control_times"]:
+                self._controls[self._bounded((path, kind), self._controls)] += each["control_times"]
+            examples = self._examples.setdefault(place, [])
+            examples += [Example(old, new) for old, new in each["examples"][: MOST_EXAMPLES - len(examples)]]
+        for numbers, times in counts["sets"]:
+            self._add_set(frozenset(places[number] for number in numbers), times)
 
     def describe(self, value: Json) -> str:
         """Describe ``value`` by its type, its size, and a keyed hash. Null, true, false and absent are themselves."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any
 
 from passerelle.balancing.health import HealthChange
@@ -58,6 +59,7 @@ from passerelle.upstream.members import InstanceSet, InstanceSpec
 from passerelle.upstream.passive_health import PassiveHealth
 from passerelle.upstream.request import UpstreamRequest
 from passerelle.upstream.service import Service
+from passerelle.upstream.shadow import ShadowResults
 from passerelle.upstream.stream_idle import StreamIdleMonitor
 
 __all__ = ["Gateway", "InstanceSpec"]
@@ -105,6 +107,7 @@ class Gateway:
         self._members: dict[str, InstanceSet] = {}
         # Services that a reload has removed while requests to them are in flight.
         self._retiring: dict[str, tuple[Service, InstanceSet]] = {}
+        self._shadows: dict[str, ShadowResults] = {}
         self._guards = GuardFactory(config, self.loop)
         self._certificates = Certificates(config)
         for name, service in config.services.items():
@@ -305,6 +308,14 @@ class Gateway:
         live["instances"] = {name: members.live() for name, members in self._members.items()}
         return live
 
+    def shadows(self, *, reset: bool = False) -> dict[str, Any]:
+        """Return what the shadow requests of each route found, as JSON values; with ``reset``, counts begin again."""
+        found = {route: results.to_json() for route, results in self._shadows.items()}
+        if reset:
+            for results in self._shadows.values():
+                results.reset()
+        return found
+
     def status(self) -> dict[str, Any]:
         """Return the services and their instances as this worker sees them, as JSON values."""
         return {name: members.status() for name, members in self._members.items()}
@@ -382,8 +393,14 @@ class Gateway:
                 deadlines[limit] = DeadlineQueue(limit) if known is None else known
             return deadlines[limit]
 
-        environment = PlanResources(services, queue, self.metrics.route, self._route_log, guards, cache, era)
+        environment = PlanResources(
+            services, queue, self.metrics.route, self._route_log, guards, cache, era, self._shadow_results
+        )
         return build_router(config, environment)
+
+    def _shadow_results(self, route: str) -> ShadowResults:
+        """Return the results of the shadow requests of ``route``; a reload keeps them."""
+        return self._shadows.setdefault(route, ShadowResults(token_bytes(16)))
 
     def _use_cache(self, cache: Cache | None, era: object, config: Config) -> None:
         """Use ``cache`` with the router in force, and close the cache in use before."""

@@ -20,6 +20,7 @@ import orjson
 from passerelle import __version__
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.config import Config
+from passerelle.crossing.report import merge_reports
 from passerelle.diagnosis.diagnose import diagnose
 from passerelle.diagnosis.evidence import gather
 from passerelle.errors import Failure
@@ -44,7 +45,10 @@ from passerelle.system import ports
 # Beyond loopback, one address gets half of these: it cannot keep probes and programs of this machine out.
 _CONNECTIONS = 100
 _SWEEP = 1.0  # seconds between two checks of the timeouts of clients
-_CHANGES = {path: {b"POST": path[1:].decode()} for path in (b"/reload", b"/scale", b"/restart", b"/cache/purge")}
+_CHANGES = {
+    path: {b"POST": path[1:].decode()}
+    for path in (b"/reload", b"/scale", b"/restart", b"/cache/purge", b"/shadow/reset")
+}
 _OF_ALL = {b"POST": "instances/add"}
 _OF_ONE = {b"PATCH": "instances/change", b"DELETE": "instances/remove"}
 # No page of another origin may embed a response, whatever its type.
@@ -107,6 +111,9 @@ class AdminSubject(Protocol):
     async def purge(self, kind: str, value: str) -> PurgeResult:
         """Evict the stored responses with the tag or path ``value``, or all, as ``kind`` states."""
 
+    async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:
+        """Return what the shadow requests of each worker found; with ``reset``, they begin to count again."""
+
 
 class Admin:
     """Serves ``subject`` on ``sock``, which is already bound, with the access that ``settings`` give."""
@@ -149,6 +156,7 @@ class Admin:
             b"/diagnose": self._diagnose,
             b"/failures": self._failures,
             b"/explain": self._explain,
+            b"/shadow": self._shadow,
         }
 
     async def start(self) -> None:
@@ -277,6 +285,9 @@ class Admin:
         try:
             if name == "cache/purge":
                 response = purge_response(await self._subject.purge(*parse_purge(arguments)))
+            elif name == "shadow/reset":
+                await self._subject.shadows(reset=True)
+                response = {"message": "the shadow requests are counted again from zero"}
             else:
                 response = await self._subject.change(name, arguments)
             outcome = "done"
@@ -385,6 +396,14 @@ class Admin:
         samples = list(self._subject.live.recent)[-int(given) :]
         verdicts = diagnose(gather(samples))
         return _json(200, {"seconds": len(samples), "verdicts": [verdict.as_dict() for verdict in verdicts]})
+
+    async def _shadow(self, head: RequestHead, target: bytes) -> Response:
+        routes = merge_reports(await self._subject.shadows(reset=False))
+        wanted = _query(target).get("route")
+        if wanted is not None and wanted not in routes:
+            names = ", ".join(routes) or "none"
+            return _text(404, f"no shadow on route {wanted!r}; routes with a shadow: {names}\n".encode())
+        return _json(200, {"routes": routes if wanted is None else {wanted: routes[wanted]}})
 
     async def _failures(self, head: RequestHead, target: bytes) -> Response:
         return _json(200, {"failures": self._subject.live.failures_since(0)})

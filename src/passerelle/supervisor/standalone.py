@@ -202,6 +202,10 @@ class StandaloneGateway:
         """Purge the cache."""
         return PurgeResult(self._gateway.purge(kind, value), [])
 
+    async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:
+        """Return what the shadow requests found; with ``reset``, they begin to count again."""
+        return [self._gateway.shadows(reset=reset)]
+
     # Reload
 
     async def reload(self) -> dict[str, Any]:

@@ -320,6 +320,11 @@ class Supervisor:
         silent = [worker.name for worker, count in zip(workers, counts, strict=True) if count is None]
         return PurgeResult(sum(count or 0 for count in counts), silent)
 
+    async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:
+        """Return what the shadow requests of each worker found; with ``reset``, they begin to count again."""
+        found = await asyncio.gather(*(worker.shadows(reset=reset) for worker in self.fleet.workers))
+        return [each for each in found if each is not None]
+
 
 def _unsettled(members: Iterable[_Settling]) -> list[_Settling]:
     """The members that have neither come up nor failed since their first start."""

@@ -88,6 +88,7 @@ class WorkerOperations:
             "live": self.live,
             "reopen": self.reopen,
             "purge": self.purge,
+            "shadows": self.shadows,
             "forget": self.forget,
             "drain": self.drain,
         }
@@ -138,6 +139,10 @@ class WorkerOperations:
     async def purge(self, message: Message) -> int:
         """Evict the stored responses with a tag or a path, or all. Returns their number."""
         return self._gateway.purge(message["what"], message["value"])
+
+    async def shadows(self, message: Message) -> dict[str, Any]:
+        """Return what the shadow requests of each route found, with ``reset`` for the last time."""
+        return self._gateway.shadows(reset=message["reset"])
 
     async def forget(self, message: Message) -> None:
         """Evict what a request to another worker has invalidated."""

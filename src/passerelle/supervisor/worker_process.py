@@ -232,6 +232,16 @@ class WorkerProcess(SupervisedProcess):
             return None
         return count
 
+    async def shadows(self, *, reset: bool) -> dict[str, Any] | None:
+        """Return what the worker's shadow requests found, or None if the worker does not reply."""
+        if self._client is None or self.up_since is None:
+            return None
+        try:
+            found: dict[str, Any] = await self._client.request("shadows", _REPLY_LIMIT, reset=reset)
+        except control_channel.ControlError:
+            return None
+        return found
+
     async def status(self) -> dict[str, Any] | None:
         """Return the status of the worker (see :meth:`.worker_main.WorkerOperations.status`).
 

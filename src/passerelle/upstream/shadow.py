@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import random
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 from passerelle.crossing.compare_json import Difference, Incomparable
 from passerelle.crossing.compare_responses import CapturedResponse, ResponseComparer
@@ -62,15 +62,31 @@ class ShadowSettings:
 class ShadowResults:
     """What the shadow requests of one route found, in one worker."""
 
-    __slots__ = ("dropped", "failed", "ledger", "new_latency", "old_latency", "sent")
+    __slots__ = ("_key", "dropped", "failed", "ledger", "new_latency", "old_latency", "sent")
 
     def __init__(self, key: bytes) -> None:
-        self.ledger = Ledger(key)
+        self._key = key
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin to count again."""
+        self.ledger = Ledger(self._key)
         self.sent = 0
         self.dropped: Counter[str] = Counter()  # by reason: overflow, too_large
         self.failed: Counter[str] = Counter()  # shadow requests without a response, by kind
         self.old_latency = LatencyHistogram()  # until the first byte of the response
         self.new_latency = LatencyHistogram()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as a JSON object (see :mod:`passerelle.crossing.report`)."""
+        return {
+            "sent": self.sent,
+            "dropped": dict(self.dropped),
+            "failed": dict(self.failed),
+            "old_latency": self.old_latency.counts,
+            "new_latency": self.new_latency.counts,
+            "ledger": self.ledger.to_json(),
+        }
 
 
 @dataclass(slots=True)

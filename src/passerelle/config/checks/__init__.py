@@ -26,6 +26,7 @@ from passerelle.config.checks.guards import (
 )
 from passerelle.config.checks.headers import header_warnings, parameter_values, route_headers, trace_headers
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
+from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
 from passerelle.config.checks.tls import listener_errors, listener_warnings, service_errors, service_warnings
 from passerelle.config.models.addresses import Address, Lookup
@@ -150,6 +151,7 @@ def warnings(config: Config) -> Iterator[Finding]:
     yield from header_warnings(config)
     yield from hedge_warnings(config, services_of)
     yield from slash_warnings(config)
+    yield from shadow_warnings(config)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():
             if part.timeout is not None and part.timeout > route.timeout:
@@ -159,12 +161,14 @@ def warnings(config: Config) -> Iterator[Finding]:
 
 def services_of(route: Route) -> list[str]:
     """Return the names of the services that a route sends requests to."""
-    authorizing = [route.forward_auth.service] if route.forward_auth is not None else []
+    others = [route.forward_auth.service] if route.forward_auth is not None else []
+    if route.shadow is not None:
+        others.append(route.shadow.service)
     if route.compose is not None:
-        return [part.service for part in route.compose.values()] + authorizing
+        return [part.service for part in route.compose.values()] + others
     if route.login is not None:
         return [route.login.service]
-    return ([route.service] if route.service is not None else []) + authorizing
+    return ([route.service] if route.service is not None else []) + others
 
 
 def rules(config: Config) -> list[RouteRule]:
@@ -271,9 +275,10 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
             yield from _template((*loc, "rewrite"), route.rewrite, pattern)
     if pattern is not None:
         yield from slash_errors(loc, route, pattern)
-    for key, block in (("login", route.login), ("forward_auth", route.forward_auth)):
+    for key, block in (("login", route.login), ("forward_auth", route.forward_auth), ("shadow", route.shadow)):
         if block is not None:
             yield from _reference((*loc, key, "service"), block.service, services)
+    yield from shadow_errors(loc, route)
     yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.repaired)
     yield from hedge_errors(loc, route, each.repaired, {name: services.get(name) for name in services_of(route)})

@@ -46,6 +46,7 @@ from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.limits import Limits
 from passerelle.config.models.redis import RedisUrl
 from passerelle.config.models.sessions import Login, Sessions, Yes
+from passerelle.config.models.shadow import Compare, Shadow
 from passerelle.config.models.shapes import route_shape, service_shape
 from passerelle.config.models.target import Target, Zone
 from passerelle.config.models.tls import Certificate, ListenerTls, ServiceTls
@@ -76,6 +77,7 @@ __all__ = [
     "Breaker",
     "Cache",
     "Certificate",
+    "Compare",
     "Compress",
     "Concurrency",
     "Config",
@@ -100,6 +102,7 @@ __all__ = [
     "SecurityHeaders",
     "Service",
     "Sessions",
+    "Shadow",
     "Sticky",
     "Target",
     "Webhook",
@@ -329,6 +332,10 @@ class Route(Model):
     )
     hedge: Hedge | None = Field(
         default=None, description="When a `GET` or `HEAD` is sent to a second instance as well."
+    )
+    shadow: Annotated[Shadow, Takes("[mapping](#shadow)")] | None = Field(
+        default=None,
+        description="A second service that receives a share of the requests, and whose responses are compared.",
     )
     stream_idle_timeout: DurationOrOff = Field(
         default=300.0,

@@ -21,6 +21,7 @@ from passerelle.config.models.hedge import Percentile
 from passerelle.gateway.assembly.caching import make_plan
 from passerelle.gateway.assembly.guards import GuardFactory
 from passerelle.gateway.assembly.headers import request_rules, response_header_rules, rule_of
+from passerelle.gateway.assembly.shadows import with_shadow
 from passerelle.gateway.plans import ComposePlan, ForwardPlan, HandlerPlan, RoutePlan
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import UNMATCHED, Metrics, RouteMetrics
@@ -33,6 +34,7 @@ from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.guarded_request import GuardedRequest
 from passerelle.upstream.request import CallPolicy, UpstreamRequest
 from passerelle.upstream.service import Service
+from passerelle.upstream.shadow import ShadowResults
 from passerelle.upstream.subrequest import Subrequest
 
 
@@ -50,6 +52,7 @@ class PlanResources:
     guards: GuardFactory
     cache: Cache | None
     era: object
+    shadows: Callable[[str], ShadowResults]
     steps: StepQueue = field(default_factory=StepQueue)
 
 
@@ -124,7 +127,13 @@ def _plan(config: Config, route: Route, resources: PlanResources) -> RoutePlan:
     return ForwardPlan(
         *common,
         cache,
-        _route_policy(config, route, resources, route.service, route.timeout),
+        with_shadow(
+            config,
+            route,
+            _route_policy(config, route, resources, route.service, route.timeout),
+            _shadow_policy(config, route, resources),
+            resources.shadows,
+        ),
         Template(route.rewrite, _rest_names(route.path)) if route.rewrite is not None else None,
         feeds_compositions=any(_has_stored_parts_of(each, route.service) for each in config.routes),
         tunnel_idle=_seconds(route.tunnel_idle_timeout),
@@ -225,6 +234,16 @@ def _route_policy(config: Config, route: Route, resources: PlanResources, servic
         stream_idle=_seconds(route.stream_idle_timeout),
         sends_deadline=route.tell_deadline,
     )
+
+
+def _shadow_policy(config: Config, route: Route, resources: PlanResources) -> CallPolicy | None:
+    """Return the policy of shadow requests: one attempt, with a timeout of their own. None without a shadow."""
+    shadow = route.shadow
+    if shadow is None:
+        return None
+    service = config.services[shadow.service]
+    request_type: type[UpstreamRequest] = GuardedRequest if service.host == "client" else AddressedRequest
+    return CallPolicy(resources.services[shadow.service], resources.deadlines(shadow.timeout), 1, request_type)
 
 
 def _request_type(service: ServiceConfig, route: Route) -> type[UpstreamRequest]:
