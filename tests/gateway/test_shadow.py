@@ -325,3 +325,20 @@ def test_the_counts_of_workers_are_added(rig: Rig) -> None:
     assert json.loads(json.dumps(part)) == part
     report = merge_reports([part, part])["/{rest*}"]
     assert (report["compared"], report["differing"], report["findings"][0]["times"]) == (2, 2, 2)
+
+
+def test_long_responses_are_compared_beside_the_event_loop(rig: Rig) -> None:
+    """A long comparison runs in a thread; its result counts like any other."""
+    old = [{"id": number, "name": "x" * 20} for number in range(3000)]
+    new = [*old[:-1], {"id": 2999, "name": "y"}]
+    pair = Pair(rig, replies(lambda: old), replies(lambda: new), control="0%")
+    assert json.loads(pair.get()) == old
+    (finding,) = pair.wait("compared", 1)["findings"]
+    assert (finding["path"], finding["kind"]) == ("/*/name", "value")
+
+
+def test_documents_that_cannot_be_compared_are_counted(rig: Rig) -> None:
+    deep = json.loads("[" * 200 + "]" * 200)
+    pair = Pair(rig, replies(lambda: deep), replies(lambda: [deep]), control="0%")
+    pair.get()
+    assert pair.wait("not_compared", 1)["not_compared"] == {"too deep": 1}

@@ -402,7 +402,7 @@ class Admin:
         wanted = _query(target).get("route")
         if wanted is not None and wanted not in routes:
             names = ", ".join(routes) or "none"
-            return _text(404, f"no shadow on route {wanted!r}; routes with a shadow: {names}\n".encode())
+            return _refusal(ChangeRefused(f"no shadow on route {wanted!r}; routes with a shadow: {names}"))
         return _json(200, {"routes": routes if wanted is None else {wanted: routes[wanted]}})
 
     async def _failures(self, head: RequestHead, target: bytes) -> Response:

@@ -2,6 +2,8 @@
 
 A check receives a :class:`PartialConfig`: what could be built from the file, also if parts of it are invalid, so that
 one run reports everything. The keys that had to be repaired for that are in ``repaired`` and are not checked again.
+
+The file is longer than 400 lines because it holds the order of all checks.
 """
 
 from __future__ import annotations
