@@ -48,6 +48,12 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    def forget(self) -> None:
+        """Delete all keys."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(b"FLUSHALL\r\n")
+            assert connection.recv(64) == b"+OK\r\n"
+
     def freeze(self) -> None:
         """Stop the process, so that its connections stay open and get no replies."""
         assert self._process is not None

@@ -26,6 +26,8 @@ REDIS = "redis: redis://127.0.0.1:6379/0\n"
         (REDIS + "keys: {store: k.db}\nsessions: {}\n", Path("k.db"), "redis"),
         (REDIS + "keys: {store: ./redis}\nsessions: {}\n", Path("redis"), "redis"),
         ("keys: {store: k.db}\nsessions: {store: s.db}\n", Path("k.db"), Path("s.db")),
+        ("redis: off\nkeys: {store: k.db}\nsessions: {store: s.db}\n", Path("k.db"), Path("s.db")),
+        ("redis: ${REDIS:-off}\nkeys: {store: k.db}\nsessions: {store: s.db}\n", Path("k.db"), Path("s.db")),
     ],
 )
 def test_where_credentials_are_stored(tmp_path: Path, blocks: str, keys: object, sessions: object) -> None:
@@ -50,3 +52,13 @@ def test_missing_packages_are_reported_at_redis(missing: tuple[str, ...], monkey
         f"gateway.yaml:2:1: redis: redis needs {' and '.join(missing)}: pip install 'passerelle[redis]'"
     ]
     assert inspect_text(text.replace(REDIS, ""), environ={}).errors == ()
+
+
+def test_off_is_no_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_guards, "find_spec", lambda name: None)
+    text = "redis: off\n" + SERVICES + "routes: [{path: /, service: u, cache: {}}]\n"
+    assert load_text(text, environ={}).redis is None
+    report = inspect_text("redis: off\nkeys: {store: redis}\n" + SERVICES + ROUTE, environ={})
+    assert "gateway.yaml:2:15: keys.store: found redis; it needs redis: at the top level of the file" in map(
+        str, report.errors
+    )

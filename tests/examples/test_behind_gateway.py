@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from flask import Flask
+from flask.testing import FlaskClient
 from werkzeug.serving import make_server
 
+from tests.caching.redis_server import RedisServer
 from tests.conformance.conftest import loop, rig
 from tests.examples.conftest import SHOP, Applications
 from tests.examples.test_openapi import BODIES, Node, Received, conforms, paths
+from tests.requirements import needs
 from tests.support.gateways import Rig, Running
+from tests.support.wire import wait_until
 
 __all__ = ["loop", "rig"]
 
@@ -44,13 +47,14 @@ def serving(application: Flask) -> Iterator[str]:
 class Shop:
     """The routes of the shop's gateway.yaml in front of both services, with one user and one product."""
 
-    def __init__(self, rig: Rig, applications: Applications, folder: Path) -> None:
+    def __init__(self, rig: Rig, clients: Callable[[str], FlaskClient], redis: str) -> None:
         self._servers = {name: ExitStack() for name in NAMES}
         targets = {}
         for service, name in NAMES.items():
-            client = applications.client(name, "sqlite", lambda name=name: f"sqlite:///{folder / name}.db")
-            targets[service] = {"targets": [self._servers[service].enter_context(serving(client.application))]}
-        self.gateway: Running = rig.gateway(targets, GATEWAY["routes"], request_id_in_responses=True)
+            application = clients(name).application
+            targets[service] = {"targets": [self._servers[service].enter_context(serving(application))]}
+        routes = GATEWAY["routes"]
+        self.gateway: Running = rig.gateway(targets, routes, redis=redis, request_id_in_responses=True)
         for path, body in BODIES.items():
             assert self.send("post", path, json=body).status_code == 201
 
@@ -116,9 +120,32 @@ def check(documented: Node, received: Received, method: str) -> None:
         documented["content"]["application/problem+json"]["schema"].check(json.loads(received.data))
 
 
-@pytest.fixture
-def shop(rig: Rig, applications: Applications, tmp_path: Path) -> Iterator[Shop]:
-    made = Shop(rig, applications, tmp_path)
+REAL = pytest.param("postgresql", marks=needs("initdb", "postgres", "redis-server"))
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", REAL])
+def shop(
+    request: pytest.FixtureRequest, rig: Rig, applications: Applications, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shop]:
+    """Serve the shop on SQLite alone, and on PostgreSQL with Redis."""
+    if request.param == "sqlite":
+        url = "off"
+
+        def new_database() -> str:
+            return f"sqlite:///{tmp_path_factory.mktemp('shop') / 'shop.db'}"
+    else:
+        server = request.getfixturevalue("redis")
+        server.forget()
+        url, new_database = server.url, request.getfixturevalue("cluster").create_database
+    made = Shop(rig, lambda name: applications.client(name, request.param, new_database), url)
+    if request.param == "postgresql":
+        wait_until(lambda: made.gateway.snapshot()["cache"]["redis"]["connected"], "Redis is in use")
     yield made
     made.close()
 

@@ -23,6 +23,7 @@ from tests.caching.redis_server import RedisServer
 from tests.examples.conftest import SHOP
 from tests.requirements import needs
 from tests.supervisor.up import Up, up
+from tests.support.postgresql import PostgresServer
 from tests.support.wire import wait_until
 
 LIMIT = 60.0  # seconds, for all waits: the machine may be busy
@@ -70,19 +71,24 @@ class Browser:
 
 
 class Store:
-    """Session store of the shop: a file, or the Redis of ``server``."""
+    """What keeps the shop's data: SQLite files, or the Redis of ``server`` and the PostgreSQL of ``cluster``."""
 
-    def __init__(self, folder: Path, server: RedisServer | None) -> None:
+    def __init__(self, folder: Path, server: RedisServer | None = None, cluster: PostgresServer | None = None) -> None:
         self.server = server
         self.file = folder / "sessions.db"
-
-    def configure(self, config: dict[str, Any]) -> None:
-        """Add the store to a configuration. With Redis there are two workers, which share everything."""
-        if self.server is None:
-            config["sessions"]["store"] = str(self.file)
+        names = {"users": "USERS_DATABASE_URL", "products": "PRODUCTS_DATABASE_URL"}
+        if server is None or cluster is None:
+            self.env = {name: f"sqlite:///{folder / service}.db" for service, name in names.items()}
+            self.env["SESSION_STORE"] = str(self.file)
         else:
-            del config["sessions"]["store"]
-            config |= {"redis": self.server.url, "workers": 2}
+            self.env = {name: cluster.create_database() for name in names.values()}
+            # The services have a Redis database of their own.
+            self.env |= {"GATEWAY_REDIS_URL": server.url, "REDIS_URL": server.url[:-1] + "1", "SESSION_STORE": "redis"}
+
+    @property
+    def workers(self) -> int:
+        """The number of workers; with Redis they share everything."""
+        return 1 if self.server is None else 2
 
     def age(self, seconds: int) -> None:
         """Make every session older."""
@@ -104,32 +110,33 @@ class Store:
             return [key + repr(client.hgetall(key)).encode() for key in client.keys("passerelle:1:session:*")]
 
 
-@pytest.fixture(params=["file", pytest.param("redis", marks=needs("redis-server"))])
+REAL = pytest.param("postgresql and redis", marks=needs("initdb", "postgres", "redis-server"))
+
+
+@pytest.fixture(params=["sqlite", REAL])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "file":
-        yield Store(tmp_path, None)
+    if request.param == "sqlite":
+        yield Store(tmp_path)
         return
     with RedisServer() as server:
-        yield Store(tmp_path, server)
+        yield Store(tmp_path, server, request.getfixturevalue("cluster"))
 
 
 @pytest.fixture
 def shop(tmp_path: Path, store: Store) -> Iterator[Up]:
-    """Run ``gateway-secure.yaml`` unchanged except for ports, one instance each, and separate stores."""
-    urls = {service: f"sqlite:///{tmp_path / service}.db" for service in ("users", "products")}
-    for service, url in urls.items():
-        prepare(service, url)
-    engine = database.connect(urls["users"])
+    """Run ``gateway-secure.yaml`` unchanged except for ports, one instance each, and the number of workers."""
+    for service in ("users", "products"):
+        prepare(service, store.env[f"{service.upper()}_DATABASE_URL"])
+    engine = database.connect(store.env["USERS_DATABASE_URL"])
     for name, role in ((CUSTOMER, "customer"), (ADMIN, "admin"), (OTHER, "customer")):
         assert accounts.give(engine, name, PASSWORD, role)
     engine.dispose()
     config = yaml.safe_load((SHOP / "gateway-secure.yaml").read_text("utf-8"))
     del config["listen"], config["admin"]
-    store.configure(config)
+    config["workers"] = store.workers
     for service in config["services"].values():
         service |= {"cwd": str(SHOP), "instances": 1}
-    env = {f"{service.upper()}_DATABASE_URL": url for service, url in urls.items()}
-    with up(tmp_path, yaml.safe_dump(config), env=env) as running:
+    with up(tmp_path, yaml.safe_dump(config), env=store.env) as running:
         running.says("listening on", LIMIT)
         running.listening()
         yield running

@@ -14,7 +14,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, func, inspect, select, text
+from sqlalchemy import Connection, Engine, create_engine, func, inspect, select, text
 from sqlalchemy.engine import make_url
 
 from shopkit import catalogue
@@ -31,6 +31,15 @@ def connected(url: str) -> Iterator[Connection]:
     try:
         with engine.connect() as connection:
             yield connection
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def create_and_dispose(url: str) -> Iterator[Engine]:
+    engine = create_engine(url)
+    try:
+        yield engine
     finally:
         engine.dispose()
 
@@ -131,6 +140,31 @@ class TestSeed:
             interrupted()
         assert tables(empty) == set()
         assert prepare("users", empty) == 10_000
+
+
+class TestNewerVersion:
+    def test_a_database_from_a_newer_version_is_refused_and_unchanged(self, empty: str) -> None:
+        prepare("users", empty)
+        with create_and_dispose(empty) as engine, engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+            connection.execute(text("DELETE FROM users"))
+        with pytest.raises(ValueError, match="revision 0003, and the last that this version of the shop has is 0002"):
+            prepare("users", empty)
+        with connected(empty) as connection:
+            assert connection.execute(select(func.count()).select_from(catalogue.users)).scalar_one() == 0
+
+    def test_the_command_names_the_service_and_changes_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        url = f"sqlite:///{tmp_path / 'products.db'}"
+        monkeypatch.setenv("PRODUCTS_DATABASE_URL", url)
+        assert main(["products", "--no-seed"]) == 0
+        with create_and_dispose(url) as engine, engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = 'f00'"))
+        capsys.readouterr()
+        assert main(["products"]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("products: the database has revision f00, ") and "Traceback" not in error
 
 
 class TestManyAtOnce:

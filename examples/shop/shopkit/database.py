@@ -9,13 +9,13 @@ from sqlalchemy import Engine, Select, create_engine, event
 from sqlalchemy.engine import make_url
 
 from shopkit import tracing
+from shopkit.settings import pool_size
 
 # How long a statement waits for SQLite's single writer, and a request for a pooled connection.
 BUSY_TIMEOUT = 5.0  # seconds
 POOL_TIMEOUT = 5.0  # seconds
-# Each thread of the application server uses at most one connection. Ten instances stay far below PostgreSQL's default
-# of 100 connections.
-POOL_SIZE = 4
+# How long a server that no longer acknowledges anything keeps a statement waiting (milliseconds).
+LOST_AFTER = 5000
 
 
 def connect(url: str) -> Engine:
@@ -25,17 +25,18 @@ def connect(url: str) -> Engine:
     COMMIT would only be two more round trips.
     """
     sqlite = make_url(url).get_backend_name() == "sqlite"
+    arguments = {"connect_timeout": int(BUSY_TIMEOUT), "tcp_user_timeout": LOST_AFTER}
     engine = create_engine(
         url,
         isolation_level="AUTOCOMMIT",
-        pool_size=POOL_SIZE,
+        pool_size=pool_size(),
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
         # Nothing to roll back under autocommit.
         pool_reset_on_return=None,
         # After a restart of PostgreSQL, pooled connections must not fail one request each.
         pool_pre_ping=not sqlite,
-        connect_args={"timeout": BUSY_TIMEOUT} if sqlite else {"connect_timeout": int(BUSY_TIMEOUT)},
+        connect_args={"timeout": BUSY_TIMEOUT} if sqlite else arguments,
     )
     if sqlite:
         event.listen(engine, "connect", _set_pragmas)

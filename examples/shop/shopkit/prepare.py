@@ -2,7 +2,8 @@
 
 Run this once before the services start, never inside them: ten instances that start at once must not race to migrate.
 Concurrent runs are safe: one run holds a lock, the other waits and then finds nothing to do. Migration and seed are one
-transaction, so a run that is killed leaves the database unchanged.
+transaction, so a run that is killed leaves the database unchanged. A database from a newer version of the shop is
+refused, and so is a PostgreSQL server that has too few connections for the instances of the gateway.yaml.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Table, create_engine, event, func, insert, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from shopkit import connections
 from shopkit.catalogue import RESOURCES, USERS
 from shopkit.resource import Resource
-from shopkit.settings import SHOP, database_url
+from shopkit.settings import SHOP, database_url, pool_size
 
 SERVICES = tuple(RESOURCES)
 USER_COUNT = 10_000
@@ -40,12 +44,47 @@ def alembic_config(service: str) -> Config:
 
 
 def prepare(service: str, url: str, *, seeds: bool = True) -> int:
-    """Migrate the database of ``service`` at ``url``, seed its empty tables, and return the number of rows added."""
+    """Migrate the database of ``service`` at ``url``, seed its empty tables, and return the number of rows added.
+
+    Raises ValueError if a newer version of the shop has migrated the database.
+    """
     with exclusive(make_url(url)) as connection:
         config = alembic_config(service)
         config.attributes["connection"] = connection
+        _refuse_newer(connection, ScriptDirectory.from_config(config))
         command.upgrade(config, "head")
         return seed(service, connection) if seeds else 0
+
+
+def _refuse_newer(connection: Connection, migrations: ScriptDirectory) -> None:
+    known = {migration.revision for migration in migrations.walk_revisions()}
+    unknown = set(MigrationContext.configure(connection).get_current_heads()) - known
+    if unknown:
+        last = ", ".join(migrations.get_heads())
+        raise ValueError(
+            f"the database has revision {', '.join(sorted(unknown))}, and the last that this version of the shop has is"
+            f" {last}; nothing was changed: use the newer version"
+        )
+
+
+def check_connections(urls: Mapping[str, str], gateway: Path, machines: int) -> None:
+    """Raise ValueError if a PostgreSQL server of ``urls`` has too few connections for the instances of ``gateway``."""
+    servers: dict[tuple[str | None, int | None], dict[str, URL]] = {}
+    for service, given in urls.items():
+        url = make_url(given)
+        if not _is_sqlite(url):
+            servers.setdefault((url.host, url.port), {})[service] = url
+    for (host, port), own in servers.items():
+        wanted = connections.needs(connections.read_config(gateway), own, pool_size(), machines)
+        engine = create_engine(next(iter(own.values())))
+        try:
+            with engine.connect() as connection:
+                found = connections.capacity(connection, [url.username or "" for url in own.values()])
+        finally:
+            engine.dispose()
+        problem = connections.shortage(wanted, found)
+        if problem is not None:
+            raise ValueError(f"{host}:{port or 5432}: {problem}")
 
 
 def seed(service: str, connection: Connection) -> int:
@@ -132,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="shopkit.prepare", description="Migrate and seed the shop's databases.")
     parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"one of {', '.join(SERVICES)} (default: all)")
     parser.add_argument("--no-seed", action="store_true", help="migrate only")
+    connections.add_options(parser)
     options = parser.parse_args(arguments)
     services = options.services or list(SERVICES)
     unknown = [service for service in services if service not in SERVICES]
@@ -145,11 +185,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         started = time.monotonic()
         try:
             added = prepare(service, url, seeds=not options.no_seed)
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, ValueError) as error:
             print(f"{service}: {getattr(error, 'orig', None) or error}".strip(), file=sys.stderr)
             return 1
         where = make_url(url).render_as_string(hide_password=True)
         print(f"{service}: ready, {added} rows added in {time.monotonic() - started:.1f} s ({where})")
+    try:
+        check_connections(urls, options.gateway, options.machines)
+    except (SQLAlchemyError, ValueError) as error:
+        print(f"{getattr(error, 'orig', None) or error}".strip(), file=sys.stderr)
+        return 1
     return 0
 
 

@@ -21,6 +21,7 @@ from passerelle.config.models.config import Config, Route, Service
 from passerelle.config.models.guards import Keys
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import KEY_SOURCES, Jwt, jwt_shape
+from passerelle.config.models.redis import is_off
 from passerelle.config.models.sessions import Sessions
 from passerelle.config.models.shapes import KINDS, SOURCES, route_shape, service_shape
 from passerelle.config.models.tls import ListenerTls
@@ -316,7 +317,8 @@ def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfi
         _block(source, "identity_token", IdentityToken),
         _block(source, "alerts", AlertSettings),
     )
-    return checks.PartialConfig(listen, admin, services, routes, frozenset(data), *blocks, _log(source))
+    present = frozenset(key for key in data if key != "redis" or not is_off(data[key]))
+    return checks.PartialConfig(listen, admin, services, routes, present, *blocks, _log(source))
 
 
 def _block(source: ConfigSource, key: str, model: type[_Block]) -> _Block | None:

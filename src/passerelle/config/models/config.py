@@ -44,7 +44,7 @@ from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.instances import Instances
 from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.limits import Limits
-from passerelle.config.models.redis import RedisUrl
+from passerelle.config.models.redis import OptionalRedis
 from passerelle.config.models.sessions import Login, Sessions, Yes
 from passerelle.config.models.shadow import Compare, Shadow
 from passerelle.config.models.shapes import route_shape, service_shape
@@ -455,7 +455,7 @@ class Config(Model):
     cache: Annotated[Cache, Takes("[mapping](#caching)")] = Field(
         default=Cache(), description="Settings of the response cache, shared by all routes."
     )
-    redis: RedisUrl | None = Field(
+    redis: OptionalRedis = Field(
         default=None,
         description="A Redis shared by workers and gateways: cache, invalidations, limits, sessions, API keys.",
     )

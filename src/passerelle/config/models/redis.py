@@ -29,10 +29,12 @@ class Redis(BaseModel):
 def parse_redis(found: object) -> object:
     """Parse ``redis://[user:password@]host[:port][/database]``, or ``rediss://`` for TLS.
 
-    The default port is 6379, the default database 0. Error messages never show what may be a password.
+    The default port is 6379, the default database 0. ``off`` is None. Error messages never show what may be a password.
     """
     if isinstance(found, Redis):
         return found
+    if is_off(found):
+        return None
     allowed = "allowed is redis://host:port/database, such as redis://127.0.0.1:6379/0"
     if not isinstance(found, str):
         raise ValueError(f"found {describe(found)}; {allowed}")
@@ -54,9 +56,14 @@ def parse_redis(found: object) -> object:
     return Redis(url=f"{scheme}://{credentials}{at}{address}/{database or 0}", address=address)
 
 
-RedisUrl = Annotated[
-    Redis,
+def is_off(found: object) -> bool:
+    """Return whether a value of the file states that there is no Redis."""
+    return found is False or found == "off"
+
+
+OptionalRedis = Annotated[
+    Redis | None,
     BeforeValidator(parse_redis),
-    WithJsonSchema({"type": "string", "pattern": "^rediss?://", "examples": ["redis://127.0.0.1:6379/0"]}),
-    Takes("`redis://host:port/database`"),
+    WithJsonSchema({"type": "string", "pattern": "^(rediss?://|off$)", "examples": ["redis://127.0.0.1:6379/0"]}),
+    Takes("`redis://host:port/database` or `off`"),
 ]
