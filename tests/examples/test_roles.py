@@ -7,7 +7,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from passerelle.config import load_text
 from shopkit import prepare, roles
@@ -52,11 +51,7 @@ def server(cluster: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator
     for name, (role, password) in OWN.items():
         monkeypatch.setenv(name, made.url(role, password))
     yield made
-    with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
-        for role, _ in OWN.values():
-            name = sql.Identifier(role)
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
-            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
+    cluster.drop(*(role for role, _ in OWN.values()))
 
 
 def test_a_role_reaches_its_own_database_alone(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
 from tests.requirements import program
 
@@ -114,6 +115,13 @@ class PostgresServer:
             connection.execute("DROP SCHEMA public CASCADE")
             connection.execute("CREATE SCHEMA public")
         return self._scratch
+
+    def drop(self, *roles: str) -> None:
+        """Drop these roles, and the databases of the same names."""
+        with psycopg.connect(self.conninfo(), autocommit=True) as connection:
+            for name in map(sql.Identifier, roles):
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
 
 
 def _unprivileged_user() -> str | None:
