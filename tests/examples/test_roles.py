@@ -222,6 +222,14 @@ def test_instances_are_those_of_the_gateway_and_one_more(services: str, machines
     assert [need.instances for need in needs(config, ["users", "products"], 4, machines)] == expected
 
 
+def test_the_number_of_discovered_instances_must_be_stated() -> None:
+    text = "services: {user: {targets: ['dns+http://user.internal:80']}}\n" + ROUTES
+    config = load_text(text, folder=SHOP)
+    with pytest.raises(ValueError, match="the instances of user are discovered"):
+        needs(config, ["users"], 4)
+    assert [need.instances for need in needs(config, ["users"], 4, 3, instances=5)] == [6]
+
+
 def test_a_need_that_just_fits_is_no_shortage() -> None:
     assert shortage([Need("users", 5, 4)], Capacity(25, 3)) is None
     message = shortage([Need("users", 5, 4)], Capacity(24, 3))

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-from passerelle.config import ConfigError, load
-from passerelle.config.models.config import Config
+from passerelle.config import Config, ConfigError, Service, load
 from shopkit.catalogue import RESOURCES
 from shopkit.settings import SHOP
 
@@ -65,16 +64,29 @@ def read_config(file: Path) -> Config:
         raise ValueError(str(error)) from None
 
 
-def needs(config: Config, services: Iterable[str], each: int, machines: int = 1) -> list[Need]:
-    """Return the need of each of ``services``, run by ``config`` on this many machines."""
-    found = []
-    for service in services:
-        for name, keys in config.services.items():
-            if service_of(name, keys.app) == service:
-                # Targets are instances that run elsewhere, once for all machines.
-                number = (keys.instances.max + 1) * machines if keys.is_local else len(keys.targets) + 1
-                found.append(Need(service, number, each))
-    return found
+def needs(
+    config: Config, services: Iterable[str], each: int, machines: int = 1, instances: int | None = None
+) -> list[Need]:
+    """Return the need of each of ``services``, run by ``config`` on this many machines.
+
+    Raises ValueError if the instances of one are discovered and ``instances`` does not state their number.
+    """
+    return [
+        Need(service, _instances(name, keys, machines, instances), each)
+        for service in services
+        for name, keys in config.services.items()
+        if service_of(name, keys.app) == service
+    ]
+
+
+def _instances(name: str, service: Service, machines: int, given: int | None) -> int:
+    if service.is_local:
+        return (service.instances.max + 1) * machines
+    if given is not None:
+        return given + 1
+    if any(target.is_found for target in service.all_targets):
+        raise ValueError(f"the instances of {name} are discovered; state the number of them with --instances")
+    return len(service.all_targets) + 1  # they run elsewhere, once for all machines
 
 
 def service_of(name: str, app: str | None) -> str | None:
@@ -111,3 +123,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     default = SHOP / "gateway.yaml"
     parser.add_argument("--gateway", type=Path, default=default, metavar="FILE", help="the file that runs the services")
     parser.add_argument("--machines", type=int, default=1, metavar="N", help="on how many machines it runs them")
+    parser.add_argument("--instances", type=int, metavar="N", help="instances of each service, if they are discovered")

@@ -67,7 +67,7 @@ def _refuse_newer(connection: Connection, migrations: ScriptDirectory) -> None:
         )
 
 
-def check_connections(urls: Mapping[str, str], gateway: Path, machines: int) -> None:
+def check_connections(urls: Mapping[str, str], gateway: Path, machines: int = 1, instances: int | None = None) -> None:
     """Raise ValueError if a PostgreSQL server of ``urls`` has too few connections for the instances of ``gateway``."""
     servers: dict[tuple[str | None, int | None], dict[str, URL]] = {}
     for service, given in urls.items():
@@ -75,7 +75,7 @@ def check_connections(urls: Mapping[str, str], gateway: Path, machines: int) -> 
         if not _is_sqlite(url):
             servers.setdefault((url.host, url.port), {})[service] = url
     for (host, port), own in servers.items():
-        wanted = connections.needs(connections.read_config(gateway), own, pool_size(), machines)
+        wanted = connections.needs(connections.read_config(gateway), own, pool_size(), machines, instances)
         engine = create_engine(next(iter(own.values())))
         try:
             with engine.connect() as connection:
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = make_url(url).render_as_string(hide_password=True)
         print(f"{service}: ready, {added} rows added in {time.monotonic() - started:.1f} s ({where})")
     try:
-        check_connections(urls, options.gateway, options.machines)
+        check_connections(urls, options.gateway, options.machines, options.instances)
     except (SQLAlchemyError, ValueError) as error:
         print(f"{getattr(error, 'orig', None) or error}".strip(), file=sys.stderr)
         return 1

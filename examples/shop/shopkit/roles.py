@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from shopkit import connections
+from shopkit.catalogue import RESOURCES
 from shopkit.connections import Need
 from shopkit.prepare import ADVISORY_LOCK
 from shopkit.settings import database_url, pool_size, with_driver
@@ -64,7 +65,7 @@ def urls_of(services: Sequence[str]) -> dict[str, URL]:
 
     Without ``services``, it is every service whose variable is set.
     """
-    chosen = services or [name for name in connections.RESOURCES if os.environ.get(f"{name.upper()}_DATABASE_URL")]
+    chosen = services or [name for name in RESOURCES if os.environ.get(f"{name.upper()}_DATABASE_URL")]
     if not chosen:
         raise ValueError("set USERS_DATABASE_URL and PRODUCTS_DATABASE_URL to the databases of the services")
     found = {service: make_url(database_url(service)) for service in chosen}
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         urls = urls_of(options.services)
         config = connections.read_config(options.gateway)
-        wanted = connections.needs(config, urls, pool_size(), options.machines)
+        wanted = connections.needs(config, urls, pool_size(), options.machines, options.instances)
         missing = urls.keys() - {need.service for need in wanted}
         if missing:
             raise ValueError(f"{options.gateway} runs no instances of {', '.join(sorted(missing))}")
