@@ -13,9 +13,10 @@ from tests.requirements import program
 
 
 class RedisServer:
-    """Context manager; nothing is written to disk."""
+    """Context manager; nothing is written to disk, unless ``options`` of redis-server state it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self._options = options
         self.program = program("redis-server")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -29,7 +30,7 @@ class RedisServer:
 
     def start(self) -> None:
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        arguments += ["--dir", self._folder.name, "--daemonize", "no"]
+        arguments += ["--dir", self._folder.name, "--daemonize", "no", *self._options]
         self._process = subprocess.Popen(
             [self.program, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
         )

@@ -17,15 +17,21 @@ LIMIT = 25.0  # seconds until a response times out
 
 
 class Load:
-    """``connections`` clients of ``port``, each requesting ``path`` every ``pause`` seconds."""
+    """``connections`` clients of ``port``, each requesting ``path`` every ``pause`` seconds.
 
-    def __init__(self, port: int, path: str = "/", *, connections: int = 32, pause: float = 0.05) -> None:
+    Without ``keep``, each request has a connection of its own.
+    """
+
+    def __init__(
+        self, port: int, path: str = "/", *, connections: int = 32, pause: float = 0.05, keep: bool = True
+    ) -> None:
         self.failures: list[str] = []
         self.bodies: Counter[bytes] = Counter()
         self.slowest = 0.0
         self.times: list[float] = []
         self._port = port
-        self._request = f"GET {path} HTTP/1.1\r\nHost: gw\r\n\r\n".encode()
+        option = "" if keep else "Connection: close\r\n"
+        self._request = f"GET {path} HTTP/1.1\r\nHost: gw\r\n{option}\r\n".encode()
         self._connections = connections
         self._pause = pause
         self._stopping = threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -99,6 +100,10 @@ class Nginx:
         assert self._process.poll() is None, (self._folder / "log").read_text()
         with socket.socket() as found:
             return found.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def reload(self) -> None:
+        """Read the configuration again; workers that run finish their requests."""
+        self._process.send_signal(signal.SIGHUP)
 
     def connect(self) -> Client:
         """Open a client connection."""
