@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import sha1
 from typing import Final, cast
-from urllib.parse import unquote, urlsplit
 
 import hiredis
 
+from passerelle.access.redis_sentinel import find_master
+from passerelle.caching.redis.location import locate
 from passerelle.caching.redis.reconnect import CONNECT, FIRST_PAUSE, LAST_PAUSE, USE
 from passerelle.observability.events import STORE
 from passerelle.security.credentials import redis_api_keys, redis_login_throttle, redis_sessions
@@ -169,9 +170,7 @@ class RedisClient:
 
     def __init__(self, url: str, loop: asyncio.AbstractEventLoop, at_least: int, *, is_essential: bool) -> None:
         self.url = url
-        parts = urlsplit(url)
-        # For the log: without the password.
-        self._where = f"{parts.hostname}:{parts.port or 6379}"
+        self._location = locate(url)
         self.is_essential = is_essential
         self.gateways = at_least
         self.up = False  # whether Redis is in use now
@@ -259,19 +258,22 @@ class RedisClient:
     def _report_down(self, why: str) -> None:
         if not self._reported_down:
             self._reported_down = True
-            _log.warning("redis at %s: %s; %s", self._where, why, _GONE, extra=STORE)
+            _log.warning("redis at %s: %s; %s", self._location.label, why, _GONE, extra=STORE)
 
     async def _connect(self) -> None:
-        parts = urlsplit(self.url)
-        secure = ssl.create_default_context() if parts.scheme == "rediss" else None
+        location = self._location
+        secure = ssl.create_default_context() if location.secure else None
+        host, port = await find_master(location, secure) if location.master else location.nodes[0]
         # Set before it is established: it may be lost before this task runs again.
         connection = self._connection = _Connection(self._on_lost)
-        await self._loop.create_connection(lambda: connection, parts.hostname or "", parts.port or 6379, ssl=secure)
-        if parts.password:
-            user = [unquote(parts.username).encode()] if parts.username else []
-            await self._call(b"AUTH", *user, unquote(parts.password).encode())
-        if number := parts.path.removeprefix("/"):
-            await self._call(b"SELECT", number.encode())
+        await self._loop.create_connection(lambda: connection, host, port, ssl=secure)
+        if location.password:
+            user = [location.username.encode()] if location.username else []
+            await self._call(b"AUTH", *user, location.password.encode())
+        if location.master and await self._role() != b"master":
+            raise OSError(f"{host}:{port} is not the master yet")
+        if location.database:
+            await self._call(b"SELECT", b"%d" % location.database)
         for script in SCRIPTS:
             await self._call(b"SCRIPT", b"LOAD", (NOW + script).encode())
         self._on_presence(await self._call(*self._presence_command()))
@@ -298,6 +300,10 @@ class RedisClient:
         if reply is None or isinstance(reply, Exception):
             raise OSError(str(reply or connection.why or _LOST))
         return reply
+
+    async def _role(self) -> object:
+        reply = await self._call(b"ROLE")
+        return reply[0] if isinstance(reply, list) and reply else None
 
     def _presence_command(self) -> tuple[bytes, ...]:
         return _words(HELLO, [PREFIX + b"gateways"], [self._name, b"%d" % _PRESENCE_TTL])

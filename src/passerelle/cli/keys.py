@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import click
 
@@ -108,21 +108,31 @@ def _file(path: Path) -> Iterator[KeyStore]:
 @contextmanager
 def _redis(config: Config) -> Iterator[ApiKeyStore]:
     from redis import Redis, RedisError
+    from redis.sentinel import Sentinel
 
+    from passerelle.caching.redis.location import locate
     from passerelle.security.credentials.redis_api_keys import RedisKeyStore
     from passerelle.security.credentials.redis_lookup import UNREADABLE
 
     assert config.redis is not None, "the configuration was checked"
-    client = Redis.from_url(config.redis.url, socket_connect_timeout=_REDIS_LIMIT, socket_timeout=_REDIS_LIMIT)
+    location = locate(config.redis.url)
+    limits: dict[str, Any] = {"socket_connect_timeout": _REDIS_LIMIT, "socket_timeout": _REDIS_LIMIT}
+    options = location.options | limits
+    if location.master:
+        known: Any = cast(Callable[..., Any], Sentinel)(location.nodes, sentinel_kwargs=location.tls | limits)
+        client = known.master_for(location.master, redis_class=Redis, **options)
+    else:
+        host, port = location.nodes[0]
+        client = Redis(host=host, port=port, **options)
     try:
         with closing(RedisKeyStore(client)) as store:
             yield store
     except RedisError as error:
         # The address and not the URL, which may hold a password.
-        raise click.ClickException(f"redis at {config.redis.address}: {error}") from None
+        raise click.ClickException(f"redis at {config.redis.where}: {error}") from None
     except UNREADABLE as error:
         # The reply is not valid RESP, for which the client raises errors of many types; or a stored key was altered.
-        raise click.ClickException(f"redis at {config.redis.address}: a reply cannot be read: {error}") from None
+        raise click.ClickException(f"redis at {config.redis.where}: a reply cannot be read: {error}") from None
 
 
 def _checked(check: Callable[[str], str], text: str) -> str:

@@ -60,7 +60,7 @@ class SecondLevel:
         elif before is None or before.key != (redis.url, config.cache.namespace):
             from passerelle.proxy_cache.redis_tier import RedisTier
 
-            self._tier = RedisTier(redis.url, str(redis.address), config.cache.namespace, cache.store)
+            self._tier = RedisTier(redis.url, str(redis.where), config.cache.namespace, cache.store)
             if self._started:
                 self._tier.start()
         if cache is not None:
