@@ -13,7 +13,10 @@ from tests.requirements import program
 
 
 class RedisServer:
-    """Context manager; nothing is written to disk, unless ``options`` of redis-server state it."""
+    """Context manager; nothing is written to disk, unless ``options`` of redis-server state it.
+
+    ``{port}`` in an option stands for the port of the server.
+    """
 
     def __init__(self, *options: str) -> None:
         self._options = options
@@ -30,7 +33,8 @@ class RedisServer:
 
     def start(self) -> None:
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        arguments += ["--dir", self._folder.name, "--daemonize", "no", *self._options]
+        arguments += ["--dir", self._folder.name, "--daemonize", "no"]
+        arguments += [option.replace("{port}", str(self.port)) for option in self._options]
         self._process = subprocess.Popen(
             [self.program, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
         )
