@@ -18,6 +18,7 @@ from tests.caching.redis_server import RedisServer
 from tests.conformance.conftest import loop, rig
 from tests.requirements import needs
 from tests.supervisor.up import invoke
+from tests.support.bad_redis import BadRedis, always, says
 from tests.support.gateways import Rig, Running
 from tests.support.secure import Authority
 from tests.support.upstream import answering, ok
@@ -205,6 +206,24 @@ def test_a_sentinel_without_the_master_is_reported(rig: Rig, tmp_path: Path) -> 
         running = gateway(rig, f"redis+sentinel://127.0.0.1:{sentinel.port}/other")
         wait_until(lambda: "watches no master 'other'" in reasons(rig), "it is reported", LIMIT)
         assert ask(running, "/few") == 200
+
+
+def test_a_replica_that_sentinel_names_is_not_used_for_limits_and_keys(rig: Rig) -> None:
+    def names(server: RedisServer) -> None:
+        door.misbehave(says(b"*2\r\n$9\r\n127.0.0.1\r\n$5\r\n%05d\r\n" % server.port), always)
+
+    with (
+        RedisServer() as master,
+        RedisServer("--replicaof", "127.0.0.1", str(master.port)) as replica,
+        BadRedis(master.port) as door,
+    ):
+        names(replica)
+        running = gateway(rig, f"redis+sentinel://127.0.0.1:{door.port}/shop")
+        wait_until(lambda: f"127.0.0.1:{replica.port} is not the master yet" in reasons(rig), "reported", LIMIT)
+        names(master)
+        with Redis(port=master.port) as client:
+            key = RedisKeyStore(client).create("app", (), int(time.time()))[1]
+        wait_until(lambda: ask(running, "/key", ("X-API-Key", key)) == 200, "the master is used", LIMIT)
 
 
 def test_a_cluster_is_reported_and_no_request_fails(rig: Rig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Sequence
 from typing import Final, cast
@@ -14,6 +15,8 @@ from passerelle.caching.redis.location import RedisLocation
 # For one Sentinel (seconds): one that hangs must leave time for the next, within the timeout of a connection attempt.
 _LIMIT: Final = 0.5
 _MOST: Final = 1 << 16  # bytes of a reply
+# An IP address or a name. For other text, a look-up may raise any exception.
+_HOST: Final = re.compile(rb"[0-9A-Fa-f:]{2,45}|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63}){0,9}").fullmatch
 
 
 async def find_master(location: RedisLocation, tls: ssl.SSLContext | None) -> tuple[str, int]:
@@ -27,7 +30,7 @@ async def find_master(location: RedisLocation, tls: ssl.SSLContext | None) -> tu
             async with asyncio.timeout(_LIMIT):
                 return await _ask(host, port, location.master, tls)
         except (OSError, TimeoutError, hiredis.ProtocolError) as error:
-            why = f"Sentinel at {host}:{port}: {error or 'no reply'}"
+            why = f"Sentinel at {host}:{port}: {str(error) or 'no reply'}"
     raise OSError(why)
 
 
@@ -51,6 +54,6 @@ async def _ask(host: str, port: int, name: str, tls: ssl.SSLContext | None) -> t
     if reply is None:
         raise OSError(f"it watches no master {name!r}")
     match cast("Sequence[object]", reply):
-        case [bytes() as master, bytes() as number] if number.isdigit():
+        case [bytes() as master, bytes() as number] if _HOST(master) and number.isdigit() and int(number[:6]) < 65536:
             return master.decode(), int(number)
     raise OSError("an unexpected reply")
