@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -15,42 +17,34 @@ ASKED = b"*3\r\n$8\r\nSENTINEL\r\n$23\r\nGET-MASTER-ADDR-BY-NAME\r\n$4\r\nshop\r
 MASTER = b"*2\r\n$8\r\n10.0.0.7\r\n$4\r\n6380\r\n"
 
 
-@asynccontextmanager
-async def sentinel(reply: bytes | None) -> AsyncIterator[int]:
-    """Run a Sentinel that sends ``reply``, or never replies; yield its port."""
+@contextmanager
+def sentinel(reply: bytes | None) -> Iterator[int]:
+    """Run a Sentinel that sends ``reply`` once, or never replies; yield its port."""
 
-    ended: list[asyncio.Future[None]] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        ended.append(asyncio.get_running_loop().create_future())
-        try:
-            assert await reader.readexactly(len(ASKED)) == ASKED
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(ConnectionError):
+            asked = b""
+            while len(asked) < len(ASKED):
+                asked += connection.recv(len(ASKED))
+            assert asked == ASKED
             if reply is None:
-                await reader.read()
+                connection.recv(1)  # until the client gives up
             else:
-                writer.write(reply)
-            writer.close()
-            await writer.wait_closed()
-        except ConnectionError:
-            writer.transport.abort()
-        finally:
-            ended[-1].set_result(None)
+                connection.sendall(reply)
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
-        await asyncio.gather(*ended)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
 
 
 def found(replies: Sequence[bytes | None]) -> tuple[str, int]:
     """Return the master according to Sentinels with these replies, in their order."""
-
-    async def run() -> tuple[str, int]:
-        async with AsyncExitStack() as stack:
-            ports = [await stack.enter_async_context(sentinel(reply)) for reply in replies]
-            nodes = tuple(("127.0.0.1", port) for port in ports)
-            return await find_master(RedisLocation(nodes, 0, False, master="shop"), None)
-
-    return asyncio.run(run())
+    with ExitStack() as stack:
+        nodes = tuple(("127.0.0.1", stack.enter_context(sentinel(reply))) for reply in replies)
+        return asyncio.run(find_master(RedisLocation(nodes, 0, False, master="shop"), None))
 
 
 @pytest.mark.parametrize(
