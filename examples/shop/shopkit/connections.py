@@ -10,12 +10,15 @@ import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
-from passerelle.config import Config, ConfigError, Service, load
 from shopkit.catalogue import RESOURCES
 from shopkit.settings import SHOP
+
+if TYPE_CHECKING:
+    from passerelle.config import Config, Service
 
 # Connections of a role beside those of instances: shopkit.prepare, shopkit.accounts, a person with psql.
 SPARE = 2
@@ -58,6 +61,8 @@ class Capacity:
 
 def read_config(file: Path) -> Config:
     """Read the gateway.yaml that runs the services; raise ValueError with its errors."""
+    from passerelle.config import ConfigError, load  # not for SQLite, where it would be most of the time
+
     try:
         return load(file)
     except ConfigError as error:
