@@ -1,4 +1,4 @@
-"""What every test shares: the ``needs`` mark, the two parts of the suite, signals, and how property tests run."""
+"""What every test shares: the ``needs`` mark, the parts of the suite, signals, and how property tests run."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ from tests import requirements
 
 ROOT = Path(__file__).parent
 
-# These measure time and CPU of processes, or judge long streams: beside other tests they would judge those too.
+# These measure time and CPU of processes: beside other tests they would measure those too.
 ALONE = (
     "benchmarks/test_bodies.py",
     "benchmarks/test_clients.py",
     "benchmarks/test_peers.py",
     "benchmarks/test_procfs.py",
     "benchmarks/test_rig.py",
-    "benchmarks/test_shared_cache.py",
     "benchmarks/test_slow.py",
     "benchmarks/test_wrk.py",
+)
+
+# These judge what clients see within limits of time, on processors that have time left: two modules at a time.
+PAIRS = (
     "attack/test_attack_scripts.py",
+    "benchmarks/test_shared_cache.py",
     "chaos/test_autoscaling.py",
     "chaos/test_streams.py",
 )
@@ -41,16 +45,16 @@ settings.load_profile("steady")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--part",
-        choices=["all", "together", "alone"],
+        choices=["all", "together", "pairs", "alone"],
         default="all",
-        help="only the tests that may run in parallel (together), or only the others (alone)",
+        help="only the tests that may run in parallel (together), two modules at a time (pairs), or only the others",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    missing = [name for name in ALONE if not (ROOT / name).exists()]
+    missing = [name for name in (*ALONE, *PAIRS) if not (ROOT / name).exists()]
     if missing:
-        raise pytest.UsageError(f"{__file__}: ALONE names {', '.join(missing)}, which does not exist")
+        raise pytest.UsageError(f"{__file__}: ALONE or PAIRS names {', '.join(missing)}, which does not exist")
     pass_on_signals()
 
 
@@ -72,8 +76,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return len(os.sched_getaffinity(0)) + 2
 
 
-def is_alone(path: Path) -> bool:
-    return any(path.is_relative_to(ROOT / name) for name in ALONE)
+def part_of(path: Path) -> str:
+    """Return the part of the suite that the file or folder ``path`` belongs to."""
+    for part, names in (("alone", ALONE), ("pairs", PAIRS)):
+        if any(path.is_relative_to(ROOT / name) for name in names):
+            return part
+    return "together"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -90,24 +98,22 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     # Not importing the other part's modules saves seconds. Paths on the command line do not come here: filtered below.
     part = config.getoption("part")
-    if part == "together" and is_alone(collection_path):
-        return True
-    if part == "alone" and collection_path.is_file() and not is_alone(collection_path):
+    if part != "all" and collection_path.is_file() and part_of(collection_path) != part:
         return True
     return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if is_alone(item.path):
-            item.add_marker("alone")
+        if (its_part := part_of(item.path)) != "together":
+            item.add_marker(its_part)
     part = config.getoption("part")
     if part != "all":
-        wanted = [item for item in items if bool(item.get_closest_marker("alone")) == (part == "alone")]
+        wanted = [item for item in items if part_of(item.path) == part]
         if len(wanted) < len(items):
             config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
         items[:] = wanted
-    if part == "together":
+    if part in ("together", "pairs"):
         # xdist hands out modules in this order: a long one that starts last would leave the other processes idle.
         slow: Counter[Path] = Counter()
         for item in items:

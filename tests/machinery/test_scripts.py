@@ -124,24 +124,36 @@ class TestSystemPackages:
 
 
 class TestTest:
-    """The two parts of the suite, with a program in place of Python that notes its arguments."""
+    """The parts of the suite, with a program in place of Python that notes its arguments."""
 
     @pytest.mark.parametrize(
-        ("together", "alone", "code"),
-        [(0, 0, 0), (0, 5, 0), (5, 0, 0), (5, 5, 5), (1, 0, 1), (0, 1, 1), (1, 5, 1), (5, 1, 1)],
+        ("codes", "code"),
+        [
+            ((0, 0, 0), 0),
+            ((0, 5, 5), 0),
+            ((5, 0, 5), 0),
+            ((5, 5, 0), 0),
+            ((5, 5, 5), 5),
+            ((1, 0, 0), 1),
+            ((0, 1, 0), 1),
+            ((0, 0, 1), 1),
+            ((1, 5, 5), 1),
+            ((5, 1, 5), 1),
+            ((5, 5, 1), 1),
+        ],
     )
     def test_each_part_counts_and_one_without_tests_does_not(
-        self, tmp_path: Path, together: int, alone: int, code: int
+        self, tmp_path: Path, codes: tuple[int, int, int], code: int
     ) -> None:
         python = tmp_path / "python"
         log = tmp_path / "log"
-        executable(
-            python, f'#!/bin/sh\necho "$*" >> {log}\ncase "$*" in *together*) exit {together};; esac\nexit {alone}\n'
-        )
+        cases = " ".join(f"*{part}*) exit {n};;" for part, n in zip(("together", "pairs", "alone"), codes, strict=True))
+        executable(python, f'#!/bin/sh\necho "$*" >> {log}\ncase "$*" in {cases} esac\n')
         result = run(SCRIPTS / "test", python, "-k", "a or b")
         assert result.returncode == code
         assert log.read_text().splitlines() == [
             "-m pytest --part together -n auto --dist loadfile --no-loadscope-reorder -k a or b",
+            "-m pytest --part pairs -n 2 --dist loadfile --no-loadscope-reorder -k a or b",
             "-m pytest --part alone -k a or b",
         ]
 
