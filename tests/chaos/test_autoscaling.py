@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.supervisor.helpers import until
+from tests.supervisor.test_autoscaling import Running, supervised
 from tests.supervisor.up import Up, command
 
 pytestmark = pytest.mark.slow
@@ -45,6 +46,9 @@ services:
     max_waiting: 1000
 routes: [{path: "/{rest*}", service: s}]
 """
+
+
+SPEED = 5  # of the clock where the seconds themselves are not under test
 
 
 class Clients:
@@ -95,11 +99,6 @@ async def loaded(folder: Path, application: str) -> AsyncIterator[tuple[Up, Clie
         assert clients.errors == []
 
 
-def scaling(running: Up) -> dict[str, object]:
-    found: dict[str, object] = running.status()["services"]["s"]["scaling"]
-    return found
-
-
 def test_four_times_the_load_has_the_right_number_of_instances_within_twenty_seconds(tmp_path: Path) -> None:
     async def check() -> None:
         async with loaded(tmp_path, WAITING) as (running, clients):
@@ -126,12 +125,24 @@ def test_four_times_the_load_has_the_right_number_of_instances_within_twenty_sec
 
 
 def test_a_slow_database_ends_the_growth_and_is_reported(tmp_path: Path) -> None:
+    """The clock of the supervisor runs five times as fast, and so do the samples of the load, which is real."""
+
+    async def sample(running: Running) -> None:
+        while True:
+            await asyncio.gather(running.supervisor.live.take(), asyncio.sleep(1 / SPEED))
+
     async def check() -> None:
-        async with loaded(tmp_path, DATABASE) as (running, clients):
+        async with supervised(tmp_path, CONFIG, DATABASE, speed=SPEED) as running:
+            sampling = asyncio.create_task(sample(running))
+            clients = Clients(int(running.fleet.listen.rpartition(":")[2]))
             clients.set(40)
-            await until(lambda: scaling(running)["reason"] == "no_gain", 60, what=lambda: running.text)
-            assert len(running.instances("s")) == 4
+            service = running.fleet.scaling["s"]
+            await until(lambda: service.status()["reason"] == "no_gain", 30, what=lambda: running.text)
+            assert running.count == 4
             assert "s: stays at 4 instances: more instances have no effect: with 4 instances" in running.text
             assert "the bottleneck is behind them or before them, such as a database" in running.text
+            clients.set(0)
+            sampling.cancel()
+        assert clients.errors == []
 
     asyncio.run(check())

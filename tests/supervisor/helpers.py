@@ -25,19 +25,24 @@ def run(work: Coroutine[Any, Any, T], limit: float = 20.0) -> T:
 
 
 async def until(condition: Callable[[], object], limit: float = 10.0, what: object = "") -> None:
-    """Wait until ``condition`` is true; fail after ``limit`` seconds."""
-    end = time.monotonic() + limit
+    """Wait until ``condition`` is true; fail after ``limit`` seconds.
+
+    Pauses become longer: many conditions cost CPU time of the processes under test.
+    """
+    end, pause = time.monotonic() + limit, 0.005
     while not condition():
         assert time.monotonic() < end, f"not within {limit} s: {what() if callable(what) else what or condition}"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(pause)
+        pause = min(1.5 * pause, 0.05)
 
 
 def until_now(condition: Callable[[], object], limit: float = 10.0, what: object = "") -> None:
     """Wait like :func:`until`, without an event loop."""
-    end = time.monotonic() + limit
+    end, pause = time.monotonic() + limit, 0.005
     while not condition():
         assert time.monotonic() < end, f"not within {limit} s: {what() if callable(what) else what or condition}"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.05)
 
 
 def alive(entry: str) -> dict[int, str]:

@@ -20,7 +20,7 @@ from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.fleet import Setup
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.report import ConsoleReport
-from passerelle.supervisor.supervisor import Supervisor
+from passerelle.supervisor.supervisor import SERVICE_GRACE, START_LIMIT, Supervisor
 from tests.supervisor.helpers import alive, run, until
 
 pytestmark = pytest.mark.slow
@@ -79,8 +79,11 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def supervised(folder: Path, text: str = TEXT) -> AsyncIterator[Running]:
-    (folder / "application.py").write_text(APPLICATION)
+async def supervised(
+    folder: Path, text: str = TEXT, application: str = APPLICATION, speed: float = 1.0
+) -> AsyncIterator[Running]:
+    """Run a supervisor whose clock is ``speed`` times as fast."""
+    (folder / "application.py").write_text(application)
     file, output = folder / "gateway.yaml", folder / "output"
     file.write_text(text)
     fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -88,7 +91,13 @@ async def supervised(folder: Path, text: str = TEXT) -> AsyncIterator[Running]:
     report = ConsoleReport(out, terminal=False, colour=False, clock=time.monotonic)
     setup = Setup(load_text(text, "gateway.yaml", folder=folder), text, "gateway.yaml", folder, file)
     passed = [0.0]
-    supervisor = Supervisor(setup, report, clock=lambda: time.monotonic() + passed[0])
+    supervisor = Supervisor(
+        setup,
+        report,
+        clock=lambda: speed * time.monotonic() + passed[0],
+        start_limit=speed * START_LIMIT,
+        grace=speed * SERVICE_GRACE,
+    )
     task = asyncio.create_task(supervisor.run())
     running = Running(supervisor, file, output, passed)
     try:

@@ -41,12 +41,16 @@ class Closed(AssertionError):
 
 
 def wait_until(condition: Callable[[], object], what: str = "", within: float = DEADLINE) -> None:
-    """Return as soon as ``condition()`` is true; fail after ``within`` seconds."""
-    end = time.monotonic() + within
+    """Return as soon as ``condition()`` is true; fail after ``within`` seconds.
+
+    Pauses become longer: many conditions cost CPU time of the process under test.
+    """
+    end, pause = time.monotonic() + within, 0.001
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not within {within} s: {what or condition}")
-        time.sleep(0.002)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.03)
 
 
 def stays(condition: Callable[[], object], what: str, during: float = 0.15) -> None:
