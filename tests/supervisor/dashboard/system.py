@@ -42,11 +42,14 @@ routes:
 
 
 class System:
-    """The subject of the admin port, and the source of its samples. ``tick`` makes a second of traffic."""
+    """The subject of the admin port, and the source of its samples.
+
+    ``tick`` makes a second of traffic, about ``rate`` requests for each route.
+    """
 
     is_ready = True
 
-    def __init__(self, config: str = SHOP, instances: int | None = None, seed: int = 7) -> None:
+    def __init__(self, config: str = SHOP, instances: int | None = None, seed: int = 7, rate: int = 26) -> None:
         self.config: Config = load_text(config)
         self.now = START
         self.events = EventLog(clock=lambda: self.now)
@@ -58,6 +61,7 @@ class System:
         self.metrics_of_worker = Metrics()
         self.failures: list[tuple[int, str]] = []
         self._rng = random.Random(seed)
+        self._rate = rate
         self._services: dict[str, ServiceMetrics] = {}
         self.counters: dict[str, dict[str, dict[str, float]]] = {}
         self.states: dict[str, dict[str, dict[str, Any]]] = {}
@@ -86,7 +90,7 @@ class System:
         for route in self.config.routes:
             found: RouteMetrics = self.metrics_of_worker.route(route.label)
             services = [route.service] if route.service else [part.service for part in (route.compose or {}).values()]
-            for _ in range(int(rng.gauss(26, 4) * wave)):
+            for _ in range(int(rng.gauss(self._rate, self._rate / 6.5) * wave)):
                 if route.cache is not None and rng.random() < 0.6:
                     found.hit(200, 0.0003)
                     continue

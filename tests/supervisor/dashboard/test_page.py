@@ -359,8 +359,8 @@ def test_a_lost_connection_is_shown_and_opened_again(open_page: Opened, serve: S
 
 @pytest.mark.timeout(240)
 def test_an_hour_of_samples_grows_neither_the_page_nor_the_gateway(open_page: Opened, serve: Serve) -> None:
-    system = System()
-    system.failing = {"user": 0.02}
+    system = System(rate=3)
+    system.failing = {"user": 0.15}
     served = serve(system)
     served.seconds(10)
     page = open_page(served.url)

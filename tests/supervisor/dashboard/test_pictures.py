@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -24,8 +24,11 @@ def busy(instances: int | None = None) -> System:
     return system
 
 
-def with_trouble(served: Served) -> None:
-    system = served.system
+@pytest.fixture(scope="module")
+def troubled() -> Iterator[Served]:
+    """A busy shop with all kinds of trouble, for pages that change nothing."""
+    system = busy()
+    served = Served(system)
     served.record("start", "user-1 is up", service="user", instance="user-1")
     served.record("reload", "the configuration was applied")
     served.seconds(560)
@@ -37,6 +40,8 @@ def with_trouble(served: Served) -> None:
     served.record("end", "user-2 ended with exit code 1 after 12.4 s", service="user", instance="user-2")
     served.record("drain", "product-2 receives no new requests", service="product", instance="product-2")
     served.seconds(40)
+    yield served
+    served.close()
 
 
 def assert_fits(page: Page) -> None:
@@ -52,12 +57,10 @@ def loaded(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1360), ("dark", 1360), ("light", 360), ("dark", 360)])
-def test_light_dark_and_narrow(open_page: Opened, serve: Serve, picture: Take, scheme: str, width: int) -> None:
-    served = serve(busy())
-    with_trouble(served)
-    page = open_page(served.url, color_scheme=scheme, viewport={"width": width, "height": 900})
+def test_light_dark_and_narrow(open_page: Opened, troubled: Served, picture: Take, scheme: str, width: int) -> None:
+    page = open_page(troubled.url, color_scheme=scheme, viewport={"width": width, "height": 900})
     loaded(page)
-    served.seconds()
+    troubled.seconds()
     page.locator("#failure-list summary").first.click()
     page.get_by_role("button", name="Explain the request").first.click()
     expect(page.locator("#failure-list .facts")).to_contain_text("/user/{user_id}")
