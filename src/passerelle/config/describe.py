@@ -9,7 +9,6 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 
 from passerelle.config.checks import services_of
-from passerelle.config.checks.headers import security_of
 from passerelle.config.guards import describe_guards
 from passerelle.config.models.base import given
 from passerelle.config.models.cache import RouteCache
@@ -92,7 +91,7 @@ def describe_headers(config: Config, route: Route) -> list[str]:
         texts.append(f"request: {_rules(route.request_headers)}")
     if route.response_headers is not None:
         texts.append(f"response: {_rules(route.response_headers)}")
-    security = security_of(config, route)
+    security = config.security_of(route)
     if security is not None:
         values = {key: getattr(security, key) for key in type(security).model_fields if key != "override"}
         settings = [f"{key} {value}" for key, value in values.items() if value != "off"]

@@ -49,8 +49,7 @@ _ACCESS_LOG: TypeAdapter[str | Path] = TypeAdapter(AccessLog)
 _LISTEN: TypeAdapter[Address] = TypeAdapter(Listen)
 _ADMIN: TypeAdapter[AdminPort | None] = TypeAdapter(Admin)
 
-
-_DEFAULT_ADMIN = AdminPort()
+_DEFAULT_ADMIN = AdminPort.model_construct()
 
 
 @dataclass(frozen=True, slots=True)

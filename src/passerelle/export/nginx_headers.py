@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from passerelle.config.checks.headers import security_of
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.headers import SecurityHeaders
 from passerelle.export.nginx_text import literal
@@ -98,7 +97,7 @@ def write_response_fields(out: Writer, maps: ResponseMaps, config: Config, route
             out.add("proxy_hide_header", name)
         for name, value in (*rules.set.items(), *rules.add.items()):
             out.add("add_header", name, literal(value), "always")
-    security = security_of(config, route) if route is not None else config.security_headers
+    security = config.security_of(route) if route is not None else config.security_headers
     if security is None:
         return
     for field, value in _security_fields(config, security):

@@ -22,6 +22,7 @@ from passerelle.supervisor.active_config import ActiveConfig
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import DRAIN_LIMIT
 from passerelle.supervisor.instance_process import InstanceProcess
+from passerelle.supervisor.packed_config import pack
 from passerelle.supervisor.recorded_events import RecordedProcesses, health_recorder
 from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.restart_backoff import Backoff
@@ -158,12 +159,13 @@ class Fleet:
 
     def make_workers(self, listeners: Sequence[socket.socket], may_listen: asyncio.Event) -> None:
         """Create a gateway worker for each of ``listeners``; the workers listen once ``may_listen`` is set."""
+        config = pack(self.active.config)
         for number, listener in enumerate(listeners, 1):
             name = "gateway" if len(listeners) == 1 else f"gateway-{number}"
             worker = WorkerProcess(
                 name,
                 self.active.file,
-                self.active.text,
+                config,
                 listener,
                 self.services.values(),
                 may_listen,

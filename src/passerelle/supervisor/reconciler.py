@@ -19,6 +19,7 @@ from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.fleet import Fleet, Member
 from passerelle.supervisor.instance_admin import InstanceAdmin
 from passerelle.supervisor.instance_process import InstanceProcess
+from passerelle.supervisor.packed_config import pack
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.target_set import TargetSet
 from passerelle.supervisor.worker_process import WorkerProcess
@@ -91,9 +92,10 @@ class Reconciler:
         await fleet.catalog.prepare(new)
         added = await self._prepare(old, new, leaving)
         reloaded: list[WorkerProcess] = []
+        packed = pack(new)
         try:
             for worker in list(fleet.workers):
-                await worker.reload(candidate.text)
+                await worker.reload(packed)
                 reloaded.append(worker)
         except ControlError as error:
             await self._roll_back(old, new, added, reloaded)
@@ -150,9 +152,10 @@ class Reconciler:
         for name in old.services.keys() & new.services.keys():
             fleet.services[name].configure(old.services[name])
             self._targets.reconcile(fleet.services[name], old, [])  # restores weights; none of the targets has left
+        packed = pack(old)
         for worker in workers:
             with contextlib.suppress(ControlError):
-                await worker.reload(fleet.active.text)
+                await worker.reload(packed)
         await fleet.drain_and_remove(added)
         for name in new.services.keys() - old.services.keys():
             fleet.services.pop(name).close()

@@ -1,7 +1,7 @@
 """The process of one gateway worker.
 
-The supervisor starts it as ``python -m passerelle.supervisor.worker_main CONFIG --control-fd N [--listen-fd N]
-[--config-fd N]``. ``passerelle gateway CONFIG`` runs the same gateway without a supervisor.
+The supervisor starts it as ``python -m passerelle.supervisor.worker_main CONFIG --control-fd N --config-fd N
+[--listen-fd N]``. ``passerelle gateway CONFIG`` runs the same gateway without a supervisor.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from passerelle.config.loader import load, load_text
 from passerelle.config.models.config import Config
 from passerelle.errors import CannotStart
 from passerelle.gateway.gateway import Gateway, InstanceSpec
 from passerelle.observability.events import LogEvents
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.control_channel import Message
+from passerelle.supervisor.packed_config import unpack
 from passerelle.system import descriptors, startup
 
 GRACE = 10.0  # seconds to wait for requests in flight when the worker stops
@@ -73,10 +72,9 @@ class StopRequest:
 class WorkerOperations:
     """The operations of the control channel (see :mod:`passerelle.supervisor.control_channel`)."""
 
-    def __init__(self, gateway: Gateway, listener: socket.socket | None, stop: StopRequest, file: str) -> None:
+    def __init__(self, gateway: Gateway, listener: socket.socket | None, stop: StopRequest) -> None:
         self.server: control_channel.ControlServer | None = None
         self._gateway = gateway
-        self._file = file
         self._listener = listener
         self._stop = stop
         self.table = {
@@ -114,7 +112,7 @@ class WorkerOperations:
 
     async def reload(self, message: Message) -> None:
         """Apply a configuration and its instances. If it cannot be applied, nothing changes."""
-        config = _load(message["text"], self._file)
+        config = unpack(message["config"])
         listed = message["instances"].items()
         instances = {name: [InstanceSpec(**instance) for instance in specs] for name, specs in listed}
         self._gateway.reload(config, instances)
@@ -155,15 +153,6 @@ class WorkerOperations:
         self._stop.requested.set()
 
 
-def _load(text: str, file: str) -> Config:
-    """Load a configuration that the supervisor has checked.
-
-    Missing files and folders are not errors here: the gateway opens what it needs, and a worker that is started again
-    must not fail because of a file that only a service needs.
-    """
-    return load_text(text, file, folder=Path(file).parent, elsewhere=True)
-
-
 def build(config: Config) -> Gateway:
     """Build the gateway of ``config``.
 
@@ -200,14 +189,14 @@ def _texts(octets: Sequence[bytes]) -> list[str]:
     return [each.decode("latin-1") for each in octets]
 
 
-async def serve(config: Config, file: str, control_fd: int, listen_fd: int | None) -> int:
+async def serve(config: Config, control_fd: int, listen_fd: int | None) -> int:
     """Serve under the control of the supervisor, until it requests a stop or is gone. Returns the exit code."""
     stop = StopRequest()
     stop.listen()
     gateway = build(config)
     listener = socket.socket(fileno=listen_fd) if listen_fd is not None else None
     streams = await control_channel.open_channel(socket.socket(fileno=control_fd))
-    operations = WorkerOperations(gateway, listener, stop, file)
+    operations = WorkerOperations(gateway, listener, stop)
     server = operations.server = control_channel.ControlServer(*streams, operations.table)
     gateway.report_health_to(lambda event, service, key: server.send_event(event, service=service, instance=key))
 
@@ -231,22 +220,17 @@ async def serve(config: Config, file: str, control_fd: int, listen_fd: int | Non
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one worker. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="passerelle.supervisor.worker_main")
-    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("config", metavar="CONFIG", help="name of the configuration, for lists of processes")
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listen-fd", type=int)
-    parser.add_argument(
-        "--config-fd", type=int, help="file descriptor with the configuration; CONFIG is then only its name"
-    )
+    parser.add_argument("--config-fd", type=int, required=True, help="file descriptor with the packed configuration")
     options = parser.parse_args(arguments)
     startup.reset_signals()
     descriptors.raise_limit()
-    if options.config_fd is None:
-        config = load(options.config)
-    else:
-        with open(options.config_fd, encoding="utf-8") as file:
-            file.seek(0)
-            config = _load(file.read(), options.config)
-    return run(serve(config, options.config, options.control_fd, options.listen_fd))
+    with open(options.config_fd, encoding="ascii") as file:
+        file.seek(0)
+        config = unpack(file.read())
+    return run(serve(config, options.control_fd, options.listen_fd))
 
 
 if __name__ == "__main__":

@@ -30,15 +30,15 @@ _SILENCE_LIMIT = 30.0  # seconds without a reply after which a worker counts as 
 class WorkerProcess(SupervisedProcess):
     """One gateway worker. Every start passes it ``listener``, so connections wait in the kernel while it is replaced.
 
-    ``text`` is the configuration that the supervisor has read and checked; a restarted worker does not read the file,
-    which may have changed. The worker begins to listen once ``may_listen`` is set.
+    ``config`` is the configuration that the supervisor has read and checked, packed; a restarted worker does not read
+    the file, which may have changed. The worker begins to listen once ``may_listen`` is set.
     """
 
     def __init__(
         self,
         name: str,
         file: str,
-        text: str,
+        config: str,
         listener: socket.socket,
         services: Iterable[ServiceHealthMonitor],
         may_listen: asyncio.Event,
@@ -59,7 +59,7 @@ class WorkerProcess(SupervisedProcess):
         self._snapshot: Snapshot | None = None  # the last snapshot of the current process
         self._retired: Snapshot | None = None  # the sum of the last snapshots of earlier processes
         self._file = file
-        self._text = text
+        self._config = config
         self._services = services
         self._may_listen = may_listen
         self._write = write
@@ -74,10 +74,10 @@ class WorkerProcess(SupervisedProcess):
         except OSError as error:
             raise StartFailed(f"cannot make a control channel: {error.strerror}") from error
         try:
-            with theirs, open(os.memfd_create("configuration"), "wb") as text:
-                text.write(self._text.encode())
-                text.flush()
-                sources = (("--control-fd", theirs), ("--listen-fd", self.listener), ("--config-fd", text))
+            with theirs, open(os.memfd_create("configuration"), "wb") as config:
+                config.write(self._config.encode())
+                config.flush()
+                sources = (("--control-fd", theirs), ("--listen-fd", self.listener), ("--config-fd", config))
                 fds = {option: source.fileno() for option, source in sources}
                 # -P: no module of the current folder in the place of one of Python's or ours.
                 argv = [sys.executable, "-P", "-m", self._program, self._file]
@@ -155,22 +155,22 @@ class WorkerProcess(SupervisedProcess):
         if self._client is not None:
             self._client.send("instances", service=service.name, instances=service.listing())
 
-    async def reload(self, text: str) -> None:
-        """Apply the configuration ``text``, now if the worker runs, and at every later start.
+    async def reload(self, config: str) -> None:
+        """Apply the packed configuration ``config``, now if the worker runs, and at every later start.
 
         :raises ControlError: if the worker cannot apply it; then the worker keeps the previous one.
         """
-        before, self._text = self._text, text
+        before, self._config = self._config, config
         if self._client is not None:
             client = self._client
             instances = {service.name: service.listing() for service in self._services}
             try:
-                await client.request("reload", _START_LIMIT, text=text, instances=instances)
+                await client.request("reload", _START_LIMIT, config=config, instances=instances)
             except control_channel.ControlError:
                 if not client.closed:
-                    self._text = before
+                    self._config = before
                     raise
-                # A worker that has died meanwhile is restarted with the new text.
+                # A worker that has died meanwhile is restarted with the new configuration.
 
     def send_invalidation(self, event: control_channel.Message) -> None:
         """Send the invalidations of a request to a sibling to the worker, if it runs."""

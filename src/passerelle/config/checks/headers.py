@@ -6,19 +6,12 @@ import re
 from collections.abc import Iterator
 
 from passerelle.config.models.config import Config, Route
-from passerelle.config.models.headers import Cors, RequestHeaders, ResponseHeaders, SecurityHeaders
+from passerelle.config.models.headers import Cors, RequestHeaders, ResponseHeaders
 from passerelle.config.problems import Finding, Loc
 
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _TRACE_CONTEXT = ("traceparent", "tracestate")  # W3C Trace Context
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-
-
-def security_of(config: Config, route: Route | None) -> SecurityHeaders | None:
-    """Return the security headers of ``route`` (None for requests without a route): its own, or those of the file."""
-    if route is not None and "security_headers" in route.model_fields_set:
-        return route.security_headers
-    return config.security_headers
 
 
 def parameter_values(route: Route) -> Iterator[tuple[tuple[str, str], list[str]]]:

@@ -16,7 +16,7 @@ from passerelle.config.reading.wording import describe
 class Address(BaseModel):
     """A host (name, IPv4, or IPv6 without brackets) and a TCP port."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     host: str
     port: int

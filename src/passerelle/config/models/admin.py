@@ -61,7 +61,7 @@ class AdminPort(Model):
         WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9900"]}),
         Takes("`host:port`"),
     ] = Field(
-        default=Address(host="127.0.0.1", port=9900),
+        default=Address.model_construct(host="127.0.0.1", port=9900),
         description="Address of the admin port; beyond loopback, `token` is required.",
     )
     token: Annotated[Text, AfterValidator(check_token)] | None = Field(

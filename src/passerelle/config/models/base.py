@@ -9,7 +9,10 @@ from pydantic_core import PydanticCustomError
 
 
 class Model(BaseModel):
-    """A mapping of the file: immutable, without unknown keys."""
+    """A mapping of the file: immutable, without unknown keys.
+
+    Its validator is built when it is used. Defaults of fields are made by ``model_construct``, which needs none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, defer_build=True)
 

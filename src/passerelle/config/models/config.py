@@ -159,7 +159,7 @@ class Service(Model):
         "[streams](running.md#streams-of-wsgi-applications); by default 4. With `app` only.",
     )
     instances: Annotated[Instances, Takes("number, 1 to 1000, or [mapping](#instances)")] = Field(
-        default=Instances(min=1, max=1),
+        default=Instances.model_construct(min=1, max=1),
         description="Number of processes to start, `1` by default, or the range in which it follows the load. With "
         "`app` or `run` only.",
     )
@@ -176,10 +176,11 @@ class Service(Model):
         description="Active health check; by default an instance is up if it accepts a TCP connection.",
     )
     balance: Annotated[Balance, Takes("a policy, or [mapping](#balance)")] = Field(
-        default=Balance(), description="How an instance is picked."
+        default=Balance.model_construct(), description="How an instance is picked."
     )
     eject: OptionalEject = Field(
-        default=Eject(), description="When an instance is ejected because requests to it fail, or `off`."
+        default=Eject.model_construct(),
+        description="When an instance is ejected because requests to it fail, or `off`.",
     )
     slow_start: DurationOrOff = Field(
         default=10.0, description="How long the share of an instance grows after it comes up, or `off`."
@@ -189,7 +190,7 @@ class Service(Model):
         description="If no more than this share of the instances is up, the others are used as well.",
     )
     breaker: Breaker | None = Field(default=None, description="Circuit breaker of the service; none by default.")
-    retries: Retries = Field(default=Retries(), description="Which requests are retried, and how many.")
+    retries: Retries = Field(default=Retries.model_construct(), description="Which requests are retried, and how many.")
     host: ServiceHost = Field(
         default="client",
         description="`Host` that instances receive: that of the `client`, the address of the instance (`upstream`), or "
@@ -422,14 +423,14 @@ class Config(Model):
     """The whole file: listener and process, services, and routes."""
 
     listen: Listen = Field(
-        default=Address(host="127.0.0.1", port=8080),
+        default=Address.model_construct(host="127.0.0.1", port=8080),
         description="Address and port for clients; port 0 picks any free port.",
     )
     tls: ListenerTls | None = Field(
         default=None, description="TLS for clients; without it, the listener speaks plain HTTP."
     )
     admin: Admin = Field(
-        default=AdminPort(),
+        default=AdminPort.model_construct(),
         description="Address of the admin port, which serves metrics, status and changes, or a mapping, or `off`.",
     )
     workers: Annotated[int, WholeNumber(1, 256)] = Field(
@@ -448,18 +449,20 @@ class Config(Model):
     tracing: Annotated[Tracing, Takes("[mapping](#tracing)")] | None = Field(
         default=None, description="Traces: which requests are recorded, and where their spans are sent."
     )
-    limits: Limits = Field(default=Limits(), description="Limits on the requests and connections of clients.")
+    limits: Limits = Field(
+        default=Limits.model_construct(), description="Limits on the requests and connections of clients."
+    )
     security_headers: OptionalSecurityHeaders = Field(
         default=None, description="Security fields on all responses: `true` for the defaults, or a mapping."
     )
     cache: Annotated[Cache, Takes("[mapping](#caching)")] = Field(
-        default=Cache(), description="Settings of the response cache, shared by all routes."
+        default=Cache.model_construct(), description="Settings of the response cache, shared by all routes."
     )
     redis: OptionalRedis = Field(
         default=None,
         description="A Redis shared by workers and gateways: cache, invalidations, limits, sessions, API keys.",
     )
-    dns: Dns = Field(default=Dns(), description="How the names of targets are resolved.")
+    dns: Dns = Field(default=Dns.model_construct(), description="How the names of targets are resolved.")
     jwt: Jwt | None = Field(
         default=None, description="How JSON web tokens are verified, for routes with `auth: [jwt]`."
     )
@@ -489,3 +492,9 @@ class Config(Model):
         """Return the largest request body on ``route`` in bytes, or None without a limit."""
         limit = self.limits.body if route.body is None else route.body
         return None if isinstance(limit, str) else limit
+
+    def security_of(self, route: Route | None) -> SecurityHeaders | None:
+        """Return the security headers of ``route`` (None: requests without a route): its own, or those of the file."""
+        if route is not None and "security_headers" in route.model_fields_set:
+            return route.security_headers
+        return self.security_headers

@@ -19,7 +19,7 @@ class Redis(BaseModel):
     ``address`` is that of the Redis or of the first Sentinel. ``sentinels`` are empty without Sentinel.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     url: str
     address: Address

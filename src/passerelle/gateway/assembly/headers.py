@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from passerelle.config.checks.headers import security_of
 from passerelle.config.models.compress import Compress
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.headers import Cors as CorsSettings
@@ -37,7 +36,7 @@ def response_header_rules(
 
     With ``preflight``, they are for responses to preflights, which have CORS fields already.
     """
-    security_headers = _security_headers(security_of(config, route))
+    security_headers = _security_headers(config.security_of(route))
     rules = route.response_headers if route is not None else None
     cors = _cors(route) if route is not None and not preflight else None
     request_id = config.request_id_in_responses
