@@ -65,7 +65,7 @@ def test_the_life_of_instances_workers_and_files(tmp_path: Path) -> None:
         assert refused["detail"]["outcome"] == "refused" and "balanc" in refused["detail"]["problems"][0]
         assert applied["detail"]["outcome"] == "applied"
         assert [event["detail"]["outcome"][:7] for event in events(running, "?kind=audit")] == ["refused", "done"]
-        assert "passerelle | audit: reload by local from 127.0.0.1: done\n" in running.text
+        running.says(r"passerelle \| audit: reload by local from 127\.0\.0\.1: done\n")
 
         assert invoke(tmp_path, "scale", "s=1", "--admin", f"127.0.0.1:{running.admin}")[0] == 0
         (scale,) = events(running, "?kind=scale")
