@@ -23,7 +23,7 @@ _MARK = "Exported by passerelle from "
 
 @click.group(cls=Commands, short_help="Write configurations for other programs.")
 def export() -> None:
-    """Write configurations for other programs: nginx, systemd, Prometheus.
+    """Write configurations for other programs: nginx, systemd, Prometheus, Kubernetes.
 
     What a program cannot express is listed with its place in the file, and nothing is exported (exit code 1) unless
     --accept-losses is given. The same file gives the same bytes.
@@ -134,6 +134,65 @@ def prometheus_rules(**common: Any) -> None:
     _finish(deployment, "passerelle.rules.yml", text, losses, PROMTOOL, common)
 
 
+@export.command(short_help="Manifests for a Kubernetes cluster.")
+@_options
+@click.option(
+    "--image",
+    metavar="IMAGE",
+    help="The image of passerelle; by default passerelle with the tag of this version.",
+)
+@click.option(
+    "--service-image",
+    "service_images",
+    multiple=True,
+    metavar="[SERVICE=]IMAGE",
+    help="The image of a service, or of all services; by default that of passerelle.",
+)
+@click.option("--replicas", type=click.IntRange(1, 1000), default=2, show_default=True, help="Number of gateways.")
+@click.option("--namespace", metavar="NAME", help="Creates this namespace, and puts everything into it.")
+@click.option("--gateway-class", default="default", show_default=True, metavar="NAME", help="Class of the Gateway.")
+@click.option("--ingress", metavar="CLASS", help="An Ingress of this class in place of Gateway and HTTPRoute.")
+@click.option("--redis", metavar="URL", help="The Redis of the cluster, in place of that of CONFIG.")
+@click.option(
+    "--scale-by",
+    type=click.Choice(["in-flight", "cpu"]),
+    default="in-flight",
+    show_default=True,
+    help="What the number of instances follows: the requests in flight that Prometheus has, or the use of the CPU.",
+)
+@click.option(
+    "--migration",
+    "migrations",
+    multiple=True,
+    metavar="SERVICE=COMMAND",
+    help="A job that prepares the database of a service; may be repeated.",
+)
+@click.option("--backup", metavar="SCHEDULE", help="A job that runs `passerelle backup`, such as '17 3 * * *'.")
+@click.option(
+    "--monitoring", default="monitoring", show_default=True, metavar="NAMESPACE", help="The namespace of Prometheus."
+)
+def kubernetes(**common: Any) -> None:
+    """Write manifests for Kubernetes with overlays for kustomize: gateways, services, routes, limits on the network.
+
+    Without -o, the manifests are written to standard output. Existing overlays are kept, unless --force is given.
+
+    \b
+    Examples:
+      passerelle export kubernetes -o deploy --check && kubectl apply -k deploy/overlays/staging
+      passerelle export kubernetes --image registry.example/shop:7 --migration user='flask db upgrade' -o deploy
+    """
+    from passerelle.cli import export_kubernetes
+
+    common["folder"] = common["folder"] or export_kubernetes.FOLDER
+    deployment = _read(common["config"], common["folder"])
+    options = export_kubernetes.options_of(deployment, common)
+    files, losses = export_kubernetes.files_of(deployment, options)
+    _report_losses(deployment, losses, common["accept_losses"])
+    if common["check"]:
+        export_kubernetes.check(deployment, options, files)
+    export_kubernetes.write(files, common["output"], force=common["force"])
+
+
 def _addresses(context: click.Context, parameter: click.Parameter, found: str | None) -> Sequence[Address]:
     if found is None:
         return ()
@@ -160,17 +219,22 @@ def _finish(
     common: dict[str, Any],
 ) -> None:
     """List the losses, validate the export, and write it."""
-    problems = sorted(map(deployment.locate, losses), key=lambda problem: (problem.line, problem.column, problem.key))
-    print_problems(problems, "lost: ", err=True)
-    if problems and not common["accept_losses"]:
-        click.echo("nothing was exported; --accept-losses exports the rest", err=True)
-        exit_negative()
+    _report_losses(deployment, losses, common["accept_losses"])
     if common["check"]:
         _check(checker, name, text)
     if common["output"] is None:
         click.echo(text, nl=False)
     else:
         _write(Path(common["output"]), name, text, common["force"])
+
+
+def _report_losses(deployment: Deployment, losses: Sequence[Finding], accepted: bool) -> None:
+    """List the losses. Unless they are accepted, the command ends with 1."""
+    problems = sorted(map(deployment.locate, losses), key=lambda problem: (problem.line, problem.column, problem.key))
+    print_problems(problems, "lost: ", err=True)
+    if problems and not accepted:
+        click.echo("nothing was exported; --accept-losses exports the rest", err=True)
+        exit_negative()
 
 
 def _check(checker: Checker, name: str, text: str) -> None:

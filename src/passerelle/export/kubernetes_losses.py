@@ -1,0 +1,73 @@
+"""What an export to Kubernetes loses beside the keys that it cannot have: what pods do not share, defaults, secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from passerelle.config.problems import Finding
+from passerelle.config.reading.substitute import references
+from passerelle.export.deployment import Deployment
+from passerelle.export.kubernetes_pods import Options, Workload, has_loopback, is_reference
+
+
+def lost(deployment: Deployment, options: Options, workloads: Iterable[Workload]) -> Iterator[Finding]:
+    """Yield what is lost for other reasons than its key alone."""
+    yield from _not_shared(deployment, options)
+    yield from _without_proxies(deployment)
+    for workload in workloads:
+        yield from _lost_of(workload, options)
+
+
+def by_in_flight(name: str, options: Options) -> bool:
+    """Whether a service scales by its requests in flight: its name must be usable as the value of a label."""
+    return options.scale_by == "in-flight" and name[0] not in "_-" and name[-1] not in "_-"
+
+
+def _not_shared(deployment: Deployment, options: Options) -> Iterator[Finding]:
+    """Yield what several gateways without Redis do each for itself."""
+    if deployment.config.redis is not None or options.redis is not None or options.replicas == 1:
+        return
+    caching = "without `redis`, a pod stores for itself, and a write or purge evicts in one pod only"
+    limiting = "without `redis`, each pod counts for itself"
+    for item in deployment.routes:
+        if item.route.cache is not None:
+            yield Finding((*item.loc, "cache"), caching, at_key=True)
+        for name, part in (item.route.compose or {}).items():
+            if part.cache is not None:
+                yield Finding((*item.loc, "compose", name, "cache"), caching, at_key=True)
+        if item.route.rate_limit:
+            yield Finding((*item.loc, "rate_limit"), limiting, at_key=True)
+        if item.route.login is not None:
+            yield Finding((*item.loc, "login"), limiting, at_key=True)
+
+
+def _without_proxies(deployment: Deployment) -> Iterator[Finding]:
+    if deployment.config.trusted_proxies:
+        return
+    why = "needs `trusted_proxies` with the proxies of the Gateway: to the pods, all clients have their addresses"
+    for item in deployment.routes:
+        if item.route.clients is not None:
+            yield Finding((*item.loc, "clients"), why, at_key=True)
+        for index, limit in enumerate(item.route.rate_limit):
+            if limit.by == "address":
+                yield Finding((*item.loc, "rate_limit", index), why)
+    for service in deployment.services:
+        by = service.service.balance.by
+        if by is not None and by.source == "address":
+            yield Finding((*service.loc, "balance", "by"), why, at_key=True)
+
+
+def _lost_of(workload: Workload, options: Options) -> Iterator[Finding]:
+    loc = ("services", workload.name)
+    if has_loopback(workload.service):
+        yield Finding((*loc, "run"), "the command has a loopback address, which is that of the pod", at_key=True)
+    for key, text in workload.env.items():
+        if any(":-" in found for found in references(text)):
+            why = f"a key of a Secret has no default; the Secret {workload.label}-env must have {key}"
+            yield Finding((*loc, "env", key), why, at_key=True)
+        elif is_reference(key, text) and not references(text):
+            why = f"it may be a secret, which is not exported; the Secret {workload.label}-env must have {key}"
+            yield Finding((*loc, "env", key), why, at_key=True)
+    if workload.service.instances.scales and not by_in_flight(workload.name, options):
+        why = "the number of instances follows their use of the CPU"
+        yield Finding((*loc, "instances", "target_in_flight"), why, at_key=True)
