@@ -14,7 +14,7 @@ import yaml
 from passerelle.export import prometheus_rules, systemd
 from passerelle.export.checkers import NGINX, PROMTOOL, SYSTEMD_ANALYZE, Checker
 from passerelle.export.deployment import Deployment
-from tests.export.serving import EXAMPLES, deployed, in_front, in_place
+from tests.export.serving import EXAMPLES, deployed, in_front, in_kubernetes, in_place
 from tests.requirements import program
 
 FOLDER = Path(__file__).parent / "golden"
@@ -23,11 +23,21 @@ FILES = {
     "shop-secure": EXAMPLES / "shop" / "gateway-secure.yaml",
     "balancers": EXAMPLES / "balancers" / "gateway.yaml",
 }
+
+
+def manifests(deployment: Deployment) -> str:
+    """Return all files of the export to Kubernetes, each after its path."""
+    migrations = {"user": ("python3", "-m", "shopkit.prepare", "users")} if "shop" in deployment.file else {}
+    files, _ = in_kubernetes(deployment, namespace="shop", backup="17 3 * * *", migrations=migrations)
+    return "".join(f"=== {name}\n{text}" for name, text in files.items())
+
+
 NAMES = {
     "front.conf": lambda deployment: in_front(deployment)[0],
     "place.conf": lambda deployment: in_place(deployment)[0],
     "service": lambda deployment: systemd.export(deployment, "/usr/local/bin/passerelle", "passerelle")[0],
     "rules.yml": lambda deployment: prometheus_rules.export(deployment)[0],
+    "kubernetes.txt": manifests,
 }
 CHECKERS: dict[str, Checker] = {
     "front.conf": NGINX,

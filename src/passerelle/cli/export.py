@@ -139,16 +139,18 @@ def prometheus_rules(**common: Any) -> None:
 @click.option(
     "--image",
     metavar="IMAGE",
-    help="The image of passerelle; by default passerelle with the tag of this version.",
+    help="The image of gateways; by default passerelle with the tag of this version.",
 )
 @click.option(
     "--service-image",
     "service_images",
     multiple=True,
     metavar="[SERVICE=]IMAGE",
-    help="The image of a service, or of all services; by default that of passerelle.",
+    help="The image of a service, or of all; by default passerelle-services with the tag of this version.",
 )
-@click.option("--replicas", type=click.IntRange(1, 1000), default=2, show_default=True, help="Number of gateways.")
+@click.option(
+    "--gateways", type=click.IntRange(1, 1000), default=2, show_default=True, metavar="N", help="Number of gateways."
+)
 @click.option("--namespace", metavar="NAME", help="Creates this namespace, and puts everything into it.")
 @click.option("--gateway-class", default="default", show_default=True, metavar="NAME", help="Class of the Gateway.")
 @click.option("--ingress", metavar="CLASS", help="An Ingress of this class in place of Gateway and HTTPRoute.")
@@ -161,7 +163,7 @@ def prometheus_rules(**common: Any) -> None:
     help="What the number of instances follows: the requests in flight that Prometheus has, or the use of the CPU.",
 )
 @click.option(
-    "--migration",
+    "--migrate",
     "migrations",
     multiple=True,
     metavar="SERVICE=COMMAND",
@@ -179,7 +181,7 @@ def kubernetes(**common: Any) -> None:
     \b
     Examples:
       passerelle export kubernetes -o deploy --check && kubectl apply -k deploy/overlays/staging
-      passerelle export kubernetes --image registry.example/shop:7 --migration user='flask db upgrade' -o deploy
+      passerelle export kubernetes --image registry.example/shop:7 --migrate user='flask db upgrade' -o deploy
     """
     from passerelle.cli import export_kubernetes
 

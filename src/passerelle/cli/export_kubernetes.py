@@ -52,8 +52,8 @@ def options_of(deployment: Deployment, given: Mapping[str, Any]) -> Options:
         )
     return Options(
         image=given["image"] or f"passerelle:{__version__}",
-        service_images=images,
-        replicas=given["replicas"],
+        service_images={"": f"passerelle-services:{__version__}", **images},
+        gateways=given["gateways"],
         namespace=given["namespace"],
         gateway_class=given["gateway_class"],
         ingress=given["ingress"],
@@ -80,15 +80,13 @@ def _by_service(option: str, given: Sequence[str], local: Sequence[str], *, whol
 
 def _migrations(given: Sequence[str], local: Sequence[str]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
-    for name, command in _by_service("--migration", given, local).items():
+    for name, command in _by_service("--migrate", given, local).items():
         try:
             words = tuple(shlex.split(command))
         except ValueError as error:
-            raise click.UsageError(
-                f"--migration: the command of {name} cannot be split: {str(error).lower()}"
-            ) from None
+            raise click.UsageError(f"--migrate: the command of {name} cannot be split: {str(error).lower()}") from None
         if not words:
-            raise click.UsageError(f"--migration: found no command for {name}")
+            raise click.UsageError(f"--migrate: found no command for {name}")
         found[name] = words
     return found
 

@@ -23,6 +23,16 @@ def data_of(node: yaml_tree.YamlNode) -> Any:
     return node.text if node.quoted else Written(node.text)
 
 
+def values_of(node: yaml_tree.YamlNode) -> Any:
+    """Return a tree as mappings, lists and the values that its texts mean."""
+    if isinstance(node, yaml_tree.YamlMapping):
+        return {key: values_of(value) for key, (_, value) in node.items.items()}
+    if isinstance(node, yaml_tree.YamlSequence):
+        return [values_of(item) for item in node.items]
+    assert isinstance(node, yaml_tree.YamlScalar)
+    return node.text if node.quoted else yaml_tree.resolve(node.text)
+
+
 def texts(data: Any, loc: Loc = ()) -> Iterator[tuple[Loc, str]]:
     """Yield all texts with their places."""
     if isinstance(data, dict):
@@ -38,9 +48,7 @@ def texts(data: Any, loc: Loc = ()) -> Iterator[tuple[Loc, str]]:
 def at(data: Any, loc: Loc) -> Any:
     """Return what is at ``loc``, or None. A single value may stand for a list of one item."""
     for step in loc:
-        if (isinstance(data, dict) and step in data) or (
-            isinstance(data, list) and isinstance(step, int) and step < len(data)
-        ):
+        if _holds(data, step):
             data = data[step]
         elif step != 0 or isinstance(data, list):
             return None
@@ -49,13 +57,17 @@ def at(data: Any, loc: Loc) -> Any:
 
 def put(data: Any, loc: Loc, value: object) -> None:
     """Replace what is at ``loc``."""
-    owner, key = None, None
+    owner: Any = None
+    key: Any = None
     for step in loc:
-        if (isinstance(data, dict) and step in data) or (isinstance(data, list) and isinstance(step, int)):
-            owner, key = data, step
-            data = data[step]
+        if _holds(data, step):
+            owner, key, data = data, step, data[step]
     assert owner is not None
     owner[key] = value
+
+
+def _holds(data: Any, step: str | int) -> bool:
+    return step in data if isinstance(data, dict) else isinstance(data, list) and step in range(len(data))
 
 
 def files(model: object, loc: Loc = ()) -> Iterator[tuple[Loc, Path]]:

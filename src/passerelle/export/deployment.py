@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import os
@@ -74,6 +75,13 @@ class Deployment:
         self.services = _services(config)
         routes = [RouteExport(index, route) for index, route in enumerate(config.routes)]
         self.routes = tuple(sorted(routes, key=lambda item: specificity(rule_of(item.route))))
+
+    def moved(self, config: Config, folder: Path) -> Deployment:
+        """Return the same file with some values changed, in another folder. Its services stay as they are."""
+        found = copy.copy(self)
+        found.config = config
+        found.folder = folder
+        return found
 
     def locate(self, finding: Finding) -> Problem:
         """Add the position in the file to a finding."""

@@ -74,13 +74,15 @@ class _Exporter:
         self._labels = _labels(deployment)
         self._file = cluster_file_of(deployment, options)
         self._workloads = [self._workload(name) for name in self._labels]
+        self._rules = ""
         self._losses = [*COVERAGE.losses(self._config), *self._file.losses]
 
     def export(self) -> tuple[dict[str, str], Sequence[Finding]]:
         """Write all files."""
         self._losses += lost(self._deployment, self._options, self._workloads)
         if self._file.admin is not None:
-            self._losses += prometheus_rules.export(self._deployment)[1]
+            self._rules, rule_losses = prometheus_rules.export(self._deployment)
+            self._losses += rule_losses
         base: dict[str, list[Manifest]] = {}
         if self._options.namespace is not None:
             base["namespace.yaml"] = [self._namespace(self._options.namespace)]
@@ -149,7 +151,7 @@ class _Exporter:
     def _gateway(self) -> Iterator[Manifest]:
         digest = hashlib.sha256(self._file.text.encode()).hexdigest()
         template = gateway_pod(self._config, self._file, self._options, digest)
-        yield self._deployed("gateway", "gateway", template, self._options.replicas)
+        yield self._deployed("gateway", "gateway", template, self._options.gateways)
         port = {"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"}
         yield self._manifest("v1", "Service", "gateway", spec={"selector": selector_of("gateway"), "ports": [port]})
         if self._file.admin is not None:
@@ -309,7 +311,9 @@ class _Exporter:
         spec = {"selector": {"matchLabels": labels_of("gateway-admin", "admin")}, "endpoints": [endpoint]}
         yield self._manifest("monitoring.coreos.com/v1", "ServiceMonitor", "gateway", spec=spec)
         rules, _ = prometheus_rules.export(self._deployment)
-        yield self._manifest("monitoring.coreos.com/v1", "PrometheusRule", "gateway", spec=yaml.safe_load(rules))
+        yield self._manifest(
+            "monitoring.coreos.com/v1", "PrometheusRule", "gateway", spec=yaml.load(rules, Loader=yaml.CSafeLoader)
+        )
 
     def _secrets(self) -> list[str]:
         """Return comments that list the Secrets that must exist."""
@@ -339,8 +343,8 @@ class _Exporter:
 
     def _overlays(self) -> Iterator[tuple[str, str]]:
         images = {self._options.image, *(self._options.image_of(each.name) for each in self._workloads)}
-        given = [{"name": name, "newTag": tag or "latest"} for name, tag in sorted(map(_image, images))]
-        fixed = [("gateway", self._options.replicas)]
+        given = [{"name": name, "newTag": tag or "latest"} for name, tag in sorted(map(_image, images)) if name]
+        fixed = [("gateway", self._options.gateways)]
         fixed += [
             (each.label, each.service.instances.min) for each in self._workloads if not each.service.instances.scales
         ]
@@ -382,10 +386,11 @@ def _is_address(host: str) -> bool:
 
 
 def _image(image: str) -> tuple[str, str]:
-    """Split an image into its name and its tag, which is empty for a digest or without one."""
-    name, _, digest = image.partition("@")
-    head, colon, tag = name.rpartition(":")
-    return (head, tag) if colon and "/" not in tag and not digest else (name, "")
+    """Split an image into its name and its tag, which may be empty. Both are empty for a digest, which has no tag."""
+    if "@" in image:
+        return "", ""
+    name, colon, tag = image.rpartition(":")
+    return (name, tag) if colon and "/" not in tag else (image, "")
 
 
 def _printable(text: str) -> str:

@@ -52,9 +52,9 @@ def problems(files: Mapping[str, str]) -> Iterator[str]:
     found: list[dict[str, Any]] = []
     for name, text in files.items():
         if posixpath.basename(name) == "kustomization.yaml":
-            yield from (f"{name}: {problem}" for problem in _kustomization(name, yaml.safe_load(text), files))
+            yield from (f"{name}: {problem}" for problem in _kustomization(name, next(_documents(text)), files))
             continue
-        for resource in yaml.safe_load_all(text):
+        for resource in _documents(text):
             label = f"{resource.get('kind')} {resource.get('metadata', {}).get('name')}"
             yield from (f"{name}: {label}{problem}" for problem in resource_problems(resource))
             found.append(resource)
@@ -95,6 +95,10 @@ def _references(found: list[dict[str, Any]]) -> Iterator[str]:
                     yield f"{kind} {label}: no pod has the port {port['targetPort']}"
         if kind == "HorizontalPodAutoscaler" and ("Deployment", spec["scaleTargetRef"]["name"]) not in names:
             yield f"{kind} {label}: there is no such Deployment"
+
+
+def _documents(text: str | bytes) -> Iterator[Any]:
+    yield from yaml.load_all(text, Loader=yaml.CSafeLoader)
 
 
 def _has(resource: dict[str, Any], labels: Mapping[str, str]) -> bool:
@@ -138,6 +142,6 @@ def _kustomize(program: str, files: Mapping[str, str]) -> Iterator[str]:
             if done.returncode:
                 yield f"{overlay}: {done.stderr.decode('utf-8', 'replace').strip().replace(folder, '')}"
                 continue
-            for resource in yaml.safe_load_all(done.stdout):
+            for resource in _documents(done.stdout):
                 label = f"{resource.get('kind')} {resource.get('metadata', {}).get('name')}"
                 yield from (f"{overlay}: {label}{problem}" for problem in resource_problems(resource))

@@ -33,7 +33,7 @@ _FRESH = "5s"  # how long the addresses of a Service are used, unless the file s
 _SECRET_NAME = re.compile(r"auth|cookie|key|token|secret|passw|credential|signature", re.IGNORECASE).search
 _PASSWORD = re.compile(r"://[^/\s]*:[^/\s]*@").search
 _ANY = None
-_SECRETS: tuple[tuple[str | None, ...], ...] = (
+SECRET_PLACES: tuple[tuple[str | None, ...], ...] = (
     ("admin", "token"),
     ("identity_token", "secret"),
     ("jwt", "secret"),
@@ -226,7 +226,7 @@ class _Maker:
     def _literal_secrets(self) -> None:
         """Replace secrets that are in the file by references."""
         for loc, text in texts(self._data):
-            secret = any(_matches(loc, place) for place in _SECRETS) or (
+            secret = any(_matches(loc, place) for place in SECRET_PLACES) or (
                 any(_matches(loc, place) for place in _FIELDS) and may_be_secret(str(loc[-1]), text)
             )
             if loc == ("redis",) and _PASSWORD(text) and self._redis is None:

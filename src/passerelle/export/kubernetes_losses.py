@@ -25,7 +25,7 @@ def by_in_flight(name: str, options: Options) -> bool:
 
 def _not_shared(deployment: Deployment, options: Options) -> Iterator[Finding]:
     """Yield what several gateways without Redis do each for itself."""
-    if deployment.config.redis is not None or options.redis is not None or options.replicas == 1:
+    if deployment.config.redis is not None or options.redis is not None or options.gateways == 1:
         return
     caching = "without `redis`, a pod stores for itself, and a write or purge evicts in one pod only"
     limiting = "without `redis`, each pod counts for itself"

@@ -34,7 +34,7 @@ class Options:
 
     image: str
     service_images: Mapping[str, str] = field(default_factory=dict)
-    replicas: int = 2
+    gateways: int = 2
     namespace: str | None = None
     gateway_class: str = "default"
     ingress: str | None = None

@@ -33,8 +33,8 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 def _written(dumper: yaml.SafeDumper, text: Written) -> yaml.ScalarNode:
     # The tag that the dumper itself would give it, so that it adds no quotes.
-    tag = dumper.resolve(yaml.ScalarNode, str(text), (True, False))
-    return dumper.represent_scalar(tag, str(text))
+    resolver: Any = dumper
+    return dumper.represent_scalar(resolver.resolve(yaml.ScalarNode, str(text), (True, False)), str(text))
 
 
 _Dumper.add_representer(str, _text)
