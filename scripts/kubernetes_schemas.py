@@ -42,7 +42,15 @@ ONLY = {
     "HTTPRoute/spec/rules/[]": {"matches", "backendRefs", "timeouts"},
     "HTTPRoute/spec/rules/[]/backendRefs/[]": {"group", "kind", "name", "namespace", "port", "weight"},
     "ServiceMonitor/spec": {"selector", "namespaceSelector", "endpoints", "jobLabel"},
-    "ServiceMonitor/spec/endpoints/[]": {"port", "path", "scheme", "interval", "scrapeTimeout", "authorization"},
+    "ServiceMonitor/spec/endpoints/[]": {
+        "port",
+        "path",
+        "scheme",
+        "interval",
+        "scrapeTimeout",
+        "authorization",
+        "honorLabels",
+    },
 }
 # The files of kustomize, in which the export uses few keys.
 _LIST = {"type": "array", "items": {"type": "string"}, "minItems": 1}

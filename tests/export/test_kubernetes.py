@@ -163,6 +163,21 @@ class TestPods:
         command = [expand(word, {"PORT": "x"}) for word in container_of(found, "u")["command"]]
         assert command == ["serve", "--bind", "0.0.0.0:5000", "$(PORT)", "$$HOME"]
 
+    def test_words_of_a_command_that_are_secret_come_from_a_secret(self) -> None:
+        run = ["serve", "--token", "${TOKEN}", "--db", "pg://u:s3cret@db/x", "--port", "{port}", "$$x"]
+        text = json.dumps({"services": {"u": {"run": run}}, "routes": routes("u")})
+        deployment = deployed(text, environ={"TOKEN": SECRET})
+        container = container_of(resources(deployment), "u")
+        assert [container["command"][index] for index in (2, 4, 6)] == [
+            *("$(PASSERELLE_WORD_2)", "$(PASSERELLE_WORD_4)", "5000"),
+        ]
+        assert expand(container["command"][7], {}) == "$x"
+        env = {item["name"]: item.get("valueFrom") for item in container["env"]}
+        assert env["PASSERELLE_WORD_2"] == {"secretKeyRef": {"name": "u-env", "key": "PASSERELLE_WORD_2"}}
+        files, lost = in_kubernetes(deployment)
+        assert lost == ["services.u.run"]  # the password in the file
+        assert not [name for name, content in files.items() if "s3cret" in content]
+
     @pytest.mark.parametrize("text", ODD_TEXTS)
     def test_variables_arrive_as_they_are(self, text: str) -> None:
         found = exported({"u": {"app": "a:b", "env": {"NAME": text, "HOST": "h"}}})
@@ -489,9 +504,16 @@ class TestNetwork:
         }
 
 
+def test_prometheus_keeps_the_labels_of_metrics() -> None:
+    """A target has the label `service`, by which metrics and the autoscaler name services of the file."""
+    (endpoint,) = exported({"u": TARGETS})["ServiceMonitor", "gateway"]["spec"]["endpoints"]
+    assert endpoint["honorLabels"] is True
+
+
 LOST: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = {
     "access_log": (TARGETS, [], {"access_log": "var/a.log"}),
     "redis": (TARGETS, [], {"redis": "redis://localhost"}),
+    "limits.connections_per_address": (TARGETS, [], {"limits": {"connections_per_address": 9}}),
     "dns.server": (TARGETS, [], {"dns": {"server": "10.0.0.1"}}),
     "tls.minimum": (TARGETS, [], {"tls": {"certificate": "c", "key": "k", "minimum": "1.3"}}),
     "tls.client_ca": (TARGETS, [], {"tls": {"certificate": "c", "key": "k", "client_ca": "ca"}}),

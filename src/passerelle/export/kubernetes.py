@@ -7,7 +7,7 @@ import ipaddress
 import json
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,6 +37,8 @@ from passerelle.export.kubernetes_pods import (
     labels_of,
     literal,
     pod,
+    run_words,
+    secret_words,
     selector_of,
     service_environment,
     service_pod,
@@ -110,7 +112,8 @@ class _Exporter:
         service = self._config.services[name]
         folder = self._deployment.path(service.cwd) if service.cwd is not None else os.fspath(self._deployment.folder)
         plain = not self._deployment.refers(("services", name, "health"))
-        return Workload(name, self._labels[name], service, _texts_of(self._deployment, name), folder, plain)
+        words = tuple(run_words(self._deployment, name)) if service.run is not None else ()
+        return Workload(name, self._labels[name], service, _texts_of(self._deployment, name), words, folder, plain)
 
     def _text(self, *manifests: Manifest) -> str:
         return f"# {self._deployment.header}\n" + "---\n".join(dump(manifest) for manifest in manifests)
@@ -303,7 +306,8 @@ class _Exporter:
         yield self._manifest("v1", "PersistentVolumeClaim", "gateway-backup", "backup", spec=spec)
 
     def _monitoring(self) -> Iterator[Manifest]:
-        endpoint: Manifest = {"port": "admin", "path": "/metrics", "interval": "15s"}
+        # Without honorLabels, the label `service` of metrics would be renamed: the target has one, too.
+        endpoint: Manifest = {"port": "admin", "path": "/metrics", "interval": "15s", "honorLabels": True}
         if self._file.credentials is not None:
             secret, key = self._file.credentials
             credentials = {"name": secret, "key": key}
@@ -327,7 +331,7 @@ class _Exporter:
             for index, _ in enumerate(self._config.tls.certificates):
                 lines.append(f"gateway-tls-{index + 1}: tls.crt, tls.key: those of tls.certificates[{index}]")
         for workload in self._workloads:
-            for key, text in workload.env.items():
+            for key, text in (workload.env | secret_words(workload)).items():
                 if is_reference(key, text):
                     origin = " ".join(f"${{{found}}}" for found in references(text)) or "the value in the file"
                     lines.append(f"{workload.label}-env: {key}: {_printable(origin)}")
@@ -366,7 +370,7 @@ class _Exporter:
         yield "production", self._kustomization("Kustomization", comments, **production)
 
 
-def _texts_of(deployment: Deployment, service: str) -> Mapping[str, str]:
+def _texts_of(deployment: Deployment, service: str) -> dict[str, str]:
     """Return the variables of a service as they are written, before substitution."""
     node: yaml_tree.YamlNode = deployment.root
     for step in ("services", service, "env"):

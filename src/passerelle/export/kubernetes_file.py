@@ -103,6 +103,7 @@ class _Maker:
     def make(self) -> ClusterFile:
         """Change the data in the order of the file."""
         listen, admin = self._listeners()
+        self._limits()
         self._log_and_stores()
         self._servers()
         for name in self._config.services:
@@ -145,6 +146,14 @@ class _Maker:
             section["open"] = [*found.open, *missing]
         self._set("admin", section)
         return port, admin
+
+    def _limits(self) -> None:
+        """Remove the limit that would apply to the proxies of the Gateway."""
+        section = self._data.get("limits", {})
+        if section.pop("connections_per_address", None) is not None:
+            self._changed.append("limits.connections_per_address")
+            if not section:
+                del self._data["limits"]
 
     def _credentials(self) -> tuple[str, str] | None:
         """Return the Secret and the key with the token of the admin port, for Prometheus."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from passerelle.config.problems import Finding
 from passerelle.config.reading.substitute import references
 from passerelle.export.deployment import Deployment
-from passerelle.export.kubernetes_pods import Options, Workload, has_loopback, is_reference
+from passerelle.export.kubernetes_pods import Options, Workload, has_loopback, is_reference, secret_words
 
 
 def lost(deployment: Deployment, options: Options, workloads: Iterable[Workload]) -> Iterator[Finding]:
@@ -48,6 +48,8 @@ def _without_proxies(deployment: Deployment) -> Iterator[Finding]:
     for item in deployment.routes:
         if item.route.clients is not None:
             yield Finding((*item.loc, "clients"), why, at_key=True)
+        if item.route.login is not None:
+            yield Finding((*item.loc, "login"), why, at_key=True)
         for index, limit in enumerate(item.route.rate_limit):
             if limit.by == "address":
                 yield Finding((*item.loc, "rate_limit", index), why)
@@ -59,7 +61,7 @@ def _without_proxies(deployment: Deployment) -> Iterator[Finding]:
 
 def _lost_of(workload: Workload, options: Options) -> Iterator[Finding]:
     loc = ("services", workload.name)
-    if has_loopback(workload.service):
+    if has_loopback(workload):
         yield Finding((*loc, "run"), "the command has a loopback address, which is that of the pod", at_key=True)
     for key, text in workload.env.items():
         if any(":-" in found for found in references(text)):
@@ -68,6 +70,10 @@ def _lost_of(workload: Workload, options: Options) -> Iterator[Finding]:
         elif is_reference(key, text) and not references(text):
             why = f"it may be a secret, which is not exported; the Secret {workload.label}-env must have {key}"
             yield Finding((*loc, "env", key), why, at_key=True)
+    for key, word in secret_words(workload).items():
+        if not references(word) or any(":-" in found for found in references(word)):
+            why = f"a word of the command is not exported; the Secret {workload.label}-env must have it as {key}"
+            yield Finding((*loc, "run"), why, at_key=True)
     if workload.service.instances.scales and not by_in_flight(workload.name, options):
         why = "the number of instances follows their use of the CPU"
         yield Finding((*loc, "instances", "target_in_flight"), why, at_key=True)

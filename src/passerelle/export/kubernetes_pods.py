@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from passerelle.appserver.main import GRACE
 from passerelle.config.models.config import Config, Health, Service
 from passerelle.config.reading.substitute import references
+from passerelle.export.config_tree import at, data_of
+from passerelle.export.deployment import Deployment
 from passerelle.export.kubernetes_file import SECRETS_FOLDER, SERVICE_PORT, ClusterFile, may_be_secret
 
 Manifest = dict[str, Any]
@@ -24,6 +27,7 @@ _GATEWAY_DRAIN = 5  # seconds until no proxy sends requests to a pod that ends
 _GATEWAY_STOP = 20.0  # passerelle needs at most 10 s for requests and 10 s for its processes
 _DISCOVERY = 5.0  # seconds for which the DNS of the cluster keeps an address
 _MARGIN = 5
+_WORD = "PASSERELLE_WORD_"  # and the place of a word in its command: a variable with that word
 _MIB = 2**20
 _PROBE_FIELD = re.compile(r"[-A-Za-z0-9]+").fullmatch
 
@@ -53,14 +57,15 @@ class Options:
 class Workload:
     """A service that the cluster runs.
 
-    ``env`` has the texts of its variables before substitution, ``folder`` is its working directory in the image.
-    ``plain_health``: its health check comes from the file alone.
+    ``env`` has the texts of its variables before substitution, ``words`` those of `run`; ``folder`` is its working
+    directory in the image. ``plain_health``: its health check comes from the file alone.
     """
 
     name: str
     label: str
     service: Service
-    env: Mapping[str, str]
+    env: dict[str, str]
+    words: tuple[str, ...]
     folder: str
     plain_health: bool
 
@@ -208,7 +213,7 @@ def service_pod(workload: Workload, options: Options, fresh: float) -> Manifest:
     container = {
         "name": "service",
         "image": options.image_of(workload.name),
-        "command": [literal(word) for word in command_of(service)],
+        "command": list(command_of(workload)),
         "workingDir": workload.folder,
         "ports": [{"name": "http", "containerPort": SERVICE_PORT}],
         "env": service_environment(workload),
@@ -229,17 +234,33 @@ def service_pod(workload: Workload, options: Options, fresh: float) -> Manifest:
     )
 
 
-def command_of(service: Service) -> list[str]:
-    """Return the command of an instance, which listens on all addresses of its pod."""
+def run_words(deployment: Deployment, service: str) -> list[str]:
+    """Return the words of `run` as they are written, before substitution."""
+    found = at(data_of(deployment.root), ("services", service, "run"))
+    return shlex.split(found) if isinstance(found, str) else [str(word) for word in found]
+
+
+def secret_words(workload: Workload) -> dict[str, str]:
+    """Return the words of a command that may be secrets, by the variables that have them in the pod."""
+    return {f"{_WORD}{index}": word for index, word in enumerate(workload.words) if is_reference("", word)}
+
+
+def command_of(workload: Workload) -> Iterator[str]:
+    """Yield the command of an instance, which listens on all addresses of its pod."""
+    service = workload.service
     if service.app is None:
-        return [_listening(word).replace("{port}", str(SERVICE_PORT)) for word in service.run or ()]
-    command = ["python3", "-P", "-m", "passerelle.appserver.main", service.app, "--host", "0.0.0.0"]
-    command += ["--port", str(SERVICE_PORT)]
+        for index, word in enumerate(workload.words):
+            if is_reference("", word):
+                yield f"$({_WORD}{index})"
+            else:
+                yield literal(_listening(word.replace("$$", "$")).replace("{port}", str(SERVICE_PORT)))
+        return
+    yield from ("python3", "-P", "-m", "passerelle.appserver.main", literal(service.app), "--host", "0.0.0.0")
+    yield from ("--port", str(SERVICE_PORT))
     if service.interface is not None:
-        command += ["--interface", service.interface]
+        yield from ("--interface", service.interface)
     if service.threads is not None:
-        command += ["--threads", str(service.threads)]
-    return command
+        yield from ("--threads", str(service.threads))
 
 
 def _listening(word: str) -> str:
@@ -249,9 +270,9 @@ def _listening(word: str) -> str:
     return word
 
 
-def has_loopback(service: Service) -> bool:
+def has_loopback(workload: Workload) -> bool:
     """Whether the command of a service contains a loopback address that the export does not replace."""
-    words = [_listening(word) for word in service.run or ()]
+    words = map(_listening, workload.words)
     return any(re.search(r"127\.0\.0\.1|\blocalhost\b|\[?::1\]?", word) for word in words)
 
 
@@ -273,7 +294,7 @@ def service_environment(workload: Workload) -> list[Manifest]:
     if workload.service.app is not None:
         # A NetworkPolicy lets only the gateway connect.
         found["FORWARDED_ALLOW_IPS"] = {"value": "*"}
-    for key, text in workload.env.items():
+    for key, text in (secret_words(workload) | workload.env).items():
         if is_reference(key, text):
             found[key] = {"valueFrom": {"secretKeyRef": _key(f"{workload.label}-env", key)}}
         else:
