@@ -22,25 +22,20 @@ from passerelle.export.deployment import Deployment
 from passerelle.export.dns_labels import labels
 from passerelle.export.kubernetes_coverage import COVERAGE
 from passerelle.export.kubernetes_file import SERVICE_PORT, ClusterFile, cluster_file
+from passerelle.export.kubernetes_jobs import backup, migration
 from passerelle.export.kubernetes_losses import by_in_flight, lost
 from passerelle.export.kubernetes_pods import (
     CONFIG_FILE,
-    CONFIG_FOLDER,
     Manifest,
     Options,
     Workload,
-    config_mounts,
-    config_volumes,
-    environment,
     gateway_pod,
     is_reference,
     labels_of,
-    literal,
-    pod,
+    manifest,
     run_words,
     secret_words,
     selector_of,
-    service_environment,
     service_pod,
 )
 from passerelle.export.kubernetes_routes import route_manifests
@@ -48,9 +43,6 @@ from passerelle.export.yaml_text import dump
 
 RESERVED = ("gateway", "gateway-admin", "gateway-backup", "gateway-config", "gateway-tls")
 """Names of resources that no service gets."""
-
-_DAY = 86_400
-_LABEL_VALUE = 63
 
 
 def export(deployment: Deployment, options: Options) -> tuple[dict[str, str], Sequence[Finding]]:
@@ -93,9 +85,13 @@ class _Exporter:
         for workload in self._workloads:
             base[f"service-{workload.label}.yaml"] = list(self._service(workload))
         if self._options.migrations:
-            base["migrations.yaml"] = [self._migration(name) for name in self._options.migrations]
+            base["migrations.yaml"] = [
+                migration(workload, self._options)
+                for workload in self._workloads
+                if workload.name in self._options.migrations
+            ]
         if self._options.backup is not None:
-            base["backup.yaml"] = list(self._backup(self._options.backup))
+            base["backup.yaml"] = list(backup(self._file, self._options.image, self._options.backup))
         files = {f"base/{name}": self._text(*manifests) for name, manifests in base.items()}
         files["base/gateway-config.yaml"] = self._configuration()
         resources = sorted(name.removeprefix("base/") for name in files)
@@ -116,17 +112,12 @@ class _Exporter:
         return Workload(name, self._labels[name], service, _texts_of(self._deployment, name), words, folder, plain)
 
     def _text(self, *manifests: Manifest) -> str:
-        return f"# {self._deployment.header}\n" + "---\n".join(dump(manifest) for manifest in manifests)
+        return f"# {self._deployment.header}\n" + "---\n".join(dump(each) for each in manifests)
 
     def _configuration(self) -> str:
         """Return the ConfigMap with the file of the gateway, in which the file can be read."""
-        head = self._text(self._manifest("v1", "ConfigMap", "gateway-config"))
+        head = self._text(manifest("v1", "ConfigMap", "gateway-config"))
         return f"{head}data:\n  {CONFIG_FILE}: |\n{textwrap.indent(self._file.text, '    ')}"
-
-    def _manifest(self, api: str, kind: str, name: str, component: str = "gateway", **rest: Any) -> Manifest:
-        workload = "gateway" if component == "gateway" else name
-        metadata = {"name": name, "labels": labels_of(workload, component)}
-        return {"apiVersion": api, "kind": kind, "metadata": metadata, **rest}
 
     def _namespace(self, name: str) -> Manifest:
         pod_security = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -141,7 +132,7 @@ class _Exporter:
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": template,
         }
-        return self._manifest("apps/v1", "Deployment", name, component, spec=spec)
+        return manifest("apps/v1", "Deployment", name, component, spec=spec)
 
     def _budget(self, name: str, component: str) -> Manifest:
         spec = {
@@ -149,18 +140,18 @@ class _Exporter:
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": {"matchLabels": selector_of(name)},
         }
-        return self._manifest("policy/v1", "PodDisruptionBudget", name, component, spec=spec)
+        return manifest("policy/v1", "PodDisruptionBudget", name, component, spec=spec)
 
     def _gateway(self) -> Iterator[Manifest]:
         digest = hashlib.sha256(self._file.text.encode()).hexdigest()
         template = gateway_pod(self._config, self._file, self._options, digest)
         yield self._deployed("gateway", "gateway", template, self._options.gateways)
         port = {"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"}
-        yield self._manifest("v1", "Service", "gateway", spec={"selector": selector_of("gateway"), "ports": [port]})
+        yield manifest("v1", "Service", "gateway", spec={"selector": selector_of("gateway"), "ports": [port]})
         if self._file.admin is not None:
             port = {"name": "admin", "port": self._file.admin, "targetPort": "admin"}
             spec = {"clusterIP": "None", "selector": selector_of("gateway"), "ports": [port]}
-            yield self._manifest("v1", "Service", "gateway-admin", "admin", spec=spec)
+            yield manifest("v1", "Service", "gateway-admin", "admin", spec=spec)
         yield self._budget("gateway", "gateway")
         ingress: list[Manifest] = [{"ports": [{"protocol": "TCP", "port": "http"}]}]
         if self._file.admin is not None:
@@ -173,7 +164,7 @@ class _Exporter:
             "ingress": ingress,
             "egress": list(self._egress()),
         }
-        yield self._manifest("networking.k8s.io/v1", "NetworkPolicy", "gateway", spec=spec)
+        yield manifest("networking.k8s.io/v1", "NetworkPolicy", "gateway", spec=spec)
 
     def _egress(self) -> Iterator[Manifest]:
         """Yield what the gateway connects to: DNS, the services, and the addresses in the file."""
@@ -220,7 +211,7 @@ class _Exporter:
         yield self._deployed(label, "service", template, replicas)
         port = {"name": "http", "port": SERVICE_PORT, "targetPort": "http", "appProtocol": "http"}
         spec = {"clusterIP": "None", "selector": selector_of(label), "ports": [port]}
-        yield self._manifest("v1", "Service", label, "service", spec=spec)
+        yield manifest("v1", "Service", label, "service", spec=spec)
         if instances.scales:
             yield self._scaler(workload)
         yield self._budget(label, "service")
@@ -230,7 +221,7 @@ class _Exporter:
             "policyTypes": ["Ingress"],
             "ingress": [{"from": [peer], "ports": [{"protocol": "TCP", "port": "http"}]}],
         }
-        yield self._manifest("networking.k8s.io/v1", "NetworkPolicy", label, "service", spec=spec)
+        yield manifest("networking.k8s.io/v1", "NetworkPolicy", label, "service", spec=spec)
 
     def _scaler(self, workload: Workload) -> Manifest:
         instances = workload.service.instances
@@ -259,51 +250,7 @@ class _Exporter:
                 },
             },
         }
-        return self._manifest("autoscaling/v2", "HorizontalPodAutoscaler", workload.label, "service", spec=spec)
-
-    def _migration(self, name: str) -> Manifest:
-        """Return the job that prepares the database of a service. Its name changes with it: jobs are not changed."""
-        (workload,) = (workload for workload in self._workloads if workload.name == name)
-        container = {
-            "name": "migration",
-            "image": self._options.image_of(name),
-            "command": [literal(word) for word in self._options.migrations[name]],
-            "workingDir": workload.folder,
-            "env": service_environment(workload),
-            "envFrom": [{"secretRef": {"name": f"{workload.label}-env", "optional": True}}],
-            "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
-        }
-        spec: Manifest = {"backoffLimit": 5, "ttlSecondsAfterFinished": 7 * _DAY, "activeDeadlineSeconds": 3600}
-        digest = hashlib.sha256(json.dumps([workload.label, container], sort_keys=True).encode()).hexdigest()[:8]
-        label = f"migrate-{workload.label}"[: _LABEL_VALUE - 9].rstrip("-") + f"-{digest}"
-        spec["template"] = pod(label, "migration", container, restartPolicy="OnFailure")
-        return self._manifest("batch/v1", "Job", label, "migration", spec=spec)
-
-    def _backup(self, schedule: str) -> Iterator[Manifest]:
-        """Yield the job that backs up what the file names, and the volume that it writes to."""
-        mounts = [*config_mounts(self._file), {"name": "backups", "mountPath": "/backups"}]
-        container = {
-            "name": "backup",
-            "image": self._options.image,
-            "command": ["passerelle", "backup", f"{CONFIG_FOLDER}/{CONFIG_FILE}", "--to", "/backups"],
-            "env": environment(self._file),
-            "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
-            "volumeMounts": mounts,
-        }
-        claim = {"name": "backups", "persistentVolumeClaim": {"claimName": "gateway-backup"}}
-        volumes = [*config_volumes(self._file), claim]
-        template = pod("gateway-backup", "backup", container, volumes, restartPolicy="OnFailure")
-        spec = {
-            "schedule": schedule,
-            "concurrencyPolicy": "Forbid",
-            "startingDeadlineSeconds": 3600,
-            "successfulJobsHistoryLimit": 3,
-            "failedJobsHistoryLimit": 3,
-            "jobTemplate": {"spec": {"backoffLimit": 2, "activeDeadlineSeconds": 3600, "template": template}},
-        }
-        yield self._manifest("batch/v1", "CronJob", "gateway-backup", "backup", spec=spec)
-        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}
-        yield self._manifest("v1", "PersistentVolumeClaim", "gateway-backup", "backup", spec=spec)
+        return manifest("autoscaling/v2", "HorizontalPodAutoscaler", workload.label, "service", spec=spec)
 
     def _monitoring(self) -> Iterator[Manifest]:
         # Without honorLabels, the label `service` of metrics would be renamed: the target has one, too.
@@ -313,9 +260,9 @@ class _Exporter:
             credentials = {"name": secret, "key": key}
             endpoint["authorization"] = {"type": "Bearer", "credentials": credentials}
         spec = {"selector": {"matchLabels": labels_of("gateway-admin", "admin")}, "endpoints": [endpoint]}
-        yield self._manifest("monitoring.coreos.com/v1", "ServiceMonitor", "gateway", spec=spec)
+        yield manifest("monitoring.coreos.com/v1", "ServiceMonitor", "gateway", spec=spec)
         rules, _ = prometheus_rules.export(self._deployment)
-        yield self._manifest(
+        yield manifest(
             "monitoring.coreos.com/v1", "PrometheusRule", "gateway", spec=yaml.load(rules, Loader=yaml.CSafeLoader)
         )
 

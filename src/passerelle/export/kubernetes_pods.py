@@ -85,6 +85,17 @@ def selector_of(name: str) -> dict[str, str]:
     return {"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": "passerelle"}
 
 
+def manifest(api: str, kind: str, name: str, component: str = "gateway", **rest: Any) -> Manifest:
+    """Return a resource with the labels of its workload: the gateway, or what has its name."""
+    workload = "gateway" if component == "gateway" else name
+    return {
+        "apiVersion": api,
+        "kind": kind,
+        "metadata": {"name": name, "labels": labels_of(workload, component)},
+        **rest,
+    }
+
+
 def pod(
     name: str,
     component: str,

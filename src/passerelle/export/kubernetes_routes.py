@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from passerelle.export.deployment import Deployment
-from passerelle.export.kubernetes_pods import Manifest, Options, labels_of
+from passerelle.export.kubernetes_pods import Manifest, Options, manifest
 
 _MOST_HOSTS = 16  # of an HTTPRoute
 
@@ -21,7 +21,7 @@ def route_manifests(deployment: Deployment, options: Options) -> list[Manifest]:
         if deployment.config.tls is not None:
             spec["tls"] = list(_ingress_tls(deployment))
         spec["rules"] = [{"host": host, "http": {"paths": [path]}} for host in hosts] or [{"http": {"paths": [path]}}]
-        return [_manifest("networking.k8s.io/v1", "Ingress", spec)]
+        return [manifest("networking.k8s.io/v1", "Ingress", "gateway", spec=spec)]
     gateway = {"gatewayClassName": options.gateway_class, "listeners": list(_listeners(deployment))}
     rule = {
         "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
@@ -31,12 +31,10 @@ def route_manifests(deployment: Deployment, options: Options) -> list[Manifest]:
     }
     route = {"parentRefs": [{"name": "gateway"}], **({"hostnames": hosts} if hosts else {}), "rules": [rule]}
     api = "gateway.networking.k8s.io/v1"
-    return [_manifest(api, "Gateway", gateway), _manifest(api, "HTTPRoute", route)]
-
-
-def _manifest(api: str, kind: str, spec: dict[str, Any]) -> Manifest:
-    metadata = {"name": "gateway", "labels": labels_of("gateway", "gateway")}
-    return {"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec}
+    return [
+        manifest(api, "Gateway", "gateway", spec=gateway),
+        manifest(api, "HTTPRoute", "gateway", spec=route),
+    ]
 
 
 def _hosts(deployment: Deployment) -> list[str]:
