@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from passerelle.export import prometheus_rules, systemd
-from passerelle.export.checkers import NGINX, PROMTOOL, SYSTEMD_ANALYZE, Checker
+from passerelle.export import haproxy, prometheus_rules, systemd
+from passerelle.export.checkers import HAPROXY, NGINX, PROMTOOL, SYSTEMD_ANALYZE, Checker
 from passerelle.export.deployment import Deployment
 from tests.export.serving import EXAMPLES, deployed, in_front, in_kubernetes, in_place
 from tests.requirements import program
@@ -38,12 +38,14 @@ NAMES = {
     "service": lambda deployment: systemd.export(deployment, "/usr/local/bin/passerelle", "passerelle")[0],
     "rules.yml": lambda deployment: prometheus_rules.export(deployment)[0],
     "kubernetes.txt": manifests,
+    "haproxy.cfg": lambda deployment: haproxy.export(deployment, (), None)[0],
 }
 CHECKERS: dict[str, Checker] = {
     "front.conf": NGINX,
     "place.conf": NGINX,
     "service": SYSTEMD_ANALYZE,
     "rules.yml": PROMTOOL,
+    "haproxy.cfg": HAPROXY,
 }
 
 
@@ -73,7 +75,7 @@ def test_nginx_accepts_the_export(example: str, name: str) -> None:
     assert NGINX.run(program("nginx"), "nginx.conf", (FOLDER / f"{example}.{name}").read_text()) is None
 
 
-@pytest.mark.parametrize("name", ["service", "rules.yml"])
+@pytest.mark.parametrize("name", ["service", "rules.yml", "haproxy.cfg"])
 @pytest.mark.parametrize("example", FILES)
 def test_the_program_of_the_target_accepts_the_export_if_it_is_installed(example: str, name: str) -> None:
     checker = CHECKERS[name]
@@ -82,4 +84,4 @@ def test_the_program_of_the_target_accepts_the_export_if_it_is_installed(example
     assert yaml.safe_load(text) if name == "rules.yml" else text.startswith("# Exported by passerelle")
     if found is not None:
         names = {"service": "passerelle.service", "rules.yml": "passerelle.rules.yml"}
-        assert checker.run(found, names[name], text) is None
+        assert checker.run(found, names.get(name, name), text) is None

@@ -23,7 +23,7 @@ _MARK = "Exported by passerelle from "
 
 @click.group(cls=Commands, short_help="Write configurations for other programs.")
 def export() -> None:
-    """Write configurations for other programs: nginx, systemd, Prometheus, Kubernetes.
+    """Write configurations for other programs: nginx, HAProxy, systemd, Prometheus, Kubernetes.
 
     What a program cannot express is listed with its place in the file, and nothing is exported (exit code 1) unless
     --accept-losses is given. The same file gives the same bytes.
@@ -83,6 +83,35 @@ def nginx(gateways: Sequence[Address], listen: Address | None, instead: bool, **
     else:
         text, losses = nginx_front.export(deployment, gateways, listen)
     _finish(deployment, "nginx.conf", text, losses, NGINX, common)
+
+
+@export.command(short_help="HAProxy in front of gateways.")
+@_options
+@click.option(
+    "--gateways",
+    metavar="HOST:PORT,…",
+    callback=lambda context, parameter, found: _addresses(context, parameter, found),
+    help="The gateways behind HAProxy; by default one, at the address of CONFIG.",
+)
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    callback=parsed_by(parse_listen),
+    help="The address of HAProxy; by default port 80 (443 with TLS).",
+)
+def haproxy(gateways: Sequence[Address], listen: Address | None, **common: Any) -> None:
+    """Write a haproxy.cfg: HAProxy in front of gateways, which still apply the whole file.
+
+    \b
+    Examples:
+      passerelle export haproxy --gateways 10.0.0.1:8080,10.0.0.2:8080 -o /etc/haproxy --check
+    """
+    from passerelle.export import haproxy as target
+    from passerelle.export.checkers import HAPROXY
+
+    deployment = _read(common["config"], common["folder"])
+    text, losses = target.export(deployment, gateways, listen)
+    _finish(deployment, "haproxy.cfg", text, losses, HAPROXY, common)
 
 
 @export.command(short_help="A unit that runs the services and the gateway.")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from passerelle.config.problems import Finding
 from passerelle.config.reading.substitute import references
+from passerelle.export.client_address import lost_behind
 from passerelle.export.deployment import Deployment
 from passerelle.export.kubernetes_pods import Options, Workload, has_loopback, is_reference, secret_words
 
@@ -13,7 +14,7 @@ from passerelle.export.kubernetes_pods import Options, Workload, has_loopback, i
 def lost(deployment: Deployment, options: Options, workloads: Iterable[Workload]) -> Iterator[Finding]:
     """Yield what is lost for other reasons than its key alone."""
     yield from _not_shared(deployment, options)
-    yield from _without_proxies(deployment)
+    yield from lost_behind(deployment, "the Gateway")
     for workload in workloads:
         yield from _lost_of(workload, options)
 
@@ -39,24 +40,6 @@ def _not_shared(deployment: Deployment, options: Options) -> Iterator[Finding]:
             yield Finding((*item.loc, "rate_limit"), limiting, at_key=True)
         if item.route.login is not None:
             yield Finding((*item.loc, "login"), limiting, at_key=True)
-
-
-def _without_proxies(deployment: Deployment) -> Iterator[Finding]:
-    if deployment.config.trusted_proxies:
-        return
-    why = "needs `trusted_proxies` with the proxies of the Gateway: to the pods, all clients have their addresses"
-    for item in deployment.routes:
-        if item.route.clients is not None:
-            yield Finding((*item.loc, "clients"), why, at_key=True)
-        if item.route.login is not None:
-            yield Finding((*item.loc, "login"), why, at_key=True)
-        for index, limit in enumerate(item.route.rate_limit):
-            if limit.by == "address":
-                yield Finding((*item.loc, "rate_limit", index), why)
-    for service in deployment.services:
-        by = service.service.balance.by
-        if by is not None and by.source == "address":
-            yield Finding((*service.loc, "balance", "by"), why, at_key=True)
 
 
 def _lost_of(workload: Workload, options: Options) -> Iterator[Finding]:
