@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from passerelle.appserver.main import GRACE
@@ -112,6 +112,7 @@ routes:
         assert one is not None and other is not None
         assert (one.routes, one.limits, one.services) == (other.routes, other.limits, other.services)
 
+    @settings(max_examples=40)
     @given(st.text(min_size=1, max_size=30).filter(str.isprintable))
     def test_any_value_arrives_as_it_is(self, value: str) -> None:
         quoted = json.dumps(value, ensure_ascii=False).replace("$", "$$")
@@ -321,6 +322,7 @@ class TestNames:
         for name, service in gateway_file(found)["services"].items():
             assert service["targets"] == [f"dns+http://{served[name]}:5000"]
 
+    @settings(max_examples=60)
     @given(st.lists(st.text(max_size=80), max_size=8, unique=True))
     def test_labels_are_legal_and_distinct_in_any_order(self, names: list[str]) -> None:
         found = labels(names, ["gateway"])
