@@ -526,6 +526,8 @@ LOST: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = {
     "services.u.targets[0]": ({"targets": ["http://127.0.0.1:5000"]}, [], {}),
     "services.u.targets[0].file": ({"targets": [{"file": "t.yaml"}]}, [], {}),
     "services.u.run": ({"run": "serve --port {port} --db localhost"}, [], {}),
+    "services.u.env.A": ({"app": "a:b", "env": {"A": "pg://[::1]:5432/x"}}, [], {}),
+    "services.u.env.B": ({"app": "a:b", "env": {"B": "sqlite:///x.db"}}, [], {}),
     "services.u.env.TOKEN": ({"app": "a:b", "env": {"TOKEN": "x"}}, [], {}),
     "services.u.balance.by": ({**TARGETS, "balance": {"policy": "hash", "by": "address"}}, [], {}),
     "routes[1].clients": (TARGETS, [{"path": "/x", "service": "u", "clients": {"allow": ["10.0.0.0/8"]}}], {}),
@@ -551,10 +553,11 @@ def test_one_gateway_or_redis_shares_limits_and_responses(options: dict[str, Any
 
 
 def test_a_backup_runs_on_schedule_and_keeps_its_files() -> None:
-    found = resources(deployment_of({"u": TARGETS}, routes("u")), backup="17 3 * * *")
+    found = resources(deployment_of({"u": TARGETS}, routes("u")), backup="17 3 * * *", backup_image="dump:1")
     spec = found["CronJob", "gateway-backup"]["spec"]
     (container,) = spec["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert container["command"] == ["passerelle", "backup", "/etc/passerelle/gateway.yaml", "--to", "/backups"]
+    assert container["image"] == "dump:1"
     assert (spec["schedule"], spec["concurrencyPolicy"]) == ("17 3 * * *", "Forbid")
     assert ("PersistentVolumeClaim", "gateway-backup") in found
 

@@ -200,6 +200,11 @@ def prometheus_rules(**common: Any) -> None:
 )
 @click.option("--backup", metavar="SCHEDULE", help="A job that runs `passerelle backup`, such as '17 3 * * *'.")
 @click.option(
+    "--backup-image",
+    metavar="IMAGE",
+    help="The image of that job; by default passerelle-backup with the tag of this version.",
+)
+@click.option(
     "--monitoring", default="monitoring", show_default=True, metavar="NAMESPACE", help="The namespace of Prometheus."
 )
 def kubernetes(**common: Any) -> None:

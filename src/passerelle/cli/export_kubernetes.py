@@ -35,7 +35,8 @@ def options_of(deployment: Deployment, given: Mapping[str, Any]) -> Options:
 
     local = [item.name for item in deployment.services if item.service.is_local]
     images = _by_service("--service-image", given["service_images"], local, whole=True)
-    for option, image in [("--image", given["image"]), *(("--service-image", each) for each in images.values())]:
+    one = [("--image", given["image"]), ("--backup-image", given["backup_image"])]
+    for option, image in [*one, *(("--service-image", each) for each in images.values())]:
         if image is not None and not _IMAGE(image):
             raise click.UsageError(f"{option}: found {image!r}; allowed is the name of an image")
     for option, found, form in (
@@ -61,6 +62,7 @@ def options_of(deployment: Deployment, given: Mapping[str, Any]) -> Options:
         scale_by=given["scale_by"],
         migrations=_migrations(given["migrations"], local),
         backup=given["backup"],
+        backup_image=given["backup_image"] or f"passerelle-backup:{__version__}",
         monitoring=given["monitoring"],
     )
 

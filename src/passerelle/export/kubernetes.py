@@ -72,7 +72,7 @@ class _Exporter:
         self._losses = [*COVERAGE.losses(self._config), *self._file.losses]
 
     def export(self) -> tuple[dict[str, str], Sequence[Finding]]:
-        """Write all files."""
+        """Return all files, and what is lost."""
         self._losses += lost(self._deployment, self._options, self._workloads)
         if self._file.admin is not None:
             self._rules, rule_losses = prometheus_rules.export(self._deployment)
@@ -91,7 +91,7 @@ class _Exporter:
                 if workload.name in self._options.migrations
             ]
         if self._options.backup is not None:
-            base["backup.yaml"] = list(backup(self._file, self._options.image, self._options.backup))
+            base["backup.yaml"] = list(backup(self._file, self._options.backup_image, self._options.backup))
         files = {f"base/{name}": self._text(*manifests) for name, manifests in base.items()}
         files["base/gateway-config.yaml"] = self._configuration()
         resources = sorted(name.removeprefix("base/") for name in files)
@@ -261,10 +261,8 @@ class _Exporter:
             endpoint["authorization"] = {"type": "Bearer", "credentials": credentials}
         spec = {"selector": {"matchLabels": labels_of("gateway-admin", "admin")}, "endpoints": [endpoint]}
         yield manifest("monitoring.coreos.com/v1", "ServiceMonitor", "gateway", spec=spec)
-        rules, _ = prometheus_rules.export(self._deployment)
-        yield manifest(
-            "monitoring.coreos.com/v1", "PrometheusRule", "gateway", spec=yaml.load(rules, Loader=yaml.CSafeLoader)
-        )
+        rules = yaml.load(self._rules, Loader=yaml.CSafeLoader)
+        yield manifest("monitoring.coreos.com/v1", "PrometheusRule", "gateway", spec=rules)
 
     def _secrets(self) -> list[str]:
         """Return comments that list the Secrets that must exist."""
@@ -294,6 +292,7 @@ class _Exporter:
 
     def _overlays(self) -> Iterator[tuple[str, str]]:
         images = {self._options.image, *(self._options.image_of(each.name) for each in self._workloads)}
+        images |= {self._options.backup_image} if self._options.backup is not None else set()
         given = [{"name": name, "newTag": tag or "latest"} for name, tag in sorted(map(_image, images)) if name]
         fixed = [("gateway", self._options.gateways)]
         fixed += [

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from passerelle.config.problems import Finding
 from passerelle.config.reading.substitute import references
 from passerelle.export.client_address import lost_behind
+from passerelle.export.config_tree import is_loopback
 from passerelle.export.deployment import Deployment
 from passerelle.export.kubernetes_pods import Options, Workload, has_loopback, is_reference, secret_words
 
@@ -53,6 +54,9 @@ def _lost_of(workload: Workload, options: Options) -> Iterator[Finding]:
         elif is_reference(key, text) and not references(text):
             why = f"it may be a secret, which is not exported; the Secret {workload.label}-env must have {key}"
             yield Finding((*loc, "env", key), why, at_key=True)
+    for key, value in workload.service.env.items():
+        if why := _unreachable(value):
+            yield Finding((*loc, "env", key), why, at_key=True)
     for key, word in secret_words(workload).items():
         if not references(word) or any(":-" in found for found in references(word)):
             why = f"a word of the command is not exported; the Secret {workload.label}-env must have it as {key}"
@@ -60,3 +64,15 @@ def _lost_of(workload: Workload, options: Options) -> Iterator[Finding]:
     if workload.service.instances.scales and not by_in_flight(workload.name, options):
         why = "the number of instances follows their use of the CPU"
         yield Finding((*loc, "instances", "target_in_flight"), why, at_key=True)
+
+
+def _unreachable(value: str) -> str | None:
+    """Return why a pod cannot use the address in a variable of a service."""
+    scheme, separator, rest = value.partition("://")
+    if not separator:
+        return None
+    if scheme.startswith("sqlite"):
+        return "each pod has a file of its own, and loses it"
+    authority = rest.partition("/")[0].rpartition("@")[2]
+    host = authority[1:].partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
+    return "a loopback address is the pod itself" if is_loopback(host) else None

@@ -46,6 +46,7 @@ class Options:
     scale_by: str = "in-flight"
     migrations: Mapping[str, Sequence[str]] = field(default_factory=dict)
     backup: str | None = None
+    backup_image: str = "passerelle-backup"
     monitoring: str = "monitoring"
 
     def image_of(self, service: str) -> str:
