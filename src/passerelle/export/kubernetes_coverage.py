@@ -28,9 +28,7 @@ COVERAGE = Coverage(
         "Service.run": Exported(
             "defaults of variables, passwords, and other loopback addresses than `HOST:{port}` are losses"
         ),
-        "Service.env": Exported(
-            "defaults of variables, values that may be secrets, loopback addresses and SQLite are losses"
-        ),
+        "Service.env": Exported("defaults, possible secrets, loopback addresses and SQLite are losses"),
         "Instances.target_in_flight": Exported("a loss with `--scale-by cpu`"),
         "Route.cache": Exported("a loss with several gateways without `redis`"),
         "Part.cache": Exported("a loss with several gateways without `redis`"),

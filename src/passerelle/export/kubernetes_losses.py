@@ -55,8 +55,8 @@ def _lost_of(workload: Workload, options: Options) -> Iterator[Finding]:
             why = f"it may be a secret, which is not exported; the Secret {workload.label}-env must have {key}"
             yield Finding((*loc, "env", key), why, at_key=True)
     for key, value in workload.service.env.items():
-        if why := _unreachable(value):
-            yield Finding((*loc, "env", key), why, at_key=True)
+        if unreachable := _unreachable(value):
+            yield Finding((*loc, "env", key), unreachable, at_key=True)
     for key, word in secret_words(workload).items():
         if not references(word) or any(":-" in found for found in references(word)):
             why = f"a word of the command is not exported; the Secret {workload.label}-env must have it as {key}"
