@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from passerelle.cli.export_folder import write_folder
 from passerelle.cli.starting import parsed_by
 from passerelle.cli.support import Commands, config_argument, exit_negative, print_problems, read_text
 from passerelle.config.models.addresses import Address, parse_listen
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from passerelle.config.problems import Finding
     from passerelle.export.checkers import Checker
     from passerelle.export.deployment import Deployment
-
-_MARK = "Exported by passerelle from "
 
 
 @click.group(cls=Commands, short_help="Write configurations for other programs.")
@@ -226,7 +225,7 @@ def kubernetes(**common: Any) -> None:
     _report_losses(deployment, losses, common["accept_losses"])
     if common["check"]:
         export_kubernetes.check(deployment, options, files)
-    export_kubernetes.write(files, common["output"], force=common["force"])
+    export_kubernetes.write(deployment, files, common["output"], force=common["force"])
 
 
 def _addresses(context: click.Context, parameter: click.Parameter, found: str | None) -> Sequence[Address]:
@@ -261,7 +260,7 @@ def _finish(
     if common["output"] is None:
         click.echo(text, nl=False)
     else:
-        _write(Path(common["output"]), name, text, common["force"])
+        write_folder(Path(common["output"]), {name: text}, deployment.file, force=common["force"])
 
 
 def _report_losses(deployment: Deployment, losses: Sequence[Finding], accepted: bool) -> None:
@@ -284,27 +283,3 @@ def _check(checker: Checker, name: str, text: str) -> None:
         click.echo(f"nothing was exported: {checker.program} refuses {name}", err=True)
         exit_negative()
     click.echo(f"{checker.program} accepts {name}", err=True)
-
-
-def _write(folder: Path, name: str, text: str, force: bool) -> None:
-    """Write a file to a folder, all of it or nothing. A file that was not exported is not replaced."""
-    path = folder / name
-    temporary = folder / f".{name}.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not force and _MARK not in _first_line(path):
-            click.echo(f"{path} exists and was not exported by passerelle; --force replaces it", err=True)
-            exit_negative()
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
-    click.echo(f"wrote {path}", err=True)
-
-
-def _first_line(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.readline(1024).decode("utf-8", "replace")

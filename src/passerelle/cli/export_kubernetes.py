@@ -135,10 +135,10 @@ def check(deployment: Deployment, options: Options, files: Mapping[str, str]) ->
     click.echo("the schemas of Kubernetes, the Gateway API and the Prometheus operator accept the manifests", err=True)
 
 
-def write(files: Mapping[str, str], folder: str | None, *, force: bool) -> None:
+def write(deployment: Deployment, files: Mapping[str, str], folder: str | None, *, force: bool) -> None:
     """Write the files, or without ``folder`` the manifests of the base to standard output."""
     if folder is not None:
-        write_folder(Path(folder), files, force=force, own="overlays/")
+        write_folder(Path(folder), files, deployment.file, force=force, own="overlays/")
         return
     manifests = [text for name, text in files.items() if name.startswith("base/") and "/kustomization." not in name]
     click.echo("---\n".join(manifests), nl=False)
