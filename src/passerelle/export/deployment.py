@@ -104,6 +104,12 @@ class Deployment:
         return tuple(sorted({name.partition(":-")[0] for name in found}))
 
     @property
+    def needs_variables(self) -> bool:
+        """Whether the file refers to an environment variable without stating a default."""
+        found = [name for names in self._references.values() for name in names if not name.startswith("file:")]
+        return any(":-" not in name for name in found)
+
+    @property
     def secret_files(self) -> tuple[str, ...]:
         """The secret files that the file refers to, as written, sorted."""
         found = [name for names in self._references.values() for name in names if name.startswith("file:")]
