@@ -98,9 +98,9 @@ class Options:
     that prepare it.
     """
 
-    image: str
-    service_image: str
-    backup_image: str
+    image: str = "passerelle"
+    service_image: str = "passerelle-services"
+    backup_image: str = "passerelle-backup"
     gateways: int = 2
     port: int | None = None
     subnet: ipaddress.IPv4Network = SUBNET
@@ -123,7 +123,10 @@ class Folder:
     def reads_back(self) -> bool:
         """Whether `compose.yaml` means the same to a parser of YAML 1.1 and to one of YAML 1.2."""
         text = self.files["compose.yaml"]
-        return bool(yaml.safe_load(text) == self.document) and values_of(yaml_tree.parse(text)[0]) == self.document
+        return (
+            bool(yaml.load(text, yaml.CSafeLoader) == self.document)
+            and values_of(yaml_tree.parse(text)[0]) == self.document
+        )
 
 
 def export(deployment: Deployment, options: Options) -> Folder:

@@ -18,20 +18,17 @@ class Written(str):
     __slots__ = ()
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
 
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _text(dumper: yaml.CSafeDumper, text: str) -> yaml.ScalarNode:
     plain = _PLAIN(text) and text.lower() not in _WORDS
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
-def _written(dumper: yaml.SafeDumper, text: Written) -> yaml.ScalarNode:
+def _written(dumper: yaml.CSafeDumper, text: Written) -> yaml.ScalarNode:
     # The tag that the dumper itself would give it, so that it adds no quotes.
     resolver: Any = dumper
     return dumper.represent_scalar(resolver.resolve(yaml.ScalarNode, str(text), (True, False)), str(text))
