@@ -37,7 +37,7 @@ def exec(env: Sequence[str], command: Sequence[str]) -> NoReturn:
         name, sign, text = each.partition("=")
         if not sign or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise click.UsageError(f"--env: found {name!r}; allowed is NAME=TEXT")
-        environ[name] = _filled(text, name)
+        environ[name] = _filled(text, f"the variable {name}")
     sys.stdout.flush()
     try:
         os.execvpe(words[0], words, environ)  # noqa: S606 - without a shell

@@ -217,7 +217,7 @@ def compose(**common: Any) -> None:
         migrations={name: shlex.split(words) for name, words in common["migrations"].items()},
     )
     folder = target.export(deployment, options)
-    for finding in folder.changes:
+    for finding in folder.changes if not folder.losses or common["accept_losses"] else ():
         print_problems([deployment.locate(finding)], "in containers: ", err=True)
     checks = [(COMPOSE_SPEC, "compose.yaml"), (PROMTOOL, "prometheus/passerelle.rules.yml")]
     if deployment.config.tls is None:  # otherwise nginx reads the certificate, which may be on another machine
