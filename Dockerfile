@@ -37,6 +37,7 @@ RUN python3 -m pip install --quiet --no-cache-dir --no-compile --require-hashes 
 FROM ${BASE} AS gateway
 COPY --from=build /opt/passerelle /opt/passerelle
 ENV HOME=/tmp \
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     PATH=/opt/passerelle/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/opt/passerelle \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -69,6 +70,7 @@ RUN apt-get update \
     && install -d -o 10001 -g 10001 /backups
 COPY --from=build /opt/passerelle /opt/passerelle
 ENV HOME=/tmp \
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     PATH=/opt/passerelle/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/opt/passerelle \
     PYTHONDONTWRITEBYTECODE=1

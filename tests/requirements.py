@@ -31,6 +31,7 @@ PACKAGES = {
     "postgres": "postgresql",
     "redis-server": "redis-server",
     "taskset": "util-linux",
+    "unshare": "util-linux",
     "varnishd": "varnish",
     "wrk": "wrk",
 }
