@@ -16,7 +16,7 @@ from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import at, files, is_loopback, put, texts
 from passerelle.export.container_service import PORT
 from passerelle.export.deployment import Deployment
-from passerelle.export.secret_files import Filled, SecretFiles, looks_secret
+from passerelle.export.secret_files import Filled, SecretFiles, has_password, looks_secret
 from passerelle.export.yaml_text import Written, dump
 
 FOLDER = Path("/etc/passerelle")
@@ -221,7 +221,7 @@ class _Maker:
     def _literal_secrets(self) -> None:
         """Replace secrets that stand in the file by references."""
         for loc, text in list(texts(self._data)):
-            url = looks_secret("", text)
+            url = has_password(text)
             if references(text) and not url:
                 continue
             header = any(_is_at(loc, place) for place in _FIELDS) and looks_secret(str(loc[-1]), text)

@@ -15,7 +15,7 @@ from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import at, is_loopback
 from passerelle.export.deployment import Deployment, ServiceExport
-from passerelle.export.secret_files import Filled, SecretFiles, looks_secret
+from passerelle.export.secret_files import Filled, SecretFiles, has_password, looks_secret
 
 PORT = 5000
 """The port of all instances."""
@@ -157,7 +157,7 @@ class ServiceBuilder:
         for word in words:
             if references(word):
                 yield built.use(self._secrets.filled(word)).replace("{port}", str(PORT))
-            elif looks_secret("", word):
+            elif has_password(word):
                 built.losses.append(Finding((*loc, "run"), "the password in the command is not exported"))
                 yield re.sub(r"://[^/@\s]*@", "://", word)
             else:
