@@ -24,6 +24,7 @@ PACKAGES = {
     "chromium": "chromium",
     "curl": "curl",
     "haproxy": "haproxy",
+    "ip": "iproute2",
     "initdb": "postgresql",
     "nginx": "nginx",
     "openssl": "openssl",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import sys
 import time
@@ -25,6 +26,8 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
+# Addresses of gateways on other machines, whose header fields about the client are believed; uvicorn reads it, too.
+_GATEWAYS = frozenset(filter(None, os.environ.get("FORWARDED_ALLOW_IPS", "").replace(" ", "").split(",")))
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _STATUS = re.compile(r"[2-5][0-9][0-9](?: .*)?")
 _ERROR = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
@@ -107,7 +110,7 @@ def environ_of(
         environ[key] = text
     # From this machine only the gateway connects, and it lets no client write these fields. The first address is the
     # client's; those of trusted proxies follow. Its port is not known.
-    if peer.startswith("127.") or peer == "::1":
+    if peer.startswith("127.") or peer == "::1" or peer in _GATEWAYS:
         scheme = environ.get("HTTP_X_FORWARDED_PROTO")
         if scheme in ("http", "https"):
             environ["wsgi.url_scheme"] = scheme

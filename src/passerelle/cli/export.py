@@ -165,7 +165,7 @@ def prometheus_rules(**common: Any) -> None:
     show_default=True,
     metavar="NETWORK",
     callback=lambda context, parameter, found: _subnet(context, parameter, found),
-    help="The network of nginx and the gateways, which have fixed addresses.",
+    help="The network of nginx and the gateways, which have fixed addresses; services have the next one.",
 )
 @click.option(
     "--database",
@@ -232,7 +232,7 @@ def _subnet(context: click.Context, parameter: click.Parameter, found: str) -> i
         network = ipaddress.IPv4Network(found)
     except ValueError:
         network = None
-    if network is None or network.prefixlen > 24:
+    if network is None or network.prefixlen > 24 or int(network.broadcast_address) + network.num_addresses >= 2**32:
         raise click.BadParameter(f"found {found!r}; allowed is a network such as 10.1.2.0/24", context, parameter)
     return network
 

@@ -210,6 +210,10 @@ class _Export:
     def _address(self, number: int) -> str:
         return str(self._options.subnet[_FIRST + number])
 
+    def _inner(self, number: int) -> str:
+        """Return the address of a gateway as services see it. Services believe its header fields about clients."""
+        return str(_next(self._options.subnet)[_FIRST + number])
+
     def _losses(self) -> Iterator[Finding]:
         yield from COVERAGE.losses(self._config)
         for item in self._deployment.services:
@@ -251,10 +255,9 @@ class _Export:
             if label := self._digest(each):
                 each["labels"] = label
         volumes = [*(["redis"] if self._has_redis else []), *(each.label for each in databases)]
-        front = {"subnet": str(self._options.subnet), "ip_range": str(_upper_half(self._options.subnet))}
         networks: dict[str, Any] = {
-            FRONT: {"ipam": {"config": [{**front, "gateway": str(self._options.subnet[1])}]}},
-            SERVICES: {},
+            FRONT: _fixed(self._options.subnet),
+            SERVICES: _fixed(_next(self._options.subnet)),
             MONITORING: {},
             **{each.label: {"internal": True} for each in databases},
         }
@@ -295,7 +298,11 @@ class _Export:
     def _gateway_service(self, number: int) -> dict[str, Any]:
         made, config = self._gateway, self._config
         run = "up" if config.workers > 1 else "gateway"
-        networks: dict[str, Any] = {FRONT: {"ipv4_address": self._address(number)}, SERVICES: {}, MONITORING: {}}
+        networks: dict[str, Any] = {
+            FRONT: {"ipv4_address": self._address(number)},
+            SERVICES: {"ipv4_address": self._inner(number)},
+            MONITORING: {},
+        }
         more: dict[str, Any] = {"environment": _passed(made.variables)} if made.variables else {}
         if made.uses_host:
             more["extra_hosts"] = [f"{HOST}:host-gateway"]
@@ -332,7 +339,7 @@ class _Export:
             "HOST": "0.0.0.0",
             "PORT": str(PORT),
             "PASSERELLE_SERVICE": built.exported.name,
-            "FORWARDED_ALLOW_IPS": "*",
+            "FORWARDED_ALLOW_IPS": ",".join(self._inner(number) for number in range(self._count)),
             **built.plain,
             **_passed(built.variables),
         }
@@ -476,6 +483,11 @@ def _escaped(value: Any) -> Any:
     return [_escaped(item) for item in value] if isinstance(value, list) else value
 
 
-def _upper_half(network: ipaddress.IPv4Network) -> ipaddress.IPv4Network:
+def _fixed(network: ipaddress.IPv4Network) -> dict[str, Any]:
+    """Return a network whose lower half is for fixed addresses."""
     _, upper = network.subnets()
-    return upper
+    return {"ipam": {"config": [{"subnet": str(network), "ip_range": str(upper), "gateway": str(network[1])}]}}
+
+
+def _next(network: ipaddress.IPv4Network) -> ipaddress.IPv4Network:
+    return ipaddress.IPv4Network((int(network.broadcast_address) + 1, network.prefixlen))
