@@ -37,7 +37,7 @@ from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.values import WholeNumber
 from passerelle.config.schema import default_text
-from passerelle.export.compose import COVERAGE as COMPOSE
+from passerelle.export.compose_coverage import COVERAGE as COMPOSE
 from passerelle.export.coverage import Coverage, Exported, Lost
 from passerelle.export.nginx_coverage import IN_PLACE
 from passerelle.observability.events import KINDS

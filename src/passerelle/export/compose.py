@@ -2,6 +2,8 @@
 
 The gateways have fixed addresses on the network of nginx, so that nginx needs no name of a gateway that does not run,
 and trusts nothing else. They find the replicas of services by DNS.
+
+The file is longer than 400 lines because all containers refer to each other.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from passerelle.config.problems import Finding
 from passerelle.config.reading import yaml_tree
 from passerelle.export import compose_programs as programs
 from passerelle.export import monitoring, nginx_front, prometheus_rules
-from passerelle.export.compose_programs import FRONT, MONITORING, SERVICES, after, check, service
+from passerelle.export.compose_coverage import COVERAGE
+from passerelle.export.compose_networks import SUBNET, Networks
+from passerelle.export.compose_programs import FRONT, MONITORING, SERVICES, after, check, http_check, service, tcp_check
 from passerelle.export.config_tree import data_of, is_loopback, values_of
 from passerelle.export.container_file import FOLDER, HOST, NAME, Addresses, container_file
 from passerelle.export.container_service import (
@@ -35,59 +39,14 @@ from passerelle.export.container_service import (
     wants_database,
     working_folder,
 )
-from passerelle.export.coverage import Coverage, Exported, NotApplicable
 from passerelle.export.deployment import Deployment
 from passerelle.export.dns_labels import labels
 from passerelle.export.grafana_dashboard import dashboard
-from passerelle.export.nginx_coverage import IN_FRONT
 from passerelle.export.secret_files import Filled, SecretFiles
 from passerelle.export.yaml_text import dump
 
-_YES = Exported()
-COVERAGE = Coverage(
-    {
-        **dict.fromkeys(("Config.listen", "Config.tls", "Config.limits", "Config.redis", "Config.tracing"), _YES),
-        **dict.fromkeys(("Config.trusted_proxies", "Config.access_log", "Config.workers", "Config.cache"), _YES),
-        **dict.fromkeys(("Config.services", "Config.keys", "Config.sessions", "Config.dns", "Config.jwt"), _YES),
-        "Config.admin": Exported("`off` is a loss: there are no metrics"),
-        "Config.alerts": _YES,
-        "AlertSettings.webhook": _YES,
-        "Webhook.url": Exported("a loss with a loopback address"),
-        "Jwt.jwks": Exported("a loss with a loopback address"),
-        "Dns.server": Exported("a loss with a loopback address"),
-        "Dns.max_ttl": _YES,
-        "Keys.store": Exported("a file is a loss: the gateways have their keys in Redis"),
-        "Sessions.store": _YES,
-        "Sessions.insecure": Exported("a loss: containers listen on all addresses"),
-        "Tracing.endpoint": _YES,
-        "Cache.memory": _YES,
-        "Limits.connections": _YES,
-        **{key: IN_FRONT.keys[key] for key in ("Limits.connections_per_address", "ListenerTls.certificates")},
-        **{key: IN_FRONT.keys[key] for key in ("ListenerTls.client_ca", "ListenerTls.client")},
-        **dict.fromkeys(("Service.app", "Service.interface", "Service.threads", "Service.instances"), _YES),
-        **dict.fromkeys(("Service.health", "Health.path", "Service.targets", "Service.zones"), _YES),
-        "Service.run": Exported("a loss with a loopback address, and with a password"),
-        "Service.env": Exported("a loss with a loopback address, and with a file of SQLite"),
-        "Service.cwd": Exported("a loss outside the folder of the file"),
-        "Zone.targets": _YES,
-        "Target.url": Exported("a loss with a loopback address"),
-        "Target.file": _YES,
-        "Instances.min": _YES,
-        "Instances.max": Exported("a loss unless equal to `min`: Compose runs a fixed number of containers"),
-        "Instances.target_in_flight": Exported("a loss if `max` is larger than `min`"),
-    },
-    NotApplicable("the gateways apply it from their file"),
-)
-"""What the export does with each key."""
-
-SUBNET = ipaddress.IPv4Network("10.213.84.0/24")
-_PROXY, _FIRST = 10, 11  # places of nginx and of the first gateway in the subnet
-MOST_GATEWAYS = 100
 _USER = "10001:10001"  # of the images of passerelle
 _NOFILE = 1024  # descriptors beside those of connections
-
-_HTTP = "import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=4)"
-_TCP = "import sys, socket as s; s.create_connection((sys.argv[1], int(sys.argv[2])), 4)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +103,7 @@ class _Export:
         self._configs: dict[str, dict[str, str]] = {}
         own = ["nginx", "redis", "prometheus", "grafana", "otel-collector", "backup", FRONT, SERVICES, MONITORING]
         self._count = options.gateways
+        self._networks = Networks(options.subnet)
         self._gateways = [f"gateway-{number}" for number in range(1, self._count + 1)]
         self._port = 8443 if deployment.config.tls is not None else 8080  # of nginx in its container
         self._taken = {*own, *self._gateways, HOST}
@@ -155,13 +115,15 @@ class _Export:
         builder = ServiceBuilder(deployment, data, self._secrets, stack)
         self._services = [builder.build(item, self._labels[item.name], self._databases(item.name)) for item in local]
         self._has_redis = redis is not None or any("redis-password" in built.secrets for built in self._services)
-        addresses = Addresses(str(options.subnet[_PROXY]), self._labels, redis, "otel-collector")
+        addresses = Addresses(self._networks.proxy, self._labels, redis, "otel-collector")
         self._gateway = container_file(deployment, data, self._secrets, addresses)
 
     def folder(self) -> Folder:
         """Return all files."""
         seen = self._seen()
-        gateways = [Address(host=self._address(number), port=seen.config.listen.port) for number in range(self._count)]
+        gateways = [
+            Address(host=self._networks.gateway(number), port=seen.config.listen.port) for number in range(self._count)
+        ]
         front, front_losses = nginx_front.export(seen, gateways, Address(host="0.0.0.0", port=self._port))
         rules, rule_losses = prometheus_rules.export(seen)
         losses = [*self._losses(), *front_losses, *rule_losses, *self._gateway.losses]
@@ -202,17 +164,10 @@ class _Export:
         """Return the configuration as the containers have it, where exports for other programs differ by it."""
         changed = {
             "listen": self._gateway.listen,
-            "trusted_proxies": (self._options.subnet,),
+            "trusted_proxies": (self._networks.front,),
             "redis": self._config.redis or parse_redis("redis://redis"),
         }
         return self._deployment.moved(self._config.model_copy(update=changed), FOLDER)
-
-    def _address(self, number: int) -> str:
-        return str(self._options.subnet[_FIRST + number])
-
-    def _inner(self, number: int) -> str:
-        """Return the address of a gateway as services see it. Services believe its header fields about clients."""
-        return str(_next(self._options.subnet)[_FIRST + number])
 
     def _losses(self) -> Iterator[Finding]:
         yield from COVERAGE.losses(self._config)
@@ -255,9 +210,10 @@ class _Export:
             if label := self._digest(each):
                 each["labels"] = label
         volumes = [*(["redis"] if self._has_redis else []), *(each.label for each in databases)]
+        front, inner = self._networks.described()
         networks: dict[str, Any] = {
-            FRONT: _fixed(self._options.subnet),
-            SERVICES: _fixed(_next(self._options.subnet)),
+            FRONT: front,
+            SERVICES: inner,
             MONITORING: {},
             **{each.label: {"internal": True} for each in databases},
         }
@@ -284,7 +240,7 @@ class _Export:
             "101:101",
             cpus=1,
             memory=256,
-            networks={FRONT: {"ipv4_address": str(self._options.subnet[_PROXY])}},
+            networks={FRONT: {"ipv4_address": self._networks.proxy}},
             files=mounted,
             secrets=secrets,
             writable=["/run", "/var/cache/nginx"],
@@ -299,8 +255,8 @@ class _Export:
         made, config = self._gateway, self._config
         run = "up" if config.workers > 1 else "gateway"
         networks: dict[str, Any] = {
-            FRONT: {"ipv4_address": self._address(number)},
-            SERVICES: {"ipv4_address": self._inner(number)},
+            FRONT: {"ipv4_address": self._networks.gateway(number)},
+            SERVICES: {"ipv4_address": self._networks.inner(number)},
             MONITORING: {},
         }
         more: dict[str, Any] = {"environment": _passed(made.variables)} if made.variables else {}
@@ -309,10 +265,7 @@ class _Export:
         needed = {"healthy": ["redis"]} if self._has_redis else {}
         if needed or self._services:
             more["depends_on"] = after(**needed, started=[built.label for built in self._services])
-        if made.admin is not None:
-            health = check("python3", "-c", _HTTP, f"http://127.0.0.1:{made.admin}/readyz")
-        else:
-            health = check("python3", "-c", _TCP, "127.0.0.1", str(made.listen.port))
+        health = http_check(made.admin, "/readyz") if made.admin is not None else tcp_check(made.listen.port)
         return service(
             self._options.image,
             _USER,
@@ -339,7 +292,7 @@ class _Export:
             "HOST": "0.0.0.0",
             "PORT": str(PORT),
             "PASSERELLE_SERVICE": built.exported.name,
-            "FORWARDED_ALLOW_IPS": ",".join(self._inner(number) for number in range(self._count)),
+            "FORWARDED_ALLOW_IPS": ",".join(self._networks.inner(number) for number in range(self._count)),
             **built.plain,
             **_passed(built.variables),
         }
@@ -465,8 +418,8 @@ class _Export:
 def _health(health: Health | None) -> dict[str, Any]:
     """Return the check of an instance: by HTTP if the status alone decides, otherwise by a connection."""
     if health is None or health.statuses is not None or health.headers or health.host is not None:
-        return check("python3", "-c", _TCP, "127.0.0.1", str(PORT))
-    return check("python3", "-c", _HTTP, f"http://127.0.0.1:{PORT}{health.path}")
+        return tcp_check(PORT)
+    return http_check(PORT, health.path)
 
 
 def _passed(variables: set[str]) -> dict[str, None]:
@@ -481,13 +434,3 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _escaped(item) for key, item in value.items()}
     return [_escaped(item) for item in value] if isinstance(value, list) else value
-
-
-def _fixed(network: ipaddress.IPv4Network) -> dict[str, Any]:
-    """Return a network whose lower half is for fixed addresses."""
-    _, upper = network.subnets()
-    return {"ipam": {"config": [{"subnet": str(network), "ip_range": str(upper), "gateway": str(network[1])}]}}
-
-
-def _next(network: ipaddress.IPv4Network) -> ipaddress.IPv4Network:
-    return ipaddress.IPv4Network((int(network.broadcast_address) + 1, network.prefixlen))

@@ -24,6 +24,9 @@ IMAGES = {
 COLLECTOR_MEMORY = 256
 """In MiB."""
 
+_HTTP = "import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=4)"
+_TCP = "import sys, socket as s; s.create_connection((sys.argv[1], int(sys.argv[2])), 4)"
+
 
 def service(
     image: str,
@@ -73,6 +76,16 @@ def check(*words: str, start: int = 30) -> dict[str, Any]:
 def shell_check(script: str, start: int = 30) -> dict[str, Any]:
     """Return a health check of a shell."""
     return check("sh", "-c", script, start=start)
+
+
+def http_check(port: int, path: str) -> dict[str, Any]:
+    """Return a health check by HTTP, of an image with Python."""
+    return check("python3", "-c", _HTTP, f"http://127.0.0.1:{port}{path}")
+
+
+def tcp_check(port: int) -> dict[str, Any]:
+    """Return a health check by a connection, of an image with Python."""
+    return check("python3", "-c", _TCP, "127.0.0.1", str(port))
 
 
 def after(**conditions: Iterable[str]) -> dict[str, Any]:
