@@ -23,7 +23,7 @@ from tests.requirements import program
 from tests.support.names import Names
 
 BRIDGE = "10.213.84.1"
-LIMIT = 20.0  # seconds for a condition
+LIMIT = 60.0  # seconds for a condition
 
 
 def run(*words: str) -> None:
