@@ -10,7 +10,7 @@ SECONDS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up test check lint types layers docs tables format bench lock clean
+.PHONY: help install up test check lint types layers docs tables format bench image lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -54,6 +54,9 @@ format: install ## format the code and apply the fixes of ruff
 bench: $(VENV)/.bench ## compare with other programs; SCENARIO=forward PEERS=nginx SECONDS=3 ARGS=--json narrow it
 	@scripts/system-packages bench
 	@$(BIN)/python -m benchmarks $(SCENARIO) $(if $(PEERS),--peers $(PEERS)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+image: install ## build the images of the Dockerfile with buildah, without a daemon; ARGS=gateway narrows it
+	@scripts/image $(ARGS)
 
 lock: ## pin the dependencies again; ARGS=--upgrade selects the newest
 	@scripts/lock $(ARGS)

@@ -14,6 +14,7 @@ Without arguments: print the tables that differ from the code; exit 1 if any doe
 - ``events``: the kinds of events
 - ``commands``: the commands of the command line
 - ``losses of nginx``: what nginx in place of the gateway cannot express
+- ``losses of compose``: what containers cannot express
 - ``losses of kubernetes``: what the export to Kubernetes cannot express
 """
 
@@ -37,8 +38,9 @@ from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.values import WholeNumber
 from passerelle.config.schema import default_text
-from passerelle.export import kubernetes_coverage
+from passerelle.export.compose_coverage import COVERAGE as COMPOSE
 from passerelle.export.coverage import Coverage, Exported, Lost
+from passerelle.export.kubernetes_coverage import COVERAGE as KUBERNETES
 from passerelle.export.nginx_coverage import IN_PLACE
 from passerelle.observability.events import KINDS
 from passerelle.observability.prometheus import METRICS
@@ -139,24 +141,15 @@ def commands() -> str:
     return rows(("command", "what it does"), lines)
 
 
-def losses_of_nginx() -> str:
-    """List the keys that the export to nginx in place of the gateway loses, and those that it loses for some values."""
-    return _losses(IN_PLACE, "in nginx")
-
-
-def losses_of_kubernetes() -> str:
-    """List the keys that the export to Kubernetes loses, and those that it loses for some values."""
-    return _losses(kubernetes_coverage.COVERAGE, "in Kubernetes")
-
-
-def _losses(coverage: Coverage, head: str) -> str:
+def losses_of(coverage: Coverage, target: str) -> str:
+    """List the keys that an export loses, and those that it loses for some values."""
     lines = []
     for name, support in coverage.keys.items():
         why = support.why if isinstance(support, Lost) else support.condition if isinstance(support, Exported) else ""
         if why:
             model, _, key = name.partition(".")
             lines.append((f"`{'.'.join((*_places()[model], key))}`", why))
-    return rows(("key", head), lines)
+    return rows(("key", f"in {target}"), lines)
 
 
 def _places() -> dict[str, tuple[str, ...]]:
@@ -185,8 +178,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "events": events,
     "commands": commands,
-    "losses of nginx": losses_of_nginx,
-    "losses of kubernetes": losses_of_kubernetes,
+    "losses of nginx": lambda: losses_of(IN_PLACE, "nginx"),
+    "losses of compose": lambda: losses_of(COMPOSE, "containers"),
+    "losses of kubernetes": lambda: losses_of(KUBERNETES, "Kubernetes"),
 }
 
 

@@ -24,6 +24,7 @@ PACKAGES = {
     "chromium": "chromium",
     "curl": "curl",
     "haproxy": "haproxy",
+    "ip": "iproute2",
     "initdb": "postgresql",
     "nginx": "nginx",
     "openssl": "openssl",
@@ -31,6 +32,7 @@ PACKAGES = {
     "postgres": "postgresql",
     "redis-server": "redis-server",
     "taskset": "util-linux",
+    "unshare": "util-linux",
     "varnishd": "varnish",
     "wrk": "wrk",
 }

@@ -255,15 +255,17 @@ class TestEnviron:
         seen = environ(running, head("GET", "/", ("X-Forwarded-For", said)))
         assert (seen["REMOTE_ADDR"], seen["REMOTE_PORT"]) == ("203.0.113.7", "0")
 
-    @pytest.mark.parametrize(("trusts", "scheme"), [(False, "http"), (True, "https")])
+    @pytest.mark.parametrize(
+        ("stated", "scheme"), [("", "http"), ("10.0.0.8", "http"), ("10.0.0.7", "https"), ("*", "https")]
+    )
     def test_another_machine_is_the_gateway_only_if_that_is_stated(
-        self, monkeypatch: pytest.MonkeyPatch, trusts: bool, scheme: str
+        self, monkeypatch: pytest.MonkeyPatch, stated: str, scheme: str
     ) -> None:
-        monkeypatch.setattr(wsgi, "TRUSTS_ALL", trusts)
+        monkeypatch.setattr(wsgi, "GATEWAYS", frozenset({stated}))
         fields = [(b"X-Forwarded-Proto", b"https"), (b"X-Forwarded-For", b"203.0.113.7")]
         seen = wsgi.environ_of({"wsgi.url_scheme": "http"}, b"GET", b"/", "1.1", fields, "10.0.0.7", 4242)
         assert seen["wsgi.url_scheme"] == scheme
-        assert seen["REMOTE_ADDR"] == ("203.0.113.7" if trusts else "10.0.0.7")
+        assert seen["REMOTE_ADDR"] == ("203.0.113.7" if scheme == "https" else "10.0.0.7")
 
     def test_the_rest(self, running: Running) -> None:
         seen = environ(running, head("PUT", "/", ("Content-Type", "text/x"), length=0))

@@ -220,3 +220,77 @@ class TestKubernetes:
         code, out, err = run("kubernetes", *args)
         assert (code, out) == (2, "")
         assert args[0] in err
+
+
+RUN = """\
+services:
+  user: {app: "users:app", instances: 2, env: {DATABASE_URL: ""}}
+routes:
+  - {path: "/user/{user_id}", service: user}
+"""
+
+
+def test_a_folder_for_compose_is_written_and_its_changes_are_listed(run: Run) -> None:
+    Path("gateway.yaml").write_text(RUN)
+    for _ in range(2):
+        code, out, err = run(
+            "compose", "-o", "out", "--migrate", "user=python3 -m migrate", "--port", "8000", "--check"
+        )
+        assert (code, out) == (0, "")
+    lines = err.splitlines()
+    assert lines[0] == "gateway.yaml:1:1: listen: in containers: added: 0.0.0.0:8080"
+    assert "gateway.yaml:2:3: services.user: in containers: now targets: [dns+http://user:5000]" in lines
+    assert "check-jsonschema accepts compose.yaml" in lines
+    assert sorted(line for line in lines if line.startswith("wrote ")) == [
+        *("wrote out/compose.yaml", "wrote out/gateway/gateway.yaml", "wrote out/grafana/dashboards.yml"),
+        *("wrote out/grafana/datasources.yml", "wrote out/grafana/passerelle.json", "wrote out/nginx/nginx.conf"),
+        *("wrote out/otel-collector/config.yaml", "wrote out/prometheus/passerelle.rules.yml"),
+        "wrote out/prometheus/prometheus.yml",
+    ]
+    assert '"8000:8080"' in Path("out", "compose.yaml").read_text()
+
+
+def test_a_loss_of_compose_writes_nothing(run: Run) -> None:
+    Path("gateway.yaml").write_text(RUN.replace("instances: 2", "instances: {min: 1, max: 2}"))
+    code, out, err = run("compose", "-o", "out")
+    assert (code, out) == (1, "")
+    assert err.splitlines() == [
+        "gateway.yaml:2:48: services.user.instances.max: lost: Compose runs a fixed number of containers; "
+        "the export has the smallest number",
+        "nothing was exported; --accept-losses exports the rest",
+    ]
+    assert not Path("out").exists()
+    assert run("compose", "-o", "out", "--accept-losses")[0] == 0
+
+
+def test_the_configuration_itself_is_never_replaced(run: Run) -> None:
+    Path("gateway").mkdir()
+    Path("gateway", "gateway.yaml").write_text(RUN)
+    code, out, err = run("compose", "gateway/gateway.yaml", "-o", ".", "--force")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(
+        "passerelle export compose: gateway/gateway.yaml is the configuration itself"
+    )
+    assert Path("gateway", "gateway.yaml").read_text() == RUN
+    assert sorted(os.listdir()) == ["gateway", "gateway.yaml"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--subnet", "10.0.0.0/25"),
+        ("--subnet", "10.0.0.1/24"),
+        ("--gateways", "0"),
+        ("--port", "70000"),
+        ("--database", "other=DATABASE_URL"),
+        ("--database", "user=DATABASE-URL"),
+        ("--migrate", "user"),
+        ("--migrate", "user='"),
+        ("--migrate", "other=true"),
+    ],
+)
+def test_wrong_options_of_compose_are_one_line(run: Run, args: tuple[str, ...]) -> None:
+    Path("gateway.yaml").write_text(RUN)
+    code, out, err = run("compose", "-o", "out", *args)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert not Path("out").exists()

@@ -10,11 +10,12 @@ import pytest
 
 from passerelle.config.models.base import Model
 from passerelle.config.models.config import Config
-from passerelle.export import haproxy, kubernetes_coverage, nginx_coverage, prometheus_rules, systemd
+from passerelle.export import compose_coverage, haproxy, kubernetes_coverage, nginx_coverage, prometheus_rules, systemd
 from passerelle.export.coverage import Coverage, Exported, Lost
 from tests.export.serving import deployed, in_front, in_place
 
 TARGETS = {
+    "compose": compose_coverage.COVERAGE,
     "nginx in front": nginx_coverage.IN_FRONT,
     "nginx in place": nginx_coverage.IN_PLACE,
     "haproxy": haproxy.COVERAGE,

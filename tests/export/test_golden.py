@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from passerelle.export import haproxy, prometheus_rules, systemd
-from passerelle.export.checkers import HAPROXY, NGINX, PROMTOOL, SYSTEMD_ANALYZE, Checker
+from passerelle.export import compose, haproxy, prometheus_rules, systemd
+from passerelle.export.checkers import COMPOSE_SPEC, HAPROXY, NGINX, PROMTOOL, SYSTEMD_ANALYZE, Checker
 from passerelle.export.deployment import Deployment
 from tests.export.serving import EXAMPLES, deployed, in_front, in_kubernetes, in_place
 from tests.requirements import program
@@ -48,6 +48,15 @@ CHECKERS: dict[str, Checker] = {
     "haproxy.cfg": HAPROXY,
 }
 
+# The file of the shop does not name its databases: the services read their URLs from the environment.
+DATABASES = {"user": "USERS_DATABASE_URL", "product": "PRODUCTS_DATABASE_URL"}
+MIGRATIONS = {service: ("python3", "-m", "shopkit.prepare", f"{service}s") for service in DATABASES}
+CONTAINERS = {
+    "shop": compose.Options(databases=DATABASES, migrations=MIGRATIONS),
+    "shop-secure": compose.Options(databases=DATABASES, migrations=MIGRATIONS, gateways=3),
+    "balancers": compose.Options(),
+}
+
 
 def model(example: str) -> Deployment:
     return deployed(FILES[example].read_text(), os.fspath(FILES[example]))
@@ -64,8 +73,47 @@ def test_the_export_of_an_example_is_the_golden_file(example: str, name: str) ->
     assert text == NAMES[name](model(example))
 
 
+@pytest.mark.parametrize("example", FILES)
+def test_the_containers_of_an_example_are_the_golden_folder(example: str) -> None:
+    files = containers(example)
+    for name, text in files.items():
+        file = FOLDER / f"{example}.compose" / name
+        if os.environ.get("GOLDEN") == "write":
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        assert text == file.read_text()
+    assert files == containers(example)
+
+
+def containers(example: str) -> dict[str, str]:
+    """Return the folder for Compose, with one text for what was changed and lost. The rules have golden files above."""
+    deployment = model(example)
+    folder = compose.export(deployment, CONTAINERS[example])
+    report = [f"lost: {deployment.locate(finding)}" for finding in folder.losses]
+    report += [str(deployment.locate(finding)) for finding in folder.changes]
+    assert folder.reads_back()
+    lines = "\n".join(line.replace(f"{FILES[example].parent}/", "") for line in report)
+    return {**folder.files, "report.txt": lines + "\n"}
+
+
 def test_no_golden_file_is_left_over() -> None:
-    assert {file.name for file in FOLDER.iterdir()} == {f"{e}.{n}" for e in FILES for n in NAMES}
+    single = {f"{e}.{n}" for e in FILES for n in NAMES}
+    assert {file.name for file in FOLDER.iterdir()} == single | {f"{e}.compose" for e in FILES}
+    for example in FILES:
+        folder = FOLDER / f"{example}.compose"
+        found = {os.fspath(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+        assert found == containers(example).keys()
+
+
+def test_the_schema_of_compose_accepts_the_exports() -> None:
+    checker = COMPOSE_SPEC.find()
+    assert checker is not None
+    for example in FILES:
+        text = (FOLDER / f"{example}.compose" / "compose.yaml").read_text()
+        assert COMPOSE_SPEC.run(checker, "compose.yaml", text) is None
+    report = COMPOSE_SPEC.run(checker, "compose.yaml", text.replace("read_only:", "readonly:"))
+    assert report is not None
+    assert "readonly" in report
 
 
 @pytest.mark.needs("nginx")
@@ -73,6 +121,13 @@ def test_no_golden_file_is_left_over() -> None:
 @pytest.mark.parametrize("example", FILES)
 def test_nginx_accepts_the_export(example: str, name: str) -> None:
     assert NGINX.run(program("nginx"), "nginx.conf", (FOLDER / f"{example}.{name}").read_text()) is None
+
+
+@pytest.mark.needs("nginx")
+@pytest.mark.parametrize("example", FILES)
+def test_nginx_accepts_the_file_of_its_container(example: str) -> None:
+    text = (FOLDER / f"{example}.compose" / "nginx" / "nginx.conf").read_text()
+    assert NGINX.run(program("nginx"), "nginx.conf", text) is None
 
 
 @pytest.mark.parametrize("name", ["service", "rules.yml", "haproxy.cfg"])

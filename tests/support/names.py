@@ -16,14 +16,14 @@ class Names:
     """``records`` maps (name, type) to texts; ``broken``: all queries get SERVFAIL; ``silent``: none gets a
     response."""
 
-    def __init__(self, ttl: int = 0) -> None:
+    def __init__(self, ttl: int = 0, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.records: dict[tuple[str, str], list[str]] = {}
         self.ttl = ttl
         self.broken = self.silent = False
         self.asked = 0
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.server = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self._socket.bind(address)
+        self.server = f"{address[0]}:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 

@@ -26,13 +26,12 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
+# Addresses of gateways on other machines, whose header fields about the client are believed; uvicorn reads it, too.
+GATEWAYS = frozenset(filter(None, os.environ.get("FORWARDED_ALLOW_IPS", "").replace(" ", "").split(",")))
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _STATUS = re.compile(r"[2-5][0-9][0-9](?: .*)?")
 _ERROR = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
 _NAMES_KEPT = 1000  # bounds the memos of names, because clients may send any names
-
-TRUSTS_ALL = os.environ.get("FORWARDED_ALLOW_IPS") == "*"
-"""Whether other machines may write the forwarding fields, as for uvicorn: only the gateway can connect."""
 
 _keys: dict[bytes, str] = {}
 _date = (0, "")
@@ -111,7 +110,7 @@ def environ_of(
         environ[key] = text
     # From this machine only the gateway connects, and it lets no client write these fields. The first address is the
     # client's; those of trusted proxies follow. Its port is not known.
-    if peer.startswith("127.") or peer == "::1" or TRUSTS_ALL:
+    if peer.startswith("127.") or peer == "::1" or peer in GATEWAYS or "*" in GATEWAYS:
         scheme = environ.get("HTTP_X_FORWARDED_PROTO")
         if scheme in ("http", "https"):
             environ["wsgi.url_scheme"] = scheme

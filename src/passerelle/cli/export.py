@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
-from collections.abc import Callable, Sequence
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Commands, short_help="Write configurations for other programs.")
 def export() -> None:
-    """Write configurations for other programs: nginx, HAProxy, systemd, Prometheus, Kubernetes.
+    """Write configurations for other programs: nginx, HAProxy, systemd, Prometheus, Compose, Kubernetes.
 
     What a program cannot express is listed with its place in the file, and nothing is exported (exit code 1) unless
     --accept-losses is given. The same file gives the same bytes.
@@ -228,6 +231,120 @@ def kubernetes(**common: Any) -> None:
     export_kubernetes.write(deployment, files, common["output"], force=common["force"])
 
 
+@export.command(short_help="Gateways and services as containers, with databases and monitoring.")
+@_options
+@click.option(
+    "--gateways", type=click.IntRange(1, 100), default=2, show_default=True, metavar="N", help="Gateways behind nginx."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    help="The port of nginx on the machine; by default 80, or 443 with TLS.",
+)
+@click.option("--image", default="passerelle", show_default=True, metavar="NAME", help="The image of gateways.")
+@click.option(
+    "--service-image",
+    default="passerelle-services",
+    show_default=True,
+    metavar="NAME",
+    help="The image of services, with the folder of CONFIG in /srv/app.",
+)
+@click.option(
+    "--backup-image", default="passerelle-backup", show_default=True, metavar="NAME", help="The image of backups."
+)
+@click.option(
+    "--subnet",
+    default="10.213.84.0/24",
+    show_default=True,
+    metavar="NETWORK",
+    callback=lambda context, parameter, found: _subnet(context, parameter, found),
+    help="The network of nginx and the gateways, which have fixed addresses; services have the next one.",
+)
+@click.option(
+    "--database",
+    "databases",
+    multiple=True,
+    metavar="SERVICE=VARIABLE",
+    callback=lambda context, parameter, found: _pairs(context, parameter, found),
+    help="A service that reads the URL of its own PostgreSQL from this variable, if its env does not have it.",
+)
+@click.option(
+    "--migrate",
+    "migrations",
+    multiple=True,
+    metavar="SERVICE=COMMAND",
+    callback=lambda context, parameter, found: _pairs(context, parameter, found),
+    help="A command that prepares the database of a service before its instances start.",
+)
+def compose(**common: Any) -> None:
+    """Write a folder for Compose: gateways behind nginx, the services with their replicas, a PostgreSQL for each
+    service that declares one, Redis, Prometheus, Grafana, a collector of traces, migrations, and a job for backups.
+
+    A service declares a PostgreSQL with a variable (NAME_)DATABASE_URL in its env, or with --database. The gateways get
+    a file of their own, gateway/gateway.yaml; what differs in it is listed.
+
+    \b
+    Examples:
+      passerelle export compose -o deploy --check
+      passerelle export compose -o deploy --database user=USERS_DATABASE_URL --migrate 'user=python3 -m users.migrate'
+    """
+    from passerelle.export import compose as target
+    from passerelle.export.checkers import COMPOSE_SPEC, NGINX, PROMTOOL
+
+    if common["output"] is None:
+        raise click.UsageError("give the folder to write to with -o")
+    deployment = _read(common["config"], common["folder"])
+    local = [item.name for item in deployment.services if item.service.is_local]
+    for option in ("databases", "migrations"):
+        for name in common[option]:
+            if name not in local:
+                raise click.UsageError(f"found the service {name!r}; allowed: {', '.join(local) or 'none'}")
+    options = target.Options(
+        image=common["image"],
+        service_image=common["service_image"],
+        backup_image=common["backup_image"],
+        gateways=common["gateways"],
+        port=common["port"],
+        subnet=common["subnet"],
+        databases=common["databases"],
+        migrations={name: shlex.split(words) for name, words in common["migrations"].items()},
+    )
+    folder = target.export(deployment, options)
+    for finding in folder.changes if not folder.losses or common["accept_losses"] else ():
+        print_problems([deployment.locate(finding)], "in containers: ", err=True)
+    checks = [(COMPOSE_SPEC, "compose.yaml"), (PROMTOOL, "prometheus/passerelle.rules.yml")]
+    if deployment.config.tls is None:  # otherwise nginx reads the certificate, which may be on another machine
+        checks.append((NGINX, "nginx/nginx.conf"))
+    if common["check"] and not folder.reads_back():
+        raise click.ClickException("nothing was exported: compose.yaml does not mean what was to be written")
+    _finish_all(deployment, folder.files, folder.losses, checks, common)
+
+
+def _subnet(context: click.Context, parameter: click.Parameter, found: str) -> ipaddress.IPv4Network:
+    try:
+        network = ipaddress.IPv4Network(found)
+    except ValueError:
+        network = None
+    if network is None or network.prefixlen > 24 or int(network.broadcast_address) + network.num_addresses >= 2**32:
+        raise click.BadParameter(f"found {found!r}; allowed is a network such as 10.1.2.0/24", context, parameter)
+    return network
+
+
+def _pairs(context: click.Context, parameter: click.Parameter, found: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for each in found:
+        name, sign, value = each.partition("=")
+        try:
+            words = shlex.split(value)
+        except ValueError:
+            words = []
+        if not sign or not words or (parameter.name == "databases" and not re.fullmatch(r"[A-Za-z_]\w*", value, re.A)):
+            raise click.BadParameter(f"found {each!r}; allowed is {parameter.metavar}", context, parameter)
+        pairs[name] = value
+    return pairs
+
+
 def _addresses(context: click.Context, parameter: click.Parameter, found: str | None) -> Sequence[Address]:
     if found is None:
         return ()
@@ -253,14 +370,26 @@ def _finish(
     checker: Checker,
     common: dict[str, Any],
 ) -> None:
-    """List the losses, validate the export, and write it."""
+    """List the losses, validate the only file of the export, and write it."""
+    _finish_all(deployment, {name: text}, losses, [(checker, name)], common)
+
+
+def _finish_all(
+    deployment: Deployment,
+    files: Mapping[str, str],
+    losses: Sequence[Finding],
+    checks: Sequence[tuple[Checker, str]],
+    common: dict[str, Any],
+) -> None:
+    """List the losses, validate the export, and write its files."""
     _report_losses(deployment, losses, common["accept_losses"])
     if common["check"]:
-        _check(checker, name, text)
+        for checker, name in checks:
+            _check(checker, name, files[name])
     if common["output"] is None:
-        click.echo(text, nl=False)
+        click.echo("".join(files.values()), nl=False)
     else:
-        write_folder(Path(common["output"]), {name: text}, deployment.file, force=common["force"])
+        write_folder(Path(common["output"]), files, deployment.file, force=common["force"])
 
 
 def _report_losses(deployment: Deployment, losses: Sequence[Finding], accepted: bool) -> None:
@@ -277,7 +406,7 @@ def _check(checker: Checker, name: str, text: str) -> None:
     if found is None:
         click.echo(f"not validated: {checker.program} is not installed", err=True)
         return
-    report = checker.run(found, name, text)
+    report = checker.run(found, os.path.basename(name), text)
     if report is not None:
         click.echo(report, err=True)
         click.echo(f"nothing was exported: {checker.program} refuses {name}", err=True)

@@ -34,6 +34,7 @@ COMMANDS = (
     "capacity",
     "keys",
     "export",
+    "exec",
     "schema",
     "version",
 )

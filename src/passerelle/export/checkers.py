@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from pathlib import Path
 from passerelle.export.nginx_writer import CACHE_FOLDER
 
 _SECONDS = 60.0  # for one check
-_FOLDERS = os.pathsep.join(("/usr/sbin", "/usr/local/sbin", "/sbin"))  # not in the path of ordinary users
+# Not in the path of ordinary users, or of a virtual environment that is not activated.
+_FOLDERS = os.pathsep.join(("/usr/sbin", "/usr/local/sbin", "/sbin", os.path.dirname(sys.executable)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ NGINX = Checker(
 )
 HAPROXY = Checker("haproxy", lambda file, folder: ["-c", "-q", "-f", str(file)])
 PROMTOOL = Checker("promtool", lambda file, folder: ["check", "rules", str(file)])
+COMPOSE_SPEC = Checker("check-jsonschema", lambda file, folder: ["--builtin-schema", "vendor.compose-spec", str(file)])
 SYSTEMD_ANALYZE = Checker(
     "systemd-analyze",
     lambda file, folder: ["verify", "--recursive-errors=no", str(file)],

@@ -1,0 +1,43 @@
+"""What the export to Compose does with each key of the configuration."""
+
+from __future__ import annotations
+
+from passerelle.export.coverage import Coverage, Exported, NotApplicable
+from passerelle.export.nginx_coverage import IN_FRONT
+
+_YES = Exported()
+COVERAGE = Coverage(
+    {
+        **dict.fromkeys(("Config.listen", "Config.tls", "Config.limits", "Config.redis", "Config.tracing"), _YES),
+        **dict.fromkeys(("Config.trusted_proxies", "Config.access_log", "Config.workers", "Config.cache"), _YES),
+        **dict.fromkeys(("Config.services", "Config.keys", "Config.sessions", "Config.dns", "Config.jwt"), _YES),
+        "Config.admin": Exported("`off` is a loss: there are no metrics"),
+        "Config.alerts": _YES,
+        "AlertSettings.webhook": _YES,
+        "Webhook.url": Exported("a loss with a loopback address"),
+        "Jwt.jwks": Exported("a loss with a loopback address"),
+        "Dns.server": Exported("a loss with a loopback address"),
+        "Dns.max_ttl": _YES,
+        "Keys.store": Exported("a file is a loss: the gateways have their keys in Redis"),
+        "Sessions.store": _YES,
+        "Sessions.insecure": Exported("a loss: containers listen on all addresses"),
+        "Tracing.endpoint": _YES,
+        "Cache.memory": _YES,
+        "Limits.connections": _YES,
+        **{key: IN_FRONT.keys[key] for key in ("Limits.connections_per_address", "ListenerTls.certificates")},
+        **{key: IN_FRONT.keys[key] for key in ("ListenerTls.client_ca", "ListenerTls.client")},
+        **dict.fromkeys(("Service.app", "Service.interface", "Service.threads", "Service.instances"), _YES),
+        **dict.fromkeys(("Service.health", "Health.path", "Service.targets", "Service.zones"), _YES),
+        "Service.run": Exported("a loss with a loopback address, and with a password"),
+        "Service.env": Exported("a loss with a loopback address, and with a file of SQLite"),
+        "Service.cwd": Exported("a loss outside the folder of the file"),
+        "Zone.targets": _YES,
+        "Target.url": Exported("a loss with a loopback address"),
+        "Target.file": _YES,
+        "Instances.min": _YES,
+        "Instances.max": Exported("a loss unless equal to `min`: Compose runs a fixed number of containers"),
+        "Instances.target_in_flight": Exported("a loss if `max` is larger than `min`"),
+    },
+    NotApplicable("the gateways apply it from their file"),
+)
+"""What the export does with each key."""

@@ -1,0 +1,270 @@
+"""The file of a gateway in a container: the same configuration with the addresses, stores and secrets of containers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from passerelle.config.models.addresses import Address, Lookup
+from passerelle.config.models.target import Target
+from passerelle.config.problems import Finding, Loc
+from passerelle.config.reading.substitute import references
+from passerelle.export.config_tree import at, files, is_loopback, put, texts
+from passerelle.export.container_service import PORT
+from passerelle.export.deployment import Deployment
+from passerelle.export.secret_files import Filled, SecretFiles, has_password, looks_secret
+from passerelle.export.yaml_text import Written, dump
+
+FOLDER = Path("/etc/passerelle")
+"""Where containers have the file."""
+NAME = "gateway.yaml"
+HOST = "host.docker.internal"
+"""The machine that runs the containers, as they see it."""
+
+_LOCAL_KEYS = frozenset({"app", "run", "interface", "threads", "instances", "env", "cwd"})
+_FRESH = "5s"  # the DNS of containers states 10 minutes, and replicas come and go
+_LOWEST_PORT = 1024
+
+# Places of secrets that may stand in the file. None is any key.
+_SECRETS: tuple[tuple[str | None, ...], ...] = (
+    ("jwt", "secret"),
+    ("identity_token", "secret"),
+    ("admin", "token"),
+    ("alerts", "webhook", "secret"),
+    ("alerts", "webhook", "url"),
+    ("services", None, "balance", "sticky", "secret"),
+)
+# Places of header fields, which are secrets by their names. Of `tracing` all may be.
+_FIELDS: tuple[tuple[str | None, ...], ...] = (
+    ("services", None, "health", "headers", None),
+    *(("routes", None, f"{kind}_headers", rule, None) for kind in ("request", "response") for rule in ("set", "add")),
+)
+_ONE_REFERENCE = re.compile(r"\$\{[^{}]*\}").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """What the file refers to: the proxy in front, the services by their names, Redis, the collector of traces.
+
+    ``redis`` is None if the file names one on another machine.
+    """
+
+    proxy: str
+    services: Mapping[str, str]
+    redis: Filled | None
+    collector: str
+
+
+@dataclass(slots=True)
+class ContainerFile:
+    """The file and what it needs. ``token`` is the name of the secret with the token of the admin port.
+
+    ``mounts`` maps places of files on the host to places in the container.
+    """
+
+    text: str = ""
+    listen: Address = field(default_factory=lambda: Address(host="0.0.0.0", port=8080))
+    admin: int | None = None
+    token: str | None = None
+    secrets: set[str] = field(default_factory=set)
+    variables: set[str] = field(default_factory=set)
+    mounts: dict[str, str] = field(default_factory=dict)
+    uses_host: bool = False
+    losses: list[Finding] = field(default_factory=list)
+    changes: list[Finding] = field(default_factory=list)
+
+
+def container_file(
+    deployment: Deployment, data: dict[str, Any], secrets: SecretFiles, known: Addresses
+) -> ContainerFile:
+    """Make the file from ``data``, the text of the configuration as data, which is changed."""
+    return _Maker(deployment, data, secrets, known).make()
+
+
+class _Maker:
+    def __init__(self, deployment: Deployment, data: dict[str, Any], secrets: SecretFiles, known: Addresses) -> None:
+        self._deployment = deployment
+        self._config = deployment.config
+        self._data = data
+        self._secrets = secrets
+        self._known = known
+        self._made = ContainerFile()
+
+    def make(self) -> ContainerFile:
+        """Change the data: references first, because later ones are those of the export itself."""
+        self._references()
+        self._listen()
+        self._admin()
+        self._shared()
+        for name in self._config.services:
+            self._service(name)
+        self._hosts()
+        self._literal_secrets()
+        self._files()
+        header = f"# {self._deployment.header}\n# For containers: `passerelle export compose` lists what it changed.\n"
+        self._made.text = header + dump(self._data)
+        return self._made
+
+    def _set(self, key: str, value: object, shown: str) -> None:
+        """Set a key of the file, and report it."""
+        self._made.changes.append(Finding((key,), f"now {shown}" if key in self._data else f"added: {shown}"))
+        self._data[key] = value
+
+    def _use(self, filled: Filled) -> str:
+        self._made.secrets |= filled.secrets
+        self._made.variables |= filled.variables
+        return filled.text
+
+    def _lose(self, loc: Loc, why: str) -> None:
+        self._made.losses.append(Finding(loc, why, at_key=True))
+
+    def _listen(self) -> None:
+        port = self._config.listen.port
+        port = port if port >= _LOWEST_PORT else 8080 if self._config.tls is None else 8443
+        self._made.listen = Address(host="0.0.0.0", port=port)
+        self._set("listen", str(self._made.listen), str(self._made.listen))
+        proxies = self._data.get("trusted_proxies", [])
+        proxies = proxies if isinstance(proxies, list) else [proxies]
+        self._set("trusted_proxies", [*proxies, self._known.proxy], f"with {self._known.proxy}, the address of nginx")
+        if isinstance(self._config.access_log, Path):
+            self._set("access_log", "stdout", "stdout")
+
+    def _admin(self) -> None:
+        found = self._config.admin
+        if found is None:
+            return
+        port = found.listen.port if found.listen.port >= _LOWEST_PORT else 9900
+        port = port if port != self._made.listen.port else port + 1
+        given = self._data.get("admin")
+        section = dict(given) if isinstance(given, dict) else {}
+        section["listen"] = f"0.0.0.0:{port}"
+        written = str(section.get("token", ""))
+        if _ONE_REFERENCE(written) and ":-" not in written:
+            filled = self._secrets.filled(written)
+        else:
+            filled = self._secrets.introduce("admin-token", "the token of the admin port, at least 16 characters")
+        section["token"] = self._use(filled)
+        (self._made.token,) = filled.secrets
+        self._made.admin = port
+        if missing := [page for page in ("healthz", "readyz") if page not in found.open]:
+            section["open"] = [*found.open, *missing]
+        self._set("admin", section, f"0.0.0.0:{port} with the token {filled.text}")
+
+    def _shared(self) -> None:
+        """Change what gateways share: Redis, the stores in it, the collector; and how they resolve names."""
+        if self._known.redis is not None:
+            found = self._config.redis
+            database = found.url.rpartition("/")[2] if found is not None else "0"
+            url = f"{self._use(self._known.redis)}/{database}"
+            self._set("redis", url, url)
+        for key in ("keys", "sessions"):
+            section = getattr(self._config, key)
+            if section is not None and isinstance(section.store, Path):
+                self._data[key]["store"] = "redis"
+                self._made.changes.append(Finding((key, "store"), "now redis"))
+                if key == "keys":
+                    self._lose((key, "store"), "its keys are not in Redis: copy them with `passerelle keys import`")
+        if self._config.sessions is not None and self._config.sessions.insecure:
+            del self._data["sessions"]["insecure"]
+            why = "needs a loopback address; without it, browsers send cookies over TLS only"
+            self._lose(("sessions", "insecure"), why)
+        self._tracing()
+        section = dict(self._data.get("dns") or {})
+        server = self._config.dns.server
+        if server is not None and is_loopback(server.host):
+            del section["server"]
+            self._lose(("dns", "server"), "in a container, this address is the container itself; its own DNS is used")
+        if "max_ttl" not in section and any(item.service.is_local for item in self._deployment.services):
+            section["max_ttl"] = section.get("min_ttl", Written(_FRESH))
+        if section != (self._data.get("dns") or {}):
+            self._set("dns", section, ", ".join(f"{key}: {value}" for key, value in section.items()))
+
+    def _tracing(self) -> None:
+        tracing = self._config.tracing
+        endpoint = f"http://{self._known.collector}:4318/v1/traces"
+        if tracing is None:
+            self._set("tracing", {"endpoint": endpoint}, f"to {endpoint}")
+        elif is_loopback(urlsplit(tracing.endpoint).hostname or ""):
+            self._data["tracing"]["endpoint"] = endpoint
+            self._made.changes.append(Finding(("tracing", "endpoint"), f"now {endpoint}"))
+
+    def _service(self, name: str) -> None:
+        loc: Loc = ("services", name)
+        service = self._config.services[name]
+        if service.is_local:
+            target = f"dns+http://{self._known.services[name]}:{PORT}"
+            kept = {key: value for key, value in self._data["services"][name].items() if key not in _LOCAL_KEYS}
+            self._data["services"][name] = {"targets": [target], **kept}
+            self._made.changes.append(Finding(loc, f"now targets: [{target}]", at_key=True))
+            return
+        groups: list[tuple[Loc, Sequence[Target]]] = [((*loc, "targets"), service.targets or ())]
+        groups += [((*loc, "zones", key, "targets"), zone.targets) for key, zone in (service.zones or {}).items()]
+        for place, targets in groups:
+            for index, each in enumerate(targets):
+                if each.url is not None and is_loopback(each.url.host):
+                    self._on_host((*place, index), each.url)
+
+    def _on_host(self, place: Loc, url: Address) -> None:
+        """Refer to an instance on the machine that runs the containers."""
+        moved = Address(host=HOST, port=url.port, secure=url.secure).url
+        inside = (*place, "url") if isinstance(at(self._data, place), dict) else place
+        put(self._data, inside, moved)
+        self._made.uses_host = True
+        kind = "name" if isinstance(url, Lookup) else "address"
+        why = f"containers do not reach this {kind}; the export has {HOST}, where the instance must listen as well"
+        self._made.losses.append(Finding(inside, why))
+
+    def _literal_secrets(self) -> None:
+        """Replace secrets that stand in the file by references."""
+        for loc, text in list(texts(self._data)):
+            url = has_password(text)
+            if references(text) and not url:
+                continue
+            header = any(_is_at(loc, place) for place in _FIELDS) and looks_secret(str(loc[-1]), text)
+            if header or url or loc[:2] == ("tracing", "headers") or any(_is_at(loc, place) for place in _SECRETS):
+                key = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(map(str, loc)))
+                secret = self._secrets.introduce(
+                    f"in-file-{key}", f"the value of {'.'.join(map(str, loc))} in the file"
+                )
+                put(self._data, loc, self._use(secret))
+                self._made.changes.append(Finding(loc, f"now {secret.text}"))
+
+    def _references(self) -> None:
+        """Replace references to variables by references to secrets, in what stays in the file."""
+        for loc, text in list(texts(self._data)):
+            local = loc[0] == "services" and len(loc) > 2 and loc[2] in _LOCAL_KEYS
+            replaced = loc == ("admin", "token") or (loc == ("redis",) and self._known.redis is not None)
+            if not references(text) or local or replaced:
+                continue
+            filled = self._secrets.filled(text)
+            self._use(filled)
+            if filled.text != text:
+                put(self._data, loc, Written(filled.text) if isinstance(text, Written) else filled.text)
+                self._made.changes.append(Finding(loc, f"now {filled.text}"))
+
+    def _hosts(self) -> None:
+        """Report other addresses of the machine itself."""
+        jwks = self._config.jwt.jwks if self._config.jwt is not None else None
+        webhook = self._config.alerts.webhook if self._config.alerts is not None else None
+        urls: dict[Loc, object] = {("jwt", "jwks"): jwks, ("alerts", "webhook", "url"): webhook and webhook.url}
+        for loc, url in urls.items():
+            if isinstance(url, str) and is_loopback(urlsplit(url).hostname or ""):
+                self._lose(loc, "in a container, this address is the container itself")
+
+    def _files(self) -> None:
+        """List the files that the file names by keys. Private keys are secrets."""
+        for loc, path in files(self._config):
+            if loc[-1] in ("store", "access_log", "cwd"):
+                continue
+            if loc[-1] == "key" and loc[0] != "jwt":
+                self._made.secrets.add(self._secrets.mounted(path))
+            else:
+                self._made.mounts[self._deployment.path(path)] = self._deployment.path(path, FOLDER)
+
+
+def _is_at(loc: Loc, place: tuple[str | None, ...]) -> bool:
+    return len(loc) == len(place) and all(want in (None, step) for want, step in zip(place, loc, strict=True))
