@@ -52,8 +52,6 @@ class PostgresDatabase:
 
     Scratch databases for verification are created on the server of ``scratch``, by default on the same server. The role
     needs the right to create databases there.
-
-    :raises ValueError: if a URL cannot be used.
     """
 
     def __init__(self, name: str, url: str, scratch: str | None = None) -> None:
@@ -148,10 +146,12 @@ class PostgresDatabase:
                     'BEGIN; ALTER DATABASE :"live" RENAME TO :"old"; ALTER DATABASE :"new" RENAME TO :"live"; COMMIT',
                     **names,
                 )
-            except BackupError:
+            except BackupError as error:
                 with self._maintenance() as again:
                     again.execute('ALTER DATABASE :"live" ALLOW_CONNECTIONS true', **names)
-                raise
+                raise BackupError(
+                    f"{error}; nothing was replaced, and the restored database is {beside.place}"
+                ) from None
             sql.execute('ALTER DATABASE :"old" ALLOW_CONNECTIONS true', **names)
         return Restored(self.place, self._server.on(names["old"]).place)
 

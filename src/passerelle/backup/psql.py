@@ -21,7 +21,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from passerelle.backup.errors import BackupError
 
 _CONNECT_SECONDS = "10"
-_OPTIONS = ("host", "sslcert", "sslkey", "sslmode", "sslrootcert")
 _MOST_MESSAGE = 600  # characters
 _END = "-- end of reply --"
 
@@ -53,39 +52,20 @@ class Server:
 
 
 def parse_url(url: str) -> Server:
-    """Parse ``postgresql://user:password@host:port/database?sslmode=…``.
-
-    :raises ValueError: if it cannot be used. The message never shows what may be a password.
-    """
-    allowed = "allowed is postgresql://user:password@host:port/database"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"found no valid address; {allowed}") from None
-    if parts.scheme not in ("postgresql", "postgres"):
-        near = "; write it without the driver" if parts.scheme.startswith("postgresql+") else ""
-        raise ValueError(f"found scheme {parts.scheme!r}; {allowed}{near}")
+    """Parse ``postgresql://user:password@host:port/database?sslmode=…``, which the configuration has checked."""
+    parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    for name in options:
-        if name not in _OPTIONS:
-            raise ValueError(f"found the parameter {name!r}; allowed: {', '.join(_OPTIONS)}")
-    database = unquote(parts.path[1:])
-    if not database or "/" in parts.path[1:]:
-        raise ValueError(f"found no name of a database; {allowed}")
-    if not parts.username:
-        raise ValueError(f"found no user; {allowed}")
-    host = options.pop("host", None) or parts.hostname or "localhost"
+    host = options.pop("host", None) or unquote(parts.hostname or "localhost")
     found = {
-        "PGHOST": unquote(host),
-        "PGPORT": str(port or 5432),
-        "PGUSER": unquote(parts.username),
-        "PGDATABASE": database,
+        "PGHOST": host,
+        "PGPORT": str(parts.port or 5432),
+        "PGUSER": unquote(parts.username or ""),
+        "PGDATABASE": unquote(parts.path[1:]),
         **{f"PG{name.upper()}": value for name, value in options.items()},
     }
     if parts.password is not None:
         found["PGPASSWORD"] = unquote(parts.password)
-    return Server(database, f"{found['PGHOST']}:{found['PGPORT']}/{database}", found)
+    return Server(found["PGDATABASE"], f"{host}:{found['PGPORT']}/{found['PGDATABASE']}", found)
 
 
 @contextlib.contextmanager
