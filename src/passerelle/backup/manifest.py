@@ -107,6 +107,7 @@ def differences(expected: Part, layout: str, tables: dict[str, Table]) -> list[s
     return found
 
 
-def stamp(time: datetime) -> str:
+def stamp(time: datetime, *, milliseconds: bool = False) -> str:
     """Format a time (UTC) for the names of files and databases: ``20261130T160102Z``."""
-    return time.strftime("%Y%m%dT%H%M%SZ")
+    fraction = f"{time.microsecond // 1000:03}" if milliseconds else ""
+    return f"{time:%Y%m%dT%H%M%S}{fraction}Z"

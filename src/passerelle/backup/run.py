@@ -117,7 +117,7 @@ def restore_backup(
     with storage.fetched(name) as path, _folder() as folder:
         manifest = read_archive(path, folder, key, name=name)
         pairs = list(_matched(databases, manifest, name))
-        mark = stamp(now.astimezone(UTC))
+        mark = stamp(now.astimezone(UTC), milliseconds=True)
         ready = [(database, part, database.restore_beside(part, folder, mark)) for database, part in pairs]
     if beside:
         return [(part, found) for _, part, found in ready]

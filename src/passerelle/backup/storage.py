@@ -131,12 +131,9 @@ class FolderStorage:
     def adding(self, name: str) -> Iterator[Path]:
         """Yield a hidden file in the folder; at the end it is written to disk and renamed."""
         final = self.path / name
-        path = self.path / f".{name}.part"
+        path = self.path / f".{name}.{os.getpid()}.part"
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        except OSError as error:
-            raise _cannot("write to", self.path, error) from None
-        try:
             yield path
             if final.exists():
                 raise BackupError(f"{final} exists already")

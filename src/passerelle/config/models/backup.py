@@ -54,7 +54,9 @@ def parse_database(found: object, info: ValidationInfo) -> object:
 def check_postgresql(text: str) -> str:
     """Check the address of a PostgreSQL database. Messages never show what may be a password."""
     allowed = "allowed is postgresql://user:password@host:port/database"
-    scheme = text.partition("://")[0]
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        raise ValueError(f"found an address without a scheme; {allowed}")
     if scheme != "postgresql":
         near = "; write postgresql://" if scheme == "postgres" or scheme.startswith("postgresql+") else ""
         raise ValueError(f"found scheme {scheme!r}; {allowed}{near}")
