@@ -199,7 +199,7 @@ def test_two_backups_to_one_folder_exclude_each_other(run: Run) -> None:
 
 def test_a_stopped_backup_leaves_nothing(run: Run, tmp_path: Path) -> None:
     with closing(sqlite3.connect("var/books.db")) as db:
-        db.execute("INSERT INTO books SELECT hex(randomblob(1000)) FROM books a, books b, books c LIMIT 60000")
+        db.execute("INSERT INTO books SELECT hex(randomblob(1000)) FROM books a, books b, books c LIMIT 5000")
         db.commit()
     Path("tmp").mkdir()
     process = subprocess.Popen(

@@ -24,6 +24,7 @@ from passerelle.backup.manifest import Part, Table, differences
 BUSY_SECONDS = 30.0
 """How long other writers may hold up a backup or the replacement of a database (seconds)."""
 
+_STEP = 2048  # pages
 _UNUSABLE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _COMPANIONS = ("", "-wal", "-shm", "-journal")
 
@@ -114,7 +115,10 @@ class SqliteDatabase:
             with self._reported(self.path), closing(_open(self.path)) as live, closing(_open(new)) as source:
                 with closing(sqlite3.connect(old)) as kept:
                     os.chmod(old, self.path.stat().st_mode & 0o777)
+                    live.execute("BEGIN")
+                    live.execute("SELECT 1 FROM sqlite_schema").fetchone()
                     _copy(live, kept)
+                    live.execute("COMMIT")
                 _copy(source, live)
         except _Unusable:
             self._move(new, old)
@@ -154,8 +158,11 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
-    """Copy a database in one step: one moment of the source, one transaction of the target."""
-    source.backup(target, pages=-1, progress=_deadline(time.monotonic() + BUSY_SECONDS), sleep=0.02)
+    """Copy a database in one transaction of the target, and of the source if that has begun one.
+
+    It takes several steps, so that a signal can end it.
+    """
+    source.backup(target, pages=_STEP, progress=_deadline(time.monotonic() + BUSY_SECONDS), sleep=0.02)
 
 
 def _deadline(until: float) -> Callable[[int, int, int], None]:
