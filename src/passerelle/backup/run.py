@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -145,8 +146,15 @@ def _matched(databases: Sequence[Database], manifest: Manifest, name: str) -> It
 @contextmanager
 def _folder() -> Iterator[Path]:
     """Make a temporary folder that only this user can read (``TMPDIR``), removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="passerelle-backup-") as folder:
-        yield Path(folder)
+    folder = tempfile.TemporaryDirectory(prefix="passerelle-backup-")
+    try:
+        yield Path(folder.name)
+    finally:
+        try:
+            folder.cleanup()
+        finally:
+            # A signal may have ended the first attempt.
+            shutil.rmtree(folder.name, ignore_errors=True)
 
 
 def newest(archives: Sequence[Archive], prefix: str) -> Archive:

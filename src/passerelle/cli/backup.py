@@ -203,7 +203,8 @@ def reported() -> Iterator[None]:
     """Report errors of backups on one line, with the exit code 1. SIGTERM ends the command, which tidies up first."""
     from passerelle.backup.errors import BackupError
 
-    def end(_number: int, _frame: object) -> NoReturn:
+    def end(number: int, _frame: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)  # nothing interrupts the tidying up
         raise SystemExit(_TERMINATED)
 
     before = signal.signal(signal.SIGTERM, end)
