@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sqlite3
-import subprocess
-import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
@@ -16,11 +16,13 @@ import psycopg
 import pytest
 
 from passerelle.backup.archive import read_archive
+from passerelle.backup.databases import Restored
 from passerelle.backup.errors import BackupError
 from passerelle.backup.postgresql import PostgresDatabase
-from passerelle.backup.run import make_backup, restore_backup, verify_backup
+from passerelle.backup.run import make_backup, restore_backup
 from passerelle.backup.sqlite import SqliteDatabase
 from passerelle.backup.storage import FolderStorage
+from passerelle.cli.main import main
 from passerelle.security.credentials.api_keys import KeyStore
 from tests.backup.conftest import Ledger, postgresql_ledger, sqlite_ledger
 from tests.support.gateways import Rig
@@ -32,10 +34,19 @@ Clock = Callable[[], datetime]
 
 
 def backed_up(ledger: Ledger, storage: FolderStorage, clock: Clock) -> str:
-    return make_backup([ledger.database], storage, "shop", clock(), "test").name
+    """Make a backup, without verifying it: that is the subject of other tests, and restoring compares as well."""
+    return make_backup([ledger.database], storage, "shop", clock(), "test", verify=False).name
+
+
+def restored_from(
+    ledger: Ledger, storage: FolderStorage, name: str, now: datetime, *, replace: bool = False, beside: bool = False
+) -> Restored:
+    ((_, found),) = restore_backup([ledger.database], storage, name, None, now, replace=replace, beside=beside)
+    return found
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ledger", ["sqlite", "sqlite without WAL", "postgresql"], indirect=True)
 def test_a_backup_under_writes_is_one_moment(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
     storage = FolderStorage(tmp_path / "backups")
     ledger.fill(20_000)
@@ -53,68 +64,32 @@ def test_a_backup_under_writes_is_one_moment(ledger: Ledger, tmp_path: Path, clo
     print(f"{writes.done / writes.seconds:.0f} transactions a second")
 
 
-def test_restoring_keeps_the_former_content(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
-    storage = FolderStorage(tmp_path / "backups")
+def test_restoring_keeps_the_former_content(tmp_path: Path, clock: Clock) -> None:
+    path, storage = tmp_path / "ledger.db", FolderStorage(tmp_path / "backups")
+    ledger = sqlite_ledger(path)
     ledger.fill(50)
     name = backed_up(ledger, storage, clock)
     ledger.fill(60)
-    # Without --yes, a database that exists is left alone.
+    # Without consent, a database that exists is left alone.
     with pytest.raises(BackupError, match="nothing was restored, since these databases exist: ledger"):
-        restore_backup([ledger.database], storage, name, None, clock(), replace=False, beside=False)
+        restored_from(ledger, storage, name, clock())
     assert ledger.number() == 60
-    ((_, beside),) = restore_backup([ledger.database], storage, name, None, clock(), replace=False, beside=True)
-    assert ledger.number() == 60 and "restored" in beside.place
-    ((_, restored),) = restore_backup([ledger.database], storage, name, None, clock(), replace=True, beside=False)
-    assert ledger.number() == 50 and restored.place == ledger.database.place
-    assert "before" in restored.kept
-    if isinstance(ledger.database, SqliteDatabase):
-        for place, number in ((beside.place, 50), (restored.kept, 60)):
-            with closing(sqlite3.connect(place)) as db:
-                assert db.execute("SELECT n FROM totals").fetchone() == (number,)
-        assert os.stat(restored.kept).st_mode == os.stat(ledger.database.path).st_mode
+    beside = restored_from(ledger, storage, name, clock(), beside=True)
+    assert ledger.number() == 60
+    restored = restored_from(ledger, storage, name, clock(), replace=True)
+    assert ledger.number() == 50 and restored.place == str(path)
+    for place, number in ((beside.place, 50), (restored.kept, 60)):
+        with closing(sqlite3.connect(place)) as db:
+            assert db.execute("SELECT n FROM totals").fetchone() == (number,)
+    assert os.stat(restored.kept).st_mode == os.stat(path).st_mode
+    # A missing one needs no consent. A log that the lost file has left must not meet it.
+    path.unlink()
+    path.with_name("ledger.db-wal").write_bytes(b"left")
+    assert not restored_from(ledger, storage, name, clock()).kept
+    assert ledger.number() == 50
 
 
-def test_a_missing_database_is_restored_without_consent(ledger: Ledger, tmp_path: Path, clock: Clock, request) -> None:
-    storage = FolderStorage(tmp_path / "backups")
-    ledger.fill(5)
-    name = backed_up(ledger, storage, clock)
-    if isinstance(ledger.database, SqliteDatabase):
-        # A log of the lost file must not meet the restored one.
-        ledger.database.path.with_name("ledger.db-wal").write_bytes(b"left")
-        ledger.database.path.unlink()
-    else:
-        server = request.getfixturevalue("server")
-        with psycopg.connect(server.conninfo(), autocommit=True) as db:
-            db.execute(f'DROP DATABASE "{ledger.database.place.rpartition("/")[2]}"')
-    assert not ledger.database.exists()
-    ((_, restored),) = restore_backup([ledger.database], storage, name, None, clock(), replace=False, beside=False)
-    assert ledger.number() == 5 and not restored.kept
-
-
-def test_a_missing_table_or_row_is_found(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
-    """What was restored is compared with what was there, and not with the dump."""
-    storage, folder = FolderStorage(tmp_path / "backups"), tmp_path / "dumps"
-    folder.mkdir()
-    ledger.fill(5)
-    name = backed_up(ledger, storage, clock)
-    manifest = read_archive(storage.path / name, folder, None)
-    (part,) = manifest.parts
-    table = next(each for each in part.tables if each.endswith("entries"))
-    one_more = part.tables[table].model_copy(update={"rows": 6})
-    changed = [
-        (part.model_copy(update={"tables": {**part.tables, table: one_more}}), "has 5 rows instead of 6"),
-        (part.model_copy(update={"tables": {**part.tables, "gone": one_more}}), "the table gone is missing"),
-        (part.model_copy(update={"layout": "0" * 64}), "other parts of the schema differ"),
-    ]
-    if part.engine == "postgresql":
-        other = part.tables[table].model_copy(update={"digest": "1"})
-        changed.append((part.model_copy(update={"tables": {**part.tables, table: other}}), "have another content"))
-    for wrong, reason in changed:
-        with pytest.raises(BackupError, match=reason):
-            ledger.database.verify(wrong, folder)
-    ledger.database.verify(part, folder)
-
-
+@pytest.mark.parametrize("ledger", ["sqlite", "postgresql"], indirect=True)
 def test_a_database_without_tables_is_no_backup(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
     storage = FolderStorage(tmp_path / "backups")
     ledger.execute("DROP TABLE entries", "DROP TABLE totals")
@@ -132,7 +107,7 @@ def test_a_damaged_file_is_replaced_and_kept(tmp_path: Path, clock: Clock) -> No
     path.with_name("ledger.db-wal").write_bytes(b"left")
     with pytest.raises(BackupError, match="damaged: file is not a database"):
         backed_up(ledger, storage, clock)
-    ((_, restored),) = restore_backup([ledger.database], storage, name, None, clock(), replace=True, beside=False)
+    restored = restored_from(ledger, storage, name, clock(), replace=True)
     assert ledger.number() == 5 and "restart the programs" in restored.note
     assert Path(restored.kept).read_bytes().startswith(b"no database")
 
@@ -169,7 +144,9 @@ def test_a_running_gateway_applies_restored_keys(tmp_path: Path, clock: Clock, r
     assert status(kept) == 200
 
 
-def test_privileges_and_settings_of_a_database_survive(server: PostgresServer, tmp_path: Path, clock: Clock) -> None:
+def test_a_restored_database_has_the_privileges_and_settings_of_the_former(
+    server: PostgresServer, tmp_path: Path, clock: Clock
+) -> None:
     ledger, storage = postgresql_ledger(server), FolderStorage(tmp_path / "backups")
     name = ledger.database.place.rpartition("/")[2]
     with psycopg.connect(server.conninfo(), autocommit=True) as db:
@@ -179,6 +156,7 @@ def test_privileges_and_settings_of_a_database_survive(server: PostgresServer, t
         db.execute(f'ALTER DATABASE "{name}" SET search_path = \'public\', "O\'x"')
         db.execute(f"ALTER ROLE keeper IN DATABASE \"{name}\" SET work_mem = '8MB'")
     ledger.execute("GRANT SELECT ON entries TO reader")
+    ledger.fill(5)
     query = (
         "SELECT d.datacl::text, s.setconfig::text, d.datallowconn, d.datdba::regrole::text FROM pg_database d"
         " LEFT JOIN pg_db_role_setting s ON s.setdatabase = d.oid WHERE d.datname = %s ORDER BY 2"
@@ -186,30 +164,37 @@ def test_privileges_and_settings_of_a_database_survive(server: PostgresServer, t
     with psycopg.connect(server.conninfo()) as db:
         before = db.execute(query, [name]).fetchall()
     archive = backed_up(ledger, storage, clock)
+    ledger.fill(9)
     # A session that is open must not prevent the exchange.
     with closing(ledger.connect()) as held:
         held.execute("SELECT * FROM entries")
-        ((_, restored),) = restore_backup(
-            [ledger.database], storage, archive, None, clock(), replace=True, beside=False
-        )
+        restored = restored_from(ledger, storage, archive, clock(), replace=True)
+    assert ledger.number() == 5
     with psycopg.connect(server.conninfo()) as db:
         assert db.execute(query, [name]).fetchall() == before
         assert db.execute(query, [restored.kept.rpartition("/")[2]]).fetchall() == before
     url = f"postgresql://reader:r@127.0.0.1:{server.port}/{name.replace(' ', '%20')}"
     with psycopg.connect(url) as db:
-        assert db.execute("SELECT count(*) FROM entries").fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM entries").fetchone() == (5,)
+    # A missing database needs no consent, one that exists does.
+    with pytest.raises(BackupError, match="nothing was restored, since these databases exist: ledger"):
+        restored_from(ledger, storage, archive, clock())
+    with psycopg.connect(server.conninfo(), autocommit=True) as db:
+        db.execute(f'DROP DATABASE "{name}"')
+    assert not restored_from(ledger, storage, archive, clock()).kept and ledger.number() == 5
 
 
-def test_scratch_databases_are_dropped(server: PostgresServer, tmp_path: Path, clock: Clock) -> None:
-    ledger, storage = postgresql_ledger(server), FolderStorage(tmp_path / "backups")
+def test_scratch_databases_are_dropped(server: PostgresServer, tmp_path: Path) -> None:
+    ledger = postgresql_ledger(server)
+    ledger.fill(5)
     with psycopg.connect(server.conninfo(), autocommit=True) as db:
         db.execute("CREATE DATABASE passerelle_verify_1000000000_00aa OWNER keeper")  # of a run that was killed
-    name = backed_up(ledger, storage, clock)
-    verify_backup([ledger.database], storage, name, None)
-    manifest = read_archive(storage.path / name, tmp_path, None)
-    wrong = manifest.parts[0].model_copy(update={"layout": "0"})
-    with pytest.raises(BackupError):
-        ledger.database.verify(wrong, tmp_path)
+    part = ledger.database.dump(tmp_path)
+    entries = part.tables["public.entries"]
+    other = {**part.tables, "public.entries": entries.model_copy(update={"digest": "1"})}
+    ledger.database.verify(part, tmp_path)
+    with pytest.raises(BackupError, match=r"the rows of the table public\.entries have another content"):
+        ledger.database.verify(part.model_copy(update={"tables": other}), tmp_path)
     with psycopg.connect(server.conninfo()) as db:
         assert db.execute("SELECT datname FROM pg_database WHERE datname LIKE 'passerelle%'").fetchall() == []
 
@@ -257,7 +242,9 @@ def test_a_cut_dump_is_refused_by_restoring(server: PostgresServer, tmp_path: Pa
 
 
 @pytest.mark.parametrize("of", ["dump", "archive"])
-def test_a_full_disk_leaves_nothing(tmp_path: Path, of: str) -> None:
+def test_a_full_disk_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], of: str
+) -> None:
     """A limit of the size of files stands for a full disk, since writes fail in the same way."""
     target = tmp_path / "backups"
     for name in ("a.db", "b.db"):
@@ -276,18 +263,17 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, of: str) -> None:
     )
     target.mkdir()
     size = 400_000 if of == "archive" else 100_000  # the archive has both
-    script = (
-        "import resource, sys; from passerelle.cli.main import main;"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); main(['backup'])"
-    )
     (tmp_path / "tmp").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and ("file too large" if of == "archive" else "disk") in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(["backup"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and said.out == ""
+    assert said.err.count("\n") == 1 and ("file too large" if of == "archive" else "disk") in said.err
     assert list(target.iterdir()) == [] and list((tmp_path / "tmp").iterdir()) == []
