@@ -33,6 +33,8 @@ COMMANDS = (
     "shadow",
     "capacity",
     "keys",
+    "backup",
+    "restore",
     "export",
     "exec",
     "schema",

@@ -10,7 +10,10 @@ from passerelle.config.problems import Finding, Loc, Problem, key_of
 from passerelle.config.reading import yaml_tree
 from passerelle.config.reading.substitute import substitute
 
-_SECRETS = (("jwt", "secret"), ("identity_token", "secret"), ("admin", "token"), ("alerts", "webhook", "secret"))
+_SECRETS = (
+    *(("jwt", "secret"), ("identity_token", "secret"), ("admin", "token"), ("alerts", "webhook", "secret")),
+    *(("backup", "s3", "access_key"), ("backup", "s3", "secret_key")),
+)
 
 
 class ConfigSource:

@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, model_validator
 from passerelle.config.models.addresses import Address, Authority, Listen, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import Alert, AlertSettings, Webhook
+from passerelle.config.models.backup import S3, Backup, Keep
 from passerelle.config.models.balance import (
     Balance,
     Breaker,
@@ -70,9 +71,11 @@ from passerelle.config.models.values import (
 )
 
 __all__ = [
+    "S3",
     "AdminPort",
     "Alert",
     "AlertSettings",
+    "Backup",
     "Balance",
     "Breaker",
     "Cache",
@@ -89,6 +92,7 @@ __all__ = [
     "Hedge",
     "IdentityToken",
     "Instances",
+    "Keep",
     "Limits",
     "Login",
     "Model",
@@ -472,6 +476,9 @@ class Config(Model):
     )
     alerts: Annotated[AlertSettings, Takes("[mapping](#alerts)")] | None = Field(
         default=None, description="Conditions on rates, latency, certificates and restarts, and a webhook for them."
+    )
+    backup: Annotated[Backup, Takes("[mapping](#backup)")] | None = Field(
+        default=None, description="What `passerelle backup` saves, where, and for how long."
     )
     identity_token: IdentityToken | None = Field(
         default=None, description="A signed token that identifies the client to services."

@@ -1,0 +1,1 @@
+"""Backups of databases: consistent dumps, archives, verification by restoring, rotation, restoring."""
