@@ -1,0 +1,138 @@
+"""Build the documentation site into build/site, with every warning an error; ``--serve`` shows it on a local port.
+
+The pages are those that code hosts show: docs/ and the pages beside it that docs/ links to. They are copied to
+build/pages with their links rewritten to the places on the site, and Zensical (zensical.toml) makes the site from them.
+Files that are no pages, such as configurations of examples, are copied as they are. Afterwards the site is checked:
+nothing is loaded from another host, and each page is in the navigation.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from posixpath import relpath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = Path("build/pages")
+SITE = Path("build/site")
+# Pages outside of docs/, with their places on the site.
+BESIDE = {
+    "README.md": "project/readme.md",
+    "CONTRIBUTING.md": "project/contributing.md",
+    "SECURITY.md": "project/security.md",
+    "CHANGELOG.md": "project/changelog.md",
+    "examples/shop/README.md": "tutorial/shop.md",
+}
+FILES = "files"  # the folder of everything else that a page links to
+
+_LINK = re.compile(r"(\]\(\s*<?|\]:\s+<?|(?:src|srcset|href)=\")([^()\s>\"]+)")
+_CODE = re.compile(r"(^(?P<fence>`{3,}).*?^(?P=fence)[ \t]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+# What a browser loads by itself; links that a reader follows may lead anywhere.
+_LOADED = re.compile(
+    r"<(?:script|img|iframe|source|audio|video)\b[^>]*?\bsrc(?:set)?=[\"']?((?:https?:)?//[^\"'\s>]+)"
+    r"|<link\b(?=[^>]*rel=[\"']?(?:stylesheet|preload|preconnect|icon))[^>]*?href=[\"']?((?:https?:)?//[^\"'\s>]+)"
+)
+_LOADED_BY_STYLE = re.compile(r"(?:@import\s+|url\()\s*[\"']?((?:https?:)?//[^\"')\s]+)")
+
+
+def place(path: PurePosixPath) -> PurePosixPath:
+    """Return the place on the site of a file of the repository."""
+    if str(path) in BESIDE:
+        return PurePosixPath(BESIDE[str(path)])
+    if path.parts[0] == "docs":
+        return path.relative_to("docs")
+    return PurePosixPath(FILES) / path
+
+
+def rewritten(root: Path, page: PurePosixPath, text: str, linked: set[PurePosixPath]) -> str:
+    """Return the text of a page with its links changed to places on the site; add their targets to ``linked``."""
+
+    def link(match: re.Match[str]) -> str:
+        parts = urlsplit(match[2])
+        if parts.scheme or parts.netloc or not parts.path:
+            return match[0]
+        found = (root / page.parent / unquote(parts.path)).resolve()
+        target = PurePosixPath(found.relative_to(root).as_posix())
+        linked.add(target)
+        there = relpath(str(place(target)), str(place(page).parent))
+        return match[1] + there + (f"#{parts.fragment}" if parts.fragment else "")
+
+    pieces = _CODE.split(text)
+    # Of the two groups of _CODE, the inner one is the fence.
+    return "".join(
+        _LINK.sub(link, piece) if number % 3 == 0 else piece
+        for number, piece in enumerate(pieces)
+        if number % 3 != 2
+    )
+
+
+def assemble(root: Path, target: Path) -> None:
+    """Copy the pages, and the files that they link to, below ``target``."""
+    if target.exists():
+        shutil.rmtree(target)
+    pages = [PurePosixPath(path.relative_to(root).as_posix()) for path in sorted((root / "docs").rglob("*.md"))]
+    linked: set[PurePosixPath] = set()
+    for page in [*pages, *map(PurePosixPath, BESIDE)]:
+        text = rewritten(root, page, (root / page).read_text("utf-8"), linked)
+        path = target / place(page)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    assets = {PurePosixPath(path.relative_to(root).as_posix()) for path in (root / "docs").rglob("*") if path.is_file()}
+    for file in sorted(linked | assets):
+        path = target / place(file)
+        if (root / file).is_file() and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / file, path)
+
+
+def in_navigation(nav: Any) -> Iterator[str]:
+    """Yield the pages of a navigation."""
+    if isinstance(nav, str):
+        yield nav
+    elif isinstance(nav, list):
+        for item in nav:
+            yield from in_navigation(item)
+    elif isinstance(nav, dict):
+        for item in nav.values():
+            yield from in_navigation(item)
+
+
+def faults(pages: Path, site: Path, nav: Any) -> Iterator[str]:
+    """Yield what is wrong with a built site."""
+    named = set(in_navigation(nav))
+    found = {path.relative_to(pages).as_posix() for path in pages.rglob("*.md")}
+    yield from (f"zensical.toml: nav: {page} does not exist" for page in sorted(named - found))
+    yield from (f"zensical.toml: nav: {page} is missing" for page in sorted(found - named))
+    for path in sorted(site.rglob("*.html")):
+        for match in _LOADED.finditer(path.read_text("utf-8")):
+            yield f"{path.relative_to(site)}: loads {match[1] or match[2]}"
+    for path in sorted(site.rglob("*.css")):
+        for match in _LOADED_BY_STYLE.finditer(path.read_text("utf-8")):
+            yield f"{path.relative_to(site)}: loads {match[1]}"
+
+
+def main(argv: list[str]) -> int:
+    """Build the site; with ``--serve``, serve it."""
+    assemble(ROOT, ROOT / PAGES)
+    program = Path(sys.executable).parent / "zensical"
+    command = ["serve"] if "--serve" in argv else ["build", "--clean", "--strict"]
+    done = subprocess.run([program, *command], cwd=ROOT, check=False)
+    if done.returncode or "--serve" in argv:
+        return done.returncode
+    settings = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))
+    wrong = list(faults(ROOT / PAGES, ROOT / SITE, settings["project"]["nav"]))
+    for line in wrong:
+        print(line)
+    print(f"build/site: {sum(1 for _ in (ROOT / SITE).rglob('*.html'))} pages, {len(wrong)} faults", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
