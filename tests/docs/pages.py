@@ -186,6 +186,7 @@ class Shell:
     def start(self, command: str) -> None:
         """Start a server, and wait until it listens."""
         log = self.folder / f"server-{len(self.servers)}.log"
+        log.touch()
         self.servers.append(log)
         assert self.send(f"{command} >{shlex.quote(os.fspath(log))} 2>&1 &")[0] == 0
         deadline = time.monotonic() + SECONDS
