@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from passerelle.export import prometheus_rules, systemd
-from passerelle.export.checkers import NGINX, PROMTOOL, SYSTEMD_ANALYZE, Checker
+from passerelle.export import github, gitlab, prometheus_rules, systemd
+from passerelle.export.checkers import GITHUB, GITLAB, NGINX, PROMTOOL, SYSTEMD_ANALYZE, Checker
 from passerelle.export.deployment import Deployment
+from passerelle.export.pipeline import Project
 from tests.export.serving import EXAMPLES, deployed, in_front, in_place
 from tests.requirements import program
 
@@ -23,17 +24,22 @@ FILES = {
     "shop-secure": EXAMPLES / "shop" / "gateway-secure.yaml",
     "balancers": EXAMPLES / "balancers" / "gateway.yaml",
 }
+PROJECT = Project("3.13", "pip install -r requirements.txt", "python -m pytest")
 NAMES = {
     "front.conf": lambda deployment: in_front(deployment)[0],
     "place.conf": lambda deployment: in_place(deployment)[0],
     "service": lambda deployment: systemd.export(deployment, "/usr/local/bin/passerelle", "passerelle")[0],
     "rules.yml": lambda deployment: prometheus_rules.export(deployment)[0],
+    "github.yml": lambda deployment: github.export(deployment, PROJECT)[0],
+    "gitlab.yml": lambda deployment: gitlab.export(deployment, PROJECT)[0],
 }
 CHECKERS: dict[str, Checker] = {
     "front.conf": NGINX,
     "place.conf": NGINX,
     "service": SYSTEMD_ANALYZE,
     "rules.yml": PROMTOOL,
+    "github.yml": GITHUB,
+    "gitlab.yml": GITLAB,
 }
 
 
@@ -63,13 +69,13 @@ def test_nginx_accepts_the_export(example: str, name: str) -> None:
     assert NGINX.run(program("nginx"), "nginx.conf", (FOLDER / f"{example}.{name}").read_text()) is None
 
 
-@pytest.mark.parametrize("name", ["service", "rules.yml"])
+@pytest.mark.parametrize("name", ["service", "rules.yml", "github.yml", "gitlab.yml"])
 @pytest.mark.parametrize("example", FILES)
 def test_the_program_of_the_target_accepts_the_export_if_it_is_installed(example: str, name: str) -> None:
     checker = CHECKERS[name]
     found = checker.find()
     text = (FOLDER / f"{example}.{name}").read_text()
-    assert yaml.safe_load(text) if name == "rules.yml" else text.startswith("# Exported by passerelle")
+    assert yaml.safe_load(text) if name.endswith(".yml") else text.startswith("# Exported by passerelle")
     if found is not None:
         names = {"service": "passerelle.service", "rules.yml": "passerelle.rules.yml"}
-        assert checker.run(found, names[name], text) is None
+        assert checker.run(found, names.get(name, name), text) is None
