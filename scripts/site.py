@@ -79,7 +79,7 @@ def assemble(root: Path, target: Path) -> None:
         shutil.rmtree(target)
     pages = [PurePosixPath(path.relative_to(root).as_posix()) for path in sorted((root / "docs").rglob("*.md"))]
     linked: set[PurePosixPath] = set()
-    for page in [*pages, *map(PurePosixPath, BESIDE)]:
+    for page in [*pages, *(PurePosixPath(name) for name in BESIDE if (root / name).is_file())]:
         text = rewritten(root, page, (root / page).read_text("utf-8"), linked)
         path = target / place(page)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,19 +118,19 @@ def faults(pages: Path, site: Path, nav: Any) -> Iterator[str]:
             yield f"{path.relative_to(site)}: loads {match[1]}"
 
 
-def main(argv: list[str]) -> int:
-    """Build the site; with ``--serve``, serve it."""
-    assemble(ROOT, ROOT / PAGES)
+def main(argv: list[str], root: Path = ROOT) -> int:
+    """Build the site of the repository at ``root``; with ``--serve``, serve it."""
+    assemble(root, root / PAGES)
     program = Path(sys.executable).parent / "zensical"
     command = ["serve"] if "--serve" in argv else ["build", "--clean", "--strict"]
-    done = subprocess.run([program, *command], cwd=ROOT, check=False)
+    done = subprocess.run([program, *command], cwd=root, check=False)
     if done.returncode or "--serve" in argv:
         return done.returncode
-    settings = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))
-    wrong = list(faults(ROOT / PAGES, ROOT / SITE, settings["project"]["nav"]))
+    settings = tomllib.loads((root / "zensical.toml").read_text("utf-8"))
+    wrong = list(faults(root / PAGES, root / SITE, settings["project"]["nav"]))
     for line in wrong:
         print(line)
-    print(f"build/site: {sum(1 for _ in (ROOT / SITE).rglob('*.html'))} pages, {len(wrong)} faults", file=sys.stderr)
+    print(f"build/site: {sum(1 for _ in (root / SITE).rglob('*.html'))} pages, {len(wrong)} faults", file=sys.stderr)
     return 1 if wrong else 0
 
 

@@ -23,6 +23,8 @@ def clone(tmp_path: Path) -> Iterator[Shell]:
     shutil.copytree(ROOT / "examples", folder / "passerelle" / "examples", ignore=ignored)
     (folder / "passerelle" / ".venv").symlink_to(sys.prefix)
     port, admin = str(free_port()), str(free_port())
+    file = folder / "passerelle/examples/shop/gateway.yaml"
+    file.write_text(file.read_text().replace("8080", port).replace("9900", admin))
     environ = {
         "HOME": os.fspath(tmp_path),
         "LANG": "C.UTF-8",
