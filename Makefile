@@ -65,7 +65,7 @@ lock: ## pin the dependencies again; ARGS=--upgrade selects the newest
 	@scripts/lock $(ARGS)
 
 clean: ## remove .venv and the caches of all tools; the databases of the shop stay
-	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests benchmarks examples scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -2,26 +2,27 @@
 
 The pages are those that code hosts show: docs/ and the pages beside it that docs/ links to. They are copied to
 build/pages with their links rewritten to the places on the site, and Zensical (zensical.toml) makes the site from them.
-Files that are no pages, such as configurations of examples, are copied as they are. Afterwards the site is checked:
+Files that are no pages, such as configurations of examples, are copied as they are. The navigation follows the lists of
+docs/index.md: each heading is a tab, and a line that ends with a colon names a group. Afterwards the site is checked:
 nothing is loaded from another host, and each page is in the navigation.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from posixpath import relpath
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = Path("build/pages")
 SITE = Path("build/site")
+CONFIG = Path("build/zensical.toml")
 # Pages outside of docs/, with their places on the site.
 BESIDE = {
     "README.md": "project/readme.md",
@@ -67,9 +68,7 @@ def rewritten(root: Path, page: PurePosixPath, text: str, linked: set[PurePosixP
     pieces = _CODE.split(text)
     # Of the two groups of _CODE, the inner one is the fence.
     return "".join(
-        _LINK.sub(link, piece) if number % 3 == 0 else piece
-        for number, piece in enumerate(pieces)
-        if number % 3 != 2
+        _LINK.sub(link, piece) if number % 3 == 0 else piece for number, piece in enumerate(pieces) if number % 3 != 2
     )
 
 
@@ -92,24 +91,42 @@ def assemble(root: Path, target: Path) -> None:
             shutil.copyfile(root / file, path)
 
 
-def in_navigation(nav: Any) -> Iterator[str]:
-    """Yield the pages of a navigation."""
-    if isinstance(nav, str):
-        yield nav
-    elif isinstance(nav, list):
-        for item in nav:
-            yield from in_navigation(item)
-    elif isinstance(nav, dict):
-        for item in nav.values():
-            yield from in_navigation(item)
+def navigation(root: Path) -> list[tuple[str, str, str, str]]:
+    """Return the pages in the order of docs/index.md, each as (tab, group or "", title, place)."""
+    index = PurePosixPath("docs/index.md")
+    found = [("Home", "", "Home", "index.md")]
+    tab = group = ""
+    for block in rewritten(root, index, (root / index).read_text("utf-8"), set()).split("\n\n"):
+        if block.startswith("## "):
+            tab, group = block[3:].strip(), ""
+        elif re.fullmatch(r"[^\n]{1,40}:\s*", block):
+            group = block.strip().rstrip(":")
+        elif block.startswith("- ") and tab:
+            links = re.findall(r"(?<!`)\[([^\]]+)\]\(([^)#]+\.md)(?:#[^)]*)?\)", block)
+            found += [(tab, group, " ".join(title.split()), page) for title, page in links]
+    return found
 
 
-def faults(pages: Path, site: Path, nav: Any) -> Iterator[str]:
-    """Yield what is wrong with a built site."""
-    named = set(in_navigation(nav))
+def as_toml(pages: list[tuple[str, str, str, str]]) -> str:
+    """Return a navigation as the value of ``nav``."""
+    tabs: dict[str, dict[str, list[str]]] = {}
+    for tab, group, title, page in pages:
+        tabs.setdefault(tab, {}).setdefault(group, []).append(f"{{{json.dumps(title)} = {json.dumps(page)}}}")
+    lines = []
+    for tab, groups in tabs.items():
+        items = [
+            item
+            for group, inside in groups.items()
+            for item in (inside if not group else [f"{{{json.dumps(group)} = [{', '.join(inside)}]}}"])
+        ]
+        lines.append(f"  {{{json.dumps(tab)} = [{', '.join(items)}]}},\n" if tab != "Home" else f"  {items[0]},\n")
+    return f"nav = [\n{''.join(lines)}]"
+
+
+def faults(pages: Path, site: Path, named: set[str]) -> Iterator[str]:
+    """Yield what is wrong with a built site. ``named`` are the pages of its navigation."""
     found = {path.relative_to(pages).as_posix() for path in pages.rglob("*.md")}
-    yield from (f"zensical.toml: nav: {page} does not exist" for page in sorted(named - found))
-    yield from (f"zensical.toml: nav: {page} is missing" for page in sorted(found - named))
+    yield from (f"docs/index.md: no list has a link to {page}" for page in sorted(found - named))
     for path in sorted(site.rglob("*.html")):
         for match in _LOADED.finditer(path.read_text("utf-8")):
             yield f"{path.relative_to(site)}: loads {match[1] or match[2]}"
@@ -121,13 +138,15 @@ def faults(pages: Path, site: Path, nav: Any) -> Iterator[str]:
 def main(argv: list[str], root: Path = ROOT) -> int:
     """Build the site of the repository at ``root``; with ``--serve``, serve it."""
     assemble(root, root / PAGES)
+    pages = navigation(root)
+    config = (root / "zensical.toml").read_text("utf-8")
+    (root / CONFIG).write_text(re.sub(r"^nav = .*$", lambda _: as_toml(pages), config, flags=re.MULTILINE), "utf-8")
     program = Path(sys.executable).parent / "zensical"
     command = ["serve"] if "--serve" in argv else ["build", "--clean", "--strict"]
-    done = subprocess.run([program, *command], cwd=root, check=False)
+    done = subprocess.run([program, *command, "--config-file", root / CONFIG], cwd=root / CONFIG.parent, check=False)
     if done.returncode or "--serve" in argv:
         return done.returncode
-    settings = tomllib.loads((root / "zensical.toml").read_text("utf-8"))
-    wrong = list(faults(root / PAGES, root / SITE, settings["project"]["nav"]))
+    wrong = list(faults(root / PAGES, root / SITE, {page for *_, page in pages}))
     for line in wrong:
         print(line)
     print(f"build/site: {sum(1 for _ in (root / SITE).rglob('*.html'))} pages, {len(wrong)} faults", file=sys.stderr)

@@ -31,5 +31,7 @@ def clone(tmp_path: Path) -> Iterator[Shell]:
         "PASSERELLE_ADMIN": f"127.0.0.1:{admin}",  # pages use the default, 9900
         "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
     }
-    with Shell(folder, environ, {"8080": port, "9900": admin, "5001": str(free_port()), "5002": str(free_port())}) as found:
+    with Shell(
+        folder, environ, {"8080": port, "9900": admin, "5001": str(free_port()), "5002": str(free_port())}
+    ) as found:
         yield found

@@ -13,6 +13,7 @@ run (times, ports, process ids, request ids) matches its like.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -129,10 +130,8 @@ class Shell:
 
     def __exit__(self, *_: object) -> None:
         """End the shell and all that it started."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.communicate()
 
     def of_this_run(self, text: str) -> str:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,7 +134,9 @@ def test_both_files_of_a_page_can_be_read_and_have_the_same_servers(page: str) -
     assert len(found) == 2
     report = inspect_text(found.pop("gateway.yaml"), environ={}, elsewhere=True)
     assert report.config is not None, report.errors
-    targets = {target.url.port for service in report.config.services.values() for target in service.all_targets if target.url}
+    targets = {
+        target.url.port for service in report.config.services.values() for target in service.all_targets if target.url
+    }
     ((name, text),) = found.items()
     if name.endswith(".json"):
         assert json.loads(text)["version"] == 3

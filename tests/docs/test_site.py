@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -13,12 +14,23 @@ site = script("site")
 CONFIG = """
 [project]
 site_name = "a"
-docs_dir = "build/pages"
-site_dir = "build/site"
+docs_dir = "pages"
+site_dir = "site"
 use_directory_urls = false
-nav = [{Home = "index.md"}, {Project = ["project/readme.md"]}]
+nav = []
 [project.theme]
 font = false
+"""
+INDEX = """# Docs
+
+## First part
+
+- [readme](../README.md), [file](../examples/a.yaml), `[b](../B.md)`
+
+A group:
+
+- [other
+  page](a/b.md#part): about it
 """
 
 
@@ -28,7 +40,8 @@ def repository(tmp_path: Path) -> Path:
     for name, text in {
         "zensical.toml": CONFIG,
         "README.md": "# Read me\n\n[docs](docs/index.md#first-part) ![x](docs/images/x.svg)\n",
-        "docs/index.md": "# Docs\n\n## First part\n\n[readme](../README.md), [file](../examples/a.yaml), `[b](../B.md)`\n",
+        "docs/index.md": INDEX,
+        "docs/a/b.md": "# Other\n\n## Part\n",
         "docs/images/x.svg": "<svg xmlns='http://www.w3.org/2000/svg'/>",
         "examples/a.yaml": "a: 1\n",
     }.items():
@@ -59,6 +72,19 @@ def test_links_lead_to_the_places_and_code_stays(repository: Path) -> None:
     assert (repository / "build/pages/files/examples/a.yaml").read_text() == "a: 1\n"
 
 
+def test_the_navigation_follows_the_lists_of_the_index(repository: Path) -> None:
+    pages = site.navigation(repository)
+    assert pages == [
+        ("Home", "", "Home", "index.md"),
+        ("First part", "", "readme", "project/readme.md"),
+        ("First part", "A group", "other page", "a/b.md"),
+    ]
+    assert tomllib.loads(site.as_toml(pages))["nav"] == [
+        {"Home": "index.md"},
+        {"First part": [{"readme": "project/readme.md"}, {"A group": [{"other page": "a/b.md"}]}]},
+    ]
+
+
 def test_the_site_is_built(repository: Path) -> None:
     assert site.main([], repository) == 0
     assert "Read me" in (repository / "build/site/project/readme.html").read_text()
@@ -80,11 +106,10 @@ def test_a_page_outside_of_the_navigation_and_a_file_of_another_host_are_faults(
     built.mkdir()
     shutil.copy(repository / "docs/lonely.md", built / "lonely.html")
     (built / "a.css").write_text("@import 'https://example.com/b.css'; a {background: url(//example.com/c.png)}")
-    nav = ["index.md", {"Project": ["project/readme.md", "gone.md"]}]
-    assert sorted(site.faults(repository / "build/pages", built, nav)) == [
+    named = {page for *_, page in site.navigation(repository)}
+    assert sorted(site.faults(repository / "build/pages", built, named)) == [
         "a.css: loads //example.com/c.png",
         "a.css: loads https://example.com/b.css",
+        "docs/index.md: no list has a link to lonely.md",
         "lonely.html: loads https://example.com/a.png",
-        "zensical.toml: nav: gone.md does not exist",
-        "zensical.toml: nav: lonely.md is missing",
     ]

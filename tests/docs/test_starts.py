@@ -19,8 +19,8 @@ from tests.export.serving import free_port
 PAGES = ["flask", "fastapi", "django"]
 TEN_MINUTES = 600.0
 
-# No package index is reached. A new virtual environment imports the packages of this one, pip included, which also takes
-# a fifth of the time of installing pip.
+# No package index is reached. A new virtual environment imports the packages of this one, pip included, which takes a
+# fifth of the time of installing pip.
 PYTHON = f"""#!/bin/sh
 [ "$*" = "-m venv .venv" ] || exec {sys._base_executable} "$@"
 {sys._base_executable} -m venv --without-pip .venv

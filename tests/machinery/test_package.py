@@ -8,7 +8,6 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,11 +39,11 @@ def wheel(built: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an environment with the wheel and nothing else."""
     folder = tmp_path_factory.mktemp("clean")
     run(*PIP, "install", "--no-deps", "--no-compile", "--target", folder, wheel)
-    yield folder
+    return folder
 
 
 def sources() -> set[str]:

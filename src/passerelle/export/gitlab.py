@@ -18,7 +18,7 @@ _BUILD = (
     "docker buildx build --push --provenance mode=max --sbom true "
     '--tag "$CI_REGISTRY_IMAGE:$CI_COMMIT_SHA" --metadata-file build.json .'
 )
-_DIGEST = "digest=$(sed -n 's/.*\"containerimage.digest\": *\"\\([^\"]*\\)\".*/\\1/p' build.json)"
+_DIGEST = 'digest=$(sed -n \'s/.*"containerimage.digest": *"\\([^"]*\\)".*/\\1/p\' build.json)'
 _OUTPUT = 'echo "IMAGE=$CI_REGISTRY_IMAGE@$digest" > image.env'
 _MARK = f'docker buildx imagetools create --tag "$CI_REGISTRY_IMAGE:{_IN_SERVICE}" "$IMAGE"'
 _PREVIOUS = (
@@ -96,7 +96,10 @@ def _stage(stage: str) -> dict[str, Any]:
     keys: dict[str, Any] = {
         "environment": {"name": stage},
         "resource_group": "rollout",
-        "needs": [{"job": "build", "artifacts": True}, *([STAGES[STAGES.index(stage) - 1]] if stage != "staging" else [])],
+        "needs": [
+            {"job": "build", "artifacts": True},
+            *([STAGES[STAGES.index(stage) - 1]] if stage != "staging" else []),
+        ],
     }
     rule: dict[str, Any] = {"if": f"{_MAIN} && {_GIVEN} == null"}
     if stage != STAGES[-1]:

@@ -63,7 +63,7 @@ def has_redis(deployment: Deployment) -> bool:
 
 def test_variables(deployment: Deployment, redis: str, postgres: str) -> dict[str, str]:
     """Return the variables of the tests: where the stores are that run beside them, at these hosts."""
-    found = {name: f"postgresql://postgres:{_PASSWORD}@{postgres}:5432/postgres" for name in databases(deployment)}
+    found = dict.fromkeys(databases(deployment), f"postgresql://postgres:{_PASSWORD}@{postgres}:5432/postgres")
     if has_redis(deployment):
         found["REDIS_URL"] = f"redis://{redis}:6379/0"
     return found
