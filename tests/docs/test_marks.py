@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.docs import test_guides, test_starts
@@ -45,6 +47,13 @@ def test_every_page_with_commands_is_run_or_has_a_reason() -> None:
     reference = {page for page in with_commands() if page.startswith("docs/reference/")}
     assert with_commands() - reference == RUN | NOT_RUN.keys()
     assert not RUN & NOT_RUN.keys()
+
+
+@pytest.mark.parametrize("page", pages())
+def test_the_name_of_a_file_stands_in_the_text_before_it(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    for before, name in re.findall(r"(?:^```[ ]*$|\A)((?:(?!^```).)*)^<!-- file: ([^\n]*) -->$", text, re.M | re.S):
+        assert f"`{name}`" in before, name
 
 
 @pytest.mark.parametrize("page", sorted(RUN))
