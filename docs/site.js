@@ -2,11 +2,11 @@
 document.addEventListener(
   "click",
   (event) => {
-    const button = event.target.closest(".language-console button");
-    if (!button) return;
-    const lines = button.closest(".language-console").querySelector("code").textContent.split("\n");
-    const commands = lines.filter((line) => line.startsWith("$ ")).map((line) => line.slice(2));
-    navigator.clipboard.writeText(commands.join("\n"));
+    const button = event.target.closest(".md-code__button");
+    const code = button?.closest("pre, .highlight")?.querySelector("code");
+    if (!code?.querySelector(".gp")) return; // no prompt
+    const lines = code.textContent.split("\n").filter((line) => line.startsWith("$ "));
+    navigator.clipboard.writeText(lines.map((line) => line.slice(2)).join("\n"));
     event.stopImmediatePropagation();
     button.animate([{ opacity: 0.2 }, { opacity: 1 }], 400);
   },
