@@ -5,7 +5,8 @@ output) or ``sh`` (each line is a command). Comments that readers do not see sta
 
 - ``<!-- file: NAME -->``: the block is written to NAME in the current folder of the shell;
 - ``<!-- not run: REASON -->``: its commands are not run;
-- ``<!-- exits: N -->``: its last command exits with N instead of 0.
+- ``<!-- exits: N -->``: its last command exits with N instead of 0;
+- ``<!-- eventually: REASON -->``: its commands are repeated until they exit with 0 and their output is that of the page.
 
 Output is compared line by line. ``…`` stands for any text, a line of ``…`` for any lines, and what differs from run to
 run (times, ports, process ids, request ids) matches its like.
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 45.0  # for one command
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<name>file|not run|exits): (?P<value>[^\n]*?) -->\n\n?)?"
+    r"(?:^<!-- (?P<name>file|not run|exits|eventually): (?P<value>[^\n]*?) -->\n\n?)?"
     r"^(?P<fence>`{3,})(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=fence)[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
@@ -168,13 +169,19 @@ class Shell:
             if _SERVERS.match(command):
                 self.start(command)
                 continue
-            code, lines = self.send(command)
             wanted = int(block.value) if block.name == "exits" and number == len(commands) - 1 else 0
-            assert code == wanted, f"{where}: {command}: exit code {code}\n" + "\n".join(lines)
-            if output:
-                difference = differs([self.of_this_run(line) for line in output], lines)
-                assert difference is None, f"{where}: {command}\n{difference}"
+            expected = [self.of_this_run(line) for line in output]
+            deadline = time.monotonic() + (SECONDS if block.name == "eventually" else 0.0)
+            while (fault := self.fault(command, wanted, expected)) is not None:
+                assert time.monotonic() < deadline, f"{where}: {command}\n{fault}"
         return len(commands)
+
+    def fault(self, command: str, wanted: int, expected: list[str]) -> str | None:
+        """Run a command; return how its exit code or its output differs."""
+        code, lines = self.send(command)
+        if code != wanted:
+            return f"exit code {code}\n" + "\n".join(lines)
+        return differs(expected, lines) if expected else None
 
     def write(self, name: str, text: str) -> None:
         """Write a file in the current folder of the shell."""

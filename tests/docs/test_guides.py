@@ -6,7 +6,7 @@ import pytest
 
 from tests.docs.pages import ROOT, Shell, blocks
 
-PAGES = ["tutorial/monolith-to-services", "how-to/size-a-system", "how-to/run-book", "explanation/founding-design"]
+PAGES = ["tutorial/monolith-to-services", "how-to/run-book", "explanation/founding-design"]
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ NOT_RUN = {
     "examples/shop/README.md": SAME,
 }
 
+MARKED = {"docs/how-to/size-a-system.md"}  # pages with commands that are all marked
+
 
 def pages() -> list[str]:
     found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
@@ -44,6 +46,7 @@ def with_commands() -> set[str]:
 
 
 def test_every_page_with_commands_is_run_or_has_a_reason() -> None:
+    assert not {block for page in MARKED for block in blocks(ROOT / page) if block.is_run}
     reference = {page for page in with_commands() if page.startswith("docs/reference/")}
     assert with_commands() - reference == RUN | NOT_RUN.keys()
     assert not RUN & NOT_RUN.keys()
@@ -56,6 +59,6 @@ def test_the_name_of_a_file_stands_in_the_text_before_it(page: str) -> None:
         assert f"`{name}`" in before, name
 
 
-@pytest.mark.parametrize("page", sorted(RUN))
+@pytest.mark.parametrize("page", sorted(RUN | MARKED))
 def test_what_a_run_page_does_not_run_has_a_reason(page: str) -> None:
-    assert all(block.value for block in blocks(ROOT / page) if block.name == "not run")
+    assert all(len(block.value) > 20 for block in blocks(ROOT / page) if block.name == "not run")
