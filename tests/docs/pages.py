@@ -6,7 +6,7 @@ output) or ``sh`` (each line is a command). Comments that readers do not see sta
 - ``<!-- file: NAME -->``: the block is written to NAME in the current folder of the shell;
 - ``<!-- not run: REASON -->``: its commands are not run;
 - ``<!-- exits: N -->``: its last command exits with N instead of 0;
-- ``<!-- eventually: REASON -->``: its commands are repeated until they exit with 0 and their output is that of the page.
+- ``<!-- eventually: REASON -->``: its commands are repeated until they exit with 0 and have the output of the page.
 
 Output is compared line by line. ``…`` stands for any text, a line of ``…`` for any lines, and what differs from run to
 run (times, ports, process ids, request ids) matches its like.

@@ -57,6 +57,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
         "PIP_CONFIG_FILE": "/dev/null",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_BUILD_ISOLATION": "false",  # pip reads it as the value of "build isolation"
+        "PIP_NO_COMPILE": "1",
         "PIP_NO_INDEX": "1",
         "PIP_ROOT_USER_ACTION": "ignore",
         "PIP_QUIET": "1",
