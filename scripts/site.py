@@ -60,6 +60,8 @@ def rewritten(root: Path, page: PurePosixPath, text: str, linked: set[PurePosixP
         if parts.scheme or parts.netloc or not parts.path:
             return match[0]
         found = (root / page.parent / unquote(parts.path)).resolve()
+        if not found.is_relative_to(root):
+            return match[0]  # Zensical reports it
         target = PurePosixPath(found.relative_to(root).as_posix())
         linked.add(target)
         there = relpath(str(place(target)), str(place(page).parent))
@@ -74,8 +76,6 @@ def rewritten(root: Path, page: PurePosixPath, text: str, linked: set[PurePosixP
 
 def assemble(root: Path, target: Path) -> None:
     """Copy the pages, and the files that they link to, below ``target``."""
-    if target.exists():
-        shutil.rmtree(target)
     pages = [PurePosixPath(path.relative_to(root).as_posix()) for path in sorted((root / "docs").rglob("*.md"))]
     linked: set[PurePosixPath] = set()
     for page in [*pages, *(PurePosixPath(name) for name in BESIDE if (root / name).is_file())]:
@@ -137,6 +137,8 @@ def faults(pages: Path, site: Path, named: set[str]) -> Iterator[str]:
 
 def main(argv: list[str], root: Path = ROOT) -> int:
     """Build the site of the repository at ``root``; with ``--serve``, serve it."""
+    for folder in (PAGES, SITE):
+        shutil.rmtree(root / folder, ignore_errors=True)
     assemble(root, root / PAGES)
     pages = navigation(root)
     config = (root / "zensical.toml").read_text("utf-8")

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, Shell
-from tests.export.serving import free_port
+from tests.docs.pages import ROOT, Shell, free_ports
 
 
 @pytest.fixture
@@ -22,7 +21,8 @@ def clone(tmp_path: Path) -> Iterator[Shell]:
     ignored = shutil.ignore_patterns("var", "__pycache__")
     shutil.copytree(ROOT / "examples", folder / "passerelle" / "examples", ignore=ignored)
     (folder / "passerelle" / ".venv").symlink_to(sys.prefix)
-    port, admin = str(free_port()), str(free_port())
+    ports = free_ports("8080", "9900", "5001", "5002")
+    port, admin = ports["8080"], ports["9900"]
     file = folder / "passerelle/examples/shop/gateway.yaml"
     file.write_text(file.read_text().replace("8080", port).replace("9900", admin))
     environ = {
@@ -31,7 +31,5 @@ def clone(tmp_path: Path) -> Iterator[Shell]:
         "PASSERELLE_ADMIN": f"127.0.0.1:{admin}",  # pages use the default, 9900
         "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
     }
-    with Shell(
-        folder, environ, {"8080": port, "9900": admin, "5001": str(free_port()), "5002": str(free_port())}
-    ) as found:
+    with Shell(folder, environ, ports) as found:
         yield found

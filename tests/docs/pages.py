@@ -25,6 +25,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from passerelle.system import ports
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 45.0  # for one command
 
@@ -101,6 +103,14 @@ def differs(expected: list[str], found: list[str]) -> str | None:
     if re.fullmatch(pattern, text):
         return None
     return "expected:\n" + "\n".join(expected) + "\nfound:\n" + text
+
+
+def free_ports(*written: str) -> dict[str, str]:
+    """Return a free port for each port of a page. No outgoing connection takes one of them before a server binds it."""
+    taken: list[int] = []
+    for _ in written:
+        taken.append(ports.free(taken))
+    return dict(zip(written, map(str, taken), strict=True))
 
 
 class Shell:

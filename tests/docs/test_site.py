@@ -91,7 +91,7 @@ def test_the_site_is_built(repository: Path) -> None:
     assert (repository / "build/site/search.json").exists()
 
 
-@pytest.mark.parametrize("link", ["[x](nowhere.md)", "[x](../README.md#nowhere)"])
+@pytest.mark.parametrize("link", ["[x](nowhere.md)", "[x](../README.md#nowhere)", "[x](../../outside.md)"])
 def test_a_broken_link_fails_the_build(repository: Path, link: str) -> None:
     (repository / "docs/index.md").write_text(f"# Docs\n\n{link}\n")
     assert site.main([], repository) != 0

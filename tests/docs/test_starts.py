@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, Shell, blocks
-from tests.export.serving import free_port
+from tests.docs.pages import ROOT, Shell, blocks, free_ports
 
 PAGES = ["flask", "fastapi", "django"]
 TEN_MINUTES = 600.0
@@ -68,8 +67,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 def shell(tmp_path: Path, environ: dict[str, str], repository: Path) -> Iterator[Shell]:
     work = tmp_path / "work"
     work.mkdir()
-    replaced = {"URL": os.fspath(repository), "8080": str(free_port()), "9900": str(free_port())}
-    with Shell(work, environ, replaced) as found:
+    with Shell(work, environ, {"URL": os.fspath(repository), **free_ports("8080", "9900")}) as found:
         yield found
 
 
