@@ -58,6 +58,9 @@ def test_stores_of_the_file_run_beside_the_tests() -> None:
         "REDIS_URL": "redis://127.0.0.1:6379/0",
         "U_DATABASE_URL": "postgresql://postgres:test@127.0.0.1:5432/postgres",
     }
+    both = of_github(environ={}, redis="${A_REDIS_URL:-off}")["jobs"]["test"]
+    assert set(both["services"]) == {"redis"}
+    assert both["steps"][-1]["env"] == {"A_REDIS_URL": "redis://127.0.0.1:6379/0"}
     test = of_gitlab(**top)["test"]
     assert [service["alias"] for service in test["services"]] == ["redis", "postgres"]
     assert test["variables"]["REDIS_URL"] == "redis://redis:6379/0"

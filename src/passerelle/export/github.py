@@ -107,7 +107,7 @@ def _check(deployment: Deployment, project: Project) -> dict[str, Any]:
 
 def _test(deployment: Deployment, project: Project) -> dict[str, Any]:
     services: dict[str, Any] = {}
-    if pipeline.has_redis(deployment):
+    if pipeline.redis_variables(deployment):
         services["redis"] = _service(pipeline.REDIS_IMAGE, "6379:6379", "redis-cli ping")
     if pipeline.databases(deployment):
         postgres = _service(pipeline.POSTGRES_IMAGE, "5432:5432", "pg_isready")

@@ -71,7 +71,7 @@ def _docker(stage: str, rules: list[dict[str, Any]], script: list[str], **keys: 
 
 def _test(deployment: Deployment, project: Project) -> dict[str, Any]:
     services: list[dict[str, Any]] = []
-    if pipeline.has_redis(deployment):
+    if pipeline.redis_variables(deployment):
         services.append({"name": pipeline.REDIS_IMAGE, "alias": "redis"})
     if pipeline.databases(deployment):
         variables = pipeline.postgres_variables()

@@ -33,7 +33,6 @@ STAGES = ("staging", "canary", "production")
 REDIS_IMAGE = "redis:8"
 POSTGRES_IMAGE = "postgres:17"
 _PASSWORD = "test"  # noqa: S105 - of a database that lives as long as a job
-_DATABASE = "DATABASE_URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +51,23 @@ def check_command(deployment: Deployment) -> str:
 
 def databases(deployment: Deployment) -> list[str]:
     """Return the variables that name a database, sorted: those of services, and those that the file refers to."""
+    return _variables(deployment, "DATABASE_URL")
+
+
+def redis_variables(deployment: Deployment) -> list[str]:
+    """Return the variables that name a Redis, sorted; empty if the tests need none."""
+    return _variables(deployment, "REDIS_URL") or (["REDIS_URL"] if deployment.config.redis is not None else [])
+
+
+def _variables(deployment: Deployment, end: str) -> list[str]:
     names = {name for item in deployment.services for name in item.service.env or ()} | set(deployment.variables)
-    return sorted(name for name in names if name.endswith(_DATABASE))
-
-
-def has_redis(deployment: Deployment) -> bool:
-    """Whether the tests need a Redis."""
-    return deployment.config.redis is not None or "REDIS_URL" in deployment.variables
+    return sorted(name for name in names if name.endswith(end))
 
 
 def test_variables(deployment: Deployment, redis: str, postgres: str) -> dict[str, str]:
     """Return the variables of the tests: where the stores are that run beside them, at these hosts."""
     found = dict.fromkeys(databases(deployment), f"postgresql://postgres:{_PASSWORD}@{postgres}:5432/postgres")
-    if has_redis(deployment):
-        found["REDIS_URL"] = f"redis://{redis}:6379/0"
-    return found
+    return found | dict.fromkeys(redis_variables(deployment), f"redis://{redis}:6379/0")
 
 
 def postgres_variables() -> dict[str, str]:
