@@ -14,6 +14,7 @@ Without arguments: print the tables that differ from the code; exit 1 if any doe
 - ``events``: the kinds of events
 - ``commands``: the commands of the command line
 - ``losses of nginx``: what nginx in place of the gateway cannot express
+- ``losses of kubernetes``: what the export to Kubernetes cannot express
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from passerelle.config.models.base import Model, Takes
 from passerelle.config.models.guards import OneOrMore
 from passerelle.config.models.values import WholeNumber
 from passerelle.config.schema import default_text
-from passerelle.export.coverage import Exported, Lost
+from passerelle.export import kubernetes_coverage
+from passerelle.export.coverage import Coverage, Exported, Lost
 from passerelle.export.nginx_coverage import IN_PLACE
 from passerelle.observability.events import KINDS
 from passerelle.observability.prometheus import METRICS
@@ -139,13 +141,22 @@ def commands() -> str:
 
 def losses_of_nginx() -> str:
     """List the keys that the export to nginx in place of the gateway loses, and those that it loses for some values."""
+    return _losses(IN_PLACE, "in nginx")
+
+
+def losses_of_kubernetes() -> str:
+    """List the keys that the export to Kubernetes loses, and those that it loses for some values."""
+    return _losses(kubernetes_coverage.COVERAGE, "in Kubernetes")
+
+
+def _losses(coverage: Coverage, head: str) -> str:
     lines = []
-    for name, support in IN_PLACE.keys.items():
+    for name, support in coverage.keys.items():
         why = support.why if isinstance(support, Lost) else support.condition if isinstance(support, Exported) else ""
         if why:
             model, _, key = name.partition(".")
             lines.append((f"`{'.'.join((*_places()[model], key))}`", why))
-    return rows(("key", "in nginx"), lines)
+    return rows(("key", head), lines)
 
 
 def _places() -> dict[str, tuple[str, ...]]:
@@ -175,6 +186,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "events": events,
     "commands": commands,
     "losses of nginx": losses_of_nginx,
+    "losses of kubernetes": losses_of_kubernetes,
 }
 
 

@@ -15,6 +15,7 @@ from wsgiref.validate import validator
 import pytest
 import uvloop
 
+from passerelle.appserver import wsgi
 from passerelle.appserver.server import WsgiConnection, WsgiServer
 from passerelle.appserver.thread_stats import SIZE, ThreadStats, ThreadUse, decode
 from tests.support.client import Client, chunks, head
@@ -253,6 +254,16 @@ class TestEnviron:
     def test_the_client_that_the_gateway_found_is_the_application_s(self, running: Running, said: str) -> None:
         seen = environ(running, head("GET", "/", ("X-Forwarded-For", said)))
         assert (seen["REMOTE_ADDR"], seen["REMOTE_PORT"]) == ("203.0.113.7", "0")
+
+    @pytest.mark.parametrize(("trusts", "scheme"), [(False, "http"), (True, "https")])
+    def test_another_machine_is_the_gateway_only_if_that_is_stated(
+        self, monkeypatch: pytest.MonkeyPatch, trusts: bool, scheme: str
+    ) -> None:
+        monkeypatch.setattr(wsgi, "TRUSTS_ALL", trusts)
+        fields = [(b"X-Forwarded-Proto", b"https"), (b"X-Forwarded-For", b"203.0.113.7")]
+        seen = wsgi.environ_of({"wsgi.url_scheme": "http"}, b"GET", b"/", "1.1", fields, "10.0.0.7", 4242)
+        assert seen["wsgi.url_scheme"] == scheme
+        assert seen["REMOTE_ADDR"] == ("203.0.113.7" if trusts else "10.0.0.7")
 
     def test_the_rest(self, running: Running) -> None:
         seen = environ(running, head("PUT", "/", ("Content-Type", "text/x"), length=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 from passerelle.config import inspect_text
 from passerelle.config.models.addresses import Address
 from passerelle.config.problems import Finding
-from passerelle.export import nginx_front, nginx_place
+from passerelle.export import kubernetes, nginx_front, nginx_place
 from passerelle.export.deployment import Deployment
 from passerelle.export.nginx_writer import CACHE_FOLDER
 from tests.requirements import program
@@ -49,6 +50,20 @@ def in_front(deployment: Deployment, *gateways: Address, port: int = 8081) -> tu
     """Export nginx in front of gateways; return the text and the lost keys."""
     text, losses = nginx_front.export(deployment, gateways, Address(host="127.0.0.1", port=port))
     return text, lost(deployment, losses)
+
+
+def in_kubernetes(deployment: Deployment, **options: Any) -> tuple[dict[str, str], list[str]]:
+    """Export to Kubernetes; return the files by their paths and the lost keys."""
+    moved = copy.copy(deployment)
+    moved.folder = Path("/srv/app")
+    files, losses = kubernetes.export(moved, cluster_options(**options))
+    return files, lost(deployment, losses)
+
+
+def cluster_options(**options: Any) -> kubernetes.Options:
+    """Return the options of an export to Kubernetes."""
+    images = {"": "passerelle-services:0", **options.pop("service_images", {})}
+    return kubernetes.Options(**{"image": "passerelle:0", "service_images": images, **options})
 
 
 def lost(deployment: Deployment, losses: Any) -> list[str]:

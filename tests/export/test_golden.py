@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from passerelle.export import github, gitlab, prometheus_rules, systemd
-from passerelle.export.checkers import GITHUB, GITLAB, NGINX, PROMTOOL, SYSTEMD_ANALYZE, Checker
+from passerelle.export import github, gitlab, haproxy, prometheus_rules, systemd
+from passerelle.export.checkers import GITHUB, GITLAB, HAPROXY, NGINX, PROMTOOL, SYSTEMD_ANALYZE, Checker
 from passerelle.export.deployment import Deployment
 from passerelle.export.pipeline import Project
-from tests.export.serving import EXAMPLES, deployed, in_front, in_place
+from tests.export.serving import EXAMPLES, deployed, in_front, in_kubernetes, in_place
 from tests.requirements import program
 
 FOLDER = Path(__file__).parent / "golden"
@@ -24,12 +24,23 @@ FILES = {
     "shop-secure": EXAMPLES / "shop" / "gateway-secure.yaml",
     "balancers": EXAMPLES / "balancers" / "gateway.yaml",
 }
+
+
+def manifests(deployment: Deployment) -> str:
+    """Return all files of the export to Kubernetes, each after its path."""
+    migrations = {"user": ("python3", "-m", "shopkit.prepare", "users")} if "shop" in deployment.file else {}
+    files, _ = in_kubernetes(deployment, namespace="shop", backup="17 3 * * *", migrations=migrations)
+    return "".join(f"=== {name}\n{text}" for name, text in files.items())
+
+
 PROJECT = Project("3.13", "pip install -r requirements.txt", "python -m pytest")
 NAMES = {
     "front.conf": lambda deployment: in_front(deployment)[0],
     "place.conf": lambda deployment: in_place(deployment)[0],
     "service": lambda deployment: systemd.export(deployment, "/usr/local/bin/passerelle", "passerelle")[0],
     "rules.yml": lambda deployment: prometheus_rules.export(deployment)[0],
+    "kubernetes.txt": manifests,
+    "haproxy.cfg": lambda deployment: haproxy.export(deployment, (), None)[0],
     "github.yml": lambda deployment: github.export(deployment, PROJECT)[0],
     "gitlab.yml": lambda deployment: gitlab.export(deployment, PROJECT)[0],
 }
@@ -38,6 +49,7 @@ CHECKERS: dict[str, Checker] = {
     "place.conf": NGINX,
     "service": SYSTEMD_ANALYZE,
     "rules.yml": PROMTOOL,
+    "haproxy.cfg": HAPROXY,
     "github.yml": GITHUB,
     "gitlab.yml": GITLAB,
 }
@@ -69,7 +81,7 @@ def test_nginx_accepts_the_export(example: str, name: str) -> None:
     assert NGINX.run(program("nginx"), "nginx.conf", (FOLDER / f"{example}.{name}").read_text()) is None
 
 
-@pytest.mark.parametrize("name", ["service", "rules.yml", "github.yml", "gitlab.yml"])
+@pytest.mark.parametrize("name", ["service", "rules.yml", "haproxy.cfg", "github.yml", "gitlab.yml"])
 @pytest.mark.parametrize("example", FILES)
 def test_the_program_of_the_target_accepts_the_export_if_it_is_installed(example: str, name: str) -> None:
     checker = CHECKERS[name]

@@ -62,6 +62,10 @@ def test_variables_and_secret_files_are_references(tmp_path: Path) -> None:
     assert not [line for line in lines if "s3cret" in line]
 
 
+def test_the_file_of_variables_is_optional_if_all_have_a_default() -> None:
+    assert "EnvironmentFile=-/etc/passerelle/environment" in unit(redis="redis://${HOST:-127.0.0.1}")
+
+
 @pytest.mark.parametrize("folder", ODD_PATHS)
 def test_systemd_accepts_odd_paths(folder: str) -> None:
     lines = unit(folder, access_log="log/access.log")

@@ -40,13 +40,20 @@ class PostgresServer:
         if self._user is not None:
             shutil.chown(self.folder, self._user)
         self._data = self.folder / "data"
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._initialize()
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _initialize(self) -> None:
         make = (program("initdb"), "-D", str(self._data), "-U", SUPERUSER, "-E", "UTF8", "--no-locale", "-N")
         done = subprocess.run(make, user=self._user, cwd=self.folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         (self._data / "pg_hba.conf").write_text(ACCESS)
-        self.port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
 
     def start(self) -> None:
         """Start the server and wait until it accepts connections."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import sys
 import time
@@ -29,6 +30,9 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _STATUS = re.compile(r"[2-5][0-9][0-9](?: .*)?")
 _ERROR = b'{"type":"about:blank","title":"Internal Server Error","status":500}'
 _NAMES_KEPT = 1000  # bounds the memos of names, because clients may send any names
+
+TRUSTS_ALL = os.environ.get("FORWARDED_ALLOW_IPS") == "*"
+"""Whether other machines may write the forwarding fields, as for uvicorn: only the gateway can connect."""
 
 _keys: dict[bytes, str] = {}
 _date = (0, "")
@@ -107,7 +111,7 @@ def environ_of(
         environ[key] = text
     # From this machine only the gateway connects, and it lets no client write these fields. The first address is the
     # client's; those of trusted proxies follow. Its port is not known.
-    if peer.startswith("127.") or peer == "::1":
+    if peer.startswith("127.") or peer == "::1" or TRUSTS_ALL:
         scheme = environ.get("HTTP_X_FORWARDED_PROTO")
         if scheme in ("http", "https"):
             environ["wsgi.url_scheme"] = scheme

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from passerelle.cli.export_folder import write_folder
 from passerelle.cli.starting import parsed_by
 from passerelle.cli.support import Commands, config_argument, exit_negative, print_problems, read_text
 from passerelle.config.models.addresses import Address, parse_listen
@@ -20,12 +21,10 @@ if TYPE_CHECKING:
     from passerelle.export.deployment import Deployment
     from passerelle.export.pipeline import Project
 
-_MARK = "Exported by passerelle from "
-
 
 @click.group(cls=Commands, short_help="Write configurations for other programs.")
 def export() -> None:
-    """Write configurations for other programs: nginx, systemd, Prometheus, GitHub, GitLab.
+    """Write configurations for other programs: nginx, HAProxy, systemd, Prometheus, Kubernetes, pipelines.
 
     What a program cannot express is listed with its place in the file, and nothing is exported (exit code 1) unless
     --accept-losses is given. The same file gives the same bytes.
@@ -87,6 +86,35 @@ def nginx(gateways: Sequence[Address], listen: Address | None, instead: bool, **
     _finish(deployment, "nginx.conf", text, losses, NGINX, common)
 
 
+@export.command(short_help="HAProxy in front of gateways.")
+@_options
+@click.option(
+    "--gateways",
+    metavar="HOST:PORT,…",
+    callback=lambda context, parameter, found: _addresses(context, parameter, found),
+    help="The gateways behind HAProxy; by default one, at the address of CONFIG.",
+)
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    callback=parsed_by(parse_listen),
+    help="The address of HAProxy; by default port 80 (443 with TLS).",
+)
+def haproxy(gateways: Sequence[Address], listen: Address | None, **common: Any) -> None:
+    """Write a haproxy.cfg: HAProxy in front of gateways, which still apply the whole file.
+
+    \b
+    Examples:
+      passerelle export haproxy --gateways 10.0.0.1:8080,10.0.0.2:8080 -o /etc/haproxy --check
+    """
+    from passerelle.export import haproxy as target
+    from passerelle.export.checkers import HAPROXY
+
+    deployment = _read(common["config"], common["folder"])
+    text, losses = target.export(deployment, gateways, listen)
+    _finish(deployment, "haproxy.cfg", text, losses, HAPROXY, common)
+
+
 @export.command(short_help="A unit that runs the services and the gateway.")
 @_options
 @click.option(
@@ -134,6 +162,72 @@ def prometheus_rules(**common: Any) -> None:
     deployment = _read(common["config"], common["folder"])
     text, losses = target.export(deployment)
     _finish(deployment, "passerelle.rules.yml", text, losses, PROMTOOL, common)
+
+
+@export.command(short_help="Manifests for a Kubernetes cluster.")
+@_options
+@click.option(
+    "--image",
+    metavar="IMAGE",
+    help="The image of gateways; by default passerelle with the tag of this version.",
+)
+@click.option(
+    "--service-image",
+    "service_images",
+    multiple=True,
+    metavar="[SERVICE=]IMAGE",
+    help="The image of a service, or of all; by default passerelle-services with the tag of this version.",
+)
+@click.option(
+    "--gateways", type=click.IntRange(1, 1000), default=2, show_default=True, metavar="N", help="Number of gateways."
+)
+@click.option("--namespace", metavar="NAME", help="Creates this namespace, and puts everything into it.")
+@click.option("--gateway-class", default="default", show_default=True, metavar="NAME", help="Class of the Gateway.")
+@click.option("--ingress", metavar="CLASS", help="An Ingress of this class in place of Gateway and HTTPRoute.")
+@click.option("--redis", metavar="URL", help="The Redis of the cluster, in place of that of CONFIG.")
+@click.option(
+    "--scale-by",
+    type=click.Choice(["in-flight", "cpu"]),
+    default="in-flight",
+    show_default=True,
+    help="What the number of instances follows: the requests in flight that Prometheus has, or the use of the CPU.",
+)
+@click.option(
+    "--migrate",
+    "migrations",
+    multiple=True,
+    metavar="SERVICE=COMMAND",
+    help="A job that prepares the database of a service; may be repeated.",
+)
+@click.option("--backup", metavar="SCHEDULE", help="A job that runs `passerelle backup`, such as '17 3 * * *'.")
+@click.option(
+    "--backup-image",
+    metavar="IMAGE",
+    help="The image of that job; by default passerelle-backup with the tag of this version.",
+)
+@click.option(
+    "--monitoring", default="monitoring", show_default=True, metavar="NAMESPACE", help="The namespace of Prometheus."
+)
+def kubernetes(**common: Any) -> None:
+    """Write manifests for Kubernetes with overlays for kustomize: gateways, services, routes, limits on the network.
+
+    Without -o, the manifests are written to standard output. Existing overlays are kept, unless --force is given.
+
+    \b
+    Examples:
+      passerelle export kubernetes -o deploy --check && kubectl apply -k deploy/overlays/staging
+      passerelle export kubernetes --image registry.example/shop:7 --migrate user='flask db upgrade' -o deploy
+    """
+    from passerelle.cli import export_kubernetes
+
+    common["folder"] = common["folder"] or export_kubernetes.FOLDER
+    deployment = _read(common["config"], common["folder"])
+    options = export_kubernetes.options_of(deployment, common)
+    files, losses = export_kubernetes.files_of(deployment, options)
+    _report_losses(deployment, losses, common["accept_losses"])
+    if common["check"]:
+        export_kubernetes.check(deployment, options, files)
+    export_kubernetes.write(deployment, files, common["output"], force=common["force"])
 
 
 def _project_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -231,17 +325,22 @@ def _finish(
     common: dict[str, Any],
 ) -> None:
     """List the losses, validate the export, and write it."""
-    problems = sorted(map(deployment.locate, losses), key=lambda problem: (problem.line, problem.column, problem.key))
-    print_problems(problems, "lost: ", err=True)
-    if problems and not common["accept_losses"]:
-        click.echo("nothing was exported; --accept-losses exports the rest", err=True)
-        exit_negative()
+    _report_losses(deployment, losses, common["accept_losses"])
     if common["check"]:
         _check(checker, name, text)
     if common["output"] is None:
         click.echo(text, nl=False)
     else:
-        _write(Path(common["output"]), name, text, common["force"])
+        write_folder(Path(common["output"]), {name: text}, deployment.file, force=common["force"])
+
+
+def _report_losses(deployment: Deployment, losses: Sequence[Finding], accepted: bool) -> None:
+    """List the losses. Unless they are accepted, the command ends with 1."""
+    problems = sorted(map(deployment.locate, losses), key=lambda problem: (problem.line, problem.column, problem.key))
+    print_problems(problems, "lost: ", err=True)
+    if problems and not accepted:
+        click.echo("nothing was exported; --accept-losses exports the rest", err=True)
+        exit_negative()
 
 
 def _check(checker: Checker, name: str, text: str) -> None:
@@ -255,27 +354,3 @@ def _check(checker: Checker, name: str, text: str) -> None:
         click.echo(f"nothing was exported: {checker.program} refuses {name}", err=True)
         exit_negative()
     click.echo(f"{checker.program} accepts {name}", err=True)
-
-
-def _write(folder: Path, name: str, text: str, force: bool) -> None:
-    """Write a file to a folder, all of it or nothing. A file that was not exported is not replaced."""
-    path = folder / name
-    temporary = folder / f".{name}.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not force and _MARK not in _first_line(path):
-            click.echo(f"{path} exists and was not exported by passerelle; --force replaces it", err=True)
-            exit_negative()
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
-    click.echo(f"wrote {path}", err=True)
-
-
-def _first_line(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.readline(1024).decode("utf-8", "replace")

@@ -56,6 +56,7 @@ NGINX = Checker(
     # The folder of stored responses is created by the check, too.
     lambda text, folder: text.replace(CACHE_FOLDER, f"{folder}/cache"),
 )
+HAPROXY = Checker("haproxy", lambda file, folder: ["-c", "-q", "-f", str(file)])
 PROMTOOL = Checker("promtool", lambda file, folder: ["check", "rules", str(file)])
 SYSTEMD_ANALYZE = Checker(
     "systemd-analyze",

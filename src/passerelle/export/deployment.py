@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import os
@@ -61,29 +62,36 @@ class RouteExport:
 class Deployment:
     """A configuration as exports see it. ``file`` is its name as given, ``text`` its content.
 
-    ``folder`` is where its folder is when the export is used: an absolute path.
+    ``folder`` is where its folder is when the export is used: an absolute path. ``root`` is the parsed text.
     """
 
     def __init__(self, config: Config, text: str, file: str, folder: Path) -> None:
         self.config = config
         self.file = file
         self.folder = folder
-        self._root, _ = yaml_tree.parse(text)
+        self.root, _ = yaml_tree.parse(text)
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._references = dict(_references(self._root, ()))
+        self._references = dict(_references(self.root, ()))
         self.services = _services(config)
         routes = [RouteExport(index, route) for index, route in enumerate(config.routes)]
         self.routes = tuple(sorted(routes, key=lambda item: specificity(rule_of(item.route))))
 
+    def moved(self, config: Config, folder: Path) -> Deployment:
+        """Return the same file with some values changed, in another folder. Its services stay as they are."""
+        found = copy.copy(self)
+        found.config = config
+        found.folder = folder
+        return found
+
     def locate(self, finding: Finding) -> Problem:
         """Add the position in the file to a finding."""
-        return locate(self._root, self.file, finding)
+        return locate(self.root, self.file, finding)
 
-    def path(self, found: Path) -> str:
-        """Return the absolute path of a file that the configuration names."""
+    def path(self, found: Path, folder: Path | None = None) -> str:
+        """Return the absolute path of a file that the configuration names, if the configuration is in ``folder``."""
         here = Path(self.file).parent
         relative = found.relative_to(here) if found.is_relative_to(here) else found
-        return os.path.normpath(self.folder / relative)
+        return os.path.normpath((folder or self.folder) / relative)
 
     def refers(self, loc: Loc) -> bool:
         """Whether a value at ``loc`` or below comes from the environment or from a secret file."""
@@ -103,6 +111,12 @@ class Deployment:
     @staticmethod
     def _plain(names: list[str]) -> tuple[str, ...]:
         return tuple(name.partition(":-")[0] for name in names if not name.startswith("file:"))
+
+    @property
+    def needs_variables(self) -> bool:
+        """Whether the file refers to an environment variable without stating a default."""
+        found = [name for names in self._references.values() for name in names if not name.startswith("file:")]
+        return any(":-" not in name for name in found)
 
     @property
     def secret_files(self) -> tuple[str, ...]:

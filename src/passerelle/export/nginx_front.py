@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from passerelle.config.models.addresses import Address
 from passerelle.config.problems import Finding
+from passerelle.export.client_address import lost_behind
 from passerelle.export.deployment import Deployment
 from passerelle.export.nginx_coverage import IN_FRONT
 from passerelle.export.nginx_text import body_limit, duration
@@ -86,18 +87,4 @@ def _losses(deployment: Deployment) -> Iterator[Finding]:
     if config.tls is not None:
         why = "nginx does not verify the certificate of the gateways; set proxy_ssl_verify and the authority to trust"
         yield Finding(("tls",), why, at_key=True)
-    if config.trusted_proxies:
-        return
-    why = "needs trusted_proxies with the address of nginx: to the gateways, all clients have that address"
-    for item in deployment.routes:
-        if item.route.clients is not None:
-            yield Finding((*item.loc, "clients"), why, at_key=True)
-        if item.route.login is not None:
-            yield Finding((*item.loc, "login"), why, at_key=True)
-        for index, limit in enumerate(item.route.rate_limit):
-            if limit.by == "address":
-                yield Finding((*item.loc, "rate_limit", index), why)
-    for service in deployment.services:
-        by = service.service.balance.by
-        if by is not None and by.source == "address":
-            yield Finding((*service.loc, "balance", "by"), why, at_key=True)
+    yield from lost_behind(deployment, "nginx")

@@ -90,7 +90,8 @@ def _lines(deployment: Deployment, program: str, user: str) -> Iterator[str]:
     yield f"WorkingDirectory={_path(os.fspath(deployment.folder))}"
     if deployment.variables:
         yield f"# Lines NAME=VALUE, readable by root only, for: {', '.join(deployment.variables)}"
-        yield f"EnvironmentFile={_path(os.fspath(deployment.folder / 'environment'))}"
+        optional = "" if deployment.needs_variables else "-"  # "-": the file may be absent
+        yield f"EnvironmentFile={optional}{_path(os.fspath(deployment.folder / 'environment'))}"
     yield f"LimitNOFILE={max(_DESCRIPTORS, 2 * config.limits.connections)}"
     yield ""
     if config.listen.port < 1024 and config.listen.port:

@@ -12,7 +12,9 @@ from passerelle.config.reading.wording import hint
 MAX_SECRET_BYTES = 64 * 1024
 """Largest file that ``${file:path}`` reads."""
 
-_DOLLAR = re.compile(r"\$(?:(\$)|\{([^{}]*)(\})?)")
+REFERENCE = re.compile(r"\$(?:(\$)|\{([^{}]*)(\})?)")
+"""A dollar sign of a value: ``$$`` (group 1), or a reference (group 2 is what stands in its braces, 3 the last one)."""
+
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL).fullmatch
 
 
@@ -30,7 +32,7 @@ def substitute(text: str, environ: Mapping[str, str], folder: Path) -> Substitut
     result = Substituted("")
     done = 0
     pieces: list[str] = []
-    for match in _DOLLAR.finditer(text):
+    for match in REFERENCE.finditer(text):
         pieces.append(text[done : match.start()])
         done = match.end()
         nth = text.count("$", 0, match.start())
@@ -47,7 +49,7 @@ def substitute(text: str, environ: Mapping[str, str], folder: Path) -> Substitut
 
 def references(text: str) -> list[str]:
     """Return what ``text`` refers to, without braces: ``VAR``, ``VAR:-default`` or ``file:path``."""
-    return [match.group(2) for match in _DOLLAR.finditer(text) if match.group(3)]
+    return [match.group(2) for match in REFERENCE.finditer(text) if match.group(3)]
 
 
 def _value(inside: str, nth: int, environ: Mapping[str, str], folder: Path, result: Substituted) -> str:
