@@ -10,7 +10,7 @@ SECONDS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up test check lint types layers docs tables format bench image lock clean
+.PHONY: help install up test check lint types layers docs site tables format package bench image lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -26,7 +26,7 @@ test: install $(if $(filter true,$(CI)),$(VENV)/.bench) ## run all tests, in par
 	@scripts/system-packages test $(if $(filter true,$(CI)),bench)
 	@scripts/test $(BIN)/python $(ARGS)
 
-check: lint types layers docs ## check style, types, layers and documents
+check: lint types layers docs site ## check style, types, layers and documents, and build the site
 
 lint: install
 	$(BIN)/ruff check .
@@ -44,12 +44,18 @@ docs: install
 	$(BIN)/python scripts/reference_tables.py
 	$(BIN)/python scripts/check_wording.py
 
+site: install ## build the documentation site in build/site, with warnings as errors; ARGS=--serve shows it
+	$(BIN)/python scripts/site.py $(ARGS)
+
 tables: install ## write the tables of the reference pages that are generated from the code
 	$(BIN)/python scripts/reference_tables.py --write
 
 format: install ## format the code and apply the fixes of ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+package: install ## build the wheel and the source distribution in dist; TAG=v1.2.3 states the expected version
+	@scripts/package $(BIN)/python dist $(TAG)
 
 bench: $(VENV)/.bench ## compare with other programs; SCENARIO=forward PEERS=nginx SECONDS=3 ARGS=--json narrow it
 	@scripts/system-packages bench

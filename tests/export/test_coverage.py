@@ -10,7 +10,15 @@ import pytest
 
 from passerelle.config.models.base import Model
 from passerelle.config.models.config import Config
-from passerelle.export import compose_coverage, haproxy, kubernetes_coverage, nginx_coverage, prometheus_rules, systemd
+from passerelle.export import (
+    compose_coverage,
+    haproxy,
+    kubernetes_coverage,
+    nginx_coverage,
+    pipeline,
+    prometheus_rules,
+    systemd,
+)
 from passerelle.export.coverage import Coverage, Exported, Lost
 from tests.export.serving import deployed, in_front, in_place
 
@@ -20,6 +28,7 @@ TARGETS = {
     "nginx in place": nginx_coverage.IN_PLACE,
     "haproxy": haproxy.COVERAGE,
     "kubernetes": kubernetes_coverage.COVERAGE,
+    "pipelines": pipeline.COVERAGE,
     "prometheus rules": prometheus_rules.COVERAGE,
     "systemd": systemd.COVERAGE,
 }

@@ -11,9 +11,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from passerelle.export import compose, haproxy, prometheus_rules, systemd
-from passerelle.export.checkers import COMPOSE_SPEC, HAPROXY, NGINX, PROMTOOL, SYSTEMD_ANALYZE, Checker
+from passerelle.export import compose, github, gitlab, haproxy, prometheus_rules, systemd
+from passerelle.export.checkers import (
+    COMPOSE_SPEC,
+    GITHUB,
+    GITLAB,
+    HAPROXY,
+    NGINX,
+    PROMTOOL,
+    SYSTEMD_ANALYZE,
+    Checker,
+)
 from passerelle.export.deployment import Deployment
+from passerelle.export.pipeline import Project
 from tests.export.serving import EXAMPLES, deployed, in_front, in_kubernetes, in_place
 from tests.requirements import program
 
@@ -32,6 +42,7 @@ def manifests(deployment: Deployment) -> str:
     return "".join(f"=== {name}\n{text}" for name, text in files.items())
 
 
+PROJECT = Project("3.13", "pip install -r requirements.txt", "python -m pytest")
 NAMES = {
     "front.conf": lambda deployment: in_front(deployment)[0],
     "place.conf": lambda deployment: in_place(deployment)[0],
@@ -39,6 +50,8 @@ NAMES = {
     "rules.yml": lambda deployment: prometheus_rules.export(deployment)[0],
     "kubernetes.txt": manifests,
     "haproxy.cfg": lambda deployment: haproxy.export(deployment, (), None)[0],
+    "github.yml": lambda deployment: github.export(deployment, PROJECT)[0],
+    "gitlab.yml": lambda deployment: gitlab.export(deployment, PROJECT)[0],
 }
 CHECKERS: dict[str, Checker] = {
     "front.conf": NGINX,
@@ -46,6 +59,8 @@ CHECKERS: dict[str, Checker] = {
     "service": SYSTEMD_ANALYZE,
     "rules.yml": PROMTOOL,
     "haproxy.cfg": HAPROXY,
+    "github.yml": GITHUB,
+    "gitlab.yml": GITLAB,
 }
 
 # The file of the shop does not name its databases: the services read their URLs from the environment.
@@ -130,13 +145,13 @@ def test_nginx_accepts_the_file_of_its_container(example: str) -> None:
     assert NGINX.run(program("nginx"), "nginx.conf", text) is None
 
 
-@pytest.mark.parametrize("name", ["service", "rules.yml", "haproxy.cfg"])
+@pytest.mark.parametrize("name", ["service", "rules.yml", "haproxy.cfg", "github.yml", "gitlab.yml"])
 @pytest.mark.parametrize("example", FILES)
 def test_the_program_of_the_target_accepts_the_export_if_it_is_installed(example: str, name: str) -> None:
     checker = CHECKERS[name]
     found = checker.find()
     text = (FOLDER / f"{example}.{name}").read_text()
-    assert yaml.safe_load(text) if name == "rules.yml" else text.startswith("# Exported by passerelle")
+    assert yaml.safe_load(text) if name.endswith(".yml") else text.startswith("# Exported by passerelle")
     if found is not None:
         names = {"service": "passerelle.service", "rules.yml": "passerelle.rules.yml"}
         assert checker.run(found, names.get(name, name), text) is None

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from passerelle.config.problems import Finding
     from passerelle.export.checkers import Checker
     from passerelle.export.deployment import Deployment
+    from passerelle.export.pipeline import Project
 
 
 @click.group(cls=Commands, short_help="Write configurations for other programs.")
 def export() -> None:
-    """Write configurations for other programs: nginx, HAProxy, systemd, Prometheus, Compose, Kubernetes.
+    """Write configurations for other programs: nginx, HAProxy, systemd, Prometheus, Compose, Kubernetes,
+    pipelines.
 
     What a program cannot express is listed with its place in the file, and nothing is exported (exit code 1) unless
     --accept-losses is given. The same file gives the same bytes.
@@ -343,6 +345,75 @@ def _pairs(context: click.Context, parameter: click.Parameter, found: Sequence[s
             raise click.BadParameter(f"found {each!r}; allowed is {parameter.metavar}", context, parameter)
         pairs[name] = value
     return pairs
+
+
+def _project_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of pipelines."""
+    python = click.option("--python", default="3.13", show_default=True, metavar="VERSION", help="Version of Python.")
+    install = click.option(
+        "--install",
+        default="pip install -r requirements.txt",
+        show_default=True,
+        metavar="COMMAND",
+        help="Installs the project, with passerelle.",
+    )
+    test = click.option(
+        "--test", default="python -m pytest", show_default=True, metavar="COMMAND", help="Runs the tests."
+    )
+    for option in (test, install, python):
+        function = option(function)
+    return function
+
+
+@export.command(short_help="A workflow of GitHub Actions for the project.")
+@_options
+@_project_options
+def github(python: str, install: str, test: str, **common: Any) -> None:
+    """Write gateway.yml, a workflow of GitHub Actions: checks, tests, image, rollout in stages, rollback.
+
+    The executable deploy/run of the project puts an image into service: it receives IMAGE (with its digest) and STAGE
+    (staging, canary or production), and ends with 0 once the stage serves.
+
+    \b
+    Examples:
+      passerelle export github -o .github/workflows --check
+      passerelle export github --install "pip install -e .[test]" --test "make test"
+    """
+    from passerelle.export import github as target
+    from passerelle.export.checkers import GITHUB
+
+    deployment = _read(common["config"], common["folder"])
+    text, losses = target.export(deployment, _project(python, install, test))
+    _finish(deployment, "gateway.yml", text, losses, GITHUB, common)
+
+
+@export.command(short_help="A pipeline of GitLab for the project.")
+@_options
+@_project_options
+def gitlab(python: str, install: str, test: str, **common: Any) -> None:
+    """Write .gitlab-ci.yml, a pipeline of GitLab: checks, tests, image, rollout in stages, rollback.
+
+    The executable deploy/run of the project puts an image into service: it receives IMAGE (with its digest) and STAGE
+    (staging, canary or production), and ends with 0 once the stage serves.
+
+    \b
+    Examples:
+      passerelle export gitlab -o . --check
+    """
+    from passerelle.export import gitlab as target
+    from passerelle.export.checkers import GITLAB
+
+    deployment = _read(common["config"], common["folder"])
+    text, losses = target.export(deployment, _project(python, install, test))
+    _finish(deployment, ".gitlab-ci.yml", text, losses, GITLAB, common)
+
+
+def _project(python: str, install: str, test: str) -> Project:
+    from passerelle.export.pipeline import Project
+
+    if not re.fullmatch(r"3\.\d{1,2}", python):
+        raise click.UsageError(f"--python: found {python!r}; allowed is a version such as 3.13")
+    return Project(python, install, test)
 
 
 def _addresses(context: click.Context, parameter: click.Parameter, found: str | None) -> Sequence[Address]:

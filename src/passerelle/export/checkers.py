@@ -67,3 +67,8 @@ SYSTEMD_ANALYZE = Checker(
     # The unit may be for another machine, so the command need not exist on this one.
     lambda text, folder: re.sub(r'^(Exec\w+=)(?:"[^"]*"|\S+)', r"\1/bin/true", text, flags=re.MULTILINE),
 )
+GITHUB = Checker("check-jsonschema", lambda file, folder: ["--builtin-schema", "vendor.github-workflows", str(file)])
+GITLAB = Checker(
+    "check-jsonschema",
+    lambda file, folder: ["--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci", str(file)],
+)

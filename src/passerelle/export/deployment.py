@@ -98,10 +98,19 @@ class Deployment:
         return any(place[: len(loc)] == loc for place in self._references)
 
     @property
+    def references(self) -> tuple[tuple[Loc, tuple[str, ...]], ...]:
+        """The places that refer to the environment, with the names of the variables."""
+        found = [(loc, self._plain(names)) for loc, names in self._references.items()]
+        return tuple((loc, names) for loc, names in found if names)
+
+    @property
     def variables(self) -> tuple[str, ...]:
         """The environment variables that the file refers to, sorted."""
-        found = [name for names in self._references.values() for name in names if not name.startswith("file:")]
-        return tuple(sorted({name.partition(":-")[0] for name in found}))
+        return tuple(sorted({name for _, names in self.references for name in names}))
+
+    @staticmethod
+    def _plain(names: list[str]) -> tuple[str, ...]:
+        return tuple(name.partition(":-")[0] for name in names if not name.startswith("file:"))
 
     @property
     def needs_variables(self) -> bool:
