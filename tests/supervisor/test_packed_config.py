@@ -12,6 +12,7 @@ from passerelle.config.loader import load_text
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.base import Model
 from passerelle.config.models.config import Config, Service
+from passerelle.config.models.shadow import Shadow
 from passerelle.supervisor.packed_config import pack, unpack
 from tests.config.test_loader import FULL
 
@@ -26,7 +27,7 @@ def test_a_worker_receives_the_configuration_that_was_checked() -> None:
         assert ours.model_fields_set == theirs.model_fields_set
 
 
-@pytest.mark.parametrize("model", [Config, Service, AdminPort])
+@pytest.mark.parametrize("model", [Config, Service, AdminPort, Shadow])
 def test_defaults_are_those_that_validation_gives(model: type[Model]) -> None:
     """Defaults of fields are made without a validator."""
     defaults = [field.default for field in model.model_fields.values() if isinstance(field.default, BaseModel)]
