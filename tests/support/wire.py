@@ -45,7 +45,7 @@ def wait_until(condition: Callable[[], object], what: str = "", within: float = 
 
     Pauses become longer: many conditions cost CPU time of the process under test.
     """
-    end, pause = time.monotonic() + within, 0.001
+    end, pause = time.monotonic() + within, 0.002
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not within {within} s: {what or condition}")

@@ -11,14 +11,12 @@ from typing import Any, NamedTuple, NoReturn
 import click
 import orjson
 
-from passerelle.cli.starting import admin_token, parse_admin_word, parsed_by, token_file_option
+from passerelle.cli.options import admin_token, parse_admin_word, parsed_by, token_file_option
 from passerelle.cli.support import CONFIG_NAMES, exit_negative, print_json
-from passerelle.config.loader import inspect
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.admin import AdminPort, check_token
-from passerelle.config.models.config import Config
 
-DEFAULT_ADMIN: AdminPort = Config.model_fields["admin"].default
+DEFAULT_ADMIN = AdminPort.model_construct()
 _VARIABLE = "PASSERELLE_ADMIN_TOKEN"  # has a token itself
 RESPONSE_LIMIT = 5.0  # seconds
 CHANGE_LIMIT = 600.0  # seconds: a change waits until new instances are up and old ones have finished their requests
@@ -118,7 +116,9 @@ def exit_refused(problems: Iterable[str]) -> NoReturn:
 
 def _default_admin() -> tuple[AdminPort | None, str]:
     """Return the admin port of the file in this folder, valid or not, or the default one; and its origin."""
-    for name in CONFIG_NAMES:
+    for name in filter(os.path.isfile, CONFIG_NAMES):
+        from passerelle.config.loader import inspect
+
         with contextlib.suppress(OSError):
             admin = inspect(name, elsewhere=True).admin
             is_default = admin is not None and admin.listen == DEFAULT_ADMIN.listen

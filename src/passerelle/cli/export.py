@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from passerelle.cli.export_folder import write_folder
-from passerelle.cli.starting import parsed_by
+from passerelle.cli.options import parsed_by
 from passerelle.cli.support import Commands, config_argument, exit_negative, print_problems, read_text
 from passerelle.config.models.addresses import Address, parse_listen
 

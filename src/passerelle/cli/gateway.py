@@ -7,7 +7,8 @@ from typing import NoReturn
 
 import click
 
-from passerelle.cli.starting import admin_address_option, listen_option, override, read_for_start, watch_option
+from passerelle.cli.options import admin_address_option, listen_option, watch_option
+from passerelle.cli.starting import override, read_for_start
 from passerelle.cli.support import config_argument, exit_negative
 from passerelle.config.models.addresses import Address
 from passerelle.system import descriptors, startup

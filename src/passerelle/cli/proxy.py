@@ -8,15 +8,14 @@ from typing import NoReturn
 import click
 import orjson
 
-from passerelle.cli.starting import (
+from passerelle.cli.options import (
     admin_address_option,
     listen_option,
     log_format_option,
-    override,
     parsed_by,
-    supervise,
     workers_option,
 )
+from passerelle.cli.starting import override, supervise
 from passerelle.config.loader import inspect_text
 from passerelle.config.models.addresses import Address, parse_url
 from passerelle.config.models.balance import KEYLESS_POLICIES

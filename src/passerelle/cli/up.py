@@ -7,17 +7,15 @@ from typing import NoReturn
 
 import click
 
-from passerelle.cli.starting import (
+from passerelle.cli.options import (
     admin_address_option,
     admin_token,
     listen_option,
     log_format_option,
-    override,
-    read_for_start,
-    supervise,
     watch_option,
     workers_option,
 )
+from passerelle.cli.starting import override, read_for_start, supervise
 from passerelle.cli.support import config_argument
 from passerelle.config.models.addresses import Address
 from passerelle.supervisor.fleet import Setup

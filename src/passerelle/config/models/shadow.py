@@ -96,5 +96,5 @@ class Shadow(Model):
         default=262_144, description="Largest response body that is compared. Longer ones are counted only."
     )
     compare: Annotated[Compare, Takes("[mapping](#shadow)")] = Field(
-        default=Compare(), description="What counts as the same response."
+        default=Compare.model_construct(), description="What counts as the same response."
     )
