@@ -65,6 +65,7 @@ class Exchange:
 
     trace_id = trace_lines = b""  # see traced_exchange.py
     make_call = GuardedCall
+    sees_timing = False  # see timed_exchange.py
     streams = True  # bodies are relayed piece by piece: the deadline holds for the head of the response alone
 
     __slots__ = (

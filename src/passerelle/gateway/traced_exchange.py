@@ -78,9 +78,7 @@ class TracedHandler:
             sampled = random() < self._ratio
         exchange: Exchange
         if sampled:
-            trace_id = remote.trace_id if remote is not None else b"%032x" % (getrandbits(128) or 1)
-            trace = Trace(trace_id, remote, self.exporter.put, context.clock.offset)
-            exchange = SampledExchange(context, connection, method, target, head, trace)
+            exchange = SampledExchange(context, connection, method, target, head, self._trace(remote))
         else:
             cache = context.cache
             if cache is not None and method == b"GET" and head.plain:  # as Gateway.on_request
@@ -105,6 +103,18 @@ class TracedHandler:
     def on_refused(self, connection: ServerConnection, failure: Failure) -> bytes:
         """Count and log a message that is not a valid request; return the id given to it."""
         return self._gateway.on_refused(connection, failure)
+
+    def begin_trace(self, connection: ServerConnection, head: RequestHead) -> Trace:
+        """Return the trace of a request that is recorded whether or not it is in the sample."""
+        remote = None
+        if head.get(TRACEPARENT) is not None or head.get(TRACESTATE) is not None:
+            remote = parse(head.fields)
+            _withhold(head, self._context, connection)
+        return self._trace(remote)
+
+    def _trace(self, remote: RemoteContext | None) -> Trace:
+        trace_id = remote.trace_id if remote is not None else b"%032x" % (getrandbits(128) or 1)
+        return Trace(trace_id, remote, self.exporter.put, self._context.clock.offset)
 
 
 def _withhold(head: RequestHead, context: Context, client: ServerConnection) -> None:
@@ -246,15 +256,18 @@ class SampledExchange(_TracedExchange):
     def _write_log(
         self, log: RouteLog, status: int, seconds: float, failure: Failure | None, extra: bytes = b""
     ) -> None:
-        super()._write_log(log, status, seconds, failure, b',"trace_id":"%b"' % self.trace_id)
+        if self.trace_id:
+            extra = b',"trace_id":"%b"' % self.trace_id
+        super()._write_log(log, status, seconds, failure, extra)
 
     def finish(self, status: int, failure: Failure | None = None) -> None:
         """See :meth:`.exchange.Exchange.finish`."""
         if not self._finished:
             if self._looked_up_at and self.cache_outcome is not None:
                 self._record_lookup(self.cache_outcome)
-            self._plan.metrics.remember_exemplar(self._trace.trace_id, perf_counter() - self._started)
-            self._finish_trace(self._trace, status, failure)
+            if self.trace_id:
+                self._plan.metrics.remember_exemplar(self.trace_id, perf_counter() - self._started)
+                self._finish_trace(self._trace, status, failure)
         super().finish(status, failure)
         self._traced_plan = None
 
