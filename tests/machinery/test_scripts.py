@@ -343,7 +343,7 @@ def test_disturbed_slices_of_a_capacity_are_not_part_of_the_median() -> None:
     quiet = capacity_slices(prediction, 100.0, 0.01, prediction.SLICES)
     disturbed = capacity_slices(prediction, 20.0, 0.9, 3 * prediction.SLICES)
     assert prediction.points_of({4: [*disturbed, *quiet]}) == [(4.0, 100.0)]
-    with pytest.raises(SystemExit, match="other processes used 0.90 CPUs"):
+    with pytest.raises(SystemExit, match=r"other processes used 0\.90 CPUs"):
         prediction.points_of({4: [*disturbed, *quiet[1:]]})
 
 
