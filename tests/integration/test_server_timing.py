@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from passerelle.config import load_text
 from passerelle.gateway.gateway import InstanceSpec
 from passerelle.observability.tracing import exporter as exporter_module
+from passerelle.supervisor.packed_config import pack, unpack
 from tests.support.client import Client, head
 from tests.support.collector import Collector
 from tests.support.gateways import Rig, Running
@@ -242,3 +244,10 @@ def test_the_log_has_no_trace_id_without_tracing(rig, tmp_path):
     client.request("GET", "/")
     wait_until(lambda: log.exists() and log.read_text().endswith("\n"), "a line of the log")
     assert "trace_id" not in log.read_text()
+
+
+def test_a_supervisor_can_send_the_key_to_its_workers():
+    text = 'debug: {from: ["::1"]}\nservices: {u: {targets: ["http://127.0.0.1:1"]}}\nroutes: [{path: /, service: u}]\n'
+    config = load_text(text)
+    assert config.debug is not None
+    assert unpack(pack(config)).debug == config.debug

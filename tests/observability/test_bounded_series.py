@@ -122,7 +122,7 @@ def test_a_hundred_thousand_paths_methods_and_hosts_grow_nothing() -> None:
         assert later[0] == lines
         assert later[1] <= size * 1.05 and later[2] <= history * 1.05
         assert max(patches) < 2_000
-        assert later[3] - blocks < 2_000  # 8,000 requests, so one block for each would be seen
+        assert later[3] - blocks < 4_000  # half a block for each of 8,000 requests: the tables differ in their phase
         assert len(live.failures) == MOST_FAILURES
         connection.connection_lost(None)
         sock.close()
