@@ -365,11 +365,6 @@ def test_an_hour_of_samples_grows_neither_the_page_nor_the_gateway(open_page: Op
     served.seconds(10)
     page = open_page(served.url)
     live(page)
-    devtools = page.context.new_cdp_session(page)
-
-    def heap() -> int:
-        devtools.send("HeapProfiler.collectGarbage")
-        return int(devtools.send("Runtime.getHeapUsage")["usedSize"])
 
     def sizes() -> dict[str, int]:
         found: dict[str, int] = page.evaluate("window.passerelle.sizes()")
@@ -386,10 +381,9 @@ def test_an_hour_of_samples_grows_neither_the_page_nor_the_gateway(open_page: Op
         page.wait_for_timeout(300)  # the last messages are rendered
 
     hour(800)  # everything that is kept is full
-    before, kept, used = sizes(), system.live.history.columns, heap()
+    before, kept = sizes(), system.live.history.columns
     hour(2800)
     after = sizes()
-    assert heap() <= used * 1.05
     assert after["messages"] >= 3600
     assert after["values"] <= before["values"]
     assert after["nodes"] <= before["nodes"] * 1.02
