@@ -25,6 +25,7 @@ from benchmarks.scenarios.crossing_cache import CrossingCache
 from benchmarks.scenarios.forward import Forward
 from benchmarks.scenarios.hit import Entries, Hit
 from benchmarks.scenarios.instances import Instances
+from benchmarks.scenarios.observed import Observed
 from benchmarks.scenarios.overload import Overload
 from benchmarks.scenarios.policy import Policy
 from benchmarks.scenarios.routes import Routes
@@ -41,6 +42,7 @@ ALL: tuple[Scenario, ...] = (
     Bodies(),
     Connections(),
     Slow(),
+    Observed(),
     Overload(),
     Chaos(),
     Crossing(),

@@ -2,19 +2,28 @@
 
 The systems: the shop without its cache, a service that uses the CPU, and one whose requests take turns for a lock. Each
 is started behind ``passerelle up``, and measured with up to 48 clients. The law is fitted to the steps with at most
-half of the concurrency of the measured peak. ``make up`` prepares the databases of the shop. Takes about four minutes
-on an idle machine: ``.venv/bin/python scripts/predict_capacity.py [--write]``.
+half of the concurrency of the measured peak. ``make up`` prepares the databases of the shop.
+
+Each number of clients is measured in several short slices, which go up and down through the numbers, so that a machine
+that becomes slower or faster does so for all. A slice in which other processes, or other virtual machines, took the CPU
+is discarded and measured again; the median of the others counts. Takes about two minutes a system on an idle machine:
+``.venv/bin/python scripts/predict_capacity.py [--write] [shop] [cpu] [lock]``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 from passerelle.cli.capacity_plot import svg_plot
 from passerelle.cli.closed_loop import ClosedLoop
@@ -23,7 +32,11 @@ from passerelle.scaling.usl import Capacity, Point, Undetermined, capacity
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
 LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48)
-SECONDS = 4.0
+SECONDS = 1.0  # of a slice
+WARM_UP = 0.3
+SLICES = 6  # undisturbed ones for each number of clients
+MOST_ROUNDS = 4 * SLICES
+FOREIGN = 0.08  # CPUs that others may use during a slice
 
 _CPU = """
 import hashlib, time
@@ -70,6 +83,68 @@ def free_port() -> int:
         return port
 
 
+class Slice(NamedTuple):
+    """What one slice has measured, and how many CPUs others have used meanwhile."""
+
+    concurrency: float
+    throughput: float
+    foreign: float
+
+
+def order(number: int) -> tuple[int, ...]:
+    """Return the numbers of clients in the order of round ``number``: up, down, up, ..."""
+    return LEVELS if number % 2 == 0 else LEVELS[::-1]
+
+
+def points_of(slices: Mapping[int, Sequence[Slice]]) -> list[Point]:
+    """Return the medians of the undisturbed slices of each number of clients.
+
+    :raises SystemExit: if there are too few of them.
+    """
+    found = []
+    for level, measured in sorted(slices.items()):
+        quiet = [each for each in measured if each.foreign <= FOREIGN]
+        if len(quiet) < SLICES:
+            others = median(each.foreign for each in measured)
+            raise SystemExit(
+                f"{len(quiet)} of {len(measured)} slices with {level} clients were undisturbed, {SLICES} are needed:"
+                f" other processes used {others:.2f} CPUs; run this on a machine that does nothing else"
+            )
+        found.append(Point(median(each.concurrency for each in quiet), median(each.throughput for each in quiet)))
+    return found
+
+
+class ForeignUse:
+    """The CPU time of all processes but this one and its descendants, and the time that the hypervisor has taken."""
+
+    def __init__(self) -> None:
+        self._began, self._used = time.monotonic(), self._read()
+
+    @staticmethod
+    def _read() -> float:
+        parents, ticks = {}, {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                parents[int(folder.name)] = int(fields[1])
+                ticks[int(folder.name)] = sum(map(int, fields[11:15]))  # with those of children that have ended
+        foreign = sum(used for pid, used in ticks.items() if not _is_own(pid, parents))
+        stolen = int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
+        return (foreign + stolen) / os.sysconf("SC_CLK_TCK")
+
+    def cpus(self) -> float:
+        """Return the mean number of CPUs that others have used since the beginning."""
+        return max(0.0, (self._read() - self._used) / (time.monotonic() - self._began))
+
+
+def _is_own(pid: int, parents: Mapping[int, int]) -> bool:
+    while pid in parents:
+        if pid == os.getpid():
+            return True
+        pid = parents[pid]
+    return False
+
+
 def measure(folder: Path, text: str, target: str) -> list[Point]:
     """Run the configuration ``text``, written to ``folder``, and return the points of ``target``."""
     port = free_port()
@@ -84,14 +159,21 @@ def measure(folder: Path, text: str, target: str) -> list[Point]:
         for _ in range(600):
             if (await load.measure(1, 0.0, 0.1)).served:
                 break
-        found = []
-        for level in LEVELS:
-            step = await load.measure(level, 1.0, SECONDS)
-            if step.errors:
-                raise SystemExit(f"{target} failed at {level} clients: {step}")
-            found.append(Point(step.concurrency, step.throughput))
+        await load.measure(LEVELS[-1], 0.0, 2.0)  # all instances have compiled what they need
+        slices: dict[int, list[Slice]] = {level: [] for level in LEVELS}
+        for number in range(MOST_ROUNDS):
+            for level in order(number):
+                if sum(each.foreign <= FOREIGN for each in slices[level]) < SLICES:
+                    slices[level].append(await slice_of(load, level))
         load.close()
-        return found
+        return points_of(slices)
+
+    async def slice_of(load: ClosedLoop, level: int) -> Slice:
+        others = ForeignUse()
+        step = await load.measure(level, WARM_UP, SECONDS)
+        if step.errors:
+            raise SystemExit(f"{target} failed at {level} clients: {step}")
+        return Slice(step.concurrency, step.throughput, others.cpus())
 
     try:
         return asyncio.run(run())

@@ -23,6 +23,11 @@ class Passerelle:
         self._admin_port = admin_port
         self._access_log = access_log
 
+    @property
+    def admin_port(self) -> int:
+        """The port of metrics and of the dashboard."""
+        return self._admin_port
+
     def missing(self) -> str | None:
         return None
 
@@ -30,19 +35,25 @@ class Passerelle:
         return f"passerelle {importlib.metadata.version('passerelle')}, Python {sys.version.split()[0]}"
 
     def forward(
-        self, site: Site, balance: str = "p2c", keepalive: str = "4s", connections: int = 10_000, **service: Any
+        self,
+        site: Site,
+        balance: str = "p2c",
+        keepalive: str = "4s",
+        connections: int = 10_000,
+        more: Mapping[str, Any] | None = None,
+        **service: Any,
     ) -> Command:
         """Configure one service and one route. ``balance`` names the policy; ``weighted`` gets the weights 1, 2, 3 in
         turn.
 
-        ``service`` are further keys of the service.
+        ``service`` are further keys of the service, ``more`` of the file.
         """
         targets: list[Any] = [f"http://{address}" for address in site.upstreams]
         if balance == "weighted":
             targets = [{"url": url, "weight": 1 + number % 3} for number, url in enumerate(targets)]
         services = {"user": {"targets": targets, "balance": balance, "keepalive": keepalive, **service}}
         routes = [{"path": "/user/{user_id}", "service": "user"}]
-        return self._command(site, services, routes, {"connections": connections})
+        return self._command(site, services, routes, {"connections": connections}, more)
 
     def compose(self, site: Site) -> Command:
         targets = [f"http://{address}" for address in site.upstreams]

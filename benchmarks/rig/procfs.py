@@ -81,6 +81,18 @@ def cpu_seconds(root: int) -> float:
     return sum(stat.ticks for stat in tree(root, processes())) / TICKS_PER_SECOND
 
 
+def run_nanoseconds(root: int) -> int:
+    """Return the CPU nanoseconds that all threads which now run in the tree under ``root`` have used."""
+    total = 0
+    for stat in tree(root, processes()):
+        for task in (PROC / str(stat.pid) / "task").iterdir():
+            try:
+                total += int((task / "schedstat").read_text().split()[0])
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # the thread has ended
+    return total
+
+
 def parse_kilobytes(text: str, key: str) -> int:
     """Return the value in bytes of the line ``key:   123 kB`` of a ``/proc`` file. Raises ``KeyError`` if it is
     missing."""

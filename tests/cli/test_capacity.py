@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from passerelle.cli import closed_loop
 from passerelle.cli.capacity import LEVELS, capacity
 from passerelle.cli.closed_loop import ClosedLoop, Measurement
 from passerelle.scaling.usl import Law
+from tests.supervisor.dashboard.system import Served, System
 from tests.support.upstream import Upstream, answering, ok
 
 FILE = """
@@ -226,3 +227,65 @@ def test_a_response_that_is_malformed_or_missing_is_an_error(response: bytes) ->
         upstream.close()
     assert found.served == 0 and found.failed > 0
     assert "malformed" in found.problem or "closed" in found.problem
+
+
+class Observed(System):
+    """A service ``user`` whose load goes up and down; it follows ``LAW`` exactly."""
+
+    level = staticmethod(lambda number: 20 ** (1 - abs(number / 60 - 1)))
+
+    def tick(self) -> None:
+        self.now += 1.0
+        self.ticks = getattr(self, "ticks", 0) + 1
+        concurrency = type(self).level(self.ticks)
+        for _ in range(round(LAW.throughput(concurrency))):
+            self._services["user"].observe(200, 0.01)
+        counters = self.counters["user"]["user-1"]
+        counters["occupied"] = counters.get("occupied", 0.0) + concurrency
+
+
+@pytest.fixture(scope="module")
+def observed() -> Iterator[Served]:
+    served = Served(Observed())
+    served.seconds(120)
+    yield served
+    served.close()
+
+
+def from_history(served: Served, *arguments: str) -> click.testing.Result:
+    admin = f"127.0.0.1:{served.port}"
+    return click.testing.CliRunner().invoke(capacity, ["--from-history", *arguments, "--admin", admin])
+
+
+def test_the_capacity_of_a_service_from_what_it_has_served(observed: Served, tmp_path: Path) -> None:
+    plot = tmp_path / "plot.svg"
+    result = from_history(observed, "user", "--rate", "3000", "--svg", str(plot))
+    assert result.exit_code == 0, result.output
+    found = json.loads(from_history(observed, "user", "--rate", "3000", "--json").stdout)
+    assert found["peak"]["value"] == pytest.approx(LAW.peak, rel=0.02)
+    assert 100 <= found["seconds"] <= 120 and (found["instances"], found["problem"]) == (3, None)
+    assert f"peak: {found['peak']['value']:.0f} requests/s" in result.output
+    assert f"from {found['seconds']} seconds with 3 instances of user" in result.output
+    assert f"3000 requests/s need {found['needed']['value']:.0f} instances of user" in result.output
+    assert ElementTree.parse(plot).getroot().tag.endswith("svg")
+
+
+def test_a_history_that_does_not_determine_the_law_predicts_nothing(observed: Served) -> None:
+    result = from_history(observed, "product")
+    assert result.exit_code == 1 and "no prediction: no concurrency lasted for 5 seconds" in result.output
+    result = from_history(observed, "usr")
+    assert result.exit_code == 1 and "the history has no service 'usr'; did you mean user?" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "a PATH is missing, or --from-history SERVICE"),
+        (["--from-history", "user", "/page"], "the argument '/page' has no meaning beside it"),
+        (["--from-history", "user", "--most", "8"], "--most has no meaning beside it"),
+        (["--from-history", "user", "-H", "A: b"], "--header has no meaning beside it"),
+    ],
+)
+def test_a_load_test_and_the_history_do_not_mix(arguments: list[str], problem: str) -> None:
+    result = click.testing.CliRunner().invoke(capacity, arguments)
+    assert result.exit_code == 2 and problem in " ".join(result.output.split())

@@ -122,3 +122,35 @@ def test_clients_that_read_too_slowly_are_counted_until_they_leave(rig: Rig) -> 
     before = live(rig, gateway)["process"]["paused"]
     rig.loop.call(lambda: gateway.gateway._sample_occupancy(1.0))
     assert live(rig, gateway)["process"]["paused"] == before
+
+
+def test_each_instance_has_its_attempts_and_its_failures_by_kind(rig: Rig) -> None:
+    def failing(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.send(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+
+    def closing(conn: Connection) -> None:
+        conn.read_request()
+        conn.close()
+
+    upstreams = [rig.upstream(script) for script in (respond(), failing, closing)]
+    gateway = rig.forward(*upstreams, service={"balance": "round_robin", "eject": "off"}, route={"attempts": 1})
+    client = rig.connect(gateway)
+    statuses = [client.request("GET", "/a").status for _ in range(30)]
+    assert sorted(set(statuses)) == [200, 502, 503]
+    listed = gateway.snapshot()["instances"]["u"]["listed"]
+    assert [listed[f"u-{number}"]["requests"] for number in (1, 2, 3)] == [10, 10, 10]
+    assert [listed[f"u-{number}"]["failures"] for number in (1, 2, 3)] == [
+        {},
+        {"server_error": 10},
+        {"upstream_closed": 10},
+    ]
+    gateway.set_instances("u", upstreams[0])
+
+    def of_last() -> dict[str, Any]:
+        found: dict[str, Any] = gateway.snapshot()["instances"]["u"]["listed"]["u-3"]
+        return found
+
+    wait_until(lambda: "states" not in of_last(), "the sweep that releases what is gone")
+    assert of_last()["failures"] == {"upstream_closed": 10}

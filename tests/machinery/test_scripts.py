@@ -332,3 +332,28 @@ class TestCheckWording:
         (tmp_path / name).write_text(text)
         assert script("check_wording").main(tmp_path) == (1 if lines else 0)
         assert [int(line.split(":")[1]) for line in capsys.readouterr().out.splitlines()] == lines
+
+
+def capacity_slices(prediction: ModuleType, rate: float, foreign: float, count: int) -> list[object]:
+    return [prediction.Slice(4.0, rate, foreign) for _ in range(count)]
+
+
+def test_disturbed_slices_of_a_capacity_are_not_part_of_the_median() -> None:
+    prediction = script("predict_capacity")
+    quiet = capacity_slices(prediction, 100.0, 0.01, prediction.SLICES)
+    disturbed = capacity_slices(prediction, 20.0, 0.9, 3 * prediction.SLICES)
+    assert prediction.points_of({4: [*disturbed, *quiet]}) == [(4.0, 100.0)]
+    with pytest.raises(SystemExit, match=r"other processes used 0\.90 CPUs"):
+        prediction.points_of({4: [*disturbed, *quiet[1:]]})
+
+
+def test_the_numbers_of_clients_are_measured_in_alternating_order() -> None:
+    prediction = script("predict_capacity")
+    assert prediction.order(0) == prediction.LEVELS and prediction.order(1) == prediction.LEVELS[::-1]
+
+
+def test_this_process_and_its_descendants_are_not_foreign() -> None:
+    prediction = script("predict_capacity")
+    me = os.getpid()
+    parents = {me: 10, 20: me, 21: 20, 10: 1, 11: 10}
+    assert [pid for pid in parents if prediction._is_own(pid, parents)] == [me, 20, 21]

@@ -12,7 +12,16 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from passerelle.errors import TABLE, Kind
-from passerelle.observability.metrics import BUCKETS, METHODS, UNMATCHED, Metrics, Snapshot, merge, retired
+from passerelle.observability.metrics import (
+    BUCKETS,
+    METHODS,
+    UNMATCHED,
+    Metrics,
+    Snapshot,
+    merge,
+    retired,
+    with_instances_of,
+)
 from passerelle.observability.prometheus import render
 
 
@@ -246,3 +255,44 @@ def test_every_failure_kind_renders_with_its_side(kind: Kind) -> None:
     snapshot = metrics.snapshot()
     assert value(snapshot, "passerelle_request_failures_total", route="/", kind=kind.value, side=side) == 1
     assert value(snapshot, "passerelle_upstream_failures_total", service="s", kind=kind.value, side=side) == 1
+
+
+def of_instances(**requests: int) -> Snapshot:
+    """Return the snapshot of a worker whose service ``u`` has these instances."""
+    listed = {
+        name: {
+            "requests": count,
+            "ended": count - 1,
+            "seconds": 0.5,
+            "queued": 0.25,
+            "connecting": 0.0,
+            "failures": {"timeout": 2, "server_error": 1},
+            "in_flight": 1,
+            "states": {"up": 1},
+        }
+        for name, count in requests.items()
+    }
+    return Metrics().snapshot() | {"instances": {"u": {"listed": listed, "unlisted": 0}}}
+
+
+def test_instances_of_all_workers_are_summed() -> None:
+    snapshot = merge([of_instances(a=10), of_instances(a=20, b=3)])
+    a = {"service": "u", "instance": "a"}
+    assert value(snapshot, "passerelle_instance_requests_total", **a) == 30
+    assert value(snapshot, "passerelle_instance_first_byte_seconds_count", **a) == 28
+    assert value(snapshot, "passerelle_instance_first_byte_seconds_sum", **a) == 1.0
+    assert value(snapshot, "passerelle_instance_queue_seconds_total", **a) == 0.5
+    assert value(snapshot, "passerelle_instance_state", **a, state="up") == 2
+    assert value(snapshot, "passerelle_instance_state", **a, state="ejected") == 0
+    for kind, side, count in (("timeout", "upstream", 4), ("server_error", "upstream", 2)):
+        assert value(snapshot, "passerelle_instance_failures_total", **a, kind=kind, side=side) == count
+    assert value(snapshot, "passerelle_instance_requests_total", service="u", instance="b") == 3
+
+
+def test_a_worker_that_has_ended_keeps_the_counts_of_instances_that_still_exist() -> None:
+    ended, running = retired(of_instances(a=10, b=5)), of_instances(a=1)
+    found = with_instances_of(merge([ended, running]), [running])
+    assert value(found, "passerelle_instance_requests_total", service="u", instance="a") == 11
+    assert value(found, "passerelle_instance_in_flight", service="u", instance="a") == 1
+    assert value(found, "passerelle_instance_state", service="u", instance="a", state="up") == 1
+    assert "b" not in found["instances"]["u"]["listed"]

@@ -12,6 +12,7 @@ from passerelle.observability.access_log import LINE_BYTES
 from passerelle.observability.metrics import BUCKETS, Metrics
 from passerelle.observability.prometheus import METRICS, render
 from passerelle.observability.redaction import redact
+from tests.observability.test_metrics import of_instances
 
 # An empty cache with a second level.
 HELD = {"bytes": 0, "capacity_bytes": 0, "entries": 0, "evictions": 0}
@@ -49,6 +50,7 @@ def test_metrics_page_lists_the_labels() -> None:
         "events": {"start": 1},
         "scaling": {"s": {"wanted": 2, "changes": {"load": 1}}},
         "alerts": {"firing": {"p99": 0}, "deliveries": {"delivered": 1}},
+        "instances": of_instances(a=3)["instances"],
     }
     text = render(metrics.snapshot() | supervised)[0].decode()
     page = (DOCS / "metrics.md").read_text()

@@ -211,7 +211,10 @@ def test_a_client_that_does_not_read_holds_no_memory_and_receives_the_rest_later
                 sent.append(events.record("end", "x" * 400).seq)
                 await asyncio.sleep(0)
                 assert len(sent) < 100_000
+            transport = next(iter(one.admin._listener.connections))._transport
+            unsent = transport.get_write_buffer_size()
             sent += [events.record("end", "x" * 400).seq for _ in range(500)]
+            assert transport.get_write_buffer_size() == unsent < 100_000
             seen: list[int] = []
             while not seen or seen[-1] != sent[-1]:
                 seen.append((await client.message())[1]["seq"])

@@ -65,6 +65,7 @@ class Instance:
         "deadline",
         "endpoint",
         "entry",
+        "failed",
         "failures",
         "in_flight",
         "load",
@@ -110,6 +111,7 @@ class Instance:
         self.in_flight = 0  # current requests and tunnels
         self.total = 0  # all acquired so far
         self.failures = 0  # all released with ok=False so far
+        self.failed: dict[str, int] = {}  # all that failed so far by kind; see `count_failure`
         self.seconds = 0.0  # the time of all released so far
         # the integrals of three numbers over time, from samples: see `InstanceSet.sample`
         self.request_seconds = 0.0  # requests in flight
@@ -185,6 +187,11 @@ def release(instance: Instance, ok: bool | None, seconds: float) -> None:
     watcher = instance.watcher
     if watcher is not None:
         watcher(instance)
+
+
+def count_failure(instance: Instance, kind: str) -> None:
+    """Count an attempt at ``instance`` that failed, by ``kind``; the instance need not be responsible."""
+    instance.failed[kind] = instance.failed.get(kind, 0) + 1
 
 
 def set_status(instance: Instance, status: Status) -> None:

@@ -1,4 +1,4 @@
-"""``passerelle capacity``: measure a route of a running gateway on this machine, and predict its peak throughput."""
+"""``passerelle capacity``: predict the peak throughput of a running gateway, from a load test or from its history."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import contextlib
 import ipaddress
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from passerelle.cli.admin_client import admin_option
+from passerelle.cli.capacity_report import found_as_json, needed, verdict, write_plot
 from passerelle.cli.support import config_path, exit_negative, json_option, print_json, print_table, read_config
 
 if TYPE_CHECKING:
@@ -25,10 +27,14 @@ LEVELS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 MOST_ERRORS = 0.01  # share of the requests of a step; beyond, the measurement ends
 DECLINE = 0.85  # a step with less than this share of the best throughput ends the measurement
 FEWEST_STEPS = 5
+_OF_LOAD = ("method", "headers", "instances", "most", "seconds", "listen")
 
 
 @click.command(options_metavar="[OPTIONS]", short_help="Measure a route and predict its peak throughput.")
-@click.argument("arguments", nargs=-1, required=True, metavar="[CONFIG] PATH")
+@click.argument("arguments", nargs=-1, metavar="[CONFIG] PATH")
+@click.option(
+    "--from-history", "service", metavar="SERVICE", help="Use what SERVICE has served in the last ten minutes instead."
+)
 @click.option("--method", default="GET", show_default=True, help="GET or HEAD.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header field to send.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Wanted requests per second.")
@@ -48,9 +54,13 @@ FEWEST_STEPS = 5
 )
 @click.option("--listen", metavar="HOST:PORT", help="Address of the gateway, if it is not that of the file.")
 @click.option("--svg", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write a plot to FILE.")
+@admin_option
 @json_option
+@click.pass_context
 def capacity(
+    context: click.Context,
     arguments: tuple[str, ...],
+    service: str | None,
     method: str,
     headers: tuple[str, ...],
     rate: float | None,
@@ -59,6 +69,7 @@ def capacity(
     seconds: float,
     listen: str | None,
     svg: str | None,
+    admin: Address | str | None,
     as_json: bool,
 ) -> None:
     """Measure how many requests per second PATH can carry, with more and more clients.
@@ -66,11 +77,22 @@ def capacity(
     The gateway must run on this machine, at a loopback address. Clients send GET or HEAD requests, each one after the
     other. The Universal Scalability Law is fitted to the steps. The exit code is 1 if they do not determine it.
 
+    With --from-history, no request is sent: the law is fitted to what a service has served.
+
     \b
     Examples:
       passerelle capacity /user/1
       passerelle capacity gateway.yaml /user/1 --rate 2000 --svg capacity.svg
+      passerelle capacity --from-history user --rate 2000
     """
+    if service is not None:
+        _refuse_options(context, arguments)
+        from passerelle.cli.capacity_history import report_history
+
+        report_history(service, admin, rate, svg, as_json)
+        return
+    if not arguments:
+        raise click.UsageError("a PATH is missing, or --from-history SERVICE")
     if len(arguments) > 2:
         raise click.UsageError(f"found {len(arguments)} arguments; allowed is [CONFIG] PATH")
     if method not in SAFE:
@@ -84,6 +106,14 @@ def capacity(
         click.echo(f"no response from a gateway at {address}: {problem}; is it running?", err=True)
         exit_negative()
     _report(route, steps, rate, _instances(route, instances), f"{method} {arguments[-1]}", svg, as_json)
+
+
+def _refuse_options(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Refuse what has no meaning without a load test."""
+    given = [name for name in _OF_LOAD if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if arguments or given:
+        what = f"--{given[0].rstrip('s')}" if given else f"the argument {arguments[0]!r}"
+        raise click.UsageError(f"--from-history sends no requests: {what} has no meaning beside it")
 
 
 def _address(config: Config, given: str | None) -> Address:
@@ -181,7 +211,7 @@ def _report(
     svg: str | None,
     as_json: bool,
 ) -> None:
-    from passerelle.cli.capacity_plot import svg_plot, text_plot
+    from passerelle.cli.capacity_plot import text_plot
     from passerelle.scaling.usl import Point, Undetermined
     from passerelle.scaling.usl import capacity as fitted
 
@@ -204,17 +234,14 @@ def _report(
     if route["cache"] is not None:
         notes.append("the route is cached: stored responses are measured, not the service")
     if svg is not None and points:
-        try:
-            Path(svg).write_text(svg_plot(points, found, title), "utf-8")
-        except OSError as error:
-            raise click.UsageError(f"cannot write {svg}: {(error.strerror or str(error)).lower()}") from None
+        write_plot(svg, points, found, title)
     if as_json:
         print_json(_as_json(route, steps, found, problem, notes, rate, instances))
     else:
         _print_table(steps)
         if points:
             click.echo(f"\n{text_plot(points, found)}\n")
-        for line in [*_verdict(found, problem), *_needed(found, rate, instances), *notes]:
+        for line in [*verdict(found, problem), *needed(found, rate, instances), *notes]:
             click.echo(line)
     if found is None:
         exit_negative()
@@ -227,33 +254,6 @@ def _print_table(steps: Sequence[Measurement]) -> None:
         time = f"{step.concurrency / step.throughput * 1000:.1f}" if step.throughput else "-"
         rows.append((f"{step.clients}", f"{step.concurrency:.1f}", f"{step.throughput:.0f}", time, f"{step.errors}"))
     print_table(head, rows)
-
-
-def _verdict(found: Capacity | None, problem: str) -> list[str]:
-    if found is None:
-        return [f"no prediction: {problem}"]
-    law, peak, knee = found.law, found.peak, found.comfortable
-    at = law.peak_concurrency
-    where = f"at {at:.0f} in flight" if at < float("inf") else "a limit that it approaches"
-    return [
-        f"peak: {peak.value:.0f} requests/s ({peak.low:.0f} to {peak.high:.0f}), {where}",
-        f"knee: {knee.value:.0f} requests/s ({knee.low:.0f} to {knee.high:.0f}) at {law.knee:.0f} in flight; beyond,"
-        " requests mostly wait for each other",
-        f"law: λ = {law.rate:.4g}/s, σ = {law.contention:.3g}, κ = {law.coherency:.3g}; intervals of 90 %",
-    ]
-
-
-def _needed(found: Capacity | None, rate: float | None, instances: tuple[str, int] | None) -> list[str]:
-    if found is None or rate is None:
-        return []
-    if instances is None:
-        return [f"{rate:g} requests/s: the number of instances is not known; give it with --instances"]
-    name, number = instances
-    wanted = found.instances_for(rate, number)
-    return [
-        f"{rate:g} requests/s need {wanted.value:.0f} instances of {name} ({wanted.low:.0f} to {wanted.high:.0f}) at"
-        f" the knee, if capacity is proportional to their number ({number} were measured)"
-    ]
 
 
 def _as_json(
@@ -279,14 +279,4 @@ def _as_json(
         "problem": problem or None,
         "notes": notes,
     }
-    if found is not None:
-        at = found.law.peak_concurrency
-        result |= {
-            "law": {"rate": found.law.rate, "contention": found.law.contention, "coherency": found.law.coherency},
-            "peak": {**found.peak._asdict(), "in_flight": at if at < float("inf") else None},
-            "knee": {**found.comfortable._asdict(), "in_flight": found.law.knee},
-        }
-        if rate is not None and instances is not None:
-            name, number = instances
-            result["needed"] = {"service": name, "measured": number, **found.instances_for(rate, number)._asdict()}
-    return result
+    return result | found_as_json(found, rate, instances)

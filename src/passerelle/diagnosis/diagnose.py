@@ -56,7 +56,7 @@ def _not_enough(evidence: Evidence) -> Verdict:
         f"not enough: {evidence.requests:.0f} requests in {evidence.seconds:.0f} s; {ENOUGH} are needed",
         {"requests": round(evidence.requests), "seconds": evidence.seconds},
         1.0,
-        "send more requests, or measure for longer (--seconds)",
+        "send more requests, or wait",
         0.0,
         False,
     )

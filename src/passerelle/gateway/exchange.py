@@ -65,6 +65,7 @@ class Exchange:
 
     trace_id = trace_lines = b""  # see traced_exchange.py
     make_call = GuardedCall
+    sees_timing = False  # see timed_exchange.py
     streams = True  # bodies are relayed piece by piece: the deadline holds for the head of the response alone
 
     __slots__ = (
@@ -261,13 +262,12 @@ class Exchange:
         if method in SAFE_METHODS and (head.upgrade is not None or self._wants_instances()):
             self._send_upstream(plan, match)
             return
-        policy = plan.policy
-        service = policy.service
+        service = plan.policy.service
         message = self._message(plan, match)
         if plan.coding is not None:
             message = uncoded_request(message)
         node_key = service.key(head, match.params, self._address()) if service.key is not None else None
-        request = self._cache_request(plan, cache, match, policy, message, (), node_key)
+        request = self._cache_request(plan, cache, match, plan.policy, message, (), node_key)
         self._source = lookup = CacheLookup(self._receiver(plan), request)
         self._cookie = service.cookie
         if method in (b"GET", b"HEAD") and not request.view.has_body:
@@ -368,8 +368,7 @@ class Exchange:
         if plan.request_rules is not None:
             fields = plan.request_rules.apply(fields, match.params)
         cached = not (head.debug and self._wants_instances())
-        composed = plan.composed
-        address, place, trace = self._address, self._cache_origin, self.trace_lines
+        composed, address, place, trace = plan.composed, self._address, self._cache_origin, self.trace_lines
         part_requests = PartRequests(
             composed.parts, match.params, head, fields, self._request_id, consumer, address, place, cached, trace
         )
@@ -705,11 +704,15 @@ class Exchange:
             plan.metrics.in_flight -= 1
         plan.metrics.observe(status, seconds, self._method)
         if failure is not None or status >= 500:
-            self._context.count_failure(plan, status, seconds, failure, self._write_log)
+            self._count_failure(status, seconds, failure)
         if plan.log is not None:
             self._write_log(plan.log, status, seconds, failure)
         # These refer to this object: kept, they would be cycles that wait for the garbage collector.
         self._source, self._gather, self._parts = None, None, ()
+
+    def _count_failure(self, status: int, seconds: float, failure: Failure | None) -> None:
+        """Count a failed request, and keep its line of the log."""
+        self._context.count_failure(self._plan, status, seconds, failure, self._write_log)
 
     def _write_log(
         self, log: RouteLog, status: int, seconds: float, failure: Failure | None, extra: bytes = b""

@@ -71,6 +71,7 @@ class _Request:
     __slots__ = ("_client", "_context", "_head", "request_id")
 
     method = b"GET"
+    sees_timing = False
 
     def __init__(self, context: Context, client: ServerConnection, head: RequestHead, request_id: bytes) -> None:
         self._context = context

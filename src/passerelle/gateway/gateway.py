@@ -296,7 +296,8 @@ class Gateway:
         self.metrics.connections_refused = listener.refused
         if listener.descriptors is not None:
             self.metrics.connections_without_descriptor = listener.descriptors.refused
-        return self.metrics.snapshot()
+        instances = {name: members.counters() for name, members in self._members.items()}
+        return self.metrics.snapshot() | {"instances": instances}
 
     def live(self, *, full: bool) -> dict[str, Any]:
         """Return the sums for a live view (see :meth:`passerelle.observability.metrics.Metrics.live`)."""

@@ -21,6 +21,7 @@ _ACCESS_CONTROL = (
     b"access-control-expose-headers",
     b"access-control-max-age",
 )
+_TIMING = lines_of([b"server-timing"])
 _VARIES = re.compile(rb"\r\nvary:[^\r\n]*(?:(?<![\w-])origin(?![\w-])|\*)", re.IGNORECASE)
 
 
@@ -43,14 +44,19 @@ class RequestContext(Protocol):
     def request_id(self) -> bytes:
         """The id of the request."""
 
+    @property
+    def sees_timing(self) -> bool:
+        """Whether the client receives the ``Server-Timing`` of the service."""
+
 
 class ResponseHeaderRules:
     """Edits the heads of a route's responses.
 
     ``strip`` names fields to remove; ``added`` are field lines with CRLF. ``request_id`` sets X-Request-Id.
+    ``hides_timing`` removes Server-Timing, except for clients that see it.
     """
 
-    __slots__ = ("_added", "_request_id", "_security_headers", "_strip", "cors")
+    __slots__ = ("_added", "_hides_timing", "_request_id", "_security_headers", "_strip", "cors")
 
     def __init__(
         self,
@@ -59,10 +65,12 @@ class ResponseHeaderRules:
         security: SecurityHeaderFields | None,
         cors: CorsPolicy | None,
         request_id: bool = False,
+        hides_timing: bool = False,
     ) -> None:
         strip = [*strip, b"x-request-id"] if request_id else strip
         self._request_id = request_id
         self._strip = lines_of(strip) if strip else None
+        self._hides_timing = hides_timing
         self._added = added
         self._security_headers = security
         self.cors = cors
@@ -71,6 +79,8 @@ class ResponseHeaderRules:
         """Return ``head`` (status line and field lines, each with CRLF) as edited for ``request``."""
         if self._strip is not None:
             head = self._strip.sub(b"", head)
+        if self._hides_timing and not request.sees_timing:
+            head = _TIMING.sub(b"", head)
         head += self._added
         if self._request_id:
             head += b"X-Request-Id: %b\r\n" % request.request_id

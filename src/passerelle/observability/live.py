@@ -36,6 +36,9 @@ HISTORY = frozenset(
     | {*PERCENTILES, "cpu", "lag", "memory", "limit", "running", "waiting", "wait", "busy", "queued"}
 )
 
+# Values of services that it keeps, but not those of their instances.
+HISTORY_OF_SERVICES = frozenset({"occupied", "up"})
+
 # Mappings of routes and services that the history does not keep: services and failures choose their keys.
 _WITHOUT_HISTORY = frozenset({"failures", "timings", "not_stored"})
 
@@ -227,7 +230,9 @@ class LiveSample:
             sample["services"][name] = {**summary(counters), **cached.get(name, {}), "instances": {}}
         for (service, name), parts in self._instances.items():
             if service in sample["services"]:
-                sample["services"][service]["instances"][name] = _instance(total(parts))
+                values = sample["services"][service]
+                values["instances"][name] = found = _instance(total(parts))
+                values["occupied"] = rounded(values.get("occupied", 0.0) + found.get("occupied", 0.0))
         self._routes, self._services, self._instances = {}, {}, {}
         self._processes, self._connections = {}, 0
         return sample
@@ -361,5 +366,7 @@ def _numbers(node: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[t
             continue
         if isinstance(value, Mapping):
             yield from _numbers(value, (*path, key))
-        elif key in HISTORY and path and isinstance(value, int | float):
+        elif not path or not isinstance(value, int | float):
+            continue
+        elif key in HISTORY or (key in HISTORY_OF_SERVICES and len(path) == 2):
             yield (*path, key), float(value)

@@ -56,6 +56,7 @@ OTHER = "other"
 GAUGES: frozenset[str] = frozenset(
     {"in_flight", "open", "workers", "resident_bytes", "bytes", "capacity_bytes", "connected", "entries"}
     | {"closed", "half_open", "limit", "running", "waiting"}
+    | {"up", "ejected", "draining", "down", "unlisted"}
 )
 
 MOST_LIVE = 500  # routes in one result of Metrics.live()
@@ -372,6 +373,7 @@ class Metrics:
             "cache": self.cache(),
             "routes": {r.route: r.snapshot() for r in self._routes.values() if r.in_flight or any(r._buckets)},
             "services": {s.service: s.snapshot() for s in self._services.values()},
+            "instances": {},
             "events": {},
             "scaling": {},
             "alerts": {"firing": {}, "deliveries": {}},
@@ -430,6 +432,23 @@ def retired(snapshot: Snapshot) -> Snapshot:
         key: (retired(value) if isinstance(value, dict) else 0 if key in GAUGES else value)
         for key, value in snapshot.items()
     }
+
+
+def with_instances_of(snapshot: Snapshot, others: Iterable[Snapshot]) -> Snapshot:
+    """Return ``snapshot`` with those instances alone that one of ``others`` lists.
+
+    Snapshots of workers that have ended list instances that have long been gone.
+    """
+    listed: dict[str, set[str]] = {}
+    for other in others:
+        for service, found in other["instances"].items():
+            listed.setdefault(service, set()).update(found["listed"])
+    kept = {
+        service: {**found, "listed": {name: c for name, c in found["listed"].items() if name in listed[service]}}
+        for service, found in snapshot["instances"].items()
+        if service in listed
+    }
+    return {**snapshot, "instances": kept}
 
 
 def _add(a: Any, b: Any) -> Any:

@@ -16,20 +16,27 @@ from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    SummaryMetricFamily,
+)
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from passerelle.errors import TABLE
+from passerelle.errors import TABLE, Side
 from passerelle.observability.metrics import BUCKETS, Snapshot
 
 _BOUNDS = [str(bound) for bound in BUCKETS] + ["+Inf"]
 _BREAKER_STATES = ("closed", "open", "half_open")
-_SIDES = {kind.value: row[1].value for kind, row in TABLE.items()}
+_SIDES = {kind.value: row[1].value for kind, row in TABLE.items()} | {"server_error": Side.UPSTREAM.value}
+_STATES = ("up", "ejected", "draining", "down")
 
 Samples = Iterable[tuple[list[str], Any]]
-"""Values of the labels, and the sample: a number, or for a histogram its cumulative buckets and its sum."""
+"""Values of the labels, and the sample: a number, for a histogram its cumulative buckets and its sum, for a summary its
+count and its sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ class Metric:
     """
 
     name: str
-    kind: Literal["counter", "gauge", "histogram"]
+    kind: Literal["counter", "gauge", "histogram", "summary"]
     labels: tuple[str, ...]
     meaning: str
     samples: Callable[[Snapshot], Samples]
@@ -60,6 +67,11 @@ class Metric:
             for labels, (buckets, total) in self.samples(snapshot):
                 histogram.add_metric(labels, buckets, total)
             return histogram
+        if self.kind == "summary":
+            summary = SummaryMetricFamily(self.name, self.help, labels=self.labels)
+            for labels, (count, total) in self.samples(snapshot):
+                summary.add_metric(labels, count, total)
+            return summary
         kind = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
         family = kind(self.name, self.help, labels=self.labels)
         for labels, value in self.samples(snapshot):
@@ -108,6 +120,16 @@ def _of_routes(read: Callable[[dict[str, Any]], Samples]) -> Callable[[Snapshot]
 
 def _of_services(read: Callable[[dict[str, Any]], Samples]) -> Callable[[Snapshot], Samples]:
     return _each("services", read)
+
+
+def _of_instances(read: Callable[[dict[str, Any]], Samples]) -> Callable[[Snapshot], Samples]:
+    def samples(snapshot: Snapshot) -> Samples:
+        for service, instances in snapshot["instances"].items():
+            for name, values in instances["listed"].items():
+                for labels, value in read(values):
+                    yield [service, name, *labels], value
+
+    return samples
 
 
 def _one(*path: str) -> Callable[[Snapshot], Samples]:
@@ -161,6 +183,12 @@ def _concurrency(key: str) -> Callable[[dict[str, Any]], Samples]:
 
 def _limited(values: dict[str, Any]) -> Samples:
     return [([], values["limited"])] if values["concurrency"] else ()
+
+
+def _states(values: dict[str, Any]) -> Samples:
+    """Read the states of an instance; one that is gone has none."""
+    states = values.get("states")
+    return (([state], states.get(state, 0)) for state in _STATES) if states else ()
 
 
 def _tunnels(key: str) -> Callable[[dict[str, Any]], Samples]:
@@ -321,6 +349,63 @@ METRICS = (
         ("service",),
         "requests refused with 503 because of `max_tunnels` or `client_share`",
         _of_services(_tunnels("refused")),
+    ),
+    Metric(
+        "passerelle_instance_requests_total",
+        "counter",
+        ("service", "instance"),
+        "attempts at an instance, including tunnels. [Series of instances](#instances)",
+        _of_instances(_one("requests")),
+    ),
+    Metric(
+        "passerelle_instance_failures_total",
+        "counter",
+        ("service", "instance", "kind", "side"),
+        "attempts at an instance that failed; responses with `5xx` have the kind `server_error`",
+        _of_instances(_failures),
+    ),
+    Metric(
+        "passerelle_instance_in_flight",
+        "gauge",
+        ("service", "instance"),
+        "attempts and tunnels in flight at an instance",
+        _of_instances(lambda values: [([], values.get("in_flight", 0))]),
+    ),
+    Metric(
+        "passerelle_instance_first_byte_seconds",
+        "summary",
+        ("service", "instance"),
+        "time of ended attempts from the start of the request until the response began or the attempt failed, the "
+        "waits of the next two included",
+        _of_instances(lambda values: [([], (values["ended"], values["seconds"]))]),
+    ),
+    Metric(
+        "passerelle_instance_queue_seconds_total",
+        "counter",
+        ("service", "instance"),
+        "time that attempts have waited for a place (`max_connections`), from 20 samples a second",
+        _of_instances(_one("queued")),
+    ),
+    Metric(
+        "passerelle_instance_connect_seconds_total",
+        "counter",
+        ("service", "instance"),
+        "time that attempts have waited for a new connection, from 20 samples a second",
+        _of_instances(_one("connecting")),
+    ),
+    Metric(
+        "passerelle_instance_state",
+        "gauge",
+        ("service", "instance", "state"),
+        "workers for which an instance is `up`, `ejected`, `draining` or `down`",
+        _of_instances(_states),
+    ),
+    Metric(
+        "passerelle_instances_unlisted",
+        "gauge",
+        ("service",),
+        "instances without series of their own, summed over workers: a service has more than 500",
+        lambda snapshot: (([name], values["unlisted"]) for name, values in snapshot["instances"].items()),
     ),
     Metric(
         "passerelle_cache_requests_total",

@@ -366,7 +366,8 @@ class Admin:
         # Imported here: it is 5 % of the start of a process, and not every gateway is scraped.
         from passerelle.observability.prometheus import render
 
-        body, media_type = render(await self._subject.metrics(), accept)
+        # In a thread: with many routes and instances it takes a while.
+        body, media_type = await asyncio.to_thread(render, await self._subject.metrics(), accept)
         return Response(200, [(b"Content-Type", media_type.encode()), *_TEXT[1:]], body)
 
     async def _status(self, head: RequestHead, target: bytes) -> Response:

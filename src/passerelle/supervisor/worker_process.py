@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from passerelle.observability.metrics import Snapshot, merge, retired
+from passerelle.observability.metrics import Snapshot, merge, retired, with_instances_of
 from passerelle.supervisor import control_channel
 from passerelle.supervisor.live_sampler import Reading
 from passerelle.supervisor.process import Process, StartFailed
@@ -147,7 +147,7 @@ class WorkerProcess(SupervisedProcess):
     def _on_end(self) -> None:
         if self._snapshot is not None:
             gone = retired(self._snapshot)
-            self._retired = gone if self._retired is None else merge([self._retired, gone])
+            self._retired = gone if self._retired is None else with_instances_of(merge([self._retired, gone]), [gone])
             self._snapshot = None
 
     def send_instances(self, service: ServiceHealthMonitor) -> None:

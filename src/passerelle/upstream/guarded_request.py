@@ -231,7 +231,7 @@ class GuardedRequest(UpstreamRequest):
                 if connection is not None and not complete:
                     connection.detach()
                 seconds = self._elapsed()
-                self._service.metrics.observe(head.status, seconds)
+                self._service.count_error(self.instance, head.status, seconds)
                 self._promote_hedge(hedge, False, seconds)
                 return
             if not self._tried:
@@ -263,7 +263,7 @@ class GuardedRequest(UpstreamRequest):
         if hedge is not None and hedge.attempt is not None and not self._over and not self._responded:
             self._connection = None
             seconds = self._elapsed()
-            self._service.metrics.count_failure(failure.kind, seconds)
+            self._service.count_failure(self.instance, failure.kind, seconds)
             self._promote_hedge(hedge, None if failure.neutral else False, seconds)
             return
         if self._attempt_timer is not None:
@@ -276,7 +276,7 @@ class GuardedRequest(UpstreamRequest):
             return super()._abandon_attempt(failure)
         self._drop_attempt()
         seconds = self._elapsed()
-        self._service.metrics.count_failure(failure.kind, seconds)
+        self._service.count_failure(self.instance, failure.kind, seconds)
         self._promote_hedge(hedge, False, seconds)
         return True
 
@@ -308,14 +308,14 @@ class GuardedRequest(UpstreamRequest):
     def on_hedge_error(self, status: int) -> None:
         """End the hedge, which got the 5xx ``status``: the first attempt may still do better."""
         attempt = self._finish_hedge()
-        self._service.metrics.observe(status, perf_counter() - attempt.since)
+        self._service.count_error(attempt.instance, status, perf_counter() - attempt.since)
         self._settle_hedge(attempt, False)
         self._counted_attempts = (*self._counted_attempts, attempt.instance)
 
     def on_hedge_failure(self, failure: Failure) -> None:
         """End the hedge, which failed: the first attempt continues alone."""
         attempt = self._finish_hedge()
-        self._service.metrics.count_failure(failure.kind, perf_counter() - attempt.since)
+        self._service.count_failure(attempt.instance, failure.kind, perf_counter() - attempt.since)
         self._settle_hedge(attempt, None if failure.neutral else False)
         if failure.kind not in _UNSENT:
             self._counted_attempts = (*self._counted_attempts, attempt.instance)

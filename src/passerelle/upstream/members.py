@@ -12,6 +12,7 @@ from passerelle.balancing.priority_tiers import PriorityTiers
 from passerelle.http1.client.pool import ConnectionPool
 from passerelle.http1.clock import Clock
 from passerelle.http1.tls_contexts import UpstreamTls
+from passerelle.upstream.instance_counters import InstanceCounters
 
 Leaf = Policy | PriorityTiers
 
@@ -49,7 +50,7 @@ class PoolSettings(NamedTuple):
 class InstanceSet:
     """The instances of one service over time. An instance that stays keeps its state and its pool."""
 
-    __slots__ = ("_clock", "_leaves", "_loop", "_roster", "_settings")
+    __slots__ = ("_clock", "_counters", "_leaves", "_loop", "_roster", "_settings")
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class InstanceSet:
         self._leaves = leaves
         self._settings = settings
         self._roster = Roster()
+        self._counters = InstanceCounters()
 
     def replace(self, specs: Iterable[InstanceSpec]) -> list[Instance]:
         """Replace the list of instances; instances that stay keep their counters and connections.
@@ -120,8 +122,10 @@ class InstanceSet:
         """Close connections that were idle for too long, and the pools of removed instances without work."""
         for instance in self._roster.instances:
             instance.endpoint.sweep()
-        for instance in self._roster.forget_idle():
+        gone = self._roster.forget_idle()
+        for instance in gone:
             instance.endpoint.close()
+        self._counters.add_gone(gone, self._clock.now)
 
     def sample(self, seconds: float) -> None:
         """Count what the requests in flight wait for now as the state of the last ``seconds``.
@@ -148,6 +152,10 @@ class InstanceSet:
             }
             for i in self._roster.instances
         ]
+
+    def counters(self) -> dict[str, Any]:
+        """Return the counters of the instances for metrics (see :mod:`.instance_counters`)."""
+        return self._counters.snapshot(self._roster.instances, self._roster.leaving, self._clock.now)
 
     def live(self) -> dict[str, dict[str, float]]:
         """Return the counters of the instances for a live view, by name."""

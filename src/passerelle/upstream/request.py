@@ -26,7 +26,7 @@ from random import random
 from time import perf_counter, time
 from typing import cast
 
-from passerelle.balancing.instance import Instance, Status
+from passerelle.balancing.instance import Instance, Status, count_failure
 from passerelle.errors import Failure, Kind
 from passerelle.http1.client.connection import UpstreamConnection
 from passerelle.http1.client.pool import ConnectionPool
@@ -38,7 +38,7 @@ from passerelle.resilience.retry_budget import backoff, retry_after
 from passerelle.upstream.deadlines import DeadlineQueue
 from passerelle.upstream.interfaces import NO_INSTANCE, NULL_RECEIVER, ResponseReceiver
 from passerelle.upstream.request_body import RequestBody
-from passerelle.upstream.service import Service
+from passerelle.upstream.service import SERVER_ERROR, Service
 from passerelle.upstream.stream_idle import STREAM_IDLE
 
 # The time that the supervisor has to report that an instance is gone, in seconds. It takes milliseconds unless the
@@ -294,7 +294,7 @@ class UpstreamRequest:
                 self._fail(failure)
         else:
             seconds = self._elapsed()
-            self._service.metrics.count_failure(failure.kind, seconds)
+            self._service.count_failure(self.instance, failure.kind, seconds)
             if wait >= 0.0:
                 self._counted_attempts = (*self._counted_attempts, self.instance)
             self._retry(None if failure.neutral else False, seconds, wait)
@@ -316,7 +316,7 @@ class UpstreamRequest:
         if connection is not None:
             connection.detach()
         seconds = self._elapsed()
-        self._service.metrics.count_failure(failure.kind, seconds)
+        self._service.count_failure(self.instance, failure.kind, seconds)
         self._counted_attempts = (*self._counted_attempts, self.instance)
         self._retry(None if failure.neutral else False, seconds, wait)
         return True
@@ -325,7 +325,7 @@ class UpstreamRequest:
         """Wait for the supervisor, which may be about to report that the instances of the attempts are gone."""
         seconds = self._elapsed()
         service = self._service
-        service.metrics.count_failure(failure.kind, seconds)
+        service.count_failure(self.instance, failure.kind, seconds)
         if failure.neutral:
             service.node.release(self.instance, None, seconds)
         else:
@@ -382,7 +382,7 @@ class UpstreamRequest:
         if connection is not None and not (complete and (body is None or body.complete)):
             connection.detach()  # the rest of the response, or of the request, is not worth waiting for
         seconds = self._elapsed()
-        service.metrics.observe(head.status, seconds)
+        service.count_error(self.instance, head.status, seconds)
         self._counted_attempts = (*self._counted_attempts, self.instance)
         self._retry(False, seconds, wait)
         return True
@@ -518,6 +518,7 @@ class UpstreamRequest:
         ok = status < 500
         service.node.release(self.instance, ok, seconds if latency is None else latency)
         if not ok:
+            count_failure(self.instance, SERVER_ERROR)
             service.report_failure(self.instance)
 
     def _fail(self, failure: Failure) -> None:
@@ -527,7 +528,7 @@ class UpstreamRequest:
         service = self._service
         service.streaming.discard(self)
         self.seconds = seconds = self._elapsed()
-        service.metrics.count_failure(failure.kind, seconds)
+        service.count_failure(self.instance, failure.kind, seconds)
         instance = self.instance
         if failure.kind is Kind.OVERLOADED:
             # A full instance works: that is no reason to eject it.
@@ -571,7 +572,7 @@ class UpstreamRequest:
             connection.detach()
         else:
             self._withdraw_from_pool()
-        service.metrics.count_failure(failure.kind if failure is not None else Kind.CLIENT_GONE, seconds)
+        service.count_failure(instance, failure.kind if failure is not None else Kind.CLIENT_GONE, seconds)
         neutral = failure is None or failure.neutral
         service.node.release(instance, None if neutral else False, seconds)
         if not neutral:

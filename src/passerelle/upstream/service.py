@@ -8,9 +8,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from passerelle.balancing.health import reached_failure_limit
-from passerelle.balancing.instance import Instance
+from passerelle.balancing.instance import Instance, count_failure
 from passerelle.balancing.policies import PickerNode
 from passerelle.balancing.sticky import Sticky
+from passerelle.errors import Kind
 from passerelle.http.messages import IDEMPOTENT_METHODS
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.observability.metrics import ServiceMetrics
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 # Computes the balancing key of a request from its head, the parameters of its route and the address of the client.
 # The result is None for a request without a key.
 KeyFunction = Callable[[RequestHead, Mapping[str, bytes], bytes], bytes | None]
+
+
+SERVER_ERROR = "server_error"
+"""The kind of failure of an attempt with a 5xx response, beside those of :class:`passerelle.errors.Kind`."""
 
 
 class RetryRules(NamedTuple):
@@ -108,6 +113,16 @@ class Service:
     def snapshot(self) -> dict[str, Any]:
         """Return the state of the service without its instances, as JSON-serializable values."""
         return {"breaker": self.breaker_state(), "concurrency": self.concurrency()}
+
+    def count_failure(self, instance: Instance, kind: Kind, seconds: float) -> None:
+        """Count an attempt at ``instance`` that failed after ``seconds``."""
+        self.metrics.count_failure(kind, seconds)
+        count_failure(instance, kind.value)
+
+    def count_error(self, instance: Instance, status: int, seconds: float) -> None:
+        """Count an attempt at ``instance`` with a 5xx ``status`` that another attempt replaces."""
+        self.metrics.observe(status, seconds)
+        count_failure(instance, SERVER_ERROR)
 
     def report_failure(self, instance: Instance) -> None:
         """Report ``instance`` for ejection if the failure just counted reaches the limit."""

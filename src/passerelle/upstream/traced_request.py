@@ -17,7 +17,7 @@ from passerelle.http1.client.connection import UpstreamConnection
 from passerelle.http1.head import ResponseHead
 from passerelle.observability.redaction import redact
 from passerelle.observability.tracing.otlp import MOST_TEXT
-from passerelle.observability.tracing.trace import CLIENT, Attributes, Span, Trace, new_span_id
+from passerelle.observability.tracing.trace import CLIENT, Attempt, Attributes, Span, Trace
 from passerelle.upstream.addressed_request import AddressedRequest
 from passerelle.upstream.guarded_request import GuardedRequest
 from passerelle.upstream.hedge import Hedge
@@ -64,20 +64,6 @@ def split_authority(authority: str, secure: bool) -> tuple[str, int]:
     return host, int(port[:5])
 
 
-class _OpenSpan:
-    """An attempt in progress."""
-
-    __slots__ = ("error", "number", "sent_at", "span_id", "start", "status")
-
-    def __init__(self, number: int) -> None:
-        self.span_id = new_span_id()
-        self.number = number  # of attempts before this one
-        self.start = perf_counter()
-        self.sent_at = 0.0
-        self.status = 0
-        self.error = ""
-
-
 class TracedRequest(UpstreamRequest):
     """A request whose attempts are recorded.
 
@@ -98,33 +84,41 @@ class TracedRequest(UpstreamRequest):
         self._trace = policy.trace
         self._parent_id = policy.parent_id
         self._target = message.split(b" ", 2)[1]
-        self._open: _OpenSpan | None = None
+        self._open: Attempt | None = None
+        self._queued_at = 0.0  # until the first attempt
+
+    def start(self) -> None:
+        """See :meth:`.request.UpstreamRequest.start`. The request may wait for the concurrency limit first."""
+        self._queued_at = perf_counter()
+        super().start()
 
     def _attempt(self) -> None:
-        self._open = _OpenSpan(self.attempts)
+        self._open = Attempt(self._service.name, self.attempts, self._queued_at)
+        self._trace.begin(self._open)
+        self._queued_at = 0.0
         super()._attempt()
 
     def _send(self, connection: UpstreamConnection) -> None:
         plain = self._message
         if self._open is not None:
-            self._open.sent_at = perf_counter()
+            _mark_sent(self._open, connection, self.instance)
             self._message = self._with_trace(plain, self._open)
         super()._send(connection)
         self._message = plain
 
-    def _with_trace(self, message: bytes, span: _OpenSpan) -> bytes:
+    def _with_trace(self, message: bytes, span: Attempt) -> bytes:
         return b"%b%b\r\n" % (message[:-2], self._trace.lines(span.span_id))
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """See :meth:`.request.UpstreamRequest.on_response`."""
         if self._open is not None:
-            self._open.status = head.status
+            _mark_response(self._open, head)
         super().on_response(head, data, complete)
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """See :meth:`.request.UpstreamRequest.on_switch`."""
         if self._open is not None:
-            self._open.status = head.status
+            _mark_response(self._open, head)
         super().on_switch(head, data)
 
     def on_failure(self, failure: Failure) -> None:
@@ -178,7 +172,7 @@ class TracedRequest(UpstreamRequest):
         if span is not None:
             self._record(span, self.instance, {})
 
-    def _record(self, span: _OpenSpan, instance: Instance, added: Attributes) -> None:
+    def _record(self, span: Attempt, instance: Instance, added: Attributes) -> None:
         now = perf_counter()
         pool = instance.endpoint
         scheme = "https" if pool is not None and pool.secured else "http"
@@ -206,14 +200,15 @@ class TracedRequest(UpstreamRequest):
                 error = str(span.status)
         if error:
             attributes["error.type"] = error
-        self._service.metrics.remember_exemplar(self._trace.trace_id, now - self._since)
+        if self._trace.trace_id:
+            self._service.metrics.remember_exemplar(self._trace.trace_id, now - self._since)
         self._trace.add(Span(CLIENT, method, span.span_id, self._parent_id, span.start, now, error, attributes))
 
 
 class TracedGuardedRequest(TracedRequest, GuardedRequest):
     """As :class:`TracedRequest`; a hedge is a span as well."""
 
-    _hedge_open: _OpenSpan | None = None
+    _hedge_open: Attempt | None = None
 
     def message_for(self, instance: Instance) -> bytes:
         """See :meth:`.guarded_request.GuardedRequest.message_for`."""
@@ -221,15 +216,18 @@ class TracedGuardedRequest(TracedRequest, GuardedRequest):
         span, attempt = self._hedge_open, self._hedge.attempt if self._hedge is not None else None
         if span is None or attempt is None or attempt.instance is not instance:
             return message
-        span.sent_at = perf_counter()
+        if attempt.connection is not None:
+            _mark_sent(span, attempt.connection, instance)
         return self._with_trace(message, span)
 
     def launch_hedge(self) -> None:
         """See :meth:`.guarded_request.GuardedRequest.launch_hedge`."""
-        self._hedge_open = _OpenSpan(self.attempts)
+        self._hedge_open = attempt = Attempt(self._service.name, self.attempts)
         super().launch_hedge()
         if self._hedge is None or self._hedge.attempt is None:
             self._hedge_open = None  # it was not sent
+        else:
+            self._trace.begin(attempt)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """See :meth:`TracedRequest.on_response`."""
@@ -285,6 +283,18 @@ class TracedGuardedRequest(TracedRequest, GuardedRequest):
 
 class TracedAddressedRequest(TracedGuardedRequest, AddressedRequest):
     """As :class:`TracedGuardedRequest`, with the Host of the service or of the instance."""
+
+
+def _mark_sent(attempt: Attempt, connection: UpstreamConnection, instance: Instance) -> None:
+    attempt.sent_at = perf_counter()
+    attempt.instance = instance.name
+    if connection.fresh:
+        attempt.connecting = connection.connecting
+
+
+def _mark_response(attempt: Attempt, head: ResponseHead) -> None:
+    attempt.status = head.status
+    attempt.responded_at = perf_counter()
 
 
 _POLICY_FIELDS = tuple(field.name for field in fields(CallPolicy))

@@ -28,6 +28,7 @@ from passerelle.config.models.base import Model, Takes, given, raise_first
 from passerelle.config.models.cache import Cache, RouteCache
 from passerelle.config.models.compress import Compress
 from passerelle.config.models.concurrency import Concurrency
+from passerelle.config.models.debug import Debug
 from passerelle.config.models.discovery import Dns
 from passerelle.config.models.forward_auth import ForwardAuth
 from passerelle.config.models.guards import Clients, Keys, OneOrMore, RateLimit, Require
@@ -452,6 +453,9 @@ class Config(Model):
     )
     tracing: Annotated[Tracing, Takes("[mapping](#tracing)")] | None = Field(
         default=None, description="Traces: which requests are recorded, and where their spans are sent."
+    )
+    debug: Annotated[Debug, Takes("[mapping](#debug)")] | None = Field(
+        default=None, description="Which clients see where the time of their requests goes (`Server-Timing`)."
     )
     limits: Limits = Field(
         default=Limits.model_construct(), description="Limits on the requests and connections of clients."

@@ -40,7 +40,8 @@ def response_header_rules(
     rules = route.response_headers if route is not None else None
     cors = _cors(route) if route is not None and not preflight else None
     request_id = config.request_id_in_responses
-    if security_headers is None and rules is None and cors is None and not request_id:
+    hides_timing = config.debug is not None
+    if security_headers is None and rules is None and cors is None and not (request_id or hides_timing):
         return None
     strip: list[bytes] = list(_ACCESS_CONTROL) if cors is not None else []
     added = b""
@@ -50,7 +51,7 @@ def response_header_rules(
     if security_headers is not None and security_headers[1]:
         strip += security_headers[0].names
     fields = security_headers[0] if security_headers is not None else None
-    return ResponseHeaderRules(strip, added, fields, cors, request_id)
+    return ResponseHeaderRules(strip, added, fields, cors, request_id, hides_timing)
 
 
 def request_rules(route: Route) -> RequestHeaderRules | None:

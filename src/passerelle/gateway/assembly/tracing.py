@@ -1,4 +1,4 @@
-"""Builds what records requests from the configuration."""
+"""Builds what records and times requests from the configuration."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import uuid
 from passerelle import __version__
 from passerelle.config.models.config import Config
 from passerelle.gateway.context import Context
+from passerelle.gateway.timed_exchange import TimedHandler
 from passerelle.gateway.traced_exchange import TracedHandler
 from passerelle.http1.interfaces import RequestHandler
 from passerelle.observability.tracing.exporter import Exporter, ExporterSettings
+from passerelle.security.addresses import AddressSet
 
 # The same in all reloads: a worker is one instance of the service.
 _INSTANCE = str(uuid.uuid4())
 
 
 class Tracing:
-    """The handler of requests, which records them if the configuration has ``tracing``, and the export of spans."""
+    """The handler of requests, and the export of spans.
+
+    It records requests if the configuration has ``tracing``, and times those of some clients if it has ``debug``.
+    """
 
     def __init__(self, gateway: RequestHandler) -> None:
         self._gateway = gateway
@@ -27,19 +32,22 @@ class Tracing:
         self._exported = self._dropped = 0  # by exporters that have ended
 
     def handler(self, config: Config, context: Context) -> RequestHandler:
-        """Return the handler for ``config``: the gateway itself where nothing is recorded.
+        """Return the handler for ``config``: the gateway itself where nothing is recorded or timed.
 
         An exporter with the same settings is kept; another one sends what it has and stops.
         """
         settings = _settings(config)
         if self._exporter is not None and self._exporter.settings != settings:
             self.stop(0.0)
-        if settings is None or config.tracing is None:
-            return self._gateway
-        if self._exporter is None:
-            self._exporter = Exporter(settings)
-        tracing = config.tracing
-        return TracedHandler(self._gateway, context, self._exporter, tracing.sample, tracing.follow_clients)
+        handler = self._gateway
+        if settings is not None and config.tracing is not None:
+            if self._exporter is None:
+                self._exporter = Exporter(settings)
+            tracing = config.tracing
+            handler = TracedHandler(handler, context, self._exporter, tracing.sample, tracing.follow_clients)
+        if config.debug is not None:
+            handler = TimedHandler(handler, context, AddressSet(config.debug.clients))
+        return handler
 
     def counts(self) -> tuple[int, int]:
         """Return the number of exported and of dropped spans."""

@@ -79,6 +79,7 @@ class UpstreamConnection(asyncio.Protocol):
         "claimed",
         "client",
         "connected",
+        "connecting",
         "fresh",
         "idle_since",
         "poll",
@@ -107,6 +108,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.claimed = Claim.NONE
         self.client: bytes | None = None  # that the claim is counted for
         self.fresh = True
+        self.connecting = 0.0  # how long it took to open (seconds)
         self.connected = False  # whether it was ever connected; only then connection_lost() is called
         self.idle_since = 0.0
         self.address = ""  # the address behind the name of the target, if it is a name

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Mapping
+from time import perf_counter
 from typing import Any, Protocol
 
 from passerelle.errors import Failure, Kind
@@ -303,6 +304,7 @@ class ConnectionPool:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, waiter: ConnectionWaiter, connection: UpstreamConnection) -> None:
+        began = perf_counter()
         try:
             async with asyncio.timeout(self._timeout):
                 await self._open(connection)
@@ -312,6 +314,7 @@ class ConnectionPool:
             failure = Failure(Kind.CONNECT_FAILED, reason(error), retryable=True)
         else:
             if connection.connected:
+                connection.connecting = perf_counter() - began
                 self._connections.add(connection)
                 waiter.on_connection(connection)
                 return

@@ -122,21 +122,27 @@ const connect = () => {
 
 // ---- the verdict
 
+const verdict = (each) => {
+  const next = each.next_step && each.next_step !== "nothing" ? [el("span", {}, `Next: ${each.next_step}`)] : [];
+  const estimate = each.estimate ? [el("span", {}, String(each.estimate))] : [];
+  const sure = each.is_bottleneck ? [el("span", {}, `confidence ${percent(each.confidence)}`)] : [];
+  return el("li", {}, el("p", {class: "cause"}, String(each.text)),
+    el("p", {class: "muted consequences"}, ...next, ...estimate, ...sure));
+};
+
 const showVerdict = async () => {
   try {
     const found = await request("/diagnose");
     const verdicts = found.verdicts ?? [];
     $("verdict").hidden = verdicts.length === 0;
-    const list = verdicts.slice(0, 3).map((each) => el("li", {},
-      el("strong", {}, String(each.text)), ` ${each.next_step ?? ""} `,
-      el("span", {class: "muted"}, `confidence ${percent(each.confidence)}`)));
-    $("verdict-body").replaceChildren(el("ol", {}, ...list));
+    attribute($("verdict"), "data-kind", verdicts[0]?.is_bottleneck ? "found" : "none");
+    $("verdict-body").replaceChildren(el("ol", {}, ...verdicts.slice(0, 3).map(verdict)));
   } catch { $("verdict").hidden = true; }
 };
 
 // ---- the theme
 
-const THEMES = {auto: "Auto", light: "Light", dark: "Dark"};
+const THEMES = {auto: "auto", light: "light", dark: "dark"};
 const theme = () => document.documentElement.dataset.theme ?? "auto";
 const setTheme = (name) => {
   if (name === "auto") delete document.documentElement.dataset.theme; else document.documentElement.dataset.theme = name;
@@ -144,8 +150,7 @@ const setTheme = (name) => {
   restyle();
 };
 const restyle = () => {
-  text($("theme"), THEMES[theme()]);
-  attribute($("theme"), "aria-label", `${THEMES[theme()]}: change the theme`);
+  text($("theme-name"), THEMES[theme()]);
   charts.restyle();
   render();
 };

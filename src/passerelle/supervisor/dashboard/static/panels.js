@@ -73,8 +73,8 @@ class Service {
     this.node = el("article", {class: "panel service", "aria-label": `Service ${name}`},
       el("header", {}, el("h3", {}, name), this.up, this.breaker, this.limit,
         el("div", {class: "tools"}, this.scale, this.restart)),
-      el("div", {class: "service-numbers"}, this.spark.node,
-        el("dl", {}, ...Object.values(this.numbers).map((each) => el("div", {}, ...each.nodes)))),
+      el("div", {class: "service-numbers"},
+        el("dl", {}, ...Object.values(this.numbers).map((each) => el("div", {}, ...each.nodes))), this.spark.node),
       this.tiles);
   }
 
