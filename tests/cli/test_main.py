@@ -277,6 +277,7 @@ def test_routes_as_json(run: Run) -> None:
         "cache": None,
         "compress": None,
         "hedge": None,
+        "shadow": None,
         "login": None,
         "logout": False,
         "services": {

@@ -138,20 +138,42 @@ def test_remembered_layouts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(field_lines, "REMEMBERED", 10)
     table = LayoutTable(Kind.BAD_REQUEST, {})
     for number in range(100):
-        lines, layout = table.split(b"X-%d: a\r\nX: b\r\n" % number, None)
+        lines, layout = table.split(b"X-%d: a\r\nX: b\r\n" % number)
         assert (layout.names, lines) == ((b"x-%d" % number, b"x"), [b"X-%d: a" % number, b"X: b", b""])
         assert 0 < len(table.known) <= 10
         assert 0 < len(table._names) <= 10
     table.known.clear()
     for section in (b"X: a\r\n" * 51, b"X" * 1024 + b": a\r\n"):
-        table.split(section, None)
+        table.split(section)
         assert table.known == {}
     assert max(map(len, table._names)) <= 1024
 
 
+def test_only_layouts_in_frequent_use_have_patterns_and_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(field_lines, "REMEMBERED", 10)
+    monkeypatch.setattr(field_lines, "_MOST_PATTERNS", 2)
+    table = LayoutTable(Kind.BAD_REQUEST, {})
+    sections = [b"X-%d: a\r\n" % number for number in range(10)]
+    layouts = [table.split(section)[1] for section in sections for _ in range(field_lines.PATTERN_AFTER)]
+
+    def matching() -> int:
+        found = {id(layout): layout for layout in table.known.values()}
+        return sum(any(layout.fullmatch(section) for section in sections) for layout in found.values())
+
+    assert matching() == 2
+    assert layouts[0].fullmatch(sections[0])
+    once = LayoutTable(Kind.BAD_REQUEST, {})
+    rare = [once.split(sections[0])[1] for _ in range(field_lines.PATTERN_AFTER - 1)][-1]
+    assert rare.fullmatch(sections[0]) is None
+    # The table starts again when it is full, and so does the count of patterns.
+    for _ in range(field_lines.PATTERN_AFTER):
+        table.split(b"Y: a\r\n")
+    assert [layout.fullmatch(b"Y: a\r\n") is not None for layout in table.known.values()] == [True]
+
+
 def test_values_that_always_differ_fill_no_memory() -> None:
     table = LayoutTable(Kind.BAD_REQUEST, {})
-    layouts = {table.split(b"Accept: */*\r\nX-Trace: %d\r\n" % number, None)[1] for number in range(1000)}
+    layouts = {table.split(b"Accept: */*\r\nX-Trace: %d\r\n" % number)[1] for number in range(1000)}
     assert len(layouts) == len(table.known) == 1
 
 
@@ -167,17 +189,19 @@ def test_a_refused_section_is_not_remembered() -> None:
     table = LayoutTable(Kind.BAD_REQUEST, {b"host": field_lines.HOST})
     for section in (b"X : a\r\n", b"Host: a\r\nHost: a\r\n"):
         with pytest.raises(Failure):
-            table.split(section, None)
+            table.split(section)
     assert table.known == {}
 
 
 def test_a_section_without_its_last_crlf_is_refused() -> None:
     table = LayoutTable(Kind.BAD_REQUEST, {})
-    like = table.split(b"X: a\r\nY: b\r\n", None)[1]
+    like = table.split(b"X: a\r\nY: b\r\n")[1]
+    like.compile()
+    assert like.fullmatch is not None
     for section in (b"X: a", b"X: a\r\nY: b", b"X: a\r\nY: b\r\nHost: c", b"X: a\r\nY: b\r"):
-        for layout in (None, like):
-            with pytest.raises(Failure):
-                table.split(section, layout)
+        assert like.fullmatch(section) is None
+        with pytest.raises(Failure):
+            table.split(section)
 
 
 @given(st.text(TOKEN, min_size=1, max_size=40), st.binary(max_size=60))
@@ -188,8 +212,17 @@ def test_a_line_is_read_back_or_refused(name: str, value: bytes) -> None:
     table = LayoutTable(Kind.BAD_RESPONSE, {})
     if not allowed:
         with pytest.raises(Failure):
-            table.split(line + b"\r\n", None)
+            table.split(line + b"\r\n")
+        _, layout = table.split(name.encode() + b":\r\n")
+        layout.compile()
+        assert layout.fullmatch is not None
+        assert layout.fullmatch(line + b"\r\n") is None
         return
-    lines, layout = table.split(line + b"\r\n", None)
+    lines, layout = table.split(line + b"\r\n")
     assert (layout.names, lines) == ((name.lower().encode(),), [line, b""])
-    assert table.split(line + b"\r\n", layout) == (lines, layout)
+    layout.compile()
+    assert layout.fullmatch is not None
+    match = layout.fullmatch(line + b"\r\n")
+    assert match is not None
+    assert [match[number] for number in layout.groups] == lines
+    assert table.split(line + b"\r\n") == (lines, layout)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import passerelle
+from passerelle.http1.field_lines import REQUEST_LAYOUTS
 from passerelle.security import header_rules
 
 # The parser of `re` is private, but nothing else gives the structure of a pattern.
@@ -73,6 +74,10 @@ def patterns() -> Iterator[tuple[str, "re.Pattern[Any]", str]]:
                 flags = re.DOTALL if any("DOTALL" in ast.unparse(one) for one in node.args[1:]) else 0
                 yield f"{module.__name__}:{node.lineno}", re.compile(given, flags), node.func.attr
     yield "header_rules.lines_of", header_rules.lines_of([b"X-One", b"X-One-Two"], aliases=True), "sub"
+    layout = REQUEST_LAYOUTS.split(b"Host: a\r\nX-A: b\r\nConnection: close\r\nX-B: c\r\nX-B: d\r\n")[1]
+    layout.compile()
+    matching: Any = layout.fullmatch
+    yield "field_lines.Layout", matching.__self__, "fullmatch"
 
 
 def characters(items: Any) -> set[int]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passerelle.routing.paths import LITERAL, PARAMETER, Pattern
+from passerelle.routing.paths import LITERAL, PARAMETER, Pattern, canonical_path
 from passerelle.routing.router import (
     MAX_CACHED_HOSTS,
     MAX_HOST,
@@ -403,6 +403,51 @@ def test_the_router_agrees_with_the_naive_reference(
             assert match.params == params
             assert set(match.allowed) == allowed
             assert list(match.allowed) == sorted(allowed)
+
+
+@given(tables(), st.lists(requests, min_size=1, max_size=30))
+def test_a_usual_path_is_canonical_and_matches_as_any_other(
+    rules: list[RouteRule], asked: list[tuple[bytes, ...]]
+) -> None:
+    router = Router(rules)
+    for host, method, path in asked:
+        usual = router.match_usual(host, method, path)
+        if usual is not None:
+            match = router.match(host, method, path)
+            assert canonical_path(path) == path  # without encoded slashes, which only some routes keep
+            assert (usual.value, usual.params, usual.allowed) == (match.value, match.params, match.allowed)
+            assert usual.value is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "params"),
+    [
+        (b"/", "/", {}),
+        (b"/user/42", "/user/{id}", {"id": b"42"}),
+        (b"/user/me", "/user/me", {}),
+        (b"/page/1/a", "/page/{a}/{b}", {"a": b"1", "b": b"a"}),
+        (b"/abc", "/{any}", {"any": b"abc"}),
+    ],
+)
+def test_usual_paths_match_without_a_search(path: bytes, value: str, params: dict[str, bytes]) -> None:
+    router = Router([rule(pattern) for pattern in ("/", "/user/{id}", "/user/me", "/page/{a}/{b}", "/{any}")])
+    match = router.match_usual(b"", GET, path)
+    assert match is not None
+    assert (match.value, match.params) == (value, params)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(b"abc", b"a/b", b"*", b"", b"/user/", b"/user/a.b", b"/user/..", b"/user/%41", b"/user/a%2fb", b"//42"),
+        *(b"/user//42", b"/page/a/../b", b"/page/..;/b", b"/page/./b", b"/page//b", b"/files/x", b"/split/new/1"),
+        *(b"/user/\xe9", b"/user/\xb2", b"/split/1/all", b"/other/42", b"/e%2Ff", b"/e%2Ff/1", b"/e%2Ff/1/2"),
+    ],
+)
+def test_other_paths_are_left_to_the_search(path: bytes) -> None:
+    patterns = ["/user/{id}", "/{a}/{b}/c", "/page/{a}/{b}", "/files/{id}", "/files/x/{rest*}"]
+    patterns += ["/e%2Ff", "/e%2Ff/{a}", "/e%2Ff/{a}/{b}", "/split/{a}/{b}", "/split/new/{b}/c", "/split/{a}/all"]
+    assert Router([rule(pattern) for pattern in patterns]).match_usual(b"", GET, path) is None
 
 
 @given(tables(), st.lists(requests, min_size=1, max_size=20))

@@ -83,7 +83,9 @@ def test_pages() -> None:
 
 def test_other_pages_and_methods() -> None:
     status, _, body = ask("GET", "/nowhere")
-    pages = b"/, /healthz, /readyz, /metrics, /status, /events, /live, /history, /diagnose, /failures, /explain"
+    pages = (
+        b"/, /healthz, /readyz, /metrics, /status, /events, /live, /history, /diagnose, /failures, /explain, /shadow"
+    )
     assert (status, body) == (404, b"the pages are %b\n" % pages)
     status, fields, _ = ask("POST", "/status")
     assert status == 405

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from passerelle.caching.entry import Entry, Variants
+from passerelle.caching.entry import Entry, StoredItem, Variants
 from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.request import RequestView
 from passerelle.caching.vary import MAX_NAMES, preferred_language
@@ -35,8 +35,12 @@ class VariantStore:
         item = self.store.get(key)
         if type(item) is Entry:
             return item
-        if item is None:
-            return None
+        return self.select(item, view) if item is not None else None
+
+    def select(self, item: StoredItem, view: RequestView) -> Entry | None:
+        """Return the entry that may serve this request: ``item``, found under its URI's key, or one of its variants."""
+        if isinstance(item, Entry):
+            return item
         assert isinstance(item, Variants)
         entry = self.store.get(variant_of(item, view.variant(item.names)))
         if entry is None and item.languages is not None:

@@ -11,7 +11,7 @@ from passerelle.caching.freshness import initial_age
 from passerelle.caching.request import RequestView
 from passerelle.caching.response import OriginResponse
 from passerelle.compose.composition import ComposedResponse, Gather, PassedResponse
-from passerelle.compose.terms import DeclaredTerms, declared_terms, strictest
+from passerelle.compose.terms import DECLARING, DeclaredTerms, declared_terms, strictest
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import Fields, Response, get
 from passerelle.http1.head import ResponseHead
@@ -64,8 +64,9 @@ def _entry_metadata(entry: Entry) -> PartMetadata:
 
 
 def _part_metadata(head: ResponseHead) -> PartMetadata:
-    cookies = tuple(field.value for field in head.named(b"set-cookie"))
-    terms = declared_terms(head.status, head.fields)
+    names = head.layout.at
+    cookies = tuple(field.value for field in head.named(b"set-cookie")) if b"set-cookie" in names else ()
+    terms = None if DECLARING.isdisjoint(names) else declared_terms(head.status, head.fields)
     return PartMetadata(head.get(b"content-type") or b"", head.get(b"content-encoding") or b"", cookies, terms)
 
 

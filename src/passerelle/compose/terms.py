@@ -14,7 +14,7 @@ from passerelle.http.messages import Fields, list_members
 # What a part may declare, in the field for all caches and in the one for caches of a content delivery network.
 _CONTROL: Final = b"cache-control"
 _TARGETED: Final = b"cdn-cache-control"
-_DECLARING: Final = frozenset({_CONTROL, _TARGETED, b"expires", b"vary"})
+DECLARING: Final = frozenset({_CONTROL, _TARGETED, b"expires", b"vary"})
 
 # Directives that restrict, in the order in which the whole has them.
 _RESTRICTING: Final = (b"no-store", b"private", b"no-cache", b"no-transform")
@@ -39,7 +39,7 @@ class DeclaredTerms(NamedTuple):
 
 def declared_terms(status: int, fields: Fields) -> DeclaredTerms | None:
     """Return the terms of a response with these ``fields``, or None where it declares nothing."""
-    if not any(name in _DECLARING for name, _ in fields):
+    if not any(name in DECLARING for name, _ in fields):
         return None
     now = time()
     response = OriginResponse(status, fields, request_time=now, response_time=now)

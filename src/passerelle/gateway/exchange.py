@@ -138,14 +138,19 @@ class Exchange:
     def _match(self) -> RouteMatch:
         """Find the route of the request, and make its plan the one of this exchange."""
         path, mark, query = self._target.partition(b"?")
-        try:
-            self._path = canonical_path(path) if path != b"*" else path
-        except EncodedSlashError:
-            self._path = self._context.router.path_with_slashes(self._head.host or b"", self._method, path)
-        self._query = mark + query
-        # "*" stands for the server as a whole (RFC 9110 §9.3.7): the route of "/" handles it.
-        routed = self._path if path != b"*" else b"/"
-        match = self._context.router.match(self._head.host or b"", self._method, routed)
+        if mark:
+            self._query = mark + query
+        host, router = self._head.host or b"", self._context.router
+        match = router.match_usual(host, self._method, path)
+        if match is not None:
+            self._path = path
+        else:
+            try:
+                self._path = canonical_path(path) if path != b"*" else path
+            except EncodedSlashError:
+                self._path = router.path_with_slashes(host, self._method, path)
+            # "*" stands for the server as a whole (RFC 9110 §9.3.7): the route of "/" handles it.
+            match = router.match(host, self._method, self._path if path != b"*" else b"/")
         if match.value is None:
             if not match.allowed:
                 raise Failure(Kind.NO_ROUTE)
@@ -344,12 +349,10 @@ class Exchange:
             fields = self._call.upstream_section(fields)
         if plan.request_rules is not None:
             fields = plan.request_rules.apply(fields, match.params)
-        return b"%b %b%b HTTP/1.1\r\n%bX-Request-Id: %b\r\n\r\n" % (
-            self._method,
-            path,
-            self._query,
-            fields,
-            self._request_id,
+        # A join takes 1,400 instructions, formatting with % 2,700.
+        version, last = b" HTTP/1.1\r\n", b"\r\n\r\n"
+        return b"".join(
+            (self._method, b" ", path, self._query, version, fields, b"X-Request-Id: ", self._request_id, last)
         )
 
     # ---- compositions

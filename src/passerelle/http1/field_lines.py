@@ -2,16 +2,18 @@
 
 The values of a head differ in each request (cookies, trace ids, conditions), but its names hardly do: a client program
 sends the same ones in the same order. What follows from names alone is therefore computed once for each sequence of
-names (:class:`Layout`). What is left for each head is one split, one check for control characters, and the values that
-frame or route it (``docs/decisions/017-layouts.md``).
+names (:class:`Layout`). What is left for each head is one pass over its octets, and the values that frame or route it
+(``docs/decisions/020-patterns-of-layouts.md``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address
+from itertools import compress
 from operator import itemgetter
+from typing import Any
 
 from passerelle.errors import Failure, Kind
 from passerelle.http.messages import FORWARDED_PREFIX, HOP_BY_HOP, list_members
@@ -21,8 +23,8 @@ from passerelle.http.messages import SELECTING as SELECTING_FIELDS
 # not match.
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:")
 
-# 1*DIGIT (RFC 9110 §8.6); int() alone would accept more. 15 digits are a petabyte.
-_LENGTH = re.compile(rb"[0-9]{1,15}")
+# 1*DIGIT (RFC 9110 §8.6), and no more digits than those of a petabyte. int() alone would accept more.
+_LONGEST_LENGTH = 15
 
 # A transfer coding without a meaning: none of RFC 9112 §7.2, whose bytes are not the content, and nothing that
 # resembles chunked.
@@ -42,6 +44,10 @@ IDENTITY_PREFIX = b"x-consumer"
 # their versions, optional fields and proxies make some hundreds.
 REMEMBERED = 1024
 _MOST_FIELDS, _MOST_NAME_BYTES = 50, 1024
+
+# A layout gets a pattern when it has been found this many times, so that names that a client invents never cost a
+# compilation (1 ms) each; and at most this many layouts of a table have patterns, of 3 to 14 KB each.
+PATTERN_AFTER, _MOST_PATTERNS = 32, 256
 
 # Maximum number of options in all Connection lines of a message. Few have a meaning besides names of fields, and as a
 # set, a head full of options takes fifty times its size.
@@ -72,8 +78,8 @@ _ONCE = {HOST: "Host", CONTENT_LENGTH: "Content-Length", TRANSFER_ENCODING: "Tra
 
 # RFC 9110 §5.5: no control character but HTAB in a value. They map to another octet, all others to themselves.
 _WITHOUT_CONTROLS = bytes(c ^ 0x80 if (c < 32 and c != 9) or c == 127 else c for c in range(256))
-
-_startswith = bytes.startswith
+# The same octets as a class of a pattern, without the negation, which costs half as much again for each octet.
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 
 
 class FieldLine:
@@ -91,34 +97,46 @@ class FieldLine:
 class Layout:
     """The names of a header section in their order, and what follows from them alone.
 
-    ``prefixes`` are the names as received, each with its colon; ``names`` are in lower case. ``at`` maps a name to the
-    numbers of its lines. ``framing`` selects the lines of a section that frame or route it, as the key of what they
-    state together; ``roles`` are the roles of these lines. ``content_length`` and ``user_agent`` are numbers of lines,
-    or -1. ``selecting`` are the numbers of the lines that select a stored response
+    ``names`` are in lower case. ``at`` maps a name to the numbers of its lines. ``framing`` selects the lines of a
+    section that frame or route it, as the key of what they state together; ``roles`` are the roles of these lines.
+    ``content_length`` and ``user_agent`` are numbers of lines, or -1 (the empty string after the last line).
+    ``selecting`` are the numbers of the lines that select a stored response
     (:data:`passerelle.http.messages.SELECTING`). ``kept`` states for each line whether it is forwarded, or is None if
     all are.
+
+    ``fullmatch`` matches the well-formed sections of this layout and no others, once the layout is in frequent use:
+    checking the names, checking each octet of the values, and finding the lines are one pass. Before that, it matches
+    nothing. ``groups`` are the numbers of the groups of the lines in a match, ``agent_group`` is that of
+    ``user_agent``, ``framing_groups`` selects from a match what ``framing`` selects from lines, and ``runs`` the runs
+    of lines that are forwarded (None: the whole section is).
     """
 
     __slots__ = (
+        "_framing_numbers",
+        "_kept_groups",
         "_kept_without",
+        "_prefixes",
+        "agent_group",
         "at",
         "content_length",
         "forwarded",
         "framing",
+        "framing_groups",
+        "fullmatch",
+        "groups",
         "has_date",
         "kept",
         "names",
-        "prefixes",
         "roles",
+        "runs",
         "selecting",
-        "size",
         "user_agent",
+        "uses",
     )
 
     def __init__(self, prefixes: list[bytes], named: list[tuple[bytes, int]], kind: Kind) -> None:
         self.names = tuple([name for name, _ in named])
-        self.prefixes = tuple(prefixes)
-        self.size = len(prefixes) + 1  # of a section's lines: the empty string after the last CRLF is one of them
+        self._prefixes = tuple(prefixes)
         at: dict[bytes, tuple[int, ...]] = {}
         by_role: dict[int, list[int]] = {}
         for number, (name, role) in enumerate(named):
@@ -128,10 +146,9 @@ class Layout:
             if len(by_role.get(role, ())) > 1:
                 raise Failure(kind, f"more than one {text}")
         self.at = at
-        framing = [number for number, (_, role) in enumerate(named) if role in _FRAMING]
-        self.roles = tuple([named[number][1] for number in framing])
-        # The empty string at the end, twice, makes the result a tuple for no line and for one, too.
-        self.framing = itemgetter(*framing, -1, -1)
+        self._framing_numbers = [number for number, (_, role) in enumerate(named) if role in _FRAMING]
+        self.roles = tuple([named[number][1] for number in self._framing_numbers])
+        self.framing = _pick(self._framing_numbers, -1)
         self.content_length = by_role.get(CONTENT_LENGTH, (-1,))[0]
         self.user_agent = by_role.get(USER_AGENT, (-1,))[-1]
         self.selecting = tuple(by_role.get(SELECTING, ()))
@@ -140,16 +157,73 @@ class Layout:
         dropped = not _ENDS_HERE.isdisjoint(by_role)
         self.kept = (*(role not in _ENDS_HERE for _, role in named), True) if dropped else None
         self._kept_without: dict[frozenset[bytes], tuple[bool, ...]] = {}
+        self._kept_groups: dict[frozenset[bytes], Callable[[re.Match[bytes]], tuple[bytes, ...]]] = {}
+        self.uses = 0
+        self.fullmatch: Callable[[bytes], re.Match[bytes] | None] = _no_match
+        self.groups: tuple[int, ...] = ()
+        self.agent_group = 0
+        self.framing_groups = self.framing
+        self.runs: Callable[[re.Match[bytes]], tuple[bytes, ...]] | None = None
+
+    def compile(self) -> None:
+        """Make the pattern of the layout: a group for each line without its CRLF, in groups for runs of kept lines."""
+        pattern: list[bytes] = []
+        groups: list[int] = []
+        runs: list[int] = []
+        count, in_run = 0, False
+        for number, prefix in enumerate(self._prefixes):
+            kept = self.kept is None or self.kept[number]
+            if kept and not in_run:
+                count += 1
+                runs.append(count)
+                pattern.append(b"(")
+            elif in_run and not kept:
+                pattern.append(b")")
+            in_run = kept
+            count += 1
+            groups.append(count)
+            pattern.append(b"(%b%b)\r\n" % (re.escape(prefix), _VALUE))
+        if in_run:
+            pattern.append(b")")
+        pattern.append(b"()")  # what lines have in their last item: the empty string after the last CRLF
+        empty = count + 1
+        self.groups = (*groups, empty)
+        self.agent_group = self.groups[self.user_agent]
+        self.framing_groups = _pick([groups[number] for number in self._framing_numbers], empty)
+        self.runs = _pick(runs, empty) if self.kept is not None else None
+        self.fullmatch = re.compile(b"".join(pattern)).fullmatch
 
     def kept_without(self, names: frozenset[bytes], *, remember: bool = False) -> tuple[bool, ...]:
         """Return ``kept`` without the fields ``names``; ``remember`` it if the same names are requested repeatedly."""
         known = self._kept_without.get(names)
         if known is None:
-            kept = self.kept or (True,) * self.size
+            kept = self.kept or (True,) * (len(self.names) + 1)
             known = (*(keep and name not in names for keep, name in zip(kept, self.names, strict=False)), True)
             if remember:
                 self._kept_without[names] = known
         return known
+
+    def groups_without(self, names: frozenset[bytes]) -> Callable[[re.Match[bytes]], tuple[bytes, ...]]:
+        """Return what selects from a match the lines that are forwarded but those of the fields ``names``, a constant
+        set."""
+        known = self._kept_groups.get(names)
+        if known is None:
+            kept = list(compress(self.groups, self.kept_without(names, remember=True)))  # with the empty string
+            known = self._kept_groups[names] = itemgetter(*kept) if len(kept) > 1 else _no_line
+        return known
+
+
+def _no_match(section: bytes) -> re.Match[bytes] | None:
+    return None
+
+
+def _no_line(match: re.Match[bytes]) -> tuple[bytes, ...]:
+    return (b"",)
+
+
+def _pick(numbers: list[int], empty: int) -> Callable[[Any], tuple[bytes, ...]]:
+    """Return what selects the items ``numbers``, with the item ``empty`` added so that the result is always a tuple."""
+    return itemgetter(*numbers, *[empty] * (2 - len(numbers)))
 
 
 class LayoutTable:
@@ -158,31 +232,34 @@ class LayoutTable:
     A malformed section is a Failure of ``kind``. ``roles`` maps lower-case names to roles.
     """
 
-    __slots__ = ("_kind", "_names", "_roles", "known")
+    __slots__ = ("_kind", "_names", "_patterns", "_roles", "known")
 
     def __init__(self, kind: Kind, roles: Mapping[bytes, int]) -> None:
         self._kind = kind
         self._roles = roles
+        self._patterns = 0  # layouts in `known` that have one
         # By name as received, with its colon: the lower-case name and its role.
         self._names: dict[bytes, tuple[bytes, int]] = {}
         self.known: dict[bytes, Layout] = {}  # by all names as received, a line each
 
-    def split(self, section: bytes, like: Layout | None) -> tuple[list[bytes], Layout]:
+    def split(self, section: bytes) -> tuple[list[bytes], Layout]:
         """Return the lines of ``section`` and their layout; raise Failure if one of them is malformed.
 
-        ``section`` has a CRLF after each line, and so the last item of the lines is empty. ``like`` is the layout to
-        try first, that of the last section of the connection: comparing 12 names takes 0.6 us, finding them 3.
+        ``section`` has a CRLF after each line, and so the last item of the lines is empty.
         """
         lines = section.split(b"\r\n")
         # Without its CRLFs, a section has no CR or LF that is not a bare one.
         text = b"".join(lines)
         if lines[-1] or text.translate(_WITHOUT_CONTROLS) != text:
             raise Failure(self._kind, "malformed field line")
-        if like is not None and len(lines) == like.size and all(map(_startswith, lines, like.prefixes)):
-            return lines, like
         prefixes = [line[: line.find(b":") + 1] for line in lines]
         key = b"\n".join(prefixes)
-        return lines, self.known.get(key) or self._learn(key, prefixes[:-1])
+        layout = self.known.get(key) or self._learn(key, prefixes[:-1])
+        layout.uses += 1
+        if layout.uses == PATTERN_AFTER and self._patterns < _MOST_PATTERNS:
+            self._patterns += 1
+            layout.compile()
+        return lines, layout
 
     def _learn(self, key: bytes, prefixes: list[bytes]) -> Layout:
         known = self._names
@@ -191,6 +268,7 @@ class LayoutTable:
         if len(prefixes) <= _MOST_FIELDS and len(key) <= _MOST_NAME_BYTES:
             if len(self.known) >= REMEMBERED:
                 self.known.clear()
+                self._patterns = 0
             self.known[key] = layout
         return layout
 
@@ -222,7 +300,7 @@ class LayoutTable:
 
 def parse_length(value: bytes, kind: Kind) -> int:
     """Return a Content-Length in bytes (RFC 9110 §8.6: 1*DIGIT, ASCII); raise a Failure of ``kind`` otherwise."""
-    if not _LENGTH.fullmatch(value):
+    if not value.isdigit() or len(value) > _LONGEST_LENGTH:
         raise Failure(kind, "malformed Content-Length")
     return int(value)
 

@@ -257,7 +257,9 @@ def escape(value: bytes) -> bytes:
 
 def _clean(target: bytes) -> bytes:
     cleaned = redact(target, _TARGET_BYTES) if 63 in target or 64 in target else target
-    escaped = _cut(escape(cleaned), _TARGET_BYTES)
+    # Few queries have anything to escape, and finding that out takes a fifth of the instructions of escaping.
+    plain = cleaned.translate(_JSON) == cleaned
+    escaped = _cut(cleaned if plain else escape(cleaned), _TARGET_BYTES)
     return escaped if len(target) <= _TARGET_BYTES or escaped.endswith(_ELLIPSIS) else escaped + _ELLIPSIS
 
 

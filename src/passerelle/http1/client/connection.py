@@ -203,8 +203,8 @@ class UpstreamConnection(asyncio.Protocol):
             data = self._partial_head + data
             self._partial_head = b""
         last = self._last_head
-        if last is not None and data.startswith(last.raw):
-            head = last  # services repeat their heads within a second; a comparison is 50 times cheaper than parsing
+        if last is not None and data[: len(last.raw)] == last.raw:
+            head = last  # services repeat their heads within a second; a comparison is 20 times cheaper than parsing
             start = len(head.raw)
         else:
             end = data.find(b"\r\n\r\n")

@@ -85,7 +85,7 @@ class ClientConnection(ClientTimeouts):
         if self._exchange is None and self._linger_left < 0:
             if self._buffer:
                 data = self._buffer + data
-            elif data.endswith(b"\r\n\r\n") and self._usual_request(data):
+            elif data[-4:] == b"\r\n\r\n" and self._usual_request(data):
                 return
             self._buffer = data
             if not self._write_paused:
@@ -186,8 +186,6 @@ class ClientConnection(ClientTimeouts):
         head = self._head
         try:
             if head is None or head.section != section:
-                if b"\r\n\r\n" in section:
-                    return False  # pipelined requests
                 head = self._head = RequestHead(section, limits.fields, head)
             if not head.plain or head.host is None:
                 return False
@@ -196,6 +194,8 @@ class ClientConnection(ClientTimeouts):
             self._keep_alive = not (listener.draining or self._eof)
             listener.handler.on_request(self, b"GET", match[1], head)
         except Failure as failure:
+            if b"\r\n\r\n" in section:
+                return False  # pipelined requests, of which the first may be well-formed
             self._refuse(failure)
         return True
 
