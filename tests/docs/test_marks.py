@@ -20,7 +20,7 @@ NOT_RUN = {
     "docs/explanation/security-model.md": "its commands attack for minutes; tests/attack has their parts",
     "docs/how-to/api-keys.md": EXCERPTS,
     "docs/how-to/cache-an-endpoint.md": EXCERPTS,
-    "docs/how-to/back-up.md": "tests/backup runs its commands",
+    "docs/how-to/back-up.md": "tests/cli/test_backup.py runs its commands",
     "docs/how-to/compare-a-new-service.md": EXCERPTS,
     "docs/how-to/compose-services.md": EXCERPTS,
     "docs/how-to/containers.md": "its commands need an engine; tests/export and tests/supervisor run what is in them",

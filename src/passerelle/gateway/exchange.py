@@ -336,13 +336,11 @@ class Exchange:
 
     def _message(self, plan: ForwardPlan, match: RouteMatch) -> bytes:
         """Build the request for upstream: the request line, the header fields and the empty line."""
-        head = self._head
+        head, client = self._head, self._client
         path = self._path if plan.rewrite is None else plan.rewrite.fill(match.params)
         fields = head.upstream
         if fields is None:
-            fields = head.upstream = upstream_fields(
-                head, self._client.peer, self._context.proxies, self._client.scheme
-            )
+            fields = head.upstream = upstream_fields(head, client.peer, self._context.proxies, client.scheme)
         if plan.withheld is not None:
             fields = plan.withheld.apply(fields)
         if self._call is not None:
@@ -350,10 +348,8 @@ class Exchange:
         if plan.request_rules is not None:
             fields = plan.request_rules.apply(fields, match.params)
         # A join takes 1,400 instructions, formatting with % 2,700.
-        version, last = b" HTTP/1.1\r\n", b"\r\n\r\n"
-        return b"".join(
-            (self._method, b" ", path, self._query, version, fields, b"X-Request-Id: ", self._request_id, last)
-        )
+        http, end = b" HTTP/1.1\r\n", b"\r\n\r\n"
+        return b"".join((self._method, b" ", path, self._query, http, fields, b"X-Request-Id: ", self._request_id, end))
 
     # ---- compositions
 
