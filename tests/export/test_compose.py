@@ -207,6 +207,16 @@ def test_no_secret_is_exported(reference: str, tmp_path: Path) -> None:
     assert [route.request_headers for route in config.routes] == [route.request_headers for route in first.routes]
 
 
+def test_no_secret_of_backups_is_exported() -> None:
+    url = f"postgresql://u:{PLANTED}@10.0.0.3/users"
+    s3 = {"access_key": "id", "secret_key": PLANTED}
+    backup = {"databases": {"users": url}, "scratch": url, "to": "s3://backups/x", "s3": s3}
+    folder = exported(deployment_of({"u": MINIMAL}, ROUTES, backup=backup))
+    assert not [name for name, written in folder.files.items() if "s3cret" in written]
+    secrets = read(folder.files["compose.yaml"])["secrets"]
+    assert {f"in-file-backup-{end}" for end in ("databases-users", "scratch", "s3-secret_key")} <= secrets.keys()
+
+
 def test_references_become_files_and_defaults_stay() -> None:
     text = """\
 redis: "redis://:${REDIS_PASSWORD}@10.0.0.7/0"

@@ -386,12 +386,18 @@ class TestSecrets:
                 "rules": [{"p99": "1s"}],
                 "webhook": {"url": f"https://hooks.example/{SECRET}", "secret": SECRET},
             },
+            "backup": {
+                "databases": {"users": f"postgresql://u:{SECRET}@10.0.0.3/users"},
+                "to": "s3://backups/shop",
+                "s3": {"access_key": "id", "secret_key": SECRET},
+                "scratch": f"postgresql://u:{SECRET}@10.0.0.3/scratch",
+            },
         }
         more = [{"path": "/x", "service": "u", "auth": ["jwt"], "identity_token": True, **fields}]
         deployment = deployment_of(services, [*routes(*services), *more], **top)
         files, lost = in_kubernetes(deployment, backup="@daily", migrations={"local": ("migrate",)})
         assert not [name for name, text in files.items() if "s3cret" in text]
-        assert len(lost) == 13
+        assert len(lost) == 16
         file = kubernetes.cluster_file_of(deployment, cluster_options())
         assert list(kubernetes_check.gateway_problems(file, {})) == []
 
@@ -439,10 +445,13 @@ class TestSecrets:
             ("Webhook", "secret"),
             ("Webhook", "url"),
             ("Tracing", "headers"),
+            ("Backup", "databases"),
+            ("Backup", "scratch"),
+            ("S3", "secret_key"),
         }
         assert hidden == known
         ends = {place[-2:] if place[-1] is None else place[-1:] for place in SECRET_PLACES}
-        assert {("token",), ("secret",), ("url",), ("headers", None)} == ends
+        assert {("token",), ("secret",), ("url",), ("headers", None), ("secret_key",)} == ends
 
 
 class TestNetwork:

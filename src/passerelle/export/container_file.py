@@ -37,10 +37,13 @@ _SECRETS: tuple[tuple[str | None, ...], ...] = (
     ("alerts", "webhook", "secret"),
     ("alerts", "webhook", "url"),
     ("services", None, "balance", "sticky", "secret"),
+    ("backup", "s3", "secret_key"),
 )
-# Places of header fields, which are secrets by their names. Of `tracing` all may be.
+# Places of header fields and addresses, which are secrets by their names or have a password. Of `tracing` all may be.
 _FIELDS: tuple[tuple[str | None, ...], ...] = (
     ("services", None, "health", "headers", None),
+    ("backup", "databases", None),
+    ("backup", "scratch"),
     *(("routes", None, f"{kind}_headers", rule, None) for kind in ("request", "response") for rule in ("set", "add")),
 )
 _ONE_REFERENCE = re.compile(r"\$\{[^{}]*\}").fullmatch

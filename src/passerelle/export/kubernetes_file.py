@@ -40,10 +40,13 @@ SECRET_PLACES: tuple[tuple[str | None, ...], ...] = (
     ("alerts", "webhook", "secret"),
     ("alerts", "webhook", "url"),
     ("tracing", "headers", _ANY),
+    ("backup", "s3", "secret_key"),
     ("services", _ANY, "balance", "sticky", "secret"),
 )
 _FIELDS: tuple[tuple[str | None, ...], ...] = (
     ("services", _ANY, "health", "headers", _ANY),
+    ("backup", "databases", _ANY),
+    ("backup", "scratch"),
     *(("routes", _ANY, f"{kind}_headers", rule, _ANY) for kind in ("request", "response") for rule in ("set", "add")),
 )
 _REFERENCE = re.compile(r"\$(?:\$|\{file:([^{}]*)\})")
