@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from passerelle.crossing.report import merge_reports
-from passerelle.upstream.shadow import QUEUE
+from passerelle.upstream.shadow import _EXECUTOR, QUEUE
 from tests.support.gateways import Rig, Running
 from tests.support.upstream import Connection, ok
-from tests.support.wire import wait_until
+from tests.support.wire import DEADLINE, wait_until
 
 JSON = b"Content-Type: application/json"
 BIG = b"x" * (1 << 16)
@@ -342,3 +342,20 @@ def test_documents_that_cannot_be_compared_are_counted(rig: Rig) -> None:
     pair = Pair(rig, replies(lambda: deep), replies(lambda: [deep]), control="0%")
     pair.get()
     assert pair.wait("not_compared", 1)["not_compared"] == {"too deep": 1}
+
+
+def test_comparisons_that_wait_hold_their_places(rig: Rig) -> None:
+    """Otherwise a fast service with long responses would fill the memory with comparisons that wait for the thread."""
+    go = threading.Event()
+    blocked = _EXECUTOR.submit(go.wait, DEADLINE)
+    old, new = [{"id": number} for number in range(2000)], [{"id": -number} for number in range(2000)]
+    pair = Pair(rig, replies(lambda: old), replies(lambda: new), control="0%", concurrency=2)
+    try:
+        for _ in range(6):
+            pair.get()
+        wait_until(lambda: len(pair.new.requests) == 2, "two are in flight")
+        assert pair.report()["sent"] == 2
+    finally:
+        go.set()
+    assert blocked.result(DEADLINE)
+    pair.wait("compared", 6)

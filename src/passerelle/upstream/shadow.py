@@ -201,11 +201,15 @@ class Shadow:
         results = self.results
         if isinstance(outcome, Failure):
             results.failed[outcome.kind.value] += 1
-        else:
-            response, seconds = outcome
-            results.old_latency.add(copy.seconds)
-            results.new_latency.add(seconds)
-            self._compare(copy.response, response, results.ledger.add)
+            self._control(copy)
+            return
+        response, seconds = outcome
+        results.old_latency.add(copy.seconds)
+        results.new_latency.add(seconds)
+        self._compare(copy.response, response, results.ledger.add, partial(self._control, copy))
+
+    def _control(self, copy: _Copy) -> None:
+        """Ask the first service again, for a share of the requests."""
         if copy.method in SAFE_METHODS and random() < self._settings.control:
             message, most = copy.message + copy.body, self._settings.max_body
             Capture(self._old, copy.method, message, most, partial(self._on_control, copy))
@@ -213,18 +217,28 @@ class Shadow:
             self._end()
 
     def _on_control(self, copy: _Copy, outcome: Outcome) -> None:
-        if not isinstance(outcome, Failure):
-            self._compare(copy.response, outcome[0], self.results.ledger.add_control)
-        self._end()
+        if isinstance(outcome, Failure):
+            self._end()
+        else:
+            self._compare(copy.response, outcome[0], self.results.ledger.add_control, self._end)
 
-    def _compare(self, old: CapturedResponse, new: CapturedResponse, add: Callable[[list[Difference]], None]) -> None:
-        """Compare two responses, long ones in a thread: a comparison may take 100 ms, in which no client must wait."""
+    def _compare(
+        self,
+        old: CapturedResponse,
+        new: CapturedResponse,
+        add: Callable[[list[Difference]], None],
+        proceed: Callable[[], None],
+    ) -> None:
+        """Compare two responses, long ones in a thread: a comparison may take 100 ms, in which no client must wait.
+
+        The place of the request is kept until then, so that comparisons cannot pile up.
+        """
         incomparable = self.results.ledger.add_incomparable
         if old.body == new.body or len(old.body) + len(new.body) <= AT_ONCE:
-            _deliver(partial(self._comparer.compare, old, new), add, incomparable)
+            _deliver(partial(self._comparer.compare, old, new), add, incomparable, proceed)
             return
         future = get_running_loop().run_in_executor(_EXECUTOR, self._comparer.compare, old, new)
-        future.add_done_callback(lambda done: _deliver(done.result, add, incomparable))
+        future.add_done_callback(lambda done: _deliver(done.result, add, incomparable, proceed))
 
     def _end(self) -> None:
         self._in_flight -= 1
@@ -240,10 +254,15 @@ _EXECUTOR: Final = ThreadPoolExecutor(1, "passerelle-compare")
 
 
 def _deliver(
-    result: Callable[[], list[Difference]], add: Callable[[list[Difference]], None], incomparable: Callable[[str], None]
+    result: Callable[[], list[Difference]],
+    add: Callable[[list[Difference]], None],
+    incomparable: Callable[[str], None],
+    proceed: Callable[[], None],
 ) -> None:
-    """Count the result of a comparison."""
+    """Count the result of a comparison, and proceed."""
     try:
         add(result())
     except Incomparable as reason:
         incomparable(str(reason))
+    finally:
+        proceed()
