@@ -432,7 +432,7 @@ class TestSecrets:
         assert {"key": "certs-ca-pem", "path": "certs-ca-pem"} in volume["secret"]["items"]
 
     def test_every_value_that_is_hidden_in_messages_is_a_reference(self) -> None:
-        from passerelle.export.kubernetes_file import SECRET_PLACES
+        from passerelle.export.secret_places import SECRETS
         from tests.export.test_coverage import models
 
         hidden = {
@@ -450,7 +450,7 @@ class TestSecrets:
             ("S3", "secret_key"),
         }
         assert hidden == known
-        ends = {place[-2:] if place[-1] is None else place[-1:] for place in SECRET_PLACES}
+        ends = {place[-2:] if place[-1] is None else place[-1:] for place in SECRETS}
         assert {("token",), ("secret",), ("url",), ("headers", None), ("secret_key",)} == ends
 
 

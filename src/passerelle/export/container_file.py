@@ -17,6 +17,7 @@ from passerelle.export.config_tree import at, files, is_loopback, put, texts
 from passerelle.export.container_service import PORT
 from passerelle.export.deployment import Deployment
 from passerelle.export.secret_files import Filled, SecretFiles, has_password, looks_secret
+from passerelle.export.secret_places import POSSIBLE_SECRETS, SECRETS, is_one_of
 from passerelle.export.yaml_text import Written, dump
 
 FOLDER = Path("/etc/passerelle")
@@ -29,23 +30,6 @@ _LOCAL_KEYS = frozenset({"app", "run", "interface", "threads", "instances", "env
 _FRESH = "5s"  # the DNS of containers states 10 minutes, and replicas come and go
 _LOWEST_PORT = 1024
 
-# Places of secrets that may stand in the file. None is any key.
-_SECRETS: tuple[tuple[str | None, ...], ...] = (
-    ("jwt", "secret"),
-    ("identity_token", "secret"),
-    ("admin", "token"),
-    ("alerts", "webhook", "secret"),
-    ("alerts", "webhook", "url"),
-    ("services", None, "balance", "sticky", "secret"),
-    ("backup", "s3", "secret_key"),
-)
-# Places of header fields and addresses, which are secrets by their names or have a password. Of `tracing` all may be.
-_FIELDS: tuple[tuple[str | None, ...], ...] = (
-    ("services", None, "health", "headers", None),
-    ("backup", "databases", None),
-    ("backup", "scratch"),
-    *(("routes", None, f"{kind}_headers", rule, None) for kind in ("request", "response") for rule in ("set", "add")),
-)
 _ONE_REFERENCE = re.compile(r"\$\{[^{}]*\}").fullmatch
 
 
@@ -227,8 +211,8 @@ class _Maker:
             url = has_password(text)
             if references(text) and not url:
                 continue
-            header = any(_is_at(loc, place) for place in _FIELDS) and looks_secret(str(loc[-1]), text)
-            if header or url or loc[:2] == ("tracing", "headers") or any(_is_at(loc, place) for place in _SECRETS):
+            possible = is_one_of(loc, POSSIBLE_SECRETS) and looks_secret(str(loc[-1]), text)
+            if possible or url or is_one_of(loc, SECRETS):
                 key = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(map(str, loc)))
                 secret = self._secrets.introduce(
                     f"in-file-{key}", f"the value of {'.'.join(map(str, loc))} in the file"
@@ -267,7 +251,3 @@ class _Maker:
                 self._made.secrets.add(self._secrets.mounted(path))
             else:
                 self._made.mounts[self._deployment.path(path)] = self._deployment.path(path, FOLDER)
-
-
-def _is_at(loc: Loc, place: tuple[str | None, ...]) -> bool:
-    return len(loc) == len(place) and all(want in (None, step) for want, step in zip(place, loc, strict=True))

@@ -17,6 +17,7 @@ from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import at, data_of, files, is_loopback, put, texts
 from passerelle.export.deployment import Deployment
 from passerelle.export.dns_labels import labels
+from passerelle.export.secret_places import POSSIBLE_SECRETS, SECRET_NAME, SECRETS, is_one_of
 from passerelle.export.yaml_text import Written, dump
 
 SECRETS_FOLDER = "/run/secrets/passerelle"
@@ -29,32 +30,13 @@ LOCAL_KEYS = frozenset({"app", "run", "interface", "threads", "instances", "env"
 _LISTEN_PORT, _ADMIN_PORT = 8080, 9900
 _FRESH = "5s"  # how long the addresses of a Service are used, unless the file states it
 
-# Names of header fields and variables whose values may be secrets; places of values that are.
-_SECRET_NAME = re.compile(r"auth|cookie|key|token|secret|passw|credential|signature", re.IGNORECASE).search
 _PASSWORD = re.compile(r"://[^/\s]*:[^/\s]*@").search
-_ANY = None
-SECRET_PLACES: tuple[tuple[str | None, ...], ...] = (
-    ("admin", "token"),
-    ("identity_token", "secret"),
-    ("jwt", "secret"),
-    ("alerts", "webhook", "secret"),
-    ("alerts", "webhook", "url"),
-    ("tracing", "headers", _ANY),
-    ("backup", "s3", "secret_key"),
-    ("services", _ANY, "balance", "sticky", "secret"),
-)
-_FIELDS: tuple[tuple[str | None, ...], ...] = (
-    ("services", _ANY, "health", "headers", _ANY),
-    ("backup", "databases", _ANY),
-    ("backup", "scratch"),
-    *(("routes", _ANY, f"{kind}_headers", rule, _ANY) for kind in ("request", "response") for rule in ("set", "add")),
-)
 _REFERENCE = re.compile(r"\$(?:\$|\{file:([^{}]*)\})")
 
 
 def may_be_secret(name: str, value: str) -> bool:
     """Whether the value of a variable or field may be a secret, by its name or because it has a password."""
-    return bool(_SECRET_NAME(name) or _PASSWORD(value))
+    return bool(SECRET_NAME(name) or _PASSWORD(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +220,7 @@ class _Maker:
     def _literal_secrets(self) -> None:
         """Replace secrets that are in the file by references."""
         for loc, text in texts(self._data):
-            secret = any(_matches(loc, place) for place in SECRET_PLACES) or (
-                any(_matches(loc, place) for place in _FIELDS) and may_be_secret(str(loc[-1]), text)
-            )
+            secret = is_one_of(loc, SECRETS) or (is_one_of(loc, POSSIBLE_SECRETS) and may_be_secret(str(loc[-1]), text))
             if loc == ("redis",) and _PASSWORD(text) and self._redis is None:
                 secret = True
             if not secret or references(text) or loc in self._places:
@@ -306,10 +286,6 @@ class _Maker:
                     name, default, _ = inside.partition(":-")
                     found[name] = found.get(name, True) and bool(default)
         return dict(sorted(found.items()))
-
-
-def _matches(loc: Loc, place: tuple[str | None, ...]) -> bool:
-    return len(loc) == len(place) and all(want is _ANY or want == step for want, step in zip(place, loc, strict=True))
 
 
 def _constant(value: str | None) -> Callable[[], str | None]:

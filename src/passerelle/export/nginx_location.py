@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from passerelle.config.models.cache import RouteCache
@@ -15,6 +14,7 @@ from passerelle.export.nginx_routes import accepted_methods
 from passerelle.export.nginx_text import path_regex, regex, replacement, variable, whole_seconds
 from passerelle.export.nginx_upstream import host_of, write_sending
 from passerelle.export.nginx_writer import Writer
+from passerelle.export.secret_places import SECRET_NAME
 from passerelle.routing.paths import Pattern
 
 CLOSED = 501
@@ -29,7 +29,6 @@ _COMPRESSED = (
 )
 _MOST_GROUPS = 9  # of a regular expression of nginx
 # A field with such a name may have a secret as its value, which a configuration of nginx would show.
-_SECRET_NAME = re.compile(r"auth|cookie|key|token|secret|passw|credential|signature", re.IGNORECASE).search
 
 Lose = Callable[..., None]
 """Reports a loss: keys below the route, and ``why``."""
@@ -102,7 +101,7 @@ class LocationWriter:
         rules = item.route.request_headers
         for name, value in (rules.set if rules is not None else {}).items():
             loc = ("request_headers", "set", name)
-            if self._deployment.refers((*item.loc, *loc)) or _SECRET_NAME(name):
+            if self._deployment.refers((*item.loc, *loc)) or SECRET_NAME(name):
                 lose(*loc, why="it may be a secret, which the export does not show; set the field in nginx yourself")
             elif "{" in value:
                 lose(*loc, why="nginx decodes parameters of the path, and a decoded one may end the field")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from passerelle.config.checks.methods import not_accepted
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.headers import Cors, RequestHeaders, ResponseHeaders
 from passerelle.config.problems import Finding, Loc
@@ -60,12 +61,7 @@ def _cors(loc: Loc, cors: Cors, route: Route) -> Iterator[Finding]:
         yield Finding((*loc, "credentials"), message)
     if "*" in cors.headers and len(cors.headers) > 1:
         yield Finding((*loc, "headers", cors.headers.index("*")), "found '*' together with others; it includes them")
-    accepted = route.accepted
-    for index, method in enumerate(cors.methods or ()):
-        is_accepted = accepted is None or method.encode() in accepted or (method == "HEAD" and b"GET" in accepted)
-        if not is_accepted:
-            names = ", ".join(sorted(name.decode() for name in accepted or ()))
-            yield Finding((*loc, "methods", index), f"found {method!r}; the route accepts {names}")
+    yield from not_accepted((*loc, "methods"), cors.methods or (), route)
 
 
 def _rules(loc: Loc, rules: RequestHeaders | ResponseHeaders, *, aliases: bool) -> Iterator[Finding]:

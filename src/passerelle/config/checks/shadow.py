@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from passerelle.config.checks.methods import not_accepted
 from passerelle.config.models.config import Config, Route
 from passerelle.config.problems import Finding, Loc
 from passerelle.http.messages import SAFE_METHODS
@@ -16,12 +17,8 @@ def shadow_errors(loc: Loc, route: Route) -> Iterator[Finding]:
     if route.shadow.service == route.service:
         message = f"found {route.shadow.service!r}, the service of the route itself; name the one to compare it with"
         yield Finding((*loc, "shadow", "service"), message)
-    accepted = route.accepted
-    for index, method in enumerate(route.shadow.methods):
-        is_accepted = accepted is None or method.encode() in accepted or (method == "HEAD" and b"GET" in accepted)
-        if not is_accepted and "methods" in route.shadow.model_fields_set:
-            names = ", ".join(sorted(name.decode() for name in accepted or ()))
-            yield Finding((*loc, "shadow", "methods", index), f"found {method!r}; the route accepts {names}")
+    if "methods" in route.shadow.model_fields_set:
+        yield from not_accepted((*loc, "shadow", "methods"), route.shadow.methods, route)
 
 
 def shadow_warnings(config: Config) -> Iterator[Finding]:

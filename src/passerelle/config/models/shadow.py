@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -14,13 +13,11 @@ from passerelle.config.models.headers import ProbeField
 from passerelle.config.models.units import Duration, Percent, Size, parse_percent
 from passerelle.config.models.values import Flag, Method, ServiceName, Text, WholeNumber
 from passerelle.config.reading.wording import describe
+from passerelle.crossing.paths import parse_pattern
 
 
 def _path(text: str) -> str:
-    if text and not text.startswith("/"):
-        raise ValueError(f"found {text!r}; a path begins with a slash, such as /items/*/price")
-    if re.search(r"~(?![01])", text):
-        raise ValueError(f"found {text!r}; in a path, ~ is written ~0 and a slash in a name ~1")
+    parse_pattern(text)
     if len(text) > 500:
         raise ValueError(f"found a path of {len(text)} characters; allowed are 500")
     return text
