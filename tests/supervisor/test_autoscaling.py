@@ -21,7 +21,7 @@ from passerelle.supervisor.fleet import Setup
 from passerelle.supervisor.output import Output
 from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.supervisor import SERVICE_GRACE, START_LIMIT, Supervisor
-from tests.supervisor.helpers import alive, run, until
+from tests.supervisor.helpers import alive, run, until, until_now
 
 pytestmark = pytest.mark.slow
 
@@ -48,17 +48,19 @@ routes: [{path: "/{rest*}", service: s}]
 class Running:
     """A supervisor, with samples that the test makes: ``second`` at a time."""
 
-    def __init__(self, supervisor: Supervisor, file: Path, output: Path, passed: list[float]) -> None:
+    def __init__(self, supervisor: Supervisor, file: Path, output: Path, out: Output, passed: list[float]) -> None:
         self.supervisor = supervisor
         self.fleet = supervisor.fleet
         self.reconciler = supervisor._reconciler
         self.scaling = Autoscaling(self.fleet, self.reconciler.follow_load)
         self.file = file
         self._output = output
+        self._out = out
         self._passed = passed
 
     @property
     def text(self) -> str:
+        until_now(lambda: self._out._size == 0)  # a thread writes
         return self._output.read_text()
 
     @property
@@ -99,7 +101,7 @@ async def supervised(
         grace=speed * SERVICE_GRACE,
     )
     task = asyncio.create_task(supervisor.run())
-    running = Running(supervisor, file, output, passed)
+    running = Running(supervisor, file, output, out, passed)
     try:
         await until(lambda: supervisor.fleet.state == "running" or task.done(), 30, what=lambda: running.text)
         if supervisor._sampling is not None:

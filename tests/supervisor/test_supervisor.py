@@ -25,7 +25,7 @@ from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.service_health import ServiceHealthMonitor
 from passerelle.supervisor.supervisor import Supervisor
 from passerelle.upstream.members import InstanceSpec
-from tests.supervisor.helpers import alive, run, until
+from tests.supervisor.helpers import alive, run, until, until_now
 
 HEAD = "listen: 127.0.0.1:0\nadmin: 'off'\naccess_log: 'off'\n"
 FILES = """
@@ -39,15 +39,17 @@ routes: [{path: /, service: s}]
 
 
 class Running:
-    def __init__(self, supervisor: Supervisor, task: asyncio.Task[int], output: Path, mark: str) -> None:
+    def __init__(self, supervisor: Supervisor, task: asyncio.Task[int], path: Path, output: Output, mark: str) -> None:
         self.supervisor = supervisor
         self.task = task
         self.mark = mark
+        self._path = path
         self._output = output
 
     @property
     def text(self) -> str:
-        return self._output.read_text()
+        until_now(lambda: self._output._size == 0)  # a thread writes
+        return self._path.read_text()
 
     async def started(self) -> None:
         await until(lambda: self.supervisor.is_ready or self.task.done(), 20, what=lambda: self.text)
@@ -76,7 +78,7 @@ def supervised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         supervisor = Supervisor(setup, report, **options)
         task = asyncio.create_task(supervisor.run())
         try:
-            yield Running(supervisor, task, path, mark)
+            yield Running(supervisor, task, path, output, mark)
         finally:
             supervisor.stop()
             await task
