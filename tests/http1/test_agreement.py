@@ -6,11 +6,18 @@ the earlier ones is in use. Each is read again with the pattern that a layout in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from ipaddress import ip_network
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from passerelle.errors import Failure
+from passerelle.http1.field_lines import PATTERN_AFTER
 from passerelle.http1.head import RequestHead, ResponseHead
+from passerelle.http1.varied_head import next_head
+from passerelle.security.addresses import Proxies
+from passerelle.upstream.request_headers import cache_origin, client_address, part_fields, upstream_fields
 from tests.http1 import reference
 
 NAMES = [
@@ -58,9 +65,14 @@ def sections(draw: st.DrawFn, real: bytes) -> bytes:
 WITHOUT = frozenset({b"cookie", b"accept"})
 
 
-def meaning_of_request(section: bytes, last: RequestHead | None) -> tuple[object, RequestHead | None]:
+Parser = Callable[[bytes, int, RequestHead | None], RequestHead]
+
+
+def meaning_of_request(
+    section: bytes, last: RequestHead | None, parse: Parser = RequestHead
+) -> tuple[object, RequestHead | None]:
     try:
-        head = RequestHead(section, 1000, last)
+        head = parse(section, 1000, last)
     except Failure:
         return "refused", last
     framing = (head.authority, head.host, head.chunked, head.content_length, head.close, head.expect, head.upgrade)
@@ -101,6 +113,54 @@ def test_requests_are_read_as_by_a_plain_parser(received: list[bytes]) -> None:
             assert meaning == expected, section
             assert head is not None
             assert head._match is not None
+        last = head
+
+
+@st.composite
+def varied_sections(draw: st.DrawFn) -> list[bytes]:
+    """Sections of one connection that differ from each other in a few lines, and sometimes in their octets."""
+    lines = draw(st.sampled_from([[], BROWSER.splitlines(keepends=True)])) + draw(st.lists(LINES, max_size=5))
+    varying = draw(st.lists(st.integers(0, max(0, len(lines) - 1)), min_size=1, max_size=3))
+    found = []
+    for _ in range(draw(st.integers(3, 8))):
+        received = list(lines)
+        for number in varying[: draw(st.integers(0, 3))] if lines else []:
+            name = lines[number].partition(b":")[0]
+            received[number] = b"%b: %b\r\n" % (name, draw(st.sampled_from(VALUES) | st.binary(max_size=6)))
+        section = b"".join(received)
+        if draw(st.sampled_from([False] * 9 + [True])):
+            place = draw(st.integers(0, len(section)))
+            section = section[:place] + draw(st.sampled_from(PIECES)) + section[place + draw(st.integers(0, 3)) :]
+        found.append(section)
+    return found
+
+
+@given(varied_sections(), st.sampled_from([b"10.0.0.1", b"192.0.2.1"]))
+def test_requests_that_vary_in_a_few_lines_are_read_as_by_a_plain_parser(received: list[bytes], client: bytes) -> None:
+    proxies = Proxies([ip_network("10.0.0.0/8")])
+    last = None
+    for section in received:
+        if last is not None and last.section == section:
+            continue
+        expected = expected_of_request(section)
+        meaning, head = meaning_of_request(section, last, next_head)
+        assert meaning == expected, section
+        if meaning == "refused" or head is None:
+            continue
+        # What is kept with a head is what a head without a predecessor would get.
+        alone = RequestHead(section, 1000)
+        for derive, name in (
+            (upstream_fields, "upstream"),
+            (part_fields, "part_fields"),
+            (cache_origin, "cache_origin"),
+        ):
+            lines = derive(alone, client, proxies, b"http")
+            assert getattr(head, name) in (None, lines), name
+            setattr(head, name, lines)
+        assert client_address(head, client, proxies) == client_address(alone, client, proxies)
+        if not head.layout.uses >= PATTERN_AFTER:
+            head.layout.uses = PATTERN_AFTER
+            head.layout.compile()
         last = head
 
 

@@ -44,6 +44,28 @@ SELECTING: frozenset[bytes] = frozenset(
     }
 )
 
+# Fields that the request for a part of a composition must not inherit: conditions, ranges and codings apply to the
+# whole response (RFC 9110 §13, §14, §12.5.3), and there is no body.
+NOT_FOR_PARTS: frozenset[bytes] = frozenset(
+    {
+        b"accept",
+        b"accept-encoding",
+        b"accept-ranges",
+        b"content-encoding",
+        b"content-language",
+        b"content-length",
+        b"content-location",
+        b"content-range",
+        b"content-type",
+        b"if-match",
+        b"if-modified-since",
+        b"if-none-match",
+        b"if-range",
+        b"if-unmodified-since",
+        b"range",
+    }
+)
+
 # Prefix of forwarding fields. Every one is believed by some framework, X-Forwarded-Prefix included.
 FORWARDED_PREFIX = b"x-forwarded-"
 

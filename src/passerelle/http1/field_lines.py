@@ -48,6 +48,8 @@ _MOST_FIELDS, _MOST_NAME_BYTES = 50, 1024
 # A layout gets a pattern when it has been found this many times, so that names that a client invents never cost a
 # compilation (1 ms) each; and at most this many layouts of a table have patterns, of 3 to 14 KB each.
 PATTERN_AFTER, _MOST_PATTERNS = 32, 256
+# Maximum number of patterns for some lines of one layout, of 1 to 14 KB each.
+_MOST_PARTS = 16
 
 # Maximum number of options in all Connection lines of a message. Few have a meaning besides names of fields, and as a
 # set, a head full of options takes fifty times its size.
@@ -109,12 +111,16 @@ class Layout:
     nothing. ``groups`` are the numbers of the groups of the lines in a match, ``agent_group`` is that of
     ``user_agent``, ``framing_groups`` selects from a match what ``framing`` selects from lines, and ``runs`` the runs
     of lines that are forwarded (None: the whole section is).
+
+    ``varies`` states for each line whether its value neither frames nor routes the message, and is forwarded unless
+    Connection names it.
     """
 
     __slots__ = (
         "_framing_numbers",
         "_kept_groups",
         "_kept_without",
+        "_parts",
         "_prefixes",
         "agent_group",
         "at",
@@ -132,6 +138,7 @@ class Layout:
         "selecting",
         "user_agent",
         "uses",
+        "varies",
     )
 
     def __init__(self, prefixes: list[bytes], named: list[tuple[bytes, int]], kind: Kind) -> None:
@@ -156,6 +163,8 @@ class Layout:
         self.has_date = DATE in by_role
         dropped = not _ENDS_HERE.isdisjoint(by_role)
         self.kept = (*(role not in _ENDS_HERE for _, role in named), True) if dropped else None
+        self.varies = tuple([role in (ORDINARY, SELECTING) for _, role in named])
+        self._parts: dict[tuple[int, int], Callable[[bytes, int, int], re.Match[bytes] | None]] = {}
         self._kept_without: dict[frozenset[bytes], tuple[bool, ...]] = {}
         self._kept_groups: dict[frozenset[bytes], Callable[[re.Match[bytes]], tuple[bytes, ...]]] = {}
         self.uses = 0
@@ -192,6 +201,17 @@ class Layout:
         self.framing_groups = _pick([groups[number] for number in self._framing_numbers], empty)
         self.runs = _pick(runs, empty) if self.kept is not None else None
         self.fullmatch = re.compile(b"".join(pattern)).fullmatch
+
+    def match_lines(self, first: int, end: int) -> Callable[[bytes, int, int], re.Match[bytes] | None] | None:
+        """Return what matches the lines ``first`` to ``end`` (exclusive) between two positions, if well-formed.
+
+        Return None if there are enough such patterns: to compile one takes longer than to read a head.
+        """
+        known = self._parts.get((first, end))
+        if known is None and len(self._parts) < _MOST_PARTS:
+            lines = [b"%b%b\r\n" % (re.escape(prefix), _VALUE) for prefix in self._prefixes[first:end]]
+            known = self._parts[first, end] = re.compile(b"".join(lines)).fullmatch
+        return known
 
     def kept_without(self, names: frozenset[bytes], *, remember: bool = False) -> tuple[bool, ...]:
         """Return ``kept`` without the fields ``names``; ``remember`` it if the same names are requested repeatedly."""

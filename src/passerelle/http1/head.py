@@ -154,12 +154,14 @@ class RequestHead(HeaderSection):
         "expect",
         "forwarded",
         "host",
+        "misses",
         "part_fields",
         "part_view",
         "plain",
         "upgrade",
         "upstream",
         "user_agent",
+        "variation",
     )
 
     def __init__(self, section: bytes, max_fields: int, last: RequestHead | None = None) -> None:
@@ -209,6 +211,9 @@ class RequestHead(HeaderSection):
         self.chain: list[bytes] | None = None
         self.upstream: bytes | None = None
         self.part_fields: bytes | None = None
+        # What next_head() has learned on this connection, and the number of heads that it had to parse.
+        self.variation: Any = None
+        self.misses = 0
 
     @property
     def close(self) -> bool:

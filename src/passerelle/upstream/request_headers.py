@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from hashlib import blake2b
 
+from passerelle.http.messages import NOT_FOR_PARTS
 from passerelle.http1.head import RequestHead
 from passerelle.security.addresses import Proxies
 
@@ -15,27 +16,6 @@ VIA = b"Via: 1.1 passerelle\r\n"
 _PREFIX = re.compile(rb"(?:/[A-Za-z0-9._~!$&'()*+;=:@%-]+)+/?")
 
 _ACCEPT_OF_PARTS = b"Accept: application/json\r\nAccept-Encoding: identity\r\n"
-# Fields that the request for a part of a composition must not inherit: conditions, ranges and codings apply to the
-# whole response (RFC 9110 §13, §14, §12.5.3), and there is no body.
-_NOT_FOR_PARTS = frozenset(
-    {
-        b"accept",
-        b"accept-encoding",
-        b"accept-ranges",
-        b"content-encoding",
-        b"content-language",
-        b"content-length",
-        b"content-location",
-        b"content-range",
-        b"content-type",
-        b"if-match",
-        b"if-modified-since",
-        b"if-none-match",
-        b"if-range",
-        b"if-unmodified-since",
-        b"range",
-    }
-)
 
 
 def client_address(head: RequestHead, peer: bytes, proxies: Proxies) -> bytes:
@@ -136,6 +116,6 @@ def upstream_fields(head: RequestHead, peer: bytes, proxies: Proxies, scheme: by
 
 def part_fields(head: RequestHead, peer: bytes, proxies: Proxies, scheme: bytes) -> bytes:
     """Return all field lines for a part of a composition except the request ID."""
-    kept = head.relay_without(_NOT_FOR_PARTS)
+    kept = head.relay_without(NOT_FOR_PARTS)
     fields = kept + _ACCEPT_OF_PARTS + forwarding_lines(head, peer, proxies, scheme)
     return fields if head.host is not None else b"Host: \r\n" + fields

@@ -19,6 +19,7 @@ from passerelle.http1.serialize import problem
 from passerelle.http1.server.listener import Listener, peer_address
 from passerelle.http1.server.response_writer import BODY, PIPELINED, discard
 from passerelle.http1.server.timeouts import ClientTimeouts
+from passerelle.http1.varied_head import next_head
 
 # Pipelined bytes buffered while a request is handled; reading pauses above this.
 MAX_PIPELINED = 65_536
@@ -186,7 +187,7 @@ class ClientConnection(ClientTimeouts):
         head = self._head
         try:
             if head is None or head.section != section:
-                head = self._head = RequestHead(section, limits.fields, head)
+                head = self._head = next_head(section, limits.fields, head)
             if not head.plain or head.host is None:
                 return False
             self.version11 = True
@@ -206,7 +207,7 @@ class ClientConnection(ClientTimeouts):
         listener = self._listener
         head = self._head
         if head is None or head.section != section:
-            head = self._head = RequestHead(section, listener.limits.fields, head)
+            head = self._head = next_head(section, listener.limits.fields, head)
         if target[0] != 47 or (version11 and head.host is None):  # 47 is "/"
             target, head = resolve_target(method, target, head, version11, listener.limits.fields)
         self._blank = False
