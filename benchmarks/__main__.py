@@ -25,6 +25,7 @@ from benchmarks.scenarios.crossing_cache import CrossingCache
 from benchmarks.scenarios.forward import Forward
 from benchmarks.scenarios.hit import Entries, Hit
 from benchmarks.scenarios.instances import Instances
+from benchmarks.scenarios.many import Many
 from benchmarks.scenarios.observed import Observed
 from benchmarks.scenarios.overload import Overload
 from benchmarks.scenarios.policy import Policy
@@ -44,6 +45,7 @@ ALL: tuple[Scenario, ...] = (
     Slow(),
     Observed(),
     Overload(),
+    Many(),
     Chaos(),
     Crossing(),
     CrossingCache(),

@@ -41,18 +41,19 @@ class Passerelle:
         keepalive: str = "4s",
         connections: int = 10_000,
         more: Mapping[str, Any] | None = None,
+        on_route: Mapping[str, Any] | None = None,
         **service: Any,
     ) -> Command:
         """Configure one service and one route. ``balance`` names the policy; ``weighted`` gets the weights 1, 2, 3 in
         turn.
 
-        ``service`` are further keys of the service, ``more`` of the file.
+        ``service`` are further keys of the service, ``on_route`` of the route, ``more`` of the file.
         """
         targets: list[Any] = [f"http://{address}" for address in site.upstreams]
         if balance == "weighted":
             targets = [{"url": url, "weight": 1 + number % 3} for number, url in enumerate(targets)]
         services = {"user": {"targets": targets, "balance": balance, "keepalive": keepalive, **service}}
-        routes = [{"path": "/user/{user_id}", "service": "user"}]
+        routes = [{"path": "/user/{user_id}", "service": "user", **(on_route or {})}]
         return self._command(site, services, routes, {"connections": connections}, more)
 
     def compose(self, site: Site) -> Command:

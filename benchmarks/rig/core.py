@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from benchmarks.rig import procfs, wrk
-from benchmarks.rig.ports import free_ports
+from benchmarks.rig.ports import LOOPBACK, free_ports
 from benchmarks.rig.server import STOP_SECONDS, RigError, Server
 
 _READY_SECONDS = 60.0
@@ -59,6 +60,11 @@ class Rig:
         os.sched_setaffinity(0, self._affinity)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @property
+    def both_cpus(self) -> str:
+        """Both CPUs, as ``taskset`` writes them."""
+        return f"{self.server_cpu},{self.load_cpu}"
+
     def port(self) -> int:
         """Return a free loopback port; no port is returned twice."""
         return next(self._ports)
@@ -86,12 +92,37 @@ class Rig:
 
         With ``both`` the server may also use the load's CPU. Raises ``RigError`` if it does not respond.
         """
-        cpu: int | str = self.server_cpu if under_test else self.load_cpu
-        if both:
-            cpu = f"{self.server_cpu},{self.load_cpu}"
-        server = Server(name, argv, port, cpu, folder, env or {})
-        self._servers.append(server)
+        server = self._launch(name, argv, port, folder, under_test=under_test, both=both, env=env)
         server.wait_ready(ready, headers, _READY_SECONDS)
+        return server
+
+    def start_accepting(
+        self, name: str, argv: Sequence[str], port: int, folder: Path, *, under_test: bool = True
+    ) -> Server:
+        """Start a server that does not speak HTTP, and wait until it accepts connections."""
+        server = self._launch(name, argv, port, folder, under_test=under_test, both=False, env=None)
+
+        def accepts() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex((LOOPBACK, port)) == 0
+
+        server.wait_until(accepts, _READY_SECONDS, "listening")
+        return server
+
+    def _launch(
+        self,
+        name: str,
+        argv: Sequence[str],
+        port: int,
+        folder: Path,
+        *,
+        under_test: bool,
+        both: bool,
+        env: Mapping[str, str] | None,
+    ) -> Server:
+        cpu: int | str = self.server_cpu if under_test else self.load_cpu
+        server = Server(name, argv, port, self.both_cpus if both else cpu, folder, env or {})
+        self._servers.append(server)
         return server
 
     def stop(self, *servers: Server, seconds: float = STOP_SECONDS) -> None:

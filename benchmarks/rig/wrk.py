@@ -155,8 +155,11 @@ def missing() -> str | None:
     return None if shutil.which("wrk") else "wrk (apt-get install wrk)"
 
 
-def run(load: Load, port: int, seconds: int, cpu: int, folder: Path) -> Answers:
-    """Load the server on ``port`` for whole ``seconds`` from ``cpu``; the script remains in ``folder``."""
+def run(load: Load, port: int, seconds: int, cpu: int | str, folder: Path) -> Answers:
+    """Load the server on ``port`` for whole ``seconds``; the script remains in ``folder``.
+
+    ``cpu`` is the CPU of the load, or several separated by commas.
+    """
     file = folder / "load.lua"
     file.write_text(script(load))
     command = ["taskset", "-c", str(cpu), "wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s"]

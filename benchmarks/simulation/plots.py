@@ -30,7 +30,7 @@ def spread_plot(results: Sequence[Spread], path: Path) -> None:
             axes.set_ylim(0, None)
         axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def tail_plot(results: Sequence[Spread], path: Path) -> None:
@@ -46,7 +46,7 @@ def tail_plot(results: Sequence[Spread], path: Path) -> None:
     axes.set_title(f"{most} instances")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def storm_plot(results: Sequence[Storm], path: Path) -> None:
@@ -63,8 +63,9 @@ def storm_plot(results: Sequence[Storm], path: Path) -> None:
         axes.axvspan(BEGIN, END, color="0.9")
         axes.grid(alpha=0.3)
     upper.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write an SVG that is the same for the same figures."""
     figure.savefig(path, format="svg", metadata={"Date": None})

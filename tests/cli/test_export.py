@@ -160,13 +160,18 @@ routes:
 """
 
 
+CLASS = ("--gateway-class", "eg")
+
+
 class TestKubernetes:
     @pytest.fixture(autouse=True)
     def config(self, run: Run) -> None:
         Path("gateway.yaml").write_text(CLUSTER)
 
     def test_a_folder_has_the_base_and_overlays(self, run: Run) -> None:
-        code, out, err = run("kubernetes", "-o", "deploy", "--check", "--namespace", "shop", "--backup", "17 3 * * *")
+        code, out, err = run(
+            "kubernetes", *CLASS, "-o", "deploy", "--check", "--namespace", "shop", "--backup", "17 3 * * *"
+        )
         assert (code, out) == (0, "")
         assert "accept the manifests" in err
         assert sorted(path.name for path in Path("deploy", "base").iterdir()) == [
@@ -176,27 +181,27 @@ class TestKubernetes:
         assert sorted(path.name for path in Path("deploy", "overlays").iterdir()) == ["production", "staging"]
 
     def test_overlays_are_kept_and_the_rest_is_replaced(self, run: Run) -> None:
-        run("kubernetes", "-o", "deploy")
+        run("kubernetes", *CLASS, "-o", "deploy")
         overlay = Path("deploy/overlays/staging/kustomization.yaml")
         overlay.write_text(overlay.read_text() + "# mine\n")
         Path("gateway.yaml").write_text(CLUSTER + "workers: 2\n")
-        code, _, err = run("kubernetes", "-o", "deploy")
+        code, _, err = run("kubernetes", *CLASS, "-o", "deploy")
         assert (code, f"kept {overlay}" in err.splitlines()) == (0, True)
         assert "# mine" in overlay.read_text()
         assert "workers: 2" in Path("deploy/base/gateway-config.yaml").read_text()
-        run("kubernetes", "-o", "deploy", "--force")
+        run("kubernetes", *CLASS, "-o", "deploy", "--force")
         assert "# mine" not in overlay.read_text()
 
     def test_a_foreign_file_is_not_replaced_and_nothing_is_written(self, run: Run) -> None:
         Path("deploy/base").mkdir(parents=True)
         Path("deploy/base/route.yaml").write_text("kind: Mine\n")
-        code, _, err = run("kubernetes", "-o", "deploy")
+        code, _, err = run("kubernetes", *CLASS, "-o", "deploy")
         assert code == 1
         assert "was not exported by passerelle; --force replaces it" in err
         assert [path.name for path in Path("deploy/base").iterdir()] == ["route.yaml"]
 
     def test_without_a_folder_the_manifests_are_printed(self, run: Run) -> None:
-        code, out, _ = run("kubernetes", "--gateways", "3")
+        code, out, _ = run("kubernetes", *CLASS, "--gateways", "3")
         assert code == 0
         assert out.count("\nkind: Deployment\n") == 2 and "kind: Kustomization" not in out
 
@@ -214,12 +219,21 @@ class TestKubernetes:
             ("--redis", "http://redis"),
             ("--scale-by", "moon"),
             ("--gateways", "0"),
+            ("--gateway-class", "Not A Class"),
         ],
     )
     def test_wrong_options_are_reported(self, run: Run, args: tuple[str, ...]) -> None:
-        code, out, err = run("kubernetes", *args)
+        code, out, err = run("kubernetes", *CLASS, *args)
         assert (code, out) == (2, "")
         assert args[0] in err
+
+    def test_a_class_of_the_gateway_or_an_ingress_must_be_given(self, run: Run) -> None:
+        code, out, err = run("kubernetes")
+        assert (code, out) == (2, "")
+        assert "--gateway-class: none is given" in err and "kubectl get gatewayclass" in err
+        code, out, _ = run("kubernetes", "--ingress", "traefik")
+        assert code == 0
+        assert "\nkind: Ingress\n" in out and "gatewayClassName" not in out
 
 
 RUN = """\

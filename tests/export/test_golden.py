@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from passerelle.cli.export import export
 from passerelle.export import compose, github, gitlab, haproxy, prometheus_rules, systemd
 from passerelle.export.checkers import (
     COMPOSE_SPEC,
@@ -42,6 +43,15 @@ def manifests(deployment: Deployment) -> str:
     return "".join(f"=== {name}\n{text}" for name, text in files.items())
 
 
+TARGETS = {
+    "nginx": {"front.conf", "place.conf"},
+    "haproxy": {"haproxy.cfg"},
+    "systemd": {"service"},
+    "prometheus-rules": {"rules.yml"},
+    "kubernetes": {"kubernetes.txt"},
+    "github": {"github.yml"},
+    "gitlab": {"gitlab.yml"},
+}
 PROJECT = Project("3.13", "pip install -r requirements.txt", "python -m pytest")
 NAMES = {
     "front.conf": lambda deployment: in_front(deployment)[0],
@@ -109,6 +119,19 @@ def containers(example: str) -> dict[str, str]:
     assert folder.reads_back()
     lines = "\n".join(line.replace(f"{FILES[example].parent}/", "") for line in report)
     return {**folder.files, "report.txt": lines + "\n"}
+
+
+def test_every_example_and_every_target_has_golden_files() -> None:
+    configurations = {
+        path
+        for path in EXAMPLES.rglob("*.yaml")
+        if "openapi" not in path.parts and not {"services", "routes"} - yaml.safe_load(path.read_text()).keys()
+    }
+    assert configurations == set(FILES.values())
+    assert CONTAINERS.keys() == FILES.keys()
+    targets = {target for file in NAMES for target in TARGETS if file in TARGETS[target]}
+    assert targets | {"compose"} == export.commands.keys()
+    assert {file for files in TARGETS.values() for file in files} == NAMES.keys()
 
 
 def test_no_golden_file_is_left_over() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
 import sys
+import zlib
 
 import pytest
 from pydantic import BaseModel
@@ -16,6 +19,8 @@ from passerelle.config.models.shadow import Shadow
 from passerelle.supervisor.packed_config import pack, unpack
 from tests.config.test_loader import FULL
 
+MINIMAL = '{"services": {"u": {"targets": ["http://127.0.0.1:1"]}}, "routes": [{"path": "/", "service": "u"}]}'
+
 
 def test_a_worker_receives_the_configuration_that_was_checked() -> None:
     config = load_text(FULL, elsewhere=True)
@@ -25,6 +30,20 @@ def test_a_worker_receives_the_configuration_that_was_checked() -> None:
         assert received.services[name].model_fields_set == service.model_fields_set
     for ours, theirs in zip(config.routes, received.routes, strict=True):
         assert ours.model_fields_set == theirs.model_fields_set
+
+
+def test_a_worker_does_not_receive_the_secrets_of_backups() -> None:
+    backup = {
+        "databases": {"orders": "postgresql://u:of-the-database@db/orders"},
+        "s3": {"secret_key": "of-the-storage"},
+    }
+    config = load_text(json.dumps({"backup": backup, **json.loads(MINIMAL)}), elsewhere=True)
+    received = unpack(pack(config))
+    assert config.backup is not None
+    assert received == config.model_copy(update={"backup": None})
+    plain = zlib.decompress(base64.b64decode(pack(config)))
+    assert b"127.0.0.1" in plain
+    assert b"of-the-" not in plain
 
 
 @pytest.mark.parametrize("model", [Config, Service, AdminPort, Shadow])

@@ -188,7 +188,7 @@ def prometheus_rules(**common: Any) -> None:
     "--gateways", type=click.IntRange(1, 1000), default=2, show_default=True, metavar="N", help="Number of gateways."
 )
 @click.option("--namespace", metavar="NAME", help="Creates this namespace, and puts everything into it.")
-@click.option("--gateway-class", default="default", show_default=True, metavar="NAME", help="Class of the Gateway.")
+@click.option("--gateway-class", metavar="NAME", help="Class of the Gateway, one of `kubectl get gatewayclass`.")
 @click.option("--ingress", metavar="CLASS", help="An Ingress of this class in place of Gateway and HTTPRoute.")
 @click.option("--redis", metavar="URL", help="The Redis of the cluster, in place of that of CONFIG.")
 @click.option(
@@ -221,8 +221,8 @@ def kubernetes(**common: Any) -> None:
 
     \b
     Examples:
-      passerelle export kubernetes -o deploy --check && kubectl apply -k deploy/overlays/staging
-      passerelle export kubernetes --image registry.example/shop:7 --migrate user='flask db upgrade' -o deploy
+      passerelle export kubernetes --gateway-class eg -o deploy --check
+      passerelle export kubernetes --ingress traefik --image registry.example/shop:7 -o deploy
     """
     from passerelle.cli import export_kubernetes
 

@@ -39,6 +39,11 @@ def options_of(deployment: Deployment, given: Mapping[str, Any]) -> Options:
     for option, image in [*one, *(("--service-image", each) for each in images.values())]:
         if image is not None and not _IMAGE(image):
             raise click.UsageError(f"{option}: found {image!r}; allowed is the name of an image")
+    if not given["gateway_class"] and not given["ingress"]:
+        raise click.UsageError(
+            "--gateway-class: none is given, and clusters name theirs as they like; allowed is one of "
+            "`kubectl get gatewayclass`, or --ingress CLASS where there is no Gateway API"
+        )
     for option, found, form in (
         ("--namespace", given["namespace"], _LABEL),
         ("--monitoring", given["monitoring"], _LABEL),
@@ -56,7 +61,7 @@ def options_of(deployment: Deployment, given: Mapping[str, Any]) -> Options:
         service_images={"": f"passerelle-services:{__version__}", **images},
         gateways=given["gateways"],
         namespace=given["namespace"],
-        gateway_class=given["gateway_class"],
+        gateway_class=given["gateway_class"] or "",
         ingress=given["ingress"],
         redis=_redis(given["redis"]),
         scale_by=given["scale_by"],

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from passerelle.config.models.addresses import Address, Lookup
-from passerelle.config.models.target import Target
 from passerelle.config.problems import Finding, Loc
 from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import at, files, is_loopback, put, texts
 from passerelle.export.container_service import PORT
 from passerelle.export.deployment import Deployment
-from passerelle.export.secret_files import Filled, SecretFiles, has_password, looks_secret
-from passerelle.export.secret_places import POSSIBLE_SECRETS, SECRETS, is_one_of
+from passerelle.export.moved_file import (
+    FRESH,
+    LOCAL_KEYS,
+    admin_section,
+    listen_port,
+    literal_secrets,
+    loopback_targets,
+    loopback_urls,
+    with_targets,
+)
+from passerelle.export.secret_files import Filled, SecretFiles
 from passerelle.export.yaml_text import Written, dump
 
 FOLDER = Path("/etc/passerelle")
@@ -25,10 +33,6 @@ FOLDER = Path("/etc/passerelle")
 NAME = "gateway.yaml"
 HOST = "host.docker.internal"
 """The machine that runs the containers, as they see it."""
-
-_LOCAL_KEYS = frozenset({"app", "run", "interface", "threads", "instances", "env", "cwd"})
-_FRESH = "5s"  # the DNS of containers states 10 minutes, and replicas come and go
-_LOWEST_PORT = 1024
 
 _ONE_REFERENCE = re.compile(r"\$\{[^{}]*\}").fullmatch
 
@@ -110,8 +114,7 @@ class _Maker:
         self._made.losses.append(Finding(loc, why, at_key=True))
 
     def _listen(self) -> None:
-        port = self._config.listen.port
-        port = port if port >= _LOWEST_PORT else 8080 if self._config.tls is None else 8443
+        port = listen_port(self._config, 8080 if self._config.tls is None else 8443)
         self._made.listen = Address(host="0.0.0.0", port=port)
         self._set("listen", str(self._made.listen), str(self._made.listen))
         proxies = self._data.get("trusted_proxies", [])
@@ -121,14 +124,10 @@ class _Maker:
             self._set("access_log", "stdout", "stdout")
 
     def _admin(self) -> None:
-        found = self._config.admin
+        found = admin_section(self._config, self._data.get("admin"), self._made.listen.port)
         if found is None:
             return
-        port = found.listen.port if found.listen.port >= _LOWEST_PORT else 9900
-        port = port if port != self._made.listen.port else port + 1
-        given = self._data.get("admin")
-        section = dict(given) if isinstance(given, dict) else {}
-        section["listen"] = f"0.0.0.0:{port}"
+        section, port = found
         written = str(section.get("token", ""))
         if _ONE_REFERENCE(written) and ":-" not in written:
             filled = self._secrets.filled(written)
@@ -137,8 +136,6 @@ class _Maker:
         section["token"] = self._use(filled)
         (self._made.token,) = filled.secrets
         self._made.admin = port
-        if missing := [page for page in ("healthz", "readyz") if page not in found.open]:
-            section["open"] = [*found.open, *missing]
         self._set("admin", section, f"0.0.0.0:{port} with the token {filled.text}")
 
     def _shared(self) -> None:
@@ -166,7 +163,7 @@ class _Maker:
             del section["server"]
             self._lose(("dns", "server"), "in a container, this address is the container itself; its own DNS is used")
         if "max_ttl" not in section and any(item.service.is_local for item in self._deployment.services):
-            section["max_ttl"] = section.get("min_ttl", Written(_FRESH))
+            section["max_ttl"] = section.get("min_ttl", Written(FRESH))
         if section != (self._data.get("dns") or {}):
             self._set("dns", section, ", ".join(f"{key}: {value}" for key, value in section.items()))
 
@@ -180,20 +177,13 @@ class _Maker:
             self._made.changes.append(Finding(("tracing", "endpoint"), f"now {endpoint}"))
 
     def _service(self, name: str) -> None:
-        loc: Loc = ("services", name)
-        service = self._config.services[name]
-        if service.is_local:
+        if self._config.services[name].is_local:
             target = f"dns+http://{self._known.services[name]}:{PORT}"
-            kept = {key: value for key, value in self._data["services"][name].items() if key not in _LOCAL_KEYS}
-            self._data["services"][name] = {"targets": [target], **kept}
-            self._made.changes.append(Finding(loc, f"now targets: [{target}]", at_key=True))
+            self._data["services"][name] = with_targets(self._data["services"][name], target)
+            self._made.changes.append(Finding(("services", name), f"now targets: [{target}]", at_key=True))
             return
-        groups: list[tuple[Loc, Sequence[Target]]] = [((*loc, "targets"), service.targets or ())]
-        groups += [((*loc, "zones", key, "targets"), zone.targets) for key, zone in (service.zones or {}).items()]
-        for place, targets in groups:
-            for index, each in enumerate(targets):
-                if each.url is not None and is_loopback(each.url.host):
-                    self._on_host((*place, index), each.url)
+        for loc, url in loopback_targets(self._config, name):
+            self._on_host(loc, url)
 
     def _on_host(self, place: Loc, url: Address) -> None:
         """Refer to an instance on the machine that runs the containers."""
@@ -207,23 +197,16 @@ class _Maker:
 
     def _literal_secrets(self) -> None:
         """Replace secrets that stand in the file by references."""
-        for loc, text in list(texts(self._data)):
-            url = has_password(text)
-            if references(text) and not url:
-                continue
-            possible = is_one_of(loc, POSSIBLE_SECRETS) and looks_secret(str(loc[-1]), text)
-            if possible or url or is_one_of(loc, SECRETS):
-                key = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(map(str, loc)))
-                secret = self._secrets.introduce(
-                    f"in-file-{key}", f"the value of {'.'.join(map(str, loc))} in the file"
-                )
-                put(self._data, loc, self._use(secret))
-                self._made.changes.append(Finding(loc, f"now {secret.text}"))
+        for loc, _ in literal_secrets(self._data):
+            key = re.sub(r"[^A-Za-z0-9_.]+", "-", "-".join(map(str, loc)))
+            secret = self._secrets.introduce(f"in-file-{key}", f"the value of {'.'.join(map(str, loc))} in the file")
+            put(self._data, loc, self._use(secret))
+            self._made.changes.append(Finding(loc, f"now {secret.text}"))
 
     def _references(self) -> None:
         """Replace references to variables by references to secrets, in what stays in the file."""
         for loc, text in list(texts(self._data)):
-            local = loc[0] == "services" and len(loc) > 2 and loc[2] in _LOCAL_KEYS
+            local = loc[0] == "services" and len(loc) > 2 and loc[2] in LOCAL_KEYS
             replaced = loc == ("admin", "token") or (loc == ("redis",) and self._known.redis is not None)
             if not references(text) or local or replaced:
                 continue
@@ -235,11 +218,8 @@ class _Maker:
 
     def _hosts(self) -> None:
         """Report other addresses of the machine itself."""
-        jwks = self._config.jwt.jwks if self._config.jwt is not None else None
-        webhook = self._config.alerts.webhook if self._config.alerts is not None else None
-        urls: dict[Loc, object] = {("jwt", "jwks"): jwks, ("alerts", "webhook", "url"): webhook and webhook.url}
-        for loc, url in urls.items():
-            if isinstance(url, str) and is_loopback(urlsplit(url).hostname or ""):
+        for loc in loopback_urls(self._config):
+            if loc[0] != "tracing":
                 self._lose(loc, "in a container, this address is the container itself")
 
     def _files(self) -> None:

@@ -15,7 +15,8 @@ from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import at, is_loopback
 from passerelle.export.deployment import Deployment, ServiceExport
-from passerelle.export.secret_files import Filled, SecretFiles, has_password, looks_secret
+from passerelle.export.secret_files import Filled, SecretFiles
+from passerelle.export.secret_places import has_password, may_be_secret
 
 PORT = 5000
 """The port of all instances."""
@@ -124,7 +125,7 @@ class ServiceBuilder:
                 built.losses.append(Finding(loc, "each container has an SQLite file of its own, and loses it"))
             if references(raw):
                 built.filled[name] = built.use(self._secrets.filled(raw))
-            elif looks_secret(name, value):
+            elif may_be_secret(name, value):
                 secret = self._secrets.introduce(f"{built.label}-{name}", f"the value of {key_of(loc)} in the file")
                 built.filled[name] = built.use(secret)
                 built.changes.append(Finding(loc, f"now {secret.text}"))

@@ -9,34 +9,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from passerelle.config.models.addresses import Address, Lookup
+from passerelle.config.models.addresses import Lookup
 from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import at, data_of, files, is_loopback, put, texts
 from passerelle.export.deployment import Deployment
 from passerelle.export.dns_labels import labels
-from passerelle.export.secret_places import POSSIBLE_SECRETS, SECRET_NAME, SECRETS, is_one_of
+from passerelle.export.moved_file import (
+    FRESH,
+    admin_section,
+    listen_port,
+    literal_secrets,
+    loopback_targets,
+    loopback_urls,
+    with_targets,
+)
 from passerelle.export.yaml_text import Written, dump
 
 SECRETS_FOLDER = "/run/secrets/passerelle"
 """Where the keys of the Secret `gateway-files` are files."""
 SERVICE_PORT = 5000
 """The port of each instance of a service."""
-LOCAL_KEYS = frozenset({"app", "run", "interface", "threads", "instances", "env", "cwd"})
-"""The keys of a service that concern its processes."""
 
-_LISTEN_PORT, _ADMIN_PORT = 8080, 9900
-_FRESH = "5s"  # how long the addresses of a Service are used, unless the file states it
-
-_PASSWORD = re.compile(r"://[^/\s]*:[^/\s]*@").search
 _REFERENCE = re.compile(r"\$(?:\$|\{file:([^{}]*)\})")
-
-
-def may_be_secret(name: str, value: str) -> bool:
-    """Whether the value of a variable or field may be a secret, by its name or because it has a password."""
-    return bool(SECRET_NAME(name) or _PASSWORD(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,25 +106,18 @@ class _Maker:
         self._changed.append(key)
 
     def _listeners(self) -> tuple[int, int | None]:
-        port = self._config.listen.port
-        port = port if port >= 1024 else _LISTEN_PORT
+        port = listen_port(self._config)
         self._set("listen", f"0.0.0.0:{port}")
         if self._data.pop("tls", None) is not None:
             self._changed.append("tls")
-        found = self._config.admin
-        if found is None:
+        found = admin_section(self._config, self._data.get("admin"), port)
+        if found is None or self._config.admin is None:
             self._lose(("admin",), "without it, readiness is only a connection, and there is no ServiceMonitor")
             return port, None
-        admin = found.listen.port if found.listen.port >= 1024 else _ADMIN_PORT
-        admin = admin if admin != port else admin + 1
-        given = self._data.get("admin")
-        section = dict(given) if isinstance(given, dict) else {}
-        section["listen"] = f"0.0.0.0:{admin}"
-        if found.token is None:
+        section, admin = found
+        if self._config.admin.token is None:
             self._introduce(("admin", "token"), "a new token of at least 16 characters", "x" * 32)
             section["token"] = ""
-        if missing := [page for page in ("healthz", "readyz") if page not in found.open]:
-            section["open"] = [*found.open, *missing]
         self._set("admin", section)
         return port, admin
 
@@ -181,7 +170,7 @@ class _Maker:
         if section.pop("server", None) is not None:
             self._changed.append("dns.server")
         if self._hosts and "max_ttl" not in section:
-            section["max_ttl"] = _FRESH
+            section["max_ttl"] = FRESH
             if self._config.dns.min_ttl > 5.0:
                 section["max_ttl"] = section["min_ttl"]
             self._changed.append("dns.max_ttl")
@@ -189,43 +178,26 @@ class _Maker:
             self._data["dns"] = section
         else:
             self._data.pop("dns", None)
-        jwt, tracing, alerts = self._config.jwt, self._config.tracing, self._config.alerts
-        urls: dict[Loc, object] = {
-            ("jwt", "jwks"): jwt.jwks if jwt is not None else None,
-            ("tracing", "endpoint"): tracing.endpoint if tracing is not None else None,
-            ("alerts", "webhook", "url"): alerts.webhook.url if alerts is not None and alerts.webhook else None,
-        }
-        for loc, url in urls.items():
-            if isinstance(url, str) and is_loopback(urlsplit(url).hostname or "") and not self._deployment.refers(loc):
+        for loc in loopback_urls(self._config):
+            if not self._deployment.refers(loc):
                 self._lose(loc, "a loopback address is the pod itself")
 
     def _service(self, name: str) -> None:
-        service = self._config.services[name]
         if name in self._hosts:
-            rest = {key: value for key, value in self._data["services"][name].items() if key not in LOCAL_KEYS}
-            targets = [f"dns+http://{self._hosts[name]}:{SERVICE_PORT}"]
-            self._data["services"][name] = {"targets": targets, **rest}
+            target = f"dns+http://{self._hosts[name]}:{SERVICE_PORT}"
+            self._data["services"][name] = with_targets(self._data["services"][name], target)
             self._changed.append(key_of(("services", name)))
             return
-        places: dict[Loc, Address | None] = {}
-        for index, target in enumerate(service.targets or ()):
-            places["services", name, "targets", index] = target.url
-        for zone, group in (service.zones or {}).items():
-            for index, target in enumerate(group.targets):
-                places["services", name, "zones", zone, "targets", index] = target.url
-        for loc, url in places.items():
-            if url is not None and not isinstance(url, Lookup) and is_loopback(url.host):
+        for loc, url in loopback_targets(self._config, name):
+            if not isinstance(url, Lookup):
                 self._losses.append(Finding(loc, "a pod does not reach an instance on the machine of the gateway"))
 
     def _literal_secrets(self) -> None:
         """Replace secrets that are in the file by references."""
-        for loc, text in texts(self._data):
-            secret = is_one_of(loc, SECRETS) or (is_one_of(loc, POSSIBLE_SECRETS) and may_be_secret(str(loc[-1]), text))
-            if loc == ("redis",) and _PASSWORD(text) and self._redis is None:
-                secret = True
-            if not secret or references(text) or loc in self._places:
+        for loc, text in literal_secrets(self._data):
+            if loc in self._places or (loc == ("redis",) and self._redis is not None):
                 continue
-            self._introduce(loc, f"the value of {key_of(loc)}", text.replace("$$", "$"))
+            self._introduce(loc, f"the value of {key_of(loc)}", None if references(text) else text.replace("$$", "$"))
             self._changed.append(key_of(loc))
             self._lose(loc, "the secret in the file is not exported; the export refers to a key of a Secret")
 
@@ -244,7 +216,7 @@ class _Maker:
                 self._secrets[name] = (f"the file {name}", functools.partial(_read, here))
                 self._changed.append(key_of(loc))
 
-    def _introduce(self, loc: Loc, origin: str, value: str) -> None:
+    def _introduce(self, loc: Loc, origin: str, value: str | None) -> None:
         """Make a value a secret. Its name is no path: those do not end with a slash."""
         name = f"value-of-{key_of(loc)}/"
         self._secrets[name] = (origin, _constant(value))

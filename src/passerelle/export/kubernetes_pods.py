@@ -14,7 +14,8 @@ from passerelle.config.models.config import Config, Health, Service
 from passerelle.config.reading.substitute import references
 from passerelle.export.config_tree import at, data_of
 from passerelle.export.deployment import Deployment
-from passerelle.export.kubernetes_file import SECRETS_FOLDER, SERVICE_PORT, ClusterFile, may_be_secret
+from passerelle.export.kubernetes_file import SECRETS_FOLDER, SERVICE_PORT, ClusterFile
+from passerelle.export.secret_places import may_be_secret
 
 Manifest = dict[str, Any]
 

@@ -17,12 +17,6 @@ FOLDER = "/run/secrets"
 
 _FILE = "file."
 
-_USER = re.compile(r"://([^/@\s]*)@").search  # the user and the password of a URL
-_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}").fullmatch  # without a default
-_NAME = re.compile(
-    r"(?i)passw|passphrase|secret|token|credential|api[_-]?key|private[_-]?key|authorization|cookie|dsn"
-).search
-
 
 @dataclass(frozen=True, slots=True)
 class SecretFile:
@@ -44,18 +38,6 @@ class Filled:
     text: str
     secrets: frozenset[str] = frozenset()
     variables: frozenset[str] = frozenset()
-
-
-def looks_secret(name: str, value: str) -> bool:
-    """Whether a value that stands in the file may be a secret, by its name or because it has a password."""
-    return bool(value) and (bool(_NAME(name)) or has_password(value))
-
-
-def has_password(url: str) -> bool:
-    """Whether a text is a URL with a password that is not a reference."""
-    found = _USER(url)
-    password = found[1].partition(":")[2] if found else ""
-    return bool(password) and not _REFERENCE(password)
 
 
 class SecretFiles:

@@ -32,8 +32,25 @@ POSSIBLE_SECRETS: Final[tuple[Place, ...]] = (
 )
 """Header fields and addresses, which are secrets by their names, or because they have a password."""
 
-SECRET_NAME: Final = re.compile(r"auth|cookie|key|token|secret|passw|credential|signature", re.IGNORECASE).search
+SECRET_NAME: Final = re.compile(
+    r"auth|cookie|key|token|secret|passw|passphrase|credential|signature|dsn", re.IGNORECASE
+).search
 """Matches names of header fields and variables whose values may be secrets."""
+
+_USER = re.compile(r"://([^/@\s]*)@").search  # the user and the password of a URL
+_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}").fullmatch  # without a default
+
+
+def may_be_secret(name: str, value: str) -> bool:
+    """Whether the value of a variable or field may be a secret, by its name or because it has a password."""
+    return bool(value) and (bool(SECRET_NAME(name)) or has_password(value))
+
+
+def has_password(text: str) -> bool:
+    """Whether a text is a URL with a password that is not a reference."""
+    found = _USER(text)
+    password = found[1].partition(":")[2] if found else ""
+    return bool(password) and not _REFERENCE(password)
 
 
 def is_one_of(loc: Loc, places: tuple[Place, ...]) -> bool:

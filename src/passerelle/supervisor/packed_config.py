@@ -12,7 +12,12 @@ from passerelle.config.models.config import Config
 
 
 def pack(config: Config) -> str:
-    """Return ``config`` in a form for :func:`unpack`. It contains the secrets of the configuration."""
+    """Return ``config`` in a form for :func:`unpack`. It contains the secrets that workers need.
+
+    `backup` is left out: its databases and their passwords are for the command alone.
+    """
+    if config.backup is not None:
+        config = config.model_copy(update={"backup": None})
     return base64.b64encode(zlib.compress(pickle.dumps(config, pickle.HIGHEST_PROTOCOL), 1)).decode()
 
 
