@@ -99,14 +99,14 @@ def test_octets_in_the_lines_that_vary_are_checked(warm: RequestHead, value: str
     assert head == expected
 
 
-def test_learning_ends_for_heads_that_never_settle() -> None:
+def test_nothing_is_learned_from_heads_that_never_settle() -> None:
     last = None
     for number in range(200):
         last = next_head(section(Host=f"h{number}.example"), 100, last)
     assert last is not None and last.variation is None and last.misses == 199
 
 
-def test_a_template_does_not_keep_its_predecessors(warm: RequestHead) -> None:
+def test_a_template_keeps_no_other_template(warm: RequestHead) -> None:
     last = read([section(X_Trace=f"t{number}", Cookie=f"c={number}") for number in range(40)], warm)
     assert isinstance(last, VariedHead)
     assert last.variation.first == 4 and last.variation.end == 6

@@ -15,9 +15,9 @@ from re import Match
 from passerelle.http.messages import NOT_FOR_PARTS
 from passerelle.http1.head import RequestHead
 
-# A variation is learned when so many heads neither repeated the last one nor fitted the known variation. Learning takes
-# about 15,000 instructions, so a connection whose heads never settle stops.
-_LEARN_AT = frozenset({2, 4, 8, 16, 32})
+# A variation is learned when so many heads neither repeated the last one nor fitted the known variation: learning takes
+# as long as to parse three heads, and must not be tried for each head of a connection whose heads never settle.
+_LEARN_AT = frozenset({2, 4, 8, 16, 32, 64, 128, 256})
 
 
 class Variation:
@@ -154,5 +154,8 @@ def _learned(head: RequestHead, last: RequestHead) -> Variation | None:
     match = layout.match_lines(first, end) if all(layout.varies[first:end]) else None
     if match is None:
         return None
-    last.variation = None  # a template must not keep its predecessor
-    return Variation(last, first, end, match)
+    # A head of its own: that of a connection keeps a variation, and so other templates.
+    template = RequestHead(last.section, len(layout.names), last)
+    template.chain, template.cache_origin = last.chain, last.cache_origin
+    template.upstream, template.part_fields = last.upstream, last.part_fields
+    return Variation(template, first, end, match)
