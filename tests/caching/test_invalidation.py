@@ -10,7 +10,7 @@ from passerelle.caching.keys import WHOLE_URI, KeyRule, TargetUri, key_path, par
 from passerelle.caching.memory_store import MemoryStore
 from passerelle.caching.policy import Invalidate, Outcome, RelayOnly, on_response
 from passerelle.errors import Failure, Kind
-from passerelle.http1.field_lines import parse_host
+from passerelle.http1.field_values import parse_host
 from tests.caching.kit import DEFAULT, request, response, stored
 
 R = TargetUri(b"/r", None)

@@ -1,4 +1,4 @@
-"""Heads that differ from an earlier one of the connection in a few lines: when that is learned, and its bounds."""
+"""Heads with a few lines that vary on a connection: when that is learned, and its bounds."""
 
 from __future__ import annotations
 

@@ -16,10 +16,12 @@ from passerelle.http1.field_lines import (
     DEBUG,
     EXPECT,
     HOST,
-    MOST_OPTIONS,
     TRANSFER_ENCODING,
     UPGRADE,
     Layout,
+)
+from passerelle.http1.field_values import (
+    MOST_OPTIONS,
     parse_expectation,
     parse_host,
     parse_options,

@@ -13,7 +13,8 @@ from typing import Any
 
 from passerelle.errors import Failure, Kind, reason_phrase
 from passerelle.http.messages import Fields, end_to_end
-from passerelle.http1.field_lines import REQUEST_LAYOUTS, RESPONSE_LAYOUTS, FieldLine, Layout, parse_length
+from passerelle.http1.field_lines import REQUEST_LAYOUTS, RESPONSE_LAYOUTS, FieldLine, Layout
+from passerelle.http1.field_values import parse_length
 from passerelle.http1.framing import (
     REQUEST_FRAMINGS,
     RESPONSE_FRAMINGS,

@@ -1,4 +1,4 @@
-"""Request heads that differ from an earlier one of the same connection in a few neighbouring lines.
+"""Request heads of a connection that vary in a few neighbouring lines only.
 
 The requests of a connection mostly repeat their fields, except for some such as a trace id or a cookie. Checking each
 octet of a head takes 14,000 instructions; comparing the lines before and after the ones that vary takes a few hundred.
