@@ -197,7 +197,7 @@ def rewritten(text: str) -> str:
 def missing(texts: Iterable[str]) -> Iterator[str]:
     """Yield the tables that no page has."""
     found = {name for text in texts for _, name, _, _ in _TABLE.findall(text)}
-    named = {name: value for name, value in vars(models).items() if isinstance(value, type)}
+    named = {name: value for name, value in vars(models).items() if isinstance(value, type) and name[0] != "_"}
     keys = {f"keys of {name}" for name, kind in named.items() if issubclass(kind, Model) and kind is not Model}
     yield from sorted((keys | TABLES.keys()) - found)
 

@@ -374,3 +374,55 @@ def test_logins_and_deadlines_are_listed(run: Run) -> None:
     assert "timeout   30s, services receive the remaining time\n" in out
     both(run, {"path": "/out", "logout": True})
     assert "logout    ends the session\n" in run("explain", "told.yaml", "POST", "/out")[1]
+
+
+def test_what_a_route_has_from_defaults_and_where_it_is_written(run: Run) -> None:
+    services = "services: {u: {targets: ['http://127.0.0.1:1']}}\n"
+    Path("told.yaml").write_text(
+        services + "defaults:\n  timeout: 5s\n  cors: {origins: '*'}\nroutes:\n  - {path: /a, service: u, cors: null}\n"
+    )
+    out = run("explain", "told.yaml", "GET", "/a")[1]
+    assert "timeout   5s\n" in out and "defaults  timeout (told.yaml:3)\n" in out and "guard" not in out
+    Path("told.yaml").write_text(
+        "include: more.yaml\n" + services + "profiles: {p: {routes: [{path: /p, service: u}]}}\n"
+    )
+    Path("more.yaml").write_text("defaults: {timeout: 5s}\nroutes:\n  - {path: /a, service: u}\n")
+    out = run("explain", "told.yaml", "GET", "/a")[1]
+    assert "file      more.yaml:3\n" in out and "defaults  timeout (more.yaml:1)\n" in out
+    found = json.loads(run("explain", "told.yaml", "GET", "/a", "--json")[1])["route"]
+    assert (found["place"], found["defaults"], found["profile"]) == (
+        "more.yaml:3",
+        {"timeout": "more.yaml:1"},
+        None,
+    )
+
+
+def test_the_route_of_a_profile_is_explained(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PASSERELLE_PROFILE", "p")
+    Path("told.yaml").write_text(
+        """\
+services: {u: {targets: ['http://127.0.0.1:1']}}
+routes: [{path: /a, service: u}]
+profiles:
+  p: {routes: [{path: /p, service: u}]}
+"""
+    )
+    assert "file      told.yaml:4 (profile p)\n" in run("explain", "told.yaml", "GET", "/p")[1]
+
+
+def test_the_hosts_of_a_route_are_explained(run: Run) -> None:
+    Path("told.yaml").write_text(
+        """\
+services: {u: {targets: ['http://127.0.0.1:1']}}
+routes:
+  - {path: /a, service: u, host: [a.example, "*.b.example"]}
+  - {path: /a, service: u, host: "*.example"}
+"""
+    )
+    out = run("explain", "told.yaml", "GET", "http://a.example/a")[1]
+    assert "route     routes[0]  a.example,*.b.example/a\n" in out
+    assert "  routes[1]  *.example/a  host: the route matches too, but is less specific\n" in out
+    out = run("explain", "told.yaml", "GET", "http://c.example/a")[1]
+    assert "route     routes[1]  *.example/a\n" in out
+    assert "host: the route is for a.example, not c.example\n" in out
+    assert "a.example,*.b.example  " in run("routes", "told.yaml")[1]

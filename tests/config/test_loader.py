@@ -135,7 +135,7 @@ def test_a_full_file_has_every_value(tmp_path: Path) -> None:
     assert [(name, len(zone.targets), zone.weight) for name, zone in zones.items()] == [("a", 1, 3), ("b", 2, 1)]
 
     one, api, rest, words = config.routes
-    assert (one.host, one.methods, one.accepted) == ("*.example.com", ("GET", "PUT"), frozenset({b"GET", b"PUT"}))
+    assert (one.host, one.methods, one.accepted) == (("*.example.com",), ("GET", "PUT"), frozenset({b"GET", b"PUT"}))
     assert (one.rewrite, one.timeout, one.body, one.attempts) == ("/internal/{user_id}", 120.0, 1_000_000, 1)
     assert one.label == "GET,PUT *.example.com/user/{user_id}"
     assert config.body_limit(one) == 1_000_000

@@ -75,7 +75,7 @@ def test_the_routing_page_states_which_route_wins() -> None:
         method, path = asked.encode().split(b" ")
         value = router.match(host[0].encode() if host else b"", method, path).value
         assert isinstance(value, models.Route)
-        assert codes(route) == [value.path, *([value.host] if value.host else [])]
+        assert codes(route) == [value.path, *(value.host or ())]
 
 
 def test_the_routing_page_states_what_patterns_match() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from passerelle.export import (
     prometheus_rules,
     systemd,
 )
+from passerelle.export.config_tree import values_of
 from passerelle.export.coverage import Coverage, Exported, Lost
 from tests.export.serving import deployed, in_front, in_place
 
@@ -292,3 +295,24 @@ def test_every_reason_of_a_loss_is_a_text() -> None:
     for coverage in TARGETS.values():
         for support in coverage.keys.values():
             assert not isinstance(support, Lost) or support.why
+
+
+def test_exports_have_defaults_profiles_and_included_files_in_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASSERELLE_PROFILE", "production")
+    (tmp_path / "more.yaml").write_text("routes: [{path: /more, service: a, timeout: null}]\n")
+    text = """\
+include: more.yaml
+defaults: {timeout: 7s}
+services: {a: {targets: ['http://10.0.0.1:80']}}
+routes: [{path: /main, service: a}]
+profiles: {production: {services: {a: {targets: ['http://10.0.0.9:80']}}}}
+"""
+    deployment = deployed(text, str(tmp_path / "gateway.yaml"), dict(os.environ))
+    assert values_of(deployment.root) == {
+        "services": {"a": {"targets": ["http://10.0.0.9:80"]}},
+        "routes": [{"path": "/main", "service": "a", "timeout": "7s"}, {"path": "/more", "service": "a"}],
+    }
+    written, losses = in_place(deployment)
+    assert losses == [] and "server 10.0.0.9:80" in written and written.count("proxy_next_upstream_timeout 7s;") == 1

@@ -112,8 +112,13 @@ ROUTES = [
     {"host": "api.example.com", "path": "/{all*}", "service": "api"},
     {"host": "*.example.com", "path": "/user", "service": "wild"},
     {"host": "deep.api.example.com", "path": "/only", "service": "deep"},
+    {"host": ["*.api.example.com", "example.com"], "path": "/only", "service": "several"},
+    {"host": ["*.example.com", "example.com"], "path": "/only/{id}", "methods": ["PUT"], "service": "several"},
 ]
-HOSTS = ("gw", "api.example.com", "www.example.com", "deep.api.example.com", "example.com", "API.example.com:80")
+HOSTS = (
+    *("gw", "x.api.example.com", "api.example.com", "www.example.com", "deep.api.example.com", "example.com"),
+    "API.example.com:80",
+)
 PATHS = (
     "/",
     "/user",
@@ -126,6 +131,7 @@ PATHS = (
     "/a.c",
     "/abc",
     "/only",
+    "/only/7",
     "/x",
 )
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")

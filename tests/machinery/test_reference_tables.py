@@ -16,7 +16,7 @@ tables = script("reference_tables")
 MODELS = {
     name: value
     for name, value in vars(models).items()
-    if isinstance(value, type) and issubclass(value, Model) and value is not Model
+    if isinstance(value, type) and issubclass(value, Model) and value is not Model and name[0] != "_"
 }
 REFERENCE = (ROOT / "docs/reference/configuration.md").read_text("utf-8")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,50 @@ def test_without_a_file_a_reload_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ChangeRefused, match="there is no file to reload"), current.reloading():
         current.read()
     assert current.problems == ()
+
+
+INCLUDING = "include: 'routes/*.yaml'\n" + TEXT
+
+
+def test_a_change_of_an_included_file_is_followed_and_a_touch_is_not(tmp_path: Path) -> None:
+    """The steps wait for polls of the files, so nothing depends on their times."""
+    (tmp_path / "routes").mkdir()
+    (tmp_path / "routes" / "a.yaml").write_text("routes: [{path: /a, service: a}]\n")
+    (tmp_path / "gateway.yaml").write_text(INCLUDING)
+    config = load_text(INCLUDING, str(tmp_path / "gateway.yaml"), folder=tmp_path)
+    path = tmp_path / "gateway.yaml"
+    current = ActiveConfig(config, INCLUDING, str(path), path, frozenset())
+    reloads: asyncio.Queue[list[str] | tuple[str, ...]] = asyncio.Queue()
+
+    async def reload() -> None:
+        with contextlib.suppress(ChangeRefused), current.reloading():
+            current.apply(current.read())
+        reloads.put_nowait(current.problems or [route.path for route in current.config.routes])
+
+    async def run() -> None:
+        following = asyncio.create_task(current.follow(reload))
+        try:
+            (tmp_path / "routes" / "a.yaml").touch()
+            (tmp_path / "routes" / "b.yaml").write_text("routes: [{path: /b, service: b}]\n")
+            async with asyncio.timeout(30):
+                (problem,) = await reloads.get()
+                assert problem.startswith(f"{tmp_path}/routes/b.yaml:1:30: routes[2].service: found 'b'")
+                (tmp_path / "routes" / "b.yaml").write_text("routes: [{path: /bb, service: a}]\n")
+                assert await reloads.get() == ["/", "/a", "/bb"]
+                (tmp_path / "routes" / "b.yaml").unlink()
+                assert await reloads.get() == ["/", "/a"]
+            assert reloads.empty()
+        finally:
+            following.cancel()
+
+    asyncio.run(run())
+
+
+def test_the_files_of_a_refused_reading_are_compared_as_well(tmp_path: Path) -> None:
+    current = active(tmp_path)
+    (tmp_path / "gateway.yaml").write_text("include: more.yaml\n" + TEXT)
+    file = tmp_path / "gateway.yaml"
+    follower = ActiveConfig(current.config, TEXT, str(file), file, frozenset())
+    with pytest.raises(ChangeRefused):
+        follower.read()
+    assert [Path(name).name for name in follower.included.paths()] == ["more.yaml"]

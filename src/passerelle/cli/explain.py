@@ -99,6 +99,9 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     from passerelle.config.models.units import duration_text, size_text
 
     lines = [("route", click.style(f"{route['key']}  {route['label']}", fg="green"))]
+    if route["place"] is not None:
+        profile = f" (profile {route['profile']})" if route["profile"] is not None else ""
+        lines.append(("file", route["place"] + profile))
     if route["params"]:
         lines.append(("params", ", ".join(f"{name} = {value or '(empty)'}" for name, value in route["params"].items())))
     lines += [("guard", guard) for guard in route["guards"]]
@@ -128,6 +131,8 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     once = "" if route["repeats"] or route["attempts"] == 1 else f" ({method} is retried only if nothing was sent)"
     lines.append(("attempts", f"{route['attempts']}{once}"))
     lines.append(("body", f"at most {size_text(route['body'])}" if route["body"] is not None else "unlimited"))
+    if route["defaults"]:
+        lines.append(("defaults", ", ".join(f"{key} ({place})" for key, place in route["defaults"].items())))
     return lines
 
 

@@ -44,7 +44,7 @@ def routes(config: str | None, as_json: bool) -> None:
         accepted = route.accepted
         rows.append(
             (
-                route.host or "*",
+                ",".join(route.host or ("*",)),
                 "*" if accepted is None else ",".join(route.methods or sorted(m.decode() for m in accepted)),
                 route.path,
                 _services_text(route),
@@ -75,7 +75,7 @@ def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:
     accepted = route.accepted
     return {
         "index": index,
-        "host": route.host,
+        "host": ",".join(route.host) if route.host is not None else None,
         "methods": None if accepted is None else sorted(method.decode() for method in accepted),
         "path": route.path,
         "service": route.service,

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from passerelle.config.checks import rule_of, rules, services_of
+    from passerelle.config.checks import rule_of, rules, rules_of, services_of
     from passerelle.config.loader import LoadReport, inspect, inspect_bytes, inspect_text, load, load_text
     from passerelle.config.models.addresses import Address
     from passerelle.config.models.config import Config, Health, Limits, OnError, Part, Route, Service, Target, Zone
@@ -36,6 +36,7 @@ __all__ = [
     "load_text",
     "rule_of",
     "rules",
+    "rules_of",
     "services_of",
 ]
 

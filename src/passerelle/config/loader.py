@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from passerelle.config import checks
+from passerelle.config.expand import expand, origins
+from passerelle.config.includes import decode, join_files
 from passerelle.config.models.addresses import Address, Listen
 from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import AlertSettings
@@ -34,10 +36,10 @@ from passerelle.config.problems import (
     allowed_keys,
     foreign,
     from_pydantic,
-    key_of,
     model_at,
 )
 from passerelle.config.reading import yaml_tree
+from passerelle.config.reading.included import NONE_INCLUDED, Included
 from passerelle.config.reading.wording import nearest
 from passerelle.config.source import ConfigSource
 
@@ -57,12 +59,14 @@ class LoadReport:
     """The result of loading a file: a configuration with warnings, or errors.
 
     ``admin`` is the admin port of the file, also when the file has errors, so that status requests still reach it.
+    ``included`` are the files that it includes, as far as they could be read.
     """
 
     config: Config | None
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
     admin: AdminPort | None = _DEFAULT_ADMIN
+    included: Included = NONE_INCLUDED
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
@@ -107,17 +111,9 @@ def inspect_bytes(
     elsewhere: bool = False,
 ) -> LoadReport:
     """Check the content of a file: at most :data:`yaml_tree.MAX_BYTES` bytes of UTF-8."""
-    if len(data) > yaml_tree.MAX_BYTES:
-        return LoadReport(None, (Problem(file, 1, 1, "", f"larger than {yaml_tree.MAX_BYTES} bytes"),), ())
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = len(data[data.rfind(b"\n", 0, error.start) + 1 : error.start].decode("utf-8", "replace")) + 1
-        problem = Problem(
-            file, line, column, "", f"octet 0x{data[error.start]:02X} is not UTF-8; save the file as UTF-8"
-        )
-        return LoadReport(None, (problem,), ())
+    text = decode(data, file)
+    if isinstance(text, Problem):
+        return LoadReport(None, (text,), ())
     return inspect_text(text, file, environ, folder, elsewhere=elsewhere)
 
 
@@ -135,20 +131,22 @@ def inspect_text(
     configuration is for another machine.
     """
     try:
-        root, duplicates = yaml_tree.parse(text)
+        joined = join_files(text, file, Path(folder), environ)
     except yaml_tree.SyntaxProblem as error:
         return LoadReport(None, (Problem(file, error.line, error.column, "", error.message),), ())
-    source = ConfigSource(text, file, root, environ, Path(folder), elsewhere=elsewhere)
-    for duplicate in duplicates:
-        key = key_of((*duplicate.parents, duplicate.key.text))
-        message = f"found twice; the first is at line {duplicate.first.line}"
-        source.problems.append(Problem(file, duplicate.key.line, duplicate.key.column, key, message))
+    tree = expand(joined.root, file, environ)
+    if unusable := joined.fatal + tree.problems:
+        return LoadReport(None, tuple(_in_order(unusable, joined.texts)), (), included=joined.included)
+    source = ConfigSource(joined.texts, file, tree.root, environ, Path(folder), elsewhere=elsewhere)
+    source.problems += joined.problems
     config = _validate(source)
     if source.problems:
-        return LoadReport(None, tuple(_in_order(source.problems)), (), _admin(source))
+        problems = tuple(_in_order(source.problems, joined.texts))
+        return LoadReport(None, problems, (), _admin(source), joined.included)
     assert config is not None
-    warnings = [*_in_order(source.elsewhere), *(source.problem(finding) for finding in checks.warnings(config))]
-    return LoadReport(config, (), tuple(warnings), config.admin)
+    found = [*_in_order(source.elsewhere, joined.texts), *map(source.problem, checks.warnings(config))]
+    config = config.with_origins(origins(tree, several_files=len(joined.texts) > 1), joined.included)
+    return LoadReport(config, (), tuple(found), config.admin, joined.included)
 
 
 def _admin(source: ConfigSource) -> AdminPort | None:
@@ -159,11 +157,15 @@ def _admin(source: ConfigSource) -> AdminPort | None:
         return _DEFAULT_ADMIN
 
 
-def _in_order(problems: list[Problem]) -> Iterator[Problem]:
-    """Sort problems by their place in the file, and drop repetitions that YAML aliases cause."""
-    seen: set[tuple[int, int, str]] = set()
-    for problem in sorted(problems, key=lambda p: (p.line, p.column, p.key)):
-        same = (problem.line, problem.column, problem.message)
+def _in_order(problems: list[Problem], files: Iterable[str]) -> Iterator[Problem]:
+    """Sort problems by their place, and drop repetitions that YAML aliases and defaults cause.
+
+    ``files`` are the included files in the order in which they were read.
+    """
+    order = {name: number for number, name in enumerate(files)}
+    seen: set[tuple[str, int, int, str]] = set()
+    for problem in sorted(problems, key=lambda p: (order.get(p.file, 0), p.line, p.column, p.key)):
+        same = (problem.file, problem.line, problem.column, problem.message)
         if same not in seen:
             seen.add(same)
             yield problem

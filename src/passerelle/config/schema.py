@@ -36,12 +36,16 @@ def json_schema() -> dict[str, Any]:
     env["additionalProperties"] = {"type": ["string", "number", "boolean", "null"]}
     definitions["Route"]["oneOf"] = [{"required": [kind]} for kind in KINDS]
     definitions["Target"]["type"] = ["object", "string"]
-    limits = definitions["Route"]["properties"]["rate_limit"]
-    limits["anyOf"] = [{name: limits.pop(name) for name in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
-    methods = definitions["Route"]["properties"]["methods"]
-    methods.pop("minLength")  # which pydantic writes in place of minItems
-    several = {name: methods.pop(name) for name in ("type", "items")} | {"minItems": 1}
-    methods["anyOf"] = [several, several["items"]]
+    for name in ("Route", "Defaults"):
+        limits = definitions[name]["properties"]["rate_limit"]
+        limits["anyOf"] = [{key: limits.pop(key) for key in ("type", "items")}, {"$ref": "#/$defs/RateLimit"}]
+    for key, field in {**definitions["Route"]["properties"], **schema["properties"]}.items():
+        if key in ("methods", "host", "include"):
+            field.pop("minLength", None)  # which pydantic writes in place of minItems
+            several = {name: field.pop(name) for name in ("type", "items")} | {"minItems": 1}
+            field["anyOf"] = [several, several["items"]]
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["include"]}]
+    _allow_removal(definitions["Route"]["properties"], definitions["Defaults"]["properties"])
     definitions["Jwt"]["oneOf"] = [{"required": [source]} for source in KEY_SOURCES]
     definitions["AdminPort"] = {
         "anyOf": [{"const": "off"}, definitions["AdminPort"]["properties"]["listen"], definitions["AdminPort"]]
@@ -57,6 +61,18 @@ def json_schema() -> dict[str, Any]:
     eject["anyOf"] = [{"$ref": eject.pop("$ref")}, {"const": "off"}]
     definitions["Substitution"] = _SUBSTITUTION
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "passerelle gateway.yaml", **schema}
+
+
+def _allow_removal(route: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Let a route take a default away: with null, or with false."""
+    for key in defaults:
+        field = route[key]
+        if field.get("type") == "boolean":
+            continue  # whose false is the same
+        options = field.pop("anyOf", None) or [
+            {name: field.pop(name) for name in list(field) if name not in ("description", "default")}
+        ]
+        field["anyOf"] = [*options, {"enum": [None, False]}]
 
 
 def default_text(field: FieldInfo) -> str | int | None:

@@ -17,11 +17,14 @@ _SECRETS = (
 
 
 class ConfigSource:
-    """A configuration file as nodes and as plain data, with the problems found so far."""
+    """A configuration file as nodes and as plain data, with the problems found so far.
+
+    ``texts`` has the text of each file by the name that its nodes have: the main one has none.
+    """
 
     def __init__(
         self,
-        text: str,
+        texts: Mapping[str, str],
         file: str,
         root: yaml_tree.YamlNode,
         environ: Mapping[str, str],
@@ -40,7 +43,7 @@ class ConfigSource:
         # Places of values from secret files, and of what contains them (a command, a target): never shown.
         self._secret: set[Loc] = set()
         self._around_secret: set[Loc] = set()
-        self._lines = text.split("\n")
+        self._lines = {name: text.split("\n") for name, text in texts.items()}
         self._root = root
         self._environ = environ
         self.data = self._convert(root, ())
@@ -85,7 +88,7 @@ class ConfigSource:
             filled = substitute(text, self._environ, self.folder)
             for nth, message in filled.problems:
                 line, column = self._dollar(node, nth)
-                self.problems.append(Problem(self.file, line, column, key_of(loc), message))
+                self.problems.append(Problem(node.file or self.file, line, column, key_of(loc), message))
                 self.broken.add(loc)
             text = filled.text
             if filled.secret:
@@ -105,9 +108,9 @@ class ConfigSource:
 
     def _dollar(self, node: yaml_tree.YamlScalar, nth: int) -> tuple[int, int]:
         """Return the 1-based line and column of the ``nth`` dollar sign of a scalar."""
-        line, column = node.line - 1, node.column - 1
-        while (line, column) < node.end and line < len(self._lines):
-            found = self._lines[line].find("$", column)
+        line, column, lines = node.line - 1, node.column - 1, self._lines[node.file]
+        while (line, column) < node.end and line < len(lines):
+            found = lines[line].find("$", column)
             if found < 0:
                 line, column = line + 1, 0
             elif nth:
@@ -141,7 +144,7 @@ def locate(root: yaml_tree.YamlNode, file: str, finding: Finding) -> Problem:
         place = node if isinstance(node, yaml_tree.YamlScalar) or key is None else key
     else:
         place = key if finding.at_key and key is not None else node
-    return Problem(file, place.line, place.column, key_of(loc), finding.message)
+    return Problem(place.file or file, place.line, place.column, key_of(loc), finding.message)
 
 
 def _may_be_null(loc: Loc) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from passerelle.config import rule_of
+from passerelle.config.expand import tree_of, without_defaults
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.config import Config, Route, Service
 from passerelle.config.problems import Finding, Loc, Problem
@@ -62,14 +63,16 @@ class RouteExport:
 class Deployment:
     """A configuration as exports see it. ``file`` is its name as given, ``text`` its content.
 
-    ``folder`` is where its folder is when the export is used: an absolute path. ``root`` is the parsed text.
+    ``folder`` is where its folder is when the export is used: an absolute path. ``root`` is the parsed text, with
+    included files, the profile and the defaults.
     """
 
     def __init__(self, config: Config, text: str, file: str, folder: Path) -> None:
         self.config = config
         self.file = file
         self.folder = folder
-        self.root, _ = yaml_tree.parse(text)
+        # With included files, the profile and the defaults in their places, so that exports are complete.
+        self.root = without_defaults(tree_of(text, file))
         self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._references = dict(_references(self.root, ()))
         self.services = _services(config)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable
 
+_PLACED = NotApplicable("the file of the export has its content in the places where it applies")
+
 COVERAGE = Coverage(
     {
         # Keys of the process and of its place. All other keys stay in the file of the gateway.
+        "Config.include": _PLACED,
+        "Config.profiles": _PLACED,
+        "Config.defaults": _PLACED,
         "Config.listen": Exported("all addresses of the pod; a port below 1024 becomes 8080"),
         "Config.admin": Exported("`off` is a loss: no readiness page and no ServiceMonitor"),
         "Config.access_log": Exported("a path is a loss: a pod logs to standard output"),

@@ -39,7 +39,7 @@ def route_manifests(deployment: Deployment, options: Options) -> list[Manifest]:
 
 def _hosts(deployment: Deployment) -> list[str]:
     """Return the hosts of the routes, or none if the gateway must see requests for all hosts."""
-    found = {item.route.host for item in deployment.routes}
+    found = {host for item in deployment.routes for host in item.route.hosts}
     hosts = sorted(host for host in found if host is not None and not host.startswith("[") and "_" not in host)
     return hosts if len(hosts) == len(found) and len(hosts) <= _MOST_HOSTS else []
 

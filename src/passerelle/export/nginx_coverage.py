@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from passerelle.config.models.defaults import Defaults
 from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable, Support
 
 _YES = Exported()
 _ELSEWHERE = NotApplicable("concerns the process of an instance, which nginx does not start")
 _LATER = NotApplicable("belongs to a key that is lost as a whole")
+_PLACED = NotApplicable("the export has its content in the places where it applies")
 
 
 def _all(support: Support, *keys: str) -> dict[str, Support]:
@@ -40,6 +42,8 @@ IN_PLACE = Coverage(
         **_all(_YES, "Config.listen", "Config.tls", "Config.workers", "Config.access_log", "Config.trusted_proxies"),
         **_all(_YES, "Config.request_id_in_responses", "Config.limits", "Config.security_headers", "Config.cache"),
         **_all(_YES, "Config.services", "Config.routes"),
+        **_all(_PLACED, "Config.include", "Config.profiles", "Config.defaults"),
+        **_all(_PLACED, *(f"Defaults.{key}" for key in Defaults.model_fields)),
         "Config.admin": Lost("nginx has no admin port: no metrics, status or changes at run time"),
         "Config.redis": Lost("nginx shares nothing between machines"),
         "Config.dns": Lost("nginx resolves the names of its upstreams once, when it starts"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from passerelle.config import rules_of
 from passerelle.config.models.values import METHODS
 from passerelle.config.problems import Finding
 from passerelle.export.deployment import RouteExport
 from passerelle.export.nginx_text import is_literal, may_overlap
 from passerelle.routing.paths import Pattern
+from passerelle.routing.router import specificity
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +56,19 @@ def accepted_methods(item: RouteExport) -> frozenset[str] | None:
 
 def servers(routes: tuple[RouteExport, ...]) -> list[Server]:
     """Return a server for each host; ``routes`` are in order of precedence. The one for other hosts is the first."""
-    hosts = sorted({item.route.host for item in routes if item.route.host is not None})
+    hosts = sorted({host for item in routes for host in item.route.hosts if host is not None})
     return [_server(host, routes) for host in (None, *hosts)]
 
 
 def _server(host: str | None, routes: tuple[RouteExport, ...]) -> Server:
+    # Of the hosts of a route, the most specific one that applies decides its order in this server.
+    applying = [(rule, item) for item in routes for rule in rules_of(item.route) if _applies(rule.host, host)]
     groups: dict[str, list[RouteExport]] = {}
-    for item in routes:
-        if _applies(item.route.host, host):
-            group = groups.setdefault(Pattern.parse(item.route.path).shape, [])
-            # After a route for all methods, no other of its path is reached.
-            if not group or accepted_methods(group[-1]) is not None:
-                group.append(item)
+    for _, item in sorted(applying, key=lambda pair: specificity(pair[0])):
+        group = groups.setdefault(Pattern.parse(item.route.path).shape, [])
+        # After a route for all methods, no other of its path is reached.
+        if item not in group and (not group or accepted_methods(group[-1]) is not None):
+            group.append(item)
     locations: list[Location] = []
     for items in groups.values():
         pattern = Pattern.parse(items[0].route.path)
@@ -75,8 +78,9 @@ def _server(host: str | None, routes: tuple[RouteExport, ...]) -> Server:
     return Server(host, tuple(locations))
 
 
-def _applies(rule: str | None, host: str | None) -> bool:
+def _applies(found: bytes | None, host: str | None) -> bool:
     """Whether a route with the host ``rule`` is a candidate for all requests of a server."""
+    rule = found.decode() if found is not None else None
     if rule is None or rule == host:
         return True
     return host is not None and rule.startswith("*.") and host.removeprefix("*").endswith(rule[1:]) and host != rule[2:]

@@ -31,7 +31,8 @@ class ActiveConfig:
     """The configuration in force: ``config``, which was read as ``text`` from ``file``.
 
     ``path`` is where the file is read again; None if there is no file. ``overrides`` are the keys that the command line
-    replaced. ``problems`` are the reasons why the current contents of the file are not in force.
+    replaced. ``problems`` are the reasons why the current contents of the file are not in force. ``included`` are the
+    included files of the last reading, which may have been refused: a change of any of them is a reason to read again.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ActiveConfig:
         self.problems: tuple[str, ...] = ()
         self._path = path
         self._overrides = overrides
+        self.included = config.included
 
     def read(self) -> Candidate:
         """Read and check the file.
@@ -56,6 +58,7 @@ class ActiveConfig:
         except OSError as error:
             raise ChangeRefused(f"cannot read {self.file}: {error.strerror}") from error
         report = inspect_bytes(data, self.file, folder=Path(self.file).parent)
+        self.included = report.included
         if report.config is None:
             raise ChangeRefused(*map(str, report.errors))
         found = report.config
@@ -88,15 +91,19 @@ class ActiveConfig:
         self.problems = ()
 
     async def follow(self, reload: Callable[[], Awaitable[None]]) -> None:
-        """Await ``reload()`` whenever the file has changed, until cancelled. Does nothing if there is no file."""
+        """Await ``reload()`` whenever the file, or one that it includes, has changed, until cancelled.
+
+        Does nothing if there is no file.
+        """
         path = self._path
         if path is None:
             return
 
         async def on_change() -> None:
             with contextlib.suppress(OSError):
-                if not self.problems and path.read_bytes().decode("utf-8-sig", "replace") == self.text:
+                same = path.read_bytes().decode("utf-8-sig", "replace") == self.text
+                if not self.problems and same and self.included.is_current():
                     return
             await reload()
 
-        await watch(path, on_change)
+        await watch(path, on_change, others=lambda: [Path(name) for name in self.included.paths()])

@@ -74,8 +74,7 @@ def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
         "route": None,
         "others": [],
     }
-    table = rules(config)
-    router = Router(table)
+    router = Router(rules(config))
     try:
         try:
             canonical = canonical_path(request.path)
@@ -99,7 +98,7 @@ def explanation(config: Config, request: ExplainedRequest) -> dict[str, Any]:
             refusal = Failure(Kind.BODY_TOO_LARGE)
             reason = f"{refusal.title.lower()}: {request.length} bytes, {limit} allowed"
             result |= {"status": refusal.status, "reason": reason}
-    result["others"] = _others(config, table, match, request, canonical)
+    result["others"] = _others(config, match, request, canonical)
     return result
 
 
@@ -118,6 +117,9 @@ def _route(
         "params": {name: value.decode() for name, value in match.params.items()},
         "repeats": route.compose is not None or request.method in IDEMPOTENT_METHODS,
         "idle": describe.describe_idle_timeouts(route),
+        "place": config.origins.routes.get(index),
+        "defaults": dict(config.origins.defaults.get(index, {})),
+        "profile": config.origins.profile,
         **describe.describe_route(config, route),
     }
     services = described["services"]
@@ -139,15 +141,20 @@ def _route(
     return described
 
 
-def _others(
-    config: Config, table: list[RouteRule], match: RouteMatch, request: ExplainedRequest, canonical: bytes
-) -> list[dict[str, str]]:
+def _others(config: Config, match: RouteMatch, request: ExplainedRequest, canonical: bytes) -> list[dict[str, str]]:
     """Return the other routes, each with the reason why it does not match, the closest to matching first."""
-    winner = next((rule for rule in table if rule.value is match.value), None)
+    from passerelle.config import rules_of
+    from passerelle.routing.router import normal_host, specificity
+
+    host = normal_host(request.host)
+    winner: RouteRule | None = None
+    if match.value is not None:
+        winner = min((rule for rule in rules_of(match.value) if _has_host(rule, host)), key=specificity)
     found: list[tuple[tuple[int, int], int, str]] = []
-    for index, rule in enumerate(table):
-        if rule is not winner:
-            distance, reason = why_not(rule, winner, request, canonical)
+    for index, route in enumerate(config.routes):
+        if route is not match.value:
+            reasons = (why_not(rule, winner, request, canonical) for rule in rules_of(route))
+            distance, reason = min(reasons, key=lambda pair: pair[0])
             found.append((distance, index, reason))
     return [
         {"key": f"routes[{index}]", "label": config.routes[index].label, "reason": reason}
@@ -162,13 +169,10 @@ def why_not(
     from passerelle.routing.router import normal_host, specificity
 
     host = normal_host(request.host)
-    if rule.host is not None and rule.host != host:
-        covered = rule.host.startswith(b"*.") and host.endswith(rule.host[1:])
-        if not covered:
-            return (
-                2,
-                0,
-            ), f"host: the route is for {rule.host.decode()}, not {_shown(host) or 'a request without host'}"
+    if not _has_host(rule, host):
+        assert rule.host is not None
+        found = _shown(host) or "a request without host"
+        return (2, 0), f"host: the route is for {rule.host.decode()}, not {found}"
     fitting, reason = _path_reason(rule.pattern, path)
     if reason:
         return (3, -fitting), f"path: {reason}"
@@ -178,6 +182,10 @@ def why_not(
     keys = zip(("host", "path", "method"), specificity(rule), specificity(winner), strict=False)
     decided = next((what for what, own, other in keys if own != other), "method")
     return (0, 0), f"{decided}: the route matches too, but is less specific"
+
+
+def _has_host(rule: RouteRule, host: bytes) -> bool:
+    return rule.host is None or rule.host == host or (rule.host.startswith(b"*.") and host.endswith(rule.host[1:]))
 
 
 def _allows(methods: frozenset[bytes], method: bytes) -> bool:

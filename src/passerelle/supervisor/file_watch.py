@@ -17,20 +17,34 @@ INTERVAL = 1.0  # seconds between two polls
 SETTLE = 0.2  # seconds without a change before the file is read, because it may be half written
 
 
+def _no_others() -> list[Path]:
+    return []
+
+
 async def watch(
-    path: Path, changed: Callable[[], Awaitable[None]], *, interval: float = INTERVAL, settle: float = SETTLE
+    path: Path,
+    changed: Callable[[], Awaitable[None]],
+    *,
+    others: Callable[[], list[Path]] = _no_others,
+    interval: float = INTERVAL,
+    settle: float = SETTLE,
 ) -> NoReturn:
     """Call ``changed`` whenever ``path`` has been written, replaced or removed, and then not changed for ``settle`` s.
 
-    Also calls it once at the beginning, because the file may have changed between its reading and the first poll.
+    The same holds for the files that ``others`` lists at each poll, and for the list itself. Also calls it once at the
+    beginning, because the file may have changed between its reading and the first poll.
     """
-    before: Stamp | str = "not polled yet"
+
+    def poll() -> list[tuple[Path, Stamp]]:
+        return [(each, file_stamp(each)) for each in (path, *others())]
+
+    before: list[tuple[Path, Stamp]] = []
     while True:
         # In a thread, because a file system may block.
-        now = await asyncio.to_thread(file_stamp, path)
+        now = await asyncio.to_thread(poll)
         if now != before:
             await asyncio.sleep(settle)
-            if await asyncio.to_thread(file_stamp, path) != now:
+            if await asyncio.to_thread(poll) != now:
                 continue
             before = now
             await changed()

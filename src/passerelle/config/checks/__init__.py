@@ -9,6 +9,7 @@ The file is longer than 400 lines because it holds the order of all checks.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ from passerelle.config.models.units import duration_text
 from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.reading.wording import hint
 from passerelle.routing.paths import REST, Pattern, PatternError, Template
-from passerelle.routing.router import Router, RouteRule
+from passerelle.routing.router import Router, RouteRule, specificity
 
 _WILDCARD_ADDRESSES = ("0.0.0.0", "::")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -175,14 +176,18 @@ def services_of(route: Route) -> list[str]:
 
 def rules(config: Config) -> list[RouteRule]:
     """Convert the routes to rules of :class:`passerelle.routing.router.Router`, with each :class:`Route` as value."""
-    return [rule_of(route) for route in config.routes]
+    return [rule for route in config.routes for rule in rules_of(route)]
+
+
+def rules_of(route: Route) -> list[RouteRule]:
+    """Convert a route to rules of the router, one for each of its hosts."""
+    hosts = [host.encode() if host is not None else None for host in route.hosts]
+    return [RouteRule(host, route.accepted, route.path, route, route.keeps_slashes) for host in hosts]
 
 
 def rule_of(route: Route) -> RouteRule:
-    """Convert a route to a rule of the router."""
-    return RouteRule(
-        route.host.encode() if route.host is not None else None, route.accepted, route.path, route, route.keeps_slashes
-    )
+    """Convert a route to the most specific of its rules."""
+    return min(rules_of(route), key=specificity)
 
 
 def table_finding(config: Config) -> Finding | None:
@@ -301,6 +306,9 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
         for index, method in enumerate(route.methods):
             if method not in ("GET", "HEAD"):
                 yield Finding((*loc, "methods", index), f"found {method!r}; a composed route accepts GET and HEAD only")
+    for index, host in enumerate(route.host or ()):
+        if host in (route.host or ())[:index]:
+            yield Finding((*loc, "host", index), f"found {host!r} twice; list it once")
     for index, method in enumerate(route.methods or ()):
         if method in (route.methods or ())[:index]:
             yield Finding((*loc, "methods", index), f"found {method!r} twice; list it once")
@@ -400,10 +408,11 @@ def _duplicates(routes: list[PartialRoute]) -> Iterator[Finding]:
         shape = Pattern.parse(route.path).shape
         loc: Loc = ("routes", each.index)
         clashes: dict[Loc, list[str]] = {}
-        for method in sorted(m.decode() for m in route.accepted) if route.accepted is not None else ["every method"]:
-            first = seen.setdefault((route.host, shape, method), loc)
-            if first != loc:
-                clashes.setdefault(first, []).append(method)
+        accepted = sorted(m.decode() for m in route.accepted) if route.accepted is not None else ["every method"]
+        for host, method in itertools.product(dict.fromkeys(route.hosts), accepted):
+            first = seen.setdefault((host, shape, method), loc)
+            if first != loc and method not in clashes.setdefault(first, []):
+                clashes[first].append(method)
         for first, methods in clashes.items():
             same = "host, path" if route.host else "path"
             yield Finding((*loc, "path"), f"same {same} and method ({', '.join(methods)}) as {key_of(first)}")

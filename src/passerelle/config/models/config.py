@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
 from passerelle.config.models.addresses import Address, Authority, Listen, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
@@ -29,6 +29,7 @@ from passerelle.config.models.cache import Cache, RouteCache
 from passerelle.config.models.compress import Compress
 from passerelle.config.models.concurrency import Concurrency
 from passerelle.config.models.debug import Debug
+from passerelle.config.models.defaults import Defaults
 from passerelle.config.models.discovery import Dns
 from passerelle.config.models.forward_auth import ForwardAuth
 from passerelle.config.models.guards import Clients, Keys, OneOrMore, RateLimit, Require
@@ -53,7 +54,7 @@ from passerelle.config.models.shapes import route_shape, service_shape
 from passerelle.config.models.target import Target, Zone
 from passerelle.config.models.tls import Certificate, ListenerTls, ServiceTls
 from passerelle.config.models.tracing import Tracing
-from passerelle.config.models.units import Duration, DurationOrOff, Limit, Percent
+from passerelle.config.models.units import Duration, DurationOrOff, Percent
 from passerelle.config.models.values import (
     AccessLog,
     App,
@@ -70,6 +71,8 @@ from passerelle.config.models.values import (
     Text,
     WholeNumber,
 )
+from passerelle.config.origins import Origins
+from passerelle.config.reading.included import Included
 
 __all__ = [
     "S3",
@@ -81,11 +84,13 @@ __all__ = [
     "Breaker",
     "Cache",
     "Certificate",
+    "Clients",
     "Compare",
     "Compress",
     "Concurrency",
     "Config",
     "Cors",
+    "Defaults",
     "Dns",
     "Eject",
     "ForwardAuth",
@@ -99,7 +104,9 @@ __all__ = [
     "Model",
     "OnError",
     "Part",
+    "RateLimit",
     "RequestHeaders",
+    "Require",
     "ResponseHeaders",
     "Retries",
     "Route",
@@ -299,11 +306,13 @@ class Part(Model):
         return self.on_error.value if self.on_error is not None else None
 
 
-class Route(Model):
-    """A route: which requests it matches, and what happens to them."""
+class _RouteKeys(Model):
+    """The keys of a route that have no default for all routes."""
 
     path: PatternText = Field(description="Path pattern: `/literal/{one_segment}/{the_rest*}`.")
-    host: RouteHost | None = Field(default=None, description="Matches this host only: a name, or `*.example.com`.")
+    host: Annotated[tuple[RouteHost, ...], OneOrMore] | None = Field(
+        default=None, min_length=1, description="Matches these hosts only: names, or `*.example.com`."
+    )
     methods: Annotated[tuple[Method, ...], OneOrMore, Takes("method, or list of methods")] | None = Field(
         default=None,
         min_length=1,
@@ -318,24 +327,6 @@ class Route(Model):
     rewrite: TemplateText | None = Field(
         default=None, description="The path that the service sees, filled with the parameters. With `service` only."
     )
-    encoded_slashes: Literal["refuse", "keep"] = Field(
-        default="refuse",
-        description="What happens to a path with `%2F`: 400, or it is forwarded as it is. With `service` only.",
-    )
-    timeout: Duration = Field(
-        default=30.0,
-        description="Deadline of the request over all attempts, until the response begins; the time of an upload does "
-        "not count. Beyond: 504.",
-    )
-    body: Limit | None = Field(
-        default=None, description="Largest request body, or `unlimited`; by default `limits.body`."
-    )
-    attempts: Annotated[int, WholeNumber(1, 10)] = Field(
-        default=2, description="Maximum number of attempts, including the first; `1` disables retries."
-    )
-    attempt_timeout: Duration | None = Field(
-        default=None, description="How long an instance may take to begin its response before another one is tried."
-    )
     hedge: Hedge | None = Field(
         default=None, description="When a `GET` or `HEAD` is sent to a second instance as well."
     )
@@ -343,55 +334,17 @@ class Route(Model):
         default=None,
         description="A second service that receives a share of the requests, and whose responses are compared.",
     )
-    stream_idle_timeout: DurationOrOff = Field(
-        default=300.0,
-        description="Longest time in which nothing of a response body arrives, or `off`. Beyond: truncated.",
-    )
-    tunnel_idle_timeout: DurationOrOff = Field(
-        default=3600.0, description="Longest time in which a tunnel (WebSocket) is silent in both directions, or `off`."
-    )
-    tell_deadline: bool = Field(
-        default=False, description="`true`: services receive the remaining time in `Passerelle-Timeout-Ms`."
-    )
     cache: Annotated[RouteCache, Takes("[mapping](#caching)")] | None = Field(
         default=None,
         description="How responses are cached, with `compose` the joined ones; `{}` for RFC 9111 alone.",
     )
-    compress: Annotated[Compress, Takes("`true`, a list of codings, or [mapping](#compress)")] | None = Field(
-        default=None, description="Which responses are compressed, `true` for the defaults; by default none."
-    )
-    cors: Cors | None = Field(
-        default=None, description="Which pages of other origins may use the route; by default none."
-    )
-    request_headers: Annotated[RequestHeaders, _HEADER_RULES] | None = Field(
-        default=None, description="Rules for the header fields that services receive."
-    )
-    response_headers: Annotated[ResponseHeaders, _HEADER_RULES] | None = Field(
-        default=None, description="Rules for the header fields that clients receive."
-    )
     security_headers: OptionalSecurityHeaders = Field(
         default=None, description="Replaces `security_headers` of the file: `true`, a mapping, or `off`."
     )
-    clients: Clients | None = Field(
-        default=None, description="Allowed client addresses, behind `trusted_proxies` the original ones. Others: 403."
-    )
-    auth: Annotated[tuple[Literal["jwt", "key", "mtls", "session"], ...], Takes("list of kinds")] = Field(
-        default=(),
-        min_length=1,
-        description="Accepted kinds of credentials: `jwt`, `key`, `mtls`, `session`. Without a valid one: 401.",
-    )
-    require: Require | None = Field(
-        default=None, description="What an authenticated client must have. Otherwise: 403. With `auth` only."
-    )
-    forward_auth: ForwardAuth | None = Field(
-        default=None, description="A service that decides whether a request may pass."
-    )
-    identity_token: Yes | None = Field(
-        default=None, description="`true`: services receive the signed token of `identity_token`."
-    )
-    rate_limit: Annotated[tuple[RateLimit, ...], OneOrMore, Takes("[limit](#rate_limit) or a list")] = Field(
-        default=(), description="One limit, or a list of limits that must all admit a request. Beyond: 429."
-    )
+
+
+class Route(Defaults, _RouteKeys):
+    """A route: which requests it matches, and what happens to them."""
 
     @property
     def accepted(self) -> frozenset[bytes] | None:
@@ -401,6 +354,11 @@ class Route(Model):
         if self.login is not None or self.logout:
             return frozenset({b"POST"})
         return frozenset({b"GET"}) if self.compose is not None else None
+
+    @property
+    def hosts(self) -> tuple[str | None, ...]:
+        """The hosts for the router; None for any host."""
+        return self.host if self.host is not None else (None,)
 
     @property
     def keeps_slashes(self) -> bool:
@@ -416,7 +374,7 @@ class Route(Model):
     def label(self) -> str:
         """The name in logs and metrics: methods, host and pattern, never the path of a request."""
         methods = ",".join(self.methods) + " " if self.methods else ""
-        return f"{methods}{self.host or ''}{self.path}"
+        return f"{methods}{','.join(self.host or ())}{self.path}"
 
     @model_validator(mode="after")
     def _shape(self) -> Route:
@@ -493,6 +451,36 @@ class Config(Model):
     routes: Annotated[tuple[Route, ...], Takes("list of [routes](#a-route)")] = Field(
         min_length=1, description="The route table; the order does not matter."
     )
+    include: Annotated[tuple[Text, ...], OneOrMore, Takes("path, pattern, or [list](#include)")] | None = Field(
+        default=None, min_length=1, description="Further files with services and routes, such as `routes/*.yaml`."
+    )
+    profiles: Annotated[dict[Name, JsonValue], Takes("mapping of names to [parts](#profiles)")] | None = Field(
+        default=None,
+        min_length=1,
+        description="Values for one environment: those of the profile that `PASSERELLE_PROFILE` names apply.",
+    )
+    defaults: Annotated[Defaults, Takes("[mapping](#defaults)")] | None = Field(
+        default=None, description="Keys that all routes have unless they set them themselves."
+    )
+
+    _origins: Origins = PrivateAttr(default_factory=Origins)
+    _included: Included = PrivateAttr(default_factory=Included)
+
+    @property
+    def origins(self) -> Origins:
+        """Where values come from besides the file itself."""
+        return self._origins
+
+    @property
+    def included(self) -> Included:
+        """The files that the file includes."""
+        return self._included
+
+    def with_origins(self, origins: Origins, included: Included) -> Config:
+        """Return this configuration with the places that a loader has found."""
+        found = self.model_copy()
+        found._origins, found._included = origins, included
+        return found
 
     @property
     def scheme(self) -> str:

@@ -36,11 +36,15 @@ Plain = str | int | float | bool | None
 
 @dataclass(slots=True)
 class YamlNode:
-    """A node with its 1-based line and column. ``size`` counts its nodes, including keys and expanded aliases."""
+    """A node with its 1-based line and column. ``size`` counts its nodes, including keys and expanded aliases.
+
+    ``file`` is empty in the main file, and the name of an included one.
+    """
 
     line: int
     column: int
     size: int = 1
+    file: str = ""
 
 
 @dataclass(slots=True)
@@ -112,7 +116,8 @@ class _Frame:
 
 
 class _Builder:
-    def __init__(self) -> None:
+    def __init__(self, file: str) -> None:
+        self.file = file
         self.root: YamlNode | None = None
         self.duplicates: list[Duplicate] = []
         self.stack: list[_Frame] = []
@@ -132,7 +137,8 @@ class _Builder:
             self._require_plain_tag(event.tag, line, column)
             assert event.end_mark is not None
             end = (event.end_mark.line, event.end_mark.column)
-            scalar = YamlScalar(line, column, text=event.value, quoted=not event.implicit[0], end=end)
+            quoted = not event.implicit[0]
+            scalar = YamlScalar(line, column, file=self.file, text=event.value, quoted=quoted, end=end)
             self._add(scalar, event.anchor, line, column)
         elif isinstance(event, yaml.CollectionStartEvent):
             self._require_plain_tag(event.tag, line, column)
@@ -141,7 +147,7 @@ class _Builder:
             kind = YamlMapping if isinstance(event, yaml.MappingStartEvent) else YamlSequence
             if event.anchor:
                 self.open_anchors.add(event.anchor)
-            self.stack.append(_Frame(kind(line, column), event.anchor))
+            self.stack.append(_Frame(kind(line, column, file=self.file), event.anchor))
         elif isinstance(event, yaml.CollectionEndEvent):
             frame = self.stack.pop()
             self.open_anchors.discard(frame.anchor or "")
@@ -182,7 +188,7 @@ class _Builder:
                 raise SyntaxProblem(line, column, "found a list or mapping as a key; a key is a name")
             if node.text == "<<" and not node.quoted:
                 raise SyntaxProblem(line, column, "found the merge key <<; it is not supported: write the keys out")
-            frame.key = YamlScalar(line, column, text=node.text, quoted=node.quoted)
+            frame.key = YamlScalar(line, column, file=self.file, text=node.text, quoted=node.quoted)
             return
         key, frame.key = frame.key, None
         if key.text in mapping.items:
@@ -199,9 +205,12 @@ class _Builder:
                 yield frame.key.text
 
 
-def parse(text: str) -> tuple[YamlNode, list[Duplicate]]:
-    """Parse a YAML document. Returns its tree and its duplicate keys. Raises :class:`SyntaxProblem`."""
-    builder = _Builder()
+def parse(text: str, file: str = "") -> tuple[YamlNode, list[Duplicate]]:
+    """Parse a YAML document. Returns its tree and its duplicate keys. Raises :class:`SyntaxProblem`.
+
+    ``file`` is the name that the nodes of an included file have.
+    """
+    builder = _Builder(file)
     try:
         for event in yaml.parse(text, Loader=yaml.CBaseLoader):
             builder.feed(event)

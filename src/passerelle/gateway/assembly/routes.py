@@ -58,15 +58,11 @@ class PlanResources:
 
 def build_router(config: Config, resources: PlanResources) -> Router:
     """Build the route table of ``config``; its values are plans."""
+    plans = [(route, _plan(config, route, resources)) for route in config.routes]
     return Router(
-        RouteRule(
-            route.host.encode("ascii") if route.host else None,
-            route.accepted,
-            route.path,
-            _plan(config, route, resources),
-            route.keeps_slashes,
-        )
-        for route in config.routes
+        RouteRule(host.encode("ascii") if host else None, route.accepted, route.path, plan, route.keeps_slashes)
+        for route, plan in plans
+        for host in route.hosts
     )
 
 
@@ -168,7 +164,7 @@ def _cache_plan(
     if settings is None or resources.cache is None:
         return None
     counts = metrics.cache, metrics.not_stored
-    return make_plan(resources.cache, resources.era, settings, *counts, _identity_fields(route), route.host)
+    return make_plan(resources.cache, resources.era, settings, *counts, _identity_fields(route), _cache_host(route))
 
 
 def _invalidation_plan(route: Route, resources: PlanResources, metrics: RouteMetrics) -> CachePlan | None:
@@ -176,7 +172,12 @@ def _invalidation_plan(route: Route, resources: PlanResources, metrics: RouteMet
     if resources.cache is None:
         return None
     counts = metrics.cache, metrics.not_stored
-    return make_plan(resources.cache, resources.era, None, *counts, _identity_fields(route), route.host)
+    return make_plan(resources.cache, resources.era, None, *counts, _identity_fields(route), _cache_host(route))
+
+
+def _cache_host(route: Route) -> str | None:
+    """Return the name under which all hosts of ``route`` share their responses, where they do (`per_host: false`)."""
+    return ",".join(route.host) if route.host is not None else None
 
 
 def _login_subrequest(config: Config, route: Route, resources: PlanResources) -> Subrequest | None:
