@@ -51,6 +51,7 @@ from passerelle.config.models.redis import OptionalRedis
 from passerelle.config.models.sessions import Login, Sessions, Yes
 from passerelle.config.models.shadow import Compare, Shadow
 from passerelle.config.models.shapes import route_shape, service_shape
+from passerelle.config.models.split import Override, Split
 from passerelle.config.models.target import Target, Zone
 from passerelle.config.models.tls import Certificate, ListenerTls, ServiceTls
 from passerelle.config.models.tracing import Tracing
@@ -103,6 +104,7 @@ __all__ = [
     "Login",
     "Model",
     "OnError",
+    "Override",
     "Part",
     "RateLimit",
     "RequestHeaders",
@@ -115,6 +117,7 @@ __all__ = [
     "Service",
     "Sessions",
     "Shadow",
+    "Split",
     "Sticky",
     "Target",
     "Webhook",
@@ -281,6 +284,9 @@ class Part(Model):
     """A part of a composed response: a request to a service."""
 
     service: ServiceName = Field(description="The service of the part.")
+    split: Annotated[Split, Takes("[mapping](#split)")] | None = Field(
+        default=None, description="Splits the users between the service of the part and others."
+    )
     path: TemplateText = Field(description="The path of the part, filled with the parameters of the route.")
     timeout: Duration | None = Field(default=None, description="Deadline of the part; by default that of the route.")
     pass_status: tuple[Annotated[int, WholeNumber(400, 599)], ...] = Field(
@@ -334,6 +340,9 @@ class _RouteKeys(Model):
         default=None,
         description="A second service that receives a share of the requests, and whose responses are compared.",
     )
+    split: Annotated[Split, Takes("[mapping](#split)")] | None = Field(
+        default=None, description="Splits the users between the service of the route and others."
+    )
     cache: Annotated[RouteCache, Takes("[mapping](#caching)")] | None = Field(
         default=None,
         description="How responses are cached, with `compose` the joined ones; `{}` for RFC 9111 alone.",
@@ -375,6 +384,13 @@ class Route(Defaults, _RouteKeys):
         """The name in logs and metrics: methods, host and pattern, never the path of a request."""
         methods = ",".join(self.methods) + " " if self.methods else ""
         return f"{methods}{','.join(self.host or ())}{self.path}"
+
+    @property
+    def splits(self) -> dict[str, tuple[str, Split]]:
+        """The splits of the route and of its parts: name of the split to the first service and the settings."""
+        found = {self.label: (self.service, self.split)} if self.service is not None else {}
+        found |= {f"{self.label}#{name}": (part.service, part.split) for name, part in (self.compose or {}).items()}
+        return {name: (service, split) for name, (service, split) in found.items() if split is not None}
 
     @model_validator(mode="after")
     def _shape(self) -> Route:
@@ -486,6 +502,11 @@ class Config(Model):
     def scheme(self) -> str:
         """The scheme of requests of clients."""
         return "http" if self.tls is None else "https"
+
+    @property
+    def splits(self) -> dict[str, dict[str, int]]:
+        """The splits of all routes and parts: name to the weights in per mille by service, the old one first."""
+        return {name: split.sides(service) for route in self.routes for name, (service, split) in route.splits.items()}
 
     def body_limit(self, route: Route) -> int | None:
         """Return the largest request body on ``route`` in bytes, or None without a limit."""

@@ -1,0 +1,193 @@
+"""The splits of a running gateway: their weights, which change without a reload, and what each side has done.
+
+The supervisor owns them. It hands every change to all workers, and the weights in force to each worker that starts. A
+reload keeps weights that were set at run time, unless the weights of that split in the file have changed.
+
+The name of a split is the label of its route, such as ``/user/{id}``; that of a part is ``/overview#orders``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from passerelle.config.models.config import Config
+from passerelle.crossing.sides import WHOLE, check_weights
+from passerelle.observability.events import EventLog
+from passerelle.observability.metrics import Snapshot
+from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
+
+Settings = dict[str, dict[str, Any]]
+"""What workers receive: split to ``weights``, and ``slow_after`` in seconds or None."""
+
+OnChange = Callable[[str, Mapping[str, int], str, str], None]
+"""Called with the split, the weights in force, the actor and the reason, after a change."""
+
+
+@dataclass(frozen=True, slots=True)
+class SideCounts:
+    """The requests that a side has received, since the supervisor started: they never decrease.
+
+    ``failed`` are those that ended with a 5xx response, without a response, or too late. ``failed_users`` and
+    ``slow_users`` count the first failed or slow request of a user in a minute only. ``latency`` are the counts of a
+    :class:`passerelle.crossing.latency.LatencyHistogram` of the times until the first byte of responses.
+    """
+
+    requests: int = 0
+    failed: int = 0
+    failed_users: int = 0
+    slow_users: int = 0
+    latency: tuple[int, ...] = ()
+
+
+class Splits:
+    """The splits of the configuration in force.
+
+    ``send(settings)`` passes settings to all running workers. ``read()`` returns the merged counters of all workers,
+    with those that have ended.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        events: EventLog,
+        log: Callable[[str], None],
+        send: Callable[[Settings], Awaitable[None]],
+        read: Callable[[], Awaitable[Snapshot]],
+    ) -> None:
+        self._file = config.splits
+        self._set: dict[str, dict[str, int]] = {}
+        self._slow_after: dict[str, float | None] = {}
+        self._events = events
+        self._log = log
+        self._send = send
+        self._read = read
+        self._counts: dict[str, dict[str, SideCounts]] = {}
+        self._lock = asyncio.Lock()
+        self.on_change: list[OnChange] = []
+
+    # What is in force
+
+    def routes(self) -> list[str]:
+        """Return the names of all splits."""
+        return list(self._file)
+
+    def weights(self, route: str) -> dict[str, int]:
+        """Return the weights in force in per mille, the old side first. :raises NotFound: if there is no such split."""
+        return dict(self._set.get(route, self.file_weights(route)))
+
+    def file_weights(self, route: str) -> dict[str, int]:
+        """Return the weights that the file gives. :raises NotFound: if there is no such split."""
+        try:
+            return dict(self._file[route])
+        except KeyError:
+            names = ", ".join(self._file) or "none"
+            raise NotFound(f"no split on route {route!r}; routes with a split: {names}") from None
+
+    # Changes
+
+    async def set(self, route: str, weights: Mapping[str, int], *, actor: str, reason: str) -> None:
+        """Put ``weights`` in force in all workers, from their next request on.
+
+        Sides that are not named have the weight 0; the old side, if it is not named, has the rest.
+
+        :raises ChangeRefused: for an unknown split or side, or a sum that is not 1000; then nothing changes.
+        """
+        async with self._lock:
+            wanted = self._complete(route, weights)
+            before = self.weights(route)
+            self._set[route] = wanted
+            await self._send(self.settings())
+            if wanted == before:
+                return
+            shares = " ".join(f"{name}={weight}" for name, weight in wanted.items())
+            text = f"{route}: {shares} ({actor}: {reason})" if reason else f"{route}: {shares} ({actor})"
+            self._log(f"split of {text}")
+            self._events.record("split", text, weights=wanted, before=before, by=actor, reason=reason)
+        self._changed(route, actor, reason)
+
+    def restore(self, route: str, weights: Mapping[str, int]) -> bool:
+        """Put weights of an earlier run in force, before workers start. Returns False if they do not fit the file."""
+        try:
+            self._set[route] = self._complete(route, weights)
+        except ChangeRefused:
+            return False
+        return True
+
+    async def set_slow_after(self, route: str, seconds: float | None) -> None:
+        """Count requests that take longer than ``seconds`` until the first byte as slow; None for none.
+
+        :raises NotFound: if there is no such split.
+        """
+        self.file_weights(route)
+        self._slow_after[route] = seconds
+        await self._send(self.settings())
+
+    def _complete(self, route: str, weights: Mapping[str, int]) -> dict[str, int]:
+        known = self.file_weights(route)
+        unknown = [name for name in weights if name not in known]
+        if unknown:
+            raise InvalidChange(f"{route} has no side {unknown[0]!r}; its sides are: {', '.join(known)}")
+        old = next(iter(known))
+        others = {name: weights.get(name, 0) for name in known if name != old}
+        wanted = {old: weights.get(old, WHOLE - sum(others.values())), **others}
+        try:
+            check_weights(wanted)
+        except ValueError as error:
+            raise InvalidChange(f"{route}: {error}") from None
+        return wanted
+
+    def _changed(self, route: str, actor: str, reason: str) -> None:
+        for listener in self.on_change:
+            listener(route, self.weights(route), actor, reason)
+
+    # Workers
+
+    def settings(self, config: Config | None = None) -> Settings:
+        """Return what workers receive, for ``config`` or for the configuration in force."""
+        file = self._file if config is None else config.splits
+        return {
+            route: {"weights": self._kept(route, weights), "slow_after": self._slow_after.get(route)}
+            for route, weights in file.items()
+        }
+
+    def _kept(self, route: str, in_file: dict[str, int]) -> dict[str, int]:
+        """Return the weights in force once a file has the weights ``in_file``."""
+        return self._set.get(route, in_file) if self._file.get(route) == in_file else in_file
+
+    async def adopt(self, config: Config) -> None:
+        """Take over the splits of a configuration that the workers have applied."""
+        before = {route: self.weights(route) for route in self._file}
+        file = config.splits
+        self._set = {route: weights for route, weights in self._set.items() if file.get(route) == self._file.get(route)}
+        self._slow_after = {route: seconds for route, seconds in self._slow_after.items() if route in file}
+        self._file = file
+        await self._send(self.settings())
+        for route in file:
+            if self.weights(route) != before.get(route):
+                self._changed(route, "file", "reloaded")
+
+    # Counts
+
+    async def read(self) -> None:
+        """Read the counts of all workers, for :meth:`counts`."""
+        self.update((await self._read())["splits"])
+
+    def update(self, snapshot: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+        """Take over the merged counts of all workers. A worker that does not reply does not make them smaller."""
+        for route, sides in snapshot.items():
+            known = self._counts.setdefault(route, {})
+            for side, found in sides.items():
+                counts = SideCounts(*(found[key] for key in _NUMBERS), latency=tuple(found["latency"]))
+                if side not in known or counts.requests >= known[side].requests:
+                    known[side] = counts
+
+    def counts(self, route: str) -> Mapping[str, SideCounts]:
+        """Return the counts of each side, as :meth:`read` found them. :raises NotFound: if there is no such split."""
+        known = self._counts.get(route, {})
+        return {side: known.get(side, SideCounts()) for side in self.file_weights(route)}
+
+
+_NUMBERS = ("requests", "failed", "failed_users", "slow_users")
