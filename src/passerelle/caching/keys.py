@@ -33,6 +33,36 @@ class KeyRule(NamedTuple):
             query = _selected(query, self.query)
         return host + b" " + path if query is None else b"%b %b?%b" % (host, path, query)
 
+    def keys(self, host: bytes, path: bytes, query: bytes | None) -> tuple[bytes, ...]:
+        """Build all keys under which responses to a URI may be stored."""
+        return (self.key(host, path, query),)
+
+
+class SideKeyRule(KeyRule):
+    """Rule of one side of a split, whose responses are stored apart from those of the other sides.
+
+    ``side`` is its name, and ``sides`` are the names of all. A key begins with ``side@``: no Host has that octet.
+    """
+
+    side: bytes
+    sides: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, rule: KeyRule, side: bytes, sides: tuple[bytes, ...]) -> SideKeyRule:
+        """Return ``rule`` for ``side``."""
+        made = cls(*rule)
+        made.side, made.sides = side, sides
+        return made
+
+    def key(self, host: bytes, path: bytes, query: bytes | None) -> bytes:
+        """See :meth:`KeyRule.key`."""
+        return b"%b@%b" % (self.side, super().key(host, path, query))
+
+    def keys(self, host: bytes, path: bytes, query: bytes | None) -> tuple[bytes, ...]:
+        """See :meth:`KeyRule.keys`: the keys of all sides."""
+        key = super().key(host, path, query)
+        return tuple(b"%b@%b" % (side, key) for side in self.sides)
+
 
 WHOLE_URI: Final = KeyRule()
 

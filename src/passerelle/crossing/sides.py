@@ -43,7 +43,8 @@ class Sides:
 
     def of(self, place: int) -> int:
         """Return the number of the side of a user with the position ``place``."""
-        return self._order[bisect_right(self._bounds, place)]
+        number: int = self._order[bisect_right(self._bounds, place)]
+        return number
 
 
 def check_weights(weights: Mapping[str, int]) -> None:

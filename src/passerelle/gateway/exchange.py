@@ -27,7 +27,7 @@ from passerelle.compose.part_requests import PartRequests
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.compression import ResponseEncoder, encode_composed, uncoded_request, uncoded_view
 from passerelle.gateway.context import Context
-from passerelle.gateway.plans import ComposePlan, ForwardPlan, HandlerPlan, RoutePlan
+from passerelle.gateway.plans import ComposePlan, ForwardPlan, HandlerPlan, RoutePlan, SplitPlan
 from passerelle.http.messages import SAFE_METHODS, Response, list_members
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.http1.interfaces import ServerConnection
@@ -156,8 +156,7 @@ class Exchange:
                 raise Failure(Kind.NO_ROUTE)
             allowed = b", ".join(match.allowed)  # RFC 9110 §15.5.6
             raise RequestRefused(Kind.METHOD_NOT_ALLOWED, f"allowed: {allowed.decode()}", [(b"Allow", allowed)])
-        plan: RoutePlan = match.value
-        self._plan = plan
+        self._plan = plan = match.value
         plan.metrics.in_flight += 1
         self._in_flight_counted = True
         return match
@@ -209,8 +208,14 @@ class Exchange:
                 self._send_upstream(plan, match)
         elif isinstance(plan, ComposePlan):
             self._serve_composed(plan, match)
+        elif isinstance(plan, SplitPlan):
+            self._run_side(plan.choose(self._head, self._call, self._address()), match)
         else:
             cast(HandlerPlan, plan).handler(self)
+
+    def _run_side(self, side: RoutePlan, match: RouteMatch) -> None:
+        self._plan = side
+        Exchange._run_from(self, side, match, 0)  # without guards: those of the route have run
 
     def _run_guards(self, plan: RoutePlan, match: RouteMatch, first: int) -> bool:
         """Run the guards from number ``first`` on; return whether the request may proceed.
@@ -248,7 +253,7 @@ class Exchange:
         if head.chunked or head.content_length > 0:
             if head.content_length > plan.body_limit:
                 raise Failure(Kind.BODY_TOO_LARGE, f"Content-Length {head.content_length} over {plan.body_limit}")
-            if isinstance(plan, ForwardPlan):
+            if isinstance(plan, ForwardPlan) or (isinstance(plan, SplitPlan) and plan.forwards):
                 self._body = RequestBody(self._client, plan.body_limit, head.chunked)
             elif isinstance(plan, HandlerPlan):
                 self._body = BufferedBody(self._client, plan.body_limit)
@@ -515,7 +520,7 @@ class Exchange:
     def on_body(self, data: bytes) -> None:
         """Take bytes of the request body."""
         if self._body is not None and not self._body.add(data):
-            self._fail_request(Failure(Kind.BODY_TOO_LARGE, f"more than {self._plan.body_limit} bytes"))
+            self.on_body_failure(Failure(Kind.BODY_TOO_LARGE, f"more than {self._plan.body_limit} bytes"))
 
     def on_body_end(self) -> None:
         """Complete the request body."""
@@ -523,8 +528,9 @@ class Exchange:
             self._body.finish()
 
     def on_body_failure(self, failure: Failure) -> None:
-        """Fail the request: its body violates its framing, or stalled."""
-        self._fail_request(failure)
+        """Cancel what is in flight, and send the error response: the body is malformed, too slow or too long."""
+        self._cancel()
+        self.on_failure(failure)
 
     def on_body_discarded(self) -> None:
         """End the body early: the client has its response, and no instance may wait for the rest of the body."""
@@ -549,11 +555,6 @@ class Exchange:
             self.finish(101, Failure(Kind.TUNNEL_IDLE) if self._client.idled else None)
         else:
             self.finish(self._status or gone.status, gone)
-
-    def _fail_request(self, failure: Failure) -> None:
-        """Cancel what is in flight for a request that is itself at fault, then send the error response."""
-        self._cancel()
-        self.on_failure(failure)
 
     def _cancel(self) -> None:
         """Cancel what is in flight for this request."""

@@ -36,11 +36,13 @@ from passerelle.gateway.assembly.services import (
     pool_settings,
     sweep_seconds,
 )
+from passerelle.gateway.assembly.splits import SplitFactory, slow_after
 from passerelle.gateway.assembly.tracing import Tracing
 from passerelle.gateway.context import Context
 from passerelle.gateway.exchange import Exchange
 from passerelle.gateway.fast_hit import serve_fresh_hit
 from passerelle.gateway.plans import cache_of, stored_part_tags
+from passerelle.gateway.splitter import Splitter
 from passerelle.http1.clock import Clock
 from passerelle.http1.head import RequestHead
 from passerelle.http1.interfaces import ServerConnection
@@ -60,6 +62,7 @@ from passerelle.upstream.passive_health import PassiveHealth
 from passerelle.upstream.request import UpstreamRequest
 from passerelle.upstream.service import Service
 from passerelle.upstream.shadow import ShadowResults
+from passerelle.upstream.side_counts import SideCounters
 from passerelle.upstream.stream_idle import StreamIdleMonitor
 
 __all__ = ["Gateway", "InstanceSpec"]
@@ -108,17 +111,21 @@ class Gateway:
         # Services that a reload has removed while requests to them are in flight.
         self._retiring: dict[str, tuple[Service, InstanceSet]] = {}
         self._shadows: dict[str, ShadowResults] = {}
+        self._side_counters: dict[str, dict[str, SideCounters]] = {}
+        self._splitters: dict[str, Splitter] = {}
         self._guards = GuardFactory(config, self.loop)
         self._certificates = Certificates(config)
         for name, service in config.services.items():
             self._services[name], self._members[name] = self._make_service(name, service, self._certificates)
             self._set_instances(name, service, configured_instances(name, service))
         cache, era = open_cache(config), object()
+        splits = SplitFactory(config, self._side_counters)
+        self._splitters = splits.splitters
         self.context = Context(
             self.loop,
             self.clock,
             Proxies(config.trusted_proxies),
-            self._router(config, self._services, self._deadlines, self._guards, cache, era),
+            self._router(config, self._services, self._deadlines, self._guards, cache, era, splits),
             unmatched_plan(config, self.metrics, self._route_log),
             cache,
         )
@@ -199,12 +206,18 @@ class Gateway:
         """
         self._set_instances(service, self._config.services[service], instances)
 
-    def reload(self, config: Config, instances: Mapping[str, Iterable[InstanceSpec]] | None = None) -> None:
+    def reload(
+        self,
+        config: Config,
+        instances: Mapping[str, Iterable[InstanceSpec]] | None = None,
+        splits: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         """Apply ``config`` from the next request on, also on open connections; requests in flight continue.
 
         Services that remain keep the connections, counters and health of their instances. ``instances`` are those of
-        each service; without it, services have the instances that the configuration names. An error leaves everything
-        unchanged. ``listen``, ``admin``, ``workers`` and ``access_log`` are ignored.
+        each service; without it, services have the instances that the configuration names. For ``splits`` see
+        :meth:`set_splits`. An error leaves everything unchanged. ``listen``, ``admin``, ``workers`` and ``access_log``
+        are ignored.
         """
         before = self._config
         certificates = Certificates(config, self._certificates)
@@ -217,9 +230,12 @@ class Gateway:
         context = self.context
         cache = open_cache(config, context.cache)
         era = object()
-        router = self._router(config, services, deadlines, guards, cache, era)
+        factory = SplitFactory(config, self._side_counters)
+        router = self._router(config, services, deadlines, guards, cache, era, factory)
         # From here on nothing fails, and no request is handled in between.
         self._certificates = certificates
+        self._splitters = factory.splitters
+        self.set_splits(splits or {})
         for name in before.services.keys() - config.services.keys():
             self._retire_service(name)
         for name, (service, members) in made.items():
@@ -278,6 +294,17 @@ class Gateway:
         if self._health is not None:
             self._health.on_change = on_health
 
+    def set_splits(self, settings: Mapping[str, Mapping[str, Any]]) -> None:
+        """Apply settings by split from the next request on: ``weights`` in per mille by side, and ``slow_after``, the
+        time in seconds from which requests count as slow, or None. Unknown splits are ignored.
+        """
+        for name, splitter in self._splitters.items():
+            found = settings.get(name)
+            if found is not None:
+                splitter.set_weights(found["weights"])
+                for counters in self._side_counters[name].values():
+                    counters.slow_after = slow_after(found["slow_after"])
+
     def reopen_log(self) -> None:
         """Reopen the file of the access log after a rotation."""
         if self._sink is not None:
@@ -297,7 +324,11 @@ class Gateway:
         if listener.descriptors is not None:
             self.metrics.connections_without_descriptor = listener.descriptors.refused
         instances = {name: members.counters() for name, members in self._members.items()}
-        return self.metrics.snapshot() | {"instances": instances}
+        splits = {
+            name: {side: counters.snapshot() for side, counters in sides.items()}
+            for name, sides in self._side_counters.items()
+        }
+        return self.metrics.snapshot() | {"instances": instances, "splits": splits}
 
     def live(self, *, full: bool) -> dict[str, Any]:
         """Return the sums for a live view (see :meth:`passerelle.observability.metrics.Metrics.live`)."""
@@ -385,6 +416,7 @@ class Gateway:
         guards: GuardFactory,
         cache: Cache | None,
         era: object,
+        splits: SplitFactory,
     ) -> Router:
         """Build the routes of ``config``, and add the deadline queues that they need to ``deadlines``."""
 
@@ -395,7 +427,7 @@ class Gateway:
             return deadlines[limit]
 
         environment = PlanResources(
-            services, queue, self.metrics.route, self._route_log, guards, cache, era, self._shadow_results
+            services, queue, self.metrics.route, self._route_log, guards, cache, era, self._shadow_results, splits
         )
         return build_router(config, environment)
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from passerelle.access.interfaces import HandlerExchange
 from passerelle.compose.plans import ComposedRoute
 from passerelle.gateway.response_headers import ResponseHeaderRules
+from passerelle.gateway.splitter import Splitter
 from passerelle.http.content_coding import CodingRule as Coding
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import RouteMetrics
 from passerelle.proxy_cache.cache import CachePlan, path_tag
 from passerelle.routing.paths import Template
-from passerelle.security.guard import Guard
+from passerelle.security.guard import Guard, GuardedCall
 from passerelle.security.header_rules import RequestHeaderRules, WithheldFields
 from passerelle.upstream.request import CallPolicy
+
+if TYPE_CHECKING:
+    from passerelle.http1.head import RequestHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +51,16 @@ class RoutePlan:
 class ForwardPlan(RoutePlan):
     """A route to one service.
 
-    ``rewrite`` is None where the service receives the client's path. ``feeds_compositions`` is true where responses of
-    the service are stored as parts of compositions, or within them. ``tunnel_idle`` is the longest silence of a tunnel
+    ``rewrite`` is None where the service receives the client's path. ``feeds`` names the services whose responses are
+    stored as parts of compositions, or within them, and are those of this service or of another side of its split; it
+    is empty where there are none. ``tunnel_idle`` is the longest silence of a tunnel
     in seconds. ``invalidates`` is the plan by which unsafe requests invalidate stored responses; it is None where no
     route of the gateway is cached.
     """
 
     policy: CallPolicy
     rewrite: Template | None
-    feeds_compositions: bool
+    feeds: tuple[str, ...]
     tunnel_idle: float
     invalidates: CachePlan | None
 
@@ -73,13 +79,33 @@ class HandlerPlan(RoutePlan):
     handler: Callable[[HandlerExchange], None]
 
 
+@dataclass(frozen=True, slots=True)
+class SplitPlan(RoutePlan):
+    """A route whose users are split among services: ``plans`` has the plan of each choice of sides, without guards.
+
+    There is a number of a side for each of ``splitters``: one on a route to a service, where ``forwards`` is true, and
+    one for each split part of a composition.
+    """
+
+    splitters: tuple[Splitter, ...]
+    plans: Mapping[tuple[int, ...], RoutePlan]
+    forwards: bool
+
+    def choose(self, head: RequestHead, call: GuardedCall | None, address: bytes) -> RoutePlan:
+        """Return the plan for the user of a request."""
+        return self.plans[tuple([splitter.side(head, call, address) for splitter in self.splitters])]
+
+
 def cache_of(plan: object) -> CachePlan | None:
     """Return the cache plan of a route whose responses are stored, else None."""
     return plan.cache if isinstance(plan, RoutePlan) else None
 
 
 def stored_part_tags(plan: object, path: bytes, params: Mapping[str, bytes]) -> tuple[bytes, ...]:
-    """Return the tags of the stored parts that a response of the route's service to ``path`` may be in: one or none."""
-    if not isinstance(plan, ForwardPlan) or not plan.feeds_compositions:
+    """Return the tags of the stored parts that a response of the route's service to ``path`` may be in."""
+    if isinstance(plan, SplitPlan):
+        plan = next(iter(plan.plans.values()))
+    if not isinstance(plan, ForwardPlan) or not plan.feeds:
         return ()
-    return (path_tag(plan.policy.service.name, path if plan.rewrite is None else plan.rewrite.fill(params)),)
+    target = path if plan.rewrite is None else plan.rewrite.fill(params)
+    return tuple(path_tag(service, target) for service in plan.feeds)

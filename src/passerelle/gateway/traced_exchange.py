@@ -287,6 +287,10 @@ class SampledExchange(_TracedExchange):
             traced_plan = self._traced_plan = _traced(plan, self._trace)
         super()._run_from(traced_plan, match, first)
 
+    def _run_side(self, side: RoutePlan, match: RouteMatch) -> None:
+        self._plan = side
+        Exchange._run_from(self, _traced(side, self._trace), match, 0)
+
     def _cache_request(self, plan: RoutePlan, *arguments: Any) -> CacheRequest:
         self._looked_up_at = perf_counter()
         # What is stored may refer to the plan of the route, but not to that of one request.

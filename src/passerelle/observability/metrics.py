@@ -374,6 +374,8 @@ class Metrics:
             "routes": {r.route: r.snapshot() for r in self._routes.values() if r.in_flight or any(r._buckets)},
             "services": {s.service: s.snapshot() for s in self._services.values()},
             "instances": {},
+            "splits": {},
+            "split_weights": {},
             "events": {},
             "scaling": {},
             "alerts": {"firing": {}, "deliveries": {}},

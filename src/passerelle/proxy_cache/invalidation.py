@@ -41,7 +41,7 @@ class Invalidator:
         Everything with a tag of the route of ``request``, or of the route of a target, is invalidated too, and so are
         the parts and compositions made of responses to their paths.
         """
-        keys = []
+        keys: list[bytes] = []
         tags = dict.fromkeys(request.plan.fill_tags(request.params))
         host = request.host
         own = request.target.path if request.target is not None else b""
@@ -54,7 +54,7 @@ class Invalidator:
             match = self._match(host, b"GET", path)
             plan = self._plan_of(match.value)
             rule = plan.settings.key if plan is not None else WHOLE_URI
-            keys.append(rule.key(request.cache_origin, path, target.query))
+            keys += rule.keys(request.cache_origin, path, target.query)
             if plan is not None:
                 tags.update(dict.fromkeys(plan.fill_tags(match.params)))
             tags.update(dict.fromkeys(self._part_tags(match.value, path, match.params)))

@@ -18,6 +18,7 @@ from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.discovery.catalog import Catalog
 from passerelle.gateway.assembly.services import configured_instances
 from passerelle.observability.events import KINDS, EventLog
+from passerelle.observability.metrics import Snapshot, merge, with_instances_of
 from passerelle.supervisor.active_config import ActiveConfig
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import DRAIN_LIMIT
@@ -28,6 +29,7 @@ from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.restart_backoff import Backoff
 from passerelle.supervisor.service_health import ProbedTarget, ServiceHealthMonitor
 from passerelle.supervisor.service_scaling import ServiceScaling
+from passerelle.supervisor.splits import Settings, Splits
 from passerelle.supervisor.worker_process import WorkerProcess
 
 _SAME_REPORT = 10.0  # seconds in which the same report of several workers is one event
@@ -84,6 +86,7 @@ class Fleet:
         self.state = "starting"
         self.listen = ""
         self.lock = asyncio.Lock()
+        self.splits = Splits(setup.config, self.events, report.log, self._send_splits, self.metrics)
         self.catalog = Catalog(on_found, report.log)
         self.services: dict[str, ServiceHealthMonitor] = {}
         self.scaling: dict[str, ServiceScaling] = {}  # of the services whose number of instances is a range
@@ -176,6 +179,7 @@ class Fleet:
                 self.clock,
             )
             worker.siblings = self.workers
+            worker.splits = self.splits.settings
             worker.on_report = self._record_report
             self.workers.append(worker)
 
@@ -197,6 +201,15 @@ class Fleet:
     def _send_instances(self, service: ServiceHealthMonitor) -> None:
         for worker in self.workers:
             worker.send_instances(service)
+
+    async def _send_splits(self, settings: Settings) -> None:
+        await asyncio.gather(*(worker.set_splits(settings) for worker in self.workers))
+
+    async def metrics(self) -> Snapshot:
+        """Return the counters of all workers, merged, with those of workers that have ended."""
+        parts = await asyncio.gather(*(worker.read_snapshot() for worker in self.workers))
+        snapshots = [snapshot for part in parts for snapshot in part]
+        return with_instances_of(merge(snapshots), [each for each in snapshots if each["workers"]])
 
     # Start and end of members
 

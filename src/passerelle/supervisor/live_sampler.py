@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from passerelle.config.models.config import Config, Route
+from passerelle.config.models.config import Config
 from passerelle.observability.live import History, LiveSample, Sample, merge_patch
 from passerelle.observability.recent_failures import MOST_FAILURES
 from passerelle.supervisor.process_sampler import ProcessSampler
@@ -56,15 +56,6 @@ class LiveSource(Protocol):
 
     def live_states(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, dict[str, Any]]]]:
         """Return the states of the workers by name, and those of the instances by service and name."""
-
-
-def _services(route: Route) -> list[str]:
-    """Return the names of the services that requests of ``route`` are forwarded to."""
-    if route.service is not None:
-        return [route.service]
-    if route.login is not None:
-        return [route.login.service]
-    return list(dict.fromkeys(part.service for part in (route.compose or {}).values()))
 
 
 class LiveSampler:
@@ -119,8 +110,10 @@ class LiveSampler:
         config = self._source.config
         if config is not self._config:
             self._config = config
-            self._services_of_routes = {r.label: r.service for r in config.routes if r.service is not None}
-            self._destinations = {route.label: _services(route) for route in config.routes}
+            self._services_of_routes = {
+                r.label: r.service for r in config.routes if r.service is not None and r.split is None
+            }
+            self._destinations = {route.label: route.destinations for route in config.routes}
         sample = self._sample.finish(self._clock(), self._services_of_routes)
         for name, values in sample["routes"].items():
             values["services"] = self._destinations.get(name, [])

@@ -95,7 +95,7 @@ class Reconciler:
         packed = pack(new)
         try:
             for worker in list(fleet.workers):
-                await worker.reload(packed)
+                await worker.reload(packed, fleet.splits.settings(new))
                 reloaded.append(worker)
         except ControlError as error:
             await self._roll_back(old, new, added, reloaded)
@@ -105,6 +105,7 @@ class Reconciler:
         for name in old.services.keys() | new.services.keys():
             fleet.configure_scaling(name, new.services.get(name))
         self.on_applied()
+        await fleet.splits.adopt(new)
         removed = [name for name in old.services if name not in new.services]
         leaving += [member for member in fleet.members if member.service.name in removed]
         await fleet.drain_and_remove(leaving)
@@ -155,7 +156,7 @@ class Reconciler:
         packed = pack(old)
         for worker in workers:
             with contextlib.suppress(ControlError):
-                await worker.reload(packed)
+                await worker.reload(packed, fleet.splits.settings())
         await fleet.drain_and_remove(added)
         for name in new.services.keys() - old.services.keys():
             fleet.services.pop(name).close()

@@ -1,7 +1,8 @@
 """The splits of a running gateway: their weights, which change without a reload, and what each side has done.
 
 The supervisor owns them. It hands every change to all workers, and the weights in force to each worker that starts. A
-reload keeps weights that were set at run time, unless the weights of that split in the file have changed.
+reload keeps weights that were set at run time, unless the weights of that split in the file have changed. A rollout
+holds the splits that it changes: nothing else changes their weights meanwhile.
 
 The name of a split is the label of its route, such as ``/user/{id}``; that of a part is ``/overview#orders``.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from passerelle.config.models.config import Config
 from passerelle.crossing.sides import WHOLE, check_weights
@@ -21,6 +22,9 @@ from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 
 Settings = dict[str, dict[str, Any]]
 """What workers receive: split to ``weights``, and ``slow_after`` in seconds or None."""
+
+ROLLOUT: Final = "rollout"
+"""The actor of changes by a rollout."""
 
 OnChange = Callable[[str, Mapping[str, int], str, str], None]
 """Called with the split, the weights in force, the actor and the reason, after a change."""
@@ -67,6 +71,7 @@ class Splits:
         self._counts: dict[str, dict[str, SideCounts]] = {}
         self._lock = asyncio.Lock()
         self.on_change: list[OnChange] = []
+        self.held: dict[str, str] = {}  # splits that a rollout changes, with the text for others that want to
 
     # What is in force
 
@@ -77,6 +82,10 @@ class Splits:
     def weights(self, route: str) -> dict[str, int]:
         """Return the weights in force in per mille, the old side first. :raises NotFound: if there is no such split."""
         return dict(self._set.get(route, self.file_weights(route)))
+
+    def all_weights(self) -> dict[str, dict[str, int]]:
+        """Return the weights in force of all splits."""
+        return {route: self.weights(route) for route in self._file}
 
     def file_weights(self, route: str) -> dict[str, int]:
         """Return the weights that the file gives. :raises NotFound: if there is no such split."""
@@ -97,6 +106,8 @@ class Splits:
         """
         async with self._lock:
             wanted = self._complete(route, weights)
+            if route in self.held and actor != ROLLOUT:
+                raise ChangeRefused(self.held[route])
             before = self.weights(route)
             self._set[route] = wanted
             await self._send(self.settings())
@@ -155,13 +166,17 @@ class Splits:
 
     def _kept(self, route: str, in_file: dict[str, int]) -> dict[str, int]:
         """Return the weights in force once a file has the weights ``in_file``."""
-        return self._set.get(route, in_file) if self._file.get(route) == in_file else in_file
+        before = self._file.get(route)
+        if before is None or list(before) != list(in_file):
+            return in_file
+        return self.weights(route) if before == in_file or route in self.held else in_file
 
     async def adopt(self, config: Config) -> None:
         """Take over the splits of a configuration that the workers have applied."""
         before = {route: self.weights(route) for route in self._file}
         file = config.splits
-        self._set = {route: weights for route, weights in self._set.items() if file.get(route) == self._file.get(route)}
+        kept = {route: self._kept(route, weights) for route, weights in file.items()}
+        self._set = {route: weights for route, weights in kept.items() if weights != file[route] or route in self.held}
         self._slow_after = {route: seconds for route, seconds in self._slow_after.items() if route in file}
         self._file = file
         await self._send(self.settings())
@@ -180,7 +195,7 @@ class Splits:
         for route, sides in snapshot.items():
             known = self._counts.setdefault(route, {})
             for side, found in sides.items():
-                counts = SideCounts(*(found[key] for key in _NUMBERS), latency=tuple(found["latency"]))
+                counts = SideCounts(**{**found, "latency": tuple(found["latency"])})
                 if side not in known or counts.requests >= known[side].requests:
                     known[side] = counts
 
@@ -188,6 +203,3 @@ class Splits:
         """Return the counts of each side, as :meth:`read` found them. :raises NotFound: if there is no such split."""
         known = self._counts.get(route, {})
         return {side: known.get(side, SideCounts()) for side in self.file_weights(route)}
-
-
-_NUMBERS = ("requests", "failed", "failed_users", "slow_users")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from passerelle import __version__
 from passerelle.config.models.config import Config
 from passerelle.observability.events import Event
-from passerelle.observability.metrics import Snapshot, merge, with_instances_of
+from passerelle.observability.metrics import Snapshot
 from passerelle.supervisor import status
 from passerelle.supervisor.admin import Admin, PurgeResult
 from passerelle.supervisor.alerting import Alerting
@@ -297,10 +297,9 @@ class Supervisor:
 
     async def metrics(self) -> Snapshot:
         """Return the counters of all workers, merged."""
-        parts = await asyncio.gather(*(worker.read_snapshot() for worker in self.fleet.workers))
-        snapshots = [snapshot for part in parts for snapshot in part]
-        merged = with_instances_of(merge(snapshots), [each for each in snapshots if each["workers"]])
+        merged = await self.fleet.metrics()
         return merged | {
+            "split_weights": self.fleet.splits.all_weights(),
             "events": {kind: count for kind, count in self.events.counts.items() if count},
             "scaling": {name: scaling.metrics() for name, scaling in self.fleet.scaling.items()},
             "alerts": self._alerting.counts(),

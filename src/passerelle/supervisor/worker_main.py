@@ -87,14 +87,19 @@ class WorkerOperations:
             "reopen": self.reopen,
             "purge": self.purge,
             "shadows": self.shadows,
+            "splits": self.splits,
             "forget": self.forget,
             "drain": self.drain,
         }
 
     async def start(self, message: Message) -> dict[str, Any]:
-        """Start to listen. With ``siblings``, invalidations by requests are sent to the other workers."""
+        """Start to listen, with the settings ``splits``.
+
+        With ``siblings``, invalidations by requests are sent to the other workers.
+        """
         if message["siblings"]:
             self._gateway.second_level.report_invalidations_to(self._send_invalidation)
+        self._gateway.set_splits(message["splits"])
         host, port = await self._gateway.start(self._listener)
         tune_memory()
         return {"host": host, "port": port}
@@ -115,7 +120,7 @@ class WorkerOperations:
         config = unpack(message["config"])
         listed = message["instances"].items()
         instances = {name: [InstanceSpec(**instance) for instance in specs] for name, specs in listed}
-        self._gateway.reload(config, instances)
+        self._gateway.reload(config, instances, message["splits"])
         tune_memory()
 
     async def metrics(self, message: Message) -> dict[str, Any]:
@@ -141,6 +146,10 @@ class WorkerOperations:
     async def shadows(self, message: Message) -> dict[str, Any]:
         """Return what the shadow requests of each route found, with ``reset`` for the last time."""
         return self._gateway.shadows(reset=message["reset"])
+
+    async def splits(self, message: Message) -> None:
+        """Apply the weights and thresholds of splits (see :meth:`passerelle.gateway.gateway.Gateway.set_splits`)."""
+        self._gateway.set_splits(message["splits"])
 
     async def forget(self, message: Message) -> None:
         """Evict what a request to another worker has invalidated."""

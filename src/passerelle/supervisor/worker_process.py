@@ -54,6 +54,8 @@ class WorkerProcess(SupervisedProcess):
         self.siblings: Sequence[WorkerProcess] = ()  # all workers, including this one
         # Called with what the worker reports: its name, a kind of event, a service or None, a text.
         self.on_report: Callable[[str, str, str | None, str], None] | None = None
+        # Returns the settings of splits that every start and reload passes to the worker (see splits.py).
+        self.splits: Callable[[], dict[str, Any]] = dict
         self._live: asyncio.Task[Reading | None] | None = None  # the request for a reading in flight
         self._live_was_lost = True  # the last reading was lost, so that the next one must be complete
         self._snapshot: Snapshot | None = None  # the last snapshot of the current process
@@ -108,7 +110,7 @@ class WorkerProcess(SupervisedProcess):
             await self._may_listen.wait()
             for service in self._services:
                 self.send_instances(service)
-            await client.request("start", _START_LIMIT, siblings=len(self.siblings) > 1)
+            await client.request("start", _START_LIMIT, siblings=len(self.siblings) > 1, splits=self.splits())
             self._mark_up()
             last_reply = self._clock()
             while not client.closed:
@@ -155,8 +157,10 @@ class WorkerProcess(SupervisedProcess):
         if self._client is not None:
             self._client.send("instances", service=service.name, instances=service.listing())
 
-    async def reload(self, config: str) -> None:
+    async def reload(self, config: str, splits: dict[str, Any] | None = None) -> None:
         """Apply the packed configuration ``config``, now if the worker runs, and at every later start.
+
+        ``splits`` are the settings of its splits.
 
         :raises ControlError: if the worker cannot apply it; then the worker keeps the previous one.
         """
@@ -165,7 +169,7 @@ class WorkerProcess(SupervisedProcess):
             client = self._client
             instances = {service.name: service.listing() for service in self._services}
             try:
-                await client.request("reload", _START_LIMIT, config=config, instances=instances)
+                await client.request("reload", _START_LIMIT, config=config, instances=instances, splits=splits or {})
             except control_channel.ControlError:
                 if not client.closed:
                     self._config = before
@@ -231,6 +235,12 @@ class WorkerProcess(SupervisedProcess):
         except control_channel.ControlError:
             return None
         return count
+
+    async def set_splits(self, settings: dict[str, Any]) -> None:
+        """Apply the settings of splits, if the worker runs. One that does not reply receives them at its next start."""
+        if self._client is not None and not self._client.closed:
+            with contextlib.suppress(control_channel.ControlError):
+                await self._client.request("splits", _REPLY_LIMIT, splits=settings)
 
     async def shadows(self, *, reset: bool) -> dict[str, Any] | None:
         """Return what the worker's shadow requests found, or None if the worker does not reply."""

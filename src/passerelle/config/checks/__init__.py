@@ -31,6 +31,7 @@ from passerelle.config.checks.headers import header_warnings, parameter_values, 
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
 from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
+from passerelle.config.checks.split import split_errors, split_places
 from passerelle.config.checks.tls import listener_errors, listener_warnings, service_errors, service_warnings
 from passerelle.config.models.addresses import Address, Lookup
 from passerelle.config.models.admin import AdminPort
@@ -167,11 +168,7 @@ def services_of(route: Route) -> list[str]:
     others = [route.forward_auth.service] if route.forward_auth is not None else []
     if route.shadow is not None:
         others.append(route.shadow.service)
-    if route.compose is not None:
-        return [part.service for part in route.compose.values()] + others
-    if route.login is not None:
-        return [route.login.service]
-    return ([route.service] if route.service is not None else []) + others
+    return route.destinations + others if route.login is None else route.destinations
 
 
 def rules(config: Config) -> list[RouteRule]:
@@ -286,6 +283,10 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
         if block is not None:
             yield from _reference((*loc, key, "service"), block.service, services)
     yield from shadow_errors(loc, route)
+    yield from split_errors(loc, route, blocks)
+    for place, split in split_places(loc, route):
+        for name in split.weights:
+            yield from _reference((*place, "weights", name), name, services)
     yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.repaired)
     yield from hedge_errors(loc, route, each.repaired, {name: services.get(name) for name in services_of(route)})
@@ -334,14 +335,15 @@ def _attempts(loc: Loc, route: Route, repaired: frozenset[str]) -> Iterator[Find
 
 def _part_cookies(loc: Loc, parts: dict[str, Part], services: dict[str, Service | None]) -> Iterator[Finding]:
     """Find services of one composition whose sticky cookies overwrite each other."""
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[str, str]] = {}
     for key, part in parts.items():
-        service = services.get(part.service)
-        sticky = service.balance.sticky if service is not None else None
-        other = seen.setdefault(sticky.cookie, part.service) if sticky is not None else part.service
-        if sticky is not None and other != part.service:
-            message = f"found {part.service!r}, whose sticky cookie {sticky.cookie!r} is also used by {other!r}"
-            yield Finding((*loc, "compose", key, "service"), message)
+        for name in part.destinations:
+            service = services.get(name)
+            sticky = service.balance.sticky if service is not None else None
+            place, other = seen.setdefault(sticky.cookie, (key, name)) if sticky is not None else (key, name)
+            if sticky is not None and other != name and place != key:
+                message = f"found {name!r}, whose sticky cookie {sticky.cookie!r} is also used by {other!r}"
+                yield Finding((*loc, "compose", key, "service"), message)
 
 
 # Not for composed responses: they are stored only with 200, live as long as their parts, and fail with a required part.

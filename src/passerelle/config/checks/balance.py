@@ -67,8 +67,7 @@ def _parameter(name: str, service: Service, routes: Iterable[PlacedRoute]) -> It
         return
     for placed in routes:
         route = placed.route
-        used = {part.service for part in (route.compose or {}).values()} | {route.service}
-        if name not in used or "path" in placed.repaired:
+        if route.login is not None or name not in route.destinations or "path" in placed.repaired:
             continue
         known = Pattern.parse(route.path).names
         if by.name not in known:

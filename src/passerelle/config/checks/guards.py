@@ -148,7 +148,7 @@ def _session_warnings(config: Config) -> Iterator[Finding]:
         path = login.path.encode()
         # Each route by itself: their precedence does not matter, since hosts and methods may differ.
         for route in config.routes:
-            reaches = route.service == login.service and route.rewrite is None
+            reaches = route.login is None and login.service in route.destinations and route.rewrite is None
             if (
                 reaches
                 and Router([RouteRule(None, None, route.path, route)]).match(b"", b"POST", path).value is not None

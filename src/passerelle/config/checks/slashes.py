@@ -39,7 +39,8 @@ def slash_warnings(config: Config) -> Iterator[Finding]:
             continue
         reached = _segments(route.rewrite or route.path, route, decoded=True)
         for other in config.routes:
-            paths = _paths(other, route.service) if _has_more_guards(other, route) else []
+            more = _has_more_guards(other, route)
+            paths = [path for name in route.destinations for path in _paths(other, name)] if more else []
             if any(_overlap(reached, _segments(path, other, decoded=False)) for path in paths):
                 what = "the passwords of" if other.login is not None else "what is guarded by"
                 message = f"a service that decodes %2F gives clients {what} the route {other.label} too"
@@ -60,8 +61,8 @@ def _paths(route: Route, service: str | None) -> list[str]:
     if route.login is not None:
         return [route.login.path] if route.login.service == service else []
     if route.compose is not None:
-        return [part.path for part in route.compose.values() if part.service == service]
-    return [route.rewrite or route.path] if route.service == service else []
+        return [part.path for part in route.compose.values() if service in part.destinations]
+    return [route.rewrite or route.path] if service in route.destinations else []
 
 
 def _segments(path: str, route: Route, *, decoded: bool) -> Segments:

@@ -302,6 +302,11 @@ class Part(Model):
     )
 
     @property
+    def destinations(self) -> list[str]:
+        """The services that receive requests for the part: its own, and the other sides of its split."""
+        return [self.service, *(self.split.weights if self.split is not None else ())]
+
+    @property
     def required(self) -> bool:
         """Whether its failure is the failure of the whole response."""
         return "on_error" not in self.model_fields_set
@@ -384,6 +389,14 @@ class Route(Defaults, _RouteKeys):
         """The name in logs and metrics: methods, host and pattern, never the path of a request."""
         methods = ",".join(self.methods) + " " if self.methods else ""
         return f"{methods}{','.join(self.host or ())}{self.path}"
+
+    @property
+    def destinations(self) -> list[str]:
+        """The services that receive the requests of clients, with all sides of splits."""
+        if self.compose is not None:
+            return list(dict.fromkeys(name for part in self.compose.values() for name in part.destinations))
+        named = [self.login.service] if self.login is not None else [self.service] if self.service is not None else []
+        return [*named, *(self.split.weights if self.split is not None else ())]
 
     @property
     def splits(self) -> dict[str, tuple[str, Split]]:

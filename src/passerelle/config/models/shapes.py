@@ -23,7 +23,7 @@ _UPSTREAM = (
         "attempt_timeout",
         "tell_deadline",
     ),
-    *("hedge", "shadow", "request_headers", "forward_auth", "identity_token"),
+    *("hedge", "shadow", "split", "request_headers", "forward_auth", "identity_token"),
 )
 # Keys about streamed responses. The responses of parts and logins are buffered, within `timeout`.
 _STREAMED = ("stream_idle_timeout", "tunnel_idle_timeout")
@@ -72,6 +72,8 @@ def route_shape(keys: set[str]) -> Shape:
             )
         if "encoded_slashes" in keys:
             findings.append(("encoded_slashes", "found together with compose; allowed with service only"))
+        if "split" in keys:
+            findings.append(("split", "found together with compose; allowed with service, or in a part"))
         if "shadow" in keys:
             findings.append(("shadow", "found together with compose; allowed with service only"))
         wrong = [key for key in _STREAMED if key in keys]

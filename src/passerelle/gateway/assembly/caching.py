@@ -7,13 +7,14 @@ of its route. Settings that concern lifetimes alone are not among these rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from passerelle.caching.keys import KeyRule, parameters
 from passerelle.caching.settings import CacheSettings, IdentitySharing
 from passerelle.config.models.cache import RouteCache
 from passerelle.config.models.config import Config
+from passerelle.config.models.split import Split
 from passerelle.proxy_cache.cache import OUTCOMES, Cache, CachePlan, StorageRules, Tag
 
 # The most purges by path, each of which scans the whole store; beyond that everything is evicted.
@@ -57,15 +58,26 @@ def _route_rules(config: Config) -> Iterator[tuple[tuple[str, ...], StorageRules
             yield (
                 (route.label,),
                 StorageRules(
-                    ("route", identity_fields, _selection(route.cache), part_rules), _purge_pattern(route.path)
+                    ("route", identity_fields, _selection(route.cache), part_rules, _sides(route.splits.values())),
+                    _purge_pattern(route.path),
                 ),
             )
         for name, part in parts:
             if part.cache is not None:
                 yield (
                     (route.label, name, part.path),
-                    StorageRules(("part", identity_fields, _selection(part.cache)), _purge_pattern(part.path)),
+                    StorageRules(
+                        ("part", identity_fields, _selection(part.cache), _sides([(part.service, part.split)])),
+                        _purge_pattern(part.path),
+                    ),
                 )
+
+
+def _sides(splits: Iterable[tuple[str, Split | None]]) -> frozenset[tuple[bool, tuple[str, ...]]]:
+    """Return by which sides responses are stored apart."""
+    return frozenset(
+        (split.shared_cache, tuple(split.sides(service))) for service, split in splits if split is not None
+    )
 
 
 def _selection(cache: RouteCache) -> tuple[Any, ...]:

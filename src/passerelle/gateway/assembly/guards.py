@@ -143,9 +143,7 @@ def _signer(config: Config) -> Signer | None:
 def _identity_guard(settings: IdentityToken, signer: Signer, route: Route) -> Guard:
     from passerelle.security.jwt.issuer import SendIdentity
 
-    parts = (route.compose or {}).values()
-    services = sorted({part.service for part in parts}) if route.service is None else [route.service]
-    audience = services if settings.audience is None else [settings.audience]
+    audience = sorted(route.destinations) if settings.audience is None else [settings.audience]
     return SendIdentity(signer, settings.header.encode("ascii"), settings.issuer, audience, settings.lifetime)
 
 
@@ -174,8 +172,7 @@ def copied_fields(config: Config, services: Iterable[str]) -> set[bytes]:
     return {
         name.lower().encode("ascii")
         for route in config.routes
-        if route.forward_auth is not None
-        and not wanted.isdisjoint([route.service, *(part.service for part in (route.compose or {}).values())])
+        if route.forward_auth is not None and not wanted.isdisjoint(route.destinations)
         for name in route.forward_auth.copy_headers
     }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
 from math import inf
 
 import orjson
@@ -18,11 +19,14 @@ from passerelle.config.models.cache import RouteCache
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.hedge import Percentile
+from passerelle.config.models.split import Split
 from passerelle.gateway.assembly.caching import make_plan
 from passerelle.gateway.assembly.guards import GuardFactory
 from passerelle.gateway.assembly.headers import request_rules, response_header_rules, rule_of
 from passerelle.gateway.assembly.shadows import with_shadow
-from passerelle.gateway.plans import ComposePlan, ForwardPlan, HandlerPlan, RoutePlan
+from passerelle.gateway.assembly.splits import SplitFactory, apart
+from passerelle.gateway.plans import ComposePlan, ForwardPlan, HandlerPlan, RoutePlan, SplitPlan
+from passerelle.gateway.splitter import Splitter
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import UNMATCHED, Metrics, RouteMetrics
 from passerelle.proxy_cache.cache import Cache, CachePlan
@@ -53,6 +57,7 @@ class PlanResources:
     cache: Cache | None
     era: object
     shadows: Callable[[str], ShadowResults]
+    splits: SplitFactory
     steps: StepQueue = field(default_factory=StepQueue)
 
 
@@ -112,49 +117,121 @@ def _plan(config: Config, route: Route, resources: PlanResources) -> RoutePlan:
         response_rules,
         preflight,
     )
+    withheld = resources.guards.withheld(route.destinations, route)
     if route.service is None:
         if cache is not None:
             # The lifetimes of the parts hold, which TERMS carries (see compose/composed_origin.py).
             settings = replace(cache.settings, ttl=None, heuristic=False, stale_if_disconnected=0, targeted=(TERMS,))
             cache = replace(cache, settings=settings)
-        withheld = resources.guards.withheld([part.service for part in (route.compose or {}).values()], route)
-        composed = _composed(config, route, resources, metrics)
-        return ComposePlan(*common, cache, composed, withheld=withheld, guard_names=names)
-    return ForwardPlan(
+        composed, splitters = _composed(config, route, resources, metrics)
+        plans: dict[tuple[int, ...], RoutePlan] = {
+            sides: ComposePlan(*common, _whole(cache, route, sides), each, withheld=withheld, guard_names=names)
+            for sides, each in composed.items()
+        }
+        return _with_splits(plans, splitters, forwards=False)
+    policy = _route_policy(config, route, resources, route.service, route.timeout)
+    plan = ForwardPlan(
         *common,
         cache,
-        with_shadow(
-            config,
-            route,
-            _route_policy(config, route, resources, route.service, route.timeout),
-            _shadow_policy(config, route, resources),
-            resources.shadows,
-        ),
+        with_shadow(config, route, policy, _shadow_policy(config, route, resources), resources.shadows),
         Template(route.rewrite, _rest_names(route.path)) if route.rewrite is not None else None,
-        feeds_compositions=any(_has_stored_parts_of(each, route.service) for each in config.routes),
+        feeds=_fed(config, route),
         tunnel_idle=_seconds(route.tunnel_idle_timeout),
         invalidates=cache or _invalidation_plan(route, resources, metrics),
-        withheld=resources.guards.withheld([route.service], route),
+        withheld=withheld,
         guard_names=names,
     )
+    return plan if route.split is None else _split(config, route, resources, route.split, plan)
 
 
-def _composed(config: Config, route: Route, resources: PlanResources, metrics: RouteMetrics) -> ComposedRoute:
-    """Build the composition of ``route`` and the plans of its parts."""
-    parts, plans = [], []
+def _split(config: Config, route: Route, resources: PlanResources, split: Split, plan: ForwardPlan) -> RoutePlan:
+    """Build the plan of a route with a split; ``plan`` is that of its own service."""
+    name, first = route.label, plan.policy.service.name
+    sides = list(split.sides(first))
+    plans: dict[tuple[int, ...], RoutePlan] = {}
+    for number, side in enumerate(sides):
+        policy = plan.policy if side == first else _route_policy(config, route, resources, side, route.timeout)
+        cache = plan.cache if split.shared_cache else apart(plan.cache, side, sides)
+        plans[number,] = replace(
+            plan,
+            log=resources.log(route.label, side),
+            cache=cache,
+            policy=resources.splits.counted(name, policy),
+            invalidates=cache or plan.invalidates,
+        )
+    return _with_splits(plans, [resources.splits.splitter(name, first, split)], forwards=True)
+
+
+def _with_splits(
+    plans: dict[tuple[int, ...], RoutePlan], splitters: Sequence[Splitter], *, forwards: bool
+) -> RoutePlan:
+    """Join the plans of all choices of sides; without a split there is one, which is the plan of the route."""
+    plan = next(iter(plans.values()))
+    if not splitters:
+        return plan
+    # Fast hits run no guards, so that those of the route must be seen here.
+    fast = not plan.guards
+    sides = {
+        choice: replace(
+            side,
+            guards=(),
+            guard_names=(),
+            cache=side.cache if side.cache is None or fast else replace(side.cache, whole_uri=False),
+        )
+        for choice, side in plans.items()
+    }
+    common = {each.name: getattr(plan, each.name) for each in fields(RoutePlan)}
+    return SplitPlan(**common, splitters=tuple(splitters), plans=sides, forwards=forwards)
+
+
+def _whole(cache: CachePlan | None, route: Route, choice: tuple[int, ...]) -> CachePlan | None:
+    """Return the plan of the cache of a composed whole for one choice of sides."""
+    splits = [(service, split) for service, split in route.splits.values()]
+    names = [list(split.sides(service)) for service, split in splits]
+    chosen = [sides[number] for sides, number in zip(names, choice, strict=True)]
+    own = [index for index, (_, split) in enumerate(splits) if not split.shared_cache]
+    if not own:
+        return cache
+    wholes = dict.fromkeys("+".join(each[index] for index in own) for each in product(*names))
+    return apart(cache, "+".join(chosen[index] for index in own), list(wholes))
+
+
+def _composed(
+    config: Config, route: Route, resources: PlanResources, metrics: RouteMetrics
+) -> tuple[dict[tuple[int, ...], ComposedRoute], list[Splitter]]:
+    """Build the composition of ``route`` and the plans of its parts, for each choice of sides of split parts."""
+    parts: list[CompositionPart] = []
+    plans: list[list[PartPlan]] = []  # of each part, one for each side
+    splitters = []
     rest = _rest_names(route.path)
     for name, part in (route.compose or {}).items():
         fallback = None if part.required else orjson.dumps(part.fallback)
         parts.append(CompositionPart(name, fallback, frozenset(part.pass_status)))
         timeout = min(route.timeout, part.timeout) if part.timeout is not None else route.timeout
-        prefix = f"part:{route.label}:{name}".replace(" ", "_").encode()  # no host with a port looks like this
         cache = _cache_plan(route, part.cache, resources, metrics)
         if resources.cache is not None and (cache is not None or route.cache is not None):
-            resources.cache.sources.add(part.service)
-        policy = _route_policy(config, route, resources, part.service, timeout)
-        plans.append(PartPlan(name, policy, Template(part.path, rest), cache, prefix))
+            resources.cache.sources.update(part.destinations)
+        label, path = f"{route.label}#{name}", Template(part.path, rest)
+        if part.split is not None:
+            splitters.append(resources.splits.splitter(label, part.service, part.split))
+        sides = []
+        for service in part.destinations:
+            policy = _route_policy(config, route, resources, service, timeout)
+            prefix = f"part:{route.label}:{name}"
+            if part.split is not None:
+                policy = resources.splits.counted(label, policy)
+                prefix += f"@{service}" if not part.split.shared_cache else ""
+            key = prefix.replace(" ", "_").encode()  # no host with a port looks like this
+            sides.append(PartPlan(name, policy, path, cache, key))
+        plans.append(sides)
     ttl = route.cache.ttl if route.cache is not None else None
-    return ComposedRoute(Composition(parts, resources.steps), tuple(plans), resources.deadlines(route.timeout), ttl)
+    composition, deadlines = Composition(parts, resources.steps), resources.deadlines(route.timeout)
+    composed = {}
+    for choice in product(*(range(len(sides)) for sides in plans)):
+        chosen = tuple(sides[number] for sides, number in zip(plans, choice, strict=True))
+        split_choice = tuple(number for sides, number in zip(plans, choice, strict=True) if len(sides) > 1)
+        composed[split_choice] = ComposedRoute(composition, chosen, deadlines, ttl)
+    return composed, splitters
 
 
 def _cache_plan(
@@ -190,10 +267,18 @@ def _login_subrequest(config: Config, route: Route, resources: PlanResources) ->
     return Subrequest(CallPolicy(resources.services[name], deadlines, route.attempts, request_type))
 
 
-def _has_stored_parts_of(route: Route, service: str) -> bool:
-    """Return whether responses of ``service`` are stored as parts of compositions on ``route``, or within the whole."""
-    parts = (route.compose or {}).values()
-    return any(p.service == service and (p.cache is not None or route.cache is not None) for p in parts)
+def _fed(config: Config, route: Route) -> tuple[str, ...]:
+    """Return the services whose responses are stored as parts of compositions, or within the whole, and are made of
+    the same resources as those of ``route``: it forwards to one of them, or to another side of a split with one.
+    """
+    own = set(route.destinations)
+    stored = [
+        part.destinations
+        for each in config.routes
+        for part in (each.compose or {}).values()
+        if (part.cache is not None or each.cache is not None) and not own.isdisjoint(part.destinations)
+    ]
+    return tuple(dict.fromkeys(name for names in stored for name in names))
 
 
 def _identity_fields(route: Route) -> frozenset[bytes]:
