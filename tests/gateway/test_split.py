@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from joserfc import jwt
+from joserfc.jwk import OctKey
 
-from tests.support.client import head
-from tests.support.gateways import Rig
-from tests.support.upstream import Connection, Script, answering, ok
+from passerelle.security.credentials.api_keys import KeyStore
+from tests.support.client import Client, head
+from tests.support.gateways import Rig, Running
+from tests.support.upstream import Connection, Script, Upstream, answering, ok, once
+from tests.support.wire import wait_until
 
 BY_HEADER = {"by": "header:X-User"}
 
@@ -128,13 +137,17 @@ def test_addresses_of_trusted_proxies_count_and_ipv6_addresses_count_by_network(
         assert len({side(f"2001:db8:0:{number}::{last}") for last in range(1, 4)}) == 1
 
 
-def key_store(folder: Any, consumers: list[str]) -> tuple[str, dict[str, str]]:
-    """Create API keys; return the path of their store, and the keys by consumer."""
-    from passerelle.security.credentials.key_store import KeyStore
-
-    store = KeyStore(folder / "keys.db")
-    made = {name: store.create(name, (), None)[1] for name in consumers}
-    return str(folder / "keys.db"), made
+def test_consumers_count_and_the_gateway_checks_their_keys_first(rig: Rig, tmp_path: Path) -> None:
+    store = KeyStore(tmp_path / "keys.db")
+    keys = [store.create(f"app-{number}", (), 0, None)[1] for number in range(20)]
+    auth = {"auth": ["key"], "cache": {"ttl": "60s", "identity": "shared"}}
+    split = Split(rig, by="consumer", shared_cache=True, route=auth, top={"keys": {"store": str(tmp_path / "keys.db")}})
+    sides = [{split.get("", f"/{key}/{page}", ("X-API-Key", key)) for page in range(2)} for key in keys]
+    assert [len(side) for side in sides] == [1] * len(keys)
+    assert set().union(*sides) == {b"old", b"new"}
+    assert split.get("", f"/{keys[0]}/0", ("X-API-Key", keys[0])) in sides[0]
+    assert len(split.old.requests) + len(split.new.requests) == 2 * len(keys)  # that was a hit
+    assert split.client.request("GET", f"/{keys[0]}/0").status == 401
 
 
 # ---- the override
@@ -150,6 +163,23 @@ def test_testers_choose_their_side_by_header_or_cookie_and_others_do_not(rig: Ri
     assert split.get("", "/", tester, ("X-Side", "old"), ("Cookie", "side=new")) == b"old"
     assert split.get("", "/", tester, ("X-Side", "nowhere")) == b"old"
     assert split.get("", "/", other, ("X-Side", "new")) == b"old"
+
+
+def test_testers_with_a_role_choose_their_side(rig: Rig) -> None:
+    secret = "a secret of at least 32 octets, for tests"
+    top = {"jwt": {"algorithms": ["HS256"], "secret": secret, "issuer": "i", "audience": ["a"]}}
+    override = {"header": "X-Side", "roles": "tester"}
+    split = Split(rig, 0, override=override, **BY_HEADER, route={"auth": ["jwt"]}, top=top)
+
+    def token(**claims: Any) -> tuple[str, str]:
+        claims = {"iss": "i", "aud": "a", "sub": "ada", "exp": int(time.time()) + 600, **claims}
+        return "Authorization", "Bearer " + jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(secret))
+
+    chosen = ("X-Side", "new")
+    assert split.get("", "/", token(roles=["tester"]), chosen) == b"new"
+    assert split.get("", "/", token(roles="tester"), chosen) == b"new"
+    for other in (token(roles=["staff", 7, None]), token()):
+        assert split.get("", "/", other, chosen) == b"old"
 
 
 # ---- bodies, retries, tunnels
@@ -201,3 +231,195 @@ def test_websockets_reach_the_side_of_their_user(rig: Rig) -> None:
     split.client.send(b"abc")
     assert split.client.exactly(3) == b"bye"
     assert split.counts("new") == counts(1)
+
+
+# ---- the cache
+
+
+def numbered(name: str) -> Script:
+    """Return a script whose responses have a number, may be stored for a minute, and name their side."""
+    numbers = itertools.count(1)
+
+    def script(conn: Connection) -> None:
+        while True:
+            conn.read_request()
+            conn.send(ok(f"{name} {next(numbers)}".encode(), b"Cache-Control: max-age=60"))
+
+    return script
+
+
+class Cached(Split):
+    """A split route with a cache."""
+
+    def __init__(self, rig: Rig, users: int = 500, route: dict[str, Any] | None = None, **split: Any) -> None:
+        super().__init__(rig, users, numbered("old"), numbered("new"), {"cache": {}, **(route or {})}, **split)
+
+
+def test_the_sides_do_not_share_stored_responses_and_a_change_invalidates_both(rig: Rig) -> None:
+    split = Cached(rig)
+    sides = {split.get(f"u{number}", "/x").split()[0]: f"u{number}" for number in range(40)}
+    old, new = sides[b"old"], sides[b"new"]
+    assert [split.get(user, "/x") for user in (old, new, old, new)] == [b"old 1", b"new 1"] * 2
+    assert split.client.request("POST", "/x", ("X-User", new), body=b"a").status == 200
+    assert [split.get(user, "/x") for user in (old, new)] == [b"old 2", b"new 3"]
+    assert split.client.request("PUT", "/x", ("X-User", old), body=b"a").status == 200
+    assert [split.get(user, "/x") for user in (old, new)] == [b"old 4", b"new 4"]
+    assert split.rig.loop.call(lambda: split.running.gateway.purge("path", "/x")) == 2
+    assert split.counts("old")["requests"] == len(split.old.requests)  # hits are not counted
+
+
+def test_no_user_receives_a_response_of_the_other_side_when_weights_change(rig: Rig) -> None:
+    split = Cached(rig, 0)
+    assert split.get("u", "/x") == split.get("u", "/x") == b"old 1"
+    split.weigh(1000)
+    assert split.get("u", "/x") == split.get("u", "/x") == b"new 1"
+    split.weigh(0)
+    assert split.get("u", "/x") == b"old 1"
+
+
+def test_the_sides_share_stored_responses_if_the_configuration_states_it(rig: Rig) -> None:
+    split = Cached(rig, 0, shared_cache=True, **BY_HEADER)
+    assert split.get("u", "/x") == b"old 1"
+    split.weigh(1000)
+    assert split.get("u", "/x") == b"old 1"
+    assert split.get("", "/x") == b"old 1"
+
+
+def test_a_reload_that_ends_a_split_drops_what_was_stored_before_it(rig: Rig) -> None:
+    split = Cached(rig, 0)
+    plain = [{"path": "/{rest*}", "service": "old", "cache": {}}]
+    split.running.reload(split.services, plain)
+    assert split.get("", "/x") == b"old 1"
+    split.running.reload(split.services, split.routes)
+    assert split.client.request("POST", "/x", body=b"a").status == 200
+    split.running.reload(split.services, plain)
+    assert split.get("", "/x") == b"old 3"
+
+
+# ---- compositions
+
+
+def parts(rig: Rig, cache: dict[str, Any] | None = None, **split: Any) -> tuple[Running, Client, Upstream, Upstream]:
+    """Start a gateway with a composition whose part ``user`` is split, and a plain route to the old service."""
+    old, new = rig.upstream(echo_json("old")), rig.upstream(echo_json("new"))
+    services = {"old": {"targets": [old.url]}, "new": {"targets": [new.url]}}
+    user = {"service": "old", "path": "/user", "split": {"weights": {"new": 500}, **BY_HEADER, **split}}
+    if cache is not None:
+        user["cache"] = cache
+    compose = {"user": user, "page": {"service": "old", "path": "/page"}}
+    running = rig.gateway(services, [{"path": "/all", "compose": compose}, {"path": "/user", "service": "old"}])
+    return running, rig.connect(running), old, new
+
+
+def echo_json(name: str) -> Script:
+    numbers = itertools.count(1)
+
+    def script(conn: Connection) -> None:
+        while True:
+            request = conn.read_request()
+            body = json.dumps([name, request.target.decode(), next(numbers)]).encode()
+            conn.send(ok(body, b"Content-Type: application/json", b"Cache-Control: max-age=60"))
+
+    return script
+
+
+def test_a_part_of_a_composition_is_split(rig: Rig) -> None:
+    running, client, _, new = parts(rig)
+    seen = {}
+    for number in range(40):
+        whole = json.loads(client.request("GET", "/all", ("X-User", f"u{number}")).body)
+        assert whole["page"][:2] == ["old", "/page"]
+        seen[f"u{number}"] = whole["user"][0]
+    assert set(seen.values()) == {"old", "new"}
+    assert running.snapshot()["splits"]["/all#user"]["new"]["requests"] == len(new.requests)
+    settings = {"/all#user": {"weights": {"old": 0, "new": 1000}, "slow_after": None}}
+    rig.loop.call(lambda: running.gateway.set_splits(settings))
+    assert json.loads(client.request("GET", "/all", ("X-User", "u")).body)["user"][0] == "new"
+
+
+def test_stored_parts_of_both_sides_are_apart_and_a_change_invalidates_both(rig: Rig) -> None:
+    _, client, _, _ = parts(rig, cache={})
+
+    def user(name: str) -> Any:
+        return json.loads(client.request("GET", "/all", ("X-User", name)).body)["user"]
+
+    sides = {user(f"u{number}")[0]: f"u{number}" for number in range(40)}
+    before = [user(sides[side]) for side in ("old", "new")]
+    assert before == [user(sides[side]) for side in ("old", "new")]
+    assert client.request("POST", "/user", body=b"x").status == 200
+    after = [user(sides[side]) for side in ("old", "new")]
+    assert all(one[0] == two[0] and one[2] < two[2] for one, two in zip(before, after, strict=True))
+
+
+# ---- what is counted
+
+
+def fails(conn: Connection) -> None:
+    while True:
+        conn.read_request()
+        conn.send(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_failures_count_once_for_each_user_and_minute(rig: Rig) -> None:
+    split = Split(rig, 1000, new=fails, top={"trusted_proxies": ["127.0.0.1"]})
+    for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2"):
+        assert split.client.request("GET", "/", ("X-Forwarded-For", address)).status == 500
+    assert split.counts("new") == counts(3, 3, 2)
+    assert split.counts("old") == counts()
+
+
+def test_a_side_that_refuses_connections_or_cuts_its_response_fails(rig: Rig) -> None:
+    cut = once(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", "close")
+    split = Split(rig, 1000, new=cut)
+    split.client.send(head("GET", "/"))
+    split.client.wait_closed()
+    wait_until(lambda: split.counts("new") == counts(1, 1, 1), lambda: str(split.counts("new")))
+    split.new.refuse()
+    assert split.rig.connect(split.running).request("GET", "/").status == 502
+    wait_until(lambda: split.counts("new") == counts(2, 2, 1), lambda: str(split.counts("new")))
+
+
+def test_requests_above_the_threshold_count_as_slow(rig: Rig) -> None:
+    waits = threading.Event()
+
+    def slow(conn: Connection) -> None:
+        conn.read_request()
+        conn.wait(waits)
+        conn.send(ok(b"new"))
+
+    split = Split(rig, 1000, new=slow)
+    split.weigh(1000, slow_after=0.02)
+    split.client.send(head("GET", "/"))
+    split.new.wait_requests(1)
+    threading.Timer(0.05, waits.set).start()
+    assert split.client.read_response().status == 200
+    assert split.counts("new") == counts(1, slow_users=1)
+
+
+def test_the_shadow_of_a_route_receives_the_requests_of_the_old_side(rig: Rig) -> None:
+    shadow = rig.upstream(answering(ok(b"old")))
+    split = Split(rig)
+    services = {**split.services, "third": {"targets": [shadow.url]}}
+    split.running.reload(services, [{**split.routes[0], "shadow": {"service": "third", "control": "0%"}}])
+    old, new = split.users()
+    before = len(split.old.requests)
+    shadow.wait_requests(before)
+    assert split.get(new) == b"new"
+    assert split.get(old) == b"old"
+    shadow.wait_requests(before + 1)
+
+
+def test_the_access_log_names_the_side_and_traces_are_complete(rig: Rig, tmp_path: Path) -> None:
+    collector = rig.upstream(answering(ok(b"{}")))
+    tracing = {"endpoint": f"{collector.url}/v1/traces", "sample": "100%"}
+    split = Split(rig, top={"access_log": str(tmp_path / "access.log"), "tracing": tracing})
+    old, new = split.users()
+    for user in (old, new):
+        split.get(user)
+    assert split.client.request("POST", "/", ("X-User", new), body=b"abc").body == b"new"
+    split.running.stop()
+    lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert [line["service"] for line in lines[-3:]] == ["old", "new", "new"]
+    assert {line["route"] for line in lines} == {"/{rest*}"}
+    wait_until(lambda: collector.requests, "spans")
+    assert b"new-1" in b"".join(request.body for request in collector.requests)
