@@ -301,6 +301,7 @@ TOLD: dict[str, Any] = {
     "attempt_timeout": "1s",
     "hedge": {"after": "p95"},
     "shadow": {"service": "other", "sample": "10%"},
+    "split": {"weights": {"other": 100}},
     "stream_idle_timeout": "off",
     "tunnel_idle_timeout": "7s",
     "tell_deadline": True,

@@ -278,6 +278,7 @@ def test_routes_as_json(run: Run) -> None:
         "compress": None,
         "hedge": None,
         "shadow": None,
+        "split": None,
         "login": None,
         "logout": False,
         "services": {
@@ -301,6 +302,7 @@ def test_routes_as_json(run: Run) -> None:
         "pass_status": [],
         "fallback": None,
         "cache": None,
+        "split": None,
     }
     assert list(found[1]["services"]) == ["user", "product"]
 

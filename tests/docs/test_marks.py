@@ -22,6 +22,7 @@ NOT_RUN = {
     "docs/how-to/cache-an-endpoint.md": EXCERPTS,
     "docs/how-to/back-up.md": "tests/cli/test_backup.py runs its commands",
     "docs/how-to/compare-a-new-service.md": EXCERPTS,
+    "docs/how-to/split-traffic.md": EXCERPTS,
     "docs/how-to/compose-services.md": EXCERPTS,
     "docs/how-to/containers.md": "its commands need an engine; tests/export and tests/supervisor run what is in them",
     "docs/how-to/dashboard.md": EXCERPTS,

@@ -122,9 +122,9 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
             failure += f", passes {', '.join(map(str, part['pass_status']))}"
         text = f"{part['key']}: GET {part['upstream_path']} from {_service_text(part['service'])}"
         lines.append(("part", f"{text}, timeout {duration_text(part['timeout'])}, {failure}"))
-        if part["cache"] is not None:
-            lines.append(("cache", f"{part['key']}: {part['cache']}"))
-    lines += [(key, route[key]) for key in ("cache", "compress", "hedge", "shadow", "idle") if route[key] is not None]
+        lines += [(key, f"{part['key']}: {part[key]}") for key in ("cache", "split") if part[key] is not None]
+    keys = ("cache", "compress", "hedge", "shadow", "split", "idle")
+    lines += [(key, route[key]) for key in keys if route[key] is not None]
     each = f", {duration_text(route['attempt_timeout'])} an attempt" if route["attempt_timeout"] is not None else ""
     known = ", services receive the remaining time" if route["tell_deadline"] else ""
     lines.append(("timeout", duration_text(route["timeout"]) + each + known))

@@ -31,6 +31,7 @@ COMMANDS = (
     "routes",
     "explain",
     "shadow",
+    "split",
     "capacity",
     "keys",
     "backup",

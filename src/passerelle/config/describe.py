@@ -17,6 +17,7 @@ from passerelle.config.models.config import Config, Part, Route
 from passerelle.config.models.headers import RequestHeaders, ResponseHeaders
 from passerelle.config.models.hedge import Hedge
 from passerelle.config.models.shadow import Shadow
+from passerelle.config.models.split import Split
 from passerelle.config.models.units import duration_text, percent_text, size_text
 
 
@@ -32,6 +33,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
         "compress": describe_compression(route.compress),
         "hedge": describe_hedge(route.hedge),
         "shadow": describe_shadow(route.shadow),
+        "split": describe_split(route.service, route.split),
         "encoded_slashes": route.encoded_slashes,
         "login": {"service": login.service, "path": login.path} if login is not None else None,
         "logout": bool(route.logout),
@@ -49,6 +51,7 @@ def describe_part(route: Route, part: Part) -> dict[str, Any]:
         "pass_status": list(part.pass_status),
         "fallback": part.fallback,
         "cache": describe_cache(part.cache),
+        "split": describe_split(part.service, part.split),
     }
 
 
@@ -139,6 +142,14 @@ def describe_shadow(shadow: Shadow | None) -> str | None:
     if shadow is None:
         return None
     return f"{shadow.service} receives {percent_text(shadow.sample)} of {', '.join(shadow.methods)}"
+
+
+def describe_split(service: str | None, split: Split | None) -> str | None:
+    """Describe how users are split among services by the file; None without a split."""
+    if split is None or service is None:
+        return None
+    shares = ", ".join(f"{name} {weight / 10:g}%" for name, weight in split.sides(service).items())
+    return f"{shares} of users by {split.by}"
 
 
 def describe_idle_timeouts(route: Route) -> str | None:

@@ -103,6 +103,23 @@ class _Families(Collector):
         return (metric.family(self._snapshot) for metric in METRICS if redis or not metric.redis)
 
 
+def _of_sides(key: str) -> Callable[[Snapshot], Samples]:
+    """Read a count of each side of each split."""
+
+    def samples(snapshot: Snapshot) -> Samples:
+        for route, sides in snapshot["splits"].items():
+            for side, counts in sides.items():
+                yield [route, side], counts[key]
+
+    return samples
+
+
+def _split_weights(snapshot: Snapshot) -> Samples:
+    for route, weights in snapshot["split_weights"].items():
+        for side, weight in weights.items():
+            yield [route, side], weight
+
+
 def _each(group: str, read: Callable[[dict[str, Any]], Samples]) -> Callable[[Snapshot], Samples]:
     """Read the samples of each route or service; ``read`` returns the samples of one of them, without its name."""
 
@@ -248,6 +265,35 @@ METRICS = (
         "`allowed` (`2xx`), `denied` (`3xx`, `4xx`), `failed` (a [failure](access-log.md#failures), such as "
         "`timeout`; with `failure: open` these passed)",
         _of_routes(_by_two_keys("verdicts")),
+    ),
+    Metric(
+        "passerelle_split_requests_total",
+        "counter",
+        ("route", "side"),
+        "with [`split`](configuration.md#split): requests that the service `side` received, whatever the number of "
+        "attempts",
+        _of_sides("requests"),
+    ),
+    Metric(
+        "passerelle_split_failed_total",
+        "counter",
+        ("route", "side"),
+        "of these, those that ended with a 5xx response or without a complete one",
+        _of_sides("failed"),
+    ),
+    Metric(
+        "passerelle_split_failed_users_total",
+        "counter",
+        ("route", "side"),
+        "of these, the first of each user in a minute",
+        _of_sides("failed_users"),
+    ),
+    Metric(
+        "passerelle_split_weight",
+        "gauge",
+        ("route", "side"),
+        "share of the users of a route with `split` that a service receives, in per mille",
+        _split_weights,
     ),
     Metric(
         "passerelle_requests_malformed_total",

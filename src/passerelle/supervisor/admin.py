@@ -40,6 +40,7 @@ from passerelle.supervisor.dashboard import files
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.supervisor.explanation import explanation, parse_request
 from passerelle.supervisor.live_sampler import RECENT, LiveSampler
+from passerelle.supervisor.splits import Splits, change_split, split_report
 from passerelle.system import ports
 
 # Beyond loopback, one address gets half of these: it cannot keep probes and programs of this machine out.
@@ -47,7 +48,7 @@ _CONNECTIONS = 100
 _SWEEP = 1.0  # seconds between two checks of the timeouts of clients
 _CHANGES = {
     path: {b"POST": path[1:].decode()}
-    for path in (b"/reload", b"/scale", b"/restart", b"/cache/purge", b"/shadow/reset")
+    for path in (b"/reload", b"/scale", b"/restart", b"/cache/purge", b"/shadow/reset", b"/split")
 }
 _OF_ALL = {b"POST": "instances/add"}
 _OF_ONE = {b"PATCH": "instances/change", b"DELETE": "instances/remove"}
@@ -95,6 +96,10 @@ class AdminSubject(Protocol):
     @property
     def live(self) -> LiveSampler:
         """The live view."""
+
+    @property
+    def splits(self) -> Splits:
+        """The splits of routes."""
 
     async def metrics(self) -> Snapshot:
         """Return the counters."""
@@ -157,6 +162,7 @@ class Admin:
             b"/failures": self._failures,
             b"/explain": self._explain,
             b"/shadow": self._shadow,
+            b"/split": self._split,
         }
 
     async def start(self) -> None:
@@ -288,6 +294,8 @@ class Admin:
             elif name == "shadow/reset":
                 await self._subject.shadows(reset=True)
                 response = {"message": "the shadow requests are counted again from zero"}
+            elif name == "split":
+                response = await change_split(self._subject.splits, arguments, f"{client.by} from {client.address}")
             else:
                 response = await self._subject.change(name, arguments)
             outcome = "done"
@@ -405,6 +413,12 @@ class Admin:
             names = ", ".join(routes) or "none"
             return _refusal(ChangeRefused(f"no shadow on route {wanted!r}; routes with a shadow: {names}"))
         return _json(200, {"routes": routes if wanted is None else {wanted: routes[wanted]}})
+
+    async def _split(self, head: RequestHead, target: bytes) -> Response:
+        try:
+            return _json(200, {"routes": await split_report(self._subject.splits, _query(target).get("route"))})
+        except ChangeRefused as refused:
+            return _refusal(refused)
 
     async def _failures(self, head: RequestHead, target: bytes) -> Response:
         return _json(200, {"failures": self._subject.live.failures_since(0)})

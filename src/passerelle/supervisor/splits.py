@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from passerelle.config.models.config import Config
+from passerelle.crossing.latency import LatencyHistogram
 from passerelle.crossing.sides import WHOLE, check_weights
 from passerelle.observability.events import EventLog
 from passerelle.observability.metrics import Snapshot
@@ -181,7 +182,7 @@ class Splits:
         self._file = file
         await self._send(self.settings())
         for route in file:
-            if self.weights(route) != before.get(route):
+            if self.weights(route) != before.get(route, file[route]):
                 self._changed(route, "file", "reloaded")
 
     # Counts
@@ -203,3 +204,56 @@ class Splits:
         """Return the counts of each side, as :meth:`read` found them. :raises NotFound: if there is no such split."""
         known = self._counts.get(route, {})
         return {side: known.get(side, SideCounts()) for side in self.file_weights(route)}
+
+
+# What the admin port shows and takes
+
+
+async def split_report(splits: Splits, route: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return the weights and the counts of the split ``route``, or of all. :raises NotFound: if there is no such split.
+
+    ``file`` has the weights of the file; ``p50`` is the median time until the first byte in seconds, or None.
+    """
+    routes = splits.routes() if route is None else [route]
+    for name in routes:
+        splits.weights(name)
+    await splits.read()
+    return {
+        name: {
+            "weights": splits.weights(name),
+            "file": splits.file_weights(name),
+            "held": splits.held.get(name),
+            "sides": {side: _shown(counts) for side, counts in splits.counts(name).items()},
+        }
+        for name in routes
+    }
+
+
+def _shown(counts: SideCounts) -> dict[str, Any]:
+    return {
+        "requests": counts.requests,
+        "failed": counts.failed,
+        "failed_users": counts.failed_users,
+        "slow_users": counts.slow_users,
+        "p50": LatencyHistogram(counts.latency).quantile(0.5),
+    }
+
+
+async def change_split(splits: Splits, arguments: Mapping[str, str], actor: str) -> dict[str, Any]:
+    """Change weights as the admin port is told: ``route``, ``weights`` (``users=100,monolith=900``) and ``reason``.
+
+    :raises ChangeRefused: if the arguments are invalid, or the change cannot be made.
+    """
+    unknown = arguments.keys() - {"route", "weights", "reason"}
+    if unknown or not arguments.get("route"):
+        raise InvalidChange("split needs route and weights, and takes a reason")
+    route, wanted = arguments["route"], {}
+    splits.weights(route)
+    for word in arguments.get("weights", "").split(","):
+        side, _, number = word.partition("=")
+        if not number.isascii() or not number.isdigit() or side in wanted:
+            raise InvalidChange(f"found {word[:100]!r}; allowed is SIDE=N with N from 0 to {WHOLE}, in per mille")
+        wanted[side] = int(number[:9])
+    await splits.set(route, wanted, actor=actor, reason=arguments.get("reason", "")[:200])
+    now = splits.weights(route)
+    return {"message": f"{route}: {' '.join(f'{name}={weight}' for name, weight in now.items())}", "weights": now}

@@ -30,6 +30,7 @@ from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
 from passerelle.supervisor.recorded_events import health_recorder
+from passerelle.supervisor.splits import Settings, Splits
 from passerelle.supervisor.webhook import WebhookSender
 from passerelle.supervisor.worker_main import StopRequest, build, tune_memory
 from passerelle.system import linux, ports
@@ -59,6 +60,7 @@ class StandaloneGateway:
             lambda kind, service, text: self.events.record(kind, text, service=service),
             health_recorder(self.events, lambda service: False),
         )
+        self.splits = Splits(active.config, self.events, _log, self._set_splits, self._snapshot)
         self._drained: set[tuple[str, TargetKey]] = set()  # with the name of the service
         self._instance_admin = InstanceAdmin(self, _log)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -70,6 +72,12 @@ class StandaloneGateway:
         for name, service in self.config.services.items():
             if self.catalog.is_discovered(service):
                 self._on_found(name)
+
+    async def _set_splits(self, settings: Settings) -> None:
+        self._gateway.set_splits(settings)
+
+    async def _snapshot(self) -> Snapshot:
+        return self._gateway.snapshot()
 
     def stop(self) -> None:
         """Refuse further changes, stop discovery and cancel the work in the background."""
@@ -144,7 +152,9 @@ class StandaloneGateway:
     async def metrics(self) -> Snapshot:
         """Return the counters."""
         counts = {kind: count for kind, count in self.events.counts.items() if count}
-        return self._gateway.snapshot() | {"events": counts, "alerts": self.alerting.counts()}
+        weights = self.splits.all_weights()
+        own = {"events": counts, "alerts": self.alerting.counts(), "split_weights": weights}
+        return self._gateway.snapshot() | own
 
     async def status(self) -> dict[str, Any]:
         """Return the status in the shape of a supervisor's; the gateway itself is its only worker."""
@@ -242,11 +252,13 @@ class StandaloneGateway:
             raise ChangeRefused(f"services with app or run need `passerelle up`: {', '.join(local)}")
         await self.catalog.prepare(config)
         try:
-            self._gateway.reload(config, {name: self._specs(name, config) for name in config.services})
+            specs = {name: self._specs(name, config) for name in config.services}
+            self._gateway.reload(config, specs, self.splits.settings(config))
         except CannotStart as error:
             self.catalog.adopt(self.config)
             raise ChangeRefused(str(error)) from error
         response = self._active.apply(candidate)
+        await self.splits.adopt(config)
         self.catalog.adopt(config)
         self._forget_drained()
         tune_memory()

@@ -28,6 +28,7 @@ from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.live_sampler import LiveSampler
 from passerelle.supervisor.reconciler import Reconciler
 from passerelle.supervisor.report import ConsoleReport
+from passerelle.supervisor.splits import Splits
 from passerelle.supervisor.supervised import ProcessState
 from passerelle.supervisor.target_set import TargetSet
 from passerelle.supervisor.webhook import WebhookSender
@@ -289,6 +290,11 @@ class Supervisor:
     def config(self) -> Config:
         """The configuration in force."""
         return self.fleet.config
+
+    @property
+    def splits(self) -> Splits:
+        """The splits of routes."""
+        return self.fleet.splits
 
     @property
     def is_ready(self) -> bool:
