@@ -240,7 +240,7 @@ def _shown(counts: SideCounts) -> dict[str, Any]:
 
 
 async def change_split(splits: Splits, arguments: Mapping[str, str], actor: str) -> dict[str, Any]:
-    """Change weights as the admin port is told: ``route``, ``weights`` (``users=100,monolith=900``) and ``reason``.
+    """Change weights by a request to the admin port: ``route``, ``weights`` (``users=100,monolith=900``) and ``reason``.
 
     :raises ChangeRefused: if the arguments are invalid, or the change cannot be made.
     """
