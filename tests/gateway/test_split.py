@@ -18,7 +18,7 @@ from passerelle.security.credentials.api_keys import KeyStore
 from tests.support.client import Client, head
 from tests.support.gateways import Rig, Running
 from tests.support.upstream import Connection, Script, Upstream, answering, ok, once
-from tests.support.wire import wait_until
+from tests.support.wire import DEADLINE, wait_until
 
 BY_HEADER = {"by": "header:X-User"}
 
@@ -379,21 +379,23 @@ def test_a_side_that_refuses_connections_or_cuts_its_response_fails(rig: Rig) ->
     wait_until(lambda: split.counts("new") == counts(2, 2, 1), lambda: str(split.counts("new")))
 
 
-def test_requests_above_the_threshold_count_as_slow(rig: Rig) -> None:
-    waits = threading.Event()
-
-    def slow(conn: Connection) -> None:
+def test_a_request_counts_as_slow_once_its_time_is_over_also_if_its_client_leaves(rig: Rig) -> None:
+    def hangs(conn: Connection) -> None:
         conn.read_request()
-        conn.wait(waits)
-        conn.send(ok(b"new"))
+        conn.wait(threading.Event())
 
-    split = Split(rig, 1000, new=slow)
-    split.weigh(1000, slow_after=0.02)
-    split.client.send(head("GET", "/"))
-    split.new.wait_requests(1)
-    threading.Timer(0.05, waits.set).start()
-    assert split.client.read_response().status == 200
-    assert split.counts("new") == counts(1, slow_users=1)
+    split = Split(rig, 1000, new=[hangs, answering(ok(b"new"))], top={"trusted_proxies": ["127.0.0.1"]})
+    split.weigh(1000, slow_after=0.01)
+    split.client.send(head("GET", "/", ("X-Forwarded-For", "192.0.2.1")))
+    wait_until(lambda: split.counts("new") == counts(1, slow_users=1), lambda: str(split.counts("new")))
+    split.client.close()
+    split.weigh(1000, slow_after=DEADLINE)
+    leaving, staying = rig.connect(split.running), rig.connect(split.running)
+    leaving.send(head("GET", "/", ("X-Forwarded-For", "192.0.2.2")))
+    wait_until(lambda: split.counts("new")["requests"] == 2)
+    leaving.close()
+    assert staying.request("GET", "/", ("X-Forwarded-For", "192.0.2.3")).status == 200
+    assert split.counts("new") == counts(3, slow_users=1)
 
 
 def test_the_shadow_of_a_route_receives_the_requests_of_the_old_side(rig: Rig) -> None:

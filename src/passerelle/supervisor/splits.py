@@ -240,7 +240,9 @@ def _shown(counts: SideCounts) -> dict[str, Any]:
 
 
 async def change_split(splits: Splits, arguments: Mapping[str, str], actor: str) -> dict[str, Any]:
-    """Change weights by a request to the admin port: ``route``, ``weights`` (``users=100,monolith=900``) and ``reason``.
+    """Change weights by a request to the admin port.
+
+    It has a ``route``, ``weights`` such as ``users=100,monolith=900``, and perhaps a ``reason``.
 
     :raises ChangeRefused: if the arguments are invalid, or the change cannot be made.
     """

@@ -258,9 +258,9 @@ class StandaloneGateway:
             self.catalog.adopt(self.config)
             raise ChangeRefused(str(error)) from error
         response = self._active.apply(candidate)
-        await self.splits.adopt(config)
         self.catalog.adopt(config)
         self._forget_drained()
+        await self.splits.adopt(config)
         tune_memory()
         return response
 

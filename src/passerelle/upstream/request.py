@@ -162,6 +162,11 @@ class UpstreamRequest:
         if not self._over:
             self._stop(None)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the request was cancelled, has failed, or has its whole response."""
+        return self._over
+
     # ---- an attempt
 
     def _attempt(self) -> None:

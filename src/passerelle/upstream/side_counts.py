@@ -1,12 +1,13 @@
 """Counts the requests of one side of a split by their outcome, for the verdict on the side.
 
-Counted are requests that were forwarded, once each, with their outcome after retries. Responses from the cache are not:
+Counted are requests that are forwarded, once each, with their outcome after retries. Responses from the cache are not:
 the entries of a new side are few at first, and it would look worse than it is.
 """
 
 from __future__ import annotations
 
 import re
+from asyncio import TimerHandle, get_running_loop
 from math import inf
 from time import perf_counter
 from typing import Any, Final
@@ -35,25 +36,16 @@ class SideCounters:
         self._failed_users = FirstPerUser()
         self._slow_users = FirstPerUser()
 
-    def count_response(self, seconds: float, user: bytes, now: float, *, failed: bool) -> None:
-        """Count a response of the side whose first byte came after ``seconds``."""
-        self.counts["requests"] += 1
-        self.latency.add(seconds)
-        if failed:
-            self._count_failed(user, now)
-        elif seconds > self.slow_after and self._slow_users.is_first(user, now):
-            self.counts["slow_users"] += 1
-
-    def count_failure(self, user: bytes, now: float, *, counted: bool) -> None:
-        """Count a request without a complete response; ``counted`` is whether the head of the response was counted."""
-        if not counted:
-            self.counts["requests"] += 1
-        self._count_failed(user, now)
-
-    def _count_failed(self, user: bytes, now: float) -> None:
+    def count_failed(self, user: bytes, now: float) -> None:
+        """Count a failed request of ``user``."""
         self.counts["failed"] += 1
         if self._failed_users.is_first(user, now):
             self.counts["failed_users"] += 1
+
+    def count_slow(self, user: bytes, now: float) -> None:
+        """Count a slow request of ``user``."""
+        if self._slow_users.is_first(user, now):
+            self.counts["slow_users"] += 1
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
@@ -92,21 +84,40 @@ class CountedRequests:
         now: float,
     ) -> UpstreamRequest:
         """As :meth:`__call__`, by ``make`` in place of the class of the policy."""
-        return make(policy, _Observer(receiver, self._counters, message), method, message, body, now)
+        counters = self._counters
+        counters.counts["requests"] += 1
+        observer = _Observer(receiver, counters, message)
+        request = make(policy, observer, method, message, body, now)
+        if counters.slow_after != inf:
+            observer.watch(request)
+        return request
 
 
 class _Observer:
-    """Passes a response to its receiver, and counts its outcome."""
+    """Passes a response to its receiver, and counts its outcome.
 
-    __slots__ = ("_counters", "_has_failed", "_has_head", "_message", "_receiver", "_started", "streams")
+    A request counts as slow when its time is over, and not when its response arrives: the client may leave before.
+    """
+
+    __slots__ = ("_counters", "_has_failed", "_message", "_receiver", "_started", "_timer", "streams")
 
     def __init__(self, receiver: ResponseReceiver, counters: SideCounters, message: bytes) -> None:
         self._receiver = receiver
         self._counters = counters
         self._message = message
         self._started = perf_counter()
-        self._has_failed = self._has_head = False
+        self._has_failed = False
+        self._timer: TimerHandle | None = None
         self.streams = receiver.streams
+
+    def watch(self, request: UpstreamRequest) -> None:
+        """Count ``request`` as slow once its time is over, unless its response begins or its client leaves before."""
+        self._timer = get_running_loop().call_later(self._counters.slow_after, self._on_slow, request)
+
+    def _on_slow(self, request: UpstreamRequest) -> None:
+        self._timer = None
+        if not request.is_over:
+            self._counters.count_slow(self._user(), perf_counter())
 
     def client_key(self) -> bytes | None:
         """Return the client that the request is counted for."""
@@ -117,13 +128,20 @@ class _Observer:
         found = _CONSUMER.search(self._message)
         return b"=" + found[1] if found is not None else self._receiver.client_key() or b""
 
-    def _count(self, status: int) -> None:
+    def _begin(self, status: int) -> None:
+        """Count the beginning of a response."""
         now = perf_counter()
-        self._has_head = True
-        self._has_failed = status >= 500
-        seconds = now - self._started
-        user = self._user() if self._has_failed or seconds > self._counters.slow_after else b""
-        self._counters.count_response(seconds, user, now, failed=self._has_failed)
+        self._counters.latency.add(now - self._started)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if status >= 500:
+            self._fail(now)
+
+    def _fail(self, now: float) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            self._counters.count_failed(self._user(), now)
 
     def on_interim(self, head: ResponseHead) -> None:
         """Pass a 1xx response on."""
@@ -131,12 +149,12 @@ class _Observer:
 
     def on_switch(self, head: ResponseHead, data: bytes) -> None:
         """Count a tunnel, and pass the 101 response on."""
-        self._count(head.status)
+        self._begin(head.status)
         self._receiver.on_switch(head, data)
 
     def on_response(self, head: ResponseHead, data: bytes, complete: bool) -> None:
         """Count the response, and pass its head on."""
-        self._count(head.status)
+        self._begin(head.status)
         self._receiver.on_response(head, data, complete)
 
     def on_data(self, data: bytes) -> None:
@@ -149,6 +167,9 @@ class _Observer:
 
     def on_failure(self, failure: Failure) -> None:
         """Count the failure unless the client has caused it, and pass it on."""
-        if failure.side is not Side.CLIENT and not self._has_failed:
-            self._counters.count_failure(self._user(), perf_counter(), counted=self._has_head)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if failure.side is not Side.CLIENT:
+            self._fail(perf_counter())
         self._receiver.on_failure(failure)
