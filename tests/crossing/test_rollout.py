@@ -276,6 +276,15 @@ def test_one_event_of_a_user_counts_in_a_minute() -> None:
     ]
 
 
+def test_a_client_that_invents_users_counts_a_limited_number_of_times() -> None:
+    first = FirstPerUser(per_address=3)
+    users = [b"user-%d" % number for number in range(5)]
+    assert [first.is_first(user, 0, b"192.0.2.1") for user in users] == [True, True, True, False, False]
+    assert first.is_first(users[3], 0, b"192.0.2.2")
+    assert all(first.is_first(b"unknown-%d" % number, 0) for number in range(5))
+    assert first.is_first(users[4], 60, b"192.0.2.1")
+
+
 def test_a_request_is_slow_by_the_median_of_the_old_side() -> None:
     threshold = SlowThreshold(factor=1.5, sample=3)
     assert not threshold.is_slow(100.0, of_old=False)

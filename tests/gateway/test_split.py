@@ -15,12 +15,21 @@ from joserfc import jwt
 from joserfc.jwk import OctKey
 
 from passerelle.security.credentials.api_keys import KeyStore
+from passerelle.upstream import side_counts
 from tests.support.client import Client, head
 from tests.support.gateways import Rig, Running
 from tests.support.upstream import Connection, Script, Upstream, answering, ok, once
 from tests.support.wire import DEADLINE, wait_until
 
+pytestmark = pytest.mark.usefixtures("one_minute")
+
 BY_HEADER = {"by": "header:X-User"}
+
+
+@pytest.fixture
+def one_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test happen within one minute, in which each user counts once."""
+    monkeypatch.setattr(side_counts, "perf_counter", lambda: 60.0)
 
 
 class Split:
@@ -366,6 +375,21 @@ def test_failures_count_once_for_each_user_and_minute(rig: Rig) -> None:
         assert split.client.request("GET", "/", ("X-Forwarded-For", address)).status == 500
     assert split.counts("new") == counts(3, 3, 2)
     assert split.counts("old") == counts()
+
+
+@pytest.mark.parametrize(
+    ("by", "fields"),
+    [
+        ("header:X-User", [("x-USER", "a"), ("X-User", "b")]),
+        ("cookie:id", [("cookie", "x=1; id=a"), ("Cookie", "id=b")]),
+    ],
+)
+def test_users_behind_one_address_count_each(rig: Rig, by: str, fields: list[tuple[str, str]]) -> None:
+    split = Split(rig, 1000, new=fails, by=by)
+    for field in fields * 2:
+        assert split.client.request("GET", "/", field).status == 500
+    assert split.client.request("GET", "/").status == 500
+    assert split.counts("new") == counts(5, 5, 3)
 
 
 def test_a_side_that_refuses_connections_or_cuts_its_response_fails(rig: Rig) -> None:

@@ -66,24 +66,36 @@ def wilson(hits: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 
 class FirstPerUser:
-    """Tells the first bad event of a user in a minute from further ones, in bounded memory."""
+    """Tells the first bad event of a user in a minute from further ones, in bounded memory.
 
-    __slots__ = ("_minute", "_most", "_users")
+    One object serves both sides, so that its bounds take from both alike. ``most`` bounds the users of a minute, and
+    ``per_address`` those of one address: a client may invent any number of cookies.
+    """
 
-    def __init__(self, most: int = 10_000) -> None:
+    __slots__ = ("_addresses", "_minute", "_most", "_per_address", "_users")
+
+    def __init__(self, most: int = 10_000, per_address: int = 100) -> None:
         self._most = most
+        self._per_address = per_address
         self._minute = -1
         self._users: set[bytes] = set()
+        self._addresses: dict[bytes, int] = {}
 
-    def is_first(self, user: bytes, now: float) -> bool:
-        """Return whether the event of ``user`` at ``now`` (seconds) counts. Beyond the bound, no user counts."""
+    def is_first(self, user: bytes, now: float, address: bytes = b"") -> bool:
+        """Return whether the event of ``user`` at ``now`` (seconds) counts. Beyond the bounds, none counts.
+
+        ``address`` is that of the client, or empty where it is not known.
+        """
         minute = int(now // 60)
         if minute != self._minute:
             self._minute = minute
             self._users.clear()
-        if user in self._users or len(self._users) >= self._most:
+            self._addresses.clear()
+        seen = self._addresses.get(address, 0)
+        if user in self._users or len(self._users) >= self._most or (address and seen >= self._per_address):
             return False
         self._users.add(user)
+        self._addresses[address] = seen + 1
         return True
 
 

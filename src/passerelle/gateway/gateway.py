@@ -36,7 +36,7 @@ from passerelle.gateway.assembly.services import (
     pool_settings,
     sweep_seconds,
 )
-from passerelle.gateway.assembly.splits import SplitFactory, slow_after
+from passerelle.gateway.assembly.splits import SplitCounts, SplitFactory, slow_after
 from passerelle.gateway.assembly.tracing import Tracing
 from passerelle.gateway.context import Context
 from passerelle.gateway.exchange import Exchange
@@ -62,7 +62,6 @@ from passerelle.upstream.passive_health import PassiveHealth
 from passerelle.upstream.request import UpstreamRequest
 from passerelle.upstream.service import Service
 from passerelle.upstream.shadow import ShadowResults
-from passerelle.upstream.side_counts import SideCounters
 from passerelle.upstream.stream_idle import StreamIdleMonitor
 
 __all__ = ["Gateway", "InstanceSpec"]
@@ -111,7 +110,7 @@ class Gateway:
         # Services that a reload has removed while requests to them are in flight.
         self._retiring: dict[str, tuple[Service, InstanceSet]] = {}
         self._shadows: dict[str, ShadowResults] = {}
-        self._side_counters: dict[str, dict[str, SideCounters]] = {}
+        self._split_counts: dict[str, SplitCounts] = {}
         self._splitters: dict[str, Splitter] = {}
         self._guards = GuardFactory(config, self.loop)
         self._certificates = Certificates(config)
@@ -119,7 +118,7 @@ class Gateway:
             self._services[name], self._members[name] = self._make_service(name, service, self._certificates)
             self._set_instances(name, service, configured_instances(name, service))
         cache, era = open_cache(config), object()
-        splits = SplitFactory(config, self._side_counters)
+        splits = SplitFactory(config, self._split_counts)
         self._splitters = splits.splitters
         self.context = Context(
             self.loop,
@@ -230,7 +229,7 @@ class Gateway:
         context = self.context
         cache = open_cache(config, context.cache)
         era = object()
-        factory = SplitFactory(config, self._side_counters)
+        factory = SplitFactory(config, self._split_counts)
         router = self._router(config, services, deadlines, guards, cache, era, factory)
         # From here on nothing fails, and no request is handled in between.
         self._certificates = certificates
@@ -302,7 +301,7 @@ class Gateway:
             found = settings.get(name)
             if found is not None:
                 splitter.set_weights(found["weights"])
-                for counters in self._side_counters[name].values():
+                for counters in self._split_counts[name].sides.values():
                     counters.slow_after = slow_after(found["slow_after"])
 
     def reopen_log(self) -> None:
@@ -325,8 +324,8 @@ class Gateway:
             self.metrics.connections_without_descriptor = listener.descriptors.refused
         instances = {name: members.counters() for name, members in self._members.items()}
         splits = {
-            name: {side: counters.snapshot() for side, counters in sides.items()}
-            for name, sides in self._side_counters.items()
+            name: {side: counters.snapshot() for side, counters in counts.sides.items()}
+            for name, counts in self._split_counts.items()
         }
         return self.metrics.snapshot() | {"instances": instances, "splits": splits}
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from asyncio import TimerHandle, get_running_loop
+from collections.abc import Callable
 from math import inf
 from time import perf_counter
 from typing import Any, Final
 
+from passerelle.balancing.sticky import read_cookie
 from passerelle.crossing.evidence import FirstPerUser
 from passerelle.crossing.latency import LatencyHistogram
 from passerelle.errors import Failure, Side
@@ -20,32 +22,70 @@ from passerelle.upstream.interfaces import ResponseReceiver
 from passerelle.upstream.request import CallPolicy, RequestMaker, UpstreamRequest
 from passerelle.upstream.request_body import RequestBody
 
+UserIn = Callable[[bytes], bytes | None]
+"""Returns what identifies the user in the head of a request to a service, or None where the head does not have it."""
+
 # The field by which guards pass the consumer. No client can forge it (see passerelle.security.identity).
 _CONSUMER: Final = re.compile(rb"\r\nX-Consumer: ([^\r\n]+)\r\n")
+
+
+class SeenUsers:
+    """The users of one split whose failed and slow requests have been counted in this minute."""
+
+    __slots__ = ("failed", "slow")
+
+    def __init__(self) -> None:
+        self.failed = FirstPerUser()
+        self.slow = FirstPerUser()
+
+
+def consumer_in(message: bytes) -> bytes | None:
+    """Return the consumer that a guard has established."""
+    found = _CONSUMER.search(message)
+    return found[1] if found is not None else None
+
+
+def header_in(name: bytes) -> UserIn:
+    """Return what reads the header ``name``."""
+    pattern = re.compile(rb"\r\n(?i:%b):[ \t]*([^\r\n]*)" % re.escape(name))
+
+    def user_in(message: bytes) -> bytes | None:
+        found = pattern.search(message)
+        return found[1] if found is not None else None
+
+    return user_in
+
+
+def cookie_in(name: bytes) -> UserIn:
+    """Return what reads the cookie ``name``."""
+    lines = re.compile(rb"\r\n(?i:cookie):([^\r\n]*)")
+    return lambda message: read_cookie(lines.findall(message), name)
+
+
+def address_in(message: bytes) -> bytes | None:
+    """Return None: users are addresses."""
+    return None
 
 
 class SideCounters:
     """The counts of one side in one worker. ``slow_after`` is in seconds until the first byte."""
 
-    __slots__ = ("_failed_users", "_slow_users", "counts", "latency", "slow_after")
+    __slots__ = ("_seen", "counts", "latency", "slow_after")
 
-    def __init__(self) -> None:
+    def __init__(self, seen: SeenUsers) -> None:
         self.slow_after = inf
         self.latency = LatencyHistogram()
         self.counts = {"requests": 0, "failed": 0, "failed_users": 0, "slow_users": 0}
-        self._failed_users = FirstPerUser()
-        self._slow_users = FirstPerUser()
+        self._seen = seen
 
-    def count_failed(self, user: bytes, now: float) -> None:
-        """Count a failed request of ``user``."""
+    def count_failed(self, user: bytes, address: bytes, now: float) -> None:
+        """Count a failed request of ``user`` from ``address``."""
         self.counts["failed"] += 1
-        if self._failed_users.is_first(user, now):
-            self.counts["failed_users"] += 1
+        self.counts["failed_users"] += self._seen.failed.is_first(user, now, address)
 
-    def count_slow(self, user: bytes, now: float) -> None:
-        """Count a slow request of ``user``."""
-        if self._slow_users.is_first(user, now):
-            self.counts["slow_users"] += 1
+    def count_slow(self, user: bytes, address: bytes, now: float) -> None:
+        """Count a slow request of ``user`` from ``address``."""
+        self.counts["slow_users"] += self._seen.slow.is_first(user, now, address)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
@@ -55,11 +95,12 @@ class SideCounters:
 class CountedRequests:
     """Makes the requests of one side. Stands in a call policy for the class of requests."""
 
-    __slots__ = ("_counters", "make")
+    __slots__ = ("_counters", "_user_in", "make")
 
-    def __init__(self, make: RequestMaker, counters: SideCounters) -> None:
+    def __init__(self, make: RequestMaker, counters: SideCounters, user_in: UserIn) -> None:
         self.make = make
         self._counters = counters
+        self._user_in = user_in
 
     def __call__(
         self,
@@ -86,7 +127,7 @@ class CountedRequests:
         """As :meth:`__call__`, by ``make`` in place of the class of the policy."""
         counters = self._counters
         counters.counts["requests"] += 1
-        observer = _Observer(receiver, counters, message)
+        observer = _Observer(receiver, counters, self._user_in, message)
         request = make(policy, observer, method, message, body, now)
         if counters.slow_after != inf:
             observer.watch(request)
@@ -99,10 +140,11 @@ class _Observer:
     A request counts as slow when its time is over, and not when its response arrives: the client may leave before.
     """
 
-    __slots__ = ("_counters", "_has_failed", "_message", "_receiver", "_started", "_timer", "streams")
+    __slots__ = ("_counters", "_has_failed", "_message", "_receiver", "_started", "_timer", "_user_in", "streams")
 
-    def __init__(self, receiver: ResponseReceiver, counters: SideCounters, message: bytes) -> None:
+    def __init__(self, receiver: ResponseReceiver, counters: SideCounters, user_in: UserIn, message: bytes) -> None:
         self._receiver = receiver
+        self._user_in = user_in
         self._counters = counters
         self._message = message
         self._started = perf_counter()
@@ -117,16 +159,16 @@ class _Observer:
     def _on_slow(self, request: UpstreamRequest) -> None:
         self._timer = None
         if not request.is_over:
-            self._counters.count_slow(self._user(), perf_counter())
+            self._counters.count_slow(*self._user(), perf_counter())
 
     def client_key(self) -> bytes | None:
         """Return the client that the request is counted for."""
         return self._receiver.client_key()
 
-    def _user(self) -> bytes:
-        """Return the consumer that a guard has established, or else the client's address."""
-        found = _CONSUMER.search(self._message)
-        return b"=" + found[1] if found is not None else self._receiver.client_key() or b""
+    def _user(self) -> tuple[bytes, bytes]:
+        """Return the user, by the address where the request has no other identity, and the address of the client."""
+        user, address = self._user_in(self._message), self._receiver.client_key() or b""
+        return (b"@" + address if user is None else user), address
 
     def _begin(self, status: int) -> None:
         """Count the beginning of a response."""
@@ -141,7 +183,7 @@ class _Observer:
     def _fail(self, now: float) -> None:
         if not self._has_failed:
             self._has_failed = True
-            self._counters.count_failed(self._user(), now)
+            self._counters.count_failed(*self._user(), now)
 
     def on_interim(self, head: ResponseHead) -> None:
         """Pass a 1xx response on."""

@@ -156,7 +156,7 @@ def _split(config: Config, route: Route, resources: PlanResources, split: Split,
             plan,
             log=resources.log(route.label, side),
             cache=cache,
-            policy=resources.splits.counted(name, policy),
+            policy=resources.splits.counted(name, split, policy),
             invalidates=cache or plan.invalidates,
         )
     return _with_splits(plans, [resources.splits.splitter(name, first, split)], forwards=True)
@@ -219,7 +219,7 @@ def _composed(
             policy = _route_policy(config, route, resources, service, timeout)
             prefix = f"part:{route.label}:{name}"
             if part.split is not None:
-                policy = resources.splits.counted(label, policy)
+                policy = resources.splits.counted(label, part.split, policy)
                 prefix += f"@{service}" if not part.split.shared_cache else ""
             key = prefix.replace(" ", "_").encode()  # no host with a port looks like this
             sides.append(PartPlan(name, policy, path, cache, key))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from math import inf
+from typing import NamedTuple
 
 from passerelle.balancing.sticky import read_cookie
 from passerelle.caching.keys import SideKeyRule
@@ -19,18 +20,34 @@ from passerelle.security.addresses import AddressSet, Subscribers
 from passerelle.security.credentials.sessions import SessionCookies
 from passerelle.security.guard import GuardedCall
 from passerelle.upstream.request import CallPolicy
-from passerelle.upstream.side_counts import CountedRequests, SideCounters
+from passerelle.upstream.side_counts import (
+    CountedRequests,
+    SeenUsers,
+    SideCounters,
+    UserIn,
+    address_in,
+    consumer_in,
+    cookie_in,
+    header_in,
+)
+
+
+class SplitCounts(NamedTuple):
+    """What one worker counts of a split."""
+
+    seen: SeenUsers
+    sides: dict[str, SideCounters]
 
 
 @dataclass(slots=True)
 class SplitFactory:
     """Makes the splitters of one configuration, and keeps them by name.
 
-    ``counters`` are those of the worker, by split and side: a reload keeps them.
+    ``counts`` are those of the worker by split: a reload keeps them.
     """
 
     config: Config
-    counters: dict[str, dict[str, SideCounters]]
+    counts: dict[str, SplitCounts]
     splitters: dict[str, Splitter] = field(default_factory=dict)
 
     def splitter(self, name: str, service: str, settings: Split) -> Splitter:
@@ -42,11 +59,11 @@ class SplitFactory:
         self.splitters[name] = made
         return made
 
-    def counted(self, name: str, policy: CallPolicy) -> CallPolicy:
+    def counted(self, name: str, settings: Split, policy: CallPolicy) -> CallPolicy:
         """Return ``policy`` of a side of the split ``name`` such that it counts its requests."""
-        sides = self.counters.setdefault(name, {})
-        counters = sides.setdefault(policy.service.name, SideCounters())
-        return replace(policy, make_request=CountedRequests(policy.make_request, counters))
+        counts = self.counts.setdefault(name, SplitCounts(SeenUsers(), {}))
+        counters = counts.sides.setdefault(policy.service.name, SideCounters(counts.seen))
+        return replace(policy, make_request=CountedRequests(policy.make_request, counters, _user_in(settings)))
 
 
 def apart(cache: CachePlan | None, side: str, sides: Sequence[str]) -> CachePlan | None:
@@ -85,6 +102,17 @@ def _user(config: Config, settings: Split) -> UserOf | None:
     if by.source == "session" and config.sessions is not None:
         return _cookie(SessionCookies.named(config.sessions.cookie, secure=not config.sessions.insecure).name)
     return None
+
+
+def _user_in(settings: Split) -> UserIn:
+    """Return what finds the user in a request to a service, where no client is known any more."""
+    by = settings.by
+    if by.source == "header":
+        return header_in(by.name.encode("ascii"))
+    if by.source == "cookie":
+        return cookie_in(by.name.encode("ascii"))
+    # Services receive no session cookie, but the user of the session.
+    return address_in if by.source == "address" else consumer_in
 
 
 def _consumer(head: RequestHead, call: GuardedCall | None) -> bytes | None:
