@@ -135,6 +135,13 @@ def test_a_user_is_what_the_configuration_states(rig: Rig, by: str, field: Calla
     assert len({split.get("", f"/{number}") for number in range(5)}) == 1
 
 
+def test_a_user_is_the_session_of_a_browser(rig: Rig, tmp_path: Path) -> None:
+    sessions = {"store": str(tmp_path / "sessions.db"), "insecure": True}
+    split = Split(rig, by="session", top={"sessions": sessions})
+    assert {split.get("", "/", ("Cookie", f"session=s{number}")) for number in range(40)} == {b"old", b"new"}
+    assert len({split.get("", "/", ("Cookie", f"other=s{number}")) for number in range(10)}) == 1
+
+
 def test_addresses_of_trusted_proxies_count_and_ipv6_addresses_count_by_network(rig: Rig) -> None:
     split = Split(rig, by="address", top={"trusted_proxies": ["127.0.0.1"]})
 

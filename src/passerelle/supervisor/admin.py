@@ -452,6 +452,7 @@ class Admin:
                 "has_token": self._settings.token is not None,
                 "prometheus": prometheus,
                 "diagnose": b"/diagnose" in self._pages,
+                "splits": bool(self._subject.splits.routes()),
             },
         )
 

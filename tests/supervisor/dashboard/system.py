@@ -20,6 +20,7 @@ from passerelle.observability.metrics import Metrics, RouteMetrics, ServiceMetri
 from passerelle.supervisor.admin import Admin, PurgeResult
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
+from passerelle.supervisor.splits import Settings, Splits
 from passerelle.system import ports
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class System:
         self.now = START
         self.events = EventLog(clock=lambda: self.now)
         self.live = LiveSampler(self, clock=lambda: self.now)
+        self.splits = Splits(self.config, self.events, lambda text: None, self._on_splits, self.metrics)
         self.changes: list[tuple[str, dict[str, str]]] = []
         self.refusal = ""
         self.is_idle = False
@@ -148,6 +150,9 @@ class System:
     def live_states(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, dict[str, Any]]]]:
         states = {name: {i: dict(s) for i, s in found.items()} for name, found in self.states.items()}
         return {"gateway": {"state": "up", "pid": 7, "restarts": 0}}, states
+
+    async def _on_splits(self, settings: Settings) -> None:
+        """Take no notice: the traffic is not real."""
 
     # AdminSubject
 

@@ -160,6 +160,33 @@ def test_every_change_is_confirmed_first(open_page: Opened, serve: Serve) -> Non
     expect(page.locator(".toast.is-problem")).to_contain_text("accepts no changes")
 
 
+SPLIT = """
+services:
+  monolith: {targets: ["http://127.0.0.1:5001"]}
+  users: {targets: ["http://127.0.0.1:5002"]}
+routes:
+  - {path: "/user/{user_id}", service: monolith, split: {weights: {users: 10}}}
+"""
+
+
+def test_a_split_is_shown_and_changed_and_can_be_undone(open_page: Opened, serve: Serve) -> None:
+    system = System(SPLIT)
+    page = open_page(serve(system).url)
+    live(page)
+    rows = page.locator("#split-table tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("/user/{user_id}monolith99")
+    page.get_by_role("button", name="Change", exact=True).click()
+    page.get_by_label("users", exact=True).fill("50")
+    page.get_by_role("dialog").get_by_role("button", name="Change").click()
+    expect(page.locator("#toasts")).to_contain_text("/user/{user_id}: monolith=950 users=50")
+    expect(rows.nth(1)).to_contain_text("users5")
+    assert system.splits.weights("/user/{user_id}") == {"monolith": 950, "users": 50}
+    page.get_by_role("button", name="Undo").click()
+    expect(rows.nth(1)).to_contain_text("users1")
+    assert system.splits.weights("/user/{user_id}") == {"monolith": 990, "users": 10}
+
+
 def test_with_a_token_the_page_has_buttons_only_after_the_login(open_page: Opened, serve: Serve) -> None:
     served = serve(settings=AdminPort(token=TOKEN, prometheus="http://prometheus.internal:9090"))
     served.seconds(2)

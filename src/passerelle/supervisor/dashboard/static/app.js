@@ -7,6 +7,7 @@ import {percent} from "./format.js";
 import {health, SystemMap} from "./map.js";
 import {merge, Model} from "./model.js";
 import {Panels} from "./panels.js";
+import {Splits} from "./splits.js";
 
 const RENDER_EVERY = 200; // milliseconds
 const ANNOUNCE_EVERY = 5000;
@@ -18,6 +19,7 @@ const actions = new Actions(model, () => begin());
 const charts = new Charts($("cards"));
 const map = new SystemMap($("map-box"));
 const panels = new Panels(actions);
+const splits = new Splits(actions);
 let settings = {};
 let stream = null;
 let messages = 0;
@@ -110,7 +112,11 @@ const connect = () => {
   stream.addEventListener("event", (message) => {
     const event = JSON.parse(message.data);
     if (!model.event(event)) return;
-    if (event.kind === "reload") loadHistory().catch(() => {});
+    if (event.kind === "reload") {
+      loadHistory().catch(() => {});
+      request("/dashboard/settings").then(({splits: has}) => splits.start(has)).catch(() => {});
+    }
+    if (event.kind === "split") splits.load();
     render();
   });
   stream.addEventListener("error", () => {
@@ -171,6 +177,7 @@ const begin = async () => {
     $("prometheus").hidden = !settings.prometheus;
     if (settings.prometheus) attribute($("prometheus"), "href", settings.prometheus);
     await loadHistory();
+    splits.start(settings.splits);
     connect();
     if (settings.diagnose && verdictTimer === null) {
       showVerdict();
