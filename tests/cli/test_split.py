@@ -131,6 +131,7 @@ def test_the_change_is_an_event_audited_measured_and_shown(pair: Pair) -> None:
         [ROUTE, "new", "25%", "0%"],
     ]
     assert "old 100%, new 0% of users by header:x-user" in invoke(pair.folder, "explain", "GET", "/a")[1]
+    assert "old 100%, new 0%" in invoke(pair.folder, "routes")[1]
 
 
 @pytest.mark.parametrize(

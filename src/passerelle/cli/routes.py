@@ -62,11 +62,13 @@ def routes(config: str | None, as_json: bool) -> None:
 
 
 def _services_text(route: Route) -> str:
+    from passerelle.config.describe import split_shares
+
     if route.compose is not None:
-        return " + ".join(f"{key}: {part.service}" for key, part in route.compose.items())
+        return " + ".join(f"{key}: {split_shares(part.service, part.split)}" for key, part in route.compose.items())
     if route.login is not None:
         return f"login: {route.login.service}"
-    return route.service or "logout"
+    return split_shares(route.service, route.split) if route.service is not None else "logout"
 
 
 def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:

@@ -148,8 +148,13 @@ def describe_split(service: str | None, split: Split | None) -> str | None:
     """Describe how users are split among services by the file; None without a split."""
     if split is None or service is None:
         return None
-    shares = ", ".join(f"{name} {weight / 10:g}%" for name, weight in split.sides(service).items())
-    return f"{shares} of users by {split.by}"
+    return f"{split_shares(service, split)} of users by {split.by}"
+
+
+def split_shares(service: str, split: Split | None) -> str:
+    """Return ``service`` with the share of users that it and the others receive; without a split, its name alone."""
+    sides = split.sides(service) if split is not None else {}
+    return ", ".join(f"{name} {weight / 10:g}%" for name, weight in sides.items()) or service
 
 
 def describe_idle_timeouts(route: Route) -> str | None:
