@@ -98,8 +98,8 @@ class Splits:
 
     # Changes
 
-    async def set(self, route: str, weights: Mapping[str, int], *, actor: str, reason: str) -> None:
-        """Put ``weights`` in force in all workers, from their next request on.
+    async def set(self, route: str, weights: Mapping[str, int], *, actor: str, reason: str) -> dict[str, int]:
+        """Put ``weights`` in force in all workers, from their next request on. Returns those of all sides.
 
         Sides that are not named have the weight 0; the old side, if it is not named, has the rest.
 
@@ -113,12 +113,13 @@ class Splits:
             self._set[route] = wanted
             await self._send(self.settings())
             if wanted == before:
-                return
+                return wanted
             shares = " ".join(f"{name}={weight}" for name, weight in wanted.items())
             text = f"{route}: {shares} ({actor}: {reason})" if reason else f"{route}: {shares} ({actor})"
             self._log(f"split of {text}")
             self._events.record("split", text, weights=wanted, before=before, by=actor, reason=reason)
-        self._changed(route, actor, reason)
+        self._changed(route, wanted, actor, reason)
+        return wanted
 
     def restore(self, route: str, weights: Mapping[str, int]) -> bool:
         """Put weights of an earlier run in force, before workers start. Returns False if they do not fit the file."""
@@ -151,9 +152,9 @@ class Splits:
             raise InvalidChange(f"{route}: {error}") from None
         return wanted
 
-    def _changed(self, route: str, actor: str, reason: str) -> None:
+    def _changed(self, route: str, weights: Mapping[str, int], actor: str, reason: str) -> None:
         for listener in self.on_change:
-            listener(route, self.weights(route), actor, reason)
+            listener(route, weights, actor, reason)
 
     # Workers
 
@@ -182,8 +183,9 @@ class Splits:
         self._file = file
         await self._send(self.settings())
         for route in file:
-            if self.weights(route) != before.get(route, file[route]):
-                self._changed(route, "file", "reloaded")
+            now = self.weights(route)
+            if now != before.get(route, file[route]):
+                self._changed(route, now, "file", "reloaded")
 
     # Counts
 
@@ -256,6 +258,5 @@ async def change_split(splits: Splits, arguments: Mapping[str, str], actor: str)
         if not number.isascii() or not number.isdigit() or side in wanted:
             raise InvalidChange(f"found {word[:100]!r}; allowed is SIDE=N with N from 0 to {WHOLE}, in per mille")
         wanted[side] = int(number[:9])
-    await splits.set(route, wanted, actor=actor, reason=arguments.get("reason", "")[:200])
-    now = splits.weights(route)
+    now = await splits.set(route, wanted, actor=actor, reason=arguments.get("reason", "")[:200])
     return {"message": f"{route}: {' '.join(f'{name}={weight}' for name, weight in now.items())}", "weights": now}
