@@ -53,9 +53,8 @@ class ForwardPlan(RoutePlan):
 
     ``rewrite`` is None where the service receives the client's path. ``feeds`` names the services whose responses are
     stored as parts of compositions, or within them, and are those of this service or of another side of its split; it
-    is empty where there are none. ``tunnel_idle`` is the longest silence of a tunnel
-    in seconds. ``invalidates`` is the plan by which unsafe requests invalidate stored responses; it is None where no
-    route of the gateway is cached.
+    is empty where there are none. ``tunnel_idle`` is the longest silence of a tunnel in seconds. ``invalidates`` is the
+    plan by which unsafe requests invalidate stored responses; it is None where no route of the gateway is cached.
     """
 
     policy: CallPolicy

@@ -63,7 +63,8 @@ class PlanResources:
 
 def build_router(config: Config, resources: PlanResources) -> Router:
     """Build the route table of ``config``; its values are plans."""
-    plans = [(route, _plan(config, route, resources)) for route in config.routes]
+    stored = _stored_parts(config)
+    plans = [(route, _plan(config, route, resources, stored)) for route in config.routes]
     return Router(
         RouteRule(host.encode("ascii") if host else None, route.accepted, route.path, plan, route.keeps_slashes)
         for route, plan in plans
@@ -77,8 +78,8 @@ def unmatched_plan(config: Config, metrics: Metrics, log: Callable[[str, str | N
     return RoutePlan(metrics.route(UNMATCHED), log(UNMATCHED, None), 0, (), None, None, rules, None, None)
 
 
-def _plan(config: Config, route: Route, resources: PlanResources) -> RoutePlan:
-    """Build the plan of ``route``."""
+def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequence[Sequence[str]]) -> RoutePlan:
+    """Build the plan of ``route``. For ``stored`` see :func:`_stored_parts`."""
     limit = config.body_limit(route)
     body_limit = sys.maxsize if limit is None else limit
     metrics = resources.metrics(route.label)
@@ -135,7 +136,7 @@ def _plan(config: Config, route: Route, resources: PlanResources) -> RoutePlan:
         cache,
         with_shadow(config, route, policy, _shadow_policy(config, route, resources), resources.shadows),
         Template(route.rewrite, _rest_names(route.path)) if route.rewrite is not None else None,
-        feeds=_fed(config, route),
+        feeds=_fed(stored, route),
         tunnel_idle=_seconds(route.tunnel_idle_timeout),
         invalidates=cache or _invalidation_plan(route, resources, metrics),
         withheld=withheld,
@@ -267,18 +268,22 @@ def _login_subrequest(config: Config, route: Route, resources: PlanResources) ->
     return Subrequest(CallPolicy(resources.services[name], deadlines, route.attempts, request_type))
 
 
-def _fed(config: Config, route: Route) -> tuple[str, ...]:
-    """Return the services whose responses are stored as parts of compositions, or within the whole, and are made of
-    the same resources as those of ``route``: it forwards to one of them, or to another side of a split with one.
+def _stored_parts(config: Config) -> list[list[str]]:
+    """Return the services of each part whose responses are stored, on their own or within the whole."""
+    return [
+        part.destinations
+        for route in config.routes
+        for part in (route.compose or {}).values()
+        if part.cache is not None or route.cache is not None
+    ]
+
+
+def _fed(stored: Sequence[Sequence[str]], route: Route) -> tuple[str, ...]:
+    """Return the services of ``stored`` parts that have the resources of ``route``: it forwards to one of them, or to
+    another side of a split with one.
     """
     own = set(route.destinations)
-    stored = [
-        part.destinations
-        for each in config.routes
-        for part in (each.compose or {}).values()
-        if (part.cache is not None or each.cache is not None) and not own.isdisjoint(part.destinations)
-    ]
-    return tuple(dict.fromkeys(name for names in stored for name in names))
+    return tuple(dict.fromkeys(name for names in stored if not own.isdisjoint(names) for name in names))
 
 
 def _identity_fields(route: Route) -> frozenset[bytes]:
