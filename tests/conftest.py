@@ -35,6 +35,9 @@ PAIRS = (
     "chaos/test_streams.py",
 )
 
+# The rule for `@pytest.mark.long`, which `make test-long` runs, is docs/decisions/026-long-tests.md.
+LONG_MARK = b"mark.long"
+
 # The same examples in every run: a failure that comes and goes is no evidence about the change under test. No deadline:
 # it measures the machine. `make test ARGS=--hypothesis-profile=search` looks for new examples, and many more of them.
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,9 +48,10 @@ settings.load_profile("steady")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--part",
-        choices=["all", "together", "pairs", "alone"],
+        choices=["all", "together", "pairs", "alone", "long"],
         default="all",
-        help="only the tests that may run in parallel (together), two modules at a time (pairs), or only the others",
+        help="only the tests that may run in parallel (together), two modules at a time (pairs), or one at a time"
+        " (alone), each without those that take long; or only those (long)",
     )
 
 
@@ -98,22 +102,27 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     # Not importing the other part's modules saves seconds. Paths on the command line do not come here: filtered below.
     part = config.getoption("part")
-    if part != "all" and collection_path.is_file() and part_of(collection_path) != part:
-        return True
-    return None
+    if part == "all" or not collection_path.is_file():
+        return None
+    is_other = LONG_MARK not in collection_path.read_bytes() if part == "long" else part_of(collection_path) != part
+    return is_other or None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    parts: dict[pytest.Item, str] = {}
     for item in items:
-        if (its_part := part_of(item.path)) != "together":
-            item.add_marker(its_part)
+        parts[item] = part_of(item.path)
+        if parts[item] != "together":
+            item.add_marker(parts[item])
+        if item.get_closest_marker("long"):
+            parts[item] = "long"
     part = config.getoption("part")
     if part != "all":
-        wanted = [item for item in items if part_of(item.path) == part]
+        wanted = [item for item in items if parts[item] == part]
         if len(wanted) < len(items):
             config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
         items[:] = wanted
-    if part in ("together", "pairs"):
+    if part in ("together", "pairs", "long"):
         # xdist hands out modules in this order: a long one that starts last would leave the other processes idle.
         slow: Counter[Path] = Counter()
         for item in items:

@@ -375,6 +375,7 @@ def kept_by_scripts(page: Page) -> int:
     return sum(nodes[at + size] for at in range(0, len(nodes), width) if nodes[at] in values)
 
 
+@pytest.mark.long
 def test_an_hour_of_samples_grows_neither_the_page_nor_the_gateway(open_page: Opened, serve: Serve) -> None:
     system = System(rate=3)
     system.failing = {"user": 0.15}

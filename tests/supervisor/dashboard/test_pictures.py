@@ -56,6 +56,7 @@ def loaded(page: Page) -> None:
     page.wait_for_function("document.querySelectorAll('.plot canvas').length === 4")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1360), ("dark", 1360), ("light", 360), ("dark", 360)])
 def test_light_dark_and_narrow(open_page: Opened, troubled: Served, picture: Take, scheme: str, width: int) -> None:
     page = open_page(troubled.url, color_scheme=scheme, viewport={"width": width, "height": 900})
@@ -68,6 +69,7 @@ def test_light_dark_and_narrow(open_page: Opened, troubled: Served, picture: Tak
     picture(page, f"{scheme}-{width}")
 
 
+@pytest.mark.long
 def test_a_hundred_instances(open_page: Opened, serve: Serve, picture: Take) -> None:
     system = busy(100)
     served = serve(system)
