@@ -80,12 +80,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return len(os.sched_getaffinity(0)) + 2
 
 
+PARTS = {ROOT / name: part for part, names in (("alone", ALONE), ("pairs", PAIRS)) for name in names}
+
+
 def part_of(path: Path) -> str:
-    """Return the part of the suite that the file or folder ``path`` belongs to."""
-    for part, names in (("alone", ALONE), ("pairs", PAIRS)):
-        if any(path.is_relative_to(ROOT / name) for name in names):
-            return part
-    return "together"
+    """Return the part of the suite that the file ``path`` belongs to, apart from its long tests."""
+    return PARTS.get(path, "together")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -118,10 +118,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             parts[item] = "long"
     part = config.getoption("part")
     if part != "all":
-        wanted = [item for item in items if parts[item] == part]
-        if len(wanted) < len(items):
-            config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
-        items[:] = wanted
+        if others := [item for item in items if parts[item] != part]:
+            config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if parts[item] == part]
     if part in ("together", "pairs", "long"):
         # xdist hands out modules in this order: a long one that starts last would leave the other processes idle.
         slow: Counter[Path] = Counter()
