@@ -37,6 +37,7 @@ PAIRS = (
 
 # The rule for `@pytest.mark.long`, which `make test-long` runs, is docs/decisions/026-long-tests.md.
 LONG_MARK = b"mark.long"
+LONG_TIMEOUT = 300  # seconds until such a test counts as one that hangs
 
 # The same examples in every run: a failure that comes and goes is no evidence about the change under test. No deadline:
 # it measures the machine. `make test ARGS=--hypothesis-profile=search` looks for new examples, and many more of them.
@@ -116,6 +117,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(parts[item])
         if item.get_closest_marker("long"):
             parts[item] = "long"
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(LONG_TIMEOUT))
     part = config.getoption("part")
     if part != "all":
         if others := [item for item in items if parts[item] != part]:

@@ -169,6 +169,7 @@ class TestNewerVersion:
 
 class TestManyAtOnce:
     @pytest.mark.slow
+    @pytest.mark.parametrize("empty", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
     def test_five_processes_do_it_once(self, empty: str) -> None:
         environment = {**os.environ, "USERS_DATABASE_URL": empty}
         started = [

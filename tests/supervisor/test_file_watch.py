@@ -99,7 +99,7 @@ def config(upstream: Upstream, more: str = "") -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["up", "gateway"])
+@pytest.mark.parametrize("what", [pytest.param("up", marks=pytest.mark.long), "gateway"])
 def test_the_file_is_watched_and_its_errors_change_nothing(
     tmp_path: Path, upstreams: list[Upstream], what: str
 ) -> None:

@@ -71,7 +71,10 @@ def responds(port: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+CLOSED = [*(pytest.param(each, marks=pytest.mark.long) for each in ("<&-", ">&-", "2>&-")), "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize("closed", CLOSED)
 @pytest.mark.parametrize("name", ["up", "gateway"])
 def test_closed_standard_descriptors(tmp_path: Path, name: str, closed: str) -> None:
     config = "admin: off\nservices: {s: {targets: ['http://127.0.0.1:1']}}\nroutes: [{path: /, service: s}]\n"
@@ -83,7 +86,7 @@ def test_closed_standard_descriptors(tmp_path: Path, name: str, closed: str) -> 
         assert running.stop() == 0
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", CLOSED)
 def test_closed_standard_descriptors_of_an_application_server(tmp_path: Path, closed: str) -> None:
     (tmp_path / "apps.py").write_text(
         "import sys\n"

@@ -106,6 +106,7 @@ def test_a_worker_that_is_killed_is_replaced_and_connections_wait_meanwhile(tmp_
         assert running.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_worker_is_replaced_although_a_folder_of_a_service_is_gone(tmp_path: Path) -> None:
     """A start or a reload reports the missing folder; a running gateway continues."""
@@ -124,6 +125,7 @@ def test_a_worker_is_replaced_although_a_folder_of_a_service_is_gone(tmp_path: P
         assert running.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_counters_do_not_go_down_when_a_worker_dies(tmp_path: Path, files: Up) -> None:
     def total() -> float:
@@ -220,6 +222,7 @@ routes:
         assert running.stop() == 0
 
 
+@pytest.mark.long
 def test_a_service_that_recovers_joins_by_itself(tmp_path: Path) -> None:
     config = """
 services:
@@ -268,6 +271,7 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(tmp_path: Path)
                 assert option in line
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_same_port_twice_by_two_of_us_is_refused_too(tmp_path: Path, files: Up) -> None:
     with up(tmp_path, behind(files), "--workers", "2") as first:
@@ -298,6 +302,7 @@ def test_access_log_lines_are_passed_on_whole_and_unnamed(files: Up) -> None:
     assert files.says(r'(?m)^\{"time":.*"target":"/hello\.txt\?x=1".*\}$')
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_output_without_a_reader_blocks_nothing(tmp_path: Path) -> None:
     """A child writes without end and the reader of the output has stopped, but requests are served."""
@@ -384,6 +389,7 @@ def test_gateway_refuses_services_that_it_would_have_to_start(tmp_path: Path) ->
         )
 
 
+@pytest.mark.long
 def test_gateway_alone_refuses_a_taken_port(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.admin import AdminPort
 from tests import requirements
-from tests.supervisor.dashboard.conftest import Opened
+from tests.supervisor.dashboard.conftest import Opened, assert_fits
 from tests.supervisor.dashboard.system import Served, System
 from tests.supervisor.test_reconciler import HEAD, SERVE
 from tests.supervisor.up import Up, command
@@ -263,6 +263,16 @@ def test_the_verdict_is_at_the_top(open_page: Opened, serve: Serve) -> None:
     verdict = page.request.get(f"{served.url}diagnose").json()["verdicts"][0]
     expect(page.locator("#verdict")).to_contain_text(verdict["text"])
     expect(page.locator("#verdict")).to_contain_text(verdict["next_step"])
+
+
+@pytest.mark.parametrize("width", [1360, 360])
+def test_the_page_does_not_scroll_sideways(open_page: Opened, serve: Serve, width: int) -> None:
+    served = serve()
+    served.seconds(3)
+    page = open_page(served.url, viewport={"width": width, "height": 900})
+    live(page)
+    expect(page.locator(".tile").first).to_be_visible()
+    assert_fits(page)
 
 
 def test_names_with_markup_are_text(open_page: Opened, serve: Serve) -> None:

@@ -8,10 +8,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests import requirements
-from tests.supervisor.dashboard.conftest import Opened
+from tests.supervisor.dashboard.conftest import Opened, assert_fits
 from tests.supervisor.dashboard.system import Served, System
 
-pytestmark = [requirements.needs("chromium"), pytest.mark.slow]
+pytestmark = [requirements.needs("chromium"), pytest.mark.slow, pytest.mark.long]
 
 Serve = Callable[..., Served]
 Take = Callable[[Page, str], None]
@@ -44,19 +44,12 @@ def troubled() -> Iterator[Served]:
     served.close()
 
 
-def assert_fits(page: Page) -> None:
-    """The page does not scroll sideways."""
-    widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-    assert widths[0] <= widths[1]
-
-
 def loaded(page: Page) -> None:
     expect(page.locator("#live-text")).to_have_text("Live")
     expect(page.locator(".tile").first).to_be_visible()
     page.wait_for_function("document.querySelectorAll('.plot canvas').length === 4")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1360), ("dark", 1360), ("light", 360), ("dark", 360)])
 def test_light_dark_and_narrow(open_page: Opened, troubled: Served, picture: Take, scheme: str, width: int) -> None:
     page = open_page(troubled.url, color_scheme=scheme, viewport={"width": width, "height": 900})
@@ -69,7 +62,6 @@ def test_light_dark_and_narrow(open_page: Opened, troubled: Served, picture: Tak
     picture(page, f"{scheme}-{width}")
 
 
-@pytest.mark.long
 def test_a_hundred_instances(open_page: Opened, serve: Serve, picture: Take) -> None:
     system = busy(100)
     served = serve(system)
