@@ -39,6 +39,32 @@ PAIRS = (
 LONG_MARK = b"mark.long"
 LONG_TIMEOUT = 300  # seconds until such a test counts as one that hangs
 
+# These have the longest times, the longest first. One that starts last would leave the other processes idle.
+FIRST = (
+    "supervisor/dashboard/test_page.py",
+    "supervisor/test_up.py",
+    "cli/test_keys.py",
+    "attack/test_smuggling.py",
+    "supervisor/test_process_trees.py",
+    "supervisor/test_terminal.py",
+    "supervisor/test_event_stream.py",
+    "supervisor/test_instance_admin.py",
+    "supervisor/test_supervisor.py",
+    "supervisor/test_diagnose.py",
+    "supervisor/test_reconciler.py",
+    "supervisor/test_autoscaling.py",
+    "supervisor/test_file_watch.py",
+    "supervisor/test_inherited_state.py",
+    "conformance/test_nothing_is_held.py",
+    "appserver/test_main.py",
+    "examples/test_aside.py",
+    "examples/test_prepare.py",
+    "examples/test_instances.py",
+    "attack/test_shop.py",
+    "caching/test_memory_store.py",
+    "machinery/test_patterns.py",
+)
+
 # The same examples in every run: a failure that comes and goes is no evidence about the change under test. No deadline:
 # it measures the machine. `make test ARGS=--hypothesis-profile=search` looks for new examples, and many more of them.
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -57,9 +83,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    missing = [name for name in (*ALONE, *PAIRS) if not (ROOT / name).exists()]
+    missing = [name for name in (*ALONE, *PAIRS, *FIRST) if not (ROOT / name).exists()]
     if missing:
-        raise pytest.UsageError(f"{__file__}: ALONE or PAIRS names {', '.join(missing)}, which does not exist")
+        raise pytest.UsageError(f"{__file__}: ALONE, PAIRS or FIRST names {', '.join(missing)}, which does not exist")
     pass_on_signals()
 
 
@@ -125,13 +151,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if parts[item] == part]
     if part in ("together", "pairs", "long"):
-        # xdist hands out modules in this order: a long one that starts last would leave the other processes idle.
+        # xdist hands out modules in this order: those of FIRST, then those with the most slow tests.
+        first = {ROOT / name: place for place, name in enumerate(FIRST)}
         slow: Counter[Path] = Counter()
         for item in items:
             if item.get_closest_marker("slow"):
                 limit = item.get_closest_marker("timeout")
                 slow[item.path] += limit.args[0] if limit else 60
-        items.sort(key=lambda item: slow[item.path], reverse=True)
+        items.sort(key=lambda item: (first.get(item.path, len(FIRST)), -slow[item.path]))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
