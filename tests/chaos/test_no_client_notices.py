@@ -101,6 +101,7 @@ def test_three_of_five_instances_are_killed(tmp_path: Path) -> None:
         until_now(lambda: states(running) == ["up"] * 5, 20)
 
 
+@pytest.mark.long
 def test_a_rolling_restart(tmp_path: Path) -> None:
     with under_load(tmp_path) as (running, load):
         before = {instance["pid"] for instance in running.instances("s")}
@@ -123,7 +124,6 @@ def test_a_rolling_restart_of_both_services_of_a_composition(tmp_path: Path) -> 
         assert {part["product"] for part in parts} == {f"product-{n}" for n in range(1, 5)}
 
 
-@pytest.mark.long
 def test_five_instances_become_eight_and_then_three(tmp_path: Path) -> None:
     with under_load(tmp_path) as (running, load):
         change(running, "/scale?service=s&instances=8")

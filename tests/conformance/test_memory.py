@@ -86,7 +86,8 @@ class Highest:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framing", [pytest.param("length", marks=pytest.mark.long), "chunked"])
+@pytest.mark.long
+@pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_gigabyte_down_grows_the_worker_by_less_than_20_mb(framing: str) -> None:
     def script(conn: Connection) -> None:
         while True:
@@ -121,7 +122,8 @@ def test_a_gigabyte_down_grows_the_worker_by_less_than_20_mb(framing: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framing", [pytest.param("length", marks=pytest.mark.long), "chunked"])
+@pytest.mark.long
+@pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_gigabyte_up_grows_the_worker_by_less_than_20_mb(framing: str) -> None:
     def script(conn: Connection) -> None:
         while True:

@@ -343,6 +343,7 @@ def test_a_changed_file_replaces_the_containers_that_read_it() -> None:
 CHECKS = Path(__file__).resolve().parents[2] / "scripts" / "check_docs.py"
 
 
+@pytest.mark.long
 def test_the_file_of_the_containers_is_valid_for_all_examples_of_the_documents(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("check_docs", CHECKS)
     assert spec is not None

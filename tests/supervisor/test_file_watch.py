@@ -132,6 +132,7 @@ def test_the_file_is_watched_and_its_errors_change_nothing(
         assert running.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_watch_nothing_is_reloaded_and_a_touch_alone_is_no_change(
     tmp_path: Path, upstreams: list[Upstream]

@@ -36,6 +36,7 @@ def test_ignored_sigchld_and_blocked_signals(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
+@pytest.mark.long
 def test_sigusr2_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "apps.py").write_text("def app(environ, start):\n    start('200 OK', [])\n    return [b'served']\n")
     with up(tmp_path, "services: {s: {app: 'apps:app'}}\nroutes: [{path: /, service: s}]\n") as running:
@@ -123,6 +124,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_a_low_soft_limit_of_descriptors_limits_services_only(tmp_path: Path) -> None:
     (tmp_path / "limited.py").write_text(LIMITED)
     config = """
