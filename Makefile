@@ -10,10 +10,10 @@ SECONDS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up test check lint types layers docs site tables format package bench image lock clean
+.PHONY: help install up test test-long check lint types layers docs site tables format package bench image lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 install: $(VENV)/.installed ## set up .venv from the lock file
 
@@ -22,9 +22,13 @@ up: install ## run the shop behind the gateway: http://127.0.0.1:8080, Ctrl-C st
 	@exec $(BIN)/passerelle up examples/shop/gateway.yaml $(ARGS)
 
 # With CI=true no program may be missing, including the peers of the benchmarks: some tests start them.
-test: install $(if $(filter true,$(CI)),$(VENV)/.bench) ## run all tests, in parallel where possible; ARGS='-k NAME', ARGS='-m "not slow"' narrow it
+test: install $(if $(filter true,$(CI)),$(VENV)/.bench) ## run the tests, in parallel where possible; ARGS='-k NAME', ARGS='-m "not slow"' narrow it
 	@scripts/system-packages test $(if $(filter true,$(CI)),bench)
 	@scripts/test $(BIN)/python $(ARGS)
+
+test-long: install $(if $(filter true,$(CI)),$(VENV)/.bench) ## run the tests that take long: whole systems under faults, whole guides
+	@scripts/system-packages test $(if $(filter true,$(CI)),bench)
+	@scripts/test --long $(BIN)/python $(ARGS)
 
 check: lint types layers docs site ## check style, types, layers and documents, and build the site
 

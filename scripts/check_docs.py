@@ -154,7 +154,7 @@ def untrue_reference(root: Path) -> Iterator[str]:
 def main(root: Path = ROOT) -> int:
     """Check everything."""
     found = pages(root)
-    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     commands = set(passerelle.cli.main.passerelle.list_commands(None))  # type: ignore[arg-type]
     wrong = [line for page in found for line in broken_links(root, page)]
     wrong += unreachable(root, found)

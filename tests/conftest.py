@@ -35,6 +35,36 @@ PAIRS = (
     "chaos/test_streams.py",
 )
 
+# The rule for `@pytest.mark.long`, which `make test-long` runs, is docs/decisions/026-long-tests.md.
+LONG_MARK = b"mark.long"
+LONG_TIMEOUT = 300  # seconds until such a test counts as one that hangs
+
+# These have the longest times, the longest first. One that starts last would leave the other processes idle.
+FIRST = (
+    "supervisor/dashboard/test_page.py",
+    "supervisor/test_up.py",
+    "cli/test_keys.py",
+    "attack/test_smuggling.py",
+    "supervisor/test_process_trees.py",
+    "supervisor/test_terminal.py",
+    "supervisor/test_event_stream.py",
+    "supervisor/test_instance_admin.py",
+    "supervisor/test_supervisor.py",
+    "supervisor/test_diagnose.py",
+    "supervisor/test_reconciler.py",
+    "supervisor/test_autoscaling.py",
+    "supervisor/test_file_watch.py",
+    "supervisor/test_inherited_state.py",
+    "conformance/test_nothing_is_held.py",
+    "appserver/test_main.py",
+    "examples/test_aside.py",
+    "examples/test_prepare.py",
+    "examples/test_instances.py",
+    "attack/test_shop.py",
+    "caching/test_memory_store.py",
+    "machinery/test_patterns.py",
+)
+
 # The same examples in every run: a failure that comes and goes is no evidence about the change under test. No deadline:
 # it measures the machine. `make test ARGS=--hypothesis-profile=search` looks for new examples, and many more of them.
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,16 +75,17 @@ settings.load_profile("steady")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--part",
-        choices=["all", "together", "pairs", "alone"],
+        choices=["all", "together", "pairs", "alone", "long"],
         default="all",
-        help="only the tests that may run in parallel (together), two modules at a time (pairs), or only the others",
+        help="only the tests that may run in parallel (together), two modules at a time (pairs), or one at a time"
+        " (alone), each without those that take long; or only those (long)",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    missing = [name for name in (*ALONE, *PAIRS) if not (ROOT / name).exists()]
+    missing = [name for name in (*ALONE, *PAIRS, *FIRST) if not (ROOT / name).exists()]
     if missing:
-        raise pytest.UsageError(f"{__file__}: ALONE or PAIRS names {', '.join(missing)}, which does not exist")
+        raise pytest.UsageError(f"{__file__}: ALONE, PAIRS or FIRST names {', '.join(missing)}, which does not exist")
     pass_on_signals()
 
 
@@ -76,12 +107,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return len(os.sched_getaffinity(0)) + 2
 
 
+PARTS = {ROOT / name: part for part, names in (("alone", ALONE), ("pairs", PAIRS)) for name in names}
+
+
 def part_of(path: Path) -> str:
-    """Return the part of the suite that the file or folder ``path`` belongs to."""
-    for part, names in (("alone", ALONE), ("pairs", PAIRS)):
-        if any(path.is_relative_to(ROOT / name) for name in names):
-            return part
-    return "together"
+    """Return the part of the suite that the file ``path`` belongs to, apart from its long tests."""
+    return PARTS.get(path, "together")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -98,29 +129,36 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     # Not importing the other part's modules saves seconds. Paths on the command line do not come here: filtered below.
     part = config.getoption("part")
-    if part != "all" and collection_path.is_file() and part_of(collection_path) != part:
-        return True
-    return None
+    if part == "all" or not collection_path.is_file():
+        return None
+    is_other = LONG_MARK not in collection_path.read_bytes() if part == "long" else part_of(collection_path) != part
+    return is_other or None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    parts: dict[pytest.Item, str] = {}
     for item in items:
-        if (its_part := part_of(item.path)) != "together":
-            item.add_marker(its_part)
+        parts[item] = part_of(item.path)
+        if parts[item] != "together":
+            item.add_marker(parts[item])
+        if item.get_closest_marker("long"):
+            parts[item] = "long"
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(LONG_TIMEOUT))
     part = config.getoption("part")
     if part != "all":
-        wanted = [item for item in items if part_of(item.path) == part]
-        if len(wanted) < len(items):
-            config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
-        items[:] = wanted
-    if part in ("together", "pairs"):
-        # xdist hands out modules in this order: a long one that starts last would leave the other processes idle.
+        if others := [item for item in items if parts[item] != part]:
+            config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if parts[item] == part]
+    if part in ("together", "pairs", "long"):
+        # xdist hands out modules in this order: those of FIRST, then those with the most slow tests.
+        first = {ROOT / name: place for place, name in enumerate(FIRST)}
         slow: Counter[Path] = Counter()
         for item in items:
             if item.get_closest_marker("slow"):
                 limit = item.get_closest_marker("timeout")
                 slow[item.path] += limit.args[0] if limit else 60
-        items.sort(key=lambda item: slow[item.path], reverse=True)
+        items.sort(key=lambda item: (first.get(item.path, len(FIRST)), -slow[item.path]))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -23,7 +23,7 @@ import pytest
 from passerelle.appserver import main as appserver
 from passerelle.appserver.asgi import WithEncodedSlashes
 from passerelle.appserver.server import IDLE_TIMEOUT
-from passerelle.system import linux
+from passerelle.system import linux, ports
 
 LIMIT = 20.0  # seconds
 
@@ -140,13 +140,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def spawn(folder: Path, app: str, port: int, interface: str = "auto", host: str = "127.0.0.1") -> subprocess.Popen[str]:
     return subprocess.Popen(
         appserver.command(app, host, port, interface),
@@ -172,7 +165,7 @@ def wait_for_port(process: subprocess.Popen[str], port: int) -> None:
 @contextmanager
 def instance(folder: Path, app: str, interface: str = "auto") -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Run an instance until the end of the test, and return it with its port once it responds."""
-    port = free_port()
+    port = ports.free()
     process = spawn(folder, app, port, interface)
     try:
         wait_for_port(process, port)
@@ -193,7 +186,7 @@ def get(port: int, path: str = "/") -> bytes:
 
 def failed(folder: Path, app: str, interface: str = "auto", port: int | None = None) -> tuple[int, list[str]]:
     """Return exit code and lines of standard error of an instance that does not come up."""
-    process = spawn(folder, app, port or free_port(), interface)
+    process = spawn(folder, app, port or ports.free(), interface)
     out, errors = process.communicate(timeout=LIMIT)
     assert out == ""
     return process.returncode, errors.splitlines()
@@ -239,7 +232,7 @@ class TestLoading:
     def test_an_installed_application_that_hides_a_file_is_served_with_a_line(self, tmp_path: Path) -> None:
         """wsgiref.simple_server:demo_app is an application of the standard library."""
         (tmp_path / "wsgiref.py").write_text("")
-        port = free_port()
+        port = ports.free()
         process = spawn(tmp_path, "wsgiref.simple_server:demo_app", port)
         try:
             wait_for_port(process, port)
@@ -282,7 +275,7 @@ class TestLoading:
         assert any("no database" in line for line in lines)
 
     def test_connections_are_refused_until_the_lifespan_has_started(self, folder: Path) -> None:
-        port = free_port()
+        port = ports.free()
         process = spawn(folder, "apps:waiting_lifespan", port)
         try:
             assert process.stdout is not None
@@ -456,7 +449,7 @@ class TestStopping:
             connection.close()
 
     def test_it_ends_with_its_parent(self, folder: Path) -> None:
-        port = free_port()
+        port = ports.free()
         program = f"""
             import subprocess, sys, time
             child = subprocess.Popen({appserver.command("apps:wsgi", "127.0.0.1", port)!r})
@@ -508,7 +501,7 @@ def test_a_body_that_cannot_be_stored_is_507_and_one_line(folder: Path) -> None:
         "    start_response('200 OK', [])\n"
         "    return [b'%d' % len(environ['wsgi.input'].read())]\n"
     )
-    port = free_port()
+    port = ports.free()
     limited = ["bash", "-c", 'ulimit -f 400; exec "$@"', "-", *appserver.command("reading:app", "127.0.0.1", port)]
     process = subprocess.Popen(limited, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

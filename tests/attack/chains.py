@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from passerelle.appserver import main as appserver
+from passerelle.system import ports
 from tests.requirements import program
 from tests.support.upstream import Connection, Upstream, ok
 from tests.support.wire import Request, wait_until
@@ -53,18 +54,23 @@ class Recorded:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._read = 0  # bytes of the file
+        self._made: list[Request] = []
         file.touch()
 
     @property
     def requests(self) -> list[Request]:
         """Return the requests in order of arrival."""
-        made = []
-        for text in self._file.read_text("ascii").splitlines():
+        with open(self._file, "rb") as file:
+            file.seek(self._read)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._read += len(whole + end)
+        for text in whole.splitlines():
             said = json.loads(text)
             fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in said["fields"]]
             line, body = said["line"].encode("latin-1"), said["body"].encode("latin-1")
-            made.append(Request(line + b" HTTP/1.1", fields, b"", body))
-        return made
+            self._made.append(Request(line + b" HTTP/1.1", fields, b"", body))
+        return list(self._made)
 
     heads = requests
 
@@ -75,7 +81,7 @@ class Recorded:
 @contextmanager
 def served(kind: str, folder: Path) -> Iterator[tuple[int, Recorded]]:
     """Run the application server of the services; ``kind`` is ``wsgi`` or ``asgi``."""
-    port = free_port()
+    port = ports.free()
     record = folder / "record"
     last = Recorded(record)
     command = appserver.command(f"tests.attack.recorder:{kind}", "127.0.0.1", port)
@@ -92,7 +98,7 @@ def straight(last: Upstream, folder: Path) -> Iterator[int]:
 @contextmanager
 def nginx(last: Upstream, folder: Path) -> Iterator[int]:
     """Run nginx with persistent upstream connections."""
-    port = free_port()
+    port = ports.free()
     file = folder / "nginx.conf"
     temporary = "\n".join(f"{k}_temp_path {folder}/{k};" for k in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     file.write_text(
@@ -117,7 +123,7 @@ http {{
 @contextmanager
 def haproxy(last: Upstream, folder: Path) -> Iterator[int]:
     """Run HAProxy, which shares upstream connections among all clients."""
-    port = free_port()
+    port = ports.free()
     file = folder / "haproxy.cfg"
     file.write_text(
         f"""global
@@ -180,10 +186,3 @@ def listens(port: int) -> bool:
     """Return whether the port accepts connections."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

@@ -26,7 +26,12 @@ class Shop:
 
     def __init__(self, port: int, databases: dict[str, Path]) -> None:
         self.port = port
-        self._databases = databases
+        self._databases = {name: sqlite3.connect(path, timeout=START) for name, path in databases.items()}
+        self._last: dict[tuple[str, str], tuple[int, list[tuple[object, ...]]]] = {}
+
+    def close(self) -> None:
+        for connection in self._databases.values():
+            connection.close()
 
     def rows(self) -> dict[str, list[tuple[object, ...]]]:
         """Return all rows of both tables."""
@@ -37,8 +42,13 @@ class Shop:
         return {name: self._read(name, "SELECT type, name, sql FROM sqlite_master ORDER BY name") for name in TABLES}
 
     def _read(self, name: str, statement: str) -> list[tuple[object, ...]]:
-        with closing(sqlite3.connect(self._databases[name], timeout=START)) as connection:
-            return connection.execute(statement).fetchall()
+        """Return what ``statement`` gives; it is run again after a commit of another connection."""
+        connection = self._databases[name]
+        ((version,),) = connection.execute("PRAGMA data_version")
+        known = self._last.get((name, statement))
+        if known is None or known[0] != version:
+            known = self._last[name, statement] = version, connection.execute(statement).fetchall()
+        return known[1]
 
 
 @contextmanager
@@ -70,4 +80,5 @@ def shop(folder: Path) -> Iterator[Shop]:
     )
     with up(folder, config) as running:
         running.says(r"listening on http", START)
-        yield Shop(running.listening()[0], databases)
+        with closing(Shop(running.listening()[0], databases)) as running_shop:
+            yield running_shop

@@ -21,6 +21,7 @@ COMMAND = [sys.executable, "-c", "from schemathesis.cli import schemathesis; sch
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_responses_are_as_documented_whatever_the_request(tmp_path: Path) -> None:
     # 501 is the gateway's response to TRACE, which schemathesis tries on every path.

@@ -21,6 +21,7 @@ def attack(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 def test_no_spelling_reaches_another_handler_behind_any_server() -> None:

@@ -46,7 +46,9 @@ def restored_from(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ledger", ["sqlite", "sqlite without WAL", "postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    "ledger", ["sqlite", "sqlite without WAL", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True
+)
 def test_a_backup_under_writes_is_one_moment(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
     storage = FolderStorage(tmp_path / "backups")
     ledger.fill(20_000)

@@ -126,6 +126,7 @@ def test_tables_are_markdown_between_marks() -> None:
         tables.put(page, "u", "new")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_plots_are_svg_and_reproducible(tmp_path: Path) -> None:
     from benchmarks.simulation import plots

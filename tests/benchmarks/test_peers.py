@@ -30,6 +30,10 @@ TWO_CPUS = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two CPUs
 NEEDS = needs("wrk", "taskset", "nginx")
 
 
+LONG = pytest.mark.long
+OTHERS = (HAProxy(), Envoy(), Caddy(), Varnish())
+
+
 @pytest.fixture(scope="module")
 def rig():
     with Rig.on_this_machine() as rig:
@@ -58,11 +62,14 @@ def answer(rig, peer, kind, addresses, path):
 
 @TWO_CPUS
 @NEEDS
-@pytest.mark.parametrize("peer", [Nginx(), HAProxy(), Envoy(), Caddy(), Varnish()], ids=lambda peer: peer.name)
+@pytest.mark.parametrize(
+    "peer", [Nginx(), *(pytest.param(each, marks=LONG) for each in OTHERS)], ids=lambda peer: peer.name
+)
 def test_forwarders_forward(peer, rig, addresses):
     assert answer(rig, peer, "forward", addresses, "/user/7") == json.loads(upstreams.USER)
 
 
+@LONG
 @TWO_CPUS
 @NEEDS
 @pytest.mark.parametrize(
@@ -87,6 +94,7 @@ def test_peers_log_every_request_when_both_sides_log(peer, log, rig, addresses):
     assert [f"/user/logged-{number}" in text for number in range(5)] == [True] * 5
 
 
+@LONG
 @TWO_CPUS
 @NEEDS
 @pytest.mark.parametrize("peer", [Nginx(), Aiohttp(), FastAPI()], ids=lambda peer: peer.name)
@@ -94,6 +102,7 @@ def test_composers_compose(peer, rig, addresses):
     assert answer(rig, peer, "compose", addresses, "/api/7/8") == json.loads(upstreams.COMPOSED)
 
 
+@LONG
 @TWO_CPUS
 @NEEDS
 @pytest.mark.parametrize("peer", [Nginx(), NginxTuned(), HAProxy(), Envoy()], ids=lambda peer: peer.name)
@@ -103,7 +112,7 @@ def test_streamers_pass_on(peer, rig, addresses):
 
 @TWO_CPUS
 @NEEDS
-@pytest.mark.parametrize("peer", [Nginx(), Varnish(), None], ids=["nginx", "varnish", "ours"])
+@pytest.mark.parametrize("peer", [Nginx(), pytest.param(Varnish(), marks=LONG), None], ids=["nginx", "varnish", "ours"])
 def test_caches_respond_alone_after_the_first_request(peer, rig):
     bench = Bench(rig, 1, 1, frozenset(), print)
     peer = peer or bench.ours()
@@ -118,6 +127,7 @@ def test_caches_respond_alone_after_the_first_request(peer, rig):
     assert (status, json.loads(body)) == (200, json.loads(upstreams.USER))
 
 
+@LONG
 @TWO_CPUS
 @NEEDS
 @pytest.mark.parametrize("peer", [HAProxy(), Envoy(), None], ids=["haproxy", "envoy", "ours"])
@@ -135,6 +145,7 @@ def test_guards_admit_one_token_alone(peer, rig, addresses):
     assert statuses == [401, 401, 401]
 
 
+@LONG
 @TWO_CPUS
 @NEEDS
 def test_the_founding_design_answers_the_same_over_services_from_memory(rig):
@@ -204,6 +215,7 @@ def test_ours_is_given_valid_configurations_for_all_else(site):
     assert len(configuration(Passerelle(9900).routes(site, 10)).routes) == 10
 
 
+@LONG
 @TWO_CPUS
 @NEEDS
 def test_the_shop_s_monolith_answers_out_of_its_filled_database_on_both_cpus(rig):

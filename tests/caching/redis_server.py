@@ -9,6 +9,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+from passerelle.system import ports
 from tests.requirements import program
 
 
@@ -21,9 +22,7 @@ class RedisServer:
     def __init__(self, *options: str) -> None:
         self._options = options
         self.program = program("redis-server")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = ports.free()
         self._folder = tempfile.TemporaryDirectory()
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -143,7 +143,7 @@ def test_what_is_too_large_is_not_held_and_takes_its_older_self_along() -> None:
     assert len(store) == 0
 
 
-@pytest.mark.parametrize("count", [10, 1000, 20_000])
+@pytest.mark.parametrize("count", [10, 1000, pytest.param(20_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["plain", "tagged", "variants"])
 def test_bytes_are_counted_truly(count: int, kind: str) -> None:
     """Compared with tracemalloc: the count is at least the allocated memory, and not much more."""

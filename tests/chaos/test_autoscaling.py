@@ -99,6 +99,7 @@ async def loaded(folder: Path, application: str) -> AsyncIterator[tuple[Up, Clie
         assert clients.errors == []
 
 
+@pytest.mark.long
 def test_four_times_the_load_has_the_right_number_of_instances_within_twenty_seconds(tmp_path: Path) -> None:
     async def check() -> None:
         async with loaded(tmp_path, WAITING) as (running, clients):

@@ -26,6 +26,7 @@ from tests.support.upstream import Connection, Upstream, ok
 
 pytestmark = pytest.mark.slow
 
+LONG = pytest.mark.long
 BOUND = 30.0
 SLOW = 1.0  # seconds
 
@@ -80,7 +81,7 @@ def state(running: Up, server: Server) -> str:
     return str(found)
 
 
-@pytest.mark.parametrize("mode", ["reset", "close", "garbage"])
+@pytest.mark.parametrize("mode", [pytest.param("reset", marks=LONG), "close", pytest.param("garbage", marks=LONG)])
 def test_one_that_fails_every_request_is_left_out_and_comes_back(tmp_path: Path, five: list[Server], mode: str) -> None:
     bad = five[2]
     with under_load(tmp_path, targets(five, ", eject: {time: 2s}")) as (running, load):
@@ -92,6 +93,7 @@ def test_one_that_fails_every_request_is_left_out_and_comes_back(tmp_path: Path,
         until_now(lambda: load.bodies[bad.body] > before, BOUND)
 
 
+@pytest.mark.long
 def test_one_that_refuses_connections_is_left_out_and_comes_back(tmp_path: Path, five: list[Server]) -> None:
     bad = five[2]
     with under_load(tmp_path, targets(five, ", eject: {time: 2s}")) as (running, load):
@@ -106,6 +108,7 @@ def test_one_that_refuses_connections_is_left_out_and_comes_back(tmp_path: Path,
         until_now(lambda: load.bodies[bad.body] > before, BOUND)
 
 
+@pytest.mark.long
 def test_one_that_is_slow_gets_little_and_fails_nothing(tmp_path: Path, five: list[Server]) -> None:
     slow = five[2]
     with under_load(tmp_path, targets(five)) as (_, load):
@@ -116,6 +119,7 @@ def test_one_that_is_slow_gets_little_and_fails_nothing(tmp_path: Path, five: li
         assert load.bodies[slow.body] - mine < 0.1 * (load.answered - before)
 
 
+@pytest.mark.long
 def test_targets_are_added_drained_weighed_and_removed(tmp_path: Path, five: list[Server]) -> None:
     first, *others = five
 
@@ -141,6 +145,7 @@ def test_targets_are_added_drained_weighed_and_removed(tmp_path: Path, five: lis
             answers(load, 50)
 
 
+@pytest.mark.long
 def test_a_log_without_room_costs_no_answer_and_goes_on_when_there_is(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     log.symlink_to("/dev/full")
@@ -156,6 +161,7 @@ def _restarted(running: Up, number: int) -> bool:
     return bool(running.status()["workers"][number]["restarts"] == 1)
 
 
+@pytest.mark.long
 def test_a_killed_worker_costs_only_its_requests_in_flight(tmp_path: Path, five: list[Server]) -> None:
     (tmp_path / "gateway.yaml").write_text(targets(five).replace("admin:", "workers: 2\nadmin:", 1))
     with command(tmp_path, "up") as running:

@@ -14,7 +14,7 @@ from tests.requirements import needs
 from tests.support.client import Client
 from tests.support.wire import wait_until
 
-pytestmark = [needs("redis-server"), pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [needs("redis-server"), pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(180)]
 
 
 def sha256(credential: str) -> str:

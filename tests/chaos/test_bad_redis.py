@@ -59,6 +59,9 @@ FAULTS: dict[str, Fault] = {
 # Scripts return an empty list for a credential that does not exist.
 UNKNOWN = {"an empty list"}
 
+# What stands for all of KINDS in `make test`: a connection that ends, bytes that are no reply, an error of Redis.
+QUICK = {"closes within", "any bytes", "OOM"}
+
 # One of each kind of fault for users of Redis that wait more than a second for each: Redis is tried again after a
 # pause. The limits, which notice first, get all faults.
 KINDS = [
@@ -68,7 +71,11 @@ KINDS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "when"), [(name, (always, later)[number % 2]) for number, name in enumerate(KINDS)], ids=KINDS
+    ("name", "when"),
+    [
+        pytest.param(name, (always, later)[number % 2], marks=() if name in QUICK else pytest.mark.long, id=name)
+        for number, name in enumerate(KINDS)
+    ],
 )
 def test_a_redis_that_misbehaves(two: TwoGateways, name: str, when: When) -> None:
     session, key = two.login(two.made[0]), two.new_key()
@@ -82,7 +89,7 @@ def test_a_redis_that_misbehaves(two: TwoGateways, name: str, when: When) -> Non
     judged(found, name in UNKNOWN)
 
 
-@pytest.mark.parametrize("name", ["any bytes", "nothing"])
+@pytest.mark.parametrize("name", ["any bytes", pytest.param("nothing", marks=pytest.mark.long)])
 def test_an_admitted_key_stays_valid_for_a_while(two: TwoGateways, name: str) -> None:
     key = two.new_key()
     with Client(two.made[0].port) as client:
@@ -100,6 +107,7 @@ def test_an_admitted_key_stays_valid_for_a_while(two: TwoGateways, name: str) ->
     two.check()
 
 
+@pytest.mark.long
 def test_a_redis_that_hangs_up(two: TwoGateways) -> None:
     """Connections are accepted and closed at once; established ones are closed with the next reply."""
     session, key = two.login(two.made[0]), two.new_key()
@@ -112,6 +120,7 @@ def test_a_redis_that_hangs_up(two: TwoGateways) -> None:
     assert two.check().count("lost") <= 4, "it is said once"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["half an answer", "any bytes"])
 def test_a_gateway_that_starts_beside_it(two: TwoGateways, name: str) -> None:
     session, key = two.login(two.made[0]), two.new_key()
@@ -127,6 +136,7 @@ def test_a_gateway_that_starts_beside_it(two: TwoGateways, name: str) -> None:
         added.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["half an answer", "floods"])
 def test_a_gateway_stops_beside_it(two: TwoGateways, name: str) -> None:
     made = two.start(two.settings)
@@ -142,6 +152,7 @@ def test_a_gateway_stops_beside_it(two: TwoGateways, name: str) -> None:
         made.stop()
 
 
+@pytest.mark.long
 def test_its_failure_and_its_return_are_logged_once_each(two: TwoGateways) -> None:
     """Although connections succeed all the time."""
     made = two.start(two.limited())
@@ -169,6 +180,7 @@ def test_its_failure_and_its_return_are_logged_once_each(two: TwoGateways) -> No
         made.stop()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_limits_alone_are_those_of_each_gateway(two: TwoGateways) -> None:
     """Half of the limit each, whatever Redis replies."""
@@ -193,6 +205,7 @@ def test_limits_alone_are_those_of_each_gateway(two: TwoGateways) -> None:
         made.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when", [always, later], ids=["always", "later"])
 def test_a_flood_is_not_kept(two: TwoGateways, when: When) -> None:
     session, key = two.login(two.made[0]), two.new_key()
@@ -206,7 +219,7 @@ def test_a_flood_is_not_kept(two: TwoGateways, when: When) -> None:
     assert all(highest - lowest < 256 << 20 for lowest, highest in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("name", ["any bytes", "closes"])
+@pytest.mark.parametrize("name", [pytest.param("any bytes", marks=pytest.mark.long), "closes"])
 def test_invalidations_arrive_though_their_connection_misbehaves(two: TwoGateways, name: str) -> None:
     """Only the subscribed connection is faulty; all others work."""
     one, other = two.made
@@ -235,6 +248,7 @@ def test_invalidations_arrive_though_their_connection_misbehaves(two: TwoGateway
     two.check()
 
 
+@pytest.mark.long
 def test_a_real_redis_that_is_frozen_and_thawed_under_load(two: TwoGateways) -> None:
     session, key = two.login(two.made[0]), two.new_key()
     for _ in range(3):

@@ -106,6 +106,7 @@ def replace(path: Path, text: str) -> None:
     os.replace(fresh, path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["up", "gateway"])
 def test_names_are_looked_up_again_and_a_failing_server_changes_nothing(tmp_path: Path, what: str) -> None:
@@ -136,6 +137,7 @@ def test_names_are_looked_up_again_and_a_failing_server_changes_nothing(tmp_path
             assert "keeping its last 2 targets" in running.text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_next_priority_of_srv_records_takes_over_from_dead_instances(tmp_path: Path) -> None:
     name = "_http._tcp.s.test"
@@ -167,7 +169,7 @@ def unused() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["up", "gateway"])
+@pytest.mark.parametrize("what", [pytest.param("up", marks=pytest.mark.long), "gateway"])
 def test_a_list_that_changes_under_load_fails_no_request(tmp_path: Path, what: str) -> None:
     with servers("127.0.0.1", "127.0.0.2", "127.0.0.3") as port:
         listed = tmp_path / "targets.txt"
@@ -193,6 +195,7 @@ def test_a_list_that_changes_under_load_fails_no_request(tmp_path: Path, what: s
             assert clients.failed == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["up", "gateway"])
 def test_a_reload_brings_and_ends_what_is_found(tmp_path: Path, what: str) -> None:

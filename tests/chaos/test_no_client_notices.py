@@ -92,6 +92,7 @@ def states(running: Up) -> list[str]:
     return [instance["state"] for instance in running.instances("s")]
 
 
+@pytest.mark.long
 def test_three_of_five_instances_are_killed(tmp_path: Path) -> None:
     with under_load(tmp_path) as (running, _):
         for instance in running.instances("s")[:3]:
@@ -100,6 +101,7 @@ def test_three_of_five_instances_are_killed(tmp_path: Path) -> None:
         until_now(lambda: states(running) == ["up"] * 5, 20)
 
 
+@pytest.mark.long
 def test_a_rolling_restart(tmp_path: Path) -> None:
     with under_load(tmp_path) as (running, load):
         before = {instance["pid"] for instance in running.instances("s")}
@@ -109,6 +111,7 @@ def test_a_rolling_restart(tmp_path: Path) -> None:
         assert len(load.bodies) == 6  # five names at a time, and one more at the start
 
 
+@pytest.mark.long
 def test_a_rolling_restart_of_both_services_of_a_composition(tmp_path: Path) -> None:
     with under_load(tmp_path, COMPOSED, "/api/1/2") as (running, load):
         for service in ("user", "product"):
@@ -129,6 +132,7 @@ def test_five_instances_become_eight_and_then_three(tmp_path: Path) -> None:
         assert states(running) == ["up"] * 3
 
 
+@pytest.mark.long
 def test_twenty_reloads(tmp_path: Path) -> None:
     policies = ("p2c", "round_robin", "least_inflight", "ewma", "weighted")
     with under_load(tmp_path) as (running, load):
@@ -142,6 +146,7 @@ def test_twenty_reloads(tmp_path: Path) -> None:
         assert all(instance["restarts"] == 0 for instance in running.instances("s"))
 
 
+@pytest.mark.long
 def test_one_instance_freezes_and_comes_back(tmp_path: Path) -> None:
     with under_load(tmp_path) as (running, load):
         frozen = running.instances("s")[2]["pid"]

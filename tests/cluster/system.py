@@ -16,11 +16,12 @@ from typing import Any, Self
 import yaml
 
 from passerelle.appserver import main as appserver
+from passerelle.system import ports
 from shopkit import accounts, database, roles
 from shopkit.prepare import prepare
 from tests.caching.redis_server import RedisServer
 from tests.examples.conftest import SHOP
-from tests.export.serving import Nginx, free_port
+from tests.export.serving import Nginx
 from tests.supervisor.up import Up, command, invoke
 from tests.support.postgresql import PostgresServer
 
@@ -84,7 +85,7 @@ class GatewayProcess:
     """Process of a gateway, which can be killed and started again on the same port."""
 
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
-        self.port = free_port()
+        self.port = ports.free()
         self._folder, self._env = folder, env
         self._stack = ExitStack()
         self._up: Up | None = None
@@ -214,7 +215,7 @@ class ShopCluster:
 
     def _nginx(self) -> Nginx:
         """Return nginx with the configuration that ``passerelle export`` writes."""
-        port = free_port()
+        port = ports.free()
         gateways = ",".join(f"127.0.0.1:{gateway.port}" for gateway in self.gateways)
         options = ("--gateways", gateways, "--listen", f"127.0.0.1:{port}")
         code, text = invoke(self._folder, "export", "nginx", "gateway.yaml", *options, env=self.gateways[0]._env)

@@ -16,7 +16,10 @@ from tests.cluster.system import ADMIN, CUSTOMER, HOUR, LIMIT, PASSWORD, ShopClu
 from tests.examples.test_logins import Browser
 from tests.requirements import needs
 
-pytestmark = [pytest.mark.slow, needs("initdb", "postgres", "redis-server", "nginx"), pytest.mark.timeout(180)]
+pytestmark = [
+    *(pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(180)),
+    needs("initdb", "postgres", "redis-server", "nginx"),
+]
 
 # One is stored by the gateways, one needs the database, and one is counted in Redis.
 PATHS = ("/product/1", "/product?limit=2", "/counted/2")

@@ -240,7 +240,7 @@ def test_a_gzip_bomb_is_a_failed_part_and_takes_no_memory(rig: Rig) -> None:
     problem(rig.connect(gateway).request("GET", "/c", within=10), 502)
 
 
-@pytest.mark.parametrize("coding", ["identity", "gzip"])
+@pytest.mark.parametrize("coding", [pytest.param("identity", marks=pytest.mark.long), "gzip"])
 def test_other_requests_are_served_while_a_costly_part_is_checked(rig: Rig, coding: str) -> None:
     body = b"[" + b"[[[[1]]]]," * 100_000 + b"1]"
     coded = body if coding == "identity" else gzip.compress(body, 9)

@@ -86,6 +86,7 @@ class Highest:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_gigabyte_down_grows_the_worker_by_less_than_20_mb(framing: str) -> None:
     def script(conn: Connection) -> None:
@@ -121,6 +122,7 @@ def test_a_gigabyte_down_grows_the_worker_by_less_than_20_mb(framing: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_gigabyte_up_grows_the_worker_by_less_than_20_mb(framing: str) -> None:
     def script(conn: Connection) -> None:

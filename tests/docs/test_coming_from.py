@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from passerelle.config import inspect_text
+from passerelle.system.ports import free
 from tests.conformance.conftest import loop, rig
 from tests.docs.pages import ROOT, blocks
-from tests.export.serving import Nginx, free_port
+from tests.export.serving import Nginx
 from tests.support.client import Client
 from tests.support.gateways import Rig
 
@@ -70,7 +71,7 @@ def both(rig: Rig) -> Iterator[dict[str, tuple[int, list[Any]]]]:
                 ports[written] = str(server.server_port)
             replace = re.compile("|".join(ports))
             if program == "nginx":
-                port = free_port()
+                port = free()
                 text = replace.sub(lambda match: ports[match[0]], found["nginx.conf"]).replace("8081", str(port))  # noqa: B023
                 nginx = stack.enter_context(Nginx(text.replace("http {", "http {\n    access_log off;", 1), port))
                 result[program] = nginx.port, seen

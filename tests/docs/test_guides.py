@@ -10,6 +10,7 @@ PAGES = ["tutorial/monolith-to-services", "how-to/run-book", "explanation/foundi
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(200)
 @pytest.mark.needs("curl")
 @pytest.mark.parametrize("name", PAGES)

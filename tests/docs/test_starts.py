@@ -72,6 +72,7 @@ def shell(tmp_path: Path, environ: dict[str, str], repository: Path) -> Iterator
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(200)
 @pytest.mark.needs("curl")
 @pytest.mark.parametrize("name", PAGES)

@@ -335,6 +335,7 @@ class TestWithoutRedis:
         assert client.exists("last") and not client.exists("k0")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_no_request_fails_or_is_wrong_while_redis_is_killed_and_comes_back(redis: RedisServer, sqlite: str) -> None:
     prepare("users", sqlite)
@@ -385,7 +386,7 @@ def test_no_request_fails_or_is_wrong_while_redis_is_killed_and_comes_back(redis
     assert set(answers) == {(200, True)}
 
 
-@both
+@pytest.mark.parametrize("kind", ["user", pytest.param("product", marks=pytest.mark.long)])
 def test_the_service_takes_redis_from_the_environment(
     redis: RedisServer, client: Redis, sqlite: str, kind: str
 ) -> None:

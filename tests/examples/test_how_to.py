@@ -18,7 +18,10 @@ from tests.requirements import needs, program
 from tests.supervisor.up import Up, command
 from tests.support.postgresql import SUPERUSER, PostgresServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), needs("initdb", "postgres", "redis-server", "curl")]
+pytestmark = [
+    *(pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(180)),
+    needs("initdb", "postgres", "redis-server", "curl"),
+]
 
 PAGE = SHOP.parents[1] / "docs" / "how-to" / "postgresql-and-redis.md"
 START = "passerelle up gateway.yaml"

@@ -19,23 +19,17 @@ import pytest
 
 from passerelle.appserver import main as appserver
 from passerelle.config import load
+from passerelle.system import ports
 from shopkit.prepare import prepare
 from tests.examples.conftest import SHOP
 
 LIMIT = 20.0  # seconds
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 @contextmanager
 def running(app: str, **environment: str) -> Iterator[int]:
     """Run ``app`` from the shop's folder during the block; yield its port. It must exit cleanly."""
-    port = free_port()
+    port = ports.free()
     process = subprocess.Popen(
         appserver.command(app, "127.0.0.1", port), cwd=SHOP, env={**os.environ, **environment}, stderr=subprocess.PIPE
     )
@@ -80,6 +74,7 @@ class TestServices:
             assert (status, fields["Location"]) == (201, "/user/10001")
             assert ask(port, "GET", "/user/99999999999999999999")[0] == 404
 
+    @pytest.mark.long
     def test_products_on_postgresql(self, postgresql: str) -> None:
         prepare("products", postgresql)
         with running("products:app", PRODUCTS_DATABASE_URL=postgresql) as port:
@@ -96,6 +91,7 @@ class TestServices:
                 "product": {"product_id": "1", "name": "Produit_1", "price": 19.99},
             }
 
+    @pytest.mark.parametrize("empty", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
     def test_one_of_many_equal_writes_wins(self, empty: str) -> None:
         prepare("users", empty)
         with running("users:app", USERS_DATABASE_URL=empty) as port:
@@ -135,7 +131,7 @@ class TestFoundingDesign:
 
     @pytest.mark.parametrize("name", ["users", "products", "monolith", "gateway"])
     def test_each_file_runs_by_itself(self, name: str) -> None:
-        port = free_port()
+        port = ports.free()
         process = subprocess.Popen(
             [sys.executable, f"founding/{name}.py"],
             cwd=SHOP,

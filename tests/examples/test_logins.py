@@ -110,7 +110,7 @@ class Store:
             return [key + repr(client.hgetall(key)).encode() for key in client.keys("passerelle:1:session:*")]
 
 
-REAL = pytest.param("postgresql and redis", marks=needs("initdb", "postgres", "redis-server"))
+REAL = pytest.param("postgresql and redis", marks=[needs("initdb", "postgres", "redis-server"), pytest.mark.long])
 
 
 @pytest.fixture(params=["sqlite", REAL])

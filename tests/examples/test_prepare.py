@@ -78,6 +78,7 @@ class TestMigrations:
             context = MigrationContext.configure(connection, opts=options)
             assert compare_metadata(context, catalogue.metadata) == []
 
+    @pytest.mark.long
     def test_the_alembic_command_works_for_each_service(self, tmp_path: Path) -> None:
         url = f"sqlite:///{tmp_path / 'users.db'}"
         environment = {**os.environ, "USERS_DATABASE_URL": url}
@@ -169,6 +170,7 @@ class TestNewerVersion:
 
 class TestManyAtOnce:
     @pytest.mark.slow
+    @pytest.mark.parametrize("empty", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
     def test_five_processes_do_it_once(self, empty: str) -> None:
         environment = {**os.environ, "USERS_DATABASE_URL": empty}
         started = [

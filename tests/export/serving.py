@@ -20,6 +20,7 @@ from passerelle.config.problems import Finding
 from passerelle.export import kubernetes, nginx_front, nginx_place
 from passerelle.export.deployment import Deployment
 from passerelle.export.nginx_writer import CACHE_FOLDER
+from passerelle.system import ports
 from tests.requirements import program
 from tests.support.client import Client
 from tests.support.wire import DEADLINE, Response, wait_until
@@ -73,14 +74,6 @@ def lost(deployment: Deployment, losses: Any) -> list[str]:
     return [problem.key for problem in problems]
 
 
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 class Nginx:
     """nginx with an exported configuration, for the time of a ``with`` block."""
 
@@ -132,5 +125,5 @@ class Nginx:
 
 def serving(deployment: Deployment) -> Nginx:
     """Start nginx in place of the gateway."""
-    port = free_port()
+    port = ports.free()
     return Nginx(in_place(deployment, port)[0], port)

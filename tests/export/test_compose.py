@@ -19,8 +19,9 @@ from passerelle.config import inspect_text
 from passerelle.export import compose
 from passerelle.export.deployment import Deployment
 from passerelle.observability.prometheus import METRICS
+from passerelle.system import ports
 from tests.export.containers import MINIMAL, exported, in_container, read, secret_text, services
-from tests.export.serving import EXAMPLES, deployed, deployment_of, free_port, lost
+from tests.export.serving import EXAMPLES, deployed, deployment_of, lost
 from tests.requirements import needs, program
 from tests.support.wire import DEADLINE, wait_until
 
@@ -342,6 +343,7 @@ def test_a_changed_file_replaces_the_containers_that_read_it() -> None:
 CHECKS = Path(__file__).resolve().parents[2] / "scripts" / "check_docs.py"
 
 
+@pytest.mark.long
 def test_the_file_of_the_containers_is_valid_for_all_examples_of_the_documents(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("check_docs", CHECKS)
     assert spec is not None
@@ -391,7 +393,7 @@ def test_redis_reads_its_password_from_the_file_and_stops_on_a_signal(tmp_path: 
     password = secret_text("redis-password")
     (tmp_path / "redis-password").write_text(password)
     (tmp_path / "data").mkdir()
-    port = free_port()
+    port = ports.free()
     script = (
         found["command"][2].replace("/run/secrets", str(tmp_path)).replace("/data", f"{tmp_path}/data\nport {port}")
     )

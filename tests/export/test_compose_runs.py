@@ -44,6 +44,7 @@ routes:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_containers_serve_requests_through_nginx(tmp_path: Path) -> None:
     words = [program("unshare"), "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]

@@ -143,6 +143,7 @@ def test_no_golden_file_is_left_over() -> None:
         assert found == containers(example).keys()
 
 
+@pytest.mark.long
 def test_the_schema_of_compose_accepts_the_exports() -> None:
     checker = COMPOSE_SPEC.find()
     assert checker is not None

@@ -19,10 +19,11 @@ from passerelle.config.models.addresses import Address
 from passerelle.export import haproxy
 from passerelle.export.checkers import HAPROXY
 from passerelle.export.deployment import Deployment
+from passerelle.system import ports
 from tests.conformance.conftest import loop, rig
 from tests.examples.conftest import Applications, applications
 from tests.examples.test_behind_gateway import NAMES, serving
-from tests.export.serving import EXAMPLES, deployment_of, free_port, lost
+from tests.export.serving import EXAMPLES, deployment_of, lost
 from tests.export.test_shop import PATHS, send
 from tests.requirements import needs, program
 from tests.support.client import Client
@@ -46,7 +47,7 @@ class HAProxy:
     """HAProxy in front of gateways, with an exported configuration."""
 
     def __init__(self, deployment: Deployment, folder: Path, *gateways: Running) -> None:
-        self.port = free_port()
+        self.port = ports.free()
         addresses = [Address(host="127.0.0.1", port=gateway.port) for gateway in gateways]
         text, _ = haproxy.export(deployment, addresses, Address(host="127.0.0.1", port=self.port))
         file = folder / "haproxy.cfg"

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from passerelle.config.models.addresses import Address
+from passerelle.system import ports
 from tests.conformance.conftest import loop, rig
-from tests.export.serving import Nginx, deployment_of, free_port, in_front
+from tests.export.serving import Nginx, deployment_of, in_front
 from tests.requirements import needs
 from tests.support.gateways import Rig, Running
 from tests.support.upstream import Connection, answering, ok
@@ -23,7 +24,7 @@ TARGETS = {"u": {"targets": ["http://127.0.0.1:5000"]}}
 
 def front(*gateways: Running) -> Nginx:
     """Start nginx in front of these gateways."""
-    port = free_port()
+    port = ports.free()
     addresses = [Address(host="127.0.0.1", port=gateway.port) for gateway in gateways]
     return Nginx(in_front(deployment_of(TARGETS, ROUTES), *addresses, port=port)[0], port)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from passerelle.system import ports
 from tests.conformance.conftest import loop, rig
 from tests.examples.conftest import Applications, applications
 from tests.examples.test_behind_gateway import NAMES, serving
-from tests.export.serving import EXAMPLES, Nginx, deployment_of, free_port, in_place
+from tests.export.serving import EXAMPLES, Nginx, deployment_of, in_place
 from tests.requirements import needs
 from tests.support.client import Client
 from tests.support.gateways import Rig
@@ -45,7 +46,7 @@ def shop(rig: Rig, applications: Applications, tmp_path: Path) -> Iterator[tuple
             client = applications.client(name, "sqlite", lambda name=name: f"sqlite:///{tmp_path / name}.db")
             services[service] = {"targets": [stack.enter_context(serving(client.application))]}
         gateway = rig.gateway(services, config["routes"])
-        port = free_port()
+        port = ports.free()
         nginx = stack.enter_context(Nginx(in_place(deployment_of(services, config["routes"]), port)[0], port))
         for number in range(1, 11):
             send(gateway.port, "POST", "/user", {"username": f"u{number}", "email": f"u{number}@example.com"})

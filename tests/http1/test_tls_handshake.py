@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from passerelle.http1.tls_handshake import offered_protocols
 
 
+@cache  # a context takes 50 ms of processor time: it reads the certificates of the system
 def hello(*protocols: str) -> bytes:
     context = ssl.create_default_context()
     if protocols:

@@ -14,6 +14,7 @@ import pytest
 from redis import Redis
 
 from passerelle.security.credentials.redis_api_keys import RedisKeyStore
+from passerelle.system import ports
 from tests.caching.redis_server import RedisServer
 from tests.conformance.conftest import loop, rig
 from tests.requirements import needs
@@ -167,13 +168,6 @@ class Sentinel:
         self._process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 @pytest.mark.slow
 def test_the_replica_that_sentinel_promotes_takes_over_with_what_was_counted(rig: Rig, tmp_path: Path) -> None:
     with RedisServer() as master, RedisServer("--replicaof", "127.0.0.1", str(master.port)) as replica:
@@ -182,7 +176,7 @@ def test_the_replica_that_sentinel_promotes_takes_over_with_what_was_counted(rig
         with Sentinel("shop", master, tmp_path) as sentinel:
             wait_until(sentinel.knows_a_replica, "Sentinel knows the replica", LIMIT)
             # The first Sentinel is not running.
-            url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/shop/0"
+            url = f"redis+sentinel://127.0.0.1:{ports.free()},127.0.0.1:{sentinel.port}/shop/0"
             running = gateway(rig, url)
             wait_until(lambda: cache(running)["connected"], "the cache uses Redis", LIMIT)
             with Redis(port=master.port) as client:
@@ -228,7 +222,7 @@ def test_a_replica_that_sentinel_names_is_not_used_for_limits_and_keys(rig: Rig)
 
 def test_a_cluster_is_reported_and_no_request_fails(rig: Rig) -> None:
     with (
-        RedisServer("--cluster-enabled", "yes", "--cluster-port", str(free_port())) as server,
+        RedisServer("--cluster-enabled", "yes", "--cluster-port", str(ports.free())) as server,
         Redis(port=server.port) as client,
     ):
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

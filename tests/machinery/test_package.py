@@ -68,6 +68,7 @@ def test_the_wheel_has_every_file_of_the_package_and_no_other(wheel: Path) -> No
     assert "License-File: LICENSE" in meta
 
 
+@pytest.mark.long
 def test_the_wheel_is_the_one_that_the_source_distribution_gives(built: Path, wheel: Path, tmp_path: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     run("tar", "-xzf", archive, "-C", tmp_path)
@@ -75,6 +76,7 @@ def test_the_wheel_is_the_one_that_the_source_distribution_gives(built: Path, wh
     assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
 
 
+@pytest.mark.long
 def test_the_installed_package_runs(installed: Path, tmp_path: Path) -> None:
     # The dependencies come from this environment; passerelle itself only from the clean one.
     script = f"""

@@ -157,6 +157,27 @@ class TestTest:
             "-m pytest --part alone -k a or b",
         ]
 
+    def test_the_tests_that_take_long_are_a_part_of_their_own(self, tmp_path: Path) -> None:
+        python = tmp_path / "python"
+        log = tmp_path / "log"
+        executable(python, f'#!/bin/sh\necho "$*" >> {log}\n')
+        assert run(SCRIPTS / "test", "--long", python, "-k", "a or b").returncode == 0
+        options = "-n 2 --dist loadfile --no-loadscope-reorder"
+        assert log.read_text().splitlines() == [f"-m pytest --part long {options} -k a or b"]
+
+    @pytest.mark.parametrize(
+        ("part", "found"),
+        [("together", ["garbage]: no", "close]: yes"]), ("long", ["guides: yes", "garbage]: yes", "close]: no"])],
+    )
+    def test_a_test_or_case_that_takes_long_belongs_to_no_other_part(self, part: str, found: list[str]) -> None:
+        modules = ("docs/test_guides.py", "chaos/test_bad_instances.py", "benchmarks/test_procfs.py")
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--part", part]
+        listed = run(*command, *(ROOT / "tests" / name for name in modules)).stdout
+        assert "procfs" not in listed
+        for line in found:
+            name, answer = line.split(": ")
+            assert (name in listed) == (answer == "yes"), listed
+
     @pytest.mark.parametrize("code", [2, 3, 4])
     def test_nothing_follows_an_interrupt_or_wrong_usage(self, tmp_path: Path, code: int) -> None:
         python = tmp_path / "python"

@@ -186,6 +186,7 @@ def test_a_request_waits_for_another_gateway_no_longer_than_its_deadline(rig: Ri
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.long
 def test_no_request_fails_while_redis_goes_and_comes_back(rig: Rig, redis: RedisServer) -> None:
     upstream = rig.upstream(answering(ok(b"ok", FRESH)))
     made = gateways(rig, redis, upstream)

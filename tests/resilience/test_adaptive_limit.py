@@ -13,7 +13,7 @@ from benchmarks.simulation.limit import WORK, simulate
 from passerelle.resilience.adaptive_limit import AdaptiveLimit
 
 
-@pytest.mark.parametrize("workers", [4, 40])
+@pytest.mark.parametrize("workers", [4, pytest.param(40, marks=pytest.mark.long)])
 @pytest.mark.parametrize("work", WORK)
 def test_under_three_times_the_load_the_service_is_busy_and_its_queue_short(work: str, workers: int) -> None:
     """All but 8 % of the capacity is used, from the start. Without a limit the queue would grow all the time."""
@@ -25,7 +25,7 @@ def test_under_three_times_the_load_the_service_is_busy_and_its_queue_short(work
     assert unlimited.p50 > 10.0
 
 
-@pytest.mark.parametrize("workers", [4, 40])
+@pytest.mark.parametrize("workers", [4, pytest.param(40, marks=pytest.mark.long)])
 @pytest.mark.parametrize("work", WORK)
 def test_with_free_capacity_hardly_any_request_is_refused(work: str, workers: int) -> None:
     """At half the load, work of long duration is not mistaken for a queue."""

@@ -259,7 +259,7 @@ def test_a_slow_client_of_the_live_view_receives_a_snapshot_again() -> None:
             number = 0
             while not stream.paused:
                 number += 1
-                source.states = {"user-1": {"state": "up", "problem": f"{number}" * 5000}}
+                source.states = {"user-1": {"state": "up", "problem": f"{number % 10}" * 15_000}}
                 await live.take()
                 await asyncio.sleep(0)
             await live.take()

@@ -150,6 +150,7 @@ def test_the_load_raises_and_lowers_the_number_and_the_reasons_are_reported(scal
     scaled(check)
 
 
+@pytest.mark.long
 def test_an_instance_that_leaves_finishes_its_requests(scaled: Callable[..., Any]) -> None:
     async def check(running: Running) -> None:
         statuses: list[bytes] = []
@@ -240,6 +241,7 @@ def test_a_decision_that_is_out_of_date_changes_nothing(scaled: Callable[..., An
     scaled(check)
 
 
+@pytest.mark.long
 def test_a_reload_applies_another_range_and_begins_and_ends_automatic_scaling(scaled: Callable[..., Any]) -> None:
     async def check(running: Running) -> None:
         assert running.supervisor._sampling is None, "nothing is sampled without the admin port and without a range"
@@ -259,6 +261,7 @@ def test_a_reload_applies_another_range_and_begins_and_ends_automatic_scaling(sc
     scaled(check, TEXT.replace("{min: 1, max: 4, target_in_flight: 2}", "3"))
 
 
+@pytest.mark.long
 def test_instances_that_do_not_come_up_are_not_multiplied(scaled: Callable[..., Any], tmp_path: Path) -> None:
     async def check(running: Running) -> None:
         (tmp_path / "application.py").write_text("raise SystemExit('broken')\n")

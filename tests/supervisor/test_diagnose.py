@@ -96,8 +96,11 @@ def test_mistakes_and_instances_that_end(tmp_path: Path) -> None:
         assert verdicts(running)
 
 
+MORE = ("useless-cache", "one-connection", "healthy-mix")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["slow-database", "useless-cache", "one-connection", "healthy-mix"])
+@pytest.mark.parametrize("kind", ["slow-database", *(pytest.param(kind, marks=pytest.mark.long) for kind in MORE)])
 def test_planted_bottlenecks_are_named_first(kind: str) -> None:
     plant = planted.KINDS[kind]
     found = planted.run(plant, seconds=3)

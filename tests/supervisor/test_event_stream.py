@@ -77,6 +77,7 @@ def test_the_life_of_instances_workers_and_files(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ejections_and_breakers_of_all_workers(tmp_path: Path) -> None:
     wrong = "200 if self.path == '/' or os.path.exists('well') else 500"
@@ -187,6 +188,7 @@ def test_an_admin_port_that_others_can_reach_is_not_started_without_a_token(tmp_
         assert running.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_certificates_that_are_renewed_are_one_event_of_all_workers(tmp_path: Path) -> None:
     authority = Authority(tmp_path)

@@ -99,7 +99,7 @@ def config(upstream: Upstream, more: str = "") -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["up", "gateway"])
+@pytest.mark.parametrize("what", [pytest.param("up", marks=pytest.mark.long), "gateway"])
 def test_the_file_is_watched_and_its_errors_change_nothing(
     tmp_path: Path, upstreams: list[Upstream], what: str
 ) -> None:
@@ -132,6 +132,7 @@ def test_the_file_is_watched_and_its_errors_change_nothing(
         assert running.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_watch_nothing_is_reloaded_and_a_touch_alone_is_no_change(
     tmp_path: Path, upstreams: list[Upstream]

@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("app", ["apps:wsgi", "apps:asgi"])
+@pytest.mark.parametrize("app", ["apps:wsgi", pytest.param("apps:asgi", marks=pytest.mark.long)])
 def test_files_called_like_modules_are_not_imported(folder: Path, app: str) -> None:
     config = f"services: {{s: {{app: '{app}'}}}}\nroutes: [{{path: /, service: s}}]\n"
     with up(folder, config) as running:

@@ -36,6 +36,7 @@ def test_ignored_sigchld_and_blocked_signals(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
+@pytest.mark.long
 def test_sigusr2_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "apps.py").write_text("def app(environ, start):\n    start('200 OK', [])\n    return [b'served']\n")
     with up(tmp_path, "services: {s: {app: 'apps:app'}}\nroutes: [{path: /, service: s}]\n") as running:
@@ -71,7 +72,10 @@ def responds(port: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+CLOSED = [*(pytest.param(each, marks=pytest.mark.long) for each in ("<&-", ">&-", "2>&-")), "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize("closed", CLOSED)
 @pytest.mark.parametrize("name", ["up", "gateway"])
 def test_closed_standard_descriptors(tmp_path: Path, name: str, closed: str) -> None:
     config = "admin: off\nservices: {s: {targets: ['http://127.0.0.1:1']}}\nroutes: [{path: /, service: s}]\n"
@@ -83,7 +87,7 @@ def test_closed_standard_descriptors(tmp_path: Path, name: str, closed: str) -> 
         assert running.stop() == 0
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", CLOSED)
 def test_closed_standard_descriptors_of_an_application_server(tmp_path: Path, closed: str) -> None:
     (tmp_path / "apps.py").write_text(
         "import sys\n"
@@ -120,6 +124,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_a_low_soft_limit_of_descriptors_limits_services_only(tmp_path: Path) -> None:
     (tmp_path / "limited.py").write_text(LIMITED)
     config = """

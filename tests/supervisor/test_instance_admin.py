@@ -93,7 +93,7 @@ def settled(running: Up, *states: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["up", "gateway"])
+@pytest.mark.parametrize("what", [pytest.param("up", marks=pytest.mark.long), "gateway"])
 def test_added_weighed_drained_and_removed(tmp_path: Path, three: list[Server], what: str) -> None:
     one, two, three_ = three
     write(tmp_path, f"['{one.url}', '{two.url}']", what)
@@ -183,7 +183,7 @@ def held(running: Up, server: Server, pool: ThreadPoolExecutor) -> Iterator[Futu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["up", "gateway"])
+@pytest.mark.parametrize("what", [pytest.param("up", marks=pytest.mark.long), "gateway"])
 def test_draining_waits_for_what_is_in_flight_with_a_limit(tmp_path: Path, three: list[Server], what: str) -> None:
     one, two, _ = three
     write(tmp_path, f"['{one.url}']", what)
@@ -326,6 +326,7 @@ def test_what_is_refused(tmp_path: Path, three: list[Server]) -> None:
         assert running.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_only_one_is_spared_although_it_is_down(tmp_path: Path) -> None:
     write(tmp_path, "['http://127.0.0.1:1']")

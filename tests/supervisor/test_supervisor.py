@@ -240,6 +240,7 @@ def test_an_internal_error_is_reported_and_leaves_no_process(
     run(check(), 60)
 
 
+@pytest.mark.long
 def test_many_instances_are_summed_up_in_the_report(supervised: Callable[..., Any]) -> None:
     async def check() -> None:
         async with supervised(FILES.replace("instances: 2", "instances: 12")) as running:

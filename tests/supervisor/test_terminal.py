@@ -112,6 +112,7 @@ def test_colours_progress_in_place_and_one_ctrl_c(tmp_path: Path) -> None:
         assert running.data.endswith(b"stopped\r\n")
 
 
+@pytest.mark.long
 def test_no_colour_with_no_color(tmp_path: Path) -> None:
     with terminal(tmp_path, NO_COLOR="1") as running:
         running.says(b"listening on")

@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from passerelle.system import ports
 from tests.requirements import program
 
 START_LIMIT = 30.0  # seconds
@@ -40,7 +40,7 @@ class PostgresServer:
         if self._user is not None:
             shutil.chown(self.folder, self._user)
         self._data = self.folder / "data"
-        self.port = _free_port()
+        self.port = ports.free()
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._initialize()
@@ -139,10 +139,3 @@ def _unprivileged_user() -> str | None:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name).pw_name
     raise AssertionError("root has no other user to run PostgreSQL as")
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

@@ -55,6 +55,12 @@ def open_page(browser: Browser) -> Iterator[Opened]:
     assert problems == []
 
 
+def assert_fits(page: Page) -> None:
+    """The page does not scroll sideways."""
+    widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert widths[0] <= widths[1]
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Served]]:
     started: list[Served] = []

@@ -205,13 +205,14 @@ class Served:
     def seconds(self, number: int = 1) -> None:
         """Let so many seconds of traffic happen."""
 
-        async def run() -> None:
+        async def run(number: int) -> None:
             for _ in range(number):
                 self.system.tick()
                 await self.system.live.take()
                 await asyncio.sleep(0)
 
-        self.do(run())
+        for begin in range(0, number, 20):  # each has the time that `do` waits at most
+            self.do(run(min(20, number - begin)))
 
     def record(self, kind: str, text: str, **more: Any) -> None:
         """Record an event in the loop of the admin port."""

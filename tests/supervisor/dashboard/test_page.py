@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.admin import AdminPort
 from tests import requirements
-from tests.supervisor.dashboard.conftest import Opened
+from tests.supervisor.dashboard.conftest import Opened, assert_fits
 from tests.supervisor.dashboard.system import Served, System
 from tests.supervisor.test_reconciler import HEAD, SERVE
 from tests.supervisor.up import Up, command
@@ -292,6 +292,16 @@ def test_the_verdict_is_at_the_top(open_page: Opened, serve: Serve) -> None:
     expect(page.locator("#verdict")).to_contain_text(verdict["next_step"])
 
 
+@pytest.mark.parametrize("width", [1360, 360])
+def test_the_page_does_not_scroll_sideways(open_page: Opened, serve: Serve, width: int) -> None:
+    served = serve()
+    served.seconds(3)
+    page = open_page(served.url, viewport={"width": width, "height": 900})
+    live(page)
+    expect(page.locator(".tile").first).to_be_visible()
+    assert_fits(page)
+
+
 def test_names_with_markup_are_text(open_page: Opened, serve: Serve) -> None:
     system = System()
     system.states["user"][HOSTILE] = {"state": HOSTILE, "address": HOSTILE, "problem": HOSTILE, "weight": 1.0}
@@ -402,6 +412,7 @@ def kept_by_scripts(page: Page) -> int:
     return sum(nodes[at + size] for at in range(0, len(nodes), width) if nodes[at] in values)
 
 
+@pytest.mark.long
 def test_an_hour_of_samples_grows_neither_the_page_nor_the_gateway(open_page: Opened, serve: Serve) -> None:
     system = System(rate=3)
     system.failing = {"user": 0.15}

@@ -8,10 +8,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests import requirements
-from tests.supervisor.dashboard.conftest import Opened
+from tests.supervisor.dashboard.conftest import Opened, assert_fits
 from tests.supervisor.dashboard.system import Served, System
 
-pytestmark = [requirements.needs("chromium"), pytest.mark.slow]
+pytestmark = [requirements.needs("chromium"), pytest.mark.slow, pytest.mark.long]
 
 Serve = Callable[..., Served]
 Take = Callable[[Page, str], None]
@@ -42,12 +42,6 @@ def troubled() -> Iterator[Served]:
     served.seconds(40)
     yield served
     served.close()
-
-
-def assert_fits(page: Page) -> None:
-    """The page does not scroll sideways."""
-    widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-    assert widths[0] <= widths[1]
 
 
 def loaded(page: Page) -> None:
