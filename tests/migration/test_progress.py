@@ -19,6 +19,11 @@ routes:
   - {path: /about, methods: [GET], service: monolith}
   - {path: /all, compose: {user: {service: user, path: /user}, product: {service: product, path: /product}}}
   - {path: /half, compose: {user: {service: user, path: /user}, old: {service: monolith, path: /old}}}
+  - {path: /split, service: monolith, split: {weights: {user: 0}}, shadow: {service: user}}
+  - path: /parts
+    compose:
+      a: {service: monolith, path: /a, split: {weights: {user: 250}}}
+      b: {service: monolith, path: /b, split: {weights: {user: 1000}}}
   - {path: "/{rest*}", service: monolith}
 """
 REPORTS = {
@@ -36,10 +41,21 @@ def test_each_route_has_a_state_and_the_one_for_the_rest_does_not_count() -> Non
         ("GET /about", "monolith", ("monolith",), None),
         ("/all", "services", ("user", "product"), None),
         ("/half", "monolith", ("user", "monolith"), None),
+        ("/split", "shadowed", ("monolith",), None),
+        ("/parts", "moving", ("monolith", "user"), None),
     ]
-    assert summary(found) == "2 of 6 routes are on services; 2 shadowed, 1 with differences"
-    without = progress_of(load_text(CONFIG), "monolith", {})
-    assert summary(without) == "2 of 6 routes are on services; 2 shadowed"
+    assert summary(found) == "2 of 8 routes are on services, 1 in part; 3 shadowed, 1 with differences"
+    assert (
+        summary(progress_of(load_text(CONFIG), "monolith", {}))
+        == "2 of 8 routes are on services, 1 in part; 3 shadowed"
+    )
+
+
+def test_the_weights_of_a_running_gateway_replace_those_of_the_file() -> None:
+    weights = {"/split": {"monolith": 0, "user": 1000}, "/parts#a": {"monolith": 1000, "user": 0}}
+    found = {each.route: (each.state, each.share) for each in progress_of(load_text(CONFIG), "monolith", {}, weights)}
+    assert found["/split"] == ("services", 1.0)
+    assert found["/parts"] == ("monolith", 0.0)
 
 
 def test_the_monolith_is_named_or_has_the_route_for_the_rest() -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from passerelle.migration.survey import Survey
 
 _MOST_LISTED = 100  # routes
+_STATES = ("monolith", "shadowed", "moving", "services")
 
 
 def _checked_url(context: click.Context, parameter: click.Parameter, word: str | None) -> str | None:
@@ -138,28 +139,37 @@ def status(config: str | None, monolith: str | None, admin: Address | str | None
         raise click.UsageError(str(error)) from None
     admin = admin or (loaded.admin.listen if loaded.admin is not None else "off")
     report = try_admin(admin, "/shadow") if any(route.shadow is not None for route in loaded.routes) else {}
-    found = progress_of(loaded, name, (report or {}).get("routes", {}))
+    splits = try_admin(admin, "/split") if loaded.splits and report is not None else {}
+    weights = {route: split["weights"] for route, split in ((splits or {}).get("routes") or {}).items()}
+    is_known = report is not None and splits is not None
+    found = progress_of(loaded, name, (report or {}).get("routes", {}), weights)
     if as_json:
         routes = [
             {
                 "route": each.route,
                 "services": list(each.services),
                 "state": each.state,
+                "share": each.share,
                 "compared": each.compared,
                 "differing": each.differing,
                 "verdict": each.verdict,
             }
             for each in found
         ]
-        states = {state: sum(each.state == state for each in found) for state in ("services", "shadowed", "monolith")}
-        print_json({"monolith": name, "counts": states, "gateway": report is not None, "routes": routes})
+        states = {state: sum(each.state == state for each in found) for state in _STATES}
+        print_json({"monolith": name, "counts": states, "gateway": is_known, "routes": routes})
         return
     click.echo(summary(found))
-    if report is None:
-        click.echo("no gateway responds at the admin address, so differences are not known", err=True)
+    if not is_known:
+        click.echo("no gateway responds at the admin address, so only the file is known", err=True)
     rows = [
-        [each.route, each.state, " + ".join(each.services), each.verdict or ""]
-        for each in sorted(found, key=lambda each: ("monolith", "shadowed", "services").index(each.state))
+        [
+            each.route,
+            f"{each.share:.1%} moved" if each.state == "moving" else each.state,
+            " + ".join(each.services),
+            each.verdict or "",
+        ]
+        for each in sorted(found, key=lambda each: _STATES.index(each.state))
     ]
     if rows:
         print_table(["ROUTE", "STATE", "SERVICE", "COMPARISON"], rows, wrap="COMPARISON")
