@@ -6,13 +6,12 @@ Clients send requests at a steady rate, whatever the responses do, and slices wi
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 import statistics
-import struct
-import threading
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 from benchmarks.figures import CPU_US, P99, Figure, Target
@@ -21,18 +20,22 @@ from benchmarks.rig import procfs
 from benchmarks.rig.ports import LOOPBACK
 from benchmarks.rig.server import Server
 from benchmarks.rig.slices import State, compare
+from benchmarks.rig.timing import in_turn
 from benchmarks.rig.wrk import Load
 from benchmarks.scenarios.base import Bench
+from passerelle.upstream.shadow import Shadow, ShadowResults, ShadowSettings
 
+CALL_NS = "call_ns"  # nanoseconds of CPU
 LOAD = Load("/user/{}", varying=True)
 RATE = 500  # requests per second
 SECONDS = 2.0  # of a slice
 SLICES = 10  # of each state, for each of the pairs of the command line
 PLACES = 32  # connections of the clients
+FAULTS: Final = {"hangs": "hang", "resets": "reset", "1 GiB": "huge", "gone": None}
+"""What the shadow does, and the word of the program for it."""
 MOST_RATIO = 1.1
 MOST_US = 3.0
-HUGE: Final = 1 << 30  # bytes of a response that does not end soon
-_PIECE: Final = bytes(1 << 16)
+_PROGRAM: Final = Path(__file__).parents[1] / "peers" / "programs" / "broken.py"
 
 
 class Shadowed:
@@ -45,12 +48,15 @@ class Shadowed:
     def run(self, bench: Bench) -> Iterable[Figure]:
         _, addresses = upstreams.start(bench.rig)
         plain = self._start(bench, "plain", addresses, None)
-        with contextlib.ExitStack() as stack:
-            ports = {fault: stack.enter_context(broken(fault)) for fault in ("hangs", "resets", "1 GiB")}
-            ports["gone"] = bench.rig.port()
-            for fault, port in ports.items():
-                server = self._start(bench, f"shadow {fault}", addresses, {"targets": [f"http://{LOOPBACK}:{port}"]})
-                yield _p99(bench, plain, server, fault)
+        for fault, word in FAULTS.items():
+            port = bench.rig.port()
+            if word is not None:
+                argv = ["nice", "-n", "10", sys.executable, str(_PROGRAM), str(port), word]
+                folder = bench.rig.subfolder(f"broken-{word}")
+                bench.rig.start(f"broken {word}", argv, port, folder, ready="/ready", under_test=False)
+            server = self._start(bench, f"shadow {fault}", addresses, {"targets": [f"http://{LOOPBACK}:{port}"]})
+            yield _p99(bench, plain, server, fault)
+        yield _call(bench)
         rare = {"targets": [f"http://{address}" for address in addresses]}
         server = self._start(bench, "shadow rare", addresses, rare, sample="0.01%")
         found = compare(
@@ -79,41 +85,66 @@ class Shadowed:
         return bench.start(name, site, command, LOAD.sample(), upstreams.USER)
 
 
+def _call(bench: Bench) -> Figure:
+    """Time what a request that is not sampled passes through, besides making it: nanoseconds of CPU."""
+    policy: Any = SimpleNamespace(make_request=_make)
+    settings = ShadowSettings(0.0, frozenset({b"GET"}), 0.0, 0, 1, frozenset())
+    comparer: Any = None
+    shadow: Any = Shadow(policy, policy, settings, comparer, ShadowResults(bytes(16)))
+
+    def calls(make: Callable[..., object]) -> Callable[[], int]:
+        def work() -> int:
+            for _ in range(10_000):
+                make(policy, None, b"GET", b"", None, 0.0)
+            return 10_000
+
+        return work
+
+    found = in_turn({"plain": calls(_make), "shadow": calls(shadow)}, 10 * bench.pairs)
+    each = [with_shadow - without for without, with_shadow in zip(found["plain"], found["shadow"], strict=True)]
+    target = Target(MOST_US * 1000, absolute=True)
+    return Figure(Shadowed.name, "not sampled, alone", CALL_NS, statistics.median(each), pairs=len(each), target=target)
+
+
+def _make(*_: object) -> None:
+    return None
+
+
 def _p99(bench: Bench, plain: Server, shadowed: Server, fault: str) -> Figure:
-    """Compare the p99 of all slices of both servers; each has as many as the other, in turn."""
+    """Compare the p99 of neighbouring slices of both servers: the median of their ratios drops what is disturbed."""
     for server in (plain, shadowed):
         asyncio.run(_send(server.port, 1.0))
     before = procfs.memory(shadowed.pid).rss
-    times: dict[int, list[float]] = {plain.port: [], shadowed.port: []}
-    errors = 0
+    p99: list[tuple[float, float]] = []
+    errors = requests = 0
     for number in range(SLICES * bench.pairs):
         order = (plain, shadowed) if number % 2 == 0 else (shadowed, plain)
-        for server in order:
-            found = asyncio.run(_send(server.port, SECONDS))
-            errors += sum(each is None for each in found)
-            times[server.port] += [each for each in found if each is not None]
-        bench.progress(f"{number + 1}/{SLICES * bench.pairs} shadow {fault}")
-    without, with_shadow = (_percentile(times[server.port]) * 1e6 for server in (plain, shadowed))
+        slices = {server.port: asyncio.run(_send(server.port, SECONDS)) for server in order}
+        errors += sum(each is None for found in slices.values() for each in found)
+        requests += len(slices[shadowed.port])
+        p99.append((_percentile(slices[plain.port]), _percentile(slices[shadowed.port])))
+        bench.progress(f"{number + 1}/{SLICES * bench.pairs} shadow {fault}: {p99[-1][1] / p99[-1][0]:.2f} x")
     return Figure(
         Shadowed.name,
         f"shadow {fault}",
         P99,
-        with_shadow,
+        statistics.median(with_shadow for _, with_shadow in p99) * 1e6,
         "without",
-        without,
-        with_shadow / without,
-        pairs=SLICES * bench.pairs,
+        statistics.median(without for without, _ in p99) * 1e6,
+        statistics.median(with_shadow / without for without, with_shadow in p99),
+        pairs=len(p99),
         errors=errors,
         target=Target(MOST_RATIO),
         more={
             "growth_mib": round((procfs.memory(shadowed.pid).rss - before) / 2**20, 1),
-            "requests": len(times[shadowed.port]),
+            "requests": requests,
         },
     )
 
 
-def _percentile(times: list[float]) -> float:
-    return statistics.quantiles(times, n=100, method="inclusive")[98]
+def _percentile(times: list[float | None]) -> float:
+    """Return the p99; a failed request counts as one of ten seconds."""
+    return statistics.quantiles([10.0 if each is None else each for each in times], n=100, method="inclusive")[98]
 
 
 async def _send(port: int, seconds: float) -> list[float | None]:
@@ -147,34 +178,3 @@ async def _send(port: int, seconds: float) -> list[float | None]:
         due.put_nowait(None)
     await asyncio.gather(*workers)
     return found
-
-
-@contextlib.contextmanager
-def broken(fault: str) -> Iterator[int]:
-    """Serve with a fault on a port of this machine; give the port."""
-    with socket.create_server((LOOPBACK, 0), backlog=1024) as listener:
-        threading.Thread(target=_serve, args=(listener, fault), daemon=True).start()
-        yield listener.getsockname()[1]
-
-
-def _serve(listener: socket.socket, fault: str) -> None:
-    kept: list[socket.socket] = []
-    with contextlib.suppress(OSError):  # until the listener is closed
-        while True:
-            connection, _ = listener.accept()
-            if fault == "hangs":
-                kept.append(connection)
-            elif fault == "resets":
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.close()
-            else:
-                threading.Thread(target=_send_much, args=(connection,), daemon=True).start()
-
-
-def _send_much(connection: socket.socket) -> None:
-    """Respond with ``HUGE`` bytes of JSON that never closes."""
-    with contextlib.suppress(OSError), connection:
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % HUGE)
-        for _ in range(HUGE // len(_PIECE)):
-            connection.sendall(_PIECE)
