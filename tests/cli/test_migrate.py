@@ -49,7 +49,7 @@ def test_an_application_becomes_a_file_with_its_routes_and_its_traffic(folder: P
         "PUT      /user/{user_id}   1         GET /user/{user_id} 100%  no: PUT may change data, and both services "
         "would do it",
         "GET      /price$$/{rest*}  1         GET /user/{user_id} 100%  yes",
-        "1 lines were not read: 1 no request line",
+        "1 line was not read: 1 no request line",
         "  access.log:5: no request line",
         "",
         "wrote first/gateway.yaml",
@@ -103,6 +103,7 @@ def test_a_file_is_not_overwritten(folder: Path) -> None:
         (("--app", "a:b", "--python", "/nowhere/python", *WHERE), 1, "cannot run /nowhere/python: no such file"),
         (("--app", "a.py:b"), 2, "a module is named without .py: a:b"),
         (("--log", "none.log", *WHERE), 1, "cannot read none.log: no such file or directory"),
+        (("--log", "/dev/null", *WHERE), 1, "cannot read /dev/null: it is not a file, and a log is read twice"),
         (("--log", "access.log", *WHERE, "-o", "-", "--json"), 2, "--json and -o - exclude each other"),
         (("--log", "access.log", *WHERE, "-o", "access.log/x.yaml"), 1, "cannot write access.log/x.yaml: "),
     ],

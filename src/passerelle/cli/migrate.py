@@ -286,6 +286,7 @@ def _print_rest(survey: Survey) -> None:
         click.echo(f"{traffic.not_found} requests match no route, and the monolith refused them too", err=True)
     if summary.unreadable:
         reasons = ", ".join(f"{count} {why}" for why, count in summary.unreadable.most_common())
-        click.echo(f"{summary.unreadable.total()} lines were not read: {reasons}", err=True)
+        total = summary.unreadable.total()
+        click.echo(f"{total} line{'s were' if total > 1 else ' was'} not read: {reasons}", err=True)
         for example in summary.examples:
             click.echo(f"  {example}", err=True)

@@ -77,6 +77,8 @@ def read_log(path: Path, summary: LogSummary) -> Iterator[LoggedRequest]:
 
     :raises SourceError: if the file cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise SourceError(f"cannot read {path}: it is not a file, and a log is read twice")
     parser = _Parser()
     number = 0
     try:
