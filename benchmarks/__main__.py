@@ -30,6 +30,7 @@ from benchmarks.scenarios.observed import Observed
 from benchmarks.scenarios.overload import Overload
 from benchmarks.scenarios.policy import Policy
 from benchmarks.scenarios.routes import Routes
+from benchmarks.scenarios.shadowed import Shadowed
 from benchmarks.scenarios.slow_clients import Slow
 
 ALL: tuple[Scenario, ...] = (
@@ -44,6 +45,7 @@ ALL: tuple[Scenario, ...] = (
     Connections(),
     Slow(),
     Observed(),
+    Shadowed(),
     Overload(),
     Many(),
     Chaos(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,12 @@ def reply(body: bytes) -> Upstream:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shadow")
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[Up]:
     old, new = reply(b'{"name": "<b>ada</b>", "price": 12.5}'), reply(b'{"name": "<b>ada</b>", "price": "12.50"}')
     config = f"""
 workers: 2
@@ -36,7 +42,7 @@ routes:
   - {{path: "{ROUTE}", service: old, shadow: {{service: new, control: 0%}}}}
   - {{path: /plain, service: old}}
 """
-    with up(tmp_path_factory.mktemp("shadow"), config) as running:
+    with up(folder, config) as running:
         running.listening()
         yield running
     old.close()
@@ -52,7 +58,7 @@ def compared(running: Up) -> int:
     return int(routes[ROUTE]["compared"])
 
 
-def test_the_report_is_of_all_workers_and_a_reset_begins_again(running: Up, tmp_path: Path) -> None:
+def test_the_report_is_of_all_workers_and_a_reset_begins_again(running: Up, folder: Path, tmp_path: Path) -> None:
     for number in range(12):
         assert running.get(f"/user/{number}") == (200, b'{"name": "<b>ada</b>", "price": 12.5}')
     until_now(lambda: compared(running) == 12, 10.0)
@@ -71,6 +77,10 @@ def test_the_report_is_of_all_workers_and_a_reset_begins_again(running: Up, tmp_
     assert "http" not in text and "<b>" not in text
 
     where = ("--admin", f"127.0.0.1:{running.admin}")
+    code, out = invoke(folder, "migrate", "status", "--monolith", "old", *where)
+    assert (code, out.splitlines()[0]) == (0, "0 of 2 routes are on services; 1 shadowed, 1 with differences")
+    assert re.search(r"^/user/\{user_id\} +shadowed +old +12 of 12 responses differ", out, re.MULTILINE)
+
     assert invoke(Path.cwd(), "shadow", "reset", *where)[0] == 0
     code, out = report(running)
     assert (code, out.splitlines()[0]) == (1, f"{ROUTE}: no request was sent to the second service yet")

@@ -31,6 +31,7 @@ NOT_RUN = {
     "docs/how-to/https.md": EXCERPTS,
     "docs/how-to/install.md": "the starts run the same commands",
     "docs/how-to/kubernetes.md": "its commands need a cluster; tests/export validates the manifests",
+    "docs/how-to/leave-a-monolith.md": EXCERPTS,
     "docs/how-to/limit-a-client.md": EXCERPTS,
     "docs/how-to/log-and-measure.md": EXCERPTS,
     "docs/how-to/postgresql-and-redis.md": "tests/examples/test_how_to.py runs its commands",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from passerelle.crossing.report import merge_reports
+from passerelle.observability.metrics import merge
+from passerelle.observability.prometheus import render
 from passerelle.upstream.shadow import _EXECUTOR, QUEUE
 from tests.support.gateways import Rig, Running
 from tests.support.upstream import Connection, ok
@@ -359,3 +362,28 @@ def test_comparisons_that_wait_hold_their_places(rig: Rig) -> None:
         go.set()
     assert blocked.result(DEADLINE)
     pair.wait("compared", 6)
+
+
+def test_metrics_count_the_outcomes_and_a_reset_does_not_decrease_them(rig: Rig) -> None:
+    pair = Pair(rig, replies(lambda: {"n": 1}), replies(lambda: {"n": 2}), control="0%")
+    for number in range(3):
+        pair.get()
+        pair.wait("compared", number + 1)
+
+    def samples() -> dict[str, float]:
+        text = render(merge([rig.loop.call(pair.running.gateway.snapshot)]))[0].decode()
+        found = re.findall(r"^passerelle_shadow_(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE)
+        assert all('route="/{rest*}"' in labels for _, labels, _ in found)
+        outcomes = [re.search(r'outcome="(\w+)"', labels) for _, labels, _ in found]
+        return {
+            outcome[1] if outcome is not None else name: float(value)
+            for (name, _, value), outcome in zip(found, outcomes, strict=True)
+        }
+
+    assert samples() == {"compared": 3, "not_compared": 0, "dropped": 0, "failed": 0, "differing": 3}
+    rig.loop.call(lambda: pair.running.gateway.shadows(reset=True))
+    assert samples() == {"compared": 3, "not_compared": 0, "dropped": 0, "failed": 0, "differing": 0}
+    pair.new.close()
+    pair.get()
+    pair.wait("failed", 1)
+    assert samples()["failed"] == 1

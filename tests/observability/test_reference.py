@@ -47,6 +47,9 @@ def test_metrics_page_lists_the_labels() -> None:
     service.count_failure(Kind.TIMEOUT, 0.1)
     metrics.malformed(Kind.BAD_REQUEST)
     supervised = {
+        "shadows": {"/": {"outcomes": {"compared": 1}, "differing": 0}},
+        "splits": {"/": {"s": {"requests": 1, "failed": 0, "failed_users": 0}}},
+        "split_weights": {"/": {"s": 1000}},
         "events": {"start": 1},
         "scaling": {"s": {"wanted": 2, "changes": {"load": 1}}},
         "alerts": {"firing": {"p99": 0}, "deliveries": {"delivered": 1}},

@@ -61,6 +61,16 @@ def request_admin(admin: Address | str | None, method: str, path: str, limit: fl
         exit_unreachable(destination, error)
 
 
+def try_admin(admin: Address | str | None, path: str) -> Any:
+    """Return the JSON at ``path`` of the admin port, or None if no gateway responds there."""
+    if not isinstance(admin, Address):
+        return None
+    try:
+        return _fetch(find_admin(admin), "GET", path, RESPONSE_LIMIT)
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+
+
 def find_admin(admin: Address | str | None) -> Destination:
     """Return where the running gateway is: at ``admin``, or by default where the file in this folder states."""
     token, origin = admin_token() or _variable_token(), ""

@@ -30,6 +30,7 @@ COMMANDS = (
     "check",
     "routes",
     "explain",
+    "migrate",
     "shadow",
     "split",
     "capacity",

@@ -175,7 +175,12 @@ def print_parts(parts: Sequence[str]) -> None:
 
 
 def print_table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], *, drop: Sequence[str] = (), wrap: str | None = None
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    drop: Sequence[str] = (),
+    wrap: str | None = None,
+    err: bool = False,
 ) -> None:
     """Print rows in aligned columns; a column without any text is left out.
 
@@ -199,9 +204,9 @@ def print_table(
     widths = _widths(table)
     for number, row in enumerate(table):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        click.echo(click.style(line, bold=True) if number == 0 else line)
+        click.echo(click.style(line, bold=True) if number == 0 else line, err=err)
     if dropped:
-        click.echo(f"\nleft out (narrow terminal; --json has all): {', '.join(dropped)}")
+        click.echo(f"\nleft out (narrow terminal; --json has all): {', '.join(dropped)}", err=err)
 
 
 def _widths(table: Sequence[Sequence[str]]) -> list[int]:

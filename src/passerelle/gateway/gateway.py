@@ -327,7 +327,8 @@ class Gateway:
             name: {side: counters.snapshot() for side, counters in counts.sides.items()}
             for name, counts in self._split_counts.items()
         }
-        return self.metrics.snapshot() | {"instances": instances, "splits": splits}
+        shadows = {route: results.metrics() for route, results in self._shadows.items()}
+        return self.metrics.snapshot() | {"instances": instances, "splits": splits, "shadows": shadows}
 
     def live(self, *, full: bool) -> dict[str, Any]:
         """Return the sums for a live view (see :meth:`passerelle.observability.metrics.Metrics.live`)."""

@@ -56,7 +56,7 @@ OTHER = "other"
 GAUGES: frozenset[str] = frozenset(
     {"in_flight", "open", "workers", "resident_bytes", "bytes", "capacity_bytes", "connected", "entries"}
     | {"closed", "half_open", "limit", "running", "waiting"}
-    | {"up", "ejected", "draining", "down", "unlisted"}
+    | {"up", "ejected", "draining", "down", "unlisted", "differing"}
 )
 
 MOST_LIVE = 500  # routes in one result of Metrics.live()
@@ -375,6 +375,7 @@ class Metrics:
             "services": {s.service: s.snapshot() for s in self._services.values()},
             "instances": {},
             "splits": {},
+            "shadows": {},
             "split_weights": {},
             "events": {},
             "scaling": {},

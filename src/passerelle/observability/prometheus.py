@@ -267,6 +267,26 @@ METRICS = (
         _of_routes(_by_two_keys("verdicts")),
     ),
     Metric(
+        "passerelle_shadow_requests_total",
+        "counter",
+        ("route", "outcome"),
+        "with [`shadow`](configuration.md#shadow): sampled requests by what became of their copy: `compared`, "
+        "`not_compared` (such as a response that is too long), `failed` (no response), `dropped` "
+        "(more than `concurrency` allows)",
+        lambda snapshot: (
+            ([route, outcome], count)
+            for route, values in snapshot["shadows"].items()
+            for outcome, count in values["outcomes"].items()
+        ),
+    ),
+    Metric(
+        "passerelle_shadow_differing",
+        "gauge",
+        ("route",),
+        "compared responses that differ, without noise, since the last `passerelle shadow reset`",
+        lambda snapshot: (([route], values["differing"]) for route, values in snapshot["shadows"].items()),
+    ),
+    Metric(
         "passerelle_split_requests_total",
         "counter",
         ("route", "side"),

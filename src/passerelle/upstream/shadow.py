@@ -65,20 +65,42 @@ class ShadowSettings:
 class ShadowResults:
     """What the shadow requests of one route found, in one worker."""
 
-    __slots__ = ("_key", "dropped", "failed", "ledger", "new_latency", "old_latency", "sent")
+    __slots__ = ("_differing", "_key", "_past", "dropped", "failed", "ledger", "new_latency", "old_latency", "sent")
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self.reset()
+        self._past: Counter[str] = Counter()  # outcomes before the last reset
+        self._begin()
 
     def reset(self) -> None:
         """Begin to count again."""
+        self._past.update(self._outcomes())
+        self._begin()
+
+    def _begin(self) -> None:
+        self._differing = (0, 0, 0)
         self.ledger = Ledger(self._key)
         self.sent = 0
         self.dropped: Counter[str] = Counter()  # by reason: overflow, too_large
         self.failed: Counter[str] = Counter()  # shadow requests without a response, by kind
         self.old_latency = LatencyHistogram()  # until the first byte of the response
         self.new_latency = LatencyHistogram()
+
+    def _outcomes(self) -> dict[str, int]:
+        return {
+            "compared": self.ledger.comparisons,
+            "not_compared": self.ledger.incomparable.total(),
+            "dropped": self.dropped.total(),
+            "failed": self.failed.total(),
+        }
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the outcomes of shadow requests, which a reset does not decrease, and the number that differ now."""
+        ledger = self.ledger
+        if self._differing[:2] != (ledger.comparisons, ledger.controls):  # what is noise is judged again
+            self._differing = (ledger.comparisons, ledger.controls, ledger.differing)
+        outcomes = {name: count + self._past[name] for name, count in self._outcomes().items()}
+        return {"outcomes": outcomes, "differing": self._differing[2]}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as a JSON object (see :mod:`passerelle.crossing.report`)."""

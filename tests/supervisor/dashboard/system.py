@@ -22,6 +22,7 @@ from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
 from passerelle.supervisor.splits import Settings, Splits
 from passerelle.system import ports
+from passerelle.upstream.shadow import ShadowResults
 
 T = TypeVar("T")
 
@@ -57,6 +58,7 @@ class System:
         self.live = LiveSampler(self, clock=lambda: self.now)
         self.splits = Splits(self.config, self.events, lambda text: None, self._on_splits, self.metrics)
         self.changes: list[tuple[str, dict[str, str]]] = []
+        self.shadow_results: dict[str, ShadowResults] = {}
         self.refusal = ""
         self.is_idle = False
         self.failing: dict[str, float] = {}  # share of failed attempts by service
@@ -158,6 +160,9 @@ class System:
 
     async def metrics(self) -> Snapshot:
         return self.metrics_of_worker.snapshot()
+
+    async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:
+        return [{route: results.to_json() for route, results in self.shadow_results.items()}]
 
     async def status(self) -> dict[str, Any]:
         return {

@@ -15,6 +15,8 @@ from playwright.sync_api import Page, expect
 
 from passerelle.config.models.addresses import Address
 from passerelle.config.models.admin import AdminPort
+from passerelle.crossing.compare_json import Difference, Kind
+from passerelle.upstream.shadow import ShadowResults
 from tests import requirements
 from tests.supervisor.dashboard.conftest import Opened, assert_fits
 from tests.supervisor.dashboard.system import Served, System
@@ -185,6 +187,30 @@ def test_a_split_is_shown_and_changed_and_can_be_undone(open_page: Opened, serve
     page.get_by_role("button", name="Undo").click()
     expect(rows.nth(1)).to_contain_text("users1")
     assert system.splits.weights("/user/{user_id}") == {"monolith": 990, "users": 10}
+
+
+def test_a_shadow_is_shown_with_what_differs(open_page: Opened, serve: Serve) -> None:
+    system = System()
+    results = system.shadow_results["/user/<b>"] = ShadowResults(bytes(16))
+    for number in range(40):
+        results.sent += 1
+        results.old_latency.add(0.010)
+        results.new_latency.add(0.030)
+        results.ledger.add([Difference(("price",), Kind.TYPE, 1.5, "1.50")] if number < 3 else [])
+    results.failed["timeout"] += 2
+    page = open_page(serve(system).url)
+    live(page)
+    row = page.locator("#shadow-table tbody tr")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("/user/<b>4032")
+    expect(row).to_contain_text("/price type ×3")
+    expect(row.locator(".is-bad")).to_have_count(2)
+
+
+def test_without_a_shadow_there_is_no_table_of_shadows(open_page: Opened, serve: Serve) -> None:
+    page = open_page(serve().url)
+    live(page)
+    expect(page.locator("#shadows")).to_be_hidden()
 
 
 def test_with_a_token_the_page_has_buttons_only_after_the_login(open_page: Opened, serve: Serve) -> None:

@@ -7,6 +7,7 @@ import {percent} from "./format.js";
 import {health, SystemMap} from "./map.js";
 import {merge, Model} from "./model.js";
 import {Panels} from "./panels.js";
+import {Shadows} from "./shadows.js";
 import {Splits} from "./splits.js";
 
 const RENDER_EVERY = 200; // milliseconds
@@ -20,6 +21,7 @@ const charts = new Charts($("cards"));
 const map = new SystemMap($("map-box"));
 const panels = new Panels(actions);
 const splits = new Splits(actions);
+const shadows = new Shadows();
 let settings = {};
 let stream = null;
 let messages = 0;
@@ -115,6 +117,7 @@ const connect = () => {
     if (event.kind === "reload") {
       loadHistory().catch(() => {});
       request("/dashboard/settings").then(({splits: has}) => splits.start(has)).catch(() => {});
+      shadows.start();
     }
     if (event.kind === "split") splits.load();
     render();
@@ -178,6 +181,7 @@ const begin = async () => {
     if (settings.prometheus) attribute($("prometheus"), "href", settings.prometheus);
     await loadHistory();
     splits.start(settings.splits);
+    shadows.start();
     connect();
     if (settings.diagnose && verdictTimer === null) {
       showVerdict();
