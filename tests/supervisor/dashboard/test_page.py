@@ -82,6 +82,7 @@ def test_the_tile_of_an_instance_that_is_killed_turns_within_two_seconds(open_pa
         assert running.stop() == 0
 
 
+@pytest.mark.long
 def test_a_drain_is_confirmed_and_can_be_undone(open_page: Opened, tmp_path: Path) -> None:
     (tmp_path / "serve.py").write_text(SERVE)
     (tmp_path / "services.yaml").write_text(f"{HEAD}services:\n{RUN}routes: [{{path: '/{{rest*}}', service: s}}]\n")
@@ -351,6 +352,7 @@ def test_names_with_markup_are_text(open_page: Opened, serve: Serve) -> None:
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.mark.long
 def test_the_keyboard_reaches_everything(open_page: Opened, serve: Serve) -> None:
     served = serve()
     served.seconds(2)
@@ -376,6 +378,7 @@ def test_the_keyboard_reaches_everything(open_page: Opened, serve: Serve) -> Non
     assert all(names)
 
 
+@pytest.mark.long
 def test_changes_of_health_are_announced_at_most_once_in_five_seconds(open_page: Opened, serve: Serve) -> None:
     system = System(instances=30)
     served = serve(system)
@@ -395,6 +398,7 @@ def test_changes_of_health_are_announced_at_most_once_in_five_seconds(open_page:
     assert spoken[0] == "user-1 is down" and len(spoken) <= 2
 
 
+@pytest.mark.long
 def test_the_theme_can_be_chosen_and_stays(open_page: Opened, serve: Serve) -> None:
     served = serve()
     page = open_page(served.url, color_scheme="light")
@@ -410,6 +414,7 @@ def test_the_theme_can_be_chosen_and_stays(open_page: Opened, serve: Serve) -> N
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
 
 
+@pytest.mark.long
 def test_a_lost_connection_is_shown_and_opened_again(open_page: Opened, serve: Serve) -> None:
     served = serve()
     served.seconds(2)
