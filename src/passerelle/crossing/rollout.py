@@ -7,6 +7,7 @@ since 1970, because a state is kept over restarts.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -143,8 +144,12 @@ def advance(plan: Plan, state: State, sample: Sample) -> State:
 
 
 def _after_shadow(plan: Plan, state: State, sample: Sample) -> State:
-    shadow = plan.shadow or ShadowStep()
-    if state.status is Status.PAUSED or sample.comparisons < shadow.comparisons:
+    shadow = plan.shadow
+    if state.status is Status.PAUSED:
+        return state
+    if shadow is None:  # it was paused before its first step
+        return skip(plan, state, sample.now, "resumed")
+    if sample.comparisons < shadow.comparisons:
         return state
     low, high = wilson(sample.differences, sample.comparisons)
     evidence = {"comparisons": sample.comparisons, "differences": sample.differences, "rate": [low, high]}
@@ -215,3 +220,15 @@ def resume(state: State, now: float) -> State:
 def abort(state: State, now: float, reason: str = "aborted") -> State:
     """End the rollout; all users return to the old side."""
     return state if state.status in ENDED else State(Status.ABORTED, state.step, now, reason)
+
+
+def adapt(plan: Plan, shares: Sequence[int], state: State, now: float) -> State:
+    """Return ``state``, which a plan with steps of ``shares`` has reached, for ``plan``.
+
+    If the plans differ, the rollout is paused at the greatest share of ``plan`` that does not exceed the present one.
+    """
+    if state.status in ENDED or tuple(shares) == tuple(step.per_mille for step in plan.steps):
+        return state
+    present = shares[state.step] if state.step >= 0 else 0
+    fitting = [number for number, step in enumerate(plan.steps) if step.per_mille <= present]
+    return State(Status.PAUSED, fitting[-1] if fitting else -1, now, "the plan has changed", state.evidence)

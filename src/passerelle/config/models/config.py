@@ -48,6 +48,7 @@ from passerelle.config.models.instances import Instances
 from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.limits import Limits
 from passerelle.config.models.redis import OptionalRedis
+from passerelle.config.models.rollout import Rollout, RolloutShadow, RolloutStep
 from passerelle.config.models.sessions import Login, Sessions, Yes
 from passerelle.config.models.shadow import Compare, Shadow
 from passerelle.config.models.shapes import route_shape, service_shape
@@ -111,6 +112,9 @@ __all__ = [
     "Require",
     "ResponseHeaders",
     "Retries",
+    "Rollout",
+    "RolloutShadow",
+    "RolloutStep",
     "Route",
     "RouteCache",
     "SecurityHeaders",
@@ -348,6 +352,10 @@ class _RouteKeys(Model):
     split: Annotated[Split, Takes("[mapping](#split)")] | None = Field(
         default=None, description="Splits the users between the service of the route and others."
     )
+    rollout: Annotated[Rollout, Takes("[mapping](#rollout)")] | None = Field(
+        default=None,
+        description="Moves the users to the other service of the `split`, step by step. `{}` for the defaults.",
+    )
     cache: Annotated[RouteCache, Takes("[mapping](#caching)")] | None = Field(
         default=None,
         description="How responses are cached, with `compose` the joined ones; `{}` for RFC 9111 alone.",
@@ -456,6 +464,11 @@ class Config(Model):
     redis: OptionalRedis = Field(
         default=None,
         description="A Redis shared by workers and gateways: cache, invalidations, limits, sessions, API keys.",
+    )
+    state: File | None = Field(
+        default=None,
+        description="Folder for what is kept over restarts about splits and rollouts; by default `.passerelle` in the "
+        "folder of the file.",
     )
     dns: Dns = Field(default=Dns.model_construct(), description="How the names of targets are resolved.")
     jwt: Jwt | None = Field(
