@@ -66,3 +66,11 @@ def in_one_line(name: str, status: Mapping[str, Any]) -> str:
     elif status["status"] == "rolled_back" and "differences" in evidence:
         text += f" ({evidence['differences']} of {evidence['comparisons']})"
     return text
+
+
+def flat(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Return evidence without nested objects, for the detail of an event."""
+    found: dict[str, Any] = {}
+    for name, value in evidence.items():
+        found |= {f"{name}_{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+    return found

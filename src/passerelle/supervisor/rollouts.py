@@ -41,14 +41,12 @@ from passerelle.crossing.rollout import (
 )
 from passerelle.observability.events import EventLog
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
-from passerelle.supervisor.rollout_status import describe, in_one_line
+from passerelle.supervisor.rollout_status import describe, flat, in_one_line
 from passerelle.supervisor.split_record import Progress, Record, Tally
 from passerelle.supervisor.split_store import SplitStore, StoreUnavailable, Turn
-from passerelle.supervisor.splits import SideCounts, Splits
+from passerelle.supervisor.splits import ROLLOUT, SideCounts, Splits
 
 ACTIONS: Final = ("start", "pause", "resume", "skip", "abort")
-ACTOR: Final = "rollout"
-"""The actor of changes of weights that a rollout makes."""
 SHARED: Final = "shared"
 """The actor of changes of weights that another gateway has made."""
 INTERVAL: Final = 1.0
@@ -315,11 +313,13 @@ class Rollouts:
             state = replace(split.forced, step=active.state.step)
         elif name not in self._settings():
             state, weights = abort(active.state, now, "the rollout was removed from the file"), None
+        elif self._weights(name, record) is None:
+            state, weights = abort(active.state, now, "the services of the split have changed"), None
         else:
             return False
         ended = replace(active, state=state, epoch=active.epoch + 1, slow_after=None)
         written = record.following(
-            file=self._splits.file_weights(name), weights=weights, rollout=ended, by=ACTOR, reason=state.reason
+            file=self._splits.file_weights(name), weights=weights, rollout=ended, by=ROLLOUT, reason=state.reason
         )
         if await self._store.write(name, written, leading=False):
             split.record, split.forced = written, None
@@ -349,7 +349,7 @@ class Rollouts:
         if state == active.state:
             state = advance(plan, state, _sample(turn))
         if state != active.state or active.shares != _shares(plan):
-            written = self._next(name, record, plan, state, ACTOR)
+            written = self._next(name, record, plan, state, ROLLOUT)
         elif active.slow_after is None and state.step >= 0:
             slow_after = self._slow_after(name, settings.slower)
             if slow_after is None:
@@ -398,7 +398,7 @@ class Rollouts:
             return
         self._hold(name, record)
         if split.wanted is None and weights != self._splits.weights(name):
-            actor = ACTOR if record.rollout is not None else SHARED
+            actor = ROLLOUT if record.rollout is not None else SHARED
             await self._splits.set(name, weights, actor=actor, reason=record.reason)
         rollout = record.rollout
         if rollout is None:
@@ -440,7 +440,7 @@ class Rollouts:
 
     def _on_change(self, route: str, weights: Mapping[str, int], actor: str, reason: str) -> None:
         """Note weights that an operator or the file has set, for the store."""
-        if actor in (ACTOR, SHARED):
+        if actor in (ROLLOUT, SHARED):
             return
         record = self._split(route).record
         if actor == "file" and (record is None or record.weights is None):
@@ -461,7 +461,7 @@ class Rollouts:
         state = replace(adapt(plan, (file[new], ALL + 1), present, time.time()), reason=problem)
         on_new = share(plan, state)
         progress = Progress(_shares(plan), state)
-        return Record(file, {old: ALL - on_new, new: on_new}, progress, 1, ACTOR, problem)
+        return Record(file, {old: ALL - on_new, new: on_new}, progress, 1, ROLLOUT, problem)
 
     # Helpers
 
@@ -537,11 +537,13 @@ class Rollouts:
             "rollout",
             text,
             route=name,
-            status=state.status.value,
-            step=state.step,
-            share=status["share"],
-            reason=state.reason,
-            evidence=state.evidence,
+            **flat(state.evidence)
+            | {
+                "status": state.status.value,
+                "step": state.step,
+                "share": status["share"],
+                "reason": state.reason,
+            },
         )
 
     def _on_lost(self, why: str) -> None:
