@@ -1,7 +1,7 @@
 """Simulate rollouts through the controller: 20 healthy ones, and 1,000 of two services that are the same.
 
-Run from the root of the repository: ``python -m scripts.rollout_simulations``. It takes some minutes. It exits with 1 if
-a healthy rollout does not end at 100 %, or if more than 5 % of the others are rolled back.
+Run from the root of the repository: ``python -m scripts.rollout_simulations``. It takes some minutes. It exits with 1
+if a healthy rollout does not end at 100 %, or if more than 5 % of the others are rolled back.
 """
 
 from __future__ import annotations

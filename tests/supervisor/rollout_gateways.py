@@ -63,7 +63,7 @@ class Gateway:
         self.shadow: dict[str, Any] = {}
         self.store = store
         self.rollouts = Rollouts(
-            lambda: self.config, self.splits, self._shadows, store, self.events, self.lines.append, time
+            lambda: self.config, self.splits, self._shadows, lambda: store, self.events, self.lines.append, time
         )
         self._source = random.Random(seed)
         self._counts: dict[str, dict[str, Any]] = {}

@@ -32,6 +32,7 @@ COMMANDS = (
     "explain",
     "shadow",
     "split",
+    "rollout",
     "capacity",
     "keys",
     "backup",

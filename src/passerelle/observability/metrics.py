@@ -378,6 +378,7 @@ class Metrics:
             "split_weights": {},
             "events": {},
             "scaling": {},
+            "rollouts": {},
             "alerts": {"firing": {}, "deliveries": {}},
         }
 

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ from passerelle.crossing.rollout import (
 from passerelle.observability.events import EventLog
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.supervisor.rollout_status import describe, flat, in_one_line
-from passerelle.supervisor.split_record import Progress, Record, Tally
+from passerelle.supervisor.split_record import Kept, Progress, Record, Tally
 from passerelle.supervisor.split_store import SplitStore, StoreUnavailable, Turn
 from passerelle.supervisor.splits import ROLLOUT, SideCounts, Splits
 
@@ -63,6 +63,7 @@ _ATTEMPTS: Final = 5
 class _Split:
     """What this gateway knows about one split."""
 
+    is_loaded: bool = False
     record: Record | None = None
     tally: Tally = field(default_factory=Tally)  # over all gateways, since the step began
     leads: bool = False
@@ -78,8 +79,8 @@ class _Split:
 class Rollouts:
     """The rollouts of the splits of ``config()``.
 
-    ``shadows()`` returns what the shadow requests of each worker found. ``clock`` is monotonic, in seconds; the time of
-    steps is that of ``store``.
+    ``shadows()`` returns what the shadow requests of each worker found. ``make_store()`` is called when the first split
+    needs it. ``clock`` is monotonic, in seconds; the time of steps is that of the store.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Rollouts:
         config: Callable[[], Config],
         splits: Splits,
         shadows: Callable[[], Awaitable[list[dict[str, Any]]]],
-        store: SplitStore,
+        make_store: Callable[[], SplitStore],
         events: EventLog,
         log: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
@@ -95,7 +96,8 @@ class Rollouts:
         self._config = config
         self._splits = splits
         self._shadows = shadows
-        self._store = store
+        self._make_store = make_store
+        self._made: SplitStore | None = None
         self._events = events
         self._log = log
         self._clock = clock
@@ -111,13 +113,17 @@ class Rollouts:
 
     async def load(self) -> None:
         """Put in force what the store has, before workers start."""
-        names = self._splits.routes()
+        await self._load(self._splits.routes(), running=False)
+
+    async def _load(self, names: Collection[str], *, running: bool) -> None:
+        """Read what the store has about splits that are new here."""
         if not names:
             return
-        for name, kept in (await self._store.load(names)).items():
-            split, record = self._split(name), kept.record
-            if kept.problem:
-                record = self._after_damage(name, kept.problem)
+        kept_of = await self._store.load(names)
+        for name in names:
+            split, kept = self._split(name), kept_of.get(name, Kept())
+            split.is_loaded = True
+            record = self._after_damage(name, kept.problem) if kept.problem else kept.record
             if record is None:
                 continue
             file = self._splits.file_weights(name)
@@ -127,7 +133,7 @@ class Rollouts:
             split.record, split.tally = record, kept.tally
             split.epoch = record.rollout.epoch if record.rollout is not None else 0
             weights = self._weights(name, record)
-            if weights is not None and weights != self._splits.weights(name):
+            if not running and weights is not None and weights != self._splits.weights(name):
                 self._splits.restore(name, weights)
             self._hold(name, record)
             if record.active is not None:
@@ -138,7 +144,8 @@ class Rollouts:
     async def run(self) -> None:
         """Look at all splits each second, until cancelled."""
         while True:
-            await self.tick()
+            if self._splits.routes():
+                await self.tick()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL):
                     await self._wake.wait()
@@ -147,12 +154,15 @@ class Rollouts:
     async def close(self) -> None:
         """Save the last counts, and give up the lead."""
         async with self._lock:
-            await self._store.close()
+            if self._made is not None:
+                await self._made.close()
 
     async def tick(self) -> None:
         """Look at all splits once."""
         async with self._lock:
-            names = [name for name in self._splits.routes() if self._concerns(name)]
+            known = self._splits.routes()
+            await self._load([name for name in known if not self._split(name).is_loaded], running=True)
+            names = [name for name in known if self._concerns(name)]
             if any(self._is_active(name) for name in names):
                 await self._read(names)
             try:
@@ -464,6 +474,12 @@ class Rollouts:
         return Record(file, {old: ALL - on_new, new: on_new}, progress, 1, ROLLOUT, problem)
 
     # Helpers
+
+    @property
+    def _store(self) -> SplitStore:
+        if self._made is None:
+            self._made = self._make_store()
+        return self._made
 
     def _settings(self) -> dict[str, Rollout]:
         known = self._splits.routes()

@@ -29,6 +29,7 @@ from passerelle.config.checks.guards import (
 )
 from passerelle.config.checks.headers import header_warnings, parameter_values, route_headers, trace_headers
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
+from passerelle.config.checks.rollout import rollout_errors
 from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
 from passerelle.config.checks.split import split_errors, split_places
@@ -284,6 +285,7 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
             yield from _reference((*loc, key, "service"), block.service, services)
     yield from shadow_errors(loc, route)
     yield from split_errors(loc, route, blocks)
+    yield from rollout_errors(loc, route)
     for place, split in split_places(loc, route):
         for name in split.weights:
             yield from _reference((*place, "weights", name), name, services)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.json_schema import WithJsonSchema
 
 from passerelle.config.models.base import Model, Takes
-from passerelle.config.models.units import PERCENT, Duration, Percent
+from passerelle.config.models.units import PERCENT, Duration, duration_text, percent_text
 from passerelle.config.models.values import WholeNumber
 from passerelle.config.reading.wording import describe
 from passerelle.crossing.rollout import ALL, Plan, ShadowStep, Step
@@ -64,7 +64,7 @@ class RolloutShadow(Model):
     comparisons: Annotated[int, WholeNumber(1, 1_000_000_000)] = Field(
         default=1000, description="Fewest responses of the new service that are compared."
     )
-    differences: Percent = Field(
+    differences: Part = Field(
         default=0.001,
         description="Largest rate of responses that differ; it must be below with a confidence of 95 %. Failed shadow "
         "requests count as different.",
@@ -133,3 +133,8 @@ class Rollout(Model):
         )
         shadow = ShadowStep(self.shadow.comparisons, self.shadow.differences) if self.shadow is not None else None
         return Plan(steps, shadow, self.alpha, self.failures)
+
+    def __str__(self) -> str:
+        first = f"{self.shadow.comparisons} comparisons, then " if self.shadow is not None else ""
+        shares = ", ".join(percent_text(step.share) for step in self.steps)
+        return f"{first}{shares} of the users, each for at least {duration_text(self.at_least)}"

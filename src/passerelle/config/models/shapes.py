@@ -23,7 +23,7 @@ _UPSTREAM = (
         "attempt_timeout",
         "tell_deadline",
     ),
-    *("hedge", "shadow", "split", "request_headers", "forward_auth", "identity_token"),
+    *("hedge", "shadow", "split", "rollout", "request_headers", "forward_auth", "identity_token"),
 )
 # Keys about streamed responses. The responses of parts and logins are buffered, within `timeout`.
 _STREAMED = ("stream_idle_timeout", "tunnel_idle_timeout")
@@ -65,6 +65,8 @@ def route_shape(keys: set[str]) -> Shape:
             wrong += [key for key in ("timeout", "attempts") if key in keys]
         return [(key, f"found together with {kinds[0]}, which the gateway handles itself") for key in wrong]
     findings: Shape = []
+    if "rollout" in keys and "split" not in keys:
+        findings.append(("rollout", "found without split, which names the service that users move to"))
     if "compose" in keys:
         if "rewrite" in keys:
             findings.append(
