@@ -233,7 +233,7 @@ def test_counts_are_published_once(redis: RedisServer, tmp_path: Path) -> None:
         async with Group(redis, tmp_path, 2) as group:
             first, second = group.gateways
             await first.change("start")
-            tally = Tally(100, 5, 3, 2, 9, 1, 7, -1)
+            tally = Tally(100, 5, 3, 2, 9, 1, 7, -1, 4, 2)
             for _ in range(3):
                 await first.store.turn(ROUTE, 1, tally, wants_lead=False)
             assert (await second.store.turn(ROUTE, 1, tally, wants_lead=False)).tally == tally + tally

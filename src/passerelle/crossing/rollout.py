@@ -53,7 +53,8 @@ class Plan:
     """The steps, and when the new side counts as worse.
 
     ``alpha`` is the probability that a rollout of a new side that is no worse is rolled back. ``most_failures`` is the
-    absolute bound: so many failed requests of the new side, when they are at least half of its requests.
+    absolute bound: so many failed requests of the new side, when they are at least half of its requests, and not of one
+    user in one minute.
     """
 
     steps: tuple[Step, ...]
@@ -64,7 +65,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What happened since the step began. Failed and slow requests are counted once per user and minute."""
+    """What happened since the step began.
+
+    ``failed`` and ``slow`` requests are counted once per user and minute; ``failures`` are all failed requests.
+    """
 
     now: float
     old_requests: int = 0
@@ -73,6 +77,7 @@ class Sample:
     slow: Counts = field(default_factory=Counts)
     comparisons: int = 0
     differences: int = 0
+    failures: Counts = field(default_factory=Counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +176,16 @@ def _why_worse(plan: Plan, state: State, sample: Sample) -> tuple[str, dict[str,
     for reason, counts in (("more requests fail", sample.failed), ("more requests are slow", sample.slow)):
         if is_worse(counts, theta, alpha):
             return reason, _evidence(sample, counts, theta)
-    failed = sample.failed.new
-    if failed >= plan.most_failures and failed * 2 >= sample.new_requests and not _old_fails_too(sample):
-        return "most requests fail", _evidence(sample, sample.failed, theta)
+    failures = sample.failures
+    is_bound = failures.new >= plan.most_failures and failures.new * 2 >= sample.new_requests and sample.failed.new >= 2
+    if is_bound and not _old_fails_too(sample):
+        return "most requests fail", _evidence(sample, failures, theta)
     return "", {}
 
 
 def _old_fails_too(sample: Sample) -> bool:
     """Return whether the old side fails as much: then the cause is not the new side."""
-    return sample.failed.old * 2 >= sample.old_requests > 0
+    return sample.failures.old * 2 >= sample.old_requests > 0
 
 
 def _evidence(sample: Sample, counts: Counts, theta: float) -> dict[str, Any]:

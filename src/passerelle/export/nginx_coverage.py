@@ -65,6 +65,7 @@ IN_PLACE = Coverage(
         **_all(_LATER, *(f"Backup.{key}" for key in ("databases", "to", "key_file", "keep", "scratch", "s3"))),
         **_all(_LATER, *(f"S3.{key}" for key in ("endpoint", "region", "access_key", "secret_key"))),
         **_all(_LATER, "Keep.daily", "Keep.weekly", "Keep.monthly"),
+        "Config.state": NotApplicable("it is about splits at run time, which nginx does not have"),
         "Config.tracing": Lost("nginx sends no traces"),
         "Config.debug": Lost("nginx adds no Server-Timing"),
         "Config.alerts": Lost("nginx judges no alerts: see the export for Prometheus"),

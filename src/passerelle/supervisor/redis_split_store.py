@@ -60,9 +60,9 @@ if record[1] then
   end
   redis.call('PEXPIRE', KEYS[4], ARGV[4])
   if ARGV[3] == record[2] then
-    local before = redis.call('HMGET', KEYS[5], 'epoch', '1', '2', '3', '4', '5', '6', '7', '8')
+    local same = redis.call('HGET', KEYS[5], 'epoch') == ARGV[3]
     for i = 7, #ARGV do
-      local known = before[1] == ARGV[3] and tonumber(before[i - 5] or '0') or 0
+      local known = same and tonumber(redis.call('HGET', KEYS[5], i - 6) or '0') or 0
       redis.call('HINCRBY', KEYS[4], i - 6, tonumber(ARGV[i]) - known)
       redis.call('HSET', KEYS[5], i - 6, ARGV[i])
     end

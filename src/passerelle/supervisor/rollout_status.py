@@ -26,8 +26,8 @@ def describe(plan: Plan, state: State | None, tally: Tally) -> dict[str, Any]:
         return found | _NOTHING
     return found | {
         "counts": {
-            "old": {"requests": tally.old_requests, "failed": tally.old_failed, "slow": tally.old_slow},
-            "new": {"requests": tally.new_requests, "failed": tally.new_failed, "slow": tally.new_slow},
+            "old": {"requests": tally.old_requests, "failed": tally.old_failures, "slow": tally.old_slow},
+            "new": {"requests": tally.new_requests, "failed": tally.new_failures, "slow": tally.new_slow},
             "comparisons": tally.comparisons,
             "differences": tally.differences,
         },

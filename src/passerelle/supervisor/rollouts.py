@@ -200,11 +200,12 @@ class Rollouts:
         settings = self._settings()
         if action not in ACTIONS:
             raise InvalidChange(f"found the action {action!r}; allowed are {', '.join(ACTIONS)}")
+        if not settings:
+            raise NotFound("no route has a rollout")
         if not name and len(settings) == 1:
             (name,) = settings
         if name not in settings:
-            names = ", ".join(settings) or "none"
-            raise NotFound(f"no rollout on route {name!r}; routes with a rollout: {names}")
+            raise NotFound(f"no rollout on route {name!r}; routes with a rollout: {', '.join(settings)}")
         async with self._lock:
             for _ in range(_ATTEMPTS):
                 try:
@@ -509,6 +510,8 @@ class Rollouts:
             new.slow_users,
             comparisons,
             differences,
+            old.failed,
+            new.failed,
         )
 
     def _slow_after(self, name: str, factor: float) -> float | None:
@@ -607,4 +610,5 @@ def _sample(turn: Turn) -> Sample:
         Counts(tally.old_slow, tally.new_slow),
         tally.comparisons,
         tally.differences,
+        Counts(tally.old_failures, tally.new_failures),
     )

@@ -11,7 +11,10 @@ from passerelle.crossing.rollout import ALL, ENDED, State, Status
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What happened on both sides since a step of a rollout began. Failed and slow: once per user and minute."""
+    """What happened on both sides since a step of a rollout began.
+
+    Failed and slow requests are counted once per user and minute; ``…_failures`` are all failed requests.
+    """
 
     old_requests: int = 0
     new_requests: int = 0
@@ -21,6 +24,8 @@ class Tally:
     new_slow: int = 0
     comparisons: int = 0
     differences: int = 0
+    old_failures: int = 0
+    new_failures: int = 0
 
     def numbers(self) -> list[int]:
         """Return the counts in the order of the fields."""

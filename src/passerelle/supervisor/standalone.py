@@ -168,9 +168,12 @@ class StandaloneGateway:
     async def metrics(self) -> Snapshot:
         """Return the counters."""
         counts = {kind: count for kind, count in self.events.counts.items() if count}
-        weights = self.splits.all_weights()
-        own = {"events": counts, "alerts": self.alerting.counts(), "split_weights": weights}
-        own["rollouts"] = self.rollouts.metrics()
+        own = {
+            "events": counts,
+            "alerts": self.alerting.counts(),
+            "split_weights": self.splits.all_weights(),
+            "rollouts": self.rollouts.metrics(),
+        }
         return self._gateway.snapshot() | own
 
     async def status(self) -> dict[str, Any]:
