@@ -16,8 +16,11 @@ from passerelle.supervisor.redis_split_store import RedisSplitStore
 from passerelle.supervisor.split_record import Tally
 from passerelle.supervisor.split_store import FileStore, StoreUnavailable
 from tests.caching.redis_server import RedisServer
+from tests.requirements import needs
 from tests.supervisor.helpers import run
 from tests.supervisor.rollout_gateways import PLANNED, ROUTE, Gateway, Time, text
+
+pytestmark = needs("redis-server")
 
 # The time of steps is that of Redis, so these plans need requests and next to no time.
 PLAN = text("steps: [1%, 5%, 25%, 50%, 100%], at_least: 1ms, requests: 30")
