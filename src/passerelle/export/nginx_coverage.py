@@ -36,6 +36,7 @@ IN_FRONT = Coverage(
 """nginx in front of gateways: they still apply the whole file."""
 
 
+_ONE_VERSION = NotApplicable("no export is made of a file with versions: it would have one of them")
 IN_PLACE = Coverage(
     {
         # The file.
@@ -65,6 +66,9 @@ IN_PLACE = Coverage(
         **_all(_LATER, *(f"Backup.{key}" for key in ("databases", "to", "key_file", "keep", "scratch", "s3"))),
         **_all(_LATER, *(f"S3.{key}" for key in ("endpoint", "region", "access_key", "secret_key"))),
         **_all(_LATER, "Keep.daily", "Keep.weekly", "Keep.monthly"),
+        **_all(_ONE_VERSION, "Service.versions", "Service.rollout", "Service.split_by"),
+        **_all(_ONE_VERSION, *(f"Version.{key}" for key in ("app", "run", "targets", "zones", "near", "interface"))),
+        **_all(_ONE_VERSION, *(f"Version.{key}" for key in ("threads", "instances", "env", "cwd"))),
         "Config.state": NotApplicable("it is about splits at run time, which nginx does not have"),
         "Config.tracing": Lost("nginx sends no traces"),
         "Config.debug": Lost("nginx adds no Server-Timing"),

@@ -42,6 +42,7 @@ from passerelle.crossing.rollout import (
 from passerelle.observability.events import EventLog
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.supervisor.rollout_status import describe, flat, in_one_line
+from passerelle.supervisor.split_groups import SplitGroups
 from passerelle.supervisor.split_record import Kept, Progress, Record, Tally
 from passerelle.supervisor.split_store import SplitStore, StoreUnavailable, Turn
 from passerelle.supervisor.splits import ROLLOUT, SideCounts, Splits
@@ -94,7 +95,7 @@ class Rollouts:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
-        self._splits = splits
+        self._splits = SplitGroups(splits, config)
         self._shadows = shadows
         self._make_store = make_store
         self._made: SplitStore | None = None
@@ -107,7 +108,8 @@ class Rollouts:
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._problem = ""
-        splits.on_change.append(self._on_change)
+        self.on_done: Callable[[], object] = lambda: None  # called when a rollout has ended with all users
+        self._splits.on_change.append(self._on_change)
 
     # Life
 
@@ -129,12 +131,16 @@ class Rollouts:
             file = self._splits.file_weights(name)
             if record.active is None and dict(record.file) != file:
                 # The file has been changed since: it has the last word.
-                record = record.following(file=file, weights=None, by="file", reason="the file was changed")
+                record = record.following(
+                    file=file, weights=None, rollout=None, by="file", reason="the file was changed"
+                )
             split.record, split.tally = record, kept.tally
             split.epoch = record.rollout.epoch if record.rollout is not None else 0
             weights = self._weights(name, record)
-            if not running and weights is not None and weights != self._splits.weights(name):
+            if not running and weights is not None and not self._splits.is_applied(name, weights):
                 self._splits.restore(name, weights)
+            if weights is None and record.active is None:
+                continue  # about services that the split no longer has
             self._hold(name, record)
             if record.active is not None:
                 self._report(name, split, "continued")
@@ -184,12 +190,22 @@ class Rollouts:
         found = {}
         for name in self._settings():
             split = self._split(name)
-            rollout = split.record.rollout if split.record is not None else None
+            rollout = self._rollout(name)
             found[name] = {
                 "status": rollout.state.status.value if rollout is not None else "idle",
                 "leads": split.leads,
                 "changes": dict(split.changes),
             }
+        return found
+
+    def ended_versions(self, config: Config) -> set[str]:
+        """Return the services of old versions that no user has any more, because their rollout is done."""
+        found = set()
+        for name, pair in config.versions.items():
+            record = self._split(name).record
+            done = record is not None and record.rollout is not None and record.rollout.state.status is Status.DONE
+            if done and record is not None and record.weights == {pair.old: 0, pair.new: ALL}:
+                found.add(pair.old)
         return found
 
     # Changes by operators
@@ -328,7 +344,7 @@ class Rollouts:
             state, weights = abort(active.state, now, "the services of the split have changed"), None
         else:
             return False
-        ended = replace(active, state=state, epoch=active.epoch + 1, slow_after=None)
+        ended = replace(active, state=state, epoch=record.revision + 1, slow_after=None)
         written = record.following(
             file=self._splits.file_weights(name), weights=weights, rollout=ended, by=ROLLOUT, reason=state.reason
         )
@@ -346,7 +362,8 @@ class Rollouts:
         if record.active is not None:
             split.wanted = None  # the rollout began meanwhile on another gateway
             return True
-        changed = record.following(file=self._splits.file_weights(name), weights=weights, by=by, reason=reason)
+        file = self._splits.file_weights(name)
+        changed = record.following(file=file, weights=weights, rollout=None, by=by, reason=reason)
         if not await self._store.write(name, changed, leading=False):
             return False
         split.record, split.wanted = changed, None
@@ -382,9 +399,10 @@ class Rollouts:
     def _next(self, name: str, record: Record, plan: Plan, state: State, by: str) -> Record:
         """Return the record for ``state``, with the share that ``plan`` has there."""
         before = record.active
-        epoch = record.rollout.epoch if record.rollout is not None else 0
         if before is None or (state.step, state.since) != (before.state.step, before.state.since):
-            epoch += 1
+            epoch = record.revision + 1  # no record has had it before
+        else:
+            epoch = before.epoch
         slow_after = before.slow_after if before is not None and state.status not in ENDED else None
         old, new = self._sides(name)
         on_new = share(plan, state)
@@ -408,7 +426,7 @@ class Rollouts:
         if weights is None:
             return
         self._hold(name, record)
-        if split.wanted is None and weights != self._splits.weights(name):
+        if split.wanted is None and not self._splits.is_applied(name, weights):
             actor = ROLLOUT if record.rollout is not None else SHARED
             await self._splits.set(name, weights, actor=actor, reason=record.reason)
         rollout = record.rollout
@@ -444,17 +462,21 @@ class Rollouts:
 
     def _hold(self, name: str, record: Record) -> None:
         """Keep others from changing weights while a rollout is in progress."""
+        text = None
         if record.active is not None and self._split(name).forced is None:
-            self._splits.held[name] = f"{name}: a rollout is in progress; abort it first"
-        else:
-            self._splits.held.pop(name, None)
+            text = f"{name}: a rollout is in progress; abort it first"
+        elif name in (versions := self._config().versions) and versions[name].old in self.ended_versions(
+            self._config()
+        ):
+            text = f"{name}: the old version has ended; to return to it, make it the second version in the file"
+        self._splits.hold(name, text)
 
     def _on_change(self, route: str, weights: Mapping[str, int], actor: str, reason: str) -> None:
         """Note weights that an operator or the file has set, for the store."""
         if actor in (ROLLOUT, SHARED):
             return
         record = self._split(route).record
-        if actor == "file" and (record is None or record.weights is None):
+        if actor == "file" and (record is None or (record.weights is None and record.rollout is None)):
             return  # nothing is kept that the file would replace
         self._split(route).wanted = None if actor == "file" else weights, actor, reason
         self._wake.set()
@@ -484,14 +506,15 @@ class Rollouts:
 
     def _settings(self) -> dict[str, Rollout]:
         known = self._splits.routes()
-        return {
-            route.label: route.rollout
-            for route in self._config().routes
-            if route.rollout is not None and route.label in known
-        }
+        return {name: rollout for name, rollout in self._config().rollouts.items() if name in known}
 
     def _split(self, name: str) -> _Split:
         return self._known.setdefault(name, _Split())
+
+    def _rollout(self, name: str) -> Progress | None:
+        """Return the rollout of a split; None if it has none between its present services."""
+        record = self._split(name).record
+        return record.rollout if record is not None and self._weights(name, record) is not None else None
 
     def _sides(self, name: str) -> tuple[str, str]:
         old, new, *_ = self._splits.file_weights(name)
@@ -526,7 +549,7 @@ class Rollouts:
 
     def _status(self, name: str) -> dict[str, Any]:
         split, (old, new) = self._split(name), self._sides(name)
-        rollout = split.record.rollout if split.record is not None else None
+        rollout = self._rollout(name)
         state = split.forced or (rollout.state if rollout is not None else None)
         found = {
             "old": old,
@@ -546,6 +569,8 @@ class Rollouts:
         if (state.status, state.step) == split.reported:
             return
         split.reported = state.status, state.step
+        if state.status is Status.DONE:
+            self.on_done()
         split.changes[state.status.value] += 1
         if name not in self._settings():
             return

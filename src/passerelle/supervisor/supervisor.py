@@ -103,6 +103,8 @@ class Supervisor:
         self._targets = TargetSet(self.fleet)
         self._reconciler = Reconciler(self.fleet, self._targets)
         self._reconciler.on_applied = self._sample_load
+        self._reconciler.ended_versions = self.rollouts.ended_versions
+        self.rollouts.on_done = lambda: self.fleet.spawn(self._reconciler.end_versions())
         self.live.watch(Autoscaling(self.fleet, self._reconciler.follow_load).on_sample)
         self._sampling: asyncio.Task[None] | None = None
         self._code_watch = CodeWatch(self.fleet, self._reconciler) if setup.reload_code else None
@@ -126,6 +128,8 @@ class Supervisor:
         for service in fleet.services.values():
             fleet.targets += self._targets.reconcile(service, fleet.config, [])
         await self.rollouts.load()
+        ended = self.rollouts.ended_versions(fleet.config)
+        fleet.instances = [instance for instance in fleet.instances if instance.service.name not in ended]
         fleet.make_workers(self._listeners, self._may_listen)
         fleet.set_report_names()
         try:

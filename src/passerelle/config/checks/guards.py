@@ -180,8 +180,8 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
             yield Finding(("jwt", "jwks"), "without https, anyone on the network path can replace the keys")
     limited = any(route.rate_limit or route.login for route in config.routes)
     kept = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
-    used = limited or kept or config.splits or any(route.is_cached for route in config.routes)
-    if config.redis is not None and not used:
+    cached = any(route.is_cached for route in config.routes)
+    if config.redis is not None and not (limited or kept or cached or config.splits):
         text = "no route has a rate_limit, a cache, a login or a split, so nothing is shared"
         yield Finding(("redis",), text, at_key=True)
     if config.limits.gateways is not None and (config.redis is None or not limited):

@@ -31,6 +31,12 @@ _STREAMED = ("stream_idle_timeout", "tunnel_idle_timeout")
 
 def service_shape(keys: set[str]) -> Shape:
     """Check which keys a service combines."""
+    if "versions" in keys:
+        of_version = (*SOURCES, "near", "interface", "threads", "instances", "env", "cwd")
+        return [(key, "found together with versions; each version has its own") for key in of_version if key in keys]
+    for key in ("rollout", "split_by"):
+        if key in keys:
+            return [(key, "found without versions")]
     sources = [key for key in SOURCES if key in keys]
     if not sources:
         return [(None, f"a service needs one of {', '.join(SOURCES)}; found none of them")]
