@@ -282,16 +282,16 @@ def test_without_redis_shares_stay_and_steps_wait(tmp_path: Path) -> None:
 
 
 def test_a_redis_that_does_not_reply_is_one_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("passerelle.supervisor.redis_split_store._TIMEOUT", 0.05)
-
     async def body(redis: RedisServer) -> None:
         async with Group(redis, tmp_path, 1) as group:
             (only,) = group.gateways
             await only.change("start")
+            monkeypatch.setattr("passerelle.supervisor.redis_split_store._TIMEOUT", 0.05)
             redis.freeze()
             await group.tick()
             assert (only.share, "no reply" in only.status["problem"]) == (10, True)
             redis.thaw()
+            monkeypatch.undo()
 
             async def back() -> None:
                 while only.status["problem"]:
