@@ -45,12 +45,12 @@ def with_versions(config: Config) -> Config:
         return config
     used: dict[str, list[str]] = {name: [] for name in splits}
     routes = tuple(_expand_route(route, first, splits, used) for route in config.routes)
-    found = config.model_copy(update={"services": services, "routes": routes})
+    pairs = {}
     for name, old in first.items():
         second = next(iter(splits[name].weights)) if name in splits else None
         rollout = config.services[name].rollout or Rollout()
-        found.versions[name] = VersionPair(old, second, rollout, tuple(used.get(name, ())))
-    return found
+        pairs[name] = VersionPair(old, second, rollout, tuple(used.get(name, ())))
+    return config.with_services(services, routes, pairs)
 
 
 def _expand_route(route: Route, first: dict[str, str], splits: dict[str, Split], used: dict[str, list[str]]) -> Route:

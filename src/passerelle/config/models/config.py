@@ -68,6 +68,7 @@ from passerelle.config.models.values import (
     RouteHost,
     ServiceName,
     TemplateText,
+    Text,
     WholeNumber,
 )
 from passerelle.config.origins import Origins
@@ -519,6 +520,14 @@ class Config(Model):
         return found
 
     _versions: dict[str, VersionPair] = PrivateAttr(default_factory=dict)
+
+    def with_services(
+        self, services: dict[str, Service], routes: tuple[Route, ...], versions: dict[str, VersionPair]
+    ) -> Config:
+        """Return this configuration with the services that versions have become."""
+        found = self.model_copy(update={"services": services, "routes": routes})
+        found._versions = versions
+        return found
 
     @property
     def versions(self) -> dict[str, VersionPair]:
