@@ -302,6 +302,7 @@ TOLD: dict[str, Any] = {
     "hedge": {"after": "p95"},
     "shadow": {"service": "other", "sample": "10%"},
     "split": {"weights": {"other": 100}},
+    "rollout": {},
     "stream_idle_timeout": "off",
     "tunnel_idle_timeout": "7s",
     "tell_deadline": True,
@@ -319,7 +320,11 @@ TOLD: dict[str, Any] = {
     "rate_limit": {"rate": "5/s"},
 }
 PLAIN: dict[Any, Any] = {float: "7s", int: 7, bool: True}  # keys that are only a value need no row above
-BESIDE: dict[str, dict[str, Any]] = {"require": {"auth": ["key"]}, "identity_token": {"auth": ["key"]}}
+BESIDE: dict[str, dict[str, Any]] = {
+    "require": {"auth": ["key"]},
+    "identity_token": {"auth": ["key"]},
+    "rollout": {"split": {"weights": {"other": 0}}},
+}
 
 
 def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -279,6 +279,7 @@ def test_routes_as_json(run: Run) -> None:
         "hedge": None,
         "shadow": None,
         "split": None,
+        "rollout": None,
         "login": None,
         "logout": False,
         "services": {

@@ -136,14 +136,28 @@ def test_a_few_requests_that_all_fail_end_the_rollout() -> None:
     """At half of the traffic, five failures alone are no strong evidence of the test; the absolute bound ends it."""
     plan = Plan((Step(500, 60.0, 50), Step(1000, 60.0, 50)))
     assert not is_worse(Counts(0, 5), 0.5, plan.alpha / 4)
-    state = advance(plan, start(plan, 0.0), Sample(1.0, 5, 5, Counts(0, 5)))
+    state = advance(plan, start(plan, 0.0), Sample(1.0, 5, 5, Counts(0, 5), failures=Counts(0, 5)))
     assert (state.status, state.reason) == (Status.ROLLED_BACK, "most requests fail")
-    assert advance(plan, start(plan, 0.0), Sample(1.0, 5, 4, Counts(0, 4))).status is Status.RUNNING
+    assert state.evidence["new"] == {"requests": 5, "events": 5}
+    few = Sample(1.0, 5, 4, Counts(0, 4), failures=Counts(0, 4))
+    assert advance(plan, start(plan, 0.0), few).status is Status.RUNNING
+
+
+def test_one_user_who_retries_does_not_end_the_rollout_at_once() -> None:
+    """In the second minute, the failures of one user end it: there may be no other."""
+    plan = Plan((Step(500, 60.0, 50), Step(1000, 60.0, 50)))
+    first = Sample(1.0, 20, 20, Counts(0, 1), failures=Counts(0, 15))
+    assert advance(plan, start(plan, 0.0), first).status is Status.RUNNING
+    second = replace(first, now=61.0, failed=Counts(0, 2))
+    assert advance(plan, start(plan, 0.0), second).reason == "most requests fail"
 
 
 def test_an_outage_of_both_sides_is_not_the_new_ones_fault() -> None:
     plan = Plan((Step(500, 60.0, 50), Step(1000, 60.0, 50)))
-    assert advance(plan, start(plan, 0.0), Sample(1.0, 40, 40, Counts(40, 40))).status is Status.RUNNING
+    assert (
+        advance(plan, start(plan, 0.0), Sample(1.0, 40, 40, Counts(9, 9), failures=Counts(40, 40))).status
+        is Status.RUNNING
+    )
 
 
 # ---- shadow

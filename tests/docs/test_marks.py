@@ -24,6 +24,7 @@ NOT_RUN = {
     "docs/how-to/compare-a-new-service.md": EXCERPTS,
     "docs/how-to/split-traffic.md": EXCERPTS,
     "docs/how-to/compose-services.md": EXCERPTS,
+    "docs/how-to/roll-out-a-new-service.md": EXCERPTS,
     "docs/how-to/containers.md": "its commands need an engine; tests/export and tests/supervisor run what is in them",
     "docs/how-to/dashboard.md": EXCERPTS,
     "docs/how-to/deploy-without-downtime.md": EXCERPTS,

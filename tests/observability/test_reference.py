@@ -53,6 +53,7 @@ def test_metrics_page_lists_the_labels() -> None:
         "events": {"start": 1},
         "scaling": {"s": {"wanted": 2, "changes": {"load": 1}}},
         "alerts": {"firing": {"p99": 0}, "deliveries": {"delivered": 1}},
+        "rollouts": {"/": {"status": "running", "leads": True, "changes": {"running": 1}}},
         "instances": of_instances(a=3)["instances"],
     }
     text = render(metrics.snapshot() | supervised)[0].decode()

@@ -123,7 +123,7 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
         text = f"{part['key']}: GET {part['upstream_path']} from {_service_text(part['service'])}"
         lines.append(("part", f"{text}, timeout {duration_text(part['timeout'])}, {failure}"))
         lines += [(key, f"{part['key']}: {part[key]}") for key in ("cache", "split") if part[key] is not None]
-    keys = ("cache", "compress", "hedge", "shadow", "split", "idle")
+    keys = ("cache", "compress", "hedge", "shadow", "split", "rollout", "idle")
     lines += [(key, route[key]) for key in keys if route[key] is not None]
     each = f", {duration_text(route['attempt_timeout'])} an attempt" if route["attempt_timeout"] is not None else ""
     known = ", services receive the remaining time" if route["tell_deadline"] else ""

@@ -433,6 +433,10 @@ def _read(given: str | None, folder: str | None) -> Deployment:
     if folder is not None and not os.path.isabs(folder):
         raise click.UsageError(f"--folder: found {folder!r}; allowed is an absolute path")
     name, text, config = read_text(given)
+    if config.versions:
+        services = ", ".join(config.versions)
+        click.echo(f"{name}: an export has one version of a service; found versions of: {services}", err=True)
+        exit_negative()
     return Deployment(config, text, name, Path(folder) if folder is not None else Path(name).absolute().parent)
 
 

@@ -33,6 +33,7 @@ COMMANDS = (
     "migrate",
     "shadow",
     "split",
+    "rollout",
     "capacity",
     "keys",
     "backup",

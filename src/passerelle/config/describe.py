@@ -34,6 +34,7 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
         "hedge": describe_hedge(route.hedge),
         "shadow": describe_shadow(route.shadow),
         "split": describe_split(route.service, route.split),
+        "rollout": str(route.rollout) if route.rollout is not None else None,
         "encoded_slashes": route.encoded_slashes,
         "login": {"service": login.service, "path": login.path} if login is not None else None,
         "logout": bool(route.logout),

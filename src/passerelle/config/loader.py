@@ -19,7 +19,7 @@ from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import AlertSettings
 from passerelle.config.models.alerts import shapes as alert_shapes
 from passerelle.config.models.base import Model, Shape
-from passerelle.config.models.config import Config, Route, Service
+from passerelle.config.models.config import Config, Route, Service, Version
 from passerelle.config.models.guards import Keys
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import KEY_SOURCES, Jwt, jwt_shape
@@ -42,6 +42,7 @@ from passerelle.config.reading import yaml_tree
 from passerelle.config.reading.included import NONE_INCLUDED, Included
 from passerelle.config.reading.wording import nearest
 from passerelle.config.source import ConfigSource
+from passerelle.config.versions import with_versions
 
 _Block = TypeVar("_Block", bound=Model)
 
@@ -146,7 +147,7 @@ def inspect_text(
     assert config is not None
     found = [*_in_order(source.elsewhere, joined.texts), *map(source.problem, checks.warnings(config))]
     config = config.with_origins(origins(tree, several_files=len(joined.texts) > 1), joined.included)
-    return LoadReport(config, (), tuple(found), config.admin, joined.included)
+    return LoadReport(with_versions(config), (), tuple(found), config.admin, joined.included)
 
 
 def _admin(source: ConfigSource) -> AdminPort | None:
@@ -281,6 +282,12 @@ def _shapes(data: dict[str, Any]) -> Iterator[Finding]:
         shape: Shape = service_shape(set(item)) if loc[0] == "services" else route_shape(set(item))
         for key, message in shape:
             yield Finding((*loc, key) if key else loc, message, at_key=True)
+        versions = item.get("versions")
+        for name, version in versions.items() if loc[0] == "services" and isinstance(versions, dict) else ():
+            place = (*loc, "versions", name)
+            if isinstance(version, dict) and not set(version) - set(Version.model_fields):
+                for key, message in service_shape(set(version)):
+                    yield Finding((*place, key) if key else place, message, at_key=True)
     for index, unfit, message in alert_shapes(data.get("alerts")):
         place = ("alerts", "rules", index)
         yield Finding((*place, unfit) if unfit else place, message, at_key=True)

@@ -97,7 +97,8 @@ class ConfigSource:
         # The words of a command and the values of the environment are always text: 1.10 stays 1.10. So are secrets:
         # an error about a number would show them.
         in_service = len(loc) == 4 and loc[0] == "services" and loc[2] in ("run", "env")
-        if node.quoted or in_service or loc in _SECRETS:
+        in_version = len(loc) == 6 and loc[0] == "services" and loc[2] == "versions" and loc[4] in ("run", "env")
+        if node.quoted or in_service or in_version or loc in _SECRETS:
             return text
         value = yaml_tree.resolve(text)
         if value is None and loc and not _may_be_null(loc) and loc not in self.broken:

@@ -7,6 +7,7 @@ since 1970, because a state is kept over restarts.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -52,7 +53,8 @@ class Plan:
     """The steps, and when the new side counts as worse.
 
     ``alpha`` is the probability that a rollout of a new side that is no worse is rolled back. ``most_failures`` is the
-    absolute bound: so many failed requests of the new side, when they are at least half of its requests.
+    absolute bound: so many failed requests of the new side, when they are at least half of its requests, and not of one
+    user in one minute.
     """
 
     steps: tuple[Step, ...]
@@ -63,7 +65,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What happened since the step began. Failed and slow requests are counted once per user and minute."""
+    """What happened since the step began.
+
+    ``failed`` and ``slow`` requests are counted once per user and minute; ``failures`` are all failed requests.
+    """
 
     now: float
     old_requests: int = 0
@@ -72,6 +77,7 @@ class Sample:
     slow: Counts = field(default_factory=Counts)
     comparisons: int = 0
     differences: int = 0
+    failures: Counts = field(default_factory=Counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +149,12 @@ def advance(plan: Plan, state: State, sample: Sample) -> State:
 
 
 def _after_shadow(plan: Plan, state: State, sample: Sample) -> State:
-    shadow = plan.shadow or ShadowStep()
-    if state.status is Status.PAUSED or sample.comparisons < shadow.comparisons:
+    shadow = plan.shadow
+    if state.status is Status.PAUSED:
+        return state
+    if shadow is None:  # it was paused before its first step
+        return skip(plan, state, sample.now, "resumed")
+    if sample.comparisons < shadow.comparisons:
         return state
     low, high = wilson(sample.differences, sample.comparisons)
     evidence = {"comparisons": sample.comparisons, "differences": sample.differences, "rate": [low, high]}
@@ -166,15 +176,16 @@ def _why_worse(plan: Plan, state: State, sample: Sample) -> tuple[str, dict[str,
     for reason, counts in (("more requests fail", sample.failed), ("more requests are slow", sample.slow)):
         if is_worse(counts, theta, alpha):
             return reason, _evidence(sample, counts, theta)
-    failed = sample.failed.new
-    if failed >= plan.most_failures and failed * 2 >= sample.new_requests and not _old_fails_too(sample):
-        return "most requests fail", _evidence(sample, sample.failed, theta)
+    failures = sample.failures
+    is_bound = failures.new >= plan.most_failures and failures.new * 2 >= sample.new_requests and sample.failed.new >= 2
+    if is_bound and not _old_fails_too(sample):
+        return "most requests fail", _evidence(sample, failures, theta)
     return "", {}
 
 
 def _old_fails_too(sample: Sample) -> bool:
     """Return whether the old side fails as much: then the cause is not the new side."""
-    return sample.failed.old * 2 >= sample.old_requests > 0
+    return sample.failures.old * 2 >= sample.old_requests > 0
 
 
 def _evidence(sample: Sample, counts: Counts, theta: float) -> dict[str, Any]:
@@ -215,3 +226,15 @@ def resume(state: State, now: float) -> State:
 def abort(state: State, now: float, reason: str = "aborted") -> State:
     """End the rollout; all users return to the old side."""
     return state if state.status in ENDED else State(Status.ABORTED, state.step, now, reason)
+
+
+def adapt(plan: Plan, shares: Sequence[int], state: State, now: float) -> State:
+    """Return ``state``, which a plan with steps of ``shares`` has reached, for ``plan``.
+
+    If the plans differ, the rollout is paused at the greatest share of ``plan`` that does not exceed the present one.
+    """
+    if state.status in ENDED or tuple(shares) == tuple(step.per_mille for step in plan.steps):
+        return state
+    present = shares[state.step] if state.step >= 0 else 0
+    fitting = [number for number, step in enumerate(plan.steps) if step.per_mille <= present]
+    return State(Status.PAUSED, fitting[-1] if fitting else -1, now, "the plan has changed", state.evidence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from passerelle.export.coverage import Coverage, Exported, NotApplicable
+from passerelle.export.coverage import Coverage, Exported, Lost, NotApplicable
 from passerelle.export.nginx_coverage import IN_FRONT
 
 _YES = Exported()
@@ -13,6 +13,7 @@ COVERAGE = Coverage(
         **dict.fromkeys(("Config.services", "Config.keys", "Config.sessions", "Config.dns", "Config.jwt"), _YES),
         "Config.admin": Exported("`off` is a loss: there are no metrics"),
         "Config.alerts": _YES,
+        "Config.state": Lost("the gateways keep their state in Redis"),
         "AlertSettings.webhook": _YES,
         "Webhook.url": Exported("a loss with a loopback address"),
         "Jwt.jwks": Exported("a loss with a loopback address"),

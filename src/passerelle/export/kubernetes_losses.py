@@ -14,6 +14,7 @@ from passerelle.export.kubernetes_pods import Options, Workload, has_loopback, i
 
 def lost(deployment: Deployment, options: Options, workloads: Iterable[Workload]) -> Iterator[Finding]:
     """Yield what is lost for other reasons than its key alone."""
+    yield from _not_kept(deployment, options)
     yield from _not_shared(deployment, options)
     yield from lost_behind(deployment, "the Gateway")
     for workload in workloads:
@@ -23,6 +24,16 @@ def lost(deployment: Deployment, options: Options, workloads: Iterable[Workload]
 def by_in_flight(name: str, options: Options) -> bool:
     """Whether a service scales by its requests in flight: its name must be usable as the value of a label."""
     return options.scale_by == "in-flight" and name[0] not in "_-" and name[-1] not in "_-"
+
+
+def _not_kept(deployment: Deployment, options: Options) -> Iterator[Finding]:
+    """Yield what a pod without Redis forgets when it ends."""
+    if deployment.config.redis is not None or options.redis is not None:
+        return
+    for item in deployment.routes:
+        if item.route.rollout is not None:
+            why = "without `redis`, a pod keeps no state of a rollout, and each judges for itself"
+            yield Finding((*item.loc, "rollout"), why, at_key=True)
 
 
 def _not_shared(deployment: Deployment, options: Options) -> Iterator[Finding]:

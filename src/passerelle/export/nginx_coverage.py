@@ -36,6 +36,7 @@ IN_FRONT = Coverage(
 """nginx in front of gateways: they still apply the whole file."""
 
 
+_ONE_VERSION = NotApplicable("no export is made of a file with versions: it would have one of them")
 IN_PLACE = Coverage(
     {
         # The file.
@@ -65,6 +66,10 @@ IN_PLACE = Coverage(
         **_all(_LATER, *(f"Backup.{key}" for key in ("databases", "to", "key_file", "keep", "scratch", "s3"))),
         **_all(_LATER, *(f"S3.{key}" for key in ("endpoint", "region", "access_key", "secret_key"))),
         **_all(_LATER, "Keep.daily", "Keep.weekly", "Keep.monthly"),
+        **_all(_ONE_VERSION, "Service.versions", "Service.rollout", "Service.split_by"),
+        **_all(_ONE_VERSION, *(f"Version.{key}" for key in ("app", "run", "targets", "zones", "near", "interface"))),
+        **_all(_ONE_VERSION, *(f"Version.{key}" for key in ("threads", "instances", "env", "cwd"))),
+        "Config.state": NotApplicable("it is about splits at run time, which nginx does not have"),
         "Config.tracing": Lost("nginx sends no traces"),
         "Config.debug": Lost("nginx adds no Server-Timing"),
         "Config.alerts": Lost("nginx judges no alerts: see the export for Prometheus"),
@@ -155,6 +160,7 @@ IN_PLACE = Coverage(
         "Route.hedge": Lost("nginx sends a request to one instance at a time"),
         "Route.shadow": Lost("mirror of nginx sends requests, but compares no responses"),
         "Route.split": Lost("all requests go to the service of the route; split_clients of nginx is the nearest"),
+        "Route.rollout": Lost("nginx judges no service; the export has the weights of the file"),
         "Route.stream_idle_timeout": Lost("nginx has one timeout for the beginning and the rest of a response"),
         "Route.tunnel_idle_timeout": Lost("nginx has one timeout for responses and tunnels"),
         "Route.tell_deadline": Lost("nginx does not know the remaining time"),
@@ -169,6 +175,9 @@ IN_PLACE = Coverage(
         **_all(_LATER, "Compare.null_is_absent", "Compare.headers"),
         **_all(_LATER, *(f"Split.{key}" for key in ("weights", "by", "salt", "override", "shared_cache"))),
         **_all(_LATER, *(f"Override.{key}" for key in ("header", "cookie", "roles", "clients"))),
+        **_all(_LATER, *(f"Rollout.{key}" for key in ("shadow", "steps", "at_least", "requests", "alpha"))),
+        **_all(_LATER, "Rollout.failures", "Rollout.slower", "RolloutShadow.comparisons", "RolloutShadow.differences"),
+        **_all(_LATER, "RolloutStep.share", "RolloutStep.at_least", "RolloutStep.requests"),
         **_all(_LATER, *(f"Require.{key}" for key in ("scopes", "consumers", "roles", "claims"))),
         **_all(_LATER, *(f"ForwardAuth.{key}" for key in ("service", "path", "send_headers", "copy_headers"))),
         **_all(_LATER, *(f"ForwardAuth.{key}" for key in ("consumer", "timeout", "failure", "cache", "cache_by"))),

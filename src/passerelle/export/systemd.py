@@ -21,6 +21,7 @@ COVERAGE = Coverage(
         "Keys.store": Exported(),
         "Config.sessions": Exported(),
         "Sessions.store": Exported(),
+        "Config.state": Exported(),
     },
     NotApplicable("passerelle applies it from the file"),
 )
@@ -76,6 +77,9 @@ def _lines(deployment: Deployment, program: str, user: str) -> Iterator[str]:
     yield "Wants=network-online.target"
     for secret in deployment.secret_files:
         yield f"AssertPathExists={_path(deployment.path(Path(deployment.file).parent / secret))}"
+    if (state := _state(deployment)) is not None and is_allowed(state):
+        yield "# Weights of splits and rollouts are kept here."
+        yield f"AssertPathExists={_path(state)}"
     yield ""
     yield "[Service]"
     yield f"ExecStartPre={_words(program, 'check', file)}"
@@ -119,6 +123,16 @@ def _written(deployment: Deployment) -> Iterator[tuple[Loc, str]]:
     for loc, file in files.items():
         if isinstance(file, Path):
             yield loc, os.path.dirname(deployment.path(file))
+    if (state := _state(deployment)) is not None:
+        yield ("state",), state
+
+
+def _state(deployment: Deployment) -> str | None:
+    """Return the folder for what is kept about splits; None if nothing is kept there."""
+    config = deployment.config
+    if config.state is None and (config.redis is not None or not config.splits):
+        return None
+    return deployment.path(config.state if config.state is not None else Path(deployment.file).parent / ".passerelle")
 
 
 def _words(*words: str) -> str:

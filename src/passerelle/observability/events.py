@@ -31,6 +31,7 @@ KINDS: dict[str, str] = {
     "reload": "a configuration was applied, or refused: then `detail.problems` has the reasons",
     "scale": "the number of instances of a service was changed, or stays although the load calls for another one",
     "split": "the weights of a split were changed; `detail` has those before and now, by whom, and why",
+    "rollout": "a rollout has started, taken a step, ended or was rolled back; `detail` has the reason and evidence",
     "discovery": "targets were found or have gone",
     "breaker": "the circuit breaker of a service has opened, closed or is half-open in a worker",
     "certificate": "a certificate was loaded again, cannot be used, or expires soon",

@@ -379,6 +379,7 @@ class Metrics:
             "split_weights": {},
             "events": {},
             "scaling": {},
+            "rollouts": {},
             "alerts": {"firing": {}, "deliveries": {}},
         }
 

@@ -623,6 +623,32 @@ METRICS = (
         ),
     ),
     Metric(
+        "passerelle_rollout_status",
+        "gauge",
+        ("route", "status"),
+        "1 for what a [rollout](configuration.md#rollout) is doing: `idle`, `shadow`, `running`, `paused`, `done`, "
+        "`rolled_back` or `aborted`",
+        lambda snapshot: (([name, values["status"]], 1) for name, values in snapshot["rollouts"].items()),
+    ),
+    Metric(
+        "passerelle_rollout_leads",
+        "gauge",
+        ("route",),
+        "1 on the gateway that decides on the steps of a rollout while it is in progress, otherwise 0",
+        lambda snapshot: (([name], int(values["leads"])) for name, values in snapshot["rollouts"].items()),
+    ),
+    Metric(
+        "passerelle_rollout_changes_total",
+        "counter",
+        ("route", "status"),
+        "steps and ends of rollouts, by what they are doing since",
+        lambda snapshot: (
+            ([name, status], count)
+            for name, values in snapshot["rollouts"].items()
+            for status, count in values["changes"].items()
+        ),
+    ),
+    Metric(
         "passerelle_trace_spans_exported_total",
         "counter",
         (),

@@ -40,6 +40,7 @@ from passerelle.supervisor.dashboard import files
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.supervisor.explanation import explanation, parse_request
 from passerelle.supervisor.live_sampler import RECENT, LiveSampler
+from passerelle.supervisor.rollouts import Rollouts
 from passerelle.supervisor.splits import Splits, change_split, split_report
 from passerelle.system import ports
 
@@ -48,7 +49,7 @@ _CONNECTIONS = 100
 _SWEEP = 1.0  # seconds between two checks of the timeouts of clients
 _CHANGES = {
     path: {b"POST": path[1:].decode()}
-    for path in (b"/reload", b"/scale", b"/restart", b"/cache/purge", b"/shadow/reset", b"/split")
+    for path in (b"/reload", b"/scale", b"/restart", b"/cache/purge", b"/shadow/reset", b"/split", b"/rollout")
 }
 _OF_ALL = {b"POST": "instances/add"}
 _OF_ONE = {b"PATCH": "instances/change", b"DELETE": "instances/remove"}
@@ -113,6 +114,10 @@ class AdminSubject(Protocol):
         :raises ChangeRefused: if it cannot be made.
         """
 
+    @property
+    def rollouts(self) -> Rollouts:
+        """The rollouts of splits."""
+
     async def purge(self, kind: str, value: str) -> PurgeResult:
         """Evict the stored responses with the tag or path ``value``, or all, as ``kind`` states."""
 
@@ -163,6 +168,7 @@ class Admin:
             b"/explain": self._explain,
             b"/shadow": self._shadow,
             b"/split": self._split,
+            b"/rollout": self._rollout,
         }
 
     async def start(self) -> None:
@@ -296,6 +302,8 @@ class Admin:
                 response = {"message": "the shadow requests are counted again from zero"}
             elif name == "split":
                 response = await change_split(self._subject.splits, arguments, f"{client.by} from {client.address}")
+            elif name == "rollout":
+                response = await self._subject.rollouts.change(arguments, f"{client.by} from {client.address}")
             else:
                 response = await self._subject.change(name, arguments)
             outcome = "done"
@@ -419,6 +427,14 @@ class Admin:
             return _json(200, {"routes": await split_report(self._subject.splits, _query(target).get("route"))})
         except ChangeRefused as refused:
             return _refusal(refused)
+
+    async def _rollout(self, head: RequestHead, target: bytes) -> Response:
+        routes = self._subject.rollouts.status()
+        wanted = _query(target).get("route")
+        if wanted is not None and wanted not in routes:
+            names = ", ".join(routes) or "none"
+            return _refusal(NotFound(f"no rollout on route {wanted!r}; routes with a rollout: {names}"))
+        return _json(200, {"routes": routes if wanted is None else {wanted: routes[wanted]}})
 
     async def _failures(self, head: RequestHead, target: bytes) -> Response:
         return _json(200, {"failures": self._subject.live.failures_since(0)})

@@ -40,6 +40,8 @@ class Autoscaling:
         complete = bool(fleet.workers) and all("memory" in sample["workers"].get(w.name, {}) for w in fleet.workers)
         for name, scaling in fleet.scaling.items():
             instances = [instance for instance in fleet.instances if instance.service is fleet.services[name]]
+            if not instances:
+                continue  # a version that has ended
             values = sample["services"].get(name, {})
             own = None if busy is None else _own_cpu(values)
             scaling.autoscaler.add(_load(fleet.clock(), values, complete, instances, busy, own))

@@ -35,6 +35,8 @@ class Reconciler:
         self._fleet = fleet
         self._targets = targets
         self._instance_admin = InstanceAdmin(targets, fleet.report.log, fleet.clock)
+        # Returns the services of a configuration that need no instances, because no user has that version any more.
+        self.ended_versions: Callable[[Config], set[str]] = lambda config: set()
         self.on_applied: Callable[[], None] = lambda: None  # called when another configuration is in force
 
     async def change(self, name: str, arguments: Mapping[str, str]) -> dict[str, Any]:
@@ -125,6 +127,7 @@ class Reconciler:
         """
         fleet = self._fleet
         added: list[Member] = []
+        ended = self.ended_versions(new)
         for name, config in new.services.items():
             before = old.services.get(name)
             if before is None:
@@ -138,6 +141,10 @@ class Reconciler:
                 wanted = len(instances)  # the file has the same number as before: keep the one that was set by scale
             elif config.is_local and config.instances.scales:
                 wanted = min(max(len(instances), config.instances.min), config.instances.max)
+            if name in ended:
+                wanted = 0
+            elif config.is_local and not wanted:
+                wanted = config.instances.min  # a version that had ended is in use again
             added += [fleet.make_instance(service) for _ in range(wanted - len(instances))]
             leaving += instances[wanted:]
             joining = self._targets.reconcile(service, new, leaving)
@@ -226,6 +233,23 @@ class Reconciler:
         fleet.report.log(reported)
         fleet.events.record("scale", reported, service=name, before=before, instances=number, reason=reason)
         return {"message": message, "before": before, "instances": number}
+
+    async def end_versions(self) -> None:
+        """Stop the instances of old versions whose rollout is done."""
+        fleet = self._fleet
+        with contextlib.suppress(ChangeRefused):  # the supervisor stops
+            async with fleet.exclusive():
+                for name in sorted(self.ended_versions(fleet.config) & fleet.services.keys()):
+                    instances = self._instances(fleet.services[name])
+                    if instances:
+                        await fleet.drain_and_remove(instances)
+                        message = (
+                            f"{name}: ended {len(instances)} instance{'s' * (len(instances) != 1)}: all users have"
+                        )
+                        fleet.report.log(f"{message} the new version")
+                        fleet.events.record(
+                            "scale", f"{message} the new version", service=name, instances=0, reason="rollout"
+                        )
 
     async def restart(self, name: str) -> dict[str, Any]:
         """Replace the instances of the service ``name``, one at a time.

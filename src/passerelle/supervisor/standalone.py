@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
 from passerelle.supervisor.recorded_events import health_recorder
+from passerelle.supervisor.rollouts import Rollouts
 from passerelle.supervisor.splits import Settings, Splits
+from passerelle.supervisor.store_choice import store_for
 from passerelle.supervisor.webhook import WebhookSender
 from passerelle.supervisor.worker_main import StopRequest, build, tune_memory
 from passerelle.system import linux, ports
@@ -61,6 +64,14 @@ class StandaloneGateway:
             health_recorder(self.events, lambda service: False),
         )
         self.splits = Splits(active.config, self.events, _log, self._set_splits, self._snapshot)
+        self.rollouts = Rollouts(
+            lambda: self.config,
+            self.splits,
+            partial(self.shadows, reset=False),
+            lambda: store_for(self.config, Path(active.file).parent, _log),
+            self.events,
+            _log,
+        )
         self._drained: set[tuple[str, TargetKey]] = set()  # with the name of the service
         self._instance_admin = InstanceAdmin(self, _log)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,6 +83,11 @@ class StandaloneGateway:
         for name, service in self.config.services.items():
             if self.catalog.is_discovered(service):
                 self._on_found(name)
+
+    async def restore(self) -> None:
+        """Put the weights of an earlier run in force."""
+        await self.rollouts.load()
+        self._gateway.set_splits(self.splits.settings())
 
     async def _set_splits(self, settings: Settings) -> None:
         self._gateway.set_splits(settings)
@@ -152,8 +168,12 @@ class StandaloneGateway:
     async def metrics(self) -> Snapshot:
         """Return the counters."""
         counts = {kind: count for kind, count in self.events.counts.items() if count}
-        weights = self.splits.all_weights()
-        own = {"events": counts, "alerts": self.alerting.counts(), "split_weights": weights}
+        own = {
+            "events": counts,
+            "alerts": self.alerting.counts(),
+            "split_weights": self.splits.all_weights(),
+            "rollouts": self.rollouts.metrics(),
+        }
         return self._gateway.snapshot() | own
 
     async def status(self) -> dict[str, Any]:
@@ -306,7 +326,9 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
     standalone.listen = ports.join(*listener.getsockname()[:2])
     standalone.catalog.exclude(standalone.listen)
     await standalone.discover()
+    await standalone.restore()
     standalone.spawn(standalone.expiry.run())
+    standalone.spawn(standalone.rollouts.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, gateway.reopen_log)
     await gateway.start(listener)
     tune_memory()
@@ -329,6 +351,7 @@ async def serve(config: Config, text: str, file: str, *, follow: bool = False) -
         standalone.spawn(standalone.follow())
     await stop.requested.wait()
     standalone.stop()
+    await standalone.rollouts.close()
     await stop.stop_gateway(gateway)
     if admin is not None:
         await admin.stop()

@@ -10,6 +10,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from passerelle import __version__
@@ -28,7 +29,9 @@ from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.live_sampler import LiveSampler
 from passerelle.supervisor.reconciler import Reconciler
 from passerelle.supervisor.report import ConsoleReport
+from passerelle.supervisor.rollouts import Rollouts
 from passerelle.supervisor.splits import Splits
+from passerelle.supervisor.store_choice import store_for
 from passerelle.supervisor.supervised import ProcessState
 from passerelle.supervisor.target_set import TargetSet
 from passerelle.supervisor.webhook import WebhookSender
@@ -84,6 +87,14 @@ class Supervisor:
         )
         self.events = self.fleet.events
         self.events.listen(self._log_event)
+        self.rollouts = Rollouts(
+            lambda: self.fleet.config,
+            self.fleet.splits,
+            partial(self.shadows, reset=False),
+            lambda: store_for(self.fleet.config, setup.folder, report.log),
+            self.events,
+            report.log,
+        )
         self.live = LiveSampler(FleetLive(self.fleet))
         self._expiry = CertificateExpiry(lambda: self.fleet.config, self.events)
         self._webhook = WebhookSender(random.random)
@@ -92,6 +103,8 @@ class Supervisor:
         self._targets = TargetSet(self.fleet)
         self._reconciler = Reconciler(self.fleet, self._targets)
         self._reconciler.on_applied = self._sample_load
+        self._reconciler.ended_versions = self.rollouts.ended_versions
+        self.rollouts.on_done = lambda: self.fleet.spawn(self._reconciler.end_versions())
         self.live.watch(Autoscaling(self.fleet, self._reconciler.follow_load).on_sample)
         self._sampling: asyncio.Task[None] | None = None
         self._code_watch = CodeWatch(self.fleet, self._reconciler) if setup.reload_code else None
@@ -114,6 +127,9 @@ class Supervisor:
         fleet.catalog.adopt(fleet.config)
         for service in fleet.services.values():
             fleet.targets += self._targets.reconcile(service, fleet.config, [])
+        await self.rollouts.load()
+        ended = self.rollouts.ended_versions(fleet.config)
+        fleet.instances = [instance for instance in fleet.instances if instance.service.name not in ended]
         fleet.make_workers(self._listeners, self._may_listen)
         fleet.set_report_names()
         try:
@@ -130,6 +146,7 @@ class Supervisor:
             if started:
                 fleet.state = "running"
                 fleet.spawn(self._expiry.run())
+                fleet.spawn(self.rollouts.run())
                 if self._follow:
                     fleet.spawn(self._reconciler.follow())
                 if self._code_watch is not None:
@@ -256,6 +273,7 @@ class Supervisor:
         self._report.log("stopping")
         fleet.catalog.stop()
         fleet.cancel_background()
+        await self.rollouts.close()
         for listener in self._listeners:
             listener.close()
         await self._stop_all(fleet.workers, WORKER_GRACE + 1.0, "the requests in flight")
@@ -307,6 +325,7 @@ class Supervisor:
         return merged | {
             "split_weights": self.fleet.splits.all_weights(),
             "events": {kind: count for kind, count in self.events.counts.items() if count},
+            "rollouts": self.rollouts.metrics(),
             "scaling": {name: scaling.metrics() for name, scaling in self.fleet.scaling.items()},
             "alerts": self._alerting.counts(),
         }

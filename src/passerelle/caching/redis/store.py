@@ -10,16 +10,12 @@ Requires Redis 6.2 or later, without cluster mode: the scripts access keys of an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, cast
-
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
 
 from passerelle.caching.entry import Entry, StoredItem, Variants
 from passerelle.caching.memory_store import MemoryStore
+from passerelle.caching.redis.clients import connect
 from passerelle.caching.redis.codec import decode, encode
 from passerelle.caching.redis.invalidation_bus import (
     CLEAR,
@@ -32,7 +28,7 @@ from passerelle.caching.redis.invalidation_bus import (
     may_have_path,
     shorten,
 )
-from passerelle.caching.redis.location import RedisLocation, locate
+from passerelle.caching.redis.location import locate
 from passerelle.caching.redis.reconnect import CONNECT
 from passerelle.caching.redis.scripts import PUT
 from passerelle.caching.request import RequestView
@@ -50,25 +46,6 @@ _LONGEST: Final = 30 * 86_400.0
 
 # Concurrent operations. The client opens a connection for each and raises an error beyond its maximum.
 _MAX_CONCURRENT: Final = 48
-
-
-def _clients(location: RedisLocation) -> tuple[Redis, Sequence[Redis]]:
-    """Return a client of the Redis at ``location``, and those of its Sentinels."""
-    options: dict[str, Any] = {
-        **location.options,
-        "socket_timeout": None,
-        "socket_connect_timeout": CONNECT,
-        "retry": Retry(NoBackoff(), 0),
-        "retry_on_error": [],
-        "max_connections": 64,
-    }
-    if not location.master:
-        host, port = location.nodes[0]
-        return Redis(host=host, port=port, **options), ()
-    # One that hangs must leave time for the next.
-    limits = {"socket_timeout": CONNECT / 4, "socket_connect_timeout": CONNECT / 4, "retry": Retry(NoBackoff(), 0)}
-    known: Any = cast(Callable[..., Any], Sentinel)(location.nodes, sentinel_kwargs=location.tls | limits)
-    return known.master_for(location.master, redis_class=Redis, **options), known.sentinels
 
 
 class RedisStore:
@@ -89,7 +66,7 @@ class RedisStore:
         grace: float = GRACE,
         on_change: Callable[[bool], None] | None = None,
     ) -> None:
-        self._client, self._sentinels = _clients(locate(url))
+        self._client, self._sentinels = connect(locate(url))
         self._timeout = TIMEOUT if timeout is None else timeout
         self._grace = grace
         self._names = RedisNames(namespace)

@@ -29,15 +29,17 @@ from passerelle.config.checks.guards import (
 )
 from passerelle.config.checks.headers import header_warnings, parameter_values, route_headers, trace_headers
 from passerelle.config.checks.hedge import hedge_errors, hedge_warnings
+from passerelle.config.checks.rollout import rollout_errors
 from passerelle.config.checks.shadow import shadow_errors, shadow_warnings
 from passerelle.config.checks.slashes import slash_errors, slash_warnings
 from passerelle.config.checks.split import split_errors, split_places
 from passerelle.config.checks.tls import listener_errors, listener_warnings, service_errors, service_warnings
+from passerelle.config.checks.versions import version_alert_errors, version_errors, version_route_errors
 from passerelle.config.models.addresses import Address, Lookup
 from passerelle.config.models.admin import AdminPort
 from passerelle.config.models.alerts import AlertSettings
 from passerelle.config.models.base import given
-from passerelle.config.models.config import Config, Part, Route, RouteCache, Service
+from passerelle.config.models.config import Config, Part, Route, RouteCache, Service, Version
 from passerelle.config.models.guards import Keys
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import Jwt
@@ -46,6 +48,7 @@ from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.units import duration_text
 from passerelle.config.problems import Finding, Loc, key_of
 from passerelle.config.reading.wording import hint
+from passerelle.config.versions import version_services
 from passerelle.routing.paths import REST, Pattern, PatternError, Template
 from passerelle.routing.router import Router, RouteRule, specificity
 
@@ -100,6 +103,8 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
             yield from balance.errors(name, service, partial.routes)
             yield from service_errors(name, service)
             yield from folder_errors(name, service)
+            yield from version_errors(name, service, partial.services)
+            yield from _versions(name, service, partial.listen)
     # "tls" counts as a source of credentials only if clients present certificates.
     no_clients = partial.tls is not None and partial.tls.client_ca is None
     blocks = partial.blocks - {"tls"} if no_clients else partial.blocks
@@ -117,6 +122,7 @@ def errors(partial: PartialConfig) -> Iterator[Finding]:
             yield from store_errors(block, kept.store, "store" in given(kept), partial.blocks)
     yield from redis_errors(partial.blocks)
     yield from alert_errors(partial.alerts, [each.route.label for each in partial.routes], partial.services)
+    yield from version_alert_errors(partial.alerts, partial.services)
     yield from _files(partial)
 
 
@@ -246,6 +252,16 @@ def _service(name: str, service: Service, listen: Address | None) -> Iterator[Fi
             yield Finding(place, f"found {address}, the gateway's own address; it would forward requests to itself")
 
 
+def _versions(name: str, service: Service, listen: Address | None) -> Iterator[Finding]:
+    """Check each version as the service that it becomes."""
+    for version, made in version_services(service).items():
+        for finding in (*_service(name, made, listen), *service_errors(name, made), *folder_errors(name, made)):
+            if finding.loc[2:] and finding.loc[2] in Version.model_fields:
+                yield Finding(
+                    ("services", name, "versions", version, *finding.loc[2:]), finding.message, at_key=finding.at_key
+                )
+
+
 def _ignored_weights(name: str, service: Service) -> Iterator[Finding]:
     """Find weights that ``round_robin`` would ignore. Every policy uses the weights of zones."""
     if service.balance.policy != "round_robin":
@@ -284,6 +300,8 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
             yield from _reference((*loc, key, "service"), block.service, services)
     yield from shadow_errors(loc, route)
     yield from split_errors(loc, route, blocks)
+    yield from rollout_errors(loc, route)
+    yield from version_route_errors(loc, route, services, blocks)
     for place, split in split_places(loc, route):
         for name in split.weights:
             yield from _reference((*place, "weights", name), name, services)

@@ -180,8 +180,10 @@ def guard_warnings(config: Config) -> Iterator[Finding]:
             yield Finding(("jwt", "jwks"), "without https, anyone on the network path can replace the keys")
     limited = any(route.rate_limit or route.login for route in config.routes)
     kept = any(each is not None and each.store == SHARED for each in (config.keys, config.sessions))
-    if config.redis is not None and not (limited or kept or any(route.is_cached for route in config.routes)):
-        yield Finding(("redis",), "no route has a rate_limit, a cache or a login, so nothing is shared", at_key=True)
+    cached = any(route.is_cached for route in config.routes)
+    if config.redis is not None and not (limited or kept or cached or config.splits):
+        text = "no route has a rate_limit, a cache, a login or a split, so nothing is shared"
+        yield Finding(("redis",), text, at_key=True)
     if config.limits.gateways is not None and (config.redis is None or not limited):
         yield Finding(("limits", "gateways"), "has no effect without redis and a rate_limit or login", at_key=True)
     yield from _session_warnings(config)

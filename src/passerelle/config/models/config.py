@@ -8,10 +8,11 @@ The file is longer than 400 lines because the keys of services, routes and the f
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
+from passerelle.config.models import instance_source
 from passerelle.config.models.addresses import Address, Authority, Listen, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import Alert, AlertSettings, Webhook
@@ -48,19 +49,17 @@ from passerelle.config.models.instances import Instances
 from passerelle.config.models.jwt import Jwt
 from passerelle.config.models.limits import Limits
 from passerelle.config.models.redis import OptionalRedis
+from passerelle.config.models.rollout import Rollout, RolloutShadow, RolloutStep
 from passerelle.config.models.sessions import Login, Sessions, Yes
 from passerelle.config.models.shadow import Compare, Shadow
 from passerelle.config.models.shapes import route_shape, service_shape
-from passerelle.config.models.split import Override, Split
+from passerelle.config.models.split import Override, Split, SplitUsers
 from passerelle.config.models.target import Target, Zone
 from passerelle.config.models.tls import Certificate, ListenerTls, ServiceTls
 from passerelle.config.models.tracing import Tracing
 from passerelle.config.models.units import Duration, DurationOrOff, Percent
 from passerelle.config.models.values import (
     AccessLog,
-    App,
-    Command,
-    EnvName,
     File,
     Method,
     Name,
@@ -111,6 +110,9 @@ __all__ = [
     "Require",
     "ResponseHeaders",
     "Retries",
+    "Rollout",
+    "RolloutShadow",
+    "RolloutStep",
     "Route",
     "RouteCache",
     "SecurityHeaders",
@@ -120,6 +122,7 @@ __all__ = [
     "Split",
     "Sticky",
     "Target",
+    "Version",
     "Webhook",
     "Zone",
 ]
@@ -145,46 +148,30 @@ class Health(Model):
     )
 
 
-class Service(Model):
+class Version(instance_source.InstanceSource):
+    """A version of a service: its instances. All other keys are those of the service."""
+
+    @model_validator(mode="after")
+    def _shape(self) -> Version:
+        raise_first(service_shape(given(self)))
+        return self
+
+
+class Service(instance_source.InstanceSource):
     """An upstream service: instances that passerelle starts (`app`, `run`) or that already run (`targets`, `zones`)."""
 
-    app: App | None = Field(
-        default=None, description="A WSGI or ASGI application to run: `module:attribute`, or `module:factory()`."
-    )
-    run: Command | None = Field(
+    versions: Annotated[dict[Name, Version], Takes("mapping of names to [versions](#versions)")] | None = Field(
         default=None,
-        description="A command that serves HTTP on `{port}`: a list of words, or text split like a shell command.",
+        min_length=1,
+        max_length=2,
+        description="Two versions with instances of their own: the one in use, and the one that takes its users over.",
     )
-    targets: Annotated[tuple[Target, ...], OneOrMore, Takes("list of [targets](#a-target)")] | None = Field(
-        default=None, min_length=1, description="Instances that already run, or sources of them."
+    rollout: Annotated[Rollout, Takes("[mapping](#rollout)")] | None = Field(
+        default=None, description="How the users move to the second version; by default as `{}`. With `versions` only."
     )
-    zones: Annotated[dict[Name, Zone], Takes("mapping of names to [zones](#a-zone)")] | None = Field(
-        default=None, min_length=1, description="Groups of running instances, balanced as groups."
-    )
-    near: Annotated[Text, Takes("name of a zone")] | None = Field(
+    split_by: SplitUsers | None = Field(
         default=None,
-        description="The zone that gets all requests it can carry; other zones get the rest. With `zones` only.",
-    )
-    interface: Literal["wsgi", "asgi"] | None = Field(
-        default=None, description="Interface of `app`; detected by default. With `app` only."
-    )
-    threads: Annotated[int, WholeNumber(1, 256)] | None = Field(
-        default=None,
-        description="Number of requests that each instance of a WSGI `app` handles at once, besides "
-        "[streams](running.md#streams-of-wsgi-applications); by default 4. With `app` only.",
-    )
-    instances: Annotated[Instances, Takes("number, 1 to 1000, or [mapping](#instances)")] = Field(
-        default=Instances.model_construct(min=1, max=1),
-        description="Number of processes to start, `1` by default, or the range in which it follows the load. With "
-        "`app` or `run` only.",
-    )
-    env: Annotated[dict[EnvName, Text], Takes("mapping of names to text")] = Field(
-        default={}, description="Environment variables to add. With `app` or `run` only."
-    )
-    cwd: File | None = Field(
-        default=None,
-        description="Working directory, relative to the file; by default the folder of the file. With `app` "
-        "or `run` only.",
+        description="What a user of the versions is, as `by` of a [`split`](#split). With `versions` only.",
     )
     health: Health | None = Field(
         default=None,
@@ -348,6 +335,10 @@ class _RouteKeys(Model):
     split: Annotated[Split, Takes("[mapping](#split)")] | None = Field(
         default=None, description="Splits the users between the service of the route and others."
     )
+    rollout: Annotated[Rollout, Takes("[mapping](#rollout)")] | None = Field(
+        default=None,
+        description="Moves the users to the other service of the `split`, step by step. `{}` for the defaults.",
+    )
     cache: Annotated[RouteCache, Takes("[mapping](#caching)")] | None = Field(
         default=None,
         description="How responses are cached, with `compose` the joined ones; `{}` for RFC 9111 alone.",
@@ -411,6 +402,18 @@ class Route(Defaults, _RouteKeys):
         return self
 
 
+class VersionPair(NamedTuple):
+    """The versions of a service in a configuration in which each is a service: the names of these, and of the splits.
+
+    ``new`` is None if there is one version.
+    """
+
+    old: str
+    new: str | None
+    rollout: Rollout
+    splits: tuple[str, ...]
+
+
 class Config(Model):
     """The whole file: listener and process, services, and routes."""
 
@@ -456,6 +459,11 @@ class Config(Model):
     redis: OptionalRedis = Field(
         default=None,
         description="A Redis shared by workers and gateways: cache, invalidations, limits, sessions, API keys.",
+    )
+    state: File | None = Field(
+        default=None,
+        description="Folder for what is kept over restarts about splits and rollouts; by default `.passerelle` in the "
+        "folder of the file.",
     )
     dns: Dns = Field(default=Dns.model_construct(), description="How the names of targets are resolved.")
     jwt: Jwt | None = Field(
@@ -510,6 +518,29 @@ class Config(Model):
         found = self.model_copy()
         found._origins, found._included = origins, included
         return found
+
+    _versions: dict[str, VersionPair] = PrivateAttr(default_factory=dict)
+
+    def with_services(
+        self, services: dict[str, Service], routes: tuple[Route, ...], versions: dict[str, VersionPair]
+    ) -> Config:
+        """Return this configuration with the services that versions have become."""
+        found = self.model_copy(update={"services": services, "routes": routes})
+        found._versions = versions
+        return found
+
+    @property
+    def versions(self) -> dict[str, VersionPair]:
+        """The services with versions, by name, as :mod:`passerelle.config.versions` has made services of them."""
+        return self._versions
+
+    @property
+    def rollouts(self) -> dict[str, Rollout]:
+        """The rollouts: name of a split, or of a service with versions, to the settings."""
+        found = {route.label: route.rollout for route in self.routes if route.rollout is not None}
+        return found | {
+            name: pair.rollout for name, pair in self._versions.items() if pair.new is not None and pair.splits
+        }
 
     @property
     def scheme(self) -> str:

@@ -23,7 +23,7 @@ _UPSTREAM = (
         "attempt_timeout",
         "tell_deadline",
     ),
-    *("hedge", "shadow", "split", "request_headers", "forward_auth", "identity_token"),
+    *("hedge", "shadow", "split", "rollout", "request_headers", "forward_auth", "identity_token"),
 )
 # Keys about streamed responses. The responses of parts and logins are buffered, within `timeout`.
 _STREAMED = ("stream_idle_timeout", "tunnel_idle_timeout")
@@ -31,6 +31,12 @@ _STREAMED = ("stream_idle_timeout", "tunnel_idle_timeout")
 
 def service_shape(keys: set[str]) -> Shape:
     """Check which keys a service combines."""
+    if "versions" in keys:
+        of_version = (*SOURCES, "near", "interface", "threads", "instances", "env", "cwd")
+        return [(key, "found together with versions; each version has its own") for key in of_version if key in keys]
+    for key in ("rollout", "split_by"):
+        if key in keys:
+            return [(key, "found without versions")]
     sources = [key for key in SOURCES if key in keys]
     if not sources:
         return [(None, f"a service needs one of {', '.join(SOURCES)}; found none of them")]
@@ -65,6 +71,8 @@ def route_shape(keys: set[str]) -> Shape:
             wrong += [key for key in ("timeout", "attempts") if key in keys]
         return [(key, f"found together with {kinds[0]}, which the gateway handles itself") for key in wrong]
     findings: Shape = []
+    if "rollout" in keys and "split" not in keys:
+        findings.append(("rollout", "found without split, which names the service that users move to"))
     if "compose" in keys:
         if "rewrite" in keys:
             findings.append(

@@ -60,6 +60,14 @@ def _salt(text: str) -> str:
     return text
 
 
+SplitUsers = Annotated[
+    SplitBy,
+    BeforeValidator(parse_split_by),
+    WithJsonSchema({"type": "string", "pattern": "^(consumer|session|address|(cookie|header):.+)$"}),
+    Takes("`consumer`, `session`, `cookie:NAME`, `header:NAME` or `address`"),
+]
+
+
 class Override(Model):
     """How testers choose a side: by a header or a cookie whose value is the name of its service."""
 
@@ -94,12 +102,7 @@ class Split(Model):
         description="The share of each further service in per mille of the users. The `service` of the route has the "
         "rest.",
     )
-    by: Annotated[
-        SplitBy,
-        BeforeValidator(parse_split_by),
-        WithJsonSchema({"type": "string", "pattern": "^(consumer|session|address|(cookie|header):.+)$"}),
-        Takes("`consumer`, `session`, `cookie:NAME`, `header:NAME` or `address`"),
-    ] = Field(
+    by: SplitUsers = Field(
         default=SplitBy("address"),
         description="What identifies a user, by default the address (IPv6: /64). Requests without it count by address.",
     )
