@@ -31,6 +31,7 @@ from benchmarks.scenarios.overload import Overload
 from benchmarks.scenarios.policy import Policy
 from benchmarks.scenarios.routes import Routes
 from benchmarks.scenarios.slow_clients import Slow
+from benchmarks.scenarios.static import Static
 
 ALL: tuple[Scenario, ...] = (
     Forward(),
@@ -41,6 +42,7 @@ ALL: tuple[Scenario, ...] = (
     Routes(),
     Instances(),
     Bodies(),
+    Static(),
     Connections(),
     Slow(),
     Observed(),
