@@ -32,6 +32,7 @@ from benchmarks.scenarios.policy import Policy
 from benchmarks.scenarios.routes import Routes
 from benchmarks.scenarios.shadowed import Shadowed
 from benchmarks.scenarios.slow_clients import Slow
+from benchmarks.scenarios.static import Static
 
 ALL: tuple[Scenario, ...] = (
     Forward(),
@@ -42,6 +43,7 @@ ALL: tuple[Scenario, ...] = (
     Routes(),
     Instances(),
     Bodies(),
+    Static(),
     Connections(),
     Slow(),
     Observed(),

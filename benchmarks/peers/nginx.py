@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from benchmarks.peers.base import Command, Site, first_line, lacks_program, program
 
@@ -101,6 +102,17 @@ class Nginx:
       root {pages}; try_files /page.json =404;
     }}
     location / {{ {_FORWARD} }}
+  }}""",
+        )
+
+    def static(self, site: Site, folder: Path) -> Command:
+        """Serve files, sent by the kernel."""
+        return self._command(
+            site,
+            f"""  sendfile on; tcp_nopush on; default_type application/octet-stream; types {{ application/json json; }}
+  server {{
+    listen 127.0.0.1:{site.port} backlog=4096;
+    location / {{ root {folder}; }}
   }}""",
         )
 

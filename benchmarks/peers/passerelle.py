@@ -75,6 +75,10 @@ class Passerelle:
             site, services, [{"path": "/{rest*}", "service": "files", "body": BODY_LIMIT, "timeout": "10m"}]
         )
 
+    def static(self, site: Site, folder: Path) -> Command:
+        """Serve the files of ``folder``."""
+        return self._command(site, {}, [{"path": "/{rest*}", "static": str(folder)}])
+
     def cached(self, site: Site, memory: int) -> Command:
         """Configure one cached route, controlled by the upstream's ``Cache-Control`` alone. ``memory`` is in bytes."""
         services = {"user": {"targets": [f"http://{address}" for address in site.upstreams]}}
@@ -109,7 +113,7 @@ class Passerelle:
             "listen": f"127.0.0.1:{site.port}",
             "admin": f"127.0.0.1:{self._admin_port}",
             "access_log": str(site.folder / "access.log") if self._access_log else "off",
-            "services": services,
+            **({"services": services} if services else {}),
             "routes": routes,
             **(more or {}),
         }

@@ -25,6 +25,7 @@ class Kind(enum.Enum):
     BAD_REQUEST = "bad_request"
     BAD_PATH = "bad_path"
     NO_ROUTE = "no_route"
+    NO_FILE = "no_file"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     EXPECTATION_FAILED = "expectation_failed"
     HEAD_TOO_LARGE = "head_too_large"
@@ -46,6 +47,7 @@ class Kind(enum.Enum):
     OVERLOADED = "overloaded"
     BREAKER_OPEN = "breaker_open"
     STOPPING = "stopping"
+    MAINTENANCE = "maintenance"
     TUNNEL_IDLE = "tunnel_idle"
     UNVERIFIABLE = "unverifiable"
     # Caused by the upstream.
@@ -65,6 +67,7 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.BAD_REQUEST: (400, Side.CLIENT, "The request is malformed"),
     Kind.BAD_PATH: (400, Side.CLIENT, "The path is not allowed"),
     Kind.NO_ROUTE: (404, Side.CLIENT, "No route matches"),
+    Kind.NO_FILE: (404, Side.CLIENT, "No such file"),
     Kind.METHOD_NOT_ALLOWED: (405, Side.CLIENT, "The method is not allowed here"),
     Kind.EXPECTATION_FAILED: (417, Side.CLIENT, "The expectation cannot be met"),
     Kind.HEAD_TOO_LARGE: (431, Side.CLIENT, "The header section is too large"),
@@ -86,6 +89,7 @@ TABLE: dict[Kind, tuple[int, Side, str]] = {
     Kind.BREAKER_OPEN: (503, Side.GATEWAY, "The service is not available"),
     Kind.TUNNEL_IDLE: (504, Side.GATEWAY, "Neither side of the tunnel said anything for too long"),
     Kind.STOPPING: (503, Side.GATEWAY, "The gateway is stopping"),
+    Kind.MAINTENANCE: (503, Side.GATEWAY, "The service is in maintenance"),
     Kind.UNVERIFIABLE: (503, Side.GATEWAY, "Credentials cannot be verified now"),
     Kind.CONNECT_FAILED: (502, Side.UPSTREAM, "The service cannot be reached"),
     Kind.CONNECT_TIMEOUT: (504, Side.UPSTREAM, "The service did not accept in time"),

@@ -291,6 +291,9 @@ TOLD: dict[str, Any] = {
     "methods": ["GET"],
     "service": "other",
     "compose": {"a": {"service": "u", "path": "/a"}},
+    "redirect": "/new",
+    "respond": 204,
+    "static": "/",
     "login": {"service": "u", "path": "/verify"},
     "logout": True,
     "rewrite": "/x",
@@ -348,7 +351,7 @@ def both(run: Run, route: dict[str, Any], **service: Any) -> tuple[dict[str, Any
 def test_every_key_of_a_route_is_shown_and_alike_by_routes_and_explain(run: Run, key: str) -> None:
     plain = {"path": "/a", "service": "u", **BESIDE.get(key, {})}
     told = plain | {key: TOLD[key] if key in TOLD else PLAIN[Route.model_fields[key].annotation]}
-    if key in ("compose", "login", "logout"):
+    if key in ("compose", "redirect", "respond", "static", "login", "logout"):
         del told["service"]
     without, (listed, explained) = both(run, plain)[0], both(run, told)
     assert listed != without
@@ -432,3 +435,23 @@ routes:
     assert "route     routes[1]  *.example/a\n" in out
     assert "host: the route is for a.example, not c.example\n" in out
     assert "a.example,*.b.example  " in run("routes", "told.yaml")[1]
+
+
+def test_actions_are_shown(run: Run) -> None:
+    both(run, {"path": "/a/{id}", "redirect": "https://a.example/{id}", "rate_limit": {"rate": "5/s"}})
+    out = run("explain", "told.yaml", "GET", "/a/1")[1]
+    assert "guard     rate_limit: 5/s by address, burst 5\nredirect  307 to https://a.example/{id}\n" in out
+    assert "timeout" not in out and "attempts" not in out
+    assert "redirect: 307 to https://a.example/{id}" in run("routes", "told.yaml")[1]
+    both(run, {"path": "/a", "redirect": {"www": "remove", "status": 301, "query": "drop"}})
+    assert (
+        "redirect  301 to {scheme}://{host} without www{path}, without the query\n"
+        in run("explain", "told.yaml", "GET", "/a")[1]
+    )
+    both(run, {"path": "/a", "respond": {"status": 503, "body": {"a": 1}, "headers": {"Retry-After": "60"}}})
+    assert "respond  503 with JSON, sets Retry-After\n" in run("explain", "told.yaml", "GET", "/a")[1]
+    both(run, {"path": "/a/{rest*}", "static": {"folder": "/", "fallback": "/index.html", "precompressed": True}})
+    listed = run("routes", "told.yaml")[1]
+    assert "static: /, index index.html, otherwise /index.html, precompressed br zstd gzip" in " ".join(listed.split())
+    out = run("explain", "told.yaml", "GET", "/a/b")[1]
+    assert "static  /, index index.html, otherwise /index.html, precompressed br zstd gzip\n" in out

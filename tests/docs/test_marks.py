@@ -37,6 +37,7 @@ NOT_RUN = {
     "docs/how-to/log-and-measure.md": EXCERPTS,
     "docs/how-to/postgresql-and-redis.md": "tests/examples/test_how_to.py runs its commands",
     "docs/how-to/scale-a-service.md": EXCERPTS,
+    "docs/how-to/serve-files-and-redirects.md": EXCERPTS,
     "docs/how-to/share-state-in-redis.md": EXCERPTS,
     "examples/shop/README.md": SAME,
 }

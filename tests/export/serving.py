@@ -38,7 +38,8 @@ def deployed(text: str, file: str = "gateway.yaml", environ: dict[str, str] | No
 
 def deployment_of(services: dict[str, Any], routes: list[dict[str, Any]], **top: Any) -> Deployment:
     """Return the model of a configuration, in which no value refers to the environment."""
-    return deployed(json.dumps({**top, "services": services, "routes": routes}).replace("$", "$$"))
+    known = {"services": services} if services else {}
+    return deployed(json.dumps({**top, **known, "routes": routes}).replace("$", "$$"))
 
 
 def in_place(deployment: Deployment, port: int = 8080) -> tuple[str, list[str]]:

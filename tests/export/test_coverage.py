@@ -85,6 +85,18 @@ def route(**keys: Any) -> Parts:
     return {}, {}, keys
 
 
+def redirect(**keys: Any) -> Parts:
+    return route(service=None, redirect={"path": "/new", **keys})
+
+
+def respond(**keys: Any) -> Parts:
+    return route(service=None, respond=keys)
+
+
+def static(**keys: Any) -> Parts:
+    return route(service=None, path="/{rest*}", static={"folder": "/srv", **keys})
+
+
 def cache(**keys: Any) -> Parts:
     return route(cache={"ttl": "60s", **keys})
 
@@ -104,6 +116,7 @@ def of_service(**keys: Any) -> Parts:
 PAIRS: dict[str, tuple[Parts, Parts]] = {
     "Config.access_log": (top(access_log="off"), top(access_log="a.log")),
     "Config.cache": (cache(), ({"cache": {"memory": "1MiB"}}, {}, {"cache": {"ttl": "60s"}})),
+    "Config.errors": (top(), top(errors={"404": "404.html"})),
     "Config.limits": (top(), limits(body="1MiB")),
     "Config.request_id_in_responses": (top(), top(request_id_in_responses=True)),
     "Config.routes": (route(), route(path="/other")),
@@ -143,8 +156,17 @@ PAIRS: dict[str, tuple[Parts, Parts]] = {
     "RateLimit.by": (route(rate_limit={"rate": "3/m"}), route(rate_limit={"rate": "3/m", "by": "header:X-A"})),
     "RateLimit.dry_run": (route(rate_limit={"rate": "3/m"}), route(rate_limit={"rate": "3/m", "dry_run": True})),
     "RateLimit.rate": (route(rate_limit={"rate": "3/m"}), route(rate_limit={"rate": "180/h", "burst": 4})),
+    "Redirect.host": (redirect(), redirect(host="a.example")),
+    "Redirect.path": (redirect(), redirect(path="/newer")),
+    "Redirect.query": (redirect(), redirect(query="drop")),
+    "Redirect.scheme": (redirect(), redirect(scheme="https")),
+    "Redirect.status": (redirect(), redirect(status=308)),
+    "Redirect.www": (redirect(), redirect(www="add")),
     "RequestHeaders.remove": (route(), route(request_headers={"remove": ["X-A"]})),
     "RequestHeaders.set": (route(), route(request_headers={"set": {"X-A": "1"}})),
+    "Respond.body": (respond(), respond(body="a")),
+    "Respond.headers": (respond(), respond(headers={"X-A": "1"})),
+    "Respond.status": (respond(), respond(status=404)),
     "ResponseHeaders.add": (route(), route(response_headers={"add": {"X-A": "1"}})),
     "ResponseHeaders.remove": (route(), route(response_headers={"remove": ["X-A"]})),
     "ResponseHeaders.set": (route(), route(response_headers={"set": {"X-A": "1"}})),
@@ -159,11 +181,14 @@ PAIRS: dict[str, tuple[Parts, Parts]] = {
     "Route.methods": (route(), route(methods=["PUT"])),
     "Route.path": (route(), route(path="/other")),
     "Route.rate_limit": (route(), route(rate_limit={"rate": "3/m"})),
+    "Route.redirect": (route(), redirect()),
     "Route.request_headers": (route(), route(request_headers={"remove": ["X-A"]})),
+    "Route.respond": (route(), respond()),
     "Route.response_headers": (route(), route(response_headers={"remove": ["X-A"]})),
     "Route.rewrite": (route(), route(rewrite="/other")),
     "Route.security_headers": (route(), route(security_headers=True)),
     "Route.service": (route(), route(service="v")),
+    "Route.static": (route(), static()),
     "Route.timeout": (route(), route(timeout="3s")),
     "RouteCache.identity": (cache(), cache(identity="shared")),
     "RouteCache.ignore_client_directives": (cache(), cache(ignore_client_directives=True)),
@@ -207,6 +232,11 @@ PAIRS: dict[str, tuple[Parts, Parts]] = {
     "ServiceTls.key": (of_service(certificate="c.pem", key="k.pem"), of_service(certificate="c.pem", key="l.pem")),
     "ServiceTls.server_name": (of_service(), of_service(server_name="a.example")),
     "ServiceTls.verify": (of_service(), of_service(verify=False)),
+    "Static.fallback": (static(), static(fallback="/index.html")),
+    "Static.folder": (static(), static(folder="/usr")),
+    "Static.index": (static(), static(index="home.html")),
+    "Static.precompressed": (static(), static(precompressed=["gzip"])),
+    "Static.try_files": (static(), static(try_files=["{path}.html"])),
     "Target.url": (service(), service(targets=["http://127.0.0.1:5002"])),
     "Target.weight": (
         service(),
@@ -227,7 +257,7 @@ def exported(parts: Parts, export: Any = in_place) -> str:
     """Return the export of a file, without the line that has its digest."""
     file, u, r = parts
     source = {} if {"app", "run", "targets", "zones"} & u.keys() else SERVICE
-    kind = {"path": "/x", "service": "u", **r}
+    kind = {key: value for key, value in {"path": "/x", "service": "u", **r}.items() if value is not None}
     text = json.dumps(
         {**file, "services": {"u": {**source, **u}, "v": SERVICE}, "routes": [kind, {"path": "/v", "service": "v"}]}
     )

@@ -79,7 +79,7 @@ class Running:
         self._settings = settings
         self.gateway = loop.call(lambda: Gateway(load_text(json.dumps(settings))))
         _, self.port = loop.run(self.gateway.start())
-        self._targets = {name: list(s.get("targets", ())) for name, s in settings["services"].items()}
+        self._targets = {name: list(s.get("targets", ())) for name, s in settings.get("services", {}).items()}
         self._stopped = False
 
     def connect(self, *, receive_buffer: int | None = None) -> Client:
@@ -137,7 +137,7 @@ class Rig:
             "listen": "127.0.0.1:0",
             "admin": "off",
             "access_log": "off",
-            "services": services,
+            **({"services": services} if services else {}),
             "routes": routes,
             **top,
         }

@@ -114,6 +114,7 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
     if route["login"] is not None:
         request = route["services"][route["login"]["service"]]
         lines.append(("login", f"POST {route['upstream_path']} of {_service_text(request)}"))
+    lines += [(key, route[key]) for key in ("redirect", "respond", "static") if route[key] is not None]
     if route["logout"]:
         lines.append(("logout", "ends the session"))
     for part in route.get("parts", ()):
@@ -125,6 +126,8 @@ def _route_lines(method: str, route: dict[str, Any]) -> list[tuple[str, str]]:
         lines += [(key, f"{part['key']}: {part[key]}") for key in ("cache", "split") if part[key] is not None]
     keys = ("cache", "compress", "hedge", "shadow", "split", "rollout", "idle")
     lines += [(key, route[key]) for key in keys if route[key] is not None]
+    if route["action"]:
+        return lines
     each = f", {duration_text(route['attempt_timeout'])} an attempt" if route["attempt_timeout"] is not None else ""
     known = ", services receive the remaining time" if route["tell_deadline"] else ""
     lines.append(("timeout", duration_text(route["timeout"]) + each + known))

@@ -26,6 +26,7 @@ COMMANDS = (
     "scale",
     "restart",
     "instances",
+    "maintenance",
     "cache",
     "check",
     "routes",

@@ -42,6 +42,7 @@ def routes(config: str | None, as_json: bool) -> None:
     rows = []
     for index, route in order:
         accepted = route.accepted
+        limits = (duration_text(route.timeout), str(route.attempts), size_text(found.body_limit(route)))
         rows.append(
             (
                 ",".join(route.host or ("*",)),
@@ -49,9 +50,7 @@ def routes(config: str | None, as_json: bool) -> None:
                 route.path,
                 _services_text(route),
                 route.rewrite or "",
-                duration_text(route.timeout),
-                str(route.attempts),
-                size_text(found.body_limit(route)),
+                *(limits if not route.is_action else ("", "", "")),
                 f"routes[{index}]",
             )
         )
@@ -62,13 +61,15 @@ def routes(config: str | None, as_json: bool) -> None:
 
 
 def _services_text(route: Route) -> str:
-    from passerelle.config.describe import split_shares
+    from passerelle.config.describe import describe_action, split_shares
 
     if route.compose is not None:
         return " + ".join(f"{key}: {split_shares(part.service, part.split)}" for key, part in route.compose.items())
     if route.login is not None:
         return f"login: {route.login.service}"
-    return split_shares(route.service, route.split) if route.service is not None else "logout"
+    if route.service is not None:
+        return split_shares(route.service, route.split)
+    return describe_action(route) or "logout"
 
 
 def _as_json(config: Config, index: int, route: Route) -> dict[str, object]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import time
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from passerelle.caching.entry import Entry
 from passerelle.caching.freshness import initial_age
@@ -230,3 +230,14 @@ def composed_response(
     if isinstance(outcome, ComposedResponse):
         fields.append((b"Content-Type", b"application/json"))
     return status, serialize(Response(status, fields)), body
+
+
+def sticky_lines(parts: Iterable[PartRequest], secure: bool) -> bytes:
+    """Return the sticky cookie of each service that has one and responded: that of its first part."""
+    lines, seen = b"", set()
+    for part in parts:
+        if part.sticky is not None and part.has_response and part.sticky.name not in seen:
+            seen.add(part.sticky.name)
+            source = cast(UpstreamRequest, part.source)
+            lines += part.sticky.line(source.instance, source.key, secure)
+    return lines

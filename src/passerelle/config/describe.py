@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from passerelle.config.checks import services_of
 from passerelle.config.guards import describe_guards
+from passerelle.config.models.actions import Redirect, Respond, Static
 from passerelle.config.models.base import given
 from passerelle.config.models.cache import RouteCache
 from passerelle.config.models.compress import Compress
@@ -36,6 +37,9 @@ def describe_route(config: Config, route: Route) -> dict[str, Any]:
         "split": describe_split(route.service, route.split),
         "rollout": str(route.rollout) if route.rollout is not None else None,
         "encoded_slashes": route.encoded_slashes,
+        "redirect": describe_redirect(route.redirect),
+        "respond": describe_respond(route.respond),
+        "static": describe_static(route.static),
         "login": {"service": login.service, "path": login.path} if login is not None else None,
         "logout": bool(route.logout),
         "services": {name: describe_service(config, name) for name in dict.fromkeys(services_of(route))},
@@ -156,6 +160,45 @@ def split_shares(service: str, split: Split | None) -> str:
     """Return ``service`` with the share of users that it and the others receive; without a split, its name alone."""
     sides = split.sides(service) if split is not None else {}
     return ", ".join(f"{name} {weight / 10:g}%" for name, weight in sides.items()) or service
+
+
+def describe_redirect(redirect: Redirect | None) -> str | None:
+    """Describe where a route redirects clients; None if it does not."""
+    if redirect is None:
+        return None
+    host = {"add": "www.{host}", "remove": "{host} without www"}.get(redirect.www or "", redirect.host)
+    scheme = redirect.scheme or "{scheme}"
+    start = f"{scheme}://{host or '{host}'}" if redirect.scheme or host else ""
+    query = ", without the query" if redirect.query == "drop" else ""
+    return f"{redirect.status} to {start}{redirect.path or '{path}'}{query}"
+
+
+def describe_respond(respond: Respond | None) -> str | None:
+    """Describe the fixed response of a route; None if it has none."""
+    if respond is None:
+        return None
+    fields = f", sets {' '.join(respond.headers)}" if respond.headers else ""
+    body = {str: "text", type(None): "no body"}.get(type(respond.body), "JSON")
+    return f"{respond.status} with {body}{fields}"
+
+
+def describe_static(static: Static | None) -> str | None:
+    """Describe which files a route serves; None if it serves none."""
+    if static is None:
+        return None
+    files = f", tries {' '.join(static.try_files)}" if static.try_files != ("{path}",) else ""
+    otherwise = f", otherwise {static.fallback}" if static.fallback is not None else ""
+    coded = f", precompressed {' '.join(static.precompressed)}" if static.precompressed else ""
+    return f"{static.folder}, index {' '.join(static.index)}{files}{otherwise}{coded}"
+
+
+def describe_action(route: Route) -> str | None:
+    """Describe what the gateway does on ``route`` without a service; None for a route of another kind."""
+    if route.redirect is not None:
+        return f"redirect: {describe_redirect(route.redirect)}"
+    if route.static is not None:
+        return f"static: {describe_static(route.static)}"
+    return f"respond: {describe_respond(route.respond)}" if route.respond is not None else None
 
 
 def describe_idle_timeouts(route: Route) -> str | None:

@@ -263,11 +263,8 @@ _TABLES: dict[str, dict[str, tuple[str, str | _Make]]] = {
         ("websocket websockets upgrade", "", "remove it: WebSockets need no key"),
         ("priority order weight", "", "remove it: the most specific route wins, in any order"),
         ("ssl tls", "", "tls is a key of the file: tls: {certificate: cert.pem, key: key.pem}"),
-        (
-            "redirect static root alias static_files",
-            "",
-            "passerelle serves no files and makes no redirects; a service does",
-        ),
+        ("root alias static_files file_server", "static", _write("static: FOLDER")),
+        ("return redirect_to redirect_url rewrite_to", "redirect", _write("redirect: /new/{name}")),
         ("name id", "", "remove it: logs and metrics name a route by its path"),
         ("app run instances", "", "it is a key of a service; the route names that service: service: NAME"),
     ),

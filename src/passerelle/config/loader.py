@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from passerelle.config import checks
 from passerelle.config.expand import expand, origins
@@ -20,12 +21,13 @@ from passerelle.config.models.alerts import AlertSettings
 from passerelle.config.models.alerts import shapes as alert_shapes
 from passerelle.config.models.base import Model, Shape
 from passerelle.config.models.config import Config, Route, Service, Version
+from passerelle.config.models.error_pages import ErrorPages
 from passerelle.config.models.guards import Keys
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.jwt import KEY_SOURCES, Jwt, jwt_shape
 from passerelle.config.models.redis import is_off
 from passerelle.config.models.sessions import Sessions
-from passerelle.config.models.shapes import KINDS, SOURCES, route_shape, service_shape
+from passerelle.config.models.shapes import KINDS, SOURCES, needs_services, route_shape, service_shape
 from passerelle.config.models.tls import ListenerTls
 from passerelle.config.models.values import AccessLog
 from passerelle.config.problems import (
@@ -48,11 +50,13 @@ _Block = TypeVar("_Block", bound=Model)
 
 _SERVICE = TypeAdapter(Service)
 _ROUTE = TypeAdapter(Route)
+_PAGES: TypeAdapter[dict[str, Path]] = TypeAdapter(ErrorPages)
 _ACCESS_LOG: TypeAdapter[str | Path] = TypeAdapter(AccessLog)
 _LISTEN: TypeAdapter[Address] = TypeAdapter(Listen)
 _ADMIN: TypeAdapter[AdminPort | None] = TypeAdapter(Admin)
 
 _DEFAULT_ADMIN = AdminPort.model_construct()
+_NO_SERVICES: ErrorDetails = {"type": "missing", "loc": ("services",), "msg": "", "input": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +185,15 @@ def _validate(source: ConfigSource) -> Config | None:
         config = Config.model_validate(data, context=source.context)
     except ValidationError as error:
         details = [detail for detail in error.errors(include_url=False) if detail["type"] != "shape"]
+        if "services" not in data and needs_services(data.get("routes")):
+            details.append(_NO_SERVICES)
         _report_details(source, details)
         for finding in _shapes(data):
             source.report(finding)
         partial = _partial_config(source, [detail["loc"] for detail in details])
     else:
+        if "services" not in data and needs_services(data.get("routes")):
+            source.report(from_pydantic(_NO_SERVICES, data))
         partial = checks.PartialConfig.of(config)
         for finding in checks.errors(partial):
             source.report(finding)
@@ -326,7 +334,8 @@ def _partial_config(source: ConfigSource, bad: list[Loc]) -> checks.PartialConfi
         _block(source, "alerts", AlertSettings),
     )
     present = frozenset(key for key in data if key != "redis" or not is_off(data[key]))
-    return checks.PartialConfig(listen, admin, services, routes, present, *blocks, _log(source))
+    pages: dict[str, Path] = _optional(_PAGES, data, "errors") or {}
+    return checks.PartialConfig(listen, admin, services, routes, present, *blocks, _log(source), pages)
 
 
 def _block(source: ConfigSource, key: str, model: type[_Block]) -> _Block | None:

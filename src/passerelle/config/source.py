@@ -150,5 +150,5 @@ def locate(root: yaml_tree.YamlNode, file: str, finding: Finding) -> Problem:
 
 def _may_be_null(loc: Loc) -> bool:
     if loc[0] != "routes" or len(loc) < 5 or loc[2] != "compose":
-        return False
+        return len(loc) > 4 and (loc[0], *loc[2:4]) == ("routes", "respond", "body")
     return loc[4] == "on_error" and (len(loc) == 5 or (len(loc) > 5 and loc[5] == "value"))

@@ -9,16 +9,14 @@ from passerelle.config.models.compress import Compress
 from passerelle.config.models.config import Config, Route
 from passerelle.config.models.guards import RateLimit
 from passerelle.export.deployment import Deployment, RouteExport, ServiceExport
+from passerelle.export.nginx_actions import CLOSED, Lose, write_action
 from passerelle.export.nginx_headers import ResponseMaps, request_fields, usual_fields, write_response_fields
 from passerelle.export.nginx_routes import accepted_methods
-from passerelle.export.nginx_text import path_regex, regex, replacement, variable, whole_seconds
+from passerelle.export.nginx_text import MOST_GROUPS, path_regex, regex, replacement, variable, whole_seconds
 from passerelle.export.nginx_upstream import host_of, write_sending
 from passerelle.export.nginx_writer import Writer
 from passerelle.export.secret_places import SECRET_NAME
 from passerelle.routing.paths import Pattern
-
-CLOSED = 501
-"""The status of routes that nginx cannot serve."""
 
 _GUARDS = ("auth", "require", "forward_auth", "identity_token")
 _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -27,16 +25,14 @@ _COMPRESSED = (
     *("text/plain", "text/css", "text/csv", "text/javascript", "application/javascript", "application/json"),
     *("application/problem+json", "application/xml", "application/manifest+json", "image/svg+xml"),
 )
-_MOST_GROUPS = 9  # of a regular expression of nginx
 # A field with such a name may have a secret as its value, which a configuration of nginx would show.
-
-Lose = Callable[..., None]
-"""Reports a loss: keys below the route, and ``why``."""
 
 
 def is_closed(route: Route) -> bool:
     """Whether nginx cannot serve the route, or could serve it only without a guard."""
-    return route.service is None or any(getattr(route, key) for key in _GUARDS)
+    if route.is_action and route.static is None and (route.clients is not None or route.rate_limit):
+        return True
+    return (route.service is None and not route.is_action) or any(getattr(route, key) for key in _GUARDS)
 
 
 def limit_zone(item: RouteExport, index: int) -> str:
@@ -73,8 +69,20 @@ class LocationWriter:
         """Write what a location does with the requests of a route."""
         route = item.route
         if is_closed(route):
+            if route.is_action and not any(getattr(route, key) for key in _GUARDS):
+                key = "clients" if route.clients is not None else "rate_limit"
+                lose(key, why=f"return of nginx comes before its checks of clients; the export responds {CLOSED}")
             write_response_fields(out, self._maps, self._config, route)
             out.add("return", str(CLOSED))
+            return
+        if route.is_action:
+            if route.static is not None:
+                _write_clients(out, route)
+                _write_rate_limits(out, item, lose)
+            if route.compress is not None:
+                _write_compression(out, route.compress, lose)
+            write_response_fields(out, self._maps, self._config, route)
+            write_action(out, route, lose, self._deployment.path)
             return
         if route.encoded_slashes == "keep":
             lose("encoded_slashes", why="nginx decodes them; the export refuses paths with %2F")
@@ -143,8 +151,8 @@ def _write_rewrite(out: Writer, route: Route, lose: Lose) -> None:
     if route.rewrite is None:
         return
     pattern = Pattern.parse(route.path)
-    if len(pattern.names) > _MOST_GROUPS:
-        lose("rewrite", why=f"nginx has at most {_MOST_GROUPS} groups; the export responds {CLOSED}")
+    if len(pattern.names) > MOST_GROUPS:
+        lose("rewrite", why=f"nginx has at most {MOST_GROUPS} groups; the export responds {CLOSED}")
         out.add("return", str(CLOSED))
         return
     out.add("rewrite", regex(path_regex(pattern)), replacement(route.rewrite, pattern), "break")

@@ -10,19 +10,20 @@ from collections.abc import Sequence
 
 from passerelle.config.models.addresses import Address
 from passerelle.config.problems import Finding
+from passerelle.errors import TABLE
 from passerelle.export.deployment import Deployment, RouteExport, ServiceExport
+from passerelle.export.nginx_actions import Lose, write_types
 from passerelle.export.nginx_coverage import IN_PLACE
 from passerelle.export.nginx_headers import ResponseMaps, usual_fields, write_response_fields
 from passerelle.export.nginx_location import (
     LocationWriter,
-    Lose,
     is_closed,
     is_limited,
     limit_rate,
     limit_zone,
 )
 from passerelle.export.nginx_routes import Location, Server, accepted_methods, hidden, servers
-from passerelle.export.nginx_text import body_limit, literal_path, path_regex, regex, size, unique, word
+from passerelle.export.nginx_text import body_limit, literal, literal_path, path_regex, regex, size, unique, word
 from passerelle.export.nginx_upstream import write_upstream
 from passerelle.export.nginx_writer import (
     CACHE_FOLDER,
@@ -33,6 +34,8 @@ from passerelle.export.nginx_writer import (
     write_upgrade,
 )
 
+_ERROR_PAGE = "/_passerelle_error_"  # the location of a page
+_ERRORS = sorted({status for status, _, _ in TABLE.values() if status != 499})
 _FIRST_JUMP = 471  # statuses without a meaning, which lead from a path to the location of a method
 # What nginx does not decode as the gateway does, or what a service may interpret differently.
 _REFUSED_PATHS = r"~*^[^?]*(?://|\\|%2f|%5c|%7f|%[01][0-9a-f]|/(?:\.|%2e){1,2}(?:[/?;]|%3b|$))"
@@ -121,6 +124,9 @@ class _Export:
             with out.block("map", "$upstream_http_cache_control", "$unshared"):
                 out.add("default", "0")
                 out.add('"~*private|no-store|no-cache"', "1")
+        if any(item.route.static is not None for item in self.deployment.routes):
+            out.gap()
+            write_types(out)
         maps = Writer(depth=1)
         self.maps.write(maps)
         if maps.text.strip():
@@ -181,6 +187,16 @@ class _Export:
             if config.limits.connections_per_address is not None:
                 # The gateway counts in each worker, nginx in all of them.
                 out.add("limit_conn", "clients", str(config.limits.connections_per_address * config.workers))
+            self._write_error_pages(out)
+            if config.errors:
+                out.add("recursive_error_pages", "on")  # also in the locations of methods
+            for status, page in config.errors.items():
+                with out.block("location", "=", f"{_ERROR_PAGE}{status}"):
+                    out.add("internal")
+                    with out.block("types"):
+                        pass
+                    out.add("default_type", '"text/html; charset=utf-8"')
+                    out.add("alias", literal(self.deployment.path(page)))
             out.gap()
             with out.block("if", "($refused_path)"):
                 out.add("return", "400")
@@ -192,6 +208,14 @@ class _Export:
                 with out.block("location", "/"):
                     write_response_fields(out, self.maps, config, None)
                     out.add("return", "404")
+
+    def _write_error_pages(self, out: Writer) -> None:
+        """Write which pages replace the errors of nginx; a status of its own comes before its class."""
+        pages = self.config.errors
+        for status in sorted(pages):
+            known = [number for number in _ERRORS if str(number)[0] == status[0] and str(number) not in pages]
+            numbers = map(str, known) if status.endswith("xx") else [status]
+            out.add("error_page", *numbers, f"{_ERROR_PAGE}{status}")
 
     def _write_location(self, out: Writer, location: Location, name: str) -> None:
         exact = ["=", word(literal_path(location.pattern))]
@@ -207,6 +231,8 @@ class _Export:
     def _write_content(self, out: Writer, location: Location, name: str, jumps: list[tuple[str, RouteExport]]) -> None:
         """Write the content of a location; with several routes, each but the last goes to a location of its own."""
         *several, last = location.routes
+        if several:
+            self._write_error_pages(out)  # nginx inherits either all of them, or none
         for number, item in enumerate(several):
             out.add("error_page", str(_FIRST_JUMP + number), "=", f"@path_{name}_{number}")
             jumps.append((f"@path_{name}_{number}", item))

@@ -9,6 +9,9 @@ from urllib.parse import unquote
 
 from passerelle.routing.paths import LITERAL, REST, Pattern, Template
 
+MOST_GROUPS = 9
+"""Most groups of a regular expression of nginx."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,=*+@%~-]+").fullmatch
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 

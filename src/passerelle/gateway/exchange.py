@@ -15,19 +15,19 @@ from functools import partial
 from time import perf_counter, time
 from typing import cast
 
-from passerelle.balancing.sticky import set_cookie
+from passerelle.actions.interfaces import AttachedBody
 from passerelle.caching.entry import Entry
 from passerelle.caching.keys import TargetUri
 from passerelle.caching.request import RequestView
 from passerelle.caching.serving import serve
 from passerelle.compose.composed_origin import ComposedOrigin
 from passerelle.compose.composition import Gather, Outcome
-from passerelle.compose.part import PartRequest, composed_response
+from passerelle.compose.part import PartRequest, composed_response, sticky_lines
 from passerelle.compose.part_requests import PartRequests
 from passerelle.errors import Failure, Kind
 from passerelle.gateway.compression import ResponseEncoder, encode_composed, uncoded_request, uncoded_view
 from passerelle.gateway.context import Context
-from passerelle.gateway.plans import ComposePlan, ForwardPlan, HandlerPlan, RoutePlan, SplitPlan
+from passerelle.gateway.plans import ActionPlan, ComposePlan, ForwardPlan, HandlerPlan, RoutePlan, SplitPlan
 from passerelle.http.messages import SAFE_METHODS, Response, list_members
 from passerelle.http1.head import RequestHead, ResponseHead
 from passerelle.http1.interfaces import ServerConnection
@@ -198,7 +198,7 @@ class Exchange:
                 self._context.loop.call_later(CONTINUE_SECONDS, self._continue)
             if self._head.upgrade is not None and isinstance(plan, ForwardPlan):
                 plan.policy.service.tunnels.check(self.client_key())
-        # 5. Respond from the cache, from one service, from several, or from the gateway itself (logins, preflights).
+        # 5. Respond from the cache, from one service, from several, or from the gateway itself (actions, logins).
         if isinstance(plan, ForwardPlan):
             if plan.cache is not None:
                 self._serve_from_cache(plan, plan.cache, match)
@@ -210,6 +210,8 @@ class Exchange:
             self._serve_composed(plan, match)
         elif isinstance(plan, SplitPlan):
             self._run_side(plan.choose(self._head, self._call, self._address()), match)
+        elif isinstance(plan, ActionPlan):
+            plan.action(self, self._head, self._path, match.params)
         else:
             cast(HandlerPlan, plan).handler(self)
 
@@ -477,7 +479,7 @@ class Exchange:
         if self._call is not None or self._head.debug:
             head += self._added_lines()
         if self._cookie is not None:
-            head += self._part_cookies()
+            head += sticky_lines(self._parts, self.secure)
         self._client.send_made(head, body)
         self.finish(status)
 
@@ -494,6 +496,8 @@ class Exchange:
         if self.cache_status:
             fields.append((b"Cache-Status", self.cache_status[14:-2]))
         response = problem(failure, self._request_id, fields, self.trace_id)
+        if (pages := self._plan.error_pages) is not None:
+            response = pages.choose(response, self._head.get(b"accept"), failure.title, self._request_id)
         head = self._apply_response_rules(serialize(response))
         client.send_made(head if self._call is None else head + self._call.response_fields, response.body)
         self.finish(failure.status, failure)
@@ -619,6 +623,17 @@ class Exchange:
         """Cancel ``request`` when the exchange ends first."""
         self._source = request
 
+    def attach_body(self, body: AttachedBody) -> ServerConnection:
+        """Let ``body`` send the response, and return the connection of the client."""
+        self._source = cast(UpstreamRequest, body)  # which is paused, resumed, cancelled and logged in the same way
+        return self._client
+
+    def send_whole(self, status: int, head: bytes, body: bytes) -> None:
+        """Send a response and finish the exchange. ``head`` has all its lines but Date."""
+        fields = self._call.response_fields if self._call is not None else b""
+        self._client.send_made(self._apply_response_rules(head) + fields, body, False)
+        self.finish(status)
+
     def respond(self, response: Response) -> None:
         """Send ``response`` and finish the exchange. Does nothing after its end."""
         if not self._finished:
@@ -667,29 +682,14 @@ class Exchange:
         if self._head.debug and self._is_local_client():
             lines += b"Passerelle-Instance: %b\r\n" % self._instances()
         if self._cookie is not None and self._source is not None:
-            lines += self._sticky_line(self._cookie, cast(UpstreamRequest, self._source))
+            source = cast(UpstreamRequest, self._source)
+            lines += self._cookie.line(source.instance, source.key, self.secure)
         return lines
 
     def _instances(self) -> bytes:
         """Return the names of the instances that responded, for a local client that sends ``Passerelle-Debug: 1``."""
         sources: list[UpstreamRequest | CacheLookup | None] = [part.source for part in self._parts] or [self._source]
         return ", ".join(source.instance.name for source in sources if source is not None).encode()
-
-    def _part_cookies(self) -> bytes:
-        """Return the sticky cookie of each service that has one and responded: that of its first part."""
-        lines, seen = b"", set()
-        for part in self._parts:
-            if part.sticky is not None and part.has_response and part.sticky.name not in seen:
-                seen.add(part.sticky.name)
-                lines += self._sticky_line(part.sticky, cast(UpstreamRequest, part.source))
-        return lines
-
-    def _sticky_line(self, cookie: StickyCookie, request: UpstreamRequest) -> bytes:
-        """Return the Set-Cookie line of the sticky cookie; empty where the request had the same cookie."""
-        token = cookie.node.token(request.instance)
-        if token == request.key:
-            return b""
-        return b"Set-Cookie: %b\r\n" % set_cookie(cookie.name, token, secure=self.secure)
 
     # ---- the end
 

@@ -24,7 +24,7 @@ from passerelle.errors import Failure
 from passerelle.gateway.assembly.caching import evict_changed_routes, open_cache
 from passerelle.gateway.assembly.certificates import Certificates
 from passerelle.gateway.assembly.guards import GuardFactory
-from passerelle.gateway.assembly.routes import PlanResources, build_router, unmatched_plan
+from passerelle.gateway.assembly.routes import PlanResources, Plans, build_plans, build_router, unmatched_plan
 from passerelle.gateway.assembly.second_level import SecondLevel
 from passerelle.gateway.assembly.services import (
     apply_settings,
@@ -53,7 +53,6 @@ from passerelle.observability.log_sink import LogSink
 from passerelle.observability.metrics import Metrics, no_cache
 from passerelle.proxy_cache.cache import Cache
 from passerelle.proxy_cache.invalidation import Invalidator
-from passerelle.routing.router import Router
 from passerelle.security.addresses import Proxies
 from passerelle.system import descriptors
 from passerelle.upstream.deadlines import DeadlineQueue
@@ -112,6 +111,8 @@ class Gateway:
         self._shadows: dict[str, ShadowResults] = {}
         self._split_counts: dict[str, SplitCounts] = {}
         self._splitters: dict[str, Splitter] = {}
+        self._maintenance: frozenset[str] | None = frozenset()
+        self._era: object = None  # of the plans in force
         self._guards = GuardFactory(config, self.loop)
         self._certificates = Certificates(config)
         for name, service in config.services.items():
@@ -120,11 +121,12 @@ class Gateway:
         cache, era = open_cache(config), object()
         splits = SplitFactory(config, self._split_counts)
         self._splitters = splits.splitters
+        self._plans = self._make_plans(config, self._services, self._deadlines, self._guards, cache, era, splits)
         self.context = Context(
             self.loop,
             self.clock,
             Proxies(config.trusted_proxies),
-            self._router(config, self._services, self._deadlines, self._guards, cache, era, splits),
+            build_router(self._plans, self._maintenance),
             unmatched_plan(config, self.metrics, self._route_log),
             cache,
         )
@@ -230,9 +232,11 @@ class Gateway:
         cache = open_cache(config, context.cache)
         era = object()
         factory = SplitFactory(config, self._split_counts)
-        router = self._router(config, services, deadlines, guards, cache, era, factory)
+        plans = self._make_plans(config, services, deadlines, guards, cache, era, factory)
+        router = build_router(plans, self._maintenance)
         # From here on nothing fails, and no request is handled in between.
         self._certificates = certificates
+        self._plans = plans
         self._splitters = factory.splitters
         self.set_splits(splits or {})
         for name in before.services.keys() - config.services.keys():
@@ -313,6 +317,20 @@ class Gateway:
         """Delete the stored responses with a tag or path, or all (``what``: tag, path, all); return their number."""
         cache = self.context.cache
         return cache.purge(what, value) if cache is not None else 0
+
+    def set_maintenance(self, routes: frozenset[str] | None) -> None:
+        """Refuse the requests to the ``routes`` with these labels (None: to all) from now on, and to no others.
+
+        Requests in flight continue. A reload does not change it.
+        """
+        if routes == self._maintenance:
+            return
+        self._maintenance = routes
+        context = self.context
+        context.router = build_router(self._plans, routes)
+        if context.cache is not None:
+            context.invalidator = Invalidator(context.cache, context.router.match, cache_of, stored_part_tags)
+            self._allow_fast_hits(context.cache)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the counters as JSON values (see :mod:`passerelle.observability.metrics`)."""
@@ -408,7 +426,7 @@ class Gateway:
         apply_settings(service, config, None)
         return service, members
 
-    def _router(
+    def _make_plans(
         self,
         config: Config,
         services: Mapping[str, Service],
@@ -417,8 +435,8 @@ class Gateway:
         cache: Cache | None,
         era: object,
         splits: SplitFactory,
-    ) -> Router:
-        """Build the routes of ``config``, and add the deadline queues that they need to ``deadlines``."""
+    ) -> Plans:
+        """Build the plans of the routes of ``config``, and add the deadline queues that they need to ``deadlines``."""
 
         def queue(limit: float) -> DeadlineQueue:
             if limit not in deadlines:
@@ -427,9 +445,17 @@ class Gateway:
             return deadlines[limit]
 
         environment = PlanResources(
-            services, queue, self.metrics.route, self._route_log, guards, cache, era, self._shadow_results, splits
+            services,
+            queue,
+            self.metrics.route,
+            self._route_log,
+            guards,
+            cache,
+            era,
+            self._shadow_results,
+            splits,
         )
-        return build_router(config, environment)
+        return build_plans(config, environment)
 
     def _shadow_results(self, route: str) -> ShadowResults:
         """Return the results of the shadow requests of ``route``; a reload keeps them."""
@@ -445,7 +471,13 @@ class Gateway:
         self.metrics.cache = cache.snapshot if cache is not None else no_cache
         if cache is not None:
             evict_changed_routes(cache, config, era)
+            self._era = era
+            self._allow_fast_hits(cache)
             context.invalidator = Invalidator(cache, context.router.match, cache_of, stored_part_tags)
+
+    def _allow_fast_hits(self, cache: Cache) -> None:
+        """Allow hits before routing, unless a route is in maintenance: routing refuses its requests."""
+        cache.era = self._era if self._maintenance == frozenset() else object()
 
     def _reconfigure_service(self, name: str, before: ServiceConfig | None, config: ServiceConfig) -> None:
         """Apply ``config`` to a service that remains; ``before`` is its previous configuration, if known."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from passerelle.access.interfaces import HandlerExchange
+from passerelle.actions.interfaces import Action
 from passerelle.compose.plans import ComposedRoute
+from passerelle.gateway.error_pages import ErrorPages
 from passerelle.gateway.response_headers import ResponseHeaderRules
 from passerelle.gateway.splitter import Splitter
 from passerelle.http.content_coding import CodingRule as Coding
@@ -31,7 +33,7 @@ class RoutePlan:
     the responses to compress. ``request_rules`` and ``response_rules`` edit header fields. ``preflight`` handles CORS
     preflights for the route; where it is None they are ordinary requests. ``cache`` is None where the route stores
     nothing. ``withheld`` are the fields of clients that the services of the route never receive. ``guard_names`` are
-    the names of ``guards`` in traces.
+    the names of ``guards`` in traces. ``error_pages`` replace errors of the gateway for browsers.
     """
 
     metrics: RouteMetrics
@@ -45,6 +47,7 @@ class RoutePlan:
     cache: CachePlan | None
     withheld: WithheldFields | None = field(default=None, kw_only=True)
     guard_names: tuple[str, ...] = field(default=(), kw_only=True)
+    error_pages: ErrorPages | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,13 @@ class SplitPlan(RoutePlan):
     def choose(self, head: RequestHead, call: GuardedCall | None, address: bytes) -> RoutePlan:
         """Return the plan for the user of a request."""
         return self.plans[tuple([splitter.side(head, call, address) for splitter in self.splitters])]
+
+
+@dataclass(frozen=True, slots=True)
+class ActionPlan(RoutePlan):
+    """What the gateway does without a service: a redirect, or a fixed response. No request body is read."""
+
+    action: Action
 
 
 def cache_of(plan: object) -> CachePlan | None:

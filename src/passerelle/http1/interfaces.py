@@ -170,6 +170,23 @@ class ServerConnection(Tunnel, Protocol):
     def send_body(self, data: bytes) -> None:
         """Send more of the response body; ``data`` is not empty."""
 
+    def begin_file(self) -> int | None:
+        """Prepare for :meth:`send_file`, before the head is sent; return the descriptor of the connection.
+
+        Until :meth:`end_file`, the client counts as paused while any byte is unsent. Return None, and change nothing,
+        if the kernel cannot send files to this client: over TLS.
+        """
+
+    def send_file(self, connection: int, file: int, offset: int, most: int) -> int | None:
+        """Have the kernel send up to ``most`` bytes of the open ``file`` as a part of the response body.
+
+        ``connection`` is what :meth:`begin_file` has returned. Return how many bytes the connection has accepted; 0 at
+        the end of the file, and None if it accepts none now. Raise ``OSError`` if the kernel cannot send this file.
+        """
+
+    def end_file(self) -> None:
+        """End what :meth:`begin_file` has begun."""
+
     def end_response(self) -> None:
         """Complete the response body."""
 

@@ -40,6 +40,7 @@ from passerelle.supervisor.dashboard import files
 from passerelle.supervisor.errors import ChangeRefused, InvalidChange, NotFound
 from passerelle.supervisor.explanation import explanation, parse_request
 from passerelle.supervisor.live_sampler import RECENT, LiveSampler
+from passerelle.supervisor.maintenance import Maintenance
 from passerelle.supervisor.rollouts import Rollouts
 from passerelle.supervisor.splits import Splits, change_split, split_report
 from passerelle.system import ports
@@ -49,7 +50,16 @@ _CONNECTIONS = 100
 _SWEEP = 1.0  # seconds between two checks of the timeouts of clients
 _CHANGES = {
     path: {b"POST": path[1:].decode()}
-    for path in (b"/reload", b"/scale", b"/restart", b"/cache/purge", b"/shadow/reset", b"/split", b"/rollout")
+    for path in (
+        b"/reload",
+        b"/scale",
+        b"/restart",
+        b"/cache/purge",
+        b"/shadow/reset",
+        b"/split",
+        b"/rollout",
+        b"/maintenance",
+    )
 }
 _OF_ALL = {b"POST": "instances/add"}
 _OF_ONE = {b"PATCH": "instances/change", b"DELETE": "instances/remove"}
@@ -121,6 +131,13 @@ class AdminSubject(Protocol):
     async def purge(self, kind: str, value: str) -> PurgeResult:
         """Evict the stored responses with the tag or path ``value``, or all, as ``kind`` states."""
 
+    @property
+    def maintenance(self) -> Maintenance:
+        """The routes in maintenance."""
+
+    async def apply_maintenance(self) -> list[str]:
+        """Apply the routes in maintenance; return the names of the workers that did not reply."""
+
     async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:
         """Return what the shadow requests of each worker found; with ``reset``, they begin to count again."""
 
@@ -169,6 +186,7 @@ class Admin:
             b"/shadow": self._shadow,
             b"/split": self._split,
             b"/rollout": self._rollout,
+            b"/maintenance": self._maintenance,
         }
 
     async def start(self) -> None:
@@ -297,6 +315,8 @@ class Admin:
         try:
             if name == "cache/purge":
                 response = purge_response(await self._subject.purge(*parse_purge(arguments)))
+            elif name == "maintenance":
+                response = await self._switch_maintenance(arguments)
             elif name == "shadow/reset":
                 await self._subject.shadows(reset=True)
                 response = {"message": "the shadow requests are counted again from zero"}
@@ -316,6 +336,14 @@ class Admin:
             raise
         finally:
             self._audit(name, arguments, client, outcome)
+
+    async def _switch_maintenance(self, arguments: Mapping[str, str]) -> dict[str, Any]:
+        maintenance = self._subject.maintenance
+        message = maintenance.change(self._subject.config, arguments)
+        silent = await self._subject.apply_maintenance()
+        if silent:
+            raise ChangeRefused(f"no response from {', '.join(silent)}, which may serve as before; switch again")
+        return {"message": message, **maintenance.as_json()}
 
     def _audit(self, action: str, arguments: Mapping[str, str], client: Client, outcome: str) -> None:
         words = " ".join(f"{key}={value!r}" for key, value in list(arguments.items())[:10])
@@ -435,6 +463,9 @@ class Admin:
             names = ", ".join(routes) or "none"
             return _refusal(NotFound(f"no rollout on route {wanted!r}; routes with a rollout: {names}"))
         return _json(200, {"routes": routes if wanted is None else {wanted: routes[wanted]}})
+
+    async def _maintenance(self, head: RequestHead, target: bytes) -> Response:
+        return _json(200, self._subject.maintenance.as_json())
 
     async def _failures(self, head: RequestHead, target: bytes) -> Response:
         return _json(200, {"failures": self._subject.live.failures_since(0)})

@@ -120,6 +120,7 @@ def _route(
         "place": config.origins.routes.get(index),
         "defaults": dict(config.origins.defaults.get(index, {})),
         "profile": config.origins.profile,
+        "action": route.is_action,
         **describe.describe_route(config, route),
     }
     services = described["services"]

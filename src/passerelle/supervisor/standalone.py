@@ -30,6 +30,7 @@ from passerelle.supervisor.certificate_expiry import CertificateExpiry
 from passerelle.supervisor.errors import ChangeRefused
 from passerelle.supervisor.instance_admin import InstanceAdmin, TargetStatus
 from passerelle.supervisor.live_sampler import LiveSampler, Reading
+from passerelle.supervisor.maintenance import Maintenance
 from passerelle.supervisor.recorded_events import health_recorder
 from passerelle.supervisor.rollouts import Rollouts
 from passerelle.supervisor.splits import Settings, Splits
@@ -52,6 +53,7 @@ class StandaloneGateway:
         self._created = time.monotonic()
         self._lock = asyncio.Lock()
         self.events = EventLog()
+        self.maintenance = Maintenance()
         self.events.listen(_log_event)
         self.live = LiveSampler(self)
         self._live_was_lost = True
@@ -231,6 +233,11 @@ class StandaloneGateway:
     async def purge(self, kind: str, value: str) -> PurgeResult:
         """Purge the cache."""
         return PurgeResult(self._gateway.purge(kind, value), [])
+
+    async def apply_maintenance(self) -> list[str]:
+        """Apply the routes in maintenance."""
+        self._gateway.set_maintenance(self.maintenance.routes)
+        return []
 
     async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:
         """Return what the shadow requests found; with ``reset``, they begin to count again."""

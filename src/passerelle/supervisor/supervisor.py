@@ -27,6 +27,7 @@ from passerelle.supervisor.fleet import Fleet, Member, Setup
 from passerelle.supervisor.fleet_live import FleetLive
 from passerelle.supervisor.instance_process import InstanceProcess
 from passerelle.supervisor.live_sampler import LiveSampler
+from passerelle.supervisor.maintenance import Maintenance
 from passerelle.supervisor.reconciler import Reconciler
 from passerelle.supervisor.report import ConsoleReport
 from passerelle.supervisor.rollouts import Rollouts
@@ -86,6 +87,7 @@ class Supervisor:
             grace=grace,
         )
         self.events = self.fleet.events
+        self.maintenance = Maintenance()
         self.events.listen(self._log_event)
         self.rollouts = Rollouts(
             lambda: self.fleet.config,
@@ -344,6 +346,14 @@ class Supervisor:
         counts = await asyncio.gather(*(worker.purge(kind, value) for worker in workers))
         silent = [worker.name for worker, count in zip(workers, counts, strict=True) if count is None]
         return PurgeResult(sum(count or 0 for count in counts), silent)
+
+    async def apply_maintenance(self) -> list[str]:
+        """Send the routes in maintenance to all workers; return the names of those that did not reply."""
+        workers = self.fleet.workers
+        for worker in workers:
+            worker.maintenance = self.maintenance.routes
+        replied = await asyncio.gather(*(worker.send_maintenance() for worker in workers))
+        return [worker.name for worker, has in zip(workers, replied, strict=True) if not has]
 
     async def shadows(self, *, reset: bool) -> list[dict[str, Any]]:
         """Return what the shadow requests of each worker found; with ``reset``, they begin to count again."""

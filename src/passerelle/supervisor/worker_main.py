@@ -88,6 +88,7 @@ class WorkerOperations:
             "purge": self.purge,
             "shadows": self.shadows,
             "splits": self.splits,
+            "maintenance": self.maintenance,
             "forget": self.forget,
             "drain": self.drain,
         }
@@ -150,6 +151,11 @@ class WorkerOperations:
     async def splits(self, message: Message) -> None:
         """Apply the weights and thresholds of splits (see :meth:`passerelle.gateway.gateway.Gateway.set_splits`)."""
         self._gateway.set_splits(message["splits"])
+
+    async def maintenance(self, message: Message) -> None:
+        """Refuse the requests to these routes (null: to all), and to no others."""
+        routes = message["routes"]
+        self._gateway.set_maintenance(None if routes is None else frozenset(routes))
 
     async def forget(self, message: Message) -> None:
         """Evict what a request to another worker has invalidated."""

@@ -56,6 +56,7 @@ class WorkerProcess(SupervisedProcess):
         self.on_report: Callable[[str, str, str | None, str], None] | None = None
         # Returns the settings of splits that every start and reload passes to the worker (see splits.py).
         self.splits: Callable[[], dict[str, Any]] = dict
+        self.maintenance: frozenset[str] | None = frozenset()  # the labels of the routes in maintenance; None for all
         self._live: asyncio.Task[Reading | None] | None = None  # the request for a reading in flight
         self._live_was_lost = True  # the last reading was lost, so that the next one must be complete
         self._snapshot: Snapshot | None = None  # the last snapshot of the current process
@@ -110,6 +111,8 @@ class WorkerProcess(SupervisedProcess):
             await self._may_listen.wait()
             for service in self._services:
                 self.send_instances(service)
+            if self.maintenance is None or self.maintenance:
+                await self.send_maintenance()
             await client.request("start", _START_LIMIT, siblings=len(self.siblings) > 1, splits=self.splits())
             self._mark_up()
             last_reply = self._clock()
@@ -251,6 +254,17 @@ class WorkerProcess(SupervisedProcess):
         except control_channel.ControlError:
             return None
         return found
+
+    async def send_maintenance(self) -> bool:
+        """Send the routes in maintenance to the worker; return False if it does not reply. A later start sends them."""
+        if self._client is None:
+            return True
+        routes = None if self.maintenance is None else sorted(self.maintenance)
+        try:
+            await self._client.request("maintenance", _REPLY_LIMIT, routes=routes)
+        except control_channel.ControlError:
+            return False
+        return True
 
     async def status(self) -> dict[str, Any] | None:
         """Return the status of the worker (see :meth:`.worker_main.WorkerOperations.status`).

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from passerelle.balancing.health import reached_failure_limit
 from passerelle.balancing.instance import Instance, count_failure
 from passerelle.balancing.policies import PickerNode
-from passerelle.balancing.sticky import Sticky
+from passerelle.balancing.sticky import Sticky, set_cookie
 from passerelle.errors import Kind
 from passerelle.http.messages import IDEMPOTENT_METHODS
 from passerelle.http1.head import RequestHead, ResponseHead
@@ -47,6 +47,13 @@ class StickyCookie(NamedTuple):
 
     name: bytes
     node: Sticky
+
+    def line(self, instance: Instance, key: bytes | None, secure: bool) -> bytes:
+        """Return the Set-Cookie line that names ``instance``; empty where it is the cookie ``key`` of the request."""
+        token = self.node.token(instance)
+        if token == key:
+            return b""
+        return b"Set-Cookie: %b\r\n" % set_cookie(self.name, token, secure=secure)
 
 
 class Service:

@@ -11,14 +11,22 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from passerelle.config.checks import balance
+from passerelle.config.checks.actions import action_errors, action_warnings
 from passerelle.config.checks.alerts import alert_errors
-from passerelle.config.checks.files import folder_errors, list_warnings, log_errors, store_file_errors, unreadable
+from passerelle.config.checks.files import (
+    folder_errors,
+    list_warnings,
+    log_errors,
+    page_errors,
+    store_file_errors,
+    unreadable,
+)
 from passerelle.config.checks.guards import (
     guard_warnings,
     jwt_errors,
@@ -83,6 +91,7 @@ class PartialConfig:
     identity_token: IdentityToken | None
     alerts: AlertSettings | None
     log: Path | None
+    pages: Mapping[str, Path]
 
     @classmethod
     def of(cls, config: Config) -> PartialConfig:
@@ -91,7 +100,7 @@ class PartialConfig:
         blocks = frozenset(given(config))
         log = config.access_log if isinstance(config.access_log, Path) else None
         of_file = (config.jwt, config.tls, config.sessions, config.keys, config.identity_token, config.alerts, log)
-        return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file)
+        return cls(config.listen, config.admin, dict(config.services), routes, blocks, *of_file, config.errors)
 
 
 def errors(partial: PartialConfig) -> Iterator[Finding]:
@@ -130,6 +139,7 @@ def _files(partial: PartialConfig) -> Iterator[Finding]:
     """Check the files that a start reads or writes, except certificates."""
     if partial.log is not None:
         yield from log_errors(partial.log)
+    yield from page_errors(partial.pages)
     for block, kept in (("keys", partial.keys), ("sessions", partial.sessions)):
         if kept is not None and isinstance(kept.store, Path):
             yield from store_file_errors((block, "store"), kept.store)
@@ -162,6 +172,7 @@ def warnings(config: Config) -> Iterator[Finding]:
     yield from hedge_warnings(config, services_of)
     yield from slash_warnings(config)
     yield from shadow_warnings(config)
+    yield from action_warnings(config)
     for index, route in enumerate(config.routes):
         for key, part in (route.compose or {}).items():
             if part.timeout is not None and part.timeout > route.timeout:
@@ -291,8 +302,8 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
     pattern = Pattern.parse(route.path) if "path" not in each.repaired else None
     if route.service is not None:
         yield from _reference((*loc, "service"), route.service, services)
-        if route.rewrite is not None:
-            yield from _template((*loc, "rewrite"), route.rewrite, pattern)
+    if route.rewrite is not None and (route.service is not None or route.static is not None):
+        yield from _template((*loc, "rewrite"), route.rewrite, pattern)
     if pattern is not None:
         yield from slash_errors(loc, route, pattern)
     for key, block in (("login", route.login), ("forward_auth", route.forward_auth), ("shadow", route.shadow)):
@@ -305,6 +316,9 @@ def _route(each: PartialRoute, services: dict[str, Service | None], blocks: froz
     for place, split in split_places(loc, route):
         for name in split.weights:
             yield from _reference((*place, "weights", name), name, services)
+    yield from action_errors(loc, route)
+    if route.redirect is not None and route.redirect.path is not None:
+        yield from _template((*loc, "redirect", "path"), route.redirect.path, pattern)
     yield from _part_cookies(loc, route.compose or {}, services)
     yield from _attempts(loc, route, each.repaired)
     yield from hedge_errors(loc, route, each.repaired, {name: services.get(name) for name in services_of(route)})

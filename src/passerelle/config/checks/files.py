@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from passerelle.config.models.config import Config, Service
+from passerelle.config.models.error_pages import MOST
 from passerelle.config.models.target import Target
 from passerelle.config.problems import Finding, Loc
 
@@ -56,6 +57,16 @@ def folder_errors(name: str, service: Service) -> Iterator[Finding]:
     if service.cwd is not None and not os.path.isdir(service.cwd):
         why = "it is not a folder" if os.path.exists(service.cwd) else "no such folder"
         yield Finding(("services", name, "cwd"), f"cannot start in {service.cwd}: {why}", here=True)
+
+
+def page_errors(pages: Mapping[str, Path]) -> Iterator[Finding]:
+    """Check the files of ``errors``."""
+    for status, path in pages.items():
+        finding = unreadable(("errors", status), path)
+        if finding is None and path.stat().st_size > MOST:
+            finding = Finding(("errors", status), f"found a page of more than {MOST >> 20} MiB: {path}")
+        if finding is not None:
+            yield finding
 
 
 def list_warnings(config: Config) -> Iterator[Finding]:

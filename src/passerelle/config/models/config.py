@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
 from passerelle.config.models import instance_source
+from passerelle.config.models.actions import Redirect, Respond, Static
 from passerelle.config.models.addresses import Address, Authority, Listen, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import Alert, AlertSettings, Webhook
@@ -32,6 +33,7 @@ from passerelle.config.models.concurrency import Concurrency
 from passerelle.config.models.debug import Debug
 from passerelle.config.models.defaults import Defaults
 from passerelle.config.models.discovery import Dns
+from passerelle.config.models.error_pages import ErrorPages
 from passerelle.config.models.forward_auth import ForwardAuth
 from passerelle.config.models.guards import Clients, Keys, OneOrMore, RateLimit, Require
 from passerelle.config.models.headers import (
@@ -52,7 +54,7 @@ from passerelle.config.models.redis import OptionalRedis
 from passerelle.config.models.rollout import Rollout, RolloutShadow, RolloutStep
 from passerelle.config.models.sessions import Login, Sessions, Yes
 from passerelle.config.models.shadow import Compare, Shadow
-from passerelle.config.models.shapes import route_shape, service_shape
+from passerelle.config.models.shapes import ACTIONS, route_shape, service_shape
 from passerelle.config.models.split import Override, Split, SplitUsers
 from passerelle.config.models.target import Target, Zone
 from passerelle.config.models.tls import Certificate, ListenerTls, ServiceTls
@@ -106,8 +108,10 @@ __all__ = [
     "Override",
     "Part",
     "RateLimit",
+    "Redirect",
     "RequestHeaders",
     "Require",
+    "Respond",
     "ResponseHeaders",
     "Retries",
     "Rollout",
@@ -120,6 +124,7 @@ __all__ = [
     "Sessions",
     "Shadow",
     "Split",
+    "Static",
     "Sticky",
     "Target",
     "Version",
@@ -314,16 +319,26 @@ class _RouteKeys(Model):
     methods: Annotated[tuple[Method, ...], OneOrMore, Takes("method, or list of methods")] | None = Field(
         default=None,
         min_length=1,
-        description="Matches these methods only; `GET` includes `HEAD`. By default all (with `compose`: `GET`).",
+        description="Matches these methods only; `GET` includes `HEAD`. By default all (`compose`, `static`: `GET`).",
     )
     service: ServiceName | None = Field(default=None, description="The service that requests are forwarded to.")
     compose: Annotated[dict[Name, Part], Takes("mapping of keys to [parts](#a-part-of-a-composition)")] | None = Field(
         default=None, min_length=1, description="The parts of a composed response, a JSON object: key to part."
     )
+    redirect: Annotated[Redirect, Takes("path, URL, or [mapping](#redirect)")] | None = Field(
+        default=None, description="Where the gateway redirects clients."
+    )
+    respond: Annotated[Respond, Takes("status, or [mapping](#respond)")] | None = Field(
+        default=None, description="A fixed response of the gateway."
+    )
+    static: Annotated[Static, Takes("folder, or [mapping](#static)")] | None = Field(
+        default=None, description="A folder whose files are served."
+    )
     login: Login | None = Field(default=None, description="Makes the route log users in.")
     logout: Yes | None = Field(default=None, description="`true`: the route ends the session of the client.")
     rewrite: TemplateText | None = Field(
-        default=None, description="The path that the service sees, filled with the parameters. With `service` only."
+        default=None,
+        description="The path that the service sees, or that is looked up in the folder, filled with the parameters.",
     )
     hedge: Hedge | None = Field(
         default=None, description="When a `GET` or `HEAD` is sent to a second instance as well."
@@ -353,12 +368,12 @@ class Route(Defaults, _RouteKeys):
 
     @property
     def accepted(self) -> frozenset[bytes] | None:
-        """The methods for the router; None for all. Compositions accept GET (and HEAD), logins and logouts POST."""
+        """The methods for the router; None for all. Compositions and files accept GET (and HEAD), logins POST."""
         if self.methods is not None:
             return frozenset(method.encode() for method in self.methods)
         if self.login is not None or self.logout:
             return frozenset({b"POST"})
-        return frozenset({b"GET"}) if self.compose is not None else None
+        return frozenset({b"GET"}) if self.compose is not None or self.static is not None else None
 
     @property
     def hosts(self) -> tuple[str | None, ...]:
@@ -369,6 +384,11 @@ class Route(Defaults, _RouteKeys):
     def keeps_slashes(self) -> bool:
         """Whether paths with encoded slashes are forwarded."""
         return self.encoded_slashes == "keep"
+
+    @property
+    def is_action(self) -> bool:
+        """Whether the gateway responds itself, without a service: the key is one of :data:`.shapes.ACTIONS`."""
+        return any(getattr(self, key) is not None for key in ACTIONS)
 
     @property
     def is_cached(self) -> bool:
@@ -453,6 +473,11 @@ class Config(Model):
     security_headers: OptionalSecurityHeaders = Field(
         default=None, description="Security fields on all responses: `true` for the defaults, or a mapping."
     )
+    errors: ErrorPages = Field(
+        default={},
+        min_length=1,
+        description="HTML pages for errors of the gateway, by status such as `404`, `4xx` or `5xx`, for browsers.",
+    )
     cache: Annotated[Cache, Takes("[mapping](#caching)")] = Field(
         default=Cache.model_construct(), description="Settings of the response cache, shared by all routes."
     )
@@ -483,7 +508,7 @@ class Config(Model):
         default=None, description="A signed token that identifies the client to services."
     )
     services: Annotated[dict[Name, Service], Takes("mapping of names to [services](#a-service)")] = Field(
-        min_length=1, description="The upstream services, by name."
+        default={}, min_length=1, description="The upstream services, by name. Required if a route needs one."
     )
     routes: Annotated[tuple[Route, ...], Takes("list of [routes](#a-route)")] = Field(
         min_length=1, description="The route table; the order does not matter."
@@ -553,7 +578,9 @@ class Config(Model):
         return {name: split.sides(service) for route in self.routes for name, (service, split) in route.splits.items()}
 
     def body_limit(self, route: Route) -> int | None:
-        """Return the largest request body on ``route`` in bytes, or None without a limit."""
+        """Return the largest request body on ``route`` in bytes, or None without a limit: no action reads a body."""
+        if route.is_action:
+            return None
         limit = self.limits.body if route.body is None else route.body
         return None if isinstance(limit, str) else limit
 

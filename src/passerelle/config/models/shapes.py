@@ -7,8 +7,11 @@ from passerelle.config.models.base import Shape
 SOURCES = ("app", "run", "targets", "zones")
 """A service has exactly one of these."""
 
-KINDS = ("service", "compose", "login", "logout")
+KINDS = ("service", "compose", "redirect", "respond", "static", "login", "logout")
 """A route has exactly one of these."""
+
+ACTIONS = ("redirect", "respond", "static")
+"""The kinds of routes on which the gateway responds itself, without a service."""
 
 # Keys about forwarded requests and about access. They do not apply to logins and logouts, which the gateway handles.
 _UPSTREAM = (
@@ -25,8 +28,19 @@ _UPSTREAM = (
     ),
     *("hedge", "shadow", "split", "rollout", "request_headers", "forward_auth", "identity_token"),
 )
+# Keys about requests to services, which no action sends.
+_OF_SERVICES = (
+    *("rewrite", "encoded_slashes", "timeout", "body", "attempts", "attempt_timeout", "hedge", "shadow", "split"),
+    *("tell_deadline", "cache", "request_headers", "identity_token"),
+)
 # Keys about streamed responses. The responses of parts and logins are buffered, within `timeout`.
 _STREAMED = ("stream_idle_timeout", "tunnel_idle_timeout")
+
+
+def needs_services(routes: object) -> bool:
+    """Whether one of ``routes``, as read from the file, sends requests to a service; so does a list that is missing."""
+    items = routes if isinstance(routes, list) and routes else [{}]
+    return not all(isinstance(item, dict) and {*ACTIONS} & item.keys() and "forward_auth" not in item for item in items)
 
 
 def service_shape(keys: set[str]) -> Shape:
@@ -70,6 +84,10 @@ def route_shape(keys: set[str]) -> Shape:
         if kinds[0] == "logout":
             wrong += [key for key in ("timeout", "attempts") if key in keys]
         return [(key, f"found together with {kinds[0]}, which the gateway handles itself") for key in wrong]
+    if kinds[0] in ACTIONS:
+        wrong = [key for key in (*_OF_SERVICES, *_STREAMED) if key in keys and (key, kinds[0]) != ("rewrite", "static")]
+        wrong += ["compress"] if kinds[0] == "redirect" and "compress" in keys else []
+        return [(key, f"found together with {kinds[0]}, which sends no request to a service") for key in wrong]
     findings: Shape = []
     if "rollout" in keys and "split" not in keys:
         findings.append(("rollout", "found without split, which names the service that users move to"))

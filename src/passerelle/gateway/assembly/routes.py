@@ -20,12 +20,13 @@ from passerelle.config.models.config import Config, Route
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.config.models.hedge import Percentile
 from passerelle.config.models.split import Split
+from passerelle.gateway.assembly.actions import action_of, error_pages, in_maintenance, with_pages
 from passerelle.gateway.assembly.caching import make_plan
 from passerelle.gateway.assembly.guards import GuardFactory
 from passerelle.gateway.assembly.headers import request_rules, response_header_rules, rule_of
 from passerelle.gateway.assembly.shadows import with_shadow
 from passerelle.gateway.assembly.splits import SplitFactory, apart
-from passerelle.gateway.plans import ComposePlan, ForwardPlan, HandlerPlan, RoutePlan, SplitPlan
+from passerelle.gateway.plans import ActionPlan, ComposePlan, ForwardPlan, HandlerPlan, RoutePlan, SplitPlan
 from passerelle.gateway.splitter import Splitter
 from passerelle.observability.access_log import RouteLog
 from passerelle.observability.metrics import UNMATCHED, Metrics, RouteMetrics
@@ -61,13 +62,30 @@ class PlanResources:
     steps: StepQueue = field(default_factory=StepQueue)
 
 
-def build_router(config: Config, resources: PlanResources) -> Router:
-    """Build the route table of ``config``; its values are plans."""
+Plans = list[tuple[Route, RoutePlan]]
+"""The routes of a configuration with their plans."""
+
+
+def build_plans(config: Config, resources: PlanResources) -> Plans:
+    """Build the plans of the routes of ``config``."""
+    pages = error_pages(config)
     stored = _stored_parts(config)
     plans = [(route, _plan(config, route, resources, stored)) for route in config.routes]
+    return plans if pages is None else [(route, with_pages(plan, pages)) for route, plan in plans]
+
+
+def build_router(plans: Plans, maintenance: frozenset[str] | None) -> Router:
+    """Build the route table of ``plans``, which are its values.
+
+    ``maintenance`` are the labels of the routes in maintenance; None for all.
+    """
+    in_force = [
+        (route, in_maintenance(plan) if maintenance is None or route.label in maintenance else plan)
+        for route, plan in plans
+    ]
     return Router(
         RouteRule(host.encode("ascii") if host else None, route.accepted, route.path, plan, route.keeps_slashes)
-        for route, plan in plans
+        for route, plan in in_force
         for host in route.hosts
     )
 
@@ -75,7 +93,8 @@ def build_router(config: Config, resources: PlanResources) -> Router:
 def unmatched_plan(config: Config, metrics: Metrics, log: Callable[[str, str | None], RouteLog | None]) -> RoutePlan:
     """Build the plan of requests that match no route."""
     rules = response_header_rules(config, None)
-    return RoutePlan(metrics.route(UNMATCHED), log(UNMATCHED, None), 0, (), None, None, rules, None, None)
+    fixed = (metrics.route(UNMATCHED), log(UNMATCHED, None), 0, (), None, None, rules, None, None)
+    return RoutePlan(*fixed, error_pages=error_pages(config))
 
 
 def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequence[Sequence[str]]) -> RoutePlan:
@@ -102,6 +121,9 @@ def _plan(config: Config, route: Route, resources: PlanResources, stored: Sequen
             PreflightHandler(response_rules.cors),
             guard_names=("preflight",) * len(preflight_guards),
         )
+    if (action := action_of(config, route)) is not None:
+        own = (metrics, log, body_limit, guards, None, None, response_rules, preflight, None)
+        return ActionPlan(*own, action, guard_names=names)
     if route.service is None and route.compose is None:
         handler = resources.guards.handler(route, _login_subrequest(config, route, resources))
         size = min(body_limit, MAX_BODY)

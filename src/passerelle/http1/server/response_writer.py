@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from abc import ABC, abstractmethod
@@ -150,6 +151,33 @@ class ResponseWriter(asyncio.Protocol, ABC):
             return
         self.sent += len(data)
         self._write(encode_chunk(data) if self._chunking else data)
+
+    def begin_file(self) -> int | None:
+        """Prepare for :meth:`send_file` (see :class:`passerelle.http1.interfaces.ServerConnection`)."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return None
+        transport.set_write_buffer_limits(high=0)
+        descriptor: int = transport.get_extra_info("socket").fileno()
+        return descriptor
+
+    def send_file(self, connection: int, file: int, offset: int, most: int) -> int | None:
+        """Have the kernel send a part of ``file`` (see :class:`passerelle.http1.interfaces.ServerConnection`)."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            return None
+        try:
+            sent = os.sendfile(connection, file, offset, most)
+        except (BlockingIOError, ConnectionError):
+            return None  # the next write discovers that the client has gone
+        self._progress += 1
+        self.sent += sent
+        return sent
+
+    def end_file(self) -> None:
+        """End what :meth:`begin_file` has begun."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.set_write_buffer_limits()
 
     def end_response(self) -> None:
         """Complete the response body."""

@@ -141,6 +141,10 @@ class TlsClientConnection(ClientConnection):
         """The client's verified certificate, as :meth:`ssl.SSLSocket.getpeercert` returns it; None without one."""
         return self._transport.get_extra_info("peercert") or None if self._transport is not None else None
 
+    def begin_file(self) -> int | None:
+        """Return None: the kernel does not encrypt files."""
+        return None
+
     def eof_received(self) -> bool:
         """Handle close_notify from the client: the connection ends."""
         self._eof = True

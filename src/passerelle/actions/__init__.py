@@ -1,0 +1,1 @@
+"""What the gateway does on a route without a service: redirects, fixed responses, and files."""
