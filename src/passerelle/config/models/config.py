@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
-from passerelle.config.models.addresses import Address, Authority, Listen, Network, ServiceHost
+from passerelle.config.models.addresses import Address, Listen, Network, ServiceHost
 from passerelle.config.models.admin import Admin, AdminPort
 from passerelle.config.models.alerts import Alert, AlertSettings, Webhook
 from passerelle.config.models.backup import S3, Backup, Keep
@@ -36,12 +36,11 @@ from passerelle.config.models.guards import Clients, Keys, OneOrMore, RateLimit,
 from passerelle.config.models.headers import (
     Cors,
     OptionalSecurityHeaders,
-    ProbeField,
     RequestHeaders,
     ResponseHeaders,
     SecurityHeaders,
-    Value,
 )
+from passerelle.config.models.health import Health
 from passerelle.config.models.hedge import Hedge
 from passerelle.config.models.identity_token import IdentityToken
 from passerelle.config.models.instances import Instances
@@ -65,7 +64,6 @@ from passerelle.config.models.values import (
     Method,
     Name,
     PatternText,
-    PlainPath,
     RouteHost,
     ServiceName,
     TemplateText,
@@ -125,24 +123,6 @@ __all__ = [
 ]
 
 _HEADER_RULES = Takes("[mapping](#request_headers-and-response_headers)")
-
-
-class Health(Model):
-    """The active health check of a service."""
-
-    path: PlainPath = Field(description="Path of the probe, a GET; the status of the response decides.")
-    timeout: Duration = Field(default=1.0, description="Time for one response.")
-    host: Authority | None = Field(
-        default=None,
-        description="`Host` of the probe; by default the `host` of the service if that is a name, otherwise the "
-        "address of the instance.",
-    )
-    headers: Annotated[dict[ProbeField, Value], Takes("mapping of fields to values")] = Field(
-        default={}, min_length=1, description="Further header fields of the probe, such as `X-Forwarded-Proto: https`."
-    )
-    statuses: Annotated[tuple[Annotated[int, WholeNumber(200, 599)], ...], OneOrMore] | None = Field(
-        default=None, min_length=1, description="Statuses that mean that the instance is up; by default any 2xx."
-    )
 
 
 class Service(Model):

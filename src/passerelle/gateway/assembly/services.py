@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 
@@ -13,7 +14,7 @@ from passerelle.balancing.priority_tiers import PriorityTiers
 from passerelle.balancing.registry import make
 from passerelle.balancing.sticky import Sticky
 from passerelle.config.models.addresses import Lookup
-from passerelle.config.models.config import Config, Target
+from passerelle.config.models.config import Config, Health, Target
 from passerelle.config.models.config import Service as ServiceConfig
 from passerelle.gateway.assembly.hash_keys import key_of
 from passerelle.http.messages import IDEMPOTENT_METHODS
@@ -92,17 +93,17 @@ def pool_settings(config: ServiceConfig, tls: UpstreamTls | None) -> PoolSetting
 def health_settings(config: ServiceConfig, *, probed: bool) -> HealthSettings:
     """Build the health settings of a service; ``probed`` is whether its instances are probed."""
     slow_start = 0.0 if config.slow_start == "off" else config.slow_start
+    health = config.health or Health.model_construct()
+    usual = HealthSettings(probed, health.rise, health.fall, slow_start=slow_start, panic=config.panic)
     eject = config.eject
     if eject is None:
-        return HealthSettings(probed=probed, ejected_part=0.0, slow_start=slow_start, panic=config.panic)
-    return HealthSettings(
-        probed=probed,
+        return replace(usual, ejected_part=0.0)
+    return replace(
+        usual,
         failures=eject.failures,
         ejection=eject.time,
         ejection_max=eject.max_time,
         ejected_part=eject.at_most,
-        slow_start=slow_start,
-        panic=config.panic,
     )
 
 
